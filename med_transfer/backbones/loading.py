@@ -1,0 +1,101 @@
+"""Builds a backbone and gives it weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.registry import find_backbone
+from med_transfer.backbones.spec import BackboneSpec
+from med_transfer.backbones.weight_files import hash_weights, open_weights, read_tensors
+from med_transfer.backbones.weights import LoadReport, load_tensors
+from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """An encoder ready for use.
+
+    Attributes:
+        encoder: on the CPU, in float32.
+        spec: its entry in the registry.
+        report: which tensors were loaded.
+        sha256: of the file they came from; None when the encoder starts from random values.
+    """
+
+    encoder: Encoder
+    spec: BackboneSpec
+    report: LoadReport
+    sha256: str | None
+
+
+def load_backbone(
+    name: str, weights: Path | str | None = None, *, scratch: bool = False, seed: int = 0
+) -> LoadedBackbone:
+    """Build the encoder of a backbone and load its weights. Nothing is downloaded.
+
+    Args:
+        name: see :func:`backbones`.
+        weights: the published file, or a ``.safetensors`` file or bundle folder of a network of your own. Without
+            it: the weights that an installed package brings, or random values where the backbone has no weights.
+        scratch: start from random values even though there are published weights.
+        seed: of the random values; the same seed gives the same encoder.
+
+    Raises:
+        UnknownBackbone: no such name.
+        WeightsNotFound: the file is not there, or the backbone needs one and none was given.
+        MissingExtra: the package that brings the weights is not installed.
+        WeightsMismatch: the file belongs to another network.
+        UnsafeWeights: the file could run code, or is not the published one.
+        BackboneError: the file is damaged.
+    """
+    spec = find_backbone(name)
+    if scratch and weights is not None:
+        raise BackboneError(f"{name}: both a weights file and scratch", expected="one of them")
+    stream, where = (None, "") if scratch else _open(spec, weights)
+    if stream is None:
+        return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
+    with stream:
+        sha256 = hash_weights(stream)
+        _check_hash(spec, sha256, where)
+        tensors = read_tensors(stream, where)
+    encoder = _build(spec, seed)
+    return LoadedBackbone(encoder, spec, load_tensors(encoder, tensors, where), sha256)
+
+
+def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | None, str]:
+    """The open weights file and its name; None for a backbone without weights."""
+    if weights is not None:
+        stream = open_weights(Path(weights))
+        return stream, stream.name
+    if spec.weights is None:
+        return None, ""
+    if spec.weights.open is not None:
+        return spec.weights.open(), spec.weights.file
+    raise WeightsNotFound(
+        f"backbone {spec.name} needs a weights file",
+        expected=f"the path of {spec.weights.file}",
+        action=f"Get it from {spec.weights.url} and give its path; nothing is downloaded. Or start from scratch",
+    )
+
+
+def _check_hash(spec: BackboneSpec, sha256: str, where: str) -> None:
+    """Compare with the published file. A safetensors file holds no code and may be the user's own."""
+    if spec.sha256 is None or sha256 == spec.sha256 or where.lower().endswith(".safetensors"):
+        return
+    raise UnsafeWeights(
+        f"SHA-256 {sha256[:12]}... is not that of the published {spec.name} weights",
+        where=where,
+        expected=f"{spec.sha256[:12]}...",
+        action="It was not opened. Get the published file again, or give your own weights as .safetensors",
+    )
+
+
+def _build(spec: BackboneSpec, seed: int) -> Encoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return spec.build()

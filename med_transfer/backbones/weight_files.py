@@ -1,0 +1,108 @@
+"""Opens a weights file without ever running what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
+
+_CONTAINERS = ("state_dict", "net", "model", "network_weights")  # nnU-Net v2 writes the last
+_SIGNATURES = (b"PK", b"\x80")  # zip archive (torch >= 1.6) and bare pickle (older)
+
+
+def open_weights(path: Path) -> BinaryIO:
+    """Open a weights file, or the model of a bundle folder.
+
+    Raises:
+        WeightsNotFound: nothing is there.
+        BackboneError: it cannot be opened.
+    """
+    file = path / "models" / "model.safetensors" if path.is_dir() else path
+    try:
+        return file.open("rb")
+    except FileNotFoundError:
+        raise WeightsNotFound("no such file", where=file, expected="a weights file or a bundle folder") from None
+    except OSError as error:
+        raise BackboneError(f"cannot be opened ({error.strerror})", where=file) from error
+
+
+def hash_weights(stream: BinaryIO) -> str:
+    """SHA-256 of an open file, from its beginning; leaves it rewound."""
+    stream.seek(0)
+    digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+    stream.seek(0)
+    return digest
+
+
+def read_tensors(stream: BinaryIO, where: str) -> dict[str, Tensor]:
+    """Names and tensors of an open weights file, taken out of the container that a training script put round them.
+
+    Args:
+        stream: an open file, at its beginning.
+        where: its name; one that ends in ``.safetensors`` is read as such, any other as a PyTorch file.
+
+    Raises:
+        UnsafeWeights: the file holds more than tensors, and would run code if it were simply unpickled.
+        BackboneError: the file is damaged, or no weights file.
+    """
+    content = _read_safetensors(stream, where) if where.lower().endswith(".safetensors") else _read_torch(stream, where)
+    while isinstance(content, dict) and (key := next((k for k in _CONTAINERS if isinstance(content.get(k), dict)), "")):
+        content = content[key]
+    tensors = content.items() if isinstance(content, dict) else ()
+    return {name: value for name, value in tensors if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _read_safetensors(stream: BinaryIO, where: str) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(stream.read())
+    except SafetensorError as error:
+        raise _damaged(where, str(error)) from error
+
+
+def _read_torch(stream: BinaryIO, where: str) -> object:
+    signature = stream.read(2)
+    stream.seek(0)
+    if not signature.startswith(_SIGNATURES):
+        raise BackboneError(
+            "not a PyTorch weights file",
+            where=where,
+            expected="a .pt or .pth file as torch.save writes it, or a .safetensors file",
+            action="Get the file again; a web page or a Git LFS pointer may have been saved under its name",
+        )
+    try:
+        with warnings.catch_warnings():  # about old pickle protocols and TorchScript: both end in an error below
+            warnings.simplefilter("ignore")
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _unsafe(where, str(error)) from error
+    except Exception as error:  # a damaged archive can fail in any way
+        if "TorchScript" in str(error):
+            raise _unsafe(where, "GLOBAL TorchScript") from error
+        raise _damaged(where, str(error)) from error
+
+
+def _unsafe(where: str, reason: str) -> UnsafeWeights:
+    found = re.search(r"GLOBAL ([\w.]+)", reason)
+    return UnsafeWeights(
+        f"holds more than tensors ({found[1] if found else 'pickled Python objects'}) and could run code when opened",
+        where=where,
+        expected="tensors only",
+        action="It was not opened. Ask its author for a .safetensors file",
+    )
+
+
+def _damaged(where: str, reason: str) -> BackboneError:
+    first_sentence = reason.split(". ")[0].split("\n")[0] or "it ends too early"
+    return BackboneError(
+        f"truncated or damaged ({first_sentence})", where=where, action="Get the file again and compare its size"
+    )

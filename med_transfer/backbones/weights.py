@@ -1,0 +1,163 @@
+"""Copies tensors into an encoder, and counts what fits: an absent exception proves nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.errors import BackboneError, WeightsMismatch
+
+MINIMUM_SHARE = 0.95
+_PREFIXES = {
+    *("module", "_orig_mod", "backbone", "model", "network", "encoder", "member0"),  # training scripts, and bundles
+    *("visual_encoder", "encode_image", "i3_resnet"),  # Merlin and Astra
+}
+_NOT_ENCODER = re.compile(
+    r"(fc|head|classifier|contrastive_head|conv_seg|decoder|encode_text|logit_scale|member[1-9]\d*)(\.|$)"
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the tensors of an encoder and of a file, by name.
+
+    Attributes:
+        matched: copied into the encoder.
+        missing: of the encoder, not in the file.
+        unexpected: of the file, not in the encoder.
+        mismatched: in both, with another shape or kind of number.
+        ignored: of the file, left out on purpose: heads, and the other members of an ensemble.
+    """
+
+    matched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def matched_share(self) -> float:
+        """Copied tensors as a share of the encoder's tensors, in [0, 1]."""
+        return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.mismatched))
+
+    def __str__(self) -> str:
+        if not self.matched:
+            return "No weights were loaded; the encoder starts from random values."
+        total = len(self.matched) + len(self.missing) + len(self.mismatched)
+        parts = [f"{len(self.matched)} of {total} encoder tensors loaded ({self.matched_share:.0%})."]
+        for words, names in (
+            ("Left at random values, as the file lacks them", self.missing),
+            ("In the file but not in the encoder", self.unexpected),
+            ("Left out on purpose", self.ignored),
+        ):
+            if names:
+                parts.append(f"{words}: {_first(names)}.")
+        return " ".join(parts)
+
+
+def load_tensors(encoder: Encoder, tensors: Mapping[str, Tensor], where: str) -> LoadReport:
+    """Copy the tensors of a file into an encoder.
+
+    Prefixes that training scripts add (``module.``, ``backbone.``, ...) are dropped as whole leading components.
+    ``num_batches_tracked`` counts for nothing, as no network here reads it.
+
+    Args:
+        encoder: changed in place; left alone when an error is raised.
+        tensors: as :func:`read_tensors` gives them.
+        where: name of the file, for messages.
+
+    Raises:
+        WeightsMismatch: under 95 % of the encoder's tensors fit, or one has another shape.
+        BackboneError: a tensor holds NaN or infinity.
+    """
+    wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
+    found, ignored = _own_names(tensors, wanted, where)
+    fitting = {name: found[name] for name in wanted if name in found and _fits(found[name], wanted[name])}
+    report = LoadReport(
+        matched=tuple(fitting),
+        missing=tuple(name for name in wanted if name not in found),
+        unexpected=tuple(name for name in found if name not in wanted),
+        mismatched=tuple(name for name in wanted if name in found and name not in fitting),
+        ignored=ignored,
+    )
+    if report.mismatched or report.matched_share < MINIMUM_SHARE:
+        raise _mismatch(report, found, wanted, where)
+    broken = tuple(name for name, tensor in fitting.items() if not torch.isfinite(tensor).all())
+    if broken:
+        raise BackboneError(f"NaN or infinite values in {_first(broken)}", where=where, expected="finite weights")
+    encoder.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _fits(tensor: Tensor, target: Tensor) -> bool:
+    return tensor.shape == target.shape and tensor.is_floating_point() == target.is_floating_point()
+
+
+def _own_names(
+    tensors: Mapping[str, Tensor], wanted: Collection[str], where: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a file under the encoder's own names, and the names that were left out on purpose."""
+    found: dict[str, Tensor] = {}
+    ignored = []
+    for key, tensor in tensors.items():
+        name = _without_prefixes(key, wanted)
+        if _NOT_ENCODER.match(name):
+            ignored.append(key)
+        elif name in found:
+            raise WeightsMismatch(f"{name} occurs twice, under different prefixes", where=where, expected="one encoder")
+        elif not _is_counter(name):
+            found[name] = tensor
+    return found, tuple(ignored)
+
+
+def _without_prefixes(key: str, wanted: Collection[str]) -> str:
+    while key not in wanted:
+        component, _, rest = key.partition(".")
+        if component not in _PREFIXES or not rest:
+            break
+        key = rest
+    return key
+
+
+def _mismatch(
+    report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
+) -> WeightsMismatch:
+    parts = [f"{len(report.matched)} of {len(wanted)} encoder tensors fit ({report.matched_share:.0%})"]
+    shapes = [f"{n} ({_shape(found[n])} in the file, {_shape(wanted[n])} here)" for n in report.mismatched]
+    for words, names in (("missing", report.missing), ("unexpected", report.unexpected), ("other shape", shapes)):
+        if names:
+            parts.append(f"{words}: {_first(names)}")
+    return WeightsMismatch(
+        "; ".join(parts),
+        where=where,
+        expected=f"at least {MINIMUM_SHARE:.0%} and none of another shape",
+        action=_other_channels(report, found, wanted) or "Choose the backbone that this file was made for",
+    )
+
+
+def _other_channels(report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """A hint when only the first convolution differs, and only in its input channels."""
+    if len(report.mismatched) != 1 or report.missing:
+        return ""
+    file, here = found[report.mismatched[0]].shape, wanted[report.mismatched[0]].shape
+    if len(file) != 5 or file[0] != here[0] or file[2:] != here[2:]:
+        return ""
+    return f"The file was made for {file[1]} input channel(s), this backbone's first convolution takes {here[1]}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"{'x'.join(map(str, tensor.shape)) or 'scalar'} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _first(names: Collection[str], shown: int = 3) -> str:
+    listed = ", ".join(list(names)[:shown])
+    return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"

@@ -1,0 +1,243 @@
+"""The bundle: everything that inference needs, in one folder, and the only place where training meets inference.
+
+::
+
+    bundle/
+      med_transfer.json           BundleRecord: classes, preprocessing, operating point, provenance
+      models/model.safetensors    weights of all members; no pickle anywhere
+      configs/metadata.json       MONAI bundle metadata
+      configs/inference.json      MONAI bundle config: network_def, predictor, run
+      docs/README.md              model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from med_transfer.backbones import backbones
+from med_transfer.classifier import Classifier
+from med_transfer.ensemble import Ensemble
+from med_transfer.errors import BundleError, OutputError
+from med_transfer.labels import Labels
+from med_transfer.operating_point import OperatingPoint
+from med_transfer.prediction import Prediction
+from med_transfer.preprocessing import PreprocessingConfig
+
+RECORD_FILE, WEIGHTS_FILE = "med_transfer.json", "models/model.safetensors"
+_PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneRecord(_Record):
+    """Where the network came from; ``weights`` names the source file, ``sha256`` is its hash; None: from scratch."""
+
+    name: str
+    pooled_stages: tuple[int, ...]
+    licence: str
+    source: str
+    weights: str | None = None
+    sha256: str | None = None
+
+
+class InputEnvelope(_Record):
+    """What training scans looked like: smallest and largest spacing along column, row, slice in mm."""
+
+    spacing_mm_low: tuple[float, float, float]
+    spacing_mm_high: tuple[float, float, float]
+    n_scans: int
+
+
+class Provenance(_Record):
+    """Where the labels came from, without saying who: hashes only."""
+
+    cohort_hash: str
+    patient_hashes: tuple[str, ...]
+    content_hashes: tuple[str, ...]
+
+
+class BundleRecord(_Record):
+    """``med_transfer.json``."""
+
+    schema_version: Literal["1"] = Field("1", alias="schema")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    classes: tuple[str, ...]
+    multilabel: bool = False
+    preprocessing: PreprocessingConfig
+    backbone: BackboneRecord
+    n_members: int
+    operating_point: OperatingPoint = OperatingPoint()
+    calibration: dict[str, str | float] = Field(default_factory=dict)
+    abstain_above_novelty: float | None = None
+    input_envelope: InputEnvelope
+    trained_on: Provenance
+    weights_sha256: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    intended_use: str = "Research use only. Not a medical device."
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(self.classes, self.multilabel)
+
+    def answer(self, prediction: Prediction, probabilities: NDArray[np.floating], novelty: float) -> Prediction:
+        """A scan's record completed: probabilities [class], the call at the operating point, and whether it abstains."""
+        calls = self.operating_point.calls(probabilities[None], self.labels)[0]
+        limit = self.abstain_above_novelty
+        return replace(
+            prediction,
+            probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
+            predicted=";".join(name for name, called in zip(self.classes, calls, strict=True) if called),
+            abstained=limit is not None and novelty > limit,
+            novelty=novelty,
+        )
+
+
+def save_bundle(folder: Path, record: BundleRecord, ensemble: Ensemble, model_card: str) -> Path:
+    """Write the bundle whole or not at all.
+
+    Raises:
+        OutputError: no space or no permission.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write ({error.strerror})", where=folder) from None
+    try:
+        _write_parts(temporary, record, ensemble, model_card)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write ({error})", where=folder, action="Free some space and run again") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _write_parts(folder: Path, record: BundleRecord, ensemble: Ensemble, model_card: str) -> None:
+    for part in ("configs", "models", "docs"):
+        (folder / part).mkdir()
+    weights = folder / WEIGHTS_FILE
+    save_file({name: tensor.contiguous().cpu() for name, tensor in ensemble.state_dict().items()}, weights)
+    record = record.model_copy(update={"weights_sha256": _sha256(weights), "versions": versions()})
+    (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / "configs/metadata.json").write_text(json.dumps(_monai_metadata(record), indent=2) + "\n")
+    (folder / "configs/inference.json").write_text(json.dumps(_MONAI_INFERENCE, indent=2) + "\n")
+    (folder / "docs/README.md").write_text(model_card, encoding="utf-8")
+
+
+def read_record(folder: Path) -> BundleRecord:
+    """The bundle's record.
+
+    Raises:
+        BundleError: no bundle there, or one that this version cannot read.
+    """
+    path = Path(folder) / RECORD_FILE
+    try:
+        return BundleRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(
+            "not a bundle", where=folder, expected=f"a folder with {RECORD_FILE}", action="Give RUN/bundle of a finished run"
+        ) from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
+        key = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{key or 'record'}: {first['msg']}", where=path, expected="a bundle of this version") from None
+
+
+def load_network(bundle_root: Path | str) -> Ensemble:
+    """The bundle's network in evaluation mode, on the CPU.
+
+    Raises:
+        BundleError: weights missing, changed since they were written, or of another network.
+    """
+    folder = Path(bundle_root)
+    record, weights = read_record(folder), folder / WEIGHTS_FILE
+    if not weights.exists():
+        raise BundleError("weights are missing", where=weights, action="Copy the whole bundle folder again")
+    if _sha256(weights) != record.weights_sha256:
+        raise BundleError(
+            "weights are not the ones this bundle was made with", where=weights,
+            expected=f"SHA-256 {record.weights_sha256[:12]}...", action="Copy the whole bundle folder again",
+        )  # fmt: skip
+    ensemble = _empty_network(record)
+    try:
+        ensemble.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError) as error:
+        raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None
+    return ensemble.eval()
+
+
+def _empty_network(record: BundleRecord) -> Ensemble:
+    spec = backbones().get(record.backbone.name)
+    if spec is None:
+        raise BundleError(
+            f"backbone {record.backbone.name!r} is unknown to this version", where=RECORD_FILE,
+            action="Update med-transfer",
+        )  # fmt: skip
+    pooled = record.backbone.pooled_stages
+    classifiers = [Classifier(spec.build(), len(record.classes), pooled) for _ in range(record.n_members)]
+    return Ensemble(classifiers, multilabel=record.multilabel)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_MONAI_INFERENCE = {
+    "imports": ["$import med_transfer.bundle"],
+    "bundle_root": ".",
+    "network_def": {"_target_": "med_transfer.bundle.load_network", "bundle_root": "@bundle_root"},
+    "predictor": {"_target_": "med_transfer.inference.Predictor", "bundle": "@bundle_root"},
+    "scans": [],
+    "run": ["$[@predictor.predict(scan) for scan in @scans]"],
+}
+
+
+def _monai_metadata(record: BundleRecord) -> dict:
+    depth, height, width = record.preprocessing.shape
+    low, high = record.preprocessing.output_range
+    image = {"type": "image", "format": "hounsfield", "modality": "CT", "num_channels": 1, "spatial_shape": [depth, height, width],
+             "dtype": "float32", "value_range": [low, high], "is_patch_data": False, "channel_def": {"0": "image"}}  # fmt: skip
+    scores = {"type": "probabilities", "format": "classes", "num_channels": len(record.classes), "spatial_shape": [1],
+              "dtype": "float32", "value_range": [0, 1], "channel_def": {str(i): c for i, c in enumerate(record.classes)}}  # fmt: skip
+    versions_ = record.versions
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
+        "version": "1.0.0",
+        "monai_version": versions_["monai"],
+        "pytorch_version": versions_["torch"],
+        "numpy_version": versions_["numpy"],
+        "required_packages_version": {name: versions_[name] for name in ("med-transfer", "safetensors", "pydicom", "nibabel")},
+        "task": "classification of scans: " + ", ".join(record.classes),
+        "description": f"Ensemble of {record.n_members} networks on {record.backbone.name}, made by med_transfer",
+        "authors": "the owner of the cohort",
+        "copyright": "the owner of the cohort",
+        "intended_use": record.intended_use,
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": scores}},
+    }

@@ -1,0 +1,59 @@
+"""Encoder, global mean pooling and a linear head: a volume to logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from med_transfer.backbones import Encoder
+from med_transfer.errors import ConfigError
+
+
+class Classifier(nn.Module):
+    """Means over space of the chosen feature maps, joined, then dropout and one linear layer.
+
+    Args:
+        encoder: any backbone.
+        n_classes: outputs of the head.
+        pooled_stages: which feature maps are read, as indices into the encoder's list; -1 is the deepest.
+        dropout: probability that a feature is dropped in training, in [0, 1).
+
+    Attributes:
+        n_features: length of the vector that the head reads.
+
+    Raises:
+        ConfigError: a stage that the encoder does not have, a stage named twice, or a dropout out of range.
+    """
+
+    def __init__(
+        self, encoder: Encoder, n_classes: int, pooled_stages: tuple[int, ...] = (-1,), dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout {dropout}", expected="at least 0 and less than 1")
+        if n_classes < 1:
+            raise ConfigError(f"{n_classes} classes", expected="at least 1")
+        self.encoder = encoder
+        self.pooled_stages = _stages(pooled_stages, len(encoder.stage_channels))
+        self.n_features = sum(encoder.stage_channels[stage] for stage in self.pooled_stages)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(self.n_features, n_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[batch, n_features] of a batch [batch, channel, depth, height, width]."""
+        maps = self.encoder(x)
+        return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in self.pooled_stages], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [batch, n_classes] of a batch [batch, channel, depth, height, width]."""
+        return self.head(self.dropout(self.features(x)))
+
+
+def _stages(chosen: tuple[int, ...], available: int) -> tuple[int, ...]:
+    """The chosen stages counted from the front."""
+    stages = tuple(stage + available if stage < 0 else stage for stage in chosen)
+    if not stages or len(set(stages)) < len(stages) or not all(0 <= stage < available for stage in stages):
+        raise ConfigError(
+            f"pooled stages {list(chosen)}", expected=f"different numbers from {-available} to {available - 1}"
+        )
+    return stages

@@ -1,0 +1,78 @@
+"""The command line: ``med-transfer COMMAND``. Each command is one file here; heavy packages load when it runs.
+
+Exit codes: 0 done; 1 some scans failed but the rest is written; 2 wrong usage or input; 3 nothing could be done.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from med_transfer.cli import (
+    backbones,
+    compare,
+    demo,
+    evaluate,
+    finetune,
+    index,
+    inspect,
+    phantom,
+    predict,
+)
+from med_transfer.errors import MedTransferError, OutputError
+
+app = typer.Typer(
+    name="med-transfer",
+    help="Transfer learning for CT and other volumetric scans, with honest per-class sensitivity. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (demo, phantom, index, inspect, finetune, evaluate, compare, predict):
+    app.command(module.NAME)(module.command)
+app.add_typer(backbones.app, name=backbones.NAME)
+
+UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the input
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.")] = False,
+) -> None:
+    """Options before the command."""
+    logging.basicConfig(
+        level=logging.ERROR if quiet else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+    _settings["debug"], _settings["quiet"] = debug, quiet
+
+
+_settings = {"debug": False, "quiet": False}
+
+
+def main() -> None:
+    """Entry point: an error of the tree is one line on stderr and an exit code, never a traceback."""
+    try:
+        app()
+    except MedTransferError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command again to go on", 130)
+    except OSError as error:
+        where = error.filename or "output"
+        _fail(str(OutputError(error.strerror or type(error).__name__, where=where)), OutputError.exit_code)
+    except Exception as error:
+        _fail(f"unexpected {type(error).__name__}: {error}. Please report it with the output of --debug", UNEXPECTED)
+
+
+def _fail(message: str, code: int) -> None:
+    if _settings["debug"]:
+        traceback.print_exc()
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)

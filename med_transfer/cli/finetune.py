@@ -1,0 +1,33 @@
+"""``med-transfer finetune``: a cohort in, a run folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson, Config, Overrides
+
+NAME = "finetune"
+
+
+def command(
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same folder again resumes.")],
+    config: Config = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity."""
+    from med_transfer.cli.summary import say_run
+    from med_transfer.cli.terminal import progress_bars
+    from med_transfer.cohorts import Cohort
+    from med_transfer.config import load_config
+    from med_transfer.finetuning import FinetuneConfig, finetune
+
+    settings = load_config(FinetuneConfig, config, overrides or ())
+    with progress_bars() as progress:
+        run = finetune(Cohort.read(cohort), settings, out, progress)
+    say_run(run, as_json=as_json)
+    raise typer.Exit(1 if run.metrics.failed.n else 0)

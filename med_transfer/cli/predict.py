@@ -1,0 +1,34 @@
+"""``med-transfer predict``: a bundle over a folder tree of scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson
+
+NAME = "predict"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="RUN/bundle of a finished run.")],
+    scans: Annotated[Path, typer.Argument(help="A folder tree, one scan, or a cohort.csv (regions of interest, no labels needed).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for predictions.csv; the same folder again resumes.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.inference import load_bundle
+
+    predictor = load_bundle(bundle, device)
+    with progress_bars() as progress:
+        outcome = predictor.predict_folder(scans, out, progress)
+    if as_json:
+        say_json({"table": str(outcome.table), "ok": outcome.n_ok, "rejected": outcome.n_rejected, "failed": outcome.n_failed})
+    else:
+        say(f"{outcome.n_ok} predicted, {outcome.n_rejected} rejected, {outcome.n_failed} failed, {outcome.n_ignored} files ignored")
+        say(str(outcome.table))
+    raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,50 @@
+"""A run's outcome in a few lines of text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from med_transfer.cli.terminal import say, say_json
+from med_transfer.evaluation import Estimate, Metrics
+
+
+def say_run(run, *, as_json: bool) -> None:
+    """Per-class sensitivity, transfer gain, failures, and where everything is."""
+    metrics = run.metrics
+    if as_json:
+        say_json(json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")))
+        return
+    say_metrics(metrics)
+    say(f"report: {run.report}")
+    say(f"bundle: {run.bundle}")
+
+
+def say_metrics(metrics: Metrics) -> None:
+    """The figures of metrics.json that a person asks for first."""
+    say(f"{metrics.n_scans} test scans of {metrics.n_patients} patients, not used for training")
+    width = max(len(name) for name in metrics.classes)
+    for name, rates in metrics.classes.items():
+        say(f"  {name:<{width}}  n {rates.n:4d}   sensitivity {_text(rates.sensitivity)}   specificity {_text(rates.specificity)}")
+    say(f"  balanced sensitivity {_text(metrics.balanced_accuracy)}   macro AUC {_text(metrics.macro_auc)}")
+    for name, baseline in metrics.baselines.items():
+        say(f"  baseline {name}: macro AUC {_text(baseline.macro_auc)}")
+    gain = metrics.transfer_gain
+    if gain:
+        say(f"  transfer over scratch: {gain.verdict}, macro AUC {_text(gain.macro_auc, signed=True)}")
+    if metrics.failed.n:
+        say(f"  {metrics.failed.n} scans gave no prediction; reasons in the report")
+
+
+def _text(estimate: Estimate, *, signed: bool = False) -> str:
+    if estimate.value is None:
+        return "undefined"
+    sign = "+" if signed else ""
+    interval = f" [{estimate.ci95[0]:{sign}.2f}, {estimate.ci95[1]:{sign}.2f}]" if estimate.ci95 else ""
+    return f"{estimate.value:{sign}.2f}{interval}"
+
+
+def say_files(*paths: Path) -> None:
+    """Where the results are."""
+    for path in paths:
+        say(str(path))

@@ -1,0 +1,59 @@
+"""Progress and results on a terminal: bars with time left on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+
+class TerminalProgress:
+    """Progress as bars, one a stage, with the time left; plain lines where stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"), console=Console(stderr=True),
+        )  # fmt: skip
+        self._tasks: dict = {}
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        if stage not in self._tasks:
+            for task in self._tasks.values():
+                self._bars.stop_task(task)
+            self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
+        self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
+
+    def __enter__(self) -> TerminalProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+
+@contextmanager
+def progress_bars() -> Iterator:
+    """Bars on stderr; silence with ``--quiet``."""
+    context = click.get_current_context().find_root()
+    if context.params.get("quiet"):
+        yield lambda stage, done, total, note="": None
+        return
+    with TerminalProgress() as bars:
+        yield bars
+
+
+def say(text: str = "") -> None:
+    """One line of the result on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def say_json(record: object) -> None:
+    """The result for a program."""
+    sys.stdout.write(json.dumps(record, indent=2, default=str) + "\n")

@@ -1,0 +1,29 @@
+"""Cohort table, splits by patient, the lock that records both, and scans prepared for training."""
+
+from med_transfer.cohorts.lock import CohortLock, overlap, patient_hash
+from med_transfer.cohorts.preparation import (
+    PreparedCohort,
+    PreparedScan,
+    prepare_cohort,
+    region_of_case,
+    without_prediction,
+)
+from med_transfer.cohorts.splits import Split, SplitConfig, check_leakage, split_cohort
+from med_transfer.cohorts.table import Case, Cohort
+
+__all__ = [
+    "Case",
+    "Cohort",
+    "CohortLock",
+    "PreparedCohort",
+    "PreparedScan",
+    "Split",
+    "SplitConfig",
+    "check_leakage",
+    "overlap",
+    "patient_hash",
+    "prepare_cohort",
+    "region_of_case",
+    "split_cohort",
+    "without_prediction",
+]

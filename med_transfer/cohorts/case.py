@@ -1,0 +1,103 @@
+"""One row of the cohort table: a scan, its patient, its label, and its region of interest."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from med_transfer.cohorts.sheet import Row, Sheet
+from med_transfer.errors import CohortError
+
+SPLIT_WORDS = ("train", "val", "test")
+ROI_COLUMNS = ("roi_x_mm", "roi_y_mm", "roi_z_mm", "roi_size_mm")
+FINDING_PREFIX = "label_"
+_RESERVED = {"scan", "series_uid", "patient", "label", "mask", "split", *ROI_COLUMNS}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes:
+        scan: path as the table writes it; ``path`` is the absolute one.
+        label: class name; with several findings a scan, the set of those present; None when unlabelled.
+        roi_centre_mm: LPS mm.
+        roi_size_mm: edge of the cube around the centre.
+        split: train | val | test, or empty.
+        columns: every other column, for subgroups.
+        row: line of the table, for messages; 0 when the case did not come from a file.
+    """
+
+    scan: str
+    path: Path
+    patient: str
+    label: str | frozenset[str] | None
+    series_uid: str = ""
+    roi_centre_mm: tuple[float, float, float] | None = None
+    roi_size_mm: float | None = None
+    mask: Path | None = None
+    split: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    row: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        """How a message names the case: by row and file, never by patient."""
+        return f"row {self.row} ({self.scan})" if self.row else self.scan
+
+
+def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Case:
+    """The case of a row. Raises CohortError, naming row and column, for a value that cannot be used."""
+    for column in ("scan", "patient"):
+        if column in sheet.columns and not row.get(column):
+            raise CohortError(f"row {row.line} has no {column}", where=sheet.path, expected="a value in every row")
+    if row.get("split") and row.get("split") not in SPLIT_WORDS:
+        raise wrong_value(sheet, row, "split", ", ".join(SPLIT_WORDS))
+    centre, size = _region(sheet, row)
+    return Case(
+        scan=row.get("scan"),
+        path=_absolute(sheet, row.get("scan")),
+        patient=row.get("patient"),
+        label=label,
+        series_uid=row.get("series_uid"),
+        roi_centre_mm=centre,
+        roi_size_mm=size,
+        mask=_absolute(sheet, row.get("mask")) if row.get("mask") else None,
+        split=row.get("split"),
+        columns={name: text for name, text in row.cells.items() if _is_subgroup(name)},
+        row=row.line,
+    )
+
+
+def _is_subgroup(column: str) -> bool:
+    return column not in _RESERVED and not column.startswith(FINDING_PREFIX)
+
+
+def _absolute(sheet: Sheet, name: str) -> Path:
+    return Path(os.path.abspath(sheet.path.parent / name))  # noqa: PTH100  resolve() would follow links
+
+
+def _region(sheet: Sheet, row: Row) -> tuple[tuple[float, float, float] | None, float | None]:
+    if not any(row.get(column) for column in ROI_COLUMNS):
+        return None, None
+    x, y, z, size = (_millimetres(sheet, row, column) for column in ROI_COLUMNS)
+    if size <= 0:
+        raise wrong_value(sheet, row, "roi_size_mm", "a size above 0 mm")
+    return (x, y, z), size
+
+
+def _millimetres(sheet: Sheet, row: Row, column: str) -> float:
+    try:
+        value = float(row.get(column))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise wrong_value(sheet, row, column, "a number in mm, in all four region columns or in none")
+    return value
+
+
+def wrong_value(sheet: Sheet, row: Row, column: str, expected: str) -> CohortError:
+    """The error for one cell."""
+    return CohortError(f"row {row.line} has {column} {row.get(column)!r}", where=sheet.path, expected=expected)

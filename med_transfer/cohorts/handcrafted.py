@@ -1,0 +1,123 @@
+"""Size and first-order intensity of a scan: the baseline that a network has to beat.
+
+Every value is a property of the patient, not of the file: flipped or permuted axes give the same numbers,
+and so does a finer grid with the same content. Definitions follow the Image Biomarker Standardisation
+Initiative (Zwanenburg et al. 2020, Radiology 295:328; kurtosis is excess kurtosis, sd is the population's,
+entropy is over bins of 25 HU).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer import geometry
+from med_transfer.scans import Region, Volume
+
+ENTROPY_BIN_HU = 25.0
+PERCENTILES = (5, 25, 50, 75, 95)
+SHARE_EDGES_HU = (-700.0, -300.0, 0.0, 100.0)
+_SIZE_NAMES = ("volume_ml", "diameter_mm", "extent_min_mm", "extent_mid_mm", "extent_max_mm")
+_SHARE_NAMES = (
+    "share_below_minus700_hu",
+    "share_minus700_to_minus300_hu",
+    "share_minus300_to_0_hu",
+    "share_0_to_100_hu",
+    "share_above_100_hu",
+)
+FEATURE_NAMES: tuple[str, ...] = (
+    *_SIZE_NAMES,
+    *("mean_hu", "sd_hu", "skewness", "kurtosis", "entropy_bits"),
+    *(f"p{q:02d}_hu" for q in PERCENTILES),
+    *_SHARE_NAMES,
+)
+
+
+def features(volume: Volume, region: Region | None = None, mask: Volume | None = None) -> dict[str, float]:
+    """The values of ``FEATURE_NAMES``, NaN where undefined (an empty mask, the skewness of a constant).
+
+    Args:
+        volume: the scan, in HU.
+        region: a box in LPS mm; intensities inside it, its size as size.
+        mask: non-zero where the finding is, on any grid; goes before ``region``.
+
+    With neither, the whole volume counts and its physical size is the size: for a tight crop that is the
+    size of what was cropped.
+    """
+    if mask is not None:
+        sizes, values = _size_of_mask(mask), _values_in_mask(volume, mask)
+    elif region is not None:
+        sizes, values = _size(math.prod(region.size_mm), region.size_mm), _values_in_region(volume, region)
+    else:
+        extents = np.array(volume.spacing_mm) * volume.voxels.shape[::-1]
+        sizes, values = _size(_voxel_mm3(volume) * volume.voxels.size, extents), volume.voxels.ravel()
+    return dict(zip(FEATURE_NAMES, (*sizes, *_first_order(values.astype(np.float64))), strict=True))
+
+
+def _size(volume_mm3: float, extents_mm: NDArray | tuple[float, ...]) -> tuple[float, ...]:
+    """Volume in ml, diameter of the sphere of that volume, and the extents from shortest to longest."""
+    diameter = (6.0 * volume_mm3 / math.pi) ** (1 / 3)
+    return (volume_mm3 / 1000.0, diameter, *sorted(float(mm) for mm in extents_mm))
+
+
+def _size_of_mask(mask: Volume) -> tuple[float, ...]:
+    present = np.argwhere(mask.voxels != 0)[:, ::-1]
+    if not len(present):
+        return (math.nan,) * len(_SIZE_NAMES)
+    extents = (present.max(axis=0) - present.min(axis=0) + 1) * np.array(mask.spacing_mm)
+    return _size(len(present) * _voxel_mm3(mask), extents)
+
+
+def _voxel_mm3(volume: Volume) -> float:
+    return float(abs(np.linalg.det(volume.affine[:3, :3])))
+
+
+def _values_in_region(volume: Volume, region: Region) -> NDArray:
+    half = np.array(region.size_mm) / 2
+    centre = np.array(region.centre_mm)
+    values, points = _box(volume, centre - half, centre + half)
+    return values[(np.abs(points - centre) <= half + 1e-6).all(axis=1)]
+
+
+def _values_in_mask(volume: Volume, mask: Volume) -> NDArray:
+    """Voxels whose middle lies in a non-zero voxel of the mask, whatever the mask's grid."""
+    present = np.argwhere(mask.voxels != 0)[:, ::-1]
+    if not len(present):
+        return volume.voxels[:0].ravel()
+    corners = itertools.product(*zip(present.min(axis=0) - 0.5, present.max(axis=0) + 0.5, strict=True))
+    world = geometry.to_world_mm(mask.affine, np.array(list(corners)))
+    values, points = _box(volume, world.min(axis=0), world.max(axis=0))
+    # The small shift breaks ties one way, so that a point midway between two voxels is not left to rounding.
+    index = np.floor(geometry.to_index(mask.affine, points) + 0.5 + 1e-6).astype(int)[:, ::-1]
+    on_grid = ((index >= 0) & (index < mask.voxels.shape)).all(axis=1)
+    return values[on_grid][mask.voxels[tuple(index[on_grid].T)] != 0]
+
+
+def _box(volume: Volume, low_mm: NDArray, high_mm: NDArray) -> tuple[NDArray, NDArray]:
+    """Values [n] and LPS points [n, 3] of the voxels around a box; only this part of a large scan gets coordinates."""
+    corners = geometry.to_index(volume.affine, np.array(list(itertools.product(*zip(low_mm, high_mm, strict=True)))))
+    size = np.array(volume.voxels.shape[::-1])
+    first = np.clip(np.floor(corners.min(axis=0)), 0, size).astype(int)
+    last = np.clip(np.ceil(corners.max(axis=0)) + 1, first, size).astype(int)
+    i, j, k = (np.arange(a, b) for a, b in zip(first, last, strict=True))
+    index = np.stack(np.meshgrid(k, j, i, indexing="ij"), axis=-1).reshape(-1, 3)
+    return volume.voxels[tuple(index.T)], geometry.to_world_mm(volume.affine, index[:, ::-1])
+
+
+def _first_order(values: NDArray[np.float64]) -> tuple[float, ...]:
+    if not values.size:
+        return (math.nan,) * (len(FEATURE_NAMES) - len(_SIZE_NAMES))
+    mean, sd = values.mean(), values.std()
+    constant = values.min() == values.max()
+    z = (values - mean) / (1.0 if constant else sd)
+    skewness, kurtosis = (math.nan, math.nan) if constant else (np.mean(z**3), np.mean(z**4) - 3.0)
+    _, counts = np.unique(np.floor(values / ENTROPY_BIN_HU), return_counts=True)
+    shares = counts / values.size
+    entropy = abs(float(np.sum(shares * np.log2(shares))))
+    # Nearest rank: the value of a voxel, and the same on a grid that repeats every voxel.
+    percentiles = np.percentile(values, PERCENTILES, method="inverted_cdf")
+    bins = np.bincount(np.digitize(values, SHARE_EDGES_HU), minlength=len(_SHARE_NAMES)) / values.size
+    return tuple(float(value) for value in (mean, sd, skewness, kurtosis, entropy, *percentiles, *bins))

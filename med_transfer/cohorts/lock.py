@@ -1,0 +1,135 @@
+"""``cohort.lock.json``: what a model was trained on, so that no one judges it on the same patients."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from med_transfer.atomic import write_text
+from med_transfer.cohorts.splits import Split, SplitConfig
+from med_transfer.cohorts.table import Case, Cohort
+from med_transfer.errors import CohortError
+
+SCHEMA = 1
+TEST, TRAIN = "test", "train"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class LockedCase(_Record):
+    """One scan.
+
+    Attributes:
+        patient_hash: see :func:`patient_hash`.
+        label: class name, or the sorted findings.
+        content_hash: ``Volume.content_hash``; None when the scan could not be read.
+        role: ``test``; ``fold-0`` ... the member whose validation it is in; ``train`` when in no validation.
+    """
+
+    scan: str
+    series_uid: str
+    patient_hash: str
+    label: str | tuple[str, ...]
+    content_hash: str | None
+    role: str
+
+
+class CohortLock(_Record):
+    """The content of ``cohort.lock.json``; ``cohort_hash`` covers all the rest and not the order of the rows."""
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    classes: tuple[str, ...]
+    multilabel: bool
+    split: SplitConfig
+    cases: tuple[LockedCase, ...]
+    cohort_hash: str
+
+    @classmethod
+    def of(cls, cohort: Cohort, content_hashes: Sequence[str | None], split: Split, config: SplitConfig) -> CohortLock:
+        """Record a cohort and how it was divided; ``content_hashes`` are in the order of its cases."""
+        roles = _roles(split)
+        cases = [
+            _lock_case(case, content_hash, roles[number])
+            for number, (case, content_hash) in enumerate(zip(cohort.cases, content_hashes, strict=True))
+        ]
+        lock = cls(
+            classes=cohort.labels.names,
+            multilabel=cohort.labels.multilabel,
+            split=config,
+            cases=tuple(sorted(cases, key=lambda case: case.model_dump_json())),
+            cohort_hash="",
+        )
+        return lock.model_copy(update={"cohort_hash": lock.computed_hash()})
+
+    @classmethod
+    def read(cls, path: Path) -> CohortLock:
+        """Read and verify a lock. Raises CohortError when it is missing, not a lock, or was edited."""
+        try:
+            lock = cls.model_validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise CohortError(error.strerror or "cannot be read", where=path, expected="a cohort lock") from error
+        except ValidationError as error:
+            raise CohortError(f"is not a cohort lock ({error.error_count()} problems)", where=path) from error
+        if lock.schema_version != SCHEMA:
+            raise CohortError(f"schema {lock.schema_version}", where=path, expected=f"schema {SCHEMA}")
+        if lock.cohort_hash != lock.computed_hash():
+            raise CohortError("does not match its own hash: it was edited or damaged", where=path)
+        return lock
+
+    def write(self, path: Path) -> None:
+        """Write the lock atomically. Raises OutputError."""
+        write_text(Path(path), self.model_dump_json(by_alias=True, indent=2) + "\n")
+
+    def computed_hash(self) -> str:
+        """SHA-256 of the canonical JSON of everything but the hash itself."""
+        content: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"cohort_hash"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def patient_hash(patient: str) -> str:
+    """First 16 hex digits of SHA-256 of ``med_transfer:`` + patient.
+
+    A pseudonym, not anonymisation: who can guess an identifier can test the guess.
+    """
+    return hashlib.sha256(f"med_transfer:{patient}".encode()).hexdigest()[:16]
+
+
+def overlap(lock: CohortLock, cohort: Cohort, content_hashes: Sequence[str | None]) -> tuple[int, ...]:
+    """Positions of the cases that were seen in development: the same patient, or the same image under another name.
+
+    Cases of the lock's own test set are not counted: evaluation may use them again.
+    """
+    seen = [case for case in lock.cases if case.role != TEST]
+    patients = {case.patient_hash for case in seen}
+    images = {case.content_hash for case in seen if case.content_hash}
+    return tuple(
+        number
+        for number, (case, content_hash) in enumerate(zip(cohort.cases, content_hashes, strict=True))
+        if (case.patient and patient_hash(case.patient) in patients) or content_hash in images
+    )
+
+
+def _roles(split: Split) -> dict[int, str]:
+    roles = dict.fromkeys(split.test, TEST) | dict.fromkeys(split.always_training, TRAIN)
+    for member, validation in enumerate(split.validation):
+        roles |= dict.fromkeys(validation, f"fold-{member}")
+    return roles
+
+
+def _lock_case(case: Case, content_hash: str | None, role: str) -> LockedCase:
+    label = case.label if isinstance(case.label, str) else tuple(sorted(case.label or ()))
+    return LockedCase(
+        scan=case.scan,
+        series_uid=case.series_uid,
+        patient_hash=patient_hash(case.patient),
+        label=label,
+        content_hash=content_hash,
+        role=role,
+    )

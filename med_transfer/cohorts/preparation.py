@@ -1,0 +1,167 @@
+"""A cohort read once: every scan as a network input, its content hash, and its handcrafted features.
+
+Each scan's result is kept in a file of its own, so that a run that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.atomic import atomic_path
+from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
+from med_transfer.cohorts.table import Case, Cohort
+from med_transfer.errors import GeometryRejected, NothingDone, ScanError
+from med_transfer.prediction import Prediction
+from med_transfer.preprocessing import Preprocessing
+from med_transfer.scans import Region, Volume, read_scan, region_of_mask
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+Margin = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """One readable scan.
+
+    Attributes:
+        tensor: float16 [1, depth, height, width], with the margin that training asked for.
+        content_hash: SHA-256 of the voxels, whatever file they came in.
+        handcrafted: values of ``FEATURE_NAMES``, NaN where undefined.
+        spacing_mm: of the scan itself, along column, row, slice.
+        repair: what was repaired, in words; empty for a plain scan.
+    """
+
+    tensor: NDArray[np.float16]
+    content_hash: str
+    handcrafted: NDArray[np.float64]
+    spacing_mm: tuple[float, float, float]
+    study_uid: str
+    series_uid: str
+    repair: str
+
+
+def region_of_case(case: Case) -> tuple[Region | None, Volume | None]:
+    """The region of interest that the table gives for a case, and its mask when it has one."""
+    if case.mask is not None:
+        mask = read_scan(case.mask)
+        return region_of_mask(mask), mask
+    if case.roi_centre_mm is not None:
+        size = case.roi_size_mm or 0.0
+        return Region(case.roi_centre_mm, (size, size, size)), None
+    return None, None
+
+
+def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)) -> PreparedScan:
+    """Read and preprocess one scan.
+
+    Raises:
+        ScanError: the scan cannot be used; the message says why.
+    """
+    volume = read_scan(case.path, case.series_uid)
+    region, mask = region_of_case(case)
+    handcrafted = features(volume, region, mask)
+    return PreparedScan(
+        tensor=preprocessing(volume, region, margin).numpy().astype(np.float16),
+        content_hash=volume.content_hash,
+        handcrafted=np.array([handcrafted[name] for name in FEATURE_NAMES]),
+        spacing_mm=volume.spacing_mm,
+        study_uid=volume.provenance.study_uid,
+        series_uid=volume.provenance.series_uid,
+        repair="; ".join(volume.verdict.reasons) if volume.verdict.decision == "repair" else "",
+    )
+
+
+@dataclass(frozen=True)
+class PreparedCohort:
+    """The scans of a cohort that can be used, in the cohort's order, and what became of the others."""
+
+    cohort: Cohort
+    scans: tuple[PreparedScan, ...]
+    failed: tuple[Prediction, ...] = ()
+
+    @property
+    def tensors(self) -> list[NDArray[np.float16]]:
+        return [scan.tensor for scan in self.scans]
+
+    @property
+    def content_hashes(self) -> list[str]:
+        return [scan.content_hash for scan in self.scans]
+
+    @property
+    def handcrafted(self) -> NDArray[np.float64]:
+        """Handcrafted features [scan, feature]."""
+        return np.stack([scan.handcrafted for scan in self.scans])
+
+
+def prepare_cohort(
+    cohort: Cohort,
+    preprocessing: Preprocessing,
+    cache: Path,
+    margin: Margin = (0, 0, 0),
+    progress: Progress = lambda done, total: None,
+) -> PreparedCohort:
+    """Read every scan of a cohort once; one that cannot be used is recorded with its reason, and the others go on.
+
+    Raises:
+        NothingDone: none can be used.
+    """
+    usable: list[int] = []
+    scans: list[PreparedScan] = []
+    failed: list[Prediction] = []
+    for index, case in enumerate(cohort.cases):
+        try:
+            scans.append(_cached(case, preprocessing, cache, margin))
+            usable.append(index)
+        except ScanError as error:
+            log.warning("left out: %s", error)
+            failed.append(without_prediction(case, error))
+        progress(index + 1, len(cohort.cases))
+    if not usable:
+        raise NothingDone(
+            f"none of {len(failed)} scans can be used", where=cohort.path or "", expected="at least one",
+            action=f"The first reason: {failed[0].reason}",
+        )  # fmt: skip
+    return PreparedCohort(cohort.subset(usable), tuple(scans), tuple(failed))
+
+
+def without_prediction(case: Case, error: ScanError) -> Prediction:
+    """The record of a scan that gave none: rejected by its geometry, or failed."""
+    status = "rejected" if isinstance(error, GeometryRejected) else "failed"
+    return Prediction(case.scan, case.patient, series_uid=case.series_uid, status=status, reason=str(error))
+
+
+def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margin) -> PreparedScan:
+    path = cache / f"{_key(case, preprocessing, margin)}.npz"
+    if path.exists():
+        return _load(path)
+    prepared = prepare_scan(case, preprocessing, margin)
+    record = {name: getattr(prepared, name) for name in ("content_hash", "spacing_mm", "study_uid", "series_uid", "repair")}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, tensor=prepared.tensor, handcrafted=prepared.handcrafted, record=json.dumps(record))
+    return prepared
+
+
+def _load(path: Path) -> PreparedScan:
+    with np.load(path, allow_pickle=False) as stored:
+        record = json.loads(str(stored["record"]))
+        record["spacing_mm"] = tuple(record["spacing_mm"])
+        return PreparedScan(tensor=stored["tensor"], handcrafted=stored["handcrafted"], **record)
+
+
+def _key(case: Case, preprocessing: Preprocessing, margin: Margin) -> str:
+    """Changes with the files, the region and the preprocessing, so that a stale result is never used."""
+    files = sorted(case.path.iterdir()) if case.path.is_dir() else [case.path]
+    files += [case.mask] if case.mask else []
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+    what = [str(case.path), case.series_uid, case.roi_centre_mm, case.roi_size_mm, stamps, margin]
+    return hashlib.sha256(json.dumps([what, preprocessing.config.model_dump()]).encode()).hexdigest()[:32]

@@ -1,0 +1,116 @@
+"""A spreadsheet saved as CSV: its columns, and its rows as text with the line each stands on."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from med_transfer.errors import CohortError
+
+
+@dataclass(frozen=True)
+class Row:
+    """``line`` is where the row starts in the file (the header is line 1); cells are stripped of white space."""
+
+    line: int
+    cells: Mapping[str, str]
+
+    def get(self, column: str) -> str:
+        """The cell, or an empty text when the table has no such column."""
+        return self.cells.get(column, "")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def require(self, column: str) -> None:
+        """Raises CohortError, naming the columns there are, when this one is missing."""
+        if column in self.columns:
+            return
+        alike = {name.lower(): name for name in self.columns}
+        near = difflib.get_close_matches(column, alike, n=1)
+        raise CohortError(
+            f"no column {column!r}",
+            where=self.path,
+            expected=f"it among {', '.join(self.columns)}",
+            action=f"Rename {alike[near[0]]!r} to {column!r}" if near else f"Add a column {column!r}",
+        )
+
+
+def read_sheet(path: Path) -> Sheet:
+    """Read a CSV file with comma, semicolon or tab between values, in UTF-8 with or without a byte order mark.
+
+    Every value stays text, so patient ``007`` is not patient ``7``. Blank rows are skipped.
+
+    Raises:
+        CohortError: file missing or empty, not text, a column twice or without a name, a row of another length.
+    """
+    path = Path(path)
+    records = list(_records(_text(path), path))
+    if not records:
+        raise CohortError("the table is empty", where=path, expected="a header row and one row a scan")
+    (_, header), *records = records
+    _check_header(header, path)
+    if not records:
+        raise CohortError("the table has a header and no rows", where=path, expected="one row a scan")
+    rows = tuple(_row(line, values, header, path) for line, values in records)
+    return Sheet(path, tuple(name for name in header if name), rows)
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CohortError(error.strerror or "cannot be read", where=path, expected="a CSV file") from error
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise CohortError("is an Excel workbook", where=path, expected="CSV", action="Save the sheet as 'CSV UTF-8'")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise CohortError(
+            f"row {line} is not UTF-8 text", where=path, expected="UTF-8", action="Save the sheet as 'CSV UTF-8'"
+        ) from error
+
+
+def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and stripped values of every record that is not blank."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for values in reader:
+            if any(value.strip() for value in values):
+                yield line, [value.strip() for value in values]
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise CohortError(f"row {line} is not valid CSV: {error}", where=path) from error
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise CohortError(f"column {twice[0]!r} appears twice", where=path, expected="each column once")
+
+
+def _row(line: int, values: list[str], header: list[str], path: Path) -> Row:
+    if len(values) != len(header):
+        raise CohortError(
+            f"row {line} has {len(values)} values",
+            where=path,
+            expected=f"{len(header)}, as many as the header",
+            action="Put values that hold a comma in double quotes",
+        )
+    cells = list(zip(header, values, strict=True))
+    # Spreadsheets leave empty columns at the right edge; with a value in it, one is a mistake.
+    if any(value and not name for name, value in cells):
+        raise CohortError(f"row {line} has a value in a column without a name", where=path, action="Name the column")
+    return Row(line, {name: value for name, value in cells if name})

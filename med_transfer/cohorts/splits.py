@@ -1,0 +1,255 @@
+"""Which patients teach, which steer the training, and which judge: splits by patient, never by scan."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_transfer.cohorts.table import Cohort
+from med_transfer.errors import CohortError, PatientLeak, TooFewPatients
+
+
+class SplitConfig(BaseModel):
+    """How a cohort is divided.
+
+    Attributes:
+        kind: ``kfold`` trains one member a fold, each judged on its own validation fold; ``holdout`` trains one.
+        folds: members of the ensemble (kfold only).
+        test_fraction: share of the scans that no member ever sees, rounded to one part in a whole number (0.3 is a
+            third); 0 keeps none, and every case is then judged by the member that did not train on it.
+        val_fraction: share of the development scans that steer the training (holdout only), rounded likewise.
+        seed: the same seed gives the same split, whatever the order of the rows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["kfold", "holdout"] = "kfold"
+    folds: int = Field(default=5, ge=2, le=50)
+    test_fraction: float = Field(default=0.2, ge=0, le=0.5)
+    val_fraction: float = Field(default=0.2, gt=0, le=0.5)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions in ``Cohort.cases``.
+
+    Attributes:
+        test: seen by no member.
+        validation: one tuple a member of the ensemble.
+        always_training: development cases that are in no member's validation (holdout).
+    """
+
+    test: tuple[int, ...]
+    validation: tuple[tuple[int, ...], ...]
+    always_training: tuple[int, ...] = ()
+
+    @property
+    def n_members(self) -> int:
+        return len(self.validation)
+
+    @property
+    def development(self) -> tuple[int, ...]:
+        """Every case that is not for testing."""
+        return tuple(sorted({*self.always_training, *chain.from_iterable(self.validation)}))
+
+    def training(self, member: int) -> tuple[int, ...]:
+        """Development cases that are not this member's validation cases."""
+        held_out = set(self.validation[member])
+        return tuple(case for case in self.development if case not in held_out)
+
+
+def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
+    """Divide a cohort by patient, stratified by class.
+
+    A patient with scans of several classes counts as its rarest one. When the table has a ``split`` column, that is
+    what is used: ``test`` rows are the test set, ``val`` rows the validation of one member; without ``val`` rows
+    the ``train`` rows are divided by ``config``.
+
+    Raises:
+        TooFewPatients: a class has fewer patients than there are parts, or could not be spread over all of them.
+        CohortError: the split column is incomplete.
+        PatientLeak: the split column puts one patient on two sides.
+    """
+    everyone = np.arange(len(cohort))
+    if any(case.split for case in cohort.cases):
+        return _split_by_column(cohort, config)
+    _require_patients(cohort, everyone, config, with_test=config.test_fraction > 0)
+    test = _typical_part(cohort, everyone, config.test_fraction, config.seed) if config.test_fraction else everyone[:0]
+    split = _split_development(cohort, test, np.setdiff1d(everyone, test), config)
+    test_part = {"the test set": split.test} if config.test_fraction else {}
+    _require_classes(cohort, test_part | _parts_of_members(split))
+    return split
+
+
+def check_leakage(cohort: Cohort, content_hashes: Sequence[str | None], split: Split) -> None:
+    """Prove that no patient and no identical image is on both sides of a split.
+
+    Args:
+        content_hashes: ``Volume.content_hash`` of every case; None where the scan could not be read.
+
+    Raises:
+        PatientLeak: names the scans, never the patient. Identical images under two patients are one scan that was
+            filed twice; whichever side is right, the figure would be too good.
+    """
+    patients = list(cohort.patients)
+    for side, other, here, there in _sides(split):
+        for keys, what in ((patients, "one patient"), (content_hashes, "identical images")):
+            pairs = _shared(keys, here, there)
+            if pairs:
+                named = "; ".join(f"{cohort.cases[a]} and {cohort.cases[b]}" for a, b in pairs[:5])
+                more = f"; and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+                raise PatientLeak(
+                    f"{what} in {side} and in {other}: {named}{more}",
+                    where=cohort.path or "",
+                    expected="every patient and every image on one side only",
+                    action="Correct the split or patient column, or remove the copies",
+                )
+
+
+def _sides(split: Split) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
+    yield "the test set", "development", split.test, split.development
+    for member, validation in enumerate(split.validation):
+        yield f"validation {member}", "its training", validation, split.training(member)
+
+
+def _shared(keys: Sequence[str | None], here: Sequence[int], there: Sequence[int]) -> list[tuple[int, int]]:
+    first = {keys[case]: case for case in reversed(there) if keys[case]}
+    return [(case, first[keys[case]]) for case in here if keys[case] in first]
+
+
+def _split_by_column(cohort: Cohort, config: SplitConfig) -> Split:
+    empty = [case for case in cohort.cases if not case.split]
+    if empty:
+        raise CohortError(
+            f"{empty[0]} has no split ({len(empty)} rows in all)",
+            where=cohort.path or "",
+            expected="train, val or test in every row, or in none",
+        )
+    column = np.array([case.split for case in cohort.cases])
+    train, validation, test = (np.flatnonzero(column == word) for word in ("train", "val", "test"))
+    if not len(train):
+        raise CohortError("the split column has no train row", where=cohort.path or "", expected="train rows")
+    if not len(test) and config.test_fraction:
+        raise CohortError(
+            "the split column has no test row",
+            where=cohort.path or "",
+            expected="test rows",
+            action="Mark some, or set split.test_fraction=0 when another cohort is the test",
+        )
+    if len(validation):
+        split = Split(_indices(test), (_indices(validation),), _indices(train))
+    else:
+        _require_patients(cohort, train, config, with_test=False)
+        split = _split_development(cohort, test, train, config)
+    check_leakage(cohort, [None] * len(cohort), split)
+    _require_classes(cohort, _parts_of_members(split))
+    return split
+
+
+def _split_development(cohort: Cohort, test: NDArray, development: NDArray, config: SplitConfig) -> Split:
+    if config.kind == "kfold":
+        folds = _folds(cohort, development, config.folds, config.seed)
+        return Split(_indices(test), tuple(_indices(fold) for fold in folds))
+    validation = _typical_part(cohort, development, config.val_fraction, config.seed)
+    return Split(_indices(test), (_indices(validation),), _indices(np.setdiff1d(development, validation)))
+
+
+def _folds(cohort: Cohort, among: NDArray, n_folds: int, seed: int) -> list[NDArray]:
+    """Disjoint parts that cover ``among``: whole patients, scans of each class in near equal number."""
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and a config needs only SplitConfig
+
+    patients = np.array(cohort.patients)[among]
+    order = np.argsort(patients, kind="stable")  # the result must not depend on the order of the rows
+    strata, patients, among = _strata(cohort, among)[order], patients[order], among[order]
+    if np.bincount(strata).max() < n_folds:  # too few of a kind to stratify at all
+        strata = np.zeros_like(strata)
+    divider = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A stratum may be small when its class is also found in patients of a rarer one; _require_classes judges.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        return [among[part] for _, part in divider.split(among, strata, patients)]
+
+
+def _typical_part(cohort: Cohort, among: NDArray, fraction: float, seed: int) -> NDArray:
+    """One part in ``1 / fraction``: of equal parts, the one whose share of every class is nearest to its due."""
+    n_parts = min(round(1 / fraction), len(set(np.array(cohort.patients)[among])))
+    _, present = _presence(cohort)
+    total = present[among].sum(axis=0)
+    parts = _folds(cohort, among, n_parts, seed)
+    return min(parts, key=lambda part: np.abs(present[part].sum(axis=0) / total - 1 / n_parts).max())
+
+
+def _presence(cohort: Cohort) -> tuple[list[str], NDArray[np.bool_]]:
+    """What every part must hold, and in which scans it is: classes, or each finding present and absent."""
+    names, truth = list(cohort.labels.names), cohort.truth
+    if not cohort.labels.multilabel:
+        return names, truth
+    return [*names, *(f"no {name}" for name in names)], np.concatenate([truth, ~truth], axis=1)
+
+
+def _patient_counts(cohort: Cohort, present: NDArray[np.bool_], among: NDArray) -> NDArray[np.intp]:
+    patients = np.array(cohort.patients, dtype=object)
+    return np.array([len(set(patients[among[column]])) for column in present[among].T])
+
+
+def _strata(cohort: Cohort, among: NDArray) -> NDArray[np.intp]:
+    """For each scan the rarest class of its patient, counted in patients."""
+    _, present = _presence(cohort)
+    counts = _patient_counts(cohort, present, among)
+    patients = np.array(cohort.patients)[among]
+    strata = np.zeros(len(among), dtype=np.intp)
+    for patient in np.unique(patients):
+        scans = patients == patient
+        of_patient = np.flatnonzero(present[among[scans]].any(axis=0))
+        strata[scans] = of_patient[np.argmin(counts[of_patient])]
+    return strata
+
+
+def _require_patients(cohort: Cohort, among: NDArray, config: SplitConfig, with_test: bool) -> None:
+    kfold = config.kind == "kfold"
+    needed = (config.folds if kfold else 2) + with_test
+    parts = (f"{config.folds} folds" if kfold else "training and validation") + (
+        " and the test set" if with_test else ""
+    )
+    names, present = _presence(cohort)
+    for name, count in zip(names, _patient_counts(cohort, present, among), strict=True):
+        if count < needed:
+            raise TooFewPatients(
+                f"class {name!r} has {count} patient{'' if count == 1 else 's'}",
+                where=cohort.path or "",
+                expected=f"at least {needed}, one each for {parts}",
+                action="Use fewer folds (split.folds), or add patients of this class",
+            )
+
+
+def _parts_of_members(split: Split) -> dict[str, tuple[int, ...]]:
+    parts = {}
+    for member, validation in enumerate(split.validation):
+        parts |= {f"validation {member}": validation, f"training {member}": split.training(member)}
+    return parts
+
+
+def _require_classes(cohort: Cohort, parts: dict[str, tuple[int, ...]]) -> None:
+    names, present = _presence(cohort)
+    counts = _patient_counts(cohort, present, np.arange(len(cohort)))
+    for part, cases in parts.items():
+        missing = np.flatnonzero(~present[list(cases)].any(axis=0))
+        for column in missing[:1]:
+            raise TooFewPatients(
+                f"class {names[column]!r}, with {counts[column]} patients, is missing from {part}",
+                where=cohort.path or "",
+                expected="every class in every part",
+                action="Change the split (folds, seed, column), or add patients of this class",
+            )
+
+
+def _indices(cases: NDArray) -> tuple[int, ...]:
+    return tuple(sorted(int(case) for case in cases))

@@ -1,0 +1,210 @@
+"""The cohort table ``cohort.csv``: one row a scan, its patient, its label, and what is known about it.
+
+Columns: ``scan`` (path, relative to the table), ``series_uid`` (when a folder holds several), ``patient``; ``label``,
+or a ``label_<finding>`` of 0 or 1 for each of several findings; optionally a region, as ``roi_x_mm roi_y_mm roi_z_mm``
+(LPS) with ``roi_size_mm`` or as ``mask``; ``split`` (train | val | test); any other column describes subgroups.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_case, wrong_value
+from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
+from med_transfer.errors import CohortError, MissingLabel
+from med_transfer.labels import Labels
+
+_NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without any labels
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Cases in the order of the table, and the classes in the order of the network's outputs."""
+
+    cases: tuple[Case, ...]
+    labels: Labels
+    path: Path | None = None
+
+    @classmethod
+    def read(cls, path: Path | str, *, labels: Labels | None = None, labelled: bool = True) -> Cohort:
+        """Read ``cohort.csv``.
+
+        Args:
+            path: the table; scan and mask paths in it are relative to its folder.
+            labels: classes fixed by a bundle. Without them the class order is the sorted names.
+            labelled: False for a table of scans to predict: ``patient`` may be absent, label columns are not read,
+                and a scan that does not exist is left for the prediction to record.
+
+        Raises:
+            MissingLabel: a scan without a label, or a label without a scan on disk.
+            CohortError: anything else that makes the table unusable, with its row and column.
+        """
+        sheet = read_sheet(Path(path))
+        _check_columns(sheet, labelled)
+        truth = _read_labels(sheet) if labelled else [None] * len(sheet.rows)
+        cases = tuple(read_case(sheet, row, label) for row, label in zip(sheet.rows, truth, strict=True))
+        _check_repeats(cases, sheet)
+        if labelled:
+            labels = _classes(sheet, cases, labels)
+            _check_files(cases, sheet)
+        return cls(cases, labels or _NO_LABELS, sheet.path)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """The patient of every scan, in the order of ``cases``: a patient with two scans is there twice."""
+        return tuple(case.patient for case in self.cases)
+
+    @property
+    def truth(self) -> NDArray[np.bool_]:
+        """Boolean [scan, class]. Raises MissingLabel when a case has no label."""
+        truth = []
+        for case in self.cases:
+            if case.label is None:
+                raise MissingLabel(f"{case} has no label", where=self.path or "")
+            truth.append(case.label)
+        return self.labels.one_hot(truth)
+
+    def subset(self, indices: Iterable[int]) -> Cohort:
+        """The cases at these positions, with the same classes."""
+        return Cohort(tuple(self.cases[i] for i in indices), self.labels, self.path)
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Class name to (scans, patients). A patient with scans of two classes counts in both."""
+        truth, patients = self.truth, np.array(self.patients, dtype=object)
+        return {
+            name: (int(truth[:, c].sum()), len(set(patients[truth[:, c]]))) for c, name in enumerate(self.labels.names)
+        }
+
+
+def _check_columns(sheet: Sheet, labelled: bool) -> None:
+    sheet.require("scan")
+    findings = [name for name in sheet.columns if name.startswith(FINDING_PREFIX)]
+    if labelled:
+        sheet.require("patient")
+        if not findings:
+            sheet.require("label")
+        if findings and "label" in sheet.columns:
+            raise CohortError(
+                f"columns label and {', '.join(findings)}", where=sheet.path, expected="either label or label_<finding>"
+            )
+        if FINDING_PREFIX in findings:
+            raise CohortError("column 'label_' names no finding", where=sheet.path, expected="label_<finding>")
+    missing = [name for name in ROI_COLUMNS if name not in sheet.columns]
+    if 0 < len(missing) < len(ROI_COLUMNS):
+        found = f"region column {', '.join(missing)} is missing"
+        raise CohortError(found, where=sheet.path, expected=", ".join(ROI_COLUMNS))
+
+
+def _finding_columns(sheet: Sheet) -> list[str]:
+    return sorted(name for name in sheet.columns if name.startswith(FINDING_PREFIX))
+
+
+def _read_labels(sheet: Sheet) -> list[str | frozenset[str]]:
+    findings = _finding_columns(sheet)
+    empty = [row for row in sheet.rows if not all(row.get(name) for name in findings or ["label"])]
+    if empty:
+        more = f" ({len(empty)} rows in all)" if len(empty) > 1 else ""
+        raise MissingLabel(
+            f"row {empty[0].line} ({empty[0].get('scan')}) has no label{more}",
+            where=sheet.path,
+            action="Fill the label, or leave the row out",
+        )
+    return [_findings(sheet, row, findings) if findings else row.get("label") for row in sheet.rows]
+
+
+def _findings(sheet: Sheet, row: Row, columns: list[str]) -> frozenset[str]:
+    for column in columns:
+        if row.get(column) not in ("0", "1"):
+            raise wrong_value(sheet, row, column, "0 or 1")
+    return frozenset(column.removeprefix(FINDING_PREFIX) for column in columns if row.get(column) == "1")
+
+
+def _classes(sheet: Sheet, cases: tuple[Case, ...], fixed: Labels | None) -> Labels:
+    """The classes of the table, or the bundle's after a check that the table speaks of the same ones."""
+    findings = _finding_columns(sheet)
+    names = [name.removeprefix(FINDING_PREFIX) for name in findings] or sorted({str(case.label) for case in cases})
+    if fixed is None:
+        _check_learnable(sheet, cases, names, bool(findings))
+        return Labels(tuple(names), multilabel=bool(findings))
+    if fixed.multilabel != bool(findings):
+        raise CohortError(
+            f"the table has {'label_<finding> columns' if findings else 'one label a scan'}",
+            where=sheet.path,
+            expected=f"{'findings' if fixed.multilabel else 'classes'} {', '.join(fixed.names)} as in the bundle",
+        )
+    wrong = sorted(set(names) - set(fixed.names)) or (sorted(set(fixed.names) - set(names)) if findings else [])
+    if wrong:
+        row = "" if findings else f"row {next(case.row for case in cases if case.label == wrong[0])}, "
+        raise CohortError(
+            f"{row}{'finding' if findings else 'class'} {wrong[0]!r} is not in both the table and the bundle",
+            where=sheet.path,
+            expected=f"the bundle's {', '.join(fixed.names)}",
+        )
+    return fixed
+
+
+def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], multilabel: bool) -> None:
+    if multilabel:
+        for name in names:
+            present = sum(name in (case.label or ()) for case in cases)
+            if present in (0, len(cases)):
+                raise CohortError(
+                    f"finding {name!r} is present in {present} of {len(cases)} scans",
+                    where=sheet.path,
+                    expected="scans with it and scans without it",
+                )
+        return
+    if len(names) == 1:
+        raise CohortError(
+            f"every row has label {names[0]!r}",
+            where=sheet.path,
+            expected="at least two classes",
+            action="Add scans of another class; one class alone cannot be learned",
+        )
+    spelled = defaultdict(list)
+    for name in names:
+        spelled[name.casefold()].append(name)
+    for alike in spelled.values():
+        if len(alike) > 1:
+            raise CohortError(
+                f"classes {' and '.join(map(repr, alike))} differ only in case",
+                where=sheet.path,
+                expected="one spelling a class",
+            )
+
+
+def _check_repeats(cases: tuple[Case, ...], sheet: Sheet) -> None:
+    rows: dict[tuple, int] = {}
+    for case in cases:
+        key = (case.path, case.series_uid, case.roi_centre_mm, case.roi_size_mm, case.mask)
+        if key in rows:
+            raise CohortError(
+                f"rows {rows[key]} and {case.row} are the same scan and region ({case.scan})",
+                where=sheet.path,
+                expected="one row a scan, or a region of its own for each row",
+            )
+        rows[key] = case.row
+
+
+def _check_files(cases: tuple[Case, ...], sheet: Sheet) -> None:
+    for what, paths in (
+        ("scan", {case.row: case.path for case in cases}),
+        ("mask", {case.row: case.mask for case in cases if case.mask}),
+    ):
+        absent = [(row, path) for row, path in paths.items() if not path.exists()]
+        if absent:
+            named = ", ".join(f"row {row} ({path})" for row, path in absent[:5])
+            raise MissingLabel(
+                f"{len(absent)} of {len(paths)} {what} paths do not exist: {named}{' ...' if len(absent) > 5 else ''}",
+                where=sheet.path,
+                expected="paths relative to the table's folder, or absolute ones",
+            )

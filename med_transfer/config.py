@@ -1,0 +1,215 @@
+"""The only reader of YAML: a file and ``key=value`` overrides become one validated config.
+
+Works for every pydantic model and knows none of them. Scalars follow YAML 1.2's core rules, so that
+``1e-4`` is a number, and ``no``, ``010`` and ``2024-01-01`` stay the text that was typed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import reprlib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from med_transfer.atomic import write_text
+from med_transfer.errors import ConfigError, UnknownKey
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_SCALARS = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  PyYAML's own way to declare them
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"key {key.value!r} appears twice", where=f"line {line}", expected="each key once")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  the loader's, so that text that looks like a number is quoted
+
+
+for _tag, _pattern, _first in _SCALARS:
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] = ()) -> Model:
+    """Read a config.
+
+    Args:
+        model: the pydantic model; it should forbid extra keys.
+        path: a YAML file; None starts from the model's defaults.
+        overrides: ``section.key=value`` with the value in YAML, applied in order over the file.
+
+    Raises:
+        UnknownKey: a key that no model has; names the nearest one.
+        ConfigError: missing file, YAML syntax, a key twice, a value of the wrong type or out of range.
+    """
+    values = {} if path is None else _read(Path(path))
+    overridden = [_apply(values, text) for text in overrides]
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, model, values, path, overridden) from None
+
+
+def dump_config(model: BaseModel, path: Path) -> None:
+    """Write a config, every default spelled out, so that ``load_config`` gives an equal one. Raises OutputError."""
+    text = yaml.dump(model.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    write_text(path, text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or "cannot be read"
+        raise ConfigError(reason, where=path, expected="a YAML file", action="Check the path") from error
+    values = _parse(text, str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"found {reprlib.repr(values)}", where=path, expected="keys and values (key: value)")
+    return values
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except ConfigError as error:
+        raise ConfigError(error.found, where=f"{where}, {error.where}", expected=error.expected) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"not valid YAML: {problem}", where=where + line) from error
+
+
+def _apply(values: dict[str, Any], override: str) -> str:
+    """Set one ``section.key=value`` in place; returns the dotted key."""
+    dotted, equals, text = override.partition("=")
+    parts = [part.strip() for part in dotted.split(".")]
+    if not equals or not all(parts):
+        raise ConfigError(f"{override!r}", where="--set", expected="section.key=value")
+    section = values
+    for depth, part in enumerate(parts[:-1], start=1):
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            name = ".".join(parts[:depth])
+            raise ConfigError(f"{name} is {reprlib.repr(section)}", where=f"--set {override}", expected="a section")
+    section[parts[-1]] = _parse(text, f"--set {override}")
+    return ".".join(parts)
+
+
+def _explain(
+    error: ValidationError, model: type[BaseModel], values: dict, path: Path | None, overridden: Sequence[str]
+) -> ConfigError:
+    """The first problem in full and the others by key; unknown keys first, they often explain the rest."""
+    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
+    first, *others = problems
+    key = _dotted(first["loc"], values)
+    source = f"--set {key}" if any(key == o or key.startswith(f"{o}.") for o in overridden) else key
+    where = source if path is None or source != key else f"{path}: {key}" if key else str(path)
+    also = list(dict.fromkeys(_dotted(problem["loc"], values) for problem in others))
+    action = f"Look also at {', '.join(also[:5])}" if also else ""
+    if first["type"] == "extra_forbidden":
+        near = _nearest(key, list(_known_keys(model)))
+        return UnknownKey("no such key", where=where, expected=f"{near} perhaps" if near else "", action=action)
+    return ConfigError(_found(first), where=where, expected=_expected(first), action=action)
+
+
+def _found(problem: ErrorDetails) -> str:
+    if problem["type"] == "missing":
+        return "missing"
+    if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
+        return problem["msg"].removeprefix("Value error, ")
+    return f"found {reprlib.repr(problem['input'])}"
+
+
+def _expected(problem: ErrorDetails) -> str:
+    if problem["type"] == "missing":
+        return "a value"
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "a section with keys of its own"
+    if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
+        return ""
+    text = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return re.sub(r"^(greater|less)", r"a value \1", text)
+
+
+def _dotted(location: tuple[int | str, ...], values: Any) -> str:
+    """Pydantic's location without the tags that it adds for unions: only what the user wrote."""
+    parts = []
+    for part in location[:-1]:
+        if _holds(values, part):
+            values = values[part]
+            parts.append(str(part))
+    if location and (_holds(values, location[-1]) or isinstance(values, Mapping)):  # the last may be a missing key
+        parts.append(str(location[-1]))
+    return ".".join(parts)
+
+
+def _holds(values: Any, part: int | str) -> bool:
+    if isinstance(values, Mapping):
+        return part in values
+    return isinstance(values, list) and isinstance(part, int) and part < len(values)
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "", inside: tuple[type, ...] = ()) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        yield key
+        for section in _models_in(field.annotation):
+            if section not in (*inside, model):  # a model that holds itself would never end
+                yield from _known_keys(section, f"{key}.", (*inside, model))
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _models_in(part)
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    """The known key most like this one by its last word, then as a whole; empty when nothing is alike.
+
+    A key that exists in other sections gives all of them.
+    """
+    leaf = key.rpartition(".")[2]
+    elsewhere = [candidate for candidate in known if candidate.rpartition(".")[2] == leaf]
+    if elsewhere:
+        return " or ".join(elsewhere)
+
+    def likeness(candidate: str) -> tuple[float, float]:
+        return _ratio(leaf, candidate.rpartition(".")[2]), _ratio(key, candidate)
+
+    best = max(known, key=likeness, default="")
+    return best if likeness(best)[0] >= 0.6 else ""
+
+
+def _ratio(first: str, second: str) -> float:
+    return difflib.SequenceMatcher(None, first, second).ratio()

@@ -1,0 +1,129 @@
+"""From test scans with truth and probabilities to everything in metrics.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.errors import UsageError
+from med_transfer.evaluation import measures
+from med_transfer.evaluation.comparison import paired_difference
+from med_transfer.evaluation.estimate import Estimate
+from med_transfer.evaluation.intervals import PatientBootstrap
+from med_transfer.evaluation.metrics import BaselineMetrics, Bootstrap, Failed, Metrics, Subgroup, TransferGain
+from med_transfer.evaluation.scored import ScoredScans
+from med_transfer.labels import Labels
+from med_transfer.operating_point import OperatingPoint
+from med_transfer.prediction import Prediction
+
+SMALLEST_SUBGROUP = 10  # patients; fewer say nothing about the subgroup and may point at a person
+_NONE: Mapping = MappingProxyType({})
+
+
+def evaluate(
+    truth: NDArray[np.bool_],
+    probabilities: NDArray[np.floating],
+    patients: Sequence[str],
+    labels: Labels,
+    *,
+    operating_point: OperatingPoint | None = None,
+    failed: Sequence[Prediction] = (),
+    baselines: Mapping[str, NDArray[np.floating]] = _NONE,
+    subgroups: Mapping[str, Sequence[str]] = _NONE,
+    transfer_gain: TransferGain | None = None,
+    seed: int = 0,
+    n_boot: int = 2000,
+) -> Metrics:
+    """Measure a model on scans it was not trained on.
+
+    Args:
+        truth: boolean [scan, class].
+        probabilities: [scan, class] in [0, 1].
+        patients: one entry a scan; scans of one patient are resampled together.
+        labels: class names.
+        operating_point: how probabilities become calls; by default the most probable class, or findings at 0.5.
+        failed: predictions that are not ``ok``; counted by reason, left out of every rate.
+        baselines: name to probabilities [scan, class] on the same scans.
+        subgroups: column to one value a scan, for example ``{"scanner": [...]}``.
+        transfer_gain: from ``med_transfer.transfer.gain``.
+        seed, n_boot: of the patient bootstrap.
+
+    Raises:
+        UsageError: when arrays do not belong together (see ``ScoredScans``).
+        NothingDone: when there is no scan.
+    """
+    scored = ScoredScans.of(truth, probabilities, patients, labels, operating_point)
+    bootstrap = PatientBootstrap(scored.patients, n_boot, seed)
+    return Metrics(
+        labels=list(labels.names),
+        multilabel=labels.multilabel,
+        n_scans=len(scored),
+        n_patients=scored.n_patients,
+        classes=measures.class_metrics(scored, bootstrap),
+        balanced_accuracy=measures.balanced_accuracy(scored, bootstrap),
+        macro_auc=measures.macro_auc(scored, bootstrap),
+        confusion_matrix=measures.confusion_matrix(scored),
+        prevalence=dict(zip(labels.names, scored.truth.mean(axis=0).tolist(), strict=True)),
+        calibration=measures.calibration(scored, bootstrap),
+        operating_point=scored.operating_point,
+        baselines={name: _baseline(scored, other, bootstrap) for name, other in baselines.items()},
+        subgroups={column: _subgroups(scored, column, values, bootstrap) for column, values in subgroups.items()},
+        transfer_gain=transfer_gain,
+        failed=_failed(failed),
+        bootstrap=Bootstrap(n_boot=n_boot, seed=seed),
+    )
+
+
+def _baseline(scored: ScoredScans, probabilities: NDArray[np.floating], bootstrap: PatientBootstrap) -> BaselineMetrics:
+    """A baseline is called at the default operating point: the network's thresholds are not its own."""
+    other = ScoredScans.of(scored.truth, probabilities, scored.patients, scored.labels)
+    gain = paired_difference(scored, other, bootstrap)
+    return BaselineMetrics(
+        balanced_accuracy=measures.balanced_accuracy(other, bootstrap),
+        macro_auc=measures.macro_auc(other, bootstrap),
+        brier=measures.brier(other, bootstrap),
+        sensitivity=_sensitivities(other, bootstrap),
+        macro_auc_gain=gain.macro_auc,
+        balanced_accuracy_gain=gain.balanced_accuracy,
+    )
+
+
+def _subgroups(
+    scored: ScoredScans, column: str, values: Sequence[str], bootstrap: PatientBootstrap
+) -> dict[str, Subgroup]:
+    if len(values) != len(scored):
+        raise UsageError(
+            f"{len(values)} values", where=f"subgroups.{column}", expected=f"{len(scored)}, one for every scan"
+        )
+    column_values = np.asarray([str(value) for value in values])
+    return {str(value): _subgroup(scored.take(column_values == value), bootstrap) for value in np.unique(column_values)}
+
+
+def _subgroup(scored: ScoredScans, bootstrap: PatientBootstrap) -> Subgroup:
+    n, n_patients = len(scored), scored.n_patients
+    if n_patients < SMALLEST_SUBGROUP:
+        masked = Estimate(value=None, ci95=None, method="", reason=f"fewer than {SMALLEST_SUBGROUP} patients")
+        sensitivity = dict.fromkeys(scored.labels.names, masked)
+        return Subgroup(n=n, n_patients=n_patients, balanced_accuracy=masked, macro_auc=masked, sensitivity=sensitivity)
+    within = PatientBootstrap(scored.patients, bootstrap.n_boot, bootstrap.seed)
+    return Subgroup(
+        n=n,
+        n_patients=n_patients,
+        balanced_accuracy=measures.balanced_accuracy(scored, within),
+        macro_auc=measures.macro_auc(scored, within),
+        sensitivity=_sensitivities(scored, within),
+    )
+
+
+def _sensitivities(scored: ScoredScans, bootstrap: PatientBootstrap) -> dict[str, Estimate]:
+    return {name: found.sensitivity for name, found in measures.class_metrics(scored, bootstrap).items()}
+
+
+def _failed(predictions: Sequence[Prediction]) -> Failed:
+    """Count by reason, most frequent first. The scan's own path is taken off, so that equal reasons meet."""
+    reasons = [p.reason.removeprefix(f"{p.scan}: ") or p.status for p in predictions if p.status != "ok"]
+    return Failed(n=len(reasons), reasons=dict(Counter(reasons).most_common()))

@@ -1,0 +1,38 @@
+"""An estimate: a number, its uncertainty, and how both were found."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+Interval = tuple[float, float]
+
+
+class Record(BaseModel):
+    """Base of everything in metrics.json: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Estimate(Record):
+    """One measure with its 95 % confidence interval.
+
+    Attributes:
+        value: None when the measure is undefined (never 0 in its place); ``reason`` then says why.
+        ci95: lower and upper limit; None when there is none to give.
+        ci95_cluster: the same from resampling patients, given for rates when patients have several scans.
+        method: how value and interval were found, in words.
+        reason: why ``value`` is None, or why ``ci95`` is; else empty.
+    """
+
+    value: float | None
+    ci95: Interval | None
+    ci95_cluster: Interval | None = None
+    method: str
+    reason: str = ""
+
+    @property
+    def excludes_zero(self) -> int:
+        """+1 when the whole interval lies above 0, -1 when below, else 0."""
+        if self.ci95 is None:
+            return 0
+        return int(self.ci95[0] > 0) - int(self.ci95[1] < 0)

@@ -1,0 +1,112 @@
+"""What the reader of a report must know first, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from med_transfer.evaluation.estimate import Estimate, Interval
+from med_transfer.evaluation.metrics import Metrics, TransferGain
+
+Level = Literal["good", "neutral", "warning"]
+
+STRONGEST_BASELINE = "handcrafted"
+FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
+
+_GAIN: dict[str, tuple[Level, str, str]] = {
+    "gain": ("good", "Transfer helped", "The pretrained network beats the same network trained from scratch."),
+    "none": (
+        "neutral",
+        "No gain from transfer was shown",
+        "The pretrained network and the same network trained from scratch cannot be told apart on these scans.",
+    ),
+    "harm": (
+        "warning",
+        "Negative transfer",
+        "The same network trained from scratch is better: do not use this backbone for this question.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Notice:
+    level: Level
+    title: str
+    text: str
+
+
+def notices(metrics: Metrics) -> list[Notice]:
+    """In the order of reading: transfer gain, baseline, failed scans, classes with too few scans."""
+    found = [_transfer(metrics.transfer_gain), _baseline(metrics), _failed(metrics), _few(metrics)]
+    return [notice for notice in found if notice is not None]
+
+
+def signed(estimate: Estimate) -> str:
+    """A difference, for example ``+0.081``."""
+    return "undefined" if estimate.value is None else _sign(estimate.value)
+
+
+def signed_interval(interval: Interval | None) -> str:
+    """The interval of a difference, for example ``−0.012 to +0.150``."""
+    return "" if interval is None else f"{_sign(interval[0])} to {_sign(interval[1])}"
+
+
+def _sign(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _difference(estimate: Estimate) -> str:
+    if estimate.ci95 is None:
+        return f"{signed(estimate)} ({estimate.reason})"
+    return f"{signed(estimate)} (95 % CI {signed_interval(estimate.ci95)})"
+
+
+def _transfer(gain: TransferGain | None) -> Notice:
+    if gain is None:
+        text = "This run trained no network from scratch, so nothing is known about gain or negative transfer."
+        return Notice("neutral", "Transfer gain was not measured", text)
+    level, title, text = _GAIN[gain.verdict]
+    measured = (
+        f" Transferred minus scratch: macro AUC {_difference(gain.macro_auc)}; "
+        f"balanced sensitivity {_difference(gain.balanced_sensitivity)}; {gain.n_patients} patients."
+    )
+    return Notice(level, title, text + measured)
+
+
+def _baseline(metrics: Metrics) -> Notice | None:
+    """Warn unless the network's macro AUC is above the handcrafted baseline's beyond doubt."""
+    baseline = metrics.baselines.get(STRONGEST_BASELINE)
+    if baseline is None or baseline.macro_auc_gain.value is None:
+        return None
+    gain = baseline.macro_auc_gain
+    measured = f" Network minus baseline: macro AUC {_difference(gain)}."
+    simple = "a linear model on simple intensity and size features"
+    if gain.excludes_zero > 0:
+        return Notice("good", "The network beats the handcrafted baseline", f"It beats {simple}.{measured}")
+    if gain.value is not None and gain.value > 0:
+        title = "The network is not shown to beat the handcrafted baseline"
+        return Notice("warning", title, f"It is ahead of {simple}, but the interval includes 0.{measured}")
+    title = "The network does not beat the handcrafted baseline"
+    return Notice("warning", title, f"It is no better than {simple}, which is cheaper and easier to explain.{measured}")
+
+
+def _failed(metrics: Metrics) -> Notice | None:
+    asked = metrics.n_scans + metrics.failed.n
+    if not metrics.failed.n:
+        return None
+    return Notice(
+        "warning",
+        f"{metrics.failed.n} of {asked} scans gave no prediction",
+        "No rate on this page counts them. Reasons are listed under Failed scans.",
+    )
+
+
+def _few(metrics: Metrics) -> Notice | None:
+    few = [f"{name} ({found.n})" for name, found in metrics.classes.items() if found.n < FEW_SCANS]
+    if not few:
+        return None
+    return Notice(
+        "warning",
+        "Too few test scans to trust a rate",
+        f"Fewer than {FEW_SCANS} test scans: {', '.join(few)}. Read the interval, not the number.",
+    )

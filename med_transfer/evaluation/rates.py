@@ -1,0 +1,121 @@
+"""Sensitivity, specificity, predictive values: from counts, and from many resampled counts at once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Weights = NDArray[np.float64]
+
+# Every rate is hits / (hits + misses): the names of the two cells of the 2 x 2 table.
+RATES = {
+    "sensitivity": ("true_positive", "false_negative"),
+    "specificity": ("true_negative", "false_positive"),
+    "ppv": ("true_positive", "false_positive"),
+    "npv": ("true_negative", "false_negative"),
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The 2 x 2 table of one class against the rest, in scans."""
+
+    true_positive: int
+    false_positive: int
+    true_negative: int
+    false_negative: int
+
+
+def share(hits: int, misses: int) -> float | None:
+    """hits / (hits + misses), or None when there is neither: undefined, not 0."""
+    total = hits + misses
+    return hits / total if total else None
+
+
+def sensitivity(true_positive: int, false_negative: int) -> float | None:
+    """Fraction of the scans of a class that were called so, TP / (TP + FN).
+
+    Returns None when the class has no scan.
+
+    Source: Altman & Bland 1994, BMJ 308:1552.
+    """
+    return share(true_positive, false_negative)
+
+
+def specificity(true_negative: int, false_positive: int) -> float | None:
+    """Fraction of the other scans that were not called so, TN / (TN + FP); None when there is no other scan.
+
+    Source: Altman & Bland 1994, BMJ 308:1552.
+    """
+    return share(true_negative, false_positive)
+
+
+def ppv(true_positive: int, false_positive: int) -> float | None:
+    """Fraction of the calls of a class that are right, TP / (TP + FP); None when it was never called.
+
+    Holds only at the prevalence of the scans it was measured on. Source: Altman & Bland 1994, BMJ 309:102.
+    """
+    return share(true_positive, false_positive)
+
+
+def npv(true_negative: int, false_negative: int) -> float | None:
+    """Fraction of the scans not called so that are not so, TN / (TN + FN); None when every scan was called so.
+
+    Holds only at the prevalence of the scans it was measured on. Source: Altman & Bland 1994, BMJ 309:102.
+    """
+    return share(true_negative, false_negative)
+
+
+def _cells(truth: Mask, predicted: Mask) -> dict[str, Mask]:
+    return {
+        "true_positive": truth & predicted,
+        "false_positive": ~truth & predicted,
+        "true_negative": ~truth & ~predicted,
+        "false_negative": truth & ~predicted,
+    }
+
+
+def count(truth: Mask, predicted: Mask) -> Counts:
+    """The 2 x 2 table of one class; both arguments are boolean [scan]."""
+    return Counts(**{name: int(cell.sum()) for name, cell in _cells(truth, predicted).items()})
+
+
+def rate_of(name: str, counts: Counts) -> tuple[int, int]:
+    """Hits and misses of a rate named in ``RATES``."""
+    table = asdict(counts)
+    hits, misses = RATES[name]
+    return table[hits], table[misses]
+
+
+def weighted_rates(truth: Mask, predicted: Mask, weights: Weights) -> dict[str, NDArray[np.float64]]:
+    """All four rates for each row of scan weights: name to [draw, class], NaN where undefined.
+
+    Args:
+        truth, predicted: boolean [scan, class].
+        weights: [draw, scan], how often each scan counts (bootstrap multiplicities, or ones).
+    """
+    cells = {name: weights @ cell.astype(np.float64) for name, cell in _cells(truth, predicted).items()}
+    with np.errstate(invalid="ignore"):
+        return {name: cells[hits] / (cells[hits] + cells[misses]) for name, (hits, misses) in RATES.items()}
+
+
+def weighted_balanced_accuracy(
+    truth: Mask, predicted: Mask, weights: Weights, *, multilabel: bool
+) -> NDArray[np.float64]:
+    """Balanced accuracy for each row of scan weights, [draw]; NaN where a class that has scans was not drawn.
+
+    One class a scan: the mean of the classes' sensitivities. Several findings a scan: the mean over findings of
+    (sensitivity + specificity) / 2, because a network that reports every finding has a sensitivity of 1 in each.
+    Classes without a case (for findings also: without a scan free of it) are left out of the mean.
+
+    Source: Brodersen et al. 2010, ICPR, doi:10.1109/ICPR.2010.764.
+    """
+    defined = truth.any(axis=0) & (~truth).any(axis=0) if multilabel else truth.any(axis=0)
+    if not defined.any():
+        return np.full(len(weights), np.nan)
+    rates = weighted_rates(truth[:, defined], predicted[:, defined], weights)
+    by_class = (rates["sensitivity"] + rates["specificity"]) / 2 if multilabel else rates["sensitivity"]
+    return by_class.mean(axis=1)

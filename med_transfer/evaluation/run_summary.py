@@ -1,0 +1,107 @@
+"""What the report tells beside the metrics: the run, its learning curves, its worst misses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.labels import Labels
+
+SPLITS = ("train", "val", "test")
+ALL_CLASSES = "All"
+
+
+@dataclass(frozen=True)
+class Count:
+    scans: int
+    patients: int
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The run in words and numbers.
+
+    Attributes:
+        title: for example the cohort's name.
+        question: one sentence: what was asked of the scans.
+        backbone, backbone_licence: name of the pretrained encoder and its licence.
+        cohort: class (and ``All``) to split to count, see ``cohort_counts``.
+        split: how scans were divided, one sentence.
+        config: rows (name, value) worth reading; the whole config is in config.yaml.
+        seconds: wall time of the run.
+        software: package to version.
+        model_card: rows (name, value): intended use, input, limits, weights' hash ...
+    """
+
+    title: str
+    question: str
+    backbone: str
+    backbone_licence: str
+    cohort: Mapping[str, Mapping[str, Count]]
+    split: str = "by patient: no patient is on both sides"
+    config: Sequence[tuple[str, str]] = ()
+    seconds: float = 0.0
+    software: Mapping[str, str] = field(default_factory=dict)
+    model_card: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Training of one network (one member of the ensemble).
+
+    Attributes:
+        name: of the member.
+        epochs, train_loss, val_loss: equally long.
+        monitored: value, by epoch, of the figure that early stopping watched.
+        monitored_name: what that figure is.
+        best_epoch: the epoch whose weights were kept.
+    """
+
+    name: str
+    epochs: Sequence[int]
+    train_loss: Sequence[float]
+    val_loss: Sequence[float]
+    monitored: Sequence[float]
+    monitored_name: str
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class Miss:
+    """One wrong call, to look at.
+
+    Attributes:
+        scan: path as in the cohort table.
+        truth, predicted: class names; findings joined by ``;``.
+        probability: given to the wrong call, in [0, 1].
+        picture: PNG of three planes.
+    """
+
+    scan: str
+    truth: str
+    predicted: str
+    probability: float
+    picture: bytes
+
+
+def cohort_counts(
+    truth: NDArray[np.bool_], patients: Sequence[str], splits: Sequence[str], labels: Labels
+) -> dict[str, dict[str, Count]]:
+    """Scans and patients by class and split, with a last row for all classes.
+
+    ``truth`` is boolean [scan, class]; ``patients`` and ``splits`` (train, val or test) have one entry a scan.
+    """
+    split_of, patient_of = np.asarray(splits, dtype=str), np.asarray(patients, dtype=str)
+    rows = {name: truth[:, c] for c, name in enumerate(labels.names)}
+    rows[ALL_CLASSES] = np.ones(len(truth), dtype=bool)
+    return {
+        name: {split: _count(patient_of[among & (split_of == split)]) for split in SPLITS}
+        for name, among in rows.items()
+    }
+
+
+def _count(patients: NDArray[np.str_]) -> Count:
+    return Count(scans=len(patients), patients=len(np.unique(patients)))

@@ -1,0 +1,115 @@
+"""Heavy augmentation of a prepared scan, composed of MONAI's random transforms.
+
+Prepared training tensors carry a margin around the network's input, so that a rotated or shifted view shows
+anatomy at its border and not padding; the last step cuts the input out of the middle.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from monai.transforms.compose import Compose
+from monai.transforms.croppad.array import CenterSpatialCrop
+from monai.transforms.intensity.array import (
+    RandAdjustContrast,
+    RandCoarseDropout,
+    RandGaussianNoise,
+    RandGaussianSmooth,
+    RandScaleIntensity,
+    RandShiftIntensity,
+)
+from monai.transforms.spatial.array import RandAffine, RandFlip, RandGridDistortion, RandSimulateLowResolution
+from torch import Tensor
+
+from med_transfer.finetuning.config import AugmentationConfig, Triple
+
+MARGIN = 0.125  # share of the input's size that is kept around it for augmentation
+
+
+def margin_voxels(shape: Triple) -> Triple:
+    """Extra voxels on both sides of each axis of a training tensor."""
+    depth, height, width = (math.ceil(n * MARGIN) for n in shape)
+    return depth, height, width
+
+
+def augmentation(config: AugmentationConfig, shape: Triple, output_range: tuple[float, float]) -> Compose:
+    """Random view of a tensor [1, *(shape + margins)] as [1, *shape]; strength 0 only cuts out the middle."""
+    cut = CenterSpatialCrop(shape)
+    if config.strength == 0:
+        return Compose([cut])
+    spatial = _spatial(config, shape)
+    return Compose([*spatial, cut, *_intensity(config, output_range), *_loss_of_detail(config, shape, output_range)])
+
+
+def _spatial(config: AugmentationConfig, shape: Triple) -> list:
+    s = config.strength
+    steps: list = [
+        RandAffine(
+            prob=0.9,
+            rotate_range=[math.radians(min(180.0, s * degrees)) for degrees in config.rotation_degrees],
+            scale_range=[min(0.5, s * config.scale)] * 3,
+            translate_range=[s * config.translation * n for n in shape],
+            mode="bilinear",
+            padding_mode="border",
+            cache_grid=True,
+            spatial_size=tuple(n + 2 * m for n, m in zip(shape, margin_voxels(shape), strict=True)),
+        )
+    ]
+    if config.elastic:
+        size = min(0.45, s * config.elastic_size)
+        steps.append(RandGridDistortion(num_cells=4, prob=config.elastic, distort_limit=(-size, size)))
+    steps += [RandFlip(prob=0.5, spatial_axis=axis) for axis in config.flips]
+    return steps
+
+
+def _intensity(config: AugmentationConfig, output_range: tuple[float, float]) -> list:
+    span, s = output_range[1] - output_range[0], config.strength
+    steps: list = []
+    if config.gamma:
+        steps.append(RandAdjustContrast(prob=0.3, gamma=(1 / (1 + s * config.gamma), 1 + s * config.gamma)))
+    if config.intensity_scale:
+        steps.append(RandScaleIntensity(prob=0.3, factors=s * config.intensity_scale))
+    if config.intensity_shift:
+        steps.append(RandShiftIntensity(prob=0.3, offsets=s * config.intensity_shift * span))
+    return steps
+
+
+def _loss_of_detail(config: AugmentationConfig, shape: Triple, output_range: tuple[float, float]) -> list:
+    span, s = output_range[1] - output_range[0], config.strength
+    steps: list = []
+    if config.blur_voxels:
+        sigma = (0.25, max(0.3, s * config.blur_voxels))
+        steps.append(RandGaussianSmooth(prob=0.2, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma))
+    if config.low_resolution:
+        zoom = max(0.2, 1 - s * (1 - config.low_resolution))
+        steps.append(RandSimulateLowResolution(prob=0.2, zoom_range=(zoom, 1.0)))
+    if config.noise:
+        steps.append(RandGaussianNoise(prob=0.3, std=s * config.noise * span))
+    if config.dropout:
+        hole = tuple(max(1, int(n * config.dropout_size)) for n in shape)
+        steps.append(
+            RandCoarseDropout(
+                holes=1, max_holes=3, spatial_size=2, max_spatial_size=hole, prob=config.dropout, fill_value=output_range[0]
+            )
+        )
+    return steps
+
+
+def mixup(
+    images: Tensor, targets: Tensor, alpha: float, random: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mix each image and target with another of the batch (Zhang et al. 2018, arXiv:1710.09412).
+
+    Args:
+        images: [batch, channel, depth, height, width].
+        targets: [batch, class], probabilities.
+        alpha: of the symmetric Beta distribution; 0 leaves the batch alone.
+    """
+    if alpha == 0 or len(images) < 2:
+        return images, targets
+    weight = float(random.beta(alpha, alpha))
+    weight = max(weight, 1 - weight)  # the first image stays the main one
+    partner = torch.from_numpy(random.permutation(len(images))).to(images.device)
+    return weight * images + (1 - weight) * images[partner], weight * targets + (1 - weight) * targets[partner]

@@ -1,0 +1,95 @@
+"""Prepared scans as batches: augmented and balanced for training, plain for validation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from monai.data.dataloader import DataLoader
+from monai.data.meta_tensor import MetaTensor
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, WeightedRandomSampler
+
+from med_transfer.finetuning.augmentation import augmentation
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.preprocessing import PreprocessingConfig
+
+Tensors = Sequence[NDArray[np.float16]]
+Truth = NDArray[np.bool_]
+
+
+class PreparedScans(Dataset):
+    """``(image [channel, depth, height, width], truth [class])`` of prepared tensors, through a transform."""
+
+    def __init__(self, tensors: Tensors, truth: Truth, transform: Callable) -> None:
+        self.tensors, self.truth, self.transform = tensors, truth, transform
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self.transform(torch.from_numpy(self.tensors[index].astype(np.float32)))
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image  # a MetaTensor makes each layer slower
+        return plain.contiguous(), torch.from_numpy(self.truth[index])
+
+
+def training_batches(
+    tensors: Tensors, truth: Truth, config: FinetuneConfig, preprocessing: PreprocessingConfig, seed: int
+) -> DataLoader:
+    """Endless variety, equal classes: each epoch draws scans with replacement and augments each draw anew."""
+    views = augmentation(config.augmentation, preprocessing.shape, preprocessing.output_range)
+    views.set_random_state(seed)
+    training = config.training
+    sampler = WeightedRandomSampler(
+        draw_weights(truth, balanced=training.balance == "sampling").tolist(),
+        num_samples=max(len(truth), training.epoch_scans),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    batch_size = min(training.batch_size, len(sampler))
+    return DataLoader(
+        PreparedScans(tensors, truth, views),
+        batch_size=batch_size,
+        sampler=sampler,
+        drop_last=True,  # a last batch of one has no batch statistics
+        num_workers=_workers(training.workers),
+        persistent_workers=_workers(training.workers) > 0,
+    )
+
+
+def validation_batches(
+    tensors: Tensors, truth: Truth, config: FinetuneConfig, preprocessing: PreprocessingConfig
+) -> DataLoader:
+    """Each scan once, in order, without augmentation."""
+    plain = config.augmentation.model_copy(update={"strength": 0.0})
+    middle = augmentation(plain, preprocessing.shape, preprocessing.output_range)
+    return DataLoader(PreparedScans(tensors, truth, middle), batch_size=config.training.batch_size, num_workers=0)
+
+
+def draw_weights(truth: Truth, *, balanced: bool) -> NDArray[np.float64]:
+    """How often each scan is drawn; ``balanced`` gives every class (or pattern of findings) the same share."""
+    if not balanced:
+        return np.ones(len(truth))
+    _, pattern, counts = np.unique(truth, axis=0, return_inverse=True, return_counts=True)
+    return 1.0 / counts[pattern.ravel()]
+
+
+def loss_weights(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> Tensor:
+    """Weight of each class in the loss: inverse frequency with mean 1, or for findings absent over present."""
+    present = truth.sum(axis=0).astype(np.float64)
+    if config.training.balance != "weights":
+        return torch.ones(truth.shape[1])
+    if multilabel:
+        return torch.tensor((len(truth) - present) / np.maximum(present, 1), dtype=torch.float32)
+    inverse = 1.0 / np.maximum(present, 1)
+    return torch.tensor(inverse / inverse.mean(), dtype=torch.float32)
+
+
+def _workers(configured: int | None) -> int:
+    """Processes that augment: none where cores are few, since training already uses them."""
+    if configured is not None:
+        return configured
+    cores = os.cpu_count() or 1
+    return 0 if cores <= 4 or not torch.cuda.is_available() else min(12, cores - 2)

@@ -1,0 +1,52 @@
+"""The best weights so far, kept in memory, and the whole state on disk from time to time so that a kill costs little."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from med_transfer.finetuning.module import FinetuningModule
+
+
+class BestWeights(Callback):
+    """Keeps the classifier's weights of the epoch with the best smoothed figure. Saved and resumed with the state."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Tensor] = {}
+        self.epoch = -1
+        self.figure = float("nan")
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not isinstance(module, FinetuningModule):
+            return
+        row = module.history[-1]
+        if not self.weights or module.is_better(row["smoothed"], self.figure):
+            self.epoch, self.figure = int(row["epoch"]), row["smoothed"]
+            self.weights = {name: t.detach().cpu().clone() for name, t in module.classifier.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights, "epoch": self.epoch, "figure": self.figure}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.weights, self.epoch, self.figure = state_dict["weights"], state_dict["epoch"], state_dict["figure"]
+
+
+class ResumePoint(Callback):
+    """Writes the state after a validation when the last one is older than ``seconds``."""
+
+    def __init__(self, path: Path, seconds: float = 60.0) -> None:
+        self.path, self.seconds = path, seconds
+        self._written = time.monotonic()
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if time.monotonic() - self._written < self.seconds:
+            return
+        temporary = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(temporary)
+        temporary.replace(self.path)
+        self._written = time.monotonic()

@@ -1,0 +1,143 @@
+"""What a fine-tuning run does, typed and strict; each part can be set in YAML or with ``--set part.key=value``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_transfer.cohorts.splits import SplitConfig
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Triple = tuple[int, int, int]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneConfig(_Config):
+    """Where the transfer starts.
+
+    Attributes:
+        name: an entry of ``med-transfer backbones list``.
+        weights: a checkpoint, an encoder in safetensors, or the bundle of an earlier run (its backbone is the source).
+        pooled_stages: which feature maps the head sees; None takes the entry's own choice.
+    """
+
+    name: str = "resnet18-w32"
+    weights: Path | None = None
+    pooled_stages: tuple[int, ...] | None = None
+
+
+class InputConfig(_Config):
+    """Overrides of what the backbone's entry says about its input; see PreprocessingConfig for the words."""
+
+    orientation: str | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    shape: Triple | None = None
+    window_hu: tuple[float, float] | None = None
+    output_range: tuple[float, float] | None = None
+    region: Literal["roi", "foreground", "whole"] = "whole"
+    outside: Literal["edge", "floor"] = "edge"
+
+
+class AugmentationConfig(_Config):
+    """Heavy 3D augmentation. ``strength`` scales every range; a part is switched off by setting it to 0 or [].
+
+    Attributes:
+        strength: 0 off, 1 as listed here, 2 twice the ranges.
+        rotation_degrees: about each axis (depth, height, width).
+        scale: relative change of size per axis.
+        translation: share of the input's size.
+        flips: array axes that may be mirrored. Empty by default: left and right differ in patients.
+        elastic: probability of a smooth grid distortion; elastic_size is its share of a grid cell.
+        intensity_shift: in units of ``output_range``; intensity_scale and gamma: relative.
+        noise: standard deviation in units of ``output_range``.
+        blur_voxels: largest sigma of a Gaussian blur.
+        low_resolution: strongest reduction (0.5 = half the voxels along each axis), then back.
+        dropout: probability of coarse dropout; dropout_size: share of the input's size of one hole.
+        mixup: alpha of the Beta distribution with which pairs are mixed; 0 off.
+    """
+
+    strength: Annotated[float, Field(ge=0, le=3)] = 1.0
+    rotation_degrees: tuple[float, float, float] = (20.0, 20.0, 20.0)
+    scale: Share = 0.15
+    translation: Share = 0.08
+    flips: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    elastic: Share = 0.2
+    elastic_size: Share = 0.15
+    intensity_shift: Share = 0.05
+    intensity_scale: Share = 0.1
+    gamma: Share = 0.25
+    noise: Share = 0.04
+    blur_voxels: Annotated[float, Field(ge=0)] = 0.8
+    low_resolution: Share = 0.5
+    dropout: Share = 0.2
+    dropout_size: Share = 0.25
+    mixup: Annotated[float, Field(ge=0)] = 0.2
+
+
+class TrainingConfig(_Config):
+    """The optimisation and when it stops.
+
+    Attributes:
+        epochs: at most; one epoch draws ``max(training scans, epoch_scans)`` scans.
+        balance: classes are drawn equally often (``sampling``), weighted in the loss (``weights``), or left alone.
+        learning_rate: of the head and the deepest stage; None: 3e-4 from a source, 1e-3 from scratch.
+        stage_decay: each earlier stage learns at this share of the next one's rate; a network from scratch ignores it.
+        freeze_stages: how many stages, from the input, never change.
+        freeze_norm_statistics: BatchNorm keeps the source's running statistics; None: yes when there is a source.
+        monitor: the validation figure that early stopping and the choice of weights look at.
+        smoothing: weight of the past in the exponential mean of that figure (0: none).
+        patience: epochs without improvement before stopping.
+        precision: ``auto`` is bf16 on a GPU and on a CPU that has bf16 instructions, else fp32.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 60
+    epoch_scans: Annotated[int, Field(ge=1)] = 256
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    stage_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup_epochs: Annotated[float, Field(ge=0)] = 2.0
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    dropout: Share = 0.3
+    label_smoothing: Share = 0.05
+    balance: Literal["sampling", "weights", "none"] = "sampling"
+    freeze_stages: Annotated[int, Field(ge=0)] = 0
+    freeze_norm_statistics: bool | None = None
+    monitor: Literal["balanced_sensitivity", "macro_auc", "loss"] = "balanced_sensitivity"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.6
+    patience: Annotated[int, Field(ge=1)] = 15
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    workers: Annotated[int, Field(ge=0)] | None = None
+
+
+    def resolved(self, *, from_source: bool) -> TrainingConfig:
+        """With every automatic value filled in. From scratch nothing is frozen, slowed or kept: that would be unfair."""
+        values: dict = {"learning_rate": self.learning_rate or (3e-4 if from_source else 1e-3)}
+        if not from_source:
+            values |= {"stage_decay": 1.0, "freeze_stages": 0, "freeze_norm_statistics": False}
+        elif self.freeze_norm_statistics is None:
+            values["freeze_norm_statistics"] = True
+        return self.model_copy(update=values)
+
+
+class FinetuneConfig(_Config):
+    """A whole run. The resolved config is written to ``RUN/config.yaml``.
+
+    Attributes:
+        scratch_twin: also train the same network from scratch on the same folds with the same budget, and report the gain.
+        abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
+    """
+
+    backbone: BackboneConfig = BackboneConfig()
+    input: InputConfig = InputConfig()
+    split: SplitConfig = SplitConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    training: TrainingConfig = TrainingConfig()
+    scratch_twin: bool = True
+    abstain_above_novelty: Share | None = None
+    seed: int = 0

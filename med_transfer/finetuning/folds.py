@@ -1,0 +1,107 @@
+"""All members of an ensemble: each fold trained, calibrated together on what each had not seen."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from med_transfer.backbones import LoadedBackbone
+from med_transfer.classifier import Classifier
+from med_transfer.cohorts import PreparedCohort, Split
+from med_transfer.ensemble import Ensemble
+from med_transfer.evaluation.calibration import fit_temperature
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.member import MemberData, TrainedMember, train_member
+from med_transfer.finetuning.plan import Plan
+from med_transfer.finetuning.progress import Progress, TrainingProgress
+from med_transfer.novelty import Novelty
+from med_transfer.preprocessing import PreprocessingConfig
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class TrainedEnsemble:
+    """The ensemble, in evaluation mode on the CPU, each member's course, and the validation scans it was calibrated on."""
+
+    ensemble: Ensemble
+    members: tuple[TrainedMember, ...]
+    temperature: float
+    n_calibration: int
+
+
+def train_folds(
+    plan: Plan, source: LoadedBackbone, pooled_stages: tuple[int, ...], config: FinetuneConfig, folder: Path,
+    progress: Progress, stage: str,
+) -> TrainedEnsemble:  # fmt: skip
+    """Train one classifier a fold, each from its own copy of the source's encoder."""
+    prepared, split, preprocessing, labels = plan.prepared, plan.split, plan.preprocessing, plan.prepared.cohort.labels
+    trained, novelties, logits, truths = [], [], [], []
+    for number in range(split.n_members):
+        data = member_data(prepared, split, number)
+        torch.manual_seed(config.seed + number)  # the head starts from here
+        classifier = Classifier(copy.deepcopy(source.encoder), len(labels), pooled_stages, config.training.dropout)
+        listener = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_members}", progress)
+        result = train_member(
+            classifier, data, config, preprocessing, labels, folder / f"fold-{number}", seed=config.seed + number,
+            progress=listener,
+        )  # fmt: skip
+        known = features(result.classifier, data.train_tensors, preprocessing)
+        unseen = features(result.classifier, data.val_tensors, preprocessing)
+        trained.append(result)
+        novelties.append(Novelty(classifier.n_features).fit(known, unseen))
+        logits.append(result.classifier.head(unseen).detach().numpy())
+        truths.append(data.val_truth)
+    truth = np.concatenate(truths)
+    temperature = fit_temperature(np.concatenate(logits), truth, multilabel=labels.multilabel)
+    classifiers = [member.classifier for member in trained]
+    ensemble = Ensemble(classifiers, novelties, multilabel=labels.multilabel, temperature=temperature).eval()
+    return TrainedEnsemble(ensemble, tuple(trained), temperature, len(truth))
+
+
+def member_data(prepared: PreparedCohort, split: Split, number: int) -> MemberData:
+    """The training and validation part of one member."""
+    tensors, truth = prepared.tensors, prepared.cohort.truth
+    training, validation = list(split.training(number)), list(split.validation[number])
+    return MemberData(
+        [tensors[i] for i in training], truth[training], [tensors[i] for i in validation], truth[validation]
+    )
+
+
+def middle(tensors: list[NDArray[np.float16]], preprocessing: PreprocessingConfig) -> list[Tensor]:
+    """The network's input [1, depth, height, width], cut out of tensors that carry the training margin."""
+    cuts = tuple(slice(m, m + n) for m, n in zip(margin_voxels(preprocessing.shape), preprocessing.shape, strict=True))
+    return [torch.from_numpy(tensor[:, *cuts].astype(np.float32)) for tensor in tensors]
+
+
+@torch.inference_mode()
+def features(classifier: Classifier, tensors: list[NDArray[np.float16]], preprocessing: PreprocessingConfig) -> Tensor:
+    """Pooled features [scan, feature] of prepared tensors, without augmentation, on the CPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = classifier.to(device).eval()
+    images = middle(tensors, preprocessing)
+    batches = [torch.stack(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
+    result = torch.cat([classifier.features(batch.to(device)).float().cpu() for batch in batches])
+    classifier.cpu()
+    return result.clone()
+
+
+@torch.inference_mode()
+def assess(
+    ensemble: Ensemble, tensors: list[NDArray[np.float16]], preprocessing: PreprocessingConfig
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Probabilities [scan, class] and novelty [scan] of prepared tensors."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ensemble = ensemble.to(device)
+    images = middle(tensors, preprocessing)
+    results = [ensemble.assess(torch.stack(images[i : i + _BATCH]).to(device)) for i in range(0, len(images), _BATCH)]
+    ensemble.cpu()
+    probabilities, novelty = (torch.cat(parts).cpu().double().numpy() for parts in zip(*results, strict=True))
+    return probabilities, novelty

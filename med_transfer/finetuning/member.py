@@ -1,0 +1,118 @@
+"""Training of one member of the ensemble: one network, one validation part. Goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from med_transfer.atomic import atomic_path, write_text
+from med_transfer.classifier import Classifier
+from med_transfer.finetuning.batches import loss_weights, training_batches, validation_batches
+from med_transfer.finetuning.best import BestWeights, ResumePoint
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.freezing import freeze_stages
+from med_transfer.finetuning.module import LOWER_IS_BETTER, FinetuningModule
+from med_transfer.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
+
+RESUME_FILE = "resume.ckpt"
+
+
+@dataclass(frozen=True)
+class MemberData:
+    """Prepared tensors and truth of one member's training and validation part."""
+
+    train_tensors: list[NDArray[np.float16]]
+    train_truth: NDArray[np.bool_]
+    val_tensors: list[NDArray[np.float16]]
+    val_truth: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TrainedMember:
+    """A classifier with its best weights, in evaluation mode, and its course: one row an epoch."""
+
+    classifier: Classifier
+    history: list[dict[str, float]]
+    best_epoch: int
+
+
+def train_member(
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
+    labels: Labels, folder: Path, *, seed: int, progress: Callback | None = None,
+) -> TrainedMember:  # fmt: skip
+    """Train with early stopping and restore the best weights.
+
+    ``folder`` keeps the state: a finished member is loaded, an interrupted one goes on from its last epoch.
+    """
+    weights, course = folder / "best.safetensors", folder / "history.json"
+    if weights.exists() and course.exists():
+        classifier.load_state_dict(load_file(weights))
+        record = json.loads(course.read_text())
+        return TrainedMember(classifier.eval(), record["history"], record["best_epoch"])
+    module, best = _fit(classifier, data, config, preprocessing, labels, folder, seed, progress)
+    classifier.load_state_dict(best.weights)
+    with atomic_path(weights) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in best.weights.items()}, temporary)
+    write_text(course, json.dumps({"history": module.history, "best_epoch": best.epoch}))
+    (folder / RESUME_FILE).unlink(missing_ok=True)
+    return TrainedMember(classifier.eval(), module.history, best.epoch)
+
+
+def _fit(
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig, labels: Labels,
+    folder: Path, seed: int, progress: Callback | None,
+) -> tuple[FinetuningModule, BestWeights]:  # fmt: skip
+    L.seed_everything(seed, verbose=False)
+    freeze_stages(classifier.encoder, config.training.freeze_stages)
+    batches = training_batches(data.train_tensors, data.train_truth, config, preprocessing, seed)
+    module = FinetuningModule(
+        classifier, config, labels=labels, class_weights=loss_weights(data.train_truth, config, multilabel=labels.multilabel),
+        steps_per_epoch=len(batches), seed=seed,
+    )  # fmt: skip
+    best, resume_file = BestWeights(), folder / RESUME_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice about workers and logging is for developers
+        _trainer(config, [best, ResumePoint(resume_file), *([progress] if progress else [])]).fit(
+            module, batches, validation_batches(data.val_tensors, data.val_truth, config, preprocessing),
+            ckpt_path=resume_file if resume_file.exists() else None, weights_only=True,
+        )  # fmt: skip
+    return module, best
+
+
+def _trainer(config: FinetuneConfig, callbacks: list[Callback]) -> L.Trainer:
+    mode = "min" if config.training.monitor in LOWER_IS_BETTER else "max"
+    stopping = EarlyStopping("monitored", mode=mode, patience=config.training.patience, check_finite=False)
+    return L.Trainer(
+        max_epochs=config.training.epochs,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        precision=precision(config.training.precision),  # type: ignore[arg-type]
+        gradient_clip_val=config.training.gradient_clip,
+        callbacks=[*callbacks, stopping],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+
+
+def precision(configured: str) -> str:
+    """Lightning's word for the precision; ``auto`` takes bf16 where the processor computes in it."""
+    if configured == "auto":
+        has_bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else _cpu_has_bf16()
+        configured = "bf16" if has_bf16 else ("fp16" if torch.cuda.is_available() else "fp32")
+    return {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[configured]
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported())
+

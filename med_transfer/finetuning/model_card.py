@@ -1,0 +1,44 @@
+"""The bundle's docs/README.md: what the model is for, what it came from, and what it must not be used for."""
+
+from __future__ import annotations
+
+from med_transfer.bundle import BundleRecord
+from med_transfer.cohorts import Cohort
+
+
+def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
+    """Name and value of what a reader must know of the model."""
+    shape, backbone = record.preprocessing.shape, record.backbone
+    spacing = record.preprocessing.spacing_mm
+    low, high = record.input_envelope.spacing_mm_low, record.input_envelope.spacing_mm_high
+    return [
+        ("Intended use", record.intended_use),
+        ("Classes", ", ".join(record.classes) + (" (any number of them)" if record.multilabel else "")),
+        ("Operating point", str(record.operating_point)),
+        ("Networks", f"{record.n_members}, their calibrated probabilities averaged"),
+        ("Backbone", f"{backbone.name}, {'weights ' + backbone.weights if backbone.weights else 'from scratch'}"),
+        ("Backbone licence", backbone.licence),
+        ("Backbone SHA-256", backbone.sha256 or "none: trained from scratch"),
+        ("Input", " x ".join(map(str, shape)) + " voxels, " + ("region fitted" if spacing is None else _mm(spacing))),
+        ("Window", f"{record.preprocessing.window_hu[0]:g} to {record.preprocessing.window_hu[1]:g} HU"),
+        ("Spacing seen in training", f"{_mm(low)} to {_mm(high)} (column, row, slice)"),
+        ("Calibration", f"temperature {record.calibration.get('temperature', 1.0):.2f} on {record.calibration.get('n', 0)} validation scans"),
+        ("Cohort hash", record.trained_on.cohort_hash),
+    ]  # fmt: skip
+
+
+def model_card(record: BundleRecord, cohort: Cohort) -> str:
+    """Markdown; counts of the cohort, no patient."""
+    counts = "\n".join(f"| {name} | {scans} | {patients} |" for name, (scans, patients) in cohort.counts().items())
+    rows = "\n".join(f"| {name} | {value} |" for name, value in model_card_rows(record))
+    return (
+        f"# Classifier of {', '.join(record.classes)}\n\n{record.intended_use}\n\n"
+        f"| | |\n|---|---|\n{rows}\n\n"
+        f"## Cohort\n\n| class | scans | patients |\n|---|---|---|\n{counts}\n\n"
+        "How well it does, on whom, and with what uncertainty stands in the run's report.html and metrics.json.\n"
+        "Scans unlike the cohort's, in spacing, scanner, body part or disease, are outside of what was tested.\n"
+    )
+
+
+def _mm(spacing: tuple[float, float, float]) -> str:
+    return " x ".join(f"{value:.2f}" for value in spacing) + " mm"

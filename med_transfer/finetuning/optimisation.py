@@ -1,0 +1,56 @@
+"""Learning rates by depth, and by time: discriminative rates (Howard & Ruder 2018), warm-up and cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from med_transfer.classifier import Classifier
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.config import TrainingConfig
+
+
+def parameter_groups(classifier: Classifier, config: TrainingConfig) -> list[dict]:
+    """Groups for the optimiser: the head and deepest stage learn fastest, each earlier stage ``stage_decay`` slower.
+
+    Biases and norm layers get no weight decay. Frozen parameters are left out.
+    """
+    rate = config.learning_rate
+    if rate is None:
+        raise ConfigError("no learning rate", where="training.learning_rate", expected="a resolved TrainingConfig")
+    stages = classifier.encoder.stages()
+    in_stages = {id(p) for stage in stages for p in stage.parameters()}
+    head = [p for p in classifier.parameters() if id(p) not in in_stages]
+    groups = _with_and_without_decay(head, rate, config.weight_decay)
+    for depth, stage in enumerate(reversed(stages)):
+        slower = rate * config.stage_decay**depth
+        groups += _with_and_without_decay(stage.parameters(), slower, config.weight_decay)
+    return groups
+
+
+def _with_and_without_decay(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> list[dict]:
+    learning = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.ndim > 1], "lr": rate, "weight_decay": decay},
+        {"params": [p for p in learning if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def optimiser(classifier: Classifier, config: TrainingConfig, steps_per_epoch: int) -> tuple[AdamW, LambdaLR]:
+    """AdamW and its schedule, stepped once a batch: linear warm-up, then a cosine down to 1 % of the rate."""
+    adamw = AdamW(parameter_groups(classifier, config))
+    warmup = config.warmup_epochs * steps_per_epoch
+    total = max(config.epochs * steps_per_epoch, 1)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(total - warmup, 1)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    return adamw, LambdaLR(adamw, factor)

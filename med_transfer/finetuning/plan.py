@@ -1,0 +1,92 @@
+"""Before training: what the network will see, which scans can be used, and who is in which part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from med_transfer.backbones import BackboneSpec
+from med_transfer.bundle import RECORD_FILE, read_record
+from med_transfer.cohorts import (
+    Cohort,
+    CohortLock,
+    PreparedCohort,
+    Split,
+    check_leakage,
+    patient_hash,
+    prepare_cohort,
+    split_cohort,
+)
+from med_transfer.errors import ConfigError, PatientLeak
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.progress import Progress
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run works on; the same for the transferred network and its scratch twin."""
+
+    preprocessing: PreprocessingConfig
+    prepared: PreparedCohort
+    split: Split
+    lock: CohortLock
+
+
+def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: Path, progress: Progress) -> Plan:
+    """Read every scan once, split by patient, prove that nothing leaks, and write ``cohort.lock.json``.
+
+    Raises:
+        CohortError: the cohort cannot be split, or a patient or identical scan is on both sides.
+        NothingDone: no scan can be used.
+    """
+    preprocessing = resolve_preprocessing(spec, config)
+    prepared = prepare_cohort(
+        cohort, Preprocessing(preprocessing), out / "prepared", margin_voxels(preprocessing.shape),
+        lambda done, total: progress("reading scans", done, total),
+    )  # fmt: skip
+    split = split_cohort(prepared.cohort, config.split)
+    check_leakage(prepared.cohort, prepared.content_hashes, split)
+    lock = CohortLock.of(prepared.cohort, prepared.content_hashes, split, config.split)
+    lock.write(out / "cohort.lock.json")
+    plan = Plan(preprocessing, prepared, split, lock)
+    _refuse_what_the_source_saw(plan, config.backbone.weights)
+    return plan
+
+
+def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> PreprocessingConfig:
+    """What the backbone was made for, with the config's overrides.
+
+    Raises:
+        ConfigError: the input is smaller than the backbone can work on.
+    """
+    names = ("orientation", "spacing_mm", "shape", "window_hu", "output_range")
+    native = {name: value for name in names if (value := getattr(spec.input, name)) is not None}
+    chosen = {name: value for name, value in config.input.model_dump().items() if value is not None}
+    preprocessing = PreprocessingConfig(**(native | chosen))
+    if any(size < least for size, least in zip(preprocessing.shape, spec.input.minimum_shape, strict=True)):
+        raise ConfigError(
+            f"shape {list(preprocessing.shape)}", where="input.shape",
+            expected=f"at least {list(spec.input.minimum_shape)} for {spec.name}",
+        )  # fmt: skip
+    return preprocessing
+
+
+def _refuse_what_the_source_saw(plan: Plan, weights: Path | None) -> None:
+    """A network of one's own remembers the patients it was trained on: none of them may judge its offspring."""
+    if weights is None or not (Path(weights) / RECORD_FILE).exists():
+        return
+    source = read_record(Path(weights)).trained_on
+    patients, images = set(source.patient_hashes), set(source.content_hashes)
+    cases = plan.prepared.cohort.cases
+    seen = [
+        cases[i] for i in plan.split.test
+        if patient_hash(cases[i].patient) in patients or plan.prepared.scans[i].content_hash in images
+    ]  # fmt: skip
+    if seen:
+        raise PatientLeak(
+            f"the source network was trained on {len(seen)} test scans or their patients: {', '.join(map(str, seen[:5]))}",
+            where=weights, expected="test patients that the source never saw",
+            action="Mark those rows split=train, or choose another source",
+        )  # fmt: skip

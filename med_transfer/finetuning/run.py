@@ -1,0 +1,162 @@
+"""The main job: a cohort in, a run folder out (bundle, metrics, predictions, report)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from med_transfer.atomic import output_error
+from med_transfer.backbones import LoadedBackbone, load_backbone
+from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance, save_bundle
+from med_transfer.cohorts import Cohort
+from med_transfer.config import dump_config, load_config
+from med_transfer.errors import UsageError
+from med_transfer.evaluation.metrics import Metrics
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
+from med_transfer.finetuning.judgement import judge
+from med_transfer.finetuning.model_card import model_card
+from med_transfer.finetuning.plan import Plan, make_plan
+from med_transfer.finetuning.progress import Progress, silent
+from med_transfer.operating_point import OperatingPoint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run on disk."""
+
+    folder: Path
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def metrics(self) -> Metrics:
+        return Metrics.load(self.folder / "metrics.json")
+
+
+def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: Progress = silent) -> Run:
+    """Split, train, calibrate, evaluate on patients never used before, and write the run folder.
+
+    Called again on the same folder after a kill, it goes on where it was.
+
+    Raises:
+        CohortError: the cohort cannot be split, or leaks.
+        BackboneError: the backbone or its weights cannot be used.
+        UsageError: the folder holds another run.
+        NothingDone: no scan can be used.
+        OutputError: a result cannot be written.
+    """
+    out = Path(out)
+    started = time.monotonic()
+    source = load_backbone(config.backbone.name, config.backbone.weights, seed=config.seed)
+    _claim(out, config)
+    with _log_file(out / "run.log"):
+        log.info("backbone %s. %s", source.spec.name, source.report)
+        plan = make_plan(cohort, config, source.spec, out, progress)
+        trained = train(plan, config, source, out / "training", progress)
+        scratch = _train_scratch_twin(plan, config, source, out / "training-scratch", progress)
+        record = bundle_record(plan, config, source, trained)
+        save_bundle(out / "bundle", record, trained.ensemble, model_card(record, plan.prepared.cohort))
+        judge(plan, config, record, trained, scratch, out, time.monotonic() - started)
+        log.info("done in %.0f s", time.monotonic() - started)
+    return Run(out)
+
+
+def train(
+    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, folder: Path, progress: Progress, stage: str = "fine-tuning"
+) -> TrainedEnsemble:
+    """All folds from one source; what is automatic in the config depends on whether there is one."""
+    training = config.training.resolved(from_source=source.sha256 is not None)
+    config = config.model_copy(update={"training": training})
+    pooled = config.backbone.pooled_stages or source.spec.pooled_stages
+    return train_folds(plan, source, pooled, config, folder, progress, stage)
+
+
+def _train_scratch_twin(
+    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, folder: Path, progress: Progress
+) -> TrainedEnsemble | None:
+    """The same network without the source, on the same folds with the same budget; None where there is no source."""
+    if source.sha256 is None or not config.scratch_twin:
+        return None
+    scratch = load_backbone(source.spec.name, scratch=True, seed=config.seed)
+    return train(plan, config, scratch, folder, progress, "scratch twin")
+
+
+def bundle_record(
+    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble
+) -> BundleRecord:
+    """What the bundle says of itself. Holds hashes of patients and scans, no identifiers."""
+    development = [case for case in plan.lock.cases if case.role != "test"]
+    spacing = np.array([plan.prepared.scans[i].spacing_mm for i in plan.split.development])
+    weights = config.backbone.weights
+    return BundleRecord(
+        classes=plan.prepared.cohort.labels.names,
+        multilabel=plan.prepared.cohort.labels.multilabel,
+        preprocessing=plan.preprocessing,
+        backbone=BackboneRecord(
+            name=source.spec.name,
+            pooled_stages=config.backbone.pooled_stages or source.spec.pooled_stages,
+            licence=source.spec.licence,
+            source=source.spec.source,
+            weights=Path(weights).name if weights else (source.spec.weights.file if source.sha256 and source.spec.weights else None),
+            sha256=source.sha256,
+        ),
+        n_members=plan.split.n_members,
+        operating_point=OperatingPoint.default(plan.prepared.cohort.labels),
+        calibration={"method": "temperature", "temperature": trained.temperature, "n": trained.n_calibration},
+        abstain_above_novelty=config.abstain_above_novelty,
+        input_envelope=InputEnvelope(
+            spacing_mm_low=tuple(spacing.min(axis=0).tolist()),
+            spacing_mm_high=tuple(spacing.max(axis=0).tolist()),
+            n_scans=len(spacing),
+        ),
+        trained_on=Provenance(
+            cohort_hash=plan.lock.cohort_hash,
+            patient_hashes=tuple(sorted({case.patient_hash for case in development})),
+            content_hashes=tuple(sorted({case.content_hash for case in development if case.content_hash})),
+        ),
+    )
+
+
+def _claim(out: Path, config: FinetuneConfig) -> None:
+    """Make the run folder ours: write the config, or find the same one there from a run that was killed."""
+    file = out / "config.yaml"
+    if file.exists() and load_config(FinetuneConfig, file) != config:
+        raise UsageError(
+            "the folder holds a run with another config", where=out, expected="a new folder, or the same config to resume",
+            action="Choose another -o",
+        )  # fmt: skip
+    dump_config(config, file)
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Everything that med_transfer logs meanwhile also goes into a file."""
+    package = logging.getLogger("med_transfer")
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise output_error(path, error) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before, package.level = package.level, min(package.level or logging.INFO, logging.INFO)
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        handler.close()
+        package.setLevel(before)

@@ -1,0 +1,122 @@
+"""Patient coordinates, axes and spacing: the only place that knows about conventions.
+
+Inside med_transfer a point is in DICOM's patient system, **LPS** in millimetres: x grows to the patient's
+Left, y to the Posterior, z to the Superior (head) side (DICOM PS3.3 C.7.6.2.1.1). NIfTI and MONAI use
+RAS, which differs by the sign of x and y.
+
+An array of voxels is ``[depth, height, width]`` = ``[k, j, i]``. An *affine* maps the voxel index
+``(i, j, k)`` = (column, row, slice), in that order, to LPS millimetres, like DICOM's own equation C.7.6.2.1-1.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from med_transfer.errors import GeometryRejected
+
+Affine = NDArray[np.float64]
+
+_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative and positive end of each LPS axis
+
+
+def swap_lps_ras(affine: Affine) -> Affine:
+    """The same affine with its world axes changed from LPS to RAS, or back."""
+    return _LPS_RAS @ np.asarray(affine, dtype=np.float64)
+
+
+def spacing_mm(affine: Affine) -> tuple[float, float, float]:
+    """Distance in mm between neighbouring voxels along (i, j, k): column, row, slice."""
+    column, row, slice_ = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    return float(column), float(row), float(slice_)
+
+
+def shear_degrees(affine: Affine) -> float:
+    """Largest departure of the voxel axes from right angles, in degrees (a tilted gantry shows here)."""
+    axes = np.asarray(affine)[:3, :3] / spacing_mm(affine)
+    cosines = [abs(axes[:, a] @ axes[:, b]) for a, b in itertools.combinations(range(3), 2)]
+    return float(np.degrees(np.arcsin(min(1.0, max(cosines)))))
+
+
+def orientation(affine: Affine) -> str:
+    """Three letters: the side to which i, j and k grow, for example ``LPS`` for plain axial CT.
+
+    Raises:
+        GeometryRejected: when the affine is singular.
+    """
+    axes = np.asarray(affine, dtype=np.float64)[:3, :3]
+    if not np.isfinite(axes).all() or abs(np.linalg.det(axes)) < 1e-9:
+        raise GeometryRejected("voxel axes do not span space", expected="an affine that can be inverted")
+    axes = axes / np.linalg.norm(axes, axis=0)
+    best = max(itertools.permutations(range(3)), key=lambda order: sum(abs(axes[order[c], c]) for c in range(3)))
+    return "".join(_LETTERS[best[c]][int(axes[best[c], c] > 0)] for c in range(3))
+
+
+def to_world_mm(affine: Affine, index_ijk: ArrayLike) -> NDArray[np.float64]:
+    """LPS mm of voxel indices; ``index_ijk`` and the result have shape [..., 3]."""
+    affine = np.asarray(affine, dtype=np.float64)
+    return np.asarray(index_ijk, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def to_index(affine: Affine, world_mm: ArrayLike) -> NDArray[np.float64]:
+    """Voxel indices (i, j, k), fractional, of points in LPS mm; shapes [..., 3]."""
+    return to_world_mm(np.linalg.inv(np.asarray(affine, dtype=np.float64)), world_mm)
+
+
+def centre_mm(affine: Affine, shape_kji: tuple[int, int, int]) -> NDArray[np.float64]:
+    """LPS mm of the middle of an array of shape [depth, height, width]."""
+    return to_world_mm(affine, (np.array(shape_kji[::-1]) - 1) / 2)
+
+
+def array_affine_ras(affine: Affine) -> Affine:
+    """The affine MONAI expects: array index (k, j, i) to RAS mm."""
+    return swap_lps_ras(np.asarray(affine, dtype=np.float64))[:, [2, 1, 0, 3]]
+
+
+def from_array_affine_ras(affine: Affine) -> Affine:
+    """Inverse of :func:`array_affine_ras`."""
+    return swap_lps_ras(np.asarray(affine, dtype=np.float64)[:, [2, 1, 0, 3]])
+
+
+def grid_affine(
+    axes: str, spacing: tuple[float, float, float], centre: ArrayLike, shape: tuple[int, int, int]
+) -> Affine:
+    """Affine of an axis-aligned grid: (i, j, k) to LPS mm.
+
+    Args:
+        axes: the side to which the *array* axes (k, j, i) grow, for example ``SPL``.
+        spacing: mm along the array axes (depth, height, width).
+        centre: LPS mm of the middle of the grid.
+        shape: voxels along (depth, height, width).
+    """
+    affine = np.eye(4)
+    affine[:3, :3] = 0.0
+    for array_axis, letter in enumerate(axes):
+        world_axis = next(a for a in range(3) if letter in _LETTERS[a])
+        sign = 1.0 if letter == _LETTERS[world_axis][1] else -1.0
+        affine[world_axis, 2 - array_axis] = sign * spacing[array_axis]
+    middle = (np.array(shape[::-1]) - 1) / 2
+    affine[:3, 3] = np.asarray(centre, dtype=np.float64) - affine[:3, :3] @ middle
+    return affine
+
+
+def canonical(voxels: NDArray, affine: Affine) -> tuple[NDArray, Affine]:
+    """The same voxels with axes flipped and permuted so that orientation is ``LPS``; no value changes.
+
+    Two files of one scan that store the axes differently (DICOM and its NIfTI twin) become equal arrays.
+    """
+    letters = orientation(affine)
+    order_ijk = [next(a for a in range(3) if letters[a] in pair) for pair in _LETTERS]  # which axis runs along x, y, z
+    axes_kji = [2 - order_ijk[2], 2 - order_ijk[1], 2 - order_ijk[0]]
+    voxels = voxels.transpose(axes_kji)
+    affine = np.asarray(affine, dtype=np.float64)[:, [*order_ijk, 3]].copy()
+    for axis in range(3):
+        if letters[order_ijk[axis]] != _LETTERS[axis][1]:
+            size = voxels.shape[2 - axis]
+            affine[:3, 3] += affine[:3, axis] * (size - 1)
+            affine[:3, axis] *= -1
+            voxels = np.flip(voxels, 2 - axis)
+    return voxels, affine

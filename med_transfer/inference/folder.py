@@ -1,0 +1,118 @@
+"""Batch inference: every scan of a folder tree or a table, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from med_transfer.cohorts import Case, Cohort, region_of_case, without_prediction
+from med_transfer.errors import GeometryRejected, NothingDone, ScanError, ScanNotFound
+from med_transfer.prediction import Prediction
+from med_transfer.results.table import PredictionTable
+from med_transfer.scans import Region, Series, survey
+
+log = logging.getLogger(__name__)
+
+PredictOne = Callable[[Path | Series, Region | None, str], Prediction]
+Progress = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class FolderOutcome:
+    """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored."""
+
+    table: Path
+    n_ok: int
+    n_rejected: int
+    n_failed: int
+    n_ignored: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 all predicted, 1 some not, 3 none."""
+        if not self.n_ok:
+            return NothingDone.exit_code
+        return int(self.n_rejected + self.n_failed > 0)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One scan to predict: a case of a table, or a series that was found."""
+
+    case: Case
+    series: Series | None = None
+
+    def predict(self, predict: PredictOne) -> Prediction:
+        region, _ = region_of_case(self.case)
+        return predict(self.series or self.case.path, region, self.case.series_uid)
+
+
+def predict_all(predict: PredictOne, labels, scans: Path, out: Path, progress: Progress | None = None) -> FolderOutcome:
+    """Predict every scan and write ``out/predictions.csv`` as it goes.
+
+    Scans that the table already holds are not predicted again, so a killed run goes on where it was.
+
+    Args:
+        predict: one scan to its prediction; may raise ScanError.
+        labels: the bundle's classes.
+        scans: a folder tree of mixed DICOM and other files, one scan, or a ``.csv`` table (labels not needed).
+        out: folder of the result.
+        progress: called with stage, done, total.
+
+    Raises:
+        ScanNotFound: no scan there.
+        CohortError: the table cannot be read.
+        OutputError: the result cannot be written.
+    """
+    items, n_ignored = _items(scans)
+    with PredictionTable(out / "predictions.csv", labels) as table:
+        done = table.done
+        for number, item in enumerate(items, start=1):
+            if (item.case.scan, item.case.series_uid) not in done:
+                table.append(_predict(item, predict))
+            if progress:
+                progress("predicting", number, len(items))
+        table.finish()
+    statuses = [row.status for row in PredictionTable.load(out / "predictions.csv")]
+    counts = (statuses.count(word) for word in ("ok", "rejected", "failed"))
+    return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored)
+
+
+def _predict(item: _Item, predict: PredictOne) -> Prediction:
+    started = time.monotonic()
+    try:
+        if item.series is not None and not item.series.verdict.usable:
+            raise GeometryRejected("; ".join(item.series.verdict.reasons), where=f"series {item.series.series_uid}")
+        prediction = item.predict(predict)
+    except ScanError as error:
+        log.warning("no prediction: %s", error)
+        prediction = without_prediction(item.case, error)
+    return replace(
+        prediction,
+        scan=item.case.scan,
+        patient=item.case.patient,
+        series_uid=item.case.series_uid or prediction.series_uid,
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def _items(scans: Path) -> tuple[list[_Item], int]:
+    """What there is to predict, in a stable order, and how many files are no scans."""
+    if scans.suffix.lower() == ".csv":
+        return [_Item(case) for case in Cohort.read(scans, labelled=False).cases], 0
+    found = survey(scans)
+    base = scans if scans.is_dir() else scans.parent
+    damaged = [_Item(_case(base, file.path, "")) for file in found.ignored if file.damaged]
+    items = [_Item(_case(base, one.path, one.series_uid), one) for one in found.series] + damaged
+    if not items:
+        raise ScanNotFound(f"no scan among {len(found.ignored)} files", where=scans,
+                           expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files")  # fmt: skip
+    return items, len(found.ignored) - len(damaged)
+
+
+def _case(base: Path, path: Path, series_uid: str) -> Case:
+    scan = path.relative_to(base).as_posix()
+    return Case(scan=scan if scan != "." else path.name, path=path, patient="", label=None, series_uid=series_uid)

@@ -1,0 +1,52 @@
+"""The names of the classes, their order, and how labels become arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.errors import CohortError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class names in the order of the network's outputs.
+
+    ``multilabel`` means that a scan can have any number of the findings (sigmoid outputs); otherwise a
+    scan has exactly one class (softmax).
+    """
+
+    names: tuple[str, ...]
+    multilabel: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise CohortError(f"class names repeat: {', '.join(self.names)}", expected="distinct names")
+        if len(self.names) < (1 if self.multilabel else 2):
+            raise CohortError(
+                f"{len(self.names)} class ({', '.join(self.names)})",
+                where="label",
+                expected="at least two classes",
+                action="Add scans of another class; one class alone cannot be learned",
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Position of a class. Raises CohortError for a name that is not a class."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise CohortError(f"unknown class {name!r}", expected=f"one of {', '.join(self.names)}") from None
+
+    def one_hot(self, truth: Sequence[str | Iterable[str]]) -> NDArray[np.bool_]:
+        """Boolean [scan, class]; one class name a scan, or with ``multilabel`` the findings present."""
+        table = np.zeros((len(truth), len(self)), dtype=bool)
+        for row, entry in enumerate(truth):
+            for name in [entry] if isinstance(entry, str) else entry:
+                table[row, self.index(name)] = True
+        return table

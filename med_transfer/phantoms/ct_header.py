@@ -1,0 +1,143 @@
+"""The attributes of a CT series, module by module.
+
+Source: DICOM PS3.3 A.3 (CT Image IOD), C.7.1 - C.7.5 (patient, study, series, frame of reference, equipment),
+C.7.6.2 (image plane), C.7.6.3 (image pixel), C.8.2.1 (CT image).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, generate_uid
+from pydicom.valuerep import format_number_as_ds
+
+from med_transfer import geometry
+from med_transfer.phantoms.imaging import SCANNERS, Scanner
+
+UNSIGNED_INTERCEPT = -1024
+_PIXEL_PADDING_VALUE = 0x00280120
+
+
+@dataclass(frozen=True)
+class SeriesDetails:
+    """What a series says about itself beside its voxels; everything is invented.
+
+    Attributes:
+        patient: becomes PatientID; PatientName is ``PHANTOM^`` and its digits.
+        seed, study, series: with ``patient`` they determine every UID.
+        age: years; empty in the file when None.
+        slice_thickness_mm: the distance between slices when None.
+    """
+
+    patient: str = "0001"
+    seed: int = 0
+    study: int = 1
+    series: int = 1
+    sex: str = "O"
+    age: int | None = None
+    scanner: Scanner = SCANNERS[2]
+    slice_thickness_mm: float | None = None
+    description: str = "Thorax phantom"
+
+    def uid(self, *parts: object) -> str:
+        """A UID that depends only on these details and ``parts``."""
+        source = (self.seed, self.patient, *parts)
+        return generate_uid(entropy_srcs=["med_transfer phantom", *(str(part) for part in source)])
+
+    @property
+    def study_uid(self) -> str:
+        return self.uid("study", self.study)
+
+    @property
+    def series_uid(self) -> str:
+        return self.uid("study", self.study, "series", self.series)
+
+
+def common_header(details: SeriesDetails, affine: geometry.Affine, voxels: NDArray, *, signed: bool) -> Dataset:
+    """What all slices of a series have in common; ``signed`` pixels are stored as they are, others less -1024."""
+    header = Dataset()
+    header.update(_patient_and_study(details))
+    header.update(_series_and_equipment(details))
+    header.update(_image(details, affine, voxels, signed))
+    return header
+
+
+def _patient_and_study(details: SeriesDetails) -> Dataset:
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 100"
+    dataset.PatientName = "PHANTOM^" + ("".join(c for c in details.patient if c.isdigit()) or "0")
+    dataset.PatientID = details.patient
+    dataset.PatientBirthDate = ""
+    dataset.PatientSex = details.sex
+    if details.age is not None:
+        dataset.PatientAge = f"{details.age:03d}Y"
+    dataset.StudyInstanceUID = details.study_uid
+    dataset.StudyDate, dataset.StudyTime = "20200101", "120000"
+    dataset.StudyID, dataset.AccessionNumber = str(details.study), ""
+    dataset.StudyDescription = details.description
+    dataset.ReferringPhysicianName = ""
+    return dataset
+
+
+def _series_and_equipment(details: SeriesDetails) -> Dataset:
+    scanner, dataset = details.scanner, Dataset()
+    dataset.Modality = "CT"
+    dataset.SeriesInstanceUID = details.series_uid
+    dataset.SeriesNumber = details.series
+    dataset.SeriesDescription = details.description
+    dataset.PatientPosition = "HFS"
+    dataset.BodyPartExamined = "CHEST"
+    dataset.FrameOfReferenceUID = details.uid("study", details.study, "frame of reference")
+    dataset.PositionReferenceIndicator = ""
+    dataset.Manufacturer, dataset.ManufacturerModelName = scanner.manufacturer, scanner.model
+    dataset.InstitutionName = f"Phantom Hospital {scanner.site.capitalize()}"
+    dataset.SoftwareVersions = "med_transfer phantoms"
+    dataset.ConvolutionKernel = scanner.kernel.name
+    dataset.KVP = scanner.kvp
+    dataset.AcquisitionNumber = 1
+    dataset.ContentDate, dataset.ContentTime = "20200101", "120000"
+    return dataset
+
+
+def _image(details: SeriesDetails, affine: geometry.Affine, voxels: NDArray, signed: bool) -> Dataset:
+    column_mm, row_mm, slice_mm = geometry.spacing_mm(affine)
+    dataset = Dataset()
+    dataset.SOPClassUID = CTImageStorage
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.PixelSpacing = [_ds(row_mm), _ds(column_mm)]  # between rows first: PS3.3 10.7.1.3
+    cosines = [*(affine[:3, 0] / column_mm), *(affine[:3, 1] / row_mm)]
+    dataset.ImageOrientationPatient = [_ds(c) for c in cosines]
+    dataset.SliceThickness = _ds(details.slice_thickness_mm or slice_mm)
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = voxels.shape[1:]
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelRepresentation = int(signed)
+    if details.scanner.circle and not signed:
+        dataset.add(DataElement(_PIXEL_PADDING_VALUE, "US", 0))
+    dataset.RescaleIntercept, dataset.RescaleSlope = ("0" if signed else str(UNSIGNED_INTERCEPT)), "1"
+    dataset.RescaleType = "HU"
+    dataset.WindowCenter, dataset.WindowWidth = ["-600", "40"], ["1500", "400"]
+    return dataset
+
+
+def slice_header(details: SeriesDetails, affine: geometry.Affine, k: int, depth: int) -> Dataset:
+    """What belongs to slice ``k`` alone, without its pixels."""
+    position = geometry.to_world_mm(affine, (0, 0, k))
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    towards_head = affine[2, 2] > 0
+    dataset = Dataset()
+    dataset.SOPInstanceUID = details.uid("study", details.study, "series", details.series, "slice", k)
+    dataset.InstanceNumber = depth - k if towards_head == details.scanner.head_first_file else k + 1
+    dataset.ImagePositionPatient = [_ds(c) for c in position]
+    dataset.SliceLocation = _ds(float(position @ normal))
+    return dataset
+
+
+def _ds(value: float) -> str:
+    """A decimal string of at most 16 characters (PS3.5 6.2), as exact as that allows."""
+    return format_number_as_ds(float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0

@@ -1,0 +1,206 @@
+"""Lung lesions: a margin (the outline), a texture (the inside), and how they are painted into a chest.
+
+Size has the same distribution in every class, and the property that is not the label varies freely: in the
+``texture`` task every class has all margins, in the ``shape`` task all textures. So no class can be told by size
+alone, and both tasks show the same kinds of pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.phantoms.grid import Grid
+
+Task = Literal["texture", "shape"]
+CLASSES: dict[Task, tuple[str, ...]] = {
+    "texture": ("solid", "part-solid", "ground-glass"),
+    "shape": ("smooth", "lobulated", "spiculated", "cavitated"),
+}
+SMALLEST_MM, LARGEST_MM = 8.0, 28.0
+
+_SAMPLE_MM = 1.1  # a lesion is sampled this finely, then averaged over each voxel
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion; lengths in mm, or as a fraction of the radius where the name says ``ratio``.
+
+    Attributes:
+        centre_mm: LPS, in the anatomy's coordinates.
+        stretch: [3, 3] maps mm from the centre to the unit ball of an ellipsoid of the lesion's volume.
+        directions: [n, 3] unit vectors of the lobes or spicules.
+        lobe_ratio, spicule_ratio: how far they stand out; 0 for none.
+        spicule_mm: half width of a spicule at its root.
+        solid_hu, ground_glass_hu: densities of the core and of what surrounds it.
+        core_ratio: radius of the solid core: 0 ground-glass, above 1 solid.
+        core_shift: of the core's centre, fractions of the radius.
+        cavity_ratio: radius of the air inside; 0 for none.
+        rim_mm: width over which the edge fades.
+        waves, mottle_hu: [m, 4] wave vectors (rad/mm) and phases of the uneven density, and its amplitude.
+    """
+
+    centre_mm: tuple[float, float, float]
+    diameter_mm: float
+    stretch: NDArray
+    directions: NDArray
+    lobe_ratio: float
+    spicule_ratio: float
+    spicule_mm: float
+    solid_hu: float
+    ground_glass_hu: float
+    core_ratio: float
+    core_shift: NDArray
+    cavity_ratio: float
+    rim_mm: float
+    waves: NDArray
+    mottle_hu: float
+
+    @property
+    def reach_mm(self) -> float:
+        """No part of the lesion is farther from its centre."""
+        return self.diameter_mm / 2 * (1.25 + max(self.lobe_ratio, self.spicule_ratio)) + self.rim_mm
+
+
+def draw_diameter_mm(rng: np.random.Generator) -> float:
+    """Diameter of a lesion of any class."""
+    return round(SMALLEST_MM + (LARGEST_MM - SMALLEST_MM) * rng.beta(1.6, 1.4), 2)
+
+
+def draw_lesion(
+    rng: np.random.Generator, task: Task, label: str, centre_mm: tuple[float, float, float], diameter_mm: float,
+    difficulty: float,
+) -> Lesion:  # fmt: skip
+    """A random lesion of class ``label``; ``difficulty`` 0 .. 1 brings the classes closer to each other."""
+    margins, textures = CLASSES["shape"], CLASSES["texture"]
+    if task == "texture":
+        texture, margin = label, str(rng.choice(margins[:3]))
+    else:
+        texture, margin = str(rng.choice(textures, p=(0.6, 0.2, 0.2))), label
+    return Lesion(
+        centre_mm=centre_mm,
+        diameter_mm=diameter_mm,
+        **_draw_margin(rng, margin, difficulty),
+        **_draw_texture(rng, texture, difficulty),
+    )
+
+
+def _draw_margin(rng: np.random.Generator, margin: str, difficulty: float) -> dict:
+    axes = np.exp(rng.normal(0, 0.10, 3))
+    axes /= axes.prod() ** (1 / 3)
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    count = {"lobulated": int(rng.integers(4, 8)), "spiculated": int(rng.integers(8, 14))}.get(margin, 3)
+    shy = 1 - 0.45 * difficulty  # how far the margin's signs stand out
+    return {
+        "stretch": (rotation / axes) @ rotation.T,
+        "directions": _spread_directions(rng, count),
+        "lobe_ratio": rng.uniform(0.40, 0.60) * shy if margin == "lobulated" else rng.uniform(0.0, 0.10),
+        "spicule_ratio": rng.uniform(0.6, 0.9) * (0.6 + 0.4 * shy) if margin == "spiculated" else 0.0,
+        "spicule_mm": rng.uniform(1.7, 2.4) * (0.6 + 0.4 * shy),
+        "cavity_ratio": rng.uniform(0.50, 0.70) * (0.55 + 0.45 * shy) if margin == "cavitated" else 0.0,
+        "rim_mm": rng.uniform(0.6, 1.6),
+    }
+
+
+def _draw_texture(rng: np.random.Generator, texture: str, difficulty: float) -> dict:
+    core = {
+        "solid": 2.0,
+        "part-solid": rng.uniform(0.60 - 0.50 * difficulty, 0.62 + 0.44 * difficulty),
+        "ground-glass": 0.0,
+    }[texture]
+    return {
+        "solid_hu": float(np.clip(rng.normal(30 - 220 * difficulty, 20 + 230 * difficulty), -420, 110)),
+        "ground_glass_hu": float(np.clip(rng.normal(-580 + 160 * difficulty, 40 + 230 * difficulty), -720, -230)),
+        "core_ratio": core,
+        "core_shift": rng.uniform(-0.25, 0.25, 3),
+        "waves": np.column_stack([rng.normal(0, 0.55, (5, 3)), rng.uniform(0, 2 * np.pi, 5)]),
+        "mottle_hu": 15 + 60 * difficulty * rng.random(),
+    }
+
+
+def _spread_directions(rng: np.random.Generator, count: int) -> NDArray:
+    """Unit vectors that keep apart: a Fibonacci sphere, shaken and turned."""
+    n = np.arange(count) + 0.5
+    height, turn = 1 - 2 * n / count, np.pi * (1 + 5**0.5) * n
+    ring = np.sqrt(1 - height**2)
+    points = np.column_stack([ring * np.cos(turn), ring * np.sin(turn), height]) + rng.normal(0, 0.18, (count, 3))
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)) @ rotation
+
+
+def paint_lesion(volume: NDArray[np.float32], grid: Grid, lesion: Lesion) -> NDArray[np.float32]:
+    """Paint the lesion in place; what is denser already (vessels, the chest wall) stays.
+
+    Returns:
+        The fraction of every voxel that the lesion fills (a cavity counts as lesion), shaped like ``volume``.
+    """
+    cover = np.zeros(grid.shape, dtype=np.float32)
+    centre = np.array([lesion.centre_mm])
+    pad = np.array([grid.pixel_mm, grid.pixel_mm, grid.slice_mm])
+    (box,) = grid.boxes(centre - lesion.reach_mm - pad, centre + lesion.reach_mm + pad)
+    if box is None:
+        return cover
+    axes = [grid.z[box[0]].ravel(), grid.y[:, box[1]].ravel(), grid.x[:, :, box[2]].ravel()]
+    steps = [grid.slice_mm, grid.pixel_mm, grid.pixel_mm]
+    counts = [int(np.clip(np.ceil(step / _SAMPLE_MM), 1, 5)) for step in steps]
+    offsets = np.meshgrid(
+        *(_samples(a, s, n) - c for a, s, n, c in zip(axes, steps, counts, lesion.centre_mm[::-1], strict=True)),
+        indexing="ij",
+    )
+    filled, density = _appearance(lesion, np.stack(offsets[::-1], axis=-1).astype(np.float32))
+    cover[box] = _average(filled, counts)
+    part = volume[box]
+    blended = part * (1 - cover[box]) + _average(filled * density, counts)
+    keep_denser = lesion.cavity_ratio == 0
+    volume[box] = np.maximum(part, blended) if keep_denser else blended
+    return cover
+
+
+def _samples(centres: NDArray, step: float, count: int) -> NDArray:
+    """``count`` even samples within each voxel of width ``step``."""
+    within = ((np.arange(count) + 0.5) / count - 0.5) * step
+    return (centres[:, None] + within).ravel()
+
+
+def _average(fine: NDArray, counts: list[int]) -> NDArray[np.float32]:
+    """Mean over the samples of each voxel."""
+    a, b, c = counts
+    shape = fine.shape
+    blocks = fine.reshape(shape[0] // a, a, shape[1] // b, b, shape[2] // c, c)
+    return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+def _appearance(lesion: Lesion, offset: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    """Fraction filled (0 .. 1) and density in HU at points ``offset`` [..., 3] mm from the centre."""
+    radius = lesion.diameter_mm / 2
+    unit = (offset / radius) @ lesion.stretch.T.astype(np.float32)
+    level = np.sqrt(np.sum(unit**2, axis=-1)) + np.float32(1e-6)
+    cosine = (unit / level[..., None]) @ lesion.directions.T.astype(np.float32)
+    bump = np.exp(np.float32(7) * (cosine.max(axis=-1) - 1))
+    surface = 1 + np.float32(lesion.lobe_ratio) * (bump - np.float32(0.55))
+    filled = np.clip(0.5 - (level - surface) * radius / max(lesion.rim_mm, _SAMPLE_MM), 0, 1)
+    if lesion.spicule_ratio:
+        filled = np.maximum(filled, _spicules(lesion, level, cosine, radius))
+    core_distance = np.linalg.norm(unit - lesion.core_shift.astype(np.float32), axis=-1) - lesion.core_ratio
+    solid = np.clip(0.5 - core_distance * radius / 2.0, 0, 1)
+    phase = offset @ lesion.waves[:, :3].T.astype(np.float32) + lesion.waves[:, 3].astype(np.float32)
+    mottle = np.float32(lesion.mottle_hu) * np.cos(phase).sum(axis=-1) / np.float32(2.2)
+    density = lesion.ground_glass_hu + solid * (lesion.solid_hu - lesion.ground_glass_hu) + mottle
+    if lesion.cavity_ratio:
+        air = np.clip(0.5 - (level - lesion.cavity_ratio) * radius / 1.5, 0, 1)
+        density += air * (-940 - density)
+    return filled.astype(np.float32), density.astype(np.float32)
+
+
+def _spicules(lesion: Lesion, level: NDArray, cosine: NDArray, radius: float) -> NDArray:
+    """Thin cones that radiate from the centre."""
+    best = cosine.max(axis=-1)
+    along = level * best * radius
+    across = level * np.sqrt(np.maximum(1 - best**2, 0)) * radius
+    length = (1 + lesion.spicule_ratio) * radius
+    half_width = lesion.spicule_mm * np.clip(1.15 - along / length, 0, 1)
+    within = np.clip(0.5 - (across - half_width) / _SAMPLE_MM, 0, 1)
+    return within * (along < length) * (along > 0)

@@ -1,0 +1,39 @@
+"""Writes a volume as a NIfTI file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer import geometry
+from med_transfer.errors import OutputError
+
+
+def write_nifti(path: Path, voxels: NDArray, affine: geometry.Affine) -> Path:
+    """Write ``voxels`` [depth, height, width] to ``path`` (.nii or .nii.gz); the bytes depend only on the arguments.
+
+    Args:
+        voxels: int16 HU, or a boolean mask (stored as uint8).
+        affine: voxel index (i, j, k) to LPS mm; stored in RAS, as qform and sform.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    stored = voxels.astype(np.uint8) if voxels.dtype == bool else voxels
+    image = nib.Nifti1Image(np.ascontiguousarray(stored.transpose(2, 1, 0)), geometry.swap_lps_ras(affine))
+    image.header.set_xyzt_units("mm")
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=1)
+    partial = path.with_name("partial-" + path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, partial)
+        partial.replace(path)
+    except OSError as error:
+        if partial.is_file():
+            partial.unlink()
+        raise OutputError(f"cannot write the file ({error.strerror or error})", where=path) from error
+    return path

@@ -1,0 +1,165 @@
+"""``predictions.csv``: one row a scan, written as it goes, resumed after a kill."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, get_args
+
+from med_transfer.atomic import output_error, write_bytes
+from med_transfer.errors import UsageError
+from med_transfer.labels import Labels
+from med_transfer.prediction import Prediction, Status
+
+_BEFORE = ("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted")
+_AFTER = ("abstained", "novelty", "seconds")
+_PROBABILITY = "p_"
+_STATUSES = get_args(Status)
+
+
+class PredictionTable:
+    """Rows of a growing ``predictions.csv``.
+
+    Opening an existing file resumes it: a last line that a kill cut off is dropped, and ``done`` tells which scans
+    need no second pass. ``finish`` sorts the rows, so that a resumed run ends with the file of an uninterrupted
+    one (but for ``seconds``). Cells stand as they are, also scan names that a spreadsheet would take for a formula.
+
+    Raises:
+        OutputError: the file cannot be written. What was written before stays valid.
+        UsageError: the file there is not a prediction table of these classes.
+    """
+
+    def __init__(self, path: Path, labels: Labels) -> None:
+        self.path = Path(path)
+        self._names = labels.names
+        self._rows = [_row(p, self._names) for p in _read(self.path, self._names)] if self.path.exists() else []
+        _write(self.path, self._names, self._rows)
+        try:
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    @property
+    def done(self) -> frozenset[tuple[str, str]]:
+        """(scan, series_uid) of every row."""
+        return frozenset((row[0], row[3]) for row in self._rows)
+
+    def append(self, prediction: Prediction) -> None:
+        """Write one row, and be sure that it is on the disk."""
+        row = _row(prediction, self._names)
+        line = _line(row)
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(28, "No space left on device")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(size)  # no half line for the next row to join
+            raise output_error(self.path, error) from error
+        self._rows.append(row)
+
+    def finish(self) -> None:
+        """Sort the rows by scan and series, and close."""
+        self.close()
+        _write(self.path, self._names, sorted(self._rows, key=lambda row: (row[0], row[3], row[:-1])))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> PredictionTable:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def load(path: Path) -> list[Prediction]:
+        """The rows of a table, of whatever classes. Raises UsageError."""
+        return _read(Path(path), None)
+
+
+def _columns(names: Sequence[str]) -> list[str]:
+    return [*_BEFORE, *(_PROBABILITY + name for name in names), *_AFTER]
+
+
+def _row(prediction: Prediction, names: Sequence[str]) -> list[str]:
+    unknown = sorted(set(prediction.probabilities) - set(names))
+    if unknown:
+        raise UsageError(f"a prediction of class {unknown[0]!r}", where=prediction.scan, expected=", ".join(names))
+    probabilities = [prediction.probabilities.get(name) for name in names]
+    return [
+        *(getattr(prediction, column) for column in _BEFORE[:5]),
+        " ".join(prediction.reason.split()),
+        prediction.predicted,
+        *("" if p is None else repr(float(p)) for p in probabilities),
+        "true" if prediction.abstained else "false",
+        "" if prediction.novelty is None else repr(float(prediction.novelty)),
+        f"{prediction.seconds:.3f}",
+    ]
+
+
+def _encode(rows: Sequence[Sequence[str]]) -> bytes:
+    return b"".join(_line(row) for row in rows)
+
+
+def _line(row: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # the writer quotes only the line ends that it writes itself
+    line = text.getvalue().removesuffix("\r\n") + "\n"
+    return line.encode("utf-8", "surrogateescape")  # a file name need not be valid UTF-8
+
+
+def _write(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    write_bytes(path, _encode([_columns(names), *rows]))
+
+
+def _read(path: Path, names: Sequence[str] | None) -> list[Prediction]:
+    header, *rows = _records(path)
+    found = [column.removeprefix(_PROBABILITY) for column in header[len(_BEFORE) : -len(_AFTER)]]
+    if header != _columns(found if names is None else names):
+        raise UsageError(
+            f"columns {', '.join(header) or '(none)'}",
+            where=path,
+            expected="scan, patient ..." if names is None else ", ".join(_columns(names)),
+            action="Choose another output folder, or move this file away",
+        )
+    return [_prediction(row, found, path, line) for line, row in enumerate(rows, start=2)]
+
+
+def _records(path: Path) -> list[list[str]]:
+    """Header and whole rows; a last row without its line's end, or with too few values, was cut off by a kill."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(error.strerror or "cannot be read", where=path, expected="a predictions.csv") from error
+    whole = content[: content.rfind(b"\n") + 1].decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    try:
+        records = list(csv.reader(io.StringIO(whole, newline="")))
+    except csv.Error as error:
+        raise UsageError(f"is not CSV: {error}", where=path) from error
+    if len(records) > 1 and len(records[-1]) < len(records[0]):
+        records.pop()
+    return records or [[]]
+
+
+def _prediction(row: list[str], names: Sequence[str], path: Path, line: int) -> Prediction:
+    try:
+        cells: dict[str, Any] = dict(zip(_columns(names), row, strict=True))
+        probabilities = {name: float(cells[_PROBABILITY + name]) for name in names if cells[_PROBABILITY + name]}
+        if cells["status"] not in _STATUSES or cells["abstained"] not in ("true", "false"):
+            raise ValueError
+        return Prediction(
+            **{column: cells[column] for column in _BEFORE},
+            probabilities=probabilities,
+            abstained=cells["abstained"] == "true",
+            novelty=float(cells["novelty"]) if cells["novelty"] else None,
+            seconds=float(cells["seconds"]),
+        )
+    except ValueError:
+        raise UsageError(f"row {line} is damaged", where=path, action="Move this file away and run again") from None

@@ -1,0 +1,46 @@
+"""The box around a finding, in patient coordinates."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from med_transfer import geometry
+from med_transfer.errors import UnusableVoxels
+from med_transfer.scans.volume import Volume
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box along the axes of LPS: its middle, and its full size along x, y and z, in mm."""
+
+    centre_mm: tuple[float, float, float]
+    size_mm: tuple[float, float, float]
+
+
+def region_of_mask(mask: Volume) -> Region:
+    """Bounding box of the non-zero voxels, from outer edge to outer edge (half a voxel beyond their middles).
+
+    Where the mask's axes are oblique, the box encloses the oblique box.
+
+    Raises:
+        UnusableVoxels: when every voxel is zero.
+    """
+    present = mask.voxels != 0
+    if not present.any():
+        raise UnusableVoxels("the mask is empty", where=mask.provenance.path, expected="at least one non-zero voxel")
+    extents = []
+    for axis in (2, 1, 0):  # array axes of i, j, k
+        others = tuple(other for other in range(3) if other != axis)
+        indices = np.flatnonzero(present.any(axis=others))
+        extents.append((indices[0] - 0.5, indices[-1] + 0.5))
+    corners = geometry.to_world_mm(mask.affine, list(itertools.product(*extents)))
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    return Region(_triple((low + high) / 2), _triple(high - low))
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z

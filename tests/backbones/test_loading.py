@@ -1,0 +1,159 @@
+"""Which tensors fit, what is said about them, and an own network as a source."""
+
+import hashlib
+import re
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from residual_reference import medicalnet_plan, random_state
+from torch import nn
+
+from med_transfer.backbones import Encoder, load_backbone
+from med_transfer.backbones.resnet import slim_resnet
+from med_transfer.backbones.weights import LoadReport, load_tensors
+from med_transfer.errors import BackboneError, UnknownBackbone, WeightsMismatch
+
+PREFIXES = ["module", "_orig_mod", "backbone", "model", "network", "encoder", "member0", "visual_encoder"]
+
+
+class Tiny(Encoder):
+    """Forty convolutions, so that two of them are the 5 % that a file may lack; one is called ``model``."""
+
+    stage_channels = (1,)
+
+    def __init__(self):
+        super().__init__()
+        self.layer1 = nn.ModuleDict({"model": nn.Conv3d(1, 1, 1, bias=False)})
+        self.layer2 = nn.Sequential(*(nn.Conv3d(1, 1, 1, bias=False) for _ in range(39)))
+        self.bn1 = nn.BatchNorm3d(1, affine=False, track_running_stats=False)
+
+
+def tiny_state(value=1.0):
+    return {name: torch.full_like(tensor, value) for name, tensor in Tiny().state_dict().items()}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(PREFIXES), max_size=4))
+def test_any_chain_of_prefixes_is_dropped(prefixes):
+    encoder = Tiny()
+    report = load_tensors(encoder, {".".join([*prefixes, n]): t for n, t in tiny_state().items()}, "file")
+    assert report == LoadReport(matched=tuple(tiny_state()))
+    assert all((tensor == 1).all() for tensor in encoder.state_dict().values())
+
+
+def test_prefix_words_inside_a_name_stay():
+    report = load_tensors(Tiny(), tiny_state() | {"layer2.module.weight": torch.zeros(1)}, "file")
+    assert "layer1.model.weight" in report.matched
+    assert report.unexpected == ("layer2.module.weight",)
+
+
+def test_share_counts_and_the_report_says_so():
+    state = tiny_state()
+    for lost in ("layer2.0.weight", "layer2.1.weight"):
+        state.pop(lost)
+    state |= {"classifier.weight": torch.zeros(3), "fc.bias": torch.zeros(1), "extra": torch.zeros(1)}
+    report = load_tensors(Tiny(), state, "file")
+    assert report.matched_share == 38 / 40
+    assert report.missing == ("layer2.0.weight", "layer2.1.weight")
+    assert report.ignored == ("classifier.weight", "fc.bias")
+    assert str(report) == (
+        "38 of 40 encoder tensors loaded (95%). "
+        "Left at random values, as the file lacks them: layer2.0.weight, layer2.1.weight. "
+        "In the file but not in the encoder: extra. "
+        "Left out on purpose: classifier.weight, fc.bias."
+    )
+
+
+def test_under_95_percent_is_refused_and_nothing_is_changed():
+    encoder, state = Tiny(), tiny_state(value=7.0)
+    for lost in range(3):
+        state.pop(f"layer2.{lost}.weight")
+    with pytest.raises(
+        WeightsMismatch, match=r"file: 37 of 40 encoder tensors fit \(92%\); missing: layer2\.0\.weight, .*at least 95%"
+    ):
+        load_tensors(encoder, state, "file")
+    assert not any((tensor == 7).any() for tensor in encoder.state_dict().values())
+
+
+@pytest.mark.parametrize("other", [torch.zeros(1, 1, 3, 3, 3), torch.zeros(1, 1, 1, 1, 1, dtype=torch.int8)])
+def test_one_tensor_of_another_shape_or_kind_is_refused(other):
+    found = f"{'x'.join(map(str, other.shape))} {str(other.dtype)[6:]}"
+    with pytest.raises(WeightsMismatch, match=rf"39 of 40.*other shape: layer2\.5\.weight \({found} in the file"):
+        load_tensors(Tiny(), tiny_state() | {"layer2.5.weight": other}, "file")
+
+
+def test_two_tensors_for_one_place_are_refused():
+    state = tiny_state() | {"module.layer2.0.weight": torch.zeros(1, 1, 1, 1, 1)}
+    with pytest.raises(WeightsMismatch, match=r"layer2\.0\.weight occurs twice"):
+        load_tensors(Tiny(), state, "file")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value):
+    state = tiny_state() | {"layer2.3.weight": torch.full((1, 1, 1, 1, 1), value)}
+    with pytest.raises(BackboneError, match=r"NaN or infinite values in layer2\.3\.weight; expected finite"):
+        load_tensors(Tiny(), state, "file")
+
+
+def test_half_precision_file_becomes_float32():
+    encoder = Tiny()
+    load_tensors(encoder, {name: tensor.bfloat16() for name, tensor in tiny_state().items()}, "file")
+    assert {tensor.dtype for tensor in encoder.state_dict().values()} == {torch.float32}
+
+
+def test_weights_of_another_architecture(tmp_path):
+    file = tmp_path / "resnet_10.pth"
+    torch.save({"state_dict": random_state(medicalnet_plan(10))}, file)
+    with pytest.raises(
+        WeightsMismatch, match=r"resnet_10\.pth: .*missing: .* more; unexpected: .*Choose the backbone that this file"
+    ):
+        load_backbone("medicalnet-resnet18", file)
+
+
+@pytest.fixture(scope="module")
+def own():
+    torch.manual_seed(11)
+    return slim_resnet()
+
+
+def own_files(own):
+    """A network of the user's own, as an encoder alone, as a classifier, and as an ensemble in a bundle."""
+    state = own.state_dict()
+    under = lambda prefix: {prefix + name: tensor for name, tensor in state.items()}  # noqa: E731
+    others = {f"member1.encoder.{name}": torch.zeros_like(tensor) for name, tensor in state.items()}
+    return {
+        "encoder.safetensors": state,
+        "classifier.safetensors": under("encoder.") | {"head.weight": torch.zeros(2), "head.bias": torch.zeros(2)},
+        "bundle/models/model.safetensors": under("member0.encoder.") | others | {"member0.head.bias": torch.zeros(2)},
+    }
+
+
+@pytest.mark.parametrize("kind", own_files(slim_resnet()))
+def test_own_network_is_a_source(tmp_path, own, kind):
+    file = tmp_path / kind
+    file.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(own_files(own)[kind], file)
+    loaded = load_backbone("resnet18-w32", tmp_path / "bundle" if kind.startswith("bundle") else str(file))
+    assert loaded.report.matched_share == 1
+    assert not loaded.report.unexpected
+    assert loaded.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    x = torch.rand(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(loaded.encoder.eval()(x)[-1], own.eval()(x)[-1])
+
+
+def test_file_and_scratch_together():
+    with pytest.raises(BackboneError, match="both a weights file and scratch; expected one of them"):
+        load_backbone("resnet18-w32", "some.pth", scratch=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("restnet18", "resnet18"), ("MedicalNet-ResNet50", "medicalnet-resnet50"), ("vit", "")]
+)
+def test_unknown_name_lists_the_known_and_the_nearest(name, nearest):
+    hint = rf"\. Did you mean '{re.escape(nearest)}'\.$" if nearest else r"astra\.$"
+    with pytest.raises(UnknownBackbone, match=rf"unknown backbone '{name}'; expected one of resnet18-w32, .*{hint}"):
+        load_backbone(name)

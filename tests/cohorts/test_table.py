@@ -1,0 +1,211 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from med_transfer.cohorts import Cohort
+from med_transfer.errors import CohortError, MissingLabel
+from med_transfer.labels import Labels
+
+ROWS = "scan,patient,label\na.nii.gz,007,low\nb.nii.gz,7,high\nc.nii.gz,7,low\n"
+
+
+def table(folder: Path, text: str | bytes) -> Path:
+    """A cohort.csv beside the files a.nii.gz ... d.nii.gz and m.nii.gz."""
+    for name in "abcdm":
+        (folder / f"{name}.nii.gz").touch()
+    path = folder / "cohort.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_rows_become_cases(tmp_path):
+    cohort = Cohort.read(table(tmp_path, ROWS))
+    assert [case.scan for case in cohort.cases] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert cohort.patients == ("007", "7", "7")
+    assert cohort.labels == Labels(("high", "low"))
+    assert cohort.truth.tolist() == [[False, True], [True, False], [False, True]]
+    assert cohort.counts() == {"high": (1, 1), "low": (2, 2)}
+    assert [case.path for case in cohort.cases] == [tmp_path / f"{name}.nii.gz" for name in "abc"]
+    assert [case.row for case in cohort.cases] == [2, 3, 4]
+
+
+def test_subset_keeps_the_classes(tmp_path):
+    subset = Cohort.read(table(tmp_path, ROWS)).subset([2, 0])
+    assert [case.scan for case in subset.cases] == ["c.nii.gz", "a.nii.gz"]
+    assert subset.labels.names == ("high", "low")
+    assert subset.counts() == {"high": (0, 0), "low": (2, 2)}
+
+
+def test_findings(tmp_path):
+    text = "scan,patient,label_nodule,label_effusion\na.nii.gz,1,1,0\nb.nii.gz,2,1,1\nc.nii.gz,3,0,0\n"
+    cohort = Cohort.read(table(tmp_path, text))
+    assert cohort.labels == Labels(("effusion", "nodule"), multilabel=True)
+    assert [case.label for case in cohort.cases] == [{"nodule"}, {"nodule", "effusion"}, frozenset()]
+    assert cohort.truth.tolist() == [[False, True], [True, True], [False, False]]
+
+
+def test_regions_masks_and_other_columns(tmp_path):
+    text = (
+        "scan,series_uid,patient,label,roi_x_mm,roi_y_mm,roi_z_mm,roi_size_mm,mask,split,sex,age\n"
+        "a.nii.gz,1.2.3,1,x,-10.5,20,3e1,40,,train,F,63\n"
+        "b.nii.gz,,2,y,,,,,m.nii.gz,test,M,\n"
+    )
+    first, second = Cohort.read(table(tmp_path, text)).cases
+    assert (first.roi_centre_mm, first.roi_size_mm, first.mask) == ((-10.5, 20.0, 30.0), 40.0, None)
+    assert (first.series_uid, first.split, first.columns) == ("1.2.3", "train", {"sex": "F", "age": "63"})
+    assert (second.roi_centre_mm, second.roi_size_mm, second.mask) == (None, None, tmp_path / "m.nii.gz")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_spreadsheet_dialects_read_alike(tmp_path, delimiter, newline, encoding):
+    text = "scan,patient,label,\na.nii.gz, 007 , low ,\n,,,\nb.nii.gz,7,höher,\n\n"  # with what spreadsheets leave
+    cohort = Cohort.read(table(tmp_path, text.replace(",", delimiter).replace("\n", newline).encode(encoding)))
+    assert cohort.patients == ("007", "7")
+    assert [case.row for case in cohort.cases] == [2, 4]
+    assert cohort.labels.names == ("höher", "low")
+
+
+def test_quoted_values_may_hold_commas_and_line_breaks(tmp_path):
+    text = 'scan,patient,label,note\na.nii.gz,1,x,"one, two\nthree"\nb.nii.gz,2,y,\nd.nii.gz,2,,\n'
+    with pytest.raises(MissingLabel, match=r"row 5 \(d\.nii\.gz\) has no label"):
+        Cohort.read(table(tmp_path, text))
+
+
+def test_one_scan_may_have_several_regions(tmp_path):
+    header = "scan,patient,label,roi_x_mm,roi_y_mm,roi_z_mm,roi_size_mm\n"
+    cohort = Cohort.read(table(tmp_path, header + "a.nii.gz,1,x,0,0,0,20\na.nii.gz,1,y,50,0,0,20\n"))
+    assert len(cohort) == 2
+    with pytest.raises(CohortError, match=r"rows 2 and 3 are the same scan and region \(\./a\.nii\.gz\)"):
+        Cohort.read(table(tmp_path, header + "a.nii.gz,1,x,0,0,0,20\n./a.nii.gz,1,y,0,0,0.0,20\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"cohort\.csv: the table is empty"),
+        ("\n\n", "the table is empty"),
+        ("scan,patient,label\n", "a header and no rows"),
+        (
+            "Scan,patient,label\nx,1,a\n",
+            r"no column 'scan'; expected it among Scan, patient, label\. Rename 'Scan' to 'scan'",
+        ),
+        ("scan,label\nx,a\n", r"no column 'patient'; expected it among scan, label\. Add a column 'patient'"),
+        ("scan,patient,lable\nx,1,a\n", r"no column 'label'.*Rename 'lable' to 'label'"),
+        ("scan,patient,label,label\nx,1,a,a\n", "column 'label' appears twice"),
+        ("scan,patient,label\na.nii.gz,1,x,9\n", r"row 2 has 4 values; expected 3, as many as the header"),
+        ("scan,patient,label\na.nii.gz,1\n", "row 2 has 2 values"),
+        ("scan,patient,label,\na.nii.gz,1,x,9\n", "row 2 has a value in a column without a name"),
+        ('scan,patient,label\na.nii.gz,1,"x"y\n', "row 2 is not valid CSV"),
+        ("scan,patient,label\n,1,x\n", "row 2 has no scan"),
+        ("scan,patient,label\na.nii.gz,,x\n", "row 2 has no patient"),
+        (ROWS.replace("high", "low"), r"every row has label 'low'; expected at least two classes"),
+        (ROWS + "d.nii.gz,9,High\n", "classes 'High' and 'high' differ only in case"),
+        (ROWS + "./a.nii.gz,9,high\n", r"rows 2 and 5 are the same scan and region"),
+        ("scan,patient,label,label_x\na.nii.gz,1,x,1\n", "columns label and label_x; expected either"),
+        ("scan,patient,label_\na.nii.gz,1,1\n", "column 'label_' names no finding"),
+        ("scan,patient,label_x\na.nii.gz,1,yes\n", r"row 2 has label_x 'yes'; expected 0 or 1"),
+        ("scan,patient,label_x\na.nii.gz,1,1\nb.nii.gz,1,1\n", "finding 'x' is present in 2 of 2 scans"),
+        ("scan,patient,label,split\na.nii.gz,1,x,training\n", r"row 2 has split 'training'; expected train, val, test"),
+        ("scan,patient,label,roi_x_mm,roi_z_mm\na,1,x,1,2\n", "region column roi_y_mm, roi_size_mm is missing"),
+    ],
+)
+def test_unusable_tables(tmp_path, text, message):
+    with pytest.raises(CohortError, match=message):
+        Cohort.read(table(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("1,2,,4", "row 2 has roi_z_mm ''; expected a number in mm, in all four region columns or in none"),
+        ("1,left,3,4", "row 2 has roi_y_mm 'left'; expected a number in mm"),
+        ("1,2,nan,4", "row 2 has roi_z_mm 'nan'"),
+        ("1,2,inf,4", "row 2 has roi_z_mm 'inf'"),
+        ("1,2,3,0", "row 2 has roi_size_mm '0'; expected a size above 0 mm"),
+    ],
+)
+def test_unusable_regions(tmp_path, values, message):
+    text = f"scan,patient,label,roi_x_mm,roi_y_mm,roi_z_mm,roi_size_mm\na.nii.gz,1,x,{values}\nb.nii.gz,2,y,,,,\n"
+    with pytest.raises(CohortError, match=message):
+        Cohort.read(table(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("scan,patient,label\na.nii.gz,1,höher\n".encode("latin-1"), r"row 2 is not UTF-8 text.*CSV UTF-8"),
+        (ROWS.encode("utf-16"), "row 1 is not UTF-8 text"),
+        (b"PK\x03\x04...", "is an Excel workbook; expected CSV"),
+    ],
+)
+def test_other_encodings_are_refused(tmp_path, content, message):
+    with pytest.raises(CohortError, match=message):
+        Cohort.read(table(tmp_path, content))
+
+
+def test_absent_table(tmp_path):
+    with pytest.raises(CohortError, match=r"none\.csv: No such file"):
+        Cohort.read(tmp_path / "none.csv")
+
+
+def test_missing_labels_are_counted(tmp_path):
+    text = "scan,patient,label\na.nii.gz,1,x\nb.nii.gz,2,\nc.nii.gz,3, \n"
+    with pytest.raises(MissingLabel, match=r"row 3 \(b\.nii\.gz\) has no label \(2 rows in all\)\. Fill the label"):
+        Cohort.read(table(tmp_path, text))
+    with pytest.raises(MissingLabel, match=r"row 2 \(a\.nii\.gz\) has no label\."):
+        Cohort.read(table(tmp_path, "scan,patient,label_x,label_y\na.nii.gz,1,1,\n"))
+
+
+def test_absent_scans_are_counted_and_five_are_named(tmp_path):
+    text = "scan,patient,label\n" + "".join(f"absent{n}.nii.gz,secret{n},{'xy'[n % 2]}\n" for n in range(7))
+    with pytest.raises(MissingLabel, match=r"7 of 8 scan paths do not exist: row 2 \(.*absent0\.nii\.gz\)") as raised:
+        Cohort.read(table(tmp_path, text + "a.nii.gz,p,x\n"))
+    assert "absent4" in str(raised.value)
+    assert "absent5" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_absent_mask(tmp_path):
+    text = "scan,patient,label,mask\na.nii.gz,1,x,absent.nii.gz\nb.nii.gz,2,y,m.nii.gz\n"
+    with pytest.raises(MissingLabel, match=r"1 of 2 mask paths do not exist: row 2 \(.*absent\.nii\.gz\)"):
+        Cohort.read(table(tmp_path, text))
+
+
+def test_a_bundle_fixes_the_class_order(tmp_path):
+    labels = Labels(("middle", "low", "high"))
+    cohort = Cohort.read(table(tmp_path, ROWS.replace("high", "low")), labels=labels)
+    assert cohort.labels is labels
+    assert np.array_equal(cohort.truth, np.tile([False, True, False], (3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "text", "message"),
+    [
+        (Labels(("a", "low")), ROWS, r"row 3, class 'high' is not in both.*expected the bundle's a, low"),
+        (
+            Labels(("low", "high"), multilabel=True),
+            ROWS,
+            r"the table has one label a scan; expected findings low, high",
+        ),
+        (Labels(("x", "y")), "scan,patient,label_x\na.nii.gz,1,1\n", r"the table has label_<finding> columns"),
+        (Labels(("x", "y"), multilabel=True), "scan,patient,label_x\na.nii.gz,1,1\n", r"finding 'y' is not in both"),
+        (Labels(("x",), multilabel=True), "scan,patient,label_z\na.nii.gz,1,1\n", r"finding 'z' is not in both"),
+    ],
+)
+def test_a_table_of_other_classes_than_the_bundle(tmp_path, labels, text, message):
+    with pytest.raises(CohortError, match=message):
+        Cohort.read(table(tmp_path, text), labels=labels)
+
+
+def test_table_for_prediction(tmp_path):
+    text = "scan,label,sex\nabsent.nii.gz,,F\na.nii.gz,unheard-of,M\n"
+    cohort = Cohort.read(table(tmp_path, text), labels=Labels(("x", "y")), labelled=False)
+    assert [(case.patient, case.label, case.columns) for case in cohort.cases] == [
+        ("", None, {"sex": "F"}),
+        ("", None, {"sex": "M"}),
+    ]
+    with pytest.raises(MissingLabel, match=r"row 2 \(absent\.nii\.gz\) has no label"):
+        _ = cohort.truth

@@ -1,0 +1,79 @@
+"""Teacher's and student's views show the same spot of the patient, each in its own convention."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from med_transfer import geometry
+from med_transfer.backbones import find_backbone
+from med_transfer.pretraining import ViewConfig
+from med_transfer.pretraining.views import CROP_ORIENTATION, Degradation, reduce, reorient, thick_slices, window
+
+CPU = torch.device("cpu")
+ORIENTATIONS = ["".join(p) for letters in itertools.product("RL", "AP", "IS") for p in itertools.permutations(letters)]
+
+
+@pytest.mark.parametrize("target", ORIENTATIONS)
+def test_reorient_agrees_with_the_affine(target):
+    """A landmark keeps its patient coordinates; geometry.grid_affine is the independent statement of the axes."""
+    shape, spacing, landmark = (6, 8, 10), (3.0, 2.0, 1.0), (1, 5, 8)
+    volume = torch.zeros(1, 1, *shape)
+    volume[0, 0][landmark] = 1
+    centre = (10.0, -20.0, 30.0)
+    before = geometry.grid_affine("SPL", spacing, centre, shape)
+    moved = reorient(volume, "SPL", target)
+    order = ["SPL".index(next(s for s in "SPL" if s in pair)) for pair in (geometry_pair(t) for t in target)]
+    after = geometry.grid_affine(target, tuple(spacing[i] for i in order), centre, tuple(moved.shape[2:]))
+    found = tuple(int(i) for i in moved[0, 0].nonzero()[0])
+    np.testing.assert_allclose(
+        geometry.to_world_mm(after, found[::-1]), geometry.to_world_mm(before, landmark[::-1]), atol=1e-9
+    )
+    assert torch.equal(reorient(moved, target, "SPL"), volume)
+
+
+def geometry_pair(letter: str) -> str:
+    return next(pair for pair in ("RL", "AP", "IS") if letter in pair)
+
+
+def test_a_landmark_lies_at_the_same_spot_for_teacher_and_student():
+    """Astra's axes are S, R, A; the student's S, P, L, on a grid half as fine in plane."""
+    hu = torch.full((1, 1, 32, 64, 64), -1000.0)
+    hu[0, 0, 5, 20:22, 50:52] = 1000.0
+    teacher_axes = find_backbone("astra").input.orientation
+    teacher = window(reorient(hu, CROP_ORIENTATION, teacher_axes), (-1000, 200), (0, 1))
+    student = reduce(window(hu, (-1000, 1000), (-1, 1)), (32, 32, 32))
+    assert teacher_axes == "SRA"
+    superior, posterior, left = student[0, 0].eq(1).nonzero()[0].tolist()
+    assert (superior, posterior, left) == (5, 10, 25)
+    seen = teacher[0, 0].eq(1).nonzero().float().mean(0)  # superior, right, anterior
+    right, anterior = (seen[1:] + 0.5) / 64
+    assert seen[0] == superior
+    assert float(anterior) == pytest.approx(1 - (posterior + 0.5) / 32)
+    assert float(right) == pytest.approx(1 - (left + 0.5) / 32)
+
+
+def test_window_clips_and_maps():
+    hu = torch.tensor([-2000.0, -1000.0, -400.0, 200.0, 3000.0])
+    torch.testing.assert_close(window(hu, (-1000, 200), (0, 1)), torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
+
+
+def test_thick_slices_leave_alone_what_does_not_change_along_depth():
+    x = torch.rand(2, 1, 12, 6, 6)
+
+    constant_along_depth = x[:, :, :1].expand(-1, -1, 12, -1, -1)
+    torch.testing.assert_close(thick_slices(constant_along_depth, 4), constant_along_depth)
+
+
+def test_degradation_stays_in_range_and_switched_off_changes_nothing():
+    x = torch.rand(8, 1, 16, 16, 16) * 2 - 1
+    worse = Degradation(ViewConfig(), CPU, seed=0)(x, (-1.0, 1.0))
+    assert worse.shape == x.shape
+    assert worse.min() >= -1
+    assert worse.max() <= 1
+    assert not torch.equal(worse, x)
+    off = ViewConfig(thick_slices=0, blur=0, shift=0, scale=0, gamma=0, noise=0)
+    torch.testing.assert_close(Degradation(off, CPU, seed=0)(x, (-1.0, 1.0)), x.clamp_min(-1 + 2e-4))

@@ -1,0 +1,180 @@
+import os
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from med_transfer.errors import OutputError, UsageError
+from med_transfer.labels import Labels
+from med_transfer.prediction import Prediction
+from med_transfer.results.table import PredictionTable
+
+LABELS = Labels(("high", "low"))
+ROWS = [
+    Prediction("b.nii.gz", "007", "1.2", "1.2.3", "ok", "", {"high": 0.1, "low": 0.9}, "low", False, 0.25, 1.5),
+    Prediction("a.nii.gz", "8", status="failed", reason="UnreadableScan: cut off, at 5", seconds=0.125),
+    Prediction("a.nii.gz", "8", "1", "2", "ok", "", {"high": 1 / 3, "low": 2 / 3}, "low", True, None, 2.0),
+    Prediction('=cmd|"x",\n.nii.gz', "ö", status="rejected", reason="gap of 10 mm"),
+]
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+predictions = st.builds(
+    Prediction,
+    scan=text,
+    patient=text,
+    series_uid=text,
+    status=st.sampled_from(["ok", "rejected", "failed"]),
+    reason=text.map(lambda words: " ".join(words.split())),
+    probabilities=st.just({}) | st.floats(0, 1).map(lambda p: {"high": p, "low": 1 - p}),
+    abstained=st.booleans(),
+    novelty=st.none() | st.floats(0, 1),
+    seconds=st.integers(0, 10**6).map(lambda ms: ms / 1000),
+)
+
+
+def in_order(rows):
+    return sorted(rows, key=lambda p: (p.scan, p.series_uid))
+
+
+def write(path, rows, labels=LABELS):
+    with PredictionTable(path, labels) as table:
+        for row in rows:
+            table.append(row)
+        table.finish()
+    return path
+
+
+def test_columns_are_the_documented_ones(tmp_path):
+    frame = pd.read_csv(write(tmp_path / "p.csv", ROWS), dtype={"patient": str})
+    assert list(frame) == (
+        [
+            "scan",
+            "patient",
+            "study_uid",
+            "series_uid",
+            "status",
+            "reason",
+            "predicted",
+            "p_high",
+            "p_low",
+            "abstained",
+            "novelty",
+            "seconds",
+        ]
+    )
+    assert frame.abstained.dtype == bool
+    assert frame.patient.tolist()[-1] == "007"
+    assert frame.p_low.tolist()[2:] == [2 / 3, 0.9]
+
+
+def test_rows_read_back_sorted(tmp_path):
+    assert PredictionTable.load(write(tmp_path / "p.csv", ROWS)) == in_order(ROWS)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(predictions, max_size=5))
+def test_any_row_reads_back(tmp_path_factory, rows):
+    path = write(tmp_path_factory.mktemp("p") / "p.csv", rows)
+    assert sorted(map(repr, PredictionTable.load(path))) == sorted(map(repr, rows))
+
+
+def test_every_row_is_on_disk_at_once(tmp_path):
+    with PredictionTable(tmp_path / "p.csv", LABELS) as table:
+        assert PredictionTable.load(tmp_path / "p.csv") == []
+        for count, row in enumerate(ROWS, start=1):
+            table.append(row)
+            assert PredictionTable.load(tmp_path / "p.csv") == ROWS[:count]
+
+
+def test_a_run_killed_anywhere_ends_with_the_same_table(tmp_path):
+    whole = write(tmp_path / "whole.csv", ROWS).read_bytes()
+    path = tmp_path / "p.csv"
+    with PredictionTable(path, LABELS) as table:
+        header = path.stat().st_size
+        for row in ROWS:
+            table.append(row)
+    content = path.read_bytes()
+    for cut in range(header, len(content) + 1, 3):
+        path.write_bytes(content[:cut])
+        with PredictionTable(path, LABELS) as table:
+            for row in ROWS:
+                if (row.scan, row.series_uid) not in table.done:
+                    table.append(row)
+            table.finish()
+        assert path.read_bytes() == whole, f"cut at byte {cut}"
+
+
+def test_done_tells_scans_and_series(tmp_path):
+    write(tmp_path / "p.csv", ROWS)
+    with PredictionTable(tmp_path / "p.csv", LABELS) as table:
+        assert table.done == {(row.scan, row.series_uid) for row in ROWS}
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.nii")
+    assert PredictionTable.load(write(tmp_path / "p.csv", [Prediction(name)]))[0].scan == name
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"p\.csv: columns \(none\); expected scan, patient, .*Choose another output folder"),
+        ("scan,label\na,b\n", r"columns scan, label; expected scan, patient"),
+        (None, r"columns .*p_other.*; expected .*p_high, p_low"),
+    ],
+)
+def test_another_table_is_not_overwritten(tmp_path, content, message):
+    path = tmp_path / "p.csv"
+    if content is None:
+        write(path, [], Labels(("other", "low")))
+    else:
+        path.write_text(content)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=message):
+        PredictionTable(path, LABELS)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b",ok,", b",good,"), (b",true,", b",maybe,"), (b"0.9", b"x"), (b",8,", b",8,,")]
+)
+def test_a_damaged_row_is_named(tmp_path, old, new):
+    path = write(tmp_path / "p.csv", ROWS)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(UsageError, match=r"p\.csv: row \d is damaged"):
+        PredictionTable.load(path)
+
+
+def test_absent_table(tmp_path):
+    with pytest.raises(UsageError, match=r"p\.csv: No such file"):
+        PredictionTable.load(tmp_path / "p.csv")
+
+
+def test_class_of_another_bundle(tmp_path):
+    table = PredictionTable(tmp_path / "p.csv", LABELS)
+    with table, pytest.raises(UsageError, match="a prediction of class 'other'; expected high, low"):
+        table.append(Prediction("a", probabilities={"other": 1.0}))
+
+
+def test_no_place_to_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        PredictionTable(tmp_path / "file" / "p.csv", LABELS)
+
+
+def test_full_disk_leaves_whole_rows(tmp_path):
+    resource = pytest.importorskip("resource")
+    signal = pytest.importorskip("signal")
+    path = tmp_path / "p.csv"
+    with PredictionTable(path, LABELS) as table:
+        table.append(ROWS[0])
+        limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, limits[1]))
+        try:
+            with pytest.raises(OutputError, match=r"p\.csv: cannot be written: .*Free disk space"):
+                table.append(ROWS[1])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+        table.append(ROWS[2])
+    assert PredictionTable.load(path) == [ROWS[0], ROWS[2]]

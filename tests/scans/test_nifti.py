@@ -1,0 +1,181 @@
+"""NIfTI files against nibabel and SimpleITK, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import gzip
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from dicom_series import as_image, hounsfield, image_affine, plane_affine
+
+from med_transfer.errors import GeometryRejected, NotAScan, UnreadableScan, UnusableVoxels
+from med_transfer.scans import find_series, read_scan
+
+
+def save(path, values_ijk, affine=None, kind=nibabel.Nifti1Image, sform=1, qform=0, **header):
+    affine = np.diag([-0.7, -0.9, 2.5, 1.0]) if affine is None else affine
+    image = kind(values_ijk, affine)
+    image.set_qform(affine if qform else None, qform)
+    image.set_sform(affine, sform)
+    for key, value in header.items():
+        image.header[key] = value
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "oblique"])
+def test_voxels_and_affine_equal_simpleitk(tmp_path, plane):
+    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine(plane)), tmp_path / "a.nii.gz")
+    reference = SimpleITK.ReadImage(tmp_path / "a.nii.gz")
+    volume = read_scan(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(volume.voxels, SimpleITK.GetArrayFromImage(reference))
+    np.testing.assert_allclose(volume.affine, image_affine(reference), atol=1e-4)
+    assert volume.voxels.dtype == np.int16
+    assert volume.provenance.format == "nifti"
+    assert str(volume.verdict) == "accept"
+
+
+@pytest.mark.parametrize(("sform", "qform"), [(1, 0), (2, 0), (0, 1), (4, 1)])
+def test_sform_or_qform_places_the_voxels(tmp_path, sform, qform):
+    affine = np.array([[0, 0, 2.5, 3], [-0.7, 0, 0, 4], [0, 0.9, 0, 5], [0, 0, 0, 1]])
+    path = save(tmp_path / "a.nii", hounsfield().T, affine, sform=sform, qform=qform)
+    volume = read_scan(path)
+    np.testing.assert_allclose(volume.affine, np.diag([-1, -1, 1, 1]) @ affine, atol=1e-5)
+    assert str(volume.verdict) == "accept"
+
+
+def test_neither_form_is_nominal(tmp_path):
+    path = save(tmp_path / "a.nii", hounsfield().T, sform=0, qform=0)
+    expected = "accept: affine is nominal: the file does not say where the voxels lie in the patient"
+    assert str(read_scan(path).verdict) == expected
+    assert str(find_series(path)[0].verdict) == expected
+
+
+def test_nifti_2(tmp_path):
+    path = save(tmp_path / "a.nii.gz", hounsfield().T, kind=nibabel.Nifti2Image)
+    np.testing.assert_array_equal(read_scan(path).voxels, hounsfield())
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (hounsfield().astype(np.float64), np.int16),
+        (hounsfield().astype(np.float32) + np.float32(0.25), np.float32),
+        (hounsfield().astype(np.int32) * 100, np.float32),
+        (np.abs(hounsfield()).astype(np.uint16), np.int16),
+        ((hounsfield() & 255).astype(np.uint8), np.int16),
+    ],
+)
+def test_int16_where_exact_else_float32(tmp_path, values, dtype):
+    voxels = read_scan(save(tmp_path / "a.nii", values.T)).voxels
+    assert voxels.dtype == dtype
+    np.testing.assert_array_equal(voxels, values)
+
+
+@pytest.mark.parametrize(("slope", "inter", "dtype"), [(2.0, -1024.0, np.int16), (0.3, 5.5, np.float32)])
+def test_scale_is_applied(tmp_path, slope, inter, dtype):
+    stored = hounsfield()
+    image = nibabel.Nifti1Image(stored.T, np.eye(4))
+    image.header.set_slope_inter(slope, inter)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    content = bytearray(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
+    content[112:120] = np.array(
+        [slope, inter], "<f4"
+    ).tobytes()  # nibabel writes its own; these are scl_slope, scl_inter
+    content[352:] = np.ascontiguousarray(stored).tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    reference = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(tmp_path / "a.nii"))
+    voxels = read_scan(tmp_path / "a.nii").voxels
+    assert voxels.dtype == dtype
+    np.testing.assert_allclose(voxels, reference, rtol=1e-5, atol=1e-3)
+
+
+def test_one_volume_in_four_dimensions(tmp_path):
+    path = save(tmp_path / "a.nii", hounsfield().T[..., None])
+    np.testing.assert_array_equal(read_scan(path).voxels, hounsfield())
+
+
+@pytest.mark.parametrize(
+    ("values", "affine", "message"),
+    [
+        (np.stack([hounsfield().T] * 3, axis=-1), None, r"array of 9 x 7 x 5 x 3 holds 3 volumes, not one"),
+        (hounsfield()[0].T, None, r"array of 9 x 7 is not three-dimensional"),
+        (hounsfield()[:1].T, None, r"array of 9 x 7( x 1)? is not three-dimensional"),
+        (hounsfield().T, [[1, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], r"sheared by 16\.7 degrees"),
+        (hounsfield().T, [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]], r"voxel axes do not span space"),
+        (hounsfield().T.astype(np.complex64), None, r"complex values"),
+    ],
+)
+def test_rejected_geometry(tmp_path, values, affine, message):
+    path = save(tmp_path / "a.nii", values, affine if affine is None else np.array(affine))
+    assert find_series(path)[0].verdict.decision == "reject"
+    with pytest.raises(GeometryRejected, match=message):
+        read_scan(path)
+
+
+def test_affine_of_nan(tmp_path):
+    path = save(tmp_path / "a.nii", hounsfield().T)
+    content = bytearray(path.read_bytes())
+    content[280:284] = np.float32(np.nan).tobytes()  # srow_x[0]
+    path.write_bytes(content)
+    with pytest.raises(GeometryRejected, match=r"voxel axes do not span space"):
+        read_scan(path)
+
+
+def test_colour(tmp_path):
+    rgb = np.zeros((9, 7, 5), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    with pytest.raises(GeometryRejected, match=r"3 values a voxel, not one"):
+        read_scan(save(tmp_path / "a.nii", rgb))
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_text_in_disguise(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_text("not a scan at all, only words " * 30)
+    with pytest.raises(NotAScan, match=rf"a\.{suffix}: not a .* in spite of its name; expected NIfTI\.$"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_empty_file(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(b"")
+    with pytest.raises(UnreadableScan, match=r"empty file"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kept"), [("nii", 400), ("nii", 900), ("nii.gz", 30), ("nii.gz", 400), ("nii.gz", -6)]
+)
+def test_truncated(tmp_path, suffix, kept):
+    path = save(tmp_path / f"a.{suffix}", hounsfield().T)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UnreadableScan, match=r"truncated or corrupt NIfTI file"):
+        read_scan(path)
+
+
+def test_wrong_checksum(tmp_path):
+    """Nibabel stops before gzip's checksum and would hand over the damaged values."""
+    path = save(tmp_path / "a.nii.gz", hounsfield((20, 30, 40)).T)
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 0xFF
+    path.write_bytes(content)
+    np.asanyarray(nibabel.load(path).dataobj)
+    with pytest.raises(UnreadableScan, match=r"truncated or corrupt NIfTI file \(BadGzipFile\)"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers(tmp_path, value):
+    values = hounsfield().astype(np.float32)
+    values[1, 2, 3] = values[4, 0, 0] = value
+    with pytest.raises(UnusableVoxels, match=r"2 of 315 voxels are NaN or infinite; expected finite values\.$"):
+        read_scan(save(tmp_path / "a.nii", values.T))
+
+
+def test_nothing_is_printed(tmp_path, capfd):
+    path = save(tmp_path / "a.nii", hounsfield().T, pixdim=[0, 0.7, 0.9, 2.5, 0, 0, 0, 0])
+    read_scan(path)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,220 @@
+"""What a search of a folder tree finds, groups and leaves out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from dicom_series import SECRETS, as_image, hounsfield, plane_affine, write_series
+from pydicom.uid import UID, MediaStorageDirectoryStorage
+
+from med_transfer.errors import ScanNotFound, UnreadableScan
+from med_transfer.scans import Ignored, find_series, read_scan, survey
+
+SEGMENTATION, STRUCTURE_SET, REPORT, PRESENTATION, KEY_OBJECT = (
+    "1.2.840.10008.5.1.4.1.1.66.4",
+    "1.2.840.10008.5.1.4.1.1.481.3",
+    "1.2.840.10008.5.1.4.1.1.88.33",
+    "1.2.840.10008.5.1.4.1.1.11.1",
+    "1.2.840.10008.5.1.4.1.1.88.59",
+)
+
+
+def test_series_of_all_formats_in_one_tree(tmp_path):
+    write_series(tmp_path / "p1" / "ct", series_uid="1.2.3")
+    write_series(tmp_path / "p1" / "mr", series_uid="1.2.4", modality="MR")
+    for name in ("a.nii", "b.nii.gz", "c.nrrd", "d.nhdr", "e.mha", "f.mhd"):
+        SimpleITK.WriteImage(as_image(hounsfield(), plane_affine()), tmp_path / name)
+    found = {(one.path.name, one.format, one.modality, one.n_slices) for one in find_series(tmp_path)}
+    assert found == {
+        ("ct", "dicom", "CT", 5),
+        ("mr", "dicom", "MR", 5),
+        ("a.nii", "nifti", "", 5),
+        ("b.nii.gz", "nifti", "", 5),
+        ("c.nrrd", "nrrd", "", 5),
+        ("d.nhdr", "nrrd", "", 5),
+        ("e.mha", "metaimage", "", 5),
+        ("f.mhd", "metaimage", "", 5),
+    }
+    assert {one.path.suffix for one in survey(tmp_path).ignored} == {".raw"}
+
+
+def test_two_series_in_one_folder(tmp_path):
+    write_series(tmp_path, series_uid="1.2.3", Manufacturer="A", SeriesDescription="thin")
+    write_series(tmp_path, series_uid="1.2.4", names=["1", "2", "3", "4", "5"], SeriesDescription="thick")
+    found = find_series(tmp_path)
+    assert [(one.series_uid, one.description, one.n_slices) for one in found] == [
+        ("1.2.3", "thin", 5),
+        ("1.2.4", "thick", 5),
+    ]
+
+
+def test_localizer_with_the_uid_of_the_ct_is_split_off(tmp_path):
+    write_series(tmp_path, series_uid="1.2.3")
+    write_series(
+        tmp_path,
+        hounsfield((1, 7, 9)),
+        plane_affine("coronal"),
+        series_uid="1.2.3",
+        names=["scout"],
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+    )
+    verdicts = {one.n_slices: str(one.verdict) for one in find_series(tmp_path)}
+    assert verdicts == {5: "accept", 1: "reject: localizer (scout) images, not a volume"}
+    np.testing.assert_array_equal(read_scan(tmp_path).voxels, hounsfield())
+    np.testing.assert_array_equal(read_scan(tmp_path, "1.2.3").voxels, hounsfield())
+
+
+@pytest.mark.parametrize(
+    ("modality", "sop_class"),
+    [("SEG", SEGMENTATION), ("RTSTRUCT", STRUCTURE_SET), ("SR", REPORT), ("PR", PRESENTATION), ("KO", KEY_OBJECT)],
+)
+def test_objects_that_are_no_images_are_ignored(tmp_path, modality, sop_class):
+    write_series(tmp_path)
+    write_series(tmp_path, hounsfield((1, 7, 9)), names=["other"], SOPClassUID=sop_class, Modality=modality)
+    found = survey(tmp_path)
+    assert [str(one.verdict) for one in found.series] == ["accept"]
+    reason = f"{modality} object ({UID(sop_class).name}), not an image"
+    assert found.ignored == (Ignored(tmp_path / "other", reason),)
+
+
+def test_dicomdir_hidden_files_and_text(tmp_path):
+    paths = write_series(tmp_path)
+    directory = pydicom.dcmread(paths[0])
+    directory.clear()
+    directory.FileSetID = "DISC"
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.save_as(tmp_path / "DICOMDIR")
+    (tmp_path / "readme.txt").write_text("hello")
+    (tmp_path / "notes.dcm").write_text("not an image at all")
+    (tmp_path / ".DS_Store").write_bytes(b"\0" * 200)
+    (tmp_path / ".hidden").mkdir()
+    shutil.copy(paths[0], tmp_path / ".hidden" / "copy.dcm")
+    found = survey(tmp_path)
+    assert [(one.n_slices, str(one.verdict)) for one in found.series] == [(5, "accept")]
+    assert {one.path.name: one.reason for one in found.ignored} == {
+        "DICOMDIR": "DICOM object (Media Storage Directory Storage), not an image",
+        "readme.txt": "not an image file",
+        "notes.dcm": "not an image file",
+    }
+
+
+def test_series_spread_over_folders_is_one(tmp_path):
+    paths = write_series(tmp_path / "x")
+    (tmp_path / "y").mkdir()
+    for path in paths[3:]:
+        path.rename(tmp_path / "y" / path.name)
+    (series,) = find_series(tmp_path)
+    assert (series.path, series.n_slices, str(series.verdict)) == (tmp_path, 5, "accept")
+    np.testing.assert_array_equal(read_scan(series).voxels, hounsfield())
+
+
+def test_copies_in_two_folders_are_two(tmp_path):
+    write_series(tmp_path / "x")
+    shutil.copytree(tmp_path / "x", tmp_path / "y")
+    found = find_series(tmp_path)
+    assert [(one.path.name, str(one.verdict)) for one in found] == [("x", "accept"), ("y", "accept")]
+    assert found[0].series_uid == found[1].series_uid
+
+
+def test_one_series_uid_for_two_patients_stays_two(tmp_path):
+    write_series(tmp_path / "x", series_uid="1.2.3")
+    write_series(tmp_path / "y", series_uid="1.2.3", PatientID="another")
+    assert [one.verdict.decision for one in find_series(tmp_path)] == ["accept", "accept"]
+
+
+def test_missing_series_uid_groups_by_folder(tmp_path):
+    for folder in ("x", "y"):
+        write_series(tmp_path / folder, SeriesInstanceUID="")
+    assert [one.n_slices for one in find_series(tmp_path)] == [5, 5]
+
+
+def test_links_are_followed_once(tmp_path):
+    write_series(tmp_path / "store" / "ct")
+    cohort = tmp_path / "cohort"
+    cohort.mkdir()
+    (cohort / "case").symlink_to(tmp_path / "store" / "ct", target_is_directory=True)
+    (tmp_path / "store" / "ct" / "loop").symlink_to(cohort, target_is_directory=True)
+    (series,) = find_series(cohort)
+    assert series.n_slices == 5
+
+
+def test_one_bad_file_never_stops_the_search(tmp_path):
+    write_series(tmp_path / "ct")
+    (tmp_path / "bad.nii.gz").write_bytes(b"\x1f\x8b\x08\x00garbage")
+    (tmp_path / "bad.nrrd").write_text("nothing")
+    (tmp_path / "empty.mha").write_bytes(b"")
+    (tmp_path / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00UL\x04\x00")
+    found = survey(tmp_path)
+    assert [str(one.verdict) for one in found.series] == ["accept"]
+    assert {one.path.name for one in found.ignored} == {"bad.nii.gz", "bad.nrrd", "empty.mha", "bad.dcm"}
+
+
+def test_damaged_neighbour_rejects_the_series(tmp_path):
+    """The last slice is unreadable; without it the others look complete, so nobody may use them."""
+    paths = write_series(tmp_path)
+    paths[-1].write_bytes(paths[-1].read_bytes()[:300])
+    (series,) = find_series(tmp_path)
+    assert str(series.verdict) == "reject: damaged DICOM files beside it may belong to it (slice004.dcm)"
+    with pytest.raises(UnreadableScan, match=r"slice004\.dcm: image without Rows and Columns: damaged or truncated"):
+        read_scan(tmp_path)
+
+
+def test_empty_folder(tmp_path):
+    found = survey(tmp_path)
+    assert found.series == found.ignored == ()
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(ScanNotFound, match=r"absent: no such file or folder"):
+        survey(tmp_path / "absent")
+
+
+def test_survey_of_one_file(tmp_path):
+    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine()), tmp_path / "a.nii.gz")
+    assert [one.format for one in find_series(tmp_path / "a.nii.gz")] == ["nifti"]
+
+
+def test_no_patient_data_in_the_survey(tmp_path):
+    write_series(tmp_path, offsets=[0, 1, 2, 4, 5], SeriesDescription="DOE^JANE thorax")
+    printed = repr(survey(tmp_path))
+    assert not any(secret in printed for secret in SECRETS)
+
+
+@pytest.fixture
+def as_nobody():
+    """Runs the test without root's right to read everything."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        yield
+        os.seteuid(0)
+    else:
+        yield
+
+
+def test_no_permission(as_nobody):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = write_series(folder / "ct")
+        paths[2].chmod(0)
+        SimpleITK.WriteImage(as_image(hounsfield(), plane_affine()), folder / "a.nii.gz")
+        (folder / "a.nii.gz").chmod(0)
+        found = survey(folder)
+        assert [one.verdict.decision for one in found.series] == ["reject"]
+        with pytest.raises(UnreadableScan, match=r"slice002\.dcm: cannot be opened \(PermissionError\)"):
+            read_scan(folder / "ct")
+        with pytest.raises(UnreadableScan, match=r"a\.nii\.gz: no permission to read the file"):
+            read_scan(folder / "a.nii.gz")
+        closed = folder / "closed"
+        closed.mkdir(0o000)
+        with pytest.raises(UnreadableScan, match=r"closed: no readable image"):
+            read_scan(closed)
+        with pytest.raises(UnreadableScan, match=r"no permission to look into the folder"):
+            read_scan(closed / "scan.nii")
+        closed.chmod(0o700)

@@ -1,0 +1,46 @@
+"""Which values can be a scan, and which look like Hounsfield units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from med_transfer.errors import UnusableVoxels
+from med_transfer.scans.voxel_checks import hounsfield_doubt, narrow, require_usable
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "doubted"),
+    [
+        (-1024, 1500, False),
+        (-935, -499, False),
+        (-1000, -501, True),  # air only
+        (0, 4095, True),  # stored values, never rescaled
+        (-1, 80, False),
+        (301, 900, True),
+    ],
+)
+def test_hounsfield_doubt(low, high, doubted):
+    sentence = hounsfield_doubt(np.array([[[low, high]]], np.int16))
+    assert sentence == (f"values do not look like Hounsfield units (from {low} to {high})" if doubted else "")
+
+
+@given(arrays.arrays(np.float64, (2, 3, 4), elements=st.floats(-40000, 40000, width=32)))
+def test_narrowing_keeps_every_value(values):
+    narrowed = narrow(values)
+    np.testing.assert_array_equal(narrowed, values)
+    whole = bool((values == np.rint(values)).all() and values.min() >= -32768 and values.max() <= 32767)
+    assert narrowed.dtype == (np.int16 if whole else np.float32)
+
+
+def test_a_value_too_large_is_refused_not_wrapped():
+    with pytest.raises(UnusableVoxels, match=r"scan: 1 of 2 voxels are NaN or infinite"):
+        require_usable(narrow(np.array([[[1e300, 0.5]]])), "scan")
+
+
+def test_constant_is_refused():
+    with pytest.raises(UnusableVoxels, match=r"scan: every voxel is -1024; expected an image\.$"):
+        require_usable(np.full((2, 2, 2), -1024, np.int16), "scan")

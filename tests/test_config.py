@@ -1,0 +1,196 @@
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from med_transfer.config import dump_config, load_config
+from med_transfer.errors import ConfigError, OutputError, UnknownKey
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Adam(Strict):
+    kind: Literal["adam"] = "adam"
+    beta: float = 0.9
+
+
+class Sgd(Strict):
+    kind: Literal["sgd"] = "sgd"
+    momentum: float = 0.9
+
+
+class Split(Strict):
+    folds: int = Field(default=5, ge=2)
+    window_hu: tuple[float, float] = (-1000.0, 400.0)
+
+    @model_validator(mode="after")
+    def _rises(self):
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError("window_hu must rise")
+        return self
+
+
+class Config(Strict):
+    name: str = "resnet"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    mixed: bool = False
+    weights: Path | None = None
+    split: Split = Split()
+    pair: Split | None = None
+    optimiser: Annotated[Adam | Sgd, Field(discriminator="kind")] = Adam()
+    stages: tuple[int, ...] = ()
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "c.yaml").write_text(text)
+    return folder / "c.yaml"
+
+
+def test_nothing_gives_the_defaults(tmp_path):
+    assert load_config(Config, None) == Config()
+    assert load_config(Config, write(tmp_path, "# nothing but a remark\n")) == Config()
+
+
+def test_file_then_overrides(tmp_path):
+    path = write(tmp_path, "name: swin\nsplit:\n  folds: 3\nstages: [1, 2]\n")
+    config = load_config(
+        Config, path, ["split.folds=4", "learning_rate=1e-4", "mixed=true", "split.window_hu=[-500, 100]"]
+    )
+    assert config.name == "swin"
+    assert config.stages == (1, 2)
+    assert config.split == Split(folds=4, window_hu=(-500, 100))
+    assert (config.learning_rate, config.mixed) == (1e-4, True)
+
+
+def test_overrides_open_a_section_that_is_empty_or_absent(tmp_path):
+    assert load_config(Config, write(tmp_path, "pair:\n"), ["pair.folds=2"]).pair == Split(folds=2)
+    assert load_config(Config, None, ["pair.folds=2"]).pair == Split(folds=2)
+
+
+@pytest.mark.parametrize("text", ["no", "010", "2024-01-01", "12:30", "off", "1_000", "<<"])
+def test_text_stays_text(tmp_path, text):
+    assert load_config(Config, write(tmp_path, f"name: {text}\n")).name == text
+    assert load_config(Config, None, [f"name={text}"]).name == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("5", 5.0), (".5", 0.5), ("2.", 2.0), ("1.5E+3", 1500.0)])
+def test_numbers_are_numbers(text, value):
+    class Free(Strict):
+        x: int | float | str
+
+    assert load_config(Free, None, [f"x={text}"]).x == value
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("split:\n  flods: 3\n", [], r"c\.yaml: split\.flods: no such key; expected split\.folds perhaps\."),
+        ("folds: 3\n", [], r"c\.yaml: folds: no such key; expected split\.folds or pair\.folds perhaps"),
+        ("", ["learning-rate=1"], r"--set learning-rate: no such key; expected learning_rate perhaps"),
+        (
+            "optimiser:\n  kind: sgd\n  momentun: 1\n",
+            [],
+            r"optimiser\.momentun: no such key; expected optimiser\.momentum",
+        ),
+        ("pair: {folds: 2, window: 3}\n", [], r"pair\.window: no such key; expected pair\.window_hu perhaps"),
+        ("xyzzy: 1\nname: 3\n", [], r"c\.yaml: xyzzy: no such key\. Look also at name\."),
+    ],
+)
+def test_unknown_keys_name_the_nearest(tmp_path, text, overrides, message):
+    with pytest.raises(UnknownKey, match=message):
+        load_config(Config, write(tmp_path, text), overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("split:\n  folds: 1\n", [], r"c\.yaml: split\.folds: found 1; expected a value greater than or equal to 2\."),
+        ("split:\n  folds: many\n", [], r"c\.yaml: split\.folds: found 'many'; expected a valid integer"),
+        ("split: 3\n", [], r"c\.yaml: split: found 3; expected a section with keys of its own"),
+        ("split: {window_hu: [1, 0]}\n", [], r"c\.yaml: split: window_hu must rise\."),
+        ("split: {window_hu: [1, x]}\n", [], r"c\.yaml: split\.window_hu\.1: found 'x'; expected a valid number"),
+        ("optimiser: {beta: 1}\n", [], r"c\.yaml: optimiser: found .*expected"),
+        ("name: a\n", ["learning_rate=-1"], r"^--set learning_rate: found -1; expected a value greater than 0"),
+        ("name: a\n", ["learning_rate"], r"--set: 'learning_rate'; expected section\.key=value"),
+        ("name: a\n", ["a..b=1"], r"expected section\.key=value"),
+        ("name: a\n", ["name.x=1"], r"--set name\.x=1: name is 'a'; expected a section"),
+        ("name: a\n", ["name=[1"], r"--set name=\[1, line 1: not valid YAML"),
+        ("name: a\nsplit: [1\nx: 2\n", [], r"c\.yaml, line 3: not valid YAML: expected ',' or ']'"),
+        ("name: a\n\tx: 2\n", [], r"c\.yaml, line 2: not valid YAML"),
+        ("name: a\nsplit:\n  folds: 2\n  folds: 3\n", [], r"c\.yaml, line 4: key 'folds' appears twice; expected each"),
+        (
+            "name: !!python/object/apply:os.getcwd []\n",
+            [],
+            r"line 1: not valid YAML: could not determine a constructor",
+        ),
+        ("- a\n- b\n", [], r"c\.yaml: found \['a', 'b'\]; expected keys and values"),
+        ("? [a, b]\n: 1\n", [], r"c\.yaml"),
+        ("1: 2\n", [], r"c\.yaml: 1: found"),
+        ("name: *x\n", [], r"not valid YAML: found undefined alias"),
+    ],
+)
+def test_wrong_values(tmp_path, text, overrides, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(Config, write(tmp_path, text), overrides)
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_values_and_files(tmp_path):
+    class Needs(Strict):
+        cohort: Path
+
+    with pytest.raises(ConfigError, match=r"^cohort: missing; expected a value"):
+        load_config(Needs, None)
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file or directory; expected a YAML file"):
+        load_config(Config, tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.yaml: is not UTF-8 text"):
+        load_config(Config, tmp_path / "binary.yaml")
+
+
+def test_a_model_that_holds_itself():
+    class Tree(Strict):
+        leaf: int = 0
+        child: "Tree | None" = None
+
+    with pytest.raises(UnknownKey, match=r"child\.laef: no such key; expected leaf perhaps"):
+        load_config(Tree, None, ["child.laef=1"])
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.builds(
+        Config,
+        name=st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff\ufffe\uffff")),
+        learning_rate=st.floats(min_value=1e-300, allow_nan=False),
+        weights=st.none() | st.just(Path("a/b.safetensors")),
+        pair=st.none() | st.builds(Split, folds=st.integers(2, 10**9)),
+        optimiser=st.builds(Adam, beta=st.floats(allow_nan=False)) | st.just(Sgd()),
+        stages=st.lists(st.integers()).map(tuple),
+    )
+)
+def test_what_is_written_reads_back(tmp_path_factory, config):
+    path = tmp_path_factory.mktemp("config") / "c.yaml"
+    dump_config(config, path)
+    assert load_config(Config, path) == config
+
+
+@pytest.mark.parametrize(
+    "name", ["1e-4", "no", "010", "null", "5", "2024-01-01", "", "a: b", " x ", "true", "~", "-", ".5"]
+)
+def test_text_that_looks_like_something_else_survives(tmp_path, name):
+    dump_config(Config(name=name), tmp_path / "c.yaml")
+    assert load_config(Config, tmp_path / "c.yaml").name == name
+    assert isinstance(yaml.safe_load((tmp_path / "c.yaml").read_text()), dict)
+
+
+def test_unwritable_config(tmp_path):
+    (tmp_path / "c.yaml").mkdir()
+    with pytest.raises(OutputError, match=r"c\.yaml: cannot be written"):
+        dump_config(Config(), tmp_path / "c.yaml")
