@@ -96,7 +96,7 @@ class BundleRecord(_Record):
         return Labels(self.classes, self.multilabel)
 
     def answer(self, prediction: Prediction, probabilities: NDArray[np.floating], novelty: float) -> Prediction:
-        """A scan's record completed: probabilities [class], the call at the operating point, and whether it abstains."""
+        """A scan's record completed with probabilities [class], the call at the operating point, and abstention."""
         calls = self.operating_point.calls(probabilities[None], self.labels)[0]
         limit = self.abstain_above_novelty
         return replace(
@@ -156,12 +156,17 @@ def read_record(folder: Path) -> BundleRecord:
         return BundleRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(
-            "not a bundle", where=folder, expected=f"a folder with {RECORD_FILE}", action="Give RUN/bundle of a finished run"
+            "not a bundle",
+            where=folder,
+            expected=f"a folder with {RECORD_FILE}",
+            action="Give RUN/bundle of a finished run",
         ) from None
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
         key = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{key or 'record'}: {first['msg']}", where=path, expected="a bundle of this version") from None
+        raise BundleError(
+            f"{key or 'record'}: {first['msg']}", where=path, expected="a bundle of this version"
+        ) from None
 
 
 def load_network(bundle_root: Path | str) -> Ensemble:
@@ -222,10 +227,15 @@ _MONAI_INFERENCE = {
 def _monai_metadata(record: BundleRecord) -> dict:
     depth, height, width = record.preprocessing.shape
     low, high = record.preprocessing.output_range
-    image = {"type": "image", "format": "hounsfield", "modality": "CT", "num_channels": 1, "spatial_shape": [depth, height, width],
-             "dtype": "float32", "value_range": [low, high], "is_patch_data": False, "channel_def": {"0": "image"}}  # fmt: skip
-    scores = {"type": "probabilities", "format": "classes", "num_channels": len(record.classes), "spatial_shape": [1],
-              "dtype": "float32", "value_range": [0, 1], "channel_def": {str(i): c for i, c in enumerate(record.classes)}}  # fmt: skip
+    tensor = {"dtype": "float32", "is_patch_data": False}
+    image = tensor | {
+        "type": "image", "format": "hounsfield", "modality": "CT", "num_channels": 1,
+        "spatial_shape": [depth, height, width], "value_range": [low, high], "channel_def": {"0": "image"},
+    }  # fmt: skip
+    scores = tensor | {
+        "type": "probabilities", "format": "classes", "num_channels": len(record.classes), "spatial_shape": [1],
+        "value_range": [0, 1], "channel_def": {str(number): name for number, name in enumerate(record.classes)},
+    }  # fmt: skip
     versions_ = record.versions
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
@@ -233,7 +243,9 @@ def _monai_metadata(record: BundleRecord) -> dict:
         "monai_version": versions_["monai"],
         "pytorch_version": versions_["torch"],
         "numpy_version": versions_["numpy"],
-        "required_packages_version": {name: versions_[name] for name in ("med-transfer", "safetensors", "pydicom", "nibabel")},
+        "required_packages_version": {
+            name: versions_[name] for name in ("med-transfer", "safetensors", "pydicom", "nibabel")
+        },
         "task": "classification of scans: " + ", ".join(record.classes),
         "description": f"Ensemble of {record.n_members} networks on {record.backbone.name}, made by med_transfer",
         "authors": "the owner of the cohort",

@@ -1,6 +1,6 @@
 """How far a scan lies from what a network was trained on.
 
-The training scans' features are described by a Gaussian with a low-rank covariance (probabilistic PCA, Tipping & Bishop 1999).
+The training scans' features are described by a Gaussian of low rank (probabilistic PCA, Tipping & Bishop 1999).
 A scan's squared Mahalanobis distance is turned into the share of held-out scans that lie nearer,
 so 0.99 means: stranger than 99 of 100 scans that the network had not seen either.
 """

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file; see configs/.", show_default=False)
-]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see configs/.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value over the config, for example --set training.epochs=20.", show_default=False),

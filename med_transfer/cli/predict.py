@@ -14,8 +14,12 @@ NAME = "predict"
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="RUN/bundle of a finished run.")],
-    scans: Annotated[Path, typer.Argument(help="A folder tree, one scan, or a cohort.csv (regions of interest, no labels needed).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for predictions.csv; the same folder again resumes.")],
+    scans: Annotated[
+        Path, typer.Argument(help="A folder tree, one scan, or a cohort.csv (regions of interest, no labels needed).")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for predictions.csv; the same folder again resumes.")
+    ],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -26,9 +30,15 @@ def command(
     predictor = load_bundle(bundle, device)
     with progress_bars() as progress:
         outcome = predictor.predict_folder(scans, out, progress)
+    counts = {
+        "ok": outcome.n_ok,
+        "rejected": outcome.n_rejected,
+        "failed": outcome.n_failed,
+        "ignored": outcome.n_ignored,
+    }
     if as_json:
-        say_json({"table": str(outcome.table), "ok": outcome.n_ok, "rejected": outcome.n_rejected, "failed": outcome.n_failed})
+        say_json(counts | {"table": str(outcome.table)})
     else:
-        say(f"{outcome.n_ok} predicted, {outcome.n_rejected} rejected, {outcome.n_failed} failed, {outcome.n_ignored} files ignored")
+        say(", ".join(f"{number} {name}" for name, number in counts.items()))
         say(str(outcome.table))
     raise typer.Exit(outcome.exit_code)

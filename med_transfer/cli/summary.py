@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from med_transfer.cli.terminal import say, say_json
 from med_transfer.evaluation import Estimate, Metrics
@@ -25,26 +24,22 @@ def say_metrics(metrics: Metrics) -> None:
     say(f"{metrics.n_scans} test scans of {metrics.n_patients} patients, not used for training")
     width = max(len(name) for name in metrics.classes)
     for name, rates in metrics.classes.items():
-        say(f"  {name:<{width}}  n {rates.n:4d}   sensitivity {_text(rates.sensitivity)}   specificity {_text(rates.specificity)}")
-    say(f"  balanced sensitivity {_text(metrics.balanced_accuracy)}   macro AUC {_text(metrics.macro_auc)}")
+        found = f"sensitivity {estimate_text(rates.sensitivity)}   specificity {estimate_text(rates.specificity)}"
+        say(f"  {name:<{width}}  n {rates.n:4d}   {found}")
+    say(f"  balanced sensitivity {estimate_text(metrics.balanced_accuracy)}")
+    say(f"  macro AUC {estimate_text(metrics.macro_auc)}")
     for name, baseline in metrics.baselines.items():
-        say(f"  baseline {name}: macro AUC {_text(baseline.macro_auc)}")
+        say(f"  baseline {name}: macro AUC {estimate_text(baseline.macro_auc)}")
     gain = metrics.transfer_gain
     if gain:
-        say(f"  transfer over scratch: {gain.verdict}, macro AUC {_text(gain.macro_auc, signed=True)}")
+        say(f"  transfer over scratch: {gain.verdict}, macro AUC {estimate_text(gain.macro_auc, signed=True)}")
     if metrics.failed.n:
         say(f"  {metrics.failed.n} scans gave no prediction; reasons in the report")
 
 
-def _text(estimate: Estimate, *, signed: bool = False) -> str:
+def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:
     if estimate.value is None:
         return "undefined"
     sign = "+" if signed else ""
     interval = f" [{estimate.ci95[0]:{sign}.2f}, {estimate.ci95[1]:{sign}.2f}]" if estimate.ci95 else ""
     return f"{estimate.value:{sign}.2f}{interval}"
-
-
-def say_files(*paths: Path) -> None:
-    """Where the results are."""
-    for path in paths:
-        say(str(path))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,24 @@ class PreparedCohort:
     def content_hashes(self) -> list[str]:
         return [scan.content_hash for scan in self.scans]
 
+    def subset(self, indices: Iterable[int]) -> PreparedCohort:
+        """The scans at these positions; the failed ones stay counted."""
+        chosen = list(indices)
+        return PreparedCohort(self.cohort.subset(chosen), tuple(self.scans[i] for i in chosen), self.failed)
+
+    def without_margin(self, margin: Margin) -> PreparedCohort:
+        """The network's input alone, cut out of tensors that carry a margin for augmentation."""
+        middle = tuple(slice(m, -m or None) for m in margin)
+        scans = tuple(replace(scan, tensor=scan.tensor[:, *middle]) for scan in self.scans)
+        return replace(self, scans=scans)
+
+    def unanswered(self) -> list[Prediction]:
+        """For each scan the record that a prediction will complete."""
+        return [
+            Prediction(case.scan, case.patient, scan.study_uid, scan.series_uid)
+            for case, scan in zip(self.cohort.cases, self.scans, strict=True)
+        ]
+
     @property
     def handcrafted(self) -> NDArray[np.float64]:
         """Handcrafted features [scan, feature]."""
@@ -145,7 +163,9 @@ def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margi
     if path.exists():
         return _load(path)
     prepared = prepare_scan(case, preprocessing, margin)
-    record = {name: getattr(prepared, name) for name in ("content_hash", "spacing_mm", "study_uid", "series_uid", "repair")}
+    record = {
+        name: getattr(prepared, name) for name in ("content_hash", "spacing_mm", "study_uid", "series_uid", "repair")
+    }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, tensor=prepared.tensor, handcrafted=prepared.handcrafted, record=json.dumps(record))
     return prepared

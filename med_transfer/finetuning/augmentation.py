@@ -91,15 +91,18 @@ def _loss_of_detail(config: AugmentationConfig, shape: Triple, output_range: tup
         hole = tuple(max(1, int(n * config.dropout_size)) for n in shape)
         steps.append(
             RandCoarseDropout(
-                holes=1, max_holes=3, spatial_size=2, max_spatial_size=hole, prob=config.dropout, fill_value=output_range[0]
+                holes=1,
+                max_holes=3,
+                spatial_size=2,
+                max_spatial_size=hole,
+                prob=config.dropout,
+                fill_value=output_range[0],
             )
         )
     return steps
 
 
-def mixup(
-    images: Tensor, targets: Tensor, alpha: float, random: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def mixup(images: Tensor, targets: Tensor, alpha: float, random: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Mix each image and target with another of the batch (Zhang et al. 2018, arXiv:1710.09412).
 
     Args:

@@ -1,4 +1,4 @@
-"""The best weights so far, kept in memory, and the whole state on disk from time to time so that a kill costs little."""
+"""The best weights so far, kept in memory, and now and then the whole state on disk, so that a kill costs little."""
 
 from __future__ import annotations
 

@@ -114,9 +114,8 @@ class TrainingConfig(_Config):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: Annotated[int, Field(ge=0)] | None = None
 
-
     def resolved(self, *, from_source: bool) -> TrainingConfig:
-        """With every automatic value filled in. From scratch nothing is frozen, slowed or kept: that would be unfair."""
+        """Every automatic value filled in. From scratch nothing is frozen, slowed or kept: that would be unfair."""
         values: dict = {"learning_rate": self.learning_rate or (3e-4 if from_source else 1e-3)}
         if not from_source:
             values |= {"stage_decay": 1.0, "freeze_stages": 0, "freeze_norm_statistics": False}
@@ -129,7 +128,7 @@ class FinetuneConfig(_Config):
     """A whole run. The resolved config is written to ``RUN/config.yaml``.
 
     Attributes:
-        scratch_twin: also train the same network from scratch on the same folds with the same budget, and report the gain.
+        scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
 

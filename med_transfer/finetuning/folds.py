@@ -18,18 +18,19 @@ from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation.calibration import fit_temperature
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.listener import TrainingProgress
 from med_transfer.finetuning.member import MemberData, TrainedMember, train_member
 from med_transfer.finetuning.plan import Plan
-from med_transfer.finetuning.progress import Progress, TrainingProgress
 from med_transfer.novelty import Novelty
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.progress import Progress
 
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """The ensemble, in evaluation mode on the CPU, each member's course, and the validation scans it was calibrated on."""
+    """The ensemble, in evaluation mode on the CPU, each member's course, and how it was calibrated."""
 
     ensemble: Ensemble
     members: tuple[TrainedMember, ...]
@@ -75,33 +76,14 @@ def member_data(prepared: PreparedCohort, split: Split, number: int) -> MemberDa
     )
 
 
-def middle(tensors: list[NDArray[np.float16]], preprocessing: PreprocessingConfig) -> list[Tensor]:
-    """The network's input [1, depth, height, width], cut out of tensors that carry the training margin."""
-    cuts = tuple(slice(m, m + n) for m, n in zip(margin_voxels(preprocessing.shape), preprocessing.shape, strict=True))
-    return [torch.from_numpy(tensor[:, *cuts].astype(np.float32)) for tensor in tensors]
-
-
-@torch.inference_mode()
+@torch.no_grad()
 def features(classifier: Classifier, tensors: list[NDArray[np.float16]], preprocessing: PreprocessingConfig) -> Tensor:
-    """Pooled features [scan, feature] of prepared tensors, without augmentation, on the CPU."""
+    """Pooled features [scan, feature] of training tensors, margin cut off and without augmentation, on the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier = classifier.to(device).eval()
-    images = middle(tensors, preprocessing)
+    cuts = [slice(m, m + n) for m, n in zip(margin_voxels(preprocessing.shape), preprocessing.shape, strict=True)]
+    images = [torch.from_numpy(tensor[:, *cuts].astype(np.float32)) for tensor in tensors]
     batches = [torch.stack(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     result = torch.cat([classifier.features(batch.to(device)).float().cpu() for batch in batches])
     classifier.cpu()
-    return result.clone()
-
-
-@torch.inference_mode()
-def assess(
-    ensemble: Ensemble, tensors: list[NDArray[np.float16]], preprocessing: PreprocessingConfig
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probabilities [scan, class] and novelty [scan] of prepared tensors."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ensemble = ensemble.to(device)
-    images = middle(tensors, preprocessing)
-    results = [ensemble.assess(torch.stack(images[i : i + _BATCH]).to(device)) for i in range(0, len(images), _BATCH)]
-    ensemble.cpu()
-    probabilities, novelty = (torch.cat(parts).cpu().double().numpy() for parts in zip(*results, strict=True))
-    return probabilities, novelty
+    return result

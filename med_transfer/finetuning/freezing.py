@@ -17,7 +17,9 @@ def freeze_stages(encoder: Encoder, count: int) -> None:
     """
     stages = encoder.stages()
     if count > len(stages):
-        raise ConfigError(f"{count} stages to freeze", where="training.freeze_stages", expected=f"at most {len(stages)}")
+        raise ConfigError(
+            f"{count} stages to freeze", where="training.freeze_stages", expected=f"at most {len(stages)}"
+        )
     for stage in stages[:count]:
         stage.requires_grad_(False)
 

@@ -69,16 +69,16 @@ def train_member(
 
 
 def _fit(
-    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig, labels: Labels,
-    folder: Path, seed: int, progress: Callback | None,
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
+    labels: Labels, folder: Path, seed: int, progress: Callback | None,
 ) -> tuple[FinetuningModule, BestWeights]:  # fmt: skip
     L.seed_everything(seed, verbose=False)
     freeze_stages(classifier.encoder, config.training.freeze_stages)
     batches = training_batches(data.train_tensors, data.train_truth, config, preprocessing, seed)
+    weights = loss_weights(data.train_truth, config, multilabel=labels.multilabel)
     module = FinetuningModule(
-        classifier, config, labels=labels, class_weights=loss_weights(data.train_truth, config, multilabel=labels.multilabel),
-        steps_per_epoch=len(batches), seed=seed,
-    )  # fmt: skip
+        classifier, config, labels=labels, class_weights=weights, steps_per_epoch=len(batches), seed=seed
+    )
     best, resume_file = BestWeights(), folder / RESUME_FILE
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -115,4 +115,3 @@ def precision(configured: str) -> str:
 
 def _cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
-

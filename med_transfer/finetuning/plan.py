@@ -20,8 +20,8 @@ from med_transfer.cohorts import (
 from med_transfer.errors import ConfigError, PatientLeak
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.progress import Progress
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _refuse_what_the_source_saw(plan: Plan, weights: Path | None) -> None:
     ]  # fmt: skip
     if seen:
         raise PatientLeak(
-            f"the source network was trained on {len(seen)} test scans or their patients: {', '.join(map(str, seen[:5]))}",
+            f"the source was trained on {len(seen)} test scans or their patients: {', '.join(map(str, seen[:5]))}",
             where=weights, expected="test patients that the source never saw",
             action="Mark those rows split=train, or choose another source",
         )  # fmt: skip

@@ -20,11 +20,11 @@ from med_transfer.errors import UsageError
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
-from med_transfer.finetuning.judgement import judge
-from med_transfer.finetuning.model_card import model_card
+from med_transfer.finetuning.outcome import judge_run
 from med_transfer.finetuning.plan import Plan, make_plan
-from med_transfer.finetuning.progress import Progress, silent
+from med_transfer.model_card import model_card
 from med_transfer.operating_point import OperatingPoint
+from med_transfer.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +71,18 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         scratch = _train_scratch_twin(plan, config, source, out / "training-scratch", progress)
         record = bundle_record(plan, config, source, trained)
         save_bundle(out / "bundle", record, trained.ensemble, model_card(record, plan.prepared.cohort))
-        judge(plan, config, record, trained, scratch, out, time.monotonic() - started)
+        judge_run(plan, config, record, trained, scratch, out, time.monotonic() - started)
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)
 
 
 def train(
-    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, folder: Path, progress: Progress, stage: str = "fine-tuning"
+    plan: Plan,
+    config: FinetuneConfig,
+    source: LoadedBackbone,
+    folder: Path,
+    progress: Progress,
+    stage: str = "fine-tuning",
 ) -> TrainedEnsemble:
     """All folds from one source; what is automatic in the config depends on whether there is one."""
     training = config.training.resolved(from_source=source.sha256 is not None)
@@ -96,9 +101,7 @@ def _train_scratch_twin(
     return train(plan, config, scratch, folder, progress, "scratch twin")
 
 
-def bundle_record(
-    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble
-) -> BundleRecord:
+def bundle_record(plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble) -> BundleRecord:
     """What the bundle says of itself. Holds hashes of patients and scans, no identifiers."""
     development = [case for case in plan.lock.cases if case.role != "test"]
     spacing = np.array([plan.prepared.scans[i].spacing_mm for i in plan.split.development])
@@ -112,7 +115,9 @@ def bundle_record(
             pooled_stages=config.backbone.pooled_stages or source.spec.pooled_stages,
             licence=source.spec.licence,
             source=source.spec.source,
-            weights=Path(weights).name if weights else (source.spec.weights.file if source.sha256 and source.spec.weights else None),
+            weights=Path(weights).name
+            if weights
+            else (source.spec.weights.file if source.sha256 and source.spec.weights else None),
             sha256=source.sha256,
         ),
         n_members=plan.split.n_members,
@@ -137,7 +142,7 @@ def _claim(out: Path, config: FinetuneConfig) -> None:
     file = out / "config.yaml"
     if file.exists() and load_config(FinetuneConfig, file) != config:
         raise UsageError(
-            "the folder holds a run with another config", where=out, expected="a new folder, or the same config to resume",
+            "the folder holds a run with another config", where=out, expected="a new folder, or the same config",
             action="Choose another -o",
         )  # fmt: skip
     dump_config(config, file)

@@ -28,6 +28,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from med_transfer.atomic import output_error
 from med_transfer.errors import OutputError
 from med_transfer.phantoms import faults
 from med_transfer.phantoms.dicom_series import SeriesDetails, write_dicom_series
@@ -235,9 +236,7 @@ def _complete_or_absent(out: Path) -> Iterator[Path]:
             out.rmdir()
         partial.rename(out)
     except OSError as error:
-        raise OutputError(
-            f"cannot write the cohort ({error.strerror or error})", where=out, action="Choose another folder"
-        ) from error
+        raise output_error(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

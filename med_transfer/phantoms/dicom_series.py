@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element, write_file_meta_info
+from pydicom.filewriter import write_data_element
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, CTImageStorage, ExplicitVRLittleEndian
 
 from med_transfer import geometry
-from med_transfer.errors import ConfigError, MissingExtra, OutputError
+from med_transfer.atomic import output_error
+from med_transfer.errors import ConfigError, MissingExtra
 from med_transfer.phantoms.ct_header import UNSIGNED_INTERCEPT, SeriesDetails, common_header, slice_header
 
 _PIXEL_DATA = 0x7FE00010
@@ -64,9 +65,7 @@ def write_dicom_series(
     except OSError as error:
         for path in written:
             path.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write the series ({error.strerror or error})", where=folder, action="Choose another folder"
-        ) from error
+        raise output_error(folder, error) from error
     return written
 
 
@@ -112,10 +111,11 @@ def _elements(dataset: Dataset) -> dict[int, bytes]:
 
 
 def _plain_file(sop_instance_uid: str, elements: dict[int, bytes]) -> bytes:
-    buffer = DicomBytesIO()
-    buffer.write(_PREAMBLE)
-    write_file_meta_info(buffer, _file_meta(sop_instance_uid))
-    return buffer.getvalue() + b"".join(elements[tag] for tag in sorted(elements))
+    meta = b"".join(_elements(_file_meta(sop_instance_uid)).values())
+    length = FileMetaDataset()
+    length.FileMetaInformationGroupLength = len(meta)
+    (group_length,) = _elements(length).values()
+    return b"".join([_PREAMBLE, group_length, meta, *(elements[tag] for tag in sorted(elements))])
 
 
 def _compressed_file(common: Dataset, own: Dataset, transfer_syntax: str) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from med_transfer.errors import OutputError
-
 
 def drop_slice(files: list[Path]) -> None:
     """Delete the middle slice of a series (``files`` in order of position)."""
@@ -20,8 +18,5 @@ def truncate(path: Path) -> None:
 
 def write_text_file(path: Path) -> None:
     """A text file whose name says DICOM."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("Exported by Phantom Vendor A. Call the help desk for questions.\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write the file ({error.strerror or error})", where=path) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("Exported by Phantom Vendor A. Call the help desk for questions.\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +68,12 @@ class Acquisition:
         noise_hu: standard deviation.
     """
 
-    scanner: Scanner = SCANNERS[0]
-    grid: Grid = field(default_factory=lambda: centred_grid((1, 1, 1), 1.0, 1.0, np.zeros(3)))
-    affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
-    shift_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    slice_thickness_mm: float = 1.0
-    noise_hu: float = 20.0
+    scanner: Scanner
+    grid: Grid
+    affine: NDArray[np.float64]
+    shift_mm: tuple[float, float, float]
+    slice_thickness_mm: float
+    noise_hu: float
 
 
 def draw_acquisition(

@@ -108,12 +108,12 @@ def _draw_margin(rng: np.random.Generator, margin: str, difficulty: float) -> di
 def _draw_texture(rng: np.random.Generator, texture: str, difficulty: float) -> dict:
     core = {
         "solid": 2.0,
-        "part-solid": rng.uniform(0.60 - 0.50 * difficulty, 0.62 + 0.44 * difficulty),
+        "part-solid": rng.uniform(max(0.60 - 0.76 * difficulty, 0.05), 0.62 + 0.60 * difficulty),
         "ground-glass": 0.0,
     }[texture]
     return {
-        "solid_hu": float(np.clip(rng.normal(30 - 220 * difficulty, 20 + 230 * difficulty), -420, 110)),
-        "ground_glass_hu": float(np.clip(rng.normal(-580 + 160 * difficulty, 40 + 230 * difficulty), -720, -230)),
+        "solid_hu": float(np.clip(rng.normal(30 - 240 * difficulty, 20 + 260 * difficulty), -420, 110)),
+        "ground_glass_hu": float(np.clip(rng.normal(-580 + 180 * difficulty, 40 + 260 * difficulty), -720, -230)),
         "core_ratio": core,
         "core_shift": rng.uniform(-0.25, 0.25, 3),
         "waves": np.column_stack([rng.normal(0, 0.55, (5, 3)), rng.uniform(0, 2 * np.pi, 5)]),

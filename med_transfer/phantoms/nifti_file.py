@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer import geometry
-from med_transfer.errors import OutputError
+from med_transfer.atomic import atomic_path
 
 
 def write_nifti(path: Path, voxels: NDArray, affine: geometry.Affine) -> Path:
@@ -27,13 +27,6 @@ def write_nifti(path: Path, voxels: NDArray, affine: geometry.Affine) -> Path:
     image.header.set_xyzt_units("mm")
     image.set_qform(image.affine, code=1)
     image.set_sform(image.affine, code=1)
-    partial = path.with_name("partial-" + path.name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(image, partial)
-        partial.replace(path)
-    except OSError as error:
-        if partial.is_file():
-            partial.unlink()
-        raise OutputError(f"cannot write the file ({error.strerror or error})", where=path) from error
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
     return path

@@ -115,7 +115,7 @@ def _place_lesion(rng: np.random.Generator, anatomy: Anatomy, diameter: float) -
     width, depth = anatomy.cage_width, anatomy.cage_depth
     points = rng.uniform((-width, -depth, BASE_MM + 25), (width, depth, APEX_MM - 12), size=(4000, 3))
     clearance = -lung_distance(anatomy, points[:, 0], points[:, 1], points[:, 2])
-    inside = points[clearance > diameter / 2 + 1]
+    inside = points[clearance > diameter / 2 + 4]
     x, y, z = (inside if len(inside) else points[[np.argmax(clearance)]])[0]
     return round(float(x), 3), round(float(y), 3), round(float(z), 3)
 

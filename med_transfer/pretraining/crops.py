@@ -204,9 +204,9 @@ def _resident(scan: SourceScan, device: torch.device) -> _Resident:
 
 def _body(average_hu: Tensor) -> Tensor:
     """1.0 in the largest piece of tissue, holes of its axial slices (lungs) filled; a table is another piece."""
-    pieces, count = ndimage.label(average_hu.cpu().numpy() > _BODY_HU)
-    if not count:
+    pieces = np.asarray(ndimage.label(average_hu.cpu().numpy() > _BODY_HU)[0])  # type: ignore[index]
+    if not pieces.any():
         return torch.zeros_like(average_hu)
     body = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
-    filled = np.stack([ndimage.binary_fill_holes(axial) for axial in body])
+    filled = np.array([ndimage.binary_fill_holes(axial) for axial in body])
     return torch.from_numpy(filled).to(average_hu)

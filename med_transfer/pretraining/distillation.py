@@ -30,7 +30,6 @@ from med_transfer.pretraining.teacher import Teacher
 from med_transfer.pretraining.views import CROP_ORIENTATION, Degradation, reduce, reorient, window
 
 ENCODER_FILE, CURVE_FILE, CHECKPOINT_FILE = "encoder.safetensors", "curve.json", "checkpoint.pt"
-_VALIDATION_CROPS = 128
 
 
 def distil(config: DistillationConfig, scans: Path | SourceScans, out: Path, device: str = "cpu") -> Path:
@@ -157,7 +156,7 @@ class Distillation:
         """Explained variance of the teacher's means on crops of scans kept out, a stage each; None without any."""
         if self.validation is None:
             return None
-        crops = CropSampler(self.validation, self.config.crops, self.device, seed=0).batch(_VALIDATION_CROPS)
+        crops = CropSampler(self.validation, self.config.crops, self.device, seed=0).batch(self.config.batch)
         hu = LungScenes(self.config.lung_scenes, self.device, seed=0)(crops)
         truth = self.teacher(hu).means
         self.average.eval()
@@ -201,7 +200,7 @@ class Distillation:
 
     def _restore(self) -> None:
         path = self.out / CHECKPOINT_FILE
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         if state["fingerprint"] != self._fingerprint():
             raise BackboneError(
                 "checkpoint of another run",
@@ -301,11 +300,12 @@ def learning_rate_share(progress: float, warm_up: float) -> float:
 @torch.no_grad()
 def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Move every weight and statistic of ``average`` towards ``module``; counters are copied."""
-    ours, theirs = average.state_dict(), module.state_dict()
-    floating = [name for name, value in ours.items() if value.is_floating_point()]
-    torch._foreach_lerp_([ours[n] for n in floating], [theirs[n] for n in floating], 1 - decay)
-    for name in ours.keys() - set(floating):
-        ours[name].copy_(theirs[name])
+    current = module.state_dict()
+    for name, value in average.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(current[name], 1 - decay)
+        else:
+            value.copy_(current[name])
 
 
 def _split(source: SourceScans, config: DistillationConfig) -> tuple[SourceScans, SourceScans | None]:

@@ -64,10 +64,12 @@ class VICReg(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``features`` [2 * batch, channel], the two views after each other."""
-        first, second = self.expand(features).float().chunk(2)
-        spread = sum(F.relu(1 - (view.var(0) + 1e-4).sqrt()).mean() for view in (first, second)) / 2
-        covariance = sum(_off_diagonal_square(view) for view in (first, second))
-        return F.mse_loss(first, second) + spread + covariance / 25
+        embeddings = self.expand(features)
+        with torch.autocast(features.device.type, enabled=False):  # a covariance needs more than 8 bits
+            first, second = embeddings.float().chunk(2)
+            spread = sum(F.relu(1 - (view.var(0) + 1e-4).sqrt()).mean() for view in (first, second)) / 2
+            covariance = sum(_off_diagonal_square(view) for view in (first, second))
+            return F.mse_loss(first, second) + spread + covariance / 25
 
 
 def _off_diagonal_square(embedding: Tensor) -> Tensor:

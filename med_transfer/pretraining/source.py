@@ -115,7 +115,7 @@ def _coarsen(
     ratio = [n / m for n, m in zip(voxels.shape, target, strict=True)]
     if max(ratio) > 1:
         smooth = ndimage.gaussian_filter(voxels.astype(np.float32), [(r - 1) / 2 for r in ratio], mode="nearest")
-        voxels = ndimage.zoom(smooth, [1 / r for r in ratio], order=1, mode="nearest", grid_mode=True)
+        voxels = np.asarray(ndimage.zoom(smooth, [1 / r for r in ratio], order=1, mode="nearest", grid_mode=True))
     depth, height, width = (mm * r for mm, r in zip(spacing, ratio, strict=True))
     return voxels, (depth, height, width)
 

@@ -1,4 +1,4 @@
-"""What the network saw of a scan, as a picture: three planes through the middle of its input."""
+"""Three planes through the middle of an image, as a picture with anatomical letters."""
 
 from __future__ import annotations
 

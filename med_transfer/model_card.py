@@ -22,7 +22,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         ("Input", " x ".join(map(str, shape)) + " voxels, " + ("region fitted" if spacing is None else _mm(spacing))),
         ("Window", f"{record.preprocessing.window_hu[0]:g} to {record.preprocessing.window_hu[1]:g} HU"),
         ("Spacing seen in training", f"{_mm(low)} to {_mm(high)} (column, row, slice)"),
-        ("Calibration", f"temperature {record.calibration.get('temperature', 1.0):.2f} on {record.calibration.get('n', 0)} validation scans"),
+        ("Calibration", _calibration(record)),
         ("Cohort hash", record.trained_on.cohort_hash),
     ]  # fmt: skip
 
@@ -38,6 +38,11 @@ def model_card(record: BundleRecord, cohort: Cohort) -> str:
         "How well it does, on whom, and with what uncertainty stands in the run's report.html and metrics.json.\n"
         "Scans unlike the cohort's, in spacing, scanner, body part or disease, are outside of what was tested.\n"
     )
+
+
+def _calibration(record: BundleRecord) -> str:
+    found = record.calibration
+    return f"temperature {found.get('temperature', 1.0):.2f} on {found.get('n', 0)} validation scans"
 
 
 def _mm(spacing: tuple[float, float, float]) -> str:

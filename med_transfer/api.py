@@ -1,0 +1,54 @@
+"""The main job from Python: the same as the commands, with tables and configs as paths or as objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from med_transfer.backbones import BackboneSpec, backbones
+from med_transfer.cohorts import Cohort
+from med_transfer.comparison import Comparison, compare_runs
+from med_transfer.config import load_config
+from med_transfer.evaluation import Metrics
+from med_transfer.external import evaluate_bundle
+from med_transfer.finetuning import FinetuneConfig, Run
+from med_transfer.finetuning import finetune as _finetune
+from med_transfer.progress import Progress, silent
+
+
+def finetune(
+    cohort: Cohort | Path | str,
+    config: FinetuneConfig | Path | str | None = None,
+    out: Path | str = "run",
+    *,
+    overrides: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> Run:
+    """Fine-tune on a cohort; see :func:`med_transfer.finetuning.finetune`.
+
+    Args:
+        cohort: the table, or its path.
+        config: a config, the path of a YAML file, or None for the defaults.
+        out: run folder; the same folder again resumes.
+        overrides: ``"training.epochs=20"`` and the like, over a YAML file or the defaults.
+        progress: told how far it is.
+    """
+    if not isinstance(config, FinetuneConfig):
+        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
+    return _finetune(cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), config, out, progress)
+
+
+def evaluate(
+    bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *, progress: Progress = silent
+) -> Metrics:
+    """Judge a bundle on another cohort; see :func:`med_transfer.external.evaluate_bundle`."""
+    return evaluate_bundle(bundle, cohort, out, progress)
+
+
+def compare(runs: list[Path | str]) -> list[Comparison]:
+    """Hold runs against the first one on the test scans they share."""
+    return compare_runs([Path(run) for run in runs])
+
+
+def list_backbones() -> dict[str, BackboneSpec]:
+    """What a transfer can start from, by name."""
+    return backbones()

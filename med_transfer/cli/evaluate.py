@@ -1,0 +1,33 @@
+"""``med-transfer evaluate``: a bundle on another cohort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson
+
+NAME = "evaluate"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv of labelled scans that the bundle never saw.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    as_json: AsJson = False,
+) -> None:
+    """Judge a bundle on patients it was not trained on: per-class sensitivity, report, predictions."""
+    from med_transfer.cli.summary import say_metrics
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.external import evaluate_bundle
+
+    with progress_bars() as progress:
+        metrics = evaluate_bundle(bundle, cohort, out, progress)
+    if as_json:
+        say_json(metrics.model_dump(mode="json", by_alias=True))
+    else:
+        say_metrics(metrics)
+        say(f"report: {out / 'report.html'}")
+    raise typer.Exit(1 if metrics.failed.n else 0)

@@ -1,0 +1,77 @@
+"""A bundle judged on another cohort: an external validation, or a second look at the run's own test patients."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from med_transfer.bundle import BundleRecord, load_network, read_record, versions
+from med_transfer.cohorts import Cohort, PreparedCohort, patient_hash, prepare_cohort
+from med_transfer.errors import PatientLeak
+from med_transfer.evaluation import Metrics, prevalence_only
+from med_transfer.evaluation.run_summary import RunSummary, cohort_counts
+from med_transfer.judgement import assess, judge
+from med_transfer.model_card import model_card_rows
+from med_transfer.preprocessing import Preprocessing
+from med_transfer.progress import Progress, silent
+
+
+def evaluate_bundle(
+    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent
+) -> Metrics:
+    """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
+
+    Args:
+        bundle: a bundle folder, or the run folder that holds one.
+        cohort: the table; its classes must be the bundle's.
+        out: folder to write to.
+        progress: told how far it is.
+
+    Raises:
+        PatientLeak: a patient or a scan that the bundle was trained on.
+        CohortError, BundleError, NothingDone, OutputError: as their names say.
+    """
+    started, out = time.monotonic(), Path(out)
+    folder = Path(bundle) / "bundle" if (Path(bundle) / "bundle").is_dir() else Path(bundle)
+    record = read_record(folder)
+    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
+    prepared = prepare_cohort(
+        cohort, Preprocessing(record.preprocessing), out / "prepared",
+        progress=lambda done, total: progress("reading scans", done, total),
+    )  # fmt: skip
+    _refuse_what_was_trained_on(record, prepared)
+    probabilities, novelty = assess(load_network(folder), prepared)
+    return judge(
+        record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started),
+        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
+    )  # fmt: skip
+
+
+def _refuse_what_was_trained_on(record: BundleRecord, prepared: PreparedCohort) -> None:
+    patients, images = set(record.trained_on.patient_hashes), set(record.trained_on.content_hashes)
+    seen = [
+        str(case)
+        for case, scan in zip(prepared.cohort.cases, prepared.scans, strict=True)
+        if patient_hash(case.patient) in patients or scan.content_hash in images
+    ]
+    if seen:
+        raise PatientLeak(
+            f"the bundle was trained on {len(seen)} of these scans or their patients: {', '.join(seen[:5])}",
+            where=prepared.cohort.path or "", expected="patients that the bundle never saw",
+            action="Leave those rows out",
+        )  # fmt: skip
+
+
+def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float) -> RunSummary:
+    cohort = prepared.cohort
+    return RunSummary(
+        title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
+        question=f"Which of {', '.join(record.classes)}?",
+        backbone=record.backbone.name,
+        backbone_licence=record.backbone.licence,
+        cohort=cohort_counts(cohort.truth, cohort.patients, ["test"] * len(prepared.scans), cohort.labels),
+        split="No patient of this cohort was used in training; the bundle remembers whom it saw and refuses them.",
+        seconds=seconds,
+        software=versions(),
+        model_card=model_card_rows(record),
+    )

@@ -1,0 +1,23 @@
+"""Lightning's steps as progress."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.progress import Progress
+
+
+class TrainingProgress(Callback):
+    """Tells each training step; early stopping may end it before the total."""
+
+    def __init__(self, stage: str, progress: Progress) -> None:
+        self.stage, self.progress = stage, progress
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
+        total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
+        note = f"epoch {trainer.current_epoch + 1}"
+        if isinstance(module, FinetuningModule) and module.history:
+            note += f", {module.config.training.monitor.replace('_', ' ')} {module.history[-1]['smoothed']:.3f}"
+        self.progress(self.stage, trainer.global_step, total, note)

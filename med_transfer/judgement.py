@@ -1,0 +1,110 @@
+"""Judging a bundle on scans it has not seen: predictions.csv, metrics.json and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from med_transfer.bundle import BundleRecord
+from med_transfer.cohorts import Case, PreparedCohort
+from med_transfer.ensemble import Ensemble
+from med_transfer.evaluation import Metrics, TransferGain, evaluate
+from med_transfer.evaluation.report import write_report
+from med_transfer.evaluation.run_summary import LearningCurve, Miss, RunSummary
+from med_transfer.prediction import Prediction
+from med_transfer.results.table import PredictionTable
+from med_transfer.scans.picture import three_planes
+
+N_MISSES = 8
+_MOST_VALUES = 8  # a column with more different values is no subgroup
+_BATCH = 16
+
+
+def judge(
+    record: BundleRecord, prepared: PreparedCohort, probabilities: NDArray[np.float64], novelty: NDArray[np.float64],
+    out: Path, summary: RunSummary, *, baselines: Mapping[str, NDArray[np.float64]] | None = None,
+    gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
+) -> Metrics:  # fmt: skip
+    """Write predictions, metrics and report of scans with labels.
+
+    Args:
+        record: of the bundle that is judged.
+        prepared: the scans, as the network sees them, with the scans that could not be used.
+        probabilities: [scan, class]; novelty: [scan]; see :func:`assess`.
+        out: folder to write to.
+        summary: what the report says of the run.
+        baselines: name to probabilities [scan, class] on the same scans.
+        gain: over the same network from scratch.
+        curves: of the training.
+        seed: of the bootstrap.
+    """
+    cohort = prepared.cohort
+    predictions = [
+        record.answer(unanswered, probabilities[row], float(novelty[row]))
+        for row, unanswered in enumerate(prepared.unanswered())
+    ]
+    _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
+    metrics = evaluate(
+        cohort.truth, probabilities, cohort.patients, cohort.labels, operating_point=record.operating_point,
+        failed=prepared.failed, baselines=baselines or {}, subgroups=_subgroups(cohort.cases), transfer_gain=gain,
+        seed=seed,
+    )  # fmt: skip
+    metrics.save(out / "metrics.json")
+    write_report(
+        out / "report.html", metrics=metrics, run=summary, truth=cohort.truth, probabilities=probabilities,
+        curves=curves, misses=_misses(record, prepared, predictions),
+    )  # fmt: skip
+    return metrics
+
+
+@torch.inference_mode()
+def assess(ensemble: Ensemble, prepared: PreparedCohort) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Probabilities [scan, class] and novelty [scan] of prepared scans; on a GPU when there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ensemble = ensemble.to(device).eval()
+    images = [torch.from_numpy(tensor.astype(np.float32)) for tensor in prepared.tensors]
+    results = [ensemble.assess(torch.stack(images[i : i + _BATCH]).to(device)) for i in range(0, len(images), _BATCH)]
+    ensemble.cpu()
+    probabilities, novelty = (torch.cat(parts).cpu().double().numpy() for parts in zip(*results, strict=True))
+    return probabilities, novelty
+
+
+def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Prediction]) -> None:
+    path.unlink(missing_ok=True)  # judged anew, never resumed
+    with PredictionTable(path, record.labels) as table:
+        for prediction in predictions:
+            table.append(prediction)
+        table.finish()
+
+
+def _subgroups(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Columns of the table that divide the cases into a few groups, with each case's value."""
+    columns = sorted({name for case in cases for name in case.columns})
+    values = {name: [case.columns.get(name, "") for case in cases] for name in columns}
+    return {name: found for name, found in values.items() if 1 < len(set(found)) <= _MOST_VALUES}
+
+
+def _misses(record: BundleRecord, prepared: PreparedCohort, predictions: Sequence[Prediction]) -> list[Miss]:
+    """The wrong calls that were surest of themselves, with what the network saw."""
+    truths = [_truth(case) for case in prepared.cohort.cases]
+    wrong = [row for row, truth in enumerate(truths) if predictions[row].predicted != truth]
+    surest = sorted(wrong, key=lambda row: -max(predictions[row].probabilities.values()))[:N_MISSES]
+    look = record.preprocessing
+    return [
+        Miss(
+            scan=predictions[row].scan,
+            truth=truths[row],
+            predicted=predictions[row].predicted,
+            probability=max(predictions[row].probabilities.values()),
+            picture=three_planes(prepared.tensors[row][0], look.orientation, look.spacing_mm),
+        )
+        for row in surest
+    ]
+
+
+def _truth(case: Case) -> str:
+    return case.label if isinstance(case.label, str) else ";".join(sorted(case.label or ()))

@@ -1,0 +1,206 @@
+"""A cohort on disk: the table tells the truth, the same config gives the same bytes, failures leave nothing."""
+
+import csv
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydantic
+import pydicom
+import pytest
+import SimpleITK
+
+from med_transfer.errors import OutputError
+from med_transfer.phantoms import PhantomConfig, phantom_volume, write_cohort, write_nifti
+from med_transfer.phantoms.cohort import COLUMNS
+
+SMALL = {"patients_per_class": 2, "shape": (10, 32, 32), "scans_per_patient": (1, 2)}
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def tree_hash(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def read(path: Path) -> SimpleITK.Image:
+    if path.is_file():
+        return SimpleITK.ReadImage(str(path))
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(path)))
+    return reader.Execute()
+
+
+@pytest.mark.parametrize("task", ["texture", "shape"])
+def test_table_lists_every_scan_with_its_label_and_region(task, tmp_path):
+    config = PhantomConfig(task=task, format="mixed", **SMALL)
+    table = write_cohort(tmp_path / "out", config)
+    rows = rows_of(table)
+    assert table == tmp_path / "out" / "cohort.csv"
+    assert tuple(rows[0]) == COLUMNS
+    patients = {row["patient"]: row["label"] for row in rows}
+    assert Counter(patients.values()) == dict.fromkeys(config.labels, 2)
+    assert all(patients[row["patient"]] == row["label"] for row in rows)
+    assert {Path(row["scan"]).suffix for row in rows} == {"", ".gz"}
+    for row in rows:
+        image = read(table.parent / row["scan"])
+        index = image.TransformPhysicalPointToContinuousIndex([float(row[f"roi_{axis}_mm"]) for axis in "xyz"])
+        assert all(0 < n < size - 1 for n, size in zip(index, image.GetSize(), strict=True))
+        assert 8 <= float(row["roi_size_mm"]) <= 31
+
+
+def test_mask_lies_round_the_region_in_both_formats(tmp_path):
+    for format in ("dicom", "nifti"):
+        table = write_cohort(tmp_path / format, PhantomConfig(format=format, masks=True, **SMALL))
+        for row in rows_of(table):
+            scan, mask = read(table.parent / row["scan"]), read(table.parent / row["mask"])
+            assert mask.GetSize() == scan.GetSize()
+            np.testing.assert_allclose(mask.GetOrigin(), scan.GetOrigin(), atol=1e-3)
+            points = [mask.TransformIndexToPhysicalPoint([int(n) for n in index[::-1]])
+                      for index in np.argwhere(SimpleITK.GetArrayFromImage(mask))]  # fmt: skip
+            centre = [float(row[f"roi_{axis}_mm"]) for axis in "xyz"]
+            assert np.abs(np.mean(points, axis=0) - centre).max() < max(scan.GetSpacing()) / 2
+
+
+def test_both_formats_hold_the_same_voxels(tmp_path):
+    tables = [write_cohort(tmp_path / f, PhantomConfig(format=f, **SMALL)) for f in ("dicom", "nifti")]
+    for dicom, nifti in zip(*(rows_of(t) for t in tables), strict=True):
+        one, two = read(tables[0].parent / dicom["scan"]), read(tables[1].parent / nifti["scan"])
+        assert np.array_equal(SimpleITK.GetArrayFromImage(one), SimpleITK.GetArrayFromImage(two))
+        np.testing.assert_allclose(one.GetOrigin(), two.GetOrigin(), atol=1e-3)
+        np.testing.assert_allclose(one.GetSpacing(), two.GetSpacing(), atol=1e-5)
+
+
+def test_the_same_config_gives_the_same_bytes(tmp_path):
+    config = PhantomConfig(format="mixed", masks=True, faults=True, unlabelled_patients=1, **SMALL)
+    write_cohort(tmp_path / "a", config)
+    write_cohort(tmp_path / "b", config)
+    assert tree_hash(tmp_path / "a") == tree_hash(tmp_path / "b")
+
+
+def test_a_larger_cohort_begins_with_the_same_scans(tmp_path):
+    small = PhantomConfig(**SMALL)
+    write_cohort(tmp_path / "small", small)
+    write_cohort(tmp_path / "large", small.model_copy(update={"patients_per_class": 3}))
+    few, many = (tree_hash(tmp_path / name / "scans") for name in ("small", "large"))
+    assert few.items() <= many.items()
+    assert len(many) > len(few)
+
+
+def test_the_two_tasks_share_no_person(tmp_path):
+    volumes = [phantom_volume(label, shape=(10, 32, 32)) for label in ("solid", "smooth")]
+    assert volumes[0].lesion_mm != volumes[1].lesion_mm
+
+
+def test_faults_are_what_they_say(tmp_path):
+    plain, faulty = (PhantomConfig(faults=f, **SMALL) for f in (False, True))
+    good = rows_of(write_cohort(tmp_path / "plain", plain))
+    table = write_cohort(tmp_path / "faulty", faulty)
+    bad = rows_of(table)[len(good):]  # fmt: skip
+    assert [row["patient"] for row in bad] == ["texture-8000", "texture-8001"]
+    gapped, cut = (table.parent / row["scan"] for row in bad)
+    z = np.sort([float(pydicom.dcmread(p).ImagePositionPatient[2]) for p in gapped.iterdir()])
+    assert len(z) == 9
+    assert np.diff(z).max() == pytest.approx(2 * np.diff(z).min(), rel=1e-4)
+    sizes = sorted(p.stat().st_size for p in cut.iterdir())
+    assert len(sizes) == 10
+    assert sizes[0] < 0.6 * sizes[1]
+    assert "Phantom Vendor" in (table.parent / "scans/export/readme.dcm").read_text()
+
+
+def test_a_truncated_nifti_cannot_be_read(tmp_path):
+    table = write_cohort(tmp_path / "out", PhantomConfig(format="nifti", faults=True, **SMALL))
+    (row,) = [row for row in rows_of(table) if row["patient"] == "texture-8001"]
+    with pytest.raises((EOFError, OSError)):
+        nib.load(table.parent / row["scan"]).get_fdata()
+
+
+def test_unlabelled_scans_are_not_in_the_table(tmp_path):
+    table = write_cohort(tmp_path / "out", PhantomConfig(unlabelled_patients=3, **SMALL))
+    assert len(list((tmp_path / "out" / "unlabelled").iterdir())) == 3
+    assert not [row for row in rows_of(table) if row["scan"].startswith("unlabelled")]
+
+
+def test_progress_counts_to_the_end(tmp_path):
+    seen = []
+    config = PhantomConfig(unlabelled_patients=1, **SMALL)
+    rows = rows_of(write_cohort(tmp_path / "out", config, progress=lambda *step: seen.append(step)))
+    assert seen == [(n, len(rows) + 1) for n in range(1, len(rows) + 2)]
+
+
+def test_scans_per_patient_is_kept(tmp_path):
+    config = PhantomConfig(patients_per_class=4, shape=(8, 32, 32), scans_per_patient=(1, 2), format="nifti")
+    counts = Counter(row["patient"] for row in rows_of(write_cohort(tmp_path / "out", config)))
+    assert set(counts.values()) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("task", "colour"),
+        ("patients_per_class", 0),
+        ("scans_per_patient", (3, 2)),
+        ("scans_per_patient", (0, 2)),
+        ("difficulty", 1.5),
+        ("shape", (4, 96, 96)),
+        ("seed", -1),
+        ("patient_per_class", 3),
+    ],
+)
+def test_config_refuses(key, value):
+    with pytest.raises(pydantic.ValidationError, match=key):
+        PhantomConfig(**{key: value})
+
+
+def test_a_folder_that_holds_something_is_refused_untouched(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(OutputError, match=r"out: the folder is not empty; expected a new or empty folder"):
+        write_cohort(tmp_path / "out", PhantomConfig(**SMALL))
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "mine.txt"]
+
+
+def test_a_file_of_that_name_is_refused(tmp_path):
+    (tmp_path / "out").write_text("keep")
+    with pytest.raises(OutputError, match="a file of this name exists"):
+        write_cohort(tmp_path / "out", PhantomConfig(**SMALL))
+
+
+def test_an_empty_folder_is_used(tmp_path):
+    (tmp_path / "out").mkdir()
+    assert write_cohort(tmp_path / "out", PhantomConfig(**SMALL)).is_file()
+
+
+def test_a_parent_that_is_a_file_is_an_output_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_cohort(tmp_path / "file" / "out", PhantomConfig(**SMALL))
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path):
+    def interrupt(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_cohort(tmp_path / "out", PhantomConfig(**SMALL), progress=interrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nifti_keeps_millimetres_and_says_so(tmp_path):
+    phantom = phantom_volume("solid", shape=(10, 32, 40))
+    path = write_nifti(tmp_path / "deep" / "scan.nii.gz", phantom.voxels, phantom.affine)
+    image = nib.load(path)
+    assert image.header.get_xyzt_units()[0] == "mm"
+    assert (int(image.header["qform_code"]), int(image.header["sform_code"])) == (1, 1)
+    read_back = SimpleITK.ReadImage(str(path))
+    assert np.array_equal(SimpleITK.GetArrayFromImage(read_back), phantom.voxels)
+    index = read_back.TransformPhysicalPointToContinuousIndex(phantom.lesion_mm)
+    expected = np.linalg.inv(phantom.affine) @ [*phantom.lesion_mm, 1]
+    np.testing.assert_allclose(index, expected[:3], atol=1e-3)
