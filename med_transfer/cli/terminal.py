@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import click
 
 
 class TerminalProgress:
@@ -41,8 +40,7 @@ class TerminalProgress:
 @contextmanager
 def progress_bars() -> Iterator:
     """Bars on stderr; silence with ``--quiet``."""
-    context = click.get_current_context().find_root()
-    if context.params.get("quiet"):
+    if not logging.getLogger("med_transfer").isEnabledFor(logging.WARNING):
         yield lambda stage, done, total, note="": None
         return
     with TerminalProgress() as bars:
