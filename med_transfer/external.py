@@ -70,7 +70,7 @@ def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float) -> 
         backbone=record.backbone.name,
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, ["test"] * len(prepared.scans), cohort.labels),
-        split="No patient of this cohort was used in training; the bundle remembers whom it saw and refuses them.",
+        split="not at all: no patient of this cohort was used in training (the bundle remembers whom it saw)",
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),

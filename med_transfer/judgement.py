@@ -82,10 +82,15 @@ def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Predict
 
 
 def _subgroups(cases: Sequence[Case]) -> dict[str, list[str]]:
-    """Columns of the table that divide the cases into a few groups, with each case's value."""
+    """Columns of the table that divide the cases into a few groups, with each case's value; numbers are no groups."""
     columns = sorted({name for case in cases for name in case.columns})
     values = {name: [case.columns.get(name, "") for case in cases] for name in columns}
-    return {name: found for name, found in values.items() if 1 < len(set(found)) <= _MOST_VALUES}
+    return {name: found for name, found in values.items() if _is_grouping(found)}
+
+
+def _is_grouping(values: Sequence[str]) -> bool:
+    numeric = all(value.replace(".", "", 1).replace("-", "", 1).isdigit() for value in values if value)
+    return not numeric and 1 < len(set(values)) <= _MOST_VALUES
 
 
 def _misses(record: BundleRecord, prepared: PreparedCohort, predictions: Sequence[Prediction]) -> list[Miss]:

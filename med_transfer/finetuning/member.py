@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,9 @@ def _fit(
     )
     best, resume_file = BestWeights(), folder / RESUME_FILE
     folder.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its advice is for developers, not for users
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's advice about workers and logging is for developers
+        warnings.simplefilter("ignore")
         _trainer(config, [best, ResumePoint(resume_file), *([progress] if progress else [])]).fit(
             module, batches, validation_batches(data.val_tensors, data.val_truth, config, preprocessing),
             ckpt_path=resume_file if resume_file.exists() else None, weights_only=True,

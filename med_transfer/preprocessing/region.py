@@ -24,8 +24,8 @@ def foreground(volume: Volume) -> Region:
     parts, count = ndimage.label(coarse)  # the table is a part of its own
     if not count:
         return whole(volume)
-    body = np.argmax(np.bincount(parts.ravel())[1:]) + 1
-    slices = ndimage.find_objects(parts == body)[0]
+    body = np.argmax(np.bincount(parts.ravel())[1:])
+    slices = ndimage.find_objects(parts)[body]
     first = np.array([s.start * step for s, step in zip(slices, steps, strict=True)])[::-1]
     last = np.array([(s.stop - 1) * step for s, step in zip(slices, steps, strict=True)])[::-1]
     return _box(volume, first, last)

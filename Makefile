@@ -1,0 +1,70 @@
+# `make` lists the targets. Each one sets up what it needs in .venv, and does so again when pyproject.toml has changed.
+#
+# To choose another Python:                   make test PYTHON=python3.12
+# For PyTorch without CUDA on a Linux laptop:  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+PYTEST_ARGS ?=
+IMAGE ?= med-transfer
+BASE_IMAGE ?=
+ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
+
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: $(VENV)/installed ## set up, then the whole job on synthetic scans: minutes on a laptop, no network
+	$(BIN)/med-transfer demo
+
+.PHONY: test
+test: $(VENV)/installed-test ## set up, then every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/installed-dev ## ruff's rules and format, pyright's types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+.PHONY: format
+format: $(VENV)/installed-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: environment
+environment: $(VENV)/installed ## only set up: .venv with med-transfer in it
+
+.PHONY: image
+image: ## container image, with docker, podman or buildah
+	@test -n "$(ENGINE)" || { echo "make image needs docker, podman or buildah" >&2; exit 1; }
+	$(ENGINE) build -f docker/Dockerfile -t $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
+
+.PHONY: clean
+clean: ## remove .venv, caches and build outputs; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find med_transfer tests benchmarks notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp for each set of extras: newer than pyproject.toml means installed.
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	@echo 'Setting up $(VENV): one to five minutes, most of it the download of PyTorch'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-%: pyproject.toml | $(BIN)/python
+	@echo 'Setting up $(VENV): one to five minutes, most of it the download of PyTorch'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@ $(VENV)/installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "med-transfer needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+		|| { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,106 @@
+"""Augmented views: of the right shape, from the margin and not from padding, harmless at strength 0."""
+
+import numpy as np
+import pytest
+import torch
+
+from med_transfer.finetuning.augmentation import augmentation, margin_voxels, mixup
+from med_transfer.finetuning.config import AugmentationConfig
+
+SHAPE = (16, 20, 24)
+RANGE = (-1.0, 1.0)
+ONLY_SPATIAL = {"elastic": 0, "intensity_shift": 0, "intensity_scale": 0, "gamma": 0, "noise": 0, "blur_voxels": 0,
+                "low_resolution": 0, "dropout": 0}  # fmt: skip
+
+
+def wide_image(seed: int = 0) -> torch.Tensor:
+    shape = [n + 2 * m for n, m in zip(SHAPE, margin_voxels(SHAPE), strict=True)]
+    return torch.rand(1, *shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_margin_is_an_eighth_rounded_up():
+    assert margin_voxels((16, 20, 24)) == (2, 3, 3)
+
+
+def test_strength_zero_only_cuts_out_the_middle():
+    image = wide_image()
+    view = augmentation(AugmentationConfig(strength=0), SHAPE, RANGE)(image)
+    torch.testing.assert_close(torch.as_tensor(np.asarray(view)), image[:, 2:-2, 3:-3, 3:-3])
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0, 3.0])
+def test_views_have_the_input_shape_and_differ(strength):
+    views = augmentation(AugmentationConfig(strength=strength, flips=(0, 1, 2)), SHAPE, RANGE)
+    views.set_random_state(0)
+    image = wide_image()
+    first, second = (np.asarray(views(image.clone())) for _ in range(2))
+    assert first.shape == second.shape == (1, *SHAPE)
+    assert np.isfinite(first).all()
+    assert not np.allclose(first, second)
+
+
+def test_the_same_seed_gives_the_same_views():
+    def draw() -> list[np.ndarray]:
+        views = augmentation(AugmentationConfig(flips=(2,)), SHAPE, RANGE)
+        views.set_random_state(7)
+        return [np.asarray(views(wide_image(n))) for n in range(4)]
+
+    for first, second in zip(draw(), draw(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def spatial(**changes) -> AugmentationConfig:
+    still = {"rotation_degrees": (0, 0, 0), "scale": 0, "translation": 0}
+    return AugmentationConfig(**(ONLY_SPATIAL | still | changes))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_only_the_allowed_axis_is_mirrored(axis):
+    views = augmentation(spatial(flips=(axis,)), SHAPE, RANGE)
+    views.set_random_state(3)
+    image = wide_image()
+    plain = image[:, 2:-2, 3:-3, 3:-3].numpy()
+    seen = {"plain": 0, "mirrored": 0}
+    for _ in range(20):
+        view = np.asarray(views(image.clone()))
+        if np.allclose(view, plain, atol=1e-4):
+            seen["plain"] += 1
+        elif np.allclose(view, np.flip(plain, axis + 1), atol=1e-4):
+            seen["mirrored"] += 1
+    assert sum(seen.values()) == 20
+    assert min(seen.values()) > 2
+
+
+def test_flips_are_off_by_default_because_left_and_right_differ():
+    assert AugmentationConfig().flips == ()
+    views = augmentation(spatial(), SHAPE, RANGE)
+    image = wide_image()
+    for _ in range(10):
+        np.testing.assert_allclose(np.asarray(views(image.clone())), image[:, 2:-2, 3:-3, 3:-3].numpy(), atol=1e-4)
+
+
+def test_translation_shows_anatomy_from_the_margin():
+    """A view moved by less than the margin holds no repeated border: its values all occur in the wide image."""
+    ramp = torch.arange(30.0).expand(1, 20, 26, 30).clone()
+    views = augmentation(spatial(translation=0.08), SHAPE, (0, 30))
+    views.set_random_state(0)
+    for _ in range(10):
+        row = np.asarray(views(ramp.clone()))[0, 8, 10]
+        np.testing.assert_allclose(np.diff(row), 1.0, atol=1e-3)
+
+
+def test_mixup_keeps_the_main_image_and_sums_targets_to_one():
+    images = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 1, 2, 2, 2)
+    targets = torch.eye(4)
+    mixed, soft = mixup(images, targets, 0.4, np.random.default_rng(0))
+    torch.testing.assert_close(soft.sum(1), torch.ones(4))
+    assert (soft.argmax(1) == torch.arange(4)).all()
+    # the image is mixed with the same weight as its target
+    torch.testing.assert_close(mixed[:, 0, 0, 0, 0], soft @ torch.arange(4.0))
+
+
+def test_mixup_off_changes_nothing():
+    images, targets = torch.rand(3, 1, 2, 2, 2), torch.eye(3)
+    same, untouched = mixup(images, targets, 0.0, np.random.default_rng(0))
+    assert same is images
+    assert untouched is targets

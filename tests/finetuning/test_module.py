@@ -1,0 +1,65 @@
+"""The training step's loss, its monitored figure and what counts as better."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from torch import nn
+
+from med_transfer.backbones import load_backbone
+from med_transfer.classifier import Classifier
+from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
+from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.labels import Labels
+
+RANDOM = np.random.default_rng(0)
+LOGITS = torch.from_numpy(RANDOM.normal(size=(60, 3))).float()
+TRUTH = torch.from_numpy(np.eye(3, dtype=bool)[RANDOM.integers(0, 3, 60)])
+
+
+def module(multilabel: bool = False, **training) -> FinetuningModule:
+    classifier = Classifier(load_backbone("resnet18-w32").encoder, 3)
+    config = FinetuneConfig(training=TrainingConfig(**training))
+    labels = Labels(("a", "b", "c"), multilabel)
+    return FinetuningModule(classifier, config, labels=labels, class_weights=torch.ones(3), steps_per_epoch=1, seed=0)
+
+
+def test_balanced_sensitivity_is_scikit_learns():
+    expected = balanced_accuracy_score(TRUTH.int().argmax(1), LOGITS.argmax(1))
+    assert module()._figure(LOGITS, TRUTH, 0.0) == pytest.approx(expected)
+
+
+def test_macro_auc_is_scikit_learns():
+    expected = roc_auc_score(TRUTH.int().argmax(1), LOGITS.softmax(1), multi_class="ovr")
+    assert module(monitor="macro_auc")._figure(LOGITS, TRUTH, 0.0) == pytest.approx(expected)
+
+
+def test_loss_can_be_monitored_and_then_lower_is_better():
+    watching = module(monitor="loss")
+    assert watching._figure(LOGITS, TRUTH, 1.25) == 1.25
+    assert watching.is_better(0.9, than=1.0)
+    assert not watching.is_better(1.1, than=1.0)
+
+
+def test_higher_is_better_and_anything_beats_nothing():
+    assert module().is_better(0.6, than=0.5)
+    assert not module().is_better(0.5, than=0.5)
+    assert module().is_better(0.1, than=float("nan"))
+
+
+def test_figure_is_smoothed_over_the_past():
+    watching = module(smoothing=0.5)
+    assert watching._smooth(0.8) == 0.8
+    watching.history.append({"smoothed": 0.8})
+    assert watching._smooth(0.4) == pytest.approx(0.6)
+
+
+def test_loss_with_soft_targets_is_torchs():
+    soft = LOGITS.softmax(1).roll(1, 0)
+    expected = nn.CrossEntropyLoss(label_smoothing=0.1)(LOGITS, soft)
+    torch.testing.assert_close(module().loss(LOGITS, soft, 0.1), expected)
+
+
+def test_findings_are_learned_one_by_one():
+    expected = nn.BCEWithLogitsLoss()(LOGITS, TRUTH.float())
+    torch.testing.assert_close(module(multilabel=True).loss(LOGITS, TRUTH.float()), expected)

@@ -1,0 +1,132 @@
+"""Learning rates by depth and time, frozen stages and statistics, draws and weights."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from med_transfer.backbones import load_backbone
+from med_transfer.classifier import Classifier
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.batches import draw_weights, loss_weights, training_batches, validation_batches
+from med_transfer.finetuning.config import AugmentationConfig, FinetuneConfig, TrainingConfig
+from med_transfer.finetuning.freezing import freeze_stages, keep_norm_statistics
+from med_transfer.finetuning.member import precision
+from med_transfer.finetuning.optimisation import optimiser, parameter_groups
+from med_transfer.preprocessing import PreprocessingConfig
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(load_backbone("resnet18-w32").encoder, 3)
+
+
+def rate_of(groups: list[dict], parameter: nn.Parameter) -> float:
+    return next(group["lr"] for group in groups if any(p is parameter for p in group["params"]))
+
+
+def test_earlier_stages_learn_slower(classifier):
+    groups = parameter_groups(classifier, TrainingConfig(learning_rate=1.0, stage_decay=0.5))
+    stages = classifier.encoder.stages()
+    rates = [rate_of(groups, next(stage.parameters())) for stage in stages]
+    assert rates == [0.5 ** (len(stages) - 1 - depth) for depth in range(len(stages))]
+    assert rate_of(groups, classifier.head.weight) == 1.0
+
+
+def test_every_learning_parameter_is_in_one_group_and_norms_do_not_decay(classifier):
+    groups = parameter_groups(classifier, TrainingConfig(learning_rate=1.0))
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in classifier.parameters())
+    assert all(group["weight_decay"] == 0 for group in groups if group["params"][0].ndim == 1)
+
+
+def test_unresolved_learning_rate_is_refused(classifier):
+    with pytest.raises(ConfigError, match="training.learning_rate: no learning rate; expected a resolved"):
+        parameter_groups(classifier, TrainingConfig())
+
+
+def test_schedule_warms_up_and_falls_to_a_hundredth(classifier):
+    config = TrainingConfig(learning_rate=1.0, epochs=10, warmup_epochs=2, stage_decay=1)
+    adamw, schedule = optimiser(classifier, config, steps_per_epoch=5)
+    rates = []
+    for _ in range(50):
+        rates.append(adamw.param_groups[0]["lr"])
+        adamw.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] < 0.02
+
+
+def test_from_scratch_nothing_is_frozen_slowed_or_kept():
+    config = TrainingConfig(freeze_stages=3, stage_decay=0.5, freeze_norm_statistics=True)
+    scratch, transferred = config.resolved(from_source=False), config.resolved(from_source=True)
+    assert (scratch.freeze_stages, scratch.stage_decay, scratch.freeze_norm_statistics) == (0, 1.0, False)
+    assert (transferred.freeze_stages, transferred.stage_decay) == (3, 0.5)
+    assert TrainingConfig().resolved(from_source=True).freeze_norm_statistics is True
+    assert TrainingConfig(freeze_norm_statistics=False).resolved(from_source=True).freeze_norm_statistics is False
+
+
+def test_frozen_stages_get_no_gradient():
+    classifier = Classifier(load_backbone("resnet18-w32").encoder, 3)
+    freeze_stages(classifier.encoder, 2)
+    classifier(torch.randn(2, 1, 16, 16, 16)).sum().backward()
+    stages = classifier.encoder.stages()
+    assert all(p.grad is None for stage in stages[:2] for p in stage.parameters())
+    assert all(p.grad is not None for stage in stages[2:] for p in stage.parameters())
+
+
+def test_too_many_stages_to_freeze():
+    with pytest.raises(ConfigError, match="training.freeze_stages: 9 stages to freeze; expected at most 5"):
+        freeze_stages(load_backbone("resnet18-w32").encoder, 9)
+
+
+def test_kept_statistics_do_not_move_in_training():
+    network = nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4)).train()
+    keep_norm_statistics(network)
+    before = network[1].running_mean.clone()
+    network(torch.randn(4, 1, 8, 8, 8) + 5)
+    torch.testing.assert_close(network[1].running_mean, before)
+    network.train()
+    network(torch.randn(4, 1, 8, 8, 8) + 5)
+    assert not torch.allclose(network[1].running_mean, before)
+
+
+def test_balanced_draws_give_each_class_the_same_share():
+    truth = np.eye(3, dtype=bool)[[0] * 80 + [1] * 15 + [2] * 5]
+    weights = draw_weights(truth, balanced=True)
+    np.testing.assert_allclose([weights[truth[:, c]].sum() for c in range(3)], 1.0)
+    np.testing.assert_array_equal(draw_weights(truth, balanced=False), 1.0)
+
+
+def test_loss_weights_are_inverse_frequencies_only_when_asked():
+    truth = np.eye(2, dtype=bool)[[0] * 30 + [1] * 10]
+    weighted = FinetuneConfig(training=TrainingConfig(balance="weights"))
+    torch.testing.assert_close(loss_weights(truth, weighted, multilabel=False), torch.tensor([0.5, 1.5]))
+    torch.testing.assert_close(loss_weights(truth, FinetuneConfig(), multilabel=False), torch.ones(2))
+    torch.testing.assert_close(loss_weights(truth, weighted, multilabel=True), torch.tensor([1 / 3, 3.0]))
+
+
+def test_batches_are_balanced_repeatable_and_validation_is_plain():
+    tensors = [np.full((1, 20, 20, 20), n / 50, np.float16) for n in range(50)]
+    truth = np.eye(2, dtype=bool)[[0] * 45 + [1] * 5]
+    config = FinetuneConfig(
+        training=TrainingConfig(epoch_scans=200, batch_size=20), augmentation=AugmentationConfig(strength=0)
+    )
+    look = PreprocessingConfig(shape=(16, 16, 16))
+    first, second = (list(training_batches(tensors, truth, config, look, seed=3)) for _ in range(2))
+    assert len(first) == 10
+    assert 0.35 < torch.cat([t for _, t in first]).float().mean(0)[1] < 0.65
+    torch.testing.assert_close(first[0][0], second[0][0])
+    images, labels = zip(*validation_batches(tensors, truth, config, look), strict=True)
+    assert torch.cat(images).shape == (50, 1, 16, 16, 16)
+    np.testing.assert_array_equal(torch.cat(labels).numpy(), truth)
+
+
+def test_precision_words():
+    assert precision("fp32") == "32-true"
+    assert precision("bf16") == "bf16-mixed"
+    assert precision("fp16") == "16-mixed"
+    assert precision("auto") in ("32-true", "bf16-mixed", "16-mixed")

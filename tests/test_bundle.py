@@ -1,0 +1,138 @@
+"""The bundle: whole or not at all, no pickle, nothing changed unnoticed, and a source for the next transfer."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from med_transfer.backbones import load_backbone
+from med_transfer.bundle import (
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    BackboneRecord,
+    BundleRecord,
+    InputEnvelope,
+    Provenance,
+    load_network,
+    read_record,
+    save_bundle,
+)
+from med_transfer.classifier import Classifier
+from med_transfer.ensemble import Ensemble
+from med_transfer.errors import BundleError, OutputError
+from med_transfer.operating_point import OperatingPoint
+from med_transfer.prediction import Prediction
+from med_transfer.preprocessing import PreprocessingConfig
+
+IMAGES = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def record(**changes) -> BundleRecord:
+    values = {
+        "classes": ("benign", "malignant"),
+        "preprocessing": PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 1, 1)),
+        "backbone": BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
+        "n_members": 2,
+        "input_envelope": InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
+        "trained_on": Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
+    }
+    return BundleRecord(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Ensemble:
+    encoders = [load_backbone("resnet18-w32", seed=seed).encoder for seed in range(2)]
+    return Ensemble([Classifier(encoder, 2) for encoder in encoders], temperature=1.3).eval()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, ensemble):
+    return save_bundle(tmp_path_factory.mktemp("bundles") / "bundle", record(), ensemble, "# card\n")
+
+
+def test_network_comes_back_the_same(bundle, ensemble):
+    with torch.no_grad():
+        torch.testing.assert_close(load_network(bundle)(IMAGES), ensemble(IMAGES))
+
+
+def test_record_comes_back_the_same(bundle):
+    found = read_record(bundle)
+    assert found.model_copy(update={"weights_sha256": "", "versions": {}}) == record()
+    assert found.versions["torch"] == torch.__version__
+    assert json.loads((bundle / RECORD_FILE).read_text())["schema"] == "1"
+
+
+def test_layout_and_no_pickle(bundle):
+    files = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    assert files == ["configs/inference.json", "configs/metadata.json", "docs/README.md", RECORD_FILE, WEIGHTS_FILE]
+
+
+def test_a_bundle_is_a_source_for_the_next_transfer(bundle, ensemble):
+    loaded = load_backbone("resnet18-w32", bundle)
+    assert loaded.report.matched_share == 1.0
+    assert not loaded.report.unexpected
+    with torch.no_grad():
+        for ours, theirs in zip(ensemble.member0.encoder(IMAGES), loaded.encoder.eval()(IMAGES), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path, ensemble):
+    for card in ("first", "second"):
+        save_bundle(tmp_path / "bundle", record(), ensemble, card)
+    assert (tmp_path / "bundle/docs/README.md").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_failed_save_leaves_nothing(tmp_path, ensemble):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file.bundle: cannot write"):
+        save_bundle(tmp_path / "file" / "bundle", record(), ensemble, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_not_a_bundle(tmp_path):
+    with pytest.raises(BundleError, match=r"not a bundle; expected a folder with med_transfer.json. Give RUN/bundle"):
+        read_record(tmp_path)
+
+
+def test_changed_weights_are_refused(tmp_path, ensemble):
+    folder = save_bundle(tmp_path / "bundle", record(), ensemble, "")
+    weights = folder / WEIGHTS_FILE
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match="weights are not the ones this bundle was made with.*Copy the whole bundle"):
+        load_network(folder)
+    weights.unlink()
+    with pytest.raises(BundleError, match="weights are missing"):
+        load_network(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": "9"}, r"schema: Input should be '1'; expected a bundle of this version"),
+        ({"surprise": 1}, r"surprise: Extra inputs are not permitted"),
+        ({"n_members": "many"}, r"n_members: Input should be a valid integer"),
+    ],
+)
+def test_a_record_of_another_version_is_refused(tmp_path, bundle, change, message):
+    content = json.loads((bundle / RECORD_FILE).read_text()) | change
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=message):
+        read_record(tmp_path)
+
+
+def test_answer_calls_the_class_and_abstains_above_the_limit():
+    asked = Prediction("scan.nii.gz")
+    answer = record(abstain_above_novelty=0.9).answer(asked, np.array([0.2, 0.8]), 0.95)
+    assert answer.probabilities == {"benign": 0.2, "malignant": 0.8}
+    assert (answer.predicted, answer.abstained, answer.novelty) == ("malignant", True, 0.95)
+    assert not record().answer(asked, np.array([0.2, 0.8]), 0.95).abstained
+
+
+def test_answer_joins_findings():
+    point = OperatingPoint(rule="threshold", thresholds={"benign": 0.1, "malignant": 0.5})
+    found = record(multilabel=True, operating_point=point).answer(Prediction("a"), np.array([0.2, 0.8]), 0.0)
+    assert found.predicted == "benign;malignant"
