@@ -74,7 +74,7 @@ class Provenance(_Record):
 class BundleRecord(_Record):
     """``med_transfer.json``."""
 
-    schema_version: Literal["1"] = Field("1", alias="schema")
+    schema_version: Literal["1"] = Field(default="1", alias="schema")
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     classes: tuple[str, ...]
@@ -95,7 +95,7 @@ class BundleRecord(_Record):
     def labels(self) -> Labels:
         return Labels(self.classes, self.multilabel)
 
-    def answer(self, prediction: Prediction, probabilities: NDArray[np.floating], novelty: float) -> Prediction:
+    def answer(self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float) -> Prediction:
         """A scan's record completed with probabilities [class], the call at the operating point, and abstention."""
         calls = self.operating_point.calls(probabilities[None], self.labels)[0]
         limit = self.abstain_above_novelty
@@ -154,7 +154,7 @@ def read_record(folder: Path) -> BundleRecord:
     path = Path(folder) / RECORD_FILE
     try:
         return BundleRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(
             "not a bundle",
             where=folder,

@@ -141,14 +141,23 @@ def _explain(
 
 
 def _found(problem: ErrorDetails) -> str:
-    if problem["type"] == "missing":
+    if problem["type"] == "missing" and not _lacks_an_element(problem):
         return "missing"
     if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
         return problem["msg"].removeprefix("Value error, ")
     return f"found {reprlib.repr(problem['input'])}"
 
 
+def _lacks_an_element(problem: ErrorDetails) -> bool:
+    """A list shorter than the model wants; pydantic calls its first absent element a missing field."""
+    return problem["type"] == "missing" and isinstance(problem["loc"][-1], int)
+
+
 def _expected(problem: ErrorDetails) -> str:
+    if _lacks_an_element(problem):
+        return "more values"
+    if problem["type"] == "too_long" and "ctx" in problem:
+        return f"{problem['ctx']['max_length']} values"
     if problem["type"] == "missing":
         return "a value"
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):

@@ -63,7 +63,8 @@ def to_world_mm(affine: Affine, index_ijk: ArrayLike) -> NDArray[np.float64]:
 
 def to_index(affine: Affine, world_mm: ArrayLike) -> NDArray[np.float64]:
     """Voxel indices (i, j, k), fractional, of points in LPS mm; shapes [..., 3]."""
-    return to_world_mm(np.linalg.inv(np.asarray(affine, dtype=np.float64)), world_mm)
+    inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64)).astype(np.float64)
+    return to_world_mm(inverse, world_mm)
 
 
 def centre_mm(affine: Affine, shape_kji: tuple[int, int, int]) -> NDArray[np.float64]:

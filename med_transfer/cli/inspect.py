@@ -35,5 +35,5 @@ def command(
             say("\n".join(f"{key:<12} {value}" for key, value in row.items()) + "\n")
         for one in found.ignored:
             say(f"no scan      {one.path}: {one.reason}")
-    usable = sum(series.verdict.usable for series in found.series)
+    usable = sum(not row["verdict"].startswith("reject") for row in rows)
     raise typer.Exit(0 if usable == len(rows) > 0 else (1 if usable else 3))

@@ -61,12 +61,12 @@ def write_index(
         for row, series in zip(linked, found.series, strict=True)
         if series.verdict.usable and row.pop("linked", True)
     ]
-    _write(out, [{k: v for k, v in row.items() if k not in ("verdict", "reasons", "linked")} for row in listed])
     quality = out.with_name(out.stem + ".quality.csv")
     _write(
         quality,
         [{k: row[k] for k in ("scan", "series_uid", "modality", "n_slices", "verdict", "reasons")} for row in rows],
     )
+    _write(out, [{k: v for k, v in row.items() if k not in ("verdict", "reasons", "linked")} for row in listed])
     usable = sum(series.verdict.usable for series in found.series)
     return Index(out, quality, len(listed), usable - len(listed), len(rows) - usable, len(found.ignored))
 

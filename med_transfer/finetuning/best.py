@@ -21,13 +21,13 @@ class BestWeights(Callback):
         self.epoch = -1
         self.figure = float("nan")
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if not isinstance(module, FinetuningModule):
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(pl_module, FinetuningModule):
             return
-        row = module.history[-1]
-        if not self.weights or module.is_better(row["smoothed"], self.figure):
+        row = pl_module.history[-1]
+        if not self.weights or pl_module.is_better(row["smoothed"], self.figure):
             self.epoch, self.figure = int(row["epoch"]), row["smoothed"]
-            self.weights = {name: t.detach().cpu().clone() for name, t in module.classifier.state_dict().items()}
+            self.weights = {name: t.detach().cpu().clone() for name, t in pl_module.classifier.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"weights": self.weights, "epoch": self.epoch, "figure": self.figure}
@@ -43,7 +43,7 @@ class ResumePoint(Callback):
         self.path, self.seconds = path, seconds
         self._written = time.monotonic()
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if time.monotonic() - self._written < self.seconds:
             return
         temporary = self.path.with_suffix(".partial")

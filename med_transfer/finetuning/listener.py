@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
@@ -15,9 +17,9 @@ class TrainingProgress(Callback):
     def __init__(self, stage: str, progress: Progress) -> None:
         self.stage, self.progress = stage, progress
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
         note = f"epoch {trainer.current_epoch + 1}"
-        if isinstance(module, FinetuningModule) and module.history:
-            note += f", {module.config.training.monitor.replace('_', ' ')} {module.history[-1]['smoothed']:.3f}"
+        if isinstance(pl_module, FinetuningModule) and pl_module.history:
+            note += f", {pl_module.config.training.monitor.replace('_', ' ')} {pl_module.history[-1]['smoothed']:.3f}"
         self.progress(self.stage, trainer.global_step, total, note)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from med_transfer.atomic import atomic_path, write_text
+from med_transfer.atomic import write_bytes, write_text
 from med_transfer.classifier import Classifier
 from med_transfer.finetuning.batches import loss_weights, training_batches, validation_batches
 from med_transfer.finetuning.best import BestWeights, ResumePoint
@@ -62,8 +62,7 @@ def train_member(
         return TrainedMember(classifier.eval(), record["history"], record["best_epoch"])
     module, best = _fit(classifier, data, config, preprocessing, labels, folder, seed, progress)
     classifier.load_state_dict(best.weights)
-    with atomic_path(weights) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in best.weights.items()}, temporary)
+    write_bytes(weights, save({name: tensor.contiguous() for name, tensor in best.weights.items()}))
     write_text(course, json.dumps({"history": module.history, "best_epoch": best.epoch}))
     (folder / RESUME_FILE).unlink(missing_ok=True)
     return TrainedMember(classifier.eval(), module.history, best.epoch)

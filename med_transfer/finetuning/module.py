@@ -30,6 +30,8 @@ class FinetuningModule(L.LightningModule):
     ``history`` gets a row with epoch, training loss, validation loss, the figure and its smoothed value.
     """
 
+    class_weights: Tensor
+
     def __init__(
         self, classifier: Classifier, config: FinetuneConfig, *, labels: Labels, class_weights: Tensor,
         steps_per_epoch: int, seed: int,
@@ -51,7 +53,7 @@ class FinetuningModule(L.LightningModule):
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy against soft targets [batch, class]; binary cross-entropy for each finding when multi-label."""
-        weights = self.class_weights.to(logits.dtype)  # type: ignore[union-attr]
+        weights = self.class_weights.to(logits.dtype)
         if self.multilabel:
             targets = targets * (1 - smoothing) + 0.5 * smoothing
             return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)

@@ -45,7 +45,7 @@ class Preprocessing:
             mode="bilinear",
             padding_mode="border" if config.outside == "edge" else "zeros",
             align_corners=True,
-            dtype=torch.float32,
+            dtype=torch.float32,  # type: ignore[arg-type]  # MONAI takes torch types too
         )
         # voxels arrive with the window's floor at 0, so that padding with zeros is padding with the floor
         self._window = ScaleIntensityRange(0.0, high - low, bottom, top, clip=True)
@@ -77,7 +77,9 @@ class Preprocessing:
         voxels, affine = _cut_out(volume, grid)
         voxels = _anti_alias(voxels, affine, grid)
         floor = self.config.window_hu[0]
-        image = MetaTensor(torch.from_numpy(voxels - floor)[None], affine=geometry.array_affine_ras(affine))
+        image = MetaTensor(
+            torch.from_numpy(voxels - floor)[None], affine=torch.from_numpy(geometry.array_affine_ras(affine))
+        )
         resampled = self._resample(image, torch.from_numpy(geometry.array_affine_ras(grid.affine)), grid.shape)
         return self._window(resampled).as_tensor()  # type: ignore[union-attr]
 
@@ -91,7 +93,7 @@ class Preprocessing:
                 "no region of interest",
                 where=volume.provenance.path,
                 expected="roi_x_mm, roi_y_mm, roi_z_mm or a mask, as in training",
-                action="Add them to the table, or train with preprocessing.region: whole or foreground",
+                action="Add them to the table, or train with input.region: whole or foreground",
             )
         index = geometry.to_index(volume.affine, region.centre_mm)
         if (index < -0.5).any() or (index > np.array(volume.voxels.shape[::-1]) - 0.5).any():

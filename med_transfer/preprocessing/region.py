@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
+from skimage import measure
 
 from med_transfer import geometry
 from med_transfer.scans import Region, Volume
@@ -21,8 +22,8 @@ def foreground(volume: Volume) -> Region:
     """The box around the largest connected body above -500 HU; the whole scan when there is none."""
     steps = [max(1, round(_COARSE_MM / mm)) for mm in reversed(volume.spacing_mm)]
     coarse = volume.voxels[:: steps[0], :: steps[1], :: steps[2]] > BODY_HU
-    parts, count = ndimage.label(coarse)  # the table is a part of its own
-    if not count:
+    parts: np.ndarray = np.asarray(measure.label(coarse, connectivity=1))  # the table is a part of its own
+    if not parts.any():
         return whole(volume)
     body = np.argmax(np.bincount(parts.ravel())[1:])
     slices = ndimage.find_objects(parts)[body]

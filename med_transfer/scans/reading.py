@@ -13,7 +13,7 @@ from med_transfer.scans.itk_formats import read_itk
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.nifti import read_nifti
 from med_transfer.scans.series import Ignored, Series
-from med_transfer.scans.survey import look_at, require_exists, survey
+from med_transfer.scans.survey import damaged_slices, look_at, require_exists, survey
 from med_transfer.scans.volume import Volume
 
 
@@ -92,9 +92,8 @@ def _ambiguous(path: Path, usable: Sequence[Series]) -> AmbiguousScan:
 
 
 def _require_undamaged(candidates: Sequence[Series], ignored: Sequence[Ignored]) -> None:
-    folders = {file.parent for one in candidates for file in one.files}
-    for one in ignored:
-        if one.damaged and one.path.parent in folders:
+    for series in candidates:
+        for one in damaged_slices(series, ignored):
             raise UnreadableScan(one.reason, where=one.path, action="Export the series again, or remove the file")
 
 

@@ -100,7 +100,14 @@ def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _beside_damage(series: Series, ignored: Sequence[Ignored]) -> Series:
+def damaged_slices(series: Series, ignored: Sequence[Ignored]) -> list[Ignored]:
+    """Damaged files beside a DICOM series that may be slices of it; a file of another format cannot be one."""
     folders = {path.parent for path in series.files}
-    damaged = [one.path for one in ignored if one.damaged and one.path.parent in folders]
+    other_formats = (*SUFFIXES, *FORMATS)
+    beside = [one for one in ignored if one.damaged and one.path.parent in folders]
+    return [one for one in beside if not one.path.name.lower().endswith(other_formats)]
+
+
+def _beside_damage(series: Series, ignored: Sequence[Ignored]) -> Series:
+    damaged = [one.path for one in damaged_slices(series, ignored)]
     return rejected_for_damage(series, damaged) if damaged else series
