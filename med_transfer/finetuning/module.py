@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import lightning as L
@@ -19,6 +20,8 @@ from med_transfer.finetuning.freezing import keep_norm_statistics
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.labels import Labels
 from med_transfer.operating_point import OperatingPoint
+
+log = logging.getLogger(__name__)
 
 LOWER_IS_BETTER = {"loss"}
 
@@ -84,6 +87,7 @@ class FinetuningModule(L.LightningModule):
         row["figure"] = self._figure(logits, truth, row["val_loss"])
         row["smoothed"] = self._smooth(row["figure"])
         self.history.append(row)
+        log.info(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
         self.log("monitored", row["smoothed"], prog_bar=True)
 
     def _figure(self, logits: Tensor, truth: Tensor, val_loss: float) -> float:

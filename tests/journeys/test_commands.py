@@ -1,0 +1,307 @@
+"""One journey a command, over a small phantom cohort, from what is typed to what lies on the disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import TINY, read_rows, settings, write_rows
+from PIL import Image
+from pydicom import dcmread
+from sklearn.metrics import confusion_matrix
+
+from med_transfer.cohorts import Cohort
+from med_transfer.phantoms import CLASSES
+
+LABELS = sorted(CLASSES["texture"])
+COLUMNS = [
+    *("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted"),
+    *(f"p_{name}" for name in LABELS),
+    *("abstained", "novelty", "seconds"),
+]
+OF_PATIENTS = ("texture-00", "other-00", "PHANTOM", "20200101")  # PatientID, PatientName, StudyDate
+IN_SUBPROCESS = [sys.executable, "-m", "med_transfer"]
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def dicom_folders(table: Path) -> list[Path]:
+    return [path for path in sorted((table.parent / "scans").iterdir()) if path.is_dir()]
+
+
+def nifti_files(table: Path) -> list[Path]:
+    return sorted((table.parent / "scans").glob("*.nii.gz"))
+
+
+# phantom, backbones, inspect
+
+
+def test_phantom_writes_a_cohort_that_can_be_read(command, tmp_path):
+    config = tmp_path / "phantom.yaml"
+    config.write_text("format: nifti\nshape: [16, 32, 32]\npatients_per_class: 9\n")
+    outcome = command("phantom", tmp_path / "out", "-c", config, *settings("patients_per_class=2", "task=shape"))
+    assert (outcome.code, outcome.out) == (0, f"{tmp_path / 'out/cohort.csv'}\n")
+    assert Cohort.read(tmp_path / "out/cohort.csv").counts().keys() == set(CLASSES["shape"])
+    assert "error" not in outcome.err
+
+
+def test_backbones_are_listed_and_shown(command):
+    listed = command("backbones", "list")
+    as_json = json.loads(command("backbones", "list", "--json").out)
+    assert {line.split()[0] for line in listed.out.splitlines()} == set(as_json)
+    shown = command("backbones", "show", "resnet18-w32")
+    assert "8.3 million" in shown.out
+    assert json.loads(command("backbones", "show", "resnet18-w32", "--json").out) == as_json["resnet18-w32"]
+
+
+def test_inspect_tells_and_draws(command, cohort_csv, tmp_path):
+    series = dicom_folders(cohort_csv)[0]
+    outcome = command("inspect", series, "--picture", tmp_path / "planes.png")
+    assert outcome.code == 0
+    assert "verdict      accept" in outcome.out
+    assert "64 x 64 x 24" in outcome.out
+    with Image.open(tmp_path / "planes.png") as picture:
+        picture.load()
+        assert min(picture.size) > 50
+    (row,) = json.loads(command("inspect", series, "--json").out)["series"]
+    header = dcmread(next(series.iterdir()))
+    assert row["series_uid"] == header.SeriesInstanceUID
+    assert row["spacing_mm"].startswith(f"{header.PixelSpacing[1]:.3f} x {header.PixelSpacing[0]:.3f}")
+
+
+# index
+
+
+def test_index_links_labels_under_stable_pseudonyms(command, cohort_csv, tmp_path):
+    series = dicom_folders(cohort_csv)
+    truth = {row["scan"]: row for row in read_rows(cohort_csv)}
+    labelled = [truth[f"scans/{folder.name}"] for folder in series[:-1]]
+    sheet = write_rows(tmp_path / "labels.csv", [{k: row[k] for k in ("patient", "label", "sex")} for row in labelled])
+    (tmp_path / "key").write_text("0123456789abcdef0123456789abcdef")
+    words = ("index", cohort_csv.parent / "scans", "--labels", sheet, "--pseudonymise", tmp_path / "key", "--json")
+
+    first = command(*words, "-o", tmp_path / "a" / "cohort.csv")
+    again = command(*words, "-o", tmp_path / "b" / "cohort.csv")
+    assert (first.code, again.code) == (0, 0)
+    counts = json.loads(first.out)
+    assert counts["n_listed"] == len(labelled)
+    assert counts["n_unlabelled"] == 1 + len(nifti_files(cohort_csv))
+
+    cohort = Cohort.read(tmp_path / "a" / "cohort.csv")
+    assert [case.label for case in cohort.cases] == [row["label"] for row in labelled]
+    assert cohort.patients == Cohort.read(tmp_path / "b" / "cohort.csv").patients
+    assert all(name.startswith("P") and len(name) == 13 for name in cohort.patients)
+    quality = read_rows(tmp_path / "a" / "cohort.quality.csv")
+    assert len(quality) == len(truth)
+    assert {row["verdict"] for row in quality} == {"accept"}
+    written = "".join(path.read_text() for path in (tmp_path / "a").iterdir()) + first.out + first.err
+    assert not [secret for secret in OF_PATIENTS if secret in written]
+
+
+# finetune, evaluate, compare
+
+
+def test_finetune_leaves_the_run_folder_of_the_design(finished, cohort_csv):
+    assert finished.outcome.code == 0, finished.outcome.err
+    assert files(finished.folder) >= {
+        *("config.yaml", "cohort.lock.json", "metrics.json", "predictions.csv", "report.html", "run.log"),
+        *("bundle/med_transfer.json", "bundle/models/model.safetensors", "bundle/docs/README.md"),
+        *("bundle/configs/metadata.json", "bundle/configs/inference.json"),
+    }
+    assert yaml.safe_load((finished.folder / "config.yaml").read_text())["input"]["shape"] == [16, 16, 16]
+    assert "http" not in (finished.folder / "report.html").read_text().replace("http://www.w3.org", "")
+    assert f"report: {finished.folder / 'report.html'}" in finished.outcome.out
+    for name in LABELS:
+        assert f"  {name}" in finished.outcome.out
+
+
+def test_nothing_of_a_patient_leaves_the_prediction_table(finished, transferred):
+    said = "".join(run.outcome.out + run.outcome.err for run in (finished, transferred))
+    assert not [secret for secret in OF_PATIENTS if secret in said]
+    for run in (finished, transferred):
+        for name in files(run.folder) - {"predictions.csv"}:
+            content = (run.folder / name).read_bytes()
+            assert not [secret for secret in OF_PATIENTS if secret.encode() in content], name
+
+
+def test_predictions_and_metrics_agree_with_scikit_learn(finished, cohort_csv):
+    table = pd.read_csv(finished.folder / "predictions.csv")
+    assert list(table) == COLUMNS
+    truth = {row["scan"]: row["label"] for row in read_rows(cohort_csv)}
+    metrics = json.loads((finished.folder / "metrics.json").read_text())
+    expected = confusion_matrix(table.scan.map(truth), table.predicted, labels=LABELS)
+    assert metrics["confusion_matrix"] == expected.tolist()
+    assert metrics["failed"]["n"] == 0
+    assert table[[f"p_{name}" for name in LABELS]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-6)
+    lock = json.loads((finished.folder / "cohort.lock.json").read_text())
+    assert set(table.scan) == {case["scan"] for case in lock["cases"] if case["role"] == "test"}
+
+
+def test_finetune_again_changes_nothing_and_speaks_json(command, finished, cohort_csv):
+    before = json.loads((finished.folder / "metrics.json").read_text())
+    trained = {path: path.stat().st_mtime_ns for path in finished.folder.glob("training/*/*")}
+    outcome = command("finetune", cohort_csv, "-o", finished.folder, "--json", *settings(*TINY))
+    assert outcome.code == 0
+    metrics = json.loads(outcome.out)
+    assert metrics["confusion_matrix"] == before["confusion_matrix"]
+    assert metrics["calibration"]["brier"]["value"] == pytest.approx(before["calibration"]["brier"]["value"], abs=1e-6)
+    assert trained == {path: path.stat().st_mtime_ns for path in finished.folder.glob("training/*/*")}
+
+
+def test_a_bundle_is_a_source_and_its_gain_is_reported(transferred):
+    assert transferred.outcome.code == 0, transferred.outcome.err
+    assert "100 of 100 encoder tensors loaded" in (transferred.folder / "run.log").read_text()
+    gain = json.loads((transferred.folder / "metrics.json").read_text())["transfer_gain"]
+    assert gain["verdict"] in ("gain", "none", "harm")
+    assert f"transfer over scratch: {gain['verdict']}" in transferred.outcome.out
+
+
+def test_evaluate_on_patients_that_the_bundle_never_saw(command, finished, unseen_csv, tmp_path):
+    outcome = command("evaluate", finished.folder, unseen_csv, "-o", tmp_path / "out", "--json")
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads(outcome.out)
+    assert metrics == json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["n_scans"] == len(read_rows(unseen_csv))
+    assert {"predictions.csv", "report.html"} <= files(tmp_path / "out")
+
+
+def test_evaluate_on_its_training_patients_is_refused(command, finished, cohort_csv, tmp_path):
+    outcome = command("evaluate", finished.bundle, cohort_csv, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "error: " in outcome.err
+    assert "the bundle was trained on 12 of these scans or their patients: row 2 (scans/case-01" in outcome.err
+    assert not {name for name in files(tmp_path) if not name.startswith("out/prepared/")}
+
+
+def test_evaluate_refuses_a_training_scan_filed_under_another_patient(command, finished, cohort_csv, tmp_path):
+    rows = read_rows(cohort_csv)
+    for number, row in enumerate(rows):
+        row |= {"scan": str(cohort_csv.parent / row["scan"]), "patient": f"new-{number}"}
+    outcome = command("evaluate", finished.bundle, write_rows(tmp_path / "c.csv", rows), "-o", tmp_path / "out")
+    assert (outcome.code, "the bundle was trained on 12 of these" in outcome.err) == (2, True)
+
+
+def test_compare_holds_two_runs_against_each_other(command, finished, transferred):
+    text = command("compare", finished.folder, transferred.folder)
+    assert text.code == 0
+    assert text.out.count("6 test scans") == 2
+    first, second = json.loads(command("compare", finished.folder, transferred.folder, "--json").out)
+    assert first["macro_auc_difference"] is None
+    expected = second["macro_auc"]["value"] - first["macro_auc"]["value"]
+    assert second["macro_auc_difference"]["value"] == pytest.approx(expected)
+
+
+# predict
+
+
+@pytest.fixture
+def mixed_folder(cohort_csv, unseen_csv, tmp_path) -> Path:
+    """Two good scans, and one of each kind of bad one."""
+    folder = tmp_path / "scans"
+    good, cut, gap = (dicom_folders(unseen_csv) + dicom_folders(cohort_csv))[:3]
+    for source, name in ((good, "good"), (cut, "cut"), (gap, "gap")):
+        shutil.copytree(source, folder / name)
+    shutil.copy(nifti_files(cohort_csv)[0], folder / "good.nii.gz")
+    damaged = min((folder / "cut").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    in_order = sorted((folder / "gap").iterdir(), key=lambda path: dcmread(path).ImagePositionPatient[2])
+    in_order[10].unlink()
+    (folder / "letter.dcm").write_text("Dear colleague,\n")
+    (folder / "notes.txt").write_text("nothing\n")
+    return folder
+
+
+def test_predict_goes_on_whatever_one_scan_does(command, finished, mixed_folder, tmp_path):
+    outcome = command("predict", finished.bundle, mixed_folder, "-o", tmp_path / "out", "--json")
+    assert outcome.code == 1
+    counts = {"ok": 2, "rejected": 2, "failed": 1, "ignored": 2}
+    assert json.loads(outcome.out) == counts | {"table": str(tmp_path / "out/predictions.csv")}
+    table = pd.read_csv(tmp_path / "out/predictions.csv", keep_default_na=False).set_index("scan")
+    assert [*table.reset_index()] == COLUMNS
+    assert table.status.value_counts().to_dict() == {"ok": 2, "rejected": 2, "failed": 1}
+    assert set(table.index[table.status == "ok"]) == {"good", "good.nii.gz"}
+    assert "1 slice missing: gap" in table.reason["gap"]
+    assert "damaged DICOM files beside it may belong to it" in table.reason["cut"]
+    (failed,) = table.reason[table.status == "failed"]
+    assert "truncated: 3000 bytes, its pixels alone need 8192" in failed
+    assert "Traceback" not in outcome.err
+    assert not [secret for secret in OF_PATIENTS if secret in outcome.err + outcome.out + table.to_csv()]
+
+
+def test_predict_a_table_with_regions_of_interest(command, transferred, unseen_csv, tmp_path):
+    rows = [{k: v for k, v in row.items() if k != "label"} for row in read_rows(unseen_csv)]
+    for row in rows:
+        row["scan"] = str(unseen_csv.parent / row["scan"])
+    outcome = command("predict", transferred.bundle, write_rows(tmp_path / "t.csv", rows), "-o", tmp_path / "out")
+    assert (outcome.code, outcome.out.splitlines()[0]) == (0, "6 ok, 0 rejected, 0 failed, 0 ignored")
+
+
+def test_predict_without_the_region_that_it_needs_says_so(command, transferred, unseen_csv, tmp_path):
+    outcome = command("predict", transferred.bundle, unseen_csv.parent / "scans", "-o", tmp_path / "out")
+    assert (outcome.code, outcome.out.splitlines()[0]) == (3, "0 ok, 0 rejected, 6 failed, 0 ignored")
+    assert "no region of interest; expected roi_x_mm, roi_y_mm, roi_z_mm or a mask" in outcome.err
+    assert "train with input.region: whole or foreground" in outcome.err
+
+
+def test_a_killed_prediction_resumes_to_the_same_table(command, finished, cohort_csv, tmp_path):
+    """In a process of its own, killed without warning."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for copy in range(4):
+        for path in nifti_files(cohort_csv)[:6]:
+            (scans / f"{copy}-{path.name}").symlink_to(path)
+    total = len(list(scans.iterdir()))
+    words = ["predict", str(finished.bundle), str(scans), "-o"]
+    table = tmp_path / "killed/predictions.csv"
+    process = subprocess.Popen(
+        [*IN_SUBPROCESS, *words, str(table.parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while (not table.exists() or table.read_bytes().count(b"\n") < 4) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = table.read_bytes().count(b"\n") - 1
+    assert 0 < done < total
+
+    resumed = command(*words, table.parent)
+    whole = command(*words, tmp_path / "whole")
+    assert (resumed.code, whole.code) == (0, 0)
+    first, second = (pd.read_csv(folder / "predictions.csv") for folder in (table.parent, tmp_path / "whole"))
+    assert len(first) == total
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
+
+
+def test_each_answer_is_the_same_one_by_one_and_in_a_folder(command, finished, unseen_csv, tmp_path):
+    scan = dicom_folders(unseen_csv)[0]
+    command("predict", finished.bundle, scan, "-o", tmp_path / "one")
+    command("predict", finished.bundle, scan.parent, "-o", tmp_path / "all")
+    one, together = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("one", "all"))
+    row = together[together.scan == scan.name]
+    columns = [f"p_{name}" for name in LABELS] + ["series_uid", "novelty"]
+    assert row[columns].to_numpy().tolist() == one[columns].to_numpy().tolist()
+
+
+# the program itself
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom med_transfer.cli.app import main\nsys.argv = ['med-transfer', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "assert not {'torch', 'monai', 'pydicom', 'pandas', 'sklearn'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    commands = ("demo", "phantom", "index", "inspect", "backbones", "finetune", "evaluate", "compare", "predict")
+    assert not [name for name in commands if f"  {name} " not in done.stdout]

@@ -1,0 +1,276 @@
+"""What a user installs: names, start-up time, the wheel and its metadata, the set-up files."""
+
+import ast
+import importlib.metadata
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import med_transfer
+from med_transfer.backbones import backbones
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "med_transfer"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+HEAVY = {
+    "torch",
+    "monai",
+    "numpy",
+    "scipy",
+    "pandas",
+    "sklearn",
+    "skimage",
+    "lightning",
+    "matplotlib",
+    "pydicom",
+    "nibabel",
+}
+PROMISED = {
+    "find_series", "read_scan", "Series", "Volume", "Cohort", "list_backbones", "load_backbone", "finetune",
+    "FinetuneConfig", "Run", "evaluate", "compare", "load_bundle", "Predictor", "TransferClassifier",
+}  # fmt: skip
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
+
+
+# Start-up
+
+
+def test_help_answers_in_half_a_second():
+    seconds = []
+    while len(seconds) < 5 and min(seconds, default=1.0) >= 0.5:
+        started = time.perf_counter()
+        answer = run(sys.executable, "-m", "med_transfer", "--help")
+        seconds.append(time.perf_counter() - started)
+    assert "finetune" in answer.stdout
+    assert min(seconds) < 0.5, f"best of five: {min(seconds):.2f} s"
+
+
+def test_help_of_every_command_loads_no_heavy_package():
+    script = """
+import contextlib, io, json, sys
+import typer
+from med_transfer.cli.app import app
+command = typer.main.get_command(app)
+for words in [[], *([name] for name in command.commands)]:
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        command([*words, "--help"], standalone_mode=False)
+    assert "Usage" in shown.getvalue(), words
+print(json.dumps([len(command.commands), sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+    n_commands, loaded = json.loads(run(sys.executable, "-c", script).stdout)
+    assert n_commands >= 9
+    assert not HEAVY & set(loaded)
+
+
+def test_import_loads_nothing_but_itself():
+    script = "import json, sys; import med_transfer; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(run(sys.executable, "-c", script).stdout)
+    assert not HEAVY & set(loaded)
+    assert [name for name in loaded if name.startswith("med_transfer")] == ["med_transfer"]
+
+
+# Names
+
+
+def test_public_names_are_the_promised_ones():
+    assert set(med_transfer.__all__) == PROMISED
+    assert med_transfer.__all__ == sorted(med_transfer.__all__)
+    assert set(dir(med_transfer)) == PROMISED | {"__version__"}
+
+
+@pytest.mark.parametrize("name", med_transfer.__all__)
+def test_public_name_resolves_and_says_what_it_is(name):
+    assert inspect.getdoc(getattr(med_transfer, name))
+
+
+def test_no_public_name_is_a_module():
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    assert not modules & set(med_transfer.__all__)
+
+
+def test_type_checkers_see_the_same_names_from_the_same_places():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == {name: f"med_transfer.{home}" for name, home in med_transfer._HOME.items()}
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="module 'med_transfer' has no attribute 'backbone'"):
+        _ = med_transfer.backbone
+
+
+# Metadata
+
+
+def test_one_version_everywhere():
+    assert PROJECT["version"] == med_transfer.__version__ == importlib.metadata.version("med-transfer")
+    assert f"ARG VERSION={PROJECT['version']}\n" in (ROOT / "docker/Dockerfile").read_text()
+    assert re.search(
+        r"^## \[(Unreleased|" + re.escape(PROJECT["version"]) + r")\]", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
+
+
+def test_command_is_installed():
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="med-transfer")
+    from med_transfer.cli.app import main
+
+    assert entry.load() is main
+
+
+@pytest.mark.parametrize("group", ["dependencies", *EXTRAS])
+def test_requirements_are_ranges_with_a_floor(group):
+    for text in PROJECT["dependencies"] if group == "dependencies" else EXTRAS[group]:
+        requirement = Requirement(text)
+        if requirement.name == PROJECT["name"]:
+            assert requirement.extras <= set(EXTRAS)
+        else:
+            assert [clause.operator for clause in requirement.specifier] == [">="], text
+
+
+def test_dockerfile_asks_for_the_same_torch():
+    (torch,) = (text for text in PROJECT["dependencies"] if Requirement(text).name == "torch")
+    assert f'"{torch}"' in (ROOT / "docker/Dockerfile").read_text()
+
+
+def test_every_extra_that_is_named_exists():
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/*"), ROOT / "Makefile"]
+    text = "\n".join(path.read_text() for path in documents)
+    named = re.findall(r"""(?:med-transfer|pip install -e ["']?\.)\[([\w,-]+)\]""", text)
+    named += [spec.extra for spec in backbones().values() if spec.extra]
+    assert {extra for names in named for extra in names.split(",")} <= set(EXTRAS)
+
+
+def test_every_imported_package_is_declared():
+    declared = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    optional = {canonicalize_name(Requirement(text).name) for extra in EXTRAS.values() for text in extra}
+    homes = importlib.metadata.packages_distributions()
+    undeclared = {}
+    for path in PACKAGE.rglob("*.py"):
+        for name, always in imported_packages(path):
+            allowed = declared if always else declared | optional
+            if not {canonicalize_name(home) for home in homes.get(name, [])} & allowed:
+                undeclared[f"{path.relative_to(ROOT)}: {name}"] = homes.get(name)
+    assert not undeclared
+
+
+def imported_packages(path: Path):
+    """Third-party packages that a module imports, and whether it does so as it loads."""
+    tree = ast.parse(path.read_text())
+    at_once = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            modules = [node.module]
+        for name in {module.partition(".")[0] for module in modules}:
+            if name not in sys.stdlib_module_names | {"med_transfer"}:
+                yield name, id(node) in at_once
+
+
+# The wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        yield archive
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    source = {
+        path.relative_to(ROOT).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {"med_transfer/py.typed", "med_transfer/evaluation/report.html.jinja"} <= source
+    assert {name for name in wheel.namelist() if ".dist-info/" not in name} == source
+
+
+def test_wheel_says_what_it_is(wheel):
+    info = f"med_transfer-{med_transfer.__version__}.dist-info"
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    for line in ("Name: med-transfer", f"Version: {med_transfer.__version__}", "License-Expression: Apache-2.0"):
+        assert f"{line}\n" in metadata
+    assert "Requires-Python: >=3.11\n" in metadata
+    assert "med-transfer = med_transfer.cli.app:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert f"{info}/licenses/LICENSE" in wheel.namelist()
+
+
+def test_source_distribution_holds_no_data(tmp_path):
+    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path))
+    (archive,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path / "out", filter="data")
+    (folder,) = (tmp_path / "out").iterdir()
+    kept = {path.name for path in folder.iterdir()}
+    assert kept <= {
+        "med_transfer", "configs", "docs", "tests", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE",
+        "PKG-INFO", ".gitignore",
+    }  # fmt: skip
+    assert archive.stat().st_size < 2**21
+
+
+# The house around the code
+
+
+def test_make_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^\.PHONY: (\S+)$", makefile, re.M)
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    listed = re.findall(r"^  make (\S+) +\S", run("make").stdout, re.M)
+    assert listed == targets
+    assert {"demo", "test", "lint", "image", "clean"} <= set(targets)
+
+
+def test_make_refuses_an_old_python(tmp_path):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.2" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    answer = subprocess.run(
+        ["make", "demo", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert answer.returncode == 2
+    assert "needs Python 3.11 or newer" in answer.stderr
+    assert "is Python 3.9.2" in answer.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_continuous_integration_is_a_script():
+    script = ROOT / ".ci/run"
+    assert script.stat().st_mode & 0o111
+    run("bash", "-n", str(script))
+    assert script.read_text().rstrip().endswith("make test")
+
+
+@pytest.mark.parametrize("name", ["CT.dcm", "scan.nii", "scan.NII.GZ", "model.pt", "best.safetensors"])
+def test_scans_and_weights_are_refused_at_commit(name):
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][-1]["hooks"]
+    assert re.search(hooks[0]["files"], f"folder/{name}")
+    assert not re.search(hooks[0]["files"], "med_transfer/scans/dicom.py")
+
+
+def test_image_runs_as_a_fixed_user_other_than_root():
+    stages = (ROOT / "docker/Dockerfile").read_text().split("\nFROM ")
+    assert "\nUSER 10001:10001\n" in stages[-1]
+    assert 'ENTRYPOINT ["med-transfer"]' in stages[-1]
