@@ -14,7 +14,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "med_transfer"
 OPEN_TO_ALL = {"errors", "atomic"}
 LAZY_ALLOWED = {"cli", "__init__"}
-NAMES = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"} - {"__init__", "__main__", "__pycache__"}
+_NOT_PACKAGES = {"__init__", "__main__", "__pycache__"}
+NAMES = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"} - _NOT_PACKAGES
+    "__init__",
+    "__main__",
+    "__pycache__",
+}
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,14 @@ class BestWeights(Callback):
 
 
 class ResumePoint(Callback):
-    """Writes the state after a validation when the last one is older than ``seconds``."""
+    """Writes the state at the end of an epoch when the last one is older than ``seconds``."""
 
     def __init__(self, path: Path, seconds: float = 60.0) -> None:
         self.path, self.seconds = path, seconds
         self._written = time.monotonic()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not earlier: a state from within the epoch makes Lightning end that epoch again, without its figures.
         if time.monotonic() - self._written < self.seconds:
             return
         temporary = self.path.with_suffix(".partial")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_transfer.backbones import BackboneSpec
-from med_transfer.bundle import RECORD_FILE, read_record
+from med_transfer.bundle import RECORD_FILE, Provenance, read_record
 from med_transfer.cohorts import (
     Cohort,
     CohortLock,
@@ -17,7 +17,7 @@ from med_transfer.cohorts import (
     prepare_cohort,
     split_cohort,
 )
-from med_transfer.errors import ConfigError, PatientLeak
+from med_transfer.errors import ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
@@ -49,7 +49,7 @@ def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: P
     split = split_cohort(prepared.cohort, config.split)
     check_leakage(prepared.cohort, prepared.content_hashes, split)
     lock = CohortLock.of(prepared.cohort, prepared.content_hashes, split, config.split)
-    lock.write(out / "cohort.lock.json")
+    _write_lock(lock, out / "cohort.lock.json")
     plan = Plan(preprocessing, prepared, split, lock)
     _refuse_what_the_source_saw(plan, config.backbone.weights)
     return plan
@@ -73,11 +73,28 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
     return preprocessing
 
 
+def source_provenance(weights: Path | None) -> Provenance | None:
+    """Whom a source network was trained on; None where the source is no bundle and so does not remember."""
+    if weights is None or not (weights / RECORD_FILE).exists():
+        return None
+    return read_record(weights).trained_on
+
+
+def _write_lock(lock: CohortLock, path: Path) -> None:
+    """Write the lock, or find the same one there from a run that was killed."""
+    if path.exists() and CohortLock.read(path).cohort_hash != lock.cohort_hash:
+        raise UsageError(
+            "the folder holds a run on another cohort", where=path, expected="a new folder, or the same cohort",
+            action="Choose another -o",
+        )  # fmt: skip
+    lock.write(path)
+
+
 def _refuse_what_the_source_saw(plan: Plan, weights: Path | None) -> None:
     """A network of one's own remembers the patients it was trained on: none of them may judge its offspring."""
-    if weights is None or not (Path(weights) / RECORD_FILE).exists():
+    source = source_provenance(weights)
+    if source is None:
         return
-    source = read_record(Path(weights)).trained_on
     patients, images = set(source.patient_hashes), set(source.content_hashes)
     cases = plan.prepared.cohort.cases
     seen = [

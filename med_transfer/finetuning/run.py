@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from med_transfer.atomic import output_error
 from med_transfer.backbones import LoadedBackbone, load_backbone
-from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance, save_bundle
+from med_transfer.bundle import save_bundle
 from med_transfer.cohorts import Cohort
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import UsageError
@@ -22,8 +20,8 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.outcome import judge_run
 from med_transfer.finetuning.plan import Plan, make_plan
+from med_transfer.finetuning.record import bundle_record
 from med_transfer.model_card import model_card
-from med_transfer.operating_point import OperatingPoint
 from med_transfer.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -101,42 +99,6 @@ def _train_scratch_twin(
     return train(plan, config, scratch, folder, progress, "scratch twin")
 
 
-def bundle_record(plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble) -> BundleRecord:
-    """What the bundle says of itself. Holds hashes of patients and scans, no identifiers."""
-    development = [case for case in plan.lock.cases if case.role != "test"]
-    spacing = np.array([plan.prepared.scans[i].spacing_mm for i in plan.split.development])
-    weights = config.backbone.weights
-    return BundleRecord(
-        classes=plan.prepared.cohort.labels.names,
-        multilabel=plan.prepared.cohort.labels.multilabel,
-        preprocessing=plan.preprocessing,
-        backbone=BackboneRecord(
-            name=source.spec.name,
-            pooled_stages=config.backbone.pooled_stages or source.spec.pooled_stages,
-            licence=source.spec.licence,
-            source=source.spec.source,
-            weights=Path(weights).name
-            if weights
-            else (source.spec.weights.file if source.sha256 and source.spec.weights else None),
-            sha256=source.sha256,
-        ),
-        n_members=plan.split.n_members,
-        operating_point=OperatingPoint.default(plan.prepared.cohort.labels),
-        calibration={"method": "temperature", "temperature": trained.temperature, "n": trained.n_calibration},
-        abstain_above_novelty=config.abstain_above_novelty,
-        input_envelope=InputEnvelope(
-            spacing_mm_low=tuple(spacing.min(axis=0).tolist()),
-            spacing_mm_high=tuple(spacing.max(axis=0).tolist()),
-            n_scans=len(spacing),
-        ),
-        trained_on=Provenance(
-            cohort_hash=plan.lock.cohort_hash,
-            patient_hashes=tuple(sorted({case.patient_hash for case in development})),
-            content_hashes=tuple(sorted({case.content_hash for case in development if case.content_hash})),
-        ),
-    )
-
-
 def _claim(out: Path, config: FinetuneConfig) -> None:
     """Make the run folder ours: write the config, or find the same one there from a run that was killed."""
     file = out / "config.yaml"
@@ -157,7 +119,8 @@ def _log_file(path: Path) -> Iterator[None]:
     except OSError as error:
         raise output_error(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before, package.level = package.level, min(package.level or logging.INFO, logging.INFO)
+    before = package.level
+    package.setLevel(min(before or logging.INFO, logging.INFO))
     package.addHandler(handler)
     try:
         yield

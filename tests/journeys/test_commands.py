@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import TINY, read_rows, settings, write_rows
+from command_line import TINY, read_rows, settings, write_rows
 from PIL import Image
 from pydicom import dcmread
 from sklearn.metrics import confusion_matrix

@@ -1,0 +1,65 @@
+"""What a run's bundle says of itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from med_transfer.backbones import LoadedBackbone
+from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.plan import Plan, source_provenance
+from med_transfer.operating_point import OperatingPoint
+
+
+def bundle_record(plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble) -> BundleRecord:
+    """The record of a trained ensemble. Holds hashes of patients and scans, no identifiers."""
+    labels = plan.prepared.cohort.labels
+    return BundleRecord(
+        classes=labels.names,
+        multilabel=labels.multilabel,
+        preprocessing=plan.preprocessing,
+        backbone=_backbone(config, source),
+        n_members=plan.split.n_members,
+        operating_point=OperatingPoint.default(labels),
+        calibration={"method": "temperature", "temperature": trained.temperature, "n": trained.n_calibration},
+        abstain_above_novelty=config.abstain_above_novelty,
+        input_envelope=_envelope(plan),
+        trained_on=_provenance(plan, config),
+    )
+
+
+def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
+    weights = None
+    if config.backbone.weights is not None:
+        weights = config.backbone.weights.name
+    elif source.sha256 is not None and source.spec.weights is not None:
+        weights = source.spec.weights.file
+    return BackboneRecord(
+        name=source.spec.name,
+        pooled_stages=config.backbone.pooled_stages or source.spec.pooled_stages,
+        licence=source.spec.licence,
+        source=source.spec.source,
+        weights=weights,
+        sha256=source.sha256,
+    )
+
+
+def _envelope(plan: Plan) -> InputEnvelope:
+    spacing = np.array([plan.prepared.scans[index].spacing_mm for index in plan.split.development])
+    low, high = spacing.min(axis=0).tolist(), spacing.max(axis=0).tolist()
+    return InputEnvelope(spacing_mm_low=tuple(low), spacing_mm_high=tuple(high), n_scans=len(spacing))
+
+
+def _provenance(plan: Plan, config: FinetuneConfig) -> Provenance:
+    """Everyone the network has learned from: this cohort's development part, and what its source had seen before."""
+    development = [case for case in plan.lock.cases if case.role != "test"]
+    before = source_provenance(config.backbone.weights)
+    patients = {case.patient_hash for case in development} | set(before.patient_hashes if before else ())
+    images = {case.content_hash for case in development if case.content_hash}
+    images |= set(before.content_hashes if before else ())
+    return Provenance(
+        cohort_hash=plan.lock.cohort_hash,
+        patient_hashes=tuple(sorted(patients)),
+        content_hashes=tuple(sorted(images)),
+    )

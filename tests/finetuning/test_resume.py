@@ -1,0 +1,90 @@
+"""A training that is killed goes on where it was, and ends as one that was not."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from command_line import TINY
+from safetensors.torch import load_file
+
+import med_transfer as mt
+from med_transfer.finetuning import member
+from med_transfer.finetuning.best import ResumePoint
+
+EPOCHS, STEPS = 3, 2  # 16 scans an epoch, 8 a batch
+SETTINGS = (*TINY, f"training.epochs={EPOCHS}")
+SECOND = "fine-tuning, fold 2 of 2"
+
+
+@pytest.fixture(autouse=True)
+def _state_after_each_epoch(monkeypatch):
+    """Instead of once a minute."""
+    monkeypatch.setattr(member, "ResumePoint", functools.partial(ResumePoint, seconds=0.0))
+
+
+@pytest.fixture
+def _interrupt_handler():
+    """Lightning changes what Ctrl-C does; other tests must not notice."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class Listener:
+    """Remembers the steps of each stage, and presses Ctrl-C at one of them."""
+
+    def __init__(self, stop_at: tuple[str, int] | None = None) -> None:
+        self.stop_at, self.steps = stop_at, {}
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        self.steps.setdefault(stage, []).append(done)
+        if (stage, done) == self.stop_at:
+            raise KeyboardInterrupt
+
+
+def killed(cohort: Path, out: Path, stage: str, step: int, overrides: tuple[str, ...] = SETTINGS) -> None:
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        mt.finetune(cohort, out=out, overrides=overrides, progress=Listener((stage, step)))
+
+
+@pytest.mark.usefixtures("_interrupt_handler")
+def test_killed_training_goes_on_from_its_last_epoch(cohort_csv, tmp_path):
+    killed(cohort_csv, tmp_path, SECOND, 3 * STEPS - 1)  # in the third epoch of the second fold
+    first_fold = tmp_path / "training/fold-0/best.safetensors"
+    second_fold = tmp_path / "training/fold-1"
+    weights, written = first_fold.read_bytes(), first_fold.stat().st_mtime_ns
+    assert (second_fold / member.RESUME_FILE).exists()
+    assert not (second_fold / "best.safetensors").exists()
+    assert not (tmp_path / "bundle").exists()
+
+    listener = Listener()
+    run = mt.finetune(cohort_csv, out=tmp_path, overrides=SETTINGS, progress=listener)
+    assert "fine-tuning, fold 1 of 2" not in listener.steps
+    assert (first_fold.read_bytes(), first_fold.stat().st_mtime_ns) == (weights, written)
+    assert listener.steps[SECOND] == list(range(2 * STEPS + 1, EPOCHS * STEPS + 1))
+    for fold in ("fold-0", "fold-1"):
+        course = json.loads((tmp_path / "training" / fold / "history.json").read_text())
+        assert [row["epoch"] for row in course["history"]] == list(range(EPOCHS))
+        assert not (tmp_path / "training" / fold / member.RESUME_FILE).exists()
+    assert run.metrics.n_scans == 6
+    assert mt.load_bundle(run.bundle).record.n_members == 2
+
+
+@pytest.mark.usefixtures("_interrupt_handler")
+def test_killed_while_reading_and_in_the_first_epoch_ends_as_if_nothing_had_been(cohort_csv, tmp_path):
+    one_member, stage = (*SETTINGS, "split.kind=holdout", "split.val_fraction=0.34"), "fine-tuning, fold 1 of 1"
+    with pytest.raises(KeyboardInterrupt):
+        mt.finetune(cohort_csv, out=tmp_path / "a", overrides=one_member, progress=Listener(("reading scans", 10)))
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "a/prepared").iterdir()}
+    assert len(kept) == 10
+    killed(cohort_csv, tmp_path / "a", stage, 1, one_member)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+    resumed = mt.finetune(cohort_csv, out=tmp_path / "a", overrides=one_member)
+    whole = mt.finetune(cohort_csv, out=tmp_path / "b", overrides=one_member)
+    first, second = (load_file(run.folder / "training/fold-0/best.safetensors") for run in (resumed, whole))
+    assert all(first[name].equal(second[name]) for name in second)

@@ -1,0 +1,195 @@
+"""The same journeys from Python: the names of ``import med_transfer as mt``, and the bundle as MONAI sees it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command_line import TINY, read_rows
+from monai.bundle.config_parser import ConfigParser
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
+
+import med_transfer as mt
+from med_transfer.errors import CohortError, MedTransferError
+from med_transfer.preprocessing import Preprocessing
+
+# What "required" lists in MONAI's metadata schema, meta_schema_20240725.json.
+METADATA_KEYS = {
+    *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"),
+    *("task", "description", "authors", "copyright", "network_data_format"),
+}
+TENSOR_KEYS = {
+    *("type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data", "channel_def"),
+}
+
+
+def nifti_rows(table: Path) -> list[dict[str, str]]:
+    return [row for row in read_rows(table) if row["scan"].endswith(".nii.gz")]
+
+
+def test_every_public_name_is_there_and_explained():
+    assert set(mt.__all__) | {"__version__"} == set(dir(mt))
+    undocumented = [name for name in mt.__all__ if not inspect.getdoc(getattr(mt, name))]
+    assert undocumented == []
+    with pytest.raises(AttributeError, match="'med_transfer' has no attribute 'finetuen'"):
+        _ = mt.finetuen
+
+
+def test_scans_and_tables(cohort_csv):
+    series = mt.find_series(cohort_csv.parent / "scans")
+    cohort = mt.Cohort.read(cohort_csv)
+    assert len(series) == len(cohort) == 18
+    for one in series[:3]:
+        volume = mt.read_scan(one)
+        assert isinstance(volume, mt.Volume)
+        assert volume.voxels.shape == (24, 64, 64)
+        np.testing.assert_array_equal(volume.voxels, mt.read_scan(one.path).voxels)
+
+
+def test_backbones():
+    assert {"resnet18-w32", "medicalnet-resnet18", "astra"} <= set(mt.list_backbones())
+    loaded = mt.load_backbone("resnet18-w32")
+    with torch.no_grad():
+        maps = loaded.encoder.eval()(torch.zeros(1, 1, 16, 16, 16))
+    assert [feature_map.shape[1] for feature_map in maps] == list(loaded.spec.stage_channels)
+
+
+def test_finetune_tells_its_progress_and_gives_what_the_command_gives(cohort_csv, finished, tmp_path):
+    told: list[tuple[str, int, int]] = []
+    run = mt.finetune(
+        cohort_csv,
+        out=tmp_path / "run",
+        overrides=(*TINY, "training.epochs=1"),
+        progress=lambda stage, done, total, note="": told.append((stage, done, total)),
+    )
+    assert isinstance(run, mt.Run)
+    stages = ["reading scans", "fine-tuning, fold 1 of 2", "fine-tuning, fold 2 of 2"]
+    assert list(dict.fromkeys(stage for stage, _, _ in told)) == stages
+    assert [(done, total) for stage, done, total in told if stage == stages[0]][-1] == (18, 18)
+    same = json.loads((finished.folder / "cohort.lock.json").read_text())
+    assert json.loads((run.folder / "cohort.lock.json").read_text()) == same
+    assert run.metrics.n_scans == 6
+    first, second = mt.compare([finished.folder, run.folder])
+    assert (first.n_shared, second.n_shared) == (6, 6)
+
+
+def test_finetune_takes_a_config_as_object_or_file(cohort_csv, tmp_path):
+    (tmp_path / "c.yaml").write_text("training: {epochs: -1}\n")
+    with pytest.raises(MedTransferError, match=r"c\.yaml: training\.epochs: found -1"):
+        mt.finetune(mt.Cohort.read(cohort_csv), tmp_path / "c.yaml", tmp_path / "run")
+    one_class = mt.Cohort.read(cohort_csv).subset(range(2))
+    with pytest.raises(CohortError, match="has 1 patient; expected at least 6|has 0 patients; expected at least 6"):
+        mt.finetune(one_class, mt.FinetuneConfig(), tmp_path / "run")
+
+
+def test_predictor_one_scan_and_a_folder(finished, unseen_csv, tmp_path):
+    predictor = mt.load_bundle(finished.bundle)
+    assert isinstance(predictor, mt.Predictor)
+    outcome = predictor.predict_folder(unseen_csv.parent / "scans", tmp_path)
+    table = pd.read_csv(outcome.table, keep_default_na=False).set_index("scan")
+    assert (outcome.n_ok, outcome.exit_code) == (6, 0)
+    for row in read_rows(unseen_csv)[:3]:
+        one = predictor.predict(unseen_csv.parent / row["scan"])
+        assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        in_table = table.loc[Path(row["scan"]).name]
+        assert {name: in_table[f"p_{name}"] for name in one.probabilities} == one.probabilities
+        assert one.predicted == in_table.predicted
+
+
+def test_evaluate_agrees_with_scikit_learn(finished, unseen_csv, tmp_path):
+    metrics = mt.evaluate(finished.bundle, mt.Cohort.read(unseen_csv), tmp_path)
+    table = pd.read_csv(tmp_path / "predictions.csv").set_index("scan")
+    truth = {row["scan"]: row["label"] for row in read_rows(unseen_csv)}
+    for name, rates in metrics.classes.items():
+        expected = roc_auc_score([truth[scan] == name for scan in table.index], table[f"p_{name}"])
+        assert rates.auc.value == pytest.approx(expected)
+
+
+def test_transfer_classifier_is_a_scikit_learn_estimator(cohort_csv, unseen_csv, tmp_path):
+    config = mt.FinetuneConfig.model_validate(
+        {
+            "input": {"shape": [16, 16, 16]},
+            "split": {"kind": "holdout", "test_fraction": 0.34, "val_fraction": 0.34},
+            "training": {"epochs": 1, "epoch_scans": 16, "batch_size": 8},
+        }
+    )
+    estimator = clone(mt.TransferClassifier(config=config, out=tmp_path / "run"))
+    assert estimator.get_params() == {"config": config, "out": tmp_path / "run"}
+    rows = read_rows(cohort_csv)
+    paths = [cohort_csv.parent / row["scan"] for row in rows]
+    labels = [row["label"] for row in rows]
+    estimator.fit(paths, labels, groups=[row["patient"] for row in rows])
+    assert estimator.classes_.tolist() == sorted(set(labels))
+
+    new = [unseen_csv.parent / row["scan"] for row in read_rows(unseen_csv)]
+    probabilities = estimator.predict_proba(new)
+    assert probabilities.shape == (len(new), 3)
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-6)
+    assert estimator.predict(new).tolist() == estimator.classes_[probabilities.argmax(axis=1)].tolist()
+    truth = [row["label"] for row in read_rows(unseen_csv)]
+    assert estimator.score(new, truth) == np.mean(estimator.predict(new) == np.array(truth))
+    with pytest.raises(CohortError, match="2 scans, 1 labels, 2 patients; expected equal numbers"):
+        estimator.fit(paths[:2], labels[:1])
+
+
+# the bundle through MONAI's own reader
+
+
+@pytest.fixture(scope="module")
+def monai_bundle(finished) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(finished.bundle / "configs/inference.json")])
+    parser.read_meta(str(finished.bundle / "configs/metadata.json"))
+    parser["bundle_root"] = str(finished.bundle)
+    return parser
+
+
+def test_monai_builds_the_network_and_gets_the_same_probabilities(monai_bundle, finished, unseen_csv):
+    network = monai_bundle.get_parsed_content("network_def")
+    predictor = mt.load_bundle(finished.bundle)
+    preprocessing = Preprocessing(predictor.record.preprocessing)
+    for row in read_rows(unseen_csv)[:3]:
+        path = unseen_csv.parent / row["scan"]
+        with torch.inference_mode():
+            (probabilities,) = network(preprocessing(mt.read_scan(path))[None])
+        answer = predictor.predict(path).probabilities
+        assert probabilities.tolist() == pytest.approx(list(answer.values()), abs=1e-6)
+
+
+def test_monai_runs_the_bundle(monai_bundle, finished, unseen_csv):
+    scans = [str(unseen_csv.parent / row["scan"]) for row in read_rows(unseen_csv)[:2]]
+    monai_bundle["scans"] = scans
+    (predictions,) = monai_bundle.get_parsed_content("run")
+    expected = [mt.load_bundle(finished.bundle).predict(scan).probabilities for scan in scans]
+    assert [prediction.probabilities for prediction in predictions] == expected
+
+
+def test_metadata_holds_what_monai_requires(monai_bundle, finished):
+    metadata = json.loads((finished.bundle / "configs/metadata.json").read_text())
+    assert not METADATA_KEYS - set(metadata)
+    image = metadata["network_data_format"]["inputs"]["image"]
+    scores = metadata["network_data_format"]["outputs"]["pred"]
+    for tensor in (image, scores):
+        assert not TENSOR_KEYS - set(tensor)
+    network = monai_bundle.get_parsed_content("network_def")
+    with torch.inference_mode():
+        output = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
+    assert output.shape == (1, scores["num_channels"])
+    for package, version in metadata["required_packages_version"].items():
+        assert importlib.metadata.version(package) == version
+
+
+def test_bundle_holds_no_pickle_and_no_patient(finished, cohort_csv):
+    patients = [row["patient"] for row in read_rows(cohort_csv)]
+    for path in (path for path in finished.bundle.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        assert path.suffix in (".json", ".md", ".safetensors")
+        assert not content.startswith((b"PK", b"\x80")), "a zip archive or a pickle"
+        assert not [patient for patient in patients if patient.encode() in content]
