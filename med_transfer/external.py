@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from med_transfer.bundle import BundleRecord, load_network, read_record, versions
@@ -35,11 +36,12 @@ def evaluate_bundle(
     folder = Path(bundle) / "bundle" if (Path(bundle) / "bundle").is_dir() else Path(bundle)
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
+    _refuse(cohort, [patient_hash(case.patient) in record.trained_on.patient_hashes for case in cohort.cases])
     prepared = prepare_cohort(
         cohort, Preprocessing(record.preprocessing), out / "prepared",
         progress=lambda done, total: progress("reading scans", done, total),
     )  # fmt: skip
-    _refuse_what_was_trained_on(record, prepared)
+    _refuse(prepared.cohort, [hash_ in record.trained_on.content_hashes for hash_ in prepared.content_hashes])
     probabilities, novelty = assess(load_network(folder), prepared)
     return judge(
         record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started),
@@ -47,18 +49,13 @@ def evaluate_bundle(
     )  # fmt: skip
 
 
-def _refuse_what_was_trained_on(record: BundleRecord, prepared: PreparedCohort) -> None:
-    patients, images = set(record.trained_on.patient_hashes), set(record.trained_on.content_hashes)
-    seen = [
-        str(case)
-        for case, scan in zip(prepared.cohort.cases, prepared.scans, strict=True)
-        if patient_hash(case.patient) in patients or scan.content_hash in images
-    ]
+def _refuse(cohort: Cohort, trained_on: Sequence[bool]) -> None:
+    """Refuse a cohort of which some cases were trained on."""
+    seen = [str(case) for case, known in zip(cohort.cases, trained_on, strict=True) if known]
     if seen:
         raise PatientLeak(
             f"the bundle was trained on {len(seen)} of these scans or their patients: {', '.join(seen[:5])}",
-            where=prepared.cohort.path or "", expected="patients that the bundle never saw",
-            action="Leave those rows out",
+            where=cohort.path or "", expected="patients that the bundle never saw", action="Leave those rows out",
         )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ for module in (demo, phantom, index, inspect, finetune, evaluate, compare, predi
     app.command(module.NAME)(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the input
 
 
@@ -47,9 +48,10 @@ def common(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.")] = False,
 ) -> None:
     """Options before the command."""
-    logging.basicConfig(
-        level=logging.ERROR if quiet else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.ERROR if quiet else logging.NOTSET)  # a run's log file lowers the level of the loggers
+    level = logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[handler])
     _settings["debug"], _settings["quiet"] = debug, quiet
 
 
@@ -62,8 +64,10 @@ def main() -> None:
         app()
     except MedTransferError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped; run the same command again to go on", 130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer has already turned Ctrl-C into this
+            _fail("stopped; run the same command again to go on", INTERRUPTED)
+        raise
     except OSError as error:
         where = error.filename or "output"
         _fail(str(OutputError(error.strerror or type(error).__name__, where=where)), OutputError.exit_code)

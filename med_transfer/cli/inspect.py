@@ -21,6 +21,7 @@ def command(
 ) -> None:
     """Show the series found, the verdict on each, spacing, orientation and values."""
     from med_transfer.cli.terminal import say, say_json
+    from med_transfer.errors import ScanNotFound
     from med_transfer.scans import survey
     from med_transfer.scans.description import describe_series, write_picture
 
@@ -35,5 +36,7 @@ def command(
             say("\n".join(f"{key:<12} {value}" for key, value in row.items()) + "\n")
         for one in found.ignored:
             say(f"no scan      {one.path}: {one.reason}")
+    if not rows and not found.ignored:
+        raise ScanNotFound("no files", where=scan, expected="DICOM, NIfTI, NRRD or MetaImage")
     usable = sum(not row["verdict"].startswith("reject") for row in rows)
     raise typer.Exit(0 if usable == len(rows) > 0 else (1 if usable else 3))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,11 +87,24 @@ def _fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its advice is for developers, not for users
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _trainer(config, [best, ResumePoint(resume_file), *([progress] if progress else [])]).fit(
-            module, batches, validation_batches(data.val_tensors, data.val_truth, config, preprocessing),
-            ckpt_path=resume_file if resume_file.exists() else None, weights_only=True,
-        )  # fmt: skip
+        trainer = _trainer(config, [best, ResumePoint(resume_file), *([progress] if progress else [])])
+        with _interruptible():
+            trainer.fit(
+                module, batches, validation_batches(data.val_tensors, data.val_truth, config, preprocessing),
+                ckpt_path=resume_file if resume_file.exists() else None, weights_only=True,
+            )  # fmt: skip
     return module, best
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Lightning exits with code 1, and the process ignores Ctrl-C from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
 
 
 def _trainer(config: FinetuneConfig, callbacks: list[Callback]) -> L.Trainer:

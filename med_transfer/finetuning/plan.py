@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from med_transfer.backbones import BackboneSpec
 from med_transfer.bundle import RECORD_FILE, Provenance, read_record
 from med_transfer.cohorts import (
@@ -22,6 +24,8 @@ from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
+
+LOCK_FILE = "cohort.lock.json"
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,9 @@ def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: P
     split = split_cohort(prepared.cohort, config.split)
     check_leakage(prepared.cohort, prepared.content_hashes, split)
     lock = CohortLock.of(prepared.cohort, prepared.content_hashes, split, config.split)
-    _write_lock(lock, out / "cohort.lock.json")
     plan = Plan(preprocessing, prepared, split, lock)
     _refuse_what_the_source_saw(plan, config.backbone.weights)
+    _write_lock(lock, out / LOCK_FILE)
     return plan
 
 
@@ -59,12 +63,17 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
     """What the backbone was made for, with the config's overrides.
 
     Raises:
-        ConfigError: the input is smaller than the backbone can work on.
+        ConfigError: a value that no input can have, or an input smaller than the backbone can work on.
     """
     names = ("orientation", "spacing_mm", "shape", "window_hu", "output_range")
     native = {name: value for name in names if (value := getattr(spec.input, name)) is not None}
     chosen = {name: value for name, value in config.input.model_dump().items() if value is not None}
-    preprocessing = PreprocessingConfig(**(native | chosen))
+    try:
+        preprocessing = PreprocessingConfig(**(native | chosen))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["input", *map(str, first["loc"][:1])])
+        raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from None
     if any(size < least for size, least in zip(preprocessing.shape, spec.input.minimum_shape, strict=True)):
         raise ConfigError(
             f"shape {list(preprocessing.shape)}", where="input.shape",

@@ -12,14 +12,14 @@ from pathlib import Path
 from med_transfer.atomic import output_error
 from med_transfer.backbones import LoadedBackbone, load_backbone
 from med_transfer.bundle import save_bundle
-from med_transfer.cohorts import Cohort
+from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.outcome import judge_run
-from med_transfer.finetuning.plan import Plan, make_plan
+from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, resolve_preprocessing
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.model_card import model_card
 from med_transfer.progress import Progress, silent
@@ -61,6 +61,8 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     out = Path(out)
     started = time.monotonic()
     source = load_backbone(config.backbone.name, config.backbone.weights, seed=config.seed)
+    resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
+    split_cohort(cohort, config.split)
     _claim(out, config)
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)
@@ -100,9 +102,12 @@ def _train_scratch_twin(
 
 
 def _claim(out: Path, config: FinetuneConfig) -> None:
-    """Make the run folder ours: write the config, or find the same one there from a run that was killed."""
+    """Make the run folder ours: write the config, or find the same one there from a run that was killed.
+
+    Without a lock there was no training: a run that was refused does not keep the folder from the corrected one.
+    """
     file = out / "config.yaml"
-    if file.exists() and load_config(FinetuneConfig, file) != config:
+    if file.exists() and (out / LOCK_FILE).exists() and load_config(FinetuneConfig, file) != config:
         raise UsageError(
             "the folder holds a run with another config", where=out, expected="a new folder, or the same config",
             action="Choose another -o",

@@ -82,6 +82,10 @@ def test_missing_table(command, finetune, finished, tmp_path):
     assert not left_over(tmp_path)
 
 
+def test_inspect_of_an_empty_folder(command, tmp_path):
+    refused(command("inspect", tmp_path), USAGE, f"{tmp_path}: no files; expected DICOM, NIfTI")
+
+
 def test_traceback_only_when_asked_for(command, tmp_path):
     outcome = command("--debug", "inspect", tmp_path / "nowhere")
     assert outcome.code == USAGE
@@ -113,6 +117,7 @@ def test_too_few_patients_of_a_class(edited, finetune):
     solid = [f"texture-{number:04d}" for number in range(18)]
     table = edited(lambda rows: [r for r in rows if r["label"] != "solid" or r["patient"] in solid[:6]])
     refused(finetune(table), USAGE, "class 'solid' has 2 patients; expected at least 3, one each for 2 folds and")
+    assert left_over(table.parent) == {"edited.csv"}
 
 
 def test_patient_on_both_sides_of_the_split_column(edited, finetune):
@@ -236,6 +241,10 @@ def test_damaged_nifti_file_does_not_spoil_the_series_beside_it(command, finishe
         ("training.monitor=accuracy", "found 'accuracy'; expected 'balanced_sensitivity', 'macro_auc' or 'loss'"),
         ("input.shape=[16,16]", "--set input.shape: found [16, 16]; expected more values"),
         ("input.shape=[16,16,16,16]", "--set input.shape: found [16, 16, 16, 16]; expected 3 values"),
+        ("input.shape=[4,4,4]", "input.shape: Input should be greater than or equal to 8"),
+        ("input.shape=[8,8,8]", "input.shape: shape [8, 8, 8]; expected at least [16, 16, 16] for resnet18-w32"),
+        ("input.window_hu=[100,-100]", "input: window_hu must rise, for example [-1000, 400]"),
+        ("input.orientation=XYZ", "input.orientation: three letters, one each of R/L, A/P and S/I"),
         ("epochs", "--set: 'epochs'; expected section.key=value"),
         ("backbone.name=resnet19", "unknown backbone 'resnet19'; expected one of resnet18-w32"),
         ("backbone.name=medicalnet-resnet10", "needs a weights file; expected the path of resnet_10_23dataset.pth"),
@@ -366,6 +375,27 @@ def test_folder_of_another_run(command, finetune, finished, cohort_csv, tmp_path
     outcome = command("finetune", cohort_csv, "-o", finished.folder, *settings(*TINY, "seed=3"))
     refused(outcome, USAGE, "the folder holds a run with another config; expected a new folder, or the same config")
     assert (finished.folder / "config.yaml").read_text() == before
+
+
+def test_folder_of_a_run_on_another_cohort(command, edited, finished):
+    def swap(rows):
+        rows[0]["label"], rows[1]["label"] = rows[1]["label"], rows[0]["label"]
+
+    before = (finished.folder / "cohort.lock.json").read_bytes()
+    outcome = command("finetune", edited(swap), "-o", finished.folder, *settings(*TINY))
+    refused(outcome, USAGE, "the folder holds a run on another cohort; expected a new folder, or the same")
+    assert (finished.folder / "cohort.lock.json").read_bytes() == before
+
+
+def test_refused_run_leaves_the_folder_to_the_corrected_one(edited, finetune):
+    table = edited(lambda rows: None)
+    rows = read_rows(table)
+    for row in rows:
+        row["scan"] = str(table)  # not one that can be used
+        row["series_uid"] = row["patient"]
+    refused(finetune(write_rows(table, rows), "seed=1"), NOTHING, "none of 18 scans can be used")
+    outcome = finetune(edited(lambda rows: None), "training.epochs=1")
+    assert outcome.code == 0, outcome.err
 
 
 def test_table_of_something_else_stays(command, finished, unseen_csv, tmp_path):

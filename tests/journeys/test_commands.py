@@ -180,7 +180,7 @@ def test_evaluate_on_its_training_patients_is_refused(command, finished, cohort_
     assert outcome.code == 2
     assert "error: " in outcome.err
     assert "the bundle was trained on 12 of these scans or their patients: row 2 (scans/case-01" in outcome.err
-    assert not {name for name in files(tmp_path) if not name.startswith("out/prepared/")}
+    assert not files(tmp_path)
 
 
 def test_evaluate_refuses_a_training_scan_filed_under_another_patient(command, finished, cohort_csv, tmp_path):
@@ -293,6 +293,29 @@ def test_each_answer_is_the_same_one_by_one_and_in_a_folder(command, finished, u
 
 
 # the program itself
+
+
+def test_quiet_means_quiet(command, cohort_csv, finished):
+    outcome = command("--quiet", "finetune", cohort_csv, "-o", finished.folder, *settings(*TINY))
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_ctrl_c_says_how_to_go_on(cohort_csv, tmp_path):
+    """In a process of its own, stopped while it trains."""
+    words = ["finetune", str(cohort_csv), "-o", str(tmp_path / "run"), *settings(*TINY, "training.epochs=500")]
+    process = subprocess.Popen([*IN_SUBPROCESS, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while "epoch 1," not in _log(tmp_path / "run") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "error: stopped; run the same command again to go on"
+    assert "Traceback" not in err
+
+
+def _log(run: Path) -> str:
+    return (run / "run.log").read_text() if (run / "run.log").exists() else ""
 
 
 def test_help_names_every_command_and_loads_nothing_heavy():
