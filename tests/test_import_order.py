@@ -17,10 +17,6 @@ LAZY_ALLOWED = {"cli", "__init__"}
 _NOT_PACKAGES = {"__init__", "__main__", "__pycache__"}
 NAMES = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"} - _NOT_PACKAGES
     "__init__",
-    "__main__",
-    "__pycache__",
-}
-
 
 @dataclass(frozen=True)
 class Import:
