@@ -16,7 +16,7 @@ OPEN_TO_ALL = {"errors", "atomic"}
 LAZY_ALLOWED = {"cli", "__init__"}
 _NOT_PACKAGES = {"__init__", "__main__", "__pycache__"}
 NAMES = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"} - _NOT_PACKAGES
-    "__init__",
+
 
 @dataclass(frozen=True)
 class Import:
