@@ -202,9 +202,9 @@ def test_bad_scans_are_left_out_by_name_and_the_rest_is_learned(edited, finetune
 
 def test_nothing_but_bad_scans(command, finetune, finished, cohort_csv, tmp_path):
     bad = damaged_files(tmp_path / "bad", cohort_csv)
-    rows = [{"scan": str(tmp_path / "bad" / name), "patient": name, "label": name[:1]} for name in bad]
+    rows = [{"scan": str(tmp_path / "bad" / name), "patient": name, "label": "ab"[n % 2]} for n, name in enumerate(bad)]
     table = write_rows(tmp_path / "c.csv", rows)
-    refused(finetune(table), NOTHING, f"none of {len(bad)} scans can be used", "The first reason", "NaN or infinite")
+    refused(finetune(table), NOTHING, f"none of {len(rows)} scans can be used", "The first reason", "NaN or infinite")
 
     outcome = command("predict", finished.bundle, table, "-o", tmp_path / "out")
     assert outcome.code == NOTHING
@@ -438,13 +438,13 @@ def free_bytes(folder: Path) -> int:
     return state.f_bavail * state.f_frsize
 
 
-def commands_that_write(table: Path, bundle: Path, disk: Path) -> dict[str, tuple]:
+def commands_that_write(table: Path, learnable: Path, bundle: Path, disk: Path) -> dict[str, tuple]:
     scans = table.parent / "scans"
     phantom = settings("shape=[16,32,32]", "patients_per_class=2")
     return {
         "phantom": ("phantom", disk / "out", *phantom),
         "index": ("index", scans, "-o", disk / "out/cohort.csv"),
-        "finetune": ("finetune", table, "-o", disk / "out", *settings(*TINY)),
+        "finetune": ("finetune", learnable, "-o", disk / "out", *settings(*TINY)),
         "predict": ("predict", bundle, scans, "-o", disk / "out"),
         "evaluate": ("evaluate", bundle, table, "-o", disk / "out"),
         "inspect": ("inspect", scans, "--picture", disk / "out/planes.png"),
@@ -455,17 +455,17 @@ NAMES = ("phantom", "index", "finetune", "predict", "evaluate", "inspect")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_permission_to_write(command, finished, unseen_csv, tmp_path, name):
+def test_no_permission_to_write(command, finished, unseen_csv, cohort_csv, tmp_path, name):
     with mounted(tmp_path / "disk", "ro") as disk:
-        outcome = command(*commands_that_write(unseen_csv, finished.bundle, disk)[name])
+        outcome = command(*commands_that_write(unseen_csv, cohort_csv, finished.bundle, disk)[name])
         refused(outcome, USAGE, "cannot be written: Read-only file system", str(disk / "out"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_disk_full_from_the_start(command, finished, unseen_csv, tmp_path, name):
+def test_disk_full_from_the_start(command, finished, unseen_csv, cohort_csv, tmp_path, name):
     with mounted(tmp_path / "disk", "size=1m") as disk:
         (disk / "filling").write_bytes(bytes(free_bytes(disk)))
-        outcome = command(*commands_that_write(unseen_csv, finished.bundle, disk)[name])
+        outcome = command(*commands_that_write(unseen_csv, cohort_csv, finished.bundle, disk)[name])
         refused(outcome, USAGE, "cannot be written: No space left on device", "Free disk space")
         assert left_over(disk) == {"filling"}
 
