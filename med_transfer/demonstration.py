@@ -11,7 +11,7 @@ from med_transfer.inference import FolderOutcome, load_bundle
 from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.progress import Progress, silent
 
-SOURCE = PhantomConfig(task="shape", patients_per_class=24, scans_per_patient=(1, 1), format="nifti", seed=1)
+SOURCE = PhantomConfig(task="shape", patients_per_class=36, scans_per_patient=(1, 1), format="nifti", seed=1)
 TARGET = PhantomConfig(
     task="texture", patients_per_class=16, scans_per_patient=(1, 2), format="mixed", seed=2, faults=True
 )
@@ -25,7 +25,7 @@ SOURCE_CONFIG = FinetuneConfig.model_validate(
     {
         "input": _INPUT,
         "split": {"kind": "holdout", "test_fraction": 0.1, "val_fraction": 0.2},
-        "training": {"epochs": 14, "epoch_scans": 96, "batch_size": 16, "patience": 6},
+        "training": {"epochs": 18, "epoch_scans": 112, "batch_size": 16, "patience": 8, "monitor": "macro_auc"},
         "augmentation": {"strength": 0.6},
     }
 )
@@ -33,7 +33,7 @@ TARGET_CONFIG = FinetuneConfig.model_validate(
     {
         "input": _INPUT,
         "split": {"kind": "holdout", "test_fraction": 0.4, "val_fraction": 0.25},
-        "training": {"epochs": 8, "epoch_scans": 64, "batch_size": 16, "patience": 5},
+        "training": {"epochs": 12, "epoch_scans": 96, "batch_size": 16, "patience": 6, "monitor": "macro_auc"},
         "augmentation": {"strength": 0.6},
     }
 )

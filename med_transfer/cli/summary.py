@@ -32,7 +32,9 @@ def say_metrics(metrics: Metrics) -> None:
         say(f"  baseline {name}: macro AUC {estimate_text(baseline.macro_auc)}")
     gain = metrics.transfer_gain
     if gain:
-        say(f"  transfer over scratch: {gain.verdict}, macro AUC {estimate_text(gain.macro_auc, signed=True)}")
+        say(f"  transfer over scratch: {gain.verdict}")
+        say(f"    macro AUC {estimate_text(gain.macro_auc, signed=True)}")
+        say(f"    balanced sensitivity {estimate_text(gain.balanced_sensitivity, signed=True)}")
     if metrics.failed.n:
         say(f"  {metrics.failed.n} scans gave no prediction; reasons in the report")
 
