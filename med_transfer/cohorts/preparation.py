@@ -153,9 +153,10 @@ def prepare_cohort(
 
 
 def without_prediction(case: Case, error: ScanError) -> Prediction:
-    """The record of a scan that gave none: rejected by its geometry, or failed."""
+    """The record of a scan that gave none: rejected by its geometry, or failed; without this machine's folders."""
     status = "rejected" if isinstance(error, GeometryRejected) else "failed"
-    return Prediction(case.scan, case.patient, series_uid=case.series_uid, status=status, reason=str(error))
+    reason = str(error).replace(str(case.path), case.scan)
+    return Prediction(case.scan, case.patient, series_uid=case.series_uid, status=status, reason=reason)
 
 
 def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margin) -> PreparedScan:

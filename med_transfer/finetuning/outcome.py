@@ -94,7 +94,7 @@ def _parts(plan: Plan) -> list[str]:
 def _split_sentence(plan: Plan) -> str:
     members = plan.split.n_members
     how = f"{members} folds, one network each, averaged" if members > 1 else "one training and one validation part"
-    return f"by patient, stratified by class: a test part that nothing was chosen on; the rest in {how}."
+    return f"by patient, stratified by class: a test part that nothing was chosen on; the rest in {how}"
 
 
 def _config_rows(plan: Plan, config: FinetuneConfig) -> list[tuple[str, str]]:

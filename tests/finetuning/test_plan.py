@@ -3,9 +3,14 @@
 import pytest
 
 from med_transfer.backbones import find_backbone
+from med_transfer.bundle import RECORD_FILE, BackboneRecord, BundleRecord, InputEnvelope, Provenance
+from med_transfer.cohorts import Cohort, CohortLock, PreparedCohort, Split, SplitConfig
 from med_transfer.errors import ConfigError
-from med_transfer.finetuning.config import FinetuneConfig, InputConfig
-from med_transfer.finetuning.plan import resolve_preprocessing
+from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig, InputConfig
+from med_transfer.finetuning.plan import Plan, resolve_preprocessing
+from med_transfer.finetuning.record import _provenance
+from med_transfer.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
 
 
 def test_the_backbones_own_input_is_the_default():
@@ -28,3 +33,24 @@ def test_too_small_an_input_is_refused():
     config = FinetuneConfig(input=InputConfig(shape=(8, 32, 32)))
     with pytest.raises(ConfigError, match=r"input.shape: shape \[8, 32, 32\]; expected at least .* for resnet18-w32"):
         resolve_preprocessing(find_backbone("resnet18-w32"), config)
+
+
+def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
+    """Otherwise a patient of the source could judge the network two transfers later."""
+    spec = find_backbone("resnet18-w32")
+    before = BundleRecord(
+        classes=("a", "b"),
+        preprocessing=PreprocessingConfig(),
+        backbone=BackboneRecord(name=spec.name, pooled_stages=(-1,), licence="", source=""),
+        n_members=1,
+        input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(1, 1, 1), n_scans=1),
+        trained_on=Provenance(cohort_hash="", patient_hashes=("earlier",), content_hashes=("image",)),
+    )
+    (tmp_path / RECORD_FILE).write_text(before.model_dump_json())
+    lock = CohortLock(classes=("a", "b"), multilabel=False, split=SplitConfig(), cases=(), cohort_hash="c")
+    plan = Plan(PreprocessingConfig(), PreparedCohort(Cohort((), Labels(("a", "b"))), ()), Split((), ()), lock)
+
+    found = _provenance(plan, FinetuneConfig(backbone=BackboneConfig(weights=tmp_path)))
+
+    assert found == Provenance(cohort_hash="c", patient_hashes=("earlier",), content_hashes=("image",))
+    assert _provenance(plan, FinetuneConfig()).patient_hashes == ()
