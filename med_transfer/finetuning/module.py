@@ -40,7 +40,7 @@ class FinetuningModule(L.LightningModule):
         steps_per_epoch: int, seed: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        # half the time of the default layout on a CPU
+        # a fifth faster than the default layout on a CPU: benchmarks/training_step.py
         self.classifier = classifier.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.config = config
         self.labels, self.multilabel = labels, labels.multilabel
