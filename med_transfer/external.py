@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from med_transfer.bundle import BundleRecord, load_network, read_record, versions
-from med_transfer.cohorts import Cohort, PreparedCohort, patient_hash, prepare_cohort
+from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
 from med_transfer.evaluation import Metrics, prevalence_only
 from med_transfer.evaluation.run_summary import RunSummary, cohort_counts
@@ -36,12 +36,12 @@ def evaluate_bundle(
     folder = Path(bundle) / "bundle" if (Path(bundle) / "bundle").is_dir() else Path(bundle)
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
-    _refuse(cohort, [patient_hash(case.patient) in record.trained_on.patient_hashes for case in cohort.cases])
+    _refuse_what_was_trained_on(record, cohort, [None] * len(cohort))  # by patient, before anything is read
     prepared = prepare_cohort(
         cohort, Preprocessing(record.preprocessing), out / "prepared",
         progress=lambda done, total: progress("reading scans", done, total),
     )  # fmt: skip
-    _refuse(prepared.cohort, [hash_ in record.trained_on.content_hashes for hash_ in prepared.content_hashes])
+    _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
     probabilities, novelty = assess(load_network(folder), prepared)
     return judge(
         record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started),
@@ -49,12 +49,13 @@ def evaluate_bundle(
     )  # fmt: skip
 
 
-def _refuse(cohort: Cohort, trained_on: Sequence[bool]) -> None:
-    """Refuse a cohort of which some cases were trained on."""
-    seen = [str(case) for case, known in zip(cohort.cases, trained_on, strict=True) if known]
+def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[str | None]) -> None:
+    known = record.trained_on
+    seen = seen_before(cohort, content_hashes, known.patient_hashes, known.content_hashes)
     if seen:
+        named = ", ".join(str(cohort.cases[i]) for i in seen[:5])
         raise PatientLeak(
-            f"the bundle was trained on {len(seen)} of these scans or their patients: {', '.join(seen[:5])}",
+            f"the bundle was trained on {len(seen)} of these scans or their patients: {named}",
             where=cohort.path or "", expected="patients that the bundle never saw", action="Leave those rows out",
         )  # fmt: skip
 

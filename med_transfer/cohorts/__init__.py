@@ -1,6 +1,6 @@
 """Cohort table, splits by patient, the lock that records both, and scans prepared for training."""
 
-from med_transfer.cohorts.lock import CohortLock, overlap, patient_hash
+from med_transfer.cohorts.lock import CohortLock, overlap, seen_before
 from med_transfer.cohorts.preparation import (
     PreparedCohort,
     PreparedScan,
@@ -21,9 +21,9 @@ __all__ = [
     "SplitConfig",
     "check_leakage",
     "overlap",
-    "patient_hash",
     "prepare_cohort",
     "region_of_case",
+    "seen_before",
     "split_cohort",
     "without_prediction",
 ]

@@ -59,7 +59,7 @@ def write_index(
     listed = [
         row
         for row, series in zip(linked, found.series, strict=True)
-        if series.verdict.usable and row.pop("linked", True)
+        if series.verdict.usable and row.get("linked", True)
     ]
     quality = out.with_name(out.stem + ".quality.csv")
     _write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,21 @@ def overlap(lock: CohortLock, cohort: Cohort, content_hashes: Sequence[str | Non
     Cases of the lock's own test set are not counted: evaluation may use them again.
     """
     seen = [case for case in lock.cases if case.role != TEST]
-    patients = {case.patient_hash for case in seen}
-    images = {case.content_hash for case in seen if case.content_hash}
+    images = [case.content_hash for case in seen if case.content_hash]
+    return seen_before(cohort, content_hashes, [case.patient_hash for case in seen], images)
+
+
+def seen_before(
+    cohort: Cohort, content_hashes: Sequence[str | None], patient_hashes: Iterable[str], images: Iterable[str]
+) -> tuple[int, ...]:
+    """Positions of the cases whose patient or image is among those that a network has learned from.
+
+    Args:
+        content_hashes: ``Volume.content_hash`` of every case; None where the scan was not read.
+        patient_hashes: see :func:`patient_hash`.
+        images: content hashes.
+    """
+    patients, images = set(patient_hashes), set(images)
     return tuple(
         number
         for number, (case, content_hash) in enumerate(zip(cohort.cases, content_hashes, strict=True))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
@@ -16,16 +16,13 @@ from med_transfer.classifier import Classifier
 from med_transfer.cohorts import PreparedCohort, Split
 from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation.calibration import fit_temperature
-from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.batches import validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.listener import TrainingProgress
 from med_transfer.finetuning.member import MemberData, TrainedMember, train_member
 from med_transfer.finetuning.plan import Plan
 from med_transfer.novelty import Novelty
-from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress
-
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,12 @@ def train_folds(
             classifier, data, config, preprocessing, labels, folder / f"fold-{number}", seed=config.seed + number,
             progress=listener,
         )  # fmt: skip
-        known = features(result.classifier, data.train_tensors, preprocessing)
-        unseen = features(result.classifier, data.val_tensors, preprocessing)
+        known = features(
+            result.classifier, validation_batches(data.train_tensors, data.train_truth, config, preprocessing)
+        )
+        unseen = features(
+            result.classifier, validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
+        )
         trained.append(result)
         novelties.append(Novelty(classifier.n_features).fit(known, unseen))
         logits.append(result.classifier.head(unseen).detach().numpy())
@@ -77,13 +78,10 @@ def member_data(prepared: PreparedCohort, split: Split, number: int) -> MemberDa
 
 
 @torch.no_grad()
-def features(classifier: Classifier, tensors: list[NDArray[np.float16]], preprocessing: PreprocessingConfig) -> Tensor:
-    """Pooled features [scan, feature] of training tensors, margin cut off and without augmentation, on the CPU."""
+def features(classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Pooled features [scan, feature] of batches of images and truth, in their order, on the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier = classifier.to(device).eval()
-    cuts = [slice(m, m + n) for m, n in zip(margin_voxels(preprocessing.shape), preprocessing.shape, strict=True)]
-    images = [torch.from_numpy(tensor[:, *cuts].astype(np.float32)) for tensor in tensors]
-    batches = [torch.stack(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
-    result = torch.cat([classifier.features(batch.to(device)).float().cpu() for batch in batches])
+    result = torch.cat([classifier.features(images.to(device)).float().cpu() for images, _ in batches])
     classifier.cpu()
     return result

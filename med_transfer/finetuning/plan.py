@@ -15,8 +15,8 @@ from med_transfer.cohorts import (
     PreparedCohort,
     Split,
     check_leakage,
-    patient_hash,
     prepare_cohort,
+    seen_before,
     split_cohort,
 )
 from med_transfer.errors import ConfigError, PatientLeak, UsageError
@@ -104,15 +104,12 @@ def _refuse_what_the_source_saw(plan: Plan, weights: Path | None) -> None:
     source = source_provenance(weights)
     if source is None:
         return
-    patients, images = set(source.patient_hashes), set(source.content_hashes)
-    cases = plan.prepared.cohort.cases
-    seen = [
-        cases[i] for i in plan.split.test
-        if patient_hash(cases[i].patient) in patients or plan.prepared.scans[i].content_hash in images
-    ]  # fmt: skip
+    test = plan.prepared.subset(plan.split.test)
+    seen = seen_before(test.cohort, test.content_hashes, source.patient_hashes, source.content_hashes)
     if seen:
+        named = ", ".join(str(test.cohort.cases[i]) for i in seen[:5])
         raise PatientLeak(
-            f"the source was trained on {len(seen)} test scans or their patients: {', '.join(map(str, seen[:5]))}",
+            f"the source was trained on {len(seen)} test scans or their patients: {named}",
             where=weights, expected="test patients that the source never saw",
             action="Mark those rows split=train, or choose another source",
         )  # fmt: skip
