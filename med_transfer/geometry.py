@@ -41,6 +41,20 @@ def shear_degrees(affine: Affine) -> float:
     return float(np.degrees(np.arcsin(min(1.0, max(cosines)))))
 
 
+def normal(affine: Affine) -> NDArray[np.float64]:
+    """Unit vector across the slices, LPS; it shows to the side to which i x j turns, not where k grows."""
+    across = np.cross(np.asarray(affine)[:3, 0], np.asarray(affine)[:3, 1])
+    return across / np.linalg.norm(across)
+
+
+def plane(affine: Affine, most_degrees: float = 20.0) -> str:
+    """axial, coronal or sagittal where the slices lie within so many degrees of it, else oblique."""
+    along = np.abs(normal(affine))
+    axis = int(along.argmax())
+    near = along[axis] >= np.cos(np.radians(most_degrees))
+    return ("sagittal", "coronal", "axial")[axis] if near else "oblique"
+
+
 def orientation(affine: Affine) -> str:
     """Three letters: the side to which i, j and k grow, for example ``LPS`` for plain axial CT.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError, ScanNotFound
-from med_transfer.scans import Series, survey
+from med_transfer.scans import Series, identity, survey
 
 _LINKS = ("series_uid", "scan", "patient")  # the most precise one that the sheet has decides
 
@@ -75,8 +75,8 @@ def _row(series: Series, base: Path) -> dict[str, str]:
     scan = Path(os.path.relpath(series.path.resolve(), base)).as_posix()
     return {
         "scan": scan,
-        "series_uid": series.series_uid,
-        "patient": series.patient or scan,  # a format without patients: each file counts as another one
+        "series_uid": series.name,
+        "patient": identity(series).patient or scan,  # a format without patients: each file counts as another one
         "modality": series.modality,
         "n_slices": str(series.n_slices),
         "verdict": series.verdict.decision,

@@ -106,7 +106,7 @@ def _items(scans: Path) -> tuple[list[_Item], int]:
     found = survey(scans)
     base = scans if scans.is_dir() else scans.parent
     damaged = [_Item(_case(base, file.path, "")) for file in found.ignored if file.damaged]
-    items = [_Item(_case(base, one.path, one.series_uid), one) for one in found.series] + damaged
+    items = [_Item(_case(base, one.path, one.name), one) for one in found.series] + damaged
     if not items:
         raise ScanNotFound(f"no scan among {len(found.ignored)} files", where=scans,
                            expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files")  # fmt: skip

@@ -1,5 +1,6 @@
 """Finds series on disk, judges their geometry and reads them as volumes in patient coordinates."""
 
+from med_transfer.scans.identity import Identity, identity
 from med_transfer.scans.reading import read_scan
 from med_transfer.scans.region import Region, region_of_mask
 from med_transfer.scans.series import Ignored, Series, Survey
@@ -8,6 +9,7 @@ from med_transfer.scans.verdict import Verdict
 from med_transfer.scans.volume import Provenance, Volume
 
 __all__ = [
+    "Identity",
     "Ignored",
     "Provenance",
     "Region",
@@ -16,6 +18,7 @@ __all__ = [
     "Verdict",
     "Volume",
     "find_series",
+    "identity",
     "read_scan",
     "region_of_mask",
     "survey",

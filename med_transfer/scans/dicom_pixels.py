@@ -2,126 +2,172 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.encaps import get_frame
 
 from med_transfer.errors import MissingCodec, UnreadableScan
+from med_transfer.scans.codecs import decode, require_decoder
 from med_transfer.scans.dicom_header import Slice
 
 AIR_HU = -1024
 TISSUE_HU = (-900, 4000)  # a padding value in here could be lung, tissue, bone or metal
 _INT16 = np.iinfo(np.int16)
+_DAMAGED = "Export the series again; the file is truncated or corrupt"
 
 
 def stack(slices: Sequence[Slice]) -> tuple[NDArray, tuple[str, ...]]:
     """Values [depth, height, width] of slices in order, and remarks on odd padding.
 
-    int16 where every slope and intercept is a whole number and every value fits, else float32.
+    int16 where every slope and intercept is a whole number and every value fits, else float32. Compressed slices are
+    decoded in threads, straight into the volume: the decoders let go of Python's lock.
 
     Raises:
-        UnreadableScan: truncated or corrupt pixels.
+        UnreadableScan: truncated or corrupt pixels, or a file that has changed since its header was read.
         MissingCodec: compressed in a way that no installed package can decode.
     """
+    for slice_ in slices:
+        require_decoder(slice_.pixels.format.syntax, slice_.path)
     exact = all(s.slope.is_integer() and s.intercept.is_integer() for s in slices)
     voxels = np.empty((len(slices), slices[0].rows, slices[0].columns), np.int16 if exact else np.float32)
-    remarks: dict[str, None] = {}
-    for k, slice_ in enumerate(slices):
-        values, remark = _values(slice_)
-        if voxels.dtype == np.int16 and not (_INT16.min <= values.min() and values.max() <= _INT16.max):
-            voxels = voxels.astype(np.float32)
-        voxels[k] = values
-        if remark:
-            remarks[remark] = None
-    return voxels, tuple(remarks)
+    fitted = _fill(voxels, slices)
+    if None in fitted:  # some value does not fit into 16 bits
+        voxels = np.empty(voxels.shape, np.float32)
+        fitted = _fill(voxels, slices)
+    return voxels, tuple(dict.fromkeys(remark for remark in fitted if remark))
 
 
 def same_pixels(first: Slice, second: Slice) -> bool:
     """Whether two slices hold equal values, whatever their transfer syntax; false where one cannot be decoded."""
     try:
-        return np.array_equal(_values(first)[0], _values(second)[0])
+        pair, _ = stack([first, second])
     except (UnreadableScan, MissingCodec):
         return False
+    return np.array_equal(pair[0], pair[1])
 
 
-def _values(slice_: Slice) -> tuple[NDArray, str]:
-    """One slice rescaled (PS3.3 C.11.1.1.2), as whole numbers where slope and intercept are, and a remark."""
-    dataset, stored = _decode(slice_)
-    if slice_.slope.is_integer() and slice_.intercept.is_integer():
-        values = stored.astype(np.int64) * int(slice_.slope) + int(slice_.intercept)
+def _fill(voxels: NDArray, slices: Sequence[Slice]) -> list[str | None]:
+    """Write each slice's values into its place; a remark for each, or None where int16 cannot hold them."""
+    workers = min(os.cpu_count() or 1, 8, len(slices))
+    if workers == 1 or not any(s.pixels.encapsulated for s in slices):  # plain bytes come at the speed of memory
+        return [_fill_one(voxels[k], slice_) for k, slice_ in enumerate(slices)]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(_fill_one, voxels, slices))
+
+
+def _fill_one(out: NDArray, slice_: Slice) -> str | None:
+    if out.shape != (slice_.rows, slice_.columns):
+        raise UnreadableScan(
+            f"{slice_.columns} x {slice_.rows} pixels", where=slice_.path, expected="those of the others"
+        )
+    stored = _stored(slice_, out)
+    padded, remark = _padded(stored, slice_)
+    if out.dtype == np.int16:
+        if not _rescale_in_place(out, stored, slice_, padded):
+            return None
     else:
-        values = stored * slice_.slope + slice_.intercept
-    return _without_padding(dataset, stored, values, slice_)
+        out[...] = stored * slice_.slope + slice_.intercept  # in double precision, rounded once
+    if padded is not None:
+        out[padded] = AIR_HU if slice_.modality == "CT" else min(out[~padded].min(initial=0), 0)
+    return remark
 
 
-def _decode(slice_: Slice) -> tuple[Dataset, NDArray]:
+def _rescale_in_place(out: NDArray, stored: NDArray, slice_: Slice, padded: NDArray | None) -> bool:
+    """Rescale (PS3.3 C.11.1.1.2) into int16; false when a value does not fit. ``stored`` may be ``out`` itself."""
+    slope, intercept = int(slice_.slope), int(slice_.intercept)
+    low, high = int(stored.min()), int(stored.max())
+    if padded is not None and not _fits(low, high, slope, intercept):  # padding may lie anywhere: it is replaced
+        measured = stored[~padded]
+        low, high = (int(measured.min()), int(measured.max())) if measured.size else (0, 0)
+    if not _fits(low, high, slope, intercept):
+        return False
+    if not np.may_share_memory(stored, out):
+        np.copyto(out, stored, casting="unsafe")  # modulo 2^16, as all that follows: the results fit
+    if slope != 1:
+        np.multiply(out, np.array(slope % 65536, np.uint16).view(np.int16), out=out)
+    if intercept:
+        np.add(out, np.array(intercept % 65536, np.uint16).view(np.int16), out=out)
+    return True
+
+
+def _fits(low: int, high: int, slope: int, intercept: int) -> bool:
+    ends = (low * slope + intercept, high * slope + intercept)
+    return _INT16.min <= min(ends) and max(ends) <= _INT16.max
+
+
+# From the file to stored values -------------------------------------------------------------------------------
+
+
+def _stored(slice_: Slice, out: NDArray) -> NDArray:
+    """The stored values of one slice; plain 16-bit pixels are read straight into ``out``."""
     try:
-        dataset = pydicom.dcmread(slice_.path, force=True)
-        _require_codec(dataset, slice_)
-        stored = pixel_array(dataset)
-    except MissingCodec:
+        if _is_plain(slice_) and out.dtype == np.int16:
+            return _read_into(out, slice_)
+        return decode(_frame(slice_), slice_.pixels.format, where=slice_.path)
+    except (UnreadableScan, MissingCodec):
         raise
-    except Exception as error:  # codecs raise whatever they like on corrupt bytes
+    except Exception as error:  # pydicom raises whatever it likes on corrupt bytes
         raise UnreadableScan(
-            f"pixels cannot be decoded ({type(error).__name__})",
-            where=slice_.path,
-            action="Export the series again; the file is truncated or corrupt",
+            f"pixels cannot be decoded ({type(error).__name__})", where=slice_.path, action=_DAMAGED
         ) from error
-    if stored.shape != (slice_.rows, slice_.columns):
-        raise UnreadableScan(
-            f"pixels have shape {stored.shape}", where=slice_.path, expected="one image of one channel"
-        )
-    return dataset, stored
 
 
-def _require_codec(dataset: Dataset, slice_: Slice) -> None:
-    meta = dataset.file_meta
-    if "TransferSyntaxUID" not in meta:  # a file without preamble: pydicom has found its encoding by looking
-        meta.TransferSyntaxUID = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
-    syntax = meta.TransferSyntaxUID
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        raise MissingCodec(
-            f"no installed package decodes {syntax.name}",
-            where=slice_.path,
-            action='Install the codecs with: pip install "pylibjpeg[all]"',
-        )
+def _is_plain(slice_: Slice) -> bool:
+    pixels = slice_.pixels
+    whole_words = pixels.format.bits_allocated == 16 == pixels.format.bits_stored and pixels.format.samples == 1
+    return whole_words and not pixels.encapsulated and pixels.at is not None and np.little_endian
 
 
-def _without_padding(dataset: Dataset, stored: NDArray, values: NDArray, slice_: Slice) -> tuple[NDArray, str]:
-    """Padding (PS3.3 C.7.5.1.1.2) is no measurement: it becomes air in CT, else the slice's lowest value, at most 0."""
-    bounds = _padding_range(dataset, stored)
-    if bounds is None:
-        return values, ""
-    padded = (stored >= bounds[0]) & (stored <= bounds[1])
-    if not padded.any():
-        return values, ""
-    if slice_.modality == "CT":
-        hu = bounds[0] * slice_.slope + slice_.intercept
-        if TISSUE_HU[0] < hu < TISSUE_HU[1]:
-            return values, f"declared padding is {hu:g} HU, a value that tissue can have, and was kept"
-        fill = AIR_HU
+def _read_into(out: NDArray, slice_: Slice) -> NDArray:
+    with slice_.path.open("rb", buffering=0) as file:
+        _require_unchanged(slice_, os.fstat(file.fileno()))
+        file.seek((slice_.pixels.at or 0) + slice_.pixels.frame * out.nbytes)
+        if file.readinto(out.data.cast("B")) != out.nbytes:
+            raise UnreadableScan("truncated pixels", where=slice_.path, action=_DAMAGED)
+    return out if slice_.pixels.format.signed else out.view(np.uint16)
+
+
+def _frame(slice_: Slice) -> bytes:
+    """The bytes of one image as they are stored: encoded, or little or big endian words."""
+    pixels = slice_.pixels
+    _require_unchanged(slice_, slice_.path.stat())
+    if pixels.at is None:
+        value = pydicom.dcmread(slice_.path, force=True).PixelData
     else:
-        fill = min(values[~padded].min(initial=0), 0)
-    return np.where(padded, values.dtype.type(fill), values), ""
+        with slice_.path.open("rb") as file:
+            file.seek(pixels.at)
+            value = file.read(-1 if pixels.length is None else pixels.length)
+    if pixels.encapsulated:
+        return get_frame(value, pixels.frame, number_of_frames=pixels.frames)
+    return value[pixels.frame * pixels.frame_bytes : (pixels.frame + 1) * pixels.frame_bytes]
 
 
-def _padding_range(dataset: Dataset, stored: NDArray) -> tuple[int, int] | None:
-    first = dataset.get("PixelPaddingValue")
-    if first is None or first == "":
-        return None
-    last = dataset.get("PixelPaddingRangeLimit")
-    limits = [_as_stored(int(limit), stored.dtype) for limit in (first, first if last in (None, "") else last)]
-    return min(limits), max(limits)
+def _require_unchanged(slice_: Slice, now: os.stat_result) -> None:
+    if slice_.stamp != (now.st_size, now.st_mtime_ns):
+        raise UnreadableScan("has changed since the folder was looked through", where=slice_.path, action="Try again")
+
+
+# Padding ------------------------------------------------------------------------------------------------------
+
+
+def _padded(stored: NDArray, slice_: Slice) -> tuple[NDArray | None, str]:
+    """Which pixels are padding (PS3.3 C.7.5.1.1.2), which is no measurement; or why the declared value is kept."""
+    if not slice_.pixels.padding:
+        return None, ""
+    limits = [_as_stored(limit, stored.dtype) for limit in slice_.pixels.padding]
+    low, high = min(limits), max(limits)
+    padded = stored == low if low == high else (stored >= low) & (stored <= high)
+    if not padded.any():
+        return None, ""
+    hu = low * slice_.slope + slice_.intercept
+    if slice_.modality == "CT" and TISSUE_HU[0] < hu < TISSUE_HU[1]:
+        return None, f"declared padding is {hu:g} HU, a value that tissue can have, and was kept"
+    return padded, ""
 
 
 def _as_stored(value: int, dtype: np.dtype) -> int:

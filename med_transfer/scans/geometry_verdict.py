@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 
 from med_transfer import geometry
 from med_transfer.scans.dicom_header import Slice
-from med_transfer.scans.slice_geometry import COSINE_TOLERANCE, SAME_POSITION_MM, affine_of, commonest, normal, steps
+from med_transfer.scans.slice_geometry import (
+    COSINE_TOLERANCE,
+    SAME_POSITION_MM,
+    SPACING_TOLERANCE_MM,
+    affine_of,
+    commonest,
+    normal,
+    steps,
+    tolerance_mm,
+    usual_gap_mm,
+)
 from med_transfer.scans.verdict import Verdict
 
 MODALITIES = ("CT", "MR", "PT")
 MIN_SLICES = 3  # two slices have a single gap, which nothing can confirm
-SPACING_TOLERANCE_MM = 0.05
-SPACING_TOLERANCE_SHARE = 0.01  # of the spacing
 PIXEL_SPACING_TOLERANCE_MM = 1e-3
 MAX_DRIFT_SHARE = 0.25  # of the spacing: how far a slice may lie from where the affine puts it
 MAX_SHEAR_DEGREES = 0.5
@@ -32,10 +40,20 @@ def judge_content(slices: Sequence[Slice]) -> Verdict:
     return _first_rejection(slices, _CONTENT)
 
 
-def judge(slices: Sequence[Slice]) -> Verdict:
-    """Verdict on slices in order (see :func:`arrange`), identical repeats already dropped."""
-    rejection = _first_rejection(slices, _CONTENT, _PLANES, *_SPACING)
-    return rejection if not rejection.usable else _usable(slices)
+def judge(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
+    """Verdict on slices in order (see :func:`arrange`), identical repeats already dropped.
+
+    Uneven gaps up to ``max_gap_mm`` are repaired by interpolation between the true positions; beyond it, and without
+    a limit, they are rejected.
+    """
+    rejection = _first_rejection(slices, _CONTENT, _PLANES, (_repeats,))
+    if not rejection.usable:
+        return rejection
+    uneven = _gaps(slices)
+    if uneven and _widest_gap_mm(slices) > max_gap_mm:
+        return Verdict("reject", (uneven,))
+    rejection = _first_rejection(slices, (_sideways,), () if uneven else (_drift,))
+    return rejection if not rejection.usable else _usable(slices, uneven)
 
 
 def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Verdict:
@@ -60,12 +78,18 @@ def _localizer(slices: Sequence[Slice]) -> str:
 
 
 def _colour(slices: Sequence[Slice]) -> str:
-    return "colour images, not measured values" if any(s.samples != 1 for s in slices) else ""
+    return "colour images, not measured values" if any(s.pixels.format.samples != 1 for s in slices) else ""
 
 
 def _frames(slices: Sequence[Slice]) -> str:
-    several = any(s.frames != 1 for s in slices)
-    return "multi-frame images, which are not supported; export single-frame images" if several else ""
+    if all(s.placed for s in slices):
+        return ""
+    return "multi-frame images that do not say where each frame lies; export single-frame or enhanced images"
+
+
+def _damage(slices: Sequence[Slice]) -> str:
+    damaged = [f"{s.path.name} is {s.damage}" for s in slices if s.damage]
+    return _listed(damaged)
 
 
 def _lookup_table(slices: Sequence[Slice]) -> str:
@@ -150,15 +174,19 @@ def _repeats(slices: Sequence[Slice]) -> str:
 
 def _gaps(slices: Sequence[Slice]) -> str:
     gaps = steps(slices) @ normal(slices[0].orientation)
-    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
-    if np.all(np.abs(gaps - usual) <= _tolerance_mm(usual)):
+    if usual_gap_mm(gaps) is not None:
         return ""
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     return _missing_slices(gaps, usual) or f"uneven gaps: {_runs(gaps)}"
+
+
+def _widest_gap_mm(slices: Sequence[Slice]) -> float:
+    return float((steps(slices) @ normal(slices[0].orientation)).max())
 
 
 def _missing_slices(gaps: NDArray[np.float64], usual: float) -> str:
     multiples = np.rint(gaps / usual).astype(int)
-    whole = np.abs(gaps - multiples * usual) <= _tolerance_mm(usual) * np.maximum(multiples, 1)
+    whole = np.abs(gaps - multiples * usual) <= tolerance_mm(usual) * np.maximum(multiples, 1)
     if not (whole.all() and multiples.min() == 1):
         return ""
     wide = [n for n, multiple in enumerate(multiples, 1) if multiple > 1]
@@ -177,14 +205,15 @@ def _runs(gaps: NDArray[np.float64]) -> str:
 
 
 def _sideways(slices: Sequence[Slice]) -> str:
-    """Steps that go aside by different amounts: no single affine fits."""
+    """Steps that go aside by different amounts a millimetre: no tilted stack, whatever its gaps."""
     moves = steps(slices)
     along = normal(slices[0].orientation)
     gaps = moves @ along
     aside = moves - np.outer(gaps, along)
-    off = np.linalg.norm(aside - np.median(aside, axis=0), axis=1)
+    tilt = np.median(aside / gaps[:, None], axis=0)
+    off = np.linalg.norm(aside - np.outer(gaps, tilt), axis=1)
     worst = int(off.argmax())
-    if off[worst] <= _tolerance_mm(float(np.median(gaps))):
+    if off[worst] <= tolerance_mm(float(np.median(gaps))):
         return ""
     return f"slices shift sideways unevenly: {off[worst]:.2f} mm between slices {worst + 1} and {worst + 2}"
 
@@ -201,10 +230,11 @@ def _drift(slices: Sequence[Slice]) -> str:
     return f"spacing drifts: slice {worst + 1} lies {off[worst]:.2f} mm from its place in a regular volume"
 
 
-def _usable(slices: Sequence[Slice]) -> Verdict:
+def _usable(slices: Sequence[Slice], uneven: str) -> Verdict:
     remarks = tuple(remark for check in (_declared_tilt_only, _rescale_type) if (remark := check(slices)))
-    tilt = _tilt(slices)
-    return Verdict("repair", (tilt, *remarks)) if tilt else Verdict("accept", remarks)
+    spaced = f"{uneven}: interpolated between the true positions" if uneven else ""
+    repairs = tuple(filter(None, (spaced, _tilt(slices))))
+    return Verdict("repair", (*repairs, *remarks)) if repairs else Verdict("accept", remarks)
 
 
 def _tilt(slices: Sequence[Slice]) -> str:
@@ -228,13 +258,8 @@ def _rescale_type(slices: Sequence[Slice]) -> str:
     return f"RescaleType is {', '.join(sorted(odd))}: values may not be Hounsfield units" if odd else ""
 
 
-_CONTENT: tuple[_Check, ...] = (_modality, _localizer, _colour, _frames, _lookup_table)
+_CONTENT: tuple[_Check, ...] = (_damage, _modality, _localizer, _colour, _frames, _lookup_table)
 _PLANES: tuple[_Check, ...] = (_few, _missing, _sizes, _pixel_spacings, _orientations, _frames_of_reference)
-_SPACING: tuple[tuple[_Check, ...], ...] = ((_repeats,), (_gaps,), (_sideways,), (_drift,))
-
-
-def _tolerance_mm(spacing: float) -> float:
-    return max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE_SHARE * spacing)
 
 
 def _count(number: int) -> str:

@@ -31,7 +31,8 @@ def itk_series(path: Path) -> Series:
     """
     reader = _open(path)
     size = reader.GetSize()
-    return Series(path, (path,), _format(path), "", "", "", size[2] if len(size) > 2 else 1, _verdict(reader))
+    return Series(path, (path,), _format(path), "", "", "", size[2] if len(size) > 2 else 1, _verdict(reader),
+                  affine=_affine(reader))  # fmt: skip
 
 
 def read_itk(path: Path) -> Volume:

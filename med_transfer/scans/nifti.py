@@ -34,7 +34,8 @@ def nifti_series(path: Path) -> Series:
     """
     image = _open(path)
     shape = image.shape
-    return Series(path, (path,), "nifti", "", "", "", shape[2] if len(shape) > 2 else 1, _verdict(image))
+    return Series(path, (path,), "nifti", "", "", "", shape[2] if len(shape) > 2 else 1, _verdict(image),
+                  affine=_affine(image))  # fmt: skip
 
 
 def read_nifti(path: Path) -> Volume:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan
-from med_transfer.scans.dicom import as_series, read_dicom
+from med_transfer.scans.dicom import read_dicom, split_series
 from med_transfer.scans.dicom_header import Slice
 from med_transfer.scans.itk_formats import read_itk
 from med_transfer.scans.library_noise import silence_readers
@@ -17,11 +17,13 @@ from med_transfer.scans.survey import damaged_slices, look_at, require_exists, s
 from med_transfer.scans.volume import Volume
 
 
-def read_scan(source: Path | str | Series, series_uid: str = "") -> Volume:
-    """The volume of a series, of a folder that holds one usable series, or of one file.
+def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0) -> Volume:
+    """The volume of a series, of a folder or archive that holds one usable series, or of one file.
 
     In a folder (searched with the folders below it) the DICOM series count; files of other formats, such as a mask
-    beside the slices, count only where there is no DICOM. ``series_uid`` picks one of several.
+    beside the slices, count only where there is no DICOM. ``series_uid`` picks one of several: the UID, or the name
+    that a survey gives to one of several volumes under one UID (``1.2.3#EchoTime 4.6``). Uneven slices are rejected,
+    unless no gap is wider than ``max_gap_mm``: then they are interpolated.
 
     Raises:
         ScanNotFound: nothing there, or nothing in it that is an image.
@@ -32,31 +34,42 @@ def read_scan(source: Path | str | Series, series_uid: str = "") -> Volume:
     """
     silence_readers()
     if isinstance(source, Series):
-        return _read(source)
+        return _read(source, max_gap_mm)
     path = Path(source)
     require_exists(path)
-    return _read(_in_folder(path, series_uid) if path.is_dir() else _in_file(path, series_uid))
+    found = None if path.is_dir() else look_at(path)
+    if found is None:
+        return _read(_in_folder(path, series_uid, max_gap_mm), max_gap_mm)
+    return _read(_in_file(path, found, series_uid, max_gap_mm), max_gap_mm)
 
 
-def _read(series: Series) -> Volume:
+def _read(series: Series, max_gap_mm: float) -> Volume:
     if series.format == "dicom":
-        return read_dicom(series)
-    return read_nifti(series.path) if series.format == "nifti" else read_itk(series.path)
+        return read_dicom(series, max_gap_mm)
+    return read_nifti(series.files[0]) if series.format == "nifti" else read_itk(series.files[0])
 
 
-def _in_file(path: Path, series_uid: str) -> Series:
-    found = look_at(path)
-    series = replace(as_series([found]), path=path) if isinstance(found, Slice) else found
-    if series_uid and series.series_uid != series_uid:
+def _in_file(path: Path, found: tuple[Slice, ...] | Series, series_uid: str, max_gap_mm: float) -> Series:
+    series = found if isinstance(found, Series) else _one(path, split_series(found, max_gap_mm), series_uid)
+    if series_uid and series_uid not in (series.name, series.series_uid):
         raise ScanNotFound(f"the file is not of series {series_uid}", where=path)
-    return series
+    return replace(series, path=path)
 
 
-def _in_folder(path: Path, series_uid: str) -> Series:
-    found = survey(path)
+def _one(path: Path, candidates: Sequence[Series], series_uid: str) -> Series:
+    """Of the volumes in one file (an enhanced object may hold several phases), the one that is meant."""
+    named = [one for one in candidates if one.name == series_uid] or list(candidates)
+    if len(named) > 1:
+        raise _ambiguous(path, named)
+    return named[0]
+
+
+def _in_folder(path: Path, series_uid: str, max_gap_mm: float) -> Series:
+    found = survey(path, max_gap_mm=max_gap_mm)
     candidates = [one for one in found.series if one.format == "dicom"] or list(found.series)
     if series_uid:
-        candidates = [one for one in candidates if one.series_uid == series_uid]
+        named = [one for one in candidates if one.name == series_uid]
+        candidates = named or [one for one in candidates if one.series_uid == series_uid]
     if not candidates:
         raise _nothing(path, series_uid, found.ignored)
     usable = [one for one in candidates if one.verdict.usable]
@@ -82,7 +95,7 @@ def _nothing(path: Path, series_uid: str, ignored: Sequence[Ignored]) -> ScanNot
 
 def _ambiguous(path: Path, usable: Sequence[Series]) -> AmbiguousScan:
     names = ", ".join(f"{_name(one)} ({one.modality or one.format}, {one.n_slices} slices)" for one in usable)
-    copies = len({one.series_uid for one in usable}) < len(usable)
+    copies = len({one.name for one in usable}) < len(usable)
     return AmbiguousScan(
         f"{len(usable)} usable series: {names}",
         where=path,
@@ -98,4 +111,4 @@ def _require_undamaged(candidates: Sequence[Series], ignored: Sequence[Ignored])
 
 
 def _name(series: Series) -> str:
-    return series.series_uid or series.path.name
+    return series.name or series.files[0].name

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from med_transfer import geometry
+from med_transfer.scans.dicom_header import Slice
 from med_transfer.scans.verdict import Verdict
 
 
@@ -13,13 +16,16 @@ class Series:
     """One series found on disk, not yet read.
 
     Attributes:
-        path: the folder that holds a DICOM series, or the file of another format.
+        path: the folder that holds a DICOM series, the archive it lies in, or the file of another format.
         files: DICOM: in slice order along the normal, repeated slices dropped; else the one file.
         format: dicom | nifti | nrrd | metaimage.
         modality: DICOM Modality (0008,0060); empty when the format does not say.
+        part: what tells one of several volumes under one SeriesInstanceUID apart ("EchoTime 4.6"); empty for a whole.
         n_slices: slices along the last voxel axis.
         verdict: from the headers alone (pixels are compared only where two slices share one position).
-        description, patient: SeriesDescription and PatientID, for linking labels in memory; never written out.
+        affine: (i, j, k) to LPS mm as stored; None where the headers give none.
+        acquisition: how it was made (ConvolutionKernel, SliceThickness ...), by DICOM keyword.
+        slices: DICOM: the headers of its images, in order.
     """
 
     path: Path
@@ -30,8 +36,28 @@ class Series:
     series_uid: str
     n_slices: int
     verdict: Verdict
-    description: str = field(default="", repr=False)
-    patient: str = field(default="", repr=False)
+    part: str = ""
+    affine: geometry.Affine | None = field(default=None, repr=False, compare=False)
+    acquisition: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    slices: tuple[Slice, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """What picks this series in its folder: its UID, with the part where one UID holds several volumes."""
+        return f"{self.series_uid}#{self.part}" if self.part else self.series_uid
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Distance between voxels along column, row and slice; between slices along the normal, whatever the tilt."""
+        if self.affine is None:
+            return None
+        column, row, _ = geometry.spacing_mm(self.affine)
+        return column, row, abs(float(self.affine[:3, 2] @ geometry.normal(self.affine)))
+
+    @property
+    def plane(self) -> str:
+        """axial, coronal, sagittal, or oblique (more than 20 degrees off all three); empty when unknown."""
+        return "" if self.affine is None else geometry.plane(self.affine)
 
 
 @dataclass(frozen=True)

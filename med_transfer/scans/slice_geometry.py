@@ -13,6 +13,8 @@ from med_transfer import geometry
 from med_transfer.scans.dicom_header import Slice
 
 SAME_POSITION_MM = 0.01
+SPACING_TOLERANCE_MM = 0.05
+SPACING_TOLERANCE_SHARE = 0.01  # of the spacing
 COSINE_TOLERANCE = 1e-3  # headers are rounded; 0.001 is 0.06 degrees
 _Value = TypeVar("_Value", bound=Hashable)
 
@@ -46,6 +48,17 @@ def same_position(first: Slice, second: Slice) -> bool:
     apart_mm = np.linalg.norm(np.subtract(first.position_mm, second.position_mm))
     turned = np.abs(np.subtract(first.orientation, second.orientation)).max()
     return bool(apart_mm < SAME_POSITION_MM and turned <= COSINE_TOLERANCE)
+
+
+def tolerance_mm(spacing: float) -> float:
+    """How far a gap between slices may be from the usual one and still count as even."""
+    return max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE_SHARE * spacing)
+
+
+def usual_gap_mm(gaps_mm: NDArray[np.float64]) -> float | None:
+    """The gap that all gaps equal within tolerance; None where they are uneven."""
+    usual = float(np.sort(gaps_mm)[(len(gaps_mm) - 1) // 2])
+    return usual if np.all(np.abs(gaps_mm - usual) <= tolerance_mm(usual)) else None
 
 
 def steps(slices: Sequence[Slice]) -> NDArray[np.float64]:

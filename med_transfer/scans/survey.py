@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from med_transfer.errors import NotAScan, ScanError, ScanNotFound, UnreadableScan
-from med_transfer.scans.dicom import as_series, group, rejected_for_damage
-from med_transfer.scans.dicom_header import Slice, looks_like_dicom, read_slice
+from med_transfer.scans.archives import is_archive, unpacked
+from med_transfer.scans.dicom import all_series, rejected_for_damage
+from med_transfer.scans.dicom_header import Slice, looks_like_dicom, read_slices
+from med_transfer.scans.header_index import HeaderIndex, Look
 from med_transfer.scans.itk_formats import FORMATS, itk_series
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.nifti import SUFFIXES, nifti_series
 from med_transfer.scans.series import Ignored, Series, Survey
 
+_READERS = 8  # threads: they wait for a network drive more than they compute
 
-def survey(folder: Path | str) -> Survey:
-    """Every series in a folder and below it (or of one file), and every file that is none. Reads headers only.
 
-    One bad file never stops the search; it is listed as ignored, and a DICOM series beside it is rejected, because
-    the file may be one of its slices.
+def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
+    """Every series in a folder and below it (or of one file or archive), and every file that is none.
+
+    Reads headers only, and none again of files that have not changed since the last look. One bad file never stops the
+    search; it is listed as ignored, and a DICOM series beside it is rejected: the file may be one of its slices.
+
+    Args:
+        folder: a folder tree, an archive (zip, tar) or a file.
+        max_gap_mm: uneven slices are repaired by interpolation where no gap is wider; 0 rejects them.
 
     Raises:
         ScanNotFound: the folder does not exist.
@@ -27,28 +37,28 @@ def survey(folder: Path | str) -> Survey:
     folder = Path(folder)
     require_exists(folder)
     silence_readers()
-    slices: list[Slice] = []
-    series: list[Series] = []
+    if folder.is_file() and is_archive(folder, first_bytes(folder)):
+        return _in_archive(folder, max_gap_mm)
     ignored: list[Ignored] = []
-    for path in _files(folder, ignored):
-        try:
-            found = look_at(path)
-        except ScanError as error:
-            ignored.append(Ignored(path, error.found, damaged=not isinstance(error, NotAScan)))
-            continue
-        slices.append(found) if isinstance(found, Slice) else series.append(found)
-    series += [_beside_damage(as_series(members), ignored) for members in group(slices)]
-    series.sort(key=lambda one: (str(one.path), one.series_uid, one.files))
+    looks = dict(_looks(folder, ignored))
+    found = [_in_archive(path, max_gap_mm) for path in looks if looks[path] is None]
+    slices = [slice_ for look in looks.values() if isinstance(look, tuple) for slice_ in look]
+    ignored += [Ignored(path, look) for path, look in looks.items() if isinstance(look, str)]
+    series = [_beside_damage(one, ignored) for one in all_series(slices, max_gap_mm)]
+    series += [look for look in looks.values() if isinstance(look, Series)]
+    series += [one for inner in found for one in inner.series]
+    ignored += [one for inner in found for one in inner.ignored]
+    series.sort(key=lambda one: (str(one.path), one.name, one.files))
     return Survey(tuple(series), tuple(sorted(ignored, key=lambda one: one.path)))
 
 
-def find_series(folder: Path | str) -> list[Series]:
-    """Every series in a folder and below it, usable or not. Raises ScanNotFound when the folder does not exist."""
-    return list(survey(folder).series)
+def find_series(folder: Path | str, *, max_gap_mm: float = 0.0) -> list[Series]:
+    """Every series in a folder and below it, usable or not; arguments and errors as :func:`survey`."""
+    return list(survey(folder, max_gap_mm=max_gap_mm).series)
 
 
-def look_at(path: Path) -> Slice | Series:
-    """What one file is: a DICOM image, or a series in a file of its own.
+def look_at(path: Path) -> tuple[Slice, ...] | Series | None:
+    """What one file is: DICOM images, a series in a file of its own, or None for an archive.
 
     Raises:
         NotAScan: neither.
@@ -59,13 +69,12 @@ def look_at(path: Path) -> Slice | Series:
         return nifti_series(path)
     if path.suffix.lower() in FORMATS:
         return itk_series(path)
-    try:
-        is_dicom = looks_like_dicom(path)
-    except OSError as error:
-        raise UnreadableScan(f"cannot be opened ({type(error).__name__})", where=path) from error
-    if not is_dicom:
+    start = first_bytes(path)
+    if is_archive(path, start):
+        return None
+    if not looks_like_dicom(start):
         raise NotAScan("not an image file", where=path, expected="DICOM, NIfTI, NRRD or MetaImage")
-    return read_slice(path)
+    return tuple(read_slices(path))
 
 
 def require_exists(path: Path) -> None:
@@ -76,6 +85,56 @@ def require_exists(path: Path) -> None:
         raise UnreadableScan("no permission to look into the folder", where=path) from error
     if not exists:
         raise ScanNotFound("no such file or folder", where=path)
+
+
+def first_bytes(path: Path) -> bytes:
+    """What tells DICOM and archives. Raises UnreadableScan."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)
+    except OSError as error:
+        raise UnreadableScan(f"cannot be opened ({type(error).__name__})", where=path) from error
+
+
+# The files of a tree ------------------------------------------------------------------------------------------
+
+
+def _looks(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, Look | None]]:
+    """Each file with what it is; None for an archive. Damaged files go to ``ignored``."""
+    index = HeaderIndex(folder if folder.is_dir() else folder.parent)
+    unknown: list[Path] = []
+    for path in _files(folder, ignored):
+        known = index.get(path, _stamp(path))
+        if known is None:
+            unknown.append(path)
+        else:
+            yield path, known
+    with ThreadPoolExecutor(_READERS) as pool:
+        for path, look in zip(unknown, pool.map(_look, unknown, chunksize=1), strict=True):
+            if isinstance(look, Ignored):
+                ignored.append(look)
+                continue
+            if look is not None:
+                index.put(path, _stamp(path), look)
+            yield path, look
+    index.save()
+
+
+def _look(path: Path) -> Look | Ignored | None:
+    try:
+        return look_at(path)
+    except NotAScan as error:
+        return error.found
+    except ScanError as error:
+        return Ignored(path, error.found, damaged=True)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:  # a broken link: reading it will say so
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
@@ -98,6 +157,21 @@ def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(parent, name)
+
+
+# Archives and damage ------------------------------------------------------------------------------------------
+
+
+def _in_archive(archive: Path, max_gap_mm: float) -> Survey:
+    """The series of an archive, under the archive's path; one that cannot be unpacked is a damaged file."""
+    try:
+        folder = unpacked(archive)
+    except UnreadableScan as error:
+        return Survey((), (Ignored(archive, error.found, damaged=True),))
+    inner = survey(folder, max_gap_mm=max_gap_mm)
+    series = tuple(replace(one, path=archive) for one in inner.series)
+    ignored = tuple(replace(one, path=archive / one.path.relative_to(folder)) for one in inner.ignored)
+    return Survey(series, ignored)
 
 
 def damaged_slices(series: Series, ignored: Sequence[Ignored]) -> list[Ignored]:

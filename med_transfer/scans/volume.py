@@ -24,6 +24,7 @@ class Provenance:
     modality: str = ""  # DICOM Modality (0008,0060); empty when the format does not say
     study_uid: str = ""
     series_uid: str = ""
+    frame_of_reference: str = ""  # UID; volumes and masks that share it lie in one coordinate system
     files: tuple[Path, ...] = ()
     acquisition: dict[str, str] = field(default_factory=dict)  # Manufacturer, ConvolutionKernel, SliceThickness ...
 

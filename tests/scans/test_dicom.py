@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -34,7 +32,7 @@ from scipy.ndimage import binary_erosion
 
 from med_transfer import geometry
 from med_transfer.errors import MissingCodec, UnreadableScan
-from med_transfer.scans import find_series, read_scan
+from med_transfer.scans import find_series, identity, read_scan
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -246,22 +244,6 @@ def test_every_encoding_gives_the_same_volume(tmp_path, save):
     np.testing.assert_allclose(volume.affine, plane_affine(), atol=1e-5)
 
 
-def test_missing_codec_is_named(tmp_path):
-    """In a fresh process, because pydicom looks for codecs once, when it is imported."""
-    write_series(tmp_path, hounsfield((3, 40, 33)), save=_compressed(JPEG2000Lossless))
-    script = (
-        "import sys\n"
-        "for name in ('pylibjpeg', 'openjpeg', 'gdcm', 'PIL'): sys.modules[name] = None\n"
-        "from med_transfer.errors import MissingCodec\n"
-        "from med_transfer.scans import read_scan\n"
-        "try: read_scan(sys.argv[1])\n"
-        "except MissingCodec as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, timeout=60)
-    assert "no installed package decodes JPEG 2000" in done.stdout, done.stderr
-    assert 'Install the codecs with: pip install "pylibjpeg[all]".' in done.stdout
-
-
 def test_codec_unknown_to_everyone(tmp_path):
     def video(dataset, path):
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
@@ -270,7 +252,7 @@ def test_codec_unknown_to_everyone(tmp_path):
         dataset.save_as(path, enforce_file_format=True)
 
     write_series(tmp_path, save=video)
-    with pytest.raises(MissingCodec, match="no installed package decodes MPEG2"):
+    with pytest.raises(MissingCodec, match="MPEG2 Main Profile / Main Level is video"):
         read_scan(tmp_path)
 
 
@@ -289,8 +271,8 @@ def test_truncated_file_is_seen_without_decoding(tmp_path):
     path = write_series(tmp_path, hu)[4]
     path.write_bytes(path.read_bytes()[:4000])
     (series,) = find_series(tmp_path)
-    assert str(series.verdict) == "reject: damaged DICOM files beside it may belong to it (slice004.dcm)"
-    with pytest.raises(UnreadableScan, match=r"slice004\.dcm: truncated: 4000 bytes, its pixels alone need 8192"):
+    assert str(series.verdict) == "reject: slice004.dcm is truncated: 3012 bytes of pixels, 8192 needed"
+    with pytest.raises(UnreadableScan, match=r"slice004\.dcm: truncated: 3012 bytes of pixels, 8192 needed"):
         read_scan(tmp_path)
 
 
@@ -403,10 +385,11 @@ def test_no_patient_data_in_anything_printed(tmp_path):
     volume = read_scan(series)
     printed = f"{series!r} {series.verdict} {volume.provenance!r} {volume.verdict}"
     assert not any(secret in printed for secret in SECRETS)
-    assert series.patient == "PID-4711"
+    assert identity(series).patient == "PID-4711"
     assert volume.provenance.acquisition == {
         "Manufacturer": "ACME",
         "ConvolutionKernel": "B30f",
         "SliceThickness": "9.0",
         "KVP": "120",
+        "ImageType": "ORIGINAL\\PRIMARY\\AXIAL",
     }

@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 
 from med_transfer.errors import GeometryRejected
 from med_transfer.scans import find_series, read_scan
-from med_transfer.scans.dicom_header import Slice
+from med_transfer.scans.codecs import PixelFormat
+from med_transfer.scans.dicom_header import Slice, StoredPixels
 from med_transfer.scans.geometry_verdict import MIN_SLICES, judge
 from med_transfer.scans.slice_geometry import arrange
 
@@ -162,7 +163,7 @@ def test_multi_frame(tmp_path):
         dataset.NumberOfFrames, dataset.PixelData = 2, dataset.PixelData * 2
 
     write_series(tmp_path, change=two_frames)
-    assert verdict_of(tmp_path).startswith("reject: multi-frame images, which are not supported")
+    assert verdict_of(tmp_path).startswith("reject: multi-frame images that do not say where each frame lies")
 
 
 def test_lookup_table(tmp_path):
@@ -205,10 +206,8 @@ def _header(number, position_mm, affine) -> Slice:
         frame_of_reference="2",
         modality="CT",
         image_type=(),
-        rows=7,
-        columns=9,
-        samples=1,
-        frames=1,
+        stamp=(0, 0),
+        pixels=StoredPixels(PixelFormat("1.2.840.10008.1.2", 7, 9, 1, 16, 16, signed=True)),
         position_mm=position_mm,
         orientation=(*axes[:, 0], *axes[:, 1]),
         spacing_mm=(0.9, 0.7),
@@ -218,4 +217,5 @@ def _header(number, position_mm, affine) -> Slice:
         has_lookup_table=False,
         tilt_degrees=0.0,
         acquisition=(),
+        phase=(),
     )

@@ -15,7 +15,7 @@ from dicom_series import SECRETS, as_image, hounsfield, plane_affine, write_seri
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from med_transfer.errors import ScanNotFound, UnreadableScan
-from med_transfer.scans import Ignored, find_series, read_scan, survey
+from med_transfer.scans import Ignored, find_series, identity, read_scan, survey
 
 SEGMENTATION, STRUCTURE_SET, REPORT, PRESENTATION, KEY_OBJECT = (
     "1.2.840.10008.5.1.4.1.1.66.4",
@@ -49,7 +49,7 @@ def test_two_series_in_one_folder(tmp_path):
     write_series(tmp_path, series_uid="1.2.3", Manufacturer="A", SeriesDescription="thin")
     write_series(tmp_path, series_uid="1.2.4", names=["1", "2", "3", "4", "5"], SeriesDescription="thick")
     found = find_series(tmp_path)
-    assert [(one.series_uid, one.description, one.n_slices) for one in found] == [
+    assert [(one.series_uid, identity(one).description, one.n_slices) for one in found] == [
         ("1.2.3", "thin", 5),
         ("1.2.4", "thick", 5),
     ]

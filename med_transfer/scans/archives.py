@@ -1,0 +1,152 @@
+"""Zip and tar archives, as a PACS or a disk export makes them, unpacked where no other user can look.
+
+An archive comes from outside: it may hold paths that lead elsewhere, links, or far more bytes than its own size. So its
+members are counted, measured and named before and while they are written.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from med_transfer.errors import UnreadableScan
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """Beyond these an archive is refused: files in it, bytes of one file, bytes of all."""
+
+    files: int = 200_000
+    file_bytes: int = 8 << 30
+    bytes: int = 64 << 30
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int
+    stream: IO[bytes]
+
+
+def is_archive(path: Path, start: bytes) -> bool:
+    """By name and content: a ``.zip`` (or a nameless file) that begins like one, or a tar by its name.
+
+    Office documents are zip files too, so that content alone does not decide.
+    """
+    name = path.name.lower()
+    if start.startswith(_ZIP_MAGIC):
+        return name.endswith(".zip") or not path.suffix
+    return name.endswith(_TAR_SUFFIXES)
+
+
+def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits()) -> Path:
+    """The folder that holds the archive's files; made once a process, readable by this user only, removed at its end.
+
+    Raises:
+        UnreadableScan: damaged, encrypted, beyond the limits, or with a member that leads out of the archive.
+    """
+    stat = archive.stat()
+    key = (archive.resolve(), stat.st_size, stat.st_mtime_ns)
+    if key not in _UNPACKED:
+        folder = Path(tempfile.mkdtemp(prefix="med_transfer-"))  # mode 0700
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            _unpack(archive, folder, limits)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        _UNPACKED[key] = folder
+    return _UNPACKED[key]
+
+
+_UNPACKED: dict[tuple, Path] = {}
+
+
+def _unpack(archive: Path, folder: Path, limits: ArchiveLimits) -> None:
+    number = total = 0
+    with _members(archive) as members:
+        for member in members:
+            number += 1
+            room = min(limits.file_bytes, limits.bytes - total)
+            if number > limits.files or member.size > room:
+                raise _too_large(archive, limits)
+            total += _write(member, _inside(folder, member.name, archive), room, archive, limits)
+
+
+def _write(member: _Member, path: Path, room: int, archive: Path, limits: ArchiveLimits) -> int:
+    """Bytes written. What a header says of the size is not believed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with path.open("wb") as file:
+        while chunk := member.stream.read(_CHUNK):
+            written += len(chunk)
+            if written > room:
+                raise _too_large(archive, limits)
+            file.write(chunk)
+    return written
+
+
+def _inside(folder: Path, name: str, archive: Path) -> Path:
+    """Where a member goes. Absolute names, drive letters and ``..`` would lead out of the folder."""
+    pure = PurePosixPath(name.replace("\\", "/"))
+    if pure.is_absolute() or ".." in pure.parts or ":" in name or "\0" in name:
+        raise UnreadableScan("archive with a member that leads out of it", where=archive, expected="relative paths",
+                             action="Unpack it yourself if you trust it")  # fmt: skip
+    return folder / pure
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[_Member]]:
+    """The regular files of an archive; folders, links and devices are passed over."""
+    try:
+        if zipfile.is_zipfile(archive) and not archive.name.lower().endswith(_TAR_SUFFIXES):
+            with zipfile.ZipFile(archive) as opened:
+                yield _zip_members(opened)
+        else:
+            with tarfile.open(archive) as opened:
+                yield _tar_members(opened)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, NotImplementedError) as error:
+        raise UnreadableScan(f"damaged archive ({type(error).__name__})", where=archive) from error
+    except RuntimeError as error:  # zipfile's word for a missing password
+        raise UnreadableScan("encrypted archive", where=archive, action="Unpack it with its password first") from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UnreadableScan(f"archive cannot be unpacked ({reason})", where=archive) from error
+
+
+def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in opened.infolist():
+        is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
+        if not info.is_dir() and not is_link:
+            with opened.open(info) as stream:
+                yield _Member(info.filename, info.file_size, stream)
+
+
+def _tar_members(opened: tarfile.TarFile) -> Iterator[_Member]:
+    for info in opened:
+        stream = opened.extractfile(info) if info.isreg() else None
+        if stream is not None:
+            yield _Member(info.name, info.size, stream)
+
+
+def _too_large(archive: Path, limits: ArchiveLimits) -> UnreadableScan:
+    return UnreadableScan(
+        "archive beyond the limits",
+        where=archive,
+        expected=f"at most {limits.files} files of {limits.file_bytes >> 30} GiB, together {limits.bytes >> 30} GiB",
+        action="Unpack it yourself if you trust it",
+    )

@@ -1,0 +1,259 @@
+"""The few elements of a DICOM file that geometry and values depend on, found without reading the rest.
+
+A full parser turns some hundred elements a file into objects; a survey of ten thousand files and the reading of a
+series both need about fifty of them as text, and to know where the pixels lie. So this walk over PS3.5 section 7
+encodings skips by length what nobody asked for. Whatever it does not know (no preamble, big endian, deflated, an odd
+length) goes to pydicom, which is the reference: both must give the same values (see the tests).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pydicom
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+Values = dict[str, tuple[str, ...]]
+
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_PIXEL_DATA = 0x7FE00010
+_PIXELS = (0x7FE00008, 0x7FE00009, _PIXEL_DATA)  # float, double and integer pixels
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+_SHORT = frozenset(
+    (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
+     b"ST", b"TM", b"UI", b"UL", b"US")
+)  # fmt: skip
+_BINARY = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FL": "f", b"FD": "d"}
+_TEXT = frozenset((b"LO", b"SH", b"ST", b"LT", b"PN", b"UC", b"UT"))  # may hold more than ASCII (PS3.5 section 6.1.2)
+_ONE_TEXT = frozenset((b"ST", b"LT", b"UT"))  # where a backslash is a character (PS3.5 section 6.2)
+_MAX_DEPTH = 16
+_FIRST_READ = 16 * 1024  # most headers of CT slices end before it
+_CHARACTER_SET = 0x00080005
+
+
+class _UnusualError(Exception):
+    """An encoding that this walk leaves to pydicom."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Elements of one file.
+
+    Attributes:
+        values: keyword to the parts of its value as text, stripped; for a sequence that is there, ``("present",)``;
+            an element that is empty or absent has no entry.
+        syntax: transfer syntax UID.
+        pixels_at: where the value of PixelData starts; None where only pydicom can tell.
+        pixels_length: its length in bytes; None for encapsulated (compressed) pixels.
+        has_pixels: whether any PixelData element follows the header.
+    """
+
+    values: Values
+    syntax: str
+    pixels_at: int | None
+    pixels_length: int | None
+    has_pixels: bool
+
+
+def read_header(path: Path, keywords: Iterable[str]) -> Header:
+    """The elements of these keywords. Raises whatever pydicom raises on bytes that are no DICOM, and OSError."""
+    wanted = _tags(tuple(keywords))
+    try:
+        with path.open("rb") as file:
+            return _Walk(file, wanted).header()
+    except (_UnusualError, struct.error, ValueError, LookupError):
+        return _with_pydicom(path, wanted)
+
+
+_TAGS: dict[tuple[str, ...], dict[int, str]] = {}
+
+
+def _tags(keywords: tuple[str, ...]) -> dict[int, str]:
+    if keywords not in _TAGS:
+        tags = {int(tag_for_keyword(keyword) or 0): keyword for keyword in keywords}
+        _TAGS[keywords] = dict(sorted(tags.items()))
+    return _TAGS[keywords]
+
+
+class _Walk:
+    """One pass over the elements of a little endian file, up to its pixels."""
+
+    def __init__(self, file: BinaryIO, wanted: dict[int, str]) -> None:
+        self._file, self._wanted = file, wanted
+        self._bytes = file.read(_FIRST_READ)
+        self._raw: dict[int, tuple[bytes, bytes]] = {}  # tag -> value representation, value
+
+    def header(self) -> Header:
+        if self._bytes[128:132] != b"DICM":
+            raise _UnusualError
+        at = self._elements(132, explicit=True, below=0x00030000)
+        syntax = self._raw[0x00020010][1].decode("ascii").strip("\0 ")
+        if syntax in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian) or not syntax:
+            raise _UnusualError
+        explicit = syntax != ImplicitVRLittleEndian
+        at = self._elements(at, explicit, below=_PIXELS[0])
+        pixels_at, length = self._pixels(at, explicit)
+        values = {self._wanted[tag]: text for tag in self._raw if tag in self._wanted and (text := self._text(tag))}
+        return Header(values, syntax, pixels_at, length, pixels_at is not None)
+
+    def _elements(self, at: int, explicit: bool, below: int) -> int:
+        """Keep the wanted elements from ``at``; return where the first tag of at least ``below`` stands, or the end."""
+        wanted, last = self._wanted, 0
+        while self._reach(at + 8):
+            tag, representation, start, length = self._element(at, explicit)
+            if tag >= below:
+                break
+            if tag <= last:  # PS3.5 section 7.1: tags rise; otherwise these are not elements at all
+                raise _UnusualError
+            last = tag
+            if length == _UNDEFINED:
+                if explicit and representation not in (b"SQ", b"UN"):
+                    raise _UnusualError
+                if tag in wanted:
+                    self._raw[tag] = (b"SQ", b"present")
+                at = self._past_items(start, explicit and representation == b"SQ")
+                continue
+            at = start + length
+            if tag in wanted or tag in (0x00020010, _CHARACTER_SET):
+                if not self._reach(at):
+                    raise _UnusualError
+                self._raw[tag] = (representation, self._bytes[start:at])
+        return at
+
+    def _element(self, at: int, explicit: bool) -> tuple[int, bytes, int, int]:
+        """Tag, value representation (empty when implicit), where the value starts, its length."""
+        if not self._reach(at + 8):
+            raise _UnusualError
+        group, element, representation, length = struct.unpack_from("<HH2sH", self._bytes, at)
+        tag = group << 16 | element
+        if group == 0xFFFE or not explicit:
+            return tag, b"", at + 8, struct.unpack_from("<I", self._bytes, at + 4)[0]
+        if representation in _SHORT:
+            return tag, representation, at + 8, length
+        if representation not in _LONG or not self._reach(at + 12):
+            raise _UnusualError
+        return tag, representation, at + 12, struct.unpack_from("<I", self._bytes, at + 8)[0]
+
+    def _past_items(self, at: int, explicit: bool, depth: int = 0) -> int:
+        """Behind a sequence of undefined length (PS3.5 section 7.5)."""
+        if depth > _MAX_DEPTH:
+            raise _UnusualError
+        while True:
+            tag, _, at, length = self._element(at, explicit)
+            if tag == _SEQUENCE_END:
+                return at
+            if tag != _ITEM:
+                raise _UnusualError
+            at = at + length if length != _UNDEFINED else self._past_item(at, explicit, depth)
+
+    def _past_item(self, at: int, explicit: bool, depth: int) -> int:
+        while True:
+            tag, representation, at, length = self._element(at, explicit)
+            if tag == _ITEM_END:
+                return at
+            if length == _UNDEFINED:
+                at = self._past_items(at, explicit and representation != b"UN", depth + 1)
+            else:
+                at += length
+
+    def _pixels(self, at: int, explicit: bool) -> tuple[int | None, int | None]:
+        if not self._reach(at + 8):
+            return None, None
+        tag, _, start, length = self._element(at, explicit)
+        if tag != _PIXEL_DATA:
+            raise _UnusualError
+        return start, None if length == _UNDEFINED else length
+
+    def _reach(self, end: int) -> bool:
+        """Whether the file has this many bytes; reads on where needed."""
+        if end > len(self._bytes):
+            self._bytes += self._file.read(max(end - len(self._bytes), _FIRST_READ))
+        return end <= len(self._bytes)
+
+    def _text(self, tag: int) -> tuple[str, ...]:
+        representation, value = self._raw[tag]
+        representation = representation or _representation(tag)
+        if representation == b"SQ":
+            return ("present",) if value else ()
+        if code := _BINARY.get(representation):
+            count = len(value) // struct.calcsize(code)
+            return tuple(str(number) for number in struct.unpack(f"<{count}{code}", value))
+        text = self._decoded(value) if representation in _TEXT else value.decode("ascii", "replace")
+        return _parts([text] if representation in _ONE_TEXT else text.split("\\"))
+
+    def _decoded(self, value: bytes) -> str:
+        if value.isascii() and b"\x1b" not in value:
+            return value.decode("ascii")
+        _, declared = self._raw.get(_CHARACTER_SET, (b"", b""))
+        names = [name.strip() for name in declared.decode("ascii", "replace").strip("\0 ").split("\\")]
+        return decode_bytes(value, convert_encodings(names), {ord("\\"), ord("\r"), ord("\n")})
+
+
+def _representation(tag: int) -> bytes:
+    return dictionary_VR(tag)[:2].encode()  # "US or SS" reads as US; see dicom_pixels for the sign
+
+
+def _parts(parts: Iterable[str]) -> tuple[str, ...]:
+    """Stripped; empty parts at the end say nothing."""
+    stripped = [part.strip("\0 ") for part in parts]
+    while stripped and not stripped[-1]:
+        stripped.pop()
+    return tuple(stripped)
+
+
+def _with_pydicom(path: Path, wanted: dict[int, str]) -> Header:
+    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(wanted), force=True)
+    return Header(values_of(dataset, wanted.values()), _syntax(dataset), None, None, _has_pixels(path))
+
+
+def values_of(dataset: Dataset, keywords: Iterable[str]) -> Values:
+    """The same values from a data set that pydicom has read."""
+    return {keyword: parts for keyword in keywords if (parts := _pydicom_parts(dataset, keyword))}
+
+
+def _pydicom_parts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    if keyword not in dataset:
+        return ()
+    element = dataset[keyword]
+    if element.VR == "SQ":
+        return ("present",) if len(element.value) else ()
+    value = element.value
+    if value is None or (isinstance(value, str | bytes) and not value):
+        return ()
+    if isinstance(value, bytes):  # UN, where the dictionary does not help
+        value = value.decode("latin-1")
+    several = not isinstance(value, str | int | float | bytes) and hasattr(value, "__iter__") and element.VM != 1
+    return _parts([_as_text(part) for part in (value if several else [value])])
+
+
+def _as_text(value: object) -> str:
+    return str(getattr(value, "original_string", None) or ("" if value is None else value))
+
+
+def _syntax(dataset: FileDataset) -> str:
+    """As declared; for a file without preamble, the encoding that pydicom found by looking."""
+    declared = dataset.file_meta.get("TransferSyntaxUID")
+    if declared:
+        return str(declared)
+    implicit, little = dataset.original_encoding
+    if not little:
+        return ExplicitVRBigEndian
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+
+
+def _has_pixels(path: Path) -> bool:
+    dataset = pydicom.dcmread(path, specific_tags=["PixelData"], force=True, defer_size=1024)
+    return any(int(tag) in _PIXELS for tag in dataset.keys())  # noqa: SIM118  iterating would load the values
