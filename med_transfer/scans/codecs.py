@@ -3,7 +3,7 @@
 =====================================  ==================================================================
 uncompressed, deflated frame           numpy, zlib
 RLE                                    imagecodecs' PackBits, segment by segment
-JPEG baseline, extended, lossless      libjpeg-turbo; each frame twice, because it fills up what is missing
+JPEG baseline, extended, lossless      libjpeg-turbo, and a check of its own: see jpeg_completeness
 JPEG-LS                                CharLS
 JPEG 2000, HTJ2K                       OpenJPEG (OpenJPH takes streams that are cut off for whole ones)
 =====================================  ==================================================================
@@ -28,11 +28,12 @@ from med_transfer.scans.codestream import (
     Header,
     jpeg2000_codestream,
     jpeg2000_header,
+    jpeg_end,
     jpeg_header,
-    jpeg_with_padding,
 )
+from med_transfer.scans.jpeg_completeness import LOSSLESS, require_complete
 
-_BASELINE, _EXTENDED, _LOSSLESS, _JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
+_BASELINE, _EXTENDED, _JPEG_LS = 0xC0, 0xC1, 0xF7
 _RLE_HEADER_BYTES = 64
 _NO_PICTURE_HERE = ("MPEG", "HEVC", "JPIP", "SMPTE")  # video, or the address of a server instead of pixels
 
@@ -196,14 +197,13 @@ def _without_padding(data: bytes | bytearray | memoryview, size: int) -> memoryv
 def _jpeg(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     stream = bytes(frame)
     header = jpeg_header(stream)
-    if header.process not in (_BASELINE, _EXTENDED, _LOSSLESS):
+    if header.process not in (_BASELINE, _EXTENDED, LOSSLESS):
         raise ValueError(f"a JPEG process (marker FF{header.process:02X}) that DICOM has retired or never had")
     _require_size(header, pixels)
-    whole, padded = jpeg_with_padding(stream, header.scan)
+    whole = stream[: jpeg_end(stream, header)]
     values = imagecodecs.jpeg8_decode(whole)
-    if not np.array_equal(values, imagecodecs.jpeg8_decode(padded)):
-        raise ValueError("the JPEG stream ends before the image does")
-    ringing = header.process != _LOSSLESS and not pixels.signed
+    require_complete(whole, header, values, imagecodecs.jpeg8_decode)
+    ringing = header.process != LOSSLESS and not pixels.signed
     return _Decoded(values, None if ringing else pixels.bits_stored)
 
 
@@ -214,7 +214,7 @@ def _jpeg_ls(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     if header.process != _JPEG_LS:
         raise ValueError("not a JPEG-LS stream")
     _require_size(header, pixels)
-    return _Decoded(imagecodecs.jpegls_decode(stream), header.precision)
+    return _Decoded(imagecodecs.jpegls_decode(stream[: jpeg_end(stream, header)]), header.precision)
 
 
 def _jpeg2000(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:

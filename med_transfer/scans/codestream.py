@@ -1,20 +1,19 @@
-"""What a compressed frame says of itself, read before any decoder sees it.
-
-A decoder allocates what the header claims, and some fill up silently what a damaged stream lacks. So the size is
-read here first, and here is the way to find out whether a JPEG stream was complete.
-"""
+"""What a compressed frame says of itself, read before any decoder sees it: a decoder allocates what the header claims."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _JPEG_START, _JP2_START, _J2K_START = b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
-_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 and JPEG-LS's SOF55
-_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker that is neither stuffing, restart nor fill
-_RESTART_OR_END = re.compile(rb"\xff+[\xd0-\xd7\xd9]")
-_PADDING = b"\xaa" * 64  # starts with a one, whereas decoders fill up what is missing with zeros
+HUFFMAN_TABLES, START_OF_SCAN = 0xC4, 0xDA
+_END_OF_IMAGE = b"\xff\xd9"
+_JPEG_LS = 0xF7
+_FRAME_HEADERS = {*range(0xC0, 0xD0), _JPEG_LS} - {HUFFMAN_TABLES, 0xC8, 0xCC}  # SOF0 to SOF15 and JPEG-LS's SOF55
+# The first marker that is neither stuffing, restart nor fill; JPEG-LS stuffs one bit instead of a byte (T.87 A.1)
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_END_OF_JPEG_LS_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 
 
 @dataclass(frozen=True)
@@ -37,55 +36,51 @@ class Header:
     scan: int = 0
 
 
-def jpeg_header(stream: bytes) -> Header:
-    """Header of a JPEG or JPEG-LS stream with one frame header (ITU-T T.81 B.2.2, T.87 C.2.2).
+def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Marker, body and end of each segment of a JPEG or JPEG-LS header, up to the start of its first scan.
 
     Raises:
         ValueError: not such a stream, or cut off in its header.
     """
     if not stream.startswith(_JPEG_START):
         raise ValueError("not a JPEG stream")
-    frame: tuple[int, bytes] | None = None
-    at = 2
-    while True:
-        while stream[at : at + 2] == b"\xff\xff":  # fill bytes, B.1.1.2
+    at, marker = 2, 0
+    while marker != START_OF_SCAN:
+        while stream[at : at + 2] == b"\xff\xff":  # fill bytes, T.81 B.1.1.2
             at += 1
         length = int.from_bytes(stream[at + 2 : at + 4], "big")
         if stream[at : at + 1] != b"\xff" or length < 2 or at + 2 + length > len(stream):
             raise ValueError("the JPEG header is cut off or damaged")
         marker, body = stream[at + 1], stream[at + 4 : at + 2 + length]
         at += 2 + length
-        if marker in _FRAME_HEADERS and (frame or len(body) < 6):
-            raise ValueError("the JPEG header is damaged")
-        if marker in _FRAME_HEADERS:
-            frame = marker, body
-        elif marker == _START_OF_SCAN:
-            return _jpeg_frame(frame, at)
+        yield marker, body, at
 
 
-def _jpeg_frame(frame: tuple[int, bytes] | None, scan: int) -> Header:
-    if frame is None:
-        raise ValueError("the JPEG header names no size")
-    process, body = frame
+def jpeg_header(stream: bytes) -> Header:
+    """Header of a JPEG or JPEG-LS stream with one frame header (ITU-T T.81 B.2.2, T.87 C.2.2).
+
+    Raises:
+        ValueError: not such a stream, or cut off in its header.
+    """
+    *segments, (_, _, scan) = jpeg_segments(stream)
+    frames = [(marker, body) for marker, body, _ in segments if marker in _FRAME_HEADERS and len(body) >= 6]
+    if len(frames) != 1:
+        raise ValueError("the JPEG header is damaged")
+    ((process, body),) = frames
     rows, columns = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
     return Header(rows, columns, body[5], body[0], process=process, scan=scan)
 
 
-def jpeg_with_padding(stream: bytes, scan: int) -> tuple[bytes, bytes]:
-    """A JPEG stream of one scan up to its end marker, and the same with bytes added behind each interval.
-
-    A decoder that has found every pixel ignores what follows in the interval. So the two decode to the same image
-    if and only if the stream held all of it; libjpeg would fill up the rest without a word.
+def jpeg_end(stream: bytes, header: Header) -> int:
+    """Where a JPEG or JPEG-LS stream of one scan ends, its end marker included.
 
     Raises:
         ValueError: the stream has no end marker, or more than one scan.
     """
-    end = _END_OF_SCAN.search(stream, scan)
+    end = (_END_OF_JPEG_LS_SCAN if header.process == _JPEG_LS else _END_OF_SCAN).search(stream, header.scan)
     if end is None or end[0] != _END_OF_IMAGE:
         raise ValueError("the JPEG stream is cut off or damaged")
-    entropy_coded = stream[scan : end.end()]
-    padded = _RESTART_OR_END.sub(lambda marker: _PADDING + marker[0], entropy_coded)
-    return stream[: end.end()], stream[:scan] + padded
+    return end.end()
 
 
 def jpeg2000_codestream(frame: bytes) -> bytes:

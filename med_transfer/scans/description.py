@@ -1,56 +1,79 @@
-"""A series in words and as a picture, for a person who wants to know what was found."""
+"""A series in words, for a person who wants to know what was found."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from math import gcd
 
 import numpy as np
+from numpy.typing import NDArray
 
-from med_transfer import geometry
-from med_transfer.atomic import atomic_path
-from med_transfer.errors import ScanError, ScanNotFound
-from med_transfer.scans.picture import three_planes
-from med_transfer.scans.reading import read_scan
 from med_transfer.scans.series import Series
+from med_transfer.scans.volume import Volume
+from med_transfer.scans.voxel_checks import hounsfield_doubt
+
+_SAMPLE = 2_000_000  # voxels that percentiles and histograms look at
+_NO_AGENT = ("", "NO", "NONE", "N")
+_ACQUISITION = (  # DICOM keyword, label, unit
+    ("Manufacturer", "manufacturer", ""),
+    ("ManufacturerModelName", "model", ""),
+    ("BodyPartExamined", "body part", ""),
+    ("PatientPosition", "patient position", ""),
+    ("ImageType", "image type", ""),
+    ("SliceThickness", "slice thickness", " mm"),
+    ("ConvolutionKernel", "kernel", ""),
+    ("KVP", "tube voltage", " kV"),
+    ("GantryDetectorTilt", "declared gantry tilt", " degrees"),
+    ("MagneticFieldStrength", "field strength", " T"),
+    ("ScanningSequence", "sequence", ""),
+    ("RepetitionTime", "repetition time", " ms"),
+    ("EchoTime", "echo time", " ms"),
+    ("ScanOptions", "scan options", ""),
+)
 
 
 def describe_series(series: Series) -> dict[str, str]:
-    """Rows of text: path, kind, verdict; and size, spacing, orientation, values when it can be read."""
-    rows = {
+    """What the headers say, as rows of text: path, name, kind, number of files, verdict."""
+    return {
         "series": str(series.path),
-        "series_uid": series.series_uid,
+        "series_uid": series.name,
         "kind": " ".join(filter(None, [series.format, series.modality])),
+        "files": str(len(series.files)),
         "verdict": str(series.verdict),
     }
-    if not series.verdict.usable:
-        return rows
-    try:
-        volume = read_scan(series)
-    except ScanError as error:
-        return rows | {"verdict": f"reject: {error}"}
+
+
+def describe_volume(volume: Volume) -> dict[str, str]:
+    """What reading adds, as rows of text: verdict, voxels, spacing, orientation, values."""
     depth, height, width = volume.voxels.shape
-    low, middle, high = np.percentile(volume.voxels[::2, ::4, ::4], [1, 50, 99])
-    return rows | {
+    low, middle, high = np.percentile(sample(volume.voxels), [1, 50, 99])
+    unit = " HU" if is_hounsfield(volume) else ""
+    return {
         "verdict": str(volume.verdict),
         "voxels": f"{width} x {height} x {depth} (column, row, slice)",
         "spacing_mm": " x ".join(f"{mm:.3f}" for mm in volume.spacing_mm),
         "orientation": f"{volume.orientation} (columns, rows, slices grow to)",
-        "values": f"1 % {low:.0f}, median {middle:.0f}, 99 % {high:.0f}" + (" HU" if series.modality == "CT" else ""),
+        "values": f"1 % {low:.0f}, median {middle:.0f}, 99 % {high:.0f}{unit}",
     }
 
 
-def write_picture(series: Series | None, path: Path, window_hu: tuple[float, float] = (-1000.0, 400.0)) -> None:
-    """PNG of the three middle planes, window -1000 to 400 HU for CT, with anatomical letters.
+def describe_acquisition(acquisition: Mapping[str, str]) -> dict[str, str]:
+    """How the scanner made it, label to value; of free text only whether a contrast agent is named."""
+    rows = {label: acquisition[keyword] + unit for keyword, label, unit in _ACQUISITION if acquisition.get(keyword)}
+    if not rows:
+        return {}
+    agent = acquisition.get("ContrastBolusAgent", "").strip().upper()
+    return rows | {"contrast agent": "none stated" if agent in _NO_AGENT else "stated"}
 
-    Raises:
-        ScanNotFound: there is no usable series.
-        ScanError: it cannot be read. OutputError: the picture cannot be written.
-    """
-    if series is None:
-        raise ScanNotFound("no usable series to draw", action="See the verdicts")
-    volume = read_scan(series)
-    voxels, affine = geometry.canonical(volume.voxels, volume.affine)
-    shown = np.clip(voxels, *window_hu) if series.modality in ("CT", "") else voxels
-    column, row, slice_ = geometry.spacing_mm(affine)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(three_planes(shown, "SPL", (slice_, row, column)))
+
+def is_hounsfield(volume: Volume) -> bool:
+    """Whether the values are, or look like, Hounsfield units."""
+    return volume.provenance.modality in ("CT", "") and not hounsfield_doubt(volume.voxels)
+
+
+def sample(voxels: NDArray) -> NDArray:
+    """At most a few million voxels from everywhere, in one dimension."""
+    step = voxels.size // _SAMPLE + 1
+    while gcd(step, voxels.size) > 1:  # else the steps would fall into the same columns of every row
+        step += 1
+    return voxels.ravel()[::step]

@@ -15,12 +15,13 @@ from med_transfer.scans import geometry_verdict
 from med_transfer.scans.dicom_header import Slice
 from med_transfer.scans.dicom_pixels import AIR_HU, same_pixels, stack
 from med_transfer.scans.grouping import group, phases, planes
+from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.regular_grid import on_regular_grid
 from med_transfer.scans.series import Series
 from med_transfer.scans.slice_geometry import affine_of, arrange, same_position
 from med_transfer.scans.verdict import Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
-from med_transfer.scans.voxel_checks import hounsfield_doubt, require_usable
+from med_transfer.scans.voxel_checks import require_usable
 
 
 def all_series(slices: Iterable[Slice], max_gap_mm: float = 0.0) -> list[Series]:

@@ -8,6 +8,7 @@ length) goes to pydicom, which is the reference: both must give the same values 
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -59,6 +61,7 @@ class Header:
         pixels_at: where the value of PixelData starts; None where only pydicom can tell.
         pixels_length: its length in bytes; None for encapsulated (compressed) pixels.
         has_pixels: whether any PixelData element follows the header.
+        stamp: size of the file and time of its change (ns).
     """
 
     values: Values
@@ -66,6 +69,7 @@ class Header:
     pixels_at: int | None
     pixels_length: int | None
     has_pixels: bool
+    stamp: tuple[int, int]
 
 
 def read_header(path: Path, keywords: Iterable[str]) -> Header:
@@ -73,7 +77,7 @@ def read_header(path: Path, keywords: Iterable[str]) -> Header:
     wanted = _tags(tuple(keywords))
     try:
         with path.open("rb") as file:
-            return _Walk(file, wanted).header()
+            return _Walk(file, wanted).header(_stamp(file))
     except (_UnusualError, struct.error, ValueError, LookupError):
         return _with_pydicom(path, wanted)
 
@@ -96,7 +100,7 @@ class _Walk:
         self._bytes = file.read(_FIRST_READ)
         self._raw: dict[int, tuple[bytes, bytes]] = {}  # tag -> value representation, value
 
-    def header(self) -> Header:
+    def header(self, stamp: tuple[int, int]) -> Header:
         if self._bytes[128:132] != b"DICM":
             raise _UnusualError
         at = self._elements(132, explicit=True, below=0x00030000)
@@ -107,15 +111,16 @@ class _Walk:
         at = self._elements(at, explicit, below=_PIXELS[0])
         pixels_at, length = self._pixels(at, explicit)
         values = {self._wanted[tag]: text for tag in self._raw if tag in self._wanted and (text := self._text(tag))}
-        return Header(values, syntax, pixels_at, length, pixels_at is not None)
+        return Header(values, syntax, pixels_at, length, pixels_at is not None, stamp)
 
     def _elements(self, at: int, explicit: bool, below: int) -> int:
         """Keep the wanted elements from ``at``; return where the first tag of at least ``below`` stands, or the end."""
         wanted, last = self._wanted, 0
         while self._reach(at + 8):
-            tag, representation, start, length = self._element(at, explicit)
-            if tag >= below:
+            group, element = struct.unpack_from("<HH", self._bytes, at)
+            if group << 16 | element >= below:  # before its encoding is looked at: behind group 2 it may change
                 break
+            tag, representation, start, length = self._element(at, explicit)
             if tag <= last:  # PS3.5 section 7.1: tags rise; otherwise these are not elements at all
                 raise _UnusualError
             last = tag
@@ -191,7 +196,7 @@ class _Walk:
         if code := _BINARY.get(representation):
             count = len(value) // struct.calcsize(code)
             return tuple(str(number) for number in struct.unpack(f"<{count}{code}", value))
-        text = self._decoded(value) if representation in _TEXT else value.decode("ascii", "replace")
+        text = self._decoded(value) if representation in _TEXT else value.decode("latin-1")
         return _parts([text] if representation in _ONE_TEXT else text.split("\\"))
 
     def _decoded(self, value: bytes) -> str:
@@ -214,9 +219,17 @@ def _parts(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(stripped)
 
 
+def _stamp(file: BinaryIO) -> tuple[int, int]:
+    stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _with_pydicom(path: Path, wanted: dict[int, str]) -> Header:
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(wanted), force=True)
-    return Header(values_of(dataset, wanted.values()), _syntax(dataset), None, None, _has_pixels(path))
+    with path.open("rb") as file:
+        stamp = _stamp(file)
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(wanted), force=True)
+    values = values_of(dataset.file_meta, wanted.values()) | values_of(dataset, wanted.values())
+    return Header(values, _syntax(dataset), None, None, _has_pixels(path), stamp)
 
 
 def values_of(dataset: Dataset, keywords: Iterable[str]) -> Values:
@@ -235,7 +248,7 @@ def _pydicom_parts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
         return ()
     if isinstance(value, bytes):  # UN, where the dictionary does not help
         value = value.decode("latin-1")
-    several = not isinstance(value, str | int | float | bytes) and hasattr(value, "__iter__") and element.VM != 1
+    several = isinstance(value, MultiValue | list)
     return _parts([_as_text(part) for part in (value if several else [value])])
 
 

@@ -184,12 +184,11 @@ def _require_image(header: Header, path: Path) -> None:
 
 
 def _slice(path: Path, header: Header, values: Values, frame: int = 0, frames: int = 1) -> Slice:
-    stat = path.stat()
     pixels = _pixels(header, values, frame, frames)
     uid = _first(values, "SOPInstanceUID")
     return Slice(
         path=path,
-        stamp=(stat.st_size, stat.st_mtime_ns),
+        stamp=header.stamp,
         sop_uid=f"{uid}/{frame}" if uid and frames > 1 else uid,
         study_uid=_first(values, "StudyInstanceUID"),
         series_uid=_first(values, "SeriesInstanceUID"),
@@ -207,7 +206,7 @@ def _slice(path: Path, header: Header, values: Values, frame: int = 0, frames: i
         tilt_degrees=_number(values, "GantryDetectorTilt", 0.0),
         acquisition=_texts(values, ACQUISITION_KEYWORDS),
         phase=_texts(values, PHASE_KEYWORDS),
-        damage=_damage(header, pixels, stat.st_size),
+        damage=_damage(header, pixels),
         patient_mark=hashlib.sha256(_first(values, "PatientID").encode()).hexdigest()[:3],
     )
 
@@ -229,14 +228,16 @@ def _pixels(header: Header, values: Values, frame: int, frames: int) -> StoredPi
     return StoredPixels(stored, header.pixels_at, header.pixels_length, frame, frames, tuple(padding))
 
 
-def _damage(header: Header, pixels: StoredPixels, size: int) -> str:
+def _damage(header: Header, pixels: StoredPixels) -> str:
     """A file that is smaller than its uncompressed pixels is truncated; no need to decode it to know."""
     if not header.has_pixels:
         return "truncated: no pixels behind the header"
     if pixels.encapsulated or UID(header.syntax).is_deflated:
         return ""
     needed = pixels.frame_bytes * pixels.frames
-    there = size - (pixels.at or 0) if pixels.length is None else min(pixels.length, size - (pixels.at or 0))
+    there = header.stamp[0] - (pixels.at or 0)
+    if pixels.length is not None:
+        there = min(there, pixels.length)
     return f"truncated: {max(there, 0)} bytes of pixels, {needed} needed" if there < needed else ""
 
 

@@ -32,6 +32,7 @@ PIXEL_SPACING_TOLERANCE_MM = 1e-3
 MAX_DRIFT_SHARE = 0.25  # of the spacing: how far a slice may lie from where the affine puts it
 MAX_SHEAR_DEGREES = 0.5
 _Check = Callable[[Sequence[Slice]], str]  # a reason, or an empty string
+_Numbers = tuple[float, ...]
 _MAX_NAMED = 6  # slices or gaps that one message names before it counts the rest
 
 
@@ -127,22 +128,26 @@ def _pixel_spacings(slices: Sequence[Slice]) -> str:
     if min(min(s.spacing_mm) for s in slices) <= 0:
         return "PixelSpacing is not positive"
     reference = commonest([s.spacing_mm for s in slices])
-    near = [np.allclose(s.spacing_mm, reference, rtol=0, atol=PIXEL_SPACING_TOLERANCE_MM) for s in slices]
-    shown = [reference if same else s.spacing_mm for s, same in zip(slices, near, strict=True)]
+    shown = _rounded([s.spacing_mm for s in slices], reference, PIXEL_SPACING_TOLERANCE_MM)
     return _mixed("pixel spacings", slices, [f"{row:.4g} x {column:.4g} mm" for row, column in shown])
 
 
 def _orientations(slices: Sequence[Slice]) -> str:
     if not all(s.orientation for s in slices):
         return ""
-    for s in slices:
-        pair = np.array(s.orientation).reshape(2, 3)
+    for orientation in {s.orientation for s in slices}:
+        pair = np.array(orientation).reshape(2, 3)
         if not np.allclose(pair @ pair.T, np.eye(2), atol=COSINE_TOLERANCE):
             return "ImageOrientationPatient is not two perpendicular unit vectors"
     reference = commonest([s.orientation for s in slices])
-    near = [np.allclose(s.orientation, reference, rtol=0, atol=COSINE_TOLERANCE) for s in slices]
-    shown = [reference if same else s.orientation for s, same in zip(slices, near, strict=True)]
+    shown = _rounded([s.orientation for s in slices], reference, COSINE_TOLERANCE)
     return _mixed("orientations", slices, [f"({' '.join(f'{c:.3g}' for c in cosines)})" for cosines in shown])
+
+
+def _rounded(values: Sequence[_Numbers], reference: _Numbers, tolerance: float) -> list[_Numbers]:
+    """Each value, or the reference where it is that within tolerance."""
+    near = {value for value in set(values) if np.abs(np.subtract(value, reference)).max() <= tolerance}
+    return [reference if value in near else value for value in values]
 
 
 def _frames_of_reference(slices: Sequence[Slice]) -> str:

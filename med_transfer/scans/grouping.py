@@ -43,7 +43,8 @@ def planes(members: Sequence[Slice]) -> list[Part]:
     if not all(s.orientation for s in members):
         return [("", list(members))]
     along = normal(commonest([tuple(round(c, 2) for c in s.orientation) for s in members]))
-    with_it = [abs(along @ normal(s.orientation)) > _OTHER_PLANE_COSINE for s in members]
+    like_it = {o for o in {s.orientation for s in members} if abs(along @ normal(o)) > _OTHER_PLANE_COSINE}
+    with_it = [s.orientation in like_it for s in members]
     if all(with_it):
         return [("", list(members))]
     main = [s for s, same in zip(members, with_it, strict=True) if same]

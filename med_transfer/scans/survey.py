@@ -102,20 +102,21 @@ def first_bytes(path: Path) -> bytes:
 def _looks(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, Look | None]]:
     """Each file with what it is; None for an archive. Damaged files go to ``ignored``."""
     index = HeaderIndex(folder if folder.is_dir() else folder.parent)
-    unknown: list[Path] = []
+    unknown: dict[Path, tuple[int, int]] = {}
     for path in _files(folder, ignored):
-        known = index.get(path, _stamp(path))
+        stamp = _stamp(path)  # before reading: a file that changes meanwhile will count as changed
+        known = index.get(path, stamp)
         if known is None:
-            unknown.append(path)
+            unknown[path] = stamp
         else:
             yield path, known
     with ThreadPoolExecutor(_READERS) as pool:
-        for path, look in zip(unknown, pool.map(_look, unknown, chunksize=1), strict=True):
+        for path, look in zip(unknown, pool.map(_look, unknown), strict=True):
             if isinstance(look, Ignored):
                 ignored.append(look)
                 continue
             if look is not None:
-                index.put(path, _stamp(path), look)
+                index.put(path, unknown[path], look)
             yield path, look
     index.save()
 

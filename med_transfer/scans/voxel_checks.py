@@ -1,4 +1,4 @@
-"""Voxels that cannot be a scan, and voxels that do not look like Hounsfield units."""
+"""Voxels that cannot be a scan."""
 
 from __future__ import annotations
 
@@ -32,14 +32,3 @@ def require_usable(voxels: NDArray, where: object) -> None:
     low, high = voxels.min(), voxels.max()
     if low == high:
         raise UnusableVoxels(f"every voxel is {low}", where=where, expected="an image")
-
-
-def hounsfield_doubt(voxels: NDArray) -> str:
-    """A sentence where values cannot be a whole CT in Hounsfield units; empty where they can.
-
-    A field of view with a patient in it has air or lung below 0 HU and soft tissue above -500 HU.
-    """
-    low, high = float(voxels.min()), float(voxels.max())
-    if high < -500 or low > 300 or low >= 0:
-        return f"values do not look like Hounsfield units (from {low:g} to {high:g})"
-    return ""
