@@ -13,6 +13,7 @@ _SMOOTH = np.array([1, 2, 3, 2, 1]) / 9
 _LEAST_SHARE = 0.02  # of the voxels, for a peak that means something
 _AIR_TO_BODY_HU = 400  # two peaks nearer to each other are not air and body
 _INVERTED_HU = 300
+_LEAST_WIDTH = 32  # voxels; a smaller crop may lie anywhere in the body
 _MOST_VOXELS = 1_000_000
 
 
@@ -27,11 +28,12 @@ def hounsfield_doubt(voxels: NDArray) -> str:
         voxels: [depth, height, width].
     """
     low, high = float(voxels.min()), float(voxels.max())
-    if _border(voxels) > _middle(voxels) + _INVERTED_HU and _border(voxels) > BODY_HU[1]:
+    large = min(voxels.shape[1:]) >= _LEAST_WIDTH
+    if large and _border(voxels) > max(_middle(voxels) + _INVERTED_HU, BODY_HU[1]):
         return "values look inverted: the border of the image is denser than its middle"
     if high < -700 or low > 300 or low >= 0:
         return f"values do not look like Hounsfield units (from {low:g} to {high:g})"
-    peaks = _peaks(_sample(voxels))
+    peaks = _peaks(_sample(voxels)) if large else None
     if peaks is None:
         return ""
     air, body = peaks
