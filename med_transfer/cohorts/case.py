@@ -14,7 +14,7 @@ from med_transfer.errors import CohortError
 SPLIT_WORDS = ("train", "val", "test")
 ROI_COLUMNS = ("roi_x_mm", "roi_y_mm", "roi_z_mm", "roi_size_mm")
 FINDING_PREFIX = "label_"
-_RESERVED = {"scan", "series_uid", "patient", "label", "mask", "split", *ROI_COLUMNS}
+_RESERVED = {"scan", "series_uid", "patient", "label", "mask", "mask_name", "split", "choice", *ROI_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Case:
         label: class name; with several findings a scan, the set of those present; None when unlabelled.
         roi_centre_mm: LPS mm.
         roi_size_mm: edge of the cube around the centre.
+        mask_name: which segment, ROI or label value of the mask, where it holds several.
         split: train | val | test, or empty.
         columns: every other column, for subgroups.
         row: line of the table, for messages; 0 when the case did not come from a file.
@@ -39,6 +40,7 @@ class Case:
     roi_centre_mm: tuple[float, float, float] | None = None
     roi_size_mm: float | None = None
     mask: Path | None = None
+    mask_name: str = ""
     split: str = ""
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
     row: int = field(default=0, compare=False)
@@ -65,6 +67,7 @@ def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Cas
         roi_centre_mm=centre,
         roi_size_mm=size,
         mask=_absolute(sheet, row.get("mask")) if row.get("mask") else None,
+        mask_name=row.get("mask_name"),
         split=row.get("split"),
         columns={name: text for name, text in row.cells.items() if _is_subgroup(name)},
         row=row.line,

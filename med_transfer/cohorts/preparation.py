@@ -21,7 +21,7 @@ from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, NothingDone, ScanError
 from med_transfer.prediction import Prediction
 from med_transfer.preprocessing import Preprocessing
-from med_transfer.scans import Region, Volume, read_scan, region_of_mask
+from med_transfer.scans import Region, Volume, read_mask, read_scan, region_of_mask
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class PreparedScan:
     repair: str
 
 
-def region_of_case(case: Case) -> tuple[Region | None, Volume | None]:
-    """The region of interest that the table gives for a case, and its mask when it has one."""
+def region_of_case(case: Case, volume: Volume | None = None) -> tuple[Region | None, Volume | None]:
+    """The region of interest that the table gives for a case, and its mask, on the scan's grid, when it has one."""
     if case.mask is not None:
-        mask = read_scan(case.mask)
+        mask = read_mask(case.mask, onto=volume, name=case.mask_name)
         return region_of_mask(mask), mask
     if case.roi_centre_mm is not None:
         size = case.roi_size_mm or 0.0
@@ -68,7 +68,7 @@ def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 
         ScanError: the scan cannot be used; the message says why.
     """
     volume = read_scan(case.path, case.series_uid)
-    region, mask = region_of_case(case)
+    region, mask = region_of_case(case, volume)
     handcrafted = features(volume, region, mask)
     return PreparedScan(
         tensor=preprocessing(volume, region, margin).numpy().astype(np.float16),
@@ -156,6 +156,8 @@ def without_prediction(case: Case, error: ScanError) -> Prediction:
     """The record of a scan that gave none: rejected by its geometry, or failed; without this machine's folders."""
     status = "rejected" if isinstance(error, GeometryRejected) else "failed"
     reason = str(error).replace(str(case.path), case.scan)
+    if case.mask is not None:
+        reason = reason.replace(str(case.mask), case.mask.name)
     return Prediction(case.scan, case.patient, series_uid=case.series_uid, status=status, reason=reason)
 
 
@@ -182,7 +184,9 @@ def _load(path: Path) -> PreparedScan:
 def _key(case: Case, preprocessing: Preprocessing, margin: Margin) -> str:
     """Changes with the files, the region and the preprocessing, so that a stale result is never used."""
     files = sorted(case.path.iterdir()) if case.path.is_dir() else [case.path]
-    files += [case.mask] if case.mask else []
+    if case.mask:
+        files += sorted(case.mask.iterdir()) if case.mask.is_dir() else [case.mask]
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
-    what = [str(case.path), case.series_uid, case.roi_centre_mm, case.roi_size_mm, stamps, margin]
+    region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name]
+    what = [str(case.path), case.series_uid, region, stamps, margin]
     return hashlib.sha256(json.dumps([what, preprocessing.config.model_dump()]).encode()).hexdigest()[:32]

@@ -185,7 +185,7 @@ def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], mu
 def _check_repeats(cases: tuple[Case, ...], sheet: Sheet) -> None:
     rows: dict[tuple, int] = {}
     for case in cases:
-        key = (case.path, case.series_uid, case.roi_centre_mm, case.roi_size_mm, case.mask)
+        key = (case.path, case.series_uid, case.roi_centre_mm, case.roi_size_mm, case.mask, case.mask_name)
         if key in rows:
             raise CohortError(
                 f"rows {rows[key]} and {case.row} are the same scan and region ({case.scan})",

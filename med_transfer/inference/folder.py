@@ -12,7 +12,7 @@ from med_transfer.cohorts import Case, Cohort, region_of_case, without_predictio
 from med_transfer.errors import GeometryRejected, NothingDone, ScanError, ScanNotFound
 from med_transfer.prediction import Prediction
 from med_transfer.results.table import PredictionTable
-from med_transfer.scans import Region, Series, survey
+from med_transfer.scans import Region, Series, read_scan, survey
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class _Item:
     series: Series | None = None
 
     def predict(self, predict: PredictOne) -> Prediction:
-        region, _ = region_of_case(self.case)
+        volume = read_scan(self.case.path, self.case.series_uid) if self.case.mask else None
+        region, _ = region_of_case(self.case, volume)
         return predict(self.series or self.case.path, region, self.case.series_uid)
 
 

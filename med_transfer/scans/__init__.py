@@ -1,6 +1,7 @@
 """Finds series on disk, judges their geometry and reads them as volumes in patient coordinates."""
 
 from med_transfer.scans.identity import Identity, identity
+from med_transfer.scans.masks import read_mask
 from med_transfer.scans.reading import read_scan
 from med_transfer.scans.region import Region, region_of_mask
 from med_transfer.scans.series import Ignored, Series, Survey
@@ -19,6 +20,7 @@ __all__ = [
     "Volume",
     "find_series",
     "identity",
+    "read_mask",
     "read_scan",
     "region_of_mask",
     "survey",

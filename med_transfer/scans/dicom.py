@@ -21,7 +21,7 @@ from med_transfer.scans.series import Series
 from med_transfer.scans.slice_geometry import affine_of, arrange, same_position
 from med_transfer.scans.verdict import Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
-from med_transfer.scans.voxel_checks import require_usable
+from med_transfer.scans.voxel_checks import require_finite
 
 
 def all_series(slices: Iterable[Slice], max_gap_mm: float = 0.0) -> list[Series]:
@@ -117,7 +117,7 @@ def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
         verdict = series.verdict.joined(verdict)
     require_usable_series(verdict, series.path)
     voxels, remarks = stack(slices)
-    require_usable(voxels, series.path)
+    require_finite(voxels, series.path)
     if series.modality == "CT" and (doubt := hounsfield_doubt(voxels)):
         remarks = (*remarks, doubt)
     affine = affine_of(slices)

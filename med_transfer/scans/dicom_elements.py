@@ -43,7 +43,9 @@ _TEXT = frozenset((b"LO", b"SH", b"ST", b"LT", b"PN", b"UC", b"UT"))  # may hold
 _ONE_TEXT = frozenset((b"ST", b"LT", b"UT"))  # where a backslash is a character (PS3.5 section 6.2)
 _MAX_DEPTH = 16
 _FIRST_READ = 16 * 1024  # most headers of CT slices end before it
-_CHARACTER_SET = 0x00080005
+_SYNTAX, _CHARACTER_SET = 0x00020010, 0x00080005
+_NEEDED = frozenset((_SYNTAX, _CHARACTER_SET))
+_EXPLICIT = struct.Struct("<HH2sH")
 
 
 class _UnusualError(Exception):
@@ -104,7 +106,7 @@ class _Walk:
         if self._bytes[128:132] != b"DICM":
             raise _UnusualError
         at = self._elements(132, explicit=True, below=0x00030000)
-        syntax = self._raw[0x00020010][1].decode("ascii").strip("\0 ")
+        syntax = self._raw[_SYNTAX][1].decode("ascii").strip("\0 ")
         if syntax in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian) or not syntax:
             raise _UnusualError
         explicit = syntax != ImplicitVRLittleEndian
@@ -115,34 +117,39 @@ class _Walk:
 
     def _elements(self, at: int, explicit: bool, below: int) -> int:
         """Keep the wanted elements from ``at``; return where the first tag of at least ``below`` stands, or the end."""
-        wanted, last = self._wanted, 0
-        while self._reach(at + 8):
-            group, element = struct.unpack_from("<HH", self._bytes, at)
-            if group << 16 | element >= below:  # before its encoding is looked at: behind group 2 it may change
+        wanted, last, header = self._wanted, 0, _EXPLICIT.unpack_from
+        while at + 8 <= len(self._bytes) or self._reach(at + 8):
+            group, element, representation, length = header(self._bytes, at)
+            tag = group << 16 | element
+            if tag >= below:  # before its encoding is looked at: behind group 2 it may change
                 break
-            tag, representation, start, length = self._element(at, explicit)
             if tag <= last:  # PS3.5 section 7.1: tags rise; otherwise these are not elements at all
                 raise _UnusualError
-            last = tag
+            last, start = tag, at + 8
+            if not explicit or representation not in _SHORT:
+                _, representation, start, length = self._element(at, explicit)
             if length == _UNDEFINED:
-                if explicit and representation not in (b"SQ", b"UN"):
-                    raise _UnusualError
-                if tag in wanted:
-                    self._raw[tag] = (b"SQ", b"present")
-                at = self._past_items(start, explicit and representation == b"SQ")
+                at = self._past_sequence(tag, representation, start, explicit)
                 continue
             at = start + length
-            if tag in wanted or tag in (0x00020010, _CHARACTER_SET):
-                if not self._reach(at):
+            if tag in wanted or tag in _NEEDED:
+                if at > len(self._bytes) and not self._reach(at):
                     raise _UnusualError
                 self._raw[tag] = (representation, self._bytes[start:at])
         return at
+
+    def _past_sequence(self, tag: int, representation: bytes, start: int, explicit: bool) -> int:
+        if explicit and representation not in (b"SQ", b"UN"):
+            raise _UnusualError
+        if tag in self._wanted:
+            self._raw[tag] = (b"SQ", b"present")
+        return self._past_items(start, explicit and representation == b"SQ")
 
     def _element(self, at: int, explicit: bool) -> tuple[int, bytes, int, int]:
         """Tag, value representation (empty when implicit), where the value starts, its length."""
         if not self._reach(at + 8):
             raise _UnusualError
-        group, element, representation, length = struct.unpack_from("<HH2sH", self._bytes, at)
+        group, element, representation, length = _EXPLICIT.unpack_from(self._bytes, at)
         tag = group << 16 | element
         if group == 0xFFFE or not explicit:
             return tag, b"", at + 8, struct.unpack_from("<I", self._bytes, at + 4)[0]
@@ -215,7 +222,7 @@ def _parts(parts: Iterable[str]) -> tuple[str, ...]:
     """Stripped; empty parts at the end say nothing."""
     stripped = [part.strip("\0 ") for part in parts]
     while stripped and not stripped[-1]:
-        stripped.pop()
+        del stripped[-1]
     return tuple(stripped)
 
 

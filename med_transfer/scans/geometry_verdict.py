@@ -31,6 +31,7 @@ MIN_SLICES = 3  # two slices have a single gap, which nothing can confirm
 PIXEL_SPACING_TOLERANCE_MM = 1e-3
 MAX_DRIFT_SHARE = 0.25  # of the spacing: how far a slice may lie from where the affine puts it
 MAX_SHEAR_DEGREES = 0.5
+FARTHEST_MM = 1e5  # no scanner is larger; beyond it numbers are damaged
 _Check = Callable[[Sequence[Slice]], str]  # a reason, or an empty string
 _Numbers = tuple[float, ...]
 _MAX_NAMED = 6  # slices or gaps that one message names before it counts the rest
@@ -51,7 +52,7 @@ def judge(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
     if not rejection.usable:
         return rejection
     uneven = _gaps(slices)
-    if uneven and _widest_gap_mm(slices) > max_gap_mm:
+    if uneven and _widest_gap_mm(slices) > max_gap_mm + SAME_POSITION_MM:
         return Verdict("reject", (uneven,))
     rejection = _first_rejection(slices, (_sideways,), () if uneven else (_drift,))
     return rejection if not rejection.usable else _usable(slices, uneven)
@@ -127,6 +128,8 @@ def _pixel_spacings(slices: Sequence[Slice]) -> str:
         return ""
     if min(min(s.spacing_mm) for s in slices) <= 0:
         return "PixelSpacing is not positive"
+    if max(max(*s.spacing_mm, *map(abs, s.position_mm or (0.0,))) for s in slices) > FARTHEST_MM:
+        return f"pixel spacings or positions beyond {FARTHEST_MM:g} mm"
     reference = commonest([s.spacing_mm for s in slices])
     shown = _rounded([s.spacing_mm for s in slices], reference, PIXEL_SPACING_TOLERANCE_MM)
     return _mixed("pixel spacings", slices, [f"{row:.4g} x {column:.4g} mm" for row, column in shown])

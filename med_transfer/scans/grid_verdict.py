@@ -8,7 +8,7 @@ import numpy as np
 
 from med_transfer import geometry
 from med_transfer.errors import GeometryRejected
-from med_transfer.scans.geometry_verdict import MAX_SHEAR_DEGREES
+from med_transfer.scans.geometry_verdict import FARTHEST_MM, MAX_SHEAR_DEGREES
 from med_transfer.scans.verdict import Verdict
 
 NOMINAL = Verdict("accept", ("affine is nominal: the file does not say where the voxels lie in the patient",))
@@ -32,6 +32,8 @@ def _shape_reasons(shape: Sequence[int], channels: int) -> list[str]:
 
 
 def _affine_reasons(affine: geometry.Affine) -> list[str]:
+    if not np.abs(affine).max() < FARTHEST_MM:  # not: NaN compares with nothing
+        return [f"voxel sizes or positions beyond {FARTHEST_MM:g} mm"]
     try:
         geometry.orientation(affine)
     except GeometryRejected as error:

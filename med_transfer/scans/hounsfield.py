@@ -27,13 +27,14 @@ def hounsfield_doubt(voxels: NDArray) -> str:
     Args:
         voxels: [depth, height, width].
     """
-    low, high = float(voxels.min()), float(voxels.max())
+    values = _sample(voxels)
+    low, high = float(values.min()), float(values.max())
     large = min(voxels.shape[1:]) >= _LEAST_WIDTH
     if large and _border(voxels) > max(_middle(voxels) + _INVERTED_HU, BODY_HU[1]):
         return "values look inverted: the border of the image is denser than its middle"
     if high < -700 or low > 300 or low >= 0:
         return f"values do not look like Hounsfield units (from {low:g} to {high:g})"
-    peaks = _peaks(_sample(voxels)) if large else None
+    peaks = _peaks(values) if large else None
     if peaks is None:
         return ""
     air, body = peaks
@@ -51,8 +52,9 @@ def _peaks(values: NDArray) -> tuple[float, float] | None:
     """The middles of the lowest and of the highest large peak, where they are far enough apart; padding left out."""
     constant = values[values == values.min()]  # outside the reconstructed circle
     measured = values[values > values.min()] if len(constant) > _LEAST_SHARE * len(values) else values
-    edges = np.arange(_WINDOW_HU[0], _WINDOW_HU[1] + _STEP_HU, _STEP_HU)
-    counts = np.convolve(np.histogram(measured, edges)[0], _SMOOTH, mode="same")
+    bins = (_WINDOW_HU[1] - _WINDOW_HU[0]) // _STEP_HU
+    counts, edges = np.histogram(measured, bins, _WINDOW_HU)
+    counts = np.convolve(counts, _SMOOTH, mode="same")
     is_peak = (counts[1:-1] >= counts[:-2]) & (counts[1:-1] > counts[2:]) & (counts[1:-1] > counts.sum() * _LEAST_SHARE)
     places = edges[1:-2][is_peak] + _STEP_HU / 2
     if len(places) < 2 or places[-1] - places[0] < _AIR_TO_BODY_HU:

@@ -11,11 +11,11 @@ from med_transfer import geometry
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans.grid_verdict import NOMINAL, judge_grid
 from med_transfer.scans.hounsfield import hounsfield_doubt
-from med_transfer.scans.metaimage_size import require_whole
+from med_transfer.scans.metaimage_size import require_header, require_whole
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
-from med_transfer.scans.voxel_checks import narrow, require_usable
+from med_transfer.scans.voxel_checks import narrow, require_finite
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -56,7 +56,7 @@ def read_itk(path: Path) -> Volume:
     except RuntimeError as error:
         raise UnreadableScan("truncated or corrupt data", where=path, action="Write the file again") from error
     voxels = narrow(values.reshape(values.shape[-3:]))
-    require_usable(voxels, path)
+    require_finite(voxels, path)
     doubt = hounsfield_doubt(voxels)
     provenance = Provenance(path, _format(path), files=(path,))
     return Volume(voxels, _affine(reader), provenance, verdict.remarked((doubt,) if doubt else ()))
@@ -74,6 +74,8 @@ def _open(path: Path) -> SimpleITK.ImageFileReader:
         raise UnreadableScan(f"cannot be opened ({type(error).__name__})", where=path) from error
     if not start:
         raise UnreadableScan("empty file", where=path)
+    if _format(path) == "metaimage":
+        require_header(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -1,13 +1,49 @@
-"""Whether a MetaImage holds all its data. ITK would complain on standard output, where a program may be reading."""
+"""Whether a MetaImage is whole. ITK would complain on the terminal, where a program may be reading."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-from med_transfer.errors import UnreadableScan
+from med_transfer.errors import NotAScan, UnreadableScan
 
+_MOST_AXES, _LONGEST_AXIS = 5, 1 << 20
 _LONGEST_HEADER = 1 << 16
 _LAST_FIELD = b"ElementDataFile"  # the data, or the name of the file that has them, comes right after
+
+
+def require_header(path: Path) -> None:
+    """Raises NotAScan where a field that ITK cannot do without is missing or no number."""
+    with path.open("rb") as file:
+        header, last, rest = file.read(_LONGEST_HEADER).partition(_LAST_FIELD)
+    lines = (line.partition(b"=") for line in header.splitlines())
+    fields = {key.strip(): value.split() or [b""] for key, _, value in lines}
+    axes = fields.get(b"NDims", [b""])[0]
+    size = fields.get(b"DimSize", [])
+    numbers = [b"Offset", b"Position", b"Origin", b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation"]
+    wrong = (
+        not last
+        or not rest.partition(b"\n")[0].strip(b" =\r\t")
+        or [key for key in fields if key in (b"NDims", b"DimSize")] != [b"NDims", b"DimSize"]
+        or not axes.isdigit()
+        or not 1 <= int(axes) <= _MOST_AXES
+        or len(size) != int(axes)
+        or not all(length.isdigit() and 0 < int(length) < _LONGEST_AXIS for length in size)
+        or not fields.get(b"ElementType", [b""])[0].startswith(b"MET_")
+        or not all(map(_is_number, (value for key in numbers for value in fields.get(key, []))))
+    )
+    if wrong:
+        raise NotAScan("not a readable metaimage file in spite of its name", where=path)
+    place = rest.partition(b"\n")[0].strip(b" =\r\t").decode(errors="replace")
+    if place.split()[0] not in ("LOCAL", "LIST") and "%" not in place and not (path.parent / place).is_file():
+        raise UnreadableScan(f"its data file {place[:80]!r} is missing", where=path)
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def require_whole(path: Path, uncompressed_bytes: int) -> None:

@@ -16,7 +16,7 @@ from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
-from med_transfer.scans.voxel_checks import narrow, require_usable
+from med_transfer.scans.voxel_checks import narrow, require_finite
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -54,7 +54,7 @@ def read_nifti(path: Path) -> Volume:
     except (OSError, EOFError, ValueError) as error:
         raise _unreadable(path, error) from error
     voxels = narrow(values.reshape(values.shape[:3]).T)
-    require_usable(voxels, path)
+    require_finite(voxels, path)
     doubt = hounsfield_doubt(voxels)
     return Volume(
         np.ascontiguousarray(voxels),
@@ -66,14 +66,12 @@ def read_nifti(path: Path) -> Volume:
 
 def _open(path: Path) -> Nifti1Image:
     """Header only."""
-    from nibabel.spatialimages import HeaderDataError
-
     start = _first_bytes(path)
     if not start:
         raise UnreadableScan("empty file", where=path)
     try:
         return _kind(start, path).from_filename(path)
-    except (OSError, EOFError, ValueError, zlib.error, HeaderDataError) as error:
+    except Exception as error:  # nibabel raises errors of its own, by no common name, on corrupt headers
         raise _unreadable(path, error) from error
 
 

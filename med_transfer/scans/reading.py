@@ -15,6 +15,7 @@ from med_transfer.scans.nifti import read_nifti
 from med_transfer.scans.series import Ignored, Series
 from med_transfer.scans.survey import damaged_slices, look_at, require_exists, survey
 from med_transfer.scans.volume import Volume
+from med_transfer.scans.voxel_checks import require_usable
 
 
 def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0) -> Volume:
@@ -32,6 +33,13 @@ def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: 
         GeometryRejected: the slices do not form one regular volume; says why.
         UnreadableScan, MissingCodec, UnusableVoxels: as their names say.
     """
+    volume = read_volume(source, series_uid, max_gap_mm=max_gap_mm)
+    require_usable(volume.voxels, volume.provenance.path)
+    return volume
+
+
+def read_volume(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0) -> Volume:
+    """As :func:`read_scan`, but all voxels may have one value: no scan has that, a mask may."""
     silence_readers()
     if isinstance(source, Series):
         return _read(source, max_gap_mm)

@@ -11,10 +11,12 @@ import SimpleITK
 from dicom_series import PLANES, as_image, plane_affine
 from hypothesis import given
 from hypothesis import strategies as st
+from region_objects import closed, scan, write_segmentation, write_structure_set
 
 from med_transfer import geometry
 from med_transfer.errors import UnusableVoxels
 from med_transfer.scans import Provenance, Volume, region_of_mask
+from med_transfer.scans.masks import read_mask
 
 
 def mask_volume(voxels, affine) -> Volume:
@@ -66,3 +68,21 @@ def test_empty_mask():
         UnusableVoxels, match=r"mask\.nii\.gz: the mask is empty; expected at least one non-zero voxel\.$"
     ):
         region_of_mask(mask_volume(np.zeros((3, 3, 3), np.int16), np.eye(4)))
+
+
+def test_every_kind_of_mask_gives_one_region(tmp_path):
+    """A box of 4 x 3 x 2 voxels, drawn as a file, as a segmentation and as contours around its voxels."""
+    voxels = np.zeros((6, 7, 9), np.uint8)
+    voxels[2:4, 1:4, 3:7] = 1
+    SimpleITK.WriteImage(as_image(voxels, plane_affine()), tmp_path / "mask.nrrd")
+    corners = [np.array([(2.5, 0.5, k), (6.5, 0.5, k), (6.5, 3.5, k), (2.5, 3.5, k)]) for k in (2, 3)]
+    contours = closed(*(geometry.to_world_mm(plane_affine(), one) for one in corners))
+    paths = [
+        tmp_path / "mask.nrrd",
+        write_segmentation(tmp_path, voxels),
+        write_structure_set(tmp_path / "rs.dcm", {"GTV": contours}),
+    ]
+    for path in paths:
+        region = region_of_mask(read_mask(path, scan()))
+        assert region.size_mm == pytest.approx((4 * 0.7, 3 * 0.9, 2 * 2.5))
+        assert region.centre_mm == pytest.approx((-31.5 + 4.5 * 0.7, -42.25 + 2 * 0.9, 108 + 2.5 * 2.5))

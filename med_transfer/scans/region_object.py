@@ -1,0 +1,116 @@
+"""DICOM objects that outline regions (SEG, RTSTRUCT): recognised, loaded, and one region picked by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import pydicom
+from pydicom.dataset import Dataset, FileDataset
+
+from med_transfer.errors import AmbiguousScan, ScanError, ScanNotFound, UnreadableScan, UnusableVoxels
+from med_transfer.scans.volume import Provenance
+
+Kind = Literal["SEG", "RTSTRUCT", ""]
+_KINDS: dict[str, Kind] = {  # SOP classes, DICOM PS3.4 B.5
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",  # Segmentation
+    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",  # Label Map Segmentation
+    "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
+}
+FARTHEST_MM = 1e6  # a coordinate beyond this is damage; nothing in a scanner lies a kilometre away
+_MAX_NAMED = 30  # regions that one message names before it counts the rest
+
+
+def object_kind(path: Path) -> Kind:
+    """What a file is, by its SOP class; empty for anything else, and for what is no DICOM."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+        if start[128:] != b"DICM" and start[:2] not in (b"\x08\0", b"\x02\0"):
+            return ""
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"], force=True)
+        sop_class = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID"))
+    except Exception:  # bytes that are no DICOM make the parser raise nearly anything
+        return ""
+    return _KINDS.get(sop_class, "")
+
+
+def load_object(path: Path) -> FileDataset:
+    """The whole object. Raises UnreadableScan for damaged bytes, and for a file that ends too early."""
+    with damage_reported(path):
+        dataset = pydicom.dcmread(path, force=True)
+        for element in dataset.elements():
+            if isinstance(element.value, bytes) and 0 < len(element.value) < getattr(element, "length", 0) < 0xFFFFFFFF:
+                raise UnreadableScan("truncated", where=path, action="Export the object again")
+        return dataset
+
+
+@contextmanager
+def damage_reported(path: Path) -> Iterator[None]:
+    """Whatever a parser raises on corrupt values becomes UnreadableScan, without the values."""
+    try:
+        yield
+    except ScanError:
+        raise
+    except Exception as error:
+        raise UnreadableScan(f"damaged DICOM object ({type(error).__name__})", where=path) from error
+
+
+def pick(regions: Sequence[tuple[int, str]], name: str, what: str, path: Path) -> int:
+    """The number of the region that ``name`` means: its label, else its label in other case, else its number.
+
+    Args:
+        regions: number and label of each.
+        name: empty where the object is expected to hold a single one.
+        what: what a region is called, for messages: ``segment`` or ``ROI``.
+
+    Raises:
+        UnusableVoxels: no region at all. ScanNotFound: none of that name.
+        AmbiguousScan: several; the message lists them.
+    """
+    if not regions:
+        raise UnusableVoxels(f"no {what} in the object", where=path)
+    if len({number for number, _ in regions}) < len(regions):
+        raise UnreadableScan(f"two {what}s have one number", where=path)
+    found = _named(regions, name) if name else [number for number, _ in regions]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ScanNotFound(f"no {what} {name!r}", where=path, expected=f"one of {_listed(regions)}")
+    several = [region for region in regions if region[0] in found]
+    raise AmbiguousScan(
+        f"{len(several)} {what}s: {_listed(several)}",
+        where=path,
+        expected=f"one {what}",
+        action=f"Give the {what}'s number" if name else f"Name one {what}",
+    )
+
+
+def _named(regions: Sequence[tuple[int, str]], name: str) -> list[int]:
+    exact = [number for number, label in regions if label == name]
+    alike = [number for number, label in regions if _plain(label) == _plain(name)]
+    return exact or alike or [number for number, _ in regions if str(number) == name.strip()]
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.split()).casefold()
+
+
+def _listed(regions: Sequence[tuple[int, str]]) -> str:
+    rest = len(regions) - _MAX_NAMED
+    names = ", ".join(f"{number} {label!r}" for number, label in regions[:_MAX_NAMED])
+    return names + (f" and {rest} more" if rest > 0 else "")
+
+
+def provenance_of(dataset: Dataset, path: Path, kind: Kind, frame_of_reference: object) -> Provenance:
+    return Provenance(
+        path=path,
+        format="dicom",
+        modality=kind,
+        study_uid=str(dataset.get("StudyInstanceUID") or ""),
+        series_uid=str(dataset.get("SeriesInstanceUID") or ""),
+        files=(path,),
+        frame_of_reference=str(frame_of_reference or ""),
+    )

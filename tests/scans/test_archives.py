@@ -1,0 +1,166 @@
+"""Scans in zip and tar archives are read as from a folder; an archive that would do harm is refused."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_series import hounsfield, write_series
+
+from med_transfer.errors import AmbiguousScan, UnreadableScan
+from med_transfer.scans import read_scan, survey
+from med_transfer.scans.archives import ArchiveLimits, unpacked
+
+KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "gztar", ".tgz": "gztar", ".tar.bz2": "bztar", ".tar.xz": "xztar"}
+
+
+def pack(folder: Path, path: Path) -> Path:
+    kind = next(kind for suffix, kind in KINDS.items() if path.name.endswith(suffix))
+    made = Path(shutil.make_archive(str(path.parent / "packing"), kind, folder))
+    return made.rename(path)
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_a_series_in_an_archive(tmp_path, suffix):
+    hu = hounsfield()
+    write_series(tmp_path / "in" / "deep" / "er", hu, series_uid="1.2.3")
+    (tmp_path / "in" / "notes.txt").write_text("no scan")
+    archive = pack(tmp_path / "in", tmp_path / f"export{suffix}")
+    volume = read_scan(archive)
+    np.testing.assert_array_equal(volume.voxels, hu)
+    found = survey(tmp_path)
+    assert {(one.path, one.series_uid) for one in found.series} == {
+        (archive, "1.2.3"),
+        (tmp_path / "in" / "deep" / "er", "1.2.3"),
+    }
+    assert {one.path.name for one in found.ignored} == {"notes.txt"}
+    assert archive / "notes.txt" in {one.path for one in found.ignored}
+
+
+def test_an_archive_without_a_name_of_its_kind(tmp_path):
+    write_series(tmp_path / "in", series_uid="1.2.3")
+    pack(tmp_path / "in", tmp_path / "x.zip").rename(tmp_path / "DICOM")
+    assert read_scan(tmp_path / "DICOM").provenance.series_uid == "1.2.3"
+
+
+def test_an_office_document_is_no_archive_of_scans(tmp_path):
+    write_series(tmp_path / "in")
+    pack(tmp_path / "in", tmp_path / "x.zip").rename(tmp_path / "letter.docx")
+    shutil.rmtree(tmp_path / "in")
+    (ignored,) = survey(tmp_path).ignored
+    assert ignored.reason == "not an image file"
+
+
+def test_two_series_in_an_archive_need_a_choice(tmp_path):
+    for number in (1, 2):
+        write_series(tmp_path / "in" / str(number), hounsfield(seed=number), series_uid=f"1.2.{number}")
+    archive = pack(tmp_path / "in", tmp_path / "export.zip")
+    with pytest.raises(AmbiguousScan, match="2 usable series"):
+        read_scan(archive)
+    np.testing.assert_array_equal(read_scan(archive, "1.2.2").voxels, hounsfield(seed=2))
+
+
+@pytest.mark.parametrize("name", ["../outside.dcm", "/tmp/outside.dcm", "a/../../outside.dcm", "C:\\outside.dcm"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_member_that_leads_out_is_refused(tmp_path, name, kind):
+    archive = tmp_path / f"bad.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(name, b"x")
+    else:
+        with tarfile.open(archive, "w") as file:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            file.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(UnreadableScan, match="archive with a member that leads out of it"):
+        unpacked(archive)
+    assert not list(tmp_path.rglob("outside*"))
+    assert not Path("/tmp/outside.dcm").exists()
+
+
+def test_links_in_a_tar_are_passed_over(tmp_path):
+    archive = tmp_path / "links.tar"
+    with tarfile.open(archive, "w") as file:
+        info = tarfile.TarInfo("innocent.dcm")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(info)
+        info = tarfile.TarInfo("device")
+        info.type = tarfile.CHRTYPE
+        file.addfile(info)
+    assert list(unpacked(archive).rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "count", "size"),
+    [
+        (ArchiveLimits(files=5), 6, 10),
+        (ArchiveLimits(file_bytes=1000), 1, 1001),
+        (ArchiveLimits(bytes=3000), 4, 900),
+    ],
+    ids=["count", "one file", "together"],
+)
+def test_limits(tmp_path, limits, count, size):
+    archive = tmp_path / "large.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for number in range(count):
+            file.writestr(f"{number}", b"\0" * size)
+    with pytest.raises(UnreadableScan, match=r"archive beyond the limits; expected at most"):
+        unpacked(archive, limits)
+
+
+def test_a_header_that_lies_about_the_size_is_not_believed(tmp_path):
+    """A bomb: the directory says 10 bytes, the stream gives a megabyte."""
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("bomb", b"\0" * (1 << 20))
+    lying = archive.read_bytes().replace((1 << 20).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    archive.write_bytes(lying)
+    with pytest.raises(UnreadableScan, match=r"damaged archive|beyond the limits"):
+        unpacked(archive, ArchiveLimits(bytes=1000))
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.xz", ".tar"])
+def test_a_damaged_archive_is_listed_and_stops_nothing(tmp_path, suffix):
+    write_series(tmp_path / "in", hounsfield((5, 64, 64)))
+    archive = pack(tmp_path / "in", tmp_path / f"cut{suffix}")
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    found = survey(tmp_path)
+    assert [one.verdict.usable for one in found.series if one.path != archive] == [True]
+    (bad,) = [one for one in found.ignored if one.path == archive]
+    assert bad.damaged
+    assert "archive" in bad.reason
+    with pytest.raises(UnreadableScan, match="archive"):
+        read_scan(archive)
+
+
+def test_an_encrypted_archive_says_so(tmp_path):
+    archive = tmp_path / "secret.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a", b"x")
+    content = bytearray(archive.read_bytes())
+    for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + at] |= 1  # the flag for encryption
+    archive.write_bytes(bytes(content))
+    with pytest.raises(UnreadableScan, match="encrypted archive.*Unpack it with its password first"):
+        unpacked(archive)
+
+
+def test_unpacked_files_are_private_and_go_with_the_process(tmp_path):
+    write_series(tmp_path / "in")
+    archive = pack(tmp_path / "in", tmp_path / "x.zip")
+    folder = unpacked(archive)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert unpacked(archive) == folder
+    script = "import sys; from med_transfer.scans.archives import *; print(unpacked(Path(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", script, archive], capture_output=True, text=True, timeout=60)
+    made = Path(done.stdout.strip())
+    assert made.name.startswith("med_transfer-"), done.stderr
+    assert not made.exists()

@@ -1,0 +1,162 @@
+"""Enhanced multi-frame CT and MR, as highdicom and pydicom write them, equal the single-frame series they came from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_series import hounsfield, plane_affine, write_series
+from highdicom.legacy.sop import LegacyConvertedEnhancedCTImage
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+    generate_uid,
+)
+
+from med_transfer.errors import AmbiguousScan, GeometryRejected, UnreadableScan
+from med_transfer.scans import find_series, read_scan
+
+
+def item(**values) -> Dataset:
+    dataset = Dataset()
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def enhanced(
+    path, hu, affine, *, order=None, phases=None, slopes=None, per_frame_orientation=False, ct=True, change=None
+):
+    """An enhanced object of [frame, row, column], frames in any order, one phase a frame where given."""
+    count = len(hu)
+    order = list(range(count)) if order is None else list(order)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    dataset = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+    dataset.SOPClassUID = EnhancedCTImageStorage if ct else EnhancedMRImageStorage
+    dataset.SOPInstanceUID, dataset.SeriesInstanceUID = generate_uid(), "1.2.3"
+    dataset.StudyInstanceUID, dataset.FrameOfReferenceUID = generate_uid(), generate_uid()
+    dataset.Modality, dataset.PatientID = "CT" if ct else "MR", "PID-4711"
+    dataset.NumberOfFrames, (dataset.Rows, dataset.Columns) = count, hu.shape[1:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
+    cosines = [*(affine[:3, 0] / spacing[0]), *(affine[:3, 1] / spacing[1])]
+    measures = item(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=9.0)
+    shared = item(PixelMeasuresSequence=Sequence([measures]))
+    orientation = Sequence([item(ImageOrientationPatient=cosines)])
+    if not per_frame_orientation:
+        shared.PlaneOrientationSequence = orientation
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    slopes = np.ones(count) if slopes is None else np.array(slopes, float)
+    stored = np.rint((hu + 1024) / slopes[:, None, None]).astype(np.int16)
+    groups = []
+    for k in order:
+        place = k if phases is None else k % (count // len(set(phases)))
+        position = list(np.round(affine[:3, 3] + place * affine[:3, 2], 6))
+        group = item(
+            PlanePositionSequence=Sequence([item(ImagePositionPatient=position)]),
+            PixelValueTransformationSequence=Sequence(
+                [item(RescaleSlope=float(slopes[k]), RescaleIntercept=-1024.0, RescaleType="HU")]
+            ),
+            FrameContentSequence=Sequence([item(TemporalPositionIndex=1 if phases is None else phases[k])]),
+        )
+        if per_frame_orientation:
+            group.PlaneOrientationSequence = orientation
+        groups.append(group)
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.PixelData = stored[order].tobytes()
+    if change:
+        change(dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("plane", ["axial", "axial feet first", "coronal", "sagittal", "oblique"])
+@pytest.mark.parametrize("ct", [True, False], ids=["ct", "mr"])
+def test_frames_in_any_order(tmp_path, plane, ct):
+    hu, affine = hounsfield((6, 7, 9)), plane_affine(plane)
+    order = [3, 0, 5, 1, 4, 2]
+    path = enhanced(tmp_path / "e.dcm", hu, affine, order=order, per_frame_orientation=plane == "axial", ct=ct)
+    volume = read_scan(path)
+    np.testing.assert_array_equal(volume.voxels, hu)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+    assert (volume.provenance.modality, volume.verdict.decision) == ("CT" if ct else "MR", "accept")
+    assert read_scan(tmp_path).content_hash == volume.content_hash
+
+
+def test_rescale_frame_by_frame(tmp_path):
+    hu = hounsfield((5, 7, 9)) // 6 * 6 - 4  # so that every slope meets whole stored values
+    path = enhanced(tmp_path / "e.dcm", hu, plane_affine(), slopes=[1, 2, 3, 6, 1])
+    np.testing.assert_array_equal(read_scan(path).voxels, hu)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_compressed_frames(tmp_path, syntax):
+    hu = hounsfield((4, 40, 33))
+    path = enhanced(tmp_path / "e.dcm", hu, plane_affine(), order=[2, 0, 3, 1])
+    dataset = pydicom.dcmread(path)
+    dataset.compress(syntax)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_scan(path).voxels, hu)
+
+
+def test_phases_in_one_object(tmp_path):
+    hu = hounsfield((10, 7, 9))
+    order, phases = [9, 0, 8, 1, 7, 2, 6, 3, 5, 4], [1] * 5 + [2] * 5
+    path = enhanced(tmp_path / "e.dcm", hu, plane_affine(), order=order, phases=phases)
+    assert {one.part for one in find_series(tmp_path)} == {"TemporalPositionIndex 1", "TemporalPositionIndex 2"}
+    with pytest.raises(AmbiguousScan, match="2 usable series"):
+        read_scan(path)
+    for number, part in ((1, hu[:5]), (2, hu[5:])):
+        np.testing.assert_array_equal(read_scan(path, f"1.2.3#TemporalPositionIndex {number}").voxels, part)
+
+
+def test_missing_frame(tmp_path):
+    hu, affine = hounsfield((6, 7, 9)), plane_affine()
+
+    def drop(dataset):
+        del dataset.PerFrameFunctionalGroupsSequence[2]
+        dataset.NumberOfFrames = 5
+        stored = np.frombuffer(dataset.PixelData, np.int16).reshape(6, 7, 9)
+        dataset.PixelData = np.delete(stored, 2, axis=0).tobytes()
+
+    path = enhanced(tmp_path / "e.dcm", hu, affine, change=drop)
+    with pytest.raises(GeometryRejected, match=r"1 slice missing: gap 5\.00 mm between slices 2 and 3"):
+        read_scan(path)
+
+
+def test_more_frames_declared_than_described(tmp_path):
+    def one_more(dataset):
+        dataset.NumberOfFrames = 6
+
+    path = enhanced(tmp_path / "e.dcm", hounsfield((5, 7, 9)), plane_affine(), change=one_more)
+    with pytest.raises(UnreadableScan, match="6 frames declared, 5 described"):
+        read_scan(path)
+
+
+def test_truncated_object(tmp_path):
+    path = enhanced(tmp_path / "e.dcm", hounsfield((5, 7, 9)), plane_affine())
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UnreadableScan, match=r"truncated: 430 bytes of pixels, 630 needed"):
+        read_scan(path)
+
+
+def test_legacy_converted_ct_as_highdicom_makes_it(tmp_path):
+    hu, affine = hounsfield((6, 7, 9)), plane_affine("oblique")
+    empty = dict.fromkeys(("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "PatientSex"), "")
+    tags = {"Manufacturer": "A", "SeriesNumber": 1, "ContentDate": "20200101", "ContentTime": "101500"}
+    paths = write_series(tmp_path / "single", hu, affine, **empty, **tags)
+    legacy = LegacyConvertedEnhancedCTImage(
+        [pydicom.dcmread(path) for path in paths], generate_uid(), 2, generate_uid(), 1,
+    )  # fmt: skip
+    (tmp_path / "multi").mkdir()
+    legacy.save_as(tmp_path / "multi" / "e.dcm")
+    volume, single = read_scan(tmp_path / "multi"), read_scan(tmp_path / "single")
+    np.testing.assert_array_equal(volume.voxels, single.voxels)
+    np.testing.assert_allclose(volume.affine, single.affine, atol=1e-5)

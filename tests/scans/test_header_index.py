@@ -1,0 +1,119 @@
+"""A second look at an unchanged tree opens no file again, and a changed file is never taken for the old one."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import numpy as np
+import pytest
+import SimpleITK
+from dicom_series import SECRETS, as_image, hounsfield, plane_affine, write_series
+
+from med_transfer.scans import read_scan, survey
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_CACHE", str(tmp_path / "cache"))
+    for number in range(4):
+        write_series(tmp_path / "scans" / str(number), hounsfield((20, 7, 9), number), series_uid=f"1.2.{number}")
+    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine()), tmp_path / "scans" / "a.nii.gz")
+    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine("oblique")), tmp_path / "scans" / "b.nrrd")
+    (tmp_path / "scans" / "notes.txt").write_text("no scan")
+    return tmp_path / "scans"
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Paths that were opened for reading, below any folder named scans."""
+    import builtins
+    import io
+
+    paths: list[str] = []
+
+    def watch(original):
+        def open_watched(file, *rest, **named):
+            if isinstance(file, str | os.PathLike) and "/scans/" in str(file):
+                paths.append(str(file))
+            return original(file, *rest, **named)
+
+        return open_watched
+
+    monkeypatch.setattr(builtins, "open", watch(builtins.open))
+    monkeypatch.setattr(io, "open", watch(io.open))
+    return paths
+
+
+def as_text(found):
+    return [(one.name, one.path, one.files, str(one.verdict), one.n_slices, one.spacing_mm) for one in found.series]
+
+
+def test_the_second_look_opens_nothing(tree, opened):
+    first = survey(tree)
+    assert len(opened) >= 83
+    opened.clear()
+    second = survey(tree)
+    assert opened == []
+    assert as_text(second) == as_text(first)
+    assert second.ignored == first.ignored
+    for one, again in zip(first.series, second.series, strict=True):
+        np.testing.assert_array_equal(read_scan(one).voxels, read_scan(again).voxels)
+
+
+def test_a_changed_file_is_read_again_and_only_that(tree, opened):
+    survey(tree)
+    paths = write_series(tree / "new", hounsfield((20, 7, 9), 9), series_uid="1.2.0", names=[f"{k}" for k in range(20)])
+    paths[3].rename(tree / "0" / "slice003.dcm")
+    for path in paths[:3] + paths[4:]:
+        path.unlink()
+    opened.clear()
+    found = survey(tree)
+    assert {path.rsplit("/scans/")[1] for path in opened} == {"0/slice003.dcm"}
+    assert sum(one.verdict.usable for one in found.series) == 6
+
+
+def test_a_removed_file_is_gone(tree):
+    survey(tree)
+    (tree / "2" / "slice007.dcm").unlink()
+    (series,) = [one for one in survey(tree).series if one.series_uid == "1.2.2"]
+    assert str(series.verdict).startswith("reject: 1 slice missing")
+
+
+def test_the_limit_of_gaps_is_no_part_of_what_is_kept(tree):
+    (tree / "2" / "slice007.dcm").unlink()
+    for max_gap_mm, decision in ((0, "reject"), (5, "repair"), (0, "reject")):
+        (series,) = [one for one in survey(tree, max_gap_mm=max_gap_mm).series if one.series_uid == "1.2.2"]
+        assert series.verdict.decision == decision
+
+
+def test_it_names_no_patient_and_only_its_owner_may_read_it(tree):
+    survey(tree)
+    (index,) = (tree.parent / "cache" / "headers").glob("*.json")
+    text = index.read_text()
+    assert "1.2.3" in text
+    assert not any(secret in text for secret in SECRETS)
+    assert stat.S_IMODE(index.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 99, "files": {}}', b'{"schema": 1, "files": {"a": 3}}'])
+def test_an_index_of_another_kind_is_not_believed(tree, content):
+    first = survey(tree)
+    (index,) = (tree.parent / "cache" / "headers").glob("*.json")
+    index.write_bytes(content)
+    assert as_text(survey(tree)) == as_text(first)
+
+
+def test_off_and_unwritable_keep_nothing_and_harm_nothing(tree, monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_CACHE", "off")
+    assert len(survey(tree).series) == 6
+    monkeypatch.setenv("MED_TRANSFER_CACHE", "/proc/nowhere")
+    assert len(survey(tree).series) == 6
+    assert not (tree.parent / "cache").exists()
+
+
+def test_small_folders_leave_no_index(tmp_path, monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_CACHE", str(tmp_path / "cache"))
+    write_series(tmp_path / "scans")
+    survey(tmp_path / "scans")
+    assert not (tmp_path / "cache").exists()

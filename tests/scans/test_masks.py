@@ -1,0 +1,251 @@
+"""One entry for every kind of mask, placed on a scan as SimpleITK places it."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from dicom_series import PLANES, SECRETS, as_image, hounsfield, plane_affine, write_series
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from region_objects import FRAME, blobs, closed, middles, scan, write_segmentation, write_structure_set
+
+from med_transfer import geometry
+from med_transfer.errors import AmbiguousScan, GeometryRejected, NotAScan, ScanNotFound, UnreadableScan, UnusableVoxels
+from med_transfer.scans import read_scan, region_of_mask
+from med_transfer.scans.masks import read_mask
+
+SHAPE = (6, 7, 9)
+FORMATS = ("nii.gz", "nii", "nrrd", "mha")
+
+
+def write(path, voxels, affine=None):
+    SimpleITK.WriteImage(as_image(np.asarray(voxels), plane_affine() if affine is None else affine), path)
+    return path
+
+
+def box(shape=SHAPE, low=(1, 2, 3), high=(4, 6, 7), value=1) -> np.ndarray:
+    voxels = np.zeros(shape, np.uint8)
+    voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = value
+    return voxels
+
+
+# Mask files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("plane", ["axial", "oblique"])
+def test_on_the_scans_grid_it_passes_unchanged(tmp_path, suffix, plane):
+    affine = plane_affine(plane)
+    voxels = blobs()[..., 0]
+    path = write(tmp_path / f"mask.{suffix}", voxels, affine)
+    own, placed = read_mask(path), read_mask(path, scan(affine))
+    np.testing.assert_array_equal(own.voxels, voxels)
+    np.testing.assert_array_equal(placed.voxels, voxels)
+    np.testing.assert_array_equal(placed.affine, affine)
+    assert own.voxels.dtype == placed.voxels.dtype == np.int16
+    assert str(own.verdict) == str(placed.verdict) == "accept"  # and no doubt about Hounsfield units
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_all_ones_is_a_mask_and_all_zeros_is_none(tmp_path, suffix):
+    path = write(tmp_path / f"mask.{suffix}", np.ones(SHAPE, np.uint8))
+    assert (read_mask(path, scan()).voxels == 1).all()
+    assert (read_mask(path).voxels == 1).all()
+    with pytest.raises(UnusableVoxels, match=r"every voxel is 1; expected an image\.$"):
+        read_scan(path)
+    write(path, np.zeros(SHAPE, np.uint8))
+    with pytest.raises(UnusableVoxels, match=r"mask\.\S+: the mask is empty; expected at least one non-zero voxel\.$"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("values", [(1, 2, 5), (0.5,), (255,), (40_000, 3)])
+def test_every_label_counts(tmp_path, values):
+    voxels = np.zeros(SHAPE, np.float32)
+    for place, value in enumerate(values):
+        voxels[1 + place, 2:4, 3] = value
+    path = write(tmp_path / "mask.nrrd", voxels)
+    np.testing.assert_array_equal(read_mask(path, scan()).voxels, voxels != 0)
+
+
+def test_a_number_picks_one_label(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 4, SHAPE).astype(np.uint8)
+    path = write(tmp_path / "mask.nii.gz", voxels)
+    for value in (1, 2, 3):
+        np.testing.assert_array_equal(read_mask(path, scan(), str(value)).voxels, voxels == value)
+    for name in ("7", "0", "Liver"):
+        with pytest.raises(ScanNotFound, match=rf"no voxel has the label '{name}'; expected one of 1, 2, 3\.$"):
+            read_mask(path, name=name)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "message"),
+    [
+        (hounsfield(), r"values from -\d+: a scan rather than a mask; expected 0 outside the region and whole numbers"),
+        (
+            np.random.default_rng(0).random(SHAPE),
+            r"values between whole numbers, as in a map of probabilities;",
+        ),
+        (np.full(SHAPE, np.nan), r"378 of 378 voxels are NaN or infinite"),
+    ],
+)
+def test_no_labels(tmp_path, voxels, message):
+    path = write(tmp_path / "mask.nrrd", voxels)
+    with pytest.raises(UnusableVoxels, match=message):
+        read_mask(path)
+
+
+# Another grid -------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(list(PLANES)), st.sampled_from(list(PLANES)), st.integers(0, 10_000))
+def test_placed_as_simpleitk_places_it(tmp_path_factory, plane, scan_plane, seed):
+    """Finer and coarser grids in any two directions, around one middle."""
+    random = np.random.default_rng(seed)
+    affines = []
+    for which in (plane, scan_plane):
+        affine = plane_affine(which, tuple(random.uniform(0.5, 3, 3)), (0, 0, 0))
+        affine[:3, 3] = random.uniform(-1, 1, 3) - geometry.centre_mm(affine, (30, 30, 30))
+        affines.append(affine)
+    affines[1][:3, :3] *= 4  # the scan holds the whole mask
+    affines[1][:3, 3] -= geometry.centre_mm(affines[1], (30, 30, 30))
+    mask = box((30, 30, 30), (8, 9, 10), (21, 20, 19)) * (random.random((30, 30, 30)) > 0.3)
+    path = write(tmp_path_factory.mktemp("mask") / "mask.nrrd", mask.astype(np.uint8), affines[0])
+    onto = scan(affines[1], (30, 30, 30))
+    image = as_image(onto.voxels, onto.affine)
+    nearest = SimpleITK.Resample(SimpleITK.ReadImage(path), image, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)
+    expected = SimpleITK.GetArrayFromImage(nearest)
+    placed = read_mask(path, onto).voxels
+    if expected.any():
+        np.testing.assert_array_equal(placed, expected)
+    else:
+        assert placed.any()
+
+
+@pytest.mark.parametrize("factor", [2, 3, 0.5])
+def test_volume_is_kept(tmp_path, factor):
+    """A ball on a finer or a coarser grid than the scan's."""
+    fine = np.array([1.5, 1.5, 1.5]) / factor
+    shape = tuple(int(n) for n in np.rint(60 / fine[::-1]))
+    affine = np.diag([*fine, 1.0])
+    affine[:3, 3] = (fine - 60) / 2
+    points = geometry.to_world_mm(affine, np.moveaxis(np.indices(shape)[::-1], 0, -1))
+    path = write(tmp_path / "mask.nii.gz", ((points**2).sum(axis=-1) < 20**2).astype(np.uint8), affine)
+    onto = scan(np.array([[1.5, 0, 0, -29.25], [0, 1.5, 0, -29.25], [0, 0, 1.5, -29.25], [0, 0, 0, 1]]), (40, 40, 40))
+    mask = read_mask(path, onto)
+    assert mask.voxels.sum() * 1.5**3 == pytest.approx(4 / 3 * np.pi * 20**3, rel=0.03)
+    np.testing.assert_allclose(region_of_mask(mask).size_mm, 40, atol=3.1)
+
+
+@pytest.mark.parametrize("plane", [plane for plane in PLANES if plane != "oblique"])
+def test_flipped_and_permuted_axes_change_nothing(tmp_path, plane):
+    voxels, affine = geometry.canonical(blobs()[..., 0], plane_affine(plane))
+    path = write(tmp_path / "mask.nrrd", voxels, affine)
+    np.testing.assert_array_equal(read_mask(path, scan(plane_affine(plane))).voxels, blobs()[..., 0])
+
+
+def test_too_small_for_any_middle(tmp_path):
+    """A region of 0.2 mm between the middles of the scan's voxels is the voxel that holds it."""
+    affine = plane_affine(spacing_mm=(0.1, 0.1, 0.1))
+    affine[:3, 3] = geometry.to_world_mm(plane_affine(), (3.2, 4.2, 2.2))
+    path = write(tmp_path / "mask.nrrd", box((5, 5, 5), (0, 0, 0), (2, 2, 2)), affine)
+    assert np.argwhere(read_mask(path, scan()).voxels).tolist() == [[2, 4, 3]]
+
+
+def test_outer_voxels_reach_to_the_outer_faces(tmp_path):
+    """The mask covers the scan to its faces with voxels twice as large."""
+    affine = plane_affine(spacing_mm=(1.4, 1.8, 5.0))
+    affine[:3, 3] = geometry.to_world_mm(plane_affine(), (0.5, 0.5, 0.5))
+    path = write(tmp_path / "mask.nrrd", np.ones((3, 4, 5), np.uint8), affine)
+    assert read_mask(path, scan(shape=(6, 8, 10))).voxels.all()
+
+
+@pytest.mark.parametrize(
+    ("shift_mm", "message"),
+    [
+        ((100.05, 0, 0), r"the mask lies 96\.2 mm outside the scan; expected a mask drawn on this scan\.$"),
+        ((0, 0, -40.05), r"the mask lies 31\.3 mm outside the scan"),
+        ((3.55, 0, 0), r"the mask reaches 2\.5 mm beyond the scan"),
+    ],
+)
+def test_not_in_the_scan(tmp_path, shift_mm, message):
+    affine = plane_affine()
+    affine[:3, 3] += shift_mm
+    path = write(tmp_path / "mask.nrrd", box(low=(1, 2, 3), high=(4, 6, 8)), affine)
+    with pytest.raises(GeometryRejected, match=message):
+        read_mask(path, scan())
+
+
+def test_nobody_knows_where(tmp_path):
+    image = nibabel.Nifti1Image(box().T, np.diag([0.7, 0.9, 2.5, 1]))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nibabel.save(image, tmp_path / "mask.nii")
+    onto = read_mask(tmp_path / "mask.nii")  # stands for a scan that does not say either
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii", onto).voxels, box())
+    with pytest.raises(GeometryRejected, match=r"mask\.nii: the mask does not say where its voxels lie in the patient"):
+        read_mask(tmp_path / "mask.nii", scan())
+    placed = write(tmp_path / "placed.nii", box())
+    with pytest.raises(GeometryRejected, match=r"placed\.nii: the scan does not say where its voxels lie"):
+        read_mask(placed, onto)
+
+
+# Folders ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ones", [False, True])
+def test_series_of_mask_images(tmp_path, ones):
+    voxels = np.ones(SHAPE, int) if ones else blobs()[..., 0].astype(int)
+    write_series(tmp_path / "mask", voxels, intercept=0, FrameOfReferenceUID=FRAME)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask", scan()).voxels, voxels)
+    with pytest.raises(GeometryRejected, match=r"another frame of reference"):
+        read_mask(tmp_path / "mask", scan(frame="1.2.3"))
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_segmentation_beside_its_scan(tmp_path, kind):
+    voxels = blobs()[..., 0]
+    path = write_segmentation(tmp_path, voxels, kind=kind)
+    onto = read_scan(tmp_path / "scan")
+    np.testing.assert_array_equal(read_mask(tmp_path, onto).voxels, voxels)
+    assert middles(read_mask(tmp_path)) == middles(read_mask(path))
+
+
+def test_file_or_structure_set_alone_in_a_folder(tmp_path):
+    for name in ("file", "contours"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "file" / "mask.nii.gz", box())
+    np.testing.assert_array_equal(read_mask(tmp_path / "file", scan()).voxels, box())
+    corners = np.array([(2.5, 1.5, 3), (6.5, 1.5, 3), (6.5, 5.5, 3), (2.5, 5.5, 3)])
+    rois = {"GTV": closed(geometry.to_world_mm(plane_affine(), corners))}
+    write_structure_set(tmp_path / "contours" / "rs.dcm", rois)
+    np.testing.assert_array_equal(read_mask(tmp_path / "contours", scan()).voxels[3], box()[3])
+
+
+def test_which_one(tmp_path):
+    write_segmentation(tmp_path, blobs()[..., 0]).rename(tmp_path / "first.dcm")
+    write_structure_set(tmp_path / "second.dcm", {"GTV": []})
+    with pytest.raises(AmbiguousScan, match=r"2 masks: first\.dcm, second\.dcm; expected one\. Name its file\.$"):
+        read_mask(tmp_path)
+
+
+def test_no_mask(tmp_path):
+    with pytest.raises(ScanNotFound, match=r"nowhere: no such file or folder"):
+        read_mask(tmp_path / "nowhere")
+    (tmp_path / "note.txt").write_text("no mask here")
+    with pytest.raises(ScanNotFound, match=r"no mask; expected a mask file, or a DICOM SEG, RTSTRUCT or series\.$"):
+        read_mask(tmp_path)
+    with pytest.raises(NotAScan, match=r"note\.txt: not an image file"):
+        read_mask(tmp_path / "note.txt")
+    (tmp_path / "mask.nii.gz").write_bytes(b"")
+    with pytest.raises(UnreadableScan, match=r"mask\.nii\.gz: empty file\.$"):
+        read_mask(tmp_path)
+
+
+def test_the_scan_itself_is_no_mask(tmp_path):
+    write_series(tmp_path, modality="CT")
+    with pytest.raises(UnusableVoxels, match=r"a scan rather than a mask") as raised:
+        read_mask(tmp_path, read_scan(tmp_path))
+    assert not any(secret in str(raised.value) for secret in SECRETS)
