@@ -14,10 +14,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from med_transfer.scans.description import states_contrast
 from med_transfer.scans.identity import identity
 from med_transfer.scans.series import Series
 
-_NO_AGENT = ("", "NO", "NONE", "N")  # what is typed into ContrastBolusAgent where none was given
 _KEYWORDS = {  # conditions that look for a pattern, and the DICOM attribute in which they do
     "kernel": "ConvolutionKernel",
     "body_part": "BodyPartExamined",
@@ -242,8 +242,7 @@ def _value(series: Series, name: str) -> Value:
         case "slice_thickness_mm":
             return _number(series.acquisition.get("SliceThickness", ""))
         case "contrast":
-            agent = series.acquisition.get("ContrastBolusAgent", "").strip().upper()
-            return agent not in _NO_AGENT if series.format == "dicom" else None
+            return states_contrast(series.acquisition) if series.format == "dicom" else None
         case "description":
             return identity(series).description or None
         case _:

@@ -21,7 +21,7 @@ from itertools import pairwise
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import uid
+from pydicom import config, uid
 
 from med_transfer.errors import MissingCodec, UnreadableScan
 from med_transfer.scans.codestream import (
@@ -30,6 +30,7 @@ from med_transfer.scans.codestream import (
     jpeg2000_header,
     jpeg_end,
     jpeg_header,
+    require_all_tiles,
 )
 from med_transfer.scans.jpeg_completeness import LOSSLESS, require_complete
 
@@ -66,7 +67,7 @@ class _Decoded:
 
 
 def decode(frame: bytes | memoryview, pixels: PixelFormat, *, where: object = "") -> NDArray:
-    """Stored values [rows, columns] of one frame, before rescaling: a new array of the smallest fitting integer type.
+    """Stored values [rows, columns] of one frame, before rescaling: a new integer array of BitsAllocated.
 
     Bits above BitsStored (old overlays, junk) are dropped and the sign extended. JPEG 2000 and JPEG-LS streams are
     trusted before the header where the two disagree on precision or sign, as pydicom does. Values of lossy JPEG
@@ -99,19 +100,20 @@ def require_decoder(syntax: str, where: object) -> None:
         MissingCodec: names what to install, or how to export the scan.
     """
     decoder = _DECODERS.get(syntax)
-    name = uid.UID(syntax).name
-    if decoder is None:
-        holds_no_picture = any(word in name for word in _NO_PICTURE_HERE)
-        raise MissingCodec(
-            f"{name} is video or streamed from a server" if holds_no_picture else f"no decoder for {name}",
-            where=where,
-            expected="single images",
-            action="Export the series again, uncompressed or as JPEG-LS, JPEG 2000 or RLE",
-        )
-    if not _installed(decoder):
+    if decoder is not None and _installed(decoder):
+        return
+    name = uid.UID(syntax, config.IGNORE).name
+    if decoder is not None:
         raise MissingCodec(
             f"no installed package decodes {name}", where=where, action='Install it with: pip install -U "imagecodecs"'
         )
+    holds_no_picture = any(word in name for word in _NO_PICTURE_HERE)
+    raise MissingCodec(
+        f"{name} is video or streamed from a server" if holds_no_picture else f"no decoder for {name}",
+        where=where,
+        expected="single images",
+        action="Export the series again, uncompressed or as JPEG-LS, JPEG 2000 or RLE",
+    )
 
 
 def _installed(decoder: _Decoder) -> bool:
@@ -156,7 +158,7 @@ def _uncompressed(frame: bytes | memoryview, pixels: PixelFormat, order: str) ->
 
 
 def _deflated_frame(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
-    """Deflated Image Frame Compression, PS3.5 A.4.12: RFC 1951 without a zlib header."""
+    """Deflated Image Frame Compression, PS3.5 A.4: RFC 1951 without a zlib header."""
     size = pixels.rows * pixels.columns * pixels.bits_allocated // 8
     inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     inflated = inflater.decompress(frame, size + 2)
@@ -222,6 +224,7 @@ def _jpeg2000(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     codestream = jpeg2000_codestream(bytes(frame))
     header = jpeg2000_header(codestream)
     _require_size(header, pixels)
+    require_all_tiles(codestream)
     values = imagecodecs.jpeg2k_decode(codestream, numthreads=1)
     return _Decoded(values, None if header.signed == pixels.signed else header.precision)
 

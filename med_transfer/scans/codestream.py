@@ -1,19 +1,22 @@
-"""What a compressed frame says of itself, read before any decoder sees it: a decoder allocates what the header claims."""
+"""What a compressed frame says of itself, read before any decoder allocates what it claims."""
 
 from __future__ import annotations
 
 import re
+import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 _JPEG_START, _JP2_START, _J2K_START = b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"
 HUFFMAN_TABLES, START_OF_SCAN = 0xC4, 0xDA
-_END_OF_IMAGE = b"\xff\xd9"
+_START_OF_TILE, _END_OF_IMAGE = b"\xff\x90", b"\xff\xd9"
 _JPEG_LS = 0xF7
 _FRAME_HEADERS = {*range(0xC0, 0xD0), _JPEG_LS} - {HUFFMAN_TABLES, 0xC8, 0xCC}  # SOF0 to SOF15 and JPEG-LS's SOF55
 # The first marker that is neither stuffing, restart nor fill; JPEG-LS stuffs one bit instead of a byte (T.87 A.1)
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _END_OF_JPEG_LS_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+_HOLE = bytes(512)  # what an interrupted copy leaves; its arithmetic coder writes no such run
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,40 @@ def jpeg2000_header(codestream: bytes) -> Header:
     if codestream[43:45] != b"\x01\x01":
         raise ValueError("the JPEG 2000 codestream is subsampled")
     return Header(bottom - top, right - left, components, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
+
+
+def require_all_tiles(codestream: bytes) -> None:
+    """Refuse a JPEG 2000 codestream that lacks a tile, a part of one, some bytes or its end (ISO/IEC 15444-1 A.4).
+
+    OpenJPEG leaves tiles that it does not find black and decodes zeros as noise, without a word.
+
+    Raises:
+        ValueError: something is missing, or lengths do not fit together.
+    """
+    parts: Counter[int] = Counter()
+    declared: dict[int, int] = {}
+    at = _end_of_main_header(codestream)
+    while codestream[at : at + 2] == _START_OF_TILE and len(codestream) >= at + 12:
+        tile, length, _, count = struct.unpack(">HIBB", codestream[at + 4 : at + 12])
+        parts[tile] += 1
+        declared[tile] = count or declared.get(tile, 0)  # 0: not said here
+        at = at + max(length, 12) if length else codestream.rfind(_END_OF_IMAGE)  # 0: all that is left
+    all_parts = all(declared[tile] in (0, found) for tile, found in parts.items())
+    if len(parts) != _tiles(codestream) or not all_parts or codestream[at : at + 2] != _END_OF_IMAGE:
+        raise ValueError("the JPEG 2000 codestream is cut off or lacks tiles")
+    if _HOLE in codestream:
+        raise ValueError("the JPEG 2000 codestream has a hole of zeros")
+
+
+def _end_of_main_header(codestream: bytes) -> int:
+    at = 2
+    while at < len(codestream) and codestream[at : at + 2] != _START_OF_TILE:
+        at += 2 + max(2, int.from_bytes(codestream[at + 2 : at + 4], "big"))
+    return at
+
+
+def _tiles(codestream: bytes) -> int:
+    right, bottom, _, _, width, height, left, top = struct.unpack(">8I", codestream[8:40])
+    if not width or not height:
+        raise ValueError("the JPEG 2000 codestream has empty tiles")
+    return -(-(right - left) // width) * -(-(bottom - top) // height)

@@ -8,12 +8,12 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.scans.series import Series
+from med_transfer.scans.hounsfield import hounsfield_doubt
+from med_transfer.scans.series import Series, Survey
 from med_transfer.scans.volume import Volume
-from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 _SAMPLE = 2_000_000  # voxels that percentiles and histograms look at
-_NO_AGENT = ("", "NO", "NONE", "N")
+_NO_AGENT = ("", "NO", "NONE", "N")  # what is typed where none was given
 _ACQUISITION = (  # DICOM keyword, label, unit
     ("Manufacturer", "manufacturer", ""),
     ("ManufacturerModelName", "model", ""),
@@ -62,13 +62,23 @@ def describe_acquisition(acquisition: Mapping[str, str]) -> dict[str, str]:
     rows = {label: acquisition[keyword] + unit for keyword, label, unit in _ACQUISITION if acquisition.get(keyword)}
     if not rows:
         return {}
-    agent = acquisition.get("ContrastBolusAgent", "").strip().upper()
-    return rows | {"contrast agent": "none stated" if agent in _NO_AGENT else "stated"}
+    return rows | {"contrast agent": "stated" if states_contrast(acquisition) else "none stated"}
+
+
+def states_contrast(acquisition: Mapping[str, str]) -> bool:
+    """Whether the header names a contrast agent (ContrastBolusAgent, 0018,0010)."""
+    return acquisition.get("ContrastBolusAgent", "").strip().upper() not in _NO_AGENT
+
+
+def count_files(found: Survey) -> int:
+    """Files that a survey accounts for, as part of a series or as ignored."""
+    return len({path for one in found.series for path in one.files} | {one.path for one in found.ignored})
 
 
 def is_hounsfield(volume: Volume) -> bool:
-    """Whether the values are, or look like, Hounsfield units."""
-    return volume.provenance.modality in ("CT", "") and not hounsfield_doubt(volume.voxels)
+    """Whether the values are meant as Hounsfield units; where a file names no modality, whether they look like it."""
+    modality = volume.provenance.modality
+    return modality == "CT" or (not modality and not hounsfield_doubt(volume.voxels))
 
 
 def sample(voxels: NDArray) -> NDArray:

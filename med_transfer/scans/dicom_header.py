@@ -21,6 +21,7 @@ _VALUE_REPRESENTATIONS = {
     b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"OB", b"OW", b"PN", b"SH", b"SL", b"SS", b"ST",
     b"TM", b"UI", b"UL", b"UN", b"US", b"UT",
 }  # fmt: skip
+_MOST_COMPRESSED = 4000  # an image of a single value reaches some hundred; beyond that a size is damaged or an attack
 _LONGEST_FIRST_VALUE = 1024  # bytes; the first element of a file without preamble is a short text or a group length
 
 ACQUISITION_KEYWORDS = (
@@ -41,7 +42,7 @@ _KEYWORDS = tuple(
             *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
             *("Modality", "PatientID"),
             *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation"),
-            *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+            *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
             *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
             *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
             *ACQUISITION_KEYWORDS,
@@ -90,7 +91,7 @@ class Slice:
         spacing_mm: PixelSpacing, (between rows, between columns).
         tilt_degrees: GantryDetectorTilt as declared; the positions decide what is true.
         phase: values of ``PHASE_KEYWORDS``, by keyword.
-        damage: why the pixels cannot be whole, although the header is; empty when nothing shows.
+        damage: why the pixels cannot be whole or decoded, although the header is read; empty when nothing shows.
         placed: false for several frames in one file of which nothing says where they lie.
         patient_mark: tells two patients under one UID apart and names neither: thousands of identifiers share it.
     """
@@ -206,7 +207,7 @@ def _slice(path: Path, header: Header, values: Values, frame: int = 0, frames: i
         tilt_degrees=_number(values, "GantryDetectorTilt", 0.0),
         acquisition=_texts(values, ACQUISITION_KEYWORDS),
         phase=_texts(values, PHASE_KEYWORDS),
-        damage=_damage(header, pixels),
+        damage=_damage(header, pixels) or _coding(values, pixels),
         patient_mark=hashlib.sha256(_first(values, "PatientID").encode()).hexdigest()[:3],
     )
 
@@ -232,13 +233,19 @@ def _damage(header: Header, pixels: StoredPixels) -> str:
     """A file that is smaller than its uncompressed pixels is truncated; no need to decode it to know."""
     if not header.has_pixels:
         return "truncated: no pixels behind the header"
+    needed, size = pixels.frame_bytes * pixels.frames, header.stamp[0]
     if pixels.encapsulated or UID(header.syntax).is_deflated:
-        return ""
-    needed = pixels.frame_bytes * pixels.frames
-    there = header.stamp[0] - (pixels.at or 0)
+        return f"damaged: {needed} bytes of pixels in a file of {size}" if needed > _MOST_COMPRESSED * size else ""
+    there = size - (pixels.at or 0)
     if pixels.length is not None:
         there = min(there, pixels.length)
     return f"truncated: {max(there, 0)} bytes of pixels, {needed} needed" if there < needed else ""
+
+
+def _coding(values: Values, pixels: StoredPixels) -> str:
+    stored = pixels.format.bits_stored
+    high = _integer(values, "HighBit", stored - 1)
+    return f"coded with HighBit {high}, expected {stored - 1} for {stored} bits" if high != stored - 1 else ""
 
 
 def _first(values: Values, keyword: str) -> str:

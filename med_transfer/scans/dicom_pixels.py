@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -34,12 +36,21 @@ def stack(slices: Sequence[Slice]) -> tuple[NDArray, tuple[str, ...]]:
     for slice_ in slices:
         require_decoder(slice_.pixels.format.syntax, slice_.path)
     exact = all(s.slope.is_integer() and s.intercept.is_integer() for s in slices)
-    voxels = np.empty((len(slices), slices[0].rows, slices[0].columns), np.int16 if exact else np.float32)
+    voxels = _empty(slices, np.int16 if exact else np.float32)
     fitted = _fill(voxels, slices)
     if None in fitted:  # some value does not fit into 16 bits
-        voxels = np.empty(voxels.shape, np.float32)
+        voxels = _empty(slices, np.float32)
         fitted = _fill(voxels, slices)
     return voxels, tuple(dict.fromkeys(remark for remark in fitted if remark))
+
+
+def _empty(slices: Sequence[Slice], dtype: type) -> NDArray:
+    shape = (len(slices), slices[0].rows, slices[0].columns)
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError) as error:
+        found = f"{' x '.join(map(str, shape))} voxels do not fit into memory"
+        raise UnreadableScan(found, where=slices[0].path.parent) from error
 
 
 def same_pixels(first: Slice, second: Slice) -> bool:
@@ -54,18 +65,19 @@ def same_pixels(first: Slice, second: Slice) -> bool:
 def _fill(voxels: NDArray, slices: Sequence[Slice]) -> list[str | None]:
     """Write each slice's values into its place; a remark for each, or None where int16 cannot hold them."""
     workers = min(os.cpu_count() or 1, 8, len(slices))
+    shared = {s.path: _pixel_data(s) for s in {s.path: s for s in slices if _is_framed(s)}.values()}
     if workers == 1 or not any(s.pixels.encapsulated for s in slices):  # plain bytes come at the speed of memory
-        return [_fill_one(voxels[k], slice_) for k, slice_ in enumerate(slices)]
+        return [_fill_one(voxels[k], slice_, shared) for k, slice_ in enumerate(slices)]
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(_fill_one, voxels, slices))
+        return list(pool.map(_fill_one, voxels, slices, repeat(shared)))
 
 
-def _fill_one(out: NDArray, slice_: Slice) -> str | None:
+def _fill_one(out: NDArray, slice_: Slice, shared: dict[Path, bytes]) -> str | None:
     if out.shape != (slice_.rows, slice_.columns):
         raise UnreadableScan(
             f"{slice_.columns} x {slice_.rows} pixels", where=slice_.path, expected="those of the others"
         )
-    stored = _stored(slice_, out)
+    stored = _stored(slice_, out, shared)
     padded, remark = _padded(stored, slice_)
     if out.dtype == np.int16:
         if not _rescale_in_place(out, stored, slice_, padded):
@@ -103,12 +115,12 @@ def _fits(low: int, high: int, slope: int, intercept: int) -> bool:
 # From the file to stored values -------------------------------------------------------------------------------
 
 
-def _stored(slice_: Slice, out: NDArray) -> NDArray:
+def _stored(slice_: Slice, out: NDArray, shared: dict[Path, bytes]) -> NDArray:
     """The stored values of one slice; plain 16-bit pixels are read straight into ``out``."""
     try:
         if _is_plain(slice_) and out.dtype == np.int16:
             return _read_into(out, slice_)
-        return decode(_frame(slice_), slice_.pixels.format, where=slice_.path)
+        return decode(_frame(slice_, shared), slice_.pixels.format, where=slice_.path)
     except (UnreadableScan, MissingCodec):
         raise
     except Exception as error:  # pydicom raises whatever it likes on corrupt bytes
@@ -119,8 +131,8 @@ def _stored(slice_: Slice, out: NDArray) -> NDArray:
 
 def _is_plain(slice_: Slice) -> bool:
     pixels = slice_.pixels
-    whole_words = pixels.format.bits_allocated == 16 == pixels.format.bits_stored and pixels.format.samples == 1
-    return whole_words and not pixels.encapsulated and pixels.at is not None and np.little_endian
+    words = pixels.format.bits_allocated == 16 and 1 <= pixels.format.bits_stored <= 16 and pixels.format.samples == 1
+    return words and not pixels.encapsulated and pixels.at is not None and np.little_endian
 
 
 def _read_into(out: NDArray, slice_: Slice) -> NDArray:
@@ -129,22 +141,36 @@ def _read_into(out: NDArray, slice_: Slice) -> NDArray:
         file.seek((slice_.pixels.at or 0) + slice_.pixels.frame * out.nbytes)
         if file.readinto(out.data.cast("B")) != out.nbytes:
             raise UnreadableScan("truncated pixels", where=slice_.path, action=_DAMAGED)
-    return out if slice_.pixels.format.signed else out.view(np.uint16)
+    stored = out if slice_.pixels.format.signed else out.view(np.uint16)
+    if spare := 16 - slice_.pixels.format.bits_stored:  # old overlays or junk above; the sign comes back with the shift
+        stored <<= spare
+        stored >>= spare
+    return stored
 
 
-def _frame(slice_: Slice) -> bytes:
+def _is_framed(slice_: Slice) -> bool:
+    """Whether a file holds many images that cannot be read one by one: its pixels are then read once for all."""
+    return slice_.pixels.frames > 1 and not _is_plain(slice_)
+
+
+def _frame(slice_: Slice, shared: dict[Path, bytes]) -> bytes:
     """The bytes of one image as they are stored: encoded, or little or big endian words."""
     pixels = slice_.pixels
-    _require_unchanged(slice_, slice_.path.stat())
-    if pixels.at is None:
-        value = pydicom.dcmread(slice_.path, force=True).PixelData
-    else:
-        with slice_.path.open("rb") as file:
-            file.seek(pixels.at)
-            value = file.read(-1 if pixels.length is None else pixels.length)
+    value = shared[slice_.path] if slice_.path in shared else _pixel_data(slice_)
     if pixels.encapsulated:
         return get_frame(value, pixels.frame, number_of_frames=pixels.frames)
     return value[pixels.frame * pixels.frame_bytes : (pixels.frame + 1) * pixels.frame_bytes]
+
+
+def _pixel_data(slice_: Slice) -> bytes:
+    """The value of PixelData, all frames."""
+    pixels = slice_.pixels
+    with slice_.path.open("rb") as file:
+        _require_unchanged(slice_, os.fstat(file.fileno()))
+        if pixels.at is None:
+            return pydicom.dcmread(file, force=True).PixelData
+        file.seek(pixels.at)
+        return file.read(-1 if pixels.length is None else pixels.length)
 
 
 def _require_unchanged(slice_: Slice, now: os.stat_result) -> None:

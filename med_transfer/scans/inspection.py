@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
 from med_transfer import geometry
 from med_transfer.atomic import write_bytes, write_text
@@ -23,6 +24,7 @@ from med_transfer.scans.description import (
     sample,
 )
 from med_transfer.scans.histogram import Histogram, histogram
+from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.picture import Plane, Window, jpeg, planes, side_by_side
 from med_transfer.scans.reading import read_scan
 from med_transfer.scans.region import Region
@@ -32,7 +34,10 @@ from med_transfer.scans.volume import Volume
 
 _TEMPLATE = "inspection.html.jinja"
 _SOFT_TISSUE, _LUNG = (-160.0, 240.0), (-1350.0, 150.0)
-_LUNG_SHARE = 0.15  # of the voxels in the patient: a chest has more, an abdomen with lung bases less
+_LUNG_SHARE = 0.1  # of the body: a chest has more, bowel gas and sinuses are less
+_AIR_UNTIL_HU, _TISSUE_FROM_HU = -950, -500
+_ABOVE = ("series", "verdict")
+_LABELS = {"series_uid": "series UID", "spacing_mm": "spacing, mm"}
 _BARS_MM = (200, 100, 50, 20, 10, 5, 2, 1)
 
 
@@ -54,6 +59,7 @@ class Look:
         title: its path as the user gave it.
         rows: what there is to say, label to text.
         verdict: of the voxels where they were read, else of the headers.
+        size, spacing, lies: voxels, mm between them and the sides they grow to, in short; empty where unread.
         view: None where it cannot be read, or no picture was asked for.
     """
 
@@ -61,7 +67,16 @@ class Look:
     rows: Mapping[str, str]
     verdict: Verdict
     acquisition: Mapping[str, str] = field(default_factory=dict)
+    size: str = ""
+    spacing: str = ""
+    lies: str = ""
     view: View | None = None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the page lists: all rows but the path and the verdict, which stand above, and how it was made."""
+        rows = {_LABELS.get(name, name): text for name, text in self.rows.items() if text and name not in _ABOVE}
+        return rows | dict(self.acquisition)
 
 
 def look_at_series(series: Series, title: str, *, max_gap_mm: float = 0.0, view: bool = False) -> Look:
@@ -72,7 +87,7 @@ def look_at_series(series: Series, title: str, *, max_gap_mm: float = 0.0, view:
     try:
         return look_at_volume(look, read_scan(series, max_gap_mm=max_gap_mm), view=view)
     except ScanError as error:
-        return refused(look, error)
+        return refused(look, str(error))
 
 
 def look_at_volume(look: Look, volume: Volume, region: Region | None = None, *, view: bool = False) -> Look:
@@ -82,13 +97,16 @@ def look_at_volume(look: Look, volume: Volume, region: Region | None = None, *, 
         rows={**look.rows, **describe_volume(volume)},
         verdict=volume.verdict,
         acquisition=describe_acquisition(volume.provenance.acquisition),
+        size=" × ".join(str(n) for n in reversed(volume.voxels.shape)),
+        spacing=" × ".join(f"{mm:.2f}" for mm in volume.spacing_mm),
+        lies=f"{geometry.plane(volume.affine)}, {volume.orientation}",
         view=_view(volume, region) if view else None,
     )
 
 
-def refused(look: Look, error: ScanError) -> Look:
+def refused(look: Look, reason: str) -> Look:
     """The same look at a scan that cannot be read."""
-    verdict = Verdict("reject", (str(error),))
+    verdict = Verdict("reject", (reason,))
     return replace(look, rows={**look.rows, "verdict": str(verdict)}, verdict=verdict)
 
 
@@ -120,7 +138,8 @@ def write_inspection(
     for one in ignored:
         reasons[not one.damaged, one.reason].append(shown_path(one.path, base))
     text = page.render(
-        title=title, looks=looks, n_files=n_files, n_ignored=len(ignored), n_damaged=sum(one.damaged for one in ignored),
+        title=title, looks=looks, n_files=n_files, n_ignored=len(ignored),
+        n_damaged=sum(one.damaged for one in ignored),
         ignored=[(not whole, reason, paths) for (whole, reason), paths in sorted(reasons.items())],
     )  # fmt: skip
     write_text(path, text)
@@ -150,7 +169,8 @@ def _environment() -> Environment:
 def _view(volume: Volume, region: Region | None) -> View:
     values = sample(volume.voxels)
     hounsfield = is_hounsfield(volume)
-    window, words = _window_hu(values) if hounsfield else _window(values)
+    trusted = hounsfield and not hounsfield_doubt(volume.voxels)
+    window, words = _window_hu(volume) if trusted else _window(values)
     return View(
         planes=planes(volume.voxels, volume.affine, window, region),
         window=words,
@@ -159,19 +179,29 @@ def _view(volume: Volume, region: Region | None) -> View:
     )
 
 
-def _window_hu(values: NDArray) -> tuple[Window, str]:
-    """Lung where there is much of it, else soft tissue."""
-    lung = int(np.count_nonzero((values > -950) & (values < -500)))
-    rest = int(np.count_nonzero(values >= -500))
-    name, (low, high) = ("lung", _LUNG) if lung > _LUNG_SHARE * (lung + rest) else ("soft tissue", _SOFT_TISSUE)
-    return (low, high), f"{name} window: width {high - low:.0f}, level {(low + high) / 2:.0f} HU"
+def _window_hu(volume: Volume) -> tuple[Window, str]:
+    """For lung where the middle axial plane shows much of it, else for soft tissue."""
+    voxels, _ = geometry.canonical(volume.voxels, volume.affine)
+    name, (low, high) = ("Lung", _LUNG) if _shows_lung(voxels[len(voxels) // 2]) else ("Soft tissue", _SOFT_TISSUE)
+    return (low, high), f"{name} window, width {high - low:.0f}, level {(low + high) / 2:.0f} HU"
+
+
+def _shows_lung(plane: NDArray) -> bool:
+    """Whether much air lies within the body, or all of a crop lies within the lung."""
+    air = plane < _TISSUE_FROM_HU
+    regions, _ = label(air)  # pyright: ignore[reportGeneralTypeIssues]  its stub forgets the number
+    edge = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
+    within = np.count_nonzero(air & ~np.isin(regions, edge))
+    tissue = plane.size - np.count_nonzero(air)
+    middle = float(np.median(plane))
+    return bool(within > _LUNG_SHARE * (within + tissue)) or _AIR_UNTIL_HU < middle < _TISSUE_FROM_HU
 
 
 def _window(values: NDArray) -> tuple[Window, str]:
     low, high = (float(value) for value in np.percentile(values, [0.5, 99.5]))
     if high <= low:
         low, high = float(values.min()), float(values.max())
-    return (low, high), f"window from {low:.4g} to {high:.4g}: all but the lowest and highest 0.5 % of the values"
+    return (low, high), f"Window from {low:.4g} to {high:.4g}: all but the lowest and highest 0.5 % of the values"
 
 
 def _region(volume: Volume, region: Region) -> str:

@@ -61,7 +61,7 @@ def _bits_needed(stream: bytes, header: Header, values: NDArray) -> int:
     samples = values.astype(np.int32) >> point_transform
     differences = samples - _prediction(samples, predictor, 1 << (header.precision - point_transform - 1))
     bits = (_code_lengths(stream, table)[_CATEGORY] + _EXTRA_BITS).astype(np.uint8)
-    return int(bits[differences.astype(np.uint16)].sum(dtype=np.int64))
+    return int(np.take(bits, differences.astype(np.uint16)).sum(dtype=np.int64))
 
 
 def _prediction(samples: NDArray, predictor: int, first: int) -> NDArray:

@@ -189,7 +189,8 @@ def _draw(figure: Figure, plane: Plane, place: Box, inches: float) -> None:
     whole = figure.get_size_inches()
     size = np.array([plane.width_mm, plane.height_mm]) * inches
     corner = np.array(place[:2]) + (np.array(place[2:]) - size) / 2
-    axes = figure.add_axes((*map(float, corner / whole), *map(float, size / whole)))
+    (x, y), (width, height) = corner / whole, size / whole
+    axes = figure.add_axes((x, y, width, height))
     axes.imshow(plane.image, cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="bilinear")
     axes.set_axis_off()
     gap = 0.5 * _MARGIN_INCHES / size

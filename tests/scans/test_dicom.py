@@ -393,3 +393,23 @@ def test_no_patient_data_in_anything_printed(tmp_path):
         "KVP": "120",
         "ImageType": "ORIGINAL\\PRIMARY\\AXIAL",
     }
+
+
+def test_pixels_that_do_not_start_at_the_lowest_bit_are_refused(tmp_path):
+    write_series(tmp_path, BitsStored=12, HighBit=15)
+    with pytest.raises(UnreadableScan, match=r"coded with HighBit 15, expected 11 for 12 bits"):
+        read_scan(tmp_path)
+
+
+def test_a_compressed_file_cannot_claim_any_size(tmp_path):
+    """A header of a kilobyte that asks for eight gigabytes."""
+
+    def claim(k, dataset):
+        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51" + b"\0" * 64])
+        dataset["PixelData"].VR = "OB"
+        dataset.Rows, dataset.Columns = 65535, 65535
+
+    write_series(tmp_path, change=claim)
+    with pytest.raises(UnreadableScan, match=r"damaged: 8589672450 bytes of pixels in a file of \d+"):
+        read_scan(tmp_path)
