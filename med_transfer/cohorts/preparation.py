@@ -67,7 +67,7 @@ def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 
     Raises:
         ScanError: the scan cannot be used; the message says why.
     """
-    volume = read_scan(case.path, case.series_uid)
+    volume = read_scan(case.path, case.series_uid, max_gap_mm=preprocessing.config.max_gap_mm)
     region, mask = region_of_case(case, volume)
     handcrafted = features(volume, region, mask)
     return PreparedScan(

@@ -7,17 +7,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from med_transfer.cohorts import Case, Cohort, region_of_case, without_prediction
-from med_transfer.errors import GeometryRejected, NothingDone, ScanError, ScanNotFound
+from med_transfer.errors import NothingDone, ScanError, ScanNotFound, UnreadableScan
+from med_transfer.labels import Labels
 from med_transfer.prediction import Prediction
 from med_transfer.results.table import PredictionTable
-from med_transfer.scans import Region, Series, read_scan, survey
+from med_transfer.scans import Region, Series, Volume, survey
 
 log = logging.getLogger(__name__)
 
-PredictOne = Callable[[Path | Series, Region | None, str], Prediction]
 Progress = Callable[..., None]
+
+
+class ReadsAndPredicts(Protocol):
+    """What a batch needs of a predictor: both may raise ScanError."""
+
+    @property
+    def max_gap_mm(self) -> float: ...
+
+    def read(self, source: Path | str | Series, series_uid: str = "") -> Volume: ...
+
+    def predict(self, source: Path | str | Series | Volume, region: Region | None = None) -> Prediction: ...
 
 
 @dataclass(frozen=True)
@@ -40,24 +52,30 @@ class FolderOutcome:
 
 @dataclass(frozen=True)
 class _Item:
-    """One scan to predict: a case of a table, or a series that was found."""
+    """One scan to predict: a case of a table, a series that was found, or a damaged file and what is wrong with it."""
 
     case: Case
     series: Series | None = None
+    damage: str = ""
 
-    def predict(self, predict: PredictOne) -> Prediction:
-        volume = read_scan(self.case.path, self.case.series_uid) if self.case.mask else None
+    def predict(self, predictor: ReadsAndPredicts) -> Prediction:
+        """Raises ScanError."""
+        if self.damage:
+            raise UnreadableScan(self.damage, where=self.case.scan)
+        volume = predictor.read(self.series or self.case.path, self.case.series_uid)
         region, _ = region_of_case(self.case, volume)
-        return predict(self.series or self.case.path, region, self.case.series_uid)
+        return predictor.predict(volume, region)
 
 
-def predict_all(predict: PredictOne, labels, scans: Path, out: Path, progress: Progress | None = None) -> FolderOutcome:
+def predict_all(
+    predictor: ReadsAndPredicts, labels: Labels, scans: Path, out: Path, progress: Progress | None = None
+) -> FolderOutcome:
     """Predict every scan and write ``out/predictions.csv`` as it goes.
 
     Scans that the table already holds are not predicted again, so a killed run goes on where it was.
 
     Args:
-        predict: one scan to its prediction; may raise ScanError.
+        predictor: reads a scan and predicts it.
         labels: the bundle's classes.
         scans: a folder tree of mixed DICOM and other files, one scan, or a ``.csv`` table (labels not needed).
         out: folder of the result.
@@ -68,12 +86,15 @@ def predict_all(predict: PredictOne, labels, scans: Path, out: Path, progress: P
         CohortError: the table cannot be read.
         OutputError: the result cannot be written.
     """
-    items, n_ignored = _items(scans)
+    items, n_ignored = _items(scans, predictor.max_gap_mm)
     with PredictionTable(out / "predictions.csv", labels) as table:
         done = table.done
         for number, item in enumerate(items, start=1):
-            if (item.case.scan, item.case.series_uid) not in done:
-                table.append(_predict(item, predict))
+            key = (item.case.scan, item.case.series_uid)
+            if done[key]:
+                done[key] -= 1  # regions of one scan come in the order of the table, then as now
+            else:
+                table.append(_predict(item, predictor))
             if progress:
                 progress("predicting", number, len(items))
         table.finish()
@@ -82,12 +103,10 @@ def predict_all(predict: PredictOne, labels, scans: Path, out: Path, progress: P
     return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored)
 
 
-def _predict(item: _Item, predict: PredictOne) -> Prediction:
+def _predict(item: _Item, predictor: ReadsAndPredicts) -> Prediction:
     started = time.monotonic()
     try:
-        if item.series is not None and not item.series.verdict.usable:
-            raise GeometryRejected("; ".join(item.series.verdict.reasons), where=f"series {item.series.series_uid}")
-        prediction = item.predict(predict)
+        prediction = item.predict(predictor)
     except ScanError as error:
         log.warning("no prediction: %s", error)
         prediction = without_prediction(item.case, error)
@@ -100,13 +119,13 @@ def _predict(item: _Item, predict: PredictOne) -> Prediction:
     )
 
 
-def _items(scans: Path) -> tuple[list[_Item], int]:
+def _items(scans: Path, max_gap_mm: float) -> tuple[list[_Item], int]:
     """What there is to predict, in a stable order, and how many files are no scans."""
     if scans.suffix.lower() == ".csv":
         return [_Item(case) for case in Cohort.read(scans, labelled=False).cases], 0
-    found = survey(scans)
+    found = survey(scans, max_gap_mm=max_gap_mm)
     base = scans if scans.is_dir() else scans.parent
-    damaged = [_Item(_case(base, file.path, "")) for file in found.ignored if file.damaged]
+    damaged = [_Item(_case(base, file.path, ""), damage=file.reason) for file in found.ignored if file.damaged]
     items = [_Item(_case(base, one.path, one.name), one) for one in found.series] + damaged
     if not items:
         raise ScanNotFound(f"no scan among {len(found.ignored)} files", where=scans,

@@ -13,7 +13,7 @@ from med_transfer.errors import ConfigError
 from med_transfer.inference.folder import FolderOutcome, Progress, predict_all
 from med_transfer.prediction import Prediction
 from med_transfer.preprocessing import Preprocessing
-from med_transfer.scans import Region, Series, read_scan
+from med_transfer.scans import Region, Series, Volume, read_scan
 
 
 class Predictor:
@@ -34,11 +34,14 @@ class Predictor:
         self.preprocessing = Preprocessing(self.record.preprocessing)
         self.network = load_network(bundle).to(self.device)
 
-    def predict(self, source: Path | str | Series, region: Region | None = None, series_uid: str = "") -> Prediction:
+    def predict(
+        self, source: Path | str | Series | Volume, region: Region | None = None, series_uid: str = ""
+    ) -> Prediction:
         """Predict one scan.
 
         Args:
-            source: a DICOM series folder or file, a NIfTI, NRRD or MetaImage file, or a Series that was found.
+            source: a DICOM series folder, archive or file, a NIfTI, NRRD or MetaImage file, a Series that was found, or
+                a Volume that was read.
             region: where to look, when the bundle was trained on regions of interest.
             series_uid: which series, when a folder holds several.
 
@@ -46,18 +49,28 @@ class Predictor:
             ScanError: the scan cannot be used; the message says why.
         """
         started = time.monotonic()
-        volume = read_scan(source, series_uid)
+        volume = source if isinstance(source, Volume) else self.read(source, series_uid)
         image = self.preprocessing(volume, region)[None].to(self.device)
         with torch.inference_mode():
             probabilities, novelty = self.network.assess(image)
-        name = source.path if isinstance(source, Series) else source
-        unanswered = Prediction(str(name), "", volume.provenance.study_uid, volume.provenance.series_uid)
+        origin = volume.provenance
+        name = source if isinstance(source, Path | str) else origin.path
+        unanswered = Prediction(str(name), "", origin.study_uid, origin.series_uid)
         answer = self.record.answer(unanswered, probabilities[0].cpu().double().numpy(), float(novelty[0]))
         return replace(answer, seconds=round(time.monotonic() - started, 3))
 
+    @property
+    def max_gap_mm(self) -> float:
+        """Up to which gap uneven slices are interpolated, as in training."""
+        return self.record.preprocessing.max_gap_mm
+
+    def read(self, source: Path | str | Series, series_uid: str = "") -> Volume:
+        """Read a scan as the bundle's scans were read. Raises ScanError."""
+        return read_scan(source, series_uid, max_gap_mm=self.max_gap_mm)
+
     def predict_folder(self, scans: Path | str, out: Path | str, progress: Progress | None = None) -> FolderOutcome:
         """Predict every scan of a folder tree or of a table; see :func:`med_transfer.inference.folder.predict_all`."""
-        return predict_all(self.predict, self.record.labels, Path(scans), Path(out), progress)
+        return predict_all(self, self.record.labels, Path(scans), Path(out), progress)
 
 
 def _device(name: str) -> torch.device:

@@ -22,6 +22,7 @@ class PreprocessingConfig(BaseModel):
         region: ``roi`` centres on the region that the cohort table gives; ``foreground`` on the body;
             ``whole`` on the middle of the scan (for files already cropped to what matters).
         outside: beyond the scan's edge, ``edge`` repeats the last voxel, ``floor`` fills the window's lower end.
+        max_gap_mm: a series with uneven gaps is interpolated where none is wider, and rejected otherwise (0: always).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +34,7 @@ class PreprocessingConfig(BaseModel):
     output_range: tuple[float, float] = (-1.0, 1.0)
     region: Literal["roi", "foreground", "whole"] = "whole"
     outside: Literal["edge", "floor"] = "edge"
+    max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
 
     @field_validator("orientation")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -44,9 +45,9 @@ class PredictionTable:
             raise output_error(self.path, error) from error
 
     @property
-    def done(self) -> frozenset[tuple[str, str]]:
-        """(scan, series_uid) of every row."""
-        return frozenset((row[0], row[3]) for row in self._rows)
+    def done(self) -> Counter[tuple[str, str]]:
+        """How many rows there are of each (scan, series_uid): several where a scan has several regions of interest."""
+        return Counter((row[0], row[3]) for row in self._rows)
 
     def append(self, prediction: Prediction) -> None:
         """Write one row, and be sure that it is on the disk."""

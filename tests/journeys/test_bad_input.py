@@ -176,7 +176,7 @@ def damaged_files(folder: Path, table: Path) -> dict[str, str]:
         "cut-off.nii.gz": "truncated or corrupt NIfTI file",
         "corrupt.nii.gz": "truncated or corrupt NIfTI file",
         "letter.dcm": "not an image file",
-        "truncated": "truncated: 3000 bytes, its pixels alone need 8192",
+        "truncated": "bytes of pixels, 8192 needed",
         "gap": "1 slice missing: gap",
     }
 
