@@ -15,7 +15,8 @@
     │   │   ├── MissingExtra        an optional package that this backbone or codec needs
     │   │   ├── WeightsNotFound
     │   │   ├── WeightsMismatch     too few encoder tensors matched
-    │   │   └── UnsafeWeights       a file that would run code, or whose hash is not the pinned one
+    │   │   ├── UnsafeWeights       a file that would run code, or whose hash is not the pinned one
+    │   │   └── LicenceNotAccepted  weights under a restricted licence that was not accepted by name
     │   └── BundleError             a bundle folder is incomplete or inconsistent
     ├── ScanError                   one scan cannot be used; a batch records it and goes on
     │   ├── ScanNotFound            nothing there, or nothing in it that is an image
@@ -118,6 +119,10 @@ class WeightsMismatch(BackboneError):
 
 
 class UnsafeWeights(BackboneError):
+    pass
+
+
+class LicenceNotAccepted(BackboneError):
     pass
 
 

@@ -13,7 +13,7 @@ from med_transfer.backbones.registry import find_backbone
 from med_transfer.backbones.spec import BackboneSpec
 from med_transfer.backbones.weight_files import hash_weights, open_weights, read_tensors
 from med_transfer.backbones.weights import LoadReport, load_tensors
-from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
+from med_transfer.errors import BackboneError, LicenceNotAccepted, UnsafeWeights, WeightsNotFound
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LoadedBackbone:
 
 
 def load_backbone(
-    name: str, weights: Path | str | None = None, *, scratch: bool = False, seed: int = 0
+    name: str, weights: Path | str | None = None, *, scratch: bool = False, seed: int = 0, accept_licence: str = ""
 ) -> LoadedBackbone:
     """Build the encoder of a backbone and load its weights. Nothing is downloaded.
 
@@ -44,9 +44,11 @@ def load_backbone(
             it: the weights that an installed package brings, or random values where the backbone has no weights.
         scratch: start from random values even though there are published weights.
         seed: of the random values; the same seed gives the same encoder.
+        accept_licence: the name of the weights' licence, where it restricts their use.
 
     Raises:
         UnknownBackbone: no such name.
+        LicenceNotAccepted: the weights' licence is restricted, and was not accepted by its name.
         WeightsNotFound: the file is not there, or the backbone needs one and none was given.
         MissingExtra: the package that brings the weights is not installed.
         WeightsMismatch: the file belongs to another network.
@@ -56,6 +58,8 @@ def load_backbone(
     spec = find_backbone(name)
     if scratch and weights is not None:
         raise BackboneError(f"{name}: both a weights file and scratch", expected="one of them")
+    if not scratch:
+        _require_accepted(spec, accept_licence)
     stream, where = (None, "") if scratch else _open(spec, weights)
     if stream is None:
         return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
@@ -64,7 +68,7 @@ def load_backbone(
         _check_hash(spec, sha256, where)
         tensors = read_tensors(stream, where)
     encoder = _build(spec, seed)
-    return LoadedBackbone(encoder, spec, load_tensors(encoder, tensors, where), sha256)
+    return LoadedBackbone(encoder, spec, load_tensors(encoder, tensors, where, spec.renaming), sha256)
 
 
 def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | None, str]:
@@ -80,6 +84,18 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
         f"backbone {spec.name} needs a weights file",
         expected=f"the path of {spec.weights.file}",
         action=f"Get it from {spec.weights.url} and give its path; nothing is downloaded. Or start from scratch",
+    )
+
+
+def _require_accepted(spec: BackboneSpec, accepted: str) -> None:
+    """A bundle or safetensors file of one's own, fine-tuned from restricted weights, is under their licence too."""
+    if not spec.must_accept or accepted.strip().lower() == spec.licence.lower():
+        return
+    raise LicenceNotAccepted(
+        f"licence {accepted!r} accepted" if accepted else "its licence is restricted and was not accepted",
+        where=f"backbone {spec.name}",
+        expected=repr(spec.licence),
+        action=f"Read it at {spec.source}, then give --accept-licence {spec.licence!r} (backbone.accept_licence)",
     )
 
 

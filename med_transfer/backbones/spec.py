@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.renaming import NO_RENAMING, Renaming
 
 Triple = tuple[int, int, int]
 
@@ -62,6 +63,9 @@ class BackboneSpec:
         weights: where published weights come from; None for a network that starts from random values.
         licence: of the weights, or of the code where there are none.
         commercial_use: whether that licence allows it.
+        redistribution: whether that licence allows it, for the weights and for a network fine-tuned from them.
+        must_accept: whether a user has to accept the licence by name before the weights are used.
+        renaming: how the names of the published file become the encoder's.
         source: page of the project.
         paper: what to cite.
         training_data: what the weights were trained on.
@@ -83,6 +87,9 @@ class BackboneSpec:
     paper: str
     training_data: str
     pooled_stages: tuple[int, ...] = (-1,)
+    redistribution: bool = True
+    must_accept: bool = False
+    renaming: Renaming = NO_RENAMING
     sha256: str | None = None
     extra: str | None = None
     notes: str = ""
@@ -98,6 +105,8 @@ def describe(spec: BackboneSpec) -> list[tuple[str, str]]:
         *_weights_rows(spec),
         ("licence", spec.licence),
         ("commercial use", "allowed by the licence" if spec.commercial_use else "not allowed"),
+        ("redistribution", "allowed by the licence" if spec.redistribution else "not allowed"),
+        *([("to use it", f"accept its licence: --accept-licence {spec.licence!r}")] if spec.must_accept else []),
         ("trained on", spec.training_data),
         ("paper", spec.paper),
         ("source", spec.source),

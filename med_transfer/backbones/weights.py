@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.renaming import NO_RENAMING, Renaming
 from med_transfer.errors import BackboneError, WeightsMismatch
 
 MINIMUM_SHARE = 0.95
@@ -60,7 +61,9 @@ class LoadReport:
         return " ".join(parts)
 
 
-def load_tensors(encoder: Encoder, tensors: Mapping[str, Tensor], where: str) -> LoadReport:
+def load_tensors(
+    encoder: Encoder, tensors: Mapping[str, Tensor], where: str, renaming: Renaming = NO_RENAMING
+) -> LoadReport:
     """Copy the tensors of a file into an encoder.
 
     Prefixes that training scripts add (``module.``, ``backbone.``, ...) are dropped as whole leading components.
@@ -70,13 +73,14 @@ def load_tensors(encoder: Encoder, tensors: Mapping[str, Tensor], where: str) ->
         encoder: changed in place; left alone when an error is raised.
         tensors: as :func:`read_tensors` gives them.
         where: name of the file, for messages.
+        renaming: of the family of files.
 
     Raises:
         WeightsMismatch: under 95 % of the encoder's tensors fit, or one has another shape.
         BackboneError: a tensor holds NaN or infinity.
     """
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
-    found, ignored = _own_names(tensors, wanted, where)
+    found, ignored = _own_names(tensors, wanted, where, renaming)
     fitting = {name: found[name] for name in wanted if name in found and _fits(found[name], wanted[name])}
     report = LoadReport(
         matched=tuple(fitting),
@@ -103,14 +107,18 @@ def _fits(tensor: Tensor, target: Tensor) -> bool:
 
 
 def _own_names(
-    tensors: Mapping[str, Tensor], wanted: Collection[str], where: str
+    tensors: Mapping[str, Tensor], wanted: Collection[str], where: str, renaming: Renaming
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors of a file under the encoder's own names, and the names that were left out on purpose."""
     found: dict[str, Tensor] = {}
     ignored = []
     for key, tensor in tensors.items():
-        name = _without_prefixes(key, wanted)
-        if _NOT_ENCODER.match(name):
+        name = _without_prefixes(key, wanted, renaming)
+        if name not in wanted and (_NOT_ENCODER.match(name) or renaming.ignores(name)):
+            ignored.append(key)
+            continue
+        name = name if name in wanted else renaming(name)
+        if name not in wanted and _NOT_ENCODER.match(name):
             ignored.append(key)
         elif name in found:
             raise WeightsMismatch(f"{name} occurs twice, under different prefixes", where=where, expected="one encoder")
@@ -119,10 +127,10 @@ def _own_names(
     return found, tuple(ignored)
 
 
-def _without_prefixes(key: str, wanted: Collection[str]) -> str:
+def _without_prefixes(key: str, wanted: Collection[str], renaming: Renaming) -> str:
     while key not in wanted:
         component, _, rest = key.partition(".")
-        if component not in _PREFIXES or not rest:
+        if component not in (*_PREFIXES, *renaming.prefixes) or not rest:
             break
         key = rest
     return key

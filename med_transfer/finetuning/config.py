@@ -23,11 +23,13 @@ class BackboneConfig(_Config):
     Attributes:
         name: an entry of ``med-transfer backbones list``.
         weights: a checkpoint, an encoder in safetensors, or the bundle of an earlier run (its backbone is the source).
+        accept_licence: name of the weights' licence where it is restricted: you have read it and accept it.
         pooled_stages: which feature maps the head sees; None takes the entry's own choice.
     """
 
     name: str = "resnet18-w32"
     weights: Path | None = None
+    accept_licence: str = ""
     pooled_stages: tuple[int, ...] | None = None
 
 
@@ -41,6 +43,7 @@ class InputConfig(_Config):
     output_range: tuple[float, float] | None = None
     region: Literal["roi", "foreground", "whole"] = "whole"
     outside: Literal["edge", "floor"] = "edge"
+    max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
 
 
 class AugmentationConfig(_Config):

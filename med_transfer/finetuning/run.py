@@ -60,7 +60,12 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     """
     out = Path(out)
     started = time.monotonic()
-    source = load_backbone(config.backbone.name, config.backbone.weights, seed=config.seed)
+    source = load_backbone(
+        config.backbone.name,
+        config.backbone.weights,
+        seed=config.seed,
+        accept_licence=config.backbone.accept_licence,
+    )
     resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
     split_cohort(cohort, config.split)
     _claim(out, config)
