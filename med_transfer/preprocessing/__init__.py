@@ -1,6 +1,9 @@
 """Volume to network input, the same in training and inference."""
 
 from med_transfer.preprocessing.config import PreprocessingConfig
-from med_transfer.preprocessing.pipeline import Grid, Preprocessing
+from med_transfer.preprocessing.grid import Grid
+from med_transfer.preprocessing.pipeline import Preprocessing
+from med_transfer.preprocessing.resampling import resample
+from med_transfer.preprocessing.transforms import ResampleToGrid, ResampleToGridd
 
-__all__ = ["Grid", "Preprocessing", "PreprocessingConfig"]
+__all__ = ["Grid", "Preprocessing", "PreprocessingConfig", "ResampleToGrid", "ResampleToGridd", "resample"]
