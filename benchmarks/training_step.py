@@ -4,6 +4,7 @@
 
 Milliseconds, medians. Transforms run on one thread and a 36 x 36 x 36 image; a step is forward and backward of
 resnet18-w32 on 16 images of 32 x 32 x 32. bf16 is timed on two, since a processor that only emulates it is very slow.
+Last, whether equal steps give equal gradients whatever the memory held before (docs/decisions/0006).
 """
 
 from __future__ import annotations
@@ -55,6 +56,25 @@ def time_step(layout: torch.memory_format, *, batch: int, bf16: bool, repeats: i
     return milliseconds(step, repeats)
 
 
+def unequal_gradients(*, bf16: bool, repeats: int = 4) -> str:
+    """Of equal steps from equal weights, each after freed memory was filled with NaN."""
+    torch.manual_seed(0)
+    network, images = load_backbone("resnet18-w32").encoder.train(), torch.randn(4, 1, 32, 32, 32)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        del [torch.full((1 << 20,), float("nan")) for _ in range(40)][:]
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            maps = network(images)
+        torch.stack([m.float().mean((2, 3, 4)).square().mean() for m in maps]).sum().backward()
+        return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+    first, *others = [gradients() for _ in range(repeats)]
+    unequal = {name for other in others for name in first if not torch.equal(first[name], other[name])}
+    broken = {name for one in (first, *others) for name, g in one.items() if not g.isfinite().all()}
+    return f"{len(unequal)} of {len(first)} gradients differ, {len(broken)} hold NaN or infinity"
+
+
 def main() -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     print(f"torch {torch.__version__}, {capability}, {torch.get_num_threads()} threads")
@@ -64,6 +84,8 @@ def main() -> None:
     for word, bf16, repeats in (("fp32", False, 5), ("bf16", True, 1)):
         spent = time_step(torch.channels_last_3d, batch=2, bf16=bf16, repeats=repeats)
         print(f"{word}, 2 images, channels_last_3d {spent:8.0f} ms")
+    for word, bf16 in (("fp32", False), ("bf16", True)):
+        print(f"{word}, {unequal_gradients(bf16=bf16)}")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class TrainingConfig(_Config):
         monitor: the validation figure that early stopping and the choice of weights look at.
         smoothing: weight of the past in the exponential mean of that figure (0: none).
         patience: epochs without improvement before stopping.
-        precision: ``auto`` is bf16 on a GPU and on a CPU that has bf16 instructions, else fp32.
+        precision: ``auto`` is half precision on a GPU (bf16 where it has it) and fp32 on a CPU.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 60

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.classifier import Classifier
+from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batches import loss_weights, training_batches, validation_batches
 from med_transfer.finetuning.best import BestWeights, ResumePoint
 from med_transfer.finetuning.config import FinetuneConfig
@@ -123,12 +124,21 @@ def _trainer(config: FinetuneConfig, callbacks: list[Callback]) -> L.Trainer:
 
 
 def precision(configured: str) -> str:
-    """Lightning's word for the precision; ``auto`` takes bf16 where the processor computes in it."""
+    """Lightning's word for the precision; ``auto`` takes half precision on a GPU, and never on a CPU.
+
+    On CPUs with bf16 instructions, gradients of 3D convolutions on small maps come out of memory that nothing has
+    written (docs/decisions/0006-no-bf16-on-a-cpu.md).
+
+    Raises:
+        ConfigError: half precision on a CPU.
+    """
+    gpu = torch.cuda.is_available()
     if configured == "auto":
-        has_bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else _cpu_has_bf16()
-        configured = "bf16" if has_bf16 else ("fp16" if torch.cuda.is_available() else "fp32")
+        configured = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "fp32"
+    if configured != "fp32" and not gpu:
+        raise ConfigError(
+            f"found {configured} on a machine without a GPU",
+            where="training.precision",
+            expected="fp32 or auto: half precision gives wrong gradients on a CPU",
+        )
     return {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[configured]
-
-
-def _cpu_has_bf16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported())

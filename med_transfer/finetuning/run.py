@@ -18,6 +18,7 @@ from med_transfer.errors import UsageError
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
+from med_transfer.finetuning.member import precision
 from med_transfer.finetuning.outcome import judge_run
 from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, resolve_preprocessing
 from med_transfer.finetuning.record import bundle_record
@@ -66,6 +67,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         seed=config.seed,
         accept_licence=config.backbone.accept_licence,
     )
+    precision(config.training.precision)
     resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
     split_cohort(cohort, config.split)
     _claim(out, config)
