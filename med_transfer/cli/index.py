@@ -18,24 +18,42 @@ def command(
     labels: Annotated[
         Path | None, typer.Option(help="Table with label and series_uid, scan or patient.", show_default=False)
     ] = None,
+    series_rules: Annotated[
+        Path | None,
+        typer.Option(help="YAML file: which series of a study to list; see configs/series/.", show_default=False),
+    ] = None,
+    max_gap_mm: Annotated[
+        float, typer.Option(min=0.0, help="Interpolate uneven slices where no gap is wider; 0 rejects them.")
+    ] = 0.0,
     key_file: Annotated[
         Path | None, typer.Option("--pseudonymise", help="Key file: stable pseudonyms.", show_default=False)
     ] = None,
     keep_patient_ids: Annotated[bool, typer.Option("--keep-patient-ids", help="Write PatientID as it is.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find and judge every series, link a label sheet, and write cohort.csv and a quality table."""
+    """Find and judge every series, choose one a study, link a label sheet, and write cohort.csv and a quality table."""
     from dataclasses import asdict
 
     from med_transfer.cli.terminal import say, say_json
     from med_transfer.cohorts.indexing import write_index
+    from med_transfer.config import load_config
+    from med_transfer.scans.choice import SeriesRules
 
-    index = write_index(scans, out, labels, key_file=key_file, keep_patient_ids=keep_patient_ids)
+    rules = load_config(SeriesRules, series_rules) if series_rules else None
+    index = write_index(
+        scans,
+        out,
+        labels,
+        rules=rules,
+        max_gap_mm=max_gap_mm,
+        key_file=key_file,
+        keep_patient_ids=keep_patient_ids,
+    )
     if as_json:
         say_json(asdict(index))
     else:
-        say(f"{index.n_listed} series listed, {index.n_unlabelled} without a label, {index.n_rejected} rejected, "
-            f"{index.n_ignored} other files")  # fmt: skip
+        say(f"{index.n_listed} series listed, {index.n_not_chosen} not chosen, {index.n_unlabelled} without a label, "
+            f"{index.n_rejected} rejected, {index.n_ignored} other files; {index.n_files} files in all")  # fmt: skip
         say(str(index.cohort))
         say(str(index.quality))
     raise typer.Exit(1 if index.n_rejected else 0)

@@ -7,38 +7,71 @@ import hashlib
 import hmac
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from med_transfer import geometry
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError, ScanNotFound
-from med_transfer.scans import Series, identity, survey
+from med_transfer.scans import Ignored, identity, survey
+from med_transfer.scans.choice import Choice, SeriesRules, choose
+from med_transfer.scans.description import count_files
 
 _LINKS = ("series_uid", "scan", "patient")  # the most precise one that the sheet has decides
+# What the cohort table keeps of a series; the quality table has all of it, and every file that is none.
+_COHORT = ("scan", "series_uid", "patient", "modality", "n_slices", "choice")
+_QUALITY = (
+    *("scan", "series_uid", "modality", "format", "files", "n_slices", "size", "spacing_mm", "plane", "orientation"),
+    *("kernel", "slice_thickness_mm", "verdict", "reasons", "choice"),
+)
 
 
 @dataclass(frozen=True)
 class Index:
-    """What was written: series in the cohort table, series with no label, series rejected, files that are no scans."""
+    """What was written.
+
+    Attributes:
+        n_listed: series in the cohort table.
+        n_not_chosen: usable series that the rules left out.
+        n_unlabelled: usable series, chosen but without a label.
+        n_rejected: series that cannot be used.
+        n_ignored: files that are no scans.
+        n_files: files that were looked at: those of all series, and the ignored ones.
+    """
 
     cohort: Path
     quality: Path
     n_listed: int
+    n_not_chosen: int
     n_unlabelled: int
     n_rejected: int
     n_ignored: int
+    n_files: int
 
 
 def write_index(
-    scans: Path, out: Path, labels: Path | None = None, *, key_file: Path | None = None, keep_patient_ids: bool = False
+    scans: Path,
+    out: Path,
+    labels: Path | None = None,
+    *,
+    rules: SeriesRules | None = None,
+    max_gap_mm: float = 0.0,
+    key_file: Path | None = None,
+    keep_patient_ids: bool = False,
 ) -> Index:
-    """Write ``cohort.csv`` and beside it ``cohort.quality.csv``, one row a series with its verdict and every reason.
+    """Write ``cohort.csv`` and beside it ``cohort.quality.csv``.
+
+    The quality table has one row a series, with its verdict, every reason, and why it was chosen or not, and then one
+    row for every file that is no scan.
 
     Args:
         scans: folder tree.
         out: the cohort table to write.
         labels: a table with ``label`` (or ``label_<finding>``) and one of series_uid, scan, patient to link by.
+        rules: which series of a study is listed; None lists every usable one.
+        max_gap_mm: uneven slices count as usable, by interpolation, where no gap is wider; 0 rejects them.
         key_file: secret of at least 16 bytes: the same patient gets the same pseudonym in every index made with it.
         keep_patient_ids: write the identifiers of the files instead of pseudonyms.
 
@@ -47,44 +80,75 @@ def write_index(
         CohortError: the label table cannot be linked, or the key is too short.
         OutputError: a table cannot be written.
     """
-    found = survey(scans)
+    found = survey(scans, max_gap_mm=max_gap_mm)
     if not found.series:
         raise ScanNotFound(
             f"no series among {len(found.ignored)} files", where=scans, expected="DICOM, NIfTI, NRRD or MetaImage"
         )
-    base = out.resolve().parent
-    rows = [_row(series, base) for series in found.series]
-    linked = _link(rows, labels) if labels else [dict(row) for row in rows]
-    _name_patients(linked, key_file, keep_patient_ids)
-    listed = [
-        row
-        for row, series in zip(linked, found.series, strict=True)
-        if series.verdict.usable and row.get("linked", True)
-    ]
+    choices = choose(found.series, rules)
+    rows = [_row(choice, out) for choice in choices]
+    linked = _link(rows, labels) if labels else [_cohort_row(row) for row in rows]
+    chosen = [row for row, choice in zip(linked, choices, strict=True) if choice.chosen]
+    listed = [row for row in chosen if row]
+    _name_patients(listed, key_file, keep_patient_ids)
     quality = out.with_name(out.stem + ".quality.csv")
-    _write(
-        quality,
-        [{k: row[k] for k in ("scan", "series_uid", "modality", "n_slices", "verdict", "reasons")} for row in rows],
-    )
-    _write(out, [{k: v for k, v in row.items() if k not in ("verdict", "reasons", "linked")} for row in listed])
+    _write(quality, _QUALITY, [*rows, *(_ignored_row(one, out) for one in found.ignored)])
+    _write(out, tuple(listed[0]) if listed else _COHORT, listed)
     usable = sum(series.verdict.usable for series in found.series)
-    return Index(out, quality, len(listed), usable - len(listed), len(rows) - usable, len(found.ignored))
+    return Index(
+        cohort=out,
+        quality=quality,
+        n_listed=len(listed),
+        n_not_chosen=usable - len(chosen),
+        n_unlabelled=len(chosen) - len(listed),
+        n_rejected=len(rows) - usable,
+        n_ignored=len(found.ignored),
+        n_files=count_files(found),
+    )
 
 
-def _row(series: Series, base: Path) -> dict[str, str]:
-    scan = Path(os.path.relpath(series.path.resolve(), base)).as_posix()
+def _row(choice: Choice, out: Path) -> dict[str, str]:
+    series = choice.series
+    scan = _relative(series.path, out)
+    acquisition = series.acquisition
+    affine = series.affine if series.verdict.usable else None
+    first = series.slices[0] if series.slices else None
     return {
         "scan": scan,
         "series_uid": series.name,
         "patient": identity(series).patient or scan,  # a format without patients: each file counts as another one
         "modality": series.modality,
+        "format": series.format,
+        "files": str(len(series.files)),
         "n_slices": str(series.n_slices),
+        "size": f"{first.columns} x {first.rows} x {series.n_slices}" if first else "",
+        "spacing_mm": " x ".join(f"{mm:.4g}" for mm in series.spacing_mm or ()),
+        "plane": "" if affine is None else series.plane,
+        "orientation": "" if affine is None else geometry.orientation(affine),
+        "kernel": acquisition.get("ConvolutionKernel", ""),
+        "slice_thickness_mm": acquisition.get("SliceThickness", ""),
         "verdict": series.verdict.decision,
         "reasons": "; ".join(series.verdict.reasons),
+        "choice": choice.reason,
     }
 
 
-def _link(rows: list[dict[str, str]], labels: Path) -> list[dict[str, str]]:
+def _cohort_row(row: dict[str, str]) -> dict[str, str]:
+    return {name: row[name] for name in _COHORT}
+
+
+def _ignored_row(ignored: Ignored, out: Path) -> dict[str, str]:
+    verdict = "damaged" if ignored.damaged else "no scan"
+    return {"scan": _relative(ignored.path, out), "files": "1", "verdict": verdict, "reasons": ignored.reason}
+
+
+def _relative(path: Path, out: Path) -> str:
+    """As a cohort table names it (see case.py): by the names that the user gave, not by where links lead."""
+    return Path(os.path.relpath(path, out.parent)).as_posix()
+
+
+def _link(rows: list[dict[str, str]], labels: Path) -> list[dict[str, str] | None]:
+    """The rows with what the sheet says of them; None for a row of which it says nothing."""
     sheet = read_sheet(labels)
     link = next((name for name in _LINKS if name in sheet.columns), None)
     columns = [name for name in sheet.columns if name not in _LINKS]
@@ -94,13 +158,12 @@ def _link(rows: list[dict[str, str]], labels: Path) -> list[dict[str, str]]:
             expected=f"label (or label_<finding>) and one of {', '.join(_LINKS)}",
         )  # fmt: skip
     entries = _entries(sheet, link)
-    linked = []
-    for row in rows:
-        entry = entries.get(row[link])
-        values = {name: entry.get(name) for name in columns} if entry else dict.fromkeys(columns, "")
-        patient = {"patient": entry.get("patient")} if entry and "patient" in sheet.columns else {}
-        linked.append({**row, **patient, **values, "linked": "yes" if entry else ""})
-    if not any(row["linked"] for row in linked):
+    told = [name for name in ("patient", *columns) if name in sheet.columns]
+    linked = [
+        {**_cohort_row(row), **{name: entry.get(name) for name in told}} if (entry := entries.get(row[link])) else None
+        for row in rows
+    ]
+    if not any(linked):
         raise CohortError(
             f"none of {len(entries)} rows matches a series by {link}", where=labels,
             expected=f"{link} as in the files", action="Compare with the quality table",
@@ -146,9 +209,9 @@ def _key(path: Path) -> bytes:
     return key
 
 
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
+def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["scan"], lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())

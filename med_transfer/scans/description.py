@@ -37,7 +37,7 @@ def describe_series(series: Series) -> dict[str, str]:
     return {
         "series": str(series.path),
         "series_uid": series.name,
-        "kind": " ".join(filter(None, [series.format, series.modality])),
+        "kind": f"{series.format} {series.modality}".strip(),
         "files": str(len(series.files)),
         "verdict": str(series.verdict),
     }
@@ -49,6 +49,7 @@ def describe_volume(volume: Volume) -> dict[str, str]:
     low, middle, high = np.percentile(sample(volume.voxels), [1, 50, 99])
     unit = " HU" if is_hounsfield(volume) else ""
     return {
+        "kind": f"{volume.provenance.format} {volume.provenance.modality}".strip(),
         "verdict": str(volume.verdict),
         "voxels": f"{width} x {height} x {depth} (column, row, slice)",
         "spacing_mm": " x ".join(f"{mm:.3f}" for mm in volume.spacing_mm),
@@ -59,10 +60,20 @@ def describe_volume(volume: Volume) -> dict[str, str]:
 
 def describe_acquisition(acquisition: Mapping[str, str]) -> dict[str, str]:
     """How the scanner made it, label to value; of free text only whether a contrast agent is named."""
-    rows = {label: acquisition[keyword] + unit for keyword, label, unit in _ACQUISITION if acquisition.get(keyword)}
+    rows = {
+        label: _tidy(acquisition[keyword]) + unit for keyword, label, unit in _ACQUISITION if acquisition.get(keyword)
+    }
     if not rows:
         return {}
     return rows | {"contrast agent": "stated" if states_contrast(acquisition) else "none stated"}
+
+
+def _tidy(text: str) -> str:
+    """``5`` for ``5.000000``; what is no number stays as it is."""
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
 
 
 def states_contrast(acquisition: Mapping[str, str]) -> bool:

@@ -32,7 +32,9 @@ def _shape_reasons(shape: Sequence[int], channels: int) -> list[str]:
 
 
 def _affine_reasons(affine: geometry.Affine) -> list[str]:
-    if not np.abs(affine).max() < FARTHEST_MM:  # not: NaN compares with nothing
+    if not np.isfinite(affine).all():
+        return ["voxel sizes or positions that are NaN or infinite"]
+    if np.abs(affine).max() >= FARTHEST_MM:
         return [f"voxel sizes or positions beyond {FARTHEST_MM:g} mm"]
     try:
         geometry.orientation(affine)

@@ -212,5 +212,6 @@ def _region(volume: Volume, region: Region) -> str:
 
 
 def _bar_mm(shown: Sequence[Plane]) -> int:
-    """Length of the scale bar: a round number, at most a third of the first plane's width."""
-    return next((mm for mm in _BARS_MM if mm <= shown[0].width_mm / 3), 1)
+    """Length of the scale bar: a round number, at most a third of the widest plane."""
+    widest = max(plane.width_mm for plane in shown)
+    return next((mm for mm in _BARS_MM if mm <= widest / 3), 1)

@@ -81,7 +81,8 @@ def _open(path: Path) -> SimpleITK.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise NotAScan(f"not a readable {_format(path)} file in spite of its name", where=path) from error
+        or_data = ", or its data file is missing" if path.suffix.lower() == ".nhdr" else ""
+        raise NotAScan(f"not a readable {_format(path)} file in spite of its name{or_data}", where=path) from error
     return reader
 
 

@@ -69,8 +69,9 @@ def _open(path: Path) -> Nifti1Image:
     start = _first_bytes(path)
     if not start:
         raise UnreadableScan("empty file", where=path)
+    kind = _kind(start, path)
     try:
-        return _kind(start, path).from_filename(path)
+        return kind.from_filename(path)
     except Exception as error:  # nibabel raises errors of its own, by no common name, on corrupt headers
         raise _unreadable(path, error) from error
 

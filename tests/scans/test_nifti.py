@@ -120,7 +120,7 @@ def test_affine_of_nan(tmp_path):
     content = bytearray(path.read_bytes())
     content[280:284] = np.float32(np.nan).tobytes()  # srow_x[0]
     path.write_bytes(content)
-    with pytest.raises(GeometryRejected, match=r"voxel axes do not span space"):
+    with pytest.raises(GeometryRejected, match=r"voxel sizes or positions that are NaN or infinite"):
         read_scan(path)
 
 

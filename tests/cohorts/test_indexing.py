@@ -1,0 +1,183 @@
+"""From a hospital's export to a cohort table: what is listed, why, and that no file tells whose scans they are."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hospital_export import SECRETS, export_series, leaks
+
+from med_transfer.cohorts import Cohort
+from med_transfer.cohorts.indexing import Index, write_index
+from med_transfer.errors import CohortError, OutputError, ScanNotFound
+from med_transfer.scans import read_scan
+from med_transfer.scans.choice import SeriesRules
+
+SOFT_FIRST = SeriesRules.model_validate({"prefer": [{"kernel": "^B3"}]})
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def export(tmp_path) -> Path:
+    """Two patients of one study each: soft, sharp and a scout; soft and one with a gap. And what lies about."""
+    folder = tmp_path / "export"
+    for patient in "ab":
+        own = {"StudyInstanceUID": f"1.2.{ord(patient)}", "PatientID": f"SECRETID-{patient}"}
+        for number, kernel in enumerate(("B70f", "B30f"), start=1):
+            uid = f"1.2.{ord(patient)}.{number}"
+            paths = export_series(folder / patient / kernel, SeriesInstanceUID=uid, ConvolutionKernel=kernel, **own)
+    paths[2].unlink()  # b's soft kernel
+    scout = {"SeriesInstanceUID": "1.2.97.3", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    export_series(folder / "a/scout", 1, StudyInstanceUID="1.2.97", PatientID="SECRETID-a", **scout)
+    nibabel.save(nibabel.Nifti1Image(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), np.eye(4)), folder / "n.nii")
+    (folder / "letter.txt").write_text("Dear colleague,")
+    (folder / "cut.nii.gz").write_bytes(b"\x1f\x8b" + bytes(range(200)))
+    return folder
+
+
+@pytest.fixture
+def index(export, tmp_path):
+    """Index the export, with the options that are asked for."""
+    return lambda **options: write_index(export, tmp_path / "out/cohort.csv", **options)
+
+
+def test_without_rules_every_usable_series_is_listed(index):
+    found = index()
+    assert [row["scan"] for row in rows(found.cohort)] == [
+        "../export/a/B30f", "../export/a/B70f", "../export/b/B70f", "../export/n.nii",
+    ]  # fmt: skip
+    assert [row["choice"] for row in rows(found.cohort)] == [
+        *["one of 2 usable series of its study; no rules given"] * 2,
+        "only usable series of its study",
+        "names no study: stands alone",
+    ]
+    assert (found.n_listed, found.n_not_chosen, found.n_rejected, found.n_ignored) == (4, 0, 2, 2)
+
+
+def test_with_rules_one_series_a_study(index):
+    found = index(rules=SOFT_FIRST)
+    assert [row["series_uid"] for row in rows(found.cohort)] == ["1.2.97.2", "1.2.98.1", ""]
+    assert (found.n_listed, found.n_not_chosen, found.n_unlabelled, found.n_rejected) == (3, 1, 0, 2)
+    choices = {row["series_uid"]: row["choice"] for row in rows(found.quality) if row["series_uid"]}
+    assert choices == {
+        "1.2.97.1": "not chosen: prefers kernel B30f of series 1.2.97.2 over kernel B70f",
+        "1.2.97.2": "chosen: prefers kernel B30f over kernel B70f of series 1.2.97.1",
+        "1.2.97.3": "not usable: see its verdict",
+        "1.2.98.1": "chosen: only usable series of its study",
+        "1.2.98.2": "not usable: see its verdict",
+    }
+
+
+def test_quality_table_has_every_series_with_its_reason(index):
+    row = next(row for row in rows(index().quality) if row["series_uid"] == "1.2.97.2")
+    assert row | {"slice_thickness_mm": ""} == {
+        "scan": "../export/a/B30f", "series_uid": "1.2.97.2", "modality": "CT", "format": "dicom", "files": "6",
+        "n_slices": "6", "size": "24 x 20 x 6", "spacing_mm": "2 x 2 x 2.5", "plane": "axial", "orientation": "LPS",
+        "kernel": "B30f", "slice_thickness_mm": "", "verdict": "accept", "reasons": "",
+        "choice": "one of 2 usable series of its study; no rules given",
+    }  # fmt: skip
+    reasons = {row["series_uid"]: row["reasons"] for row in rows(index().quality) if row["verdict"] == "reject"}
+    assert reasons["1.2.97.3"] == "localizer (scout) images, not a volume"
+    assert reasons["1.2.98.2"].startswith("1 slice missing: gap 5.00 mm between slices 2 and 3")
+
+
+def test_quality_table_accounts_for_every_file(index, export):
+    found = index()
+    on_disk = len([path for path in export.rglob("*") if path.is_file()])
+    assert found.n_files == on_disk == sum(int(row["files"]) for row in rows(found.quality))
+    others = {row["scan"]: (row["verdict"], row["reasons"]) for row in rows(found.quality) if not row["format"]}
+    assert others["../export/letter.txt"] == ("no scan", "not an image file")
+    assert others["../export/cut.nii.gz"][0] == "damaged"
+    assert len(others) == found.n_ignored == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"rules": SOFT_FIRST}, {"rules": SeriesRules.model_validate(
+    {"require": [{"description": "secretseries"}], "exclude": [{"description": "another"}]})}])  # fmt: skip
+def test_nothing_of_a_patient_in_any_file(index, options, tmp_path):
+    found = index(**options)
+    written = found.cohort.read_text() + found.quality.read_text() + str(found)
+    assert "SECRET" not in written
+    assert leaks(written) == []
+    assert found.n_listed > 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cohort.csv", "cohort.quality.csv"}
+
+
+def test_patients_are_numbers_or_stable_pseudonyms_or_themselves_when_asked(index, tmp_path):
+    numbered = [row["patient"] for row in rows(index().cohort)]
+    assert numbered == ["P00001", "P00001", "P00002", "P00003"]
+    (tmp_path / "key").write_text("0123456789abcdef")
+    hashed = [row["patient"] for row in rows(index(key_file=tmp_path / "key").cohort)]
+    assert hashed == [row["patient"] for row in rows(index(key_file=tmp_path / "key", rules=SeriesRules()).cohort)] or (
+        hashed[0] == hashed[1] != hashed[2]
+    )
+    kept = [row["patient"] for row in rows(index(keep_patient_ids=True).cohort)]
+    assert kept[:3] == ["SECRETID-a", "SECRETID-a", "SECRETID-b"]
+
+
+def test_table_leads_back_to_the_scans_and_the_choice_is_no_subgroup(index):
+    cohort = Cohort.read(index().cohort, labelled=False)
+    assert {tuple(case.columns) for case in cohort.cases} == {("modality", "n_slices")}
+    for case in cohort.cases:
+        assert read_scan(case.path, case.series_uid).voxels.ndim == 3
+
+
+def test_labels_are_linked_after_the_choice_and_keep_their_own_columns(index, tmp_path):
+    sheet = tmp_path / "labels.csv"
+    sheet.write_text("patient,label,kernel,size\nSECRETID-a,benign,my,5\nSECRETID-b,malignant,own,7\n")
+    found = index(labels=sheet, rules=SOFT_FIRST)
+    assert (found.n_listed, found.n_not_chosen, found.n_unlabelled) == (2, 1, 1)
+    listed = rows(found.cohort)
+    assert [(row["label"], row["kernel"], row["size"]) for row in listed] == [
+        ("benign", "my", "5"),
+        ("malignant", "own", "7"),
+    ]
+    assert [row["kernel"] for row in rows(found.quality)][:2] == ["B30f", "B70f"]
+    assert leaks(found.cohort.read_text()) == []
+    assert Cohort.read(found.cohort).labels.names == ("benign", "malignant")
+
+
+def test_labels_that_fit_nothing(index, tmp_path):
+    (tmp_path / "labels.csv").write_text("series_uid,label\n9.9,x\n")
+    with pytest.raises(CohortError, match=r"none of 1 rows matches a series by series_uid"):
+        index(labels=tmp_path / "labels.csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_uneven_slices_within_a_limit(index):
+    assert index(max_gap_mm=4.9).n_rejected == 2
+    found = index(max_gap_mm=5.0)
+    assert found.n_rejected == 1
+    (repaired,) = [row for row in rows(found.quality) if row["verdict"] == "repair"]
+    assert "interpolated between the true positions" in repaired["reasons"]
+
+
+def test_links_are_named_as_the_user_named_them(export, tmp_path):
+    (tmp_path / "named").symlink_to(export, target_is_directory=True)
+    found = write_index(tmp_path / "named", tmp_path / "cohort.csv")
+    assert rows(found.cohort)[0]["scan"] == "named/a/B30f"
+
+
+def test_nothing_there(tmp_path):
+    (tmp_path / "letter.txt").write_text("x")
+    with pytest.raises(ScanNotFound, match=r"no series among 1 files"):
+        write_index(tmp_path, tmp_path / "cohort.csv")
+
+
+def test_table_that_cannot_be_written(export, tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OutputError, match=r"cannot be written"):
+        write_index(export, tmp_path / "taken")
+
+
+def test_result_names_what_was_written(index):
+    found = index()
+    assert isinstance(found, Index)
+    assert found.quality.name == "cohort.quality.csv"
+    assert SECRETS["PatientID"] not in repr(found)
