@@ -131,7 +131,7 @@ def test_a_wrong_import_is_found(module, source, complaint):
     ("module", "source"),
     [
         ("cli.finetune", "def f():\n    from med_transfer.finetuning import finetune"),
-        ("backbones.resnet", "from med_transfer.errors import BackboneError\ndef f():\n    import monai"),
+        ("backbones.networks.resnet", "from med_transfer.errors import BackboneError\ndef f():\n    import monai"),
         ("cohorts.table", "from med_transfer import labels, atomic\nfrom med_transfer.cohorts import case"),
     ],
 )

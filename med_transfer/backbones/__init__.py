@@ -1,7 +1,7 @@
 """Pretrained encoders: a registry of plain entries, and loading that counts what it loaded."""
 
 from med_transfer.backbones.encoder import Encoder
-from med_transfer.backbones.loading import LoadedBackbone, load_backbone
+from med_transfer.backbones.loading import LoadedBackbone, import_backbone, load_backbone
 from med_transfer.backbones.registry import backbones, find_backbone
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource, describe
 from med_transfer.backbones.weights import LoadReport
@@ -16,5 +16,6 @@ __all__ = [
     "backbones",
     "describe",
     "find_backbone",
+    "import_backbone",
     "load_backbone",
 ]

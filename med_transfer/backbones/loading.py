@@ -11,6 +11,7 @@ import torch
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.registry import find_backbone
 from med_transfer.backbones.spec import BackboneSpec
+from med_transfer.backbones.store import store_folder, store_weights, stored_weights
 from med_transfer.backbones.weight_files import hash_weights, open_weights, read_tensors
 from med_transfer.backbones.weights import LoadReport, load_tensors
 from med_transfer.errors import BackboneError, LicenceNotAccepted, UnsafeWeights, WeightsNotFound
@@ -71,6 +72,18 @@ def load_backbone(
     return LoadedBackbone(encoder, spec, load_tensors(encoder, tensors, where, spec.renaming), sha256)
 
 
+def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") -> tuple[Path, LoadReport]:
+    """Check a published weights file and keep its encoder as safetensors under the backbone's name.
+
+    Afterwards the name alone is enough, and the file that was given is not needed any more.
+
+    Raises:
+        As :func:`load_backbone`, and OutputError when the folder cannot be written.
+    """
+    loaded = load_backbone(name, file, accept_licence=accept_licence)
+    return store_weights(loaded.spec, loaded.encoder, loaded.sha256 or ""), loaded.report
+
+
 def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | None, str]:
     """The open weights file and its name; None for a backbone without weights."""
     if weights is not None:
@@ -78,12 +91,15 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
         return stream, stream.name
     if spec.weights is None:
         return None, ""
+    if stored := stored_weights(spec):
+        stream = open_weights(stored)
+        return stream, stream.name
     if spec.weights.open is not None:
         return spec.weights.open(), spec.weights.file
     raise WeightsNotFound(
         f"backbone {spec.name} needs a weights file",
-        expected=f"the path of {spec.weights.file}",
-        action=f"Get it from {spec.weights.url} and give its path; nothing is downloaded. Or start from scratch",
+        expected=f"{spec.weights.file} in {store_folder()}, or its path",
+        action=f"Get it from {spec.weights.url} (nothing is downloaded for you), or start from scratch",
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from residual_reference import forward, inflated_plan, names_and_shapes, random_state
 
 from med_transfer.backbones import find_backbone, load_backbone
-from med_transfer.backbones.resnet import inflated_resnet
+from med_transfer.backbones.networks.resnet import inflated_resnet
 from med_transfer.backbones.weights import load_tensors
 from med_transfer.errors import MissingExtra, UnsafeWeights, WeightsMismatch
 

@@ -5,7 +5,7 @@ import torch
 from residual_reference import Plan, forward, random_state
 
 from med_transfer.backbones import backbones, load_backbone
-from med_transfer.backbones.resnet import resnet, slim_resnet
+from med_transfer.backbones.networks.resnet import resnet, slim_resnet
 from med_transfer.backbones.weights import load_tensors
 
 SLIM = Plan(

@@ -12,7 +12,7 @@ from residual_reference import medicalnet_plan, random_state
 from torch import nn
 
 from med_transfer.backbones import Encoder, load_backbone
-from med_transfer.backbones.resnet import slim_resnet
+from med_transfer.backbones.networks.resnet import slim_resnet
 from med_transfer.backbones.weights import LoadReport, load_tensors
 from med_transfer.errors import BackboneError, UnknownBackbone, WeightsMismatch
 

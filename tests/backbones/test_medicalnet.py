@@ -5,7 +5,7 @@ import torch
 from residual_reference import forward, medicalnet_plan, random_state
 
 from med_transfer.backbones import backbones, load_backbone
-from med_transfer.backbones.resnet import ZeroPaddedShortcut, medicalnet
+from med_transfer.backbones.networks.resnet import ZeroPaddedShortcut, medicalnet
 from med_transfer.errors import WeightsNotFound
 
 
@@ -52,7 +52,7 @@ def test_every_shortcut_of_type_a_lets_the_gradient_through(shapes_only, depth):
 def test_missing_file_says_which_and_where():
     with pytest.raises(
         WeightsNotFound,
-        match=r"needs a weights file; expected the path of resnet_18_23dataset.pth.*https://hugging.*18",
+        match=r"needs a weights file; expected resnet_18_23dataset.pth in .*, or its path.*https://hugging.*18",
     ):
         load_backbone("medicalnet-resnet18")
 

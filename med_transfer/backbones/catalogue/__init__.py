@@ -1,0 +1,5 @@
+"""Everything known about each family of published weights, a file a family."""
+
+from med_transfer.backbones.catalogue import medicalnet, merlin, residual
+
+SPECS = (*residual.SPECS, *medicalnet.SPECS, *merlin.SPECS)

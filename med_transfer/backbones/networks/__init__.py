@@ -1,0 +1,1 @@
+"""Encoders, each with the forward pass that its published weights were trained with."""

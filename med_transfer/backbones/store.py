@@ -1,0 +1,37 @@
+"""The folder where a user keeps published weights, so that a name alone is enough. Nothing is ever downloaded to it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import safetensors.torch
+
+from med_transfer.atomic import atomic_path
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.spec import BackboneSpec
+
+
+def store_folder() -> Path:
+    """``MED_TRANSFER_BACKBONES``, or ``med_transfer/backbones`` in the user's data folder (XDG base directories)."""
+    chosen = os.environ.get("MED_TRANSFER_BACKBONES", "")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_DATA_HOME") or str(Path("~/.local/share").expanduser())
+    return Path(base, "med_transfer", "backbones")
+
+
+def stored_weights(spec: BackboneSpec) -> Path | None:
+    """The imported weights of a backbone, or its published file, where the user has put one into the folder."""
+    names = [f"{spec.name}.safetensors", *([spec.weights.file] if spec.weights else [])]
+    return next((path for name in names if (path := store_folder() / name).is_file()), None)
+
+
+def store_weights(spec: BackboneSpec, encoder: Encoder, source_sha256: str) -> Path:
+    """Keep an encoder under its backbone's name, as safetensors with its origin in the metadata. Raises OutputError."""
+    path = store_folder() / f"{spec.name}.safetensors"
+    origin = {"backbone": spec.name, "source_sha256": source_sha256, "licence": spec.licence}
+    tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata=origin)
+    return path

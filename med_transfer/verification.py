@@ -1,0 +1,223 @@
+"""Do these weights fit these scans? Answered without labels, from what the network has kept of its own training data.
+
+A network with batch normalisation remembers the mean and the spread of every channel of every layer. Scans like those
+it was trained on, given to it in the same way, produce the same statistics. Another window shifts them, other axes
+change them in the deeper layers, another modality more so, and weights that are not what they claim agree with nothing.
+Networks without such a memory are asked whether their features collapse: whether all scans look alike to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from med_transfer.backbones import Encoder, InputSpec, LoadedBackbone
+from med_transfer.errors import NothingDone
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.scans import Volume
+
+GOOD_CORRELATION = 0.90  # measured: 0.96 and above for chest and abdominal CT through genuine CT weights
+POOR_CORRELATION = 0.30  # measured: 0.00 for shuffled weights, 0.57 for noise instead of a scan
+CLEARLY_BETTER = 0.75  # another window or axis order explains the scans where its distance is so much smaller
+COLLAPSED_COSINE = 0.99
+_WINDOWS_HU = ((-1000.0, 1000.0), (-1000.0, 400.0), (-1000.0, 200.0), (-1024.0, 2048.0), (-175.0, 250.0), (0.0, 3000.0))
+_AXES = ("SPL", "PSL", "LSP", "SLP", "PLS", "LPS")
+_LARGEST_SHAPE = (96, 160, 160)  # of one input, so that a scan takes seconds
+_DEFAULT_SHAPE = (64, 96, 96)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Medians over the normalisation layers, of the scans' statistics against the stored ones.
+
+    Attributes:
+        correlation: of the channels' means, in [-1, 1].
+        shift: distance of the means, in stored standard deviations.
+        spread: absolute logarithm of the ratio of standard deviations.
+    """
+
+    correlation: float
+    shift: float
+    spread: float
+    layers: int
+
+    @property
+    def distance(self) -> float:
+        return self.shift + self.spread
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the pooled features of several scans are like: 1 to the number of scans, and in [-1, 1]."""
+
+    effective_rank: float
+    mean_cosine: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The verdict (fits | wrong window | wrong axes | wrong weights | wrong modality | collapsed | cannot tell)."""
+
+    verdict: str
+    reason: str
+    agreement: Agreement | None
+    features: Features
+    tried: dict[str, Agreement]
+    n_scans: int
+
+
+def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], say: Callable[[str], None] = lambda text: None) -> Fit:
+    """Judge weights on scans of one's own.
+
+    Args:
+        backbone: the encoder with its weights, and what its entry says of the input.
+        volumes: a few scans, better of several patients; a handful is enough for a network with batch normalisation.
+        say: called with what is being tried.
+
+    Raises:
+        NothingDone: no scans.
+    """
+    if not volumes:
+        raise NothingDone("no scan to compare with", expected="at least one usable scan")
+    native = backbone.spec.input
+    features = _features(backbone, list(_images(volumes, native)))
+    if not any(True for _ in _normalisations(backbone.encoder)):
+        return _without_memory(features, len(volumes))
+    tried = {}
+    for name, needs in _alternatives(native).items():
+        say(name)
+        tried[name] = agreement(backbone.encoder, _images(volumes, needs))
+    verdict, reason = _judge(tried)
+    return Fit(verdict, reason, tried["as its entry says"], features, tried, len(volumes))
+
+
+def agreement(encoder: Encoder, images: Iterable[Tensor]) -> Agreement:
+    """How the statistics of images [1, channel, depth, height, width] agree with the stored ones."""
+    layers = dict(_normalisations(encoder))
+    sums = {name: torch.zeros(3, layer.num_features, dtype=torch.float64) for name, layer in layers.items()}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            values = inputs[0].double().flatten(2).transpose(0, 1).flatten(1)
+            counts = torch.full((len(values),), float(values.shape[1]), dtype=torch.float64)
+            sums[name] += torch.stack([counts, values.sum(1), values.square().sum(1)])
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
+    try:
+        with torch.inference_mode():
+            for image in images:
+                encoder.eval()(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _medians([_compare(layers[name], totals) for name, totals in sums.items()])
+
+
+def _compare(layer: nn.BatchNorm3d, totals: Tensor) -> tuple[float, float, float]:
+    count, total, squares = totals
+    mean = total / count
+    sd = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
+    stored_mean, stored_sd = layer.running_mean.double(), layer.running_var.double().clamp(min=1e-12).sqrt()  # type: ignore[union-attr]
+    varied = mean.std() > 0 and stored_mean.std() > 0
+    correlation = float(torch.corrcoef(torch.stack([mean, stored_mean]))[0, 1]) if varied else 0.0
+    shift = float(((mean - stored_mean).abs() / stored_sd).median())
+    return correlation, shift, float((sd / stored_sd).log().abs().median())
+
+
+def _medians(rows: list[tuple[float, float, float]]) -> Agreement:
+    correlation, shift, spread = np.median(np.array(rows), axis=0)
+    return Agreement(float(correlation), float(shift), float(spread), len(rows))
+
+
+def _normalisations(encoder: Encoder) -> Iterator[tuple[str, nn.BatchNorm3d]]:
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.BatchNorm3d) and module.track_running_stats:
+            yield name, module
+
+
+# The inputs to try --------------------------------------------------------------------------------------------
+
+
+def _alternatives(native: InputSpec) -> dict[str, InputSpec]:
+    """The entry's own input, the same in other windows, and the same with other axes."""
+    inputs = {"as its entry says": native}
+    inputs |= {f"window {low:g} to {high:g} HU": replace(native, window_hu=(low, high)) for low, high in _WINDOWS_HU
+               if (low, high) != native.window_hu}  # fmt: skip
+    inputs |= {f"axes {axes}": _turned(native, axes) for axes in _AXES if not _same_axes(axes, native.orientation)}
+    return inputs
+
+
+def _kinds(orientation: str) -> str:
+    """The body axes of an orientation, whichever way they grow: a flip changes no statistics."""
+    return orientation.translate(str.maketrans("RAI", "LPS"))
+
+
+def _same_axes(first: str, second: str) -> bool:
+    return _kinds(first) == _kinds(second)
+
+
+def _turned(native: InputSpec, axes: str) -> InputSpec:
+    """The same scan at the same voxel sizes, with its array axes in another order."""
+    order = [_kinds(native.orientation).index(letter) for letter in _kinds(axes)]
+    spacing = tuple(native.spacing_mm[i] for i in order) if native.spacing_mm else None
+    shape = tuple(native.shape[i] for i in order) if native.shape else None
+    return replace(native, orientation=axes, spacing_mm=spacing, shape=shape)
+
+
+def _images(volumes: Sequence[Volume], needs: InputSpec) -> Iterator[Tensor]:
+    shape = tuple(min(n, most) for n, most in zip(needs.shape or _DEFAULT_SHAPE, _LARGEST_SHAPE, strict=True))
+    depth, height, width = (max(n, least) for n, least in zip(shape, needs.minimum_shape, strict=True))
+    config = PreprocessingConfig(
+        orientation=needs.orientation, spacing_mm=needs.spacing_mm or (3.0, 1.5, 1.5), shape=(depth, height, width),
+        window_hu=needs.window_hu, output_range=needs.output_range, region="foreground",
+    )  # fmt: skip
+    preprocessing = Preprocessing(config)
+    for volume in volumes:
+        yield preprocessing(volume)[None]
+
+
+# Verdicts -----------------------------------------------------------------------------------------------------
+
+
+def _judge(tried: dict[str, Agreement]) -> tuple[str, str]:
+    native = tried["as its entry says"]
+    best = min(tried, key=lambda name: tried[name].distance)
+    shown = f"correlation {native.correlation:.2f}, shift {native.shift:.2f} sd, spread {native.spread:.2f}"
+    if tried[best].distance < CLEARLY_BETTER * native.distance and tried[best].correlation > POOR_CORRELATION:
+        return f"wrong {best.split()[0]}", f"with {best} the scans agree better than with the entry's own ({shown})"
+    if native.correlation >= GOOD_CORRELATION:
+        return "fits", f"the scans have the statistics that the network remembers ({shown})"
+    if native.correlation < POOR_CORRELATION:
+        return "wrong weights", f"the scans agree with nothing that the network remembers ({shown})"
+    return "wrong modality", f"the scans are not like those that the network remembers ({shown})"
+
+
+def _features(backbone: LoadedBackbone, images: Sequence[Tensor]) -> Features:
+    """Of the deepest maps' means, one a scan."""
+    with torch.inference_mode():
+        pooled = torch.stack([backbone.encoder.eval()(image)[-1].flatten(2).mean(2)[0] for image in images]).double()
+    directions = nn.functional.normalize(pooled, dim=1)
+    cosines = directions @ directions.T
+    others = cosines[~torch.eye(len(images), dtype=torch.bool)]
+    shares = torch.linalg.svdvals(pooled - pooled.mean(0))
+    shares = shares / shares.sum().clamp(min=1e-12)
+    entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
+    return Features(float(entropy.exp()), float(others.mean()) if len(others) else 1.0)
+
+
+def _without_memory(features: Features, count: int) -> Fit:
+    """Effective rank as RankMe has it (Garrido et al. 2023, arXiv:2210.02885): the exponential of the entropy."""
+    shown = f"effective rank {features.effective_rank:.1f} of {count - 1}, mean cosine {features.mean_cosine:.3f}"
+    if count < 3:
+        verdict, reason = "cannot tell", "the network has no batch normalisation; give at least three scans"
+    elif features.mean_cosine > COLLAPSED_COSINE:
+        verdict, reason = "collapsed", f"all scans look alike to the network ({shown})"
+    else:
+        verdict, reason = "fits", f"the network tells the scans apart ({shown}); it remembers no statistics to compare"
+    return Fit(verdict, reason, None, features, {}, count)
