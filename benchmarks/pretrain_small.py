@@ -43,6 +43,7 @@ def main() -> None:
         batch=arguments.batch,
         learning_rate=arguments.learning_rate,
         vicreg=arguments.vicreg,
+        ema=arguments.ema,
         seed=arguments.seed,
         channels_last=arguments.layout == "channels_last",
         calibration_batches=arguments.calibration_batches,
@@ -105,6 +106,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=192)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--vicreg", type=float, default=0.05)
+    parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--calibration-batches", type=int, default=16)
     parser.add_argument("--layout", choices=("channels_last", "contiguous"), default="channels_last")
     parser.add_argument("--seed", type=int, default=0)

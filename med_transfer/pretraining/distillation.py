@@ -75,8 +75,8 @@ class Distillation:
         torch.manual_seed(config.seed)  # initial values of the projections
         self.student = self._placed(pair.student)
         self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self.teacher = self._placed(Teacher(pair.teacher, pair.teacher_input, config.stages, dtype))
+        teacher = Teacher(pair.teacher, pair.teacher_input, config.stages, teacher_dtype(device))
+        self.teacher = self._placed(teacher)
         channels = tuple(pair.student.stage_channels[-config.stages :])
         self.loss = DistillationLoss(channels, self.teacher.channels).to(device)
         self.vicreg = VICReg(channels[-1]).to(device)
@@ -288,6 +288,12 @@ class _Log:
     def means(self) -> dict[str, float]:
         means = {name: round(float(value) / self.count, 5) for name, value in self._sums.items()}
         return means | {"steps_per_second": round(self.count / (time.perf_counter() - self._start), 3)}
+
+
+def teacher_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the processor computes in it: only forward passes, which are sound on a CPU (decision 6)."""
+    native = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if native else torch.float32
 
 
 def learning_rate_share(progress: float, warm_up: float) -> float:
