@@ -70,13 +70,15 @@ class Fit:
     n_scans: int
 
 
-def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], say: Callable[[str], None] = lambda text: None) -> Fit:
+def verify(
+    backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Callable[[int, int], None] = lambda done, total: None
+) -> Fit:
     """Judge weights on scans of one's own.
 
     Args:
         backbone: the encoder with its weights, and what its entry says of the input.
         volumes: a few scans, better of several patients; a handful is enough for a network with batch normalisation.
-        say: called with what is being tried.
+        progress: called with how many inputs were tried, of how many.
 
     Raises:
         NothingDone: no scans.
@@ -87,10 +89,10 @@ def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], say: Callable[[s
     features = _features(backbone, list(_images(volumes, native)))
     if not any(True for _ in _normalisations(backbone.encoder)):
         return _without_memory(features, len(volumes))
-    tried = {}
-    for name, needs in _alternatives(native).items():
-        say(name)
+    alternatives, tried = _alternatives(native), {}
+    for name, needs in alternatives.items():
         tried[name] = agreement(backbone.encoder, _images(volumes, needs))
+        progress(len(tried), len(alternatives))
     verdict, reason = _judge(tried)
     return Fit(verdict, reason, tried["as its entry says"], features, tried, len(volumes))
 
@@ -189,7 +191,7 @@ def _judge(tried: dict[str, Agreement]) -> tuple[str, str]:
     native = tried["as its entry says"]
     best = min(tried, key=lambda name: tried[name].distance)
     shown = f"correlation {native.correlation:.2f}, shift {native.shift:.2f} sd, spread {native.spread:.2f}"
-    if tried[best].distance < CLEARLY_BETTER * native.distance and tried[best].correlation > POOR_CORRELATION:
+    if tried[best].distance < CLEARLY_BETTER * native.distance and tried[best].correlation >= GOOD_CORRELATION:
         return f"wrong {best.split()[0]}", f"with {best} the scans agree better than with the entry's own ({shown})"
     if native.correlation >= GOOD_CORRELATION:
         return "fits", f"the scans have the statistics that the network remembers ({shown})"

