@@ -61,15 +61,22 @@ def load_backbone(
         raise BackboneError(f"{name}: both a weights file and scratch", expected="one of them")
     if not scratch:
         _require_accepted(spec, accept_licence)
+    if not scratch:
+        spec, weights = _completed(spec, weights)
     stream, where = (None, "") if scratch else _open(spec, weights)
     if stream is None:
-        return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
+        return from_scratch(spec, seed)
     with stream:
         sha256 = hash_weights(stream)
         _check_hash(spec, sha256, where)
         tensors = read_tensors(stream, where)
     encoder = _build(spec, seed)
     return LoadedBackbone(encoder, spec, load_tensors(encoder, tensors, where, spec.renaming), sha256)
+
+
+def from_scratch(spec: BackboneSpec, seed: int = 0) -> LoadedBackbone:
+    """The network of an entry with random values; also of an entry that was completed from a model's description."""
+    return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
 
 
 def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") -> tuple[Path, LoadReport]:
@@ -82,6 +89,14 @@ def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") ->
     """
     loaded = load_backbone(name, file, accept_licence=accept_licence)
     return store_weights(loaded.spec, loaded.encoder, loaded.sha256 or ""), loaded.report
+
+
+def _completed(spec: BackboneSpec, weights: Path | str | None) -> tuple[BackboneSpec, Path | str | None]:
+    """An entry that needs the description beside its weights, completed from it; any other as it is."""
+    given = stored_weights(spec) if weights is None else Path(weights)
+    if spec.from_weights is None or given is None:
+        return spec, weights
+    return spec.from_weights(spec, given)
 
 
 def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | None, str]:

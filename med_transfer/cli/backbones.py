@@ -24,7 +24,7 @@ def list_(as_json: AsJson = False) -> None:
         return
     for name, spec in specs.items():
         weights = spec.weights.file if spec.weights else "from scratch, or your own"
-        say(f"{name:<22} {spec.parameters / 1e6:6.1f} M   {spec.licence:<12} {weights}")
+        say(f"{name:<26} {spec.parameters / 1e6:6.1f} M   {spec.licence:<12} {weights}")
 
 
 @app.command()
