@@ -41,8 +41,8 @@ def load_backbone(
 
     Args:
         name: see :func:`backbones`.
-        weights: the published file, or a ``.safetensors`` file or bundle folder of a network of your own. Without
-            it: the weights that an installed package brings, or random values where the backbone has no weights.
+        weights: the published file or folder, or a ``.safetensors`` file or bundle folder of a network of your own.
+            Without it: the weights that an installed package brings, or random values where the backbone has no weights.
         scratch: start from random values even though there are published weights.
         seed: of the random values; the same seed gives the same encoder.
         accept_licence: the name of the weights' licence, where it restricts their use.
@@ -61,7 +61,6 @@ def load_backbone(
         raise BackboneError(f"{name}: both a weights file and scratch", expected="one of them")
     if not scratch:
         _require_accepted(spec, accept_licence)
-    if not scratch:
         spec, weights = _completed(spec, weights)
     stream, where = (None, "") if scratch else _open(spec, weights)
     if stream is None:

@@ -27,7 +27,7 @@ class NetworkPlan(BaseModel):
         output_range: value of the lower and of the upper end of the window.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     described_by: str
     architecture: UNetArchitecture

@@ -215,6 +215,9 @@ UNUSABLE = {
     r"window_hu from 292 to 292 does not rise": changed(
         foreground_intensity_properties_per_channel={"0": CT | {"percentile_00_5": 292.0}}
     ),
+    r"window_hu\.1: Input should be a finite number": changed(
+        foreground_intensity_properties_per_channel={"0": CT | {"percentile_99_5": float("inf")}}
+    ),
     r"percentile_00_5 is missing": changed(foreground_intensity_properties_per_channel={"0": {"mean": 1.0}}),
     r"spacing_mm\.1: Input should be greater than 0": changed(spacing=[1.0, 0.0, 1.0]),
 }
