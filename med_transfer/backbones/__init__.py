@@ -2,7 +2,14 @@
 
 from med_transfer.backbones.download import download_weights
 from med_transfer.backbones.encoder import Encoder
-from med_transfer.backbones.loading import LoadedBackbone, import_backbone, load_backbone, weights_at_hand
+from med_transfer.backbones.loading import (
+    LoadedBackbone,
+    from_scratch,
+    import_backbone,
+    load_backbone,
+    weights_at_hand,
+)
+from med_transfer.backbones.plan import NetworkPlan
 from med_transfer.backbones.registry import backbones, find_backbone
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource, describe
 from med_transfer.backbones.weights import LoadReport
@@ -13,11 +20,13 @@ __all__ = [
     "InputSpec",
     "LoadReport",
     "LoadedBackbone",
+    "NetworkPlan",
     "WeightsSource",
     "backbones",
     "describe",
     "download_weights",
     "find_backbone",
+    "from_scratch",
     "import_backbone",
     "load_backbone",
     "weights_at_hand",

@@ -42,8 +42,8 @@ def load_backbone(
 
     Args:
         name: see :func:`backbones`.
-        weights: the published file, or a ``.safetensors`` file or bundle folder of a network of your own. Without
-            it: the weights that an installed package brings, or random values where the backbone has no weights.
+        weights: the published file or folder, or a ``.safetensors`` file or bundle folder of a network of your own.
+            Without it: the weights that an installed package brings, or random values where the backbone has none.
         scratch: start from random values even though there are published weights.
         seed: of the random values; the same seed gives the same encoder.
         accept_licence: the name of the weights' licence, where it restricts their use.
@@ -62,15 +62,21 @@ def load_backbone(
         raise BackboneError(f"{name}: both a weights file and scratch", expected="one of them")
     if not scratch:
         require_accepted(spec, accept_licence)
+        spec, weights = _completed(spec, weights)
     stream, where = (None, "") if scratch else _open(spec, weights)
     if stream is None:
-        return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
+        return from_scratch(spec, seed)
     with stream:
         sha256 = hash_weights(stream)
         _check_hash(spec, sha256, where)
         tensors = read_tensors(stream, where)
     encoder = _build(spec, seed)
     return LoadedBackbone(encoder, spec, load_tensors(encoder, tensors, where, spec.renaming), sha256)
+
+
+def from_scratch(spec: BackboneSpec, seed: int = 0) -> LoadedBackbone:
+    """The network of an entry with random values; also of an entry that was completed from a model's description."""
+    return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
 
 
 def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") -> tuple[Path, LoadReport]:
@@ -92,6 +98,14 @@ def weights_at_hand(spec: BackboneSpec) -> bool:
     if stored_weights(spec):
         return True
     return spec.weights.package is not None and importlib.util.find_spec(spec.weights.package) is not None
+
+
+def _completed(spec: BackboneSpec, weights: Path | str | None) -> tuple[BackboneSpec, Path | str | None]:
+    """An entry that needs the description beside its weights, completed from it; any other as it is."""
+    given = stored_weights(spec) if weights is None else Path(weights)
+    if spec.from_weights is None or given is None:
+        return spec, weights
+    return spec.from_weights(spec, given)
 
 
 def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | None, str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.plan import NetworkPlan
 from med_transfer.backbones.renaming import NO_RENAMING, Renaming
 
 Triple = tuple[int, int, int]
@@ -21,7 +23,8 @@ class InputSpec:
         orientation: the side to which depth, height and width grow, for example ``SPL``.
         window_hu: Hounsfield units that are clipped and mapped to the ends of ``output_range``.
         output_range: value of the lower and of the upper end of the window.
-        minimum_shape: total stride of the encoder; in a smaller input the deepest map is mostly padding.
+        minimum_shape: total stride of the encoder; in a smaller input the deepest map is mostly padding. Twice that
+            where each map is normalised by its own voxels alone (instance normalisation): one voxel says nothing then.
         spacing_mm: of the pretraining, along (depth, height, width); None where none is prescribed.
         shape: of the pretraining, along (depth, height, width); None where none is prescribed.
     """
@@ -84,6 +87,9 @@ class BackboneSpec:
         sha256: of the published file; None where it is not known.
         extra: optional part of the installation, as in ``pip install med-transfer[extra]``.
         notes: what a user has to know besides.
+        plan: how the network is built and what it expects, where a file says so; saved with whatever is made from it.
+        from_weights: completes the entry from what lies beside the weights: (entry, path that the user gave) to
+            (completed entry, file or bundle with the tensors). Until then the entry shows a usual network of its kind.
     """
 
     name: str
@@ -104,15 +110,15 @@ class BackboneSpec:
     sha256: str | None = None
     extra: str | None = None
     notes: str = ""
+    plan: NetworkPlan | None = None
+    from_weights: Callable[[BackboneSpec, Path], tuple[BackboneSpec, Path]] | None = None
 
 
 def describe(spec: BackboneSpec) -> list[tuple[str, str]]:
     """Rows (what, value) that tell a person all about a backbone."""
     return [
         ("name", spec.name),
-        ("parameters", f"{spec.parameters / 1e6:.1f} million"),
-        ("feature maps", f"{', '.join(map(str, spec.stage_channels))} channels"),
-        *_input_rows(spec.input),
+        *_network_rows(spec),
         *_weights_rows(spec),
         ("licence", spec.licence),
         ("commercial use", "allowed by the licence" if spec.commercial_use else "not allowed"),
@@ -122,6 +128,17 @@ def describe(spec: BackboneSpec) -> list[tuple[str, str]]:
         ("paper", spec.paper),
         ("source", spec.source),
         *([("notes", spec.notes)] if spec.notes else []),
+    ]
+
+
+def _network_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
+    if spec.from_weights is not None:
+        usual = f"usually {spec.parameters / 1e6:.1f} million; read from the model's own description"
+        return [("parameters", usual), ("input", "read from the model's own description")]
+    return [
+        ("parameters", f"{spec.parameters / 1e6:.1f} million"),
+        ("feature maps", f"{', '.join(map(str, spec.stage_channels))} channels"),
+        *_input_rows(spec.input),
     ]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_transfer.atomic import output_error
-from med_transfer.backbones import LoadedBackbone, load_backbone
+from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import save_bundle
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
@@ -104,7 +104,7 @@ def _train_scratch_twin(
     """The same network without the source, on the same folds with the same budget; None where there is no source."""
     if source.sha256 is None or not config.scratch_twin:
         return None
-    scratch = load_backbone(source.spec.name, scratch=True, seed=config.seed)
+    scratch = from_scratch(source.spec, config.seed)
     return train(plan, config, scratch, folder, progress, "scratch twin")
 
 
