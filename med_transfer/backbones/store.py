@@ -23,7 +23,7 @@ def store_folder() -> Path:
 
 def stored_weights(spec: BackboneSpec) -> Path | None:
     """The imported weights of a backbone, or its published file, where the user has put one into the folder."""
-    names = [f"{spec.name}.safetensors", *([spec.weights.file] if spec.weights else [])]
+    names = [f"{spec.name}.safetensors", *(spec.weights.files if spec.weights else ())]
     return next((path for name in names if (path := store_folder() / name).is_file()), None)
 
 
