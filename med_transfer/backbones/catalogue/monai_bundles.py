@@ -78,7 +78,7 @@ _BTCV = BackboneSpec(
     stage_channels=(48, 96, 192, 384, 768),
     parameters=8_062_002,
     weights=_weights("model_swin_unetr_btcv_segmentation_v1.pt"),
-    renaming=Renaming(prefixes=("swinViT",), ignore=(r"encoder\d+\.", r"out\.")),
+    renaming=Renaming(prefixes=("swinViT",), ignore=(r"(en|de)coder\d+\.", r"out\.")),
     licence="Apache-2.0",
     commercial_use=True,
     source=f"{_ZOO}swin_unetr_btcv_segmentation",

@@ -55,7 +55,7 @@ _SWIN = BackboneSpec(
     renaming=Renaming(
         prefixes=("swinViT",),
         ignore=(
-            r"encoder\d+\.", r"out\.",  # convolutions beside the transformer, and the output
+            r"(en|de)coder\d+\.", r"out\.",  # convolutions beside the transformer, and the output
             r"(precls_conv|GAP|controller|text_to_vision)\.", r"organ_embedding",  # one head for all organs
         ),
     ),

@@ -35,7 +35,7 @@ def _voco(size: str, name: str, file: str, training_data: str) -> BackboneSpec:
         renaming=Renaming(
             prefixes=("swinViT", "swin_vit"),
             # Convolutions beside the transformer, output, and the two projections of the contrastive task
-            ignore=(r"encoder\d+\.", r"out\.", r"(student|teacher)\."),
+            ignore=(r"(en|de)coder\d+\.", r"out\.", r"(student|teacher)\."),
         ),
         notes=(
             "The licence on the weights' page was not checked, so commercial use counts as not allowed. The "
