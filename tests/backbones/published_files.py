@@ -48,8 +48,9 @@ class Published:
     beside: Mapping[str, object] = field(default_factory=dict)
 
     def tensors(self, value: Callable[[str, tuple[int, ...]], Tensor]) -> dict[str, Tensor]:
+        """Of the encoder as ``value`` gives them, of the rest zeros."""
         named = {self.rename(name): value(name, shape) for name, shape in self.encoder.items()}
-        return named | {name: value(name, shape) for name, shape in self.rest.items()}
+        return named | {name: zeros(name, shape) for name, shape in self.rest.items()}
 
     def write(self, path: Path, value: Callable[[str, tuple[int, ...]], Tensor]) -> None:
         content: dict = self.tensors(value)
@@ -206,13 +207,13 @@ def vista3d_file(first: int = 48) -> Published:
     return Published(dict(ds_encoder(first, batch_norm=False)), under("image_encoder", "encoder"), rest)
 
 
-def video_file() -> Published:
+def video_file(*plan) -> Published:
     def rename(name: str) -> str:
         name = re.sub(r"^conv1\.", "stem.0.", re.sub(r"^bn1\.", "stem.1.", name))
         name = re.sub(r"\.conv(\d)\.weight", r".conv\1.0.weight", name)
         return re.sub(r"\.bn(\d)\.", r".conv\1.1.", name)
 
-    return Published(dict(names_and_shapes(video_plan())), rename, _with_bias("fc", (400, 512)))
+    return Published(dict(names_and_shapes(video_plan(*plan))), rename, _with_bias("fc", (400, 512)))
 
 
 def _with_bias(name: str, shape: tuple[int, ...]) -> Shapes:
