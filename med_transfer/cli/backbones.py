@@ -22,9 +22,10 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         say_json({name: dict(describe(spec)) for name, spec in specs.items()})
         return
+    width = max(map(len, specs))
     for name, spec in specs.items():
         weights = spec.weights.file if spec.weights else "from scratch, or your own"
-        say(f"{name:<22} {spec.parameters / 1e6:6.1f} M   {spec.licence:<12} {weights}")
+        say(f"{name:<{width}} {spec.parameters / 1e6:6.1f} M   {spec.licence:<12} {weights}")
 
 
 @app.command()

@@ -100,27 +100,20 @@ def test_vista3d(from_file):
         assert_same(encoder(x), ds_forward(state, x, batch_norm=False))
 
 
+CUBE, PADDED = (32, 32, 32), (24, 40, 52)  # sides that are no multiples of 32 are padded inside
 SWIN = [
-    ("swin-ssl-5k", swin, swin_5k_file(12)),
-    ("swin-ssl-50k", swin, swin_50k_file(12)),
-    ("suprem-swinunetr", swin, suprem_swin_file(12)),
-    ("voco-b", swin_v2, voco_file(12)),
-    ("vocomni-b", swin_v2, vocomni_file(12)),
+    ("swin-ssl-5k", swin, swin_5k_file(12), PADDED),
+    ("swin-ssl-50k", swin, swin_50k_file(12), CUBE),
+    ("suprem-swinunetr", swin, suprem_swin_file(12), CUBE),
+    ("voco-b", swin_v2, voco_file(12), PADDED),
+    ("vocomni-b", swin_v2, vocomni_file(12), CUBE),
 ]
 
 
-@pytest.mark.parametrize(("name", "build", "file"), SWIN, ids=[name for name, *_ in SWIN])
-def test_swin(from_file, name, build, file):
+@pytest.mark.parametrize(("name", "build", "file", "shape"), SWIN, ids=[name for name, *_ in SWIN])
+def test_swin(from_file, name, build, file, shape):
     encoder, state = from_file(name, build(12), file)
-    x = noise(32, 32, 32)
-    with torch.no_grad():
-        assert_same(encoder(x), swin_forward(state, x))
-
-
-@pytest.mark.parametrize(("build", "file"), [(swin, swin_5k_file(12)), (swin_v2, voco_file(12))], ids=["v1", "v2"])
-def test_swin_of_a_scan_whose_sides_are_no_multiples_of_32(from_file, build, file):
-    encoder, state = from_file("swin-ssl-5k" if build is swin else "voco-b", build(12), file)
-    x = noise(24, 40, 52)
+    x = noise(*shape)
     with torch.no_grad():
         assert_same(encoder(x), swin_forward(state, x))
 
@@ -240,11 +233,11 @@ def test_nodule_detector_of_monai():
 
 
 def test_video_network_of_torchvision():
-    video = pytest.importorskip("torchvision.models.video")
+    video = pytest.importorskip("torchvision.models.video.resnet")
     torch.manual_seed(6)
-    network = video.r3d_18(weights=None)
+    network = video.VideoResNet(video.BasicBlock, [video.Conv3DSimple] * 4, [1, 1, 1, 1], video.BasicStem)
     x = noise(8, 24, 32).clamp(0, 1)
-    ours = ours_with(VideoResNetEncoder(), network, find_backbone("r3d18-kinetics").renaming, x)
+    ours = ours_with(VideoResNetEncoder((1, 1, 1, 1)), network, find_backbone("r3d18-kinetics").renaming, x)
     coloured = (x.expand(-1, 3, -1, -1, -1) - KINETICS[0]) / KINETICS[1]
     layers = [network.layer1, network.layer2, network.layer3, network.layer4]
     assert_same(ours, outputs(network, layers, coloured), 1e-5)

