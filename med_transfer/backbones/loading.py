@@ -122,7 +122,7 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
         return spec.weights.open(), spec.weights.file
     raise WeightsNotFound(
         f"backbone {spec.name} needs a weights file",
-        expected=f"{spec.weights.file} in {store_folder()}, or its path",
+        expected=f"{' or '.join(spec.weights.files)} in {store_folder()}, or its path",
         action=f"Get it from {spec.weights.url} with med-transfer backbones import {spec.name} "
         f"{'--download' if spec.weights.download_url else 'FILE'}, or start from scratch",
     )

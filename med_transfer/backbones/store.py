@@ -1,4 +1,4 @@
-"""The folder where a user keeps published weights, so that a name alone is enough. Filled only when a user asks for it."""
+"""The folder where a user keeps published weights, so that a name alone is enough; filled only on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def store_folder() -> Path:
 
 def stored_weights(spec: BackboneSpec) -> Path | None:
     """The imported weights of a backbone, or its published file or folder, where the user has put one there."""
-    names = [f"{spec.name}.safetensors", *([spec.weights.file] if spec.weights else [])]
+    names = [f"{spec.name}.safetensors", *(spec.weights.files if spec.weights else ())]
     return next((path for name in names if (path := store_folder() / name).exists()), None)
 
 

@@ -8,7 +8,7 @@ from med_transfer.backbones import load_backbone
 from med_transfer.errors import LicenceNotAccepted
 
 GENESIS_LICENCE = "ASU Models Genesis (academic, non-commercial research)"
-SUPREM_LICENCE = "SuPreM (JHU, CC BY-NC-ND 4.0)"
+SUPREM_LICENCE = "CC BY-NC-ND 4.0 (Johns Hopkins University)"
 
 
 def under(prefix, state):

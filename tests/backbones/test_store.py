@@ -52,7 +52,8 @@ def test_a_file_of_another_network_is_not_kept(tmp_path, store):
 
 def test_without_the_file_the_message_says_where_it_is_looked_for(store):
     with pytest.raises(
-        WeightsNotFound, match=rf"resnet_10_23dataset\.pth in {store}, .* import medicalnet-resnet10 --down"
+        WeightsNotFound,
+        match=rf"resnet_10_23dataset\.pth or resnet_10\.pth in {store}, .* import medicalnet-resnet10 --down",
     ):
         load_backbone("medicalnet-resnet10")
 

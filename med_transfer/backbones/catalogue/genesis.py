@@ -48,7 +48,7 @@ _SUPREM = BackboneSpec(
     stage_channels=(128, 256, 512),
     parameters=_PARAMETERS,
     weights=WeightsSource(file="supervised_suprem_unet_2100.pth", url="https://huggingface.co/MrGiovanni/SuPreM"),
-    licence="SuPreM (JHU, CC BY-NC-ND 4.0)",
+    licence="CC BY-NC-ND 4.0 (Johns Hopkins University)",
     commercial_use=False,
     redistribution=False,
     must_accept=True,
