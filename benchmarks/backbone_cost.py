@@ -20,12 +20,11 @@ import time
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from med_transfer.backbones import BackboneSpec, backbones, find_backbone, load_backbone
+from med_transfer.backbones.cost import cost_shape, multiply_adds
 
 Triple = tuple[int, int, int]
-DEFAULT_SHAPE: Triple = (96, 96, 96)
 GIGA = 1e9
 
 
@@ -37,7 +36,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in arguments.names or backbones():
         spec = find_backbone(name)
-        shape = tuple(arguments.shape) if arguments.shape else spec.input.shape or DEFAULT_SHAPE
+        shape = tuple(arguments.shape) if arguments.shape else cost_shape(spec)
         print(row(spec, shape, arguments), flush=True)
 
 
@@ -58,16 +57,6 @@ def row(spec: BackboneSpec, shape: Triple, arguments: argparse.Namespace) -> str
         seconds, memory = measured(spec, shape, arguments.repeats)
     size = " x ".join(map(str, shape))
     return f"| {spec.name} | {spec.parameters / 1e6:.1f} | {size} | {count:.0f} | {seconds} | {memory} |"
-
-
-def multiply_adds(spec: BackboneSpec, shape: Triple) -> float:
-    """Of convolutions and matrix products in one forward pass of one scan."""
-    with torch.device("meta"):
-        encoder = spec.build().eval()
-        x = torch.empty(1, spec.input.channels, *shape)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(x)
-    return counter.get_total_flops() / 2  # an addition and a multiplication count as two
 
 
 def measured(spec: BackboneSpec, shape: Triple, repeats: int) -> tuple[str, str]:

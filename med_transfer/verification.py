@@ -26,7 +26,7 @@ CLEARLY_BETTER = 0.75  # another window or axis order explains the scans where i
 COLLAPSED_COSINE = 0.99
 _WINDOWS_HU = ((-1000.0, 1000.0), (-1000.0, 400.0), (-1000.0, 200.0), (-1024.0, 2048.0), (-175.0, 250.0), (0.0, 3000.0))
 _AXES = ("SPL", "PSL", "LSP", "SLP", "PLS", "LPS")
-_LARGEST_SHAPE = (96, 160, 160)  # of one input, so that a scan takes seconds
+_LARGEST_SHAPE = (64, 128, 128)  # of one input, so that a scan takes seconds
 _DEFAULT_SHAPE = (64, 96, 96)
 
 

@@ -41,10 +41,13 @@ def list_(as_json: AsJson = False) -> None:
 def show(name: BackboneName, as_json: AsJson = False) -> None:
     """Everything known about one backbone."""
     from med_transfer.backbones import describe, find_backbone
+    from med_transfer.backbones.cost import cost_shape, multiply_adds
     from med_transfer.cli.terminal import say, say_json
 
     spec = find_backbone(name)
-    rows = dict(describe(spec)) | {"weights here": _here(spec)}
+    size = " x ".join(map(str, cost_shape(spec)))
+    cost = f"{multiply_adds(spec) / 1e9:.0f} billion multiply-adds for one scan of {size} voxels"
+    rows = dict(describe(spec)) | {"cost": cost, "weights here": _here(spec)}
     if as_json:
         say_json(rows)
         return
