@@ -61,7 +61,7 @@ def kendall_tau(foretold: ArrayLike, achieved: ArrayLike) -> float | None:
 
     Source: Kendall 1945, Biometrika 33:239.
     """
-    return _defined(kendalltau(*_pair(foretold, achieved))[0])
+    return _defined(kendalltau(*_pair(foretold, achieved)).statistic)  # type: ignore[attr-defined]
 
 
 def weighted_tau(foretold: ArrayLike, achieved: ArrayLike) -> float | None:
@@ -71,7 +71,7 @@ def weighted_tau(foretold: ArrayLike, achieved: ArrayLike) -> float | None:
 
     Source: Vigna 2015, WWW, doi:10.1145/2736277.2741088; for ranking backbones, You et al. 2021, arXiv:2102.11005.
     """
-    return _defined(weightedtau(*_pair(foretold, achieved))[0])
+    return _defined(weightedtau(*_pair(foretold, achieved)).statistic)  # type: ignore[attr-defined]
 
 
 def regret(foretold: ArrayLike, achieved: ArrayLike) -> float:
