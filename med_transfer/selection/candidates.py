@@ -58,7 +58,8 @@ class Candidate:
     def control(self, seed: int) -> Network:
         """The same network with random weights; what they are depends on the versions too."""
         made_by = "".join(f" {name} {versions()[name]}" for name in ("med-transfer", "monai", "torch"))
-        return Network(f"{self.spec.name} random {seed}{made_by}", self.spec, None, seed)
+        size = f"{self.spec.parameters} {self.spec.stage_channels}"
+        return Network(f"{self.spec.name} {size} random {seed}{made_by}", self.spec, None, seed)
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def find_candidates(
 
 def _given(spec: BackboneSpec, path: Path, accept_licence: str) -> Candidate:
     weights = path / "bundle" if (path / "bundle").is_dir() else path
-    sha256 = _sha256(spec, weights, accept_licence)
-    return Candidate(f"{spec.name} ({path})", spec, weights, sha256, accept_licence)
+    return _checked(f"{spec.name} ({path})", spec, weights, accept_licence)
 
 
 def _named(spec: BackboneSpec, accept_licence: str) -> Candidate:
@@ -116,7 +116,7 @@ def _named(spec: BackboneSpec, accept_licence: str) -> Candidate:
             expected=f"weights of your own: --weights {spec.name}=PATH",
             action="Without them it starts from random values, and there is nothing to transfer",
         )  # fmt: skip
-    return Candidate(spec.name, spec, None, _sha256(spec, None, accept_licence), accept_licence)
+    return _checked(spec.name, spec, None, accept_licence)
 
 
 def _at_hand(spec: BackboneSpec, accept_licence: str, left_out: dict[str, str]) -> list[Candidate]:
@@ -132,5 +132,6 @@ def _at_hand(spec: BackboneSpec, accept_licence: str, left_out: dict[str, str]) 
     return []
 
 
-def _sha256(spec: BackboneSpec, weights: Path | None, accept_licence: str) -> str:
-    return load_backbone(spec.name, weights, accept_licence=accept_licence).sha256 or ""
+def _checked(name: str, spec: BackboneSpec, weights: Path | None, accept_licence: str) -> Candidate:
+    loaded = load_backbone(spec.name, weights, accept_licence=accept_licence)
+    return Candidate(name, loaded.spec, weights, loaded.sha256 or "", accept_licence)

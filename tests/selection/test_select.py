@@ -94,6 +94,16 @@ def test_the_folds_are_those_of_the_run_that_follows(selected, target_csv):
     assert len(feature_files(selected[0])) == 3 * len(split.development)  # two networks and one control
 
 
+def test_one_validation_part_is_no_cross_validation(command, target_csv, random_weights, tmp_path):
+    """A run with a holdout has one fold; the choice is made in as many as the config names, within its training."""
+    more = settings("split.kind=holdout", "split.val_fraction=0.34", "split.folds=3")
+    outcome = command(*words(target_csv, tmp_path, random_weights), *more, "--json")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(outcome.out)
+    split = split_cohort(Cohort.read(target_csv), SPLIT.model_copy(update={"kind": "holdout", "val_fraction": 0.34}))
+    assert (record["n_scans"], record["n_folds"]) == (len(split.development), 3)
+
+
 def test_a_second_call_reads_no_scan(command, target_csv, other_weights, tmp_path):
     """The scans are overwritten with zeros under their old size and time: who reads one fails."""
     table = own_copy(target_csv, tmp_path / "copy")
@@ -250,4 +260,3 @@ def test_one_image_on_two_sides(command, target_csv, random_weights, tmp_path):
     taught |= {name: value for name, value in asked.items() if name.startswith("roi_")}
     outcome = command(*words(write_rows(table, rows), tmp_path / "out", random_weights))
     refused(outcome, 2, "identical images in the test set and in development")
-
