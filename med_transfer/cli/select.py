@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from med_transfer.cli.options import AsJson, Config, Overrides
+
+if TYPE_CHECKING:
+    from med_transfer.selection import Selection
 
 NAME = "select"
 
@@ -33,7 +38,7 @@ def command(
     from med_transfer.config import load_config
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.selection import select
-    from med_transfer.selection.report import as_record, finetune_command, table_rows
+    from med_transfer.selection.report import as_record
 
     settings = load_config(FinetuneConfig, config, overrides or ())
     names = [name.strip() for name in backbones.split(",") if name.strip()] if backbones is not None else None
@@ -43,19 +48,35 @@ def command(
     if as_json:
         say_json(as_record(selection, settings))
     else:
-        rows = table_rows(selection)
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-        say()
-        for name, reason in selection.left_out.items():
-            say(f"left out: {name}: {reason}")
-        say(f"recommended: {selection.recommended or 'none'}")
-        say(selection.reason)
+        _say_ranking(selection)
         if selection.recommended:
-            say(f"next: {finetune_command(selection).replace('COHORT', str(cohort))}")
-        say(f"table: {selection.folder / 'selection.md'}")
+            say(f"next: {next_command(selection, cohort, config, overrides or ())}")
     raise typer.Exit(1 if selection.failed else 0)
+
+
+def _say_ranking(selection: Selection) -> None:
+    from med_transfer.cli.terminal import say
+    from med_transfer.selection.report import table_rows
+
+    rows = table_rows(selection)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    say()
+    for name, reason in selection.left_out.items():
+        say(f"left out: {name}: {reason}")
+    say(f"table: {selection.folder / 'selection.md'}")
+    say(f"recommended: {selection.recommended or 'none'}")
+    say(selection.reason)
+
+
+def next_command(selection: Selection, cohort: Path, config: Path | None, overrides: Sequence[str]) -> str:
+    """The ``finetune`` that takes the recommendation, with the config that it was made for."""
+    from med_transfer.selection.report import as_options
+
+    file = ["-c", str(config)] if config else []
+    words = shlex.join(["med-transfer", "finetune", str(cohort), "-o", "RUN", *file])
+    return f"{words} {as_options([*overrides, *selection.overrides])}"
 
 
 def _name_and_path(text: str) -> tuple[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -77,7 +78,11 @@ def as_markdown(selection: Selection) -> str:
         f"{selection.n_scans} scans of {selection.n_patients} patients in {selection.n_folds} training folds; {kind}: "
         f"{', '.join(selection.classes)}. The test scans were shown to no network.",
         f"**Recommended: {selection.recommended or 'none'}.** {selection.reason}",
-        *([f"    {finetune_command(selection)}"] if selection.recommended else []),
+        *(
+            [f"To take it, give `finetune` the same config and:\n\n    {as_options(selection.overrides)}"]
+            if selection.recommended
+            else []
+        ),
         "## Ranking",
         _table(table_rows(selection)),
         RULE,
@@ -89,9 +94,9 @@ def as_markdown(selection: Selection) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def finetune_command(selection: Selection) -> str:
-    """What to type next."""
-    return " ".join(["med-transfer finetune COHORT -o RUN", *(f"--set '{text}'" for text in selection.overrides)])
+def as_options(overrides: Sequence[str]) -> str:
+    """What to type, quoted for a shell."""
+    return " ".join(f"--set {shlex.quote(text)}" for text in overrides)
 
 
 def _details(score: BackboneScore) -> list[str]:

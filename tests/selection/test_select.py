@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 from command_line import TINY, read_rows, settings, write_rows
 
 import med_transfer as mt
+from med_transfer.cli.select import next_command
 from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.selection.report import as_markdown
 
 NAME = "resnet18-w32"
 SPLIT = SplitConfig(folds=2, test_fraction=0.34)
@@ -191,6 +194,10 @@ def test_from_python(selected, target_csv, finished, random_weights):
     assert (config.backbone.name, str(config.backbone.weights)) == (NAME, best.weights)
     assert config.backbone.pooled_stages == best.best.stages
     assert dataclasses.replace(selection, recommended=None).overrides == ()
+    typed = shlex.split(next_command(chosen, target_csv, None, ("seed=3",)))
+    assert typed[:5] == ["med-transfer", "finetune", str(target_csv), "-o", "RUN"]
+    assert load_config(FinetuneConfig, None, typed[6::2]) == config.model_copy(update={"seed": 3})
+    assert f"--set backbone.name={NAME}" in as_markdown(chosen)
 
 
 # What is refused
