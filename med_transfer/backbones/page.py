@@ -69,12 +69,9 @@ def _input(spec: BackboneSpec) -> str:
 
 
 def _uses(spec: BackboneSpec) -> str:
-    uses = [
-        word
-        for word, allowed in (("commercial", spec.commercial_use), ("redistribution", spec.redistribution))
-        if allowed
-    ]
-    return f"{', '.join(uses) or 'research only'}{'; **accept**' if spec.must_accept else ''}"
+    allowed = {"commercial": spec.commercial_use, "redistribution": spec.redistribution}
+    uses = ", ".join(use for use, yes in allowed.items() if yes)
+    return f"{uses or 'research only'}{'; **accept**' if spec.must_accept else ''}"
 
 
 def _weights(spec: BackboneSpec) -> str:
