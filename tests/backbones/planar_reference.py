@@ -9,7 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from residual_reference import Plan, State, random_state
+from residual_reference import Plan, State, names_and_shapes
 from torch import Tensor
 
 RESNETS = {18: Plan((2, 2, 2, 2), channels=3), 50: Plan((3, 4, 6, 3), bottleneck=True, channels=3)}
@@ -18,11 +18,18 @@ LITE0 = [(3, 1, 1), (3, 2, 2), (5, 2, 2), (3, 2, 3), (5, 1, 3), (5, 2, 4), (3, 1
 
 def random_planar_state(depth: int, seed: int = 0) -> State:
     """torchvision's names and shapes, with its classification layer, and values that neither die nor explode."""
-    state = {
-        name: tensor[:, :, 0] * math.sqrt(tensor.shape[2]) if tensor.ndim == 5 else tensor
-        for name, tensor in random_state(RESNETS[depth], seed).items()
-    }
-    return state | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    generator = torch.Generator().manual_seed(seed)
+    state = {"fc.weight": torch.zeros(1000, 1), "fc.bias": torch.zeros(1000)}
+    for name, (*shape,) in names_and_shapes(RESNETS[depth]):
+        if len(shape) == 5:
+            shape = [*shape[:2], *shape[3:]]
+            state[name] = torch.randn(shape, generator=generator) * math.sqrt(2 / math.prod(shape[1:]))
+        elif name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(7)
+        else:
+            values = torch.rand(shape, generator=generator)
+            state[name] = values + 0.5 if name.endswith(("weight", "running_var")) else 0.2 * values
+    return state
 
 
 def resnet(depth: int, state: State, x: Tensor) -> list[Tensor]:

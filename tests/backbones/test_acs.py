@@ -71,9 +71,7 @@ def test_padding_as_in_tensorflow(size):
     x = randn(1, 6, size, size, size)
     before = 0 if size % 2 == 0 else 1  # of 13 voxels the stride of 2 leaves one more to pad
     padded = F.pad(x, (before, 1) * 3)
-    torch.testing.assert_close(
-        AcsConv3d(conv, same=True)(x), dense(conv, padding=0)(padded), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(AcsConv3d(conv, same=True)(x), dense(conv, padding=0)(padded), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -97,8 +95,11 @@ def test_weights_are_the_2d_ones_and_learn():
 
 
 @pytest.mark.parametrize(
-    "options", [{"kernel_size": (1, 7)}, {"kernel_size": 3, "padding_mode": "reflect"}, {"kernel_size": 3, "padding": "same"}]
+    "options",
+    [{"kernel_size": (1, 7)}, {"kernel_size": 3, "padding_mode": "reflect"}, {"kernel_size": 3, "padding": "same"}],
 )
 def test_other_convolutions_are_refused(options):
-    with pytest.raises(BackboneError, match=r"Conv2d.* from three sides; expected a square kernel and a padding of zeros"):
+    with pytest.raises(
+        BackboneError, match=r"Conv2d.* from three sides; expected a square kernel and a padding of zeros"
+    ):
         AcsConv3d(nn.Conv2d(3, 3, **options))

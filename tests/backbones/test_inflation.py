@@ -157,7 +157,8 @@ class OwnWeight(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.ZeroPad2d(1), nn.InstanceNorm2d(4), nn.Upsample(scale_factor=2), nn.ConvTranspose2d(4, 4, 2), OwnWeight()]
+    "layer",
+    [nn.ZeroPad2d(1), nn.InstanceNorm2d(4), nn.Upsample(scale_factor=2), nn.ConvTranspose2d(4, 4, 2), OwnWeight()],
 )
 def test_layer_that_has_no_rule_is_refused(layer):
     with pytest.raises(BackboneError, match=rf"layer {type(layer).__name__} cannot be made 3D; .*slice by slice"):

@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from med_transfer.errors import BackboneError
 
@@ -96,10 +97,11 @@ def inflate_kernel(weight: Tensor, depth: int, kernel: Kernel = "centre") -> Ten
 def inflate_convolution(conv: nn.Conv2d, *, flat: bool, same: bool = False, kernel: Kernel = "centre") -> nn.Conv3d:
     """The 3D convolution of a 2D one; groups, bias and kind of padding are kept."""
     size, stride, padding = _along_depth(conv, flat)
-    inflated = (SameConv3d if same else nn.Conv3d)(
-        conv.in_channels, conv.out_channels, (size, *conv.kernel_size), (stride, *conv.stride),  # type: ignore[arg-type]
-        conv.padding if isinstance(conv.padding, str) else (padding, *conv.padding),  # type: ignore[arg-type]
-        (conv.dilation[0], *conv.dilation), conv.groups, conv.bias is not None, conv.padding_mode,  # type: ignore[arg-type]
+    padding = conv.padding if isinstance(conv.padding, str) else (padding, *conv.padding)
+    inflated: nn.Conv3d = skip_init(  # type: ignore[assignment]  # its values are set below
+        SameConv3d if same else nn.Conv3d, conv.in_channels, conv.out_channels, (size, *conv.kernel_size),
+        (stride, *conv.stride), padding, (conv.dilation[0], *conv.dilation), conv.groups, conv.bias is not None,
+        conv.padding_mode, device=conv.weight.device,
     )  # fmt: skip
     with torch.no_grad():
         inflated.weight.copy_(inflate_kernel(conv.weight, size, kernel))

@@ -79,7 +79,9 @@ def torchvision_resnet(depth: int) -> PlanarNetwork:
     return PlanarNetwork(_pruned(net, stages), stages, tuple(widths))
 
 
-def timm_network(name: str, tail: Sequence[str] = (), tail_channels: int | None = None) -> PlanarNetwork:
+def timm_network(
+    name: str, tail: Sequence[str] = (), tail_channels: int | None = None, **options: object
+) -> PlanarNetwork:
     """A convolutional network of timm, cut where its ``feature_info`` (the table behind ``features_only``) says.
 
     Args:
@@ -87,11 +89,12 @@ def timm_network(name: str, tail: Sequence[str] = (), tail_channels: int | None 
         tail: parts after the last of these maps that belong to the features, for example EfficientNet's last
             convolution, which ``features_only`` leaves out.
         tail_channels: channels of the last map with that tail.
+        options: of the architecture, as timm names them.
 
     Raises:
         MissingExtra: timm is not installed.
     """
-    net = import_timm().create_model(name, pretrained=False, num_classes=0)
+    net = import_timm().create_model(name, pretrained=False, num_classes=0, **options)
     maps = [(info["module"], info["num_chs"]) for info in net.feature_info if info["reduction"] >= 4]
     ends, channels = [end for end, _ in maps], [width for _, width in maps]
     stages = _stages(_pieces(net, ends), ends, tuple(tail))

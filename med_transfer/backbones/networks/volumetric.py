@@ -71,7 +71,7 @@ def _convolution(way: Way) -> Convolution:
 
 
 def _adapted(tensor: Tensor, own: Tensor | None, kernel: Kernel) -> Tensor:
-    """A 2D kernel inflated where the encoder has a 3D one of the same channels, height and width."""
-    if own is None or own.ndim != 5 or tensor.ndim != 4 or tensor.shape != own[:, :, 0].shape:
+    """A 2D kernel inflated to the depth of the encoder's."""
+    if own is None or own.ndim != 5 or tensor.ndim != 4:
         return tensor
     return inflate_kernel(tensor, own.shape[2], kernel)
