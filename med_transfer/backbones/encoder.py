@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Encoder(nn.Module):
@@ -46,3 +49,14 @@ class Encoder(nn.Module):
     def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a file, by this encoder's names, in this encoder's shapes where it can tell how (2D to 3D)."""
         return tensors
+
+
+def channels_last(network: Network) -> Network:
+    """The network with its 3D kernels in the channels-last layout, in place; other tensors stay as they are.
+
+    ``Module.to(memory_format=torch.channels_last_3d)`` refuses a network that holds 2D kernels too.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return network

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from planar_reference import lite0_features, random_planar_state, resnet
 
-from med_transfer.backbones import backbones, describe, load_backbone
+from med_transfer.backbones import backbones, channels_last, describe, load_backbone
 from med_transfer.backbones.catalogue.lite0_package import open_lite0
 from med_transfer.backbones.networks.inflation import inflate_kernel
 from med_transfer.backbones.networks.photograph import THREE_WINDOWS_HU, THREE_WINDOWS_RANGE_HU, AsPhotograph
@@ -419,6 +419,18 @@ def test_slices_can_be_exported():
 def test_volumes_can_be_exported(name, way):
     encoder = VolumetricEncoder(small_planar(name), AsPhotograph(), way, rules=timm_rules())
     exported_equals(encoder, rand(1, 1, 32, 32, 32))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@torch.no_grad()
+def test_training_layout_changes_no_value(way):
+    encoder, x = load_backbone(f"{way}-resnet18", scratch=True).encoder.eval(), rand(2, 1, 8, 32, 32)
+    expected = encoder(x)[-1]
+    assert channels_last(encoder) is encoder
+    torch.testing.assert_close(encoder(x)[-1], expected, rtol=1e-4, atol=1e-4)
+    wide = [p for p in encoder.parameters() if p.ndim == 5]
+    assert len(wide) == (20 if way == "inflated" else 0)
+    assert all(p.is_contiguous(memory_format=torch.channels_last_3d) for p in wide)
 
 
 def test_kernel_of_half_precision_is_inflated_in_it():

@@ -40,9 +40,12 @@ class AsPhotograph(nn.Module):
             constants["scale"] = [(top - bottom) / (high - low) for low, high in windows_hu]
             constants["shift"] = [(bottom - low) / (high - low) for low, high in windows_hu]
         for name, values in constants.items():
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1, 1), persistent=False)
+            self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.windowed:
-            x = (x * self.get_buffer("scale") + self.get_buffer("shift")).clamp(0, 1)
-        return (x - self.get_buffer("mean")) / self.get_buffer("std")
+            x = (x * self._colours("scale") + self._colours("shift")).clamp(0, 1)
+        return (x - self._colours("mean")) / self._colours("std")
+
+    def _colours(self, name: str) -> Tensor:
+        return self.get_buffer(name).view(3, 1, 1, 1)
