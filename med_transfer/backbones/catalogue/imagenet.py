@@ -25,6 +25,7 @@ from med_transfer.backbones.spec import WeightsSource
 _TIMM = "https://github.com/huggingface/pytorch-image-models"
 _RELEASES = f"{_TIMM}/releases/download"
 _TIMM_LICENCE = "Apache-2.0 (as stated by timm)"
+_TIMM_NOTE = "timm's author makes no claim on commercial use of weights trained on ImageNet."
 _RESNET50 = {"planar": 23_508_032, "inflated": 46_161_344, "slices": 24_032_704}
 
 
@@ -35,10 +36,13 @@ def _torchvision(depth: int, file: str, parameters: dict[str, int]) -> PlanarSou
         channels=(256, 512, 1024, 2048) if depth == 50 else (64, 128, 256, 512),
         parameters=parameters,
         weights=WeightsSource(file, f"https://download.pytorch.org/models/{file}"),
-        licence="BSD-3-Clause (torchvision)",
+        licence="BSD-3-Clause (code of torchvision)",
         source="https://github.com/pytorch/vision",
         paper="He et al. 2016, arXiv:1512.03385",
-        notes="Any other ImageNet weights of torchvision's or timm's network of this name load as well.",
+        notes=(
+            "Any other ImageNet weights of torchvision's or timm's network of this name load as well. torchvision "
+            "states that its pre-trained models may have terms of their own, derived from the data set."
+        ),
     )
 
 
@@ -59,6 +63,7 @@ _A1 = PlanarSource(
     paper="Wightman et al. 2021, ResNet strikes back, arXiv:2110.00476",
     rules=timm_rules,
     extra="imagenet2d",
+    notes=_TIMM_NOTE,
 )
 
 _CONVNEXT = PlanarSource(
@@ -104,6 +109,7 @@ _B0 = PlanarSource(
     flat_stages=2,
     rules=timm_rules,
     extra="imagenet2d",
+    notes=f"Its squeeze-and-excitation averages over the whole volume once it is 3D. {_TIMM_NOTE}",
 )
 
 

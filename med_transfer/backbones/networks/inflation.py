@@ -75,8 +75,9 @@ def inflate(
 ) -> nn.Module:
     """A 3D copy of a 2D network with its weights.
 
-    With ``centre`` each slice of a volume gives what the 2D network gives for that slice, until a pooling mixes
-    slices. With ``mean`` this holds for a volume of equal slices, away from its first and last ones.
+    With ``centre`` each slice of a volume gives what the 2D network gives for that slice, until a pooling or a
+    squeeze-and-excitation mixes slices. With ``mean`` this holds for a volume of equal slices, away from its first and
+    last ones.
     """
 
     def convolution(conv: nn.Conv2d, *, flat: bool, same: bool = False) -> nn.Module:
