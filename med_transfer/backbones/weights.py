@@ -33,6 +33,7 @@ class LoadReport:
         unexpected: of the file, not in the encoder.
         mismatched: in both, with another shape or kind of number.
         ignored: of the file, left out on purpose: heads, and the other members of an ensemble.
+        fresh: of the encoder, in no published file (its ``new_parts``); they start from random values.
     """
 
     matched: tuple[str, ...] = ()
@@ -40,10 +41,11 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
 
     @property
     def matched_share(self) -> float:
-        """Copied tensors as a share of the encoder's tensors, in [0, 1]."""
+        """Copied tensors as a share of the encoder's tensors without the fresh ones, in [0, 1]."""
         return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.mismatched))
 
     @property
@@ -60,6 +62,7 @@ class LoadReport:
             ("Left at random values, as the file lacks them", self.missing),
             ("In the file but not in the encoder", self.unexpected),
             ("Left out on purpose", self.ignored),
+            ("New beside the loaded weights", self.fresh),
         ):
             if names:
                 parts.append(f"{words}: {_first(names)}.")
@@ -87,13 +90,17 @@ def load_tensors(
     """
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
     found, ignored = _own_names(tensors, wanted, where, renaming)
+    found = encoder.adapt(found)
     fitting = {name: found[name] for name in wanted if name in found and _fits(found[name], wanted[name])}
+    absent = [name for name in wanted if name not in found]
+    fresh = tuple(name for name in absent if name.partition(".")[0] in encoder.new_parts)
     report = LoadReport(
         matched=tuple(fitting),
-        missing=tuple(name for name in wanted if name not in found),
+        missing=tuple(name for name in absent if name not in fresh),
         unexpected=tuple(name for name in found if name not in wanted),
         mismatched=tuple(name for name in wanted if name in found and name not in fitting),
         ignored=ignored,
+        fresh=fresh,
     )
     if report.mismatched or min(report.matched_share, report.used_share) < MINIMUM_SHARE:
         raise _mismatch(report, found, wanted, where)
@@ -154,8 +161,20 @@ def _mismatch(
         "; ".join(parts),
         where=where,
         expected=f"at least {MINIMUM_SHARE:.0%} of the encoder's and of the file's, and none of another shape",
-        action=_other_channels(report, found, wanted) or "Choose the backbone that this file was made for",
+        action=_other_dimensions(report, found, wanted)
+        or _other_channels(report, found, wanted)
+        or "Choose the backbone that this file was made for",
     )
+
+
+def _other_dimensions(report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """A hint when kernels of a 2D network meet a 3D one, or the other way round."""
+    ranks = {(found[name].ndim, wanted[name].ndim) for name in report.mismatched}
+    if (4, 5) in ranks:
+        return "The file is of a 2D network: give it to one made of 2D networks (inflated-..., acs-..., slices-...)"
+    if (5, 4) in ranks:
+        return "The file is of a 3D network, this backbone is made of a 2D one: choose the backbone it was made for"
+    return ""
 
 
 def _other_channels(report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:

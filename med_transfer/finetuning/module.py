@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from med_transfer.backbones import channels_last
 from med_transfer.classifier import Classifier
 from med_transfer.evaluation.auc import weighted_macro_auc
 from med_transfer.evaluation.rates import weighted_balanced_accuracy
@@ -41,7 +42,7 @@ class FinetuningModule(L.LightningModule):
     ) -> None:  # fmt: skip
         super().__init__()
         # a fifth faster than the default layout on a CPU: benchmarks/training_step.py
-        self.classifier = classifier.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.classifier = channels_last(classifier)
         self.config = config
         self.labels, self.multilabel = labels, labels.multilabel
         self.register_buffer("class_weights", class_weights, persistent=False)

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from med_transfer.backbones import Encoder, InputSpec, load_backbone
+from med_transfer.backbones import Encoder, InputSpec, channels_last, load_backbone
 from med_transfer.errors import BackboneError
 from med_transfer.pretraining.config import DistillationConfig
 from med_transfer.pretraining.crops import CropSampler
@@ -248,7 +248,8 @@ class Distillation:
         return torch.channels_last_3d if self.config.channels_last else torch.contiguous_format
 
     def _placed(self, module):
-        return module.to(device=self.device, memory_format=self._layout)
+        placed = module.to(device=self.device)
+        return channels_last(placed) if self.config.channels_last else placed
 
     def _parameter_groups(self) -> list[dict]:
         """Weight decay on weights only, not on biases and normalisations (vectors)."""

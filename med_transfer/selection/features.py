@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from med_transfer.atomic import atomic_path, write_text
-from med_transfer.backbones import Encoder
+from med_transfer.backbones import Encoder, channels_last
 from med_transfer.cohorts import Case, preparation_key, prepare_scan
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.selection.candidates import Network
@@ -98,8 +98,7 @@ class FeatureLibrary:
         if known is not None:
             return known
         if network.key not in self._encoders:
-            encoder = network.load().to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-            self._encoders[network.key] = encoder
+            self._encoders[network.key] = channels_last(network.load().to(self.device))
         features = extract(self._encoders[network.key], image.to(self.device), watch=watch and network.seed is None)
         _write(path, features)
         return features
@@ -125,7 +124,7 @@ def extract(encoder: Encoder, image: Tensor, *, watch: bool = False) -> StageFea
         with watched(encoder) if watch else nullcontext() as agreement_so_far:
             started = time.perf_counter()
             maps = encoder(image.contiguous(memory_format=torch.channels_last_3d))
-            stages = tuple(one.float().flatten(2).mean(2)[0].cpu().numpy() for one in maps)
+            stages = tuple(encoder.pool(maps, (stage,))[0].float().cpu().numpy() for stage in range(len(maps)))
             seconds = time.perf_counter() - started
             agreement = agreement_so_far() if agreement_so_far else None
     finally:

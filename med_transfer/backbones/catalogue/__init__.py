@@ -3,6 +3,7 @@
 from med_transfer.backbones.catalogue import (
     ct_fm,
     genesis,
+    imagenet,
     medicalnet,
     merlin,
     monai_bundles,
@@ -28,4 +29,5 @@ SPECS = (
     *nnunet.SPECS,
     *monai_bundles.SPECS,
     *video.SPECS,
+    *imagenet.SPECS,
 )

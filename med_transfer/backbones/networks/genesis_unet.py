@@ -33,18 +33,18 @@ class GenesisEncoder(Encoder):
         self.down_tr128 = _Level(widths[0], widths[1])
         self.down_tr256 = _Level(widths[1], widths[2])
         self.down_tr512 = _Level(widths[2], widths[3])
-        self.pool = nn.MaxPool3d(2)
+        self.halve = nn.MaxPool3d(2)
         self.stage_channels = tuple(widths[1:])
 
     def stages(self) -> list[nn.Module]:
         deeper = (self.down_tr128, self.down_tr256, self.down_tr512)
-        return [self.down_tr64, *(nn.Sequential(self.pool, level) for level in deeper)]
+        return [self.down_tr64, *(nn.Sequential(self.halve, level) for level in deeper)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.down_tr64(x)
         maps = []
         for level in (self.down_tr128, self.down_tr256, self.down_tr512):
-            x = level(self.pool(x))
+            x = level(self.halve(x))
             maps.append(x)
         return maps
 

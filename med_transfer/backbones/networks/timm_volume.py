@@ -1,0 +1,76 @@
+"""What timm's own layers become in 3D: those whose forward pass is written for two dimensions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from med_transfer.backbones.networks.inflation import Rule, ToVolume
+from med_transfer.backbones.networks.planar import import_timm
+
+
+class NormAct3d(_BatchNorm):
+    """Batch normalisation and activation in one, as timm's. No BatchNorm3d: folding that away would lose the latter."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        self.load_state_dict(norm.state_dict())
+        self.drop, self.act = norm.drop, norm.act
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any volume will do; the rules below build it for volumes only."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))  # type: ignore[operator]
+
+
+class ChannelNorm3d(nn.LayerNorm):
+    """Layer normalisation over the channels of [batch, channel, depth, height, width]."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__(norm.normalized_shape, norm.eps, norm.elementwise_affine)  # type: ignore[arg-type]
+        self.load_state_dict(norm.state_dict())
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+class ConvNeXtBlock3d(nn.Module):
+    """ConvNeXt's block: depthwise convolution, then normalisation and a perceptron over the channels of each voxel."""
+
+    def __init__(self, block: nn.Module, to: ToVolume) -> None:
+        super().__init__()
+        self.conv_dw, self.norm, self.mlp = to(block.conv_dw), block.norm, block.mlp  # type: ignore[arg-type]
+        self.gamma, self.drop_path = block.gamma, block.drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mlp(self.norm(self.conv_dw(x).movedim(1, -1)))  # type: ignore[operator]
+        y = y if self.gamma is None else y * self.gamma
+        return x + self.drop_path(y.movedim(-1, 1))  # type: ignore[operator]
+
+
+class SqueezeExcite3d(nn.Module):
+    """Channels weighted by what the whole volume shows. Hu et al. 2018, arXiv:1709.01507."""
+
+    def __init__(self, block: nn.Module, to: ToVolume) -> None:
+        super().__init__()
+        self.conv_reduce, self.conv_expand = to(block.conv_reduce), to(block.conv_expand)  # type: ignore[arg-type]
+        self.act1, self.gate = block.act1, block.gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = self.act1(self.conv_reduce(x.mean((2, 3, 4), keepdim=True)))  # type: ignore[operator]
+        return x * self.gate(self.conv_expand(squeezed))  # type: ignore[operator]
+
+
+def timm_rules() -> dict[type, Rule]:
+    """Rules for ResNets, EfficientNets and ConvNeXts of timm. Raises MissingExtra."""
+    layers, blocks = import_timm("timm.layers"), import_timm("timm.models._efficientnet_blocks")
+    convnext = import_timm("timm.models.convnext")
+    return {
+        layers.Conv2dSame: lambda conv, to: to.convolution(conv, flat=to.flat, same=True),
+        layers.BatchNormAct2d: lambda norm, to: NormAct3d(norm),
+        layers.LayerNorm2d: lambda norm, to: ChannelNorm3d(norm),
+        layers.DropPath: lambda drop, to: drop,
+        blocks.SqueezeExcite: SqueezeExcite3d,
+        convnext.ConvNeXtBlock: ConvNeXtBlock3d,
+    }
