@@ -41,8 +41,8 @@ def load_backbone(
 
     Args:
         name: see :func:`backbones`.
-        weights: the published file, or a ``.safetensors`` file or bundle folder of a network of your own. Without
-            it: the weights that an installed package brings, or random values where the backbone has no weights.
+        weights: the published file, or a ``.safetensors`` file, bundle or pretraining folder of a network of your own.
+            Without it: the weights that an installed package brings, or random values where there are none.
         scratch: start from random values even though there are published weights.
         seed: of the random values; the same seed gives the same encoder.
         accept_licence: the name of the weights' licence, where it restricts their use.
