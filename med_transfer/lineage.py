@@ -1,4 +1,4 @@
-"""Whom a network has learned from, whichever way its weights are named: a bundle, a pretraining, or a file of either."""
+"""Whom a network has learned from, however its weights are named: a bundle, a pretraining, or a file of either."""
 
 from __future__ import annotations
 

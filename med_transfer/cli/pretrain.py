@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,8 @@ def command(
         raise ConfigError(f"--teacher-weights with method {settings.method}", expected="method distillation")
     with progress_bars() as progress:
         done = pretrain(scans, settings, out, device, progress)
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, the first one speaks
+        return
     record = json.loads(done.curve.read_text(encoding="utf-8"))
     measured = next(entry["measured"] for entry in reversed(record["curve"]) if "measured" in entry)
     if as_json:
@@ -56,4 +59,5 @@ def command(
         say("  " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in measured.items()))
         say(f"encoder: {done.encoder}")
         say(f"use it: --set backbone.name={done.backbone} --set backbone.weights={done.folder}")
-    raise typer.Exit(1 if done.n_left_out else 0)
+    together = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun would take 1 for a crash
+    raise typer.Exit(1 if done.n_left_out and not together else 0)

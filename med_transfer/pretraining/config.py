@@ -186,9 +186,7 @@ class PretrainingConfig(_Config):
             raise ValueError("each number of input_shape must divide that of crops.shape, for example 32 and 64")
         block = self.masked_autoencoding.block
         if self.method == "masked_autoencoding" and any(n % block or n == block for n in self.input_shape):
-            raise ValueError(
-                f"masked_autoencoding.block {block} must divide each number of input_shape, and be smaller"
-            )
+            raise ValueError(f"masked_autoencoding.block {block} must be a true divisor of each number of input_shape")
         return self
 
     @model_validator(mode="after")

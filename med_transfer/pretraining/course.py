@@ -82,14 +82,10 @@ def draw_curve(curve: list[dict], monitored: str, path: Path) -> None:
     """Loss and the monitored figure over the steps, as PNG. Raises OutputError."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    for axes, name, points in (
-        (above, "loss", [(e["step"], e["loss"]) for e in curve if "loss" in e]),
-        (
-            below,
-            monitored,
-            [(e["step"], e["measured"][monitored]) for e in curve if monitored in e.get("measured", {})],
-        ),
-    ):
+    measured = [(entry["step"], entry["measured"]) for entry in curve if "measured" in entry]
+    losses = [(entry["step"], entry["loss"]) for entry in curve if "loss" in entry]
+    figures = [(step, found[monitored]) for step, found in measured if monitored in found]
+    for axes, name, points in ((above, "loss", losses), (below, monitored, figures)):
         axes.plot([x for x, _ in points], [y for _, y in points], marker="." if len(points) < 50 else None)
         axes.set_ylabel(name.replace("_", " "))
         axes.grid(alpha=0.3)

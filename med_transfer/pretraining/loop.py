@@ -121,6 +121,7 @@ class Training:
             finished = self.method.finished(self.average)
             best = self.course.measured(self._figures(finished), self.monitored, self.config.stop_when)
             self.method.train()
+            draw_curve(self.course.curve, self.monitored, self.out / FIGURE_FILE)
             if best:
                 now = (self.course.step, self.course.seconds, self.device)
                 write_bytes(self.out / ENCODER_FILE, save(_halved(finished), metadata=self.origin.metadata(*now)))
@@ -138,8 +139,6 @@ class Training:
 
     def _save(self) -> None:
         """Everything that a resumed run needs; the curve for people."""
-        if self.course.ended:
-            self.course.close_entry()
         chance = self.processes.gathered({name: g.get_state() for name, g in self.method.generators().items()})
         if not self.processes.first:
             return
@@ -155,7 +154,6 @@ class Training:
         record = self.origin.record(self.course.step, self.course.seconds, self.device)
         shown = record | {"monitored": self.monitored, "curve": self.course.curve}
         write_text(self.out / CURVE_FILE, json.dumps(shown, indent=1) + "\n")
-        draw_curve(self.course.curve, self.monitored, self.out / FIGURE_FILE)
 
     def _restore(self) -> bool:
         state = read_checkpoint(self.out, self.origin.settings(), sorted(self.origin.source_scans))

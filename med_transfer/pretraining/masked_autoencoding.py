@@ -46,7 +46,7 @@ class MaskedAutoencoding(Method):
         return {"loss": error, "mean_predictor": of_mean}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """Share of the hidden voxels' variance that is explained (0: as good as the visible mean), and the error in HU."""
+        """Share of the hidden variance that is explained (0: as good as the visible mean), and the error in HU."""
         if self.held_out_hu is None:
             return {}
         x = self.windowed(self.held_out_hu, degraded=False)

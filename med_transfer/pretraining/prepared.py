@@ -1,4 +1,4 @@
-"""Source scans kept on disk as arrays that are mapped into memory: a source may be larger than memory, and is read once.
+"""Source scans kept on disk, as arrays mapped into memory: a source may be larger than memory, and is read once.
 
 ::
 

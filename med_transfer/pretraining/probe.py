@@ -54,9 +54,8 @@ class LinearProbe:
 
     def _predicted(self, features: NDArray, truth: NDArray[np.bool_], folds: StratifiedGroupKFold) -> NDArray:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"))
-        return cross_val_predict(
-            model, features, truth, groups=self.patients, cv=folds, method="predict_proba"
-        )[:, 1]  # fmt: skip
+        fitted = cross_val_predict(model, features, truth, groups=self.patients, cv=folds, method="predict_proba")
+        return np.asarray(fitted)[:, 1]
 
     @torch.no_grad()
     def _features(self, encoder: Encoder) -> NDArray[np.float64]:

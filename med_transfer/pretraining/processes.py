@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import get_node_local_rank
 from torch.nn.parallel import DistributedDataParallel
 
 _LONGEST_WAIT = timedelta(days=2)  # the others wait while the first one reads the scans
@@ -54,11 +55,7 @@ class Processes:
 
     def device(self, name: str) -> torch.device:
         """A GPU of its own for each process of a machine."""
-        return (
-            torch.device("cuda", dist.get_node_local_rank())
-            if name == "cuda" and self.count > 1
-            else torch.device(name)
-        )
+        return torch.device("cuda", get_node_local_rank()) if name == "cuda" and self.count > 1 else torch.device(name)
 
 
 @contextmanager

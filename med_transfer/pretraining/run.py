@@ -94,6 +94,7 @@ def pretrain(
     """
     out = Path(out)
     with joined() as processes:
+        progress = progress if processes.first else silent
         where = processes.device(_device(device))
         networks = _load(config)
         _refuse_another_run(out, config, networks, processes)

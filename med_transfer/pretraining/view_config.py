@@ -31,7 +31,7 @@ class CropConfig(_Config):
         cut: probability of ending the scan inside the crop, depth and in plane; beyond, the last voxel repeats, as in
             scans that were cropped tightly to a finding.
         scans_per_batch: a batch is drawn from so many scans.
-        resident_gib: a source up to this size stays in the device's memory; from a larger one, crops are read from disk.
+        resident_gib: a source up to this size stays in the device's memory; of a larger one, crops are read from disk.
     """
 
     shape: Triple = (32, 64, 64)
