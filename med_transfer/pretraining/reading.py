@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from med_transfer.cohorts import Case, Cohort, patient_hash, region_of_case
 from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnusableVoxels
 from med_transfer.labels import Labels
@@ -79,8 +82,9 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
     for done, entry in enumerate(entries, start=1):
         try:
             scan = replace(kept(folder, entry.key, entry.read, entry.name), label=entry.label)
-            # a copy of a scan counts once, another region in it counts again
-            found.setdefault((scan.content_hash, scan.centre, scan.label), scan)
+            # a copy of a scan counts once; another labelled region in it counts again, another mask is added
+            key = (scan.content_hash, *((scan.centre, scan.label) if labels else ()))
+            found[key] = _with_mask(found[key], scan.mask) if key in found else scan
         except ScanError as error:
             log.warning("left out: %s", error)
             left_out.append(LeftOut(entry.name, str(error)))
@@ -91,6 +95,13 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
             action=f"The first reason: {left_out[0].reason}",
         )  # fmt: skip
     return Source(SourceScans(tuple(found.values()), labels), tuple(left_out))
+
+
+def _with_mask(scan: SourceScan, mask: NDArray[np.uint8] | None) -> SourceScan:
+    """Several rows of one scan, each with the mask of one finding: all of them are findings in every crop."""
+    if scan.mask is None or mask is None:
+        return scan
+    return replace(scan, mask=np.maximum(scan.mask, mask))
 
 
 def _entries(scans: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], Labels | None]:

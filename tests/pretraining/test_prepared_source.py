@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -89,6 +90,21 @@ def test_regions_and_masks_of_a_table_lie_where_they_do_in_the_scan(phantoms, tm
         np.testing.assert_allclose(middle * scan.spacing_mm, np.array(scan.centre) * scan.spacing_mm, atol=4.0)
         inside = np.unravel_index(np.argmax(scan.mask), scan.mask.shape)
         assert scan.voxels[inside] > -800  # a lesion, not air
+
+
+def test_two_masks_in_one_scan_are_one(phantoms, tmp_path):
+    """Otherwise a crop around one finding would call the other one nothing."""
+    first = rows(phantoms)[0]
+    nifti = nibabel.load(phantoms.parent / first["mask"])
+    other = np.roll(np.asarray(nifti.dataobj), 20, axis=0)
+    nibabel.save(nibabel.Nifti1Image(other, nifti.affine), phantoms.parent / "masks/other.nii.gz")
+    table = written(phantoms.with_name("two.csv"), [first, first | {"mask": "masks/other.nii.gz"}])
+    (one,) = prepare_source(written(table, [first]), config(**MASKED), tmp_path / "one").scans.scans
+    (two,) = prepare_source(
+        written(table, [first, first | {"mask": "masks/other.nii.gz"}]), config(**MASKED), tmp_path / "two"
+    ).scans.scans
+    assert two.mask.astype(float).sum() == pytest.approx(2 * one.mask.astype(float).sum(), rel=0.05)
+    assert (two.mask >= one.mask).all()
 
 
 def test_labels_of_a_table_and_rows_for_testing(phantoms, tmp_path):
