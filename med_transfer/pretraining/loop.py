@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.backbones import Encoder
+from med_transfer.errors import ConfigError
 from med_transfer.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from med_transfer.pretraining.course import Course, draw_curve
 from med_transfer.pretraining.method import Figures, Method
@@ -51,7 +52,7 @@ class Training:
         self.parallel = processes.wrapped(method)
         groups = parameter_groups(method.parameters(), self.config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.99))
-        self.course = Course()
+        self.course, self._gradient = Course(), torch.zeros(())
 
     @property
     def monitored(self) -> str:
@@ -62,6 +63,7 @@ class Training:
 
         Raises:
             BackboneError: the folder holds a checkpoint of another run.
+            ConfigError: the training diverges.
             KeyboardInterrupt: after Ctrl-C, when the state is saved.
         """
         if not self._restore():
@@ -89,7 +91,8 @@ class Training:
         losses = self.parallel(self.method.draw())
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
-        nn.utils.clip_grad_norm_([p for p in self.method.parameters() if p.grad is not None], self.config.gradient_clip)
+        learning = [p for p in self.method.parameters() if p.grad is not None]
+        self._gradient = nn.utils.clip_grad_norm_(learning, self.config.gradient_clip)
         self.optimizer.step()
         self.course.add(losses)
         step = self.course.step
@@ -105,6 +108,7 @@ class Training:
     def _tell(self, loss: Tensor) -> None:
         if self.course.step % TELL_STEPS and self.course.step != self.config.steps:
             return  # reading the loss waits for the device
+        self._require_finite()
         note = f"loss {float(loss.detach()):.4f}"
         if self.config.steps is not None:
             self.progress("pretraining", self.course.step, self.config.steps, note)
@@ -112,9 +116,19 @@ class Training:
             done, total = round(self.course.seconds), round(60 * self.config.minutes)
             self.progress("pretraining (seconds)", min(done, total), total, note)
 
+    def _require_finite(self) -> None:
+        """Before anything is told or written. With the norm of the step just done, the weights are finite."""
+        if not torch.isfinite(self._gradient):
+            raise ConfigError(
+                f"the gradient is not finite at step {self.course.step}", where="learning_rate",
+                expected="a training that converges",
+                action="Lower learning_rate, or raise warm_up, and run the same command with another -o",
+            )  # fmt: skip
+
     @torch.no_grad()
     def _measure(self) -> None:
         """Figures into the curve, in the first process; the encoder is written unless an earlier one was better."""
+        self._require_finite()
         ended = self.course.ended
         if self.processes.first:
             self.method.eval()
@@ -139,6 +153,7 @@ class Training:
 
     def _save(self) -> None:
         """Everything that a resumed run needs; the curve for people."""
+        self._require_finite()
         chance = self.processes.gathered({name: g.get_state() for name, g in self.method.generators().items()})
         if not self.processes.first:
             return

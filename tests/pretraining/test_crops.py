@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from med_transfer.errors import UnusableVoxels
 from med_transfer.pretraining import CropConfig, SourceScan, SourceScans
-from med_transfer.pretraining.crops import CENTRE, MASK, WHOLE, CropSampler, interpolate, rotation_matrices
+from med_transfer.pretraining.crops import CENTRE, MASK, WHOLE, CropSampler
+from med_transfer.pretraining.interpolation import interpolate, rotation_matrices
 from med_transfer.pretraining.places import find_places
 
 CPU = torch.device("cpu")

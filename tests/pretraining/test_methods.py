@@ -156,6 +156,12 @@ def test_the_budget_can_be_wall_time(chest, tmp_path):
     assert training.course.step >= 1
 
 
+def test_a_training_that_diverges_is_stopped_before_anything_is_written(chest, tmp_path):
+    with pytest.raises(ConfigError, match=r"the gradient is not finite at step \d+; .* Lower learning_rate"):
+        tiny_training("masked_autoencoding", chest, tmp_path, steps=30, learning_rate=1e30).run()
+    assert not list(tmp_path.iterdir())
+
+
 def test_stops_when_nothing_is_gained_and_keeps_the_best(chest, tmp_path):
     settings = {"steps": 40, "probe": {"every_steps": 2}, "stop_when": {"patience": 3, "least_gain": 1.0}}
     training = tiny_training("masked_autoencoding", chest, tmp_path, **settings)
