@@ -43,11 +43,6 @@ class Course:
     def to_json(self) -> str:
         return json.dumps(asdict(replace(self, losses={name: float(value) for name, value in self.losses.items()})))
 
-    @property
-    def measured_step(self) -> int:
-        """Step of the last measurement; -1 before the first."""
-        return next((entry["step"] for entry in reversed(self.curve) if "measured" in entry), -1)
-
     def add(self, losses: dict[str, Tensor]) -> None:
         """Losses of one step."""
         self.step, self.counted = self.step + 1, self.counted + 1

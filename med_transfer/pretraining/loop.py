@@ -68,6 +68,7 @@ class Training:
         """
         if not self._restore():
             self.method.begin()
+            self._measure()  # what the start is worth: the curve shows what the training adds to it
         clock, saved_at = _Clock(self.device, self.course.seconds), self.course.seconds
         with _interruptible() as interrupted:
             while not self.course.ended:

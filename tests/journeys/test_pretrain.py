@@ -45,7 +45,7 @@ def test_what_is_written(pretrained, unseen_csv):
     record = json.loads((pretrained / "curve.json").read_text())
     assert (record["monitored"], record["steps"], record["crops_seen"]) == ("probe_auc", 2, 8)
     figures = [entry["measured"] for entry in record["curve"] if "measured" in entry]
-    assert [set(one) for one in figures] == [{"explained", "error_hu", "effective_rank", "probe_auc"}] * 2
+    assert [set(one) for one in figures] == [{"explained", "error_hu", "effective_rank", "probe_auc"}] * 3
     assert all(0 <= one["probe_auc"] <= 1 and one["effective_rank"] >= 1 for one in figures)
     lock = SourceLock.read(pretrained / "source.lock.json")
     assert len(lock.content_hashes) == 6

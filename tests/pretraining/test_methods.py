@@ -156,19 +156,21 @@ def test_the_budget_can_be_wall_time(chest, tmp_path):
     assert training.course.step >= 1
 
 
-def test_a_training_that_diverges_is_stopped_before_anything_is_written(chest, tmp_path):
+def test_a_training_that_diverges_leaves_no_more_than_the_start(chest, tmp_path):
     with pytest.raises(ConfigError, match=r"the gradient is not finite at step \d+; .* Lower learning_rate"):
         tiny_training("masked_autoencoding", chest, tmp_path, steps=30, learning_rate=1e30).run()
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"encoder.safetensors", "curve.png"}
+    with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["steps"]) == 0
 
 
 def test_stops_when_nothing_is_gained_and_keeps_the_best(chest, tmp_path):
     settings = {"steps": 40, "probe": {"every_steps": 2}, "stop_when": {"patience": 3, "least_gain": 1.0}}
     training = tiny_training("masked_autoencoding", chest, tmp_path, **settings)
     training.run()
-    assert training.course.step == 8  # the first measurement is the best, three more gain nothing
+    assert training.course.step == 6  # the measurement of the start is the best, three more gain nothing
     with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["steps"]) == 2
+        assert json.loads(file.metadata()["steps"]) == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
