@@ -23,7 +23,15 @@ import numpy as np
 import torch
 
 from med_transfer.phantoms import CLASSES, phantom_volume
-from med_transfer.pretraining import DistillationConfig, SourceScans, distil, read_source
+from med_transfer.pretraining import (
+    CropConfig,
+    DistillationConfig,
+    LungSceneConfig,
+    PretrainingConfig,
+    SourceScans,
+    pretrain,
+    read_source,
+)
 from med_transfer.scans import Provenance, Volume
 
 STEP_HU = 4
@@ -36,24 +44,29 @@ def main() -> None:
         prepare(arguments)
         return
     torch.backends.cudnn.benchmark = True
-    config = DistillationConfig(
-        teacher_weights=arguments.teacher_weights,
+    config = PretrainingConfig(
+        method="distillation",
+        distillation=DistillationConfig(
+            teacher_weights=arguments.teacher_weights,
+            vicreg=arguments.vicreg,
+            calibration_batches=arguments.calibration_batches,
+        ),
+        crops=CropConfig(flip=(0.5, 0.5, 0.5), cut=(0.5, 0.3)),
+        lung_scenes=LungSceneConfig(),
         minutes=None if arguments.steps else arguments.minutes,
         steps=arguments.steps,
         batch=arguments.batch,
         learning_rate=arguments.learning_rate,
-        vicreg=arguments.vicreg,
         ema=arguments.ema,
         seed=arguments.seed,
         channels_last=arguments.layout == "channels_last",
-        calibration_batches=arguments.calibration_batches,
     )
     start = time.perf_counter()
     source = read_source(arguments.source)
     if arguments.phantoms:
         source = SourceScans(source.scans + phantoms(arguments.phantoms, seed=0).scans)
     print(f"{len(source)} source scans after {time.perf_counter() - start:.0f} s", flush=True)
-    path = distil(config, source, arguments.out, arguments.device)
+    path = pretrain(source, config, arguments.out, arguments.device).encoder
     record = json.loads((arguments.out / "curve.json").read_text())
     for entry in record["curve"][:: max(1, len(record["curve"]) // 40)] + record["curve"][-2:]:
         print(json.dumps(entry))

@@ -13,6 +13,8 @@ from med_transfer.evaluation import Metrics
 from med_transfer.external import evaluate_bundle
 from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
+from med_transfer.pretraining import Pretrained, PretrainingConfig
+from med_transfer.pretraining import pretrain as _pretrain
 from med_transfer.progress import Progress, silent
 from med_transfer.selection import Selection, select
 
@@ -64,6 +66,30 @@ def select_backbone(
         config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     return select(cohort, config, out, names, weights, progress)
+
+
+def pretrain(
+    scans: Path | str,
+    config: PretrainingConfig | Path | str | None = None,
+    out: Path | str = "pretrained",
+    *,
+    overrides: tuple[str, ...] = (),
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Pretrained:
+    """Make a backbone from source scans; see :func:`med_transfer.pretraining.pretrain`.
+
+    Args:
+        scans: a folder of scans, a cohort.csv, or an .npz of source scans.
+        config: a config, or the path of a YAML file; None needs a budget among the overrides.
+        out: folder for the encoder; the same folder again resumes.
+        overrides: ``"steps=2000"`` and the like, over a YAML file or the defaults.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: told how far it is.
+    """
+    if not isinstance(config, PretrainingConfig):
+        config = load_config(PretrainingConfig, Path(config) if config else None, overrides)
+    return _pretrain(Path(scans), config, out, device, progress)
 
 
 def evaluate(

@@ -42,7 +42,7 @@ def load_backbone(
 
     Args:
         name: see :func:`backbones`.
-        weights: the published file or folder, or a ``.safetensors`` file or bundle folder of a network of your own.
+        weights: the published file or folder, or a ``.safetensors`` file, bundle or pretraining folder of your own.
             Without it: the weights that an installed package brings, or random values where the backbone has none.
         scratch: start from random values even though there are published weights.
         seed: of the random values; the same seed gives the same encoder.

@@ -38,19 +38,26 @@ _SIGNATURES = (b"PK", b"\x80")  # zip archive (torch >= 1.6) and bare pickle (ol
 
 
 def open_weights(path: Path) -> BinaryIO:
-    """Open a weights file, or the model of a bundle folder.
+    """Open a weights file, the model of a bundle folder, or the encoder of a pretraining's folder.
 
     Raises:
         WeightsNotFound: nothing is there.
         BackboneError: it cannot be opened.
     """
-    file = path / "models" / "model.safetensors" if path.is_dir() else path
+    file = _weights_in(path) if path.is_dir() else path
     try:
         return file.open("rb")
     except FileNotFoundError:
-        raise WeightsNotFound("no such file", where=file, expected="a weights file or a bundle folder") from None
+        raise WeightsNotFound(
+            "no such file", where=file, expected="a weights file or a bundle folder, or that of a pretraining"
+        ) from None
     except OSError as error:
         raise BackboneError(f"cannot be opened ({error.strerror})", where=file) from error
+
+
+def _weights_in(folder: Path) -> Path:
+    pretrained = folder / "encoder.safetensors"
+    return pretrained if pretrained.is_file() else folder / "models" / "model.safetensors"
 
 
 def hash_weights(stream: BinaryIO) -> str:

@@ -1,6 +1,6 @@
-"""Cohort table, splits by patient, the lock that records both, and scans prepared for training."""
+"""Cohort table, splits by patient, the locks that record who was seen, and scans prepared for training."""
 
-from med_transfer.cohorts.lock import CohortLock, overlap, seen_before
+from med_transfer.cohorts.lock import CohortLock, overlap, patient_hash, seen_before
 from med_transfer.cohorts.preparation import (
     PreparedCohort,
     PreparedScan,
@@ -10,19 +10,23 @@ from med_transfer.cohorts.preparation import (
     region_of_case,
     without_prediction,
 )
+from med_transfer.cohorts.source_lock import SOURCE_LOCK_FILE, SourceLock
 from med_transfer.cohorts.splits import Split, SplitConfig, check_leakage, split_cohort
 from med_transfer.cohorts.table import Case, Cohort
 
 __all__ = [
+    "SOURCE_LOCK_FILE",
     "Case",
     "Cohort",
     "CohortLock",
     "PreparedCohort",
     "PreparedScan",
+    "SourceLock",
     "Split",
     "SplitConfig",
     "check_leakage",
     "overlap",
+    "patient_hash",
     "preparation_key",
     "prepare_cohort",
     "prepare_scan",

@@ -8,7 +8,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from med_transfer.backbones import BackboneSpec
-from med_transfer.bundle import RECORD_FILE, Provenance, read_record
 from med_transfer.cohorts import (
     Cohort,
     CohortLock,
@@ -22,6 +21,7 @@ from med_transfer.cohorts import (
 from med_transfer.errors import ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.lineage import source_provenance
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
 
@@ -80,13 +80,6 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
             expected=f"at least {list(spec.input.minimum_shape)} for {spec.name}",
         )  # fmt: skip
     return preprocessing
-
-
-def source_provenance(weights: Path | None) -> Provenance | None:
-    """Whom a source network was trained on; None where the source is no bundle and so does not remember."""
-    if weights is None or not (weights / RECORD_FILE).exists():
-        return None
-    return read_record(weights).trained_on
 
 
 def _write_lock(lock: CohortLock, path: Path) -> None:

@@ -8,7 +8,8 @@ from med_transfer.backbones import LoadedBackbone
 from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.plan import Plan, source_provenance
+from med_transfer.finetuning.plan import Plan
+from med_transfer.lineage import source_provenance
 from med_transfer.operating_point import OperatingPoint
 
 

@@ -1,17 +1,34 @@
-"""Makes an encoder from unlabelled scans."""
+"""Makes an encoder from source scans: by labels or masks, by hiding and comparing, or from a teacher."""
 
-from med_transfer.pretraining.config import CropConfig, DistillationConfig, LungSceneConfig, ViewConfig
-from med_transfer.pretraining.distillation import distil
-from med_transfer.pretraining.reading import read_source
+from med_transfer.pretraining.config import (
+    ContrastiveConfig,
+    DistillationConfig,
+    MaskedAutoencodingConfig,
+    PretrainingConfig,
+    ProbeConfig,
+    StopConfig,
+    SupervisedConfig,
+)
+from med_transfer.pretraining.reading import prepare_source, read_source
+from med_transfer.pretraining.run import Pretrained, pretrain
 from med_transfer.pretraining.source import SourceScan, SourceScans
+from med_transfer.pretraining.view_config import CropConfig, LungSceneConfig, ViewConfig
 
 __all__ = [
+    "ContrastiveConfig",
     "CropConfig",
     "DistillationConfig",
     "LungSceneConfig",
+    "MaskedAutoencodingConfig",
+    "Pretrained",
+    "PretrainingConfig",
+    "ProbeConfig",
     "SourceScan",
     "SourceScans",
+    "StopConfig",
+    "SupervisedConfig",
     "ViewConfig",
-    "distil",
+    "prepare_source",
+    "pretrain",
     "read_source",
 ]

@@ -1,138 +1,196 @@
-"""What a distillation does: the views, the two networks, the loss and the budget."""
+"""What a pretraining does: where it looks, what it asks of the network, and for how long."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Triple = tuple[int, int, int]
+from med_transfer.pretraining.view_config import CropConfig, LungSceneConfig, Positive, Share, Triple, ViewConfig
+
+Method = Literal["distillation", "supervised", "masked_autoencoding", "contrastive"]
 
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CropConfig(_Config):
-    """Which pieces of the source scans are looked at. Triples are in array order: depth, height, width.
-
-    Attributes:
-        shape: voxels of a crop, the teacher's grid; the student's grid is this one averaged down.
-        size_mm: physical extent of most crops, drawn log-uniformly, and ...
-        large_size_mm, large: ... of this share of them.
-        stretch: relative change of the extent along each axis.
-        rotation_degrees: largest rotation about each axis.
-        shift_mm: largest displacement from the chosen centre along each axis.
-        flip: probability of mirroring each axis.
-        lung: share of the crops that are centred in lung, as far as the source has any.
-        cut: probability of ending the scan inside the crop, depth and in plane; beyond, the last voxel repeats, as in
-            scans that were cropped tightly to a finding.
-        scans_per_batch: a batch is drawn from so many scans.
-    """
-
-    shape: Triple = (32, 64, 64)
-    size_mm: tuple[Positive, Positive] = (28.0, 60.0)
-    large_size_mm: tuple[Positive, Positive] = (60.0, 90.0)
-    large: Share = 0.15
-    stretch: Share = 0.15
-    rotation_degrees: tuple[float, float, float] = (30.0, 20.0, 20.0)
-    shift_mm: Positive = 8.0
-    flip: Share = 0.5
-    lung: Share = 0.35
-    cut: tuple[Share, Share] = (0.5, 0.3)
-    scans_per_batch: Annotated[int, Field(ge=1)] = 16
-
-
-class LungSceneConfig(_Config):
-    """Synthetic lung and nodules painted into crops; see lung_scenes.py.
-
-    Attributes:
-        lung: share of the crops without lung whose fat is turned into lung.
-        plain: share of these whose tissue is replaced by synthetic lung instead.
-        pleura: probability of a chest wall in such a crop.
-        vessels: vessels added to such a crop.
-        nodule: probability of a nodule in a crop with lung, and in any other crop.
-        radius_mm: of a nodule, log-uniform.
-    """
-
-    lung: Share = 0.6
-    plain: Share = 0.5
-    pleura: Share = 0.3
-    vessels: Annotated[int, Field(ge=0)] = 6
-    nodule: tuple[Share, Share] = (0.8, 0.1)
-    radius_mm: tuple[Positive, Positive] = (1.5, 15.0)
-
-
-class ViewConfig(_Config):
-    """How the student's view is made worse than the teacher's; intensities in units of the input's whole range.
-
-    Attributes:
-        thick_slices: share of views averaged over two to four slices and interpolated back.
-        blur: share of views blurred in plane.
-        shift, scale, gamma: largest change of intensity (gamma as a logarithm).
-        noise: largest standard deviation of white noise.
-    """
-
-    thick_slices: Share = 0.5
-    blur: Share = 0.25
-    shift: Share = 0.04
-    scale: Share = 0.1
-    gamma: Share = 0.25
-    noise: Share = 0.04
-
-
 class DistillationConfig(_Config):
-    """Distillation of a large encoder into a small one on unlabelled scans.
+    """A large encoder's feature maps are the target.
 
     Attributes:
-        student, teacher: entries of the backbone registry; ``teacher_weights`` a file on disk.
-        student_shape: the student's grid; each number divides that of ``crops.shape``.
-        stages: so many of the last stages of the student predict as many of the teacher's.
-        spacing_mm: finer source scans are brought to this voxel size; coarser ones stay as they are.
-        validation_scans: source scans kept out of training, for the agreement that curve.json reports.
-        minutes: wall time of the training; the learning rate follows the share of it that is spent.
-        steps: fixed number of steps instead of ``minutes``.
-        batch: crops a step; the student sees two views of each.
-        vicreg: weight of the self-supervised term between the two views (Bardes et al. 2022, arXiv:2105.04906).
-        ema: decay of the running mean of the weights, which is what is saved.
+        teacher: an entry of the backbone registry.
+        teacher_weights: its file, the bundle of a run, or the folder of a pretraining; None where a package or the
+            folder of imported weights has it.
+        accept_licence: name of the teacher's licence where it is restricted.
+        stages: so many of the last stages predict as many of the teacher's.
+        vicreg: weight of the self-supervised term between two views (Bardes et al. 2022, arXiv:2105.04906).
         calibration_batches: batches from which the mean and spread of the teacher's channels are measured.
-        channels_last: memory layout; usually faster on a GPU.
     """
 
-    student: str = "resnet18-w32"
     teacher: str = "astra"
     teacher_weights: Path | None = None
-    student_shape: Triple = (32, 32, 32)
+    accept_licence: str = ""
     stages: Annotated[int, Field(ge=1, le=4)] = 3
+    vicreg: Annotated[float, Field(ge=0)] = 0.05
+    calibration_batches: Annotated[int, Field(ge=1)] = 16
+
+
+class MaskedAutoencodingConfig(_Config):
+    """Hidden blocks of a crop are the target.
+
+    Attributes:
+        hidden: share of the blocks that are hidden.
+        block: edge of a block, voxels of the encoder's grid; must divide ``input_shape``.
+        decoder_channels: width of the decoder that is thrown away.
+        statistics_batches: whole crops on which the normalisation layers are measured again before the encoder is
+            saved, because in training they saw crops with holes.
+    """
+
+    hidden: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    block: Annotated[int, Field(ge=1)] = 8
+    decoder_channels: Annotated[int, Field(ge=4)] = 32
+    statistics_batches: Annotated[int, Field(ge=1)] = 8
+
+
+class ContrastiveConfig(_Config):
+    """Two overlapping crops of one place are the same; crops of other places are not.
+
+    Attributes:
+        loss: ``simclr`` (NT-Xent) or ``vicreg``.
+        temperature: of NT-Xent.
+        embedding: length of the vector that is compared; its projection is thrown away.
+        shift: largest displacement of the second crop along each axis, as a share of the crop's extent.
+        stretch: relative change of the second crop's extent along each axis; small, so that sizes keep their meaning.
+    """
+
+    loss: Literal["simclr", "vicreg"] = "simclr"
+    temperature: Positive = 0.2
+    embedding: Annotated[int, Field(ge=8)] = 128
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    stretch: Annotated[float, Field(ge=0, le=0.3)] = 0.05
+
+
+class SupervisedConfig(_Config):
+    """Labels or masks of a source cohort are the target.
+
+    Attributes:
+        target: ``label`` predicts the table's label of a crop; ``mask`` predicts the mask inside a crop.
+        region: with labels, a crop lies around the ``roi`` of the table, or is the ``whole`` scan.
+        label_smoothing: of the cross-entropy.
+        inside: with masks, share of the crops that are centred in the mask.
+        decoder_channels: with masks, width of the decoder that is thrown away.
+    """
+
+    target: Literal["label", "mask"] = "label"
+    region: Literal["roi", "whole"] = "roi"
+    label_smoothing: Share = 0.05
+    inside: Share = 0.5
+    decoder_channels: Annotated[int, Field(ge=4)] = 32
+
+
+class ProbeConfig(_Config):
+    """How good the encoder is on the way, measured every so many steps; written to curve.json.
+
+    Attributes:
+        every_steps: steps between two measurements.
+        cohort: a labelled cohort.csv; a linear probe on the encoder's features gives a macro AUC. Rows marked
+            ``split=test`` are left out. Without it, the method's own figure on the validation scans.
+        region: as in fine-tuning; None: ``roi`` where the table gives regions, else ``foreground``.
+        spacing_mm: voxel size of the probe's input, depth, height, width; None fits the whole region.
+        folds: of the cross-validation, by patient.
+    """
+
+    every_steps: Annotated[int, Field(ge=1)] = 500
+    cohort: Path | None = None
+    region: Literal["roi", "foreground", "whole"] | None = None
+    spacing_mm: tuple[Positive, Positive, Positive] | None = (1.5, 1.5, 1.5)
+    folds: Annotated[int, Field(ge=2, le=20)] = 5
+
+
+class StopConfig(_Config):
+    """Stop before the budget is spent; the best encoder so far is the one that is kept.
+
+    Attributes:
+        patience: measurements without a gain.
+        least_gain: what counts as a gain.
+    """
+
+    patience: Annotated[int, Field(ge=1)] = 6
+    least_gain: Annotated[float, Field(ge=0)] = 0.002
+
+
+class PretrainingConfig(_Config):
+    """A whole pretraining. The resolved config is written to ``OUT/config.yaml``.
+
+    Attributes:
+        method: what the network is asked; the section of the same name has its settings.
+        backbone: the entry of the registry that is trained.
+        weights: where it starts: ``random``, ``published``, or the path of a weights file, bundle or pretraining.
+        accept_licence: name of the published weights' licence where it is restricted.
+        input_shape: the encoder's grid; each number divides that of ``crops.shape``.
+        spacing_mm: finer source scans are brought to this voxel size; coarser ones stay as they are.
+        modality: DICOM series of another modality are left out; files that state none are taken.
+        max_gap_mm: uneven slices are interpolated where no gap is wider; 0 leaves such scans out.
+        validation_scans: source scans, with all others of their patients, that are kept out of training to measure on.
+        lung_scenes: synthetic lung painted into crops (distillation and masked autoencoding); None: not.
+        steps: length of the training; or ...
+        minutes: ... wall time instead; the learning rate follows the share that is spent.
+        batch: crops a step of each process.
+        warm_up: share of the training in which the learning rate rises.
+        ema: decay of the running mean of the weights, which is what is saved.
+        checkpoint_seconds: a killed run loses no more than this.
+        channels_last: memory layout; usually faster.
+    """
+
+    method: Method = "masked_autoencoding"
+    backbone: str = "resnet18-w32"
+    weights: str = "random"
+    accept_licence: str = ""
+    input_shape: Triple = (32, 32, 32)
     spacing_mm: Positive = 1.0
+    modality: str = "CT"
+    max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
     validation_scans: Annotated[int, Field(ge=0)] = 3
     crops: CropConfig = CropConfig()
-    lung_scenes: LungSceneConfig = LungSceneConfig()
+    lung_scenes: LungSceneConfig | None = None
     views: ViewConfig = ViewConfig()
-    minutes: Positive | None = None
+    distillation: DistillationConfig = DistillationConfig()
+    masked_autoencoding: MaskedAutoencodingConfig = MaskedAutoencodingConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    supervised: SupervisedConfig = SupervisedConfig()
+    probe: ProbeConfig = ProbeConfig()
+    stop_when: StopConfig | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
-    batch: Annotated[int, Field(ge=2)] = 192
-    learning_rate: Positive = 2e-3
+    minutes: Positive | None = None
+    batch: Annotated[int, Field(ge=2)] = 32
+    learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warm_up: Share = 0.03
-    vicreg: Annotated[float, Field(ge=0)] = 0.05
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    calibration_batches: Annotated[int, Field(ge=1)] = 16
-    checkpoint_seconds: Positive = 60.0
+    gradient_clip: Positive = 5.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     channels_last: bool = True
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _one_budget(self) -> DistillationConfig:
+    def _one_budget(self) -> PretrainingConfig:
         if (self.minutes is None) == (self.steps is None):
-            raise ValueError("exactly one of minutes and steps, for example minutes: 8")
+            raise ValueError("exactly one of minutes and steps, for example steps: 5000")
         return self
 
     @model_validator(mode="after")
-    def _grids_fit(self) -> DistillationConfig:
-        if any(big % small for big, small in zip(self.crops.shape, self.student_shape, strict=True)):
-            raise ValueError("each number of student_shape must divide that of crops.shape, for example 32 and 64")
+    def _grids_fit(self) -> PretrainingConfig:
+        if any(big % small for big, small in zip(self.crops.shape, self.input_shape, strict=True)):
+            raise ValueError("each number of input_shape must divide that of crops.shape, for example 32 and 64")
+        block = self.masked_autoencoding.block
+        if self.method == "masked_autoencoding" and any(n % block or n == block for n in self.input_shape):
+            raise ValueError(f"masked_autoencoding.block {block} must be a true divisor of each number of input_shape")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_stop_by(self) -> PretrainingConfig:
+        if self.stop_when and not self.validation_scans and not self.probe.cohort:
+            raise ValueError("stop_when needs something to measure: validation_scans above 0, or probe.cohort")
         return self

@@ -1,7 +1,7 @@
 """Random crops of source scans, cut on the device that trains.
 
-The scans stay on the device as int16. A crop is one trilinear interpolation of its scan at rotated, stretched,
-mirrored positions; crops of one scan are interpolated together.
+A crop is one trilinear interpolation of its scan at rotated, stretched positions. A source that fits stays on the
+device, and crops of one scan are interpolated together; of a larger one only the box around each crop is read.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy import ndimage
+from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.errors import UnusableVoxels
-from med_transfer.pretraining.config import CropConfig
+from med_transfer.pretraining.interpolation import box_around, interpolate, rotation_matrices
+from med_transfer.pretraining.places import find_places
 from med_transfer.pretraining.source import SourceScan, SourceScans
+from med_transfer.pretraining.view_config import CropConfig
 
-_NEIGHBOURHOOD_MM = 24.0  # what a crop's centre is judged by
-_LUNG_HU = (-930.0, -600.0)
-_BODY_HU = -400.0
+LUNG, TISSUE, CENTRE, MASK, WHOLE = "lung", "tissue", "centre", "mask", "whole"  # kinds of place
+_MOST_PLACES = 4096  # voxels of a mask that are remembered as centres
 
 
 @dataclass(frozen=True)
@@ -32,181 +32,210 @@ class Crops:
         hu: float32 HU [batch, 1, depth, height, width]; array axes grow to S, P, L unless mirrored.
         size_mm: extent along depth, height, width, [batch, 3].
         lung: bool [batch], centred in lung.
+        scan: position of each crop's scan in the source, int64 [batch], on the CPU.
+        centre_mm: middle of the crop in its scan, [batch, 3].
+        mask: share of each voxel that lies in the scan's mask, [batch, 1, depth, height, width]; where asked for.
     """
 
     hu: Tensor
     size_mm: Tensor
     lung: Tensor
+    scan: Tensor
+    centre_mm: Tensor
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class _Resident:
-    """One scan on the device, with the places (voxel index z, y, x) that are worth a crop."""
+class _Pose:
+    """Where crops of one scan lie: middle [n, 3] in mm, half their extent along their own axes as columns [n, 3, 3],
+    extent [n, 3] in mm, and where the scan ends inside them (see :func:`interpolate`)."""
 
-    voxels: Tensor
+    centre_mm: Tensor
+    axes_mm: Tensor
+    size_mm: Tensor
+    limits: Tensor
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One scan as crops are cut from it: on the device, or on disk."""
+
+    number: int
+    voxels: Tensor | NDArray[np.int16]
+    mask: Tensor | NDArray[np.uint8] | None
     spacing_mm: Tensor
-    lung: Tensor
-    tissue: Tensor
+    places: dict[str, Tensor]
 
 
 class CropSampler:
     """Draws batches of crops; the same seed gives the same crops on the same kind of device.
 
+    Args:
+        mixture: kind of place to share of the batch; None: lung as far as there is any, and other tissue.
+        weights: how often each scan is drawn, relative; None: by the square root of its places.
+
     Raises:
         UnusableVoxels: no scan has any structure to look at.
     """
 
-    def __init__(self, source: SourceScans, config: CropConfig, device: torch.device, seed: int) -> None:
-        self.config, self.device = config, device
-        residents = [_resident(scan, device) for scan in source.scans]
-        self._with_lung = [r for r in residents if len(r.lung)]
-        self._with_tissue = [r for r in residents if len(r.tissue)]
-        if not self._with_lung and not self._with_tissue:
+    def __init__(
+        self,
+        source: SourceScans,
+        config: CropConfig,
+        device: torch.device,
+        seed: int,
+        mixture: dict[str, float] | None = None,
+        weights: list[float] | None = None,
+    ) -> None:
+        self.config, self.device, self._weights = config, device, weights
+        mixture = mixture or {LUNG: config.lung, TISSUE: 1 - config.lung}
+        resident = source.nbytes <= config.resident_gib * 2**30
+        scans = [_candidate(n, scan, device, resident) for n, scan in enumerate(source.scans)]
+        self._scans = {kind: found for kind in mixture if (found := [s for s in scans if len(s.places[kind])])}
+        if not self._scans:
             raise UnusableVoxels(
                 "nothing but air or uniform matter in the source scans", expected="CT in Hounsfield units"
             )
+        self._mixture = {kind: mixture[kind] for kind in self._scans}
         self.random = torch.Generator(device).manual_seed(seed)
-        self._choice = torch.Generator().manual_seed(seed)  # on the CPU: a choice of scans must not wait for the device
+        self.choice = torch.Generator().manual_seed(seed)  # on the CPU: a choice of scans must not wait for the device
 
-    def state(self) -> dict[str, Tensor]:
-        return {"random": self.random.get_state(), "choice": self._choice.get_state()}
+    def batch(self, size: int, with_masks: bool = False) -> Crops:
+        """``size`` crops from ``scans_per_batch`` scans for each kind of place."""
+        return _joined(
+            [self._cut(scan, self._pose(scan, kind, n), kind, with_masks) for scan, kind, n in self._plan(size)]
+        )
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.random.set_state(state["random"].cpu())
-        self._choice.set_state(state["choice"].cpu())
+    def pairs(self, size: int, shift: float, stretch: float) -> tuple[Crops, Crops]:
+        """Crops, and for each another one nearby.
 
-    def batch(self, size: int) -> Crops:
-        """``size`` crops from ``scans_per_batch`` scans, those centred in lung first."""
-        lung = round(size * self.config.lung) if self._with_lung else 0
-        if not self._with_tissue:
-            lung = size
-        parts = [self._from_scans(self._with_lung, lung, in_lung=True)] if lung else []
-        parts += [self._from_scans(self._with_tissue, size - lung, in_lung=False)] if size > lung else []
-        hu, size_mm = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return Crops(hu, size_mm, torch.arange(size, device=self.device) < lung)
+        Args:
+            shift: largest displacement of the second along each axis, as a share of the extent.
+            stretch: relative change of the second one's extent along each axis.
+        """
+        first, second = [], []
+        for scan, kind, count in self._plan(size):
+            pose = self._pose(scan, kind, count)
+            first.append(self._cut(scan, pose, kind))
+            second.append(self._cut(scan, self._nearby(pose, shift, stretch), kind))
+        return _joined(first), _joined(second)
 
-    def _from_scans(self, scans: list[_Resident], size: int, in_lung: bool) -> tuple[Tensor, Tensor]:
-        groups = min(size, self.config.scans_per_batch)
-        weights = torch.tensor([float(len(s.lung if in_lung else s.tissue)) for s in scans]).sqrt()
-        chosen = torch.multinomial(weights, groups, replacement=True, generator=self._choice).tolist()
-        counts = [size // groups + (n < size % groups) for n in range(groups)]
-        parts = [self._from_scan(scans[i], n, in_lung) for i, n in zip(chosen, counts, strict=True)]
-        return torch.cat([hu for hu, _ in parts]), torch.cat([mm for _, mm in parts])
+    def _plan(self, size: int) -> list[tuple[_Candidate, str, int]]:
+        """Which scans, for which kind of place, and how many crops of each."""
+        total, left, plan = sum(self._mixture.values()), size, []
+        for place, (kind, share) in enumerate(self._mixture.items(), start=1):
+            wanted = left if place == len(self._mixture) else round(size * share / total) if total else 0
+            left -= wanted
+            if not wanted:
+                continue
+            scans, groups = self._scans[kind], min(wanted, self.config.scans_per_batch)
+            weights = [self._weights[s.number] if self._weights else math.sqrt(len(s.places[kind])) for s in scans]
+            drawn = torch.multinomial(torch.tensor(weights), groups, replacement=True, generator=self.choice)
+            counts = [wanted // groups + (n < wanted % groups) for n in range(groups)]
+            plan += [(scans[i], kind, n) for i, n in zip(drawn.tolist(), counts, strict=True)]
+        return plan
 
-    def _from_scan(self, scan: _Resident, count: int, in_lung: bool) -> tuple[Tensor, Tensor]:
-        places = scan.lung if in_lung else scan.tissue
+    def _pose(self, scan: _Candidate, kind: str, count: int) -> _Pose:
+        places = scan.places[kind]
         index = torch.randint(len(places), (count,), generator=self.random, device=self.device)
         centre_mm = places[index] * scan.spacing_mm + self._uniform(count, 3) * self.config.shift_mm
-        size_mm = self._size_mm(count)
-        mirror = torch.where(self._chance(count, 3, probability=self.config.flip), -1.0, 1.0)
-        axes = self._rotation(count) * (mirror * size_mm / 2)[:, None, :]  # columns: half the crop along its own axes
-        hu = interpolate(scan.voxels, scan.spacing_mm, centre_mm, axes, self.config.shape, self._limits(count))
-        return hu, size_mm
+        size_mm = self._size_mm(count, scan if kind == WHOLE else None)
+        return _Pose(centre_mm, self._axes(size_mm), size_mm, self._limits(count))
 
-    def _size_mm(self, count: int) -> Tensor:
-        usual, large = (self._log_uniform(count, *r) for r in (self.config.size_mm, self.config.large_size_mm))
-        size = torch.where(self._chance(count, probability=self.config.large), large, usual)
-        return size[:, None] * (1 + self.config.stretch * self._uniform(count, 3))
+    def _nearby(self, pose: _Pose, shift: float, stretch: float) -> _Pose:
+        count = len(pose.centre_mm)
+        size_mm = pose.size_mm * (1 + stretch * self._uniform(count, 3))
+        centre_mm = pose.centre_mm + shift * self._uniform(count, 3) * pose.size_mm
+        return _Pose(centre_mm, self._axes(size_mm), size_mm, self._limits(count))
+
+    def _cut(self, scan: _Candidate, pose: _Pose, kind: str, with_masks: bool = False) -> Crops:
+        count = len(pose.centre_mm)
+        mask = None
+        if with_masks:
+            empty = torch.zeros(count, 1, *self.config.shape, device=self.device)
+            mask = empty if scan.mask is None else self._interpolated(scan.mask, scan.spacing_mm, pose) / 255
+        return Crops(
+            hu=self._interpolated(scan.voxels, scan.spacing_mm, pose),
+            size_mm=pose.size_mm,
+            lung=torch.full((count,), kind == LUNG, device=self.device),
+            scan=torch.full((count,), scan.number),
+            centre_mm=pose.centre_mm,
+            mask=mask,
+        )
+
+    def _interpolated(self, voxels: Tensor | NDArray, spacing_mm: Tensor, pose: _Pose) -> Tensor:
+        shape = self.config.shape
+        if isinstance(voxels, Tensor):
+            return interpolate(voxels, spacing_mm, pose.centre_mm, pose.axes_mm, shape, pose.limits)
+        crops = []
+        for n in range(len(pose.centre_mm)):
+            centre_mm, axes_mm, limits = (x[n : n + 1] for x in (pose.centre_mm, pose.axes_mm, pose.limits))
+            box = box_around(voxels.shape, spacing_mm, centre_mm[0], axes_mm[0])
+            read = torch.from_numpy(np.array(voxels[box])).to(self.device)
+            start = torch.tensor([kept.start for kept in box], device=self.device)
+            crops.append(interpolate(read, spacing_mm, centre_mm - start * spacing_mm, axes_mm, shape, limits))
+        return torch.cat(crops)
+
+    def _size_mm(self, count: int, whole: _Candidate | None) -> Tensor:
+        if whole is None:
+            usual, large = (self._log_uniform(count, *r) for r in (self.config.size_mm, self.config.large_size_mm))
+            size = torch.where(self._chance(count) < self.config.large, large, usual)[:, None]
+        else:
+            size = (torch.tensor(whole.voxels.shape, device=self.device) * whole.spacing_mm).expand(count, 3)
+        return size * (1 + self.config.stretch * self._uniform(count, 3))
+
+    def _axes(self, size_mm: Tensor) -> Tensor:
+        """Half the extent along the crop's own axes, rotated and perhaps mirrored, as columns."""
+        flip = torch.tensor(self.config.flip, device=self.device)
+        mirror = torch.where(self._chance(len(size_mm), 3) < flip, -1.0, 1.0)
+        largest = torch.tensor([math.radians(d) for d in self.config.rotation_degrees], device=self.device)
+        rotation = rotation_matrices(self._uniform(len(size_mm), 3) * largest)
+        return rotation * (mirror * size_mm / 2)[:, None, :]
 
     def _limits(self, count: int) -> Tensor:
         """Where the scan ends inside the crop, as a share of half its extent, [count, 3]; 1 where it does not."""
         depth, plane = self.config.cut
         share = torch.tensor([depth, plane, plane], device=self.device)
         least = torch.tensor([0.1, 0.55, 0.55], device=self.device)
-        limit = least + (1 - least) * self._share(count, 3)
-        return torch.where(self._share(count, 3) < share, limit, 1.0)
+        limit = least + (1 - least) * self._chance(count, 3)
+        return torch.where(self._chance(count, 3) < share, limit, 1.0)
 
-    def _rotation(self, count: int) -> Tensor:
-        """Rotation matrices [count, 3, 3] in the order (z, y, x)."""
-        largest = torch.tensor([math.radians(d) for d in self.config.rotation_degrees], device=self.device)
-        return rotation_matrices(self._uniform(count, 3) * largest)
-
-    def _share(self, *shape: int) -> Tensor:
+    def _chance(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self.random, device=self.device)
 
     def _uniform(self, *shape: int) -> Tensor:
-        return 2 * self._share(*shape) - 1
-
-    def _chance(self, *shape: int, probability: float) -> Tensor:
-        return self._share(*shape) < probability
+        return 2 * self._chance(*shape) - 1
 
     def _log_uniform(self, count: int, low: float, high: float) -> Tensor:
-        return low * (high / low) ** self._share(count)
+        return low * (high / low) ** self._chance(count)
 
 
-def rotation_matrices(angles: Tensor) -> Tensor:
-    """Right-handed rotations about x, then y, then z, [n, 3, 3] acting on (z, y, x) vectors, of angles (z, y, x)."""
-    (cz, cy, cx), (sz, sy, sx) = angles.cos().unbind(-1), angles.sin().unbind(-1)
-    zero, one = torch.zeros_like(cz), torch.ones_like(cz)
-
-    def rows(*entries: Tensor) -> Tensor:
-        return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
-
-    about_z = rows(one, zero, zero, zero, cz, sz, zero, -sz, cz)
-    about_y = rows(cy, zero, -sy, zero, one, zero, sy, zero, cy)
-    about_x = rows(cx, sx, zero, -sx, cx, zero, zero, zero, one)
-    return about_z @ about_y @ about_x
+def _joined(parts: list[Crops]) -> Crops:
+    masks = [part.mask for part in parts if part.mask is not None]
+    columns = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("hu", "size_mm", "lung", "scan", "centre_mm")
+    }
+    return Crops(**columns, mask=torch.cat(masks) if masks else None)
 
 
-def interpolate(
-    voxels: Tensor, spacing_mm: Tensor, centre_mm: Tensor, axes_mm: Tensor, shape: tuple[int, int, int], limits: Tensor
-) -> Tensor:
-    """Trilinear crops of one scan; beyond its edge the last voxel repeats.
+def _candidate(number: int, scan: SourceScan, device: torch.device, resident: bool) -> _Candidate:
+    places = scan.places or find_places(scan.voxels, scan.spacing_mm)
+    found = {LUNG: places.lung, TISSUE: places.tissue, CENTRE: np.empty((0, 3)), MASK: np.empty((0, 3))}
+    found[WHOLE] = (np.array([scan.voxels.shape]) - 1) / 2
+    if scan.centre is not None:
+        found[CENTRE] = np.array([scan.centre])
+    if scan.mask is not None:
+        inside = np.argwhere(scan.mask > 127)
+        found[MASK] = inside[:: max(1, len(inside) // _MOST_PLACES)]
 
-    Args:
-        voxels: [depth, height, width].
-        spacing_mm: [3] along depth, height, width.
-        centre_mm: [n, 3], distance from the centre of voxel (0, 0, 0).
-        axes_mm: [n, 3, 3]; column a is the way in mm from the crop's centre to its face along its axis a.
-        shape: voxels of the crop.
-        limits: [n, 3] in (0, 1]; along each axis of the crop what lies farther out repeats what lies here.
+    def placed(array: NDArray) -> Tensor | NDArray:
+        return torch.from_numpy(np.array(array)).to(device) if resident else array
 
-    Returns:
-        float32 [n, 1, *shape].
-    """
-    steps = [(torch.arange(n, device=voxels.device) + 0.5) * 2 / n - 1 for n in shape]
-    local = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1).reshape(1, -1, 3)
-    local = torch.maximum(torch.minimum(local, limits[:, None]), -limits[:, None])
-    index = (centre_mm[:, None] + local @ axes_mm.transpose(1, 2)) / spacing_mm
-    size = torch.tensor(voxels.shape, device=voxels.device)
-    grid = ((2 * index + 1) / size - 1).flip(-1)  # grid_sample wants (x, y, z)
-    grid = grid.reshape(1, -1, shape[1], shape[2], 3)  # the crops of a batch stand on top of each other
-    crops = F.grid_sample(voxels.float()[None, None], grid, padding_mode="border", align_corners=False)
-    return crops.reshape(len(centre_mm), 1, *shape)
-
-
-def _resident(scan: SourceScan, device: torch.device) -> _Resident:
-    """Judge neighbourhoods inside the body: whether they have structure, and whether they are lung."""
-    voxels = torch.from_numpy(scan.voxels).to(device)
-    window = [
-        min(n, max(1, round(_NEIGHBOURHOOD_MM / mm))) for n, mm in zip(voxels.shape, scan.spacing_mm, strict=True)
-    ]
-    stride = [max(1, n // 3) for n in window]
-    hu = voxels.float().clamp(-1000, 400)[None, None]
-
-    def mean(x: Tensor) -> Tensor:
-        return F.avg_pool3d(x, window, stride)[0, 0]
-
-    average = mean(hu)
-    spread = (mean(hu**2) - average**2).clamp_min(0).sqrt()
-    inside = _body(average) > 0
-    lung_share = mean(((hu > _LUNG_HU[0]) & (hu < _LUNG_HU[1])).float())
-    lung = inside & (lung_share > 0.4) & (spread > 40)
-    tissue = inside & (average > -600) & (spread > 40) & ~lung
-    offset = torch.tensor([(n - 1) / 2 for n in window], device=device)
-    step = torch.tensor(stride, device=device)
-
-    def places(chosen: Tensor) -> Tensor:
-        return chosen.nonzero() * step + offset
-
-    return _Resident(voxels, torch.tensor(scan.spacing_mm, device=device), places(lung), places(tissue))
-
-
-def _body(average_hu: Tensor) -> Tensor:
-    """1.0 in the largest piece of tissue, holes of its axial slices (lungs) filled; a table is another piece."""
-    pieces = np.asarray(ndimage.label(average_hu.cpu().numpy() > _BODY_HU)[0])  # type: ignore[index]
-    if not pieces.any():
-        return torch.zeros_like(average_hu)
-    body = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
-    filled = np.array([ndimage.binary_fill_holes(axial) for axial in body])
-    return torch.from_numpy(filled).to(average_hu)
+    return _Candidate(
+        number,
+        placed(scan.voxels),
+        None if scan.mask is None else placed(scan.mask),
+        torch.tensor(scan.spacing_mm, device=device),
+        {kind: torch.tensor(np.array(at), dtype=torch.float32, device=device) for kind, at in found.items()},
+    )

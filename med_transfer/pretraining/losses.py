@@ -1,4 +1,4 @@
-"""What the student is asked: the teacher's maps and their means, and one feature for two views of one crop."""
+"""What a student is asked of its teacher, and what two views of one crop are asked of each other."""
 
 from __future__ import annotations
 
@@ -70,6 +70,30 @@ class VICReg(nn.Module):
             spread = sum(F.relu(1 - (view.var(0) + 1e-4).sqrt()).mean() for view in (first, second)) / 2
             covariance = sum(_off_diagonal_square(view) for view in (first, second))
             return F.mse_loss(first, second) + spread + covariance / 25
+
+
+def nt_xent(embeddings: Tensor, temperature: float, comparable: Tensor) -> tuple[Tensor, Tensor]:
+    """Each view has to find its partner among all others: normalised temperature-scaled cross-entropy.
+
+    Args:
+        embeddings: [2 * batch, length], the two views after each other.
+        comparable: bool [batch, batch], whether two crops are different enough to be told apart; its diagonal is not
+            read. Crops of one place are no honest negatives.
+
+    Returns:
+        The loss, and the share of views whose partner is the nearest of all that they were compared with.
+
+    Source: Chen et al. 2020, arXiv:2002.05709, equation 1.
+    """
+    half = len(embeddings) // 2
+    unit = F.normalize(embeddings.float(), dim=1)
+    likeness = unit @ unit.T / temperature
+    partner = torch.arange(2 * half, device=unit.device).roll(half)
+    wanted = comparable.repeat(2, 2).clone()
+    wanted[torch.arange(2 * half, device=unit.device), partner] = True
+    wanted.fill_diagonal_(False)
+    likeness = likeness.masked_fill(~wanted, -torch.inf)
+    return F.cross_entropy(likeness, partner), (likeness.argmax(1) == partner).float().mean()
 
 
 def _off_diagonal_square(embedding: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from med_transfer.pretraining.config import LungSceneConfig
 from med_transfer.pretraining.crops import Crops
+from med_transfer.pretraining.view_config import LungSceneConfig
 
 _FAT_HU = -150.0  # what is darker than fat is air
 _CHUNK = 32  # crops painted at once; bounds the memory of the intermediate fields

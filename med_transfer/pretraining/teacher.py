@@ -41,6 +41,10 @@ class Teacher(nn.Module):
             for name in ("map_mean", "map_spread", "mean_mean", "mean_spread"):
                 self.register_buffer(f"{name}_{stage}", torch.zeros(channels))
 
+    def train(self, mode: bool = True) -> Teacher:
+        """A teacher does not learn: it stays in evaluation mode."""
+        return super().train(False)
+
     @property
     def channels(self) -> tuple[int, ...]:
         return tuple(self.encoder.stage_channels[-self.stages :])

@@ -1,4 +1,4 @@
-"""What teacher and student see of one crop: the same tissue at the same place, each in its own convention."""
+"""What a network sees of a crop: the same tissue at the same place, each network in its own convention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from med_transfer.pretraining.config import ViewConfig
+from med_transfer.backbones import InputSpec
+from med_transfer.pretraining.view_config import ViewConfig
 
 _OPPOSITE = dict(zip("LRPASI", "RLAPIS", strict=True))
 CROP_ORIENTATION = "SPL"
@@ -35,8 +36,14 @@ def reduce(hu: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return F.avg_pool3d(hu, [n // m for n, m in zip(hu.shape[2:], shape, strict=True)])
 
 
+def encoder_input(x: Tensor, spec: InputSpec, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """Windowed crops [batch, 1, depth, height, width] with the encoder's axes and channels."""
+    x = reorient(x, CROP_ORIENTATION, spec.orientation).expand(-1, spec.channels, -1, -1, -1)
+    return x.contiguous(memory_format=layout)
+
+
 class Degradation:
-    """Makes the student's view worse, so that it learns what survives other scanners and slice thicknesses."""
+    """Makes the encoder's view worse, so that it learns what survives other scanners and slice thicknesses."""
 
     def __init__(self, config: ViewConfig, device: torch.device, seed: int) -> None:
         self.config, self.device = config, device

@@ -10,7 +10,8 @@ import numpy as np
 from med_transfer.cohorts import Cohort, seen_before, split_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.plan import resolve_preprocessing, source_provenance
+from med_transfer.finetuning.plan import resolve_preprocessing
+from med_transfer.lineage import source_provenance
 from med_transfer.progress import Progress, silent
 from med_transfer.selection.candidates import Candidate, Candidates, find_candidates
 from med_transfer.selection.features import StageFeatures

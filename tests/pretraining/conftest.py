@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from med_transfer.labels import Labels
 from med_transfer.pretraining import SourceScan, SourceScans
 
 
@@ -22,3 +25,19 @@ def chest_voxels(seed: int) -> np.ndarray:
 @pytest.fixture(scope="session")
 def chest() -> SourceScans:
     return SourceScans(tuple(SourceScan(chest_voxels(n), (3.0, 2.0, 2.0), f"{n:064x}") for n in range(3)))
+
+
+@pytest.fixture(scope="session")
+def labelled(chest: SourceScans) -> SourceScans:
+    """Eight patients with a ball in the left lung, solid or ground glass, its mask and its centre."""
+    scans = []
+    for number in range(8):
+        rng = np.random.default_rng(100 + number)
+        centre = np.array([12, 40, 57]) + rng.integers(-4, 5, 3)
+        ball = np.linalg.norm((np.mgrid[:24, :80, :80].T - centre) * (3, 2, 2), axis=-1).T < 12
+        label = ("ground glass", "solid")[number % 2]
+        voxels = np.where(ball, {"solid": 40, "ground glass": -550}[label], chest_voxels(number % 3)).astype(np.int16)
+        scan = SourceScan(voxels, (3.0, 2.0, 2.0), f"{number:064x}", patient_hash=f"patient-{number}")
+        mask = (255 * ball).astype(np.uint8)
+        scans.append(replace(scan, mask=mask, centre=tuple(centre.tolist()), label=label))
+    return SourceScans(tuple(scans), Labels(("ground glass", "solid")))

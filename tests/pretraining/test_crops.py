@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from scipy.spatial.transform import Rotation
 
 from med_transfer.errors import UnusableVoxels
 from med_transfer.pretraining import CropConfig, SourceScan, SourceScans
-from med_transfer.pretraining.crops import CropSampler, interpolate, rotation_matrices
+from med_transfer.pretraining.crops import CENTRE, MASK, WHOLE, CropSampler
+from med_transfer.pretraining.interpolation import interpolate, rotation_matrices
+from med_transfer.pretraining.places import find_places
 
 CPU = torch.device("cpu")
 STRAIGHT = torch.eye(3)[None]
@@ -65,9 +69,10 @@ def test_the_same_seed_gives_the_same_crops_and_a_restored_state_goes_on(chest):
     assert torch.equal(a.hu, second.batch(6).hu)
     assert a.hu.shape == (6, 1, 8, 16, 16)
     assert a.size_mm.shape == (6, 3)
-    state = first.state()
+    states = first.random.get_state(), first.choice.get_state()
     expected = first.batch(6).hu
-    second.restore(state)
+    second.random.set_state(states[0])
+    second.choice.set_state(states[1])
     assert torch.equal(second.batch(6).hu, expected)
 
 
@@ -84,13 +89,72 @@ def test_a_table_beside_the_body_is_no_place_for_a_crop():
     voxels[:, 5:45, 20:60] = 40 + 60 * np.random.default_rng(0).standard_normal((20, 40, 40))
     voxels[:, 72:74] = 300
     voxels[:, 74:] = -850
-    sampler = CropSampler(one_source(voxels), CropConfig(shape=(4, 4, 4)), CPU, seed=0)
-    rows = torch.cat([r.tissue for r in sampler._with_tissue])[:, 1]
-    assert len(rows)
-    assert rows.max() < 50
-    assert not sampler._with_lung
+    places = find_places(voxels.astype(np.int16), (3.0, 1.5, 1.5))
+    assert len(places.tissue)
+    assert places.tissue[:, 1].max() < 50
+    assert not len(places.lung)
 
 
 def test_scans_of_air_are_refused():
     with pytest.raises(UnusableVoxels, match="nothing but air or uniform matter"):
         CropSampler(one_source(np.full((10, 40, 40), -1000)), CropConfig(), CPU, seed=0)
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_crops_read_from_disk_are_those_of_a_source_in_memory(labelled, tmp_path, with_masks):
+    config = CropConfig(shape=(8, 16, 16), size_mm=(20, 90), shift_mm=40.0, cut=(0.5, 0.5))  # some reach far outside
+    mapped = []
+    for number, scan in enumerate(labelled.scans):
+        np.save(tmp_path / f"{number}.npy", scan.voxels)
+        mapped.append(replace(scan, voxels=np.load(tmp_path / f"{number}.npy", mmap_mode="r")))
+    streamed = CropSampler(SourceScans(tuple(mapped)), config.model_copy(update={"resident_gib": 0}), CPU, seed=0)
+    resident = CropSampler(labelled, config, CPU, seed=0)
+    ours, theirs = (sampler.batch(40, with_masks) for sampler in (streamed, resident))
+    torch.testing.assert_close(ours.hu, theirs.hu, rtol=0, atol=0.2)  # HU; positions in mm are rounded differently
+    assert torch.equal(ours.scan, theirs.scan)
+    if with_masks:
+        torch.testing.assert_close(ours.mask, theirs.mask, rtol=0, atol=1e-3)
+
+
+def test_the_mask_is_cut_with_its_crop(labelled):
+    config = CropConfig(shape=(16, 16, 16), size_mm=(40, 60))
+    crops = CropSampler(labelled, config, CPU, seed=0, mixture={MASK: 1.0}).batch(24, with_masks=True)
+    solid = torch.tensor([labelled.scans[n].label == "solid" for n in crops.scan])
+    inside = crops.mask > 0.99
+    assert inside.flatten(1).any(1).all()
+    hu = torch.where(inside, crops.hu, torch.nan).flatten(1).nanmean(1)
+    torch.testing.assert_close(hu, torch.where(solid, 40.0, -550.0), rtol=0, atol=2.0)
+
+
+def test_a_crop_around_a_region_and_one_of_the_whole_scan(labelled):
+    straight = {"rotation_degrees": (0, 0, 0), "shift_mm": 1e-6, "stretch": 0.0, "large": 0.0}
+    config = CropConfig(shape=(8, 8, 8), size_mm=(30, 30.001), **straight)
+    around = CropSampler(labelled, config, CPU, seed=0, mixture={CENTRE: 1.0}).batch(8)
+    for centre_mm, number in zip(around.centre_mm, around.scan, strict=True):
+        expected = torch.tensor(labelled.scans[number].centre) * torch.tensor([3.0, 2.0, 2.0])
+        torch.testing.assert_close(centre_mm, expected, rtol=0, atol=1e-3)
+    whole = CropSampler(labelled, config, CPU, seed=0, mixture={WHOLE: 1.0}).batch(4)
+    torch.testing.assert_close(whole.size_mm, torch.tensor([72.0, 160.0, 160.0]).expand(4, 3))
+
+
+def test_weights_decide_how_often_a_scan_is_drawn(labelled):
+    weights = [1.0] + [0.0] * 7
+    crops = CropSampler(labelled, CropConfig(shape=(4, 4, 4)), CPU, 0, {CENTRE: 1.0}, weights).batch(20)
+    assert set(crops.scan.tolist()) == {0}
+
+
+def test_a_pair_overlaps_and_keeps_left_and_right(chest):
+    config = CropConfig(shape=(8, 16, 16), stretch=0.1)
+    first, second = CropSampler(chest, config, CPU, seed=0).pairs(40, shift=0.25, stretch=0.05)
+    apart = (first.centre_mm - second.centre_mm).abs()
+    assert (apart <= 0.25 * first.size_mm + 1e-4).all()
+    assert (apart > 0).any()
+    assert ((second.size_mm / first.size_mm - 1).abs() <= 0.0501).all()
+    # the body lies in the middle of x: what is to the left of it in the scan stays left in the crop
+    left = np.broadcast_to(np.arange(80, dtype=np.int16), (24, 80, 80))
+    places = [find_places(scan.voxels, scan.spacing_mm) for scan in chest.scans]
+    ramps = [replace(scan, voxels=left, places=at) for scan, at in zip(chest.scans, places, strict=True)]
+    ramp = SourceScans(tuple(ramps))
+    for crops in CropSampler(ramp, config, CPU, seed=0).pairs(40, shift=0.25, stretch=0.05):
+        means = crops.hu.mean((1, 2, 3))
+        assert (means[:, -1] > means[:, 0]).all()

@@ -14,7 +14,8 @@ CPU = torch.device("cpu")
 def crops(hu: float, lung: bool, count: int = 12) -> Crops:
     noise = torch.Generator().manual_seed(0)
     voxels = hu + 20 * torch.randn((count, 1, 16, 32, 32), generator=noise)
-    return Crops(voxels, torch.full((count, 3), 40.0), torch.full((count,), lung))
+    number, centre_mm = torch.zeros(count, dtype=torch.long), torch.zeros(count, 3)
+    return Crops(voxels, torch.full((count, 3), 40.0), torch.full((count,), lung), number, centre_mm)
 
 
 def test_nodules_are_denser_than_lung_and_near_the_middle():

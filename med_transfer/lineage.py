@@ -1,0 +1,66 @@
+"""Whom a network has learned from, however its weights are named: a bundle, a pretraining, or a file of either."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, Provenance, read_record
+from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
+from med_transfer.errors import CohortError
+
+LOCK_METADATA = (
+    "source_lock"  # key in the header of a pretrained encoder's file, which may be copied without its folder
+)
+_ENCODER_FILE = "encoder.safetensors"
+
+
+def source_provenance(weights: Path | None) -> Provenance | None:
+    """Whom a source network was trained on, its own sources included; None where nothing remembers.
+
+    Args:
+        weights: a bundle's folder or its model file; a pretraining's folder or its encoder; any other weights file.
+
+    Raises:
+        BundleError, CohortError: what should remember cannot be read.
+    """
+    if weights is None:
+        return None
+    bundle = weights.parent.parent if weights.as_posix().endswith(f"/{WEIGHTS_FILE}") else weights
+    if (bundle / RECORD_FILE).exists():
+        return read_record(bundle).trained_on
+    encoder = weights / _ENCODER_FILE if weights.is_dir() else weights
+    locks = [lock for lock in (_beside(encoder), _inside(encoder)) if lock]
+    if not locks:
+        return None
+    return Provenance(
+        cohort_hash=locks[0].source_hash,
+        patient_hashes=tuple(sorted({one for lock in locks for one in lock.patient_hashes})),
+        content_hashes=tuple(sorted({one for lock in locks for one in lock.content_hashes})),
+    )
+
+
+def _beside(encoder: Path) -> SourceLock | None:
+    lock = encoder.with_name(SOURCE_LOCK_FILE)
+    return SourceLock.read(lock) if encoder.name == _ENCODER_FILE and lock.is_file() else None
+
+
+def _inside(encoder: Path) -> SourceLock | None:
+    """What the file itself remembers. A file that cannot be opened is refused where its weights are read."""
+    if encoder.suffix != ".safetensors" or not encoder.is_file():
+        return None
+    try:
+        with safe_open(encoder, "pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    if LOCK_METADATA in header:
+        return SourceLock.parse(header[LOCK_METADATA], encoder)
+    if "source_scans" not in header:  # encoders distilled before there were locks name their scans alone
+        return None
+    try:
+        return SourceLock.of(set(), set(json.loads(header["source_scans"])))
+    except (ValueError, TypeError) as error:
+        raise CohortError("its list of source scans is damaged", where=encoder) from error

@@ -1,0 +1,50 @@
+"""All that a killed run needs to go on as if nothing had been, in one file that is replaced as a whole."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from med_transfer.atomic import atomic_path
+from med_transfer.errors import BackboneError
+
+CHECKPOINT_FILE = "checkpoint.pt"
+State = dict[str, Any]
+
+
+def save_checkpoint(folder: Path, state: State) -> None:
+    """Raises OutputError."""
+    with atomic_path(folder / CHECKPOINT_FILE) as temporary:
+        torch.save(state, temporary)
+
+
+def read_checkpoint(folder: Path, settings: str, source_scans: list[str] | None = None) -> State | None:
+    """The state in a folder; None when there is none.
+
+    Args:
+        settings: what the checkpoint must have been made with.
+        source_scans: content hashes that it must have been made on; None: not known yet.
+
+    Raises:
+        BackboneError: it belongs to another run, or is damaged.
+    """
+    path = folder / CHECKPOINT_FILE
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        same = state["settings"] == settings and source_scans in (None, state["source_scans"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError, TypeError) as error:
+        raise BackboneError(
+            "the checkpoint is damaged", where=path, action="Remove it to start again, or choose another folder"
+        ) from error
+    if not same:
+        raise BackboneError(
+            "checkpoint of another run", where=path,
+            expected="the same source scans, teacher, settings and number of processes",
+            action="Give the arguments it was started with, or another folder",
+        )  # fmt: skip
+    return state

@@ -1,0 +1,89 @@
+"""How far a pretraining is, and its curve: losses every few steps, measurements at longer intervals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from med_transfer.atomic import atomic_path
+from med_transfer.pretraining.config import StopConfig
+
+LOG_STEPS = 50  # losses are averaged over so many
+
+
+@dataclass
+class Course:
+    """Goes into the checkpoint as JSON.
+
+    Attributes:
+        curve: entries with ``step`` and ``seconds``; losses, or ``measured`` figures.
+        best: the highest monitored figure so far; None before there is one.
+        without_gain: measurements since then.
+        ended: nothing is left to do.
+        losses, counted: sums since the last entry of the curve, left on the device, which must not be waited for.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[dict] = field(default_factory=list)
+    best: float | None = None
+    without_gain: int = 0
+    ended: bool = False
+    losses: dict[str, float | Tensor] = field(default_factory=dict)
+    counted: int = 0
+
+    @classmethod
+    def from_json(cls, text: str) -> Course:
+        return cls(**json.loads(text))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(replace(self, losses={name: float(value) for name, value in self.losses.items()})))
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Losses of one step."""
+        self.step, self.counted = self.step + 1, self.counted + 1
+        self.losses = {name: self.losses.get(name, 0.0) + value.detach() for name, value in losses.items()}
+        if self.step % LOG_STEPS == 0:
+            self.close_entry()
+
+    def close_entry(self) -> None:
+        """Write the mean losses since the last entry into the curve."""
+        if self.counted:
+            means = {name: round(float(value) / self.counted, 5) for name, value in self.losses.items()}
+            self.curve.append(self._now() | means)
+        self.losses, self.counted = {}, 0
+
+    def measured(self, figures: dict[str, float], monitored: str, stop: StopConfig | None) -> bool:
+        """Add a measurement; tells whether the encoder is the best so far, and ends the course where that says so."""
+        self.close_entry()
+        self.curve.append(self._now() | {"measured": {name: round(value, 5) for name, value in figures.items()}})
+        value = figures.get(monitored)
+        if value is None or stop is None:
+            return True
+        gained = self.best is None or value > self.best + stop.least_gain
+        self.best, self.without_gain = (value, 0) if gained else (self.best, self.without_gain + 1)
+        self.ended = self.without_gain >= stop.patience
+        return gained
+
+    def _now(self) -> dict:
+        return {"step": self.step, "seconds": round(self.seconds, 2)}
+
+
+def draw_curve(curve: list[dict], monitored: str, path: Path) -> None:
+    """Loss and the monitored figure over the steps, as PNG. Raises OutputError."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    measured = [(entry["step"], entry["measured"]) for entry in curve if "measured" in entry]
+    losses = [(entry["step"], entry["loss"]) for entry in curve if "loss" in entry]
+    figures = [(step, found[monitored]) for step, found in measured if monitored in found]
+    for axes, name, points in ((above, "loss", losses), (below, monitored, figures)):
+        axes.plot([x for x, _ in points], [y for _, y in points], marker="." if len(points) < 50 else None)
+        axes.set_ylabel(name.replace("_", " "))
+        axes.grid(alpha=0.3)
+    below.set_xlabel("step")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)

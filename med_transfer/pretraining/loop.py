@@ -1,0 +1,224 @@
+"""The loop that all methods share: steps, running mean, measurements, checkpoints, an early end."""
+
+from __future__ import annotations
+
+import copy
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from med_transfer.atomic import write_bytes, write_text
+from med_transfer.backbones import Encoder
+from med_transfer.errors import ConfigError
+from med_transfer.pretraining.checkpoint import read_checkpoint, save_checkpoint
+from med_transfer.pretraining.course import Course, draw_curve
+from med_transfer.pretraining.method import Figures, Method
+from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, placed, update_average
+from med_transfer.pretraining.origin import Origin
+from med_transfer.pretraining.probe import LinearProbe, effective_rank
+from med_transfer.pretraining.processes import Processes
+from med_transfer.progress import Progress, silent
+
+ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "curve.png"
+PROBE_FIGURE = "probe_auc"
+TELL_STEPS = 10  # between two words about the progress
+
+
+class Training:
+    """One run of one method; writes encoder, curve and checkpoint into ``out``."""
+
+    def __init__(
+        self,
+        method: Method,
+        origin: Origin,
+        out: Path,
+        probe: LinearProbe | None = None,
+        processes: Processes = Processes(),  # noqa: B008  frozen
+        progress: Progress = silent,
+    ) -> None:
+        self.config, self.origin, self.out = method.config, origin, out
+        self.probe, self.processes, self.progress = probe, processes, progress
+        self.device, layout = method.material.device, method.material.layout
+        self.method = cast(Method, placed(method, self.device, layout)).train()
+        self.average = copy.deepcopy(method.encoder).eval().requires_grad_(False)
+        self.parallel = processes.wrapped(method)
+        groups = parameter_groups(method.parameters(), self.config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.99))
+        self.course, self._gradient = Course(), torch.zeros(())
+
+    @property
+    def monitored(self) -> str:
+        return PROBE_FIGURE if self.probe else self.method.figure
+
+    def run(self) -> Path:
+        """Train until the budget is spent or nothing is gained any more; returns the path of the encoder.
+
+        Raises:
+            BackboneError: the folder holds a checkpoint of another run.
+            ConfigError: the training diverges.
+            KeyboardInterrupt: after Ctrl-C, when the state is saved.
+        """
+        if not self._restore():
+            self.method.begin()
+            self._measure()  # what the start is worth: the curve shows what the training adds to it
+        clock, saved_at = _Clock(self.device, self.course.seconds), self.course.seconds
+        with _interruptible() as interrupted:
+            while not self.course.ended:
+                self._step()
+                self.course.seconds, stop = self.processes.agreed([clock.seconds(), float(interrupted())])
+                due = self.course.step % self.config.probe.every_steps == 0
+                self.course.ended = self._spent() >= 1
+                if due or self.course.ended:
+                    self._measure()
+                if due or stop or self.course.ended or self.course.seconds - saved_at > self.config.checkpoint_seconds:
+                    self._save()
+                    saved_at = self.course.seconds
+                if stop and not self.course.ended:
+                    raise KeyboardInterrupt
+        return self.out / ENCODER_FILE
+
+    def _step(self) -> None:
+        rate = self.config.learning_rate * learning_rate_share(self._spent(), self.config.warm_up)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self.parallel(self.method.draw())
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        learning = [p for p in self.method.parameters() if p.grad is not None]
+        self._gradient = nn.utils.clip_grad_norm_(learning, self.config.gradient_clip)
+        self.optimizer.step()
+        self.course.add(losses)
+        step = self.course.step
+        update_average(self.average, self.method.encoder, min(self.config.ema, step / (step + 10)))
+        self._tell(losses["loss"])
+
+    def _spent(self) -> float:
+        """Share of the budget."""
+        if self.config.steps is not None:
+            return self.course.step / self.config.steps
+        return self.course.seconds / (60 * float(self.config.minutes or 0))
+
+    def _tell(self, loss: Tensor) -> None:
+        if self.course.step % TELL_STEPS and self.course.step != self.config.steps:
+            return  # reading the loss waits for the device
+        self._require_finite()
+        note = f"loss {float(loss.detach()):.4f}"
+        if self.config.steps is not None:
+            self.progress("pretraining", self.course.step, self.config.steps, note)
+        elif self.config.minutes is not None:
+            done, total = round(self.course.seconds), round(60 * self.config.minutes)
+            self.progress("pretraining (seconds)", min(done, total), total, note)
+
+    def _require_finite(self) -> None:
+        """Before anything is told or written. With the norm of the step just done, the weights are finite."""
+        if not torch.isfinite(self._gradient):
+            raise ConfigError(
+                f"the gradient is not finite at step {self.course.step}", where="learning_rate",
+                expected="a training that converges",
+                action="Lower learning_rate, or raise warm_up, and run the same command with another -o",
+            )  # fmt: skip
+
+    @torch.no_grad()
+    def _measure(self) -> None:
+        """Figures into the curve, in the first process; the encoder is written unless an earlier one was better."""
+        self._require_finite()
+        ended = self.course.ended
+        if self.processes.first:
+            self.method.eval()
+            finished = self.method.finished(self.average)
+            best = self.course.measured(self._figures(finished), self.monitored, self.config.stop_when)
+            self.method.train()
+            draw_curve(self.course.curve, self.monitored, self.out / FIGURE_FILE)
+            if best:
+                now = (self.course.step, self.course.seconds, self.device)
+                write_bytes(self.out / ENCODER_FILE, save(_halved(finished), metadata=self.origin.metadata(*now)))
+        (stopped,) = self.processes.agreed([float(self.course.ended)])
+        self.course.ended = ended or bool(stopped)
+
+    def _figures(self, finished: Encoder) -> Figures:
+        figures = dict(self.method.quality(self.average))
+        if self.method.held_out is not None:
+            x = self.method.windowed(self.method.held_out.hu, degraded=False)
+            figures["effective_rank"] = effective_rank(self.method.pooled(self.method.maps(x, finished)))
+        if self.probe is not None:
+            figures[PROBE_FIGURE] = self.probe(finished)
+        return figures
+
+    def _save(self) -> None:
+        """Everything that a resumed run needs; the curve for people."""
+        self._require_finite()
+        chance = self.processes.gathered({name: g.get_state() for name, g in self.method.generators().items()})
+        if not self.processes.first:
+            return
+        method = {k: v for k, v in self.method.state_dict().items() if not k.startswith(self.method.not_saved)}
+        save_checkpoint(
+            self.out,
+            {
+                "settings": self.origin.settings(), "source_scans": sorted(self.origin.source_scans), "method": method,
+                "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(), "chance": chance,
+                "course": self.course.to_json(),
+            },
+        )  # fmt: skip
+        record = self.origin.record(self.course.step, self.course.seconds, self.device)
+        shown = record | {"monitored": self.monitored, "curve": self.course.curve}
+        write_text(self.out / CURVE_FILE, json.dumps(shown, indent=1) + "\n")
+
+    def _restore(self) -> bool:
+        state = read_checkpoint(self.out, self.origin.settings(), sorted(self.origin.source_scans))
+        if state is None:
+            return False
+        self.method.load_state_dict(state["method"], strict=False)  # without what never changes
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, generator in self.method.generators().items():
+            generator.set_state(state["chance"][self.processes.rank][name])
+        self.course = Course.from_json(state["course"])
+        return True
+
+
+class _Clock:
+    """Seconds of training, those of an interrupted run included; waits for the device now and then to stay honest."""
+
+    def __init__(self, device: torch.device, spent: float) -> None:
+        self._device, self._start, self._calls = device, time.perf_counter() - spent, 0
+
+    def seconds(self) -> float:
+        self._calls += 1
+        if self._device.type == "cuda" and self._calls % 10 == 0:
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - self._start
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits for the end of the step, so that the state can be saved; a second one does not wait."""
+    pressed = False
+
+    def remember(number: int, frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    try:
+        before = signal.signal(signal.SIGINT, remember)
+    except ValueError:  # not the main thread: whoever owns the signals decides
+        yield lambda: False
+        return
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _halved(encoder: nn.Module) -> dict[str, Tensor]:
+    """Convolutions in fp16; vectors (normalisation), a thousandth of the size, keep their precision."""
+    state = encoder.state_dict()
+    return {name: (v.half() if v.ndim > 1 else v).cpu().contiguous() for name, v in state.items()}

@@ -1,0 +1,119 @@
+"""How much an encoder's features tell, without fine-tuning it: a linear probe, and their effective rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from med_transfer.backbones import Encoder
+from med_transfer.cohorts import Cohort, PreparedCohort, patient_hash, prepare_cohort
+from med_transfer.errors import CohortError, TooFewPatients
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.pretraining.config import PretrainingConfig
+from med_transfer.pretraining.method import Material
+from med_transfer.progress import Progress
+
+_BATCH = 16
+
+
+class LinearProbe:
+    """Cross-validated logistic regression by patient on pooled features of a labelled cohort.
+
+    Source: Alain & Bengio 2017, arXiv:1610.01644 (linear probes).
+    """
+
+    def __init__(self, prepared: PreparedCohort, material: Material) -> None:
+        self.prepared, self.material = prepared, material
+        cohort = prepared.cohort
+        self.truth = cohort.truth
+        patients = {patient: number for number, patient in enumerate(sorted(set(cohort.patients)))}
+        self.patients = np.array([patients[patient] for patient in cohort.patients])
+        self.folds = [self._folds(column, name) for column, name in zip(self.truth.T, cohort.labels.names, strict=True)]
+
+    def seen(self) -> tuple[set[str], set[str]]:
+        """Hashes of the patients and of the scans."""
+        return {patient_hash(one) for one in self.prepared.cohort.patients}, set(self.prepared.content_hashes)
+
+    def __call__(self, encoder: Encoder) -> float:
+        """Macro AUC, one class against the rest, of predictions for patients that each fit did not see."""
+        features = self._features(encoder)
+        aucs = [
+            roc_auc_score(column, self._predicted(features, column, folds))
+            for column, folds in zip(self.truth.T, self.folds, strict=True)
+        ]
+        return float(np.mean(aucs))
+
+    def _predicted(self, features: NDArray, truth: NDArray[np.bool_], folds: StratifiedGroupKFold) -> NDArray:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"))
+        fitted = cross_val_predict(model, features, truth, groups=self.patients, cv=folds, method="predict_proba")
+        return np.asarray(fitted)[:, 1]
+
+    @torch.no_grad()
+    def _features(self, encoder: Encoder) -> NDArray[np.float64]:
+        features = []
+        for start in range(0, len(self.prepared.scans), _BATCH):
+            tensors = self.prepared.tensors[start : start + _BATCH]
+            x = torch.from_numpy(np.stack(tensors).astype(np.float32)).to(self.material.device)
+            x = x.expand(-1, self.material.input.channels, -1, -1, -1)
+            maps = encoder.eval()(x.contiguous(memory_format=self.material.layout))
+            pooled = [maps[stage].mean((2, 3, 4)) for stage in self.material.pooled_stages]
+            features.append(torch.cat(pooled, dim=1).double().cpu().numpy())
+        return np.concatenate(features)
+
+    def _folds(self, truth: NDArray[np.bool_], name: str) -> StratifiedGroupKFold:
+        fewest = min(len(set(self.patients[truth])), len(set(self.patients[~truth])))
+        if fewest < 2:
+            raise TooFewPatients(
+                f"class {name!r} has {fewest} patient to probe with", where=self.prepared.cohort.path or "",
+                expected="at least 2 patients with it, and 2 without",
+            )  # fmt: skip
+        return StratifiedGroupKFold(min(self.material.config.probe.folds, fewest), shuffle=True, random_state=0)
+
+
+def linear_probe(config: PretrainingConfig, material: Material, folder: Path, progress: Progress) -> LinearProbe | None:
+    """The probe that the config asks for, its scans read once into ``folder``.
+
+    Raises:
+        CohortError: the table cannot be used.
+        NothingDone: no scan of it can be read.
+    """
+    settings = config.probe
+    if settings.cohort is None:
+        return None
+    cohort = Cohort.read(settings.cohort)
+    cohort = cohort.subset(n for n, case in enumerate(cohort.cases) if case.split != "test")
+    if not len(cohort):
+        raise CohortError("every row is marked split=test", where=settings.cohort, expected="rows to probe with")
+    has_region = all(case.mask or case.roi_centre_mm for case in cohort.cases)
+    spec = material.input
+    preprocessing = PreprocessingConfig(
+        orientation=spec.orientation, spacing_mm=settings.spacing_mm, shape=config.input_shape,
+        window_hu=spec.window_hu, output_range=spec.output_range,
+        region=settings.region or ("roi" if has_region else "foreground"), max_gap_mm=config.max_gap_mm,
+    )  # fmt: skip
+    prepared = prepare_cohort(
+        cohort, Preprocessing(preprocessing), folder,
+        progress=lambda done, total: progress("reading the probe's scans", done, total),
+    )  # fmt: skip
+    return LinearProbe(prepared, material)
+
+
+def effective_rank(features: Tensor) -> float:
+    """How many directions features [scan, feature] really use: exp of the entropy of their singular values.
+
+    Source: Roy & Vetterli 2007, EUSIPCO; as a figure for pretraining without labels: Garrido et al. 2023
+    (RankMe), arXiv:2210.02885. Constant features have rank 1.
+    """
+    centred = (features - features.mean(0)).double()
+    values = torch.linalg.svdvals(centred)
+    share = values / values.sum().clamp_min(1e-12)
+    return float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum()))

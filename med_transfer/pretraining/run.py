@@ -1,0 +1,221 @@
+"""The whole job: scans in, a folder with a pretrained encoder out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from med_transfer.atomic import write_text
+from med_transfer.backbones import LoadedBackbone, load_backbone
+from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
+from med_transfer.config import dump_config, load_config
+from med_transfer.errors import ConfigError, UsageError
+from med_transfer.lineage import source_provenance
+from med_transfer.pretraining.checkpoint import read_checkpoint
+from med_transfer.pretraining.config import PretrainingConfig
+from med_transfer.pretraining.contrastive import Contrastive
+from med_transfer.pretraining.distillation import Distillation, teacher_dtype
+from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, Training
+from med_transfer.pretraining.masked_autoencoding import MaskedAutoencoding
+from med_transfer.pretraining.method import Material, Method
+from med_transfer.pretraining.origin import Origin
+from med_transfer.pretraining.probe import LinearProbe, linear_probe
+from med_transfer.pretraining.processes import Processes, joined
+from med_transfer.pretraining.reading import Source, prepare_source
+from med_transfer.pretraining.source import SourceScans
+from med_transfer.pretraining.supervised import SupervisedLabels, SupervisedMasks
+from med_transfer.pretraining.teacher import Teacher
+from med_transfer.progress import Progress, silent
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE, LEFT_OUT_FILE = "config.yaml", "left_out.csv"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A finished pretraining on disk; ``folder`` is what ``backbone.weights`` takes.
+
+    Attributes:
+        n_scans: that were learned from or measured on.
+        n_left_out: that could not be used; the reasons are in ``left_out.csv``.
+    """
+
+    folder: Path
+    backbone: str
+    n_scans: int
+    n_left_out: int
+
+    @property
+    def encoder(self) -> Path:
+        return self.folder / ENCODER_FILE
+
+    @property
+    def curve(self) -> Path:
+        return self.folder / CURVE_FILE
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """The encoder that will learn, and the teacher of a distillation."""
+
+    student: LoadedBackbone
+    teacher: LoadedBackbone | None
+
+
+def pretrain(
+    scans: Path | str | SourceScans,
+    config: PretrainingConfig,
+    out: Path | str,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Pretrained:
+    """Train an encoder on source scans, and write it as a file that ``load_backbone`` reads.
+
+    Called again on the same folder after a kill, it goes on where it was. Under torchrun, every process draws crops
+    of its own, gradients are averaged, and the first process writes.
+
+    Args:
+        scans: a folder of scans, a cohort.csv, a file that ``SourceScans.save`` wrote, or scans already read.
+        out: folder for ``encoder.safetensors``, ``curve.json``, ``config.yaml``, ``source.lock.json``.
+        device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: a device that this machine does not have, or too few scans to keep some for validation.
+        BackboneError: backbone or teacher cannot be built, or the folder holds a checkpoint of another run.
+        UsageError: the folder holds something else.
+        ScanNotFound, CohortError, NothingDone: there is nothing to learn from; see ``prepare_source``.
+        OutputError: a result cannot be written.
+    """
+    out = Path(out)
+    with joined() as processes:
+        progress = progress if processes.first else silent
+        where = processes.device(_device(device))
+        networks = _load(config)
+        _refuse_another_run(out, config, networks, processes)
+        source = _source(scans, config, out, progress, processes)
+        training, validation = source.scans.split(config.validation_scans)
+        needs, pooled = networks.student.spec.input, networks.student.spec.pooled_stages
+        material = Material(config, needs, training, validation, where, pooled, processes.rank)
+        probe = linear_probe(config, material, out / "probe", progress) if processes.first else None
+        origin = _origin(config, source.scans, networks, probe, processes)
+        if processes.first:
+            _write_what_is_known(out, config, origin, source)
+        Training(_method(networks, material), origin, out, probe, processes, progress).run()
+        processes.wait()
+        return Pretrained(out, config.backbone, len(source.scans), len(source.left_out))
+
+
+def _load(config: PretrainingConfig) -> _Networks:
+    """Both networks, before anything is read: what is wrong with them is said at once."""
+    random = config.weights == "random"
+    weights = None if config.weights in ("random", "published") else Path(config.weights)
+    student = load_backbone(
+        config.backbone, weights, scratch=random, seed=config.seed, accept_licence=config.accept_licence
+    )
+    if config.weights == "published" and student.sha256 is None:
+        raise ConfigError(
+            f"{config.backbone} has no published weights", where="weights", expected="random, or the path of a file"
+        )
+    if config.method != "distillation":
+        return _Networks(student, None)
+    wanted = config.distillation
+    return _Networks(
+        student, load_backbone(wanted.teacher, wanted.teacher_weights, accept_licence=wanted.accept_licence)
+    )
+
+
+def _method(networks: _Networks, material: Material) -> Method:
+    config, encoder = material.config, networks.student.encoder
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # initial values of the heads
+        if networks.teacher is not None:
+            dtype, stages = teacher_dtype(material.device), config.distillation.stages
+            teacher = Teacher(networks.teacher.encoder, networks.teacher.spec.input, stages, dtype)
+            return Distillation(encoder, material, teacher)
+        if config.method == "supervised":
+            supervised = SupervisedLabels if config.supervised.target == "label" else SupervisedMasks
+            return supervised(encoder, material)
+        return (Contrastive if config.method == "contrastive" else MaskedAutoencoding)(encoder, material)
+
+
+def _source(
+    scans: Path | str | SourceScans, config: PretrainingConfig, out: Path, progress: Progress, processes: Processes
+) -> Source:
+    """The scans, read by the first process while the others wait; these then find them prepared."""
+    if isinstance(scans, SourceScans):
+        return Source(scans)
+    if not processes.first:
+        processes.wait()
+    source = prepare_source(Path(scans), config, out / "prepared", progress)
+    if processes.first:
+        processes.wait()
+    return source
+
+
+def _origin(
+    config: PretrainingConfig, scans: SourceScans, networks: _Networks, probe: LinearProbe | None, processes: Processes
+) -> Origin:
+    student, teacher = networks.student, networks.teacher
+    loaded = [one for one in (student, teacher) if one is not None and one.sha256 is not None]
+    return Origin(
+        config=config,
+        lock=_lock(config, scans, probe),
+        source_scans=scans.content_hashes,
+        start_sha256=student.sha256 or "",
+        teacher_sha256=(teacher.sha256 or "") if teacher else "",
+        licences=tuple(sorted({one.spec.licence for one in loaded})),
+        processes=processes.count,
+    )
+
+
+def _lock(config: PretrainingConfig, scans: SourceScans, probe: LinearProbe | None) -> SourceLock:
+    """Everyone this encoder learns from. Whom the probe looks at counts where it decides when to stop."""
+    patients, images = set(scans.patient_hashes), set(scans.content_hashes)
+    start = None if config.weights in ("random", "published") else Path(config.weights)
+    teacher = config.distillation.teacher_weights if config.method == "distillation" else None
+    for before in (source_provenance(start), source_provenance(teacher)):
+        if before is not None:
+            patients, images = patients | set(before.patient_hashes), images | set(before.content_hashes)
+    if probe is not None and config.stop_when is not None:
+        probed, their_images = probe.seen()
+        patients, images = patients | probed, images | their_images
+    return SourceLock.of(patients, images)
+
+
+def _refuse_another_run(out: Path, config: PretrainingConfig, networks: _Networks, processes: Processes) -> None:
+    """Before hours of reading; whether the scans are the same is seen when they are read."""
+    read_checkpoint(out, _origin(config, SourceScans(()), networks, None, processes).settings())
+    file = out / CONFIG_FILE
+    try:
+        if file.exists():
+            load_config(PretrainingConfig, file)
+    except ConfigError as error:
+        raise UsageError(
+            f"the folder holds something else than a pretraining ({error.found})", where=file,
+            expected="a new folder, or that of this run", action="Choose another -o",
+        ) from error  # fmt: skip
+
+
+def _write_what_is_known(out: Path, config: PretrainingConfig, origin: Origin, source: Source) -> None:
+    """Before the training, so that what an unfinished run leaves behind remembers too."""
+    dump_config(config, out / CONFIG_FILE)
+    origin.lock.write(out / SOURCE_LOCK_FILE)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("scan", "reason"), *((one.scan, one.reason) for one in source.left_out)])
+    write_text(out / LEFT_OUT_FILE, text.getvalue())
+
+
+def _device(name: str) -> str:
+    available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if name == "auto":
+        return available[-1]
+    if name not in available:
+        raise ConfigError(f"device {name!r}", expected=f"one of auto, {', '.join(available)} on this machine")
+    return name

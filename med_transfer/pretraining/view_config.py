@@ -1,0 +1,86 @@
+"""Which pieces of the source scans are looked at, and how they are changed. Triples are depth, height, width."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Voxels = Annotated[int, Field(ge=1, le=512)]
+Triple = tuple[Voxels, Voxels, Voxels]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CropConfig(_Config):
+    """Which pieces of the source scans are looked at.
+
+    Attributes:
+        shape: voxels of a crop, the teacher's grid; the encoder's grid is this one averaged down.
+        size_mm: physical extent of most crops, drawn log-uniformly, and ...
+        large_size_mm, large: ... of this share of them.
+        stretch: relative change of the extent along each axis.
+        rotation_degrees: largest rotation about each axis.
+        shift_mm: largest displacement from the chosen centre along each axis.
+        flip: probability of mirroring each axis. None by default: left and right, up and down differ in patients.
+        lung: share of the crops that are centred in lung, as far as the source has any.
+        cut: probability of ending the scan inside the crop, depth and in plane; beyond, the last voxel repeats, as in
+            scans that were cropped tightly to a finding.
+        scans_per_batch: a batch is drawn from so many scans.
+        resident_gib: a source up to this size stays in the device's memory; of a larger one, crops are read from disk.
+    """
+
+    shape: Triple = (32, 64, 64)
+    size_mm: tuple[Positive, Positive] = (28.0, 60.0)
+    large_size_mm: tuple[Positive, Positive] = (60.0, 90.0)
+    large: Share = 0.15
+    stretch: Share = 0.15
+    rotation_degrees: tuple[float, float, float] = (30.0, 20.0, 20.0)
+    shift_mm: Positive = 8.0
+    flip: tuple[Share, Share, Share] = (0.0, 0.0, 0.0)
+    lung: Share = 0.35
+    cut: tuple[Share, Share] = (0.0, 0.0)
+    scans_per_batch: Annotated[int, Field(ge=1)] = 16
+    resident_gib: Annotated[float, Field(ge=0)] = 4.0
+
+
+class LungSceneConfig(_Config):
+    """Synthetic lung and nodules painted into crops; see lung_scenes.py.
+
+    Attributes:
+        lung: share of the crops without lung whose fat is turned into lung.
+        plain: share of these whose tissue is replaced by synthetic lung instead.
+        pleura: probability of a chest wall in such a crop.
+        vessels: vessels added to such a crop.
+        nodule: probability of a nodule in a crop with lung, and in any other crop.
+        radius_mm: of a nodule, log-uniform.
+    """
+
+    lung: Share = 0.6
+    plain: Share = 0.5
+    pleura: Share = 0.3
+    vessels: Annotated[int, Field(ge=0)] = 6
+    nodule: tuple[Share, Share] = (0.8, 0.1)
+    radius_mm: tuple[Positive, Positive] = (1.5, 15.0)
+
+
+class ViewConfig(_Config):
+    """How the encoder's view is made worse; intensities in units of the input's whole range.
+
+    Attributes:
+        thick_slices: share of views averaged over two to four slices and interpolated back.
+        blur: share of views blurred in plane.
+        shift, scale, gamma: largest change of intensity (gamma as a logarithm).
+        noise: largest standard deviation of white noise.
+    """
+
+    thick_slices: Share = 0.5
+    blur: Share = 0.25
+    shift: Share = 0.04
+    scale: Share = 0.1
+    gamma: Share = 0.25
+    noise: Share = 0.04

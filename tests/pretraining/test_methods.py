@@ -1,0 +1,262 @@
+"""Each method learns what it is asked on scans it has not seen, changes the encoder, and ends the same after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny import curve, measured, tiny_config, tiny_method, tiny_student, tiny_training
+
+from med_transfer.errors import BackboneError, CohortError, ConfigError
+from med_transfer.pretraining import CropConfig, SourceScans
+from med_transfer.pretraining.contrastive import different_places
+from med_transfer.pretraining.crops import Crops
+from med_transfer.pretraining.losses import nt_xent
+
+METHODS = ("distillation", "labels", "masks", "masked_autoencoding", "contrastive")
+LEARNING = {"steps": 60, "batch": 16, "learning_rate": 5e-3, "probe": {"every_steps": 60}}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_masked_autoencoding_is_better_than_the_mean_of_what_is_visible(chest, tmp_path):
+    settings = LEARNING | {"steps": 90, "learning_rate": 1e-2, "probe": {"every_steps": 45}}
+    tiny_training("masked_autoencoding", chest, tmp_path, **settings).run()
+    assert measured(tmp_path)[-1]["explained"] > 0.2
+    last = [entry for entry in curve(tmp_path) if "loss" in entry][-1]
+    assert last["loss"] < 0.9 * last["mean_predictor"]
+
+
+@pytest.mark.parametrize("loss", ["simclr", "vicreg"])
+def test_contrastive_features_find_the_other_crop_of_the_same_place(chest, tmp_path, loss):
+    crops = CropConfig(shape=(8, 16, 16), scans_per_batch=2, size_mm=(30, 50), large=0)
+    tiny_training("contrastive", chest, tmp_path, contrastive={"loss": loss}, crops=crops, **LEARNING).run()
+    found = measured(tmp_path)[-1]
+    assert found["retrieval"] > 5 * found["chance"]
+    if loss == "simclr":
+        losses = [entry["loss"] for entry in curve(tmp_path) if "loss" in entry]
+        assert losses[-1] < losses[0]
+
+
+def test_labels_are_predicted_better_than_by_chance_in_patients_not_seen(labelled, tmp_path):
+    crops = CropConfig(shape=(8, 16, 16), size_mm=(28, 40), shift_mm=4.0)
+    tiny_training("labels", labelled, tmp_path, validation_scans=4, crops=crops, **LEARNING).run()
+    found = measured(tmp_path)[-1]
+    assert found["accuracy"] > 0.8
+    assert found["log_likelihood"] > -0.6  # chance: log 0.5
+
+
+def test_masks_are_found_in_patients_not_seen(labelled, tmp_path):
+    crops = CropConfig(shape=(8, 16, 16), size_mm=(28, 40))
+    method = tiny_method("masks", labelled, validation_scans=3, crops=crops)
+    untrained = method.eval().quality(method.encoder.eval())["dice"]
+    tiny_training("masks", labelled, tmp_path, validation_scans=3, crops=crops, **LEARNING).run()
+    assert measured(tmp_path)[-1]["dice"] > max(0.3, 3 * untrained)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_ends_like_one_that_was_not(chest, labelled, tmp_path, method):
+    source = labelled if method in ("labels", "masks") else chest
+    often = method == "contrastive"  # a checkpoint after every step, else only with the measurement after the seventh
+    settings = {"steps": 14, "batch": 4, "checkpoint_seconds": 0 if often else 1e6, "probe": {"every_steps": 7}}
+    whole = tiny_training(method, source, tmp_path / "whole", **settings)
+    whole.run()
+
+    def killed(stage: str, done: int, total: int, note: str = "") -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        tiny_training(method, source, tmp_path / "killed", progress=killed, **settings).run()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    left = torch.load(tmp_path / "killed/checkpoint.pt", weights_only=True)
+    assert json.loads(left["course"])["step"] == (9 if often else 7)
+
+    steps = []
+    resumed = tiny_training(method, source, tmp_path / "killed", lambda stage, done, *_: steps.append(done), **settings)
+    resumed.run()
+    assert steps == [10, 14]
+    for ours, theirs in ((resumed.method, whole.method), (resumed.average, whole.average)):
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], value), name
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    written, expected = (load_file(tmp_path / run / "encoder.safetensors") for run in ("killed", "whole"))
+    assert all(torch.equal(written[name], value) for name, value in expected.items())
+    start = tiny_student().state_dict()
+    assert not torch.allclose(written["blocks.0.0.weight"].float(), start["blocks.0.0.weight"], atol=1e-3)
+
+
+def test_a_finished_run_is_left_as_it_is(chest, tmp_path):
+    tiny_training("contrastive", chest, tmp_path).run()
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()}
+    tiny_training("contrastive", chest, tmp_path).run()
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()} == before
+
+
+def test_ctrl_c_saves_the_step_before_it_stops(chest, tmp_path):
+    def pressed(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_training("contrastive", chest, tmp_path, pressed, steps=20).run()
+    assert signal.getsignal(signal.SIGINT) is handler
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert json.loads(state["course"])["step"] == 10
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(chest, tmp_path):
+    tiny_training("distillation", chest, tmp_path).run()
+    with pytest.raises(BackboneError, match="checkpoint of another run; expected the same source scans"):
+        tiny_training("distillation", chest, tmp_path, seed=1).run()
+    with pytest.raises(BackboneError, match="checkpoint of another run"):
+        tiny_training("distillation", SourceScans(chest.scans[1:]), tmp_path).run()
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(BackboneError, match="the checkpoint is damaged. Remove it to start again"):
+        tiny_training("distillation", chest, tmp_path).run()
+
+
+def test_lung_scenes_are_painted_where_they_are_asked_for(chest):
+    plain, painted = (tiny_method("distillation", chest, **more) for more in ({}, {"lung_scenes": {"lung": 1}}))
+    assert not torch.equal(plain.draw(), painted.draw())
+    assert set(painted.generators()) - set(plain.generators()) == {"scenes"}
+
+
+def test_the_file_remembers_what_it_came_from(labelled, tmp_path):
+    training = tiny_training("distillation", labelled, tmp_path)
+    training.run()
+    with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
+        record = file.metadata()
+        dtypes = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118 (no mapping)
+    assert json.loads(record["source_scans"]) == sorted(labelled.content_hashes)
+    assert json.loads(record["source_lock"])["patient_hashes"] == [f"patient-{n}" for n in range(8)]
+    assert record["teacher_sha256"] == "0" * 64
+    assert json.loads(record["steps"]) == 4
+    assert dtypes["blocks.0.0.weight"] == torch.float16
+    assert dtypes["blocks.0.1.running_var"] == torch.float32
+
+
+def test_the_budget_can_be_wall_time(chest, tmp_path):
+    training = tiny_training("contrastive", chest, tmp_path, steps=None, minutes=0.01)
+    training.run()
+    assert training.course.seconds >= 0.6
+    assert training.course.step >= 1
+
+
+def test_a_training_that_diverges_leaves_no_more_than_the_start(chest, tmp_path):
+    with pytest.raises(ConfigError, match=r"the gradient is not finite at step \d+; .* Lower learning_rate"):
+        tiny_training("masked_autoencoding", chest, tmp_path, steps=30, learning_rate=1e30).run()
+    assert {path.name for path in tmp_path.iterdir()} == {"encoder.safetensors", "curve.png"}
+    with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["steps"]) == 0
+
+
+def test_stops_when_nothing_is_gained_and_keeps_the_best(chest, tmp_path):
+    settings = {"steps": 40, "probe": {"every_steps": 2}, "stop_when": {"patience": 3, "least_gain": 1.0}}
+    training = tiny_training("masked_autoencoding", chest, tmp_path, **settings)
+    training.run()
+    assert training.course.step == 6  # the measurement of the start is the best, three more gain nothing
+    with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["steps"]) == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_hidden_blocks_are_whole_and_as_many_as_asked_for(chest):
+    method = tiny_method("masked_autoencoding", chest)
+    hidden = method._hidden(5, torch.Generator().manual_seed(0))
+    blocks = hidden.reshape(5, 2, 4, 2, 4, 2, 4).permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
+    assert torch.equal(blocks.amin(-1), blocks.amax(-1))
+    assert (blocks.amax(-1).sum((1, 2, 3)) == round(0.6 * 8)).all()
+
+
+def test_the_network_does_not_see_what_is_hidden(chest):
+    method = tiny_method("masked_autoencoding", chest).eval()
+    x, hidden = method.draw()
+    seen = []
+    method.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    method._errors(x, hidden, method.encoder)
+    method._errors(torch.where(hidden > 0, torch.rand_like(x), x), hidden, method.encoder)
+    torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_the_finished_encoder_has_the_statistics_of_whole_crops(chest, tmp_path):
+    training = tiny_training("masked_autoencoding", chest, tmp_path, steps=2)
+    training.run()
+    finished = training.method.finished(training.average)
+    first = finished.blocks[0]
+    sampler = training.method.sampler(training.method.material.training, seed=1)
+    inputs = [training.method.windowed(sampler.batch(8).hu, degraded=False) for _ in range(2)]
+    means = torch.stack([first[0](x).mean((0, 2, 3, 4)) for x in inputs]).mean(0)
+    torch.testing.assert_close(first[1].running_mean, means)
+
+
+def test_nt_xent_agrees_with_the_formula():
+    torch.manual_seed(0)
+    z = torch.randn(6, 4)
+    comparable = torch.ones(3, 3, dtype=torch.bool)
+    comparable[0, 1] = comparable[1, 0] = False  # crops 0 and 1 show one place
+    loss, _ = nt_xent(z, 0.5, comparable)
+    unit = z / z.norm(dim=1, keepdim=True)
+    terms = []
+    for i in range(6):
+        partner = (i + 3) % 6
+        others = [
+            k for k in range(6) if k != i and (k == partner or {i % 3, k % 3} == {0, 2} or {i % 3, k % 3} == {1, 2})
+        ]
+        likeness = {k: torch.exp(unit[i] @ unit[k] / 0.5) for k in others}
+        terms.append(-torch.log(likeness[partner] / sum(likeness.values())))
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+
+
+def test_neighbours_in_one_scan_are_no_negatives():
+    centre = torch.tensor([[0.0, 0, 0], [5, 0, 0], [100, 0, 0], [0, 0, 0]])
+    size = torch.full((4, 3), 40.0)
+    crops = Crops(
+        torch.zeros(4, 1, 1, 1, 1), size, torch.zeros(4, dtype=torch.bool), torch.tensor([0, 0, 0, 1]), centre
+    )
+    apart = different_places(crops)
+    assert apart.tolist() == [
+        [False, False, True, True], [False, False, True, True], [True, True, False, True], [True, True, True, False],
+    ]  # fmt: skip
+
+
+def test_what_a_method_needs_is_said(chest):
+    with pytest.raises(CohortError, match="the source has no labels; expected a cohort.csv with a label column"):
+        tiny_method("labels", chest)
+    with pytest.raises(CohortError, match="no scan has a mask; expected a mask in the rows"):
+        tiny_method("masks", chest)
+    with pytest.raises(ConfigError, match="validation_scans: 3 source scans of 3 patients, 3 of them for validation"):
+        tiny_method("contrastive", chest, validation_scans=3)
+
+
+def test_validation_keeps_whole_patients_out(labelled):
+    twice = SourceScans(labelled.scans + tuple(scan for scan in labelled.scans))
+    training, validation = twice.split(3)
+    assert len(validation) == 4
+    assert not set(training.patient_hashes) & set(validation.patient_hashes)
+    assert twice.split(0) == (twice, None)
+
+
+def test_a_config_that_cannot_work_is_refused():
+    for changes, message in (
+        ({"steps": None}, "exactly one of minutes and steps"),
+        ({"minutes": 1}, "exactly one of minutes and steps"),
+        ({"input_shape": (8, 12, 12)}, "must divide"),
+        ({"masked_autoencoding": {"block": 8}}, "true divisor"),
+        ({"validation_scans": 0, "stop_when": {}}, "something to measure"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny_config("masked_autoencoding", **changes)
