@@ -41,7 +41,10 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """[batch, n_features] of a batch [batch, channel, depth, height, width]."""
-        maps = self.encoder(x)
+        return self.pool(self.encoder(x))
+
+    def pool(self, maps: list[Tensor]) -> Tensor:
+        """[batch, n_features] of the encoder's feature maps."""
         return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in self.pooled_stages], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
