@@ -91,6 +91,11 @@ class KeptNetwork(Record):
     validation: TransferGain | None = None
     sentence: str
 
+    @property
+    def fell_back(self) -> bool:
+        """Whether the transferred network was given up."""
+        return self.kept == "scratch" and self.validation is not None
+
 
 class FitGap(Record):
     """How much better the networks do on scans they learned from than on scans they did not; a sign of over-fitting.

@@ -78,9 +78,9 @@ def _transfer(gain: TransferGain | None) -> Notice:
 
 def _kept(metrics: Metrics) -> Notice | None:
     kept = metrics.kept_network
-    if kept is None or kept.rule == "report":
+    if kept is None or kept.validation is None:
         return None
-    if kept.kept == "scratch":
+    if kept.fell_back:
         return Notice("warning", "The bundle holds the network from scratch", kept.sentence)
     return Notice("neutral", "The bundle holds the transferred network", kept.sentence)
 

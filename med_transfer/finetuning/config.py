@@ -209,8 +209,8 @@ def _contradiction(config: FinetuneConfig) -> str:
     if strategy == "surgical" and training.freeze_stages:
         return "training.freeze_stages with surgical: surgical.stages says which stages learn"
     moving = training.freeze_norm_statistics is False
-    if moving and (strategy == "linear_probe" or transfer.batch_norm in ("source", "bn_adapt")):
-        kept = "linear_probe" if strategy == "linear_probe" else f"transfer.batch_norm {transfer.batch_norm}"
+    if moving and (strategy in ("linear_probe", "adapters") or transfer.batch_norm in ("source", "bn_adapt")):
+        kept = strategy if strategy in ("linear_probe", "adapters") else f"transfer.batch_norm {transfer.batch_norm}"
         return f"training.freeze_norm_statistics false with {kept}, which keeps them"
     if training.freeze_norm_statistics and transfer.batch_norm == "train":
         return "training.freeze_norm_statistics true with transfer.batch_norm train, which does not keep them"

@@ -21,9 +21,11 @@ def choose_network(
     somewhat better than they are; the difference is what decides. No test scan has been predicted yet.
     """
     rule = config.transfer.on_harm
+    if config.transfer.strategy == "scratch":
+        return KeptNetwork(kept="scratch", rule=rule, sentence="There was no transfer: the network is from scratch.")
     if rule == "report" or scratch is None:
-        asked = "" if rule == "report" else "; no network from scratch was trained, so there is nothing to fall back to"
-        return KeptNetwork(kept="transferred", rule=rule, sentence=f"The transferred network was kept{asked}.")
+        sentence = "The transferred network was kept; whether transfer helped or harmed was only to be reported."
+        return KeptNetwork(kept="transferred", rule=rule, sentence=sentence)
     validation = list(chain.from_iterable(plan.split.validation))
     cohort = plan.prepared.cohort.subset(validation)
     found = transfer_gain(

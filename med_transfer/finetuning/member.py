@@ -28,6 +28,7 @@ from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.member_data import MemberData
 from med_transfer.finetuning.module import FinetuningModule
 from med_transfer.finetuning.monitoring import LOWER_IS_BETTER
+from med_transfer.finetuning.randomness import RandomStates
 from med_transfer.finetuning.start import prepare_start
 from med_transfer.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
@@ -104,10 +105,11 @@ def _fit(
 ) -> BestWeights:  # fmt: skip
     best, resume_file = BestWeights(first_averaged_epoch(training)), folder / RESUME_FILE
     averaging = [WeightAverage(training)] if training.averaging != "none" else []
+    state = [RandomStates(batches, module.random), ResumePoint(resume_file)]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its advice is for developers, not for users
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = _trainer(training, [best, *averaging, ResumePoint(resume_file), *([progress] if progress else [])])
+        trainer = _trainer(training, [best, *averaging, *state, *([progress] if progress else [])])
         with _interruptible():
             trainer.fit(
                 module, batches, unseen, ckpt_path=resume_file if resume_file.exists() else None, weights_only=True

@@ -34,7 +34,7 @@ def judge_run(
     if scratch is not None:
         without, cohort = assess(scratch.ensemble, test), test.cohort
         gain = transfer_gain(cohort.truth, answers[0], without[0], cohort.patients, cohort.labels, config.seed)
-        if kept.kept == "scratch":
+        if kept.fell_back:
             answers, bundled = without, scratch
     return judge(
         record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),

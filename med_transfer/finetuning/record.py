@@ -43,7 +43,7 @@ def _transfer(transfer: TransferConfig, kept: KeptNetwork) -> TransferRecord:
         regularise=transfer.regularise,
         batch_norm=transfer.batch_norm,
         adapter_reduction=transfer.adapters.reduction if transfer.strategy == "adapters" else None,
-        fallback=kept.sentence if kept.kept == "scratch" else "",
+        fallback=kept.sentence if kept.fell_back else "",
     )
 
 

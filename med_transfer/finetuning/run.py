@@ -78,7 +78,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         kept = choose_network(plan, config, trained, scratch)
         log.info(kept.sentence)
         bundled, kept_config = trained, config
-        if kept.kept == "scratch" and scratch is not None:
+        if kept.fell_back and scratch is not None:
             bundled, kept_config, source = scratch, config.scratch_twin_config(), _scratch_source(config)
         record = bundle_record(plan, kept_config, source, bundled, kept)
         save_bundle(out / "bundle", record, bundled.ensemble, model_card(record, plan.prepared.cohort))

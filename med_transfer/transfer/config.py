@@ -156,10 +156,14 @@ def _contradiction(config: TransferConfig) -> str:
         return f"{regularise[0]} with scratch: there is no source to stay near"
     if strategy == "scratch" and config.batch_norm in ("source", "bn_adapt"):
         return f"batch_norm {config.batch_norm} with scratch: there are no source statistics"
+    if strategy == "scratch" and config.on_harm == "fallback":
+        return "on_harm fallback with scratch: nothing is transferred, so nothing can harm"
     if strategy == "linear_probe" and regularise:
         return f"{regularise[0]} with linear_probe: its features are frozen, there is nothing to regularise"
     if strategy == "linear_probe" and config.batch_norm == "train":
         return "batch_norm train with linear_probe: its features are computed once and never in training"
+    if strategy == "adapters" and config.batch_norm == "train":
+        return "batch_norm train with adapters: every stage is frozen, and a frozen stage keeps its statistics"
     if strategy in _FROZEN_WEIGHTS and "l2_sp" in regularise:
         return f"l2_sp with {strategy}: the source's weights are frozen and cannot leave it; delta can be used"
     if strategy == "surgical" and not config.surgical.stages:

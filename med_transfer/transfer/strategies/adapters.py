@@ -15,7 +15,7 @@ class Adapters(Strategy):
     """Every stage stays as it is, and a residual bottleneck after it learns; so does the head.
 
     The bottleneck is not linear and cannot be merged: the bundle's record says how to build it again.
-    BatchNorm's statistics do as ``transfer.batch_norm`` says.
+    BatchNorm keeps the source's statistics, or the target's with ``bn_adapt``.
     Source: Houlsby et al. 2019, ICML, arXiv:1902.00751; for convolutions Rebuffi et al. 2018, CVPR, arXiv:1803.10082.
     """
 
