@@ -36,7 +36,7 @@ class RandomStates(Callback):
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "draws": self.draws.get_state(),
             "augmentations": json.dumps(
-                [random.get_state(legacy=False) for random in self.augmentations], default=list
+                [random.get_state(legacy=False) for random in self.augmentations], default=_plain
             ),
             "mixup": json.dumps(self.mixup.bit_generator.state),
         }
@@ -69,3 +69,8 @@ def _randomizable(part: Any) -> Iterator[Randomizable]:
     elif type(part).__module__.startswith(("monai.", "med_transfer.")):
         for inner in vars(part).values():
             yield from _randomizable(inner)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as JSON's: the state is read without pickle."""
+    return value.tolist()
