@@ -19,7 +19,7 @@ from med_transfer.cohorts import (
     seen_before,
     split_cohort,
 )
-from med_transfer.errors import ConfigError, PatientLeak, UsageError
+from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
@@ -87,6 +87,23 @@ def source_provenance(weights: Path | None) -> Provenance | None:
     if weights is None or not (weights / RECORD_FILE).exists():
         return None
     return read_record(weights).trained_on
+
+
+def refuse_adapted_source(weights: Path | None) -> None:
+    """A network with adapters is not a plain encoder: without them it would be its own source again.
+
+    Raises:
+        BackboneError: the source is a bundle with adapters.
+    """
+    if weights is None or not (weights / RECORD_FILE).exists():
+        return
+    transfer = read_record(weights).transfer
+    if transfer is not None and transfer.adapter_reduction:
+        raise BackboneError(
+            "the source has adapters, which cannot be transferred", where=weights,
+            expected="a bundle of another strategy, for example lora",
+            action="Give the weights that its adapters were added to, or train it again",
+        )  # fmt: skip
 
 
 def _write_lock(lock: CohortLock, path: Path) -> None:

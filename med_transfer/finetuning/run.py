@@ -21,7 +21,7 @@ from med_transfer.finetuning.fallback import choose_network
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.member import precision
 from med_transfer.finetuning.outcome import judge_run
-from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, resolve_preprocessing
+from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, refuse_adapted_source, resolve_preprocessing
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.start import check_transfer
 from med_transfer.model_card import model_card
@@ -113,6 +113,7 @@ def _train_scratch_twin(
 def _source(config: FinetuneConfig) -> LoadedBackbone:
     if config.transfer.strategy == "scratch":
         return _scratch_source(config)
+    refuse_adapted_source(config.backbone.weights)
     return load_backbone(
         config.backbone.name,
         config.backbone.weights,

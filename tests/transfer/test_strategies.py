@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -19,6 +21,7 @@ from med_transfer.transfer.config import TransferConfig
 from med_transfer.transfer.strategies import STRATEGIES, find_strategy
 
 STEM, FIRST, SECOND = ("encoder.conv1", "encoder.bn1"), ("encoder.layer1",), ("encoder.layer2",)
+EXAMPLES = Path(__file__).parents[2] / "configs/transfer"
 EVERYTHING = (*STEM, *FIRST, *SECOND, "head")
 
 
@@ -223,6 +226,11 @@ def test_a_refusal_and_a_wrong_key_read_well_on_the_command_line():
         load_config(FinetuneConfig, None, ["transfer.stragety=full"])
     with pytest.raises(ConfigError, match="found 'lpft'; expected 'auto', 'scratch', 'linear_probe'"):
         load_config(FinetuneConfig, None, ["transfer.strategy=lpft"])
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_are_valid_and_resolve(path):
+    assert load_config(FinetuneConfig, path).resolved(from_source=True).transfer.strategy in STRATEGIES
 
 
 def test_the_written_config_says_what_automatic_became_and_is_read_again():
