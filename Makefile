@@ -38,6 +38,10 @@ format: $(VENV)/installed-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: docs
+docs: $(VENV)/installed ## write the pages that are made from the code
+	$(BIN)/python -m med_transfer.backbones.page > docs/backbones.md
+
 .PHONY: environment
 environment: $(VENV)/installed ## only set up: .venv with med-transfer in it
 

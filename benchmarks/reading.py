@@ -6,7 +6,7 @@ A series of 200 slices of 512 x 512 (a phantom with the noise of a CT, or the sl
 uncompressed and compressed, and read whole by each reader in a process of its own, in turns, with the files in the page
 cache. Seconds are medians over the rounds; memory is what the process grew by at its peak, in volumes. A reader that is
 not installed is left out, one that fails says so. ``--count`` also times the survey of so many small files.
-MONAI's ITKReader needs the package itk, dcm2niix the program of that name.
+MONAI's ITKReader needs the package itk, dcm2niix the program of that name, writing JPEG lossless dcmtk's dcmcjpeg.
 """
 
 from __future__ import annotations
@@ -94,7 +94,10 @@ def write_series(folder: Path, hu: np.ndarray, syntax: str) -> None:
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
         dataset.RescaleSlope, dataset.RescaleIntercept = 1, -2048
         fill_pixels(dataset, (image.astype(np.int32) + 2048).clip(0).astype(np.uint16), syntax)
-        dataset.save_as(folder / f"{k:04d}.dcm", enforce_file_format=True)
+        file = folder / f"{k:04d}.dcm"
+        dataset.save_as(file, enforce_file_format=True)
+        if syntax == JPEGLosslessSV1:
+            subprocess.run(["dcmcjpeg", "+e1", file, file], check=True, capture_output=True)
 
 
 def fill_pixels(dataset: Dataset, stored: np.ndarray, syntax: str) -> None:
@@ -103,7 +106,6 @@ def fill_pixels(dataset: Dataset, stored: np.ndarray, syntax: str) -> None:
     encoders: dict[str, Callable[[np.ndarray], bytes]] = {
         JPEGLSLossless: imagecodecs.jpegls_encode,
         JPEG2000Lossless: lambda image: imagecodecs.jpeg2k_encode(image, reversible=True, codecformat="j2k"),
-        JPEGLosslessSV1: lambda image: imagecodecs.ljpeg_encode(image, predictor=1),
         HTJ2KLossless: lambda image: imagecodecs.htj2k_encode(image, reversible=True),
     }
     dataset.file_meta.TransferSyntaxUID = syntax if syntax in encoders else ExplicitVRLittleEndian

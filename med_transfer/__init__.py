@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from med_transfer.api import compare, evaluate, finetune, list_backbones
+    from med_transfer.api import compare, evaluate, finetune, list_backbones, select_backbone
     from med_transfer.backbones import load_backbone
     from med_transfer.cohorts import Cohort
     from med_transfer.estimator import TransferClassifier
@@ -37,6 +37,7 @@ _HOME = {
     "load_backbone": "backbones",
     "load_bundle": "inference",
     "read_scan": "scans",
+    "select_backbone": "api",
 }
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "load_backbone",
     "load_bundle",
     "read_scan",
+    "select_backbone",
 ]
 
 

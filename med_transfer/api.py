@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from med_transfer.backbones import BackboneSpec, backbones
@@ -13,6 +14,7 @@ from med_transfer.external import evaluate_bundle
 from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
 from med_transfer.progress import Progress, silent
+from med_transfer.selection import Selection, select
 
 
 def finetune(
@@ -35,6 +37,33 @@ def finetune(
     if not isinstance(config, FinetuneConfig):
         config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
     return _finetune(cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), config, out, progress)
+
+
+def select_backbone(
+    cohort: Cohort | Path | str,
+    config: FinetuneConfig | Path | str | None = None,
+    out: Path | str = "selection",
+    *,
+    names: Sequence[str] | None = None,
+    weights: Sequence[tuple[str, Path | str]] = (),
+    overrides: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> Selection:
+    """Rank backbones for a cohort before training; see :func:`med_transfer.selection.select`.
+
+    Args:
+        cohort: the table, or its path.
+        config: of the run that is to follow, the path of a YAML file, or None for the defaults.
+        out: folder for the result and for the features; the same folder again reads no scan twice.
+        names: only these backbones; None: all whose weights are at hand.
+        weights: backbone and path of weights of your own: a file, a bundle or a run folder.
+        overrides: ``"input.region=roi"`` and the like, over a YAML file or the defaults.
+        progress: told how far it is.
+    """
+    if not isinstance(config, FinetuneConfig):
+        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
+    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
+    return select(cohort, config, out, names, weights, progress)
 
 
 def evaluate(

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from med_transfer.backbones import backbones
+from med_transfer.backbones import NetworkPlan, backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
@@ -46,7 +46,13 @@ class _Record(BaseModel):
 
 
 class BackboneRecord(_Record):
-    """Where the network came from; ``weights`` names the source file, ``sha256`` is its hash; None: from scratch."""
+    """Where the network came from.
+
+    Attributes:
+        weights: name of the source file; None: from scratch.
+        sha256: of that file.
+        plan: how the network is built, where its name alone does not tell (nnU-Net); so the source is not needed again.
+    """
 
     name: str
     pooled_stages: tuple[int, ...]
@@ -54,6 +60,7 @@ class BackboneRecord(_Record):
     source: str
     weights: str | None = None
     sha256: str | None = None
+    plan: NetworkPlan | None = None
 
 
 class InputEnvelope(_Record):
@@ -220,8 +227,9 @@ def _empty_network(record: BundleRecord) -> Ensemble:
             f"backbone {record.backbone.name!r} is unknown to this version", where=RECORD_FILE,
             action="Update med-transfer",
         )  # fmt: skip
-    pooled = record.backbone.pooled_stages
-    classifiers = [Classifier(spec.build(), len(record.classes), pooled) for _ in range(record.n_members)]
+    pooled, plan = record.backbone.pooled_stages, record.backbone.plan
+    build = plan.architecture.build if plan else spec.build
+    classifiers = [Classifier(build(), len(record.classes), pooled) for _ in range(record.n_members)]
     if record.transfer and record.transfer.adapter_reduction:
         for classifier in classifiers:
             add_adapters(classifier.encoder, record.transfer.adapter_reduction)

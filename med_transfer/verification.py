@@ -9,6 +9,7 @@ Networks without such a memory are asked whether their features collapse: whethe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +27,7 @@ CLEARLY_BETTER = 0.75  # another window or axis order explains the scans where i
 COLLAPSED_COSINE = 0.99
 _WINDOWS_HU = ((-1000.0, 1000.0), (-1000.0, 400.0), (-1000.0, 200.0), (-1024.0, 2048.0), (-175.0, 250.0), (0.0, 3000.0))
 _AXES = ("SPL", "PSL", "LSP", "SLP", "PLS", "LPS")
-_LARGEST_SHAPE = (96, 160, 160)  # of one input, so that a scan takes seconds
+_LARGEST_SHAPE = (64, 128, 128)  # of one input, so that a scan takes seconds
 _DEFAULT_SHAPE = (64, 96, 96)
 
 
@@ -70,13 +71,15 @@ class Fit:
     n_scans: int
 
 
-def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], say: Callable[[str], None] = lambda text: None) -> Fit:
+def verify(
+    backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Callable[[int, int], None] = lambda done, total: None
+) -> Fit:
     """Judge weights on scans of one's own.
 
     Args:
         backbone: the encoder with its weights, and what its entry says of the input.
         volumes: a few scans, better of several patients; a handful is enough for a network with batch normalisation.
-        say: called with what is being tried.
+        progress: called with how many inputs were tried, of how many.
 
     Raises:
         NothingDone: no scans.
@@ -85,45 +88,57 @@ def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], say: Callable[[s
         raise NothingDone("no scan to compare with", expected="at least one usable scan")
     native = backbone.spec.input
     features = _features(backbone, list(_images(volumes, native)))
-    if not any(True for _ in _normalisations(backbone.encoder)):
+    if not remembers(backbone.encoder):
         return _without_memory(features, len(volumes))
-    tried = {}
-    for name, needs in _alternatives(native).items():
-        say(name)
+    alternatives, tried = _alternatives(native), {}
+    for name, needs in alternatives.items():
         tried[name] = agreement(backbone.encoder, _images(volumes, needs))
+        progress(len(tried), len(alternatives))
     verdict, reason = _judge(tried)
     return Fit(verdict, reason, tried["as its entry says"], features, tried, len(volumes))
 
 
 def agreement(encoder: Encoder, images: Iterable[Tensor]) -> Agreement:
     """How the statistics of images [1, channel, depth, height, width] agree with the stored ones."""
+    with watched(encoder) as agreement_so_far, torch.inference_mode():
+        for image in images:
+            encoder.eval()(image)
+        return agreement_so_far()
+
+
+def remembers(encoder: Encoder) -> bool:
+    """Whether an encoder has kept statistics of its training data to agree with."""
+    return any(True for _ in _normalisations(encoder))
+
+
+@contextmanager
+def watched(encoder: Encoder) -> Iterator[Callable[[], Agreement]]:
+    """Looks at the normalisation layers while images pass through; what it gives tells how all of them agreed."""
     layers = dict(_normalisations(encoder))
     sums = {name: torch.zeros(3, layer.num_features, dtype=torch.float64) for name, layer in layers.items()}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             values = inputs[0].double().flatten(2).transpose(0, 1).flatten(1)
-            counts = torch.full((len(values),), float(values.shape[1]), dtype=torch.float64)
-            sums[name] += torch.stack([counts, values.sum(1), values.square().sum(1)])
+            counts = torch.full_like(values[:, 0], float(values.shape[1]))
+            sums[name] += torch.stack([counts, values.sum(1), values.square().sum(1)]).cpu()
 
         return hook
 
     hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
     try:
-        with torch.inference_mode():
-            for image in images:
-                encoder.eval()(image)
+        yield lambda: _medians([_compare(layers[name], totals) for name, totals in sums.items()])
     finally:
         for hook in hooks:
             hook.remove()
-    return _medians([_compare(layers[name], totals) for name, totals in sums.items()])
 
 
 def _compare(layer: nn.BatchNorm3d, totals: Tensor) -> tuple[float, float, float]:
     count, total, squares = totals
     mean = total / count
     sd = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
-    stored_mean, stored_sd = layer.running_mean.double(), layer.running_var.double().clamp(min=1e-12).sqrt()  # type: ignore[union-attr]
+    stored_mean, stored_variance = layer.running_mean.double().cpu(), layer.running_var.double().cpu()  # type: ignore[union-attr]
+    stored_sd = stored_variance.clamp(min=1e-12).sqrt()
     varied = mean.std() > 0 and stored_mean.std() > 0
     correlation = float(torch.corrcoef(torch.stack([mean, stored_mean]))[0, 1]) if varied else 0.0
     shift = float(((mean - stored_mean).abs() / stored_sd).median())
@@ -189,7 +204,7 @@ def _judge(tried: dict[str, Agreement]) -> tuple[str, str]:
     native = tried["as its entry says"]
     best = min(tried, key=lambda name: tried[name].distance)
     shown = f"correlation {native.correlation:.2f}, shift {native.shift:.2f} sd, spread {native.spread:.2f}"
-    if tried[best].distance < CLEARLY_BETTER * native.distance and tried[best].correlation > POOR_CORRELATION:
+    if tried[best].distance < CLEARLY_BETTER * native.distance and tried[best].correlation >= GOOD_CORRELATION:
         return f"wrong {best.split()[0]}", f"with {best} the scans agree better than with the entry's own ({shown})"
     if native.correlation >= GOOD_CORRELATION:
         return "fits", f"the scans have the statistics that the network remembers ({shown})"

@@ -136,3 +136,10 @@ def test_answer_joins_findings():
     point = OperatingPoint(rule="threshold", thresholds={"benign": 0.1, "malignant": 0.5})
     found = record(multilabel=True, operating_point=point).answer(Prediction("a"), np.array([0.2, 0.8]), 0.0)
     assert found.predicted == "benign;malignant"
+
+
+def test_a_record_from_before_plans_were_kept_is_still_read(tmp_path, bundle):
+    content = json.loads((bundle / RECORD_FILE).read_text())
+    assert content["backbone"].pop("plan") is None
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    assert read_record(tmp_path).backbone.plan is None

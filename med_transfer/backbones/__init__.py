@@ -1,7 +1,15 @@
 """Pretrained encoders: a registry of plain entries, and loading that counts what it loaded."""
 
+from med_transfer.backbones.download import download_weights
 from med_transfer.backbones.encoder import Encoder
-from med_transfer.backbones.loading import LoadedBackbone, import_backbone, load_backbone
+from med_transfer.backbones.loading import (
+    LoadedBackbone,
+    from_scratch,
+    import_backbone,
+    load_backbone,
+    weights_at_hand,
+)
+from med_transfer.backbones.plan import NetworkPlan
 from med_transfer.backbones.registry import backbones, find_backbone
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource, describe
 from med_transfer.backbones.weights import LoadReport
@@ -12,10 +20,14 @@ __all__ = [
     "InputSpec",
     "LoadReport",
     "LoadedBackbone",
+    "NetworkPlan",
     "WeightsSource",
     "backbones",
     "describe",
+    "download_weights",
     "find_backbone",
+    "from_scratch",
     "import_backbone",
     "load_backbone",
+    "weights_at_hand",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -41,8 +42,8 @@ def load_backbone(
 
     Args:
         name: see :func:`backbones`.
-        weights: the published file, or a ``.safetensors`` file or bundle folder of a network of your own. Without
-            it: the weights that an installed package brings, or random values where the backbone has no weights.
+        weights: the published file or folder, or a ``.safetensors`` file or bundle folder of a network of your own.
+            Without it: the weights that an installed package brings, or random values where the backbone has none.
         scratch: start from random values even though there are published weights.
         seed: of the random values; the same seed gives the same encoder.
         accept_licence: the name of the weights' licence, where it restricts their use.
@@ -60,16 +61,22 @@ def load_backbone(
     if scratch and weights is not None:
         raise BackboneError(f"{name}: both a weights file and scratch", expected="one of them")
     if not scratch:
-        _require_accepted(spec, accept_licence)
+        require_accepted(spec, accept_licence)
+        spec, weights = _completed(spec, weights)
     stream, where = (None, "") if scratch else _open(spec, weights)
     if stream is None:
-        return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
+        return from_scratch(spec, seed)
     with stream:
         sha256 = hash_weights(stream)
         _check_hash(spec, sha256, where)
         tensors = read_tensors(stream, where)
     encoder = _build(spec, seed)
     return LoadedBackbone(encoder, spec, load_tensors(encoder, tensors, where, spec.renaming), sha256)
+
+
+def from_scratch(spec: BackboneSpec, seed: int = 0) -> LoadedBackbone:
+    """The network of an entry with random values; also of an entry that was completed from a model's description."""
+    return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
 
 
 def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") -> tuple[Path, LoadReport]:
@@ -82,6 +89,23 @@ def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") ->
     """
     loaded = load_backbone(name, file, accept_licence=accept_licence)
     return store_weights(loaded.spec, loaded.encoder, loaded.sha256 or ""), loaded.report
+
+
+def weights_at_hand(spec: BackboneSpec) -> bool:
+    """Whether ``load_backbone`` finds weights by the name alone: an imported file, or an installed package."""
+    if spec.weights is None:
+        return False
+    if stored_weights(spec):
+        return True
+    return spec.weights.package is not None and importlib.util.find_spec(spec.weights.package) is not None
+
+
+def _completed(spec: BackboneSpec, weights: Path | str | None) -> tuple[BackboneSpec, Path | str | None]:
+    """An entry that needs the description beside its weights, completed from it; any other as it is."""
+    given = stored_weights(spec) if weights is None else Path(weights)
+    if spec.from_weights is None or given is None:
+        return spec, weights
+    return spec.from_weights(spec, given)
 
 
 def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | None, str]:
@@ -98,13 +122,20 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
         return spec.weights.open(), spec.weights.file
     raise WeightsNotFound(
         f"backbone {spec.name} needs a weights file",
-        expected=f"{spec.weights.file} in {store_folder()}, or its path",
-        action=f"Get it from {spec.weights.url} (nothing is downloaded for you), or start from scratch",
+        expected=f"{' or '.join(spec.weights.files)} in {store_folder()}, or its path",
+        action=f"Get it from {spec.weights.url} with med-transfer backbones import {spec.name} "
+        f"{'--download' if spec.weights.download_url else 'FILE'}, or start from scratch",
     )
 
 
-def _require_accepted(spec: BackboneSpec, accepted: str) -> None:
-    """A bundle or safetensors file of one's own, fine-tuned from restricted weights, is under their licence too."""
+def require_accepted(spec: BackboneSpec, accepted: str) -> None:
+    """Refuse restricted weights whose licence was not accepted by its name.
+
+    A bundle or safetensors file of one's own, fine-tuned from them, is under their licence too.
+
+    Raises:
+        LicenceNotAccepted: says which licence, where to read it and how to accept it.
+    """
     if not spec.must_accept or accepted.strip().lower() == spec.licence.lower():
         return
     raise LicenceNotAccepted(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.plan import NetworkPlan
 from med_transfer.backbones.renaming import NO_RENAMING, Renaming
 
 Triple = tuple[int, int, int]
@@ -21,7 +23,8 @@ class InputSpec:
         orientation: the side to which depth, height and width grow, for example ``SPL``.
         window_hu: Hounsfield units that are clipped and mapped to the ends of ``output_range``.
         output_range: value of the lower and of the upper end of the window.
-        minimum_shape: total stride of the encoder; in a smaller input the deepest map is mostly padding.
+        minimum_shape: total stride of the encoder; in a smaller input the deepest map is mostly padding. Twice that
+            where each map is normalised by its own voxels alone (instance normalisation): one voxel says nothing then.
         spacing_mm: of the pretraining, along (depth, height, width); None where none is prescribed.
         shape: of the pretraining, along (depth, height, width); None where none is prescribed.
     """
@@ -37,17 +40,35 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where published weights come from. med_transfer itself never downloads anything.
+    """Where published weights come from. Nothing is downloaded unless a user asks for it.
 
     Attributes:
         file: name of the published file.
         url: page where a person gets it.
         open: opens the weights that an installed package brings; None when the user gives the path of the file.
+        package: that package's import name.
+        address: of the file itself, where it is not that of a Hugging Face repository named by ``url``.
+        other_files: names of further published files of the same network; ``file`` is looked for first.
     """
 
     file: str
     url: str
     open: Callable[[], BinaryIO] | None = None
+    package: str | None = None
+    address: str = ""
+    other_files: tuple[str, ...] = ()
+
+    @property
+    def download_url(self) -> str:
+        """The address of the file itself; empty where only a person can get it."""
+        if not self.address and self.url.startswith("https://huggingface.co/") and self.open is None:
+            return f"{self.url}/resolve/main/{self.file}"
+        return self.address
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every published name, the preferred one first."""
+        return (self.file, *self.other_files)
 
 
 @dataclass(frozen=True)
@@ -73,6 +94,9 @@ class BackboneSpec:
         sha256: of the published file; None where it is not known.
         extra: optional part of the installation, as in ``pip install med-transfer[extra]``.
         notes: what a user has to know besides.
+        plan: how the network is built and what it expects, where a file says so; saved with whatever is made from it.
+        from_weights: completes the entry from what lies beside the weights: (entry, path that the user gave) to
+            (completed entry, file or bundle with the tensors). Until then the entry shows a usual network of its kind.
     """
 
     name: str
@@ -93,15 +117,15 @@ class BackboneSpec:
     sha256: str | None = None
     extra: str | None = None
     notes: str = ""
+    plan: NetworkPlan | None = None
+    from_weights: Callable[[BackboneSpec, Path], tuple[BackboneSpec, Path]] | None = None
 
 
 def describe(spec: BackboneSpec) -> list[tuple[str, str]]:
     """Rows (what, value) that tell a person all about a backbone."""
     return [
         ("name", spec.name),
-        ("parameters", f"{spec.parameters / 1e6:.1f} million"),
-        ("feature maps", f"{', '.join(map(str, spec.stage_channels))} channels"),
-        *_input_rows(spec.input),
+        *_network_rows(spec),
         *_weights_rows(spec),
         ("licence", spec.licence),
         ("commercial use", "allowed by the licence" if spec.commercial_use else "not allowed"),
@@ -111,6 +135,17 @@ def describe(spec: BackboneSpec) -> list[tuple[str, str]]:
         ("paper", spec.paper),
         ("source", spec.source),
         *([("notes", spec.notes)] if spec.notes else []),
+    ]
+
+
+def _network_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
+    if spec.from_weights is not None:
+        usual = f"usually {spec.parameters / 1e6:.1f} million; read from the model's own description"
+        return [("parameters", usual), ("input", "read from the model's own description")]
+    return [
+        ("parameters", f"{spec.parameters / 1e6:.1f} million"),
+        ("feature maps", f"{', '.join(map(str, spec.stage_channels))} channels"),
+        *_input_rows(spec.input),
     ]
 
 
@@ -134,8 +169,8 @@ def _by(unit: str, triple: tuple[float, float, float] | None) -> str:
 def _weights_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
     if spec.weights is None:
         return [("weights", "none: starts from random values, or from a file of your own")]
-    if spec.extra:
-        where = f"pip install med-transfer[{spec.extra}]"
-    else:
-        where = f"give the path of {spec.weights.file}, from {spec.weights.url}"
-    return [("weights", where), ("SHA-256", spec.sha256 or "not known")]
+    files = " or ".join(spec.weights.files)
+    where = f"pip install med-transfer[{spec.extra}]" if spec.extra else f"{files}, from {spec.weights.url}"
+    ways = "backbones import NAME --download" if spec.weights.download_url else "backbones import NAME FILE"
+    how = [] if spec.extra else [("get it by", f"med-transfer {ways.replace('NAME', spec.name)}")]
+    return [("weights", where), *how, ("SHA-256", spec.sha256 or "not known")]

@@ -1,4 +1,4 @@
-"""The folder where a user keeps published weights, so that a name alone is enough. Nothing is ever downloaded to it."""
+"""The folder where a user keeps published weights, so that a name alone is enough; filled only on request."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ def store_folder() -> Path:
 
 
 def stored_weights(spec: BackboneSpec) -> Path | None:
-    """The imported weights of a backbone, or its published file, where the user has put one into the folder."""
-    names = [f"{spec.name}.safetensors", *([spec.weights.file] if spec.weights else [])]
-    return next((path for name in names if (path := store_folder() / name).is_file()), None)
+    """The imported weights of a backbone, or its published file or folder, where the user has put one there."""
+    names = [f"{spec.name}.safetensors", *(spec.weights.files if spec.weights else ())]
+    return next((path for name in names if (path := store_folder() / name).exists()), None)
 
 
 def store_weights(spec: BackboneSpec, encoder: Encoder, source_sha256: str) -> Path:
     """Keep an encoder under its backbone's name, as safetensors with its origin in the metadata. Raises OutputError."""
     path = store_folder() / f"{spec.name}.safetensors"
     origin = {"backbone": spec.name, "source_sha256": source_sha256, "licence": spec.licence}
+    if spec.plan is not None:
+        origin["plan"] = spec.plan.model_dump_json()
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata=origin)

@@ -17,6 +17,23 @@ from torch import Tensor
 from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
 
 _CONTAINERS = ("state_dict", "net", "model", "network_weights")  # nnU-Net v2 writes the last
+
+
+class _TrainingLog:
+    """Stands for a number or array of numpy in a training log: read as nothing, so that none of numpy's code runs."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+# nnU-Net keeps its losses and Dice scores beside the tensors, as numpy's numbers; torch refuses their names otherwise.
+_IGNORED_GLOBALS = (
+    *("numpy.dtype", "numpy.ndarray"),
+    *(f"numpy.{c}.multiarray.{name}" for c in ("core", "_core") for name in ("scalar", "_reconstruct")),
+)
 _SIGNATURES = (b"PK", b"\x80")  # zip archive (torch >= 1.6) and bare pickle (older)
 
 
@@ -82,7 +99,8 @@ def _read_torch(stream: BinaryIO, where: str) -> object:
     try:
         with warnings.catch_warnings():  # about old pickle protocols and TorchScript: both end in an error below
             warnings.simplefilter("ignore")
-            return torch.load(stream, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(_TrainingLog, name) for name in _IGNORED_GLOBALS]):
+                return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _unsafe(where, str(error)) from error
     except Exception as error:  # a damaged archive can fail in any way
@@ -97,7 +115,8 @@ def _unsafe(where: str, reason: str) -> UnsafeWeights:
         f"holds more than tensors ({found[1] if found else 'pickled Python objects'}) and could run code when opened",
         where=where,
         expected="tensors only",
-        action="It was not opened. Ask its author for a .safetensors file",
+        action="It was not opened. Ask its author for a .safetensors file, or convert it where the author's own code "
+        "runs: load the network there and torch.save(network.state_dict(), FILE)",
     )
 
 

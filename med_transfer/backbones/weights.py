@@ -46,6 +46,11 @@ class LoadReport:
         """Copied tensors as a share of the encoder's tensors, in [0, 1]."""
         return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.mismatched))
 
+    @property
+    def used_share(self) -> float:
+        """Copied tensors as a share of those in the file that were not left out on purpose, in [0, 1]."""
+        return len(self.matched) / max(1, len(self.matched) + len(self.unexpected))
+
     def __str__(self) -> str:
         if not self.matched:
             return "No weights were loaded; the encoder starts from random values."
@@ -67,7 +72,8 @@ def load_tensors(
     """Copy the tensors of a file into an encoder.
 
     Prefixes that training scripts add (``module.``, ``backbone.``, ...) are dropped as whole leading components.
-    ``num_batches_tracked`` counts for nothing, as no network here reads it.
+    ``num_batches_tracked`` counts for nothing, as no network here reads it. A deeper network's file holds every tensor
+    of a shallower one, so the tensors that are left over count too.
 
     Args:
         encoder: changed in place; left alone when an error is raised.
@@ -76,7 +82,7 @@ def load_tensors(
         renaming: of the family of files.
 
     Raises:
-        WeightsMismatch: under 95 % of the encoder's tensors fit, or one has another shape.
+        WeightsMismatch: under 95 % of the encoder's or of the file's tensors fit, or one has another shape.
         BackboneError: a tensor holds NaN or infinity.
     """
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
@@ -89,7 +95,7 @@ def load_tensors(
         mismatched=tuple(name for name in wanted if name in found and name not in fitting),
         ignored=ignored,
     )
-    if report.mismatched or report.matched_share < MINIMUM_SHARE:
+    if report.mismatched or min(report.matched_share, report.used_share) < MINIMUM_SHARE:
         raise _mismatch(report, found, wanted, where)
     broken = tuple(name for name, tensor in fitting.items() if not torch.isfinite(tensor).all())
     if broken:
@@ -147,7 +153,7 @@ def _mismatch(
     return WeightsMismatch(
         "; ".join(parts),
         where=where,
-        expected=f"at least {MINIMUM_SHARE:.0%} and none of another shape",
+        expected=f"at least {MINIMUM_SHARE:.0%} of the encoder's and of the file's, and none of another shape",
         action=_other_channels(report, found, wanted) or "Choose the backbone that this file was made for",
     )
 

@@ -22,6 +22,7 @@ from med_transfer.cli import (
     inspect,
     phantom,
     predict,
+    select,
 )
 from med_transfer.errors import MedTransferError, OutputError
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, phantom, index, inspect, finetune, evaluate, compare, predict):
+for module in (demo, phantom, index, inspect, select, finetune, evaluate, compare, predict):
     app.command(module.NAME)(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)
 

@@ -2,41 +2,154 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from med_transfer.cli.options import AsJson
 
+if TYPE_CHECKING:
+    from med_transfer.backbones import BackboneSpec
+    from med_transfer.scans import Volume
+    from med_transfer.verification import Fit
+
 NAME = "backbones"
 app = typer.Typer(help="Backbones that a transfer can start from.", no_args_is_help=True, rich_markup_mode=None)
+BackboneName = Annotated[str, typer.Argument(metavar="NAME", help="A name from the list.")]
+AcceptLicence = Annotated[
+    str, typer.Option("--accept-licence", help="Name of a restricted licence that you accept.", show_default=False)
+]
 
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """One line a backbone: name, parameters, licence, where its weights come from."""
+    """One line a backbone: name, parameters, whether its weights are here, licence."""
     from med_transfer.backbones import backbones, describe
     from med_transfer.cli.terminal import say, say_json
 
     specs = backbones()
     if as_json:
-        say_json({name: dict(describe(spec)) for name, spec in specs.items()})
+        say_json({name: dict(describe(spec)) | {"weights here": _here(spec)} for name, spec in specs.items()})
         return
+    wide = max(map(len, specs))
     for name, spec in specs.items():
-        weights = spec.weights.file if spec.weights else "from scratch, or your own"
-        say(f"{name:<22} {spec.parameters / 1e6:6.1f} M   {spec.licence:<12} {weights}")
+        say(f"{name:<{wide}} {spec.parameters / 1e6:7.1f} M   {_here(spec):<9} {_licence(spec)}")
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A name from the list.")], as_json: AsJson = False) -> None:
+def show(name: BackboneName, as_json: AsJson = False) -> None:
     """Everything known about one backbone."""
     from med_transfer.backbones import describe, find_backbone
+    from med_transfer.backbones.cost import cost_shape, multiply_adds
     from med_transfer.cli.terminal import say, say_json
 
-    rows = describe(find_backbone(name))
+    spec = find_backbone(name)
+    size = " x ".join(map(str, cost_shape(spec)))
+    cost = f"{multiply_adds(spec) / 1e9:.0f} billion multiply-adds for one scan of {size} voxels"
+    rows = dict(describe(spec)) | {"cost": cost, "weights here": _here(spec)}
     if as_json:
-        say_json(dict(rows))
+        say_json(rows)
         return
-    width = max(len(key) for key, _ in rows)
-    for key, value in rows:
+    width = max(map(len, rows))
+    for key, value in rows.items():
         say(f"{key:<{width}}  {value}")
+
+
+@app.command("import")
+def import_(
+    name: BackboneName,
+    file: Annotated[Path | None, typer.Argument(help="The published weights file.", show_default=False)] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the file from its publisher first.")] = False,
+    accept_licence: AcceptLicence = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a published file and keep its encoder, so that the name alone is enough from then on."""
+    from med_transfer.backbones import download_weights, find_backbone, import_backbone
+    from med_transfer.backbones.loading import require_accepted
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.errors import UsageError
+
+    if (file is None) == (not download):
+        raise UsageError("both a file and --download" if download else "neither a file nor --download",
+                         where="backbones import", expected="one of them")  # fmt: skip
+    spec = find_backbone(name)
+    require_accepted(spec, accept_licence)  # before anything is fetched
+    if download:
+        with progress_bars() as progress:
+            file = download_weights(spec, lambda done, total: progress(f"{name}, MiB", done >> 20, total >> 20))
+    path, report = import_backbone(name, file or "", accept_licence=accept_licence)
+    if as_json:
+        say_json({"path": str(path), "matched": len(report.matched), "missing": report.missing,
+                  "unexpected": report.unexpected, "ignored": len(report.ignored)})  # fmt: skip
+        return
+    say(str(report))
+    say(f"{path}: from now on, the name {name} is enough")
+
+
+@app.command()
+def verify(
+    name: BackboneName,
+    scans: Annotated[Path, typer.Option(help="A folder of scans of the kind that you will use.")],
+    weights: Annotated[Path | None, typer.Option(help="Weights file or bundle.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most scans to look at.")] = 5,
+    accept_licence: AcceptLicence = "",
+    as_json: AsJson = False,
+) -> None:
+    """Do these weights fit these scans? Needs no labels: compares with the statistics that the network remembers."""
+    from dataclasses import asdict
+
+    from med_transfer.backbones import load_backbone
+    from med_transfer.cli.terminal import progress_bars, say_json
+    from med_transfer.verification import verify
+
+    backbone = load_backbone(name, weights, accept_licence=accept_licence)
+    volumes = _volumes(scans, limit)
+    with progress_bars() as progress:
+        fit = verify(backbone, volumes, lambda done, total: progress("comparing inputs", done, total))
+    if as_json:
+        say_json(asdict(fit))
+    else:
+        _say_fit(fit)
+    raise typer.Exit(0 if fit.verdict in ("fits", "cannot tell") else 1)
+
+
+def _volumes(scans: Path, limit: int) -> list[Volume]:
+    """The first usable scans; one that cannot be read is passed over, as in a batch."""
+    import logging
+
+    from med_transfer.errors import ScanError
+    from med_transfer.scans import find_series, read_scan
+
+    volumes: list[Volume] = []
+    for series in find_series(scans):
+        if len(volumes) < limit and series.verdict.usable:
+            try:
+                volumes.append(read_scan(series))
+            except ScanError as error:
+                logging.getLogger("med_transfer").warning("passed over: %s", error)
+    return volumes
+
+
+def _say_fit(fit: Fit) -> None:
+    from med_transfer.cli.terminal import say
+
+    say(f"{fit.verdict}: {fit.reason}")
+    say(f"{fit.n_scans} scans, effective rank {fit.features.effective_rank:.1f}, "
+        f"mean cosine {fit.features.mean_cosine:.3f}")  # fmt: skip
+    for name, tried in sorted(fit.tried.items(), key=lambda item: item[1].distance):
+        figures = f"correlation {tried.correlation:5.2f}  shift {tried.shift:6.3f} sd  spread {tried.spread:6.3f}"
+        say(f"  {name:<28} {figures}")
+
+
+def _here(spec: BackboneSpec) -> str:
+    """Whether the weights are at hand: nothing is needed, they are, or they have to be got."""
+    from med_transfer.backbones import weights_at_hand
+
+    if spec.weights is None:
+        return "scratch"
+    return "here" if weights_at_hand(spec) else "not here"
+
+
+def _licence(spec: BackboneSpec) -> str:
+    return spec.licence if spec.commercial_use else f"{spec.licence} (not commercial)"

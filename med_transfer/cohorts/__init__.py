@@ -4,7 +4,9 @@ from med_transfer.cohorts.lock import CohortLock, overlap, seen_before
 from med_transfer.cohorts.preparation import (
     PreparedCohort,
     PreparedScan,
+    preparation_key,
     prepare_cohort,
+    prepare_scan,
     region_of_case,
     without_prediction,
 )
@@ -21,7 +23,9 @@ __all__ = [
     "SplitConfig",
     "check_leakage",
     "overlap",
+    "preparation_key",
     "prepare_cohort",
+    "prepare_scan",
     "region_of_case",
     "seen_before",
     "split_cohort",

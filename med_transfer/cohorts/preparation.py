@@ -162,7 +162,7 @@ def without_prediction(case: Case, error: ScanError) -> Prediction:
 
 
 def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margin) -> PreparedScan:
-    path = cache / f"{_key(case, preprocessing, margin)}.npz"
+    path = cache / f"{preparation_key(case, preprocessing, margin)}.npz"
     if path.exists():
         return _load(path)
     prepared = prepare_scan(case, preprocessing, margin)
@@ -181,7 +181,7 @@ def _load(path: Path) -> PreparedScan:
         return PreparedScan(tensor=stored["tensor"], handcrafted=stored["handcrafted"], **record)
 
 
-def _key(case: Case, preprocessing: Preprocessing, margin: Margin) -> str:
+def preparation_key(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)) -> str:
     """Changes with the files, the region and the preprocessing, so that a stale result is never used."""
     files = sorted(case.path.iterdir()) if case.path.is_dir() else [case.path]
     if case.mask:

@@ -60,6 +60,7 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
         source=source.spec.source,
         weights=weights,
         sha256=source.sha256,
+        plan=source.spec.plan,
     )
 
 

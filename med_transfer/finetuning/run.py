@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_transfer.atomic import output_error
-from med_transfer.backbones import LoadedBackbone, load_backbone
+from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import save_bundle
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
@@ -79,7 +79,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         log.info(kept.sentence)
         bundled, kept_config = trained, config
         if kept.fell_back and scratch is not None:
-            bundled, kept_config, source = scratch, config.scratch_twin_config(), _scratch_source(config)
+            bundled, kept_config, source = scratch, config.scratch_twin_config(), from_scratch(source.spec, config.seed)
         record = bundle_record(plan, kept_config, source, bundled, kept)
         save_bundle(out / "bundle", record, bundled.ensemble, model_card(record, plan.prepared.cohort))
         judge_run(plan, config, record, trained, scratch, kept, out, time.monotonic() - started)
@@ -107,12 +107,13 @@ def _train_scratch_twin(
     """The same network without the source, on the same folds with the same budget; None where there is no source."""
     if source.sha256 is None or not config.scratch_twin:
         return None
-    return train(plan, config.scratch_twin_config(), _scratch_source(config), folder, progress, "scratch twin")
+    scratch = from_scratch(source.spec, config.seed)
+    return train(plan, config.scratch_twin_config(), scratch, folder, progress, "scratch twin")
 
 
 def _source(config: FinetuneConfig) -> LoadedBackbone:
     if config.transfer.strategy == "scratch":
-        return _scratch_source(config)
+        return load_backbone(config.backbone.name, scratch=True, seed=config.seed)
     refuse_adapted_source(config.backbone.weights)
     return load_backbone(
         config.backbone.name,
@@ -120,10 +121,6 @@ def _source(config: FinetuneConfig) -> LoadedBackbone:
         seed=config.seed,
         accept_licence=config.backbone.accept_licence,
     )
-
-
-def _scratch_source(config: FinetuneConfig) -> LoadedBackbone:
-    return load_backbone(config.backbone.name, scratch=True, seed=config.seed)
 
 
 def _claim(out: Path, config: FinetuneConfig) -> None:

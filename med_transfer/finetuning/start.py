@@ -20,7 +20,7 @@ from med_transfer.finetuning.monitoring import LOWER_IS_BETTER, classification_l
 from med_transfer.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.transfer.batch_norm import adapt_statistics, check_batch_norm
-from med_transfer.transfer.probe import LinearHead, fit_probe
+from med_transfer.transfer.linear_head import LinearHead, fit_probe
 from med_transfer.transfer.regularisation import Penalty, find_penalties
 from med_transfer.transfer.regularisation.delta import channel_attention
 from med_transfer.transfer.strategies import find_strategy

@@ -27,21 +27,38 @@ class Plan:
     widths: Sequence[int] = (64, 128, 256, 512)
     stem_kernel: tuple[int, int, int] = (7, 7, 7)
     stem_stride: tuple[int, int, int] = (2, 2, 2)
-    pool: tuple[int, int, int] = (3, 2, 1)  # kernel, stride, padding
+    pool: tuple[int, int, int] | None = (3, 2, 1)  # kernel, stride, padding
     strides: Sequence[int] = (1, 2, 2, 2)
     dilations: Sequence[int] = (1, 1, 1, 1)
+    biased_projection: bool = False
+
+
+MEDICALNET_BLOCKS = {
+    10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3),
+}  # fmt: skip
 
 
 def medicalnet_plan(depth: int) -> Plan:
     """Tencent's network, from its description: github Tencent/MedicalNet, models/resnet.py."""
-    blocks = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}[depth]
-    shortcut_b = depth in (10, 50)
-    return Plan(blocks, depth == 50, shortcut_b, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+    return Plan(
+        MEDICALNET_BLOCKS[depth], depth >= 50, depth not in (18, 34), strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)
+    )
 
 
 def inflated_plan(blocks: Sequence[int]) -> Plan:
     """I3D ResNet of Merlin and Astra."""
     return Plan(blocks, True, channels=3, stem_kernel=(3, 7, 7), stem_stride=(1, 2, 2))
+
+
+def video_plan(blocks: Sequence[int] = (2, 2, 2, 2), widths: Sequence[int] = (64, 128, 256, 512)) -> Plan:
+    """torchvision's r3d_18, without its classification layer and under the usual names."""
+    return Plan(blocks, channels=3, widths=widths, stem_kernel=(3, 7, 7), stem_stride=(1, 2, 2), pool=None)
+
+
+def nodule_plan(blocks: Sequence[int] = (3, 4), widths: Sequence[int] = (64, 128)) -> Plan:
+    """The body of MONAI's lung nodule detector, slices last."""
+    return Plan(blocks, True, widths=widths, stem_stride=(2, 2, 1), biased_projection=True)
 
 
 def names_and_shapes(plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -58,6 +75,8 @@ def names_and_shapes(plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
                 yield from _norm(f"{name}.bn{number}", out)
             if plan.projection and given != made:
                 yield f"{name}.downsample.0.weight", (made, given, 1, 1, 1)
+                if plan.biased_projection:
+                    yield f"{name}.downsample.0.bias", (made,)
                 yield from _norm(f"{name}.downsample.1", made)
             given = made
 
@@ -82,7 +101,8 @@ def forward(plan: Plan, state: State, x: Tensor) -> list[Tensor]:
     """The map of each stage, with stored statistics in every normalisation."""
     padding = tuple(size // 2 for size in plan.stem_kernel)
     x = F.conv3d(x, state["conv1.weight"], stride=plan.stem_stride, padding=padding)
-    x = F.max_pool3d(F.relu(_normalise(state, "bn1", x)), *plan.pool)
+    x = F.relu(_normalise(state, "bn1", x))
+    x = F.max_pool3d(x, *plan.pool) if plan.pool else x
     maps = []
     for stage, blocks in enumerate(plan.blocks, start=1):
         for block in range(blocks):
@@ -108,7 +128,7 @@ def _shortcut(plan: Plan, state: State, name: str, x: Tensor, y: Tensor, stride:
     if x.shape == y.shape:
         return x
     if plan.projection:
-        x = F.conv3d(x, state[f"{name}.downsample.0.weight"], stride=stride)
+        x = F.conv3d(x, state[f"{name}.downsample.0.weight"], state.get(f"{name}.downsample.0.bias"), stride=stride)
         return _normalise(state, f"{name}.downsample.1", x)
     kept = F.avg_pool3d(x, kernel_size=1, stride=stride)
     return torch.cat([kept, torch.zeros(kept.shape[0], y.shape[1] - kept.shape[1], *kept.shape[2:])], dim=1)

@@ -52,7 +52,7 @@ def test_every_shortcut_of_type_a_lets_the_gradient_through(shapes_only, depth):
 def test_missing_file_says_which_and_where():
     with pytest.raises(
         WeightsNotFound,
-        match=r"needs a weights file; expected resnet_18_23dataset.pth in .*, or its path.*https://hugging.*18",
+        match=r"needs a weights file; expected resnet_18_23dataset.pth or resnet_18.pth in .*, or its path.*https://hugging.*18",
     ):
         load_backbone("medicalnet-resnet18")
 

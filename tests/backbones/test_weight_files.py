@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -122,6 +123,25 @@ def test_containers(keys):
         content = {"epoch": 3, key: content}
     tensors = read_tensors(io.BytesIO(saved(content)), "file.pth")
     assert list(tensors) == ["a.weight"]
+
+
+def test_numbers_of_numpy_in_a_training_log_are_no_obstacle():
+    log = {"dice": [np.float64(0.5), np.float32(0.1), np.int64(3)], "curve": np.arange(3.0)}
+    content = {"state_dict": {"a.weight": torch.ones(2)}, "log": log}
+    for options in ({}, {"_use_new_zipfile_serialization": False}):
+        assert list(read_tensors(io.BytesIO(saved(content, **options)), "file.pth")) == ["a.weight"]
+
+
+class ReadsFile:
+    """Unpickling this would call numpy to read a file."""
+
+    def __reduce__(self):
+        return np.fromfile, ("/etc/hostname",)
+
+
+def test_nothing_else_of_numpy_is_let_through():
+    with pytest.raises(UnsafeWeights, match=r"holds more than tensors \(numpy\.fromfile\)"):
+        read_tensors(io.BytesIO(saved({"state_dict": {}, "evil": ReadsFile()})), "file.pth")
 
 
 def test_file_without_tensors():

@@ -31,7 +31,7 @@ from med_transfer.finetuning.run import train
 from med_transfer.finetuning.start import prepare_start
 from med_transfer.labels import Labels
 from med_transfer.progress import silent
-from med_transfer.transfer.probe import probe_model
+from med_transfer.transfer.linear_head import probe_model
 from med_transfer.transfer.strategies import find_strategy
 
 PLAN = small_plan(signal=0.7, n=36, n_test=10)

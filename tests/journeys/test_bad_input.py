@@ -247,7 +247,10 @@ def test_damaged_nifti_file_does_not_spoil_the_series_beside_it(command, finishe
         ("input.orientation=XYZ", "input.orientation: three letters, one each of R/L, A/P and S/I"),
         ("epochs", "--set: 'epochs'; expected section.key=value"),
         ("backbone.name=resnet19", "unknown backbone 'resnet19'; expected one of resnet18-w32"),
-        ("backbone.name=medicalnet-resnet10", "needs a weights file; expected resnet_10_23dataset.pth in "),
+        (
+            "backbone.name=medicalnet-resnet10",
+            "needs a weights file; expected resnet_10_23dataset.pth or resnet_10.pth in ",
+        ),
     ],
 )
 def test_wrong_override(finetune, cohort_csv, tmp_path, override, found):

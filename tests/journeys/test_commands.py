@@ -62,7 +62,30 @@ def test_backbones_are_listed_and_shown(command):
     assert {line.split()[0] for line in listed.out.splitlines()} == set(as_json)
     shown = command("backbones", "show", "resnet18-w32")
     assert "8.3 million" in shown.out
-    assert json.loads(command("backbones", "show", "resnet18-w32", "--json").out) == as_json["resnet18-w32"]
+    in_full = json.loads(command("backbones", "show", "resnet18-w32", "--json").out)
+    assert in_full.pop("cost") == "22 billion multiply-adds for one scan of 96 x 96 x 96 voxels"
+    assert in_full == as_json["resnet18-w32"]
+
+
+def test_backbones_import_a_file_of_ones_own(command, finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_BACKBONES", str(tmp_path))
+    both = command("backbones", "import", "resnet18-w32", finished.bundle, "--download")
+    assert (both.code, "both a file and --download; expected one of them" in both.err) == (2, True)
+    outcome = command("backbones", "import", "resnet18-w32", finished.bundle, "--json")
+    kept = json.loads(outcome.out)
+    assert (outcome.code, kept["missing"], Path(kept["path"]).parent) == (0, [], tmp_path)
+
+
+def test_backbones_verify_says_whether_weights_fit(command, cohort_csv, finished):
+    words = ("backbones", "verify", "resnet18-w32", "--weights", finished.bundle, "--limit", 2)
+    outcome = command(*words, "--scans", cohort_csv.parent / "scans", "--json")
+    found = json.loads(outcome.out)
+    assert found["n_scans"] == 2
+    assert found["verdict"] in outcome.out
+    assert outcome.code == (0 if found["verdict"] in ("fits", "cannot tell") else 1)
+    assert set(found["tried"]) >= {"as its entry says", "window -175 to 250 HU", "axes LPS"}
+    empty = command(*words, "--scans", cohort_csv.parent / "nowhere")
+    assert (empty.code, "nowhere" in empty.err) == (2, True)
 
 
 def test_inspect_tells_and_draws(command, cohort_csv, tmp_path):

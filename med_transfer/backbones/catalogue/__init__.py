@@ -1,5 +1,31 @@
 """Everything known about each family of published weights, a file a family."""
 
-from med_transfer.backbones.catalogue import medicalnet, merlin, residual
+from med_transfer.backbones.catalogue import (
+    ct_fm,
+    genesis,
+    medicalnet,
+    merlin,
+    monai_bundles,
+    nnunet,
+    residual,
+    stunet,
+    suprem,
+    swin_ssl,
+    video,
+    voco,
+)
 
-SPECS = (*residual.SPECS, *medicalnet.SPECS, *merlin.SPECS)
+SPECS = (
+    *residual.SPECS,
+    *medicalnet.SPECS,
+    *merlin.SPECS,
+    *ct_fm.SPECS,
+    *suprem.SPECS,
+    *genesis.SPECS,
+    *swin_ssl.SPECS,
+    *voco.SPECS,
+    *stunet.SPECS,
+    *nnunet.SPECS,
+    *monai_bundles.SPECS,
+    *video.SPECS,
+)

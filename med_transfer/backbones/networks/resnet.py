@@ -22,7 +22,9 @@ _BLOCKS = {  # depth: kind of block, blocks in each stage (He et al. 2016, table
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
     50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
     152: ("bottleneck", (3, 8, 36, 3)),
+    200: ("bottleneck", (3, 24, 36, 3)),
 }
 _WIDTHS = (64, 128, 256, 512)
 
@@ -95,7 +97,7 @@ def slim_resnet() -> ResNetEncoder:
 
 
 def medicalnet(depth: int) -> ResNetEncoder:
-    """MedicalNet's ResNet of depth 10, 18, 34 or 50: maps at 1/4 and then three times at 1/8 of the input.
+    """MedicalNet's ResNet of depth 10 to 200: maps at 1/4 and then three times at 1/8 of the input.
 
     The published networks were trained for segmentation: stages 3 and 4 dilate (2, 4) instead of striding, and depths
     18 and 34 have shortcuts without parameters. Source: Chen et al. 2019, arXiv:1904.00625; github Tencent/MedicalNet.

@@ -9,7 +9,7 @@ from med_transfer.transfer.strategies.strategy import Strategy
 
 
 class LinearProbe(Strategy):
-    """Nothing of the encoder changes, its BatchNorm statistics included; the head is scikit-learn's, see probe.py."""
+    """Nothing of the encoder changes, its statistics included; the head is scikit-learn's, see linear_head.py."""
 
     head_from_probe: ClassVar[bool] = True
     trains: ClassVar[bool] = False

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from med_transfer.transfer.probe import fit_head, fit_probe
+from med_transfer.transfer.linear_head import fit_head, fit_probe
 
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.normal(3.0, [1, 20, 0.1, 5, 1], size=(90, 5))

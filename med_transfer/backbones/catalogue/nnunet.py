@@ -1,0 +1,106 @@
+"""nnU-Net v2 and TotalSegmentator: the model's folder says how the network is built and what it expects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from med_transfer.backbones.described import complete, from_weights
+from med_transfer.backbones.networks.nnunet import UNetArchitecture
+from med_transfer.backbones.nnunet_plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
+from med_transfer.backbones.plan import NetworkPlan
+from med_transfer.backbones.renaming import Renaming
+from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+
+_USUAL = NetworkPlan(  # what nnU-Net plans for a patch of 128 voxels a side; shown until a model's folder is read
+    described_by="nnU-Net's usual plan",
+    architecture=UNetArchitecture(
+        kind="plain",
+        widths=(32, 64, 128, 256, 320, 320),
+        kernels=((3, 3, 3),) * 6,
+        strides=((1, 1, 1), *((2, 2, 2),) * 5),
+        repeats=(2,) * 6,
+    ),
+    orientation="SPL",
+    spacing_mm=(1.5, 1.5, 1.5),
+    shape=(128, 128, 128),
+    window_hu=Z_SCORE_WINDOW_HU,
+    output_range=Z_SCORE_RANGE,
+)
+
+_RENAMING = Renaming(
+    replace=((r"^stages\.", "context."),),  # a method of every encoder here has the name `stages`
+    ignore=(r".*\.all_modules\.",),  # a second name of the same tensors; decoder.encoder.* is a third
+)
+_ARCHITECTURE = _USUAL.architecture
+
+
+def _outline(
+    name: str, weights: WeightsSource, training_data: str, stored_axes: str, notes: str, *, licence: str, free: bool,
+    source: str, paper: str,
+) -> BackboneSpec:  # fmt: skip
+    entry = BackboneSpec(
+        name=name,
+        build=_ARCHITECTURE.build,
+        input=InputSpec(1, _USUAL.orientation, _USUAL.window_hu, _USUAL.output_range, minimum_shape=(64, 64, 64)),
+        stage_channels=_ARCHITECTURE.widths[1:],
+        parameters=0,
+        weights=weights,
+        licence=licence,
+        commercial_use=free,
+        redistribution=free,
+        renaming=_RENAMING,
+        source=source,
+        paper=paper,
+        training_data=training_data,
+        notes=notes,
+    )
+    return replace(complete(entry, _USUAL), from_weights=partial(from_weights, stored_axes=stored_axes))
+
+
+_NNUNET = _outline(
+    "nnunet-v2",
+    WeightsSource(file="nnUNetTrainer__nnUNetPlans__3d_fullres", url="your own training, or a model's author"),
+    "what the model's own data set holds",
+    "SPL",
+    "Architecture, patch, spacing, axis order and intensities are read from plans.json: PlainConvUNet and "
+    "ResidualEncoderUNet in 3D with one CT channel. Where a plan says ZScoreNormalization (MR), the z-score of a scan "
+    "is approximated: -1000 to 1000 HU become -1 to 3. A plan does not tell how the training files were oriented: "
+    "plain axial CT (SPL) is taken unless nnU-Net's reorienting reader was used; input.orientation changes it. Of "
+    "several folds fold_all is taken, or else the first. Who trained the model decides on its licence.",
+    licence="of whoever trained the model",
+    free=False,
+    source="https://github.com/MIC-DKFZ/nnUNet",
+    paper="Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z",
+)
+
+_TOTALSEGMENTATOR = {  # name: folder of the published weights, what it was trained on
+    "organs": ("Dataset291_TotalSegmentator_part1_organs_1559subj", "1,559 CT scans at 1.5 mm, 24 organs"),
+    "vertebrae": ("Dataset292_TotalSegmentator_part2_vertebrae_1532subj", "1,532 CT scans at 1.5 mm, vertebrae"),
+    "cardiac": ("Dataset293_TotalSegmentator_part3_cardiac_1559subj", "1,559 CT scans at 1.5 mm, heart and vessels"),
+    "muscles": ("Dataset294_TotalSegmentator_part4_muscles_1559subj", "1,559 CT scans at 1.5 mm, muscles and bones"),
+    "ribs": ("Dataset295_TotalSegmentator_part5_ribs_1559subj", "1,559 CT scans at 1.5 mm, ribs"),
+    "3mm": ("Dataset297_TotalSegmentator_total_3mm_1559subj", "1,559 CT scans at 3 mm, all structures"),
+    "6mm": ("Dataset298_TotalSegmentator_total_6mm_1559subj", "1,559 CT scans at 6 mm, all structures"),
+}
+
+
+def _totalsegmentator(part: str) -> BackboneSpec:
+    folder, training_data = _TOTALSEGMENTATOR[part]
+    return _outline(
+        f"totalsegmentator-{part}",
+        WeightsSource(file=folder, url="https://github.com/wasserth/TotalSegmentator (totalseg_download_weights)"),
+        training_data,
+        "SAR",
+        "TotalSegmentator turns every scan to RAS before its networks see it. Architecture, patch, spacing and "
+        "intensities are read from the folder's plans.json. The licence is that of the open tasks, of which this is "
+        "one; other tasks of TotalSegmentator need a licence of their own (some forbid commercial use): read it, then "
+        "give their folder to nnunet-v2.",
+        licence="Apache-2.0",
+        free=True,
+        source="https://github.com/wasserth/TotalSegmentator",
+        paper="Wasserthal et al. 2023, TotalSegmentator, doi:10.1148/ryai.230024",
+    )
+
+
+SPECS = (_NNUNET, *map(_totalsegmentator, _TOTALSEGMENTATOR))

@@ -1,0 +1,73 @@
+"""The encoder of the 3D U-Net of Models Genesis, which SuPreM trained again on other data.
+
+Tensor names are the project's own: ``down_tr64.ops.0.conv1``, ``down_tr64.ops.0.bn1``, ...
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from med_transfer.backbones.encoder import Encoder
+
+_WIDTHS = (64, 128, 256, 512)
+
+
+class GenesisEncoder(Encoder):
+    """The contracting path: 64 channels at full size (the stem), then maps at 1/2, 1/4 and 1/8 of the input.
+
+    The original's normalisation is a batch normalisation that never uses its running statistics: in evaluation too
+    it normalises with the mean and variance of the batch before it. The statistics in a published file are therefore
+    a trap: a usual batch normalisation reads them and gives other features. Here every scan is normalised with its own
+    statistics, in training and in evaluation. That is exactly what the original gives for one scan at a time, and a
+    patient's result does not depend on who else is in the batch. The map that is normalised needs more than one voxel.
+
+    Args:
+        widths: channels of the four levels; a level's first convolution makes half as many.
+
+    Source: Zhou et al. 2019, arXiv:1908.06912; github MrGiovanni/ModelsGenesis, pytorch/unet3d.py.
+    """
+
+    def __init__(self, widths: tuple[int, int, int, int] = _WIDTHS) -> None:
+        super().__init__()
+        self.down_tr64 = _Level(1, widths[0])
+        self.down_tr128 = _Level(widths[0], widths[1])
+        self.down_tr256 = _Level(widths[1], widths[2])
+        self.down_tr512 = _Level(widths[2], widths[3])
+        self.pool = nn.MaxPool3d(2)
+        self.stage_channels = tuple(widths[1:])
+
+    def stages(self) -> list[nn.Module]:
+        deeper = (self.down_tr128, self.down_tr256, self.down_tr512)
+        return [self.down_tr64, *(nn.Sequential(self.pool, level) for level in deeper)]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.down_tr64(x)
+        maps = []
+        for level in (self.down_tr128, self.down_tr256, self.down_tr512):
+            x = level(self.pool(x))
+            maps.append(x)
+        return maps
+
+
+class _Level(nn.Module):
+    """Two convolutions; the first makes half of the channels."""
+
+    def __init__(self, given: int, made: int) -> None:
+        super().__init__()
+        self.ops = nn.Sequential(_Convolution(given, made // 2), _Convolution(made // 2, made))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops(x)
+
+
+class _Convolution(nn.Module):
+    """Convolution with bias, each scan's own normalisation, ReLU."""
+
+    def __init__(self, given: int, made: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(given, made, kernel_size=3, padding=1)
+        self.bn1 = nn.InstanceNorm3d(made, affine=True)
+        self.activation = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.bn1(self.conv1(x)))

@@ -1,0 +1,159 @@
+"""The encoders that nnU-Net v2 builds from a plan: plain convolutions, or residual blocks (ResEnc).
+
+Tensor names are those of nnU-Net's network with ``context`` for ``stages``, which is a method of every encoder here:
+``context.0.0.convs.0.conv`` (plain), ``stem.convs.0.conv`` and ``context.0.blocks.0.conv1.conv`` (residual).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from med_transfer.backbones.encoder import Encoder
+
+_Size = Annotated[int, Field(ge=1, le=16)]
+_Triple = tuple[_Size, _Size, _Size]
+
+
+class UNetArchitecture(BaseModel):
+    """What has to be known to build the contracting path of an nnU-Net; every sequence has an entry a stage.
+
+    Attributes:
+        kind: ``plain``: PlainConvUNet; ``residual``: ResidualEncoderUNet.
+        widths: channels.
+        kernels: of the convolutions, along (depth, height, width); odd.
+        strides: of the first convolution.
+        repeats: convolutions (plain) or blocks of two convolutions (residual).
+        conv_bias: whether convolutions have a bias.
+        norm: normalisation after each convolution.
+        norm_eps: added to the variance.
+        norm_affine: whether the normalisation scales and shifts.
+        slope: of the leaky ReLU below zero; 0 is a plain ReLU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["plain", "residual"]
+    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2, max_length=12)]
+    kernels: tuple[_Triple, ...]
+    strides: tuple[_Triple, ...]
+    repeats: tuple[_Size, ...]
+    conv_bias: bool = True
+    norm: Literal["instance", "batch"] = "instance"
+    norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    norm_affine: bool = True
+    slope: Annotated[float, Field(ge=0, lt=1)] = 0.01
+
+    @model_validator(mode="after")
+    def _one_entry_a_stage(self) -> UNetArchitecture:
+        for name in ("kernels", "strides", "repeats"):
+            if len(getattr(self, name)) != len(self.widths):
+                raise ValueError(f"{len(getattr(self, name))} {name} for {len(self.widths)} stages")
+        if any(size % 2 == 0 for kernel in self.kernels for size in kernel):
+            raise ValueError("a convolution with an even kernel")
+        return self
+
+    @property
+    def total_stride(self) -> tuple[int, int, int]:
+        """Voxels of the input a voxel of the deepest map, along (depth, height, width)."""
+        depth = height = width = 1
+        for stride in self.strides:
+            depth, height, width = depth * stride[0], height * stride[1], width * stride[2]
+        return depth, height, width
+
+    def build(self) -> NNUNetEncoder:
+        """The encoder, with random weights."""
+        return NNUNetEncoder(self)
+
+
+class NNUNetEncoder(Encoder):
+    """The contracting path of an nnU-Net. Its first part is the stem: the first stage (plain), or the stem convolution.
+
+    Source: Isensee et al. 2021, doi:10.1038/s41592-020-01008-z; Isensee et al. 2024, arXiv:2404.09556 (residual);
+    github MIC-DKFZ/dynamic-network-architectures.
+    """
+
+    def __init__(self, architecture: UNetArchitecture) -> None:
+        super().__init__()
+        residual = architecture.kind == "residual"
+        self.stem = _stack(architecture, 0, 1, 1, (1, 1, 1)) if residual else None
+        self.context = nn.Sequential()
+        given = architecture.widths[0] if residual else 1
+        for stage, width in enumerate(architecture.widths):
+            make = _blocks if residual else _convolutions
+            self.context.append(make(architecture, stage, given))
+            given = width
+        self.stage_channels = architecture.widths if residual else architecture.widths[1:]
+
+    def stages(self) -> list[nn.Module]:
+        return list(self.context) if self.stem is None else [self.stem, *self.context]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        stem, *deeper = self.stages()
+        x = stem(x)
+        maps = []
+        for stage in deeper:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class _ResidualBlock(nn.Module):
+    """Two convolutions; the shortcut averages where the block strides, and projects where it widens (ResNet-D)."""
+
+    def __init__(self, plan: UNetArchitecture, stage: int, given: int, stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        made = plan.widths[stage]
+        self.conv1 = _convolution(plan, given, made, plan.kernels[stage], stride)
+        self.conv2 = _convolution(plan, made, made, plan.kernels[stage], active=False)
+        self.skip = nn.Sequential()
+        if stride != (1, 1, 1):
+            # A size that the stride does not divide is rounded up, as the convolution does; nnU-Net itself fails there.
+            self.skip.append(nn.AvgPool3d(stride, stride, ceil_mode=True))
+        if given != made:
+            self.skip.append(_convolution(plan.model_copy(update={"conv_bias": False}), given, made, active=False))
+        self.act = nn.LeakyReLU(plan.slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv2(self.conv1(x)) + self.skip(x))
+
+
+def _blocks(plan: UNetArchitecture, stage: int, given: int) -> nn.Module:
+    made = plan.widths[stage]
+    first = _ResidualBlock(plan, stage, given, plan.strides[stage])
+    rest = [_ResidualBlock(plan, stage, made, (1, 1, 1)) for _ in range(plan.repeats[stage] - 1)]
+    return nn.Sequential(OrderedDict(blocks=nn.Sequential(first, *rest)))
+
+
+def _convolutions(plan: UNetArchitecture, stage: int, given: int) -> nn.Module:
+    return nn.Sequential(_stack(plan, stage, given, plan.repeats[stage], plan.strides[stage]))
+
+
+def _stack(plan: UNetArchitecture, stage: int, given: int, number: int, stride: tuple[int, int, int]) -> nn.Module:
+    made, kernel = plan.widths[stage], plan.kernels[stage]
+    first = _convolution(plan, given, made, kernel, stride)
+    rest = [_convolution(plan, made, made, kernel) for _ in range(number - 1)]
+    return nn.Sequential(OrderedDict(convs=nn.Sequential(first, *rest)))
+
+
+def _convolution(
+    plan: UNetArchitecture,
+    given: int,
+    made: int,
+    kernel: tuple[int, int, int] = (1, 1, 1),
+    stride: tuple[int, int, int] = (1, 1, 1),
+    active: bool = True,
+) -> nn.Module:
+    """Convolution that keeps the size up to its stride, normalisation, and where it is active leaky ReLU."""
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    norm = nn.InstanceNorm3d if plan.norm == "instance" else nn.BatchNorm3d
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=nn.Conv3d(given, made, kernel, stride, padding, bias=plan.conv_bias),
+        norm=norm(made, eps=plan.norm_eps, affine=plan.norm_affine),
+    )
+    if active:
+        parts["act"] = nn.LeakyReLU(plan.slope)
+    return nn.Sequential(parts)

@@ -1,0 +1,39 @@
+"""The part of a ResNet-50 that MONAI's lung nodule detector has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.networks.nets.resnet import ResNet
+from torch import Tensor, nn
+
+from med_transfer.backbones.encoder import Encoder
+
+
+class NoduleDetectorEncoder(Encoder):
+    """Stem and first two stages of a ResNet-50, all that the detector's feature pyramid reads and its file holds.
+
+    Differs from the usual ResNet: the first convolution keeps the third axis (through the slices), and the
+    convolutions of shortcuts have a bias. The axes are those of the authors: the slices are the last.
+
+    Args:
+        blocks: in each of the two stages.
+        widths: of the two stages; a stage gives four times as many channels.
+    """
+
+    def __init__(self, blocks: Sequence[int] = (3, 4), widths: Sequence[int] = (64, 128)) -> None:
+        super().__init__()
+        net = ResNet(
+            "bottleneck", [*blocks, 1, 1], [*widths, 1, 1], spatial_dims=3, n_input_channels=1, feed_forward=False,
+            conv1_t_size=(7, 7, 7), conv1_t_stride=(2, 2, 1), bias_downsample=True,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
+        self.layer1, self.layer2 = net.layer1, net.layer2
+        self.stage_channels = tuple(4 * width for width in widths)
+
+    def stages(self) -> list[nn.Module]:
+        return [nn.Sequential(self.conv1, self.bn1, self.act, self.maxpool), self.layer1, self.layer2]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        first = self.layer1(self.maxpool(self.act(self.bn1(self.conv1(x)))))
+        return [first, self.layer2(first)]

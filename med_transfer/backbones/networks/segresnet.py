@@ -1,0 +1,77 @@
+"""Encoders of the two segmentation networks called SegResNet, both from MONAI.
+
+The older one (SuPreM, MONAI's whole-body bundle) and SegResNetDS (CT-FM, VISTA3D) have the same idea, residual blocks
+with normalisation first, under different tensor names. Which normalisation a network has shows in its names only in
+part: affine instance and group normalisation have the same tensors. So each builder here states it.
+
+Source: Myronenko 2018, arXiv:1810.11654.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.networks.nets.segresnet import SegResNet
+from monai.networks.nets.segresnet_ds import SegResEncoder
+from torch import Tensor, nn
+
+from med_transfer.backbones.encoder import Encoder
+
+
+class SegResNetEncoder(Encoder):
+    """The encoder of MONAI's SegResNet: maps at full resolution, then each at half of the one before.
+
+    Its dropout, right after the first convolution, is left out: it does nothing in evaluation, and a classifier has
+    one of its own.
+    """
+
+    def __init__(self, net: SegResNet) -> None:
+        super().__init__()
+        self.convInit, self.down_layers = net.convInit, net.down_layers
+        self.stage_channels = tuple(net.init_filters * 2**level for level in range(len(net.blocks_down)))
+
+    def stages(self) -> list[nn.Module]:
+        return [self.convInit, *self.down_layers]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.convInit(x)
+        maps = []
+        for layer in self.down_layers:
+            x = layer(x)
+            maps.append(x)
+        return maps
+
+
+class SegResNetDSEncoder(SegResEncoder, Encoder):
+    """The encoder of MONAI's SegResNetDS: maps at full resolution, then each at half of the one before."""
+
+    def __init__(self, init_filters: int, blocks: Sequence[int], norm: str) -> None:
+        super().__init__(init_filters=init_filters, blocks_down=tuple(blocks), norm=norm)
+        self.stage_channels = tuple(init_filters * 2**level for level in range(len(blocks)))
+
+    def stages(self) -> list[nn.Module]:
+        """A stage is the convolution that halves the map before it, and then the blocks: MONAI files the one above."""
+        down = [nn.Identity(), *(level["downsample"] for level in self.layers)]  # type: ignore[index]
+        blocks = [level["blocks"] for level in self.layers]  # type: ignore[index]
+        return [self.conv_init, *(nn.Sequential(*pair) for pair in zip(down[:-1], blocks, strict=True))]
+
+
+def segresnet(init_filters: int, blocks: Sequence[int] = (1, 2, 2, 4)) -> SegResNetEncoder:
+    """SegResNet with group normalisation in 8 groups; maps at 1/1 to 1/8 of the input."""
+    return SegResNetEncoder(SegResNet(spatial_dims=3, init_filters=init_filters, blocks_down=tuple(blocks)))
+
+
+def ct_fm(init_filters: int = 32, blocks: Sequence[int] = (1, 2, 2, 4, 4)) -> SegResNetDSEncoder:
+    """CT-FM's encoder, with batch normalisation; maps at 1/1 to 1/16 of the input.
+
+    Source: Pai et al. 2025, arXiv:2501.09001.
+    """
+    return SegResNetDSEncoder(init_filters, blocks, "batch")
+
+
+def vista3d(init_filters: int = 48, blocks: Sequence[int] = (1, 2, 2, 4, 4)) -> SegResNetDSEncoder:
+    """VISTA3D's image encoder, with affine instance normalisation; maps at 1/1 to 1/16 of the input.
+
+    Source: He et al. 2024, arXiv:2406.05285.
+    """
+    return SegResNetDSEncoder(init_filters, blocks, "instance")

@@ -1,0 +1,134 @@
+"""The network class and its arguments in an nnU-Net v2 plan.
+
+An argument that this program does not know is refused by name: it could change what the network computes without
+changing the name or shape of any tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from med_transfer.backbones.networks.nnunet import UNetArchitecture
+
+_Size = int | tuple[int, int, int]
+_KINDS: dict[str, Literal["plain", "residual"]] = {"PlainConvUNet": "plain", "ResidualEncoderUNet": "residual"}
+_REPEATS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+
+
+class _NormArguments(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    eps: float = 1e-5
+    affine: bool | None = None
+    momentum: float | None = None  # of running statistics: nothing for the forward pass
+
+
+class _ActivationArguments(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inplace: bool = False
+    negative_slope: float = 0.01
+
+
+class _Arguments(BaseModel):
+    """``arch_kwargs``. A literal is the only value that this program computes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_stages: int
+    features_per_stage: int | tuple[int, ...]
+    conv_op: Literal["torch.nn.modules.conv.Conv3d", "torch.nn.Conv3d"]
+    kernel_sizes: int | tuple[_Size, ...]
+    strides: int | tuple[_Size, ...]
+    n_conv_per_stage: int | tuple[int, ...] | None = None
+    n_blocks_per_stage: int | tuple[int, ...] | None = None
+    n_conv_per_stage_decoder: int | tuple[int, ...] | None = None
+    conv_bias: bool = False
+    norm_op: Literal[
+        "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "torch.nn.InstanceNorm3d",
+        "torch.nn.modules.batchnorm.BatchNorm3d",
+        "torch.nn.BatchNorm3d",
+    ]
+    norm_op_kwargs: _NormArguments | None = None
+    dropout_op: None = None
+    dropout_op_kwargs: dict[str, Any] | None = None
+    nonlin: Literal[
+        "torch.nn.LeakyReLU",
+        "torch.nn.modules.activation.LeakyReLU",
+        "torch.nn.ReLU",
+        "torch.nn.modules.activation.ReLU",
+    ]
+    nonlin_kwargs: _ActivationArguments | None = None
+    nonlin_first: Literal[False] = False
+    deep_supervision: bool = False
+    block: None = None
+    bottleneck_channels: None = None
+    stem_channels: None = None
+
+
+def read_architecture(settings: Mapping[str, Any]) -> UNetArchitecture:
+    """The architecture of a configuration of ``plans.json``.
+
+    Both forms that nnU-Net has written are read: ``architecture`` with the class and its arguments, and the older
+    ``UNet_class_name``, ``UNet_base_num_features``, ``n_conv_per_stage_encoder`` ...
+
+    Raises:
+        KeyError: a setting is missing.
+        ValueError: another network class, or arguments that this program does not know (pydantic's ValidationError).
+    """
+    kind, arguments = _new_form(settings) if "architecture" in settings else _old_form(settings)
+    if kind not in _KINDS:
+        raise ValueError(f"network class {kind}")
+    found = _Arguments.model_validate(arguments)
+    repeats = getattr(found, _REPEATS[kind])
+    if repeats is None:
+        raise KeyError(_REPEATS[kind])
+    number, norm = found.n_stages, found.norm_op_kwargs or _NormArguments()
+    batch, activation = "BatchNorm" in found.norm_op, found.nonlin_kwargs or _ActivationArguments()
+    return UNetArchitecture(
+        kind=_KINDS[kind],
+        widths=_each(found.features_per_stage, number),
+        kernels=tuple(_triple(size) for size in _each(found.kernel_sizes, number)),
+        strides=tuple(_triple(size) for size in _each(found.strides, number)),
+        repeats=_each(repeats, number),
+        conv_bias=found.conv_bias,
+        norm="batch" if batch else "instance",
+        norm_eps=norm.eps,
+        norm_affine=batch if norm.affine is None else norm.affine,  # PyTorch's own defaults
+        slope=activation.negative_slope if "LeakyReLU" in found.nonlin else 0.0,
+    )
+
+
+def _new_form(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    architecture = settings["architecture"]
+    return architecture["network_class_name"].rpartition(".")[2], architecture["arch_kwargs"]
+
+
+def _old_form(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """What nnU-Net builds from a plan without ``architecture``; the rest was fixed in its code."""
+    kind, number = settings["UNet_class_name"], len(settings["n_conv_per_stage_encoder"])
+    base, most = settings["UNet_base_num_features"], settings["unet_max_num_features"]
+    return kind, {
+        "n_stages": number,
+        "features_per_stage": [min(base * 2**stage, most) for stage in range(number)],
+        "conv_op": f"torch.nn.modules.conv.Conv{len(settings['patch_size'])}d",
+        "kernel_sizes": settings["conv_kernel_sizes"],
+        "strides": settings["pool_op_kernel_sizes"],
+        _REPEATS.get(kind, ""): settings["n_conv_per_stage_encoder"],
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": "torch.nn.LeakyReLU",
+    }
+
+
+def _each(value: Any, number: int) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,) * number
+
+
+def _triple(size: _Size) -> tuple[int, int, int]:
+    return size if isinstance(size, tuple) else (size, size, size)

@@ -1,0 +1,88 @@
+"""``med-transfer select``: a cohort in, a ranking of backbones out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson, Config, Overrides
+
+if TYPE_CHECKING:
+    from med_transfer.selection import Selection
+
+NAME = "select"
+
+
+def command(
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result and for the features.")] = Path(
+        "selection"
+    ),
+    backbones: Annotated[
+        str | None, typer.Option("--backbones", help="Only these, by comma; else all whose weights are at hand.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option("--weights", help="NAME=PATH: a file, bundle or run folder of your own.")
+    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank backbones for a cohort before training, on its training folds only."""
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.cohorts import Cohort
+    from med_transfer.config import load_config
+    from med_transfer.finetuning import FinetuneConfig
+    from med_transfer.selection import select
+    from med_transfer.selection.report import as_record
+
+    settings = load_config(FinetuneConfig, config, overrides or ())
+    names = [name.strip() for name in backbones.split(",") if name.strip()] if backbones is not None else None
+    given = [_name_and_path(text) for text in weights or ()]
+    with progress_bars() as progress:
+        selection = select(Cohort.read(cohort), settings, out, names, given, progress)
+    if as_json:
+        say_json(as_record(selection, settings))
+    else:
+        _say_ranking(selection)
+        if selection.recommended:
+            say(f"next: {next_command(selection, cohort, config, overrides or ())}")
+    raise typer.Exit(1 if selection.failed else 0)
+
+
+def _say_ranking(selection: Selection) -> None:
+    from med_transfer.cli.terminal import say
+    from med_transfer.selection.report import table_rows
+
+    rows = table_rows(selection)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    say()
+    for name, reason in selection.left_out.items():
+        say(f"left out: {name}: {reason}")
+    say(f"table: {selection.folder / 'selection.md'}")
+    say(f"recommended: {selection.recommended or 'none'}")
+    say(selection.reason)
+
+
+def next_command(selection: Selection, cohort: Path, config: Path | None, overrides: Sequence[str]) -> str:
+    """The ``finetune`` that takes the recommendation, with the config that it was made for."""
+    from med_transfer.selection.report import as_options
+
+    file = ["-c", str(config)] if config else []
+    words = shlex.join(["med-transfer", "finetune", str(cohort), "-o", "RUN", *file])
+    return f"{words} {as_options([*overrides, *selection.overrides])}"
+
+
+def _name_and_path(text: str) -> tuple[str, Path]:
+    from med_transfer.errors import UsageError
+
+    name, equals, path = text.partition("=")
+    if not equals or not name.strip() or not path.strip():
+        raise UsageError(f"{text!r}", where="--weights", expected="NAME=PATH, for example resnet18-w32=RUN/bundle")
+    return name.strip(), Path(path.strip())

@@ -1,0 +1,145 @@
+"""Which weights are at hand: of installed packages, in the user's folder, and at the paths that were given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from med_transfer.backbones import (
+    BackboneSpec,
+    Encoder,
+    backbones,
+    find_backbone,
+    from_scratch,
+    load_backbone,
+    weights_at_hand,
+)
+from med_transfer.backbones.store import store_folder
+from med_transfer.bundle import versions
+from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound
+
+
+@dataclass(frozen=True)
+class Network:
+    """An encoder that is built when it is needed.
+
+    Attributes:
+        key: tells these weights from all others, in the cache of features.
+        seed: of random weights; None for weights of a source.
+    """
+
+    key: str
+    spec: BackboneSpec
+    weights: Path | None
+    seed: int | None
+    accept_licence: str = ""
+
+    def load(self) -> Encoder:
+        """On the CPU, in evaluation mode. Raises BackboneError."""
+        if self.seed is not None:
+            return from_scratch(self.spec, self.seed).encoder.eval()
+        return load_backbone(self.spec.name, self.weights, accept_licence=self.accept_licence).encoder.eval()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone with weights of a source.
+
+    Attributes:
+        name: the backbone, and the path where one was given.
+        weights: the path that was given (of a bundle: its folder); None for weights found by name.
+        sha256: of the weights file.
+    """
+
+    name: str
+    spec: BackboneSpec
+    weights: Path | None
+    sha256: str
+    accept_licence: str = ""
+
+    @property
+    def network(self) -> Network:
+        """With the weights of the source."""
+        return Network(f"{self.spec.name} {self.sha256}", self.spec, self.weights, None, self.accept_licence)
+
+    def control(self, seed: int) -> Network:
+        """The same network with random weights; what they are depends on the versions too."""
+        made_by = "".join(f" {name} {versions()[name]}" for name in ("med-transfer", "monai", "torch"))
+        size = f"{self.spec.parameters} {self.spec.stage_channels}"
+        return Network(f"{self.spec.name} {size} random {seed}{made_by}", self.spec, None, seed)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What can be ranked, and name to reason of what is at hand but cannot."""
+
+    ready: tuple[Candidate, ...]
+    left_out: dict[str, str]
+
+
+def find_candidates(
+    names: Sequence[str] | None, given: Sequence[tuple[str, Path]] = (), accept_licence: str = ""
+) -> Candidates:
+    """Everything whose weights are at hand; each weights file is opened and checked once.
+
+    Args:
+        names: only these backbones; None: all. One that is named must be usable.
+        given: backbone and path of weights: a checkpoint, a safetensors file, a bundle or a run folder.
+        accept_licence: name of a restricted licence that the user accepts.
+
+    Raises:
+        UnknownBackbone: a name that is none.
+        WeightsNotFound: no weights at hand of a backbone that was named, or of any.
+        BackboneError: as :func:`med_transfer.backbones.load_backbone`, for what was named or given.
+    """
+    specs = [find_backbone(name) for name in names] if names is not None else list(backbones().values())
+    ready = [_given(find_backbone(name), path, accept_licence) for name, path in given]
+    given_names = {candidate.spec.name for candidate in ready}
+    left_out: dict[str, str] = {}
+    for spec in specs:
+        if names is not None and spec.name not in given_names:
+            ready.append(_named(spec, accept_licence))
+        elif names is None:
+            ready += _at_hand(spec, accept_licence, left_out)
+    if not ready:
+        raise WeightsNotFound(
+            "no backbone's weights are at hand",
+            expected=f"weights in {store_folder()}, an extra, or --weights NAME=PATH",
+            action="`med-transfer backbones list` says where each one's weights come from",
+        )  # fmt: skip
+    unique = {(candidate.spec.name, candidate.sha256): candidate for candidate in reversed(ready)}
+    return Candidates(tuple(reversed(unique.values())), left_out)
+
+
+def _given(spec: BackboneSpec, path: Path, accept_licence: str) -> Candidate:
+    weights = path / "bundle" if (path / "bundle").is_dir() else path
+    return _checked(f"{spec.name} ({path})", spec, weights, accept_licence)
+
+
+def _named(spec: BackboneSpec, accept_licence: str) -> Candidate:
+    if spec.weights is None:
+        raise WeightsNotFound(
+            f"backbone {spec.name} has no published weights",
+            expected=f"weights of your own: --weights {spec.name}=PATH",
+            action="Without them it starts from random values, and there is nothing to transfer",
+        )  # fmt: skip
+    return _checked(spec.name, spec, None, accept_licence)
+
+
+def _at_hand(spec: BackboneSpec, accept_licence: str, left_out: dict[str, str]) -> list[Candidate]:
+    """The backbone when its weights are there; what is there but cannot be used is noted with its reason."""
+    if not weights_at_hand(spec):
+        return []
+    try:
+        return [_named(spec, accept_licence)]
+    except (MissingExtra, WeightsNotFound):
+        return []
+    except BackboneError as error:
+        left_out[spec.name] = str(error)
+    return []
+
+
+def _checked(name: str, spec: BackboneSpec, weights: Path | None, accept_licence: str) -> Candidate:
+    loaded = load_backbone(spec.name, weights, accept_licence=accept_licence)
+    return Candidate(name, loaded.spec, weights, loaded.sha256 or "", accept_licence)

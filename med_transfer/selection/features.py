@@ -1,0 +1,151 @@
+"""Pooled features of scans: each worked out once, and kept on disk with what it cost.
+
+::
+
+    FOLDER/scans/KEY.json       content of a scan as it lay on disk: hash of its voxels, hash of the network's input
+    FOLDER/features/KEY.npz     the means over space of every feature map; KEY from the two hashes, the preprocessing
+                                and the weights
+
+So a second look at unchanged files reads no scan, and a moved or renamed scan is read but passes no network again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from med_transfer.atomic import atomic_path, write_text
+from med_transfer.backbones import Encoder
+from med_transfer.cohorts import Case, preparation_key, prepare_scan
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.selection.candidates import Network
+from med_transfer.verification import Agreement, remembers, watched
+
+
+@dataclass(frozen=True)
+class ScanIdentity:
+    """SHA-256 of a scan's voxels, and of what the network is shown of them."""
+
+    content_hash: str
+    input_hash: str
+
+
+@dataclass(frozen=True)
+class StageFeatures:
+    """What one network makes of one scan.
+
+    Attributes:
+        stages: of each feature map the mean over space, float32 [channel], shallow to deep.
+        seconds: of the forward pass; None when it was watched, which takes longer.
+        activations_mib: of all layers' outputs, in single precision.
+        agreement: with what the normalisation layers remember; None when that was not looked at.
+        device: cpu or cuda.
+    """
+
+    stages: tuple[NDArray[np.float32], ...]
+    seconds: float | None
+    activations_mib: float
+    agreement: Agreement | None
+    device: str
+
+
+class FeatureLibrary:
+    """The features of scans under one preprocessing. Encoders are loaded when a scan needs one."""
+
+    def __init__(self, folder: Path, preprocessing: PreprocessingConfig) -> None:
+        self.folder, self.preprocessing = folder, Preprocessing(preprocessing)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._encoders: dict[str, Encoder] = {}
+
+    def look_up(
+        self, case: Case, networks: Sequence[Network], watch: bool = False
+    ) -> tuple[ScanIdentity, tuple[StageFeatures, ...]]:
+        """A scan's identity and its features by each network.
+
+        Args:
+            case: the scan.
+            networks: may be empty: then the scan is only proven to be usable.
+            watch: also compare what passes the normalisation layers with what they remember.
+
+        Raises:
+            ScanError: the scan cannot be used.
+        """
+        index = self.folder / "scans" / f"{preparation_key(case, self.preprocessing)}.json"
+        identity = ScanIdentity(**json.loads(index.read_text())) if index.exists() else None
+        found = [_read(self._path(identity, network)) if identity else None for network in networks]
+        if identity is not None and all(found):
+            return identity, tuple(one for one in found if one)
+        prepared = prepare_scan(case, self.preprocessing)
+        identity = ScanIdentity(prepared.content_hash, hashlib.sha256(prepared.tensor.tobytes()).hexdigest())
+        image = torch.from_numpy(prepared.tensor.astype(np.float32))[None]
+        features = tuple(self._features(identity, image, network, watch) for network in networks)
+        write_text(index, json.dumps(asdict(identity)))
+        return identity, features
+
+    def _features(self, identity: ScanIdentity, image: Tensor, network: Network, watch: bool) -> StageFeatures:
+        path = self._path(identity, network)
+        known = _read(path)
+        if known is not None:
+            return known
+        if network.key not in self._encoders:
+            encoder = network.load().to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            self._encoders[network.key] = encoder
+        features = extract(self._encoders[network.key], image.to(self.device), watch=watch and network.seed is None)
+        _write(path, features)
+        return features
+
+    def _path(self, identity: ScanIdentity, network: Network) -> Path:
+        what = [asdict(identity), self.preprocessing.config.model_dump(mode="json"), network.key]
+        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+        return self.folder / "features" / f"{key}.npz"
+
+
+@torch.inference_mode()
+def extract(encoder: Encoder, image: Tensor, *, watch: bool = False) -> StageFeatures:
+    """Features of one image [1, channel, depth, height, width] on the encoder's device."""
+    watch = watch and remembers(encoder)
+    numbers = 0
+
+    def count(_: nn.Module, __: tuple, output: object) -> None:
+        nonlocal numbers
+        numbers += output.numel() if isinstance(output, Tensor) else 0
+
+    hooks = [module.register_forward_hook(count) for module in encoder.modules() if not list(module.children())]
+    try:
+        with watched(encoder) if watch else nullcontext() as agreement_so_far:
+            started = time.perf_counter()
+            maps = encoder(image.contiguous(memory_format=torch.channels_last_3d))
+            stages = tuple(one.float().flatten(2).mean(2)[0].cpu().numpy() for one in maps)
+            seconds = time.perf_counter() - started
+            agreement = agreement_so_far() if agreement_so_far else None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return StageFeatures(stages, None if watch else seconds, numbers * 4 / 2**20, agreement, image.device.type)
+
+
+def _write(path: Path, features: StageFeatures) -> None:
+    record = asdict(features) | {"stages": len(features.stages)}
+    arrays = {f"stage{number}": stage for number, stage in enumerate(features.stages)}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
+
+
+def _read(path: Path) -> StageFeatures | None:
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        record = json.loads(str(stored["record"]))
+        record["stages"] = tuple(stored[f"stage{number}"] for number in range(record["stages"]))
+    record["agreement"] = Agreement(**record["agreement"]) if record["agreement"] else None
+    return StageFeatures(**record)

@@ -1,0 +1,141 @@
+"""The measures of one network on the training folds: of every layer, against random weights, against the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.backbones import BackboneSpec
+from med_transfer.backbones.source_features import SourceFeatures
+from med_transfer.errors import BackboneError
+from med_transfer.selection.features import StageFeatures
+from med_transfer.selection.record import DomainGap, LayerScore, Stages, layer_text
+from med_transfer.selection.target import Target
+from med_transfer.transfer.choice import Contender, in_order
+from med_transfer.transfer.discrepancy import mmd, proxy_a_distance
+from med_transfer.transfer.frechet import frechet_distance, gaussian_of
+from med_transfer.transfer.hscore import regularised_h_score
+from med_transfer.transfer.leep import n_leep
+from med_transfer.transfer.logme import log_me
+from med_transfer.transfer.probes import Judged, linear_probe, nearest_neighbours
+from med_transfer.transfer.transrate import trans_rate
+from med_transfer.verification import Agreement
+
+Measure = Callable[[NDArray[np.float64], NDArray[np.integer]], float]
+
+
+@dataclass(frozen=True)
+class MeasuredLayer:
+    """A layer's figures, and the linear probe's answers that they come from."""
+
+    score: LayerScore
+    probe: Judged
+
+
+def layers_of(spec: BackboneSpec, also: Stages | None = None) -> list[Stages]:
+    """Every stage alone, and the joined stages of the backbone's entry and of the config; counted from 0."""
+    n_stages = len(spec.stage_channels)
+    single = [(stage,) for stage in range(n_stages)]
+    joined = [tuple(stage % n_stages for stage in stages) for stages in (spec.pooled_stages, also) if stages]
+    return list(dict.fromkeys([*single, *joined]))
+
+
+def joined_features(features: Sequence[StageFeatures], stages: Stages) -> NDArray[np.float64]:
+    """[scan, feature] of the means over space of these stages."""
+    return np.array([np.concatenate([one.stages[stage] for stage in stages]) for one in features], dtype=np.float64)
+
+
+def measure_layers(features: Sequence[StageFeatures], layers: Sequence[Stages], target: Target) -> list[MeasuredLayer]:
+    """Every layer, best first by the rule of the ranking; a narrower layer costs less."""
+    measured = [_measure(joined_features(features, stages), stages, target) for stages in layers]
+    by_name = {layer_text(one.score.stages): one for one in measured}
+    contenders = [
+        Contender(name, one.score.macro_auc, one.score.standard_error, one.score.log_me, one.score.n_features)
+        for name, one in by_name.items()
+    ]
+    return [by_name[contender.name] for contender in in_order(contenders)]
+
+
+def _measure(table: NDArray[np.float64], stages: Stages, target: Target) -> MeasuredLayer:
+    cohort = target.cohort
+    truth, patients, labels = cohort.truth, cohort.patients, cohort.labels
+    probe = linear_probe(table, truth, patients, target.folds, labels)
+    neighbours = nearest_neighbours(table, truth, patients, target.folds, labels)
+    score = LayerScore(
+        stages=stages,
+        n_features=table.shape[1],
+        macro_auc=probe.macro_auc,
+        standard_error=probe.standard_error,
+        balanced_sensitivity=probe.balanced_sensitivity,
+        knn_macro_auc=neighbours.macro_auc,
+        knn_balanced_sensitivity=neighbours.balanced_sensitivity,
+        log_me=over_labels(log_me, table, target),
+        h_score=over_labels(regularised_h_score, table, target),
+        n_leep=over_labels(n_leep, table, target),
+        trans_rate=over_labels(trans_rate, table, target),
+    )
+    return MeasuredLayer(score, probe)
+
+
+def over_labels(measure: Measure, table: NDArray[np.float64], target: Target) -> float:
+    """Of the classes; of several findings a scan the mean over the findings, each present or absent."""
+    truth = target.cohort.truth
+    if not target.cohort.labels.multilabel:
+        return measure(table, truth.argmax(axis=1))
+    return float(np.mean([measure(table, finding.astype(int)) for finding in truth.T]))
+
+
+# Against the source -------------------------------------------------------------------------------------------
+
+
+def domain_gap(
+    features: Sequence[StageFeatures], best: Stages, source: SourceFeatures | None, patients: Sequence[str]
+) -> DomainGap:
+    """Everything that can be computed from what is known of the source, in the best layer where that is known.
+
+    Raises:
+        BackboneError: the source's features do not fit the network.
+    """
+    agreement, unknown = _agreement(features), []
+    if agreement is None:
+        unknown.append("batch normalisation: the network keeps no statistics")
+    if source is None:
+        unknown.append("Frechet distance, MMD and A-distance: no features of the source are stored")
+        return DomainGap(None, None, None, None, None, None, agreement, "; ".join(unknown))
+    stages = _layer_of_source(source, best)
+    table = joined_features(features, stages)
+    stored = source.features.get(stages)
+    reference = gaussian_of(stored) if stored is not None else source.gaussians[stages]
+    if len(reference.mean) != table.shape[1]:
+        raise BackboneError(
+            f"{len(reference.mean)} source features of stage {layer_text(stages)}",
+            expected=f"{table.shape[1]}, as the network has",
+        )
+    distance = frechet_distance(reference, gaussian_of(table))
+    relative = distance / reference.total_variance if reference.total_variance > 0 else None
+    if stored is None:
+        unknown.append("MMD and A-distance: of the source only mean and covariance are stored")
+        return DomainGap(stages, distance, relative, None, None, None, agreement, "; ".join(unknown))
+    discrepancy = mmd(stored, table)
+    told_apart = proxy_a_distance(stored, table, patients)
+    return DomainGap(
+        stages, distance, relative, discrepancy.squared, discrepancy.p_value, told_apart, agreement, "; ".join(unknown)
+    )
+
+
+def _layer_of_source(source: SourceFeatures, best: Stages) -> Stages:
+    """The best layer if the source has it, else its deepest; features before a Gaussian."""
+    known = [*source.features, *source.gaussians]
+    return best if best in known else max(known, key=lambda stages: (stages in source.features, max(stages)))
+
+
+def _agreement(features: Sequence[StageFeatures]) -> Agreement | None:
+    """The median over the scans that were watched."""
+    seen = [one.agreement for one in features if one.agreement is not None]
+    if not seen:
+        return None
+    correlation, shift, spread = np.median([(one.correlation, one.shift, one.spread) for one in seen], axis=0)
+    return Agreement(float(correlation), float(shift), float(spread), seen[0].layers)

@@ -1,0 +1,64 @@
+"""The recommendation in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from med_transfer.selection.record import BackboneScore, layer_text
+from med_transfer.transfer.choice import LOG_ME_DECIMALS
+
+_NONE = (
+    "No pretrained backbone beats its own random weights on these scans by more than a standard error: nothing speaks "
+    "for transferring any of them. Train from scratch, gather more scans, or pretrain on scans of your own. Closest: "
+)
+
+
+def recommend(ranking: Sequence[BackboneScore]) -> tuple[str | None, str]:
+    """The first of a ranking that beats its own random weights, and why; None when none does."""
+    chosen = next((score for score in ranking if score.beats_random), None)
+    if chosen is None:
+        closest = max(ranking, key=lambda score: score.gain)
+        return None, f"{_NONE}{closest.name}, {_over_random(closest)}."
+    best = chosen.best
+    parts = [
+        f"{chosen.name}, stage {layer_text(best.stages)}: a linear probe on its frozen features reaches macro AUC "
+        f"{best.macro_auc:.2f} (standard error {best.standard_error:.2f}), {_over_random(chosen)}.",
+        *_passed_over(ranking, chosen),
+        *_rivals([score for score in ranking if score.beats_random and score is not chosen], chosen),
+    ]
+    if not chosen.commercial_use:
+        parts.append(f"Its licence ({chosen.licence}) allows no commercial use.")
+    return chosen.name, " ".join(parts)
+
+
+def _over_random(score: BackboneScore) -> str:
+    return (
+        f"{score.gain:+.2f} (standard error {score.gain_standard_error:.2f}) against {score.random_best.macro_auc:.2f} "
+        "of the same network with random weights"
+    )
+
+
+def _passed_over(ranking: Sequence[BackboneScore], chosen: BackboneScore) -> list[str]:
+    """Those that stand before it and do not beat their own random weights."""
+    before = list(ranking)[: list(ranking).index(chosen)]
+    return [f"{score.name} stands before it but does not beat its own random weights." for score in before]
+
+
+def _rivals(others: Sequence[BackboneScore], chosen: BackboneScore) -> list[str]:
+    """Who cannot be told apart from it by the probe, and what decided."""
+    leader = max([chosen, *others], key=lambda score: score.best.macro_auc).best
+    close = [score for score in others if score.best.macro_auc >= leader.macro_auc - leader.standard_error]
+    return [_decided(score, chosen) for score in close]
+
+
+def _decided(rival: BackboneScore, chosen: BackboneScore) -> str:
+    mine, theirs = (round(score.best.log_me, LOG_ME_DECIMALS) for score in (chosen, rival))
+    if mine != theirs:
+        by = f"LogME decided, {mine:.2f} against {theirs:.2f}"
+    else:
+        by = f"their LogME is equal too, and cost decided: {_mib(chosen)} of activations a scan against {_mib(rival)}"
+    return f"{rival.name} ({rival.best.macro_auc:.2f}) is within a standard error of the best; {by}."
+
+
+def _mib(score: BackboneScore) -> str:
+    return f"{score.cost.activations_mib:.0f} MiB"

@@ -1,0 +1,148 @@
+"""``selection.json`` for programs and ``selection.md`` for people."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from med_transfer.atomic import write_text
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.selection.record import BackboneScore, LayerScore, Selection, layer_text
+
+SCHEMA = 1
+RULE = (
+    "The cross-validated linear probe's macro AUC decides; what lies within one standard error of the best is a tie, "
+    "decided by LogME (to two decimals) and then by cost. A backbone that does not beat its own random weights by more "
+    "than the standard error of the difference is not recommended."
+)
+_HEAD = (
+    "backbone",
+    "stage",
+    "macro AUC",
+    "random",
+    "gain",
+    "balanced sens.",
+    "k-NN AUC",
+    "LogME",
+    "BN corr.",
+    "s/scan",
+)
+
+
+def as_record(selection: Selection, config: FinetuneConfig | None = None) -> dict:
+    """What ``selection.json`` holds."""
+    record = {"schema": SCHEMA, **asdict(selection), "rule": RULE, "overrides": list(selection.overrides)}
+    for score, one in zip(selection.ranking, record["ranking"], strict=True):
+        one["beats_random"] = score.beats_random
+    record["folder"] = str(selection.folder)
+    if config is not None:
+        record["config"] = {part: getattr(config, part).model_dump(mode="json") for part in ("input", "split")}
+        record["config"]["seed"] = config.seed
+    return record
+
+
+def write_selection(selection: Selection, config: FinetuneConfig) -> None:
+    """Both files, into the selection's folder. Raises OutputError."""
+    write_text(selection.folder / "selection.json", json.dumps(as_record(selection, config), indent=2) + "\n")
+    write_text(selection.folder / "selection.md", as_markdown(selection))
+
+
+def table_rows(selection: Selection) -> list[tuple[str, ...]]:
+    """The ranking, one row a backbone, under a row of headings."""
+    return [_HEAD, *(_row(score) for score in selection.ranking)]
+
+
+def _row(score: BackboneScore) -> tuple[str, ...]:
+    best, memory = score.best, score.gap.batch_norm
+    return (
+        score.name,
+        layer_text(best.stages),
+        f"{best.macro_auc:.2f} ± {best.standard_error:.2f}",
+        f"{score.random_best.macro_auc:.2f}",
+        f"{score.gain:+.2f} ± {score.gain_standard_error:.2f}",
+        f"{best.balanced_sensitivity:.2f}",
+        f"{best.knn_macro_auc:.2f}",
+        f"{best.log_me:.2f}",
+        f"{memory.correlation:.2f}" if memory else "unknown",
+        f"{score.cost.seconds_per_scan:.2f}" if score.cost.seconds_per_scan is not None else "unknown",
+    )
+
+
+def as_markdown(selection: Selection) -> str:
+    """The ranking, every layer, the gap to each source, and what was left out."""
+    kind = "findings" if selection.multilabel else "classes"
+    parts = [
+        "# Which backbone suits this cohort",
+        f"{selection.n_scans} scans of {selection.n_patients} patients in {selection.n_folds} training folds; {kind}: "
+        f"{', '.join(selection.classes)}. The test scans were shown to no network.",
+        f"**Recommended: {selection.recommended or 'none'}.** {selection.reason}",
+        *(
+            [f"To take it, give `finetune` the same config and:\n\n    {as_options(selection.overrides)}"]
+            if selection.recommended
+            else []
+        ),
+        "## Ranking",
+        _table(table_rows(selection)),
+        RULE,
+        *[text for score in selection.ranking for text in _details(score)],
+    ]
+    for title, reasons in (("Left out", selection.left_out), ("Scans that could not be used", selection.failed)):
+        if reasons:
+            parts += [f"## {title}", "\n".join(f"- {name}: {reason}" for name, reason in reasons.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_options(overrides: Sequence[str]) -> str:
+    """What to type, quoted for a shell."""
+    return " ".join(f"--set {shlex.quote(text)}" for text in overrides)
+
+
+def _details(score: BackboneScore) -> list[str]:
+    cost, leep = score.cost, "unknown" if score.leep is None else f"{score.leep:.3f}"
+    memory = f"{cost.parameters_mib:.0f} MiB of weights, {cost.activations_mib:.0f} MiB of activations a scan"
+    return [
+        f"## {score.name}",
+        f"Licence: {score.licence}. {memory}. LEEP: {leep}.",
+        _table([_LAYER_HEAD, *_layer_rows("source", score.layers), *_layer_rows("random", score.random_layers)]),
+        f"Distance from the source: {_gap(score)}.",
+    ]
+
+
+_LAYER_HEAD = (
+    "weights", "stage", "features", "macro AUC", "balanced sens.", "k-NN AUC", "LogME", "H-score", "N-LEEP", "TransRate"
+)  # fmt: skip
+
+
+def _layer_rows(weights: str, layers: Sequence[LayerScore]) -> list[tuple[str, ...]]:
+    return [
+        (
+            weights, layer_text(one.stages), str(one.n_features), f"{one.macro_auc:.2f} ± {one.standard_error:.2f}",
+            f"{one.balanced_sensitivity:.2f}", f"{one.knn_macro_auc:.2f}", f"{one.log_me:.3f}", f"{one.h_score:.3f}",
+            f"{one.n_leep:.3f}", f"{one.trans_rate:.2f}",
+        )
+        for one in layers
+    ]  # fmt: skip
+
+
+def _gap(score: BackboneScore) -> str:
+    gap, parts = score.gap, []
+    if gap.batch_norm:
+        memory = gap.batch_norm
+        parts.append(
+            f"batch normalisation: correlation {memory.correlation:.2f}, shift {memory.shift:.2f} sd, spread "
+            f"{memory.spread:.2f}"
+        )
+    if gap.stages is not None:
+        of_variance = "" if gap.frechet_relative is None else f", {gap.frechet_relative:.2f} of the source's variance"
+        parts.append(f"stage {layer_text(gap.stages)}: Frechet {gap.frechet:.3g}{of_variance}")
+    if gap.mmd_squared is not None:
+        parts.append(f"MMD² {gap.mmd_squared:.4f} (p = {gap.mmd_p_value:.3f}), A-distance {gap.proxy_a_distance:.2f}")
+    return "; ".join([*parts, *([f"unknown: {gap.unknown}"] if gap.unknown else [])])
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    head, *body = rows
+    lines = [head, tuple("---" for _ in head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,172 @@
+"""A cohort in, a ranking of backbones out, and one recommendation with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from med_transfer.cohorts import Cohort, seen_before, split_cohort
+from med_transfer.errors import PatientLeak
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.plan import resolve_preprocessing, source_provenance
+from med_transfer.progress import Progress, silent
+from med_transfer.selection.candidates import Candidate, Candidates, find_candidates
+from med_transfer.selection.features import StageFeatures
+from med_transfer.selection.measuring import (
+    MeasuredLayer,
+    domain_gap,
+    joined_features,
+    layers_of,
+    measure_layers,
+    over_labels,
+)
+from med_transfer.selection.reasons import recommend
+from med_transfer.selection.record import BackboneScore, Cost, Selection
+from med_transfer.selection.report import write_selection
+from med_transfer.selection.source import source_features, source_head
+from med_transfer.selection.target import Groups, Target, read_target
+from med_transfer.transfer.choice import Contender, in_order
+from med_transfer.transfer.leep import leep
+
+
+def select(
+    cohort: Cohort, config: FinetuneConfig, out: Path | str, names: Sequence[str] | None = None,
+    weights: Sequence[tuple[str, Path | str]] = (), progress: Progress = silent,
+) -> Selection:  # fmt: skip
+    """Rank every backbone whose weights are at hand on the training folds of a cohort, and write the result.
+
+    Args:
+        cohort: the table; the scans that ``finetune`` would keep for testing are shown to no network.
+        config: of the run that is to follow: its input, split and seed count.
+        out: folder for selection.json, selection.md and the features; the same folder again reads no scan twice.
+        names: only these backbones.
+        weights: backbone and path of weights of one's own: a file, a bundle or a run folder.
+        progress: told how far it is.
+
+    Raises:
+        CohortError: the cohort cannot be split, or leaks.
+        BackboneError: no weights are at hand, or what was named or given cannot be used.
+        ConfigError: an input that a backbone cannot take.
+        NothingDone: no scan can be used.
+        OutputError: a result cannot be written.
+    """
+    out = Path(out)
+    split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
+    paths = [(name, Path(path)) for name, path in weights]
+    found = find_candidates(names, paths, config.backbone.accept_licence)
+    found = _without_teachers_of_these(found, cohort, [None] * len(cohort))  # by patient, before anything is read
+    target = read_target(cohort, config, _groups(found.ready, config), out / "cache", progress)
+    found = _without_teachers_of_these(found, target.cohort, target.hashes)
+    controls: dict[str, list[MeasuredLayer]] = {}
+    scores = []
+    for number, candidate in enumerate(found.ready, start=1):
+        progress("measures", number - 1, len(found.ready), candidate.name)
+        scores.append(_score(candidate, target, config, controls))
+    progress("measures", len(found.ready), len(found.ready))
+    selection = _selection(scores, found.left_out, target, out)
+    write_selection(selection, config)
+    return selection
+
+
+def _groups(candidates: Sequence[Candidate], config: FinetuneConfig) -> Groups:
+    """The networks that see the same input, so that a scan is read once for all of them."""
+    groups: Groups = {}
+    for candidate in candidates:
+        networks = groups.setdefault(resolve_preprocessing(candidate.spec, config), [])
+        networks += [one for one in (candidate.network, candidate.control(config.seed)) if one not in networks]
+    return groups
+
+
+def _without_teachers_of_these(found: Candidates, cohort: Cohort, hashes: Sequence[str | None]) -> Candidates:
+    """A network that has learned from these patients would look better than it is."""
+    ready, left_out = [], dict(found.left_out)
+    for candidate in found.ready:
+        known = source_provenance(candidate.weights)
+        seen = seen_before(cohort, hashes, known.patient_hashes, known.content_hashes) if known else ()
+        if seen:
+            left_out[candidate.name] = f"it was trained on {len(seen)} of these scans or their patients"
+        else:
+            ready.append(candidate)
+    if not ready:
+        name, reason = next(iter(left_out.items()))
+        raise PatientLeak(
+            f"{name}: {reason}", where=cohort.path or "", expected="a source that never saw these patients",
+            action="Nothing else is left to rank; give other weights",
+        )  # fmt: skip
+    return Candidates(tuple(ready), left_out)
+
+
+def _score(
+    candidate: Candidate, target: Target, config: FinetuneConfig, controls: dict[str, list[MeasuredLayer]]
+) -> BackboneScore:
+    layers = layers_of(candidate.spec, config.backbone.pooled_stages)
+    control, features = candidate.control(config.seed), target.features[candidate.network.key]
+    measured = measure_layers(features, layers, target)
+    if control.key not in controls:
+        controls[control.key] = measure_layers(target.features[control.key], layers, target)
+    random, best = controls[control.key], measured[0]
+    gain, gain_standard_error = best.probe.minus(random[0].probe)
+    return BackboneScore(
+        name=candidate.name,
+        backbone=candidate.spec.name,
+        weights=str(candidate.weights) if candidate.weights else None,
+        sha256=candidate.sha256,
+        licence=candidate.spec.licence,
+        commercial_use=candidate.spec.commercial_use,
+        best=best.score,
+        layers=_in_depth(measured),
+        random_best=random[0].score,
+        random_layers=_in_depth(random),
+        gain=gain,
+        gain_standard_error=gain_standard_error,
+        leep=_leep(candidate, features, target),
+        gap=domain_gap(features, best.score.stages, source_features(candidate), target.cohort.patients),
+        cost=_cost(candidate, features),
+    )
+
+
+def _in_depth(measured: Sequence[MeasuredLayer]) -> tuple:
+    return tuple(sorted((one.score for one in measured), key=lambda score: (len(score.stages), score.stages)))
+
+
+def _leep(candidate: Candidate, features: Sequence[StageFeatures], target: Target) -> float | None:
+    head = source_head(candidate)
+    if head is None:
+        return None
+    return over_labels(leep, head.probabilities(joined_features(features, head.stages)), target)
+
+
+def _cost(candidate: Candidate, features: Sequence[StageFeatures]) -> Cost:
+    seconds = [one.seconds for one in features if one.seconds is not None]
+    return Cost(
+        seconds_per_scan=float(np.median(seconds)) if seconds else None,
+        parameters_mib=candidate.spec.parameters * 4 / 2**20,
+        activations_mib=features[0].activations_mib,
+        device=features[0].device,
+    )
+
+
+def _selection(scores: Sequence[BackboneScore], left_out: dict[str, str], target: Target, out: Path) -> Selection:
+    by_name = {score.name: score for score in scores}
+    contenders = [
+        Contender(name, one.best.macro_auc, one.best.standard_error, one.best.log_me, one.cost.activations_mib)
+        for name, one in by_name.items()
+    ]
+    ranking = tuple(by_name[contender.name] for contender in in_order(contenders))
+    recommended, reason = recommend(ranking)
+    labels = target.cohort.labels
+    return Selection(
+        ranking=ranking,
+        recommended=recommended,
+        reason=reason,
+        left_out=left_out,
+        classes=labels.names,
+        multilabel=labels.multilabel,
+        n_scans=len(target.cohort),
+        n_patients=len(set(target.cohort.patients)),
+        n_folds=len(set(target.folds.tolist())),
+        failed=target.failed,
+        folder=out,
+    )

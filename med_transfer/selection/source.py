@@ -1,0 +1,93 @@
+"""What is known of the scans that a candidate's network was trained on: a file of features, or what a bundle keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from med_transfer.backbones.source_features import (
+    LowRankGaussian,
+    SourceFeatures,
+    read_source_features,
+    source_features_path,
+)
+from med_transfer.backbones.store import store_folder, stored_weights
+from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, read_record
+from med_transfer.selection.candidates import Candidate
+from med_transfer.selection.record import Stages
+
+
+@dataclass(frozen=True)
+class SourceHead:
+    """The linear head of a source network: features of its stages [scan, feature] to classes of the source."""
+
+    stages: Stages
+    weight: Tensor
+    bias: Tensor
+    temperature: float
+
+    def probabilities(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """[scan, source class]."""
+        logits = torch.from_numpy(np.asarray(features, np.float64)) @ self.weight.double().T + self.bias.double()
+        return torch.softmax(logits / self.temperature, dim=1).numpy()
+
+
+def source_features(candidate: Candidate) -> SourceFeatures | None:
+    """Of the file beside the weights, or in the user's folder under the backbone's name; else of a bundle's novelty.
+
+    Raises:
+        BackboneError: there is a file, and it cannot be used.
+    """
+    for path in _places(candidate):
+        if path.is_file():
+            return read_source_features(path, candidate.sha256)
+    return _of_bundle(candidate)
+
+
+def source_head(candidate: Candidate) -> SourceHead | None:
+    """The first member's head of a bundle that gives one class a scan; else None."""
+    folder = _bundle(candidate)
+    if folder is None or read_record(folder).multilabel:
+        return None
+    tensors = load_file(folder / WEIGHTS_FILE)
+    weight, bias = (torch.from_numpy(tensors[f"member0.head.{part}"]) for part in ("weight", "bias"))
+    return SourceHead(_pooled(candidate, folder), weight, bias, float(tensors["temperature"]))
+
+
+def _places(candidate: Candidate) -> list[Path]:
+    stored = stored_weights(candidate.spec) if candidate.weights is None else candidate.weights
+    file = stored / WEIGHTS_FILE if stored is not None and stored.is_dir() else stored
+    beside = [source_features_path(file)] if file is not None else []
+    by_name = [source_features_path(store_folder() / candidate.spec.name)] if candidate.weights is None else []
+    return beside + by_name
+
+
+def _bundle(candidate: Candidate) -> Path | None:
+    folder = candidate.weights
+    return folder if folder is not None and (folder / RECORD_FILE).is_file() else None
+
+
+def _of_bundle(candidate: Candidate) -> SourceFeatures | None:
+    """The first member's training scans, as its novelty describes them; components that it did not use are zero."""
+    folder = _bundle(candidate)
+    if folder is None:
+        return None
+    tensors = load_file(folder / WEIGHTS_FILE)
+    mean, components, variances, residual = (
+        tensors[f"novelty0.{part}"].astype(np.float64) for part in ("mean", "components", "variances", "residual")
+    )
+    used = (components**2).sum(axis=1) > 0.5
+    gaussian = LowRankGaussian(mean, components[used], variances[used], float(residual))
+    n_scans = read_record(folder).input_envelope.n_scans
+    return SourceFeatures(candidate.sha256, n_scans, gaussians={_pooled(candidate, folder): gaussian})
+
+
+def _pooled(candidate: Candidate, folder: Path) -> Stages:
+    n_stages = len(candidate.spec.stage_channels)
+    return tuple(stage % n_stages for stage in read_record(folder).backbone.pooled_stages)

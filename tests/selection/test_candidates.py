@@ -1,0 +1,120 @@
+"""Which weights are at hand, and the words that a recommendation is given in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from med_transfer.backbones import find_backbone, load_backbone
+from med_transfer.backbones.networks.resnet import medicalnet
+from med_transfer.errors import BackboneError, UnknownBackbone
+from med_transfer.selection.candidates import find_candidates
+from med_transfer.selection.reasons import recommend
+from med_transfer.selection.record import BackboneScore, Cost, DomainGap, LayerScore
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_BACKBONES", str(tmp_path / "store"))
+    (tmp_path / "store").mkdir()
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def stored(store):
+    """MedicalNet's smallest in the user's folder, with random values."""
+    file = store / "medicalnet-resnet10.safetensors"
+    state = medicalnet(10).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+    return file
+
+
+def test_what_lies_in_the_users_folder_is_found_by_name(stored):
+    (candidate,) = find_candidates(["medicalnet-resnet10"]).ready
+    assert (candidate.name, candidate.weights) == ("medicalnet-resnet10", None)
+    assert candidate.sha256 == load_backbone("medicalnet-resnet10", stored).sha256
+    loaded = candidate.network.load()
+    assert torch.equal(loaded.state_dict()["conv1.weight"], load_backbone("medicalnet-resnet10").encoder.conv1.weight)
+
+
+def test_the_same_weights_twice_are_one_candidate(random_weights, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(random_weights.read_bytes())
+    ready = find_candidates([], [("resnet18-w32", random_weights), ("resnet18-w32", copy)]).ready
+    assert [candidate.weights for candidate in ready] == [random_weights]
+
+
+def test_the_control_is_the_network_that_a_run_from_scratch_starts_from(random_weights):
+    (candidate,) = find_candidates([], [("resnet18-w32", random_weights)]).ready
+    control = candidate.control(seed=4)
+    expected = load_backbone("resnet18-w32", scratch=True, seed=4).encoder.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in control.load().state_dict().items())
+    assert len({candidate.network.key, control.key, candidate.control(seed=5).key}) == 3
+
+
+def test_a_given_file_that_fits_nothing_is_an_error(store, random_weights):
+    with pytest.raises(UnknownBackbone, match="unknown backbone 'resnet'"):
+        find_candidates([], [("resnet", random_weights)])
+    with pytest.raises(BackboneError, match="Choose the backbone that this file was made for"):
+        find_candidates([], [("resnet10", random_weights)])
+
+
+def test_damaged_weights_of_the_folder_are_left_out_with_their_reason(store, random_weights, monkeypatch):
+    """Only where everything at hand was asked for; by its name it is an error."""
+    (store / "medicalnet-resnet10.safetensors").write_bytes(b"damaged")
+    with pytest.raises(BackboneError, match="truncated or damaged"):
+        find_candidates(["medicalnet-resnet10"])
+    only = {"medicalnet-resnet10": find_backbone("medicalnet-resnet10")}
+    monkeypatch.setattr("med_transfer.selection.candidates.backbones", lambda: only)  # Astra would take its time
+    found = find_candidates(None, [("resnet18-w32", random_weights)])
+    assert [candidate.spec.name for candidate in found.ready] == ["resnet18-w32"]
+    assert "truncated or damaged" in found.left_out["medicalnet-resnet10"]
+
+
+# The words
+
+
+def layer(macro_auc, log_me=0.0, standard_error=0.03):
+    return LayerScore((3,), 256, macro_auc, standard_error, 0.5, 0.6, 0.5, log_me, 1.0, -1.0, 10.0)
+
+
+def score(name, macro_auc, gain, log_me=0.0, activations=10.0, **changes):
+    best, random = layer(macro_auc, log_me), layer(macro_auc - gain)
+    gap = DomainGap(None, None, None, None, None, None, None, "nothing is known")
+    one = BackboneScore(
+        name, "astra", None, "", "MIT", True, best, (best,), random, (random,), gain, 0.04, None, gap,
+        Cost(1.0, 10.0, activations, "cpu"),
+    )  # fmt: skip
+    return replace(one, **changes)
+
+
+def test_the_first_that_beats_its_random_weights_is_recommended():
+    name, reason = recommend([score("same", 0.9, 0.03), score("good", 0.8, 0.2)])
+    assert name == "good"
+    assert "good, stage 3: a linear probe on its frozen features reaches macro AUC 0.80 (standard error 0.03)" in reason
+    assert "+0.20 (standard error 0.04) against 0.60 of the same network with random weights" in reason
+    assert "same stands before it but does not beat its own random weights." in reason
+
+
+def test_what_decided_a_tie_is_said():
+    _, by_evidence = recommend([score("a", 0.79, 0.2, log_me=-0.3), score("b", 0.8, 0.2, log_me=-0.4)])
+    assert "b (0.80) is within a standard error of the best; LogME decided, -0.30 against -0.40." in by_evidence
+    _, by_cost = recommend([score("a", 0.79, 0.2, activations=5), score("b", 0.8, 0.2, activations=9)])
+    assert "their LogME is equal too, and cost decided: 5 MiB of activations a scan against 9 MiB." in by_cost
+    _, clear = recommend([score("a", 0.9, 0.2), score("b", 0.8, 0.2)])
+    assert "within a standard error" not in clear
+
+
+def test_none_is_recommended_when_none_beats_its_random_weights():
+    name, reason = recommend([score("a", 0.8, 0.04), score("b", 0.7, -0.1)])
+    assert name is None
+    assert "No pretrained backbone beats its own random weights" in reason
+    assert "Closest: a, +0.04 (standard error 0.04) against 0.76" in reason
+
+
+def test_a_licence_without_commercial_use_is_said():
+    _, reason = recommend([score("a", 0.9, 0.2, licence="CC BY-NC 4.0", commercial_use=False)])
+    assert reason.endswith("Its licence (CC BY-NC 4.0) allows no commercial use.")

@@ -1,0 +1,269 @@
+"""``select`` from what is typed to what lies on the disk: the ranking, the cache, the test scans, the errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import TINY, read_rows, settings, write_rows
+
+import med_transfer as mt
+from med_transfer.cli.select import next_command
+from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
+from med_transfer.config import load_config
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.selection.report import as_markdown
+
+NAME = "resnet18-w32"
+SPLIT = SplitConfig(folds=2, test_fraction=0.34)
+INPUT = ("input.shape=[16,16,16]", "input.region=roi", "input.spacing_mm=[2,2,2]")
+SMALL = settings(*TINY, *INPUT)
+
+
+def words(table: Path, out: Path, *weights: Path) -> list:
+    given = [word for path in weights for word in ("--weights", f"{NAME}={path}")]
+    return ["select", table, "-o", out, "--backbones", NAME, *given, *SMALL]
+
+
+def own_copy(table: Path, folder: Path) -> Path:
+    shutil.copytree(table.parent, folder)
+    return folder / table.name
+
+
+def figures(outcome_json: str) -> list[dict]:
+    """The ranking without what is measured with a clock."""
+    ranking = json.loads(outcome_json)["ranking"]
+    for score in ranking:
+        del score["cost"]["seconds_per_scan"]
+    return ranking
+
+
+def feature_files(out: Path) -> set[str]:
+    return {path.name for path in (out / "cache" / "features").iterdir()}
+
+
+@pytest.fixture(scope="session")
+def selected(command, target_csv, finished, random_weights, tmp_path_factory):
+    """A trained bundle and the control's own values, ranked."""
+    out = tmp_path_factory.mktemp("selected")
+    return out, command(*words(target_csv, out, finished.bundle, random_weights))
+
+
+def test_the_ranking_is_printed_and_written(selected, finished, random_weights):
+    out, outcome = selected
+    assert outcome.code == 0, outcome.err
+    record = json.loads((out / "selection.json").read_text())
+    trained, random = f"{NAME} ({finished.bundle})", f"{NAME} ({random_weights})"
+    assert {score["name"] for score in record["ranking"]} == {trained, random}
+    for name in (trained, random):
+        assert f"{name}  " in outcome.out
+        assert f"## {name}" in (out / "selection.md").read_text()
+    assert record["classes"] == ["ground-glass", "part-solid", "solid"]
+    assert f"recommended: {record['recommended'] or 'none'}" in outcome.out
+    assert record["reason"] in outcome.out
+    assert "features" in outcome.err
+    assert "target-1" not in "".join(path.read_text() for path in out.iterdir() if path.is_file()) + outcome.out
+
+
+def test_the_order_follows_the_rule_and_the_recommendation_beats_its_random_weights(selected):
+    record = json.loads((selected[0] / "selection.json").read_text())
+    first, second = record["ranking"]
+    tied = first["best"]["macro_auc"] >= second["best"]["macro_auc"] - second["best"]["standard_error"]
+    assert first["best"]["macro_auc"] >= second["best"]["macro_auc"] or tied
+    beating = [score["name"] for score in record["ranking"] if score["gain"] > score["gain_standard_error"]]
+    assert record["recommended"] == (beating[0] if beating else None)
+    assert [score["beats_random"] for score in record["ranking"]] == [s["name"] in beating for s in record["ranking"]]
+
+
+def test_random_weights_gain_nothing_over_themselves(command, target_csv, random_weights, tmp_path):
+    outcome = command(*words(target_csv, tmp_path, random_weights))
+    (score,) = json.loads((tmp_path / "selection.json").read_text())["ranking"]
+    assert score["layers"] == score["random_layers"]
+    assert (score["gain"], score["gain_standard_error"]) == (0, 0)
+    assert "recommended: none" in outcome.out
+    assert "No pretrained backbone beats its own random weights" in outcome.out
+    assert "next: med-transfer finetune" not in outcome.out
+
+
+def test_the_folds_are_those_of_the_run_that_follows(selected, target_csv):
+    split = split_cohort(Cohort.read(target_csv), SPLIT)
+    record = json.loads((selected[0] / "selection.json").read_text())
+    assert (record["n_scans"], record["n_folds"]) == (len(split.development), 2)
+    assert len(feature_files(selected[0])) == 3 * len(split.development)  # two networks and one control
+
+
+def test_one_validation_part_is_no_cross_validation(command, target_csv, random_weights, tmp_path):
+    """A run with a holdout has one fold; the choice is made in as many as the config names, within its training."""
+    more = settings("split.kind=holdout", "split.val_fraction=0.34", "split.folds=3")
+    outcome = command(*words(target_csv, tmp_path, random_weights), *more, "--json")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(outcome.out)
+    split = split_cohort(Cohort.read(target_csv), SPLIT.model_copy(update={"kind": "holdout", "val_fraction": 0.34}))
+    assert (record["n_scans"], record["n_folds"]) == (len(split.development), 3)
+
+
+def test_a_second_call_reads_no_scan(command, target_csv, other_weights, tmp_path):
+    """The scans are overwritten with zeros under their old size and time: who reads one fails."""
+    table = own_copy(target_csv, tmp_path / "copy")
+    first = command(*words(table, tmp_path / "out", other_weights), "--json")
+    before = feature_files(tmp_path / "out")
+    for path in (table.parent / "scans").iterdir():
+        stamp = path.stat()
+        path.write_bytes(bytes(stamp.st_size))
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    again = command(*words(table, tmp_path / "out", other_weights), "--json")
+    assert (first.code, again.code) == (0, 0)
+    assert json.loads(first.out)["ranking"] == json.loads(again.out)["ranking"]
+    assert feature_files(tmp_path / "out") == before
+
+
+def test_nothing_of_a_test_scan_counts(command, target_csv, other_weights, tmp_path):
+    """Other labels, other regions, and files that are no scans: not one figure changes."""
+    table, rows = own_copy(target_csv, tmp_path / "copy"), read_rows(target_csv)
+    test = split_cohort(Cohort.read(target_csv), SPLIT).test
+    for number, row in enumerate(rows):
+        row["split"] = "test" if number in test else "train"
+    honest = command(*words(write_rows(table, rows), tmp_path / "honest", other_weights), "--json")
+    others = {"ground-glass": "solid", "solid": "part-solid", "part-solid": "ground-glass"}
+    for number in test:
+        rows[number] |= {"label": others[rows[number]["label"]], "roi_x_mm": "999"}
+        (table.parent / rows[number]["scan"]).write_bytes(b"no scan")
+    corrupted = command(*words(write_rows(table, rows), tmp_path / "corrupted", other_weights), "--json")
+    assert (honest.code, corrupted.code) == (0, 0), corrupted.err
+    assert figures(honest.out) == figures(corrupted.out)
+    assert json.loads(honest.out)["n_scans"] == len(rows) - len(test)
+
+
+def test_every_layer_is_measured(selected):
+    record = json.loads((selected[0] / "selection.json").read_text())
+    for score in record["ranking"]:
+        assert len(score["layers"]) == 4
+        assert score["best"] in score["layers"]
+        for layer in score["layers"]:
+            assert 0 <= layer["macro_auc"] <= 1
+            assert layer["n_features"] == 32 * 2 ** layer["stages"][0]
+
+
+def test_what_the_source_was_like(selected, finished, random_weights):
+    """A bundle keeps a head and the Gaussian of its training scans; a bare weights file neither."""
+    scores = {score["name"]: score for score in json.loads((selected[0] / "selection.json").read_text())["ranking"]}
+    bundle, bare = scores[f"{NAME} ({finished.bundle})"], scores[f"{NAME} ({random_weights})"]
+    assert bundle["leep"] < 0
+    assert bundle["gap"]["stages"] == [3]
+    assert bundle["gap"]["frechet_relative"] > 0
+    assert bundle["gap"]["unknown"] == "MMD and A-distance: of the source only mean and covariance are stored"
+    assert (bare["leep"], bare["gap"]["frechet"]) == (None, None)
+    assert bare["gap"]["unknown"] == "Frechet distance, MMD and A-distance: no features of the source are stored"
+    assert bundle["gap"]["batch_norm"]["correlation"] > bare["gap"]["batch_norm"]["correlation"]
+    assert bundle["cost"]["parameters_mib"] == pytest.approx(8_287_776 * 4 / 2**20)
+
+
+def test_a_scan_that_cannot_be_used_is_counted(command, target_csv, other_weights, tmp_path):
+    table = own_copy(target_csv, tmp_path / "copy")
+    scan = read_rows(table)[0]["scan"]
+    (table.parent / scan).write_bytes(b"no scan")
+    outcome = command(*words(table, tmp_path / "out", other_weights))
+    record = json.loads((tmp_path / "out/selection.json").read_text())
+    assert (outcome.code, list(record["failed"])) == (1, [scan])
+    assert "## Scans that could not be used" in (tmp_path / "out/selection.md").read_text()
+    remaining = Cohort.read(table)
+    split = split_cohort(remaining.subset(range(1, len(remaining))), SPLIT)
+    assert record["n_scans"] == len(split.development)
+
+
+def test_from_python(selected, target_csv, finished, random_weights):
+    given = [(NAME, finished.bundle), (NAME, random_weights)]
+    stages = []
+    selection = mt.select_backbone(
+        target_csv, out=selected[0], names=[NAME], weights=given, overrides=(*TINY, *INPUT),
+        progress=lambda stage, done, total, note="": stages.append(stage),
+    )  # fmt: skip
+    assert {"features", "measures"} == set(stages)
+    record = json.loads((selected[0] / "selection.json").read_text())
+    assert [score.name for score in selection.ranking] == [score["name"] for score in record["ranking"]]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        selection.recommended = "mine"
+    best = selection.ranking[0]
+    chosen = dataclasses.replace(selection, recommended=best.name)
+    config = load_config(FinetuneConfig, None, chosen.overrides)
+    assert (config.backbone.name, str(config.backbone.weights)) == (NAME, best.weights)
+    assert config.backbone.pooled_stages == best.best.stages
+    assert dataclasses.replace(selection, recommended=None).overrides == ()
+    typed = shlex.split(next_command(chosen, target_csv, None, ("seed=3",)))
+    assert typed[:5] == ["med-transfer", "finetune", str(target_csv), "-o", "RUN"]
+    assert load_config(FinetuneConfig, None, typed[6::2]) == config.model_copy(update={"seed": 3})
+    assert f"--set backbone.name={NAME}" in as_markdown(chosen)
+
+
+# What is refused
+
+
+def refused(outcome, code, *found):
+    lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert (outcome.code, len(lines)) == (code, 1), outcome.err
+    for text in found:
+        assert text in lines[0]
+
+
+def test_a_source_that_was_trained_on_these_patients(command, cohort_csv, finished, random_weights, tmp_path):
+    """Nothing else to rank: an error. With another candidate it is left out, and said to be."""
+    alone = command(*words(cohort_csv, tmp_path, finished.bundle))
+    refused(alone, 2, "it was trained on 12 of these scans or their patients; expected a source that never saw")
+    both = command(*words(cohort_csv, tmp_path, finished.bundle, random_weights))
+    assert both.code == 0, both.err
+    assert f"left out: {NAME} ({finished.bundle}): it was trained on 12 of these scans" in both.out
+    assert "## Left out" in (tmp_path / "selection.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--backbones", "resnet18-w23"], "unknown backbone 'resnet18-w23'"),
+        (["--backbones", NAME], f"backbone {NAME} has no published weights; expected weights of your own: --weights"),
+        (["--backbones", "medicalnet-resnet18"], "backbone medicalnet-resnet18 needs a weights file"),
+        (["--backbones", ""], "no backbone's weights are at hand; expected weights in"),
+        (["--backbones", "", "--weights", "weights.pt"], "--weights: 'weights.pt'; expected NAME=PATH"),
+        (["--backbones", "", "--weights", f"{NAME}=nowhere.pt"], "nowhere.pt: no such file; expected a weights file"),
+        (["--set", "input.shape=[8,8,8]"], "input.shape: shape [8, 8, 8]; expected at least [16, 16, 16]"),
+        (["--set", "split.folds=9"], "has 6 patients; expected at least 10, one each for 9 folds and the test set"),
+        (["--set", "split.flods=9"], "no such key; expected split.folds perhaps"),
+    ],
+)
+def test_wrong_usage(command, target_csv, random_weights, tmp_path, monkeypatch, options, found):
+    monkeypatch.setenv("MED_TRANSFER_BACKBONES", str(tmp_path / "store"))
+    given = [] if "--backbones" in options else ["--backbones", NAME, "--weights", f"{NAME}={random_weights}"]
+    outcome = command("select", target_csv, "-o", tmp_path / "out", *given, *SMALL, *options)
+    refused(outcome, 2, found)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_label(command, target_csv, random_weights, tmp_path):
+    table = own_copy(target_csv, tmp_path / "copy")
+    rows = read_rows(table)
+    rows[3]["label"] = ""
+    outcome = command(*words(write_rows(table, rows), tmp_path / "out", random_weights))
+    refused(outcome, 2, "row 5", "has no label. Fill the label")
+
+
+def test_no_scan_can_be_used(command, target_csv, random_weights, tmp_path):
+    table = own_copy(target_csv, tmp_path / "copy")
+    for path in (table.parent / "scans").iterdir():
+        path.write_bytes(b"no scan")
+    outcome = command(*words(table, tmp_path / "out", random_weights))
+    refused(outcome, 3, "none of 18 scans can be used; expected at least one. The first reason:")
+
+
+def test_one_image_on_two_sides(command, target_csv, random_weights, tmp_path):
+    """A copy of a test scan under another patient's name would teach the choice what the test will ask."""
+    table, rows = own_copy(target_csv, tmp_path / "copy"), read_rows(target_csv)
+    split = split_cohort(Cohort.read(target_csv), SPLIT)
+    taught, asked = rows[split.development[0]], rows[split.test[0]]
+    shutil.copy(table.parent / asked["scan"], table.parent / taught["scan"])
+    taught |= {name: value for name, value in asked.items() if name.startswith("roi_")}
+    outcome = command(*words(write_rows(table, rows), tmp_path / "out", random_weights))
+    refused(outcome, 2, "identical images in the test set and in development")
