@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from med_transfer.backbones import NetworkPlan, backbones
+from med_transfer.backbones.adapters import add_adapters
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
@@ -78,6 +79,25 @@ class Provenance(_Record):
     content_hashes: tuple[str, ...]
 
 
+class TransferRecord(_Record):
+    """How the network was transferred.
+
+    Attributes:
+        strategy, regularise, batch_norm: as in the run's config.
+        adapter_reduction: of the adapters that are part of the network; None when it has none.
+        fallback: why this is the network from scratch after all; empty when it is the transferred one.
+    """
+
+    strategy: str
+    regularise: tuple[str, ...] = ()
+    batch_norm: str = "auto"
+    adapter_reduction: int | None = None
+    fallback: str = ""
+
+    def __str__(self) -> str:
+        return ", ".join([self.strategy, *self.regularise, f"BatchNorm {self.batch_norm}"])
+
+
 class BundleRecord(_Record):
     """``med_transfer.json``."""
 
@@ -94,6 +114,7 @@ class BundleRecord(_Record):
     abstain_above_novelty: float | None = None
     input_envelope: InputEnvelope
     trained_on: Provenance
+    transfer: TransferRecord | None = None
     weights_sha256: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     intended_use: str = "Research use only. Not a medical device."
@@ -209,6 +230,9 @@ def _empty_network(record: BundleRecord) -> Ensemble:
     pooled, plan = record.backbone.pooled_stages, record.backbone.plan
     build = plan.architecture.build if plan else spec.build
     classifiers = [Classifier(build(), len(record.classes), pooled) for _ in range(record.n_members)]
+    if record.transfer and record.transfer.adapter_reduction:
+        for classifier in classifiers:
+            add_adapters(classifier.encoder, record.transfer.adapter_reduction)
     return Ensemble(classifiers, multilabel=record.multilabel)
 
 

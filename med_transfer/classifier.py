@@ -40,7 +40,11 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """[batch, n_features] of a batch [batch, channel, depth, height, width]."""
-        return self.encoder.pool(self.encoder(x), self.pooled_stages)
+        return self.pool(self.encoder(x))
+
+    def pool(self, maps: list[Tensor]) -> Tensor:
+        """[batch, n_features] of the encoder's feature maps."""
+        return self.encoder.pool(maps, self.pooled_stages)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, n_classes] of a batch [batch, channel, depth, height, width]."""

@@ -13,6 +13,7 @@ from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Case, PreparedCohort
 from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation import Metrics, TransferGain, evaluate
+from med_transfer.evaluation.metrics import FitGap, KeptNetwork
 from med_transfer.evaluation.report import write_report
 from med_transfer.evaluation.run_summary import LearningCurve, Miss, RunSummary
 from med_transfer.prediction import Prediction
@@ -28,6 +29,7 @@ def judge(
     record: BundleRecord, prepared: PreparedCohort, probabilities: NDArray[np.float64], novelty: NDArray[np.float64],
     out: Path, summary: RunSummary, *, baselines: Mapping[str, NDArray[np.float64]] | None = None,
     gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
+    kept: KeptNetwork | None = None, gap: FitGap | None = None,
 ) -> Metrics:  # fmt: skip
     """Write predictions, metrics and report of scans with labels.
 
@@ -41,6 +43,7 @@ def judge(
         gain: over the same network from scratch.
         curves: of the training.
         seed: of the bootstrap.
+        kept, gap: of the training.
     """
     cohort = prepared.cohort
     predictions = [
@@ -53,6 +56,7 @@ def judge(
         failed=prepared.failed, baselines=baselines or {}, subgroups=_subgroups(cohort.cases), transfer_gain=gain,
         seed=seed,
     )  # fmt: skip
+    metrics = metrics.model_copy(update={"kept_network": kept, "fit_gap": gap})
     metrics.save(out / "metrics.json")
     write_report(
         out / "report.html", metrics=metrics, run=summary, truth=cohort.truth, probabilities=probabilities,

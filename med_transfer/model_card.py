@@ -17,6 +17,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         ("Operating point", str(record.operating_point)),
         ("Networks", f"{record.n_members}, their calibrated probabilities averaged"),
         ("Backbone", f"{backbone.name}, {'weights ' + backbone.weights if backbone.weights else 'from scratch'}"),
+        *_transfer_rows(record),
         ("Backbone licence", backbone.licence),
         ("Backbone SHA-256", backbone.sha256 or "none: trained from scratch"),
         ("Input", " x ".join(map(str, shape)) + " voxels, " + ("region fitted" if spacing is None else _mm(spacing))),
@@ -38,6 +39,13 @@ def model_card(record: BundleRecord, cohort: Cohort) -> str:
         "How well it does, on whom, and with what uncertainty stands in the run's report.html and metrics.json.\n"
         "Scans unlike the cohort's, in spacing, scanner, body part or disease, are outside of what was tested.\n"
     )
+
+
+def _transfer_rows(record: BundleRecord) -> list[tuple[str, str]]:
+    if record.transfer is None:
+        return []
+    fallback = record.transfer.fallback
+    return [("Transfer", str(record.transfer)), *([("Fallback", fallback)] if fallback else [])]
 
 
 def _calibration(record: BundleRecord) -> str:

@@ -37,7 +37,7 @@ class Novelty(nn.Module):
         self.mean.copy_(training.mean(0))
         centred = training - self.mean
         _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-        kept = min(_COMPONENTS, len(training) // 4)
+        kept = min(_COMPONENTS, len(training) // 4, len(singular))
         variances = singular**2 / max(len(training) - 1, 1)
         self.components.zero_()[:kept] = directions[:kept]
         self.variances.fill_(1.0)[:kept] = variances[:kept].clamp_min(1e-8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,12 +11,21 @@ from med_transfer.cli.options import AsJson, Config, Overrides
 
 NAME = "finetune"
 
+OnHarm = Annotated[
+    Literal["report", "fallback"] | None,
+    typer.Option(
+        help="When transfer harms on the validation scans: report it, or keep the network from scratch (fallback).",
+        show_default=False,
+    ),
+]
+
 
 def command(
     cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same folder again resumes.")],
     config: Config = None,
     overrides: Overrides = None,
+    on_harm: OnHarm = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity."""
@@ -26,7 +35,8 @@ def command(
     from med_transfer.config import load_config
     from med_transfer.finetuning import FinetuneConfig, finetune
 
-    settings = load_config(FinetuneConfig, config, overrides or ())
+    chosen = [f"transfer.on_harm={on_harm}"] if on_harm else []
+    settings = load_config(FinetuneConfig, config, [*(overrides or ()), *chosen])
     with progress_bars() as progress:
         run = finetune(Cohort.read(cohort), settings, out, progress)
     say_run(run, as_json=as_json)

@@ -35,6 +35,10 @@ def say_metrics(metrics: Metrics) -> None:
         say(f"  transfer over scratch: {gain.verdict}")
         say(f"    macro AUC {estimate_text(gain.macro_auc, signed=True)}")
         say(f"    balanced sensitivity {estimate_text(gain.balanced_sensitivity, signed=True)}")
+    if metrics.kept_network and metrics.kept_network.rule == "fallback":
+        say(f"  network kept: {metrics.kept_network.kept}, decided on validation scans")
+    if metrics.fit_gap and metrics.fit_gap.exceeded:
+        say(f"  over-fitting: {metrics.fit_gap.sentence}")
     if metrics.failed.n:
         say(f"  {metrics.failed.n} scans gave no prediction; reasons in the report")
 

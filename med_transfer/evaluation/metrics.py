@@ -76,6 +76,69 @@ class TransferGain(Record):
     method: str
 
 
+class KeptNetwork(Record):
+    """Which of the two networks the bundle holds, and so which one every other figure is about.
+
+    Attributes:
+        kept: the ``transferred`` network or the one from ``scratch``.
+        rule: what was to happen on harm, set before the run: ``report`` or ``fallback``.
+        validation: transferred minus scratch on validation scans, which alone decides; None where it was not asked.
+        sentence: the same in words.
+    """
+
+    kept: Literal["transferred", "scratch"]
+    rule: Literal["report", "fallback"]
+    validation: TransferGain | None = None
+    sentence: str
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether the transferred network was given up."""
+        return self.kept == "scratch" and self.validation is not None
+
+
+class FitGap(Record):
+    """How much better the networks do on scans they learned from than on scans they did not; a sign of over-fitting.
+
+    Both at the epoch that was kept, without augmentation, all members together. The validation scans chose that epoch,
+    so the gap is rather too small than too large.
+
+    Attributes:
+        training_sensitivity, validation_sensitivity: balanced; None when undefined.
+        training_loss, validation_loss: cross-entropy before calibration.
+        limit: a difference in balanced sensitivity above this is ``exceeded``.
+    """
+
+    training_sensitivity: float | None
+    validation_sensitivity: float | None
+    training_loss: float
+    validation_loss: float
+    limit: float
+
+    @property
+    def difference(self) -> float | None:
+        """Training minus validation balanced sensitivity."""
+        if self.training_sensitivity is None or self.validation_sensitivity is None:
+            return None
+        return self.training_sensitivity - self.validation_sensitivity
+
+    @property
+    def exceeded(self) -> bool:
+        return self.difference is not None and self.difference > self.limit
+
+    @property
+    def sentence(self) -> str:
+        """In words and numbers."""
+        if self.training_sensitivity is None or self.validation_sensitivity is None or self.difference is None:
+            return "the gap between training and validation is undefined"
+        text = (
+            f"balanced sensitivity {self.training_sensitivity:.2f} on training and "
+            f"{self.validation_sensitivity:.2f} on validation scans, a gap of {self.difference:+.2f} "
+            f"(limit {self.limit:.2f}); loss {self.training_loss:.2f} and {self.validation_loss:.2f}"
+        )
+        return text + (": the networks have learned their training scans by heart" if self.exceeded else "")
+
+
 class Failed(Record):
     """Scans that gave no prediction; they are in no rate of this file."""
 
@@ -100,6 +163,7 @@ class Metrics(Record):
         confusion_matrix: scans by true class (row) and called class (column); null for several findings a scan.
         prevalence: share of the test scans that have the class.
         subgroups: column to value to measures.
+        kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
     """
 
     schema_version: Literal["1"] = Field(default=SCHEMA_VERSION, alias="schema")
@@ -117,6 +181,8 @@ class Metrics(Record):
     baselines: dict[str, BaselineMetrics] = Field(default_factory=dict)
     subgroups: dict[str, dict[str, Subgroup]] = Field(default_factory=dict)
     transfer_gain: TransferGain | None = None
+    kept_network: KeptNetwork | None = None
+    fit_gap: FitGap | None = None
     failed: Failed = Failed()
     bootstrap: Bootstrap
 

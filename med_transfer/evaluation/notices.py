@@ -36,8 +36,11 @@ class Notice:
 
 
 def notices(metrics: Metrics) -> list[Notice]:
-    """In the order of reading: transfer gain, baseline, failed scans, classes with too few scans."""
-    found = [_transfer(metrics.transfer_gain), _baseline(metrics), _failed(metrics), _few(metrics)]
+    """In the order of reading: transfer, what was kept, baseline, over-fitting, failed scans, classes of few scans."""
+    found = [
+        _transfer(metrics.transfer_gain), _kept(metrics), _baseline(metrics), _gap(metrics), _failed(metrics),
+        _few(metrics),
+    ]  # fmt: skip
     return [notice for notice in found if notice is not None]
 
 
@@ -71,6 +74,22 @@ def _transfer(gain: TransferGain | None) -> Notice:
         f"balanced sensitivity {_difference(gain.balanced_sensitivity)}; {gain.n_patients} patients."
     )
     return Notice(level, title, text + measured)
+
+
+def _kept(metrics: Metrics) -> Notice | None:
+    kept = metrics.kept_network
+    if kept is None or kept.validation is None:
+        return None
+    if kept.fell_back:
+        return Notice("warning", "The bundle holds the network from scratch", kept.sentence)
+    return Notice("neutral", "The bundle holds the transferred network", kept.sentence)
+
+
+def _gap(metrics: Metrics) -> Notice | None:
+    if metrics.fit_gap is None or not metrics.fit_gap.exceeded:
+        return None
+    text = metrics.fit_gap.sentence
+    return Notice("warning", "The networks over-fit", f"{text[:1].upper()}{text[1:]}. See docs/transfer.md.")
 
 
 def _baseline(metrics: Metrics) -> Notice | None:

@@ -14,9 +14,14 @@ from med_transfer.finetuning.module import FinetuningModule
 
 
 class BestWeights(Callback):
-    """Keeps the classifier's weights of the epoch with the best smoothed figure. Saved and resumed with the state."""
+    """Keeps the classifier's weights of the epoch with the best smoothed figure. Saved and resumed with the state.
 
-    def __init__(self) -> None:
+    Args:
+        first_epoch: earlier epochs are not considered.
+    """
+
+    def __init__(self, first_epoch: int = 0) -> None:
+        self.first_epoch = first_epoch
         self.weights: dict[str, Tensor] = {}
         self.epoch = -1
         self.figure = float("nan")
@@ -25,6 +30,8 @@ class BestWeights(Callback):
         if not isinstance(pl_module, FinetuningModule):
             return
         row = pl_module.history[-1]
+        if row["epoch"] < self.first_epoch:
+            return
         if not self.weights or pl_module.is_better(row["smoothed"], self.figure):
             self.epoch, self.figure = int(row["epoch"]), row["smoothed"]
             self.weights = {name: t.detach().cpu().clone() for name, t in pl_module.classifier.state_dict().items()}

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.cohorts.splits import SplitConfig
+from med_transfer.transfer.config import TransferConfig
+from med_transfer.transfer.strategies import Strategy, find_strategy
+from med_transfer.transfer.strategies.layerwise_lr_decay import LayerwiseLRDecay
+from med_transfer.transfer.strategies.scratch import Scratch
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[int, int, int]
@@ -88,10 +92,16 @@ class TrainingConfig(_Config):
     Attributes:
         epochs: at most; one epoch draws ``max(training scans, epoch_scans)`` scans.
         balance: classes are drawn equally often (``sampling``), weighted in the loss (``weights``), or left alone.
-        learning_rate: of the head and the deepest stage; None: 3e-4 from a source, 1e-3 from scratch.
-        stage_decay: each earlier stage learns at this share of the next one's rate; a network from scratch ignores it.
+        learning_rate: of the head and the deepest stage; None: the strategy's own (3e-4 for most, 1e-3 from scratch).
+        stage_decay: each earlier stage learns at this share of the next one's rate; None: the strategy's own (0.7 or
+            1); a network from scratch ignores it.
         freeze_stages: how many stages, from the input, never change.
-        freeze_norm_statistics: BatchNorm keeps the source's running statistics; None: yes when there is a source.
+        freeze_norm_statistics: BatchNorm's running statistics stay; None: as ``transfer.batch_norm`` says.
+        averaging: the weights that are judged and kept: the last step's (``none``), their exponential mean over steps
+            (``ema``), or their mean over the last epochs at a constant rate, without early stopping (``swa``).
+        ema_decay: weight of the past at each step.
+        swa_start: share of the epochs after which averaging begins.
+        gap_limit: balanced sensitivity on training scans above that on validation scans by more than this is warned of.
         monitor: the validation figure that early stopping and the choice of weights look at.
         smoothing: weight of the past in the exponential mean of that figure (0: none).
         patience: epochs without improvement before stopping.
@@ -102,7 +112,7 @@ class TrainingConfig(_Config):
     epoch_scans: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 16
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    stage_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    stage_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_epochs: Annotated[float, Field(ge=0)] = 2.0
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
@@ -111,19 +121,26 @@ class TrainingConfig(_Config):
     balance: Literal["sampling", "weights", "none"] = "sampling"
     freeze_stages: Annotated[int, Field(ge=0)] = 0
     freeze_norm_statistics: bool | None = None
+    averaging: Literal["none", "ema", "swa"] = "none"
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    swa_start: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    gap_limit: Share = 0.2
     monitor: Literal["balanced_sensitivity", "macro_auc", "loss"] = "balanced_sensitivity"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.6
     patience: Annotated[int, Field(ge=1)] = 15
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: Annotated[int, Field(ge=0)] | None = None
 
-    def resolved(self, *, from_source: bool) -> TrainingConfig:
+    def resolved(self, *, from_source: bool, strategy: Strategy | None = None) -> TrainingConfig:
         """Every automatic value filled in. From scratch nothing is frozen, slowed or kept: that would be unfair."""
-        values: dict = {"learning_rate": self.learning_rate or (3e-4 if from_source else 1e-3)}
+        strategy = strategy or (LayerwiseLRDecay() if from_source else Scratch())
+        values: dict = {"learning_rate": self.learning_rate or strategy.learning_rate}
         if not from_source:
-            values |= {"stage_decay": 1.0, "freeze_stages": 0, "freeze_norm_statistics": False}
-        elif self.freeze_norm_statistics is None:
-            values["freeze_norm_statistics"] = True
+            return self.model_copy(
+                update=values | {"stage_decay": 1.0, "freeze_stages": 0, "freeze_norm_statistics": False}
+            )
+        values["stage_decay"] = self.stage_decay or strategy.stage_decay
+        values["freeze_norm_statistics"] = self.freeze_norm_statistics is not False
         return self.model_copy(update=values)
 
 
@@ -139,7 +156,62 @@ class FinetuneConfig(_Config):
     input: InputConfig = InputConfig()
     split: SplitConfig = SplitConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+    transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
     scratch_twin: bool = True
     abstain_above_novelty: Share | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> FinetuneConfig:
+        reason = _contradiction(self)
+        if reason:
+            raise ValueError(reason)
+        return self
+
+    def with_strategy(self, *, from_source: bool) -> FinetuneConfig:
+        """What ``transfer`` leaves automatic filled in. Raises ConfigError: it needs a source and there is none."""
+        transfer = self.transfer
+        if from_source and transfer.batch_norm == "auto" and self.training.freeze_norm_statistics is False:
+            transfer = transfer.model_copy(update={"batch_norm": "train"})
+        return self.model_copy(update={"transfer": transfer.resolved(from_source=from_source)})
+
+    def resolved(self, *, from_source: bool) -> FinetuneConfig:
+        """Every automatic value of transfer and training filled in. Raises ConfigError as :meth:`with_strategy`."""
+        config = self.with_strategy(from_source=from_source)
+        strategy = find_strategy(config.transfer)
+        training = self.training.resolved(from_source=from_source, strategy=strategy)
+        if from_source:
+            keeps = config.transfer.batch_norm != "train"
+            training = training.model_copy(update={"freeze_norm_statistics": keeps})
+        return config.model_copy(update={"training": training})
+
+    def scratch_twin_config(self) -> FinetuneConfig:
+        """The same run without its source."""
+        backbone = self.backbone.model_copy(update={"weights": None})
+        return self.model_copy(update={"backbone": backbone, "transfer": self.transfer.scratch_twin()})
+
+
+def _contradiction(config: FinetuneConfig) -> str:
+    """Why transfer and training do not go together; empty when they do."""
+    transfer, training = config.transfer, config.training
+    strategy = transfer.strategy
+    if transfer.on_harm == "fallback" and not config.scratch_twin:
+        return "transfer.on_harm fallback without scratch_twin: there is no network to fall back to"
+    if strategy == "scratch" and config.backbone.weights is not None:
+        return "transfer.strategy scratch with backbone.weights: from scratch no weights are loaded"
+    if strategy == "linear_probe" and training.averaging != "none":
+        return f"training.averaging {training.averaging} with linear_probe: there are no steps to average over"
+    if strategy == "layerwise_lr_decay" and training.stage_decay == 1:
+        return "training.stage_decay 1 with layerwise_lr_decay: that is transfer.strategy full"
+    if strategy in ("linear_probe", "lora", "adapters") and training.freeze_stages:
+        return f"training.freeze_stages with {strategy}: every stage of the source is frozen already"
+    if strategy == "surgical" and training.freeze_stages:
+        return "training.freeze_stages with surgical: surgical.stages says which stages learn"
+    moving = training.freeze_norm_statistics is False
+    if moving and (strategy in ("linear_probe", "adapters") or transfer.batch_norm in ("source", "bn_adapt")):
+        kept = strategy if strategy in ("linear_probe", "adapters") else f"transfer.batch_norm {transfer.batch_norm}"
+        return f"training.freeze_norm_statistics false with {kept}, which keeps them"
+    if training.freeze_norm_statistics and transfer.batch_norm == "train":
+        return "training.freeze_norm_statistics true with transfer.batch_norm train, which does not keep them"
+    return ""

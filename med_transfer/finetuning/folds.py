@@ -3,85 +3,93 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.classifier import Classifier
-from med_transfer.cohorts import PreparedCohort, Split
 from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation.calibration import fit_temperature
-from med_transfer.finetuning.batches import validation_batches
+from med_transfer.evaluation.metrics import FitGap
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.fit_gap import fit_gap
 from med_transfer.finetuning.listener import TrainingProgress
-from med_transfer.finetuning.member import MemberData, TrainedMember, train_member
+from med_transfer.finetuning.member import TrainedMember, train_member
+from med_transfer.finetuning.member_data import member_data
 from med_transfer.finetuning.plan import Plan
 from med_transfer.novelty import Novelty
 from med_transfer.progress import Progress
+from med_transfer.transfer.strategies import find_strategy
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """The ensemble, in evaluation mode on the CPU, each member's course, and how it was calibrated."""
+    """The ensemble, in evaluation mode on the CPU, each member's course, and how it was calibrated.
+
+    Attributes:
+        validation: calibrated probabilities [scan, class] of each development scan by the member that did not train
+            on it, in the order of the members' validation parts.
+        gap: between training and validation.
+    """
 
     ensemble: Ensemble
     members: tuple[TrainedMember, ...]
     temperature: float
-    n_calibration: int
+    validation: NDArray[np.float64]
+    gap: FitGap
+
+    @property
+    def n_calibration(self) -> int:
+        return len(self.validation)
 
 
 def train_folds(
     plan: Plan, source: LoadedBackbone, pooled_stages: tuple[int, ...], config: FinetuneConfig, folder: Path,
     progress: Progress, stage: str,
 ) -> TrainedEnsemble:  # fmt: skip
-    """Train one classifier a fold, each from its own copy of the source's encoder."""
+    """Train one classifier a fold, each from its own copy of the source's encoder. ``config`` is a resolved one."""
     prepared, split, preprocessing, labels = plan.prepared, plan.split, plan.preprocessing, plan.prepared.cohort.labels
-    trained, novelties, logits, truths = [], [], [], []
+    strategy, reader = find_strategy(config.transfer), FeatureSource(folder / "features", config, preprocessing)
+    read = reader.computed if strategy.trains else reader.cached
+    trained, novelties, seen, unseen = [], [], [], []
     for number in range(split.n_members):
         data = member_data(prepared, split, number)
         torch.manual_seed(config.seed + number)  # the head starts from here
         classifier = Classifier(copy.deepcopy(source.encoder), len(labels), pooled_stages, config.training.dropout)
+        strategy.build(classifier)
         listener = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_members}", progress)
         result = train_member(
             classifier, data, config, preprocessing, labels, folder / f"fold-{number}", seed=config.seed + number,
             progress=listener,
         )  # fmt: skip
-        known = features(
-            result.classifier, validation_batches(data.train_tensors, data.train_truth, config, preprocessing)
-        )
-        unseen = features(
-            result.classifier, validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
-        )
+        known, held_out = (read(result.classifier, part) for part in (data.train_tensors, data.val_tensors))
         trained.append(result)
-        novelties.append(Novelty(classifier.n_features).fit(known, unseen))
-        logits.append(result.classifier.head(unseen).detach().numpy())
-        truths.append(data.val_truth)
-    truth = np.concatenate(truths)
-    temperature = fit_temperature(np.concatenate(logits), truth, multilabel=labels.multilabel)
+        novelties.append(Novelty(classifier.n_features).fit(known, held_out))
+        seen.append((_logits(result.classifier, known), data.train_truth))
+        unseen.append((_logits(result.classifier, held_out), data.val_truth))
+    logits, truth = (np.concatenate(parts) for parts in zip(*unseen, strict=True))
+    temperature = fit_temperature(logits, truth, multilabel=labels.multilabel)
     classifiers = [member.classifier for member in trained]
     ensemble = Ensemble(classifiers, novelties, multilabel=labels.multilabel, temperature=temperature).eval()
-    return TrainedEnsemble(ensemble, tuple(trained), temperature, len(truth))
+    gap = fit_gap(seen, unseen, labels, config.training.gap_limit)
+    log.log(logging.WARNING if gap.exceeded else logging.INFO, "%s: %s", stage, gap.sentence)
+    validation = _probabilities(logits / temperature, multilabel=labels.multilabel)
+    return TrainedEnsemble(ensemble, tuple(trained), temperature, validation, gap)
 
 
-def member_data(prepared: PreparedCohort, split: Split, number: int) -> MemberData:
-    """The training and validation part of one member."""
-    tensors, truth = prepared.tensors, prepared.cohort.truth
-    training, validation = list(split.training(number)), list(split.validation[number])
-    return MemberData(
-        [tensors[i] for i in training], truth[training], [tensors[i] for i in validation], truth[validation]
-    )
+def _logits(classifier: Classifier, features: Tensor) -> NDArray[np.float32]:
+    return classifier.head(features).detach().numpy()
 
 
-@torch.no_grad()
-def features(classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Pooled features [scan, feature] of batches of images and truth, in their order, on the CPU."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = classifier.to(device).eval()
-    result = torch.cat([classifier.features(images.to(device)).float().cpu() for images, _ in batches])
-    classifier.cpu()
-    return result
+def _probabilities(logits: NDArray[np.floating], *, multilabel: bool) -> NDArray[np.float64]:
+    tensor = torch.from_numpy(logits).double()
+    return (tensor.sigmoid() if multilabel else tensor.softmax(1)).numpy()

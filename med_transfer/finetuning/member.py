@@ -12,34 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from numpy.typing import NDArray
+from monai.data.dataloader import DataLoader
 from safetensors.torch import load_file, save
 
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.classifier import Classifier
 from med_transfer.errors import ConfigError
+from med_transfer.finetuning.averaging import WeightAverage, first_averaged_epoch
 from med_transfer.finetuning.batches import loss_weights, training_batches, validation_batches
 from med_transfer.finetuning.best import BestWeights, ResumePoint
-from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.freezing import freeze_stages
-from med_transfer.finetuning.module import LOWER_IS_BETTER, FinetuningModule
+from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
+from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.member_data import MemberData
+from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.monitoring import LOWER_IS_BETTER
+from med_transfer.finetuning.randomness import RandomStates
+from med_transfer.finetuning.start import prepare_start
 from med_transfer.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.transfer.strategies import find_strategy
+
+log = logging.getLogger(__name__)
 
 RESUME_FILE = "resume.ckpt"
-
-
-@dataclass(frozen=True)
-class MemberData:
-    """Prepared tensors and truth of one member's training and validation part."""
-
-    train_tensors: list[NDArray[np.float16]]
-    train_truth: NDArray[np.bool_]
-    val_tensors: list[NDArray[np.float16]]
-    val_truth: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -55,46 +52,69 @@ def train_member(
     classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
     labels: Labels, folder: Path, *, seed: int, progress: Callback | None = None,
 ) -> TrainedMember:  # fmt: skip
-    """Train with early stopping and restore the best weights.
+    """Train with early stopping and restore the best weights, as a plain network.
 
     ``folder`` keeps the state: a finished member is loaded, an interrupted one goes on from its last epoch.
+
+    Args:
+        classifier: with what the strategy builds for good; see ``Strategy.build``.
+        config: resolved.
     """
     weights, course = folder / "best.safetensors", folder / "history.json"
     if weights.exists() and course.exists():
         classifier.load_state_dict(load_file(weights))
         record = json.loads(course.read_text())
         return TrainedMember(classifier.eval(), record["history"], record["best_epoch"])
-    module, best = _fit(classifier, data, config, preprocessing, labels, folder, seed, progress)
-    classifier.load_state_dict(best.weights)
-    write_bytes(weights, save({name: tensor.contiguous() for name, tensor in best.weights.items()}))
-    write_text(course, json.dumps({"history": module.history, "best_epoch": best.epoch}))
+    L.seed_everything(seed, verbose=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    history, best_epoch = _learn(classifier, data, config, preprocessing, labels, folder, seed, progress)
+    state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
+    write_bytes(weights, save(state))
+    write_text(course, json.dumps({"history": history, "best_epoch": best_epoch}))
     (folder / RESUME_FILE).unlink(missing_ok=True)
-    return TrainedMember(classifier.eval(), module.history, best.epoch)
+    return TrainedMember(classifier.eval(), history, best_epoch)
 
 
-def _fit(
+def _learn(
     classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
     labels: Labels, folder: Path, seed: int, progress: Callback | None,
-) -> tuple[FinetuningModule, BestWeights]:  # fmt: skip
-    L.seed_everything(seed, verbose=False)
-    freeze_stages(classifier.encoder, config.training.freeze_stages)
+) -> tuple[list[dict[str, float]], int]:  # fmt: skip
+    """From the strategy's start to its end; the classifier has the best weights. Course and best epoch."""
+    strategy = find_strategy(config.transfer)
+    source = FeatureSource(folder.parent / "features", config, preprocessing)
+    start = prepare_start(classifier, data, config, preprocessing, labels, source)
+    if not strategy.trains:
+        log.info("linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in (start.row or {}).items()))
+        return [start.row or {}], 0
     batches = training_batches(data.train_tensors, data.train_truth, config, preprocessing, seed)
     weights = loss_weights(data.train_truth, config, multilabel=labels.multilabel)
     module = FinetuningModule(
-        classifier, config, labels=labels, class_weights=weights, steps_per_epoch=len(batches), seed=seed
-    )
-    best, resume_file = BestWeights(), folder / RESUME_FILE
-    folder.mkdir(parents=True, exist_ok=True)
+        classifier, config, labels=labels, class_weights=weights, steps_per_epoch=len(batches), seed=seed,
+        strategy=strategy, penalties=start.penalties,
+    )  # fmt: skip
+    unseen = validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
+    best = _fit(module, batches, unseen, config.training, folder, progress)
+    classifier.load_state_dict(best.weights)
+    strategy.finish(classifier)
+    return module.history, best.epoch
+
+
+def _fit(
+    module: FinetuningModule, batches: DataLoader, unseen: DataLoader, training: TrainingConfig, folder: Path,
+    progress: Callback | None,
+) -> BestWeights:  # fmt: skip
+    best, resume_file = BestWeights(first_averaged_epoch(training)), folder / RESUME_FILE
+    averaging = [WeightAverage(training)] if training.averaging != "none" else []
+    state = [RandomStates(batches, module.random), ResumePoint(resume_file)]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its advice is for developers, not for users
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = _trainer(config, [best, ResumePoint(resume_file), *([progress] if progress else [])])
+        trainer = _trainer(training, [best, *averaging, *state, *([progress] if progress else [])])
         with _interruptible():
             trainer.fit(
-                module, batches, validation_batches(data.val_tensors, data.val_truth, config, preprocessing),
-                ckpt_path=resume_file if resume_file.exists() else None, weights_only=True,
-            )  # fmt: skip
-    return module, best
+                module, batches, unseen, ckpt_path=resume_file if resume_file.exists() else None, weights_only=True
+            )
+    return best
 
 
 @contextmanager
@@ -108,15 +128,16 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt from stop
 
 
-def _trainer(config: FinetuneConfig, callbacks: list[Callback]) -> L.Trainer:
-    mode = "min" if config.training.monitor in LOWER_IS_BETTER else "max"
-    stopping = EarlyStopping("monitored", mode=mode, patience=config.training.patience, check_finite=False)
+def _trainer(training: TrainingConfig, callbacks: list[Callback]) -> L.Trainer:
+    mode = "min" if training.monitor in LOWER_IS_BETTER else "max"
+    patience = training.epochs if training.averaging == "swa" else training.patience
+    stopping = EarlyStopping("monitored", mode=mode, patience=patience, check_finite=False)
     return L.Trainer(
-        max_epochs=config.training.epochs,
+        max_epochs=training.epochs,
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
-        precision=precision(config.training.precision),  # type: ignore[arg-type]
-        gradient_clip_val=config.training.gradient_clip,
+        precision=precision(training.precision),  # type: ignore[arg-type]
+        gradient_clip_val=training.gradient_clip,
         callbacks=[*callbacks, stopping],
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from med_transfer.backbones import channels_last
 from med_transfer.classifier import Classifier
-from med_transfer.evaluation.auc import weighted_macro_auc
-from med_transfer.evaluation.rates import weighted_balanced_accuracy
 from med_transfer.finetuning.augmentation import mixup
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.freezing import keep_norm_statistics
+from med_transfer.finetuning.monitoring import LOWER_IS_BETTER, classification_loss, monitored_figure
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.labels import Labels
-from med_transfer.operating_point import OperatingPoint
+from med_transfer.transfer.batch_norm import keep_frozen_statistics
+from med_transfer.transfer.regularisation import Penalty, Step
+from med_transfer.transfer.strategies import Strategy
+from med_transfer.transfer.strategies.full import Full
 
 log = logging.getLogger(__name__)
 
-LOWER_IS_BETTER = {"loss"}
-
 
 class FinetuningModule(L.LightningModule):
-    """Loss, mixup, frozen statistics and the monitored validation figure.
+    """Loss, mixup, what learns in which epoch, penalties, and the monitored validation figure.
 
     A batch is ``(images [batch, channel, depth, height, width], truth [batch, class] in {0, 1})``. After each epoch
     ``history`` gets a row with epoch, training loss, validation loss, the figure and its smoothed value.
@@ -38,7 +37,7 @@ class FinetuningModule(L.LightningModule):
 
     def __init__(
         self, classifier: Classifier, config: FinetuneConfig, *, labels: Labels, class_weights: Tensor,
-        steps_per_epoch: int, seed: int,
+        steps_per_epoch: int, seed: int, strategy: Strategy | None = None, penalties: Sequence[Penalty] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         # a fifth faster than the default layout on a CPU: benchmarks/training_step.py
@@ -47,6 +46,7 @@ class FinetuningModule(L.LightningModule):
         self.labels, self.multilabel = labels, labels.multilabel
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.steps_per_epoch = steps_per_epoch
+        self.strategy, self.penalties = strategy or Full(), tuple(penalties)
         self.random = np.random.default_rng(seed)
         self.history: list[dict[str, float]] = []
         self._training_losses: list[Tensor] = []
@@ -57,21 +57,25 @@ class FinetuningModule(L.LightningModule):
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy against soft targets [batch, class]; binary cross-entropy for each finding when multi-label."""
-        weights = self.class_weights.to(logits.dtype)
-        if self.multilabel:
-            targets = targets * (1 - smoothing) + 0.5 * smoothing
-            return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
-        return F.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
+        return classification_loss(
+            logits, targets, multilabel=self.multilabel, weights=self.class_weights, smoothing=smoothing
+        )
 
     def on_train_epoch_start(self) -> None:
-        if self.config.training.freeze_norm_statistics:
-            keep_norm_statistics(self.classifier.encoder)
+        training = self.config.training
+        self.strategy.set_learning(self.classifier, self.current_epoch, training.freeze_stages)
+        keep_frozen_statistics(self.classifier.encoder, everywhere=bool(training.freeze_norm_statistics))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, targets = mixup(batch[0], batch[1].float(), self.config.augmentation.mixup, self.random)
-        loss = self.loss(self(images).float(), targets, self.config.training.label_smoothing)
+        images = images.contiguous(memory_format=torch.channels_last_3d)
+        maps = self.classifier.encoder(images)
+        features = self.classifier.pool(maps)
+        logits = self.classifier.head(self.classifier.dropout(features))
+        loss = self.loss(logits.float(), targets, self.config.training.label_smoothing)
         self._training_losses.append(loss.detach())
-        return loss
+        step = Step(self.classifier, images, maps, features)
+        return loss + sum(penalty(step) for penalty in self.penalties)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         self._validation.append((self(batch[0]).float().cpu(), batch[1].cpu()))
@@ -92,15 +96,7 @@ class FinetuningModule(L.LightningModule):
         self.log("monitored", row["smoothed"], prog_bar=True)
 
     def _figure(self, logits: Tensor, truth: Tensor, val_loss: float) -> float:
-        monitor = self.config.training.monitor
-        if monitor == "loss":
-            return val_loss
-        known, once = truth.numpy().astype(bool), np.ones((1, len(truth)))
-        scores = (logits.sigmoid() if self.multilabel else logits.softmax(1)).double().numpy()
-        if monitor == "macro_auc":
-            return float(weighted_macro_auc(known, scores, once)[0])
-        called = OperatingPoint.default(self.labels).calls(scores, self.labels)
-        return float(weighted_balanced_accuracy(known, called, once, multilabel=self.multilabel)[0])
+        return monitored_figure(self.config.training.monitor, logits, truth, val_loss, self.labels)
 
     def _smooth(self, figure: float) -> float:
         past = self.config.training.smoothing
@@ -112,7 +108,10 @@ class FinetuningModule(L.LightningModule):
         return not figure >= than if lower else not figure <= than
 
     def configure_optimizers(self) -> Any:
-        adamw, schedule = optimiser(self.classifier, self.config.training, self.steps_per_epoch)
+        training = self.config.training
+        self.strategy.set_learning(self.classifier, training.epochs - 1, training.freeze_stages)  # all that ever learns
+        decay = "l2_sp" not in self.config.transfer.regularise
+        adamw, schedule = optimiser(self.classifier, training, self.steps_per_epoch, decay=decay)
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

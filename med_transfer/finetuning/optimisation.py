@@ -14,21 +14,20 @@ from med_transfer.errors import ConfigError
 from med_transfer.finetuning.config import TrainingConfig
 
 
-def parameter_groups(classifier: Classifier, config: TrainingConfig) -> list[dict]:
+def parameter_groups(classifier: Classifier, config: TrainingConfig, *, decay: bool = True) -> list[dict]:
     """Groups for the optimiser: the head and deepest stage learn fastest, each earlier stage ``stage_decay`` slower.
 
-    Biases and norm layers get no weight decay. Frozen parameters are left out.
+    Biases and norm layers get no weight decay; with ``decay`` False nothing does. Frozen parameters are left out.
     """
-    rate = config.learning_rate
-    if rate is None:
+    rate, stage_decay, weight_decay = config.learning_rate, config.stage_decay, config.weight_decay if decay else 0.0
+    if rate is None or stage_decay is None:
         raise ConfigError("no learning rate", where="training.learning_rate", expected="a resolved TrainingConfig")
     stages = classifier.encoder.stages()
     in_stages = {id(p) for stage in stages for p in stage.parameters()}
     head = [p for p in classifier.parameters() if id(p) not in in_stages]
-    groups = _with_and_without_decay(head, rate, config.weight_decay)
+    groups = _with_and_without_decay(head, rate, weight_decay)
     for depth, stage in enumerate(reversed(stages)):
-        slower = rate * config.stage_decay**depth
-        groups += _with_and_without_decay(stage.parameters(), slower, config.weight_decay)
+        groups += _with_and_without_decay(stage.parameters(), rate * stage_decay**depth, weight_decay)
     return groups
 
 
@@ -41,9 +40,15 @@ def _with_and_without_decay(parameters: Iterable[nn.Parameter], rate: float, dec
     return [group for group in groups if group["params"]]
 
 
-def optimiser(classifier: Classifier, config: TrainingConfig, steps_per_epoch: int) -> tuple[AdamW, LambdaLR]:
-    """AdamW and its schedule, stepped once a batch: linear warm-up, then a cosine down to 1 % of the rate."""
-    adamw = AdamW(parameter_groups(classifier, config))
+def optimiser(
+    classifier: Classifier, config: TrainingConfig, steps_per_epoch: int, *, decay: bool = True
+) -> tuple[AdamW, LambdaLR]:
+    """AdamW and its schedule, stepped once a batch: linear warm-up, then a cosine down to 1 % of the rate.
+
+    For stochastic weight averaging the rate stays where it is when averaging begins (Izmailov et al. 2018).
+    """
+    adamw = AdamW(parameter_groups(classifier, config, decay=decay))
+    last = config.swa_start if config.averaging == "swa" else 1.0
     warmup = config.warmup_epochs * steps_per_epoch
     total = max(config.epochs * steps_per_epoch, 1)
 
@@ -51,6 +56,6 @@ def optimiser(classifier: Classifier, config: TrainingConfig, steps_per_epoch: i
         if step < warmup:
             return (step + 1) / (warmup + 1)
         progress = (step - warmup) / max(total - warmup, 1)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, last)))
 
     return adamw, LambdaLR(adamw, factor)

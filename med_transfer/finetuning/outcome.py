@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.evaluation import Metrics, fit_handcrafted, prevalence_only
+from med_transfer.evaluation.metrics import KeptNetwork
 from med_transfer.evaluation.run_summary import LearningCurve, RunSummary, cohort_counts
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
@@ -21,19 +22,24 @@ from med_transfer.transfer.gain import transfer_gain
 
 def judge_run(
     plan: Plan, config: FinetuneConfig, record: BundleRecord, trained: TrainedEnsemble,
-    scratch: TrainedEnsemble | None, out: Path, seconds: float,
+    scratch: TrainedEnsemble | None, kept: KeptNetwork, out: Path, seconds: float,
 ) -> Metrics:  # fmt: skip
-    """Predict the test scans, measure what the transfer gained, and write the results."""
+    """Predict the test scans, measure what the transfer gained, and write the results.
+
+    Every result is of the network that was kept; the transfer gain is always transferred minus scratch.
+    """
     test = plan.prepared.subset(plan.split.test).without_margin(margin_voxels(plan.preprocessing.shape))
-    probabilities, novelty = assess(trained.ensemble, test)
-    gain = None
+    answers = assess(trained.ensemble, test)
+    gain, bundled = None, trained
     if scratch is not None:
-        without, _ = assess(scratch.ensemble, test)
-        cohort = test.cohort
-        gain = transfer_gain(cohort.truth, probabilities, without, cohort.patients, cohort.labels, config.seed)
+        without, cohort = assess(scratch.ensemble, test), test.cohort
+        gain = transfer_gain(cohort.truth, answers[0], without[0], cohort.patients, cohort.labels, config.seed)
+        if kept.fell_back:
+            answers, bundled = without, scratch
     return judge(
-        record, test, probabilities, novelty, out, _summary(plan, config, record, seconds),
-        baselines=_baselines(plan, config.seed), gain=gain, curves=_curves(trained, config), seed=config.seed,
+        record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),
+        baselines=_baselines(plan, config.seed), gain=gain, curves=_curves(bundled, config), seed=config.seed,
+        kept=kept, gap=bundled.gap,
     )  # fmt: skip
 
 
@@ -64,7 +70,14 @@ def _curves(trained: TrainedEnsemble, config: FinetuneConfig) -> list[LearningCu
     ]
 
 
-def _summary(plan: Plan, config: FinetuneConfig, record: BundleRecord, seconds: float) -> RunSummary:
+def _summary(
+    plan: Plan,
+    config: FinetuneConfig,
+    record: BundleRecord,
+    bundled: TrainedEnsemble,
+    kept: KeptNetwork,
+    seconds: float,
+) -> RunSummary:
     cohort, weights = plan.prepared.cohort, record.backbone.weights
     return RunSummary(
         title=cohort.path.parent.name if cohort.path else "cohort",
@@ -73,7 +86,12 @@ def _summary(plan: Plan, config: FinetuneConfig, record: BundleRecord, seconds: 
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, _parts(plan), cohort.labels),
         split=_split_sentence(plan),
-        config=_config_rows(plan, config),
+        config=[
+            ("Transfer", str(config.transfer)),
+            ("Network kept", kept.sentence),
+            *_config_rows(plan, config),
+            ("Training and validation", bundled.gap.sentence),
+        ],
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from med_transfer.backbones import BackboneSpec
+from med_transfer.bundle import RECORD_FILE, read_record
 from med_transfer.cohorts import (
     Cohort,
     CohortLock,
@@ -18,7 +19,7 @@ from med_transfer.cohorts import (
     seen_before,
     split_cohort,
 )
-from med_transfer.errors import ConfigError, PatientLeak, UsageError
+from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.lineage import source_provenance
@@ -80,6 +81,23 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
             expected=f"at least {list(spec.input.minimum_shape)} for {spec.name}",
         )  # fmt: skip
     return preprocessing
+
+
+def refuse_adapted_source(weights: Path | None) -> None:
+    """A network with adapters is not a plain encoder: without them it would be its own source again.
+
+    Raises:
+        BackboneError: the source is a bundle with adapters.
+    """
+    if weights is None or not (weights / RECORD_FILE).exists():
+        return
+    transfer = read_record(weights).transfer
+    if transfer is not None and transfer.adapter_reduction:
+        raise BackboneError(
+            "the source has adapters, which cannot be transferred", where=weights,
+            expected="a bundle of another strategy, for example lora",
+            action="Give the weights that its adapters were added to, or train it again",
+        )  # fmt: skip
 
 
 def _write_lock(lock: CohortLock, path: Path) -> None:

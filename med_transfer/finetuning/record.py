@@ -5,16 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from med_transfer.backbones import LoadedBackbone
-from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
+from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance, TransferRecord
+from med_transfer.evaluation.metrics import KeptNetwork
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
 from med_transfer.lineage import source_provenance
 from med_transfer.operating_point import OperatingPoint
+from med_transfer.transfer.config import TransferConfig
 
 
-def bundle_record(plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble) -> BundleRecord:
-    """The record of a trained ensemble. Holds hashes of patients and scans, no identifiers."""
+def bundle_record(
+    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble, kept: KeptNetwork
+) -> BundleRecord:
+    """The record of the ensemble that was kept. Holds hashes of patients and scans, no identifiers.
+
+    ``config`` and ``source`` are those of that ensemble: the scratch twin's where it was fallen back to.
+    """
     labels = plan.prepared.cohort.labels
     return BundleRecord(
         classes=labels.names,
@@ -27,6 +34,17 @@ def bundle_record(plan: Plan, config: FinetuneConfig, source: LoadedBackbone, tr
         abstain_above_novelty=config.abstain_above_novelty,
         input_envelope=_envelope(plan),
         trained_on=_provenance(plan, config),
+        transfer=_transfer(config.transfer, kept),
+    )
+
+
+def _transfer(transfer: TransferConfig, kept: KeptNetwork) -> TransferRecord:
+    return TransferRecord(
+        strategy=transfer.strategy,
+        regularise=transfer.regularise,
+        batch_norm=transfer.batch_norm,
+        adapter_reduction=transfer.adapters.reduction if transfer.strategy == "adapters" else None,
+        fallback=kept.sentence if kept.fell_back else "",
     )
 
 

@@ -17,11 +17,13 @@ from med_transfer.config import dump_config, load_config
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.fallback import choose_network
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.member import precision
 from med_transfer.finetuning.outcome import judge_run
-from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, resolve_preprocessing
+from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, refuse_adapted_source, resolve_preprocessing
 from med_transfer.finetuning.record import bundle_record
+from med_transfer.finetuning.start import check_transfer
 from med_transfer.model_card import model_card
 from med_transfer.progress import Progress, silent
 
@@ -61,12 +63,9 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     """
     out = Path(out)
     started = time.monotonic()
-    source = load_backbone(
-        config.backbone.name,
-        config.backbone.weights,
-        seed=config.seed,
-        accept_licence=config.backbone.accept_licence,
-    )
+    source = _source(config)
+    config = config.with_strategy(from_source=source.sha256 is not None)
+    check_transfer(config, source.encoder)
     precision(config.training.precision)
     resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
     split_cohort(cohort, config.split)
@@ -76,9 +75,14 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         plan = make_plan(cohort, config, source.spec, out, progress)
         trained = train(plan, config, source, out / "training", progress)
         scratch = _train_scratch_twin(plan, config, source, out / "training-scratch", progress)
-        record = bundle_record(plan, config, source, trained)
-        save_bundle(out / "bundle", record, trained.ensemble, model_card(record, plan.prepared.cohort))
-        judge_run(plan, config, record, trained, scratch, out, time.monotonic() - started)
+        kept = choose_network(plan, config, trained, scratch)
+        log.info(kept.sentence)
+        bundled, kept_config = trained, config
+        if kept.fell_back and scratch is not None:
+            bundled, kept_config, source = scratch, config.scratch_twin_config(), from_scratch(source.spec, config.seed)
+        record = bundle_record(plan, kept_config, source, bundled, kept)
+        save_bundle(out / "bundle", record, bundled.ensemble, model_card(record, plan.prepared.cohort))
+        judge_run(plan, config, record, trained, scratch, kept, out, time.monotonic() - started)
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)
 
@@ -92,8 +96,7 @@ def train(
     stage: str = "fine-tuning",
 ) -> TrainedEnsemble:
     """All folds from one source; what is automatic in the config depends on whether there is one."""
-    training = config.training.resolved(from_source=source.sha256 is not None)
-    config = config.model_copy(update={"training": training})
+    config = config.resolved(from_source=source.sha256 is not None)
     pooled = config.backbone.pooled_stages or source.spec.pooled_stages
     return train_folds(plan, source, pooled, config, folder, progress, stage)
 
@@ -105,7 +108,19 @@ def _train_scratch_twin(
     if source.sha256 is None or not config.scratch_twin:
         return None
     scratch = from_scratch(source.spec, config.seed)
-    return train(plan, config, scratch, folder, progress, "scratch twin")
+    return train(plan, config.scratch_twin_config(), scratch, folder, progress, "scratch twin")
+
+
+def _source(config: FinetuneConfig) -> LoadedBackbone:
+    if config.transfer.strategy == "scratch":
+        return load_backbone(config.backbone.name, scratch=True, seed=config.seed)
+    refuse_adapted_source(config.backbone.weights)
+    return load_backbone(
+        config.backbone.name,
+        config.backbone.weights,
+        seed=config.seed,
+        accept_licence=config.backbone.accept_licence,
+    )
 
 
 def _claim(out: Path, config: FinetuneConfig) -> None:

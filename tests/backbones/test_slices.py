@@ -18,9 +18,9 @@ from med_transfer.bundle import (
 )
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
-from med_transfer.finetuning.freezing import freeze_stages
 from med_transfer.inference import Predictor
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.transfer.strategies.full import Full
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -114,11 +114,11 @@ def test_gradients_reach_the_attention_from_the_first_step():
 
 
 def test_all_stages_frozen_freezes_the_attention_with_them():
-    encoder = load_backbone("slices-resnet18", scratch=True).encoder
-    freeze_stages(encoder, 4)
-    assert all(p.requires_grad for p in encoder.attention.parameters())
-    freeze_stages(encoder, 5)
-    assert not any(p.requires_grad for p in encoder.parameters())
+    classifier = Classifier(load_backbone("slices-resnet18", scratch=True).encoder, 2)
+    Full().set_learning(classifier, 0, freeze_stages=4)
+    assert all(p.requires_grad for p in classifier.encoder.attention.parameters())
+    Full().set_learning(classifier, 0, freeze_stages=5)
+    assert not any(p.requires_grad for p in classifier.encoder.parameters())
 
 
 def test_bundle_is_rebuilt_predicts_and_is_a_source(tmp_path, encoder):

@@ -11,10 +11,11 @@ from med_transfer.classifier import Classifier
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batches import draw_weights, loss_weights, training_batches, validation_batches
 from med_transfer.finetuning.config import AugmentationConfig, FinetuneConfig, TrainingConfig
-from med_transfer.finetuning.freezing import freeze_stages, keep_norm_statistics
 from med_transfer.finetuning.member import precision
 from med_transfer.finetuning.optimisation import optimiser, parameter_groups
+from med_transfer.finetuning.start import check_transfer
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.transfer.strategies.full import Full
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_earlier_stages_learn_slower(classifier):
 
 
 def test_every_learning_parameter_is_in_one_group_and_norms_do_not_decay(classifier):
-    groups = parameter_groups(classifier, TrainingConfig(learning_rate=1.0))
+    groups = parameter_groups(classifier, TrainingConfig(learning_rate=1.0, stage_decay=0.7))
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in classifier.parameters())
     assert all(group["weight_decay"] == 0 for group in groups if group["params"][0].ndim == 1)
@@ -72,7 +73,7 @@ def test_from_scratch_nothing_is_frozen_slowed_or_kept():
 
 def test_frozen_stages_get_no_gradient():
     classifier = Classifier(load_backbone("resnet18-w32").encoder, 3)
-    freeze_stages(classifier.encoder, 2)
+    Full().set_learning(classifier, epoch=0, freeze_stages=2)
     classifier(torch.randn(2, 1, 16, 16, 16)).sum().backward()
     stages = classifier.encoder.stages()
     assert all(p.grad is None for stage in stages[:2] for p in stage.parameters())
@@ -81,18 +82,10 @@ def test_frozen_stages_get_no_gradient():
 
 def test_too_many_stages_to_freeze():
     with pytest.raises(ConfigError, match="training.freeze_stages: 9 stages to freeze; expected at most 5"):
-        freeze_stages(load_backbone("resnet18-w32").encoder, 9)
-
-
-def test_kept_statistics_do_not_move_in_training():
-    network = nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4)).train()
-    keep_norm_statistics(network)
-    before = network[1].running_mean.clone()
-    network(torch.randn(4, 1, 8, 8, 8) + 5)
-    torch.testing.assert_close(network[1].running_mean, before)
-    network.train()
-    network(torch.randn(4, 1, 8, 8, 8) + 5)
-    assert not torch.allclose(network[1].running_mean, before)
+        check_transfer(
+            FinetuneConfig(training=TrainingConfig(freeze_stages=9)).resolved(from_source=True),
+            load_backbone("resnet18-w32").encoder,
+        )
 
 
 def test_balanced_draws_give_each_class_the_same_share():

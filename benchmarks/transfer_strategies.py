@@ -1,0 +1,85 @@
+"""Every transfer strategy on the demonstration's phantoms: seconds, and macro AUC on test patients.
+
+    python benchmarks/transfer_strategies.py --out /tmp/strategies
+
+A source network learns four lesion shapes; the target asks for three lesion textures. After a kill it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import med_transfer as mt
+from med_transfer.demonstration import SOURCE, SOURCE_CONFIG, TARGET, TARGET_CONFIG
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.phantoms import PhantomConfig, write_cohort
+
+VARIANTS: dict[str, dict] = {
+    "scratch": {"strategy": "scratch"},
+    "linear_probe": {"strategy": "linear_probe"},
+    "layerwise_lr_decay (auto)": {"strategy": "layerwise_lr_decay"},
+    "full": {"strategy": "full"},
+    "lp_ft": {"strategy": "lp_ft"},
+    "gradual_unfreezing": {"strategy": "gradual_unfreezing"},
+    "surgical, first two stages": {"strategy": "surgical", "surgical": {"stages": [0, 1]}},
+    "surgical, last stage": {"strategy": "surgical", "surgical": {"stages": [4]}},
+    "lora": {"strategy": "lora"},
+    "adapters": {"strategy": "adapters"},
+    "full + l2_sp": {"strategy": "full", "regularise": ["l2_sp"]},
+    "full + delta": {"strategy": "full", "regularise": ["delta"]},
+    "full + bss": {"strategy": "full", "regularise": ["bss"]},
+    "full, bn_adapt": {"strategy": "full", "batch_norm": "bn_adapt"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=1)
+    arguments = parser.parse_args()
+    source = mt.finetune(cohort(arguments.out / "source", SOURCE), SOURCE_CONFIG, arguments.out / "source-run")
+    target = cohort(arguments.out / "target", TARGET)
+    print("| strategy | seed | seconds | macro AUC | balanced sensitivity | training minus validation |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for seed in range(arguments.seeds):
+        for name, transfer in VARIANTS.items():
+            weights = None if name == "scratch" else source.bundle
+            report(
+                name,
+                seed,
+                target,
+                settings(transfer, weights, seed),
+                arguments.out / f"{name.replace(' ', '-')}-{seed}",
+            )
+
+
+def cohort(folder: Path, config: PhantomConfig) -> Path:
+    return folder / "cohort.csv" if (folder / "cohort.csv").exists() else write_cohort(folder, config)
+
+
+def settings(transfer: dict, weights: Path | None, seed: int) -> FinetuneConfig:
+    values = TARGET_CONFIG.model_dump() | {"transfer": transfer, "scratch_twin": False, "seed": seed}
+    return FinetuneConfig.model_validate(values | {"backbone": {"weights": weights}})
+
+
+def report(name: str, seed: int, target: Path, config: FinetuneConfig, out: Path) -> None:
+    """One row. Seconds are of training alone, from the run's log; reading the scans is the same for all."""
+    metrics = mt.finetune(target, config, out).metrics
+    auc, sensitivity, gap = metrics.macro_auc, metrics.balanced_accuracy, metrics.fit_gap.difference
+    cells = (name, seed, f"{training_seconds(out):.0f}", interval(auc), interval(sensitivity), f"{gap:+.2f}")
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def training_seconds(run: Path) -> float:
+    """From the written lock, after which training begins, to the written bundle."""
+    return (run / "bundle").stat().st_mtime - (run / "cohort.lock.json").stat().st_mtime
+
+
+def interval(estimate) -> str:
+    low, high = estimate.ci95
+    return f"{estimate.value:.2f} ({low:.2f} to {high:.2f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Residual bottlenecks after the stages of an encoder, for networks whose own weights stay frozen.
+
+They sit beside the stages (``encoder.adapters.0.down.weight``, ...) and change no name of the encoder's own tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.errors import BackboneError
+
+
+class Adapter(nn.Module):
+    """``x + up(gelu(down(x)))`` at every voxel: a convolution of kernel 1 to fewer channels and one back.
+
+    ``up`` starts at zero, so that a new adapter changes nothing. Input and output: [batch, channel, *space].
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        inner = max(1, channels // reduction)
+        self.down, self.up = nn.Linear(channels, inner), nn.Linear(inner, channels)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = self.up(F.gelu(self.down(x.movedim(1, -1))))
+        return x + change.movedim(-1, 1)
+
+
+@dataclass(frozen=True)
+class _AfterStage:
+    """A forward hook; an object and no function, so that a copy of the encoder gets hooks with its own adapters."""
+
+    adapter: Adapter
+
+    def __call__(self, stage: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return self.adapter(output)
+
+
+def adapted_stages(encoder: Encoder) -> list[nn.Module]:
+    """The stages that give the feature maps, each a module of the encoder.
+
+    Raises:
+        BackboneError: a stage is no single module, so nothing can be put after it.
+    """
+    stages = encoder.stages()[1:]
+    parts = {id(module) for module in encoder.modules()}
+    if len(stages) != len(encoder.stage_channels) or not all(id(stage) in parts for stage in stages):
+        raise BackboneError(
+            "adapters cannot be placed: not every stage of this backbone is one module",
+            where=type(encoder).__name__,
+            expected="a stem, then one module for each feature map",
+            action="Choose another transfer.strategy, for example lora",
+        )
+    return stages
+
+
+def add_adapters(encoder: Encoder, reduction: int) -> None:
+    """Put an adapter after each stage, in place. Raises BackboneError as :func:`adapted_stages`."""
+    stages = adapted_stages(encoder)
+    adapters = nn.ModuleList(Adapter(channels, reduction) for channels in encoder.stage_channels)
+    encoder.add_module("adapters", adapters)
+    for stage, adapter in zip(stages, adapters, strict=True):
+        stage.register_forward_hook(_AfterStage(adapter))  # type: ignore[arg-type]

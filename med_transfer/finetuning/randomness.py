@@ -1,0 +1,76 @@
+"""Every source of chance in a training, saved with its state: a resumed training ends as one that was never stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from monai.data.dataloader import DataLoader
+from monai.transforms.transform import Randomizable
+
+
+class RandomStates(Callback):
+    """Draws, augmentation, mixup and dropout go on where they were.
+
+    Exact where batches are made in this process; worker processes (``training.workers``) begin their augmentation anew.
+
+    Args:
+        batches: of the training.
+        mixup: the generator that mixes pairs.
+    """
+
+    def __init__(self, batches: DataLoader, mixup: np.random.Generator) -> None:
+        self.draws: torch.Generator = batches.sampler.generator  # type: ignore[union-attr]
+        self.augmentations = [part.R for part in _randomizable(batches.dataset)]
+        self.mixup = mixup
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "draws": self.draws.get_state(),
+            "augmentations": json.dumps(
+                [random.get_state(legacy=False) for random in self.augmentations], default=_plain
+            ),
+            "mixup": json.dumps(self.mixup.bit_generator.state),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        state, self._restored = self._restored, None
+        if state is None:
+            return
+        self.draws.set_state(state["draws"])
+        for random, known in zip(self.augmentations, json.loads(state["augmentations"]), strict=True):
+            known["state"]["key"] = np.array(known["state"]["key"], dtype=np.uint32)
+            random.set_state(known)
+        self.mixup.bit_generator.state = json.loads(state["mixup"])
+        torch.set_rng_state(state["torch"])
+        torch.empty((), dtype=torch.int64).random_()  # the loader of a first epoch has drawn its seed before this hook
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _randomizable(part: Any) -> Iterator[Randomizable]:
+    """The transforms that draw numbers, also those inside of others, always in the same order."""
+    if isinstance(part, Randomizable):
+        yield part
+    if isinstance(part, list | tuple):
+        for inner in part:
+            yield from _randomizable(inner)
+    elif type(part).__module__.startswith(("monai.", "med_transfer.")):
+        for inner in vars(part).values():
+            yield from _randomizable(inner)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as JSON's: the state is read without pickle."""
+    return value.tolist()

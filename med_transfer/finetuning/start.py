@@ -1,0 +1,133 @@
+"""What the training of a member starts from: adapted statistics, a probe's head, penalties, the strategy's parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from med_transfer.backbones import Encoder
+from med_transfer.classifier import Classifier
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.batches import validation_batches
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.features import FeatureSource, best_device
+from med_transfer.finetuning.member_data import MemberData
+from med_transfer.finetuning.monitoring import LOWER_IS_BETTER, classification_loss, monitored_figure
+from med_transfer.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.transfer.batch_norm import adapt_statistics, check_batch_norm
+from med_transfer.transfer.linear_head import LinearHead, fit_probe
+from med_transfer.transfer.regularisation import Penalty, find_penalties
+from med_transfer.transfer.regularisation.delta import channel_attention
+from med_transfer.transfer.strategies import find_strategy
+
+
+def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
+    """Refuse what this backbone cannot do, before anything is read or written.
+
+    Raises:
+        ConfigError: stages or BatchNorm that it does not have.
+        BackboneError: nowhere to put adapters.
+    """
+    find_strategy(config.transfer).check(encoder)
+    count, stages = config.training.freeze_stages, len(encoder.stages())
+    if count > stages:
+        raise ConfigError(f"{count} stages to freeze", where="training.freeze_stages", expected=f"at most {stages}")
+    if config.transfer.batch_norm == "bn_adapt":
+        check_batch_norm(encoder)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What was prepared; ``row`` describes the probe as an epoch of training would be (None without a probe)."""
+
+    penalties: list[Penalty]
+    probe: LinearHead | None = None
+    row: dict[str, float] | None = None
+
+
+def prepare_start(
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
+    labels: Labels, source: FeatureSource,
+) -> Start:  # fmt: skip
+    """Change the classifier in place into what its training begins with; the same input gives the same start."""
+    transfer = config.transfer
+    strategy = find_strategy(transfer)
+    if transfer.batch_norm == "bn_adapt":
+        _adapt(classifier, data, config, preprocessing)
+    probe = row = attention = None
+    attends = "delta" in transfer.regularise and transfer.delta.attention
+    if strategy.head_from_probe or attends:
+        known, unseen = (source.cached(classifier, part) for part in (data.train_tensors, data.val_tensors))
+        probe = _probe(known, unseen, data, config, labels)
+        row = _row(probe, known, unseen, data, config, labels)
+        attention = _attention(classifier, probe, known, data.train_truth, labels) if attends else None
+    if strategy.head_from_probe and probe is not None:
+        set_head(classifier, probe)
+    penalties = find_penalties(transfer, classifier.encoder, attention)
+    strategy.begin(classifier)
+    return Start(penalties, probe, row)
+
+
+@torch.no_grad()
+def set_head(classifier: Classifier, head: LinearHead) -> None:
+    """Copy a linear head into the classifier's."""
+    classifier.head.weight.copy_(torch.from_numpy(head.weight))
+    classifier.head.bias.copy_(torch.from_numpy(head.bias))
+
+
+def _adapt(
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig
+) -> None:
+    device = best_device()
+    batches = validation_batches(data.train_tensors, data.train_truth, config, preprocessing)
+    classifier.to(device)
+    adapt_statistics(classifier.encoder, (images.to(device) for images, _ in batches))
+    classifier.cpu()
+
+
+def _probe(known: Tensor, unseen: Tensor, data: MemberData, config: FinetuneConfig, labels: Labels) -> LinearHead:
+    sign = -1 if config.training.monitor in LOWER_IS_BETTER else 1
+
+    def score(logits: NDArray[np.float64]) -> float:
+        _, figure = _judge(torch.from_numpy(logits), data.val_truth, config, labels)
+        return sign * figure
+
+    return fit_probe(
+        known.numpy(), data.train_truth, config.transfer.probe.inverse_strengths, score, unseen.numpy(),
+        multilabel=labels.multilabel, balanced=config.training.balance != "none",
+    )  # fmt: skip
+
+
+def _row(
+    probe: LinearHead, known: Tensor, unseen: Tensor, data: MemberData, config: FinetuneConfig, labels: Labels
+) -> dict[str, float]:
+    """As an epoch of training is recorded."""
+    train_loss, _ = _judge(torch.from_numpy(probe.logits(known.numpy())), data.train_truth, config, labels)
+    val_loss, figure = _judge(torch.from_numpy(probe.logits(unseen.numpy())), data.val_truth, config, labels)
+    return {
+        "epoch": 0.0, "train_loss": train_loss, "val_loss": val_loss, "figure": figure, "smoothed": figure,
+        "inverse_strength": probe.inverse_strength,
+    }  # fmt: skip
+
+
+def _judge(logits: Tensor, truth: NDArray[np.bool_], config: FinetuneConfig, labels: Labels) -> tuple[float, float]:
+    """Loss and monitored figure."""
+    known = torch.from_numpy(truth)
+    loss = float(classification_loss(logits, known.to(logits), multilabel=labels.multilabel))
+    return loss, monitored_figure(config.training.monitor, logits, known, loss, labels)
+
+
+def _attention(
+    classifier: Classifier, probe: LinearHead, known: Tensor, truth: NDArray[np.bool_], labels: Labels
+) -> dict[int, Tensor]:
+    """DELTA's attention for each pooled stage, each summing to one; the other stages have none."""
+    weight, bias = (torch.from_numpy(part).float() for part in (probe.weight, probe.bias))
+    joined = channel_attention(known, weight, bias, torch.from_numpy(truth), multilabel=labels.multilabel)
+    stages = classifier.pooled_stages
+    parts = joined.split([classifier.encoder.stage_channels[stage] for stage in stages])
+    return {stage: part / part.sum() for stage, part in zip(stages, parts, strict=True)}

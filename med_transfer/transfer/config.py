@@ -1,0 +1,171 @@
+"""How a network is transferred, typed and strict: the strategy, its regularisation, what BatchNorm does.
+
+Combinations that make no sense are refused with the reason, before anything is read or written.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from med_transfer.errors import ConfigError
+
+StrategyName = Literal[
+    "auto", "scratch", "linear_probe", "full", "layerwise_lr_decay", "lp_ft", "gradual_unfreezing", "surgical",
+    "lora", "adapters",
+]  # fmt: skip
+RegulariserName = Literal["l2_sp", "delta", "bss"]
+BatchNormMode = Literal["auto", "source", "bn_adapt", "train"]
+Strength = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+_FROZEN_WEIGHTS = {"lora", "adapters"}  # the source's own weights do not move
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class L2SPConfig(_Config):
+    """Strengths of L2-SP: towards the source's weights, and of the new head towards zero (the paper: 0.1 and 0.01)."""
+
+    strength: Strength = 0.1
+    head_strength: Strength = 0.01
+
+
+class DeltaConfig(_Config):
+    """DELTA: ``attention`` weighs each channel of the pooled maps by what its loss costs a linear probe."""
+
+    strength: Strength = 1.0
+    attention: bool = False
+
+
+class BSSConfig(_Config):
+    """Batch spectral shrinkage: strength, and how many of the smallest singular values (0.001 and 1 in the paper)."""
+
+    strength: Strength = 0.001
+    k: Annotated[int, Field(ge=1)] = 1
+
+
+class LoRAConfig(_Config):
+    """LoRA: rank of the change of each convolution and linear layer; the change is scaled by ``alpha / rank``."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Positive = 8.0
+
+
+class AdaptersConfig(_Config):
+    """Adapters: a stage's channels are reduced by this factor inside its adapter."""
+
+    reduction: Annotated[int, Field(ge=1)] = 4
+
+
+class GradualConfig(_Config):
+    """Gradual unfreezing: after how many epochs the next stage, from the deepest to the stem, begins to learn."""
+
+    epochs_per_stage: Annotated[int, Field(ge=1)] = 1
+
+
+class SurgicalConfig(_Config):
+    """Surgical fine-tuning: the stages that learn, counted from the input; 0 is the stem."""
+
+    stages: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+
+class ProbeConfig(_Config):
+    """The logistic head of ``linear_probe``, ``lp_ft`` and DELTA's attention.
+
+    Attributes:
+        inverse_strengths: scikit-learn's ``C`` to choose from on the validation scans; the smallest wins a tie.
+    """
+
+    inverse_strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+
+
+class TransferConfig(_Config):
+    """How the source's network becomes the target's; docs/transfer.md says which one when.
+
+    Attributes:
+        strategy: ``auto`` is ``layerwise_lr_decay`` from a source and ``scratch`` without one.
+        regularise: penalties that hold the network to its source (``l2_sp``, ``delta``) or shrink what hardly varies
+            (``bss``).
+        batch_norm: ``source`` normalises with the source's statistics, ``bn_adapt`` with those of the training scans
+            (both stay fixed), ``train`` with each batch's; ``auto`` is ``source``, or ``train`` from scratch.
+        on_harm: ``report`` keeps the transferred network whatever the verdict; ``fallback`` keeps the one from scratch
+            when transfer harms on the validation scans.
+    """
+
+    strategy: StrategyName = "auto"
+    regularise: tuple[RegulariserName, ...] = ()
+    batch_norm: BatchNormMode = "auto"
+    on_harm: Literal["report", "fallback"] = "report"
+    probe: ProbeConfig = ProbeConfig()
+    gradual_unfreezing: GradualConfig = GradualConfig()
+    surgical: SurgicalConfig = SurgicalConfig()
+    lora: LoRAConfig = LoRAConfig()
+    adapters: AdaptersConfig = AdaptersConfig()
+    l2_sp: L2SPConfig = L2SPConfig()
+    delta: DeltaConfig = DeltaConfig()
+    bss: BSSConfig = BSSConfig()
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> TransferConfig:
+        reason = _contradiction(self)
+        if reason:
+            raise ValueError(reason)
+        return self
+
+    def resolved(self, *, from_source: bool) -> TransferConfig:
+        """Every ``auto`` filled in.
+
+        Raises:
+            ConfigError: something that needs a source where there is none.
+        """
+        if not from_source:
+            return self._without_source()
+        values = {"strategy": "layerwise_lr_decay"} if self.strategy == "auto" else {}
+        return self.model_copy(update=values | ({"batch_norm": "source"} if self.batch_norm == "auto" else {}))
+
+    def _without_source(self) -> TransferConfig:
+        needs = [self.strategy] if self.strategy not in ("auto", "scratch") else []
+        needs += self.regularise + (() if self.batch_norm in ("auto", "train") else (self.batch_norm,))
+        if needs:
+            raise ConfigError(
+                f"{', '.join(needs)} with a network that starts from random values: there is nothing to transfer",
+                where="transfer", expected="strategy auto or scratch",
+                action="Choose a backbone with weights, or give backbone.weights",
+            )  # fmt: skip
+        return self.model_copy(update={"strategy": "scratch", "batch_norm": "train"})
+
+    def scratch_twin(self) -> TransferConfig:
+        """Of the same network without its source: nothing that needs one."""
+        return TransferConfig(strategy="scratch", batch_norm="train")
+
+    def __str__(self) -> str:
+        parts = [self.strategy, *self.regularise, f"BatchNorm {self.batch_norm}"]
+        return ", ".join(parts)
+
+
+def _contradiction(config: TransferConfig) -> str:
+    """Why the parts do not go together; empty when they do."""
+    strategy, regularise = config.strategy, config.regularise
+    if len(set(regularise)) < len(regularise):
+        return f"regularise names one penalty twice: {', '.join(regularise)}"
+    if strategy == "scratch" and regularise:
+        return f"{regularise[0]} with scratch: there is no source to stay near"
+    if strategy == "scratch" and config.batch_norm in ("source", "bn_adapt"):
+        return f"batch_norm {config.batch_norm} with scratch: there are no source statistics"
+    if strategy == "scratch" and config.on_harm == "fallback":
+        return "on_harm fallback with scratch: nothing is transferred, so nothing can harm"
+    if strategy == "linear_probe" and regularise:
+        return f"{regularise[0]} with linear_probe: its features are frozen, there is nothing to regularise"
+    if strategy == "linear_probe" and config.batch_norm == "train":
+        return "batch_norm train with linear_probe: its features are computed once and never in training"
+    if strategy == "adapters" and config.batch_norm == "train":
+        return "batch_norm train with adapters: every stage is frozen, and a frozen stage keeps its statistics"
+    if strategy in _FROZEN_WEIGHTS and "l2_sp" in regularise:
+        return f"l2_sp with {strategy}: the source's weights are frozen and cannot leave it; delta can be used"
+    if strategy == "surgical" and not config.surgical.stages:
+        return "surgical without surgical.stages: say which stages learn, 0 is the stem (see docs/transfer.md)"
+    return ""

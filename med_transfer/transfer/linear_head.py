@@ -1,0 +1,98 @@
+"""The linear probe: scikit-learn's logistic regression on frozen features, as a linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+ABSENT_LOGIT = -20.0  # of a class that no training scan has: as good as never
+MAX_ITERATIONS = 2000
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """``logits = features @ weight.T + bias`` with weight [class, feature] and bias [class], and the chosen ``C``."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    inverse_strength: float
+
+    def logits(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """[scan, class] of features [scan, feature]."""
+        return features @ self.weight.T + self.bias
+
+
+def fit_probe(
+    features: NDArray[np.floating], truth: NDArray[np.bool_], inverse_strengths: Sequence[float],
+    score: Callable[[NDArray[np.float64]], float], features_val: NDArray[np.floating], *,
+    multilabel: bool = False, balanced: bool = True,
+) -> LinearHead:  # fmt: skip
+    """The probe whose strength of regularisation does best on the validation scans; a tie goes to the strongest.
+
+    Args:
+        features, features_val: [scan, feature] of the training and validation scans.
+        truth: boolean [scan, class] of the training scans.
+        inverse_strengths: scikit-learn's ``C`` to try.
+        score: of logits [validation scan, class]; higher is better.
+        multilabel: several findings a scan: one regression each.
+        balanced: weigh classes by inverse frequency.
+
+    Source: Alain & Bengio 2016, arXiv:1610.01644.
+    """
+    heads = [
+        fit_head(features, truth, strength, multilabel=multilabel, balanced=balanced)
+        for strength in sorted(inverse_strengths)
+    ]
+    scores = [score(head.logits(features_val)) for head in heads]
+    return heads[int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0]
+
+
+def fit_head(
+    features: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    inverse_strength: float,
+    *,
+    multilabel: bool,
+    balanced: bool,
+) -> LinearHead:
+    """Logistic regression on standardised features; the standardisation is folded into the layer, exactly."""
+    features = np.asarray(features, dtype=np.float64)
+    if multilabel:
+        rows = [_fit(features, truth[:, c].astype(int), 2, inverse_strength, balanced) for c in range(truth.shape[1])]
+        weight = np.stack([w[1] - w[0] for w, _ in rows])
+        bias = np.array([b[1] - b[0] for _, b in rows])
+    else:
+        weight, bias = _fit(features, truth.argmax(axis=1), truth.shape[1], inverse_strength, balanced)
+    return LinearHead(weight, bias, inverse_strength)
+
+
+def probe_model(inverse_strength: float, *, balanced: bool) -> Pipeline:
+    """The model itself."""
+    weights = "balanced" if balanced else None
+    model = LogisticRegression(C=inverse_strength, class_weight=weights, max_iter=MAX_ITERATIONS)
+    return make_pipeline(StandardScaler(), model)
+
+
+def _fit(
+    features: NDArray[np.float64], target: NDArray[np.integer], n_classes: int, inverse_strength: float, balanced: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight [class, feature] and bias [class] whose softmax is the regression's probability."""
+    weight, bias = np.zeros((n_classes, features.shape[1])), np.full(n_classes, ABSENT_LOGIT)
+    present = np.unique(target)
+    if len(present) == 1:  # nothing to tell apart
+        bias[present] = 0.0
+        return weight, bias
+    scaler, model = probe_model(inverse_strength, balanced=balanced).fit(features, target).named_steps.values()
+    rows, offsets = model.coef_, model.intercept_
+    if len(present) == 2:  # scikit-learn gives one logit for two classes
+        rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
+    weight[present] = rows / scaler.scale_
+    bias[present] = offsets - weight[present] @ scaler.mean_
+    bias[[c for c in range(n_classes) if c not in present]] = bias[present].min() + ABSENT_LOGIT
+    return weight, bias

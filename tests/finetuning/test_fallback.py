@@ -1,0 +1,77 @@
+"""A run whose source is blind to the question: with ``fallback`` its bundle is the network from scratch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import TINY, read_rows
+from safetensors.torch import load_file, save_file
+
+import med_transfer as mt
+from med_transfer.backbones import load_backbone
+from med_transfer.bundle import read_record
+from med_transfer.evaluation.estimate import Estimate
+from med_transfer.evaluation.metrics import KeptNetwork, TransferGain
+from med_transfer.finetuning import run as run_module
+
+
+@pytest.fixture(scope="module")
+def blind_source(tmp_path_factory) -> Path:
+    """Weights that give the same features for every scan."""
+    encoder = load_backbone("resnet18-w32", seed=7).encoder
+    torch.nn.init.zeros_(encoder.conv1.weight)
+    path = tmp_path_factory.mktemp("source") / "blind.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, path)
+    return path
+
+
+def harmed(plan, config, trained, scratch) -> KeptNetwork:
+    """As :func:`choose_network` decides on enough scans; the few here cannot show it (see test_planted_transfer)."""
+    none = Estimate(value=-0.3, ci95=(-0.5, -0.1), method="")
+    gain = TransferGain(balanced_sensitivity=none, macro_auc=none, verdict="harm", n_patients=4, method="")
+    return KeptNetwork(kept="scratch", rule="fallback", validation=gain, sentence="Transfer harmed on them.")
+
+
+def test_the_bundle_after_a_fallback_is_the_scratch_twin_in_every_respect(
+    cohort_csv, blind_source, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_module, "choose_network", harmed)
+    overrides = (
+        *TINY,
+        "split.kind=holdout",
+        "split.val_fraction=0.34",
+        "training.epochs=1",
+        "transfer.on_harm=fallback",
+    )
+    run = mt.finetune(cohort_csv, out=tmp_path, overrides=(*overrides, f"backbone.weights={blind_source}"))
+    bundled = load_file(run.bundle / "models/model.safetensors")
+    twin = load_file(tmp_path / "training-scratch/fold-0/best.safetensors")
+    assert all(bundled[f"member0.{name}"].equal(tensor) for name, tensor in twin.items())
+
+    record = read_record(run.bundle)
+    assert (record.transfer.strategy, record.transfer.fallback) == ("scratch", "Transfer harmed on them.")
+    assert (record.backbone.weights, record.backbone.sha256) == (None, None)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["kept_network"]["kept"] == "scratch"
+    assert "The bundle holds the network from scratch" in (tmp_path / "report.html").read_text()
+    assert "| Fallback | Transfer harmed on them. |" in (run.bundle / "docs/README.md").read_text()
+
+    table = mt.load_bundle(run.bundle).predict_folder(cohort_csv, tmp_path / "again").table
+    answers = {row.scan: row for row in _rows(table)}
+    judged = {row.scan: row for row in _rows(tmp_path / "predictions.csv")}
+    assert judged  # the test figures are of the network in the bundle
+    for scan, row in judged.items():
+        assert answers[scan].p == pytest.approx(row.p, abs=2e-2)  # prepared tensors are float16
+
+
+class _Row:
+    def __init__(self, values: dict[str, str]) -> None:
+        self.scan = values["scan"]
+        self.p = [float(value) for name, value in values.items() if name.startswith("p_")]
+
+
+def _rows(table: Path) -> list[_Row]:
+    return [_Row(values) for values in read_rows(table)]

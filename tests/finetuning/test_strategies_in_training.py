@@ -1,0 +1,271 @@
+"""Strategies through the training loop: what is kept on disk, resumed, averaged and reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+from scipy.special import softmax
+from small_network import SmallEncoder, small_classifier
+from small_plan import small_config, small_plan, source_of
+
+from med_transfer.classifier import Classifier
+from med_transfer.ensemble import Ensemble
+from med_transfer.evaluation.metrics import FitGap
+from med_transfer.finetuning import features, member
+from med_transfer.finetuning.averaging import first_averaged_epoch
+from med_transfer.finetuning.best import ResumePoint
+from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
+from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.fit_gap import fit_gap
+from med_transfer.finetuning.member import TrainedMember, train_member
+from med_transfer.finetuning.member_data import member_data
+from med_transfer.finetuning.optimisation import optimiser
+from med_transfer.finetuning.plan import Plan
+from med_transfer.finetuning.run import train
+from med_transfer.finetuning.start import prepare_start
+from med_transfer.labels import Labels
+from med_transfer.progress import silent
+from med_transfer.transfer.linear_head import probe_model
+from med_transfer.transfer.strategies import find_strategy
+
+PLAN = small_plan(signal=0.7, n=36, n_test=10)
+STRATEGIES = {
+    "full": {},
+    "lp_ft": {},
+    "gradual_unfreezing": {},
+    "lora": {"lora": {"rank": 2}},
+    "adapters": {"adapters": {"reduction": 2}},
+    "surgical": {"surgical": {"stages": [1]}},
+}
+
+
+def resolved(strategy: str = "full", **sections) -> FinetuneConfig:
+    options = STRATEGIES.get(strategy, {}) | sections.pop("transfer", {})
+    return small_config(strategy, transfer=options, **sections).resolved(from_source=True)
+
+
+def start_classifier(config: FinetuneConfig) -> Classifier:
+    classifier = small_classifier(dropout=config.training.dropout)
+    find_strategy(config.transfer).build(classifier)
+    return classifier
+
+
+def run_member(
+    config: FinetuneConfig, folder: Path, plan: Plan = PLAN, progress: Callback | None = None
+) -> TrainedMember:
+    data = member_data(plan.prepared, plan.split, 0)
+    classifier = start_classifier(config)
+    return train_member(
+        classifier, data, config, plan.preprocessing, plan.prepared.cohort.labels, folder, seed=0, progress=progress
+    )
+
+
+class Kill(Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, *args, **kwargs) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+class Watch(Callback):
+    """The network as each step and each validation leaves it."""
+
+    def __init__(self) -> None:
+        self.steps, self.judged = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, *args, **kwargs) -> None:
+        self.steps.append((trainer.current_epoch, weights(pl_module.classifier)))
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        self.judged.append(weights(pl_module.classifier))
+
+
+def weights(classifier: Classifier) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in classifier.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "averaging"), [("full", "none"), ("gradual_unfreezing", "ema"), ("lora", "swa"), ("adapters", "ema")]
+)
+def test_a_killed_training_ends_as_one_that_was_not(strategy, averaging, tmp_path, monkeypatch):
+    """With chance in draws, augmentation, mixup and dropout: all of it goes on where it was."""
+    monkeypatch.setattr(member, "ResumePoint", lambda path: ResumePoint(path, seconds=0.0))
+    config = resolved(
+        strategy, training={"averaging": averaging, "epochs": 5, "swa_start": 0.2, "dropout": 0.5},
+        augmentation={"strength": 1.0, "mixup": 0.4}, transfer={"regularise": ["delta"], "batch_norm": "bn_adapt"},
+    )  # fmt: skip
+    whole = run_member(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_member(config, tmp_path / "killed", progress=Kill(epoch=3))
+    assert (tmp_path / "killed" / member.RESUME_FILE).exists()
+    again = run_member(config, tmp_path / "killed")
+    assert [row["epoch"] for row in again.history] == [0, 1, 2, 3, 4]
+    assert again.history == whole.history
+    expected = whole.classifier.state_dict()
+    assert all(tensor.equal(expected[name]) for name, tensor in again.classifier.state_dict().items())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_written_is_a_plain_network_that_answers_as_the_trained_one(strategy, tmp_path):
+    config = resolved(strategy)
+    trained = run_member(config, tmp_path)
+    stored = load_file(tmp_path / "best.safetensors")
+    plain = set(small_classifier().state_dict())
+    extra = {name for name in stored if name.startswith("encoder.adapters")} if strategy == "adapters" else set()
+    assert set(stored) == plain | extra
+    assert bool(extra) == (strategy == "adapters")
+    loaded = run_member(config, tmp_path).classifier  # a finished member is read
+    images = torch.randn(4, 1, 8, 8, 8)
+    assert loaded(images).equal(trained.classifier(images))
+
+
+def test_probe_then_finetune_starts_from_the_probes_head(tmp_path):
+    config, data = resolved("lp_ft"), member_data(PLAN.prepared, PLAN.split, 0)
+    classifier, labels = start_classifier(config), PLAN.prepared.cohort.labels
+    reader = FeatureSource(tmp_path, config, PLAN.preprocessing)
+    start = prepare_start(classifier, data, config, PLAN.preprocessing, labels, reader)
+    torch.testing.assert_close(classifier.head.weight, torch.from_numpy(start.probe.weight).float())
+    torch.testing.assert_close(classifier.head.bias, torch.from_numpy(start.probe.bias).float())
+    probe = run_member(resolved("linear_probe"), tmp_path / "probe").classifier
+    assert classifier.head.weight.equal(probe.head.weight)
+
+
+def test_the_linear_probe_is_scikit_learns_regression_on_the_cached_features(tmp_path):
+    config, data = resolved("linear_probe"), member_data(PLAN.prepared, PLAN.split, 0)
+    trained = run_member(config, tmp_path / "fold-0")
+    source = small_classifier().state_dict()
+    found = trained.classifier.state_dict()
+    assert {name for name in source if not source[name].equal(found[name])} == {"head.weight", "head.bias"}
+
+    reader = FeatureSource(tmp_path / "features", config, PLAN.preprocessing)
+    known = reader.cached(trained.classifier, data.train_tensors).numpy().astype(np.float64)
+    model = probe_model(trained.history[0]["inverse_strength"], balanced=True)
+    expected = model.fit(known, data.train_truth.argmax(1)).predict_proba(known)
+    logits = trained.classifier.head(torch.from_numpy(known).float()).detach().double().numpy()
+    np.testing.assert_allclose(softmax(logits, axis=1), expected, atol=1e-5)
+
+
+def test_frozen_features_are_computed_once(tmp_path, monkeypatch):
+    computed = []
+    real = features.features
+    monkeypatch.setattr(features, "features", lambda *a: computed.append(len(out := real(*a))) or out)
+    plan = small_plan(signal=0.7, n=40, n_test=4, members=4)
+    config = small_config("linear_probe")
+    first = train(plan, config, source_of("sees"), tmp_path, silent)
+    assert sum(computed) == 40
+    (file,) = (tmp_path / "features").iterdir()
+    again = train(plan, config, source_of("sees"), tmp_path, silent)
+    assert sum(computed) == 40
+    np.testing.assert_array_equal(first.validation, again.validation)
+    train(plan, config, source_of("blind"), tmp_path / "other", silent)  # another encoder: other features
+    assert {f.name for f in (tmp_path / "other/features").iterdir()} != {file.name}
+    file.write_bytes(b"damaged")
+    train(plan, config, source_of("sees"), tmp_path, silent)
+    assert sum(computed) == 120
+
+
+def by_hand(values: list[dict[str, torch.Tensor]], decay: float | None) -> dict[str, torch.Tensor]:
+    """The exponential mean that starts from the first, or the plain mean."""
+    mean = dict(values[0])
+    for number, value in enumerate(values[1:], start=2):
+        share = 1 / number if decay is None else 1 - decay
+        mean = {name: mean[name] + share * (value[name] - mean[name]) for name in mean}
+    return mean
+
+
+def test_ema_is_the_exponential_mean_over_steps(tmp_path):
+    watch = Watch()
+    trained = run_member(resolved(training={"averaging": "ema", "ema_decay": 0.8}), tmp_path, progress=watch)
+    for epoch, judged in enumerate(watch.judged):
+        expected = by_hand([w for e, w in watch.steps if e <= epoch], 0.8)
+        for name, tensor in judged.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
+    kept = dict(trained.classifier.named_parameters())
+    torch.testing.assert_close(kept["head.weight"], watch.judged[trained.best_epoch]["head.weight"])
+    last = watch.steps[-1][1]  # training itself went on from the last step, not from the mean
+    assert not torch.allclose(last["head.weight"], watch.judged[-1]["head.weight"])
+
+
+def test_swa_is_the_mean_of_the_last_epochs_and_no_earlier_one_is_kept(tmp_path):
+    watch = Watch()
+    config = resolved(training={"averaging": "swa", "swa_start": 0.5, "epochs": 6, "patience": 1})
+    trained = run_member(config, tmp_path, progress=watch)
+    assert len(trained.history) == 6  # no early stopping
+    assert trained.best_epoch >= 3
+    ends = [[w for e, w in watch.steps if e == epoch][-1] for epoch in range(6)]
+    for epoch in range(6):
+        expected = ends[epoch] if epoch < 3 else by_hand(ends[3 : epoch + 1], None)
+        for name, tensor in watch.judged[epoch].items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_swa_keeps_the_rate_from_where_it_begins():
+    config = TrainingConfig(
+        learning_rate=1.0, stage_decay=1, epochs=10, warmup_epochs=0, averaging="swa", swa_start=0.5
+    )
+    adamw, schedule = optimiser(small_classifier(), config, steps_per_epoch=4)
+    rates = []
+    for _ in range(40):
+        rates.append(adamw.param_groups[0]["lr"])
+        adamw.step()
+        schedule.step()
+    assert len(set(rates[20:])) == 1
+    assert rates[:21] == sorted(rates[:21], reverse=True)
+    assert first_averaged_epoch(config) == 5
+
+
+def test_gap_between_training_and_validation():
+    labels, truth = Labels(("a", "b")), np.eye(2, dtype=bool)[[0, 0, 1, 1]]
+    right, half = np.where(truth, 2.0, -2.0), np.where(truth[[0, 2, 2, 0]], 2.0, -2.0)
+    gap = fit_gap([(right, truth)], [(half, truth)], labels, limit=0.2)
+    assert (gap.training_sensitivity, gap.validation_sensitivity, gap.difference) == (1.0, 0.5, 0.5)
+    assert gap.training_loss == pytest.approx(np.log1p(np.exp(-4)))
+    assert gap.validation_loss == pytest.approx((np.log1p(np.exp(-4)) + np.log1p(np.exp(4))) / 2)
+    assert gap.exceeded
+    assert "a gap of +0.50 (limit 0.20)" in gap.sentence
+    assert "learned their training scans by heart" in gap.sentence
+    assert not fit_gap([(right, truth)], [(half, truth)], labels, limit=0.5).exceeded
+    nothing = FitGap(
+        training_sensitivity=None, validation_sensitivity=None, training_loss=1, validation_loss=1, limit=0
+    )
+    assert (nothing.exceeded, "undefined" in nothing.sentence) == (False, True)
+
+
+def test_a_network_that_learns_by_heart_is_warned_of(tmp_path, caplog):
+    plan = small_plan(signal=0.0, n=24, n_test=4, seed=3)
+    config = small_config(
+        "linear_probe", transfer={"probe": {"inverse_strengths": [1e4]}}, training={"gap_limit": 0.05}
+    )
+    trained = train(plan, config, source_of("sees", 3), tmp_path, silent)
+    assert trained.gap.exceeded
+    assert [r.levelname for r in caplog.records if "a gap of" in r.message] == ["WARNING"]
+
+
+def test_adapted_statistics_are_in_what_is_written_and_stay_in_training(tmp_path):
+    config = resolved("full", transfer={"batch_norm": "bn_adapt"})
+    trained = run_member(config, tmp_path).classifier.encoder
+    source = small_classifier().encoder
+    data = member_data(PLAN.prepared, PLAN.split, 0)
+    images = torch.from_numpy(np.stack(data.train_tensors)[..., 1:-1, 1:-1, 1:-1].astype(np.float32))
+    with torch.no_grad():
+        response = source.conv1(images)
+    torch.testing.assert_close(trained.bn1.running_mean, response.mean((0, 2, 3, 4)), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(trained.bn1.running_mean, source.bn1.running_mean)
+
+
+def test_novelty_of_a_network_with_few_features_and_ensembles_of_adapters_answer(tmp_path):
+    trained = train(small_plan(0.7, 36, 4, members=2), small_config("adapters"), source_of("sees"), tmp_path, silent)
+    assert isinstance(trained.ensemble, Ensemble)
+    assert trained.validation.shape == (36, 2)
+    assert isinstance(trained.members[0].classifier.encoder, SmallEncoder)
+    assert json.loads((tmp_path / "fold-0/history.json").read_text())["best_epoch"] == trained.members[0].best_epoch

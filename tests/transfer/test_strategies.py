@@ -1,0 +1,248 @@
+"""What each strategy freezes, what learns and when, and which combinations are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from small_network import SmallEncoder, small_classifier, small_images
+from torch import nn
+
+from med_transfer.classifier import Classifier
+from med_transfer.config import load_config
+from med_transfer.errors import ConfigError, UnknownKey
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.start import check_transfer
+from med_transfer.labels import Labels
+from med_transfer.transfer.config import TransferConfig
+from med_transfer.transfer.strategies import STRATEGIES, find_strategy
+
+STEM, FIRST, SECOND = ("encoder.conv1", "encoder.bn1"), ("encoder.layer1",), ("encoder.layer2",)
+EXAMPLES = Path(__file__).parents[2] / "configs/transfer"
+EVERYTHING = (*STEM, *FIRST, *SECOND, "head")
+
+
+def config(strategy: str, from_source: bool = True, **sections) -> FinetuneConfig:
+    transfer = {"strategy": strategy} | sections.pop("transfer", {})
+    training = {"learning_rate": 0.01, "epochs": 4, "warmup_epochs": 0, "dropout": 0} | sections.pop("training", {})
+    values = {"transfer": transfer, "training": training, "augmentation": {"mixup": 0}} | sections
+    return FinetuneConfig.model_validate(values).resolved(from_source=from_source)
+
+
+def train(classifier: Classifier, settings: FinetuneConfig, penalties=(), steps: int = 3) -> FinetuningModule:
+    """A few steps as Lightning makes them, in the first epoch."""
+    strategy = find_strategy(settings.transfer)
+    module = FinetuningModule(
+        classifier, settings, labels=Labels(("a", "b")), class_weights=torch.ones(2), steps_per_epoch=steps, seed=0,
+        strategy=strategy, penalties=penalties,
+    )  # fmt: skip
+    adamw = module.configure_optimizers()["optimizer"]
+    module.train()
+    module.on_train_epoch_start()
+    images, truth = small_images(), torch.eye(2)[torch.arange(8) % 2].bool()
+    for _ in range(steps):
+        adamw.zero_grad()
+        module.training_step((images, truth), 0).backward()
+        adamw.step()
+    return module
+
+
+def moved(classifier: Classifier, before: dict[str, torch.Tensor]) -> set[str]:
+    """Names of the tensors that are no longer what they were."""
+    return {name for name, tensor in classifier.state_dict().items() if not tensor.equal(before[name])}
+
+
+def state(classifier: Classifier) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "learns"),
+    [
+        ("full", {}, EVERYTHING),
+        ("layerwise_lr_decay", {}, EVERYTHING),
+        ("lp_ft", {}, EVERYTHING),
+        ("gradual_unfreezing", {}, ("head",)),
+        ("surgical", {"surgical": {"stages": [0]}}, (*STEM, "head")),
+        ("surgical", {"surgical": {"stages": [1, 2]}}, (*FIRST, *SECOND, "head")),
+    ],
+)
+def test_what_learns_learns_and_what_is_frozen_stays(strategy, options, learns):
+    classifier = small_classifier()
+    before = state(classifier)
+    train(classifier, config(strategy, transfer=options))
+    weights = {name for name, _ in classifier.named_parameters()}
+    assert moved(classifier, before) & weights == {name for name in weights if name.startswith(learns)}
+    assert not moved(classifier, before) - weights  # BatchNorm's statistics are the source's
+
+
+def test_from_scratch_everything_learns_statistics_too():
+    classifier = small_classifier()
+    before = state(classifier)
+    train(classifier, config("scratch", from_source=False))
+    assert moved(classifier, before) == set(before)
+
+
+@pytest.mark.parametrize(("stages", "follows"), [([2], SECOND), ([0], STEM)])
+def test_statistics_of_a_frozen_stage_stay_even_when_batch_norm_trains(stages, follows):
+    classifier = small_classifier()
+    before = state(classifier)
+    train(classifier, config("surgical", transfer={"batch_norm": "train", "surgical": {"stages": stages}}))
+    statistics = {name for name in moved(classifier, before) if "running" in name}
+    assert statistics
+    assert all(name.startswith(follows) for name in statistics)
+
+
+@pytest.mark.parametrize("strategy", ["full", "lora"])
+def test_batch_norm_train_moves_statistics(strategy):
+    classifier = small_classifier()
+    chosen = find_strategy(TransferConfig(strategy=strategy))
+    chosen.build(classifier)
+    chosen.begin(classifier)
+    before = state(classifier)
+    train(classifier, config(strategy, transfer={"batch_norm": "train"}))
+    assert all(name in moved(classifier, before) for name in before if "running" in name)
+
+
+def test_gradual_unfreezing_goes_from_the_head_to_the_stem():
+    strategy = find_strategy(
+        TransferConfig.model_validate({"strategy": "gradual_unfreezing", "gradual_unfreezing": {"epochs_per_stage": 2}})
+    )
+    schedule = [sorted(strategy.learning_stages(epoch, 3)) for epoch in range(8)]
+    assert schedule == [[], [], [2], [2], [1, 2], [1, 2], [0, 1, 2], [0, 1, 2]]
+    classifier = small_classifier()
+    strategy.set_learning(classifier, epoch=2)
+    assert [p.requires_grad for p in classifier.encoder.layer2.parameters()] == [True] * 4
+    assert not any(p.requires_grad for p in classifier.encoder.layer1.parameters())
+    assert classifier.head.weight.requires_grad
+
+
+def test_frozen_stages_stay_frozen_whatever_the_schedule():
+    classifier = small_classifier()
+    find_strategy(TransferConfig(strategy="gradual_unfreezing")).set_learning(classifier, epoch=9, freeze_stages=2)
+    assert [any(p.requires_grad for p in stage.parameters()) for stage in classifier.encoder.stages()] == [
+        False, False, True,
+    ]  # fmt: skip
+
+
+def test_the_optimiser_holds_from_the_start_what_is_unfrozen_later():
+    classifier = small_classifier()
+    module = train(classifier, config("gradual_unfreezing", training={"epochs": 4}), steps=1)
+    held = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    assert held == {id(p) for p in classifier.parameters()}
+
+
+def test_automatic_is_what_it_always_was():
+    found = FinetuneConfig().resolved(from_source=True)
+    assert (found.transfer.strategy, found.transfer.batch_norm) == ("layerwise_lr_decay", "source")
+    assert (found.training.stage_decay, found.training.learning_rate) == (0.7, 3e-4)
+    assert found.training.freeze_norm_statistics is True
+    scratch = FinetuneConfig().resolved(from_source=False)
+    assert (scratch.transfer.strategy, scratch.transfer.batch_norm) == ("scratch", "train")
+    assert (scratch.training.stage_decay, scratch.training.learning_rate) == (1.0, 1e-3)
+
+
+def test_rates_are_the_strategys_own_unless_set():
+    assert config("full").training.stage_decay == 1.0
+    assert config("full", training={"stage_decay": 0.5}).training.stage_decay == 0.5
+    assert config("lora", training={"learning_rate": None}).training.learning_rate == 1e-3
+
+
+def test_the_scratch_twin_has_the_budget_and_nothing_of_the_source():
+    settings = FinetuneConfig.model_validate(
+        {
+            "transfer": {"strategy": "lp_ft", "regularise": ["l2_sp", "bss"], "batch_norm": "bn_adapt"},
+            "training": {"epochs": 7, "stage_decay": 0.3, "freeze_stages": 2, "averaging": "ema"},
+            "backbone": {"weights": "somewhere"},
+        }
+    )
+    twin = settings.scratch_twin_config().resolved(from_source=False)
+    assert (twin.transfer.strategy, twin.transfer.regularise, twin.transfer.batch_norm) == ("scratch", (), "train")
+    assert (twin.training.stage_decay, twin.training.freeze_stages) == (1.0, 0)
+    assert twin.backbone.weights is None
+    assert (twin.training.epochs, twin.training.averaging) == (7, "ema")
+    assert (twin.augmentation, twin.split, twin.seed) == (settings.augmentation, settings.split, settings.seed)
+
+
+def test_every_strategy_in_the_config_exists():
+    names = set(TransferConfig.model_fields["strategy"].annotation.__args__)
+    assert names == {*STRATEGIES, "auto"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"transfer": {"strategy": "linear_probe", "regularise": ["l2_sp"]}}, "l2_sp with linear_probe: its features"),
+        ({"transfer": {"strategy": "linear_probe", "regularise": ["bss"]}}, "bss with linear_probe"),
+        ({"transfer": {"strategy": "linear_probe", "batch_norm": "train"}}, "batch_norm train with linear_probe"),
+        ({"transfer": {"strategy": "adapters", "batch_norm": "train"}}, "batch_norm train with adapters: every stage"),
+        ({"transfer": {"strategy": "lora", "regularise": ["l2_sp"]}}, "l2_sp with lora: the source's weights are fro"),
+        ({"transfer": {"strategy": "adapters", "regularise": ["l2_sp"]}}, "l2_sp with adapters"),
+        ({"transfer": {"strategy": "scratch", "regularise": ["delta"]}}, "delta with scratch: there is no source"),
+        ({"transfer": {"strategy": "scratch", "batch_norm": "bn_adapt"}}, "batch_norm bn_adapt with scratch"),
+        ({"transfer": {"strategy": "scratch", "on_harm": "fallback"}}, "fallback with scratch: nothing is transferred"),
+        ({"transfer": {"regularise": ["bss", "bss"]}}, "regularise names one penalty twice: bss, bss"),
+        ({"transfer": {"strategy": "surgical"}}, "surgical without surgical.stages: say which stages learn"),
+        ({"transfer": {"on_harm": "fallback"}, "scratch_twin": False}, "fallback without scratch_twin: there is no ne"),
+        ({"transfer": {"strategy": "scratch"}, "backbone": {"weights": "x"}}, "scratch with backbone.weights"),
+        (
+            {"transfer": {"strategy": "linear_probe"}, "training": {"averaging": "swa"}},
+            "averaging swa with linear_prob",
+        ),
+        ({"transfer": {"strategy": "layerwise_lr_decay"}, "training": {"stage_decay": 1}}, "that is transfer.strategy"),
+        ({"transfer": {"strategy": "lora"}, "training": {"freeze_stages": 1}}, "freeze_stages with lora"),
+        (
+            {"transfer": {"strategy": "surgical", "surgical": {"stages": [1]}}, "training": {"freeze_stages": 1}},
+            "freeze_stages with surgical: surgical.stages says",
+        ),
+        (
+            {"transfer": {"batch_norm": "source"}, "training": {"freeze_norm_statistics": False}},
+            "freeze_norm_statistics false with transfer.batch_norm source",
+        ),
+        (
+            {"transfer": {"batch_norm": "train"}, "training": {"freeze_norm_statistics": True}},
+            "freeze_norm_statistics true with transfer.batch_norm train",
+        ),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused_with_the_reason(values, message):
+    with pytest.raises(ValidationError, match=message):
+        FinetuneConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("transfer", [{"strategy": "full"}, {"regularise": ["l2_sp"]}, {"batch_norm": "source"}])
+def test_a_source_strategy_needs_a_source(transfer):
+    with pytest.raises(ConfigError, match="random values: there is nothing to transfer; expected strategy auto or scr"):
+        FinetuneConfig.model_validate({"transfer": transfer}).resolved(from_source=False)
+
+
+def test_a_refusal_and_a_wrong_key_read_well_on_the_command_line():
+    with pytest.raises(ConfigError, match="transfer: l2_sp with linear_probe: its features are frozen"):
+        load_config(FinetuneConfig, None, ["transfer.strategy=linear_probe", "transfer.regularise=[l2_sp]"])
+    with pytest.raises(UnknownKey, match="transfer.stragety: no such key; expected transfer.strategy perhaps"):
+        load_config(FinetuneConfig, None, ["transfer.stragety=full"])
+    with pytest.raises(ConfigError, match="found 'lpft'; expected 'auto', 'scratch', 'linear_probe'"):
+        load_config(FinetuneConfig, None, ["transfer.strategy=lpft"])
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_are_valid_and_resolve(path):
+    assert load_config(FinetuneConfig, path).resolved(from_source=True).transfer.strategy in STRATEGIES
+
+
+def test_the_written_config_says_what_automatic_became_and_is_read_again():
+    written = FinetuneConfig().with_strategy(from_source=True)
+    again = FinetuneConfig.model_validate(written.model_dump(mode="json"))
+    assert again == written == again.with_strategy(from_source=True)
+
+
+def test_what_the_backbone_lacks_is_refused():
+    with pytest.raises(ConfigError, match=r"transfer.surgical.stages: stages \[7\]; expected numbers from 0 to 2"):
+        check_transfer(config("surgical", transfer={"surgical": {"stages": [7]}}), SmallEncoder())
+    without = SmallEncoder()
+    without.bn1, without.layer1[1], without.layer2[1] = nn.Identity(), nn.Identity(), nn.Identity()
+    with pytest.raises(ConfigError, match="bn_adapt with a backbone that has no BatchNorm"):
+        check_transfer(config("full", transfer={"batch_norm": "bn_adapt"}), without)
