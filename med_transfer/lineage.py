@@ -14,6 +14,7 @@ from med_transfer.errors import CohortError
 LOCK_METADATA = (
     "source_lock"  # key in the header of a pretrained encoder's file, which may be copied without its folder
 )
+_LICENCES_METADATA = "licences"
 _ENCODER_FILE = "encoder.safetensors"
 
 
@@ -28,10 +29,9 @@ def source_provenance(weights: Path | None) -> Provenance | None:
     """
     if weights is None:
         return None
-    bundle = weights.parent.parent if weights.as_posix().endswith(f"/{WEIGHTS_FILE}") else weights
-    if (bundle / RECORD_FILE).exists():
+    if (bundle := _bundle(weights)) is not None:
         return read_record(bundle).trained_on
-    encoder = weights / _ENCODER_FILE if weights.is_dir() else weights
+    encoder = _encoder(weights)
     locks = [lock for lock in (_beside(encoder), _inside(encoder)) if lock]
     if not locks:
         return None
@@ -42,20 +42,54 @@ def source_provenance(weights: Path | None) -> Provenance | None:
     )
 
 
+def source_licences(weights: Path | None) -> tuple[str, ...]:
+    """Licences that a network of one's own is under because of what it was made from: its start, or its teacher.
+
+    Args:
+        weights: as in :func:`source_provenance`. A published file says nothing: its licence is the catalogue's.
+
+    Raises:
+        BundleError: the bundle's record cannot be read.
+    """
+    if weights is None:
+        return ()
+    if (bundle := _bundle(weights)) is not None:
+        return (read_record(bundle).backbone.licence,)
+    try:
+        found = json.loads(_header(_encoder(weights)).get(_LICENCES_METADATA, "[]"))
+    except ValueError:
+        return ()
+    return tuple(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else ()
+
+
+def _bundle(weights: Path) -> Path | None:
+    folder = weights.parent.parent if weights.as_posix().endswith(f"/{WEIGHTS_FILE}") else weights
+    return folder if (folder / RECORD_FILE).exists() else None
+
+
+def _encoder(weights: Path) -> Path:
+    return weights / _ENCODER_FILE if weights.is_dir() else weights
+
+
+def _header(encoder: Path) -> dict[str, str]:
+    """Metadata of a safetensors file. One that cannot be opened is refused where its weights are read."""
+    if encoder.suffix != ".safetensors" or not encoder.is_file():
+        return {}
+    try:
+        with safe_open(encoder, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
 def _beside(encoder: Path) -> SourceLock | None:
     lock = encoder.with_name(SOURCE_LOCK_FILE)
     return SourceLock.read(lock) if encoder.name == _ENCODER_FILE and lock.is_file() else None
 
 
 def _inside(encoder: Path) -> SourceLock | None:
-    """What the file itself remembers. A file that cannot be opened is refused where its weights are read."""
-    if encoder.suffix != ".safetensors" or not encoder.is_file():
-        return None
-    try:
-        with safe_open(encoder, "pt") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return None
+    """What the file itself remembers."""
+    header = _header(encoder)
     if LOCK_METADATA in header:
         return SourceLock.parse(header[LOCK_METADATA], encoder)
     if "source_scans" not in header:  # encoders distilled before there were locks name their scans alone

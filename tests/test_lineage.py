@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from med_transfer.bundle import RECORD_FILE, BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
 from med_transfer.errors import CohortError
-from med_transfer.lineage import LOCK_METADATA, source_provenance
+from med_transfer.lineage import LOCK_METADATA, source_licences, source_provenance
 from med_transfer.preprocessing import PreprocessingConfig
 
 LOCK = SourceLock.of({"anna", "", "otto"}, {"image"})
@@ -50,6 +50,16 @@ def test_an_older_encoder_names_its_scans(tmp_path):
     save_file(TENSORS, tmp_path / "odd.safetensors", metadata={"source_scans": "many"})
     with pytest.raises(CohortError, match="its list of source scans is damaged"):
         source_provenance(tmp_path / "odd.safetensors")
+
+
+def test_licences_are_handed_on(tmp_path):
+    restricted = "CC BY-NC-ND 4.0 (Johns Hopkins University)"
+    save_file(TENSORS, tmp_path / "encoder.safetensors", metadata={"licences": json.dumps([restricted])})
+    assert source_licences(tmp_path) == source_licences(tmp_path / "encoder.safetensors") == (restricted,)
+    for odd in ("many", '{"a": 1}', "[1]"):
+        save_file(TENSORS, tmp_path / "odd.safetensors", metadata={"licences": odd})
+        assert source_licences(tmp_path / "odd.safetensors") == ()
+    assert source_licences(None) == source_licences(tmp_path / "published.pth") == ()
 
 
 def test_a_bundle_is_recognised_by_folder_and_by_its_model_file(tmp_path):

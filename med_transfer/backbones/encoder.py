@@ -30,12 +30,17 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of a batch, one a stage, shallow to deep.
+        """Feature maps of a batch, one a stage, shallow to deep: the stages one after another, unless overridden.
 
         Args:
             x: [batch, channel, depth, height, width].
         """
-        raise NotImplementedError
+        stem, *deeper = self.stages()
+        x, maps = stem(x), []
+        for stage in deeper:
+            x = stage(x)
+            maps.append(x)
+        return maps
 
     def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
         """Features [batch, channel] of the chosen stages, joined: means over space, unless the encoder knows better.

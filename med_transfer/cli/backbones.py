@@ -68,11 +68,15 @@ def import_(
     from med_transfer.backbones import download_weights, find_backbone, import_backbone
     from med_transfer.backbones.loading import require_accepted
     from med_transfer.cli.terminal import progress_bars, say, say_json
-    from med_transfer.errors import UsageError
+    from med_transfer.errors import BackboneError, UsageError
+    from med_transfer.lineage import source_provenance
 
     if (file is None) == (not download):
         raise UsageError("both a file and --download" if download else "neither a file nor --download",
                          where="backbones import", expected="one of them")  # fmt: skip
+    if source_provenance(file) is not None:  # under the catalogue's name, nobody would ask whom it has seen
+        raise BackboneError("a network of your own, which remembers its patients", where=file,
+                            expected="a published file", action="Give it as backbone.weights")  # fmt: skip
     spec = find_backbone(name)
     require_accepted(spec, accept_licence)  # before anything is fetched
     if download:

@@ -10,7 +10,7 @@ from med_transfer.evaluation.metrics import KeptNetwork
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
-from med_transfer.lineage import source_provenance
+from med_transfer.lineage import source_licences, source_provenance
 from med_transfer.operating_point import OperatingPoint
 from med_transfer.transfer.config import TransferConfig
 
@@ -57,7 +57,7 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
     return BackboneRecord(
         name=source.spec.name,
         pooled_stages=config.backbone.pooled_stages or source.spec.pooled_stages,
-        licence=source.spec.licence,
+        licence="; ".join(dict.fromkeys([source.spec.licence, *source_licences(config.backbone.weights)])),
         source=source.spec.source,
         weights=weights,
         sha256=source.sha256,

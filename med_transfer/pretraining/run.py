@@ -15,7 +15,7 @@ from med_transfer.backbones import LoadedBackbone, load_backbone
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import ConfigError, UsageError
-from med_transfer.lineage import source_provenance
+from med_transfer.lineage import source_licences, source_provenance
 from med_transfer.pretraining.checkpoint import read_checkpoint
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.contrastive import Contrastive
@@ -169,7 +169,7 @@ def _origin(
         source_scans=scans.content_hashes,
         start_sha256=student.sha256 or "",
         teacher_sha256=(teacher.sha256 or "") if teacher else "",
-        licences=tuple(sorted({one.spec.licence for one in loaded})),
+        licences=tuple(sorted({one.spec.licence for one in loaded} | _inherited_licences(config))),
         processes=processes.count,
     )
 
@@ -177,15 +177,23 @@ def _origin(
 def _lock(config: PretrainingConfig, scans: SourceScans, probe: LinearProbe | None) -> SourceLock:
     """Everyone this encoder learns from. Whom the probe looks at counts where it decides when to stop."""
     patients, images = set(scans.patient_hashes), set(scans.content_hashes)
-    start = None if config.weights in ("random", "published") else Path(config.weights)
-    teacher = config.distillation.teacher_weights if config.method == "distillation" else None
-    for before in (source_provenance(start), source_provenance(teacher)):
+    for before in map(source_provenance, _made_from(config)):
         if before is not None:
             patients, images = patients | set(before.patient_hashes), images | set(before.content_hashes)
     if probe is not None and config.stop_when is not None:
         probed, their_images = probe.seen()
         patients, images = patients | probed, images | their_images
     return SourceLock.of(patients, images)
+
+
+def _made_from(config: PretrainingConfig) -> tuple[Path | None, Path | None]:
+    """Weights of the user's own that this pretraining starts from, and those of its teacher."""
+    start = None if config.weights in ("random", "published") else Path(config.weights)
+    return start, config.distillation.teacher_weights if config.method == "distillation" else None
+
+
+def _inherited_licences(config: PretrainingConfig) -> set[str]:
+    return {licence for weights in _made_from(config) for licence in source_licences(weights)}
 
 
 def _refuse_another_run(out: Path, config: PretrainingConfig, networks: _Networks, processes: Processes) -> None:

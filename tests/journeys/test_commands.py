@@ -17,8 +17,10 @@ import yaml
 from command_line import TINY, read_rows, settings, write_rows
 from PIL import Image
 from pydicom import dcmread
+from safetensors.torch import save_file
 from sklearn.metrics import confusion_matrix
 
+from med_transfer.backbones import load_backbone
 from med_transfer.cohorts import Cohort
 from med_transfer.phantoms import CLASSES
 
@@ -67,13 +69,22 @@ def test_backbones_are_listed_and_shown(command):
     assert in_full == as_json["resnet18-w32"]
 
 
-def test_backbones_import_a_file_of_ones_own(command, finished, tmp_path, monkeypatch):
-    monkeypatch.setenv("MED_TRANSFER_BACKBONES", str(tmp_path))
-    both = command("backbones", "import", "resnet18-w32", finished.bundle, "--download")
+def test_backbones_import_keeps_a_checked_file(command, finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_BACKBONES", str(tmp_path / "store"))
+    both = command("backbones", "import", "resnet18-w32", "some.pth", "--download")
     assert (both.code, "both a file and --download; expected one of them" in both.err) == (2, True)
-    outcome = command("backbones", "import", "resnet18-w32", finished.bundle, "--json")
+
+    published = tmp_path / "published.safetensors"
+    save_file(load_backbone("resnet18-w32", scratch=True).encoder.state_dict(), published)
+    outcome = command("backbones", "import", "resnet18-w32", published, "--json")
     kept = json.loads(outcome.out)
-    assert (outcome.code, kept["missing"], Path(kept["path"]).parent) == (0, [], tmp_path)
+    assert (outcome.code, kept["missing"], Path(kept["path"]).parent) == (0, [], tmp_path / "store")
+
+
+def test_backbones_import_refuses_a_network_that_remembers_its_patients(command, finished):
+    outcome = command("backbones", "import", "resnet18-w32", finished.bundle)
+    assert outcome.code == 2
+    assert "a network of your own, which remembers its patients; expected a published file" in outcome.err
 
 
 def test_backbones_verify_says_whether_weights_fit(command, cohort_csv, finished):

@@ -91,15 +91,6 @@ class NNUNetEncoder(Encoder):
     def stages(self) -> list[nn.Module]:
         return list(self.context) if self.stem is None else [self.stem, *self.context]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        stem, *deeper = self.stages()
-        x = stem(x)
-        maps = []
-        for stage in deeper:
-            x = stage(x)
-            maps.append(x)
-        return maps
-
 
 class _ResidualBlock(nn.Module):
     """Two convolutions; the shortcut averages where the block strides, and projects where it widens (ResNet-D)."""

@@ -37,15 +37,6 @@ class STUNetEncoder(Encoder):
     def stages(self) -> list[nn.Module]:
         return list(self.conv_blocks_context)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        stem, *deeper = self.conv_blocks_context
-        x = stem(x)
-        maps = []
-        for stage in deeper:
-            x = stage(x)
-            maps.append(x)
-        return maps
-
 
 class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut; where it is a projection, it has a bias and no normalisation."""
