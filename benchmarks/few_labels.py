@@ -361,9 +361,13 @@ def interval(
 # ---------------------------------------------------------------------------------------------- main
 
 
+def _budgeted(setting: Setting, arguments: argparse.Namespace) -> Setting:
+    return replace(setting, steps=arguments.steps or setting.steps, batch=arguments.batch or setting.batch)
+
+
 def tune(arguments: argparse.Namespace, cohort: Cohort, arms: list[str]) -> tuple[dict[str, Setting], list[dict]]:
     """The setting of each arm with the best mean AUC over both tasks, n = 30, on two splits of their own."""
-    settings = {arm: [replace(s, steps=arguments.steps or s.steps) for s in SETTINGS[arm]] for arm in arms}
+    settings = {arm: [_budgeted(s, arguments) for s in SETTINGS[arm]] for arm in arms}
     if not arguments.tune:
         return {arm: options[0] for arm, options in settings.items()}, []
     jobs = [
@@ -479,6 +483,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n", nargs="+", type=int, default=[10, 30, 100], help="labels a class")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--steps", type=int, help="instead of each arm's own")
+    parser.add_argument("--batch", type=int, help="instead of each arm's own")
     parser.add_argument("--tune", action="store_true", help="choose the settings of scratch and small first")
     parser.add_argument("--replicates", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=6 if torch.cuda.is_available() else 1)
