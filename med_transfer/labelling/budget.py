@@ -87,7 +87,7 @@ def _by_probe(
     candidate = _candidate(config)
     _refuse_a_teacher_of_these(candidate.weights, cohort, [None] * len(cohort))
     preprocessing = resolve_preprocessing(candidate.spec, config)
-    target = read_target(cohort, config, {preprocessing: [candidate.network]}, out / "cache", progress)
+    target = read_target(cohort, config, dict([(preprocessing, [candidate.network])]), out / "cache", progress)
     _refuse_a_teacher_of_these(candidate.weights, target.cohort, target.hashes)
     stages = config.backbone.pooled_stages or candidate.spec.pooled_stages
     features = joined_features(target.features[candidate.network.key], stages)
@@ -103,7 +103,7 @@ def _by_finetuning(
 ) -> tuple[Judgements, Target, str]:
     name, preprocessing = start_of_finetuning(config)
     _refuse_a_teacher_of_these(config.backbone.weights, cohort, [None] * len(cohort))
-    target = read_target(cohort, config, {preprocessing: []}, out / "cache", progress)
+    target = read_target(cohort, config, dict([(preprocessing, [])]), out / "cache", progress)
     _refuse_a_teacher_of_these(config.backbone.weights, target.cohort, target.hashes)
     judged = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
     return judged, target, name

@@ -74,9 +74,7 @@ def _taught(cohort: Cohort, lesson: Lesson) -> Cohort:
     """The scans of a lesson, with the split column that makes a run of it."""
     chosen = cohort.subset(np.flatnonzero(lesson.train | lesson.test))
     tests = lesson.test[lesson.train | lesson.test]
-    cases = [
-        replace(case, split="test" if test else "train") for case, test in zip(chosen.cases, tests, strict=True)
-    ]
+    cases = [replace(case, split="test" if test else "train") for case, test in zip(chosen.cases, tests, strict=True)]
     return replace(chosen, cases=tuple(cases))
 
 

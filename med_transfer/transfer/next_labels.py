@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from med_transfer.errors import UsageError
 
-
 _TINY = 1e-9  # squared distance at which two scans are the same to the network, and one it is sure of is no question
 
 

@@ -119,7 +119,7 @@ def linear_probe(
 def probe_answers(
     features: ArrayLike, truth: NDArray[np.bool_], train: NDArray[np.bool_], test: NDArray[np.bool_], labels: Labels
 ) -> NDArray[np.float64]:
-    """What the model of :func:`linear_probe`, fitted on some scans, says of others: probabilities [scan to judge, class].
+    """What the model of :func:`linear_probe`, fitted on some scans, says of others: [scan to judge, class].
 
     Args:
         features: [scan, feature].
