@@ -12,10 +12,11 @@ from med_transfer.finetuning.plan import resolve_preprocessing, source_provenanc
 from med_transfer.labelling.finetuned import finetuned_curve, start_of_finetuning
 from med_transfer.labelling.record import LEAST_SMALLEST, Budget, BudgetSettings
 from med_transfer.labelling.report import write_budget
+from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress, silent
-from med_transfer.selection.candidates import Candidate, find_candidates
+from med_transfer.selection.candidates import Candidate, Network, find_candidates
 from med_transfer.selection.measuring import joined_features
-from med_transfer.selection.target import Target, read_target
+from med_transfer.selection.target import Groups, Target, read_target
 from med_transfer.transfer.curve_samples import Judgements, curve_samples
 from med_transfer.transfer.label_forecast import forecast
 from med_transfer.transfer.probe_curve import CurvePlan, probe_curve
@@ -87,7 +88,7 @@ def _by_probe(
     candidate = _candidate(config)
     _refuse_a_teacher_of_these(candidate.weights, cohort, [None] * len(cohort))
     preprocessing = resolve_preprocessing(candidate.spec, config)
-    target = read_target(cohort, config, dict([(preprocessing, [candidate.network])]), out / "cache", progress)
+    target = read_target(cohort, config, _groups(preprocessing, candidate.network), out / "cache", progress)
     _refuse_a_teacher_of_these(candidate.weights, target.cohort, target.hashes)
     stages = config.backbone.pooled_stages or candidate.spec.pooled_stages
     features = joined_features(target.features[candidate.network.key], stages)
@@ -103,10 +104,16 @@ def _by_finetuning(
 ) -> tuple[Judgements, Target, str]:
     name, preprocessing = start_of_finetuning(config)
     _refuse_a_teacher_of_these(config.backbone.weights, cohort, [None] * len(cohort))
-    target = read_target(cohort, config, dict([(preprocessing, [])]), out / "cache", progress)
+    target = read_target(cohort, config, _groups(preprocessing), out / "cache", progress)
     _refuse_a_teacher_of_these(config.backbone.weights, target.cohort, target.hashes)
     judged = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
     return judged, target, name
+
+
+def _groups(preprocessing: PreprocessingConfig, *networks: Network) -> Groups:
+    groups: Groups = {}
+    groups.setdefault(preprocessing, []).extend(networks)
+    return groups
 
 
 def _candidate(config: FinetuneConfig) -> Candidate:

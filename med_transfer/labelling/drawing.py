@@ -50,6 +50,9 @@ def _draw(axes: Axes, forecast: Forecast, measure: str) -> None:
         _draw_fit(axes, forecast, forecast.curve, present)
     axes.axhline(forecast.target, color=_TARGET, linewidth=1, linestyle=":", label=f"target {forecast.target:g}")
     axes.set(xlabel="patients to learn from", ylabel=measure, ylim=(0, 1.02), xscale="log")
+    ticks = [float(size) for size in samples.patients] + ([present * forecast.multiple] if forecast.curve else [])
+    axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_title(f"{forecast.name}: {forecast.outcome}", fontsize=10)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from med_transfer.labels import Labels
 from med_transfer.transfer.curve_samples import Judgements, count_patients
@@ -101,9 +102,10 @@ def probe_curve(
         TooFewPatients: no more patients outside a fold than the smallest subset takes.
     """
     table = finite_table(features)
-    return judge_lessons(
-        lambda lesson: probe_answers(table, truth, lesson.train, lesson.test, labels), truth, patients, labels, plan
-    )
+    with threadpool_limits(1):  # hundreds of small fits: threads that wait for each other made them ten times slower
+        return judge_lessons(
+            lambda lesson: probe_answers(table, truth, lesson.train, lesson.test, labels), truth, patients, labels, plan
+        )
 
 
 def judge_lessons(
