@@ -48,7 +48,7 @@ class CurveSamples:
 
     Attributes:
         name: a class, or ``all classes``.
-        patients: that were learned from [size]: of the class, or in all.
+        patients: that were learned from [size], rising: of the class, or in all.
         values: performance [size] in [0, 1], mean over the repeats; NaN where there is no case.
         draws: the same [draw, size] with patients and repeats resampled.
         labelled: patients with labels in all folds: of the class, or in all.
@@ -80,12 +80,20 @@ def curve_samples(judged: Judgements, measure: Measure, n_draws: int = 400, seed
     patients = np.array(judged.patients, dtype=object)
     if measure == "macro_auc":
         sizes, everyone = judged.learned_in_all.mean(axis=0), len(set(judged.patients))
-        return [CurveSamples(ALL_CLASSES, sizes, values[:, 0], draws[:, :, 0], everyone)]
+        return [_rising(CurveSamples(ALL_CLASSES, sizes, values[:, 0], draws[:, :, 0], everyone))]
     sizes = judged.learned.mean(axis=0)
     return [
-        CurveSamples(name, sizes[:, c], values[:, c], draws[:, :, c], len(set(patients[judged.truth[:, c]])))
+        _rising(CurveSamples(name, sizes[:, c], values[:, c], draws[:, :, c], len(set(patients[judged.truth[:, c]]))))
         for c, name in enumerate(judged.labels.names)
     ]
+
+
+def _rising(samples: CurveSamples) -> CurveSamples:
+    """One point for sizes that hold equally many patients of a class, their mean."""
+    sizes, groups = np.unique(samples.patients.round(6), return_inverse=True)
+    weights = np.eye(len(sizes))[groups]
+    weights /= weights.sum(axis=0)
+    return CurveSamples(samples.name, sizes, samples.values @ weights, samples.draws @ weights, samples.labelled)
 
 
 def _by_repeat(judged: Judgements, measure: Measure, weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,11 +16,11 @@ def geometric_sizes(smallest: int, largest: int, n_sizes: int) -> tuple[int, ...
     Fewer than ``n_sizes`` where whole numbers lie too close.
 
     Raises:
-        TooFewPatients: there are not more patients than the smallest set takes.
+        TooFewPatients: there are fewer patients than the smallest set takes.
     """
-    if largest <= smallest:
+    if largest < smallest:
         raise TooFewPatients(
-            f"{largest} patients to learn from in a fold", expected=f"more than the smallest subset, {smallest}",
+            f"{largest} patients to learn from in a fold", expected=f"at least the smallest subset, {smallest}",
             action="Use a smaller smallest subset, more folds, or label more patients",
         )  # fmt: skip
     return tuple(np.unique(np.round(np.geomspace(smallest, largest, n_sizes)).astype(int)).tolist())

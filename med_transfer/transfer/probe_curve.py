@@ -65,7 +65,7 @@ def lessons(truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan) 
 
     Raises:
         UsageError: fewer patients than folds.
-        TooFewPatients: no more patients outside a fold than the smallest subset takes.
+        TooFewPatients: fewer patients outside a fold than the smallest subset takes.
     """
     names, strata = np.asarray(patients, dtype=str), patient_strata(truth, patients)
     folds = [patient_folds(truth, patients, plan.n_folds, plan.seed + repeat) for repeat in range(plan.repeats)]
@@ -99,7 +99,7 @@ def probe_curve(
 
     Raises:
         UsageError: features that are no finite table, or fewer patients than folds.
-        TooFewPatients: no more patients outside a fold than the smallest subset takes.
+        TooFewPatients: fewer patients outside a fold than the smallest subset takes.
     """
     table = finite_table(features)
     with threadpool_limits(1):  # hundreds of small fits: threads that wait for each other made them ten times slower
