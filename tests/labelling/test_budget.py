@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,9 @@ def test_no_patient_is_named(measured):
     assert "texture-00" not in outcome.out + outcome.err + (out / "budget.json").read_text()
 
 
-def test_macro_auc_is_one_curve_and_python_gives_the_same(command, measured, cohort_csv, weights):
-    out, _ = measured
+def test_macro_auc_is_one_curve_and_python_gives_the_same(command, measured, cohort_csv, weights, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(measured[0] / "cache", out / "cache")
     more = settings("split.test_fraction=0", "split.folds=3")
     asked = (*QUICK, "--weights", weights, "--measure", "macro_auc", "--json")
     outcome = command(*words(cohort_csv, out, *asked), *more)

@@ -67,8 +67,8 @@ def test_planted_copies_are_not_chosen_twice():
 def test_groups_of_like_scans_each_get_one():
     rng = np.random.default_rng(0)
     centres = 10 * rng.normal(size=(5, 12))
-    features = np.concatenate([centre + 0.05 * rng.normal(size=(n, 12)) for centre, n in zip(centres, (60, 20, 10, 5, 5), strict=True)])  # fmt: skip
     group = np.repeat(np.arange(5), (60, 20, 10, 5, 5))
+    features = centres[group] + 0.05 * rng.normal(size=(100, 12))
     probabilities = np.array([UNSURE] * 100)
     for seed in range(5):
         chosen = positions(choose_next(features, probabilities, [str(i) for i in range(100)], 5, seed))

@@ -70,9 +70,7 @@ def test_sizes_are_geometric_and_end_with_everyone():
     assert geometric_sizes(5, 80, 5) == (5, 10, 20, 40, 80)
     assert geometric_sizes(5, 7, 6) == (5, 6, 7)
     assert geometric_sizes(5, 5, 6) == (5,)
-    with pytest.raises(
-        TooFewPatients, match="4 patients to learn from in a fold; expected at least the smallest subset, 5"
-    ):
+    with pytest.raises(TooFewPatients, match="4 patients to learn from in a fold; expected at least the smallest"):
         geometric_sizes(5, 4, 4)
 
 
