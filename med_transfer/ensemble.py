@@ -43,14 +43,23 @@ class Ensemble(nn.Module):
 
     def assess(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities [batch, class] and novelty [batch], both in [0, 1]."""
+        return self.assess_features(self.member_features(images))
+
+    def member_features(self, images: Tensor) -> list[Tensor]:
+        """Of each member the features [batch, feature] that its head reads."""
         images = images.contiguous(memory_format=torch.channels_last_3d)  # faster on a CPU
+        return [self._member(number).features(images) for number in range(self.n_members)]
+
+    def assess_features(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As :meth:`assess`, from each member's features."""
         probabilities, ranks = [], []
-        for number in range(self.n_members):
-            classifier: Classifier = self.get_submodule(f"member{number}")  # type: ignore[assignment]
-            features = classifier.features(images)
-            probabilities.append(self._calibrated(classifier.head(features)))
-            ranks.append(self.get_submodule(f"novelty{number}")(features))
+        for number, of_member in enumerate(features):
+            probabilities.append(self._calibrated(self._member(number).head(of_member)))
+            ranks.append(self.get_submodule(f"novelty{number}")(of_member))
         return torch.stack(probabilities).mean(0), torch.stack(ranks).mean(0)
+
+    def _member(self, number: int) -> Classifier:
+        return self.get_submodule(f"member{number}")  # type: ignore[return-value]
 
     def _calibrated(self, logits: Tensor) -> Tensor:
         scaled = logits.float() / self.temperature

@@ -20,6 +20,7 @@ from med_transfer.cli import (
     finetune,
     index,
     inspect,
+    labels,
     phantom,
     predict,
     pretrain,
@@ -39,6 +40,7 @@ app = typer.Typer(
 for module in (demo, phantom, index, inspect, pretrain, select, finetune, evaluate, compare, predict):
     app.command(module.NAME)(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)
+app.add_typer(labels.app, name=labels.NAME)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the input

@@ -51,20 +51,23 @@ class FolderOutcome:
 
 
 @dataclass(frozen=True)
-class _Item:
+class ScanToPredict:
     """One scan to predict: a case of a table, a series that was found, or a damaged file and what is wrong with it."""
 
     case: Case
     series: Series | None = None
     damage: str = ""
 
-    def predict(self, predictor: ReadsAndPredicts) -> Prediction:
-        """Raises ScanError."""
+    def read(self, predictor: ReadsAndPredicts) -> tuple[Volume, Region | None]:
+        """The scan and where to look. Raises ScanError."""
         if self.damage:
             raise UnreadableScan(self.damage, where=self.case.scan)
         volume = predictor.read(self.series or self.case.path, self.case.series_uid)
-        region, _ = region_of_case(self.case, volume)
-        return predictor.predict(volume, region)
+        return volume, region_of_case(self.case, volume)[0]
+
+    def predict(self, predictor: ReadsAndPredicts) -> Prediction:
+        """Raises ScanError."""
+        return predictor.predict(*self.read(predictor))
 
 
 def predict_all(
@@ -86,7 +89,7 @@ def predict_all(
         CohortError: the table cannot be read.
         OutputError: the result cannot be written.
     """
-    items, n_ignored = _items(scans, predictor.max_gap_mm)
+    items, n_ignored = scans_to_predict(scans, predictor.max_gap_mm)
     with PredictionTable(out / "predictions.csv", labels) as table:
         done = table.done
         for number, item in enumerate(items, start=1):
@@ -103,7 +106,7 @@ def predict_all(
     return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored)
 
 
-def _predict(item: _Item, predictor: ReadsAndPredicts) -> Prediction:
+def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> Prediction:
     started = time.monotonic()
     try:
         prediction = item.predict(predictor)
@@ -119,14 +122,19 @@ def _predict(item: _Item, predictor: ReadsAndPredicts) -> Prediction:
     )
 
 
-def _items(scans: Path, max_gap_mm: float) -> tuple[list[_Item], int]:
-    """What there is to predict, in a stable order, and how many files are no scans."""
+def scans_to_predict(scans: Path, max_gap_mm: float) -> tuple[list[ScanToPredict], int]:
+    """What there is to predict, in a stable order, and how many files are no scans.
+
+    Raises:
+        ScanNotFound: no scan there.
+        CohortError: the table cannot be read.
+    """
     if scans.suffix.lower() == ".csv":
-        return [_Item(case) for case in Cohort.read(scans, labelled=False).cases], 0
+        return [ScanToPredict(case) for case in Cohort.read(scans, labelled=False).cases], 0
     found = survey(scans, max_gap_mm=max_gap_mm)
     base = scans if scans.is_dir() else scans.parent
-    damaged = [_Item(_case(base, file.path, ""), damage=file.reason) for file in found.ignored if file.damaged]
-    items = [_Item(_case(base, one.path, one.name), one) for one in found.series] + damaged
+    damaged = [ScanToPredict(_case(base, file.path, ""), damage=file.reason) for file in found.ignored if file.damaged]
+    items = [ScanToPredict(_case(base, one.path, one.name), one) for one in found.series] + damaged
     if not items:
         raise ScanNotFound(f"no scan among {len(found.ignored)} files", where=scans,
                            expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files")  # fmt: skip

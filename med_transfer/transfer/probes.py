@@ -116,6 +116,23 @@ def linear_probe(
     return _judged(features, truth, patients, folds, labels, _fit_linear)
 
 
+def probe_answers(
+    features: ArrayLike, truth: NDArray[np.bool_], train: NDArray[np.bool_], test: NDArray[np.bool_], labels: Labels
+) -> NDArray[np.float64]:
+    """What the model of :func:`linear_probe`, fitted on some scans, says of others: [scan to judge, class].
+
+    Args:
+        features: [scan, feature].
+        truth: boolean [scan, class]; only that of the training scans is looked at.
+        train, test: boolean [scan]; who learns, and who is judged.
+        labels: class names.
+
+    Raises:
+        UsageError: features that are no finite table.
+    """
+    return _answers(finite_table(features), truth, train, test, labels, _fit_linear)
+
+
 def nearest_neighbours(
     features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray, labels: Labels
 ) -> Judged:
@@ -143,11 +160,19 @@ def _judged(
     _check(table, truth, patients, folds)
     probabilities = np.zeros(truth.shape)
     for fold in np.unique(folds):
-        train, test = folds != fold, folds == fold
-        points = _standardised(table, train)
-        for columns, target in _targets(truth, multilabel=labels.multilabel):
-            probabilities[np.ix_(test, columns)] = _predict(points, target, train, test, len(columns), fit)
+        probabilities[folds == fold] = _answers(table, truth, folds != fold, folds == fold, labels, fit)
     return Judged(truth, probabilities, tuple(patients), labels)
+
+
+def _answers(
+    table: NDArray[np.float64], truth: NDArray[np.bool_], train: NDArray[np.bool_], test: NDArray[np.bool_],
+    labels: Labels, fit: Fit,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Probabilities [scan to judge, class] by models of the training scans."""
+    points, answers = _standardised(table, train), np.zeros((int(test.sum()), truth.shape[1]))
+    for columns, target in _targets(truth, multilabel=labels.multilabel):
+        answers[:, columns] = _predict(points, target, train, test, len(columns), fit)
+    return answers
 
 
 def _check(table: NDArray, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray) -> None:

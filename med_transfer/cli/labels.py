@@ -1,0 +1,138 @@
+"""``med-transfer labels``: how many more labelled patients are needed, and which scans to label next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson, Config, Overrides
+
+if TYPE_CHECKING:
+    from med_transfer.labelling import Budget
+
+NAME = "labels"
+app = typer.Typer(
+    help="How many more labelled patients are needed, and which scans to label next.", no_args_is_help=True,
+    rich_markup_mode=None,
+)  # fmt: skip
+
+
+@app.command()
+def budget(
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; the same folder again goes on.")] = Path(
+        "label-budget"
+    ),
+    backbone: Annotated[str | None, typer.Option(help="Its name; else the config's.", show_default=False)] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights file, bundle or run folder.", show_default=False)
+    ] = None,
+    target: Annotated[float, typer.Option(help="Performance to reach.")] = 0.85,
+    measure: Annotated[str, typer.Option(help="sensitivity (of each class) or macro_auc.")] = "sensitivity",
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Only this class; may be repeated.", show_default=False)
+    ] = None,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Measure by real fine-tunings (slow), not by linear probes.")
+    ] = False,
+    smallest: Annotated[
+        int | None, typer.Option(help="Patients in the smallest subset; else 5, or two a class.", show_default=False)
+    ] = None,
+    sizes: Annotated[int, typer.Option(help="Sizes of subsets.")] = 6,
+    repeats: Annotated[
+        int | None, typer.Option(help="Else 10 of probes, 1 of fine-tunings.", show_default=False)
+    ] = None,
+    multiple: Annotated[float, typer.Option(help="Follow a curve up to so many times the present patients.")] = 5.0,
+    config: Config = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """How many more labelled patients a target takes, from the training folds of a cohort."""
+    from med_transfer.cli.terminal import progress_bars, say_json
+    from med_transfer.cohorts import Cohort
+    from med_transfer.config import load_config
+    from med_transfer.finetuning import FinetuneConfig
+    from med_transfer.labelling import BudgetSettings, label_budget
+    from med_transfer.labelling.report import as_record
+
+    asked = BudgetSettings(
+        target=target, measure=measure, classes=tuple(classes or ()), finetune=finetune, smallest=smallest,  # type: ignore[arg-type]
+        n_sizes=sizes, repeats=repeats, multiple=multiple,
+    )  # fmt: skip
+    settings = load_config(FinetuneConfig, config, overrides or ())
+    chosen = {"name": backbone, "weights": _bundle_of(weights)}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    settings = settings.model_copy(update={"backbone": settings.backbone.model_copy(update=chosen)})
+    with progress_bars() as progress:
+        found = label_budget(Cohort.read(cohort), settings, out, asked, progress)
+    if as_json:
+        say_json(as_record(found))
+    else:
+        _say_budget(found)
+    raise typer.Exit(1 if found.failed else 0)
+
+
+def _bundle_of(weights: Path | None) -> Path | None:
+    """Of a run folder its bundle."""
+    return weights / "bundle" if weights and (weights / "bundle").is_dir() else weights
+
+
+def _say_budget(found: Budget) -> None:
+    from med_transfer.cli.terminal import say
+    from med_transfer.labelling.record import WAY_MEANS
+    from med_transfer.labelling.report import LIMITS, sentence
+
+    asked = found.settings
+    for forecast in found.forecasts:
+        say(sentence(forecast, asked.measure))
+    say()
+    say(f"{found.n_patients} patients in {found.n_folds} training folds, {found.repeats} repeats; {found.backbone}")
+    say(WAY_MEANS[asked.way])
+    say(LIMITS)
+    if found.failed:
+        say(f"{len(found.failed)} scans could not be used")
+    say(f"curves: {found.folder / 'budget.png'}")
+    say(f"figures: {found.folder / 'budget.json'}")
+
+
+@app.command("next")
+def next_(
+    bundle: Annotated[Path, typer.Argument(help="RUN/bundle of a finished run.")],
+    scans: Annotated[Path, typer.Argument(help="A folder tree of unlabelled scans, or a table of them.")],
+    n: Annotated[int, typer.Option("-n", help="How many scans to choose.")] = 20,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write.")] = Path("next.csv"),
+    strange_above: Annotated[
+        float | None,
+        typer.Option(
+            help="Novelty above which a scan is listed apart; else the bundle's, or 0.99.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws another choice.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Which unlabelled scans to label next: those the bundle is unsure of, unlike each other, one a patient."""
+    from dataclasses import asdict
+
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.labelling import next_labels
+
+    with progress_bars() as progress:
+        found = next_labels(
+            bundle, scans, out, n, strange_above=strange_above, seed=seed, device=device, progress=progress
+        )
+    if as_json:
+        say_json(asdict(found))
+    else:
+        say(f"{found.n_chosen} scans to label, the first one first: {found.table}")
+        if found.n_chosen < n:
+            say("fewer than asked for: there are no more patients, or the rest repeats these or is certain")
+        if found.n_strange:
+            say(f"{found.n_strange} scans are strange to the bundle, perhaps out of scope: {found.strange}")
+        if found.n_known:
+            say(f"{found.n_known} scans left out: the bundle learned from them, or from their patients")
+        if found.failed:
+            say(f"{len(found.failed)} scans could not be used")
+    raise typer.Exit(1 if found.failed else 0)

@@ -1,0 +1,133 @@
+"""A cohort in, and how many more labelled patients a target takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from med_transfer.cohorts import Cohort, seen_before, split_cohort
+from med_transfer.errors import PatientLeak
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.plan import resolve_preprocessing, source_provenance
+from med_transfer.labelling.finetuned import finetuned_curve, start_of_finetuning
+from med_transfer.labelling.record import LEAST_SMALLEST, Budget, BudgetSettings
+from med_transfer.labelling.report import write_budget
+from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.progress import Progress, silent
+from med_transfer.selection.candidates import Candidate, Network, find_candidates
+from med_transfer.selection.measuring import joined_features
+from med_transfer.selection.target import Groups, Target, read_target
+from med_transfer.transfer.curve_samples import Judgements, curve_samples
+from med_transfer.transfer.label_forecast import forecast
+from med_transfer.transfer.probe_curve import CurvePlan, probe_curve
+
+__all__ = ["Budget", "BudgetSettings", "label_budget"]
+
+
+def label_budget(
+    cohort: Cohort, config: FinetuneConfig, out: Path | str, settings: BudgetSettings | None = None,
+    progress: Progress = silent,
+) -> Budget:  # fmt: skip
+    """Measure learning curves on the training folds of a cohort, and write what they foretell.
+
+    Args:
+        cohort: the table; the scans that ``finetune`` would keep for testing are shown to no network.
+        config: of the run that is to follow: backbone, input, split and, with ``settings.finetune``, all the rest.
+        out: folder for budget.json, budget.png, and the features or runs; the same folder again goes on where it was.
+        settings: target, measure and how to measure; None takes the defaults.
+        progress: told how far it is.
+
+    Raises:
+        CohortError: an unknown class, too few patients, or a cohort that cannot be split or leaks.
+        BackboneError: the backbone or its weights cannot be used.
+        ConfigError: an input that the backbone cannot take.
+        NothingDone: no scan can be used.
+        OutputError: a result cannot be written.
+    """
+    settings, out = settings or BudgetSettings(), Path(out)
+    wanted = settings.wanted(cohort.labels)
+    split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
+    measure = _by_finetuning if settings.finetune else _by_probe
+    judged, target, backbone = measure(cohort, config, settings, out, progress)
+    curves = curve_samples(judged, settings.measure, settings.n_draws, settings.seed)
+    chosen = [curve for curve in curves if settings.measure != "sensitivity" or curve.name in wanted]
+    forecasts = []
+    for done, curve in enumerate(chosen):
+        progress("forecasts", done, len(chosen), curve.name)
+        forecasts.append(forecast(curve, settings.target, settings.multiple))
+    progress("forecasts", len(chosen), len(chosen))
+    budget = Budget(
+        settings=settings,
+        forecasts=tuple(forecasts),
+        backbone=backbone,
+        n_patients=len(set(target.cohort.patients)),
+        n_scans=len(target.cohort),
+        n_folds=len(set(target.folds.tolist())),
+        repeats=len(judged.probabilities),
+        folder=out,
+        failed=target.failed,
+    )
+    write_budget(budget)
+    return budget
+
+
+def curve_plan(target: Target, settings: BudgetSettings) -> CurvePlan:
+    """Subsets of a cohort's training folds, in as many parts as its run has."""
+    return CurvePlan(
+        smallest=settings.smallest or max(LEAST_SMALLEST, 2 * len(target.cohort.labels)),
+        n_sizes=settings.n_sizes,
+        repeats=settings.repeats or (1 if settings.finetune else 10),
+        n_folds=len(set(target.folds.tolist())),
+        seed=settings.seed,
+    )
+
+
+def _by_probe(
+    cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings, out: Path, progress: Progress
+) -> tuple[Judgements, Target, str]:
+    candidate = _candidate(config)
+    _refuse_a_teacher_of_these(candidate.weights, cohort, [None] * len(cohort))
+    preprocessing = resolve_preprocessing(candidate.spec, config)
+    target = read_target(cohort, config, _groups(preprocessing, candidate.network), out / "cache", progress)
+    _refuse_a_teacher_of_these(candidate.weights, target.cohort, target.hashes)
+    stages = config.backbone.pooled_stages or candidate.spec.pooled_stages
+    features = joined_features(target.features[candidate.network.key], stages)
+    learned = target.cohort
+    progress("linear probes", 0, 1)
+    judged = probe_curve(features, learned.truth, learned.patients, learned.labels, curve_plan(target, settings))
+    progress("linear probes", 1, 1)
+    return judged, target, candidate.name
+
+
+def _by_finetuning(
+    cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings, out: Path, progress: Progress
+) -> tuple[Judgements, Target, str]:
+    name, preprocessing = start_of_finetuning(config)
+    _refuse_a_teacher_of_these(config.backbone.weights, cohort, [None] * len(cohort))
+    target = read_target(cohort, config, _groups(preprocessing), out / "cache", progress)
+    _refuse_a_teacher_of_these(config.backbone.weights, target.cohort, target.hashes)
+    judged = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
+    return judged, target, name
+
+
+def _groups(preprocessing: PreprocessingConfig, *networks: Network) -> Groups:
+    groups: Groups = {}
+    groups.setdefault(preprocessing, []).extend(networks)
+    return groups
+
+
+def _candidate(config: FinetuneConfig) -> Candidate:
+    backbone = config.backbone
+    given = [(backbone.name, backbone.weights)] if backbone.weights else []
+    return find_candidates([backbone.name], given, backbone.accept_licence).ready[0]
+
+
+def _refuse_a_teacher_of_these(weights: Path | None, cohort: Cohort, hashes: Sequence[str | None]) -> None:
+    """A network that has learned from these patients knows their answers with any number of labels."""
+    known = source_provenance(weights)
+    seen = seen_before(cohort, hashes, known.patient_hashes, known.content_hashes) if known else ()
+    if seen:
+        raise PatientLeak(
+            f"the source was trained on {len(seen)} of these scans or their patients", where=weights or "",
+            expected="a source that never saw these patients", action="Choose another source",
+        )  # fmt: skip

@@ -1,0 +1,111 @@
+"""The slow way to a learning curve: real fine-tunings on nested subsets of the patients, each a run folder.
+
+::
+
+    FOLDER/repeat-0/fold-1/patients-24/     a run as ``med-transfer finetune`` leaves it
+    FOLDER/prepared/                        the scans as the network sees them, once for all runs
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.backbones import load_backbone
+from med_transfer.bundle import load_network, read_record
+from med_transfer.cohorts import Cohort, prepare_cohort, split_cohort
+from med_transfer.errors import TooFewPatients
+from med_transfer.finetuning import FinetuneConfig, finetune
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.plan import resolve_preprocessing
+from med_transfer.judgement import assess
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.progress import Progress
+from med_transfer.transfer.curve_samples import Judgements
+from med_transfer.transfer.probe_curve import CurvePlan, Lesson, judge_lessons, lessons
+
+
+def start_of_finetuning(config: FinetuneConfig) -> tuple[str, PreprocessingConfig]:
+    """What the runs start from, in words, and what their network sees. Raises BackboneError, ConfigError."""
+    backbone = config.backbone
+    source = load_backbone(backbone.name, backbone.weights, seed=config.seed, accept_licence=backbone.accept_licence)
+    where = "" if source.sha256 else ", from scratch"
+    given = f" ({backbone.weights})" if backbone.weights else ""
+    return f"{source.spec.name}{given}{where}", resolve_preprocessing(source.spec, config)
+
+
+def finetuned_curve(
+    cohort: Cohort, config: FinetuneConfig, plan: CurvePlan, folder: Path, progress: Progress
+) -> Judgements:  # fmt: skip
+    """Every patient judged by runs that learned from ever more others; finished runs are not trained again.
+
+    Args:
+        cohort: the training folds, each scan usable.
+        config: of every run, but that none has a scratch twin.
+        plan: sizes, repeats and folds; the smallest size grows until the config's split can divide it.
+        folder: of the run folders.
+        progress: told how far it is.
+
+    Raises:
+        TooFewPatients: even the largest subset cannot be divided as the config asks.
+    """
+    config = config.model_copy(update={"scratch_twin": False})
+    plan = _divisible(cohort, config, plan)
+    n_runs, done = len(lessons(cohort.truth, cohort.patients, plan)), 0
+
+    def answers(lesson: Lesson) -> NDArray[np.float64]:
+        nonlocal done
+        progress("fine-tunings", done, n_runs, f"{lesson.n_patients} patients")
+        run = folder / f"repeat-{lesson.repeat}" / f"fold-{lesson.fold}" / f"patients-{lesson.n_patients}"
+        _share_prepared_scans(run, folder)
+        bundle = finetune(_taught(cohort, lesson), config, run).bundle
+        done += 1
+        return _judge(bundle, cohort.subset(np.flatnonzero(lesson.test)), folder)
+
+    judged = judge_lessons(answers, cohort.truth, cohort.patients, cohort.labels, plan)
+    progress("fine-tunings", n_runs, n_runs)
+    return judged
+
+
+def _taught(cohort: Cohort, lesson: Lesson) -> Cohort:
+    """The scans of a lesson, with the split column that makes a run of it."""
+    chosen = cohort.subset(np.flatnonzero(lesson.train | lesson.test))
+    tests = lesson.test[lesson.train | lesson.test]
+    cases = [replace(case, split="test" if test else "train") for case, test in zip(chosen.cases, tests, strict=True)]
+    return replace(chosen, cases=tuple(cases))
+
+
+def _divisible(cohort: Cohort, config: FinetuneConfig, plan: CurvePlan) -> CurvePlan:
+    """The plan from the first size on at which every subset can be split into training and validation."""
+    refusal: TooFewPatients | None = None
+    for smallest in range(plan.smallest, len(set(cohort.patients))):
+        larger = replace(plan, smallest=smallest)
+        try:
+            for lesson in lessons(cohort.truth, cohort.patients, larger):
+                split_cohort(_taught(cohort, lesson), config.split)
+            return larger
+        except TooFewPatients as error:
+            refusal = refusal or error
+    raise refusal or TooFewPatients(
+        f"{len(set(cohort.patients))} patients", where=cohort.path or "", expected=f"more than {plan.smallest}"
+    )
+
+
+def _share_prepared_scans(run: Path, folder: Path) -> None:
+    """All runs see the same input: a scan is read for the first of them only."""
+    prepared, shared = run / "prepared", folder / "prepared"
+    shared.mkdir(parents=True, exist_ok=True)
+    run.mkdir(parents=True, exist_ok=True)
+    if not prepared.exists():
+        prepared.symlink_to(shared.resolve(), target_is_directory=True)
+
+
+def _judge(bundle: Path, cohort: Cohort, folder: Path) -> NDArray[np.float64]:
+    """Probabilities [scan, class] of the scans that the run did not learn from."""
+    preprocessing = read_record(bundle).preprocessing
+    margin = margin_voxels(preprocessing.shape)
+    prepared = prepare_cohort(cohort, Preprocessing(preprocessing), folder / "prepared", margin).without_margin(margin)
+    return assess(load_network(bundle), prepared)[0]

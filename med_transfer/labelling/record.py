@@ -1,0 +1,102 @@
+"""What was asked and what came out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from med_transfer.errors import UsageError
+from med_transfer.labels import Labels
+from med_transfer.transfer.curve_samples import MEASURES, Measure
+from med_transfer.transfer.label_forecast import MULTIPLE, Forecast
+
+Way = Literal["linear probe", "fine-tuning"]
+WAY_MEANS: dict[Way, str] = {
+    "linear probe": "Measured by linear probes on frozen features. Fine-tuning also changes the features and usually "
+    "does better, so take the numbers for an upper limit of what is needed, and the curve for a lower one.",
+    "fine-tuning": "Measured by fine-tuning on subsets of the patients.",
+}
+LEAST_SMALLEST = 5
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """What to ask of the learning curves.
+
+    Attributes:
+        target: performance to reach, above 0 and below 1.
+        measure: ``sensitivity`` of each class, or ``macro_auc`` over all.
+        classes: only these; empty: all.
+        finetune: measure by real fine-tunings instead of linear probes.
+        smallest: patients in the smallest subset, of all classes together; None: 5, or two a class.
+        n_sizes: subsets, each about the same multiple of the one before.
+        repeats: with other folds and subsets; None: 10 of probes, 1 of fine-tunings.
+        multiple: of the present training patients, how far a curve is followed; above 1.
+        n_draws: resamples.
+        seed: of folds, subsets and resamples.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    target: float = 0.85
+    measure: Measure = "sensitivity"
+    classes: tuple[str, ...] = ()
+    finetune: bool = False
+    smallest: int | None = None
+    n_sizes: int = 6
+    repeats: int | None = None
+    multiple: float = MULTIPLE
+    n_draws: int = 400
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise UsageError(f"measure {self.measure!r}", expected=f"one of {', '.join(MEASURES)}")
+        if self.classes and self.measure != "sensitivity":
+            raise UsageError(f"classes with measure {self.measure}", expected="sensitivity, which each class has")
+        for name, found, fits, expected in (
+            ("target", self.target, 0 < self.target < 1, "above 0 and below 1"),
+            ("multiple", self.multiple, self.multiple > 1, "above 1"),
+            ("smallest", self.smallest, self.smallest is None or self.smallest >= 2, "at least 2 patients"),
+            ("n_sizes", self.n_sizes, self.n_sizes >= 1, "at least 1"),
+            ("repeats", self.repeats, self.repeats is None or self.repeats >= 1, "at least 1"),
+            ("n_draws", self.n_draws, self.n_draws >= 20, "at least 20"),
+        ):
+            if not fits:
+                raise UsageError(f"{name} {found}", expected=expected)
+
+    @property
+    def way(self) -> Way:
+        return "fine-tuning" if self.finetune else "linear probe"
+
+    def wanted(self, labels: Labels) -> tuple[str, ...]:
+        """The classes to speak of. Raises CohortError for a name that is no class."""
+        for name in self.classes:
+            labels.index(name)
+        return self.classes or labels.names
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many labelled patients are missing, as far as that can be said.
+
+    Attributes:
+        forecasts: one a class, or one in all.
+        backbone: where the networks start from, with the file of the weights.
+        n_patients, n_scans: in the training folds; test scans were not used.
+        n_folds, repeats: of the measurement.
+        failed: scan to the reason why it was not used.
+        folder: where budget.json and budget.png lie.
+    """
+
+    settings: BudgetSettings
+    forecasts: tuple[Forecast, ...]
+    backbone: str
+    n_patients: int
+    n_scans: int
+    n_folds: int
+    repeats: int
+    folder: Path
+    failed: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,119 @@
+"""``budget.json`` for programs, ``budget.png`` for people, and one sentence a forecast."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from med_transfer.atomic import write_text
+from med_transfer.evaluation.intervals import percentile_interval
+from med_transfer.labelling.drawing import draw_curves
+from med_transfer.labelling.record import WAY_MEANS, Budget
+from med_transfer.transfer.curve_samples import ALL_CLASSES, CurveSamples
+from med_transfer.transfer.label_forecast import Forecast
+
+SCHEMA = 1
+MODEL = "asymptote - (asymptote - start) * (patients / smallest) ** -rate"
+LIMITS = (
+    "Holds for patients like those at hand: classes in the same shares, the same scanners. The interval covers who was "
+    "judged and which of the patients at hand were learned from, not the choice of the curve."
+)
+
+
+def write_budget(budget: Budget) -> None:
+    """Both files, into the budget's folder. Raises OutputError."""
+    write_text(budget.folder / "budget.json", json.dumps(as_record(budget), indent=2) + "\n")
+    draw_curves(budget, budget.folder / "budget.png")
+
+
+def as_record(budget: Budget) -> dict:
+    """What ``budget.json`` holds."""
+    asked = budget.settings
+    return {
+        "schema": SCHEMA,
+        "measure": asked.measure,
+        "target": asked.target,
+        "way": asked.way,
+        "way_means": WAY_MEANS[asked.way],
+        "limits": LIMITS,
+        "model": MODEL,
+        "multiple": asked.multiple,
+        "backbone": budget.backbone,
+        "n_patients": budget.n_patients,
+        "n_scans": budget.n_scans,
+        "n_folds": budget.n_folds,
+        "repeats": budget.repeats,
+        "n_draws": asked.n_draws,
+        "seed": asked.seed,
+        "forecasts": [_forecast_record(forecast, asked.measure) for forecast in budget.forecasts],
+        "failed": budget.failed,
+    }
+
+
+def _forecast_record(forecast: Forecast, measure: str) -> dict:
+    curve, now = forecast.curve, forecast.now
+    return {
+        "name": forecast.name,
+        "outcome": forecast.outcome,
+        "labelled": forecast.samples.labelled,
+        "more": forecast.more,
+        "more_ci95": list(forecast.interval) if forecast.interval else None,
+        "share_reaching": forecast.share_reaching,
+        "now": None if now is None else {"value": now[0], "ci95": list(now[1:])},
+        "reason": forecast.reason,
+        "sentence": sentence(forecast, measure),
+        "curve": None if curve is None else vars(curve),
+        "points": _points(forecast.samples),
+    }
+
+
+def _points(samples: CurveSamples) -> list[dict]:
+    return [
+        {
+            "patients": float(patients),
+            "value": float(value) if math.isfinite(value) else None,
+            "ci95": percentile_interval(draws),
+        }
+        for patients, value, draws in zip(samples.patients, samples.values, samples.draws.T, strict=True)
+    ]
+
+
+def sentence(forecast: Forecast, measure: str) -> str:
+    """The outcome in words, with its interval; never a number beyond the multiple."""
+    what, target = measure.replace("macro_auc", "macro AUC"), f"{forecast.target:g}"
+    kind = "labelled patients" if forecast.name == ALL_CLASSES else "labelled patients of this class"
+    head = f"{forecast.name}: "
+    if forecast.now is None:
+        return f"{head}cannot say how many patients a {what} of {target} takes: {forecast.reason}."
+    now, low, high = forecast.now
+    present = f"{what} is {now:.2f} ({low:.2f} to {high:.2f}) with the {forecast.samples.labelled} {kind} at hand"
+    if forecast.outcome == "reached":
+        return f"{head}{present}; the target of {target} is reached{_how_surely(forecast, low)}."
+    if forecast.outcome == "forecast":
+        return (
+            f"{head}to reach {what} {target} you need about {_rounded(forecast.more or 0)} more {kind} "
+            f"(95 % interval {_limits(forecast)}); now {present}{_how_surely(forecast, 0.0)}."
+        )
+    return (
+        f"{head}{what} {target} is not foreseen within {forecast.multiple:g} times the patients at hand: "
+        f"{forecast.reason}; now {present}{_how_surely(forecast, 0.0)}."
+    )
+
+
+def _limits(forecast: Forecast) -> str:
+    low, high = forecast.interval or (None, None)
+    beyond = f"more than {forecast.multiple:g} times those at hand"
+    return f"{beyond if low is None else low} to {beyond if high is None else high}"
+
+
+def _how_surely(forecast: Forecast, low: float) -> str:
+    share = forecast.share_reaching or 0.0
+    if forecast.outcome == "reached":
+        return "" if low >= forecast.target else ", but the interval reaches below it"
+    return f"; {share:.0%} of the resampled curves get there within {forecast.multiple:g} times the patients"
+
+
+def _rounded(number: int) -> int:
+    """Two digits, upwards: a forecast is no more exact than that."""
+    step = 10 ** max(len(str(number)) - 2, 0)
+    return math.ceil(number / step) * step

@@ -1,0 +1,121 @@
+"""Scans without labels, as a bundle sees them: probabilities, novelty and features, each worked out once.
+
+::
+
+    FOLDER/KEY.npz      of one scan; KEY from its files, its region, the preprocessing and the bundle's weights
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from med_transfer.atomic import atomic_path
+from med_transfer.cohorts import preparation_key, without_prediction
+from med_transfer.errors import ScanError
+from med_transfer.inference import Predictor, ScanToPredict
+from med_transfer.progress import Progress
+from med_transfer.scans import identity
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SeenScan:
+    """What a bundle makes of a scan.
+
+    Attributes:
+        features: of all members, joined [feature].
+        probabilities: calibrated [class].
+        novelty: in [0, 1].
+        content_hash: of the voxels.
+        series_uid, study_uid: empty where the format has none.
+    """
+
+    features: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
+    novelty: float
+    content_hash: str
+    series_uid: str
+    study_uid: str
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """A scan that could be labelled.
+
+    Attributes:
+        patient: as the table says, or a number that this call gave.
+        patient_in_files: the identifier to compare with the bundle's hashes; written nowhere.
+    """
+
+    scan: str
+    patient: str
+    patient_in_files: str
+    seen: SeenScan
+
+
+def see_scans(
+    predictor: Predictor, items: Sequence[ScanToPredict], cache: Path, progress: Progress
+) -> tuple[list[Unlabelled], dict[str, str]]:
+    """Every scan that the bundle can use, in the order of ``items``, and scan to reason of the others.
+
+    Scans of a folder are told apart by PatientID, then by StudyInstanceUID, and where there is neither, each counts as
+    a patient of its own.
+    """
+    found, failed = [], {}
+    numbers: dict[str, str] = {}
+    for done, item in enumerate(items, start=1):
+        try:
+            seen = _see(predictor, item, cache)
+            known = item.case.patient or (identity(item.series).patient if item.series else "")
+            who = known or seen.study_uid or f"{item.case.scan} {item.case.series_uid}"
+            name = item.case.patient or numbers.setdefault(who, f"unlabelled-{len(numbers) + 1:05d}")
+            found.append(Unlabelled(item.case.scan, name, known, seen))
+        except ScanError as error:
+            log.warning("left out: %s", error)
+            failed[item.case.scan] = without_prediction(item.case, error).reason
+        progress("looking at scans", done, len(items))
+    return found, failed
+
+
+def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
+    key = [preparation_key(item.case, predictor.preprocessing), predictor.record.weights_sha256]
+    path = cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
+    if path.exists():
+        return _load(path)
+    volume, region = item.read(predictor)
+    image = predictor.preprocessing(volume, region)[None].to(predictor.device)
+    with torch.inference_mode():
+        features = predictor.network.member_features(image)
+        probabilities, novelty = predictor.network.assess_features(features)
+    seen = SeenScan(
+        features=torch.cat(features, dim=1)[0].float().cpu().numpy(),
+        probabilities=probabilities[0].cpu().double().numpy(),
+        novelty=float(novelty[0]),
+        content_hash=volume.content_hash,
+        series_uid=item.case.series_uid or volume.provenance.series_uid,
+        study_uid=volume.provenance.study_uid,
+    )
+    _save(path, seen)
+    return seen
+
+
+def _save(path: Path, seen: SeenScan) -> None:
+    record = {name: getattr(seen, name) for name in ("novelty", "content_hash", "series_uid", "study_uid")}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, features=seen.features, probabilities=seen.probabilities, record=np.array(json.dumps(record)))
+
+
+def _load(path: Path) -> SeenScan:
+    with np.load(path, allow_pickle=False) as stored:
+        record = json.loads(str(stored["record"]))
+        return SeenScan(features=stored["features"], probabilities=stored["probabilities"], **record)

@@ -1,0 +1,59 @@
+"""Ever larger sets of training patients, each within the next, every class in its share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.errors import TooFewPatients
+
+
+def geometric_sizes(smallest: int, largest: int, n_sizes: int) -> tuple[int, ...]:
+    """Numbers of patients from ``smallest`` to ``largest``, each about the same multiple of the one before.
+
+    Fewer than ``n_sizes`` where whole numbers lie too close.
+
+    Raises:
+        TooFewPatients: there are fewer patients than the smallest set takes.
+    """
+    if largest < smallest:
+        raise TooFewPatients(
+            f"{largest} patients to learn from in a fold", expected=f"at least the smallest subset, {smallest}",
+            action="Use a smaller smallest subset, more folds, or label more patients",
+        )  # fmt: skip
+    return tuple(np.unique(np.round(np.geomspace(smallest, largest, n_sizes)).astype(int)).tolist())
+
+
+def patient_strata(truth: NDArray[np.bool_], patients: Sequence[str]) -> dict[str, int]:
+    """Patient to the rarest class among the scans, counted in patients; the number of classes where there is none.
+
+    Args:
+        truth: boolean [scan, class].
+        patients: one entry a scan.
+    """
+    names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    present = np.zeros((len(names), truth.shape[1]), dtype=bool)
+    np.logical_or.at(present, numbers, truth)
+    rarity = np.where(present, present.sum(axis=0), len(names) + 1)
+    rarest = np.where(present.any(axis=1), rarity.argmin(axis=1), truth.shape[1])
+    return dict(zip(names.tolist(), rarest.tolist(), strict=True))
+
+
+def nested_order(strata: dict[str, int], rng: np.random.Generator) -> list[str]:
+    """All patients in random order, so that every beginning of the list holds each stratum in its share.
+
+    The beginning as long as there are strata holds one patient of each. The order in which the patients are given does
+    not matter.
+    """
+    by_stratum: dict[int, list[str]] = {}
+    for patient in sorted(strata):
+        by_stratum.setdefault(strata[patient], []).append(patient)
+    due, first = [], []
+    for stratum in sorted(by_stratum):
+        members = [by_stratum[stratum][k] for k in rng.permutation(len(by_stratum[stratum]))]
+        first.append(members[0])
+        shift = rng.random()  # else the same stratum would lead every round
+        due += [((place + shift) / len(members), patient) for place, patient in enumerate(members) if place]
+    return [*first, *(patient for _, patient in sorted(due))]

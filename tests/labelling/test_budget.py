@@ -1,0 +1,207 @@
+"""``labels budget`` from what is typed to what lies on the disk: both ways, the test scans, the errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import TINY, read_rows, settings, write_rows
+from PIL import Image
+from safetensors.torch import save_file
+
+from med_transfer.backbones import load_backbone
+from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.plan import resolve_preprocessing
+from med_transfer.labelling import BudgetSettings, label_budget
+from med_transfer.selection.candidates import find_candidates
+from med_transfer.selection.features import FeatureLibrary
+from med_transfer.transfer.curve_samples import curve_samples
+from med_transfer.transfer.probe_curve import CurvePlan, probe_curve
+
+NAME = "resnet18-w32"
+INPUT = ("input.shape=[16,16,16]", "input.region=roi", "input.spacing_mm=[2,2,2]")
+SMALL = settings(*TINY, *INPUT)
+QUICK = ("--repeats", 2, "--smallest", 4, "--sizes", 5)
+SPLIT = SplitConfig(folds=2, test_fraction=0.34)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("budget") / "some.safetensors"
+    save_file({name: t.contiguous() for name, t in load_backbone(NAME, seed=3).encoder.state_dict().items()}, path)
+    return path
+
+
+def words(table: Path, out: Path, *more: object) -> list:
+    return ["labels", "budget", table, "-o", out, "--backbone", NAME, *more, *SMALL]
+
+
+@pytest.fixture(scope="session")
+def measured(command, cohort_csv, weights, tmp_path_factory):
+    """The curves of all 18 patients, in three folds."""
+    out = tmp_path_factory.mktemp("budgets") / "probe"
+    more = settings("split.test_fraction=0", "split.folds=3")
+    return out, command(*words(cohort_csv, out, "--weights", weights, "--target", 0.99, *QUICK), *more)
+
+
+def test_budget_speaks_of_every_class_and_says_how_it_was_measured(measured):
+    out, outcome = measured
+    assert outcome.code == 0, outcome.err
+    record = json.loads((out / "budget.json").read_text())
+    assert [one["name"] for one in record["forecasts"]] == ["ground-glass", "part-solid", "solid"]
+    assert {one["outcome"] for one in record["forecasts"]} <= {"reached", "forecast", "out of reach"}
+    for one in record["forecasts"]:
+        assert one["sentence"] in outcome.out
+        assert "sensitivity" in one["sentence"]
+        assert one["labelled"] == 6
+        assert [point["patients"] for point in one["points"]] == sorted(point["patients"] for point in one["points"])
+        assert one["points"][-1]["patients"] == pytest.approx(4)  # two folds of three
+        assert one["curve"]["start"] <= one["curve"]["asymptote"] <= 1
+        assert (one["more"] is None) == (one["outcome"] != "forecast")
+    assert (record["way"], record["n_patients"], record["n_folds"], record["repeats"]) == ("linear probe", 18, 3, 2)
+    assert "Measured by linear probes on frozen features" in outcome.out
+    assert record["way_means"] in outcome.out
+    with Image.open(out / "budget.png") as picture:
+        picture.load()
+        assert min(picture.size) > 300
+
+
+def test_no_patient_is_named(measured):
+    out, outcome = measured
+    assert "texture-00" not in outcome.out + outcome.err + (out / "budget.json").read_text()
+
+
+def test_macro_auc_is_one_curve_and_python_gives_the_same(command, measured, cohort_csv, weights, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(measured[0] / "cache", out / "cache")
+    more = settings("split.test_fraction=0", "split.folds=3")
+    asked = (*QUICK, "--weights", weights, "--measure", "macro_auc", "--json")
+    outcome = command(*words(cohort_csv, out, *asked), *more)
+    (said,) = json.loads(outcome.out)["forecasts"]
+    assert (outcome.code, said["name"], said["labelled"]) == (0, "all classes", 18)
+    config = FinetuneConfig.model_validate(
+        {
+            "backbone": {"name": NAME, "weights": weights},
+            "input": {"shape": [16, 16, 16], "region": "roi", "spacing_mm": [2, 2, 2]},
+            "split": {"folds": 3, "test_fraction": 0},
+        }
+    )
+    settings_ = BudgetSettings(measure="macro_auc", repeats=2, smallest=4, n_sizes=5)
+    (found,) = label_budget(Cohort.read(cohort_csv), config, out, settings_).forecasts
+    assert [point["value"] for point in said["points"]] == pytest.approx(found.samples.values.tolist())
+    assert found.outcome == said["outcome"]
+
+
+def test_points_are_those_of_the_cached_features(measured, cohort_csv, weights):
+    """The curve again from the feature files alone, without the commands."""
+    out, _ = measured
+    candidate = find_candidates([NAME], [(NAME, weights)]).ready[0]
+    config = FinetuneConfig.model_validate({"input": {"shape": [16, 16, 16], "region": "roi", "spacing_mm": [2, 2, 2]}})
+    library = FeatureLibrary(out / "cache", resolve_preprocessing(candidate.spec, config))
+    cohort = Cohort.read(cohort_csv)
+    table = np.array(
+        [
+            np.concatenate([one.stages[stage] for stage in candidate.spec.pooled_stages])
+            for case in cohort.cases
+            for one in library.look_up(case, [candidate.network])[1]
+        ]
+    )
+    judged = probe_curve(table, cohort.truth, cohort.patients, cohort.labels, CurvePlan(4, 5, 2, 3))
+    record = json.loads((out / "budget.json").read_text())
+    by_hand = {curve.name: curve.values for curve in curve_samples(judged, "sensitivity", 20)}
+    for one in record["forecasts"]:
+        assert [point["value"] for point in one["points"]] == pytest.approx(by_hand[one["name"]].tolist())
+
+
+def test_nothing_of_a_test_scan_counts(command, cohort_csv, weights, tmp_path):
+    """Other labels, other regions: not one figure changes."""
+    test, rows = split_cohort(Cohort.read(cohort_csv), SPLIT).test, read_rows(cohort_csv)
+    for number, row in enumerate(rows):
+        row["scan"] = str(cohort_csv.parent / row["scan"])
+        row["split"] = "test" if number in test else "train"
+    asked = ("--weights", weights, "--repeats", 2, "--smallest", 3, "--sizes", 4, "--json")
+    honest = command(*words(write_rows(tmp_path / "honest.csv", rows), tmp_path / "out", *asked))
+    others = {"ground-glass": "solid", "solid": "part-solid", "part-solid": "ground-glass"}
+    for number in test:
+        rows[number] |= {"label": others[rows[number]["label"]], "roi_x_mm": "999"}
+    corrupted = command(*words(write_rows(tmp_path / "corrupted.csv", rows), tmp_path / "out", *asked))
+    assert (honest.code, corrupted.code) == (0, 0), corrupted.err
+    assert json.loads(honest.out) == json.loads(corrupted.out)
+    assert json.loads(honest.out)["n_scans"] == len(rows) - len(test)
+    assert len(list((tmp_path / "out/cache/features").iterdir())) == len(rows) - len(test)
+
+
+def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv, tmp_path):
+    quick = ("training.epochs=1", "training.epoch_scans=8", "split.kind=holdout", "split.val_fraction=0.5")
+    asked = words(cohort_csv, tmp_path, "--finetune", "--smallest", 2, "--sizes", 2, "--json", *settings(*quick))
+    outcome = command(*asked, *settings(*quick))
+    assert outcome.code == 0, outcome.err
+    record = json.loads(outcome.out)
+    assert (record["way"], record["backbone"]) == ("fine-tuning", f"{NAME}, from scratch")
+    assert record["way_means"].startswith("Measured by fine-tuning")
+    assert {one["outcome"] for one in record["forecasts"]} == {"too few points"}
+
+    rows = read_rows(cohort_csv)
+    truth = {row["scan"]: row["label"] for row in rows}
+    test = {rows[number]["scan"] for number in split_cohort(Cohort.read(cohort_csv), SPLIT).test}
+    runs = sorted((tmp_path / "runs").glob("repeat-*/fold-*/patients-*"))
+    largest = max(int(run.name.removeprefix("patients-")) for run in runs)
+    answered = {}
+    for run in runs:
+        locked = {case["scan"] for case in json.loads((run / "cohort.lock.json").read_text())["cases"]}
+        assert not locked & test
+        if run.name == f"patients-{largest}":
+            with (run / "predictions.csv").open(newline="") as file:
+                answered |= {row["scan"]: row["predicted"] for row in csv.DictReader(file)}
+    assert set(answered) == set(truth) - test
+    for one in record["forecasts"]:
+        own = [scan for scan in answered if truth[scan] == one["name"]]
+        expected = sum(answered[scan] == one["name"] for scan in own) / len(own)
+        assert one["points"][-1]["value"] == pytest.approx(expected)
+
+    trained = {path: path.stat().st_mtime_ns for run in runs for path in run.glob("training/*/*")}
+    assert trained
+    again = command(*asked, *settings(*quick))
+    assert json.loads(again.out)["forecasts"] == record["forecasts"]
+    assert trained == {path: path.stat().st_mtime_ns for run in runs for path in run.glob("training/*/*")}
+
+
+# What is wrong is said
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--class", "cystic"), "unknown class 'cystic'; expected one of ground-glass, part-solid, solid"),
+        (("--measure", "f1"), "measure 'f1'; expected one of sensitivity, macro_auc"),
+        (("--measure", "macro_auc", "--class", "solid"), "classes with measure macro_auc; expected sensitivity"),
+        (("--target", 1), "target 1.0; expected above 0 and below 1"),
+        (("--multiple", 1), "multiple 1.0; expected above 1"),
+        (("--smallest", 1), "smallest 1; expected at least 2 patients"),
+        ((), "backbone resnet18-w32 has no published weights"),
+        (("--weights", "nowhere.pt"), "nowhere.pt"),
+        (("--set", "split.folds=9"), "class 'ground-glass' has 6 patients; expected at least 10"),
+    ],
+)
+def test_wrong_words_are_refused_before_a_scan_is_read(command, cohort_csv, tmp_path, more, message):
+    outcome = command(*words(cohort_csv, tmp_path / "out"), *more)
+    assert (outcome.code, message in outcome.err) == (2, True), outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_patients_for_the_smallest_subset(command, cohort_csv, weights, tmp_path):
+    outcome = command(*words(cohort_csv, tmp_path / "out", "--weights", weights, "--smallest", 7))
+    assert outcome.code == 2
+    assert "6 patients to learn from in a fold; expected at least the smallest subset, 7" in outcome.err
+
+
+def test_a_source_that_learned_from_these_patients_is_refused(command, cohort_csv, finished, tmp_path):
+    outcome = command(*words(cohort_csv, tmp_path / "out", "--weights", finished.folder))
+    assert outcome.code == 2
+    assert "the source was trained on 12 of these scans or their patients" in outcome.err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,184 @@
+"""``labels next`` on phantoms: who is chosen, who is listed apart, and what is said when nobody is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import read_rows, write_rows
+from pydicom import dcmread
+from scipy.stats import entropy
+
+COLUMNS = ["rank", "scan", "patient", "series_uid", "reason", "entropy", "distance", "novelty"]
+USUAL = ("--strange-above", 1)  # a bundle of two epochs finds many scans strange
+
+
+def absolute(table):
+    rows = read_rows(table)
+    for row in rows:
+        row["scan"] = str(table.parent / row["scan"])
+        del row["label"]
+    return rows
+
+
+def test_next_ranks_scans_one_a_patient_and_says_why(command, finished, unseen_csv, tmp_path):
+    outcome = command("labels", "next", finished.bundle, unseen_csv, "-n", 4, "-o", tmp_path / "next.csv", *USUAL)
+    assert outcome.code == 0, outcome.err
+    rows = read_rows(tmp_path / "next.csv")
+    assert list(rows[0]) == COLUMNS
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4"]
+    listed = {row["scan"]: row["patient"] for row in read_rows(unseen_csv)}
+    assert all(listed[row["scan"]] == row["patient"] for row in rows)
+    assert len({row["patient"] for row in rows}) == 4
+    assert " or " in rows[0]["reason"]
+    assert "unlike those ranked before it" in rows[1]["reason"]
+    assert "4 scans to label, the first one first" in outcome.out
+
+    again = command("labels", "next", finished.bundle, unseen_csv, "-n", 4, "-o", tmp_path / "b.csv", *USUAL, "--json")
+    assert json.loads(again.out)["n_chosen"] == 4
+    assert read_rows(tmp_path / "b.csv") == rows
+
+
+def test_entropy_and_novelty_are_those_of_predict(command, finished, unseen_csv, tmp_path):
+    command("labels", "next", finished.bundle, unseen_csv, "-n", 6, "-o", tmp_path / "next.csv", *USUAL)
+    command("predict", finished.bundle, unseen_csv, "-o", tmp_path)
+    predicted = {row["scan"]: row for row in read_rows(tmp_path / "predictions.csv")}
+    for row in read_rows(tmp_path / "next.csv"):
+        found = predicted[row["scan"]]
+        shares = [float(value) for name, value in found.items() if name.startswith("p_")]
+        assert float(row["entropy"]) == pytest.approx(entropy(shares, base=3), abs=1e-3)
+        assert float(row["novelty"]) == pytest.approx(float(found["novelty"]), abs=0.006)
+
+
+def test_a_copy_under_another_name_is_not_chosen_twice(command, finished, unseen_csv, tmp_path):
+    rows = absolute(unseen_csv)
+    copies = []
+    for number, row in enumerate(rows):
+        scan = Path(row["scan"])
+        copy = tmp_path / ("copy-" + scan.name)
+        (shutil.copytree if scan.is_dir() else shutil.copy)(scan, copy)
+        copies.append(row | {"scan": str(copy), "patient": f"copy-{number}"})
+    table = write_rows(tmp_path / "t.csv", [*rows, *copies])
+    outcome = command("labels", "next", finished.bundle, table, "-n", 12, "-o", tmp_path / "next.csv", *USUAL)
+    assert outcome.code == 0, outcome.err
+    chosen = [row["patient"] for row in read_rows(tmp_path / "next.csv")]
+    original = {f"copy-{number}": row["patient"] for number, row in enumerate(rows)}
+    assert len(chosen) == len({original.get(patient, patient) for patient in chosen}) == 6
+    assert "fewer than asked for" in outcome.out
+
+
+def test_strange_scans_are_listed_apart(command, finished, unseen_csv, tmp_path):
+    command("predict", finished.bundle, unseen_csv, "-o", tmp_path)
+    novelty = {row["scan"]: float(row["novelty"]) for row in read_rows(tmp_path / "predictions.csv")}
+    limit = sorted(novelty.values())[2]
+    outcome = command(
+        "labels", "next", finished.bundle, unseen_csv, "-o", tmp_path / "next.csv", "--strange-above", limit
+    )
+    assert outcome.code == 0, outcome.err
+    strange = read_rows(tmp_path / "next-strange.csv")
+    assert {row["scan"] for row in strange} == {scan for scan, value in novelty.items() if value > limit}
+    assert {row["scan"] for row in read_rows(tmp_path / "next.csv")} <= {s for s, v in novelty.items() if v <= limit}
+    assert all("perhaps out of scope" in row["reason"] for row in strange)
+    assert f"{len(strange)} scans are strange to the bundle" in outcome.out
+
+
+def test_a_folder_needs_no_table_and_gives_no_identifier_away(command, finished, unseen_csv, tmp_path):
+    """Two series of one PatientID count as one patient, who is named nowhere."""
+    shutil.copytree(unseen_csv.parent / "scans", tmp_path / "scans")
+    series = [path for path in sorted((tmp_path / "scans").iterdir()) if path.is_dir()]
+    assert len(series) >= 2
+    for number, folder in enumerate(series):
+        for path in folder.iterdir():
+            header = dcmread(path)
+            header.PatientID = f"SECRET-{max(number, 1)}"
+            header.save_as(path)
+    words = ("labels", "next", finished.bundle, tmp_path / "scans", "-o", tmp_path / "next.csv", *USUAL)
+    outcome = command(*words)
+    assert outcome.code == 0, outcome.err
+    rows = read_rows(tmp_path / "next.csv")
+    assert len({row["patient"] for row in rows}) == len(rows) == 5
+    assert len({row["scan"] for row in rows} & {folder.name for folder in series[:2]}) == 1
+    assert all(row["patient"].startswith("unlabelled-") for row in rows)
+    written = "".join(path.read_text() for path in tmp_path.glob("*.csv")) + outcome.out + outcome.err
+    assert not [secret for secret in ("SECRET", "PHANTOM", "20200101") if secret in written]
+
+
+def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finished, unseen_csv, tmp_path):
+    shutil.copytree(unseen_csv.parent / "scans", tmp_path / "scans")
+    (tmp_path / "scans" / "broken.nii.gz").write_bytes(b"no scan")
+    rows = [{"scan": path.name, "patient": path.name} for path in sorted((tmp_path / "scans").iterdir())]
+    words = ("labels", "next", finished.bundle, write_rows(tmp_path / "scans/t.csv", rows), *USUAL)
+    first = command(*words, "-o", tmp_path / "next.csv")
+    assert first.code == 1
+    assert "1 scans could not be used" in first.out
+    before = (tmp_path / "next.csv").read_bytes()
+    for path in (tmp_path / "scans").rglob("*.nii.gz"):
+        stamp = path.stat()
+        path.write_bytes(bytes(stamp.st_size))
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert command(*words, "-o", tmp_path / "next.csv").code == 1
+    assert (tmp_path / "next.csv").read_bytes() == before
+
+
+# Nobody is left
+
+
+def test_scans_that_taught_the_bundle_are_left_out(command, finished, cohort_csv, tmp_path):
+    outcome = command("labels", "next", finished.bundle, cohort_csv, "-o", tmp_path / "next.csv", *USUAL, "--json")
+    found = json.loads(outcome.out)
+    assert (outcome.code, found["n_known"]) == (0, 12)
+    lock = json.loads((finished.folder / "cohort.lock.json").read_text())
+    free = {case["scan"] for case in lock["cases"] if case["role"] == "test"}
+    assert {row["scan"] for row in read_rows(tmp_path / "next.csv")} <= free
+
+    rows = [row for row in absolute(cohort_csv) if row["scan"].removeprefix(f"{cohort_csv.parent}/") not in free]
+    nobody = command("labels", "next", finished.bundle, write_rows(tmp_path / "t.csv", rows), "-o", tmp_path / "n.csv")
+    assert nobody.code == 3
+    assert "no scan to choose from: 12 taught this bundle, or their patients did; expected scans without labels" in (
+        nobody.err
+    )
+    assert not (tmp_path / "n.csv").exists()
+
+
+def test_scans_that_do_not_fit_the_bundle(command, transferred, unseen_csv, tmp_path):
+    outcome = command("labels", "next", transferred.bundle, unseen_csv.parent / "scans", "-o", tmp_path / "next.csv")
+    assert outcome.code == 3
+    assert "no scan to choose from: 6 cannot be used" in outcome.err
+    assert "The first reason: case-01: no region of interest; expected roi_x_mm" in outcome.err
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_when_all_are_strange_they_are_still_listed(command, finished, unseen_csv, tmp_path):
+    command("predict", finished.bundle, unseen_csv, "-o", tmp_path)
+    novelty = {row["scan"]: float(row["novelty"]) for row in read_rows(tmp_path / "predictions.csv")}
+    limit = sorted(novelty.values())[2]
+    rows = [row for row in absolute(unseen_csv) if novelty[os.path.relpath(row["scan"], unseen_csv.parent)] > limit]
+    assert rows
+    table = write_rows(tmp_path / "t.csv", rows)
+    outcome = command("labels", "next", finished.bundle, table, "-o", tmp_path / "n.csv", "--strange-above", limit)
+    assert outcome.code == 3
+    assert f"{len(rows)} are strange to it (see n-strange.csv)" in outcome.err
+    assert len(read_rows(tmp_path / "n-strange.csv")) == len(rows)
+    assert not (tmp_path / "n.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("-n", 0), "0 scans to choose; expected at least 1"),
+        (("--strange-above", 1.5), "novelty limit 1.5; expected from 0 to 1"),
+    ],
+)
+def test_wrong_words_are_refused(command, finished, unseen_csv, tmp_path, more, message):
+    outcome = command("labels", "next", finished.bundle, unseen_csv, "-o", tmp_path / "next.csv", *more)
+    assert (outcome.code, message in outcome.err) == (2, True)
+
+
+def test_no_bundle_and_no_scan(command, finished, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "not a bundle" in command("labels", "next", tmp_path, tmp_path, "-o", tmp_path / "n.csv").err
+    outcome = command("labels", "next", finished.bundle, tmp_path / "empty", "-o", tmp_path / "n.csv")
+    assert (outcome.code, "no scan among 0 files" in outcome.err) == (2, True)
