@@ -80,7 +80,8 @@ def test_many_classes_to_few_has_a_new_head(command, cohort_csv, finished, tmp_p
         row["label"] = first if row["label"] == first else "other"
 
     few = table(cohort_csv, finished, tmp_path / "few.csv", merge)
-    record = run(command, "many_classes_to_few", few, tmp_path / "run", f"backbone.weights={finished.bundle}")
+    weights = f"backbone.weights={finished.bundle}"
+    record = run(command, "many_classes_to_few", few, tmp_path / "run", weights, "scratch_twin=false")
     assert (len(many), record.classes) == (3, tuple(sorted((first, "other"))))
     assert (record.transfer.strategy, record.transfer.regularise) == ("lp_ft", ("l2_sp",))
 

@@ -71,7 +71,7 @@ class Kill(Callback):
 
 
 def test_a_batch_holds_as_many_unlabelled_images_each_as_often(tmp_path):
-    config = align("mmd", training={"epoch_scans": 2000, "batch_size": 50})
+    config = align("mmd", training={"epoch_scans": 800, "batch_size": 50})
     data = member_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
     marked = [np.full_like(tensor, number) for number, tensor in enumerate(data.unlabelled)]
     read = [
@@ -79,11 +79,11 @@ def test_a_batch_holds_as_many_unlabelled_images_each_as_often(tmp_path):
         for _ in range(2)
     ]
     images, truth, others = (torch.cat(parts) for parts in zip(*read[0], strict=True))
-    assert images.shape == others.shape == (2000, 1, 8, 8, 8)
+    assert images.shape == others.shape == (800, 1, 8, 8, 8)
     drawn = np.bincount(others[:, 0, 0, 0, 0].long().numpy(), minlength=len(marked))
-    assert drawn.min() > 60
-    assert drawn.max() < 145  # 100 expected of each of 20
-    assert abs(float(truth[:, 0].float().mean()) - 0.5) < 0.05
+    assert drawn.min() > 15
+    assert drawn.max() < 70  # 40 expected of each of 20
+    assert abs(float(truth[:, 0].float().mean()) - 0.5) < 0.08
     assert all(a.equal(b) for first, second in zip(*read, strict=True) for a, b in zip(first, second, strict=True))
 
 
@@ -269,6 +269,10 @@ def test_a_run_does_not_go_on_with_other_unlabelled_scans(phantom_plan, unseen_c
             ("transfer.strategy=linear_probe", "transfer.mapping.method=autoencoder",
              "transfer.mapping.bottleneck=5", "transfer.mapping.unlabelled={}"),
             5, "features mapped by autoencoder",
+        ),
+        (
+            ("transfer.strategy=linear_probe", "transfer.mapping.method=coral", "transfer.mapping.unlabelled={}"),
+            None, "features mapped by coral",
         ),
     ],
 )  # fmt: skip

@@ -109,7 +109,7 @@ def domain_accuracy(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(LogisticRegression().fit(points[first], side[first]).score(points[second], side[second]))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_against_the_adversary_domains_are_told_apart_no_better_than_by_chance(seed):
     """One feature tells the class, the other the domain: the network learns to leave the second out."""
     chance, truth = torch.Generator().manual_seed(seed), torch.arange(400) % 2
@@ -174,8 +174,8 @@ def trained(method: str | None, weight: float, seed: int) -> tuple[float, float]
 
 @pytest.mark.parametrize(("method", "weight"), [("mmd", 2.0), ("dann", 1.0)])
 def test_alignment_recovers_the_accuracy_that_a_shift_of_the_target_has_cost(method, weight):
-    plain = np.array([trained(None, 0, seed) for seed in range(4)])
-    aligned = np.array([trained(method, weight, seed) for seed in range(4)])
+    plain = np.array([trained(None, 0, seed) for seed in range(3)])
+    aligned = np.array([trained(method, weight, seed) for seed in range(3)])
     assert plain[:, 0].mean() < 0.75
     assert aligned[:, 0].mean() > plain[:, 0].mean() + 0.1
     assert aligned[:, 1].mean() < plain[:, 1].mean()  # the sides are harder to tell apart
