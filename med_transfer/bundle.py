@@ -85,6 +85,9 @@ class TransferRecord(_Record):
     Attributes:
         strategy, regularise, batch_norm: as in the run's config.
         adapter_reduction: of the adapters that are part of the network; None when it has none.
+        align, mapping: how features were aligned or mapped; None when they were not.
+        bottleneck: features after the autoencoder's bottleneck that is part of the network; None when it has none.
+        n_unlabelled: scans without labels that it has learned from.
         fallback: why this is the network from scratch after all; empty when it is the transferred one.
     """
 
@@ -92,10 +95,17 @@ class TransferRecord(_Record):
     regularise: tuple[str, ...] = ()
     batch_norm: str = "auto"
     adapter_reduction: int | None = None
+    align: str | None = None
+    mapping: str | None = None
+    bottleneck: int | None = None
+    n_unlabelled: int = 0
     fallback: str = ""
 
     def __str__(self) -> str:
-        return ", ".join([self.strategy, *self.regularise, f"BatchNorm {self.batch_norm}"])
+        parts = [self.strategy, *self.regularise, f"BatchNorm {self.batch_norm}"]
+        parts += [f"aligned by {self.align}"] if self.align else []
+        parts += [f"features mapped by {self.mapping}"] if self.mapping else []
+        return ", ".join([*parts, *([f"{self.n_unlabelled} unlabelled scans"] if self.n_unlabelled else [])])
 
 
 class BundleRecord(_Record):
@@ -229,7 +239,10 @@ def _empty_network(record: BundleRecord) -> Ensemble:
         )  # fmt: skip
     pooled, plan = record.backbone.pooled_stages, record.backbone.plan
     build = plan.architecture.build if plan else spec.build
-    classifiers = [Classifier(build(), len(record.classes), pooled) for _ in range(record.n_members)]
+    bottleneck = record.transfer.bottleneck if record.transfer else None
+    classifiers = [
+        Classifier(build(), len(record.classes), pooled, bottleneck=bottleneck) for _ in range(record.n_members)
+    ]
     if record.transfer and record.transfer.adapter_reduction:
         for classifier in classifiers:
             add_adapters(classifier.encoder, record.transfer.adapter_reduction)

@@ -1,4 +1,4 @@
-"""Encoder, pooling (global means, or the encoder's own) and a linear head: a volume to logits."""
+"""Encoder, pooling (global means, or the encoder's own), perhaps a bottleneck, and a linear head: volume to logits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class Classifier(nn.Module):
         n_classes: outputs of the head.
         pooled_stages: which feature maps are read, as indices into the encoder's list; -1 is the deepest.
         dropout: probability that a feature is dropped in training, in [0, 1).
+        bottleneck: length to which one layer with tanh brings the joined features before the head (an autoencoder's
+            encoder); None: the head reads them as they are.
 
     Attributes:
         n_features: length of the vector that the head reads.
@@ -25,8 +27,9 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, n_classes: int, pooled_stages: tuple[int, ...] = (-1,), dropout: float = 0.2
-    ) -> None:
+        self, encoder: Encoder, n_classes: int, pooled_stages: tuple[int, ...] = (-1,), dropout: float = 0.2,
+        bottleneck: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout {dropout}", expected="at least 0 and less than 1")
@@ -34,7 +37,9 @@ class Classifier(nn.Module):
             raise ConfigError(f"{n_classes} classes", expected="at least 1")
         self.encoder = encoder
         self.pooled_stages = _stages(pooled_stages, len(encoder.stage_channels))
-        self.n_features = sum(encoder.stage_channels[stage] for stage in self.pooled_stages)
+        joined = sum(encoder.stage_channels[stage] for stage in self.pooled_stages)
+        self.n_features = bottleneck or joined
+        self.mapping = nn.Sequential(nn.Linear(joined, bottleneck), nn.Tanh()) if bottleneck else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.n_features, n_classes)
 
@@ -44,7 +49,11 @@ class Classifier(nn.Module):
 
     def pool(self, maps: list[Tensor]) -> Tensor:
         """[batch, n_features] of the encoder's feature maps."""
-        return self.encoder.pool(maps, self.pooled_stages)
+        return self.mapping(self.encoder.pool(maps, self.pooled_stages))
+
+    def source_features(self, x: Tensor) -> Tensor:
+        """What the encoder alone says of a batch: as :meth:`features`, before any bottleneck."""
+        return self.encoder.pool(self.encoder(x), self.pooled_stages)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, n_classes] of a batch [batch, channel, depth, height, width]."""

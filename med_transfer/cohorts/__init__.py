@@ -13,6 +13,7 @@ from med_transfer.cohorts.preparation import (
 from med_transfer.cohorts.source_lock import SOURCE_LOCK_FILE, SourceLock
 from med_transfer.cohorts.splits import Split, SplitConfig, check_leakage, split_cohort
 from med_transfer.cohorts.table import Case, Cohort
+from med_transfer.cohorts.unlabelled import unlabelled_cohort
 
 __all__ = [
     "SOURCE_LOCK_FILE",
@@ -33,5 +34,6 @@ __all__ = [
     "region_of_case",
     "seen_before",
     "split_cohort",
+    "unlabelled_cohort",
     "without_prediction",
 ]

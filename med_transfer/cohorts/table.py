@@ -20,7 +20,7 @@ from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
 from med_transfer.labels import Labels
 
-_NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without any labels
+NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without any labels
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Cohort:
         if labelled:
             labels = _classes(sheet, cases, labels)
             _check_files(cases, sheet)
-        return cls(cases, labels or _NO_LABELS, sheet.path)
+        return cls(cases, labels or NO_LABELS, sheet.path)
 
     def __len__(self) -> int:
         return len(self.cases)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -36,21 +36,55 @@ class PreparedScans(Dataset):
         return plain.contiguous(), torch.from_numpy(self.truth[index])
 
 
+class PairedScans(PreparedScans):
+    """As PreparedScans, and with each scan an unlabelled one, through the same transform.
+
+    Its index is a pair, as :class:`PairedSampler` draws it; an item has a third part, the unlabelled image.
+    """
+
+    def __init__(self, tensors: Tensors, truth: Truth, transform: Callable, unlabelled: Tensors) -> None:
+        super().__init__(tensors, truth, transform)
+        self.others = PreparedScans(unlabelled, np.zeros((len(unlabelled), 0), dtype=bool), transform)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        image, truth = super().__getitem__(index[0])
+        return image, truth, self.others[index[1]][0]
+
+
+class PairedSampler(WeightedRandomSampler):
+    """With each draw of a labelled scan one of ``n_unlabelled``, all equally often, from the same generator."""
+
+    def __init__(
+        self, weights: Sequence[float], num_samples: int, generator: torch.Generator, n_unlabelled: int
+    ) -> None:
+        super().__init__(weights, num_samples, generator=generator)
+        self.n_unlabelled = n_unlabelled
+
+    def __iter__(self) -> Iterator:
+        drawn = torch.randint(self.n_unlabelled, (self.num_samples,), generator=self.generator)
+        return zip(super().__iter__(), drawn.tolist(), strict=True)
+
+
 def training_batches(
-    tensors: Tensors, truth: Truth, config: FinetuneConfig, preprocessing: PreprocessingConfig, seed: int
-) -> DataLoader:
-    """Endless variety, equal classes: each epoch draws scans with replacement and augments each draw anew."""
+    tensors: Tensors, truth: Truth, config: FinetuneConfig, preprocessing: PreprocessingConfig, seed: int,
+    unlabelled: Tensors = (),
+) -> DataLoader:  # fmt: skip
+    """Endless variety, equal classes: each epoch draws scans with replacement and augments each draw anew.
+
+    With ``unlabelled`` scans a batch has a third part, as many images of them.
+    """
     views = augmentation(config.augmentation, preprocessing.shape, preprocessing.output_range)
     views.set_random_state(seed)
     training = config.training
-    sampler = WeightedRandomSampler(
-        draw_weights(truth, balanced=training.balance == "sampling").tolist(),
-        num_samples=max(len(truth), training.epoch_scans),
-        generator=torch.Generator().manual_seed(seed),
-    )
+    weights = draw_weights(truth, balanced=training.balance == "sampling").tolist()
+    draws, generator = max(len(truth), training.epoch_scans), torch.Generator().manual_seed(seed)
+    scans, sampler = PreparedScans(tensors, truth, views), WeightedRandomSampler(weights, draws, generator=generator)
+    if unlabelled:
+        scans = PairedScans(tensors, truth, views, unlabelled)
+        sampler = PairedSampler(weights, draws, generator, len(unlabelled))
     batch_size = min(training.batch_size, len(sampler))
     return DataLoader(
-        PreparedScans(tensors, truth, views),
+        scans,
         batch_size=batch_size,
         sampler=sampler,
         drop_last=True,  # a last batch of one has no batch statistics

@@ -208,6 +208,8 @@ def _contradiction(config: FinetuneConfig) -> str:
         return f"training.freeze_stages with {strategy}: every stage of the source is frozen already"
     if strategy == "surgical" and training.freeze_stages:
         return "training.freeze_stages with surgical: surgical.stages says which stages learn"
+    if transfer.align and training.batch_size < 2:
+        return "training.batch_size 1 with transfer.align: one scan has no distribution"
     moving = training.freeze_norm_statistics is False
     if moving and (strategy in ("linear_probe", "adapters") or transfer.batch_norm in ("source", "bn_adapt")):
         kept = strategy if strategy in ("linear_probe", "adapters") else f"transfer.batch_norm {transfer.batch_norm}"

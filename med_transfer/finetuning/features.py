@@ -26,16 +26,16 @@ def best_device() -> torch.device:
 
 @torch.no_grad()
 def features(classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Pooled features [scan, feature] of batches of images and truth, in their order, on the CPU."""
+    """The encoder's pooled features [scan, feature] of batches of images and truth, in their order, on the CPU."""
     device = best_device()
     classifier = classifier.to(device).eval()
-    result = torch.cat([classifier.features(images.to(device)).float().cpu() for images, _ in batches])
+    result = torch.cat([classifier.source_features(images.to(device)).float().cpu() for images, _ in batches])
     classifier.cpu()
     return result
 
 
 class FeatureSource:
-    """Features of prepared scans by a classifier's encoder.
+    """Features of prepared scans as a classifier's head reads them.
 
     Args:
         folder: of the cache: one file for each state of an encoder, one row for each scan, both named by content, so
@@ -47,16 +47,23 @@ class FeatureSource:
 
     def computed(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """[scan, feature], computed now."""
-        no_truth = np.zeros((len(tensors), 1), dtype=bool)
-        return features(classifier, validation_batches(tensors, no_truth, self.config, self.preprocessing))
+        return _mapped(classifier, self._by_encoder(classifier, tensors))
 
     def cached(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """[scan, feature], computed for those scans only that this encoder has not seen before."""
+        return _mapped(classifier, self.by_frozen_encoder(classifier, tensors))
+
+    def _by_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
+        no_truth = np.zeros((len(tensors), 1), dtype=bool)
+        return features(classifier, validation_batches(tensors, no_truth, self.config, self.preprocessing))
+
+    def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
+        """As :meth:`cached`, before any bottleneck."""
         path = self.folder / f"{self._name(classifier)}.safetensors"
         known, names = _read(path), [_hash(tensor) for tensor in tensors]
         new = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name not in known}
         if new:
-            rows = self.computed(classifier, list(new.values()))
+            rows = self._by_encoder(classifier, list(new.values()))
             known |= dict(zip(new, rows.clone().unbind(), strict=True))
             self.folder.mkdir(parents=True, exist_ok=True)
             write_bytes(path, save({name: row.clone() for name, row in known.items()}))
@@ -65,6 +72,11 @@ class FeatureSource:
     def _name(self, classifier: Classifier) -> str:
         shape = f"{self.preprocessing.shape}-{classifier.pooled_stages}"
         return hashlib.sha256((encoder_hash(classifier.encoder) + shape).encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def _mapped(classifier: Classifier, rows: Tensor) -> Tensor:
+    return classifier.mapping(rows)
 
 
 def encoder_hash(encoder: Encoder) -> str:

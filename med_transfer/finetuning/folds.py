@@ -18,6 +18,7 @@ from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation.calibration import fit_temperature
 from med_transfer.evaluation.metrics import FitGap
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.fit_gap import fit_gap
 from med_transfer.finetuning.listener import TrainingProgress
@@ -62,16 +63,19 @@ def train_folds(
     read = reader.computed if strategy.trains else reader.cached
     trained, novelties, seen, unseen = [], [], [], []
     for number in range(split.n_members):
-        data = member_data(prepared, split, number)
+        data = member_data(prepared, split, number, plan.unlabelled)
         torch.manual_seed(config.seed + number)  # the head starts from here
-        classifier = Classifier(copy.deepcopy(source.encoder), len(labels), pooled_stages, config.training.dropout)
+        classifier = Classifier(
+            copy.deepcopy(source.encoder), len(labels), pooled_stages, config.training.dropout,
+            config.transfer.bottleneck,
+        )  # fmt: skip
         strategy.build(classifier)
         listener = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_members}", progress)
         result = train_member(
             classifier, data, config, preprocessing, labels, folder / f"fold-{number}", seed=config.seed + number,
             progress=listener,
         )  # fmt: skip
-        known, held_out = (read(result.classifier, part) for part in (data.train_tensors, data.val_tensors))
+        known, held_out = labelled_features(result.classifier, data, config, read)
         trained.append(result)
         novelties.append(Novelty(classifier.n_features).fit(known, held_out))
         seen.append((_logits(result.classifier, known), data.train_truth))

@@ -32,6 +32,7 @@ from med_transfer.finetuning.randomness import RandomStates
 from med_transfer.finetuning.start import prepare_start
 from med_transfer.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.transfer.alignment import find_alignment
 from med_transfer.transfer.strategies import find_strategy
 
 log = logging.getLogger(__name__)
@@ -86,11 +87,13 @@ def _learn(
     if not strategy.trains:
         log.info("linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in (start.row or {}).items()))
         return [start.row or {}], 0
-    batches = training_batches(data.train_tensors, data.train_truth, config, preprocessing, seed)
+    unlabelled = data.unlabelled if config.transfer.align else []
+    batches = training_batches(data.train_tensors, data.train_truth, config, preprocessing, seed, unlabelled)
     weights = loss_weights(data.train_truth, config, multilabel=labels.multilabel)
     module = FinetuningModule(
         classifier, config, labels=labels, class_weights=weights, steps_per_epoch=len(batches), seed=seed,
         strategy=strategy, penalties=start.penalties,
+        alignment=find_alignment(config.transfer.align, classifier.n_features),
     )  # fmt: skip
     unseen = validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
     best = _fit(module, batches, unseen, config.training, folder, progress)

@@ -18,6 +18,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.monitoring import LOWER_IS_BETTER, classification_loss, monitored_figure
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.labels import Labels
+from med_transfer.transfer.alignment import Alignment
 from med_transfer.transfer.batch_norm import keep_frozen_statistics
 from med_transfer.transfer.regularisation import Penalty, Step
 from med_transfer.transfer.strategies import Strategy
@@ -27,10 +28,13 @@ log = logging.getLogger(__name__)
 
 
 class FinetuningModule(L.LightningModule):
-    """Loss, mixup, what learns in which epoch, penalties, and the monitored validation figure.
+    """Loss, mixup, what learns in which epoch, penalties, alignment, and the monitored validation figure.
 
-    A batch is ``(images [batch, channel, depth, height, width], truth [batch, class] in {0, 1})``. After each epoch
-    ``history`` gets a row with epoch, training loss, validation loss, the figure and its smoothed value.
+    A batch is ``(images [batch, channel, depth, height, width], truth [batch, class] in {0, 1})``; with ``alignment``
+    it has a third part, unlabelled images, that are mixed among each other as the labelled are and go through the
+    network with them. After each epoch ``history`` gets a row with epoch, training loss, validation loss, the figure
+    and its smoothed value, and the alignment's loss where there is one. The alignment's own weights are in the state
+    that is resumed, not in the classifier.
     """
 
     class_weights: Tensor
@@ -38,6 +42,7 @@ class FinetuningModule(L.LightningModule):
     def __init__(
         self, classifier: Classifier, config: FinetuneConfig, *, labels: Labels, class_weights: Tensor,
         steps_per_epoch: int, seed: int, strategy: Strategy | None = None, penalties: Sequence[Penalty] = (),
+        alignment: Alignment | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         # a fifth faster than the default layout on a CPU: benchmarks/training_step.py
@@ -46,10 +51,11 @@ class FinetuningModule(L.LightningModule):
         self.labels, self.multilabel = labels, labels.multilabel
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.steps_per_epoch = steps_per_epoch
-        self.strategy, self.penalties = strategy or Full(), tuple(penalties)
+        self.strategy, self.penalties, self.alignment = strategy or Full(), tuple(penalties), alignment
         self.random = np.random.default_rng(seed)
         self.history: list[dict[str, float]] = []
         self._training_losses: list[Tensor] = []
+        self._alignment_losses: list[Tensor] = []
         self._validation: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -66,16 +72,34 @@ class FinetuningModule(L.LightningModule):
         self.strategy.set_learning(self.classifier, self.current_epoch, training.freeze_stages)
         keep_frozen_statistics(self.classifier.encoder, everywhere=bool(training.freeze_norm_statistics))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         images, targets = mixup(batch[0], batch[1].float(), self.config.augmentation.mixup, self.random)
-        images = images.contiguous(memory_format=torch.channels_last_3d)
-        maps = self.classifier.encoder(images)
-        features = self.classifier.pool(maps)
+        seen = self._with_unlabelled(images, *batch[2:]).contiguous(memory_format=torch.channels_last_3d)
+        all_maps = self.classifier.encoder(seen)
+        features, unlabelled = self.classifier.pool(all_maps).tensor_split([len(images)])
+        images, maps = seen[: len(images)], [m[: len(images)] for m in all_maps]
         logits = self.classifier.head(self.classifier.dropout(features))
         loss = self.loss(logits.float(), targets, self.config.training.label_smoothing)
         self._training_losses.append(loss.detach())
         step = Step(self.classifier, images, maps, features)
-        return loss + sum(penalty(step) for penalty in self.penalties)
+        return loss + sum(penalty(step) for penalty in self.penalties) + self._aligned(features, unlabelled)
+
+    def _with_unlabelled(self, images: Tensor, unlabelled: Tensor | None = None) -> Tensor:
+        if unlabelled is None:
+            return images
+        mixed, _ = mixup(
+            unlabelled, unlabelled.new_zeros(len(unlabelled), 1), self.config.augmentation.mixup, self.random
+        )
+        return torch.cat([images, mixed])
+
+    def _aligned(self, features: Tensor, unlabelled: Tensor) -> Tensor | float:
+        """The alignment's share of the loss."""
+        if self.alignment is None:
+            return 0.0
+        steps = self.config.training.epochs * self.steps_per_epoch
+        loss = self.alignment(features, unlabelled, min(self.global_step / max(steps, 1), 1.0))
+        self._alignment_losses.append(loss.detach())
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         self._validation.append((self(batch[0]).float().cpu(), batch[1].cpu()))
@@ -89,6 +113,9 @@ class FinetuningModule(L.LightningModule):
             "train_loss": float(torch.stack(losses).mean()) if losses else float("nan"),
             "val_loss": float(self.loss(logits.to(self.device), truth.float().to(self.device))),
         }
+        if self._alignment_losses:
+            row["alignment"] = float(torch.stack(self._alignment_losses).mean())
+            self._alignment_losses = []
         row["figure"] = self._figure(logits, truth, row["val_loss"])
         row["smoothed"] = self._smooth(row["figure"])
         self.history.append(row)
@@ -111,7 +138,8 @@ class FinetuningModule(L.LightningModule):
         training = self.config.training
         self.strategy.set_learning(self.classifier, training.epochs - 1, training.freeze_stages)  # all that ever learns
         decay = "l2_sp" not in self.config.transfer.regularise
-        adamw, schedule = optimiser(self.classifier, training, self.steps_per_epoch, decay=decay)
+        beside = list(self.alignment.parameters()) if self.alignment else []
+        adamw, schedule = optimiser(self.classifier, training, self.steps_per_epoch, decay=decay, beside=beside)
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 from torch.optim import AdamW
@@ -41,13 +41,18 @@ def _with_and_without_decay(parameters: Iterable[nn.Parameter], rate: float, dec
 
 
 def optimiser(
-    classifier: Classifier, config: TrainingConfig, steps_per_epoch: int, *, decay: bool = True
-) -> tuple[AdamW, LambdaLR]:
+    classifier: Classifier, config: TrainingConfig, steps_per_epoch: int, *, decay: bool = True,
+    beside: Sequence[nn.Parameter] = (),
+) -> tuple[AdamW, LambdaLR]:  # fmt: skip
     """AdamW and its schedule, stepped once a batch: linear warm-up, then a cosine down to 1 % of the rate.
+
+    What learns ``beside`` the classifier has the head's rate and no weight decay.
 
     For stochastic weight averaging the rate stays where it is when averaging begins (Izmailov et al. 2018).
     """
-    adamw = AdamW(parameter_groups(classifier, config, decay=decay))
+    groups = parameter_groups(classifier, config, decay=decay)
+    rate = config.learning_rate
+    adamw = AdamW(groups + ([{"params": list(beside), "lr": rate, "weight_decay": 0.0}] if beside else []))
     last = config.swa_start if config.averaging == "swa" else 1.0
     warmup = config.warmup_epochs * steps_per_epoch
     total = max(config.epochs * steps_per_epoch, 1)

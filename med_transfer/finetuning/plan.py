@@ -22,6 +22,7 @@ from med_transfer.cohorts import (
 from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.unlabelled import UNLABELLED_LOCK_FILE, lock_unlabelled, prepare_unlabelled
 from med_transfer.lineage import source_provenance
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
@@ -31,19 +32,25 @@ LOCK_FILE = "cohort.lock.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run works on; the same for the transferred network and its scratch twin."""
+    """What a run works on; the same for the transferred network and its scratch twin.
+
+    Attributes:
+        unlabelled: scans for alignment or mapping, which the scratch twin has no use for.
+    """
 
     preprocessing: PreprocessingConfig
     prepared: PreparedCohort
     split: Split
     lock: CohortLock
+    unlabelled: PreparedCohort | None = None
 
 
 def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: Path, progress: Progress) -> Plan:
     """Read every scan once, split by patient, prove that nothing leaks, and write ``cohort.lock.json``.
 
     Raises:
-        CohortError: the cohort cannot be split, or a patient or identical scan is on both sides.
+        CohortError: the cohort cannot be split, or a patient or identical scan is on both sides, or among the
+            unlabelled scans and in the test part.
         NothingDone: no scan can be used.
     """
     preprocessing = resolve_preprocessing(spec, config)
@@ -54,9 +61,15 @@ def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: P
     split = split_cohort(prepared.cohort, config.split)
     check_leakage(prepared.cohort, prepared.content_hashes, split)
     lock = CohortLock.of(prepared.cohort, prepared.content_hashes, split, config.split)
-    plan = Plan(preprocessing, prepared, split, lock)
+    unlabelled = None
+    if config.transfer.unlabelled:
+        cache = out / "prepared"
+        unlabelled = prepare_unlabelled(config.transfer.unlabelled, prepared, split, preprocessing, cache, progress)
+    plan = Plan(preprocessing, prepared, split, lock, unlabelled)
     _refuse_what_the_source_saw(plan, config.backbone.weights)
     _write_lock(lock, out / LOCK_FILE)
+    if unlabelled:
+        lock_unlabelled(unlabelled, out / UNLABELLED_LOCK_FILE)
     return plan
 
 

@@ -10,6 +10,7 @@ from med_transfer.evaluation.metrics import KeptNetwork
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
+from med_transfer.finetuning.unlabelled import patient_hashes
 from med_transfer.lineage import source_licences, source_provenance
 from med_transfer.operating_point import OperatingPoint
 from med_transfer.transfer.config import TransferConfig
@@ -34,16 +35,20 @@ def bundle_record(
         abstain_above_novelty=config.abstain_above_novelty,
         input_envelope=_envelope(plan),
         trained_on=_provenance(plan, config),
-        transfer=_transfer(config.transfer, kept),
+        transfer=_transfer(plan, config.transfer, kept),
     )
 
 
-def _transfer(transfer: TransferConfig, kept: KeptNetwork) -> TransferRecord:
+def _transfer(plan: Plan, transfer: TransferConfig, kept: KeptNetwork) -> TransferRecord:
     return TransferRecord(
         strategy=transfer.strategy,
         regularise=transfer.regularise,
         batch_norm=transfer.batch_norm,
         adapter_reduction=transfer.adapters.reduction if transfer.strategy == "adapters" else None,
+        align=transfer.align.method if transfer.align else None,
+        mapping=transfer.mapping.method if transfer.mapping else None,
+        bottleneck=transfer.bottleneck,
+        n_unlabelled=len(plan.unlabelled.scans) if transfer.unlabelled and plan.unlabelled else 0,
         fallback=kept.sentence if kept.fell_back else "",
     )
 
@@ -72,12 +77,15 @@ def _envelope(plan: Plan) -> InputEnvelope:
 
 
 def _provenance(plan: Plan, config: FinetuneConfig) -> Provenance:
-    """Everyone the network has learned from: this cohort's development part, and what its source had seen before."""
+    """Everyone the network has learned from: this cohort's development part, unlabelled scans, and its sources."""
     development = [case for case in plan.lock.cases if case.role != "test"]
     before = source_provenance(config.backbone.weights)
     patients = {case.patient_hash for case in development} | set(before.patient_hashes if before else ())
     images = {case.content_hash for case in development if case.content_hash}
     images |= set(before.content_hashes if before else ())
+    if config.transfer.unlabelled and plan.unlabelled:
+        patients |= set(patient_hashes(plan.unlabelled))
+        images |= set(plan.unlabelled.content_hashes)
     return Provenance(
         cohort_hash=plan.lock.cohort_hash,
         patient_hashes=tuple(sorted(patients)),

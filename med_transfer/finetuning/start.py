@@ -14,6 +14,7 @@ from med_transfer.classifier import Classifier
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batches import validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
 from med_transfer.finetuning.features import FeatureSource, best_device
 from med_transfer.finetuning.member_data import MemberData
 from med_transfer.finetuning.monitoring import LOWER_IS_BETTER, classification_loss, monitored_figure
@@ -30,7 +31,7 @@ def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
     """Refuse what this backbone cannot do, before anything is read or written.
 
     Raises:
-        ConfigError: stages or BatchNorm that it does not have.
+        ConfigError: stages or BatchNorm that it does not have; unlabelled scans that are not there.
         BackboneError: nowhere to put adapters.
     """
     find_strategy(config.transfer).check(encoder)
@@ -39,6 +40,12 @@ def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
         raise ConfigError(f"{count} stages to freeze", where="training.freeze_stages", expected=f"at most {stages}")
     if config.transfer.batch_norm == "bn_adapt":
         check_batch_norm(encoder)
+    unlabelled = config.transfer.unlabelled
+    if unlabelled and not unlabelled.exists():
+        part = "align" if config.transfer.align else "mapping"
+        raise ConfigError(
+            f"{unlabelled} does not exist", where=f"transfer.{part}.unlabelled", expected="a cohort table or a folder"
+        )
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,11 @@ def prepare_start(
     strategy = find_strategy(transfer)
     if transfer.batch_norm == "bn_adapt":
         _adapt(classifier, data, config, preprocessing)
+    set_bottleneck(classifier, data, config, source)
     probe = row = attention = None
     attends = "delta" in transfer.regularise and transfer.delta.attention
     if strategy.head_from_probe or attends:
-        known, unseen = (source.cached(classifier, part) for part in (data.train_tensors, data.val_tensors))
+        known, unseen = labelled_features(classifier, data, config, source.cached)
         probe = _probe(known, unseen, data, config, labels)
         row = _row(probe, known, unseen, data, config, labels)
         attention = _attention(classifier, probe, known, data.train_truth, labels) if attends else None

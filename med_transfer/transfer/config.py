@@ -5,6 +5,7 @@ Combinations that make no sense are refused with the reason, before anything is 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -83,6 +84,40 @@ class ProbeConfig(_Config):
     inverse_strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
+class AlignConfig(_Config):
+    """Alignment with unlabelled scans while fine-tuning: their features are made to look like the labelled ones'.
+
+    Attributes:
+        method: ``mmd`` (Long et al. 2015), ``coral`` (covariances alone, Sun & Saenko 2016) or ``dann`` (a domain
+            classifier to be fooled, Ganin et al. 2016).
+        weight: against the loss on labels.
+        unlabelled: a cohort table (labels are not read) or a folder of scans; none of a test patient.
+    """
+
+    method: Literal["mmd", "coral", "dann"]
+    weight: Positive = 1.0
+    unlabelled: Path
+
+
+class MappingConfig(_Config):
+    """What happens to frozen features before the head of ``linear_probe`` reads them.
+
+    Attributes:
+        method: ``autoencoder``: the bottleneck of one fitted on the target's features. ``coral``: labelled features get
+            the mean and covariance of the unlabelled scans', for which the network then is (Sun et al. 2016).
+        unlabelled: as for alignment; ``coral`` needs it, the autoencoder learns from it too.
+        bottleneck, noise, steps: of the autoencoder; noise in standard deviations of each feature.
+        ridge: of ``coral``, added to the variances of standardised features.
+    """
+
+    method: Literal["autoencoder", "coral"]
+    unlabelled: Path | None = None
+    bottleneck: Annotated[int, Field(ge=1)] = 32
+    noise: Strength = 0.3
+    steps: Annotated[int, Field(ge=1)] = 500
+    ridge: Positive = 1.0
+
+
 class TransferConfig(_Config):
     """How the source's network becomes the target's; docs/transfer.md says which one when.
 
@@ -92,6 +127,8 @@ class TransferConfig(_Config):
             (``bss``).
         batch_norm: ``source`` normalises with the source's statistics, ``bn_adapt`` with those of the training scans
             (both stay fixed), ``train`` with each batch's; ``auto`` is ``source``, or ``train`` from scratch.
+        align: pull the features of labelled and of unlabelled scans together while fine-tuning.
+        mapping: map frozen features before a linear probe.
         on_harm: ``report`` keeps the transferred network whatever the verdict; ``fallback`` keeps the one from scratch
             when transfer harms on the validation scans.
     """
@@ -99,6 +136,8 @@ class TransferConfig(_Config):
     strategy: StrategyName = "auto"
     regularise: tuple[RegulariserName, ...] = ()
     batch_norm: BatchNormMode = "auto"
+    align: AlignConfig | None = None
+    mapping: MappingConfig | None = None
     on_harm: Literal["report", "fallback"] = "report"
     probe: ProbeConfig = ProbeConfig()
     gradual_unfreezing: GradualConfig = GradualConfig()
@@ -115,6 +154,16 @@ class TransferConfig(_Config):
         if reason:
             raise ValueError(reason)
         return self
+
+    @property
+    def unlabelled(self) -> Path | None:
+        """Where unlabelled scans of the target lie, whatever they are used for."""
+        return next((part.unlabelled for part in (self.align, self.mapping) if part), None)
+
+    @property
+    def bottleneck(self) -> int | None:
+        """Features that the head reads where an autoencoder stands before it."""
+        return self.mapping.bottleneck if self.mapping and self.mapping.method == "autoencoder" else None
 
     def resolved(self, *, from_source: bool) -> TransferConfig:
         """Every ``auto`` filled in.
@@ -139,11 +188,13 @@ class TransferConfig(_Config):
         return self.model_copy(update={"strategy": "scratch", "batch_norm": "train"})
 
     def scratch_twin(self) -> TransferConfig:
-        """Of the same network without its source: nothing that needs one."""
+        """Of the same network without its source: nothing that needs one, no alignment, no mapping."""
         return TransferConfig(strategy="scratch", batch_norm="train")
 
     def __str__(self) -> str:
         parts = [self.strategy, *self.regularise, f"BatchNorm {self.batch_norm}"]
+        parts += [f"aligned by {self.align.method}"] if self.align else []
+        parts += [f"features mapped by {self.mapping.method}"] if self.mapping else []
         return ", ".join(parts)
 
 
@@ -168,4 +219,18 @@ def _contradiction(config: TransferConfig) -> str:
         return f"l2_sp with {strategy}: the source's weights are frozen and cannot leave it; delta can be used"
     if strategy == "surgical" and not config.surgical.stages:
         return "surgical without surgical.stages: say which stages learn, 0 is the stem (see docs/transfer.md)"
+    return _contradiction_of_features(config)
+
+
+def _contradiction_of_features(config: TransferConfig) -> str:
+    """The same, of what is done to features."""
+    align, mapping = config.align, config.mapping
+    if align and config.strategy == "linear_probe":
+        return "align with linear_probe: its features are frozen and cannot be aligned; mapping can be used"
+    if mapping and config.strategy != "linear_probe":
+        return f"mapping with {config.strategy}: it maps frozen features, so strategy must be linear_probe"
+    if mapping and mapping.method == "coral" and mapping.unlabelled is None:
+        return "mapping coral without mapping.unlabelled: say which scans the features are to look like"
+    if mapping and mapping.method == "coral" and config.on_harm == "fallback":
+        return "on_harm fallback with mapping coral: validation scans are not of the site that the network is for"
     return ""

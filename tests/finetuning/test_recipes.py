@@ -1,16 +1,29 @@
 """Every recipe in configs/ that fine-tunes is one that a run accepts."""
 
+import csv
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import TINY, FinishedRun, read_rows, settings
+from safetensors.torch import save_file
 
-from med_transfer.backbones import find_backbone
+from med_transfer.backbones import find_backbone, load_backbone
+from med_transfer.bundle import read_record
+from med_transfer.cohorts import CohortLock
 from med_transfer.config import load_config
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.plan import resolve_preprocessing
 
 FOLDER = Path(__file__).parents[2] / "configs"
-RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if "\nbackbone:\n" in path.read_text())
+RECIPES = sorted(
+    path for kind in ("*.yaml", "recipes/*.yaml") for path in FOLDER.glob(kind) if "\nbackbone:\n" in path.read_text()
+)
+ONE_EPOCH = (
+    *TINY, "input.shape=[16,16,16]", "input.spacing_mm=[2,2,2]", "training.epochs=1", "split.kind=holdout",
+    "split.val_fraction=0.34",
+)  # fmt: skip
 
 
 def test_there_is_one_for_each_way_from_photographs_to_ct():
@@ -28,4 +41,72 @@ def test_recipe_names_a_backbone_and_an_input_it_can_work_on(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_says_how_to_run_it(path):
-    assert f"-c configs/{path.name} -o " in path.read_text()
+    assert f"-c configs/{path.relative_to(FOLDER)} -o " in path.read_text()
+
+
+def test_there_is_one_for_each_heterogeneous_transfer():
+    names = {"mr_to_ct", "one_phase_to_several", "segmentation_to_classification", "many_classes_to_few"}
+    assert {path.stem for path in FOLDER.glob("recipes/*.yaml")} == names
+
+
+def table(cohort_csv: Path, source: FinishedRun, out: Path, change: Callable[[dict], None]) -> Path:
+    """The source's cohort with absolute paths, the parts that it had there, and what ``change`` makes of each row."""
+    parts = {"test": "test", "fold-0": "val", "fold-1": "train"}
+    roles = {case.scan: parts[case.role] for case in CohortLock.read(source.folder / "cohort.lock.json").cases}
+    rows = read_rows(cohort_csv)
+    for row in rows:
+        row.pop("mask", None)
+        row.update(split=roles[row["scan"]], scan=str(cohort_csv.parent / row["scan"]))
+        change(row)
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return out
+
+
+def run(command, recipe: str, cohort: Path, out: Path, *overrides: str):
+    path = FOLDER / "recipes" / f"{recipe}.yaml"
+    outcome = command("finetune", cohort, "-c", path, "-o", out, *settings(*ONE_EPOCH, *overrides))
+    assert outcome.code == 0, outcome.err
+    return read_record(out / "bundle")
+
+
+def test_many_classes_to_few_has_a_new_head(command, cohort_csv, finished, tmp_path):
+    many = read_record(finished.bundle).classes
+    first = many[0]
+
+    def merge(row: dict) -> None:
+        row["label"] = first if row["label"] == first else "other"
+
+    few = table(cohort_csv, finished, tmp_path / "few.csv", merge)
+    weights = f"backbone.weights={finished.bundle}"
+    record = run(command, "many_classes_to_few", few, tmp_path / "run", weights, "scratch_twin=false")
+    assert (len(many), record.classes) == (3, tuple(sorted((first, "other"))))
+    assert (record.transfer.strategy, record.transfer.regularise) == ("lp_ft", ("l2_sp",))
+
+
+def test_one_phase_to_several_keeps_a_patients_phases_together(command, cohort_csv, finished, tmp_path):
+    """Two scans stand for two phases of a patient."""
+    seen: Counter[str] = Counter()
+
+    def pair(row: dict) -> None:
+        kind = f"{row['label']}-{row['split']}"
+        row.update(patient=f"{kind}-{seen[kind] // 2}", phase=("arterial", "venous")[seen[kind] % 2])
+        seen[kind] += 1
+
+    phases = table(cohort_csv, finished, tmp_path / "phases.csv", pair)
+    weights = f"backbone.weights={finished.bundle}"
+    record = run(command, "one_phase_to_several", phases, tmp_path / "run", weights, "scratch_twin=false")
+    assert (record.transfer.strategy, record.transfer.batch_norm) == ("surgical", "bn_adapt")
+    judged = read_rows(tmp_path / "run/predictions.csv")
+    assert len(judged) == 2 * len({row["patient"] for row in judged})
+
+
+def test_segmentation_to_classification_pools_two_stages(command, cohort_csv, tmp_path):
+    encoder = load_backbone("wholebody-segresnet-1.5mm", scratch=True).encoder
+    weights = tmp_path / "encoder.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, weights)
+    own = (f"backbone.weights={weights}", "scratch_twin=false", "training.epoch_scans=8", "training.batch_size=4")
+    record = run(command, "segmentation_to_classification", cohort_csv, tmp_path / "run", *own)
+    assert (record.backbone.name, record.backbone.pooled_stages) == ("wholebody-segresnet-1.5mm", (2, 3))

@@ -1,0 +1,38 @@
+"""Scans without labels as a cohort: a table of which no label is read, or whatever a folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from med_transfer.cohorts.case import Case
+from med_transfer.cohorts.table import NO_LABELS, Cohort
+from med_transfer.errors import CohortError, ScanNotFound
+from med_transfer.scans import Series, find_series, identity
+
+
+def unlabelled_cohort(path: Path) -> Cohort:
+    """The scans to learn from without labels.
+
+    Args:
+        path: a ``.csv`` table, whose rows marked ``split=test`` are left out, or a folder; there the patient is the
+            one that the DICOM header names, and unknown in other formats.
+
+    Raises:
+        CohortError: the table cannot be read, or has no row to learn from.
+        ScanNotFound: nothing in the folder.
+    """
+    if path.suffix.lower() != ".csv":
+        series = find_series(path)
+        if not series:
+            raise ScanNotFound("no scan", where=path, expected="DICOM, NIfTI, NRRD or MetaImage, or a cohort table")
+        return Cohort(tuple(_case(path, one) for one in series), NO_LABELS, path)
+    cohort = Cohort.read(path, labelled=False)
+    kept = [number for number, case in enumerate(cohort.cases) if case.split != "test"]
+    if not kept:
+        raise CohortError("every row is marked split=test", where=path, expected="rows to learn from")
+    return cohort.subset(kept)
+
+
+def _case(folder: Path, series: Series) -> Case:
+    scan = series.path.relative_to(folder).as_posix() if series.path != folder else folder.name
+    return Case(scan, series.path.absolute(), identity(series).patient, None, series_uid=series.name)

@@ -1,0 +1,52 @@
+"""Frozen features mapped for one member: an autoencoder's bottleneck into the network, CORAL before the head learns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from med_transfer.classifier import Classifier
+from med_transfer.finetuning.batches import Tensors
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.member_data import MemberData
+from med_transfer.transfer.mapping import fit_autoencoder, fit_coral
+
+log = logging.getLogger(__name__)
+
+
+def set_bottleneck(classifier: Classifier, data: MemberData, config: FinetuneConfig, source: FeatureSource) -> None:
+    """Fit the autoencoder on training and unlabelled scans and put its first layer into the classifier, in place.
+
+    Does nothing where none is configured. Validation scans are not learned from; what is kept of them is logged.
+    """
+    mapping = config.transfer.mapping
+    if mapping is None or mapping.method != "autoencoder":
+        return
+    parts = [data.train_tensors, *([data.unlabelled] if data.unlabelled else [])]
+    known = torch.cat([source.by_frozen_encoder(classifier, part) for part in parts])
+    fitted = fit_autoencoder(known, mapping.bottleneck, noise=mapping.noise, steps=mapping.steps, seed=config.seed)
+    layer = classifier.mapping[0]  # type: ignore[index]
+    layer.load_state_dict(fitted.encoder.state_dict())
+    kept = fitted.kept_variance(source.by_frozen_encoder(classifier, data.val_tensors))
+    log.info("autoencoder: its bottleneck keeps %.0f %% of the variance of the validation scans' features", 100 * kept)
+
+
+def labelled_features(
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, read: Callable[[Classifier, Tensors], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Features [scan, feature] of training and validation scans, as the network's head is to be judged on them.
+
+    With CORAL they are recoloured to look like the unlabelled scans, for which the head is. Validation scans count as
+    scans of the site that gave the labels.
+    """
+    known, unseen = (read(classifier, part) for part in (data.train_tensors, data.val_tensors))
+    mapping = config.transfer.mapping
+    if mapping is None or mapping.method != "coral":
+        return known, unseen
+    recoloured = fit_coral(known.numpy(), read(classifier, data.unlabelled).numpy(), mapping.ridge)
+    known, unseen = (torch.from_numpy(recoloured(part.numpy())).to(known) for part in (known, unseen))
+    return known, unseen

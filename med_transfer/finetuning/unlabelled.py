@@ -1,0 +1,97 @@
+"""Scans of the target without labels: prepared as the labelled ones are, and none of a patient who judges."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from med_transfer.cohorts import (
+    PreparedCohort,
+    SourceLock,
+    Split,
+    patient_hash,
+    prepare_cohort,
+    seen_before,
+    unlabelled_cohort,
+)
+from med_transfer.errors import CohortError, PatientLeak, UsageError
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.progress import Progress
+
+log = logging.getLogger(__name__)
+
+UNLABELLED_LOCK_FILE = "unlabelled.lock.json"
+LEAST = 2  # scans: one has no variance
+
+
+def prepare_unlabelled(
+    path: Path, labelled: PreparedCohort, split: Split, preprocessing: PreprocessingConfig, cache: Path,
+    progress: Progress,
+) -> PreparedCohort:  # fmt: skip
+    """Read every scan once, with the preprocessing of the labelled ones.
+
+    A scan of a test patient, or a copy of a test image, is refused: a network that has looked at the scans it is judged
+    on is judged too well, even without their labels. One of a development patient is left out and counted: validation
+    must not be looked at either, and training scans are there already. Patients are told by name (cohort table, or
+    DICOM header in a folder) where both sides have one, images by content always.
+
+    Args:
+        path: see :func:`unlabelled_cohort`.
+        labelled: the run's cohort, and ``split`` its parts.
+        cache: folder of the prepared tensors.
+
+    Raises:
+        PatientLeak: a test patient or a test image is among them.
+        CohortError: the table cannot be read, or fewer than two scans are left.
+        ScanNotFound: nothing there.
+        NothingDone: no scan can be used.
+    """
+    prepared = prepare_cohort(
+        unlabelled_cohort(path), Preprocessing(preprocessing), cache, margin_voxels(preprocessing.shape),
+        lambda done, total: progress("reading unlabelled scans", done, total),
+    )  # fmt: skip
+    test = _also_in(prepared, labelled, split.test)
+    if test:
+        named = ", ".join(str(prepared.cohort.cases[i]) for i in test[:5])
+        raise PatientLeak(
+            f"{len(test)} unlabelled scans are test scans of this run or of their patients: {named}", where=path,
+            expected="patients that are not in the test part", action="Take those scans out, or mark them split=test",
+        )  # fmt: skip
+    development = set(_also_in(prepared, labelled, split.development))
+    if development:
+        log.info("left out %d unlabelled scans: they or their patients have labels in this run", len(development))
+    kept = [index for index in range(len(prepared.scans)) if index not in development]
+    if len(kept) < LEAST:
+        raise CohortError(
+            f"{len(kept)} unlabelled scans are left of {len(prepared.scans)}", where=path,
+            expected=f"at least {LEAST} of patients who are not in the cohort",
+        )  # fmt: skip
+    return prepared.subset(kept)
+
+
+def lock_unlabelled(unlabelled: PreparedCohort, path: Path) -> None:
+    """Write whom the run looks at without labels, or find the same there from a run that was killed.
+
+    Raises:
+        UsageError: the folder holds a run with other unlabelled scans.
+    """
+    lock = SourceLock.of(set(patient_hashes(unlabelled)), set(unlabelled.content_hashes))
+    if path.exists() and SourceLock.read(path).source_hash != lock.source_hash:
+        raise UsageError(
+            "the folder holds a run with other unlabelled scans", where=path,
+            expected="a new folder, or the same scans", action="Choose another -o",
+        )  # fmt: skip
+    lock.write(path)
+
+
+def patient_hashes(prepared: PreparedCohort) -> list[str]:
+    """Of the patients that are known."""
+    return [patient_hash(patient) for patient in prepared.cohort.patients if patient]
+
+
+def _also_in(prepared: PreparedCohort, labelled: PreparedCohort, part: Iterable[int]) -> tuple[int, ...]:
+    """Positions of the unlabelled scans whose patient or image is in a part of the labelled ones."""
+    known = labelled.subset(part)
+    return seen_before(prepared.cohort, prepared.content_hashes, patient_hashes(known), known.content_hashes)

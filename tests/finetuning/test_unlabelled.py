@@ -1,0 +1,304 @@
+"""Unlabelled scans through a run: who may be among them, what a batch holds, resuming, and what the bundle rebuilds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import TINY, read_rows, settings
+from lightning.pytorch.callbacks import Callback
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from small_plan import small_config, small_plan, source_of
+
+import med_transfer as mt
+from med_transfer.backbones import find_backbone, load_backbone
+from med_transfer.bundle import load_network, read_record
+from med_transfer.classifier import Classifier
+from med_transfer.cohorts import Cohort, patient_hash
+from med_transfer.config import load_config
+from med_transfer.errors import CohortError, ConfigError, PatientLeak, UsageError
+from med_transfer.finetuning import member
+from med_transfer.finetuning.batches import training_batches
+from med_transfer.finetuning.best import ResumePoint
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.feature_mapping import labelled_features
+from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.member_data import member_data
+from med_transfer.finetuning.plan import Plan, make_plan
+from med_transfer.finetuning.run import train
+from med_transfer.finetuning.start import check_transfer
+from med_transfer.finetuning.unlabelled import lock_unlabelled, prepare_unlabelled
+from med_transfer.progress import silent
+
+HERE = "."  # exists; the plans below bring their unlabelled scans along
+
+
+def with_unlabelled(shift: float = 0.5, n: int = 20) -> Plan:
+    """A plan whose unlabelled scans are brighter than the labelled ones."""
+    plan, others = small_plan(signal=0.7, n=36, n_test=10), small_plan(signal=0.7, n=n, n_test=0, seed=7).prepared
+    scans = tuple(
+        replace(s, tensor=s.tensor + np.float16(shift), content_hash=f"u{s.content_hash}") for s in others.scans
+    )
+    cases = tuple(replace(case, patient=f"u{case.patient}", label=None) for case in others.cohort.cases)
+    return replace(plan, unlabelled=replace(others, cohort=Cohort(cases, others.cohort.labels), scans=scans))
+
+
+PLAN = with_unlabelled()
+
+
+def align(method: str, **sections) -> FinetuneConfig:
+    return small_config("full", transfer={"align": {"method": method, "unlabelled": HERE}}, **sections)
+
+
+def mapped(method: str, **options) -> FinetuneConfig:
+    mapping = {"method": method, "unlabelled": HERE, "bottleneck": 3} | options
+    return small_config("linear_probe", transfer={"mapping": mapping})
+
+
+class Kill(Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, *args) -> None:
+        self.epoch = 3
+
+    def on_train_batch_end(self, trainer, *args, **kwargs) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_a_batch_holds_as_many_unlabelled_images_each_as_often(tmp_path):
+    config = align("mmd", training={"epoch_scans": 800, "batch_size": 50})
+    data = member_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
+    marked = [np.full_like(tensor, number) for number, tensor in enumerate(data.unlabelled)]
+    read = [
+        list(training_batches(data.train_tensors, data.train_truth, config, PLAN.preprocessing, 3, marked))
+        for _ in range(2)
+    ]
+    images, truth, others = (torch.cat(parts) for parts in zip(*read[0], strict=True))
+    assert images.shape == others.shape == (800, 1, 8, 8, 8)
+    drawn = np.bincount(others[:, 0, 0, 0, 0].long().numpy(), minlength=len(marked))
+    assert drawn.min() > 15
+    assert drawn.max() < 70  # 40 expected of each of 20
+    assert abs(float(truth[:, 0].float().mean()) - 0.5) < 0.08
+    assert all(a.equal(b) for first, second in zip(*read, strict=True) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("method", ["mmd", "dann"])
+def test_a_killed_alignment_ends_as_one_that_was_not(method, tmp_path, monkeypatch):
+    """The domain classifier, its optimiser, and the draws of unlabelled scans go on where they were."""
+    monkeypatch.setattr(member, "ResumePoint", lambda path: ResumePoint(path, seconds=0.0))
+    config = align(method, training={"epochs": 5, "dropout": 0.5}, augmentation={"strength": 1.0, "mixup": 0.4})
+    whole = train(PLAN, config, source_of("sees"), tmp_path / "whole", silent)
+    with monkeypatch.context() as patch:
+        patch.setattr("med_transfer.finetuning.folds.TrainingProgress", Kill)
+        with pytest.raises(KeyboardInterrupt):
+            train(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
+    assert (tmp_path / "killed/fold-0" / member.RESUME_FILE).exists()
+    again = train(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
+    assert again.members[0].history == whole.members[0].history
+    assert [np.isfinite(row["alignment"]) for row in again.members[0].history] == [True] * 5
+    expected = whole.ensemble.state_dict()
+    assert all(tensor.equal(expected[name]) for name, tensor in again.ensemble.state_dict().items())
+    plain = set(Classifier(source_of("sees").encoder, 2).state_dict())
+    assert set(load_file(tmp_path / "killed/fold-0/best.safetensors")) == plain  # no domain classifier in it
+
+
+def test_alignment_brings_the_features_of_brighter_scans_nearer(tmp_path):
+    def gap(config: FinetuneConfig, folder: Path) -> float:
+        trained = train(PLAN, config, source_of("sees"), folder, silent).members[0].classifier
+        reader, data = FeatureSource(folder, config, PLAN.preprocessing), member_data(PLAN.prepared, PLAN.split, 0)
+        known, other = (
+            reader.computed(trained, part) for part in (data.train_tensors, PLAN.unlabelled.tensors)
+        )  # fmt: skip
+        return float((known.mean(0) - other.mean(0)).norm() / known.std(0).norm())
+
+    training = {
+        "epochs": 8,
+        "epoch_scans": 64,
+        "learning_rate": 0.02,
+        "smoothing": 0,
+        "patience": 8,
+        "averaging": "ema",
+    }
+    sections = {"training": training | {"averaging": "swa", "swa_start": 0.9}}
+    plain = gap(small_config("full", **sections), tmp_path / "plain")
+    assert gap(align("mmd", **sections), tmp_path / "aligned") < 0.7 * plain
+
+
+def test_the_scratch_twin_is_trained_without_alignment_for_as_many_steps(tmp_path):
+    config = align("mmd")
+    twin = config.scratch_twin_config()
+    assert (twin.transfer.align, twin.transfer.mapping, twin.training) == (None, None, config.training)
+    with_scans = train(PLAN, twin, source_of("random"), tmp_path / "a", silent)
+    without = train(replace(PLAN, unlabelled=None), twin, source_of("random"), tmp_path / "b", silent)
+    assert with_scans.members[0].history == without.members[0].history
+    assert "alignment" not in with_scans.members[0].history[0]
+
+
+def test_the_autoencoders_bottleneck_is_in_what_is_written(tmp_path, caplog):
+    caplog.set_level("INFO", "med_transfer")
+    trained = train(PLAN, mapped("autoencoder"), source_of("sees"), tmp_path, silent)
+    classifier = trained.members[0].classifier
+    assert (classifier.n_features, classifier.head.in_features) == (3, 3)
+    assert "% of the variance of the validation scans' features" in caplog.text
+    stored = load_file(tmp_path / "fold-0/best.safetensors")
+    assert {"mapping.0.weight", "mapping.0.bias"} <= set(stored)
+    again = train(PLAN, mapped("autoencoder"), source_of("sees"), tmp_path, silent)
+    images = torch.randn(4, 1, 8, 8, 8)
+    assert again.ensemble(images).equal(trained.ensemble(images))
+    without, config = replace(PLAN, unlabelled=None), mapped("autoencoder", unlabelled=None)
+    alone = train(without, config, source_of("sees"), tmp_path / "alone", silent)
+    assert not alone.ensemble(images).equal(trained.ensemble(images))  # unlabelled scans were learned from
+
+
+def test_coral_leaves_a_plain_network_whose_figures_are_on_recoloured_features(tmp_path):
+    config = mapped("coral", ridge=0.01)
+    trained = train(PLAN, config, source_of("sees"), tmp_path, silent)
+    classifier, plain = trained.members[0].classifier, Classifier(source_of("sees").encoder, 2)
+    assert set(classifier.state_dict()) == set(plain.state_dict())
+    assert all(
+        t.equal(classifier.encoder.state_dict()[name]) for name, t in source_of("sees").encoder.state_dict().items()
+    )
+    data = member_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
+    reader = FeatureSource(tmp_path / "features", config, PLAN.preprocessing)
+    known, _ = labelled_features(classifier, data, config, reader.cached)
+    other = reader.cached(classifier, data.unlabelled)
+    torch.testing.assert_close(known.mean(0), other.mean(0), rtol=1e-3, atol=1e-4)
+    assert trained.gap.training_sensitivity > 0.8
+
+
+@pytest.mark.parametrize(
+    ("transfer", "message"),
+    [
+        (
+            {"strategy": "linear_probe", "align": {"method": "mmd", "unlabelled": "x"}},
+            "align with linear_probe: its fea",
+        ),
+        ({"strategy": "full", "mapping": {"method": "autoencoder"}}, "mapping with full: it maps frozen features"),
+        ({"mapping": {"method": "autoencoder"}}, "mapping with auto: .* strategy must be linear_probe"),
+        ({"strategy": "linear_probe", "mapping": {"method": "coral"}}, "mapping coral without mapping.unlabelled"),
+        (
+            {"strategy": "linear_probe", "on_harm": "fallback", "mapping": {"method": "coral", "unlabelled": "x"}},
+            "on_harm fallback with mapping coral",
+        ),
+        ({"align": {"method": "mmd"}}, "unlabelled\n  Field required"),
+        ({"align": {"method": "mdd", "unlabelled": "x"}}, "Input should be 'mmd', 'coral' or 'dann'"),
+        ({"align": {"method": "mmd", "weight": 0, "unlabelled": "x"}}, "greater than 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(transfer, message):
+    with pytest.raises(ValidationError, match=message):
+        FinetuneConfig.model_validate({"transfer": transfer})
+
+
+def test_one_scan_a_batch_cannot_be_aligned():
+    with pytest.raises(ValidationError, match=r"batch_size 1 with transfer.align: one scan has no distribution"):
+        align("mmd", training={"batch_size": 1})
+
+
+def test_unlabelled_scans_that_are_not_there_are_said_before_anything_is_read():
+    config = FinetuneConfig.model_validate({"transfer": {"align": {"method": "mmd", "unlabelled": "nowhere.csv"}}})
+    with pytest.raises(
+        ConfigError, match=r"transfer.align.unlabelled: nowhere.csv does not exist; expected a cohort ta"
+    ):
+        check_transfer(config.with_strategy(from_source=True), load_backbone("resnet18-w32", scratch=True).encoder)
+
+
+def prepared_with(plan: Plan, table: Path, cache: Path):
+    return prepare_unlabelled(table, plan.prepared, plan.split, plan.preprocessing, cache, silent)
+
+
+@pytest.fixture(scope="module")
+def phantom_plan(cohort_csv, tmp_path_factory) -> Plan:
+    config = load_config(FinetuneConfig, None, TINY)
+    out = tmp_path_factory.mktemp("plan")
+    return make_plan(Cohort.read(cohort_csv), config, find_backbone("resnet18-w32"), out, silent)
+
+
+def table_of(cases, folder: Path, patient: str = "patient", rename: str = "") -> Path:
+    rows = [f"{case.path},{rename or case.patient}{number if rename else ''}" for number, case in enumerate(cases)]
+    path = folder / "unlabelled.csv"
+    path.write_text("\n".join([f"scan,{patient}", *rows]) + "\n")
+    return path
+
+
+def test_a_test_patient_is_refused_and_so_is_a_test_image_under_another_name(phantom_plan, tmp_path):
+    test = phantom_plan.prepared.subset(phantom_plan.split.test).cohort.cases
+    message = r"unlabelled.csv: 2 unlabelled scans are test scans of this run or of their patients: row 2 .* row 3 "
+    for table in (table_of(test[:2], tmp_path), table_of(test[:2], tmp_path, rename="somebody-else-")):
+        with pytest.raises(PatientLeak, match=message):
+            prepared_with(phantom_plan, table, tmp_path)
+    with pytest.raises(PatientLeak, match=r"test scans of this run"):  # a folder: by image, or by DICOM's patient
+        prepared_with(phantom_plan, Path(test[0].path).parent, tmp_path)
+
+
+def test_scans_of_the_development_part_are_left_out_with_their_number(phantom_plan, unseen_csv, tmp_path, caplog):
+    caplog.set_level("INFO", "med_transfer")
+    others = Cohort.read(unseen_csv).cases
+    development = phantom_plan.prepared.subset(phantom_plan.split.development[:3]).cohort.cases
+    found = prepared_with(phantom_plan, table_of([*others, *development], tmp_path), tmp_path)
+    assert found.cohort.patients == tuple(case.patient for case in others)
+    assert "left out 3 unlabelled scans: they or their patients have labels in this run" in caplog.text
+    with pytest.raises(
+        CohortError, match="0 unlabelled scans are left of 3; expected at least 2 of patients who are no"
+    ):
+        prepared_with(phantom_plan, table_of(development, tmp_path), tmp_path)
+    marked = tmp_path / "marked.csv"
+    marked.write_text("scan,split\n" + "".join(f"{case.path},test\n" for case in others))
+    with pytest.raises(CohortError, match="every row is marked split=test; expected rows to learn from"):
+        prepared_with(phantom_plan, marked, tmp_path)
+
+
+def test_a_run_does_not_go_on_with_other_unlabelled_scans(phantom_plan, unseen_csv, tmp_path):
+    found = prepared_with(phantom_plan, unseen_csv, tmp_path)
+    lock_unlabelled(found, tmp_path / "lock.json")
+    lock_unlabelled(found.subset(reversed(range(len(found.scans)))), tmp_path / "lock.json")  # order is no matter
+    with pytest.raises(UsageError, match="the folder holds a run with other unlabelled scans; expected a new folder"):
+        lock_unlabelled(found.subset(range(3)), tmp_path / "lock.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "bottleneck", "name"),
+    [
+        (("transfer.align.method=dann", "transfer.align.unlabelled={}", "training.epochs=1"), None, "aligned by dann"),
+        (
+            ("transfer.strategy=linear_probe", "transfer.mapping.method=autoencoder",
+             "transfer.mapping.bottleneck=5", "transfer.mapping.unlabelled={}"),
+            5, "features mapped by autoencoder",
+        ),
+        (
+            ("transfer.strategy=linear_probe", "transfer.mapping.method=coral", "transfer.mapping.unlabelled={}"),
+            None, "features mapped by coral",
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_with_unlabelled_scans_ends_as_a_bundle_that_predicts(
+    words, bottleneck, name, cohort_csv, unseen_csv, finished, tmp_path, command
+):
+    own = ("split.kind=holdout", "split.val_fraction=0.34", f"backbone.weights={finished.bundle}", "scratch_twin=false")
+    overrides = settings(*TINY, *own, *(word.format(unseen_csv) for word in words))
+    outcome = command("finetune", cohort_csv, "-o", tmp_path / "run", *overrides)
+    assert outcome.code == 0, outcome.err
+    record, bundle = read_record(tmp_path / "run/bundle"), tmp_path / "run/bundle"
+    assert (record.transfer.bottleneck, record.transfer.n_unlabelled) == (bottleneck, 6)
+    assert f"{name}, 6 unlabelled scans" in (bundle / "docs/README.md").read_text()
+    assert {patient_hash(case.patient) for case in Cohort.read(unseen_csv).cases} <= set(
+        record.trained_on.patient_hashes
+    )
+
+    network, stored = load_network(bundle), load_file(tmp_path / "run/training/fold-0/best.safetensors")
+    found = {n.removeprefix("member0."): t for n, t in network.state_dict().items() if n.startswith("member0.")}
+    assert set(found) == set(stored)
+    assert all(stored[n].equal(t) for n, t in found.items())
+    again = read_rows(mt.load_bundle(bundle).predict_folder(cohort_csv, tmp_path / "again").table)
+    answers = {row["scan"]: row for row in again}
+    for row in read_rows(tmp_path / "run/predictions.csv"):
+        for column in (c for c in row if c.startswith("p_")):
+            assert float(answers[row["scan"]][column]) == pytest.approx(float(row[column]), abs=2e-2)
+
+    encoder = load_backbone("resnet18-w32", bundle).encoder.state_dict()  # and it can be a source in its turn
+    assert all(stored[f"encoder.{n}"].equal(t) for n, t in encoder.items())
