@@ -24,6 +24,7 @@ from med_transfer.cli import (
     predict,
     pretrain,
     select,
+    tune,
 )
 from med_transfer.errors import MedTransferError, OutputError
 
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, phantom, index, inspect, pretrain, select, finetune, evaluate, compare, predict):
+for module in (demo, phantom, index, inspect, pretrain, select, tune, finetune, evaluate, compare, predict):
     app.command(module.NAME)(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)
 
