@@ -89,8 +89,8 @@ def as_markdown(tuning: Tuning) -> str:
     states = ", ".join(f"{tuning.count(state)} {state}" for state in ("complete", "pruned", "failed", "unfinished"))
     parts = [
         "# A search for a better configuration",
-        f"{len(tuning.trials)} trials ({states}) on {tuning.n_scans} development scans of {tuning.n_patients} patients. "
-        f"Each trial's figure is the {_objective(tuning)}. Strategies: {', '.join(tuning.strategies)}. "
+        f"{len(tuning.trials)} trials ({states}) on {tuning.n_scans} development scans of {tuning.n_patients} patients."
+        f" Each trial's figure is the {_objective(tuning)}. Strategies: {', '.join(tuning.strategies)}. "
         f"{tuning.stopped[:1].upper()}{tuning.stopped[1:]}.",
         "The test scans were not in it: neither their voxels nor their labels reached a trial.",
         f"**{summary(tuning)}**",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from med_transfer.errors import MissingExtra, UsageError
+from med_transfer.errors import MissingExtra
 from med_transfer.tuning.config import TuningConfig
 from med_transfer.tuning.record import TrialRecord
 from med_transfer.tuning.space import Draws
