@@ -56,12 +56,9 @@ class Comparison:
             "mcnemar": self.mcnemar,
         }
         by_class = {name: one.model_dump(mode="json") for name, one in self.sensitivity.items()}
-        return (
-            {"run": str(self.run), "n_shared": self.n_shared, "n_reference": self.n_reference}
-            | {"n_scans": self.metrics.n_scans}
-            | {name: record and record.model_dump(mode="json") for name, record in records.items()}
-            | {"sensitivity_difference": by_class or None}
-        )
+        counts = {"n_shared": self.n_shared, "n_reference": self.n_reference, "n_scans": self.metrics.n_scans}
+        plain = {name: record and record.model_dump(mode="json") for name, record in records.items()}
+        return {"run": str(self.run), **counts, **plain, "sensitivity_difference": by_class or None}
 
 
 def compare_runs(

@@ -52,7 +52,7 @@ def scans_sentence(comparisons: Sequence[Comparison]) -> str:
     """On which scans the runs were compared."""
     reference, *others = comparisons
     if all(one.same_scans for one in others):
-        return f"All runs predicted the same {reference.n_shared} test scans."
+        return f"All runs were tested on the same {reference.n_shared} scans."
     counts = ", ".join(
         f"{name} {one.n_shared} of {one.n_reference}"
         for name, one in zip(names_of(comparisons)[1:], others, strict=True)
@@ -84,7 +84,7 @@ def as_page(comparisons: Sequence[Comparison]) -> str:
 def as_markdown(comparisons: Sequence[Comparison]) -> str:
     """Runs, differences, and the second opinions."""
     names, classes = names_of(comparisons), comparisons[0].metrics.labels
-    runs = [("run", "test scans", "macro AUC", "balanced sensitivity", *(f"sensitivity {name}" for name in classes))]
+    runs: list[tuple[str, ...]] = [("run", "test scans", "macro AUC", "balanced sensitivity", *(f"sensitivity {name}" for name in classes))]
     for name, one in zip(names, comparisons, strict=True):
         metrics = one.metrics
         figures = [metrics.macro_auc, metrics.balanced_accuracy, *(metrics.classes[c].sensitivity for c in classes)]

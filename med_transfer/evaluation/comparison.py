@@ -64,7 +64,7 @@ def _of_class(value: float, draws: NDArray[np.float64], method: str) -> Estimate
     if not np.isfinite(value):
         return Estimate(value=None, ci95=None, method=method, reason="no scan of this class")
     if is_degenerate(draws):  # an interval without width would look like certainty
-        reason = "no interval: every resample agrees, the scans of this class are called alike or are too few"
+        reason = "every resample agrees: the scans of this class are called alike, or too few"
         return Estimate(value=float(value), ci95=None, method=method, reason=reason)
     return _estimate(value, draws, method)
 
