@@ -84,7 +84,9 @@ def as_page(comparisons: Sequence[Comparison]) -> str:
 def as_markdown(comparisons: Sequence[Comparison]) -> str:
     """Runs, differences, and the second opinions."""
     names, classes = names_of(comparisons), comparisons[0].metrics.labels
-    runs: list[tuple[str, ...]] = [("run", "test scans", "macro AUC", "balanced sensitivity", *(f"sensitivity {name}" for name in classes))]
+    runs: list[tuple[str, ...]] = [
+        ("run", "test scans", "macro AUC", "balanced sensitivity", *(f"sensitivity {name}" for name in classes))
+    ]
     for name, one in zip(names, comparisons, strict=True):
         metrics = one.metrics
         figures = [metrics.macro_auc, metrics.balanced_accuracy, *(metrics.classes[c].sensitivity for c in classes)]

@@ -103,7 +103,10 @@ def test_only_shared_scans_are_compared_and_the_count_is_said(runs):
 def test_runs_that_do_not_belong_together_are_refused(runs, tmp_path):
     with pytest.raises(UsageError, match="1 run; expected at least two to compare"):
         compare_runs(runs[:1])
-    apart = write_run(tmp_path / "apart", model(1, 4), range(10)), write_run(tmp_path / "rest", model(1, 4), range(20, N))
+    apart = (
+        write_run(tmp_path / "apart", model(1, 4), range(10)),
+        write_run(tmp_path / "rest", model(1, 4), range(20, N)),
+    )
     with pytest.raises(UsageError, match="no test scan in common with .*apart; expected the same cohort and split"):
         compare_runs(list(apart))
     relabelled = write_run(tmp_path / "relabelled", model(1, 4), truth=np.roll(TRUTH, 1, axis=1))
