@@ -25,6 +25,7 @@ from med_transfer.cli import (
     predict,
     pretrain,
     select,
+    tune,
 )
 from med_transfer.errors import MedTransferError, OutputError
 
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, phantom, index, inspect, pretrain, select, finetune, evaluate, compare, predict):
+for module in (demo, phantom, index, inspect, pretrain, select, tune, finetune, evaluate, compare, predict):
     app.command(module.NAME)(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)
 app.add_typer(labels.app, name=labels.NAME)

@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from med_transfer.cli.options import AsJson
 
+if TYPE_CHECKING:
+    from med_transfer.comparison import Comparison
+
 NAME = "compare"
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; the others are held against the first.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Run that the others are held against; the first by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for compare.html, compare.md and compare.json.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs on the test scans they share, with paired intervals over patients."""
-    from med_transfer.cli.summary import estimate_text
+    """Compare runs on the test scans they share, with paired intervals over patients and tests."""
     from med_transfer.cli.terminal import say, say_json
     from med_transfer.comparison import compare_runs
+    from med_transfer.comparison.report import scans_sentence, write_comparison
 
-    rows = compare_runs(runs)
+    rows = compare_runs(runs, reference=reference)
+    if out is not None:
+        write_comparison(rows, out)
     if as_json:
         say_json([row.as_record() for row in rows])
         return
     for row in rows:
-        metrics = row.metrics
-        say(f"{row.run}   {row.n_shared} test scans")
-        say(f"  macro AUC {estimate_text(metrics.macro_auc)}")
-        say(f"  balanced sensitivity {estimate_text(metrics.balanced_accuracy)}")
-        if row.macro_auc and row.balanced_sensitivity:
-            say(f"  minus the first: macro AUC {estimate_text(row.macro_auc, signed=True)}")
-            say(f"  minus the first: balanced sensitivity {estimate_text(row.balanced_sensitivity, signed=True)}")
+        _say_run(row)
+    say(scans_sentence(rows))
+    if out is not None:
+        say(f"page: {out / 'compare.html'}")
+
+
+def _say_run(row: Comparison) -> None:
+    from med_transfer.cli.summary import estimate_text
+    from med_transfer.cli.terminal import say
+    from med_transfer.comparison.forest import differences
+    from med_transfer.comparison.report import p_text
+
+    say(f"{row.run}   {row.n_shared} test scans" + ("   (reference)" if row.is_reference else ""))
+    say(f"  macro AUC {estimate_text(row.metrics.macro_auc)}")
+    say(f"  balanced sensitivity {estimate_text(row.metrics.balanced_accuracy)}")
+    if row.is_reference:
+        return
+    for measure, estimate in differences(row).items():
+        say(f"  minus the reference: {measure[:1].lower()}{measure[1:]} {estimate_text(estimate, signed=True)}")
+    for test in (row.delong, row.mcnemar):
+        if test:
+            say(f"  {test.method}: p {p_text(test.p_value)}, Holm {p_text(test.p_holm)}; {test.found or test.reason}")

@@ -9,17 +9,22 @@ from numpy.typing import NDArray
 
 from med_transfer.evaluation.auc import weighted_macro_auc
 from med_transfer.evaluation.estimate import Estimate
-from med_transfer.evaluation.intervals import PatientBootstrap, percentile_interval
-from med_transfer.evaluation.rates import weighted_balanced_accuracy
+from med_transfer.evaluation.intervals import PatientBootstrap, is_degenerate, percentile_interval
+from med_transfer.evaluation.rates import weighted_balanced_accuracy, weighted_rates
 from med_transfer.evaluation.scored import ScoredScans
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What the first model has more than the second; each an estimate in [-1, 1]."""
+    """What the first model has more than the second; each an estimate in [-1, 1].
+
+    Attributes:
+        sensitivity: by class.
+    """
 
     balanced_accuracy: Estimate
     macro_auc: Estimate
+    sensitivity: dict[str, Estimate]
 
 
 def paired_difference(first: ScoredScans, second: ScoredScans, bootstrap: PatientBootstrap) -> Difference:
@@ -32,25 +37,36 @@ def paired_difference(first: ScoredScans, second: ScoredScans, bootstrap: Patien
     """
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _overall(first, weights) - _overall(second, weights)
+        return _measures(first, weights) - _measures(second, weights)
 
     values = statistic(np.ones((1, len(first))))[0]
     draws = bootstrap.distribution(statistic)
     method = f"difference, paired {bootstrap}"
     balanced, auc = (_estimate(values[k], draws[:, k], method) for k in range(2))
-    return Difference(balanced_accuracy=balanced, macro_auc=auc)
+    by_class = {
+        name: _of_class(values[k], draws[:, k], method) for k, name in enumerate(first.labels.names, start=2)
+    }  # fmt: skip
+    return Difference(balanced, auc, by_class)
 
 
-def _overall(scored: ScoredScans, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Balanced accuracy and macro AUC, [draw, 2]."""
+def _measures(scored: ScoredScans, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Balanced accuracy, macro AUC and each class's sensitivity, [draw, 2 + class]."""
     multilabel = scored.labels.multilabel
-    return np.stack(
-        [
-            weighted_balanced_accuracy(scored.truth, scored.predicted, weights, multilabel=multilabel),
-            weighted_macro_auc(scored.truth, scored.probabilities, weights),
-        ],
-        axis=1,
-    )
+    overall = [
+        weighted_balanced_accuracy(scored.truth, scored.predicted, weights, multilabel=multilabel),
+        weighted_macro_auc(scored.truth, scored.probabilities, weights),
+    ]
+    sensitivity = weighted_rates(scored.truth, scored.predicted, weights)["sensitivity"]
+    return np.column_stack([*overall, sensitivity])
+
+
+def _of_class(value: float, draws: NDArray[np.float64], method: str) -> Estimate:
+    if not np.isfinite(value):
+        return Estimate(value=None, ci95=None, method=method, reason="no scan of this class")
+    if is_degenerate(draws):  # an interval without width would look like certainty
+        reason = "every resample agrees: the scans of this class are called alike, or too few"
+        return Estimate(value=float(value), ci95=None, method=method, reason=reason)
+    return _estimate(value, draws, method)
 
 
 def _estimate(value: float, draws: NDArray[np.float64], method: str) -> Estimate:

@@ -63,7 +63,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     """
     out = Path(out)
     started = time.monotonic()
-    source = _source(config)
+    source = load_source(config)
     config = config.with_strategy(from_source=source.sha256 is not None)
     check_transfer(config, source.encoder)
     precision(config.training.precision)
@@ -111,7 +111,12 @@ def _train_scratch_twin(
     return train(plan, config.scratch_twin_config(), scratch, folder, progress, "scratch twin")
 
 
-def _source(config: FinetuneConfig) -> LoadedBackbone:
+def load_source(config: FinetuneConfig) -> LoadedBackbone:
+    """The network that the transfer starts from: the config's weights, the entry's own, or none.
+
+    Raises:
+        BackboneError: the backbone or its weights cannot be used.
+    """
     if config.transfer.strategy == "scratch":
         return load_backbone(config.backbone.name, scratch=True, seed=config.seed)
     refuse_adapted_source(config.backbone.weights)

@@ -1,0 +1,65 @@
+"""``med-transfer tune``: a cohort in, a better config out."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson, Config, Overrides
+
+if TYPE_CHECKING:
+    from med_transfer.tuning import Tuning
+
+NAME = "tune"
+
+
+def command(
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search; the same folder again goes on.")],
+    config: Config = None,
+    overrides: Overrides = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Time for this call; without --trials an hour.", show_default=False)
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=0, help="Trials beside the default config, in all calls.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search strategy, rates and augmentation on the training patients; the test scans are left alone."""
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.cohorts import Cohort
+    from med_transfer.config import load_config
+    from med_transfer.tuning import TuneConfig, tune
+    from med_transfer.tuning.report import as_record
+
+    settings = load_config(TuneConfig, config, overrides or ())
+    limit = 60.0 if minutes is None and trials is None else minutes
+    try:
+        with progress_bars() as progress:
+            found = tune(Cohort.read(cohort), settings, out, minutes=limit, trials=trials, progress=progress)
+    except KeyboardInterrupt:
+        if (out / "best.yaml").exists():
+            say(f"kept: {out / 'best.yaml'} holds the best so far, {out / 'tuning.md'} every trial")
+        raise  # the program says that the same command goes on
+    if as_json:
+        say_json(as_record(found))
+    else:
+        _say_outcome(found, cohort)
+    raise typer.Exit(1 if found.n_failed else 0)
+
+
+def _say_outcome(found: Tuning, cohort: Path) -> None:
+    from med_transfer.cli.terminal import say
+    from med_transfer.tuning.report import WARNING, summary
+
+    say(f"{len(found.trials)} trials, {found.count('pruned')} of them stopped early; {found.stopped}")
+    say(summary(found))
+    for key, value in (found.best.values if found.best else {}).items():
+        say(f"  {key}: {value:.3g}" if isinstance(value, float) else f"  {key}: {value}")
+    say(WARNING)
+    say(f"trials: {found.folder / 'tuning.md'}")
+    say(f"next: {shlex.join(['med-transfer', 'finetune', str(cohort), '-o', 'RUN', '-c', str(found.best_file)])}")

@@ -1,0 +1,78 @@
+"""A cohort in, a better config out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from med_transfer.cohorts import Cohort, split_cohort
+from med_transfer.config import dump_config, load_config
+from med_transfer.errors import UsageError
+from med_transfer.finetuning.member import precision
+from med_transfer.finetuning.plan import make_plan, resolve_preprocessing
+from med_transfer.finetuning.run import load_source
+from med_transfer.finetuning.start import check_transfer
+from med_transfer.progress import Progress, silent
+from med_transfer.tuning.config import TuneConfig
+from med_transfer.tuning.inner_folds import without_test_scans
+from med_transfer.tuning.record import Tuning
+from med_transfer.tuning.search import Search
+from med_transfer.tuning.space import usable_strategies
+from med_transfer.tuning.study import JOURNAL, import_optuna
+from med_transfer.tuning.watcher import Deadline
+
+CONFIG_FILE = "tuning.yaml"
+
+
+def tune(
+    cohort: Cohort, config: TuneConfig, out: Path | str, *, minutes: float | None = 60.0, trials: int | None = None,
+    progress: Progress = silent,
+) -> Tuning:  # fmt: skip
+    """Search the space on the inner folds of the development patients; trial 0 is the default config.
+
+    The results are written after every trial. Called again on the same folder it goes on, with the trial that was
+    interrupted first.
+
+    Args:
+        cohort: the table; the scans that ``finetune`` with this config would keep for testing reach no trial.
+        config: of the run that is to follow, and the search.
+        out: folder for the study, the prepared scans and the results.
+        minutes: for this call; a trial in training is left to the next call. None: no limit.
+        trials: in all calls together, beside the default and without repeats of the same config; None: as many as the time allows.
+
+    Raises:
+        MissingExtra: Optuna is not installed.
+        CohortError: the cohort cannot be split, or leaks.
+        BackboneError: the backbone or its weights cannot be used.
+        ConfigError: something in the space cannot work.
+        UsageError: the folder holds another search, or there is no limit at all.
+        NothingDone: no scan can be used, or the time did not suffice for one trial.
+        OutputError: a result cannot be written.
+    """
+    import_optuna()
+    if minutes is None and trials is None:
+        raise UsageError("neither minutes nor trials", expected="a limit", action="Give --minutes or --trials")
+    deadline, out, base = Deadline(minutes), Path(out), config.base
+    source = load_source(base)
+    from_source = source.sha256 is not None
+    check_transfer(base.with_strategy(from_source=from_source), source.encoder)
+    strategies = usable_strategies(config.tuning.space, base, source.encoder, from_source=from_source)
+    precision(base.training.precision)
+    resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
+    split_cohort(cohort, base.split)
+    _claim(out, config)
+    plan = make_plan(cohort, base, source.spec, out, progress)
+    search = Search(
+        without_test_scans(plan), source, config, strategies, out, deadline, progress, len(plan.prepared.failed)
+    )
+    return search.run(trials)
+
+
+def _claim(out: Path, config: TuneConfig) -> None:
+    """Make the folder ours, or find the same search there."""
+    file = out / CONFIG_FILE
+    if file.exists() and (out / JOURNAL).exists() and load_config(TuneConfig, file) != config:
+        raise UsageError(
+            "the folder holds a search with another config", where=out, expected="a new folder, or the same config",
+            action="Choose another -o",
+        )  # fmt: skip
+    dump_config(config, file)

@@ -1,0 +1,150 @@
+"""From the search space to a trial's config: what is drawn, what goes together, and whether it can work at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from med_transfer.backbones import Encoder
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.start import check_transfer
+from med_transfer.tuning.config import SearchSpace
+
+Values = dict[str, Any]  # a config's dotted keys
+
+_AUTOMATIC = ("linear_probe", "lp_ft", "layerwise_lr_decay", "full", "gradual_unfreezing")
+_BY_STAGE = {"layerwise_lr_decay", "gradual_unfreezing"}  # stage decay means something
+_UNPENALISED = {"scratch", "linear_probe", "lora", "adapters"}
+_NONE = "none"
+
+
+class Draws(Protocol):
+    """What of an Optuna trial is used."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+
+
+def draw(draws: Draws, space: SearchSpace, strategies: Sequence[str]) -> Values:
+    """One point of the space: only what its strategy uses, so that no two points mean the same network."""
+    strategy = draws.suggest_categorical("transfer.strategy", list(strategies))
+    values: Values = {"transfer.strategy": strategy} | _options(draws, space, strategy)
+    if strategy == "linear_probe":  # computed from plain scans, in one go
+        return values
+
+    def number(key: str, limits: tuple[float, float] | None, *, log: bool = False) -> None:
+        if limits is not None:
+            values[key] = draws.suggest_float(key, *limits, log=log)
+
+    number("training.learning_rate", space.learning_rate, log=True)
+    if strategy in _BY_STAGE:
+        number("training.stage_decay", space.stage_decay)
+    number("augmentation.strength", space.augmentation_strength)
+    number("augmentation.mixup", space.mixup)
+    number("training.dropout", space.dropout)
+    if "l2_sp" in values.get("transfer.regularise", ()):
+        number("transfer.l2_sp.strength", space.l2_sp_strength, log=True)
+    return values
+
+
+def _options(draws: Draws, space: SearchSpace, strategy: str) -> Values:
+    """Of the strategy, and the penalties that go with it."""
+    values: Values = {}
+    choices = {
+        "lora": ("transfer.lora.rank", space.lora_rank),
+        "adapters": ("transfer.adapters.reduction", space.adapter_reduction),
+        "gradual_unfreezing": ("transfer.gradual_unfreezing.epochs_per_stage", space.epochs_per_stage),
+    }
+    key, options = choices.get(strategy, ("", ()))
+    if options:
+        values[key] = draws.suggest_categorical(key, list(options))
+    if strategy == "surgical" and space.surgical_stages:
+        named = {" ".join(map(str, stages)): stages for stages in space.surgical_stages}
+        values["transfer.surgical.stages"] = named[draws.suggest_categorical("transfer.surgical.stages", list(named))]
+    if space.regularise and strategy in _UNPENALISED:
+        values["transfer.regularise"] = ()
+    elif space.regularise:
+        named = {" ".join(penalties) or _NONE: penalties for penalties in space.regularise}
+        values["transfer.regularise"] = named[draws.suggest_categorical("transfer.regularise", list(named))]
+    return values
+
+
+def applied(base: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
+    """The base with the values in the place of its own. Raises ConfigError: they do not go together."""
+    record = base.model_dump()
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        place = record
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    try:
+        return FinetuneConfig.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or str(values.get("transfer.strategy", ""))
+        raise ConfigError(first["msg"].removeprefix("Value error, "), where=f"tuning.space, {where}") from None
+
+
+def usable_strategies(space: SearchSpace, base: FinetuneConfig, encoder: Encoder, *, from_source: bool) -> list[str]:
+    """The strategies to draw from; every edge of the space was tried against the config and the backbone.
+
+    Raises:
+        ConfigError: a strategy that was named, or a limit, cannot work.
+    """
+    if space.strategies is None and not from_source:
+        _check_edges(space, "scratch", base, encoder, from_source=False)
+        return ["scratch"]
+    if from_source and "scratch" in (space.strategies or ()):
+        raise ConfigError(
+            "scratch among the strategies of a config with a source", where="tuning.space.strategies",
+            expected="strategies that transfer; finetune trains the network from scratch beside them",
+            action="Tune it without backbone.weights, in another folder",
+        )  # fmt: skip
+    fits = []
+    for strategy in space.strategies or _AUTOMATIC:
+        try:
+            applied(base, {"transfer.strategy": strategy} | _lighter(space, strategy))
+        except ConfigError:
+            if space.strategies is None:
+                continue  # not asked for: the config speaks against it
+            raise
+        _check_edges(space, strategy, base, encoder, from_source=from_source)
+        fits.append(strategy)
+    if not fits:
+        raise ConfigError("no strategy goes with this config", where="tuning.space.strategies", expected="at least one")
+    return fits
+
+
+def _lighter(space: SearchSpace, strategy: str) -> Values:
+    """What the space itself decides, so that it is not held against the strategy."""
+    stages = {"transfer.surgical.stages": space.surgical_stages[0]} if space.surgical_stages else {}
+    penalties = {"transfer.regularise": ()} if space.regularise else {}
+    decay = {"training.stage_decay": None} if space.stage_decay and strategy in _BY_STAGE else {}
+    return stages | penalties | decay
+
+
+def _check_edges(
+    space: SearchSpace, strategy: str, base: FinetuneConfig, encoder: Encoder, *, from_source: bool
+) -> None:
+    n_choices = max(len(space.surgical_stages), len(space.regularise), 2)
+    for position in range(n_choices):
+        config = applied(base, draw(_Edge(position), space, [strategy]))
+        check_transfer(config.resolved(from_source=from_source), encoder)
+
+
+class _Edge:
+    """Draws the lower limits and first choices, or the upper limits and later choices."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return choices[min(self.position, len(choices) - 1)]
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return high if self.position else low

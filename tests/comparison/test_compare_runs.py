@@ -1,0 +1,178 @@
+"""Finished runs made of known predictions: which scans are compared, what differs, and what the page says."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from med_transfer.cohorts import Case, Cohort, CohortLock, Split, SplitConfig
+from med_transfer.comparison import compare_runs
+from med_transfer.comparison.forest import forest
+from med_transfer.comparison.report import as_markdown, as_page, names_of, scans_sentence, write_comparison
+from med_transfer.errors import UsageError
+from med_transfer.evaluation import evaluate
+from med_transfer.evaluation.comparison import paired_difference
+from med_transfer.evaluation.intervals import PatientBootstrap
+from med_transfer.evaluation.scored import ScoredScans
+from med_transfer.labels import Labels
+from med_transfer.prediction import Prediction
+from med_transfer.results.table import PredictionTable
+
+LABELS = Labels(("cyst", "mass <b>", "normal"))
+N = 45
+TRUTH = np.eye(3, dtype=bool)[np.arange(N) % 3]
+
+
+def model(skill: float, seed: int) -> np.ndarray:
+    logits = np.random.default_rng(seed).normal(size=(N, 3)) + skill * TRUTH
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def write_run(
+    folder: Path, probabilities: np.ndarray, scans: range = range(N), truth: np.ndarray = TRUTH, labels: Labels = LABELS
+) -> Path:
+    """The three files that a comparison reads, for the test scans at these positions."""
+    names = [labels.names[k] for k in truth.argmax(1)]
+    cases = tuple(Case(scan=f"s{i:02d}", path=Path(f"s{i}"), patient=f"p{i}", label=names[i]) for i in scans)
+    cohort = Cohort(cases, labels)
+    split = Split(tuple(range(len(cases))), ())
+    folder.mkdir(parents=True)
+    CohortLock.of(cohort, [None] * len(cases), split, SplitConfig()).write(folder / "cohort.lock.json")
+    chosen = list(scans)
+    evaluate(truth[chosen], probabilities[chosen], cohort.patients, labels, n_boot=50).save(folder / "metrics.json")
+    with PredictionTable(folder / "predictions.csv", labels) as table:
+        for i in scans:
+            by_name = dict(zip(labels.names, probabilities[i].tolist(), strict=True))
+            called = labels.names[probabilities[i].argmax()]
+            table.append(Prediction(f"s{i:02d}", f"p{i}", probabilities=by_name, predicted=called))
+        table.finish()
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """A weak run, a strong one, and one of the strong kind that lacks ten of the test scans."""
+    return [
+        write_run(tmp_path / "weak", model(0.3, 1)),
+        write_run(tmp_path / "strong", model(3.0, 2)),
+        write_run(tmp_path / "fewer", model(3.0, 3), range(10, N)),
+    ]
+
+
+def test_differences_are_the_evaluations_own(runs):
+    _, strong, _ = compare_runs(runs, seed=3, n_boot=200)
+    first = ScoredScans.of(TRUTH, model(0.3, 1), [f"p{i}" for i in range(N)], LABELS)
+    expected = paired_difference(first.scored_by(model(3.0, 2)), first, PatientBootstrap(first.patients, 200, 3))
+    assert strong.macro_auc is not None
+    assert strong.macro_auc.value == pytest.approx(expected.macro_auc.value, abs=1e-5)
+    assert strong.macro_auc.ci95 == pytest.approx(expected.macro_auc.ci95, abs=1e-5)
+    assert strong.balanced_sensitivity == expected.balanced_accuracy
+    assert strong.sensitivity == expected.sensitivity
+    assert strong.macro_auc.excludes_zero == 1
+    assert strong.delong is not None
+    assert strong.mcnemar is not None
+    assert (strong.delong.p_holm or 1) < 0.001
+    assert (strong.mcnemar.p_holm or 1) < 0.001
+
+
+def test_any_run_can_be_the_reference(runs):
+    weak_first, against_strong = compare_runs(runs[:2]), compare_runs(runs[:2], reference=runs[1])
+    assert [one.run for one in against_strong] == [runs[1], runs[0]]
+    there, back = weak_first[1].macro_auc, against_strong[1].macro_auc
+    assert there is not None
+    assert back is not None
+    assert back.value == pytest.approx(-(there.value or 0))
+    assert back.ci95 == pytest.approx(tuple(-limit for limit in reversed(there.ci95 or ())))
+
+
+def test_only_shared_scans_are_compared_and_the_count_is_said(runs):
+    result = compare_runs(runs)
+    assert [(one.n_shared, one.n_reference, one.metrics.n_scans) for one in result] == [
+        (N, N, N), (N, N, N), (N - 10, N, N - 10)
+    ]  # fmt: skip
+    sentence = "each is compared on those it shares with the reference only: strong 45 of 45, fewer 35 of 45"
+    assert sentence in scans_sentence(result)
+    assert scans_sentence(result[:2]) == "All runs were tested on the same 45 scans."
+
+
+def test_runs_that_do_not_belong_together_are_refused(runs, tmp_path):
+    with pytest.raises(UsageError, match="1 run; expected at least two to compare"):
+        compare_runs(runs[:1])
+    apart = (
+        write_run(tmp_path / "apart", model(1, 4), range(10)),
+        write_run(tmp_path / "rest", model(1, 4), range(20, N)),
+    )
+    with pytest.raises(UsageError, match="no test scan in common with .*apart; expected the same cohort and split"):
+        compare_runs(list(apart))
+    relabelled = write_run(tmp_path / "relabelled", model(1, 4), truth=np.roll(TRUTH, 1, axis=1))
+    with pytest.raises(UsageError, match="45 shared test scans have another label than in .*weak, the first is s00"):
+        compare_runs([runs[0], relabelled])
+    other = write_run(tmp_path / "other", model(1, 4), labels=Labels(("a", "b", "c")))
+    with pytest.raises(UsageError, match="classes a, b, c; expected cyst, mass <b>, normal"):
+        compare_runs([runs[0], other])
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path):
+    one, two = write_run(tmp_path / "a/run", model(1, 1)), write_run(tmp_path / "b/run", model(1, 2))
+    assert names_of(compare_runs([one, two])) == ["a/run", "b/run"]
+
+
+class Page(HTMLParser):
+    """Opened elements, and whatever would be loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+
+def test_the_page_is_one_file_with_every_difference(runs):
+    result = compare_runs(runs)
+    text, page = as_page(result), Page()
+    page.feed(text)
+    assert page.links == []
+    assert "script" not in page.tags
+    assert "@import" not in text
+    assert "url(" not in text
+    assert page.tags.count("rect") == 2 * (2 + 3)  # two runs, two overall measures and three classes
+    assert "mass &lt;b&gt;" in text
+    assert "<b>, " not in text
+    assert "a choice made on test scans" in text
+    assert text == as_page(compare_runs(runs))
+
+
+def test_the_forest_draws_every_interval_inside_its_axis(runs):
+    result = compare_runs(runs)
+    drawn = forest(result, names_of(result))
+    assert [group.measure for group in drawn.groups][:2] == ["Macro AUC", "Balanced sensitivity"]
+    for row in (row for group in drawn.groups for row in group.rows):
+        assert row.at is not None
+        assert 0 <= (row.low if row.low is not None else row.at) <= row.at
+        assert row.at <= (row.high if row.high is not None else row.at) <= 1
+        assert row.at == pytest.approx(0.5 + (row.estimate.value or 0) / drawn.limit / 2)
+    shares, values = zip(*drawn.ticks, strict=True)
+    assert (shares[0], shares[-1], values[-1]) == pytest.approx((0, 1, drawn.limit))
+    assert 0 in [round(value, 9) for value in values]
+
+
+def test_three_files_are_written(runs, tmp_path):
+    result = compare_runs(runs)
+    write_comparison(result, tmp_path / "out")
+    record = json.loads((tmp_path / "out/compare.json").read_text())
+    assert record["runs"] == json.loads(json.dumps([one.as_record() for one in result]))
+    assert record["runs"][1]["mcnemar"]["p_holm"] >= record["runs"][1]["mcnemar"]["p_value"]
+    assert (tmp_path / "out/compare.html").read_text() == as_page(result)
+    table = (tmp_path / "out/compare.md").read_text()
+    assert table == as_markdown(result)
+    found = result[1].macro_auc
+    assert found is not None
+    assert re.search(rf"\| strong \| 45 \| Macro AUC \| \{found.value:+.2f} \(", table)

@@ -1,0 +1,147 @@
+"""``med-transfer tune`` from a table to a config that ``finetune`` takes, its refusals, and a Ctrl-C."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import TINY, FinishedRun, read_rows, settings, write_rows
+
+from med_transfer.config import load_config
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.tuning import TuneConfig
+
+ROOT = Path(__file__).parents[2]
+IN_SUBPROCESS = [sys.executable, "-m", "med_transfer"]
+SMALL = (*TINY, "training.epochs=1", "training.epoch_scans=8")
+SPACE = ("tuning.space.strategies=[full]", "tuning.space.regularise=[]")
+PROBE = ("transfer.strategy=linear_probe", "tuning.space.strategies=[linear_probe]")
+
+pytest.importorskip("optuna")
+
+
+def trials(out: Path) -> list[dict[str, str]]:
+    with (out / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def tuned(command, cohort_csv, finished, tmp_path_factory) -> FinishedRun:
+    out = tmp_path_factory.mktemp("tuned") / "search"
+    words = settings(*SMALL, *SPACE, f"backbone.weights={finished.bundle}")
+    return FinishedRun(out, command("tune", cohort_csv, "-o", out, *words, "--trials", 2))
+
+
+def test_tune_writes_a_config_that_is_the_best_trial(tuned):
+    assert tuned.outcome.code == 0, tuned.outcome.err
+    table = trials(tuned.folder)
+    assert [row["trial"] for row in table] == ["0", "1", "2"]
+    record = json.loads((tuned.folder / "tuning.json").read_text())
+    best = table[record["best"]["number"]]
+    assert float(best["value"]) == max(float(row["value"]) for row in table if row["value"])
+    config = load_config(FinetuneConfig, tuned.folder / "best.yaml")
+    if best["transfer.strategy"]:
+        assert config.transfer.strategy == best["transfer.strategy"]
+    if best.get("training.learning_rate"):
+        assert config.training.learning_rate == pytest.approx(float(best["training.learning_rate"]))
+    assert "Only the outer test scans of one final finetune" in tuned.outcome.out
+    assert f"-c {tuned.folder / 'best.yaml'}" in tuned.outcome.out.splitlines()[-1]
+    lock = json.loads((tuned.folder / "cohort.lock.json").read_text())
+    assert record["n_scans"] == sum(case["role"] != "test" for case in lock["cases"])
+
+
+def test_tune_again_tries_nothing_twice_and_speaks_json(command, tuned, cohort_csv, finished):
+    before = trials(tuned.folder)
+    words = settings(*SMALL, *SPACE, f"backbone.weights={finished.bundle}")
+    outcome = command("tune", cohort_csv, "-o", tuned.folder, *words, "--trials", 2, "--json")
+    assert outcome.code == 0, outcome.err
+    assert trials(tuned.folder) == before
+    assert json.loads(outcome.out)["trials"]["complete"] + json.loads(outcome.out)["trials"]["pruned"] == 3
+
+
+def test_finetune_takes_the_best_config_and_keeps_the_same_test_scans(command, tuned, cohort_csv, tmp_path):
+    words = ("finetune", cohort_csv, "-o", tmp_path / "run", "-c", tuned.folder / "best.yaml")
+    outcome = command(*words, *settings("scratch_twin=false"))
+    assert outcome.code == 0, outcome.err
+    locks = [json.loads((folder / "cohort.lock.json").read_text()) for folder in (tuned.folder, tmp_path / "run")]
+    assert locks[0] == locks[1]
+
+
+def test_labels_of_test_scans_change_no_trial(command, cohort_csv, finished, tmp_path):
+    """The table says which scans are for testing; then their labels are turned round."""
+    rows = read_rows(cohort_csv)
+    classes = sorted({row["label"] for row in rows})
+    for number, row in enumerate(rows):
+        row |= {"scan": str(cohort_csv.parent / row["scan"]), "split": "test" if number // 3 % 3 == 0 else "train"}
+    found = []
+    for turn in (0, 1):
+        for row in rows:
+            if row["split"] == "test":
+                row["label"] = classes[(classes.index(row["label"]) + turn) % len(classes)]
+        table, out = write_rows(tmp_path / f"{turn}.csv", rows), tmp_path / f"search-{turn}"
+        words = settings(*SMALL, *PROBE, f"backbone.weights={finished.bundle}")
+        outcome = command("tune", table, "-o", out, *words, "--trials", 1)
+        assert outcome.code == 0, outcome.err
+        found.append(without_times(trials(out)))
+    assert found[0] == found[1]
+
+
+def test_another_search_is_not_mixed_in(command, tuned, cohort_csv):
+    outcome = command("tune", cohort_csv, "-o", tuned.folder, *settings(*SMALL), "--trials", 1)
+    assert outcome.code == 2
+    assert "the folder holds a search with another config; expected a new folder, or the same config" in outcome.err
+
+
+def test_without_optuna_the_extra_is_named(command, cohort_csv, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    outcome = command("tune", cohort_csv, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "package optuna is not installed. Run: pip install med-transfer[tune]" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_key_names_the_nearest(command, cohort_csv, tmp_path):
+    outcome = command("tune", cohort_csv, "-o", tmp_path / "out", *settings("tuning.space.mixups=[0,1]"))
+    assert outcome.code == 2
+    assert "--set tuning.space.mixups: no such key; expected tuning.space.mixup perhaps" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_time_for_one_trial(command, cohort_csv, tmp_path):
+    outcome = command("tune", cohort_csv, "-o", tmp_path / "out", *settings(*SMALL), "--minutes", 0)
+    assert outcome.code == 3
+    assert "no trial is complete: the time of 0 minutes was over; the same command goes on" in outcome.err
+
+
+def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(cohort_csv, tmp_path):
+    """In a process of its own, stopped in its second trial."""
+    words = ["tune", str(cohort_csv), "-o", str(tmp_path / "s"), *settings(*SMALL, "split.folds=2")]
+    process = subprocess.Popen(
+        [*IN_SUBPROCESS, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "s/best.yaml").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert f"kept: {tmp_path / 's/best.yaml'} holds the best so far" in out
+    assert err.splitlines()[-1] == "error: stopped; run the same command again to go on"
+    assert "Traceback" not in err
+    assert trials(tmp_path / "s")[0]["state"] == "complete"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/tuning").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_are_configs_and_say_how_to_run_them(path):
+    assert load_config(TuneConfig, path).tuning.space.strategies
+    assert f"-c configs/tuning/{path.name} -o " in path.read_text()

@@ -1,0 +1,218 @@
+"""Real trials of a small network on made-up scans: what is tried, kept, stopped and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_plan import small_config, small_plan, source_of
+
+from med_transfer.config import load_config
+from med_transfer.errors import NothingDone
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.member import TrainedMember
+from med_transfer.progress import silent
+from med_transfer.tuning import TuneConfig, Tuning
+from med_transfer.tuning.inner_folds import kept_figure, without_test_scans
+from med_transfer.tuning.record import advantage
+from med_transfer.tuning.search import Search
+from med_transfer.tuning.space import applied
+from med_transfer.tuning.study import Study
+from med_transfer.tuning.watcher import Deadline, Hopeless
+
+pytest.importorskip("optuna")
+
+PLAN = small_plan(0.6, 24, 9, members=2)
+SPACE = {"strategies": ["full", "linear_probe"], "regularise": [], "learning_rate": [1e-4, 1e-1]}
+
+
+def tune_config(training: dict | None = None, **tuning) -> TuneConfig:
+    base = small_config(training={"epochs": 2, "monitor": "macro_auc"} | (training or {}))
+    values = {"space": SPACE, "startup_trials": 3, "pruning": False} | tuning
+    return TuneConfig.model_validate(base.model_dump() | {"tuning": values})
+
+
+def search(out: Path, config: TuneConfig | None = None, *, plan=PLAN, minutes=None, progress=silent) -> Search:
+    config = config or tune_config()
+    names = list(config.tuning.space.strategies or ())
+    return Search(without_test_scans(plan), source_of("sees"), config, names, out, Deadline(minutes), progress)
+
+
+def outcome(tuning: Tuning) -> list[tuple]:
+    return [(one.number, one.state, one.value, one.figures, dict(one.values)) for one in tuning.trials]
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Tuning:
+    return search(tmp_path_factory.mktemp("unbroken")).run(4)
+
+
+def test_the_default_is_trial_0_and_the_best_is_written_for_finetune(unbroken):
+    first, best = unbroken.trials[0], unbroken.best
+    assert (first.number, first.values, first.state) == (0, {}, "complete")
+    assert best is not None
+    assert best.value == max(one.value for one in unbroken.complete)
+    assert best.value == pytest.approx(np.mean(best.figures))
+    written = load_config(FinetuneConfig, unbroken.best_file)
+    assert written == applied(unbroken.config.base, best.values)
+    assert not list((unbroken.folder / "training").glob("*-fold-*"))
+
+
+def test_tables_tell_the_same_as_the_trials(unbroken):
+    table = rows(unbroken.folder)
+    assert [int(row["trial"]) for row in table] == list(range(len(unbroken.trials)))
+    for row, one in zip(table, unbroken.trials, strict=True):
+        assert (float(row["value"]), row["state"]) == (one.value, "complete")
+        assert [float(row["fold_1"]), float(row["fold_2"])] == list(one.figures)
+        assert row["transfer.strategy"] == one.values.get("transfer.strategy", "")
+    record = json.loads((unbroken.folder / "tuning.json").read_text())
+    assert unbroken.best is not None
+    assert record["best"]["number"] == unbroken.best.number
+    assert record["trials"] == {"complete": len(table), "pruned": 0, "failed": 0, "unfinished": 0}
+    assert record["objective"] == "macro_auc"
+    text = (unbroken.folder / "tuning.md").read_text()
+    assert "The winner's figure is biased upwards" in text
+    assert "mean over 2 inner folds of the macro auc" in text
+
+
+def test_going_on_repeats_nothing_and_ends_as_one_that_was_not_stopped(unbroken, tmp_path):
+    half = search(tmp_path).run(1)
+    told = []
+    whole = search(tmp_path, progress=lambda stage, *_, **__: told.append(stage)).run(4)
+    assert outcome(whole) == outcome(unbroken)
+    assert whole.trials[: len(half.trials)] == half.trials
+    assert not [stage for stage in told if stage.startswith(("trial 0,", "trial 1,"))]
+    again = []
+    assert outcome(search(tmp_path, progress=lambda stage, *_: again.append(stage)).run(4)) == outcome(unbroken)
+    assert again == []
+
+
+def test_a_stopped_trial_is_kept_and_finished_later(unbroken, tmp_path):
+    def stop(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage == "trial 0, fold 2 of 2" and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, progress=stop).run(4)
+    (row,) = rows(tmp_path)
+    assert (row["state"], bool(row["fold_1"]), row["fold_2"]) == ("unfinished", True, "")
+    assert "stopped by hand; the same command goes on" in (tmp_path / "tuning.md").read_text().lower()
+    told = []
+    whole = search(tmp_path, progress=lambda stage, *_, **__: told.append(stage)).run(4)
+    assert outcome(whole) == outcome(unbroken)
+    assert "trial 0, fold 1 of 2" not in told  # that fold was on disk
+    assert "trial 0, fold 2 of 2" in told
+
+
+def test_test_scans_have_no_say(unbroken, tmp_path):
+    """Their voxels turned to NaN and their labels turned round change no trial."""
+    spoilt = PLAN.prepared
+    turned = {"with": "without", "without": "with"}
+    cases, scans = list(spoilt.cohort.cases), list(spoilt.scans)
+    for i in PLAN.split.test:
+        cases[i] = replace(cases[i], label=turned[str(cases[i].label)])
+        scans[i] = replace(scans[i], tensor=np.full_like(scans[i].tensor, np.nan))
+    cohort = replace(spoilt.cohort, cases=tuple(cases))
+    plan = replace(PLAN, prepared=replace(spoilt, cohort=cohort, scans=tuple(scans)))
+    assert outcome(search(tmp_path, plan=plan).run(4)) == outcome(unbroken)
+
+
+def test_the_plan_of_a_search_holds_no_test_scan():
+    plan = replace(PLAN, split=replace(PLAN.split, test=(0, 5), validation=((1, 2, 3), (4, 6, 7))))
+    inner = without_test_scans(plan)
+    assert inner.split.test == ()
+    assert [case.scan for case in inner.prepared.cohort.cases] == ["1", "2", "3", "4", "6", "7"]
+    for fold in range(2):
+        for part, whole in (("training", plan.split.training(fold)), ("validation", plan.split.validation[fold])):
+            chosen = inner.split.training(fold) if part == "training" else inner.split.validation[fold]
+            assert [inner.prepared.cohort.cases[i].scan for i in chosen] == [str(i) for i in whole]
+
+
+def test_a_hopeless_trial_is_stopped_early(tmp_path):
+    """A network that cannot learn at a rate of 1e-9, after one that can."""
+    config = tune_config(
+        {"epochs": 8, "learning_rate": 0.02}, pruning=True, prune_after_trials=1, prune_after_epochs=2, seed=1,
+        space=SPACE | {"strategies": ["full"], "learning_rate": [1e-9, 2e-9]},
+    )  # fmt: skip
+    config = TuneConfig.model_validate(config.model_dump() | {"transfer": {"strategy": "full"}})
+    found = search(tmp_path, config).run(2)
+    assert [one.state for one in found.trials] == ["complete", "pruned", "pruned"]
+    assert found.best is not None
+    assert found.best.number == 0
+    assert "No trial beat the default config" in (tmp_path / "tuning.md").read_text()
+    assert found.trials[1].reason == "below the median of the trials before it at the same epoch"
+
+
+def test_the_median_of_the_same_step_decides(tmp_path):
+    study = Study(tmp_path, tune_config(pruning=True, prune_after_trials=2, prune_after_epochs=1).tuning)
+    for value in (0.9, 0.7):
+        trial = study.next()
+        for step in range(3):
+            trial.report(step, value)
+        study.complete(trial, value)
+    low = study.next()
+    low.report(0, 0.1)  # too early
+    with pytest.raises(Hopeless):
+        low.report(1, 0.1)
+    study.prune(low)
+    fair = study.next()
+    for step in range(3):
+        fair.report(step, 0.85)
+    assert [one.state for one in study.records()] == ["complete", "complete", "pruned", "unfinished"]
+
+
+def test_a_space_with_one_point_ends(tmp_path):
+    config = tune_config(space=SPACE | {"strategies": ["linear_probe"]})
+    found = search(tmp_path, config).run(50)
+    assert found.stopped == "the space holds nothing that was not tried"
+    assert len({one.value for one in found.trials if one.number}) == 1
+    assert {one.reason for one in found.trials[2:]} == {"the same as trial 1"}
+
+
+def test_time_ends_a_search(tmp_path):
+    config = tune_config({"epochs": 100000, "patience": 100000})
+    started = time.monotonic()
+    with pytest.raises(NothingDone, match=r"no trial is complete: the time of 0\.02 minutes was over.*more --minutes"):
+        search(tmp_path, config, minutes=0.02).run(None)
+    assert time.monotonic() - started < 6
+    assert rows(tmp_path)[0]["state"] == "unfinished"
+    assert not (tmp_path / "best.yaml").exists()
+
+
+def test_what_was_found_in_time_is_given(tmp_path):
+    found = search(tmp_path, minutes=0.03).run(None)
+    assert "the time of 0.03 minutes was over" in found.stopped
+    assert found.default is not None
+    assert found.best_file.exists()
+
+
+def test_a_training_that_diverged_has_no_figure(tmp_path):
+    fine = {"epoch": 0.0, "val_loss": 0.5, "smoothed": 0.6}
+    member = TrainedMember(None, [fine, fine | {"epoch": 1.0, "val_loss": float("nan")}], 1)  # type: ignore[arg-type]
+    assert np.isnan(kept_figure(member))
+    assert kept_figure(replace(member, best_epoch=0)) == 0.6
+    config = tune_config({"learning_rate": 1e30, "gradient_clip": 1e30, "warmup_epochs": 0})
+    config = TuneConfig.model_validate(config.model_dump() | {"transfer": {"strategy": "full"}})
+    with pytest.raises(NothingDone, match="no trial is complete"):
+        search(tmp_path, config).run(0)
+    assert (rows(tmp_path)[0]["state"], rows(tmp_path)[0]["reason"]) == ("failed", "the training diverged")
+
+
+def test_the_advantage_counts_that_folds_share_scans():
+    """Worked out by hand: differences 0.1, 0.2, 0.3; variance 0.01; 1/3 + (1/3)/(2/3) = 5/6; t of 2 is 4.3027."""
+    found = advantage([0.6, 0.7, 0.8], [0.5, 0.5, 0.5], 1 / 3)
+    assert found.mean == pytest.approx(0.2)
+    assert found.standard_error == pytest.approx(0.1 * (5 / 6) ** 0.5)
+    assert found.ci95 == pytest.approx((0.2 - 4.30265 * 0.0912871, 0.2 + 4.30265 * 0.0912871), abs=1e-5)
+    alone = advantage([0.6], [0.5], 0.2)
+    assert (alone.standard_error, alone.ci95) == (None, None)
