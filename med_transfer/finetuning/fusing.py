@@ -17,12 +17,13 @@ from med_transfer.finetuning.plan import Plan
 from med_transfer.fusion import Fusion, FusionScans
 from med_transfer.fusion.clinical import learn_column
 from med_transfer.fusion.fitting import fit_fusion, require_patients
+from med_transfer.fusion.leaks import leaking_columns
 
 log = logging.getLogger(__name__)
 
 
-def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig) -> None:
-    """Refuse a fusion that cannot be fitted, before anything is trained.
+def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: bool = False) -> None:
+    """Refuse a fusion that cannot be fitted, before anything is trained; ``warn`` also of columns that tell too much.
 
     Raises:
         CohortError: a column that is not there, is constant, or cannot be read.
@@ -44,6 +45,9 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig) -> None:
             )  # fmt: skip
         texts = [case.columns.get(name, "") for case in development.cases]
         learn_column(name, texts, development.patients, rows, where)
+        if warn:
+            for warning in leaking_columns({name: texts}, development.truth, development.patients):
+                log.warning("fusion: %s", warning)
 
 
 def fuse_run(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> Fusion | None:
@@ -70,8 +74,6 @@ def fuse_run(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> Fu
     log.info("fusion of %s: fitted on %d out-of-fold scans of %d patients, C %g", ", ".join(config.fusion.use),
              fusion.combinations[0].n_scans, fusion.combinations[0].n_patients,
              fusion.combinations[0].inverse_penalty)  # fmt: skip
-    for warning in fusion.warnings:
-        log.warning("fusion: %s", warning)
     return fusion
 
 

@@ -74,7 +74,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)
         plan = make_plan(cohort, config, source.spec, out, progress)
-        check_fusion(plan.prepared.cohort, plan.split, config)  # again, without the scans that could not be read
+        check_fusion(plan.prepared.cohort, plan.split, config, warn=True)  # again, without what could not be read
         trained = train(plan, config, source, out / "training", progress)
         scratch = _train_scratch_twin(plan, config, source, out / "training-scratch", progress)
         kept = choose_network(plan, config, trained, scratch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -46,7 +46,9 @@ class Numbers(Record):
     def learn(cls, name: str, values: NDArray[np.float64]) -> Numbers:
         """From values [scan], NaN where missing."""
         known = values[np.isfinite(values)]
-        return cls(name=name, median=float(np.median(known)) if len(known) else 0.0, with_missing=len(known) < len(values))
+        return cls(
+            name=name, median=float(np.median(known)) if len(known) else 0.0, with_missing=len(known) < len(values)
+        )
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """[scan, feature] of values [scan], NaN where missing."""
@@ -60,7 +62,9 @@ class Numbers(Record):
     def trouble(self, text: str) -> str:
         """Why a value cannot be used at prediction; empty when it can."""
         if is_missing(text):
-            return "" if self.with_missing else f"column {self.name} has no value here, and never lacked one in training"
+            return (
+                "" if self.with_missing else f"column {self.name} has no value here, and never lacked one in training"
+            )
         return "" if _is_number(text) else f"column {self.name} is not a number here"
 
 
@@ -125,6 +129,12 @@ def learn_column(
         having[text].add(patient)
     levels = sorted(text for text in set(known) if len(having[text]) >= FEWEST_PATIENTS)
     return Categories(name=name, levels=tuple(levels))
+
+
+def with_values(columns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """A table's columns of each scan without those that are empty in every row: they are as good as not there."""
+    filled = {name for row in columns for name, text in row.items() if not is_missing(text)}
+    return [{name: text for name, text in row.items() if name in filled} for row in columns]
 
 
 def is_missing(text: str) -> bool:

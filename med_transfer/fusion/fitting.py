@@ -48,10 +48,10 @@ def fit_fusion(
 
     Source: Wolpert 1992, Neural Networks 5:241 (stacked generalisation).
     """
-    out_of_fold = np.flatnonzero(np.isfinite(scans.probabilities).all(axis=1))
+    out_of_fold = np.flatnonzero(np.isfinite(scans.probabilities).all(axis=1)).tolist()
     require_patients(truth[out_of_fold], [patients[row] for row in out_of_fold], labels, where)
     inputs = learn_inputs(scans, patients, labels, handcrafted_names, config, rows, where)
-    everyone = np.arange(len(scans))
+    everyone = list(range(len(scans)))
     found = []
     for parts in combinations_of(config.use):
         chosen = out_of_fold if "network" in parts else everyone
@@ -107,8 +107,8 @@ def require_patients(truth: NDArray[np.bool_], patients: Sequence[str], labels: 
         count = len({patient for patient, has in zip(patients, having, strict=True) if has})
         if count < MINIMUM_PATIENTS:
             raise TooFewPatients(
-                f"class {name!r} has {count} patient{'' if count == 1 else 's'} whose scans have an output of a network "
-                "that was not trained on them, too few for fusion",
+                f"class {name!r} has {count} patient{'' if count == 1 else 's'} with a scan that a network was not "
+                "trained on, too few for fusion",
                 where=where,
                 expected=f"at least {MINIMUM_PATIENTS}",
                 action="Use split.kind=kfold, where every development scan has one (with a single split only the "
@@ -142,7 +142,9 @@ def choose_penalty(
     for strength in INVERSE_PENALTIES:
         logits = np.zeros(truth.shape)
         for training, left_out in folds:
-            mean, scale, head = _fit(features[training], truth[training], strength, multilabel=multilabel, balanced=balanced)
+            mean, scale, head = _fit(
+                features[training], truth[training], strength, multilabel=multilabel, balanced=balanced
+            )
             logits[left_out] = head.logits((features[left_out] - mean) / scale)
         losses.append(_cross_entropy(logits, truth, multilabel=multilabel, balanced=balanced))
     return INVERSE_PENALTIES[int(np.argmin(losses))]
@@ -170,14 +172,14 @@ def _inner_folds(truth: NDArray[np.bool_], patients: NDArray, seed: int) -> list
         return [(training, left_out) for training, left_out in divider.split(strata, strata, patients) if len(left_out)]
 
 
-def _cross_entropy(
-    logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool, balanced: bool
-) -> float:
+def _cross_entropy(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool, balanced: bool) -> float:
     """Mean over scans, or over classes of the mean over their scans."""
     if multilabel:
         losses, weights = np.logaddexp(0, np.where(truth, -logits, logits)), np.ones(truth.shape)
         if balanced:
-            weights = np.where(truth, 0.5 / np.maximum(truth.mean(axis=0), 1e-9), 0.5 / np.maximum(1 - truth.mean(axis=0), 1e-9))
+            weights = np.where(
+                truth, 0.5 / np.maximum(truth.mean(axis=0), 1e-9), 0.5 / np.maximum(1 - truth.mean(axis=0), 1e-9)
+            )
         return float((losses * weights).mean())
     losses = np.logaddexp.reduce(logits, axis=1) - logits[truth]
     weights = (1 / np.maximum(truth.sum(axis=0), 1))[truth.argmax(axis=1)] if balanced else np.ones(len(truth))

@@ -16,9 +16,7 @@ _SURE = 0.98
 _FEWEST_SCANS = 10
 
 
-def leaking_columns(
-    texts: Mapping[str, Sequence[str]], truth: NDArray[np.bool_], patients: Sequence[str]
-) -> list[str]:
+def leaking_columns(texts: Mapping[str, Sequence[str]], truth: NDArray[np.bool_], patients: Sequence[str]) -> list[str]:
     """One sentence for each suspicious column, naming the column and no value of it.
 
     Args:
@@ -35,7 +33,8 @@ def leaking_columns(
             )
         if _tells_patient(values, patients):
             found.append(
-                f"column {name} tells who the patient is: a new patient has no such value, leave it out of fusion.columns"
+                f"column {name} tells who the patient is: a new patient has no such value; leave it out of "
+                "fusion.columns"
             )
     return found
 
@@ -62,7 +61,7 @@ def _outcomes(truth: NDArray[np.bool_]) -> list[NDArray]:
 
 
 def _purity(texts: Sequence[str], kind: NDArray) -> float:
-    """Balanced over outcomes: the mean share of each outcome's scans that the commonest outcome of their value finds."""
+    """Balanced accuracy of guessing for each value the outcome that it has most often."""
     by_value = defaultdict(list)
     for text, outcome in zip(texts, kind.tolist(), strict=True):
         by_value[text].append(outcome)
@@ -73,7 +72,9 @@ def _purity(texts: Sequence[str], kind: NDArray) -> float:
 
 def _tells_patient(values: Sequence[str], patients: Sequence[str]) -> bool:
     """One category a patient, or the number in the patient's name."""
-    if all(_digits(value) and _digits(value) == _digits(patient) for value, patient in zip(values, patients, strict=True)):
+    if all(
+        _digits(value) and _digits(value) == _digits(patient) for value, patient in zip(values, patients, strict=True)
+    ):
         return len(set(patients)) > 1
     numeric = all(value.replace(".", "", 1).replace("-", "", 1).isdigit() for value in values if not is_missing(value))
     pairs = set(zip(values, patients, strict=True))

@@ -93,7 +93,9 @@ class Inputs(Record):
                 one.name for one, value in zip(self.handcrafted, scans.handcrafted[row], strict=True)
                 if not np.isfinite(value) and not one.with_missing
             ]  # fmt: skip
-            found += [f"handcrafted feature {name} is undefined here, and never was in training" for name in undefined[:1]]
+            found += [
+                f"handcrafted feature {name} is undefined here, and never was in training" for name in undefined[:1]
+            ]
         for one in self.columns:
             text = scans.columns[row].get(one.name)
             found.append(f"column {one.name} is not given" if text is None else one.trouble(text))
@@ -188,7 +190,7 @@ class Fusion(Record):
         features = np.hstack([self.inputs.block(part, scans) for part in combination.parts])
         return combination.probabilities(features, multilabel=self.inputs.multilabel)
 
-    def by_parts(self, scans: FusionScans) -> dict[tuple[Part, ...], NDArray[np.float64]]:
+    def by_parts(self, scans: FusionScans) -> dict[tuple[str, ...], NDArray[np.float64]]:
         """Probabilities [scan, class] of every combination, and of the network alone."""
-        found = {one.parts: self.apply(one, scans) for one in self.combinations}
-        return found | {("network",): scans.probabilities}
+        alone: dict[tuple[str, ...], NDArray[np.float64]] = {("network",): scans.probabilities}
+        return alone | {one.parts: self.apply(one, scans) for one in self.combinations}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from med_transfer.cohorts import Case, Cohort, region_of_case, without_prediction
 from med_transfer.errors import NothingDone, ScanError, ScanNotFound, UnreadableScan
+from med_transfer.fusion.clinical import with_values
 from med_transfer.labels import Labels
 from med_transfer.prediction import Prediction
 from med_transfer.results.table import PredictionTable
@@ -29,18 +30,25 @@ class ReadsAndPredicts(Protocol):
 
     def read(self, source: Path | str | Series, series_uid: str = "") -> Volume: ...
 
-    def predict(self, source: Path | str | Series | Volume, region: Region | None = None) -> Prediction: ...
+    def predict(
+        self, source: Path | str | Series | Volume, region: Region | None = None, *, mask: Volume | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Prediction: ...  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FolderOutcome:
-    """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored."""
+    """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored.
+
+    ``n_fused`` of the predicted scans also have a fused prediction; None when the bundle has no fusion.
+    """
 
     table: Path
     n_ok: int
     n_rejected: int
     n_failed: int
     n_ignored: int = 0
+    n_fused: int | None = None
 
     @property
     def exit_code(self) -> int:
@@ -63,13 +71,14 @@ class _Item:
         if self.damage:
             raise UnreadableScan(self.damage, where=self.case.scan)
         volume = predictor.read(self.series or self.case.path, self.case.series_uid)
-        region, _ = region_of_case(self.case, volume)
-        return predictor.predict(volume, region)
+        region, mask = region_of_case(self.case, volume)
+        return predictor.predict(volume, region, mask=mask, columns=self.case.columns)
 
 
 def predict_all(
-    predictor: ReadsAndPredicts, labels: Labels, scans: Path, out: Path, progress: Progress | None = None
-) -> FolderOutcome:
+    predictor: ReadsAndPredicts, labels: Labels, scans: Path, out: Path, progress: Progress | None = None, *,
+    fused: bool = False,
+) -> FolderOutcome:  # fmt: skip
     """Predict every scan and write ``out/predictions.csv`` as it goes.
 
     Scans that the table already holds are not predicted again, so a killed run goes on where it was.
@@ -80,6 +89,7 @@ def predict_all(
         scans: a folder tree of mixed DICOM and other files, one scan, or a ``.csv`` table (labels not needed).
         out: folder of the result.
         progress: called with stage, done, total.
+        fused: whether the predictor gives fused probabilities too.
 
     Raises:
         ScanNotFound: no scan there.
@@ -87,7 +97,7 @@ def predict_all(
         OutputError: the result cannot be written.
     """
     items, n_ignored = _items(scans, predictor.max_gap_mm)
-    with PredictionTable(out / "predictions.csv", labels) as table:
+    with PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
         done = table.done
         for number, item in enumerate(items, start=1):
             key = (item.case.scan, item.case.series_uid)
@@ -98,9 +108,11 @@ def predict_all(
             if progress:
                 progress("predicting", number, len(items))
         table.finish()
-    statuses = [row.status for row in PredictionTable.load(out / "predictions.csv")]
+    rows = PredictionTable.load(out / "predictions.csv")
+    statuses = [row.status for row in rows]
     counts = (statuses.count(word) for word in ("ok", "rejected", "failed"))
-    return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored)
+    n_fused = sum(bool(row.fused) for row in rows) if fused else None
+    return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored, n_fused=n_fused)
 
 
 def _predict(item: _Item, predictor: ReadsAndPredicts) -> Prediction:
@@ -122,7 +134,9 @@ def _predict(item: _Item, predictor: ReadsAndPredicts) -> Prediction:
 def _items(scans: Path, max_gap_mm: float) -> tuple[list[_Item], int]:
     """What there is to predict, in a stable order, and how many files are no scans."""
     if scans.suffix.lower() == ".csv":
-        return [_Item(case) for case in Cohort.read(scans, labelled=False).cases], 0
+        cases = Cohort.read(scans, labelled=False).cases
+        columns = with_values([case.columns for case in cases])
+        return [_Item(replace(case, columns=named)) for case, named in zip(cases, columns, strict=True)], 0
     found = survey(scans, max_gap_mm=max_gap_mm)
     base = scans if scans.is_dir() else scans.parent
     damaged = [_Item(_case(base, file.path, ""), damage=file.reason) for file in found.ignored if file.damaged]

@@ -27,7 +27,8 @@ class PredictionTable:
 
     Opening an existing file resumes it: a last line that a kill cut off is dropped, and ``done`` tells which scans
     need no second pass. ``finish`` sorts the rows, so that a resumed run ends with the file of an uninterrupted
-    one (but for ``seconds``). With ``fused`` each class has a second column, ``fused_p_<class>``. Cells stand as they are, also scan names that a spreadsheet would take for a formula.
+    one (but for ``seconds``). With ``fused`` each class has a second column, ``fused_p_<class>``.
+    Cells stand as they are, also scan names that a spreadsheet would take for a formula.
 
     Raises:
         OutputError: the file cannot be written. What was written before stays valid.
