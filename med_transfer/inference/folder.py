@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,12 +99,9 @@ def predict_all(
     """
     items, n_ignored = _items(scans, predictor.max_gap_mm)
     with PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
-        done = table.done
+        done = _Done(table.done)
         for number, item in enumerate(items, start=1):
-            key = (item.case.scan, item.case.series_uid)
-            if done[key]:
-                done[key] -= 1  # regions of one scan come in the order of the table, then as now
-            else:
+            if not done.take(item.case):
                 table.append(_predict(item, predictor))
             if progress:
                 progress("predicting", number, len(items))
@@ -113,6 +111,27 @@ def predict_all(
     counts = (statuses.count(word) for word in ("ok", "rejected", "failed"))
     n_fused = sum(bool(row.fused) for row in rows) if fused else None
     return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored, n_fused=n_fused)
+
+
+class _Done:
+    """Rows that an earlier run wrote, each to be found once: regions of one scan come in the table's order, then as now.
+
+    A case that names no series got the series UID of its scan in its row.
+    """
+
+    def __init__(self, rows: Counter[tuple[str, str]]) -> None:
+        self._rows = rows
+        self._series: dict[str, list[str]] = defaultdict(list)
+        for scan, series_uid in rows:
+            self._series[scan].append(series_uid)
+
+    def take(self, case: Case) -> bool:
+        """Whether the case has a row, which is used up."""
+        for series_uid in [case.series_uid] if case.series_uid else self._series.get(case.scan, []):
+            if self._rows[case.scan, series_uid]:
+                self._rows[case.scan, series_uid] -= 1
+                return True
+        return False
 
 
 def _predict(item: _Item, predictor: ReadsAndPredicts) -> Prediction:
