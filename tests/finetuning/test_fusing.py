@@ -92,9 +92,9 @@ def test_no_test_scan_is_looked_at(by_heart):
 
 def test_with_a_single_split_only_the_validation_scans_teach_the_fusion(by_heart):
     plan, trained = by_heart
-    single = replace(plan, split=replace(plan.split, validation=(tuple(range(16)),), always_training=tuple(range(16, N))))
-    fusion = fuse_run(single, CONFIG, replace(trained, validation=trained.validation[:16]))
-    assert {one.n_scans for one in fusion.combinations if "network" in one.parts} == {16}
+    single = replace(plan, split=replace(plan.split, validation=(tuple(range(20)),), always_training=tuple(range(20, N))))
+    fusion = fuse_run(single, CONFIG, replace(trained, validation=trained.validation[:20]))
+    assert {one.n_scans for one in fusion.combinations if "network" in one.parts} == {20}
     assert {one.n_scans for one in fusion.combinations if "network" not in one.parts} == {N}
     few = replace(single.split, validation=(tuple(range(6)),), always_training=tuple(range(6, N)))
     with pytest.raises(TooFewPatients, match="with a single split only the validation scans do"):
