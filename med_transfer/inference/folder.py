@@ -114,7 +114,7 @@ def predict_all(
 
 
 class _Done:
-    """Rows that an earlier run wrote, each to be found once: regions of one scan come in the table's order, then as now.
+    """Rows that an earlier run wrote, each found once: regions of one scan come in the table's order, then as now.
 
     A case that names no series got the series UID of its scan in its row.
     """

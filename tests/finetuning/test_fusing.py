@@ -86,13 +86,17 @@ def test_no_test_scan_is_looked_at(by_heart):
     )
     corrupted = with_cases(replace(plan, prepared=replace(plan.prepared, scans=scans)), cases)
     assert fuse_run(corrupted, CONFIG, trained) == fusion
-    swapped = tuple(replace(case, columns=plan.prepared.cohort.cases[row - 1].columns) for row, case in enumerate(cases))
+    swapped = tuple(
+        replace(case, columns=plan.prepared.cohort.cases[row - 1].columns) for row, case in enumerate(cases)
+    )
     assert fuse_run(with_cases(plan, swapped), CONFIG, trained) != fusion  # of the others it is
 
 
 def test_with_a_single_split_only_the_validation_scans_teach_the_fusion(by_heart):
     plan, trained = by_heart
-    single = replace(plan, split=replace(plan.split, validation=(tuple(range(20)),), always_training=tuple(range(20, N))))
+    single = replace(
+        plan, split=replace(plan.split, validation=(tuple(range(20)),), always_training=tuple(range(20, N)))
+    )
     fusion = fuse_run(single, CONFIG, replace(trained, validation=trained.validation[:20]))
     assert {one.n_scans for one in fusion.combinations if "network" in one.parts} == {20}
     assert {one.n_scans for one in fusion.combinations if "network" not in one.parts} == {N}

@@ -85,7 +85,9 @@ def test_a_column_that_is_the_answer_or_the_patient_is_named():
     }
     found = leaking_columns(texts, data.truth, data.patients)
     assert [warning.split()[1] for warning in found] == ["grade", "score", "code", "number"]
-    assert [("tells the class" in one, "tells who" in one) for one in found] == [(True, False)] * 2 + [(False, True)] * 2
+    assert [("tells the class" in one, "tells who" in one) for one in found] == [(True, False)] * 2 + [
+        (False, True)
+    ] * 2
     columns = [row | {"grade": grade} for row, grade in zip(data.scans.columns, texts["grade"], strict=True)]
     assert "column grade" in fit(data, "grade", scans=replace(data.scans, columns=columns), penalty=1.0).warnings[0]
 

@@ -127,7 +127,10 @@ def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
-        (("fusion.columns=[age, weight]",), "has 'weight', which the table does not; expected one of age, scanner, sex"),
+        (
+            ("fusion.columns=[age, weight]",),
+            "has 'weight', which the table does not; expected one of age, scanner, sex",
+        ),
         (("fusion.columns=[label]",), "has 'label', which the table does not"),
         (("split.kind=holdout", "split.val_fraction=0.2"), "too few for fusion"),
     ],
