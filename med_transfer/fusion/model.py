@@ -76,7 +76,7 @@ class Inputs(Record):
             return network_features(scans.probabilities, multilabel=self.multilabel)
         if part == "handcrafted":
             return np.hstack([one.encode(scans.handcrafted[:, n]) for n, one in enumerate(self.handcrafted)])
-        texts = {one.name: [columns[one.name] for columns in scans.columns] for one in self.columns}
+        texts = {one.name: [columns.get(one.name, "") for columns in scans.columns] for one in self.columns}
         return np.hstack([one.encode_texts(texts[one.name]) for one in self.columns])
 
     def troubles(self, scans: FusionScans) -> list[str]:

@@ -126,7 +126,7 @@ def test_a_column_of_noise_adds_nothing():
 
 def test_it_is_plain_text_in_a_bundles_record(tmp_path):
     data = made_up("findings", seed=7)
-    fusion = fit(data, *COLUMNS)
+    fusion = fit(data, *COLUMNS, penalty=1.0)
     text = fusion.model_dump_json()
     back = Fusion.model_validate_json(text)
     assert back == fusion
