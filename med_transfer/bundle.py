@@ -32,6 +32,7 @@ from med_transfer.backbones.adapters import add_adapters
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
+from med_transfer.fusion import Fusion
 from med_transfer.labels import Labels
 from med_transfer.operating_point import OperatingPoint
 from med_transfer.prediction import Prediction
@@ -125,6 +126,7 @@ class BundleRecord(_Record):
     input_envelope: InputEnvelope
     trained_on: Provenance
     transfer: TransferRecord | None = None
+    fusion: Fusion | None = None
     weights_sha256: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     intended_use: str = "Research use only. Not a medical device."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +14,13 @@ from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Case, PreparedCohort
 from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation import Metrics, TransferGain, evaluate
+from med_transfer.evaluation.fusion import fusion_figures
+from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import FitGap, KeptNetwork
 from med_transfer.evaluation.report import write_report
 from med_transfer.evaluation.run_summary import LearningCurve, Miss, RunSummary
+from med_transfer.fusion import Fused, Fusion, FusionScans
+from med_transfer.fusion.clinical import with_values
 from med_transfer.prediction import Prediction
 from med_transfer.results.table import PredictionTable
 from med_transfer.scans.picture import three_planes
@@ -32,6 +37,9 @@ def judge(
     kept: KeptNetwork | None = None, gap: FitGap | None = None,
 ) -> Metrics:  # fmt: skip
     """Write predictions, metrics and report of scans with labels.
+
+    A bundle with a fusion gets it measured too. The table's ``predicted`` stays the network's call; metrics and report
+    are the fused model's where the fusion says so and every scan could be fused.
 
     Args:
         record: of the bundle that is judged.
@@ -50,16 +58,25 @@ def judge(
         record.answer(unanswered, probabilities[row], float(novelty[row]))
         for row, unanswered in enumerate(prepared.unanswered())
     ]
+    shown, fusion = probabilities, None
+    if record.fusion is not None:
+        scans = fusion_scans(prepared, probabilities)
+        fused = record.fusion.fuse(scans)
+        predictions = [fused.complete(answered, row, record.classes) for row, answered in enumerate(predictions)]
+        shown = fused.probabilities if record.fusion.report == "fused" and fused.done.all() else probabilities
+        fusion = _fusion_metrics(record.fusion, scans, fused, prepared, shown is fused.probabilities, seed)
     _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
+    if shown is not probabilities:
+        predictions = [record.answer(one, shown[row], float(novelty[row])) for row, one in enumerate(predictions)]
     metrics = evaluate(
-        cohort.truth, probabilities, cohort.patients, cohort.labels, operating_point=record.operating_point,
+        cohort.truth, shown, cohort.patients, cohort.labels, operating_point=record.operating_point,
         failed=prepared.failed, baselines=baselines or {}, subgroups=_subgroups(cohort.cases), transfer_gain=gain,
         seed=seed,
     )  # fmt: skip
-    metrics = metrics.model_copy(update={"kept_network": kept, "fit_gap": gap})
+    metrics = metrics.model_copy(update={"kept_network": kept, "fit_gap": gap, "fusion": fusion})
     metrics.save(out / "metrics.json")
     write_report(
-        out / "report.html", metrics=metrics, run=summary, truth=cohort.truth, probabilities=probabilities,
+        out / "report.html", metrics=metrics, run=summary, truth=cohort.truth, probabilities=shown,
         curves=curves, misses=_misses(record, prepared, predictions),
     )  # fmt: skip
     return metrics
@@ -77,9 +94,40 @@ def assess(ensemble: Ensemble, prepared: PreparedCohort) -> tuple[NDArray[np.flo
     return probabilities, novelty
 
 
+def fusion_scans(prepared: PreparedCohort, probabilities: NDArray[np.float64]) -> FusionScans:
+    """What a fusion needs to know of prepared scans."""
+    cases = prepared.cohort.cases
+    named = with_values([case.columns for case in cases])
+    return FusionScans(probabilities, prepared.handcrafted, [case.within for case in cases], named)
+
+
+def _fusion_metrics(
+    fusion: Fusion, scans: FusionScans, fused: Fused, prepared: PreparedCohort, reported: bool, seed: int
+) -> FusionMetrics:
+    rows, cohort, whole = np.flatnonzero(fused.done), prepared.cohort, fusion.combinations[0]
+    patients = [cohort.patients[row] for row in rows]
+    figures = {}
+    if len(rows):
+        by_parts = fusion.by_parts(scans.take(rows))
+        figures = fusion_figures(cohort.truth[rows], by_parts, patients, cohort.labels, seed=seed)
+    return FusionMetrics(
+        use=list(fusion.inputs.use),
+        columns=[column.name for column in fusion.inputs.columns],
+        report="fused" if reported else "image",
+        n_scans=len(rows),
+        n_patients=len(set(patients)),
+        not_fused=dict(Counter(reason for reason in fused.reasons if reason).most_common()),
+        n_fitted=whole.n_scans,
+        n_fitted_patients=whole.n_patients,
+        inverse_penalty=whole.inverse_penalty,
+        warnings=list(fusion.warnings),
+        **figures,
+    )
+
+
 def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Prediction]) -> None:
     path.unlink(missing_ok=True)  # judged anew, never resumed
-    with PredictionTable(path, record.labels) as table:
+    with PredictionTable(path, record.labels, fused=record.fusion is not None) as table:
         for prediction in predictions:
             table.append(prediction)
         table.finish()

@@ -24,6 +24,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         ("Window", f"{record.preprocessing.window_hu[0]:g} to {record.preprocessing.window_hu[1]:g} HU"),
         ("Spacing seen in training", f"{_mm(low)} to {_mm(high)} (column, row, slice)"),
         ("Calibration", _calibration(record)),
+        *_fusion_rows(record),
         ("Cohort hash", record.trained_on.cohort_hash),
     ]  # fmt: skip
 
@@ -46,6 +47,16 @@ def _transfer_rows(record: BundleRecord) -> list[tuple[str, str]]:
         return []
     fallback = record.transfer.fallback
     return [("Transfer", str(record.transfer)), *([("Fallback", fallback)] if fallback else [])]
+
+
+def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
+    """What a fused prediction needs; without it there is the network's alone."""
+    if record.fusion is None:
+        return []
+    inputs, fitted = record.fusion.inputs, record.fusion.combinations[0]
+    needed = [f"handcrafted features ({' or '.join(inputs.within)})"] if inputs.handcrafted else []
+    needed += [f"column {column.name}" for column in inputs.columns]
+    return [("Fusion", f"network with {', '.join(needed)}; fitted on {fitted.n_scans} out-of-fold scans")]
 
 
 def _calibration(record: BundleRecord) -> str:

@@ -15,9 +15,10 @@ class Prediction:
     Attributes:
         scan: path as the user gave it, relative to the folder or table it came from.
         status: ``ok``; ``rejected`` (geometry verdict); ``failed`` (could not be read or predicted).
-        reason: one line, empty when ``ok``.
+        reason: one line; when ``ok`` empty, or why there is no fused prediction.
         probabilities: class name to calibrated probability in [0, 1]; empty unless ``ok``.
-        predicted: the class at the bundle's operating point; findings joined by ``;`` when multi-label.
+        fused: the same with what else is known of the scan; empty without a fusion, or when its inputs are missing.
+        predicted: the network's own call at the bundle's operating point; findings joined by ``;`` when multi-label.
         abstained: the scan lies outside what the model was trained on, or is too uncertain to call.
         novelty: share of training scans that lie nearer to the training data than this one, in [0, 1].
         seconds: wall time spent on this scan.
@@ -34,3 +35,4 @@ class Prediction:
     abstained: bool = False
     novelty: float | None = None
     seconds: float = 0.0
+    fused: dict[str, float] = field(default_factory=dict)

@@ -36,6 +36,8 @@ def command(
         "failed": outcome.n_failed,
         "ignored": outcome.n_ignored,
     }
+    if outcome.n_fused is not None:
+        counts["fused"] = outcome.n_fused
     if as_json:
         say_json(counts | {"table": str(outcome.table)})
     else:

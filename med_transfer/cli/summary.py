@@ -6,6 +6,7 @@ import json
 
 from med_transfer.cli.terminal import say, say_json
 from med_transfer.evaluation import Estimate, Metrics
+from med_transfer.evaluation.fusion_metrics import FusionMetrics
 
 
 def say_run(run, *, as_json: bool) -> None:
@@ -30,6 +31,8 @@ def say_metrics(metrics: Metrics) -> None:
     say(f"  macro AUC {estimate_text(metrics.macro_auc)}")
     for name, baseline in metrics.baselines.items():
         say(f"  baseline {name}: macro AUC {estimate_text(baseline.macro_auc)}")
+    if metrics.fusion:
+        _say_fusion(metrics.fusion)
     gain = metrics.transfer_gain
     if gain:
         say(f"  transfer over scratch: {gain.verdict}")
@@ -41,6 +44,16 @@ def say_metrics(metrics: Metrics) -> None:
         say(f"  over-fitting: {metrics.fit_gap.sentence}")
     if metrics.failed.n:
         say(f"  {metrics.failed.n} scans gave no prediction; reasons in the report")
+
+
+def _say_fusion(fusion: FusionMetrics) -> None:
+    say(f"  fusion of {', '.join(fusion.use)} ({fusion.n_scans} scans):")
+    for name, model in fusion.models.items():
+        say(f"    {name}: macro AUC {estimate_text(model.macro_auc)}")
+    for name, minus in fusion.fused_minus.items():
+        say(f"    fused minus {name}: macro AUC {estimate_text(minus.macro_auc, signed=True)}")
+    for warning in fusion.warnings:
+        say(f"    warning: {warning}")
 
 
 def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from med_transfer.cohorts.sheet import Row, Sheet
 from med_transfer.errors import CohortError
@@ -44,6 +45,13 @@ class Case:
     split: str = ""
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
     row: int = field(default=0, compare=False)
+
+    @property
+    def within(self) -> Literal["mask", "roi", "whole"]:
+        """What handcrafted features describe, as :func:`med_transfer.cohorts.region_of_case` finds it."""
+        if self.mask is not None:
+            return "mask"
+        return "whole" if self.roi_centre_mm is None else "roi"
 
     def __str__(self) -> str:
         """How a message names the case: by row and file, never by patient."""

@@ -11,6 +11,7 @@ from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.calibration import Calibration
 from med_transfer.evaluation.estimate import Estimate, Record
+from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.rates import Counts
 from med_transfer.operating_point import OperatingPoint
 
@@ -163,6 +164,7 @@ class Metrics(Record):
         confusion_matrix: scans by true class (row) and called class (column); null for several findings a scan.
         prevalence: share of the test scans that have the class.
         subgroups: column to value to measures.
+        fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
     """
 
@@ -183,6 +185,7 @@ class Metrics(Record):
     transfer_gain: TransferGain | None = None
     kept_network: KeptNetwork | None = None
     fit_gap: FitGap | None = None
+    fusion: FusionMetrics | None = None
     failed: Failed = Failed()
     bootstrap: Bootstrap
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from med_transfer.evaluation.estimate import Estimate, Interval
+from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import Metrics, TransferGain
 
 Level = Literal["good", "neutral", "warning"]
@@ -36,12 +37,17 @@ class Notice:
 
 
 def notices(metrics: Metrics) -> list[Notice]:
-    """In the order of reading: transfer, what was kept, baseline, over-fitting, failed scans, classes of few scans."""
+    """In the order of reading: fusion, transfer, what was kept, baseline, over-fitting, failed scans, few scans."""
     found = [
-        _transfer(metrics.transfer_gain), _kept(metrics), _baseline(metrics), _gap(metrics), _failed(metrics),
-        _few(metrics),
+        _fusion(metrics.fusion), _leaks(metrics.fusion), _transfer(metrics.transfer_gain), _kept(metrics),
+        _baseline(metrics), _gap(metrics), _failed(metrics), _few(metrics),
     ]  # fmt: skip
     return [notice for notice in found if notice is not None]
+
+
+def judged(metrics: Metrics) -> str:
+    """What the main figures are of, in a word or two."""
+    return "fused model" if metrics.fusion and metrics.fusion.report == "fused" else "network"
 
 
 def signed(estimate: Estimate) -> str:
@@ -85,6 +91,36 @@ def _kept(metrics: Metrics) -> Notice | None:
     return Notice("neutral", "The bundle holds the transferred network", kept.sentence)
 
 
+def _fusion(fusion: FusionMetrics | None) -> Notice | None:
+    """What the fused model brings over the network, what each part adds, and whose figures the page shows."""
+    if fusion is None:
+        return None
+    shown = " Every figure outside the fusion's table is the network's, from the image alone."
+    if fusion.report == "fused":
+        shown = (
+            " Every figure outside the fusion's table is the fused model's, but for the transfer gain and the training."
+        )
+    if not fusion.models:
+        return Notice("warning", "No scan could be fused", f"{'; '.join(fusion.not_fused)}.{shown}")
+    over = fusion.fused_minus["image-only"].macro_auc
+    headings: dict[int, tuple[Level, str]] = {
+        1: ("good", "Fusion beats the network alone"),
+        0: ("neutral", "Fusion is not shown to differ from the network alone"),
+        -1: ("warning", "Fusion is worse than the network alone"),
+    }
+    level, title = headings[over.excludes_zero]
+    lost = "; ".join(f"{part} {_difference(one.macro_auc)}" for part, one in fusion.contributions.items())
+    text = f"Fused minus image-only: macro AUC {_difference(over)}. Lost without each part: {lost}."
+    return Notice(level, title, text + shown)
+
+
+def _leaks(fusion: FusionMetrics | None) -> Notice | None:
+    if fusion is None or not fusion.warnings:
+        return None
+    text = "; ".join(fusion.warnings)
+    return Notice("warning", "A clinical column may give the answer away", f"{text[:1].upper()}{text[1:]}.")
+
+
 def _gap(metrics: Metrics) -> Notice | None:
     if metrics.fit_gap is None or not metrics.fit_gap.exceeded:
         return None
@@ -97,15 +133,15 @@ def _baseline(metrics: Metrics) -> Notice | None:
     baseline = metrics.baselines.get(STRONGEST_BASELINE)
     if baseline is None or baseline.macro_auc_gain.value is None:
         return None
-    gain = baseline.macro_auc_gain
-    measured = f" Network minus baseline: macro AUC {_difference(gain)}."
+    gain, model = baseline.macro_auc_gain, judged(metrics)
+    measured = f" {model.capitalize()} minus baseline: macro AUC {_difference(gain)}."
     simple = "a linear model on simple intensity and size features"
     if gain.excludes_zero > 0:
-        return Notice("good", "The network beats the handcrafted baseline", f"It beats {simple}.{measured}")
+        return Notice("good", f"The {model} beats the handcrafted baseline", f"It beats {simple}.{measured}")
     if gain.value is not None and gain.value > 0:
-        title = "The network is not shown to beat the handcrafted baseline"
+        title = f"The {model} is not shown to beat the handcrafted baseline"
         return Notice("warning", title, f"It is ahead of {simple}, but the interval includes 0.{measured}")
-    title = "The network does not beat the handcrafted baseline"
+    title = f"The {model} does not beat the handcrafted baseline"
     return Notice("warning", title, f"It is no better than {simple}, which is cheaper and easier to explain.{measured}")
 
 

@@ -15,7 +15,7 @@ from med_transfer.atomic import write_text
 from med_transfer.evaluation import figures
 from med_transfer.evaluation.estimate import Estimate, Interval
 from med_transfer.evaluation.metrics import Metrics
-from med_transfer.evaluation.notices import notices, signed, signed_interval
+from med_transfer.evaluation.notices import judged, notices, signed, signed_interval
 from med_transfer.evaluation.run_summary import ALL_CLASSES, SPLITS, LearningCurve, Miss, RunSummary
 
 _TEMPLATE = "report.html.jinja"
@@ -50,6 +50,7 @@ def write_report(
         metrics=metrics,
         run=run,
         notices=notices(metrics),
+        judged=judged(metrics),
         clustered=metrics.n_patients < metrics.n_scans,
         splits=SPLITS,
         all_classes=ALL_CLASSES,

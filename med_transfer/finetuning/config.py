@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.cohorts.splits import SplitConfig
+from med_transfer.fusion.config import FusionConfig
 from med_transfer.transfer.config import TransferConfig
 from med_transfer.transfer.strategies import Strategy, find_strategy
 from med_transfer.transfer.strategies.layerwise_lr_decay import LayerwiseLRDecay
@@ -149,6 +150,7 @@ class FinetuneConfig(_Config):
 
     Attributes:
         scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
+        fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
 
@@ -159,6 +161,7 @@ class FinetuneConfig(_Config):
     transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
     scratch_twin: bool = True
+    fusion: FusionConfig | None = None
     abstain_above_novelty: Share | None = None
     seed: int = 0
 

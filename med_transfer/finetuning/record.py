@@ -11,14 +11,16 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
 from med_transfer.finetuning.unlabelled import patient_hashes
+from med_transfer.fusion import Fusion
 from med_transfer.lineage import source_licences, source_provenance
 from med_transfer.operating_point import OperatingPoint
 from med_transfer.transfer.config import TransferConfig
 
 
 def bundle_record(
-    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble, kept: KeptNetwork
-) -> BundleRecord:
+    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble, kept: KeptNetwork,
+    fusion: Fusion | None = None,
+) -> BundleRecord:  # fmt: skip
     """The record of the ensemble that was kept. Holds hashes of patients and scans, no identifiers.
 
     ``config`` and ``source`` are those of that ensemble: the scratch twin's where it was fallen back to.
@@ -36,6 +38,7 @@ def bundle_record(
         input_envelope=_envelope(plan),
         trained_on=_provenance(plan, config),
         transfer=_transfer(plan, config.transfer, kept),
+        fusion=fusion,
     )
 
 

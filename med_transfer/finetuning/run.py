@@ -19,6 +19,7 @@ from med_transfer.evaluation.metrics import Metrics
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.fallback import choose_network
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
+from med_transfer.finetuning.fusing import check_fusion, fuse_run
 from med_transfer.finetuning.member import precision
 from med_transfer.finetuning.outcome import judge_run
 from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, refuse_adapted_source, resolve_preprocessing
@@ -68,11 +69,12 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     check_transfer(config, source.encoder)
     precision(config.training.precision)
     resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
-    split_cohort(cohort, config.split)
+    check_fusion(cohort, split_cohort(cohort, config.split), config)
     _claim(out, config)
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)
         plan = make_plan(cohort, config, source.spec, out, progress)
+        check_fusion(plan.prepared.cohort, plan.split, config, warn=True)  # again, without what could not be read
         trained = train(plan, config, source, out / "training", progress)
         scratch = _train_scratch_twin(plan, config, source, out / "training-scratch", progress)
         kept = choose_network(plan, config, trained, scratch)
@@ -80,7 +82,8 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         bundled, kept_config = trained, config
         if kept.fell_back and scratch is not None:
             bundled, kept_config, source = scratch, config.scratch_twin_config(), from_scratch(source.spec, config.seed)
-        record = bundle_record(plan, kept_config, source, bundled, kept)
+        fusion = fuse_run(plan, kept_config, bundled)
+        record = bundle_record(plan, kept_config, source, bundled, kept, fusion)
         save_bundle(out / "bundle", record, bundled.ensemble, model_card(record, plan.prepared.cohort))
         judge_run(plan, config, record, trained, scratch, kept, out, time.monotonic() - started)
         log.info("done in %.0f s", time.monotonic() - started)

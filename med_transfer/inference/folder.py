@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from med_transfer.cohorts import Case, Cohort, region_of_case, without_prediction
 from med_transfer.errors import NothingDone, ScanError, ScanNotFound, UnreadableScan
+from med_transfer.fusion.clinical import with_values
 from med_transfer.labels import Labels
 from med_transfer.prediction import Prediction
 from med_transfer.results.table import PredictionTable
@@ -29,18 +31,25 @@ class ReadsAndPredicts(Protocol):
 
     def read(self, source: Path | str | Series, series_uid: str = "") -> Volume: ...
 
-    def predict(self, source: Path | str | Series | Volume, region: Region | None = None) -> Prediction: ...
+    def predict(
+        self, source: Path | str | Series | Volume, region: Region | None = None, *, mask: Volume | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Prediction: ...  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FolderOutcome:
-    """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored."""
+    """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored.
+
+    ``n_fused`` of the predicted scans also have a fused prediction; None when the bundle has no fusion.
+    """
 
     table: Path
     n_ok: int
     n_rejected: int
     n_failed: int
     n_ignored: int = 0
+    n_fused: int | None = None
 
     @property
     def exit_code(self) -> int:
@@ -58,21 +67,23 @@ class ScanToPredict:
     series: Series | None = None
     damage: str = ""
 
-    def read(self, predictor: ReadsAndPredicts) -> tuple[Volume, Region | None]:
-        """The scan and where to look. Raises ScanError."""
+    def read(self, predictor: ReadsAndPredicts) -> tuple[Volume, Region | None, Volume | None]:
+        """The scan, where to look, and the mask where there is one. Raises ScanError."""
         if self.damage:
             raise UnreadableScan(self.damage, where=self.case.scan)
         volume = predictor.read(self.series or self.case.path, self.case.series_uid)
-        return volume, region_of_case(self.case, volume)[0]
+        return volume, *region_of_case(self.case, volume)
 
     def predict(self, predictor: ReadsAndPredicts) -> Prediction:
         """Raises ScanError."""
-        return predictor.predict(*self.read(predictor))
+        volume, region, mask = self.read(predictor)
+        return predictor.predict(volume, region, mask=mask, columns=self.case.columns)
 
 
 def predict_all(
-    predictor: ReadsAndPredicts, labels: Labels, scans: Path, out: Path, progress: Progress | None = None
-) -> FolderOutcome:
+    predictor: ReadsAndPredicts, labels: Labels, scans: Path, out: Path, progress: Progress | None = None, *,
+    fused: bool = False,
+) -> FolderOutcome:  # fmt: skip
     """Predict every scan and write ``out/predictions.csv`` as it goes.
 
     Scans that the table already holds are not predicted again, so a killed run goes on where it was.
@@ -83,6 +94,7 @@ def predict_all(
         scans: a folder tree of mixed DICOM and other files, one scan, or a ``.csv`` table (labels not needed).
         out: folder of the result.
         progress: called with stage, done, total.
+        fused: whether the predictor gives fused probabilities too.
 
     Raises:
         ScanNotFound: no scan there.
@@ -90,20 +102,40 @@ def predict_all(
         OutputError: the result cannot be written.
     """
     items, n_ignored = scans_to_predict(scans, predictor.max_gap_mm)
-    with PredictionTable(out / "predictions.csv", labels) as table:
-        done = table.done
+    with PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
+        done = _Done(table.done)
         for number, item in enumerate(items, start=1):
-            key = (item.case.scan, item.case.series_uid)
-            if done[key]:
-                done[key] -= 1  # regions of one scan come in the order of the table, then as now
-            else:
+            if not done.take(item.case):
                 table.append(_predict(item, predictor))
             if progress:
                 progress("predicting", number, len(items))
         table.finish()
-    statuses = [row.status for row in PredictionTable.load(out / "predictions.csv")]
+    rows = PredictionTable.load(out / "predictions.csv")
+    statuses = [row.status for row in rows]
     counts = (statuses.count(word) for word in ("ok", "rejected", "failed"))
-    return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored)
+    n_fused = sum(bool(row.fused) for row in rows) if fused else None
+    return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored, n_fused=n_fused)
+
+
+class _Done:
+    """Rows that an earlier run wrote, each found once: regions of one scan come in the table's order, then as now.
+
+    A case that names no series got the series UID of its scan in its row.
+    """
+
+    def __init__(self, rows: Counter[tuple[str, str]]) -> None:
+        self._rows = rows
+        self._series: dict[str, list[str]] = defaultdict(list)
+        for scan, series_uid in rows:
+            self._series[scan].append(series_uid)
+
+    def take(self, case: Case) -> bool:
+        """Whether the case has a row, which is used up."""
+        for series_uid in [case.series_uid] if case.series_uid else self._series.get(case.scan, []):
+            if self._rows[case.scan, series_uid]:
+                self._rows[case.scan, series_uid] -= 1
+                return True
+        return False
 
 
 def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> Prediction:
@@ -130,7 +162,9 @@ def scans_to_predict(scans: Path, max_gap_mm: float) -> tuple[list[ScanToPredict
         CohortError: the table cannot be read.
     """
     if scans.suffix.lower() == ".csv":
-        return [ScanToPredict(case) for case in Cohort.read(scans, labelled=False).cases], 0
+        cases = Cohort.read(scans, labelled=False).cases
+        columns = with_values([case.columns for case in cases])
+        return [ScanToPredict(replace(case, columns=named)) for case, named in zip(cases, columns, strict=True)], 0
     found = survey(scans, max_gap_mm=max_gap_mm)
     base = scans if scans.is_dir() else scans.parent
     damaged = [ScanToPredict(_case(base, file.path, ""), damage=file.reason) for file in found.ignored if file.damaged]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord, load_network, read_record
+from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.errors import ConfigError
+from med_transfer.fusion import FusionScans
 from med_transfer.inference.folder import FolderOutcome, Progress, predict_all
 from med_transfer.prediction import Prediction
 from med_transfer.preprocessing import Preprocessing
@@ -35,8 +40,9 @@ class Predictor:
         self.network = load_network(bundle).to(self.device)
 
     def predict(
-        self, source: Path | str | Series | Volume, region: Region | None = None, series_uid: str = ""
-    ) -> Prediction:
+        self, source: Path | str | Series | Volume, region: Region | None = None, series_uid: str = "", *,
+        mask: Volume | None = None, columns: Mapping[str, str] | None = None,
+    ) -> Prediction:  # fmt: skip
         """Predict one scan.
 
         Args:
@@ -44,6 +50,8 @@ class Predictor:
                 a Volume that was read.
             region: where to look, when the bundle was trained on regions of interest.
             series_uid: which series, when a folder holds several.
+            mask: of the finding, for the handcrafted features of a bundle with a fusion.
+            columns: clinical columns by name, for a fusion that has some; an empty text is a missing value.
 
         Raises:
             ScanError: the scan cannot be used; the message says why.
@@ -56,8 +64,26 @@ class Predictor:
         origin = volume.provenance
         name = source if isinstance(source, Path | str) else origin.path
         unanswered = Prediction(str(name), "", origin.study_uid, origin.series_uid)
-        answer = self.record.answer(unanswered, probabilities[0].cpu().double().numpy(), float(novelty[0]))
+        found = probabilities[0].cpu().double().numpy()
+        answer = self.record.answer(unanswered, found, float(novelty[0]))
+        answer = self._fused(answer, found, volume, region, mask, columns or {})
         return replace(answer, seconds=round(time.monotonic() - started, 3))
+
+    def _fused(
+        self, answer: Prediction, probabilities: NDArray[np.float64], volume: Volume, region: Region | None,
+        mask: Volume | None, columns: Mapping[str, str],
+    ) -> Prediction:  # fmt: skip
+        """The answer with its fused probabilities, where the bundle has a fusion and the scan all that it needs."""
+        fusion = self.record.fusion
+        if fusion is None:
+            return answer
+        handcrafted = np.full((1, len(FEATURE_NAMES)), np.nan)
+        if fusion.inputs.handcrafted:
+            found = features(volume, region, mask)
+            handcrafted[0] = [found[name] for name in FEATURE_NAMES]
+        within = "mask" if mask is not None else "whole" if region is None else "roi"
+        scan = FusionScans(probabilities[None], handcrafted, [within], [columns])
+        return fusion.fuse(scan).complete(answer, 0, self.record.classes)
 
     @property
     def max_gap_mm(self) -> float:
@@ -70,7 +96,8 @@ class Predictor:
 
     def predict_folder(self, scans: Path | str, out: Path | str, progress: Progress | None = None) -> FolderOutcome:
         """Predict every scan of a folder tree or of a table; see :func:`med_transfer.inference.folder.predict_all`."""
-        return predict_all(self, self.record.labels, Path(scans), Path(out), progress)
+        fused = self.record.fusion is not None
+        return predict_all(self, self.record.labels, Path(scans), Path(out), progress, fused=fused)
 
 
 def _device(name: str) -> torch.device:

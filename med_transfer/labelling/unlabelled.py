@@ -92,7 +92,7 @@ def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
     path = cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
     if path.exists():
         return _load(path)
-    volume, region = item.read(predictor)
+    volume, region, _ = item.read(predictor)
     image = predictor.preprocessing(volume, region)[None].to(predictor.device)
     with torch.inference_mode():
         features = predictor.network.member_features(image)

@@ -18,7 +18,7 @@ from med_transfer.prediction import Prediction, Status
 
 _BEFORE = ("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted")
 _AFTER = ("abstained", "novelty", "seconds")
-_PROBABILITY = "p_"
+_PROBABILITY, _FUSED = "p_", "fused_p_"
 _STATUSES = get_args(Status)
 
 
@@ -27,18 +27,20 @@ class PredictionTable:
 
     Opening an existing file resumes it: a last line that a kill cut off is dropped, and ``done`` tells which scans
     need no second pass. ``finish`` sorts the rows, so that a resumed run ends with the file of an uninterrupted
-    one (but for ``seconds``). Cells stand as they are, also scan names that a spreadsheet would take for a formula.
+    one (but for ``seconds``). With ``fused`` each class has a second column, ``fused_p_<class>``.
+    Cells stand as they are, also scan names that a spreadsheet would take for a formula.
 
     Raises:
         OutputError: the file cannot be written. What was written before stays valid.
         UsageError: the file there is not a prediction table of these classes.
     """
 
-    def __init__(self, path: Path, labels: Labels) -> None:
+    def __init__(self, path: Path, labels: Labels, *, fused: bool = False) -> None:
         self.path = Path(path)
-        self._names = labels.names
-        self._rows = [_row(p, self._names) for p in _read(self.path, self._names)] if self.path.exists() else []
-        _write(self.path, self._names, self._rows)
+        self._names, self._fused = labels.names, fused
+        known = _read(self.path, self._names, fused) if self.path.exists() else []
+        self._rows = [_row(prediction, self._names, fused) for prediction in known]
+        _write(self.path, _columns(self._names, fused), self._rows)
         try:
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
@@ -51,7 +53,7 @@ class PredictionTable:
 
     def append(self, prediction: Prediction) -> None:
         """Write one row, and be sure that it is on the disk."""
-        row = _row(prediction, self._names)
+        row = _row(prediction, self._names, self._fused)
         line = _line(row)
         size = os.fstat(self._file.fileno()).st_size
         try:
@@ -66,7 +68,8 @@ class PredictionTable:
     def finish(self) -> None:
         """Sort the rows by scan and series, and close."""
         self.close()
-        _write(self.path, self._names, sorted(self._rows, key=lambda row: (row[0], row[3], row[:-1])))
+        rows = sorted(self._rows, key=lambda row: (row[0], row[3], row[:-1]))
+        _write(self.path, _columns(self._names, self._fused), rows)
 
     def close(self) -> None:
         self._file.close()
@@ -85,15 +88,17 @@ class PredictionTable:
         return _read(Path(path), None)
 
 
-def _columns(names: Sequence[str]) -> list[str]:
-    return [*_BEFORE, *(_PROBABILITY + name for name in names), *_AFTER]
+def _columns(names: Sequence[str], fused: bool) -> list[str]:
+    prefixes = (_PROBABILITY, _FUSED) if fused else (_PROBABILITY,)
+    return [*_BEFORE, *(prefix + name for prefix in prefixes for name in names), *_AFTER]
 
 
-def _row(prediction: Prediction, names: Sequence[str]) -> list[str]:
-    unknown = sorted(set(prediction.probabilities) - set(names))
+def _row(prediction: Prediction, names: Sequence[str], fused: bool) -> list[str]:
+    unknown = sorted({*prediction.probabilities, *prediction.fused} - set(names))
     if unknown:
         raise UsageError(f"a prediction of class {unknown[0]!r}", where=prediction.scan, expected=", ".join(names))
     probabilities = [prediction.probabilities.get(name) for name in names]
+    probabilities += [prediction.fused.get(name) for name in names] if fused else []
     return [
         *(getattr(prediction, column) for column in _BEFORE[:5]),
         " ".join(prediction.reason.split()),
@@ -116,21 +121,28 @@ def _line(row: Sequence[str]) -> bytes:
     return line.encode("utf-8", "surrogateescape")  # a file name need not be valid UTF-8
 
 
-def _write(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    write_bytes(path, _encode([_columns(names), *rows]))
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    write_bytes(path, _encode([columns, *rows]))
 
 
-def _read(path: Path, names: Sequence[str] | None) -> list[Prediction]:
+def _read(path: Path, names: Sequence[str] | None, fused: bool = False) -> list[Prediction]:
+    """``names`` None: whatever classes, fused or not, the header tells of."""
     header, *rows = _records(path)
-    found = [column.removeprefix(_PROBABILITY) for column in header[len(_BEFORE) : -len(_AFTER)]]
-    if header != _columns(found if names is None else names):
+    found = header[len(_BEFORE) : -len(_AFTER)]
+    if names is None:
+        fused = any(column.startswith(_FUSED) for column in found)
+        names = [column.removeprefix(_PROBABILITY) for column in (found[: len(found) // 2] if fused else found)]
+        expected = "scan, patient ..."
+    else:
+        expected = ", ".join(_columns(names, fused))
+    if header != _columns(names, fused):
         raise UsageError(
             f"columns {', '.join(header) or '(none)'}",
             where=path,
-            expected="scan, patient ..." if names is None else ", ".join(_columns(names)),
+            expected=expected,
             action="Choose another output folder, or move this file away",
         )
-    return [_prediction(row, found, path, line) for line, row in enumerate(rows, start=2)]
+    return [_prediction(row, names, fused, path, line) for line, row in enumerate(rows, start=2)]
 
 
 def _records(path: Path) -> list[list[str]]:
@@ -149,18 +161,22 @@ def _records(path: Path) -> list[list[str]]:
     return records or [[]]
 
 
-def _prediction(row: list[str], names: Sequence[str], path: Path, line: int) -> Prediction:
+def _prediction(row: list[str], names: Sequence[str], fused: bool, path: Path, line: int) -> Prediction:
     try:
-        cells: dict[str, Any] = dict(zip(_columns(names), row, strict=True))
-        probabilities = {name: float(cells[_PROBABILITY + name]) for name in names if cells[_PROBABILITY + name]}
+        cells: dict[str, Any] = dict(zip(_columns(names, fused), row, strict=True))
         if cells["status"] not in _STATUSES or cells["abstained"] not in ("true", "false"):
             raise ValueError
         return Prediction(
             **{column: cells[column] for column in _BEFORE},
-            probabilities=probabilities,
+            probabilities=_by_class(cells, _PROBABILITY, names),
+            fused=_by_class(cells, _FUSED, names) if fused else {},
             abstained=cells["abstained"] == "true",
             novelty=float(cells["novelty"]) if cells["novelty"] else None,
             seconds=float(cells["seconds"]),
         )
     except ValueError:
         raise UsageError(f"row {line} is damaged", where=path, action="Move this file away and run again") from None
+
+
+def _by_class(cells: dict[str, Any], prefix: str, names: Sequence[str]) -> dict[str, float]:
+    return {name: float(cells[prefix + name]) for name in names if cells[prefix + name]}

@@ -1,5 +1,6 @@
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -179,3 +180,21 @@ def test_full_disk_leaves_whole_rows(tmp_path):
             signal.signal(signal.SIGXFSZ, handler)
         table.append(ROWS[2])
     assert PredictionTable.load(path) == [ROWS[0], ROWS[2]]
+
+
+def test_fused_probabilities_have_columns_of_their_own_and_resume(tmp_path):
+    fused = replace(ROWS[0], fused={"high": 0.25, "low": 0.75})
+    lacking = replace(ROWS[2], reason="not fused: column age is not given")
+    path = tmp_path / "p.csv"
+    with PredictionTable(path, LABELS, fused=True) as table:
+        table.append(fused)  # and killed before the second row
+    with PredictionTable(path, LABELS, fused=True) as table:
+        assert table.done == Counter({(fused.scan, fused.series_uid): 1})
+        table.append(lacking)
+        table.finish()
+    assert path.read_text().startswith(
+        "scan,patient,study_uid,series_uid,status,reason,predicted,p_high,p_low,fused_p_high,fused_p_low,abstained,"
+    )
+    assert PredictionTable.load(path) == in_order([fused, lacking])
+    with pytest.raises(UsageError, match=r"expected .*p_low, abstained.*Choose another output folder"):
+        PredictionTable(path, LABELS)

@@ -1,0 +1,149 @@
+"""A column of the cohort table as numbers: what is learned from the development scans, and how it is applied."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_transfer.errors import CohortError
+
+OTHER = "other/missing"
+FEWEST_PATIENTS = 2  # a category of fewer patients is one of the others
+_MISSING = {"", "na", "n/a", "nan", "null", "none", "unknown", "?", "-", "."}
+_MOSTLY = 0.5  # a column in which more than this share are numbers was meant as numbers
+
+
+class Record(BaseModel):
+    """Part of the bundle's record: plain values, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Numbers(Record):
+    """A column of numbers, or a handcrafted feature.
+
+    Attributes:
+        median: of the development scans; takes the place of a missing value.
+        with_missing: whether values were missing there; an indicator then tells the model so.
+    """
+
+    kind: Literal["numbers"] = "numbers"
+    name: str
+    median: float
+    with_missing: bool
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.name, f"{self.name} missing") if self.with_missing else (self.name,)
+
+    @classmethod
+    def learn(cls, name: str, values: NDArray[np.float64]) -> Numbers:
+        """From values [scan], NaN where missing."""
+        known = values[np.isfinite(values)]
+        return cls(
+            name=name, median=float(np.median(known)) if len(known) else 0.0, with_missing=len(known) < len(values)
+        )
+
+    def encode(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[scan, feature] of values [scan], NaN where missing."""
+        missing = ~np.isfinite(values)
+        filled = np.where(missing, self.median, values)
+        return np.stack([filled, missing], axis=1) if self.with_missing else filled[:, None]
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        return self.encode(np.array([math.nan if is_missing(text) else float(text) for text in texts]))
+
+    def trouble(self, text: str) -> str:
+        """Why a value cannot be used at prediction; empty when it can."""
+        if is_missing(text):
+            return (
+                "" if self.with_missing else f"column {self.name} has no value here, and never lacked one in training"
+            )
+        return "" if _is_number(text) else f"column {self.name} is not a number here"
+
+
+class Categories(Record):
+    """A column of categories; every level that too few patients had, or nobody, is one of the others."""
+
+    kind: Literal["categories"] = "categories"
+    name: str
+    levels: tuple[str, ...]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}={level}" for level in (*self.levels, OTHER))
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """One-hot [scan, level]; the last is for all others and for missing values."""
+        table = np.zeros((len(texts), len(self.levels) + 1))
+        for row, text in enumerate(texts):
+            table[row, self.levels.index(text) if text in self.levels else -1] = 1.0
+        return table
+
+    def trouble(self, text: str) -> str:
+        """Always empty: what is unknown has a level of its own."""
+        return ""
+
+
+Column = Annotated[Numbers | Categories, Field(discriminator="kind")]
+
+
+def learn_column(
+    name: str, texts: Sequence[str], patients: Sequence[str], rows: Sequence[object] | None = None, where: object = ""
+) -> Column:
+    """What there is to know of a column before it can be a number.
+
+    Args:
+        name: of the column.
+        texts, patients: of the development scans, one a scan.
+        rows: how a message names each scan.
+        where: the table, for messages.
+
+    Raises:
+        CohortError: empty, constant, or numbers with something else among them.
+    """
+    known = [text for text in texts if not is_missing(text)]
+    if len(set(known)) < 2:
+        found = "the same value in every" if known else "no value in any"
+        raise CohortError(
+            f"column {name!r} has {found} development scan", where=where, expected="at least two values",
+            action="Leave it out of fusion.columns",
+        )  # fmt: skip
+    numeric = [_is_number(text) for text in known]
+    if all(numeric):
+        return Numbers.learn(name, np.array([math.nan if is_missing(text) else float(text) for text in texts]))
+    if np.mean(numeric) > _MOSTLY:
+        odd = next(n for n, text in enumerate(texts) if not is_missing(text) and not _is_number(text))
+        raise CohortError(
+            f"{rows[odd] if rows else f'scan {odd + 1}'} has something else than a number in column {name!r}",
+            where=where, expected="a number as in most rows, or an empty cell",
+        )  # fmt: skip
+    having = defaultdict(set)
+    for text, patient in zip(texts, patients, strict=True):
+        having[text].add(patient)
+    levels = sorted(text for text in set(known) if len(having[text]) >= FEWEST_PATIENTS)
+    return Categories(name=name, levels=tuple(levels))
+
+
+def with_values(columns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """A table's columns of each scan without those that are empty in every row: they are as good as not there."""
+    filled = {name for row in columns for name, text in row.items() if not is_missing(text)}
+    return [{name: text for name, text in row.items() if name in filled} for row in columns]
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell says that there is no value."""
+    return text.strip().casefold() in _MISSING
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,49 @@
+"""What is fused, typed and strict."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Part = Literal["network", "handcrafted", "columns"]
+Penalty = Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class FusionConfig(BaseModel):
+    """The network's output with other knowledge of the same scan. ``fusion: null`` switches it off.
+
+    Attributes:
+        use: the network and at least one other part: ``handcrafted`` features (size and intensity within the mask, the
+            region, or the whole scan), clinical ``columns`` of the cohort table.
+        columns: which ones; a column of numbers is standardised, any other is taken as categories.
+        penalty: scikit-learn's ``C``, small is strong; ``auto`` chooses it by cross-validation over patients.
+        report: whose figures are the report's main ones; both are always shown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    use: tuple[Part, ...] = ("network", "handcrafted")
+    columns: tuple[str, ...] = ()
+    penalty: Penalty = "auto"
+    report: Literal["image", "fused"] = "image"
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> FusionConfig:
+        reason = _contradiction(self)
+        if reason:
+            raise ValueError(reason)
+        return self
+
+
+def _contradiction(config: FusionConfig) -> str:
+    use, columns = config.use, config.columns
+    if len(set(use)) < len(use) or len(set(columns)) < len(columns):
+        return "fusion names something twice"
+    if "network" not in use or len(use) < 2:
+        return f"fusion.use is {', '.join(use) or 'empty'}: it needs network and handcrafted, columns, or both"
+    if "columns" in use and not columns:
+        return "fusion.use has columns, and fusion.columns names none"
+    if columns and "columns" not in use:
+        return "fusion.columns names some, and fusion.use has no columns"
+    return ""

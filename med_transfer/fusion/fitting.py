@@ -1,0 +1,186 @@
+"""Fitting the fusion: scikit-learn's logistic regression on what no network had been trained on."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from med_transfer.errors import TooFewPatients
+from med_transfer.fusion.clinical import Numbers, learn_column
+from med_transfer.fusion.config import FusionConfig, Part
+from med_transfer.fusion.leaks import leaking_columns
+from med_transfer.fusion.model import Combination, Fusion, FusionScans, Inputs
+from med_transfer.labels import Labels
+from med_transfer.transfer.linear_head import LinearHead, fit_head
+
+MINIMUM_PATIENTS = 5  # of each class; for findings, with and without each
+INVERSE_PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C, strongest penalty first
+_INNER_FOLDS = 5
+
+
+def fit_fusion(
+    scans: FusionScans, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels,
+    handcrafted_names: Sequence[str], config: FusionConfig, *, balanced: bool = True, seed: int = 0,
+    rows: Sequence[object] | None = None, where: object = "",
+) -> Fusion:  # fmt: skip
+    """Fit every combination of the parts.
+
+    Args:
+        scans: the development scans. Probabilities must come from a network that was not trained on the scan; NaN
+            where there is none, and then the scan is left out of every combination with the network in it.
+        truth: boolean [scan, class].
+        patients: one entry a scan.
+        labels: the classes.
+        handcrafted_names: of the columns of ``scans.handcrafted``.
+        config: what to fuse.
+        balanced: weigh classes by inverse frequency.
+        seed: of the inner folds.
+        rows, where: how messages name the scans and the table.
+
+    Raises:
+        TooFewPatients: too few out-of-fold scans.
+        CohortError: a column that cannot be used.
+
+    Source: Wolpert 1992, Neural Networks 5:241 (stacked generalisation).
+    """
+    out_of_fold = np.flatnonzero(np.isfinite(scans.probabilities).all(axis=1)).tolist()
+    require_patients(truth[out_of_fold], [patients[row] for row in out_of_fold], labels, where)
+    inputs = learn_inputs(scans, patients, labels, handcrafted_names, config, rows, where)
+    everyone = list(range(len(scans)))
+    found = []
+    for parts in combinations_of(config.use):
+        chosen = out_of_fold if "network" in parts else everyone
+        of_patients = np.array([patients[row] for row in chosen])
+        features = np.hstack([inputs.block(part, scans.take(chosen)) for part in parts])
+        names = [name for part in parts for name in inputs.names(part)]
+        found.append(_combination(parts, names, features, truth[chosen], of_patients, labels, config, balanced, seed))
+    texts = {name: [columns.get(name, "") for columns in scans.columns] for name in config.columns}
+    return Fusion(
+        inputs=inputs,
+        combinations=tuple(found),
+        report=config.report,
+        balanced=balanced,
+        warnings=tuple(leaking_columns(texts, truth, patients)),
+    )
+
+
+def learn_inputs(
+    scans: FusionScans, patients: Sequence[str], labels: Labels, handcrafted_names: Sequence[str],
+    config: FusionConfig, rows: Sequence[object] | None = None, where: object = "",
+) -> Inputs:  # fmt: skip
+    """Medians and levels of the development scans. Raises CohortError as :func:`learn_column`."""
+    handcrafted: list[Numbers] = []
+    if "handcrafted" in config.use:
+        handcrafted = [Numbers.learn(name, scans.handcrafted[:, n]) for n, name in enumerate(handcrafted_names)]
+    texts = {name: [columns.get(name, "") for columns in scans.columns] for name in config.columns}
+    return Inputs(
+        use=config.use,
+        classes=labels.names,
+        multilabel=labels.multilabel,
+        handcrafted=tuple(handcrafted),
+        within=tuple(sorted(set(scans.within))) if handcrafted else (),
+        columns=tuple(learn_column(name, texts[name], patients, rows, where) for name in config.columns),
+    )
+
+
+def combinations_of(use: Sequence[Part]) -> list[tuple[Part, ...]]:
+    """Every choice of parts, all of them first; not the network alone, which is there already."""
+    sizes = range(len(use), 0, -1)
+    return [parts for size in sizes for parts in itertools.combinations(use, size) if parts != ("network",)]
+
+
+def require_patients(truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, where: object = "") -> None:
+    """Refuse a fusion that has too little to learn from.
+
+    Raises:
+        TooFewPatients: a class has too few patients with an out-of-fold output.
+    """
+    kinds = [(name, truth[:, c]) for c, name in enumerate(labels.names)]
+    if labels.multilabel:
+        kinds += [(f"no {name}", ~truth[:, c]) for c, name in enumerate(labels.names)]
+    for name, having in kinds:
+        count = len({patient for patient, has in zip(patients, having, strict=True) if has})
+        if count < MINIMUM_PATIENTS:
+            raise TooFewPatients(
+                f"class {name!r} has {count} patient{'' if count == 1 else 's'} with a scan that a network was not "
+                "trained on, too few for fusion",
+                where=where,
+                expected=f"at least {MINIMUM_PATIENTS}",
+                action="Use split.kind=kfold, where every development scan has one (with a single split only the "
+                "validation scans do), add patients, or leave fusion out",
+            )
+
+
+def _combination(
+    parts: tuple[Part, ...], names: Sequence[str], features: NDArray[np.float64], truth: NDArray[np.bool_],
+    patients: NDArray, labels: Labels, config: FusionConfig, balanced: bool, seed: int,
+) -> Combination:  # fmt: skip
+    if config.penalty == "auto":
+        strength = choose_penalty(features, truth, patients, multilabel=labels.multilabel, balanced=balanced, seed=seed)
+    else:
+        strength = config.penalty
+    mean, scale, head = _fit(features, truth, strength, multilabel=labels.multilabel, balanced=balanced)
+    return Combination(
+        parts=parts, features=tuple(names), mean=tuple(mean.tolist()), scale=tuple(scale.tolist()),
+        weight=tuple(map(tuple, head.weight.tolist())), bias=tuple(head.bias.tolist()), inverse_penalty=strength,
+        n_scans=len(truth), n_patients=len(set(patients.tolist())),
+    )  # fmt: skip
+
+
+def choose_penalty(
+    features: NDArray[np.float64], truth: NDArray[np.bool_], patients: NDArray, *, multilabel: bool,
+    balanced: bool = True, seed: int = 0,
+) -> float:  # fmt: skip
+    """The ``C`` with the least cross-entropy on left-out patients; a tie goes to the strongest penalty."""
+    folds = _inner_folds(truth, patients, seed)
+    losses = []
+    for strength in INVERSE_PENALTIES:
+        logits = np.zeros(truth.shape)
+        for training, left_out in folds:
+            mean, scale, head = _fit(
+                features[training], truth[training], strength, multilabel=multilabel, balanced=balanced
+            )
+            logits[left_out] = head.logits((features[left_out] - mean) / scale)
+        losses.append(_cross_entropy(logits, truth, multilabel=multilabel, balanced=balanced))
+    return INVERSE_PENALTIES[int(np.argmin(losses))]
+
+
+def _fit(
+    features: NDArray[np.float64], truth: NDArray[np.bool_], strength: float, *, multilabel: bool, balanced: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64], LinearHead]:
+    """Mean and scale [feature], and the regression on standardised features."""
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 1e-9 * np.maximum(np.abs(mean), 1), scale, 1.0)  # a constant feature says nothing
+    head = fit_head((features - mean) / scale, truth, strength, multilabel=multilabel, balanced=balanced)
+    return mean, scale, head
+
+
+def _inner_folds(truth: NDArray[np.bool_], patients: NDArray, seed: int) -> list[tuple[NDArray, NDArray]]:
+    _, strata = np.unique(truth, axis=0, return_inverse=True)
+    strata = strata.ravel()
+    n_folds = min(_INNER_FOLDS, len(set(patients.tolist())))
+    if np.bincount(strata).max() < n_folds:
+        strata = np.zeros_like(strata)
+    divider = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        return [(training, left_out) for training, left_out in divider.split(strata, strata, patients) if len(left_out)]
+
+
+def _cross_entropy(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool, balanced: bool) -> float:
+    """Mean over scans, or over classes of the mean over their scans."""
+    if multilabel:
+        losses, weights = np.logaddexp(0, np.where(truth, -logits, logits)), np.ones(truth.shape)
+        if balanced:
+            weights = np.where(
+                truth, 0.5 / np.maximum(truth.mean(axis=0), 1e-9), 0.5 / np.maximum(1 - truth.mean(axis=0), 1e-9)
+            )
+        return float((losses * weights).mean())
+    losses = np.logaddexp.reduce(logits, axis=1) - logits[truth]
+    weights = (1 / np.maximum(truth.sum(axis=0), 1))[truth.argmax(axis=1)] if balanced else np.ones(len(truth))
+    return float(np.average(losses, weights=weights))

@@ -1,0 +1,86 @@
+"""Columns that may give the answer away, or the patient: a model that reads them has learned nothing of use."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.evaluation.auc import auc
+from med_transfer.fusion.clinical import is_missing
+
+_MOST_CODES = 10  # a column of at most so many different values may be a code for the class
+_SURE = 0.98
+_FEWEST_SCANS = 10
+
+
+def leaking_columns(texts: Mapping[str, Sequence[str]], truth: NDArray[np.bool_], patients: Sequence[str]) -> list[str]:
+    """One sentence for each suspicious column, naming the column and no value of it.
+
+    Args:
+        texts: column to one value a scan.
+        truth: boolean [scan, class] of the same scans.
+        patients: one entry a scan.
+    """
+    found = []
+    for name, values in texts.items():
+        if _tells_class(values, truth):
+            found.append(
+                f"column {name} tells the class of almost every development scan: make sure that it is known before "
+                "the diagnosis and is not made from it"
+            )
+        if _tells_patient(values, patients):
+            found.append(
+                f"column {name} tells who the patient is: a new patient has no such value; leave it out of "
+                "fusion.columns"
+            )
+    return found
+
+
+def _tells_class(values: Sequence[str], truth: NDArray[np.bool_]) -> bool:
+    known = np.array([not is_missing(value) for value in values])
+    if known.sum() < _FEWEST_SCANS:
+        return False
+    texts, outcome = [value for value, there in zip(values, known, strict=True) if there], truth[known]
+    if len(set(texts)) <= min(_MOST_CODES, len(texts) // 2):
+        return any(_purity(texts, kind) >= _SURE for kind in _outcomes(outcome))
+    try:
+        numbers = np.array([float(text) for text in texts])
+    except ValueError:
+        return False
+    separated = [auc(outcome[:, c], numbers) for c in range(outcome.shape[1])]
+    return any(max(value, 1 - value) >= _SURE for value in separated if value is not None)
+
+
+def _outcomes(truth: NDArray[np.bool_]) -> list[NDArray]:
+    """The class of each scan, and each class against the rest, where there is something to tell apart."""
+    kinds = [np.unique(truth, axis=0, return_inverse=True)[1].ravel(), *truth.T.astype(int)]
+    return [kind for kind in kinds if len(set(kind.tolist())) > 1]
+
+
+def _purity(texts: Sequence[str], kind: NDArray) -> float:
+    """Balanced accuracy of guessing for each value the outcome that it has most often."""
+    by_value = defaultdict(list)
+    for text, outcome in zip(texts, kind.tolist(), strict=True):
+        by_value[text].append(outcome)
+    guess = {text: Counter(outcomes).most_common(1)[0][0] for text, outcomes in by_value.items()}
+    right = np.array([guess[text] == outcome for text, outcome in zip(texts, kind.tolist(), strict=True)])
+    return float(np.mean([right[kind == outcome].mean() for outcome in np.unique(kind)]))
+
+
+def _tells_patient(values: Sequence[str], patients: Sequence[str]) -> bool:
+    """One category a patient, or the number in the patient's name."""
+    if all(
+        _digits(value) and _digits(value) == _digits(patient) for value, patient in zip(values, patients, strict=True)
+    ):
+        return len(set(patients)) > 1
+    numeric = all(value.replace(".", "", 1).replace("-", "", 1).isdigit() for value in values if not is_missing(value))
+    pairs = set(zip(values, patients, strict=True))
+    one_to_one = len(pairs) == len(set(values)) == len(set(patients))
+    return one_to_one and not numeric and len(pairs) >= _FEWEST_SCANS
+
+
+def _digits(text: str) -> str:
+    return "".join(filter(str.isdigit, text)).lstrip("0") or ("0" if any(map(str.isdigit, text)) else "")

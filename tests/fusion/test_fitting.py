@@ -1,0 +1,135 @@
+"""The fusion is scikit-learn's own regression, adds what is there to add, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_scans import NAMES, fit, made_up
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from med_transfer.bundle import BundleRecord
+from med_transfer.errors import TooFewPatients
+from med_transfer.evaluation.fusion import fusion_figures
+from med_transfer.fusion import Fusion
+from med_transfer.fusion.fitting import INVERSE_PENALTIES, choose_penalty
+
+COLUMNS = ("marker", "site")
+
+
+def own_matrix(train, scans, multilabel):
+    """The inputs made with pandas: medians and levels of ``train``."""
+    p, known = scans.probabilities, pd.DataFrame(train.columns).replace("", np.nan)
+    network = np.log(p / (1 - p)) if multilabel else np.log(p) - np.log(p).mean(1, keepdims=True)
+    frame = pd.DataFrame(scans.columns).replace("", np.nan)
+    marker = frame.marker.astype(float)
+    site = pd.get_dummies(pd.Categorical(frame.site.fillna("other"), ["north", "south", "west", "other"])).to_numpy()
+    median = known.marker.astype(float).median()
+    return np.column_stack([network, scans.handcrafted, marker.fillna(median), marker.isna(), site]).astype(float)
+
+
+@pytest.mark.parametrize("kind", ["three", "two", "findings"])
+@pytest.mark.parametrize("balanced", [True, False])
+def test_the_fusion_is_scikit_learns_regression_on_the_same_matrix(kind, balanced):
+    data, new = made_up(kind, seed=1), made_up(kind, seed=2)
+    fusion = fit(data, *COLUMNS, penalty=0.3, balanced=balanced)
+    x, x_new = (own_matrix(data.scans, d.scans, data.labels.multilabel) for d in (data, new))
+    weights = "balanced" if balanced else None
+    targets = data.truth.T if data.labels.multilabel else [data.truth.argmax(1)]
+    models = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight=weights, max_iter=2000)).fit(x, target)
+        for target in targets
+    ]
+    expected = [model.predict_proba(x_new) for model in models]
+    expected = np.stack([p[:, 1] for p in expected], 1) if data.labels.multilabel else expected[0]
+    fused = fusion.fuse(new.scans)
+    assert fused.done.all()
+    np.testing.assert_allclose(fused.probabilities, expected, atol=1e-6)
+
+    whole = fusion.combinations[0]
+    assert whole.features[-4:] == ("site=north", "site=south", "site=west", "site=other/missing")
+    assert len(whole.features) == x.shape[1]
+    weight = np.array(whole.weight)
+    if kind == "three":
+        np.testing.assert_allclose(weight, models[0][-1].coef_, atol=1e-6)
+    if kind == "two":  # scikit-learn has one row for both classes
+        np.testing.assert_allclose(weight[1] - weight[0], models[0][-1].coef_[0], atol=1e-6)
+    if kind == "findings":
+        np.testing.assert_allclose(weight, [model[-1].coef_[0] for model in models], atol=1e-6)
+
+
+def test_the_penalty_is_the_best_on_left_out_patients():
+    data = made_up(seed=3, n=60)
+    x, y, patients = own_matrix(data.scans, data.scans, False), data.truth.argmax(1), np.array(data.patients)
+    losses = []
+    for strength in INVERSE_PENALTIES:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+        folds = StratifiedGroupKFold(5, shuffle=True, random_state=4)
+        found = cross_val_predict(model, x, y, groups=patients, cv=folds, method="predict_proba")
+        losses.append(log_loss(y, found))
+    chosen = choose_penalty(x, data.truth, patients, multilabel=False, balanced=False, seed=4)
+    assert chosen == INVERSE_PENALTIES[int(np.argmin(losses))]
+    assert chosen not in (INVERSE_PENALTIES[0], INVERSE_PENALTIES[-1])
+
+
+def test_a_scan_without_an_out_of_fold_output_teaches_no_model_that_has_the_network():
+    data = made_up(seed=5)
+    holes = data.scans.probabilities.copy()
+    holes[30:] = np.nan
+    fusion = fit(data, scans=replace(data.scans, probabilities=holes), penalty=1.0)
+    fitted = {one.parts: (one.n_scans, one.n_patients) for one in fusion.combinations}
+    assert fitted == {("network", "handcrafted"): (30, 15), ("handcrafted",): (90, 45)}
+
+    other = replace(data, truth=np.concatenate([data.truth[:30], np.roll(data.truth[30:], 1, axis=1)]))
+    again = fit(other, scans=replace(data.scans, probabilities=holes), penalty=1.0)
+    assert again.combinations[0] == fusion.combinations[0]
+    assert again.combinations[1] != fusion.combinations[1]
+
+
+def test_too_few_out_of_fold_scans_are_refused():
+    data = made_up()
+    holes = data.scans.probabilities.copy()
+    holes[np.flatnonzero(data.truth[:, 1])[1:]] = np.nan
+    with pytest.raises(TooFewPatients, match=r"class 'b' has 1 patient with a scan .*at least 5.*split.kind=kfold"):
+        fit(data, scans=replace(data.scans, probabilities=holes))
+
+
+def gains(kind, column, seeds, n=300, **options):
+    """Fused minus image-only and what the column adds, on scans of the same kind that nothing was fitted on."""
+    for seed in seeds:
+        data, new = (made_up(kind, n, 100 * seed + part, **options) for part in (0, 1))
+        fusion = fit(data, column, use=("network", "columns"))
+        figures = fusion_figures(new.truth, fusion.by_parts(new.scans), new.patients, new.labels, n_boot=300)
+        assert list(figures["models"]) == ["image-only", "columns-only", "fused"]
+        yield figures["fused_minus"]["image-only"].macro_auc, figures["contributions"]["columns"].macro_auc
+
+
+@pytest.mark.parametrize("kind", ["three", "findings"])
+def test_a_column_that_knows_something_adds_to_the_network(kind):
+    found = list(gains(kind, "marker", range(4)))
+    assert [over.excludes_zero for over, _ in found] == [1, 1, 1, 1]
+    assert all(over == column for over, column in found)  # without the column there is the network alone
+
+
+def test_a_column_of_noise_adds_nothing():
+    found = [over for over, _ in gains("three", "noise", range(6), missing=0.0)]
+    assert sum(over.excludes_zero == 0 for over in found) >= 5  # 95 % intervals
+    assert all(over.excludes_zero < 1 for over in found)
+    assert abs(np.mean([over.value for over in found])) < 0.01
+
+
+def test_it_is_plain_text_in_a_bundles_record(tmp_path):
+    data = made_up("findings", seed=7)
+    fusion = fit(data, *COLUMNS, penalty=1.0)
+    text = fusion.model_dump_json()
+    back = Fusion.model_validate_json(text)
+    assert back == fusion
+    np.testing.assert_array_equal(back.fuse(data.scans).probabilities, fusion.fuse(data.scans).probabilities)
+    assert BundleRecord.model_fields["fusion"].default is None  # older bundles have no such key
+    assert fusion.inputs.names("handcrafted") == NAMES

@@ -1,0 +1,141 @@
+"""A run with fusion from the command line to predictions: with and without what the fusion needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import SMALL_SCANS, TINY, FinishedRun, neutral_names, read_rows, run_command, settings, write_rows
+
+from med_transfer.bundle import RECORD_FILE, read_record
+from med_transfer.phantoms import PhantomConfig, write_cohort
+
+USE = ("fusion.use=[network,handcrafted,columns]", "fusion.columns=[age,sex]", "fusion.penalty=0.1")
+CLASSES = ("ground-glass", "part-solid", "solid")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    """27 patients, one age unknown."""
+    folder = tmp_path_factory.mktemp("fused")
+    path = neutral_names(write_cohort(folder, PhantomConfig(patients_per_class=9, seed=5, **SMALL_SCANS)))
+    rows = read_rows(path)
+    rows[0]["age"] = ""
+    return write_rows(path, rows)
+
+
+@pytest.fixture(scope="module")
+def fused(table, tmp_path_factory) -> FinishedRun:
+    folder = tmp_path_factory.mktemp("runs") / "fused"
+    own = (*TINY, "training.epochs=1", *USE)
+    return FinishedRun(folder, run_command("finetune", table, "-o", folder, *settings(*own)))
+
+
+def fused_of(row: dict[str, str]) -> list[str]:
+    return [row[f"fused_p_{name}"] for name in CLASSES]
+
+
+def test_the_run_shows_the_fusion_beside_the_network(fused):
+    assert fused.outcome.code == 0, fused.outcome.err
+    metrics = json.loads((fused.folder / "metrics.json").read_text())
+    fusion = metrics["fusion"]
+    assert list(fusion["models"]) == ["image-only", "handcrafted-only", "columns-only", "fused"]
+    assert set(fusion["contributions"]) == {"network", "handcrafted", "columns"}
+    assert (fusion["n_scans"], fusion["n_fitted"], fusion["report"]) == (9, 18, "image")
+    assert fusion["models"]["image-only"]["macro_auc"] == metrics["macro_auc"]  # the main figures are the network's
+    assert "fused minus handcrafted-only: macro AUC" in fused.outcome.out
+    page = (fused.folder / "report.html").read_text()
+    assert "<h2>Fusion</h2>" in page
+    assert "fitted on 18 scans of 18 patients" in page
+    assert "Every figure outside the fusion&#39;s table is the network&#39;s, from the image alone." in page
+    files = sorted(path.name for path in fused.bundle.rglob("*") if path.is_file())
+    assert files == ["README.md", "inference.json", RECORD_FILE, "metadata.json", "model.safetensors"]
+    assert "column age, column sex; fitted on 18 out-of-fold scans" in (fused.bundle / "docs/README.md").read_text()
+
+
+def test_a_table_with_all_inputs_is_fused_and_resumed(fused, table, tmp_path):
+    outcome = run_command("predict", fused.bundle, table, "-o", tmp_path)
+    assert (outcome.code, "27 fused" in outcome.out) == (0, True)
+    rows = read_rows(tmp_path / "predictions.csv")
+    names = [f"{prefix}{name}" for prefix in ("p_", "fused_p_") for name in CLASSES]
+    assert list(rows[0])[6:] == ["predicted", *names, "abstained", "novelty", "seconds"]
+    answers = {row["scan"]: row for row in rows}
+    for row in read_rows(fused.folder / "predictions.csv"):  # the run's own test scans; its tensors are float16
+        both = [[float(one[name]) for name in names] for one in (row, answers[row["scan"]])]
+        np.testing.assert_allclose(*both, atol=0.02)
+
+    lines = (tmp_path / "predictions.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "predictions.csv").write_text("".join(lines[:5]) + lines[5][:40])  # killed in the middle of a line
+    assert run_command("predict", fused.bundle, table, "-o", tmp_path).code == 0
+    again = read_rows(tmp_path / "predictions.csv")
+    assert [row | {"seconds": ""} for row in again] == [row | {"seconds": ""} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("age", "", "not fused: column age is not given"),  # empty in every row
+        ("age", "sixty", "not fused: column age is not a number here"),
+        ("roi", "", "not fused: handcrafted features were learned within a region of interest, these are of the whole"),
+    ],
+)
+def test_without_an_input_there_is_the_network_alone_and_the_reason(fused, table, column, value, reason):
+    changed = [row | {name: value for name in row if name.startswith(column)} for row in read_rows(table)[:2]]
+    out = table.parent / f"out-{column}-{value}"
+    outcome = run_command("predict", fused.bundle, write_rows(table.parent / f"{out.name}.csv", changed), "-o", out)
+    assert (outcome.code, "2 ok" in outcome.out, "0 fused" in outcome.out) == (0, True, True)
+    for row in read_rows(out / "predictions.csv"):
+        assert fused_of(row) == ["", "", ""]
+        assert row["reason"].startswith(reason)
+        assert sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-4)
+
+
+def test_one_age_that_is_missing_is_fused_because_one_was_missing_in_training(fused, table, tmp_path):
+    lock = json.loads((fused.folder / "cohort.lock.json").read_text())
+    role = {case["scan"]: case["role"] for case in lock["cases"]}
+    rows = read_rows(table)
+    assert role[rows[0]["scan"]] != "test"
+    rows[1]["age"] = ""
+    run_command("predict", fused.bundle, write_rows(table.parent / "one.csv", rows[1:3]), "-o", tmp_path)
+    answered = read_rows(tmp_path / "predictions.csv")
+    assert [row["reason"] for row in answered] == ["", ""]
+    assert all("" not in fused_of(row) for row in answered)
+
+
+def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
+    bundle = shutil.copytree(fused.bundle, tmp_path / "bundle")
+    record = json.loads((bundle / RECORD_FILE).read_text())
+    record["fusion"]["report"] = "fused"
+    (bundle / RECORD_FILE).write_text(json.dumps(record))
+    outcome = run_command("evaluate", bundle, unseen_csv, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["fusion"]["report"] == "fused"
+    assert metrics["macro_auc"] == metrics["fusion"]["models"]["fused"]["macro_auc"]
+    assert "is the fused model&#39;s" in (tmp_path / "out/report.html").read_text()
+
+    del record["fusion"]  # a bundle of before
+    (bundle / RECORD_FILE).write_text(json.dumps(record))
+    assert read_record(bundle).fusion is None
+    assert run_command("predict", bundle, unseen_csv, "-o", tmp_path / "old").code == 0
+    assert not any(name.startswith("fused") for name in read_rows(tmp_path / "old/predictions.csv")[0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (
+            ("fusion.columns=[age, weight]",),
+            "has 'weight', which the table does not; expected one of age, scanner, sex",
+        ),
+        (("fusion.columns=[label]",), "has 'label', which the table does not"),
+        (("split.kind=holdout", "split.val_fraction=0.2"), "too few for fusion"),
+    ],
+)
+def test_what_cannot_be_fused_is_refused_before_anything_is_written(table, tmp_path, overrides, complaint):
+    outcome = run_command("finetune", table, "-o", tmp_path / "run", *settings(*TINY, *USE, *overrides))
+    assert (outcome.code, complaint in outcome.err) == (2, True), outcome.err
+    assert not (tmp_path / "run").exists()
