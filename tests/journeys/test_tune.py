@@ -81,8 +81,11 @@ def test_labels_of_test_scans_change_no_trial(command, cohort_csv, finished, tmp
     """The table says which scans are for testing; then their labels are turned round."""
     rows = read_rows(cohort_csv)
     classes = sorted({row["label"] for row in rows})
-    for number, row in enumerate(rows):
-        row |= {"scan": str(cohort_csv.parent / row["scan"]), "split": "test" if number // 3 % 3 == 0 else "train"}
+    lock = json.loads((finished.folder / "cohort.lock.json").read_text())  # the source knows the other patients
+    unseen = {case["scan"] for case in lock["cases"] if case["role"] == "test"}
+    for row in rows:
+        part = "test" if row["scan"] in unseen else "train"
+        row |= {"scan": str(cohort_csv.parent / row["scan"]), "split": part}
     found = []
     for turn in (0, 1):
         for row in rows:
