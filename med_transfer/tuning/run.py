@@ -37,7 +37,8 @@ def tune(
         config: of the run that is to follow, and the search.
         out: folder for the study, the prepared scans and the results.
         minutes: for this call; a trial in training is left to the next call. None: no limit.
-        trials: in all calls together, beside the default and without repeats of the same config; None: as many as the time allows.
+        trials: in all calls together, beside the default and without repeats of the same config; None: as many as the
+            time allows.
 
     Raises:
         MissingExtra: Optuna is not installed.

@@ -25,7 +25,7 @@ from med_transfer.tuning.space import applied, draw
 from med_transfer.tuning.study import Study, Trial
 from med_transfer.tuning.watcher import Deadline, Hopeless, OutOfTime, Watcher
 
-_REPEATS = 25  # draws in a row that were tried before: the space holds nothing new
+_REPEATS = 20  # draws in a row that were tried before: the space holds nothing new
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Search:
                     stopped = "the space holds nothing that was not tried"
                     break
                 self.deadline.check()
-                self._try(self.study.next())
+                self._try(self.study.next(evenly=self._repeated_itself()))
                 self._write("it is still going on")
         except OutOfTime:
             stopped = f"the time of {self.deadline.minutes:g} minutes was over; the same command goes on"
@@ -80,6 +80,11 @@ class Search:
     def _n_tried(self) -> int:
         """Finished trials that were no repeats."""
         return sum(one.state != "unfinished" and not _repeats(one) for one in self.study.records())
+
+    def _repeated_itself(self) -> bool:
+        """Whether the sampler came back to a config that is settled, as it does to a good one without options."""
+        latest = [one for one in self.study.records() if one.state != "unfinished"][-1:]
+        return any(map(_repeats, latest))
 
     def _exhausted(self) -> bool:
         latest = self.study.records()[-_REPEATS:]

@@ -86,18 +86,21 @@ class Study:
     def _frozen(self) -> list[Any]:
         return self._study.get_trials(deepcopy=False)
 
-    def next(self) -> Trial:
-        """The one that was interrupted, with what it had drawn, or a new one."""
+    def next(self, *, evenly: bool = False) -> Trial:
+        """The one that was interrupted, with what it had drawn, or a new one; ``evenly`` ignores earlier results."""
         running = [one for one in self._frozen() if one.state.name == "RUNNING"]
         number = running[0].number if running else len(self._frozen())
         seed = np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0]
-        self._study.sampler = self._optuna.samplers.TPESampler(
-            seed=int(seed), n_startup_trials=self._config.startup_trials
-        )
+        self._study.sampler = self._sampler(int(seed), evenly)
         if running:  # Optuna has no public way back to a trial that was left
             again = self._optuna.trial.Trial(self._study, running[0]._trial_id)
             return Trial(again, set(running[0].intermediate_values))
         return Trial(self._study.ask(), set())
+
+    def _sampler(self, seed: int, evenly: bool) -> Any:
+        if evenly:
+            return self._optuna.samplers.RandomSampler(seed=seed)
+        return self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._config.startup_trials)
 
     def complete(self, trial: Trial, value: float) -> None:
         self._study.tell(trial.number, value)

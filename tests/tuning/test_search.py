@@ -27,13 +27,13 @@ from med_transfer.tuning.watcher import Deadline, Hopeless
 
 pytest.importorskip("optuna")
 
-PLAN = small_plan(0.6, 24, 9, members=2)
+PLAN = small_plan(0.6, 16, 6, members=2)
 SPACE = {"strategies": ["full", "linear_probe"], "regularise": [], "learning_rate": [1e-4, 1e-1]}
 
 
 def tune_config(training: dict | None = None, **tuning) -> TuneConfig:
     base = small_config(training={"epochs": 2, "monitor": "macro_auc"} | (training or {}))
-    values = {"space": SPACE, "startup_trials": 3, "pruning": False} | tuning
+    values = {"space": SPACE, "startup_trials": 2, "pruning": False} | tuning
     return TuneConfig.model_validate(base.model_dump() | {"tuning": values})
 
 
@@ -54,7 +54,7 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory) -> Tuning:
-    return search(tmp_path_factory.mktemp("unbroken")).run(4)
+    return search(tmp_path_factory.mktemp("unbroken")).run(3)
 
 
 def test_the_default_is_trial_0_and_the_best_is_written_for_finetune(unbroken):
@@ -88,12 +88,12 @@ def test_tables_tell_the_same_as_the_trials(unbroken):
 def test_going_on_repeats_nothing_and_ends_as_one_that_was_not_stopped(unbroken, tmp_path):
     half = search(tmp_path).run(1)
     told = []
-    whole = search(tmp_path, progress=lambda stage, *_, **__: told.append(stage)).run(4)
+    whole = search(tmp_path, progress=lambda stage, *_, **__: told.append(stage)).run(3)
     assert outcome(whole) == outcome(unbroken)
     assert whole.trials[: len(half.trials)] == half.trials
     assert not [stage for stage in told if stage.startswith(("trial 0,", "trial 1,"))]
     again = []
-    assert outcome(search(tmp_path, progress=lambda stage, *_: again.append(stage)).run(4)) == outcome(unbroken)
+    assert outcome(search(tmp_path, progress=lambda stage, *_: again.append(stage)).run(3)) == outcome(unbroken)
     assert again == []
 
 
@@ -103,12 +103,12 @@ def test_a_stopped_trial_is_kept_and_finished_later(unbroken, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path, progress=stop).run(4)
+        search(tmp_path, progress=stop).run(3)
     (row,) = rows(tmp_path)
     assert (row["state"], bool(row["fold_1"]), row["fold_2"]) == ("unfinished", True, "")
     assert "stopped by hand; the same command goes on" in (tmp_path / "tuning.md").read_text().lower()
     told = []
-    whole = search(tmp_path, progress=lambda stage, *_, **__: told.append(stage)).run(4)
+    whole = search(tmp_path, progress=lambda stage, *_, **__: told.append(stage)).run(3)
     assert outcome(whole) == outcome(unbroken)
     assert "trial 0, fold 1 of 2" not in told  # that fold was on disk
     assert "trial 0, fold 2 of 2" in told
@@ -124,7 +124,7 @@ def test_test_scans_have_no_say(unbroken, tmp_path):
         scans[i] = replace(scans[i], tensor=np.full_like(scans[i].tensor, np.nan))
     cohort = replace(spoilt.cohort, cases=tuple(cases))
     plan = replace(PLAN, prepared=replace(spoilt, cohort=cohort, scans=tuple(scans)))
-    assert outcome(search(tmp_path, plan=plan).run(4)) == outcome(unbroken)
+    assert outcome(search(tmp_path, plan=plan).run(3)) == outcome(unbroken)
 
 
 def test_the_plan_of_a_search_holds_no_test_scan():
