@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from med_transfer.backbones import BackboneSpec
 from med_transfer.cohorts import Cohort, seen_before, split_cohort
-from med_transfer.errors import PatientLeak
+from med_transfer.errors import ConfigError, PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.plan import resolve_preprocessing, source_provenance
 from med_transfer.labelling.finetuned import finetuned_curve, start_of_finetuning
@@ -86,11 +87,11 @@ def _by_probe(
     cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings, out: Path, progress: Progress
 ) -> tuple[Judgements, Target, str]:
     candidate = _candidate(config)
+    stages = _stages(config, candidate.spec)
     _refuse_a_teacher_of_these(candidate.weights, cohort, [None] * len(cohort))
     preprocessing = resolve_preprocessing(candidate.spec, config)
     target = read_target(cohort, config, _groups(preprocessing, candidate.network), out / "cache", progress)
     _refuse_a_teacher_of_these(candidate.weights, target.cohort, target.hashes)
-    stages = config.backbone.pooled_stages or candidate.spec.pooled_stages
     features = joined_features(target.features[candidate.network.key], stages)
     learned = target.cohort
     progress("linear probes", 0, 1)
@@ -108,6 +109,17 @@ def _by_finetuning(
     _refuse_a_teacher_of_these(config.backbone.weights, target.cohort, target.hashes)
     judged = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
     return judged, target, name
+
+
+def _stages(config: FinetuneConfig, spec: BackboneSpec) -> tuple[int, ...]:
+    """The feature maps that the head of the run will read."""
+    chosen, available = config.backbone.pooled_stages or spec.pooled_stages, len(spec.stage_channels)
+    if not all(-available <= stage < available for stage in chosen):
+        raise ConfigError(
+            f"pooled stages {list(chosen)}", where="backbone.pooled_stages",
+            expected=f"numbers from {-available} to {available - 1} for {spec.name}",
+        )  # fmt: skip
+    return chosen
 
 
 def _groups(preprocessing: PreprocessingConfig, *networks: Network) -> Groups:

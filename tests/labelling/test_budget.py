@@ -200,6 +200,15 @@ def test_too_few_patients_for_the_smallest_subset(command, cohort_csv, weights, 
     assert "6 patients to learn from in a fold; expected at least the smallest subset, 7" in outcome.err
 
 
+def test_a_stage_that_the_backbone_lacks(command, cohort_csv, weights, tmp_path):
+    outcome = command(
+        *words(cohort_csv, tmp_path / "out", "--weights", weights), *settings("backbone.pooled_stages=[9]")
+    )
+    assert outcome.code == 2
+    assert "backbone.pooled_stages: pooled stages [9]; expected numbers from -4 to 3 for resnet18-w32" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_source_that_learned_from_these_patients_is_refused(command, cohort_csv, finished, tmp_path):
     outcome = command(*words(cohort_csv, tmp_path / "out", "--weights", finished.folder))
     assert outcome.code == 2
