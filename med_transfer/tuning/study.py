@@ -59,6 +59,16 @@ class Trial:
             self._trial.set_user_attr(name, value)
 
 
+class _OneProcess:
+    """In the place of Optuna's lock file, which a kill leaves behind and an interrupt can catch half renamed."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return
+
+
 class Study:
     """The trials so far, and the next one. One process at a time.
 
@@ -71,7 +81,8 @@ class Study:
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
         journal = importlib.import_module("optuna.storages.journal")
         folder.mkdir(parents=True, exist_ok=True)
-        storage = self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / JOURNAL)))
+        backend = journal.JournalFileBackend(str(folder / JOURNAL), lock_obj=_OneProcess())
+        storage = self._optuna.storages.JournalStorage(backend)
         self._study = self._optuna.create_study(
             storage=storage, study_name="tuning", direction="maximize", load_if_exists=True, pruner=self._pruner()
         )
