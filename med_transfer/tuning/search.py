@@ -55,15 +55,9 @@ class Search:
         Raises:
             NothingDone: no trial is complete.
         """
-        stopped = "every trial that was asked for is done"
         try:
-            while trials is None or self._n_tried() <= trials:
-                if self._exhausted():
-                    stopped = "the space holds nothing that was not tried"
-                    break
-                self.deadline.check()
-                self._try(self.study.next(evenly=self._repeated_itself()))
-                self._write("it is still going on")
+            with self.deadline.interrupts.heeded():
+                stopped = self._go_on(trials)
         except OutOfTime:
             stopped = f"the time of {self.deadline.minutes:g} minutes was over; the same command goes on"
         except KeyboardInterrupt:
@@ -76,6 +70,16 @@ class Search:
                 action="Run the same command again to go on, give more --minutes, or see trials.csv",
             )  # fmt: skip
         return result
+
+    def _go_on(self, trials: int | None) -> str:
+        """Why it ended. Raises OutOfTime."""
+        while trials is None or self._n_tried() <= trials:
+            if self._exhausted():
+                return "the space holds nothing that was not tried"
+            self.deadline.check()
+            self._try(self.study.next(evenly=self._repeated_itself()))
+            self._write("it is still going on")
+        return "every trial that was asked for is done"
 
     def _n_tried(self) -> int:
         """Finished trials that were no repeats."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -22,19 +26,49 @@ class OutOfTime(Exception):
     """The time is over; what was trained is on disk."""
 
 
+class Interrupts:
+    """Ctrl-C raises KeyboardInterrupt as ever; one that was lost on its way is raised again at the next check.
+
+    Python drops an exception that a signal raises inside a destructor, and between trials many of those run.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(before):
+            yield
+            return
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.seen = True
+            before(number, frame)
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
 @dataclass(frozen=True)
 class Deadline:
-    """``minutes`` from now; None: never."""
+    """``minutes`` from now (None: never), or an interrupt."""
 
     minutes: float | None
     started: float = field(default_factory=time.monotonic)
+    interrupts: Interrupts = field(default_factory=Interrupts)
 
     @property
     def passed(self) -> bool:
         return self.minutes is not None and time.monotonic() - self.started >= 60 * self.minutes
 
     def check(self) -> None:
-        """Raises OutOfTime."""
+        """Raises OutOfTime, KeyboardInterrupt."""
+        if self.interrupts.seen:
+            raise KeyboardInterrupt
         if self.passed:
             raise OutOfTime
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +116,19 @@ def test_a_stopped_trial_is_kept_and_finished_later(unbroken, tmp_path):
     assert "trial 0, fold 2 of 2" in told
 
 
+def test_an_interrupt_that_was_swallowed_still_stops(tmp_path):
+    def swallow(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage == "trial 1, fold 1 of 2" and done == 1:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, tune_config(space=SPACE | {"strategies": ["full"]}), progress=swallow).run(3)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert [row["state"] for row in rows(tmp_path)] == ["complete", "unfinished"]
+
+
 def test_test_scans_have_no_say(unbroken, tmp_path):
     """Their voxels turned to NaN and their labels turned round change no trial."""
     spoilt = PLAN.prepared
@@ -145,7 +160,7 @@ def test_a_hopeless_trial_is_stopped_early(tmp_path):
         space=SPACE | {"strategies": ["full"], "learning_rate": [1e-9, 2e-9]},
     )  # fmt: skip
     config = TuneConfig.model_validate(config.model_dump() | {"transfer": {"strategy": "full"}})
-    found = search(tmp_path, config).run(2)
+    found = search(tmp_path, config, plan=small_plan(1.0, 24, 6, members=2)).run(2)
     assert [one.state for one in found.trials] == ["complete", "pruned", "pruned"]
     assert found.best is not None
     assert found.best.number == 0
