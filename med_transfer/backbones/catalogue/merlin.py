@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from med_transfer.backbones.catalogue.astra_package import open_astra
 from med_transfer.backbones.networks.resnet import inflated_resnet
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 
+# The authors' volume is (X, Y, Z) in RAS; their network moves Z to the front. So depth grows to Superior, height to
+# Right, width to Anterior.
+_INPUT = InputSpec(
+    channels=1,
+    orientation="SRA",
+    window_hu=(-1000.0, 1000.0),
+    output_range=(0.0, 1.0),
+    minimum_shape=(16, 32, 32),
+    spacing_mm=(3.0, 1.5, 1.5),
+    shape=(160, 224, 224),
+)
+
 _MERLIN = BackboneSpec(
     name="merlin",
     build=inflated_resnet,
-    # The authors' volume is (X, Y, Z) in RAS; their network moves Z to the front. So depth grows to Superior, height
-    # to Right, width to Anterior.
-    input=InputSpec(
-        channels=1,
-        orientation="SRA",
-        window_hu=(-1000.0, 1000.0),
-        output_range=(0.0, 1.0),
-        minimum_shape=(16, 32, 32),
-        spacing_mm=(3.0, 1.5, 1.5),
-        shape=(160, 224, 224),
-    ),
+    input=_INPUT,
     stage_channels=(256, 512, 1024, 2048),
     pooled_stages=(2, 3),
     parameters=117_366_208,
@@ -41,15 +45,7 @@ _MERLIN = BackboneSpec(
 _ASTRA = BackboneSpec(
     name="astra",
     build=inflated_resnet,
-    input=InputSpec(  # axes as in Merlin
-        channels=1,
-        orientation="SRA",
-        window_hu=(-1000.0, 200.0),
-        output_range=(0.0, 1.0),
-        minimum_shape=(16, 32, 32),
-        spacing_mm=(3.0, 1.5, 1.5),
-        shape=(160, 224, 224),
-    ),
+    input=replace(_INPUT, window_hu=(-1000.0, 200.0)),
     stage_channels=(256, 512, 1024, 2048),
     pooled_stages=(2, 3),
     parameters=117_366_208,
