@@ -93,10 +93,11 @@ def pretrain(
 
 
 def evaluate(
-    bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *, progress: Progress = silent
-) -> Metrics:
+    bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *,
+    subgroups: Sequence[str] | None = None, progress: Progress = silent,
+) -> Metrics:  # fmt: skip
     """Judge a bundle on another cohort; see :func:`med_transfer.external.evaluate_bundle`."""
-    return evaluate_bundle(bundle, cohort, out, progress)
+    return evaluate_bundle(bundle, cohort, out, progress, subgroups=subgroups)
 
 
 def compare(runs: list[Path | str]) -> list[Comparison]:

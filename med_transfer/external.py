@@ -15,11 +15,13 @@ from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
+from med_transfer.subgroup_columns import check_subgroups
 
 
 def evaluate_bundle(
-    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent
-) -> Metrics:
+    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
+    subgroups: Sequence[str] | None = None,
+) -> Metrics:  # fmt: skip
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
 
     Args:
@@ -27,8 +29,10 @@ def evaluate_bundle(
         cohort: the table; its classes must be the bundle's.
         out: folder to write to.
         progress: told how far it is.
+        subgroups: columns to measure by; None: every suitable one.
 
     Raises:
+        UsageError: no such column.
         PatientLeak: a patient or a scan that the bundle was trained on.
         CohortError, BundleError, NothingDone, OutputError: as their names say.
     """
@@ -36,6 +40,7 @@ def evaluate_bundle(
     folder = Path(bundle) / "bundle" if (Path(bundle) / "bundle").is_dir() else Path(bundle)
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
+    check_subgroups(cohort, subgroups)
     _refuse_what_was_trained_on(record, cohort, [None] * len(cohort))  # by patient, before anything is read
     prepared = prepare_cohort(
         cohort, Preprocessing(record.preprocessing), out / "prepared",
@@ -45,7 +50,7 @@ def evaluate_bundle(
     probabilities, novelty = assess(load_network(folder), prepared)
     return judge(
         record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started),
-        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
+        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))}, subgroups=subgroups,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from med_transfer.evaluation.calibration import Calibration
 from med_transfer.evaluation.estimate import Estimate, Record
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.rates import Counts
+from med_transfer.evaluation.subgroup_metrics import SubgroupTest
 from med_transfer.operating_point import OperatingPoint
 
 SCHEMA_VERSION = "1"
@@ -164,6 +165,7 @@ class Metrics(Record):
         confusion_matrix: scans by true class (row) and called class (column); null for several findings a scan.
         prevalence: share of the test scans that have the class.
         subgroups: column to value to measures.
+        subgroup_tests: column to whether its subgroups differ.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
     """
@@ -182,6 +184,7 @@ class Metrics(Record):
     operating_point: OperatingPoint
     baselines: dict[str, BaselineMetrics] = Field(default_factory=dict)
     subgroups: dict[str, dict[str, Subgroup]] = Field(default_factory=dict)
+    subgroup_tests: dict[str, SubgroupTest] = Field(default_factory=dict)
     transfer_gain: TransferGain | None = None
     kept_network: KeptNetwork | None = None
     fit_gap: FitGap | None = None

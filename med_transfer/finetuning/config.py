@@ -151,6 +151,7 @@ class FinetuneConfig(_Config):
     Attributes:
         scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
+        subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
 
@@ -162,6 +163,7 @@ class FinetuneConfig(_Config):
     training: TrainingConfig = TrainingConfig()
     scratch_twin: bool = True
     fusion: FusionConfig | None = None
+    subgroups: tuple[str, ...] | None = None
     abstain_above_novelty: Share | None = None
     seed: int = 0
 

@@ -39,7 +39,7 @@ def judge_run(
     return judge(
         record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),
         baselines=_baselines(plan, config.seed), gain=gain, curves=_curves(bundled, config), seed=config.seed,
-        kept=kept, gap=bundled.gap,
+        kept=kept, gap=bundled.gap, subgroups=config.subgroups,
     )  # fmt: skip
 
 
