@@ -10,11 +10,11 @@ from med_transfer.bundle import BundleRecord, load_network, read_record, version
 from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
 from med_transfer.evaluation import Metrics, prevalence_only
-from med_transfer.evaluation.run_summary import RunSummary, cohort_counts
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
+from med_transfer.report.run_summary import RunSummary, cohort_counts
 
 
 def evaluate_bundle(
