@@ -12,14 +12,16 @@ from med_transfer.errors import PatientLeak
 from med_transfer.evaluation import Metrics, prevalence_only
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
+from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
 from med_transfer.report.run_summary import RunSummary, cohort_counts
 
 
 def evaluate_bundle(
-    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent
-) -> Metrics:
+    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent,
+    *, language: Language = "en",
+) -> Metrics:  # fmt: skip
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
 
     Args:
@@ -27,6 +29,7 @@ def evaluate_bundle(
         cohort: the table; its classes must be the bundle's.
         out: folder to write to.
         progress: told how far it is.
+        language: of the report.
 
     Raises:
         PatientLeak: a patient or a scan that the bundle was trained on.
@@ -44,7 +47,7 @@ def evaluate_bundle(
     _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
     probabilities, novelty = assess(load_network(folder), prepared)
     return judge(
-        record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started),
+        record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started, language),
         baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
     )  # fmt: skip
 
@@ -60,7 +63,7 @@ def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_ha
         )  # fmt: skip
 
 
-def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float) -> RunSummary:
+def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float, language: Language) -> RunSummary:
     cohort = prepared.cohort
     return RunSummary(
         title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
@@ -72,4 +75,5 @@ def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float) -> 
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),
+        language=language,
     )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.fusion.config import FusionConfig
+from med_transfer.page import Language
 from med_transfer.transfer.config import TransferConfig
 from med_transfer.transfer.strategies import Strategy, find_strategy
 from med_transfer.transfer.strategies.layerwise_lr_decay import LayerwiseLRDecay
@@ -145,6 +146,16 @@ class TrainingConfig(_Config):
         return self.model_copy(update=values)
 
 
+class ReportConfig(_Config):
+    """What report.html looks like.
+
+    Attributes:
+        language: that its sentences are in: ``en`` or ``zh-TW``.
+    """
+
+    language: Language = "en"
+
+
 class FinetuneConfig(_Config):
     """A whole run. The resolved config is written to ``RUN/config.yaml``.
 
@@ -164,6 +175,7 @@ class FinetuneConfig(_Config):
     fusion: FusionConfig | None = None
     abstain_above_novelty: Share | None = None
     seed: int = 0
+    report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _makes_sense(self) -> FinetuneConfig:

@@ -95,6 +95,7 @@ def _summary(
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),
+        language=config.report.language,
     )
 
 

@@ -25,7 +25,8 @@ DARK: dict[Colour, str] = {
     "series-1": "#6db3e8", "series-2": "#f09a5e", "series-3": "#6cc9a4", "series-4": "#e29bc6", "series-5": "#dcbb4f",
     "series-6": "#a6a8ee",
 }  # fmt: skip
-PRINT: dict[Colour, str] = LIGHT | {
+PRINT: dict[Colour, str] = {
+    **LIGHT,
     "paper": "#ffffff", "ink": "#000000", "muted": "#444444", "rule": "#bbbbbb", "shade": "#ffffff",
     "accent": "#000000", "good": "#1f5a3f", "warning": "#8a3a05",
 }  # fmt: skip

@@ -42,9 +42,7 @@ _STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
-_ALONE = (
-    "text { font-family: 'Inter', 'Segoe UI', 'Helvetica Neue', 'Liberation Sans', 'Noto Sans TC', Arial, sans-serif }"
-)
+_ALONE = "text { font-family: 'Segoe UI', 'Helvetica Neue', 'Liberation Sans', 'Noto Sans TC', Arial, sans-serif }"
 
 
 @dataclass(frozen=True)

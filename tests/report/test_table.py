@@ -33,8 +33,12 @@ def test_an_interval_over_patients_has_columns_of_its_own():
 
 @pytest.mark.parametrize(
     ("kind", "text", "interval"),
-    [("percent", "83.3 %", "66.0 to 93.0"), ("decimal", "0.833", "0.660 to 0.930"), ("signed", "+0.833", "+0.660 to +0.930")],
-)  # fmt: skip
+    [
+        ("percent", "83.3 %", "66.0 to 93.0"),
+        ("decimal", "0.833", "0.660 to 0.930"),
+        ("signed", "+0.833", "+0.660 to +0.930"),
+    ],
+)
 def test_a_cell_shows_the_value_and_its_interval(kind, text, interval):
     cell = estimated(KNOWN, kind, ENGLISH)
     assert (cell.text, cell.notes) == (text, (interval,))

@@ -39,7 +39,7 @@ def _by_finding(metrics: Metrics, t: Translator) -> Table:
     counts = {name: found.counts for name, found in metrics.classes.items()}
     return Table(
         "by-finding",
-        t("A scan can have several findings, so there is one two-by-two table a finding instead of a confusion matrix."),
+        t("A scan can have several findings: one two-by-two table a finding instead of a confusion matrix."),
         (t("Finding"), t("True positive"), t("False negative"), t("False positive"), t("True negative")),
         [
             (name, n.true_positive, n.false_negative, n.false_positive, n.true_negative)
