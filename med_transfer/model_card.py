@@ -61,7 +61,7 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 def _calibration(record: BundleRecord) -> str:
     found = record.calibration
-    return f"temperature {found.get('temperature', 1.0):.2f} on {found.get('n', 0)} validation scans"
+    return f"{found} on {found.n} validation scans{'; ' if found.note else ''}{found.note}"
 
 
 def _mm(spacing: tuple[float, float, float]) -> str:

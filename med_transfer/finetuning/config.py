@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from med_transfer.calibration import CalibrationConfig
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.fusion.config import FusionConfig
 from med_transfer.transfer.config import TransferConfig
@@ -150,6 +151,7 @@ class FinetuneConfig(_Config):
 
     Attributes:
         scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
+        calibration: how logits become probabilities, see CalibrationConfig.
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
@@ -160,6 +162,7 @@ class FinetuneConfig(_Config):
     augmentation: AugmentationConfig = AugmentationConfig()
     transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     scratch_twin: bool = True
     fusion: FusionConfig | None = None
     abstain_above_novelty: Share | None = None
