@@ -281,11 +281,12 @@ _MONAI_INFERENCE = {
 
 
 def _monai_metadata(record: BundleRecord) -> dict:
-    depth, height, width = record.preprocessing.shape
-    low, high = record.preprocessing.output_range
+    look = record.preprocessing
+    (depth, height, width), (low, high) = look.shape, look.output_range
     tensor = {"dtype": "float32", "is_patch_data": False}
     image = tensor | {
-        "type": "image", "format": "hounsfield", "modality": "CT", "num_channels": 1,
+        "type": "image", "format": "hounsfield" if look.modality == "CT" else "magnitude",
+        "modality": look.modality or "n/a", "num_channels": 1,
         "spatial_shape": [depth, height, width], "value_range": [low, high], "channel_def": {"0": "image"},
     }  # fmt: skip
     scores = tensor | {
