@@ -13,7 +13,7 @@ _PARTS = {
     "image-only": sentence("image-only"),
     "handcrafted-only": sentence("handcrafted-only"),
     "columns-only": sentence("columns-only"),
-    "image": sentence("image"),
+    "network": sentence("network"),
     "handcrafted": sentence("handcrafted"),
     "columns": sentence("columns"),
 }
