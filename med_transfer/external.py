@@ -10,17 +10,18 @@ from med_transfer.bundle import BundleRecord, load_network, read_record, version
 from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
 from med_transfer.evaluation import Metrics, prevalence_only
-from med_transfer.evaluation.run_summary import RunSummary, cohort_counts
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
+from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
+from med_transfer.report.run_summary import RunSummary, cohort_counts
 from med_transfer.subgroup_columns import check_subgroups
 
 
 def evaluate_bundle(
     bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
-    subgroups: Sequence[str] | None = None,
+    subgroups: Sequence[str] | None = None, language: Language = "en",
 ) -> Metrics:  # fmt: skip
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
 
@@ -30,6 +31,7 @@ def evaluate_bundle(
         out: folder to write to.
         progress: told how far it is.
         subgroups: columns to measure by; None: every suitable one.
+        language: of the report.
 
     Raises:
         UsageError: no such column.
@@ -49,7 +51,7 @@ def evaluate_bundle(
     _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
     probabilities, novelty = assess(load_network(folder), prepared)
     return judge(
-        record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started),
+        record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started, language),
         baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))}, subgroups=subgroups,
     )  # fmt: skip
 
@@ -65,7 +67,7 @@ def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_ha
         )  # fmt: skip
 
 
-def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float) -> RunSummary:
+def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float, language: Language) -> RunSummary:
     cohort = prepared.cohort
     return RunSummary(
         title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
@@ -77,4 +79,5 @@ def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float) -> 
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),
+        language=language,
     )

@@ -17,11 +17,12 @@ from med_transfer.evaluation import Metrics, TransferGain, evaluate
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import FitGap, KeptNetwork
-from med_transfer.evaluation.report import write_report
-from med_transfer.evaluation.run_summary import LearningCurve, Miss, RunSummary
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
 from med_transfer.prediction import Prediction
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.run_summary import LearningCurve, Miss, RunSummary
+from med_transfer.report.writing import write_report
 from med_transfer.results.table import PredictionTable
 from med_transfer.scans.picture import three_planes
 from med_transfer.subgroup_columns import cohort_subgroups
@@ -77,10 +78,11 @@ def judge(
     )  # fmt: skip
     metrics = metrics.model_copy(update={"kept_network": kept, "fit_gap": gap, "fusion": fusion})
     metrics.save(out / "metrics.json")
-    write_report(
-        out / "report.html", metrics=metrics, run=summary, truth=cohort.truth, probabilities=shown,
-        curves=curves, misses=_misses(record, prepared, predictions),
+    evidence = Evidence(
+        metrics, summary, curves, _misses(record, prepared, predictions), truth=cohort.truth, probabilities=shown,
+        patients=cohort.patients,
     )  # fmt: skip
+    write_report(out / "report.html", evidence)
     return metrics
 
 

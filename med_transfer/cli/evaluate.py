@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Subgroups, column_names
+from med_transfer.cli.options import AsJson, ReportLanguage, Subgroups, column_names
 
 NAME = "evaluate"
 
@@ -17,6 +17,7 @@ def command(
     cohort: Annotated[Path, typer.Argument(help="cohort.csv of labelled scans that the bundle never saw.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
     subgroups: Subgroups = None,
+    language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
     """Judge a bundle on patients it was not trained on: per-class sensitivity, report, predictions."""
@@ -25,7 +26,7 @@ def command(
     from med_transfer.external import evaluate_bundle
 
     with progress_bars() as progress:
-        metrics = evaluate_bundle(bundle, cohort, out, progress, subgroups=column_names(subgroups))
+        metrics = evaluate_bundle(bundle, cohort, out, progress, subgroups=column_names(subgroups), language=language)
     if as_json:
         say_json(metrics.model_dump(mode="json", by_alias=True))
     else:

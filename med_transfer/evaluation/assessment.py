@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.evaluation import measures
+from med_transfer.evaluation.class_measures import class_metrics
+from med_transfer.evaluation.class_rates import sensitivities
 from med_transfer.evaluation.comparison import paired_difference
-from med_transfer.evaluation.estimate import Estimate
+from med_transfer.evaluation.config import EvaluationConfig
 from med_transfer.evaluation.grouping import Grouping
 from med_transfer.evaluation.intervals import PatientBootstrap
 from med_transfer.evaluation.metrics import BaselineMetrics, Bootstrap, Failed, Metrics, TransferGain
+from med_transfer.evaluation.predictive_values import checked_prevalence
 from med_transfer.evaluation.scored import ScoredScans
 from med_transfer.evaluation.subgroups import subgroup_metrics, subgroup_tests
 from med_transfer.labels import Labels
@@ -35,6 +38,7 @@ def evaluate(
     baselines: Mapping[str, NDArray[np.floating]] = _NONE,
     subgroups: Mapping[str, Sequence[str]] | Sequence[Grouping] = (),
     transfer_gain: TransferGain | None = None,
+    config: EvaluationConfig | None = None,
     seed: int = 0,
     n_boot: int = 2000,
 ) -> Metrics:
@@ -50,29 +54,33 @@ def evaluate(
         baselines: name to probabilities [scan, class] on the same scans.
         subgroups: from ``grouping``; or column to one value a scan, for example ``{"scanner": [...]}``.
         transfer_gain: from ``med_transfer.transfer.gain``.
+        config: which interval the rates get, and the prevalence to state predictive values at.
         seed, n_boot: of the patient bootstrap.
 
     Raises:
-        UsageError: when arrays do not belong together (see ``ScoredScans``).
+        UsageError: when arrays do not belong together (see ``ScoredScans``), or a prevalence is stated of no class.
         NothingDone: when there is no scan.
     """
     scored = ScoredScans.of(truth, probabilities, patients, labels, operating_point)
     groupings = [Grouping.of(*one) for one in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
-    bootstrap = PatientBootstrap(scored.patients, n_boot, seed)
+    bootstrap, config = PatientBootstrap(scored.patients, n_boot, seed), config or EvaluationConfig()
+    checked_prevalence(config.prevalence, labels)
     return Metrics(
         labels=list(labels.names),
         multilabel=labels.multilabel,
         n_scans=len(scored),
         n_patients=scored.n_patients,
-        classes=measures.class_metrics(scored, bootstrap),
+        classes=class_metrics(scored, bootstrap, config),
         balanced_accuracy=measures.balanced_accuracy(scored, bootstrap),
         macro_auc=measures.macro_auc(scored, bootstrap),
+        micro_auc=measures.micro_auc(scored, bootstrap),
+        macro_average_precision=measures.macro_average_precision(scored, bootstrap),
         confusion_matrix=measures.confusion_matrix(scored),
         prevalence=dict(zip(labels.names, scored.truth.mean(axis=0).tolist(), strict=True)),
         calibration=measures.calibration(scored, bootstrap),
         operating_point=scored.operating_point,
-        baselines={name: _baseline(scored, other, bootstrap) for name, other in baselines.items()},
-        subgroups={grouping.column: subgroup_metrics(scored, grouping, bootstrap) for grouping in groupings},
+        baselines={name: _baseline(scored, other, bootstrap, config) for name, other in baselines.items()},
+        subgroups={one.column: subgroup_metrics(scored, one, bootstrap, config) for one in groupings},
         subgroup_tests=subgroup_tests(scored, groupings, seed),
         transfer_gain=transfer_gain,
         failed=_failed(failed),
@@ -80,7 +88,9 @@ def evaluate(
     )
 
 
-def _baseline(scored: ScoredScans, probabilities: NDArray[np.floating], bootstrap: PatientBootstrap) -> BaselineMetrics:
+def _baseline(
+    scored: ScoredScans, probabilities: NDArray[np.floating], bootstrap: PatientBootstrap, config: EvaluationConfig
+) -> BaselineMetrics:
     """A baseline is called at the default operating point: the network's thresholds are not its own."""
     other = ScoredScans.of(scored.truth, probabilities, scored.patients, scored.labels)
     gain = paired_difference(scored, other, bootstrap)
@@ -88,14 +98,10 @@ def _baseline(scored: ScoredScans, probabilities: NDArray[np.floating], bootstra
         balanced_accuracy=measures.balanced_accuracy(other, bootstrap),
         macro_auc=measures.macro_auc(other, bootstrap),
         brier=measures.brier(other, bootstrap),
-        sensitivity=_sensitivities(other, bootstrap),
+        sensitivity=sensitivities(other, bootstrap, config),
         macro_auc_gain=gain.macro_auc,
         balanced_accuracy_gain=gain.balanced_accuracy,
     )
-
-
-def _sensitivities(scored: ScoredScans, bootstrap: PatientBootstrap) -> dict[str, Estimate]:
-    return {name: found.sensitivity for name, found in measures.class_metrics(scored, bootstrap).items()}
 
 
 def _failed(predictions: Sequence[Prediction]) -> Failed:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from med_transfer.errors import UsageError
 from med_transfer.evaluation import measures
+from med_transfer.evaluation.class_rates import sensitivities
+from med_transfer.evaluation.config import EvaluationConfig
 from med_transfer.evaluation.estimate import Estimate
 from med_transfer.evaluation.grouping import SMALLEST_SUBGROUP, UNKNOWN, Grouping
 from med_transfer.evaluation.intervals import PatientBootstrap
@@ -22,7 +24,9 @@ _BLOCK = 500  # permutations held in memory at once
 _ROUNDING = 1e-9  # two ways to add up the same statistic
 
 
-def subgroup_metrics(scored: ScoredScans, grouping: Grouping, bootstrap: PatientBootstrap) -> dict[str, Subgroup]:
+def subgroup_metrics(
+    scored: ScoredScans, grouping: Grouping, bootstrap: PatientBootstrap, config: EvaluationConfig
+) -> dict[str, Subgroup]:
     """The measures of each subgroup in its order; null with the reason below ``SMALLEST_SUBGROUP`` patients.
 
     Raises:
@@ -34,23 +38,22 @@ def subgroup_metrics(scored: ScoredScans, grouping: Grouping, bootstrap: Patient
             expected=f"{len(scored)}, one for every scan",
         )  # fmt: skip
     of_scan = np.asarray(grouping.of_scan)
-    return {name: _measured(scored.take(of_scan == name), bootstrap) for name in grouping.order}
+    return {name: _measured(scored.take(of_scan == name), bootstrap, config) for name in grouping.order}
 
 
-def _measured(scored: ScoredScans, bootstrap: PatientBootstrap) -> Subgroup:
+def _measured(scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
     n, n_patients = len(scored), scored.n_patients
     if n_patients < SMALLEST_SUBGROUP:
         masked = Estimate(value=None, ci95=None, method="", reason=f"fewer than {SMALLEST_SUBGROUP} patients")
         sensitivity = dict.fromkeys(scored.labels.names, masked)
         return Subgroup(n=n, n_patients=n_patients, balanced_accuracy=masked, macro_auc=masked, sensitivity=sensitivity)
     within = PatientBootstrap(scored.patients, bootstrap.n_boot, bootstrap.seed)
-    classes = measures.class_metrics(scored, within)
     return Subgroup(
         n=n,
         n_patients=n_patients,
         balanced_accuracy=measures.balanced_accuracy(scored, within),
         macro_auc=measures.macro_auc(scored, within),
-        sensitivity={name: found.sensitivity for name, found in classes.items()},
+        sensitivity=sensitivities(scored, within, config),
     )
 
 
