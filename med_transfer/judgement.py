@@ -17,6 +17,7 @@ from med_transfer.evaluation import Metrics, TransferGain, evaluate
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import FitGap, KeptNetwork
+from med_transfer.evaluation.shortcut_metrics import Shortcuts
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
 from med_transfer.prediction import Prediction
@@ -36,6 +37,7 @@ def judge(
     out: Path, summary: RunSummary, *, baselines: Mapping[str, NDArray[np.float64]] | None = None,
     gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
     kept: KeptNetwork | None = None, gap: FitGap | None = None, subgroups: Sequence[str] | None = None,
+    shortcuts: Shortcuts | None = None,
 ) -> Metrics:  # fmt: skip
     """Write predictions, metrics and report of scans with labels.
 
@@ -54,6 +56,7 @@ def judge(
         seed: of the bootstrap.
         kept, gap: of the training.
         subgroups: columns to measure by; None: every suitable one.
+        shortcuts: what the acquisition of development scans gives away.
     """
     cohort = prepared.cohort
     predictions = [
@@ -76,7 +79,9 @@ def judge(
         subgroups=cohort_subgroups(prepared, subgroups), transfer_gain=gain,
         seed=seed,
     )  # fmt: skip
-    metrics = metrics.model_copy(update={"kept_network": kept, "fit_gap": gap, "fusion": fusion})
+    metrics = metrics.model_copy(
+        update={"kept_network": kept, "fit_gap": gap, "fusion": fusion, "shortcuts": shortcuts}
+    )
     metrics.save(out / "metrics.json")
     evidence = Evidence(
         metrics, summary, curves, _misses(record, prepared, predictions), truth=cohort.truth, probabilities=shown,

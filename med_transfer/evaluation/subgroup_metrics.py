@@ -38,16 +38,3 @@ class SubgroupTest(Record):
     def differ(self) -> bool:
         """Whether a difference was shown."""
         return self.p_holm is not None and self.p_holm < ALPHA
-
-    @property
-    def sentence(self) -> str:
-        """What may be concluded, and what may not."""
-        if self.p_holm is None or self.p_value is None:
-            return f"Not compared: {self.reason}. Whether they differ is not known."
-        found = f"p = {self.p_value:.2g}, corrected for all columns {self.p_holm:.2g}"
-        if self.differ:
-            return f"The subgroups differ beyond chance ({found})."
-        return (
-            f"No difference was shown ({found}). That is no proof of equality: with {self.fewest_patients} patients in "
-            "the smallest subgroup compared, a difference as wide as the intervals can stay hidden."
-        )
