@@ -31,6 +31,7 @@ from med_transfer.backbones import NetworkPlan, backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.calibration import Calibrator, Uncalibrated
 from med_transfer.classifier import Classifier
+from med_transfer.cohort_profile import CohortProfile
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
 from med_transfer.fusion import Fusion
@@ -74,11 +75,17 @@ class InputEnvelope(_Record):
 
 
 class Provenance(_Record):
-    """Where the labels came from, without saying who: hashes only."""
+    """Whom the network has learned from, without saying who: hashes only.
+
+    Attributes:
+        from_source: what of it the source network had learned from already, its own sources included; None: nothing,
+            or a bundle that does not tell.
+    """
 
     cohort_hash: str
     patient_hashes: tuple[str, ...]
     content_hashes: tuple[str, ...]
+    from_source: Provenance | None = None
 
 
 class TransferRecord(_Record):
@@ -126,6 +133,7 @@ class BundleRecord(_Record):
     abstain_above_novelty: float | None = None
     input_envelope: InputEnvelope
     trained_on: Provenance
+    development: CohortProfile | None = None
     transfer: TransferRecord | None = None
     fusion: Fusion | None = None
     weights_sha256: str = ""

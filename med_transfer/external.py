@@ -6,10 +6,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from med_transfer.bundle import BundleRecord, load_network, read_record, versions
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.bundle import BundleRecord, Provenance, load_network, read_record, versions
+from med_transfer.cohort_profile import CohortProfile
 from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
 from med_transfer.evaluation import Metrics, prevalence_only
+from med_transfer.evaluation.domain import Domain, domain_of
+from med_transfer.evaluation.overlap import Overlap
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
 from med_transfer.page import Language
@@ -21,7 +27,7 @@ from med_transfer.subgroup_columns import check_subgroups
 
 def evaluate_bundle(
     bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
-    subgroups: Sequence[str] | None = None, language: Language = "en",
+    subgroups: Sequence[str] | None = None, allow_overlap: bool = False, language: Language = "en",
 ) -> Metrics:  # fmt: skip
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
 
@@ -31,11 +37,12 @@ def evaluate_bundle(
         out: folder to write to.
         progress: told how far it is.
         subgroups: columns to measure by; None: every suitable one.
+        allow_overlap: judge scans that the network has learned from too; metrics and report then say how many.
         language: of the report.
 
     Raises:
         UsageError: no such column.
-        PatientLeak: a patient or a scan that the bundle was trained on.
+        PatientLeak: a patient or a scan that the bundle, its source or its pretraining was trained on.
         CohortError, BundleError, NothingDone, OutputError: as their names say.
     """
     started, out = time.monotonic(), Path(out)
@@ -43,39 +50,76 @@ def evaluate_bundle(
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
     check_subgroups(cohort, subgroups)
-    _refuse_what_was_trained_on(record, cohort, [None] * len(cohort))  # by patient, before anything is read
+    if not allow_overlap:  # by patient, before anything is read
+        _refuse_what_was_trained_on(record, cohort, [None] * len(cohort))
     prepared = prepare_cohort(
         cohort, Preprocessing(record.preprocessing), out / "prepared",
         progress=lambda done, total: progress("reading scans", done, total),
     )  # fmt: skip
-    _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
+    if not allow_overlap:
+        _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
+    overlap = _overlap(record, prepared)
     probabilities, novelty = assess(load_network(folder), prepared)
+    summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
     return judge(
-        record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started, language),
-        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))}, subgroups=subgroups,
+        record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
+        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
+        domain=_domain(record, prepared, novelty),
     )  # fmt: skip
 
 
 def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[str | None]) -> None:
-    known = record.trained_on
-    seen = seen_before(cohort, content_hashes, known.patient_hashes, known.content_hashes)
-    if seen:
-        named = ", ".join(str(cohort.cases[i]) for i in seen[:5])
-        raise PatientLeak(
-            f"the bundle was trained on {len(seen)} of these scans or their patients: {named}",
-            where=cohort.path or "", expected="patients that the bundle never saw", action="Leave those rows out",
-        )  # fmt: skip
+    seen = _seen(record.trained_on, cohort, content_hashes)
+    if not seen:
+        return
+    named = ", ".join(str(cohort.cases[i]) for i in seen[:5])
+    of_source = len(_seen(record.trained_on.from_source, cohort, content_hashes))
+    through = f" ({of_source} of them by its source or pretraining)" if of_source else ""
+    raise PatientLeak(
+        f"the bundle was trained on {len(seen)} of these scans or their patients{through}: {named}",
+        where=cohort.path or "", expected="patients that the bundle never saw",
+        action="Leave those rows out, or pass --allow-overlap: the figures are then not of new patients",
+    )  # fmt: skip
 
 
-def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float, language: Language) -> RunSummary:
+def _seen(known: Provenance | None, cohort: Cohort, content_hashes: Sequence[str | None]) -> tuple[int, ...]:
+    return seen_before(cohort, content_hashes, known.patient_hashes, known.content_hashes) if known else ()
+
+
+def _overlap(record: BundleRecord, prepared: PreparedCohort) -> Overlap:
+    cohort, source = prepared.cohort, record.trained_on.from_source
+    seen = _seen(record.trained_on, cohort, prepared.content_hashes)
+    return Overlap(
+        n_scans=len(cohort),
+        n_patients=len(set(cohort.patients)),
+        seen_scans=len(seen),
+        seen_patients=len({cohort.patients[i] for i in seen}),
+        seen_by_source=len(_seen(source, cohort, prepared.content_hashes)) if source else None,
+    )
+
+
+def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.float64]) -> Domain:
+    cohort, facts = prepared.cohort, [scan.acquisition for scan in prepared.scans]
+    return domain_of(
+        np.array([scan.spacing_mm for scan in prepared.scans]), novelty, facts,
+        CohortProfile.of(cohort.truth, cohort.labels.names, cohort.patients, facts),
+        envelope_mm=(record.input_envelope.spacing_mm_low, record.input_envelope.spacing_mm_high),
+        training=record.development, abstain_above=record.abstain_above_novelty,
+    )  # fmt: skip
+
+
+def _summary(
+    record: BundleRecord, prepared: PreparedCohort, overlap: Overlap, seconds: float, language: Language
+) -> RunSummary:
     cohort = prepared.cohort
+    new = "no patient of this cohort was used in training (the bundle remembers whom it saw)"
     return RunSummary(
         title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
         question=f"Which of {', '.join(record.classes)}?",
         backbone=record.backbone.name,
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, ["test"] * len(prepared.scans), cohort.labels),
-        split="not at all: no patient of this cohort was used in training (the bundle remembers whom it saw)",
+        split=f"not at all: {overlap.sentence or new}",
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),

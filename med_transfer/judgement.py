@@ -14,9 +14,11 @@ from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Case, PreparedCohort
 from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation import Metrics, TransferGain, evaluate
+from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import FitGap, KeptNetwork
+from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.shortcut_metrics import Shortcuts
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
@@ -37,7 +39,7 @@ def judge(
     out: Path, summary: RunSummary, *, baselines: Mapping[str, NDArray[np.float64]] | None = None,
     gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
     kept: KeptNetwork | None = None, gap: FitGap | None = None, subgroups: Sequence[str] | None = None,
-    shortcuts: Shortcuts | None = None,
+    shortcuts: Shortcuts | None = None, overlap: Overlap | None = None, domain: Domain | None = None,
 ) -> Metrics:  # fmt: skip
     """Write predictions, metrics and report of scans with labels.
 
@@ -57,6 +59,7 @@ def judge(
         kept, gap: of the training.
         subgroups: columns to measure by; None: every suitable one.
         shortcuts: what the acquisition of development scans gives away.
+        overlap, domain: how new and how far off the scans are to a bundle that is judged on another cohort.
     """
     cohort = prepared.cohort
     predictions = [
@@ -80,8 +83,11 @@ def judge(
         seed=seed,
     )  # fmt: skip
     metrics = metrics.model_copy(
-        update={"kept_network": kept, "fit_gap": gap, "fusion": fusion, "shortcuts": shortcuts}
-    )
+        update={
+            "kept_network": kept, "fit_gap": gap, "fusion": fusion, "shortcuts": shortcuts, "overlap": overlap,
+            "domain": domain,
+        }
+    )  # fmt: skip
     metrics.save(out / "metrics.json")
     evidence = Evidence(
         metrics, summary, curves, _misses(record, prepared, predictions), truth=cohort.truth, probabilities=shown,

@@ -17,6 +17,9 @@ def command(
     cohort: Annotated[Path, typer.Argument(help="cohort.csv of labelled scans that the bundle never saw.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
     subgroups: Subgroups = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Judge scans that were seen in training too, and say so.")
+    ] = False,
     language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
@@ -26,7 +29,10 @@ def command(
     from med_transfer.external import evaluate_bundle
 
     with progress_bars() as progress:
-        metrics = evaluate_bundle(bundle, cohort, out, progress, subgroups=column_names(subgroups), language=language)
+        metrics = evaluate_bundle(
+            bundle, cohort, out, progress, subgroups=column_names(subgroups), allow_overlap=allow_overlap,
+            language=language,
+        )  # fmt: skip
     if as_json:
         say_json(metrics.model_dump(mode="json", by_alias=True))
     else:

@@ -22,7 +22,10 @@ def say_run(run, *, as_json: bool) -> None:
 
 def say_metrics(metrics: Metrics) -> None:
     """The figures of metrics.json that a person asks for first."""
-    say(f"{metrics.n_scans} test scans of {metrics.n_patients} patients, not used for training")
+    seen = metrics.overlap.sentence if metrics.overlap else ""
+    say(f"{metrics.n_scans} test scans of {metrics.n_patients} patients{'' if seen else ', not used for training'}")
+    if seen:
+        say(f"  warning: {seen}")
     width = max(len(name) for name in metrics.classes)
     for name, rates in metrics.classes.items():
         found = f"sensitivity {estimate_text(rates.sensitivity)}   specificity {estimate_text(rates.specificity)}"

@@ -10,8 +10,10 @@ from pydantic import Field, ValidationError
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.calibration import Calibration
+from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.estimate import Estimate, Record
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
+from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.rates import Counts
 from med_transfer.evaluation.sample_size import SampleSize
 from med_transfer.evaluation.shortcut_metrics import Shortcuts
@@ -190,6 +192,8 @@ class Metrics(Record):
         subgroups: column to value to measures.
         subgroup_tests: column to whether its subgroups differ.
         shortcuts: what the acquisition alone gives away; None for a bundle that was judged alone.
+        overlap, domain: how far a cohort that a bundle was judged on is new to it, and how far it lies from the one
+            the bundle was developed on; None for the test scans of a run.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
     """
@@ -212,6 +216,8 @@ class Metrics(Record):
     subgroups: dict[str, dict[str, Subgroup]] = Field(default_factory=dict)
     subgroup_tests: dict[str, SubgroupTest] = Field(default_factory=dict)
     shortcuts: Shortcuts | None = None
+    overlap: Overlap | None = None
+    domain: Domain | None = None
     transfer_gain: TransferGain | None = None
     kept_network: KeptNetwork | None = None
     fit_gap: FitGap | None = None

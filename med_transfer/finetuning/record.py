@@ -6,6 +6,7 @@ import numpy as np
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance, TransferRecord
+from med_transfer.cohort_profile import CohortProfile
 from med_transfer.evaluation.metrics import KeptNetwork
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
@@ -37,6 +38,7 @@ def bundle_record(
         abstain_above_novelty=config.abstain_above_novelty,
         input_envelope=_envelope(plan),
         trained_on=_provenance(plan, config),
+        development=_profile(plan),
         transfer=_transfer(plan, config.transfer, kept),
         fusion=fusion,
     )
@@ -79,6 +81,12 @@ def _envelope(plan: Plan) -> InputEnvelope:
     return InputEnvelope(spacing_mm_low=tuple(low), spacing_mm_high=tuple(high), n_scans=len(spacing))
 
 
+def _profile(plan: Plan) -> CohortProfile:
+    scans = plan.prepared.subset(plan.split.development)
+    cohort, facts = scans.cohort, [scan.acquisition for scan in scans.scans]
+    return CohortProfile.of(cohort.truth, cohort.labels.names, cohort.patients, facts)
+
+
 def _provenance(plan: Plan, config: FinetuneConfig) -> Provenance:
     """Everyone the network has learned from: this cohort's development part, unlabelled scans, and its sources."""
     development = [case for case in plan.lock.cases if case.role != "test"]
@@ -93,4 +101,5 @@ def _provenance(plan: Plan, config: FinetuneConfig) -> Provenance:
         cohort_hash=plan.lock.cohort_hash,
         patient_hashes=tuple(sorted(patients)),
         content_hashes=tuple(sorted(images)),
+        from_source=before.model_copy(update={"from_source": None}) if before else None,
     )

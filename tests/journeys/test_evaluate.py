@@ -1,20 +1,80 @@
-"""``med-transfer evaluate``: subgroups of the cohort that is judged."""
+"""``med-transfer evaluate``: subgroups, scans that were seen before, and how far off the cohort is."""
 
 from __future__ import annotations
 
 import json
 
-from command_line import Command, FinishedRun
+import pytest
+from command_line import Command, FinishedRun, Outcome, read_rows, write_rows
+
+from med_transfer.bundle import read_record
 
 
-def test_subgroups_are_those_that_were_asked_for(command: Command, finished: FinishedRun, unseen_csv, tmp_path):
-    words = ("evaluate", finished.bundle, unseen_csv, "-o", tmp_path / "out")
-    outcome = command(*words, "--subgroups", "sex, kernel", "--json")
-    metrics = json.loads(outcome.out)
+@pytest.fixture(scope="module")
+def judged(command: Command, finished: FinishedRun, unseen_csv, tmp_path_factory) -> tuple[Outcome, dict, str]:
+    """An external evaluation: what was said, metrics.json, report.html."""
+    out = tmp_path_factory.mktemp("external")
+    outcome = command("evaluate", finished.bundle, unseen_csv, "-o", out, "--subgroups", "sex, kernel")
+    return outcome, json.loads((out / "metrics.json").read_text()), (out / "report.html").read_text()
+
+
+def test_subgroups_are_those_that_were_asked_for(command: Command, finished: FinishedRun, judged, unseen_csv, tmp_path):
+    outcome, metrics, _ = judged
     assert outcome.code == 0, outcome.err
     assert list(metrics["subgroups"]) == list(metrics["subgroup_tests"]) == ["sex", "kernel"]
     assert sum(group["n"] for group in metrics["subgroups"]["sex"].values()) == 6
     assert metrics["subgroup_tests"]["sex"]["reason"] == "fewer than two subgroups of at least 10 patients"
-    refused = command(*words, "--subgroups", "sexx")
+    refused = command("evaluate", finished.bundle, unseen_csv, "-o", tmp_path / "out", "--subgroups", "sexx")
     assert (refused.code, "subgroup column 'sexx' is not in the table" in refused.err) == (2, True)
     assert "Did you mean sex?" in refused.err
+
+
+def test_an_external_cohort_is_held_against_the_one_of_the_bundle(judged, finished: FinishedRun):
+    _, metrics, report = judged
+    development, domain = read_record(finished.bundle).development, metrics["domain"]
+    assert development is not None
+    assert development.n_scans == 12
+    assert {name: shift["training"] for name, shift in domain["prevalence"].items()} == development.prevalence
+    assert domain["texts"]["file_format"]["here"].keys() <= {"dicom", "nifti"}
+    assert domain["numbers"]["n_slices"]["outside"]["value"] == 0
+    assert (domain["abstained"], metrics["shortcuts"]) == (None, None)
+    assert metrics["overlap"]["seen_scans"] == 0
+    assert "the training cohort" in report
+
+
+def test_a_run_measures_shortcuts_and_its_own_test_scans_are_no_other_cohort(finished: FinishedRun):
+    metrics = json.loads((finished.folder / "metrics.json").read_text())
+    assert metrics["baselines"]["acquisition"]["macro_auc"]["value"] is not None
+    assert metrics["shortcuts"]["n_scans"] == 12
+    assert {"kernel", "slice_thickness_mm"} <= set(metrics["shortcuts"]["facts"])
+    assert (metrics["overlap"], metrics["domain"]) == (None, None)
+
+
+def test_what_was_seen_in_training_is_judged_only_when_allowed_and_is_said_first(
+    command: Command, finished: FinishedRun, cohort_csv, tmp_path
+):
+    words = ("evaluate", finished.bundle, cohort_csv, "-o", tmp_path / "out")
+    refused = command(*words)
+    assert (refused.code, "pass --allow-overlap" in refused.err) == (2, True)
+    allowed = command(*words, "--allow-overlap")
+    assert allowed.code == 0, allowed.err
+    said = "12 of 18 scans (12 of 18 patients) were seen in training: these figures are not of new patients"
+    assert f"warning: {said}" in allowed.out
+    assert "not used for training" not in allowed.out
+    overlap = json.loads((tmp_path / "out" / "metrics.json").read_text())["overlap"]
+    assert overlap == {
+        "n_scans": 18, "n_patients": 18, "seen_scans": 12, "seen_patients": 12, "seen_by_source": None
+    }  # fmt: skip
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert report.index("12 of 18 scans were seen in training") < report.index("Who was judged</h2>")
+    assert "no patient of this cohort was used in training" not in report
+
+
+def test_what_the_source_has_seen_is_named_as_such(command: Command, transferred: FinishedRun, cohort_csv, tmp_path):
+    table = write_rows(
+        tmp_path / "cohort.csv",
+        [row | {"scan": str(cohort_csv.parent / row["scan"])} for row in read_rows(cohort_csv)],
+    )
+    refused = command("evaluate", transferred.bundle, table, "-o", tmp_path / "out")
+    assert refused.code == 2
+    assert "the bundle was trained on 12 of these scans or their patients (12 of them by its source" in refused.err

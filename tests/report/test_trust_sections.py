@@ -4,6 +4,9 @@ import numpy as np
 from report_samples import Page, evidence, metrics_of, sample, write
 from simulated_scores import THREE, three_classes
 
+from med_transfer.cohort_profile import CohortProfile
+from med_transfer.evaluation.domain import domain_of
+from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE
 from med_transfer.evaluation.shortcuts import Development, fit_acquisition
 from med_transfer.report.evidence import Evidence
@@ -78,3 +81,36 @@ def test_a_clean_cohort_is_not_warned_of_and_its_figures_are_shown(tmp_path):
     metrics = with_acquisition(tied=False)
     assert by_title(metrics) == {}
     assert "120 development scans of 120 patients" in Page(write(tmp_path / "r.html", evidence(DATA, metrics))).text
+
+
+def with_domain(novelty, training=True):
+    """Metrics of an external cohort that lies so far."""
+    facts = [{"kernel": "LUNG", "n_slices": 90.0}] * 240
+    here = CohortProfile.of(DATA.truth, THREE.names, DATA.patients, facts)
+    domain = domain_of(
+        np.ones((240, 3)), novelty, facts, here, envelope_mm=((1, 1, 1), (1, 1, 1)),
+        training=here if training else None, abstain_above=0.9,
+    )  # fmt: skip
+    return metrics_of(DATA).model_copy(update={"domain": domain})
+
+
+def test_a_cohort_that_lies_far_is_a_warning_and_what_is_not_known_is_said(tmp_path):
+    near, far = with_domain(np.linspace(0, 1, 240)), with_domain(np.full(240, 0.99), training=False)
+    assert by_title(near)["This cohort is not shown to lie far from the training cohort"].level == "neutral"
+    notice = by_title(far)["This cohort lies far from the training cohort"]
+    assert notice.level == "warning"
+    assert notice.text.startswith("100.0 % of the scans (95 % CI 98.4 to 100.0) are stranger than 95 % of held-out")
+    page = Page(write(tmp_path / "report.html", evidence(DATA, far)))
+    for words in ("Distance from the training cohort", "LUNG 100%", "not known", "Above the limit at which the bundle"):
+        assert words in page.text
+    assert "LUNG 100%" in Page(write(tmp_path / "report.html", evidence(DATA, near))).text
+
+
+def test_scans_seen_in_training_are_the_first_notice():
+    overlap = Overlap(n_scans=240, n_patients=240, seen_scans=31, seen_patients=30, seen_by_source=4)
+    metrics = with_domain(np.full(240, 0.99)).model_copy(update={"overlap": overlap})
+    first = trust_notices(Evidence(metrics, sample().run))[0]
+    assert first.title == "31 of 240 scans were seen in training: these figures are not of new patients"
+    assert first.text == (
+        "They are of 30 of the 240 patients. 4 of them were seen by the source network or its pretraining."
+    )

@@ -8,6 +8,7 @@ from med_transfer.report.sections import (
     comparisons,
     confusion,
     curves,
+    domain,
     first_screen,
     flow,
     fusion,
@@ -23,6 +24,7 @@ from med_transfer.report.sections import (
 SECTIONS: tuple[SectionModule, ...] = (
     first_screen,
     flow,
+    domain,
     # operating_point
     rates,
     confusion,

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.metrics import Metrics
+from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, above_chance
 from med_transfer.page import ENGLISH, Translator
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.numbers import decimal, decimal_interval, difference, percent
+from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval
 from med_transfer.report.sections.first_screen_notices import Notice
 
 
 def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
-    """In the order of reading: shortcuts, subgroups that differ."""
+    """In the order of reading: overlap, distance from the training cohort, shortcuts, subgroups that differ."""
     metrics = evidence.metrics
-    found = [_shortcut(metrics, t), *_subgroups(metrics, t)]
+    found = [_overlap(metrics.overlap, t), _domain(metrics.domain, t), _shortcut(metrics, t), *_subgroups(metrics, t)]
     return [notice for notice in found if notice is not None]
+
+
+def _overlap(overlap: Overlap | None, t: Translator) -> Notice | None:
+    if overlap is None or not overlap.seen_scans:
+        return None
+    title = t(
+        "{seen} of {n} scans were seen in training: these figures are not of new patients",
+        seen=overlap.seen_scans, n=overlap.n_scans,
+    )  # fmt: skip
+    text = t("They are of {seen} of the {n} patients.", seen=overlap.seen_patients, n=overlap.n_patients)
+    if overlap.seen_by_source:
+        text += " " + t("{n} of them were seen by the source network or its pretraining.", n=overlap.seen_by_source)
+    return Notice("warning", title, text)
+
+
+def _domain(domain: Domain | None, t: Translator) -> Notice | None:
+    if domain is None:
+        return None
+    text = t(
+        "{strange} of the scans (95 % CI {interval}) are stranger than 95 % of held-out scans, which chance makes 5 %; "
+        "{outside} have a spacing outside that of training.",
+        strange=percent(domain.strange), interval=percent_interval(domain.strange.ci95, t),
+        outside=percent(domain.outside_envelope),
+    )  # fmt: skip
+    if domain.far:
+        return Notice("warning", t("This cohort lies far from the training cohort"), text)
+    return Notice("neutral", t("This cohort is not shown to lie far from the training cohort"), text)
 
 
 def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:

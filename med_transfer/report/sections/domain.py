@@ -1,0 +1,108 @@
+"""How far the judged cohort lies from the one the network was developed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from med_transfer.cohort_profile import Spread
+from med_transfer.evaluation.domain import STRANGE, Domain, NumberShift, TextShift
+from med_transfer.evaluation.estimate import Estimate
+from med_transfer.page import Translator, sentence
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.table import Cell, Table, estimated
+
+_AXES = {"column": sentence("column"), "row": sentence("row"), "slice": sentence("slice")}
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    domain = evidence.metrics.domain
+    if domain is None:
+        return None
+    tables = [_distance(domain, t), _prevalence(domain, t)]
+    tables += [_numbers(domain.numbers, t)] if domain.numbers else []
+    tables += [_texts(domain.texts, t)] if domain.texts else []
+    return Section(t("Distance from the training cohort"), tables)
+
+
+def _distance(domain: Domain, t: Translator) -> Table:
+    axes = ", ".join(f"{t(_AXES[axis])} {n}" for axis, n in domain.outside_by_axis.items() if n)
+    outside = t("Spacing outside that of training") + (f" ({axes})" if axes else "")
+    strange = t(
+        "Stranger than {share} of held-out scans; {chance} by chance",
+        share=f"{STRANGE:.0%}", chance=f"{1 - STRANGE:.0%}",
+    )  # fmt: skip
+    rows: list[tuple[str, Cell]] = [
+        (outside, estimated(domain.outside_envelope, "percent", t)),
+        (strange, estimated(domain.strange, "percent", t)),
+    ]
+    if domain.abstained is not None:
+        above = t("Above the limit at which the bundle abstains ({limit})", limit=f"{domain.abstain_above:g}")
+        rows.append((above, estimated(domain.abstained, "percent", t)))
+    return Table(
+        "distance", t("Scans of this cohort that are unlike those of training"), (t("Scans"), t("Share")), rows
+    )
+
+
+def _prevalence(domain: Domain, t: Translator) -> Table:
+    return Table(
+        "prevalence",
+        t("Predictive values and calibration hold at the prevalence they were found at"),
+        (t("Class"), t("Prevalence in training"), t("Prevalence here")),
+        [
+            (name, _share(shift.training, t), estimated(shift.here, "percent", t))
+            for name, shift in domain.prevalence.items()
+        ],
+    )
+
+
+def _share(share: float | None, t: Translator) -> Cell:
+    if share is None:
+        return Cell(t("not known"), values={"": None}, undefined=True)
+    return Cell(f"{100 * share:.1f} %", values={"": share})
+
+
+def _numbers(shifts: Mapping[str, NumberShift], t: Translator) -> Table:
+    return Table(
+        "numbers",
+        t("How the scans were made: median, and from the smallest to the largest"),
+        (t("Fact"), t("Training"), t("Here"), t("Outside the range of training")),
+        [
+            (name, _spread(shift.training, t), _spread(shift.here, t), _outside(shift.outside, t))
+            for name, shift in shifts.items()
+        ],
+    )
+
+
+def _spread(spread: Spread | None, t: Translator) -> Cell:
+    if spread is None:
+        return Cell(t("not known"), values={t("median"): None}, undefined=True)
+    span = t("{low} to {high}", low=f"{spread.low:g}", high=f"{spread.high:g}")
+    values = {t("median"): spread.median, t("smallest"): spread.low, t("largest"): spread.high}
+    return Cell(f"{spread.median:g}", (span,), values)
+
+
+def _outside(share: Estimate | None, t: Translator) -> Cell:
+    if share is None:
+        return Cell(t("not known"), values={"": None}, undefined=True)
+    return estimated(share, "percent", t)
+
+
+def _texts(shifts: Mapping[str, TextShift], t: Translator) -> Table:
+    return Table(
+        "texts",
+        t("How the scans were made: values and their shares"),
+        (t("Fact"), t("Training"), t("Here"), t("Value not seen in training")),
+        [
+            (name, _listed(shift.training, t), _listed(shift.here, t), _outside(shift.unseen, t))
+            for name, shift in shifts.items()
+        ],
+        kind="text",
+    )
+
+
+def _listed(shares: Mapping[str, float] | None, t: Translator) -> Cell:
+    if not shares:
+        return Cell(t("not known"), values={"": None}, undefined=True)
+    text = ", ".join(f"{value} {share:.0%}" for value, share in shares.items())
+    return Cell(text, values={"": text})
