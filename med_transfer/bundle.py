@@ -23,13 +23,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from med_transfer.backbones import NetworkPlan, backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import widened
+from med_transfer.calibration import Calibrator, Uncalibrated
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
@@ -66,11 +67,15 @@ class BackboneRecord(_Record):
 
 
 class InputEnvelope(_Record):
-    """What training scans looked like: smallest and largest spacing along column, row, slice in mm."""
+    """What training scans looked like: smallest and largest spacing along column, row, slice in mm.
+
+    ``further`` holds those of the columns after ``scan``, where there are several.
+    """
 
     spacing_mm_low: tuple[float, float, float]
     spacing_mm_high: tuple[float, float, float]
     n_scans: int
+    further: tuple[InputEnvelope, ...] = ()
 
 
 class Provenance(_Record):
@@ -122,7 +127,7 @@ class BundleRecord(_Record):
     backbone: BackboneRecord
     n_members: int
     operating_point: OperatingPoint = OperatingPoint()
-    calibration: dict[str, str | float] = Field(default_factory=dict)
+    calibration: Calibrator = Uncalibrated()
     abstain_above_novelty: float | None = None
     input_envelope: InputEnvelope
     trained_on: Provenance
@@ -131,6 +136,12 @@ class BundleRecord(_Record):
     weights_sha256: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     intended_use: str = "Research use only. Not a medical device."
+
+    @model_validator(mode="after")
+    def _calibration_fits(self) -> BundleRecord:
+        if not self.calibration.fits(len(self.classes)):
+            raise ValueError(f"the calibration is not of {len(self.classes)} classes")
+        return self
 
     @property
     def labels(self) -> Labels:
@@ -227,7 +238,9 @@ def load_network(bundle_root: Path | str) -> Ensemble:
         )  # fmt: skip
     ensemble = _empty_network(record)
     try:
-        ensemble.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        tensors.pop("temperature", None)  # kept among the weights, too, before there were other calibrations
+        ensemble.load_state_dict(tensors)
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None
     return ensemble.eval()
@@ -249,7 +262,7 @@ def _empty_network(record: BundleRecord) -> Ensemble:
     if record.transfer and record.transfer.adapter_reduction:
         for classifier in classifiers:
             add_adapters(classifier.encoder, record.transfer.adapter_reduction)
-    return Ensemble(classifiers, multilabel=record.multilabel)
+    return Ensemble(classifiers, multilabel=record.multilabel, calibrator=record.calibration)
 
 
 def versions() -> dict[str, str]:

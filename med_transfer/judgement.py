@@ -17,11 +17,12 @@ from med_transfer.evaluation import Metrics, TransferGain, evaluate
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import FitGap, KeptNetwork
-from med_transfer.evaluation.report import write_report
-from med_transfer.evaluation.run_summary import LearningCurve, Miss, RunSummary
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
 from med_transfer.prediction import Prediction
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.run_summary import LearningCurve, Miss, RunSummary
+from med_transfer.report.writing import write_report
 from med_transfer.results.table import PredictionTable
 from med_transfer.scans.picture import three_planes
 
@@ -70,15 +71,16 @@ def judge(
         predictions = [record.answer(one, shown[row], float(novelty[row])) for row, one in enumerate(predictions)]
     metrics = evaluate(
         cohort.truth, shown, cohort.patients, cohort.labels, operating_point=record.operating_point,
-        failed=prepared.failed, baselines=baselines or {}, subgroups=_subgroups(cohort.cases), transfer_gain=gain,
-        seed=seed,
+        failed=prepared.failed, baselines=baselines or {}, subgroups=_subgroups(cohort.cases, record),
+        transfer_gain=gain, seed=seed,
     )  # fmt: skip
     metrics = metrics.model_copy(update={"kept_network": kept, "fit_gap": gap, "fusion": fusion})
     metrics.save(out / "metrics.json")
-    write_report(
-        out / "report.html", metrics=metrics, run=summary, truth=cohort.truth, probabilities=shown,
-        curves=curves, misses=_misses(record, prepared, predictions),
+    evidence = Evidence(
+        metrics, summary, curves, _misses(record, prepared, predictions), truth=cohort.truth, probabilities=shown,
+        patients=cohort.patients,
     )  # fmt: skip
+    write_report(out / "report.html", evidence)
     return metrics
 
 
@@ -133,9 +135,10 @@ def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Predict
         table.finish()
 
 
-def _subgroups(cases: Sequence[Case]) -> dict[str, list[str]]:
+def _subgroups(cases: Sequence[Case], record: BundleRecord) -> dict[str, list[str]]:
     """Columns of the table that divide the cases into a few groups, with each case's value; numbers are no groups."""
-    columns = sorted({name for case in cases for name in case.columns})
+    channels = {name for column in record.preprocessing.columns for name in (column, f"series_uid{column[4:]}")}
+    columns = sorted({name for case in cases for name in case.columns} - channels)
     values = {name: [case.columns.get(name, "") for case in cases] for name in columns}
     return {name: found for name, found in values.items() if _is_grouping(found)}
 

@@ -1,8 +1,8 @@
 """A backbone for several channels (phases, sequences) in the place of one: its first convolution is inflated.
 
 The kernel of the one channel is repeated along the channels and divided by their number, so that n equal channels give
-exactly what one gave, and every later layer starts from responses that it knows: the idea of inflation, along channels
-(Carreira & Zisserman 2017, arXiv:1705.07750, section 2.3, along time). The other way, from several channels to one or to
+exactly what one gave, and every later layer starts from responses that it knows: the idea of inflation (Carreira &
+Zisserman 2017, arXiv:1705.07750, there along time), along channels. The other way, from several channels to one or to
 another number, kernels are summed first, which equal channels do not notice either.
 
 A network that makes three colours of each channel has them side by side: colour r of channel i of n is r * n + i.
@@ -37,7 +37,7 @@ def widened(build: Builder, channels: int) -> Builder:
 
 
 def fit_channels(encoder: Encoder, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file with its first convolution brought to the encoder's channels, and a sentence on what was done.
+    """The tensors of a file with its first convolution brought to the encoder's channels, and what was done, in words.
 
     Args:
         encoder: tells its channels.
@@ -46,7 +46,7 @@ def fit_channels(encoder: Encoder, tensors: dict[str, Tensor]) -> tuple[dict[str
     """
     fitted, sentence = dict(tensors), ""
     for name, convolution in _input_convolutions(encoder).items():
-        kernel, own = tensors.get(f"{name}.weight"), convolution.weight
+        kernel, own = tensors.get(f"{name}.weight"), _kernel(convolution)
         colours = own.shape[1] // encoder.channels
         if kernel is None or kernel.ndim != own.ndim or kernel.shape[1] == own.shape[1] or kernel.shape[1] % colours:
             continue
@@ -63,15 +63,14 @@ def _spread(kernel: Tensor, colours: int, channels: int) -> Tensor:
 
 
 def _build_wide(build: Builder, channels: int) -> Encoder:
-    """Random kernels of their own for each channel, together of the spread that one had: as for a network of its own."""
+    """Each channel gets random kernels of its own, and all together respond as strongly as one did."""
     encoder = build()
     for convolution in _input_convolutions(encoder).values():
-        one = convolution.weight.detach()
-        shape = (one.shape[0], one.shape[1] * channels, *one.shape[2:])
-        wide = torch.randn(shape, dtype=one.dtype, device=one.device) * (one.std() / math.sqrt(channels))
-        convolution.weight = nn.Parameter(wide)
+        one = _kernel(convolution).detach()
+        wide = torch.randn_like(one.repeat_interleave(channels, dim=1)) * (one.std() / math.sqrt(channels))
+        convolution.register_parameter("weight", nn.Parameter(wide))
         if isinstance(convolution, nn.Conv2d | nn.Conv3d):
-            convolution.in_channels = shape[1]
+            convolution.in_channels = wide.shape[1]
     encoder.channels = channels
     return encoder
 
@@ -79,14 +78,18 @@ def _build_wide(build: Builder, channels: int) -> Encoder:
 def _input_convolutions(encoder: Encoder) -> dict[str, nn.Module]:
     """The convolutions that read the input: the stem's first, and a shortcut beside it where there is one."""
     stem = {id(module) for module in encoder.stages()[0].modules()}
-    kernels = {
-        name: module
-        for name, module in encoder.named_modules()
-        if id(module) in stem and isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim >= 4
+    convolutions = {
+        name: module for name, module in encoder.named_modules() if id(module) in stem and _kernel(module).ndim >= 4
     }
-    given = next(iter(kernels.values())).weight.shape[1]
+    given = _kernel(next(iter(convolutions.values()))).shape[1]
     return {
         name: module
-        for name, module in kernels.items()
-        if module.weight.shape[1] == given and getattr(module, "groups", 1) == 1
+        for name, module in convolutions.items()
+        if _kernel(module).shape[1] == given and getattr(module, "groups", 1) == 1
     }
+
+
+def _kernel(module: nn.Module) -> Tensor:
+    """The weight, [out, in, *space] of a convolution; without dimensions where there is none."""
+    weight = getattr(module, "weight", None)
+    return weight if isinstance(weight, Tensor) else torch.empty(())

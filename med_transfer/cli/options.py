@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,4 +12,5 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value over the config, for example --set training.epochs=20.", show_default=False),
 ]
+ReportLanguage = Annotated[Literal["en", "zh-TW"], typer.Option("--language", help="Language of the report.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]

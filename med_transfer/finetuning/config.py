@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from med_transfer.calibration import CalibrationConfig
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.fusion.config import FusionConfig
-from med_transfer.preprocessing.config import Modality, Normalisation
+from med_transfer.page import Language
+from med_transfer.preprocessing.config import ChannelConfig, Modality, Normalisation
 from med_transfer.transfer.config import TransferConfig
 from med_transfer.transfer.strategies import Strategy, find_strategy
 from med_transfer.transfer.strategies.layerwise_lr_decay import LayerwiseLRDecay
@@ -44,6 +46,7 @@ class InputConfig(_Config):
 
     Attributes:
         normalisation: None: ``zscore`` for MR without a window of yours, ``window`` otherwise.
+        channels: columns of the cohort table whose scans are the channels; empty: the scan alone.
     """
 
     orientation: str | None = None
@@ -54,9 +57,14 @@ class InputConfig(_Config):
     window_hu: tuple[float, float] | None = None
     clip_sd: Annotated[float, Field(gt=0)] | None = None
     output_range: tuple[float, float] | None = None
+    channels: tuple[ChannelConfig, ...] = ()
     region: Literal["roi", "foreground", "whole"] = "whole"
     outside: Literal["edge", "floor"] = "edge"
     max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def n_channels(self) -> int:
+        return max(1, len(self.channels))
 
     def overrides(self) -> dict[str, Any]:
         """The values that go before the entry's, by the names of PreprocessingConfig."""
@@ -160,11 +168,22 @@ class TrainingConfig(_Config):
         return self.model_copy(update=values)
 
 
+class ReportConfig(_Config):
+    """What report.html looks like.
+
+    Attributes:
+        language: that its sentences are in: ``en`` or ``zh-TW``.
+    """
+
+    language: Language = "en"
+
+
 class FinetuneConfig(_Config):
     """A whole run. The resolved config is written to ``RUN/config.yaml``.
 
     Attributes:
         scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
+        calibration: how logits become probabilities, see CalibrationConfig.
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
@@ -175,10 +194,12 @@ class FinetuneConfig(_Config):
     augmentation: AugmentationConfig = AugmentationConfig()
     transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     scratch_twin: bool = True
     fusion: FusionConfig | None = None
     abstain_above_novelty: Share | None = None
     seed: int = 0
+    report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _makes_sense(self) -> FinetuneConfig:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.evaluation import Metrics, fit_handcrafted, prevalence_only
 from med_transfer.evaluation.metrics import KeptNetwork
-from med_transfer.evaluation.run_summary import LearningCurve, RunSummary, cohort_counts
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
+from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts
 from med_transfer.transfer.gain import transfer_gain
 
 
@@ -95,6 +95,7 @@ def _summary(
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),
+        language=config.report.language,
     )
 
 

@@ -84,9 +84,14 @@ class PreprocessingConfig(_Config):
         return max(1, len(self.channels))
 
     @property
+    def column_of_channel(self) -> tuple[str, ...]:
+        """For each channel the column of the cohort table that names its scan."""
+        return tuple(channel.column for channel in self.channels) or (FIRST_CHANNEL,)
+
+    @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of the cohort table that name a case's scans, each once; the first is ``scan``."""
-        return tuple(dict.fromkeys(channel.column for channel in self.channels)) or (FIRST_CHANNEL,)
+        """The same, each once; the first is ``scan``."""
+        return tuple(dict.fromkeys(self.column_of_channel))
 
     @property
     def by_channel(self) -> tuple[PreprocessingConfig, ...]:

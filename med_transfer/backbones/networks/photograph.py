@@ -17,7 +17,7 @@ THREE_WINDOWS_RANGE_HU = (-1350.0, 1300.0)  # what the input has to cover, so th
 
 
 class AsPhotograph(nn.Module):
-    """[batch, channel, depth, height, width] in [0, 1] to [batch, 3 * channel, ...], normalised. Nothing in it is learnt.
+    """[batch, channel, depth, height, width] in [0, 1] to normalised [batch, 3 * channel, ...]; learns nothing.
 
     First the red of every channel, then the green, then the blue.
 
