@@ -94,11 +94,11 @@ def pretrain(
 
 
 def evaluate(
-    bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *, progress: Progress = silent,
-    language: Language = "en",
+    bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *,
+    subgroups: Sequence[str] | None = None, progress: Progress = silent, language: Language = "en",
 ) -> Metrics:  # fmt: skip
     """Judge a bundle on another cohort; see :func:`med_transfer.external.evaluate_bundle`."""
-    return evaluate_bundle(bundle, cohort, out, progress, language=language)
+    return evaluate_bundle(bundle, cohort, out, progress, subgroups=subgroups, language=language)
 
 
 def compare(runs: list[Path | str]) -> list[Comparison]:

@@ -16,11 +16,12 @@ from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
 from med_transfer.report.run_summary import RunSummary, cohort_counts
+from med_transfer.subgroup_columns import check_subgroups
 
 
 def evaluate_bundle(
-    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent,
-    *, language: Language = "en",
+    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
+    subgroups: Sequence[str] | None = None, language: Language = "en",
 ) -> Metrics:  # fmt: skip
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
 
@@ -29,9 +30,11 @@ def evaluate_bundle(
         cohort: the table; its classes must be the bundle's.
         out: folder to write to.
         progress: told how far it is.
+        subgroups: columns to measure by; None: every suitable one.
         language: of the report.
 
     Raises:
+        UsageError: no such column.
         PatientLeak: a patient or a scan that the bundle was trained on.
         CohortError, BundleError, NothingDone, OutputError: as their names say.
     """
@@ -39,6 +42,7 @@ def evaluate_bundle(
     folder = Path(bundle) / "bundle" if (Path(bundle) / "bundle").is_dir() else Path(bundle)
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
+    check_subgroups(cohort, subgroups)
     _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))  # by patient, before anything is read
     prepared = prepare_cohort(
         cohort, Preprocessing(record.preprocessing), out / "prepared",
@@ -48,7 +52,7 @@ def evaluate_bundle(
     probabilities, novelty = assess(load_network(folder), prepared)
     return judge(
         record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started, language),
-        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
+        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))}, subgroups=subgroups,
     )  # fmt: skip
 
 

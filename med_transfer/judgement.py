@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord
-from med_transfer.cohorts import Case, PreparedCohort
+from med_transfer.cohorts import Case, PreparedCohort, channel_columns
 from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation import Metrics, TransferGain, evaluate
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import FitGap, KeptNetwork
+from med_transfer.evaluation.shortcut_metrics import Shortcuts
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
 from med_transfer.prediction import Prediction
@@ -25,9 +26,9 @@ from med_transfer.report.run_summary import LearningCurve, Miss, RunSummary
 from med_transfer.report.writing import write_report
 from med_transfer.results.table import PredictionTable
 from med_transfer.scans.picture import three_planes
+from med_transfer.subgroup_columns import cohort_subgroups
 
 N_MISSES = 8
-_MOST_VALUES = 8  # a column with more different values is no subgroup
 _BATCH = 16
 
 
@@ -35,7 +36,8 @@ def judge(
     record: BundleRecord, prepared: PreparedCohort, probabilities: NDArray[np.float64], novelty: NDArray[np.float64],
     out: Path, summary: RunSummary, *, baselines: Mapping[str, NDArray[np.float64]] | None = None,
     gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
-    kept: KeptNetwork | None = None, gap: FitGap | None = None,
+    kept: KeptNetwork | None = None, gap: FitGap | None = None, subgroups: Sequence[str] | None = None,
+    shortcuts: Shortcuts | None = None,
 ) -> Metrics:  # fmt: skip
     """Write predictions, metrics and report of scans with labels.
 
@@ -53,6 +55,8 @@ def judge(
         curves: of the training.
         seed: of the bootstrap.
         kept, gap: of the training.
+        subgroups: columns to measure by; None: every suitable one.
+        shortcuts: what the acquisition of development scans gives away.
     """
     cohort = prepared.cohort
     predictions = [
@@ -71,10 +75,13 @@ def judge(
         predictions = [record.answer(one, shown[row], float(novelty[row])) for row, one in enumerate(predictions)]
     metrics = evaluate(
         cohort.truth, shown, cohort.patients, cohort.labels, operating_point=record.operating_point,
-        failed=prepared.failed, baselines=baselines or {}, subgroups=_subgroups(cohort.cases, record),
-        transfer_gain=gain, seed=seed,
+        failed=prepared.failed, baselines=baselines or {},
+        subgroups=cohort_subgroups(prepared, subgroups, channel_columns(record.preprocessing)), transfer_gain=gain,
+        seed=seed,
     )  # fmt: skip
-    metrics = metrics.model_copy(update={"kept_network": kept, "fit_gap": gap, "fusion": fusion})
+    metrics = metrics.model_copy(
+        update={"kept_network": kept, "fit_gap": gap, "fusion": fusion, "shortcuts": shortcuts}
+    )
     metrics.save(out / "metrics.json")
     evidence = Evidence(
         metrics, summary, curves, _misses(record, prepared, predictions), truth=cohort.truth, probabilities=shown,
@@ -133,19 +140,6 @@ def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Predict
         for prediction in predictions:
             table.append(prediction)
         table.finish()
-
-
-def _subgroups(cases: Sequence[Case], record: BundleRecord) -> dict[str, list[str]]:
-    """Columns of the table that divide the cases into a few groups, with each case's value; numbers are no groups."""
-    channels = {name for column in record.preprocessing.columns for name in (column, f"series_uid{column[4:]}")}
-    columns = sorted({name for case in cases for name in case.columns} - channels)
-    values = {name: [case.columns.get(name, "") for case in cases] for name in columns}
-    return {name: found for name, found in values.items() if _is_grouping(found)}
-
-
-def _is_grouping(values: Sequence[str]) -> bool:
-    numeric = all(value.replace(".", "", 1).replace("-", "", 1).isdigit() for value in values if value)
-    return not numeric and 1 < len(set(values)) <= _MOST_VALUES
 
 
 def _misses(record: BundleRecord, prepared: PreparedCohort, predictions: Sequence[Prediction]) -> list[Miss]:

@@ -1,6 +1,6 @@
 """Cohort table, splits by patient, the locks that record who was seen, and scans prepared for training."""
 
-from med_transfer.cohorts.channels import read_scans, require_columns
+from med_transfer.cohorts.channels import channel_columns, read_scans, require_columns
 from med_transfer.cohorts.lock import CohortLock, overlap, patient_hash, seen_before
 from med_transfer.cohorts.preparation import (
     PreparedCohort,
@@ -27,6 +27,7 @@ __all__ = [
     "SourceLock",
     "Split",
     "SplitConfig",
+    "channel_columns",
     "check_leakage",
     "overlap",
     "patient_hash",

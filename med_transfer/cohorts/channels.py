@@ -29,6 +29,11 @@ def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = 
     }
 
 
+def channel_columns(config: PreprocessingConfig) -> set[str]:
+    """Columns of the table that name scans and series, and so divide no cohort into subgroups."""
+    return {name for column in config.columns for name in (column, f"series_uid{column.removeprefix('scan')}")}
+
+
 def require_columns(cohort: Cohort, columns: Iterable[str]) -> None:
     """Refuse a table that names no scan at all for a channel: a misspelt column, or scans given without a table.
 

@@ -185,6 +185,7 @@ class FinetuneConfig(_Config):
         scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
         calibration: how logits become probabilities, see CalibrationConfig.
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
+        subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
 
@@ -197,6 +198,7 @@ class FinetuneConfig(_Config):
     calibration: CalibrationConfig = CalibrationConfig()
     scratch_twin: bool = True
     fusion: FusionConfig | None = None
+    subgroups: tuple[str, ...] | None = None
     abstain_above_novelty: Share | None = None
     seed: int = 0
     report: ReportConfig = ReportConfig()

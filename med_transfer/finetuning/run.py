@@ -27,6 +27,7 @@ from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.start import check_transfer
 from med_transfer.model_card import model_card
 from med_transfer.progress import Progress, silent
+from med_transfer.subgroup_columns import check_subgroups
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: the backbone or its weights cannot be used.
-        UsageError: the folder holds another run.
+        UsageError: the folder holds another run, or there is no such subgroup column.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
@@ -70,6 +71,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     precision(config.training.precision)
     resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
     check_fusion(cohort, split_cohort(cohort, config.split), config)
+    check_subgroups(cohort, config.subgroups)
     _claim(out, config)
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)

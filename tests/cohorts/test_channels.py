@@ -12,6 +12,7 @@ from med_transfer.cohorts import (
     CohortLock,
     Split,
     SplitConfig,
+    channel_columns,
     check_leakage,
     overlap,
     preparation_key,
@@ -23,6 +24,7 @@ from med_transfer.cohorts import (
 from med_transfer.errors import CohortError, PatientLeak
 from med_transfer.phantoms import write_nifti
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.subgroup_columns import cohort_subgroups
 
 TWO = PreprocessingConfig(channels=("scan", "scan_late"), shape=(8, 8, 8))
 ALONE = PreprocessingConfig(shape=(8, 8, 8))
@@ -140,9 +142,7 @@ def test_an_image_on_both_sides_is_found_in_whatever_channel(table, place, copie
         check_leakage(cohort, hashes, SPLIT)
     known = {image for number in (0, 1, 2, 3) for image in hashes[number]}
     assert seen_before(cohort.subset([4, 5]), hashes[4:], [], known) == (0,)
-    lock = lock_of(
-        cohort, [tuple(f"x{one}" for one in pair) if n == 4 else pair for n, pair in enumerate(hashes)], SPLIT
-    )
+    lock = lock_of(cohort, [*hashes[:4], ("x", "y"), hashes[5]], SPLIT)
     stranger = Cohort.read(table, labelled=False).subset([4])
     anonymous = Cohort(tuple(c.__class__(c.scan, c.path, "", None) for c in stranger.cases), stranger.labels)
     assert overlap(lock, anonymous, hashes[4:5]) == (0,)
@@ -151,3 +151,10 @@ def test_an_image_on_both_sides_is_found_in_whatever_channel(table, place, copie
 def test_images_of_two_scans_of_one_case_do_not_leak_into_each_other(table):
     cohort = Cohort.read(table)
     check_leakage(cohort, [(f"h{n}", f"h{n}") for n in range(6)], SPLIT)
+
+
+def test_columns_of_scans_divide_no_cohort_into_subgroups(table, tmp_path):
+    cohort = Cohort.read(table)
+    prepared = prepare_cohort(cohort, Preprocessing(TWO), tmp_path / "cache")
+    found = {one.column for one in cohort_subgroups(prepared, None, channel_columns(TWO))}
+    assert not found & {"scan_late", "series_uid_late"}

@@ -15,6 +15,7 @@ from med_transfer.report.sections import (
     misses,
     model_card,
     rates,
+    shortcuts,
     subgroups,
     training,
 )
@@ -32,7 +33,7 @@ SECTIONS: tuple[SectionModule, ...] = (
     comparisons,
     fusion,
     subgroups,
-    # shortcuts
+    shortcuts,
     # explanations
     misses,
     training,

@@ -9,6 +9,7 @@ from med_transfer.report.numbers import decimal, decimal_interval, percent, perc
 from med_transfer.report.section import Section
 from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 from med_transfer.report.sections.first_screen_notices import notices
+from med_transfer.report.sections.first_screen_trust import trust_notices
 from med_transfer.report.table import Cell, Table, estimated
 
 
@@ -18,7 +19,7 @@ def section(evidence: Evidence, t: Translator) -> Section:
         t("Summary"),
         [_sensitivity(metrics, t)],
         [sensitivity_forest(metrics, t)],
-        {"facts": _facts(metrics, t), "notices": notices(evidence, t)},
+        {"facts": _facts(metrics, t), "notices": [*trust_notices(evidence, t), *notices(evidence, t)]},
     )
 
 
