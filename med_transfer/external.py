@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord, Provenance, load_network, read_record, versions
 from med_transfer.cohort_profile import CohortProfile
-from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort, seen_before
+from med_transfer.cohorts import Cohort, Images, PreparedCohort, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
 from med_transfer.evaluation import Metrics, prevalence_only
 from med_transfer.evaluation.domain import Domain, domain_of
@@ -51,7 +51,7 @@ def evaluate_bundle(
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
     check_subgroups(cohort, subgroups)
     if not allow_overlap:  # by patient, before anything is read
-        _refuse_what_was_trained_on(record, cohort, [None] * len(cohort))
+        _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
     prepared = prepare_cohort(
         cohort, Preprocessing(record.preprocessing), out / "prepared",
         progress=lambda done, total: progress("reading scans", done, total),
@@ -68,7 +68,7 @@ def evaluate_bundle(
     )  # fmt: skip
 
 
-def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[str | None]) -> None:
+def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:
     seen = _seen(record.trained_on, cohort, content_hashes)
     if not seen:
         return
@@ -82,7 +82,7 @@ def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_ha
     )  # fmt: skip
 
 
-def _seen(known: Provenance | None, cohort: Cohort, content_hashes: Sequence[str | None]) -> tuple[int, ...]:
+def _seen(known: Provenance | None, cohort: Cohort, content_hashes: Sequence[Images]) -> tuple[int, ...]:
     return seen_before(cohort, content_hashes, known.patient_hashes, known.content_hashes) if known else ()
 
 
@@ -100,10 +100,11 @@ def _overlap(record: BundleRecord, prepared: PreparedCohort) -> Overlap:
 
 def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.float64]) -> Domain:
     cohort, facts = prepared.cohort, [scan.acquisition for scan in prepared.scans]
+    envelopes = (record.input_envelope, *record.input_envelope.further)
     return domain_of(
-        np.array([scan.spacing_mm for scan in prepared.scans]), novelty, facts,
+        np.array([scan.spacings_mm for scan in prepared.scans]), novelty, facts,
         CohortProfile.of(cohort.truth, cohort.labels.names, cohort.patients, facts),
-        envelope_mm=(record.input_envelope.spacing_mm_low, record.input_envelope.spacing_mm_high),
+        envelope_mm=([one.spacing_mm_low for one in envelopes], [one.spacing_mm_high for one in envelopes]),
         training=record.development, abstain_above=record.abstain_above_novelty,
     )  # fmt: skip
 

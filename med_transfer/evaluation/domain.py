@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from med_transfer.cohort_profile import CohortProfile, Spread
@@ -92,25 +92,25 @@ def domain_of(
     facts: Sequence[Mapping[str, str | float]],
     here: CohortProfile,
     *,
-    envelope_mm: tuple[Sequence[float], Sequence[float]],
+    envelope_mm: tuple[ArrayLike, ArrayLike],
     training: CohortProfile | None,
     abstain_above: float | None,
 ) -> Domain:
     """Hold a cohort against the one a bundle was developed on.
 
     Args:
-        spacing_mm: [scan, 3] along column, row, slice.
+        spacing_mm: [scan, channel, 3] along column, row, slice.
         novelty: [scan] in [0, 1].
         facts: of the acquisition, one entry a scan; ``here`` is the profile of the same scans.
-        envelope_mm: smallest and largest spacing in training, along column, row, slice.
+        envelope_mm: smallest and largest spacing in training: two of [channel, 3].
         training: profile of the development scans; None where the bundle does not remember it.
         abstain_above: novelty at which the bundle abstains.
     """
     low, high = (np.asarray(limits) for limits in envelope_mm)
     outside = (spacing_mm < low - _ROUNDING) | (spacing_mm > high + _ROUNDING)
     return Domain(
-        outside_envelope=_share(np.any(outside, axis=1)),
-        outside_by_axis=dict(zip(_AXES, outside.sum(axis=0).tolist(), strict=True)),
+        outside_envelope=_share(np.any(outside, axis=(1, 2))),
+        outside_by_axis=dict(zip(_AXES, outside.any(axis=1).sum(axis=0).tolist(), strict=True)),
         novelty=Spread.of(novelty),
         strange=_share(novelty > STRANGE),
         abstain_above=abstain_above,

@@ -9,7 +9,7 @@ from med_transfer.evaluation.domain import domain_of
 from med_transfer.evaluation.overlap import Overlap
 
 CLASSES = ("benign", "malignant")
-ENVELOPE = ((0.5, 0.5, 1.0), (0.9, 0.9, 2.5))
+ENVELOPE = ([(0.5, 0.5, 1.0)], [(0.9, 0.9, 2.5)])
 
 
 def profile(malignant, facts):
@@ -22,7 +22,7 @@ DEVELOPMENT = profile(
     [{"kernel": "LUNG" if n % 4 else "B31f", "slice_thickness_mm": 1.0 + n % 3} for n in range(40)],
 )
 FACTS = [{"kernel": "LUNG", "slice_thickness_mm": 2.0}] * 6 + [{"kernel": "FC51", "slice_thickness_mm": 5.0}] * 3 + [{}]
-SPACING = np.array([[0.7, 0.7, 2.0]] * 7 + [[0.7, 0.7, 5.0]] * 2 + [[0.4, 0.7, 5.0]])
+SPACING = np.array([[(0.7, 0.7, 2.0)]] * 7 + [[(0.7, 0.7, 5.0)]] * 2 + [[(0.4, 0.7, 5.0)]])
 NOVELTY = np.array([0.1, 0.3, 0.5, 0.5, 0.6, 0.7, 0.8, 0.94, 0.96, 1.0])
 
 
@@ -72,7 +72,7 @@ def test_what_an_older_bundle_does_not_remember_is_null():
 
 def test_a_cohort_like_the_training_cohort_is_not_called_far():
     rng = np.random.default_rng(0)
-    alike = np.full((200, 3), (0.7, 0.7, 2.0))
+    alike = np.full((200, 1, 3), (0.7, 0.7, 2.0))
     facts = [{}] * 200
     here = profile([True, False] * 100, facts)
 
@@ -83,7 +83,7 @@ def test_a_cohort_like_the_training_cohort_is_not_called_far():
 
     assert sum(far(rng.random(200), alike) for _ in range(20)) <= 2
     assert far(rng.random(200) ** 0.2, alike)
-    assert far(rng.random(200), alike + np.where(np.arange(200) % 5, 0, 3)[:, None])
+    assert far(rng.random(200), alike + np.where(np.arange(200) % 5, 0, 3)[:, None, None])
 
 
 def test_a_profile_counts_and_names_nobody():
