@@ -32,6 +32,7 @@ from med_transfer.backbones.adapters import add_adapters
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
+from med_transfer.evaluation.chosen_point import ChosenPoint
 from med_transfer.fusion import Fusion
 from med_transfer.labels import Labels
 from med_transfer.operating_point import OperatingPoint
@@ -121,6 +122,7 @@ class BundleRecord(_Record):
     backbone: BackboneRecord
     n_members: int
     operating_point: OperatingPoint = OperatingPoint()
+    chosen_point: ChosenPoint | None = None
     calibration: dict[str, str | float] = Field(default_factory=dict)
     abstain_above_novelty: float | None = None
     input_envelope: InputEnvelope

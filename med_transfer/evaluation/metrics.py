@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.calibration import Calibration
+from med_transfer.evaluation.chosen_point import ChosenPoint
 from med_transfer.evaluation.estimate import Estimate, Record
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.rates import Counts
@@ -165,6 +166,7 @@ class Metrics(Record):
         prevalence: share of the test scans that have the class.
         subgroups: column to value to measures.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
+        chosen_point: how the operating point was chosen; None for a bundle that does not tell.
         kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
     """
 
@@ -186,6 +188,7 @@ class Metrics(Record):
     kept_network: KeptNetwork | None = None
     fit_gap: FitGap | None = None
     fusion: FusionMetrics | None = None
+    chosen_point: ChosenPoint | None = None
     failed: Failed = Failed()
     bootstrap: Bootstrap
 

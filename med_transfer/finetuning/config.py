@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.cohorts.splits import SplitConfig
+from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.fusion.config import FusionConfig
 from med_transfer.transfer.config import TransferConfig
 from med_transfer.transfer.strategies import Strategy, find_strategy
@@ -151,6 +152,8 @@ class FinetuneConfig(_Config):
     Attributes:
         scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
+        operating_point: how probabilities become calls, see OperatingPointConfig. The only part that may change in a
+            run folder that has been trained.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
 
@@ -162,6 +165,7 @@ class FinetuneConfig(_Config):
     training: TrainingConfig = TrainingConfig()
     scratch_twin: bool = True
     fusion: FusionConfig | None = None
+    operating_point: OperatingPointConfig = OperatingPointConfig()
     abstain_above_novelty: Share | None = None
     seed: int = 0
 
@@ -198,6 +202,9 @@ class FinetuneConfig(_Config):
 def _contradiction(config: FinetuneConfig) -> str:
     """Why transfer and training do not go together; empty when they do."""
     transfer, training = config.transfer, config.training
+    if config.operating_point.is_chosen and config.fusion is not None and config.fusion.report == "fused":
+        rule = config.operating_point.rule
+        return f"operating_point.rule {rule} with fusion.report fused: thresholds are chosen for the network alone"
     strategy = transfer.strategy
     if transfer.on_harm == "fallback" and not config.scratch_twin:
         return "transfer.on_harm fallback without scratch_twin: there is no network to fall back to"
