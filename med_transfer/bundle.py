@@ -23,12 +23,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from med_transfer.backbones import NetworkPlan, backbones
 from med_transfer.backbones.adapters import add_adapters
+from med_transfer.calibration import Calibrator, Uncalibrated
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
@@ -123,7 +124,7 @@ class BundleRecord(_Record):
     n_members: int
     operating_point: OperatingPoint = OperatingPoint()
     chosen_point: ChosenPoint | None = None
-    calibration: dict[str, str | float] = Field(default_factory=dict)
+    calibration: Calibrator = Uncalibrated()
     abstain_above_novelty: float | None = None
     input_envelope: InputEnvelope
     trained_on: Provenance
@@ -132,6 +133,12 @@ class BundleRecord(_Record):
     weights_sha256: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     intended_use: str = "Research use only. Not a medical device."
+
+    @model_validator(mode="after")
+    def _calibration_fits(self) -> BundleRecord:
+        if not self.calibration.fits(len(self.classes)):
+            raise ValueError(f"the calibration is not of {len(self.classes)} classes")
+        return self
 
     @property
     def labels(self) -> Labels:
@@ -228,7 +235,9 @@ def load_network(bundle_root: Path | str) -> Ensemble:
         )  # fmt: skip
     ensemble = _empty_network(record)
     try:
-        ensemble.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        tensors.pop("temperature", None)  # kept among the weights, too, before there were other calibrations
+        ensemble.load_state_dict(tensors)
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None
     return ensemble.eval()
@@ -250,7 +259,7 @@ def _empty_network(record: BundleRecord) -> Ensemble:
     if record.transfer and record.transfer.adapter_reduction:
         for classifier in classifiers:
             add_adapters(classifier.encoder, record.transfer.adapter_reduction)
-    return Ensemble(classifiers, multilabel=record.multilabel)
+    return Ensemble(classifiers, multilabel=record.multilabel, calibrator=record.calibration)
 
 
 def versions() -> dict[str, str]:
@@ -274,11 +283,12 @@ _MONAI_INFERENCE = {
 
 
 def _monai_metadata(record: BundleRecord) -> dict:
-    depth, height, width = record.preprocessing.shape
-    low, high = record.preprocessing.output_range
+    look = record.preprocessing
+    (depth, height, width), (low, high) = look.shape, look.output_range
     tensor = {"dtype": "float32", "is_patch_data": False}
     image = tensor | {
-        "type": "image", "format": "hounsfield", "modality": "CT", "num_channels": 1,
+        "type": "image", "format": "hounsfield" if look.modality == "CT" else "magnitude",
+        "modality": look.modality or "n/a", "num_channels": 1,
         "spatial_shape": [depth, height, width], "value_range": [low, high], "channel_def": {"0": "image"},
     }  # fmt: skip
     scores = tensor | {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from med_transfer.calibration import Calibrator, Uncalibrated
 from med_transfer.classifier import Classifier
 from med_transfer.novelty import Novelty
 
@@ -14,29 +15,26 @@ from med_transfer.novelty import Novelty
 class Ensemble(nn.Module):
     """Input [batch, channel, depth, height, width] to probabilities [batch, class].
 
-    Each member's logits are divided by the common ``temperature`` (Guo et al. 2017, arXiv:1706.04599), turned into
-    probabilities and averaged. Weights are named ``member0.encoder...``, ``member0.head...``, ``novelty0...``.
+    Each member's logits are turned into probabilities by the common ``calibrator`` and averaged. Weights are named
+    ``member0.encoder...``, ``member0.head...``, ``novelty0...``; the calibration is in the bundle's record.
 
     Args:
         classifiers: one a fold.
         novelties: what each one's features look like on scans it knows; unfitted ones when None.
         multilabel: several findings a scan (sigmoid) instead of one class (softmax).
-        temperature: above 1 makes the members less sure.
+        calibrator: from one member's logits to probabilities.
     """
-
-    temperature: Tensor
 
     def __init__(
         self, classifiers: Sequence[Classifier], novelties: Sequence[Novelty] | None = None, *,
-        multilabel: bool = False, temperature: float = 1.0,
+        multilabel: bool = False, calibrator: Calibrator = Uncalibrated(),  # noqa: B008 (frozen)
     ) -> None:  # fmt: skip
         super().__init__()
-        self.multilabel, self.n_members = multilabel, len(classifiers)
+        self.multilabel, self.n_members, self.calibrator = multilabel, len(classifiers), calibrator
         novelties = novelties or [Novelty(classifier.n_features) for classifier in classifiers]
         for number, (classifier, novelty) in enumerate(zip(classifiers, novelties, strict=True)):
             self.add_module(f"member{number}", classifier)
             self.add_module(f"novelty{number}", novelty)
-        self.register_buffer("temperature", torch.tensor(float(temperature)))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.assess(images)[0]
@@ -54,13 +52,10 @@ class Ensemble(nn.Module):
         """As :meth:`assess`, from each member's features."""
         probabilities, ranks = [], []
         for number, of_member in enumerate(features):
-            probabilities.append(self._calibrated(self._member(number).head(of_member)))
+            logits = self._member(number).head(of_member).float()
+            probabilities.append(self.calibrator.probabilities(logits, multilabel=self.multilabel).float())
             ranks.append(self.get_submodule(f"novelty{number}")(of_member))
         return torch.stack(probabilities).mean(0), torch.stack(ranks).mean(0)
 
     def _member(self, number: int) -> Classifier:
         return self.get_submodule(f"member{number}")  # type: ignore[return-value]
-
-    def _calibrated(self, logits: Tensor) -> Tensor:
-        scaled = logits.float() / self.temperature
-        return scaled.sigmoid() if self.multilabel else scaled.softmax(1)

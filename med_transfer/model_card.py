@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Cohort
+from med_transfer.preprocessing import PreprocessingConfig
 
 
 def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
@@ -21,7 +22,8 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         ("Backbone licence", backbone.licence),
         ("Backbone SHA-256", backbone.sha256 or "none: trained from scratch"),
         ("Input", " x ".join(map(str, shape)) + " voxels, " + ("region fitted" if spacing is None else _mm(spacing))),
-        ("Window", f"{record.preprocessing.window_hu[0]:g} to {record.preprocessing.window_hu[1]:g} HU"),
+        ("Modality", record.preprocessing.modality or "not checked"),
+        ("Intensities", intensities(record.preprocessing)),
         ("Spacing seen in training", f"{_mm(low)} to {_mm(high)} (column, row, slice)"),
         ("Calibration", _calibration(record)),
         *_fusion_rows(record),
@@ -40,6 +42,14 @@ def model_card(record: BundleRecord, cohort: Cohort) -> str:
         "How well it does, on whom, and with what uncertainty stands in the run's report.html and metrics.json.\n"
         "Scans unlike the cohort's, in spacing, scanner, body part or disease, are outside of what was tested.\n"
     )
+
+
+def intensities(config: PreprocessingConfig) -> str:
+    """Which values the network tells apart, in words."""
+    if config.normalisation == "zscore":
+        return f"z-scores of each scan's own foreground, up to {config.clip_sd:g} standard deviations"
+    low, high = config.window_hu
+    return f"window from {low:g} to {high:g}{' HU' if config.modality in ('CT', None) else ', in the unit of the file'}"
 
 
 def _transfer_rows(record: BundleRecord) -> list[tuple[str, str]]:
@@ -61,7 +71,7 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 def _calibration(record: BundleRecord) -> str:
     found = record.calibration
-    return f"temperature {found.get('temperature', 1.0):.2f} on {found.get('n', 0)} validation scans"
+    return f"{found} on {found.n} validation scans{'; ' if found.note else ''}{found.note}"
 
 
 def _mm(spacing: tuple[float, float, float]) -> str:

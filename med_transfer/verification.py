@@ -3,7 +3,8 @@
 A network with batch normalisation remembers the mean and the spread of every channel of every layer. Scans like those
 it was trained on, given to it in the same way, produce the same statistics. Another window shifts them, other axes
 change them in the deeper layers, another modality more so, and weights that are not what they claim agree with nothing.
-Networks without such a memory are asked whether their features collapse: whether all scans look alike to them.
+MR has no unit, so MR scans are given as z-scores of each scan, whatever the entry's window; files that name no modality
+are taken for CT. Networks without such a memory are asked whether all scans look alike to them.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def verify(
     features = _features(backbone, list(_images(volumes, native)))
     if not remembers(backbone.encoder):
         return _without_memory(features, len(volumes))
-    alternatives, tried = _alternatives(native), {}
+    has_unit = any(volume.provenance.modality != "MR" for volume in volumes)
+    alternatives, tried = _alternatives(native, has_unit), {}
     for name, needs in alternatives.items():
         tried[name] = agreement(backbone.encoder, _images(volumes, needs))
         progress(len(tried), len(alternatives))
@@ -159,11 +161,11 @@ def _normalisations(encoder: Encoder) -> Iterator[tuple[str, nn.BatchNorm3d]]:
 # The inputs to try --------------------------------------------------------------------------------------------
 
 
-def _alternatives(native: InputSpec) -> dict[str, InputSpec]:
-    """The entry's own input, the same in other windows, and the same with other axes."""
+def _alternatives(native: InputSpec, has_unit: bool) -> dict[str, InputSpec]:
+    """The entry's own input, the same in other windows where values have a unit, and the same with other axes."""
     inputs = {"as its entry says": native}
-    inputs |= {f"window {low:g} to {high:g} HU": replace(native, window_hu=(low, high)) for low, high in _WINDOWS_HU
-               if (low, high) != native.window_hu}  # fmt: skip
+    windows = [window for window in _WINDOWS_HU if has_unit and window != native.window_hu]
+    inputs |= {f"window {low:g} to {high:g} HU": replace(native, window_hu=(low, high)) for low, high in windows}
     inputs |= {f"axes {axes}": _turned(native, axes) for axes in _AXES if not _same_axes(axes, native.orientation)}
     return inputs
 
@@ -192,9 +194,9 @@ def _images(volumes: Sequence[Volume], needs: InputSpec) -> Iterator[Tensor]:
         orientation=needs.orientation, spacing_mm=needs.spacing_mm or (3.0, 1.5, 1.5), shape=(depth, height, width),
         window_hu=needs.window_hu, output_range=needs.output_range, region="foreground",
     )  # fmt: skip
-    preprocessing = Preprocessing(config)
+    in_window, by_itself = Preprocessing(config), Preprocessing(config.model_copy(update={"normalisation": "zscore"}))
     for volume in volumes:
-        yield preprocessing(volume)[None]
+        yield (by_itself if volume.provenance.modality == "MR" else in_window)(volume)[None]
 
 
 # Verdicts -----------------------------------------------------------------------------------------------------

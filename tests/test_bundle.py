@@ -1,10 +1,13 @@
 """The bundle: whole or not at all, no pickle, nothing changed unnoticed, and a source for the next transfer."""
 
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import (
@@ -18,6 +21,8 @@ from med_transfer.bundle import (
     read_record,
     save_bundle,
 )
+from med_transfer.calibration import TemperatureScaling
+from med_transfer.calibration.calibrators import IsotonicRegression, RisingCurve, VectorScaling
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
@@ -25,6 +30,7 @@ from med_transfer.operating_point import OperatingPoint
 from med_transfer.prediction import Prediction
 from med_transfer.preprocessing import PreprocessingConfig
 
+TEMPERATURE = TemperatureScaling(temperature=1.3, n=9)
 IMAGES = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
@@ -34,6 +40,7 @@ def record(**changes) -> BundleRecord:
         "preprocessing": PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 1, 1)),
         "backbone": BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
         "n_members": 2,
+        "calibration": TEMPERATURE,
         "input_envelope": InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         "trained_on": Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
     }
@@ -43,7 +50,7 @@ def record(**changes) -> BundleRecord:
 @pytest.fixture(scope="module")
 def ensemble() -> Ensemble:
     encoders = [load_backbone("resnet18-w32", seed=seed).encoder for seed in range(2)]
-    return Ensemble([Classifier(encoder, 2) for encoder in encoders], temperature=1.3).eval()
+    return Ensemble([Classifier(encoder, 2) for encoder in encoders], calibrator=TEMPERATURE).eval()
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +150,60 @@ def test_a_record_from_before_plans_were_kept_is_still_read(tmp_path, bundle):
     assert content["backbone"].pop("plan") is None
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
     assert read_record(tmp_path).backbone.plan is None
+
+
+CURVES = (
+    RisingCurve(log_odds=(-2.0, 0.1, 0.2, 3.0), probability=(0.1, 0.1, 0.6, 0.9)),
+    RisingCurve(log_odds=(0.0,), probability=(0.3,)),
+)
+
+
+@pytest.mark.parametrize(
+    "calibrator",
+    [VectorScaling(scale=(0.7, 1.4), bias=(0.3, -0.3), n=40), IsotonicRegression(curves=CURVES, n=90, note="why")],
+)
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_bundle_answers_as_the_ensemble_that_was_calibrated(tmp_path, ensemble, calibrator, multilabel):
+    members = [ensemble.member0, ensemble.member1]
+    calibrated = Ensemble(members, multilabel=multilabel, calibrator=calibrator).eval()
+    folder = save_bundle(tmp_path / "bundle", record(calibration=calibrator, multilabel=multilabel), calibrated, "")
+    assert read_record(folder).calibration == calibrator
+    with torch.no_grad():
+        assert torch.equal(load_network(folder)(IMAGES), calibrated(IMAGES))
+        of_each = [calibrator.probabilities(member(IMAGES), multilabel=multilabel) for member in members]
+        torch.testing.assert_close(calibrated(IMAGES), torch.stack(of_each).mean(0).float())
+
+
+def test_a_bundle_from_before_other_calibrations_still_answers_the_same(tmp_path, bundle, ensemble):
+    """The temperature was a tensor among the weights, and the record a few numbers of any type."""
+    old = tmp_path / "bundle"
+    shutil.copytree(bundle, old)
+    save_file(load_file(old / WEIGHTS_FILE) | {"temperature": torch.tensor(1.3)}, old / WEIGHTS_FILE)
+    content = json.loads((old / RECORD_FILE).read_text())
+    content["calibration"] = {"method": "temperature", "temperature": 1.3, "n": 9.0}
+    content["weights_sha256"] = hashlib.sha256((old / WEIGHTS_FILE).read_bytes()).hexdigest()
+    (old / RECORD_FILE).write_text(json.dumps(content))
+    with torch.no_grad():
+        assert torch.equal(load_network(old)(IMAGES), ensemble(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        ({"method": "beta"}, "calibration: Input tag 'beta' found using 'method' does not match any of the expected"),
+        (
+            {"method": "temperature", "temperature": 0},
+            "calibration.temperature.temperature: Input should be greater than 0",
+        ),
+        ({"method": "vector", "scale": [1, 1, 1], "bias": [0, 0, 0]}, "the calibration is not of 2 classes"),
+        (
+            {"method": "isotonic", "curves": [{"log_odds": [0, 1], "probability": [0.6, 0.5]}] * 2},
+            r"calibration.isotonic.curves.0: Value error, probabilities that fall",
+        ),
+    ],
+)
+def test_a_calibration_that_makes_no_sense_is_refused(tmp_path, bundle, calibration, message):
+    content = json.loads((bundle / RECORD_FILE).read_text()) | {"calibration": calibration}
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=message):
+        read_record(tmp_path)

@@ -7,6 +7,7 @@ from scipy import stats
 from scipy.special import softmax
 
 from med_transfer.backbones import load_backbone
+from med_transfer.calibration import TemperatureScaling
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
 from med_transfer.novelty import Novelty
@@ -23,7 +24,7 @@ def images() -> torch.Tensor:
 
 def test_probabilities_are_the_mean_of_the_members_at_the_temperature(images):
     classifiers = members(2)
-    ensemble = Ensemble(classifiers, temperature=2.5).eval()
+    ensemble = Ensemble(classifiers, calibrator=TemperatureScaling(temperature=2.5)).eval()
     with torch.no_grad():
         expected = np.mean([softmax(c(images).double().numpy() / 2.5, axis=1) for c in classifiers], axis=0)
         np.testing.assert_allclose(ensemble(images).numpy(), expected, atol=1e-6)
@@ -38,7 +39,7 @@ def test_findings_are_independent_probabilities(images):
 
 def test_weights_survive_a_round_trip_with_everything_that_was_fitted(images):
     novelty = Novelty(256).fit(torch.randn(40, 256), torch.randn(10, 256))
-    ensemble = Ensemble(members(1), [novelty], temperature=1.7).eval()
+    ensemble = Ensemble(members(1), [novelty]).eval()
     copy = Ensemble(members(1)[:1]).eval()
     copy.load_state_dict(ensemble.state_dict())
     with torch.no_grad():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from mr_like import mr_values
 from torch import nn
 
 from med_transfer.backbones import LoadedBackbone, LoadReport, find_backbone
@@ -100,6 +101,14 @@ def test_another_modality(remembering):
     fit = verify(remembering, inverted)
     assert fit.verdict in ("wrong modality", "wrong weights")
     assert fit.agreement.correlation < 0.9
+
+
+def test_mr_is_given_as_z_scores_and_no_window_in_hu_is_tried(remembering):
+    provenance = Provenance("phantom", "dicom", "MR")
+    volumes = [replace(one, voxels=mr_values(one.voxels, 3.0), provenance=provenance) for one in scans(3, first=20)]
+    fit, louder = (verify(remembering, [replace(one, voxels=one.voxels * gain) for one in volumes]) for gain in (1, 5))
+    assert not any("HU" in name for name in fit.tried)
+    assert fit.agreement.distance == pytest.approx(louder.agreement.distance, rel=1e-3)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from med_transfer.atomic import atomic_path
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.table import Case, Cohort
-from med_transfer.errors import GeometryRejected, NothingDone, ScanError
+from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
 from med_transfer.prediction import Prediction
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.scans import Region, Volume, read_mask, read_scan, region_of_mask
@@ -153,8 +153,8 @@ def prepare_cohort(
 
 
 def without_prediction(case: Case, error: ScanError) -> Prediction:
-    """The record of a scan that gave none: rejected by its geometry, or failed; without this machine's folders."""
-    status = "rejected" if isinstance(error, GeometryRejected) else "failed"
+    """The record of a scan that gave none: rejected as no input of this kind, or failed; without local folders."""
+    status = "rejected" if isinstance(error, GeometryRejected | InputRejected) else "failed"
     reason = str(error).replace(str(case.path), case.scan)
     if case.mask is not None:
         reason = reason.replace(str(case.mask), case.mask.name)

@@ -1,16 +1,13 @@
-"""Do probabilities mean what they say: Brier score, expected calibration error, temperature scaling."""
+"""Do probabilities mean what they say: Brier score, expected calibration error."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_expit, log_softmax
 
 from med_transfer.evaluation.estimate import Estimate, Record
 
 N_BINS = 10
-_TEMPERATURE_RANGE = (0.05, 20.0)
 
 
 class ReliabilityBin(Record):
@@ -85,31 +82,3 @@ def expected_calibration_error(bins: list[ReliabilityBin]) -> float:
     """
     total = sum(b.n for b in bins)
     return sum(b.n * abs(b.mean_probability - b.observed) for b in bins) / total
-
-
-def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.bool_], *, multilabel: bool = False) -> float:
-    """The temperature T for which softmax(logits / T) (sigmoid for findings) fits the truth best.
-
-    Fit it on validation scans. Above 1 the network was too sure of itself. Targets are smoothed by one
-    pseudo-scan a class (Platt 1999): without that, a network that is right on every validation scan would be
-    made infinitely sure.
-
-    Args:
-        logits, truth: [scan, class].
-        multilabel: several findings a scan.
-
-    Source: Guo et al. 2017, ICML, PMLR 70:1321.
-    """
-    logits = np.asarray(logits, dtype=np.float64)
-    scans, outcomes = len(truth), 2 if multilabel else truth.shape[1]
-    target = (scans * truth + 1) / (scans + outcomes)
-
-    def negative_log_likelihood(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        if multilabel:
-            return -float((target * log_expit(scaled) + (1 - target) * log_expit(-scaled)).sum())
-        return -float((target * log_softmax(scaled, axis=1)).sum())
-
-    bounds = tuple(np.log(_TEMPERATURE_RANGE))
-    fit = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded")
-    return float(np.exp(fit["x"]))

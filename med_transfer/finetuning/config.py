@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from med_transfer.calibration import CalibrationConfig
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.fusion.config import FusionConfig
+from med_transfer.preprocessing.config import Modality, Normalisation
 from med_transfer.transfer.config import TransferConfig
 from med_transfer.transfer.strategies import Strategy, find_strategy
 from med_transfer.transfer.strategies.layerwise_lr_decay import LayerwiseLRDecay
@@ -40,16 +42,30 @@ class BackboneConfig(_Config):
 
 
 class InputConfig(_Config):
-    """Overrides of what the backbone's entry says about its input; see PreprocessingConfig for the words."""
+    """Overrides of what the backbone's entry says about its input; see PreprocessingConfig for the words.
+
+    Attributes:
+        normalisation: None: ``zscore`` for MR without a window of yours, ``window`` otherwise.
+    """
 
     orientation: str | None = None
     spacing_mm: tuple[float, float, float] | None = None
     shape: Triple | None = None
+    modality: Modality = "CT"
+    normalisation: Normalisation | None = None
     window_hu: tuple[float, float] | None = None
+    clip_sd: Annotated[float, Field(gt=0)] | None = None
     output_range: tuple[float, float] | None = None
     region: Literal["roi", "foreground", "whole"] = "whole"
     outside: Literal["edge", "floor"] = "edge"
     max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
+
+    def overrides(self) -> dict[str, Any]:
+        """The values that go before the entry's, by the names of PreprocessingConfig."""
+        chosen = {name: value for name, value in self.model_dump().items() if value is not None}
+        if self.modality == "MR" and self.window_hu is None:
+            chosen.setdefault("normalisation", "zscore")
+        return chosen
 
 
 class AugmentationConfig(_Config):
@@ -151,6 +167,7 @@ class FinetuneConfig(_Config):
 
     Attributes:
         scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
+        calibration: how logits become probabilities, see CalibrationConfig.
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
         operating_point: how probabilities become calls, see OperatingPointConfig. The only part that may change in a
             run folder that has been trained.
@@ -163,6 +180,7 @@ class FinetuneConfig(_Config):
     augmentation: AugmentationConfig = AugmentationConfig()
     transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     scratch_twin: bool = True
     fusion: FusionConfig | None = None
     operating_point: OperatingPointConfig = OperatingPointConfig()

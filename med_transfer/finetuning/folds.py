@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
+from med_transfer.calibration import calibrate
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
-from med_transfer.evaluation.calibration import fit_temperature
 from med_transfer.evaluation.metrics import FitGap
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.feature_mapping import labelled_features
@@ -37,20 +38,15 @@ class TrainedEnsemble:
     """The ensemble, in evaluation mode on the CPU, each member's course, and how it was calibrated.
 
     Attributes:
-        validation: calibrated probabilities [scan, class] of each development scan by the member that did not train
-            on it, in the order of the members' validation parts.
+        validation: probabilities [scan, class] of each development scan by the member that did not train on it,
+            calibrated on other patients, in the order of the members' validation parts.
         gap: between training and validation.
     """
 
     ensemble: Ensemble
     members: tuple[TrainedMember, ...]
-    temperature: float
     validation: NDArray[np.float64]
     gap: FitGap
-
-    @property
-    def n_calibration(self) -> int:
-        return len(self.validation)
 
 
 def train_folds(
@@ -81,19 +77,16 @@ def train_folds(
         seen.append((_logits(result.classifier, known), data.train_truth))
         unseen.append((_logits(result.classifier, held_out), data.val_truth))
     logits, truth = (np.concatenate(parts) for parts in zip(*unseen, strict=True))
-    temperature = fit_temperature(logits, truth, multilabel=labels.multilabel)
-    classifiers = [member.classifier for member in trained]
-    ensemble = Ensemble(classifiers, novelties, multilabel=labels.multilabel, temperature=temperature).eval()
+    patients = [prepared.cohort.patients[row] for row in chain.from_iterable(split.validation)]
+    calibrated = calibrate(logits, truth, patients, labels, config.calibration.method)
+    ensemble = Ensemble(
+        [member.classifier for member in trained], novelties, multilabel=labels.multilabel,
+        calibrator=calibrated.calibrator,
+    ).eval()  # fmt: skip
     gap = fit_gap(seen, unseen, labels, config.training.gap_limit)
     log.log(logging.WARNING if gap.exceeded else logging.INFO, "%s: %s", stage, gap.sentence)
-    validation = _probabilities(logits / temperature, multilabel=labels.multilabel)
-    return TrainedEnsemble(ensemble, tuple(trained), temperature, validation, gap)
+    return TrainedEnsemble(ensemble, tuple(trained), calibrated.probabilities, gap)
 
 
 def _logits(classifier: Classifier, features: Tensor) -> NDArray[np.float32]:
     return classifier.head(features).detach().numpy()
-
-
-def _probabilities(logits: NDArray[np.floating], *, multilabel: bool) -> NDArray[np.float64]:
-    tensor = torch.from_numpy(logits).double()
-    return (tensor.sigmoid() if multilabel else tensor.softmax(1)).numpy()

@@ -81,9 +81,8 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
     """
     names = ("orientation", "spacing_mm", "shape", "window_hu", "output_range")
     native = {name: value for name in names if (value := getattr(spec.input, name)) is not None}
-    chosen = {name: value for name, value in config.input.model_dump().items() if value is not None}
     try:
-        preprocessing = PreprocessingConfig(**(native | chosen))
+        preprocessing = PreprocessingConfig(**(native | config.input.overrides()))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["input", *map(str, first["loc"][:1])])

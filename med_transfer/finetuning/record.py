@@ -35,7 +35,7 @@ def bundle_record(
         n_members=plan.split.n_members,
         operating_point=operating_point,
         chosen_point=chosen_point,
-        calibration={"method": "temperature", "temperature": trained.temperature, "n": trained.n_calibration},
+        calibration=trained.ensemble.calibrator,
         abstain_above_novelty=config.abstain_above_novelty,
         input_envelope=_envelope(plan),
         trained_on=_provenance(plan, config),

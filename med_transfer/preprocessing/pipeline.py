@@ -1,4 +1,4 @@
-"""Volume to network input: one resample onto one grid, then the window.
+"""Volume to network input: one resample onto one grid, then the intensities.
 
 Orientation, spacing, crop, padding and shape are all statements about the output grid. So the grid is
 worked out first, and the voxels are interpolated once (`resampling`); nothing is resampled twice and a region's
@@ -15,9 +15,11 @@ from med_transfer import geometry
 from med_transfer.errors import UnusableVoxels
 from med_transfer.preprocessing.config import PreprocessingConfig
 from med_transfer.preprocessing.grid import Grid, Triple
+from med_transfer.preprocessing.modality import require_modality
 from med_transfer.preprocessing.region import foreground, whole
 from med_transfer.preprocessing.resampling import resample
 from med_transfer.preprocessing.window import apply_window
+from med_transfer.preprocessing.zscore import foreground_threshold, zscore_window
 from med_transfer.scans import Region, Volume
 
 _WORLD_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "I": 2, "S": 2}
@@ -50,19 +52,27 @@ class Preprocessing:
         """Float tensor [1, depth, height, width], values in ``output_range``.
 
         Raises:
-            UnusableVoxels: see :meth:`grid`.
+            InputRejected: a scan of another modality.
+            UnusableVoxels: see :meth:`grid`; or a scan without a foreground, where z-scores are asked for.
         """
-        grid = self.grid(volume, region, margin)
-        outside = "edge" if self.config.outside == "edge" else self.config.window_hu[0]
+        require_modality(volume, self.config.modality)
+        grid, window = self.grid(volume, region, margin), self._window(volume)
+        outside = "edge" if self.config.outside == "edge" else window[0]
         voxels = resample(volume.voxels, volume.affine, grid, outside=outside)
-        apply_window(voxels, self.config.window_hu, self.config.output_range)
+        apply_window(voxels, window, self.config.output_range)
         return torch.from_numpy(voxels)[None]
+
+    def _window(self, volume: Volume) -> tuple[float, float]:
+        if self.config.normalisation == "zscore":
+            return zscore_window(volume, self.config.clip_sd)
+        return self.config.window_hu
 
     def _region(self, volume: Volume, region: Region | None) -> Region:
         if self.config.region == "whole":
             return whole(volume)
         if self.config.region == "foreground":
-            return foreground(volume)
+            measured = self.config.normalisation == "zscore"
+            return foreground(volume, foreground_threshold(volume)) if measured else foreground(volume)
         if region is None:
             raise UnusableVoxels(
                 "no region of interest",

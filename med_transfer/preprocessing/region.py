@@ -18,10 +18,10 @@ def whole(volume: Volume) -> Region:
     return _box(volume, np.zeros(3), np.array(volume.voxels.shape[::-1]) - 1)
 
 
-def foreground(volume: Volume) -> Region:
-    """The box around the largest connected body above -500 HU; the whole scan when there is none."""
+def foreground(volume: Volume, above: float = BODY_HU) -> Region:
+    """The box around the largest connected body of values ``above`` so much; the whole scan when there is none."""
     steps = [max(1, round(_COARSE_MM / mm)) for mm in reversed(volume.spacing_mm)]
-    coarse = volume.voxels[:: steps[0], :: steps[1], :: steps[2]] > BODY_HU
+    coarse = volume.voxels[:: steps[0], :: steps[1], :: steps[2]] > above
     parts: np.ndarray = np.asarray(measure.label(coarse, connectivity=1))  # the table is a part of its own
     if not parts.any():
         return whole(volume)

@@ -19,6 +19,7 @@ from med_transfer.backbones.source_features import (
 )
 from med_transfer.backbones.store import store_folder, stored_weights
 from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, read_record
+from med_transfer.calibration import Calibrator
 from med_transfer.selection.candidates import Candidate
 from med_transfer.selection.record import Stages
 
@@ -30,12 +31,12 @@ class SourceHead:
     stages: Stages
     weight: Tensor
     bias: Tensor
-    temperature: float
+    calibrator: Calibrator
 
     def probabilities(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """[scan, source class]."""
         logits = torch.from_numpy(np.asarray(features, np.float64)) @ self.weight.double().T + self.bias.double()
-        return torch.softmax(logits / self.temperature, dim=1).numpy()
+        return self.calibrator.probabilities(logits, multilabel=False).numpy()
 
 
 def source_features(candidate: Candidate) -> SourceFeatures | None:
@@ -53,11 +54,12 @@ def source_features(candidate: Candidate) -> SourceFeatures | None:
 def source_head(candidate: Candidate) -> SourceHead | None:
     """The first member's head of a bundle that gives one class a scan; else None."""
     folder = _bundle(candidate)
-    if folder is None or read_record(folder).multilabel:
+    record = read_record(folder) if folder is not None else None
+    if folder is None or record is None or record.multilabel:
         return None
     tensors = load_file(folder / WEIGHTS_FILE)
     weight, bias = (torch.from_numpy(tensors[f"member0.head.{part}"]) for part in ("weight", "bias"))
-    return SourceHead(_pooled(candidate, folder), weight, bias, float(tensors["temperature"]))
+    return SourceHead(_pooled(candidate, folder), weight, bias, record.calibration)
 
 
 def _places(candidate: Candidate) -> list[Path]:

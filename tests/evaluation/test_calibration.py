@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import softmax
 from simulated_scores import findings, three_classes
 from sklearn.metrics import brier_score_loss
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
@@ -10,7 +9,6 @@ from med_transfer.evaluation.calibration import (
     brier_by_scan,
     claims,
     expected_calibration_error,
-    fit_temperature,
     reliability,
 )
 
@@ -49,25 +47,3 @@ def test_bins_hold_every_claim_even_at_the_ends():
     bins = reliability(np.array([0.0, 1.0, 0.55]), np.array([False, True, True]))
     assert sum(b.n for b in bins) == 3
     assert [b.observed for b in bins] == [0.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_that_was_put_in_is_found(temperature):
-    rng = np.random.default_rng(0)
-    honest = rng.normal(size=(6000, 3)) * 1.5
-    truth = np.eye(3, dtype=bool)[[rng.choice(3, p=p) for p in softmax(honest, axis=1)]]
-    assert fit_temperature(honest * temperature, truth) == pytest.approx(temperature, rel=0.06)
-
-
-def test_the_temperature_of_findings_is_found():
-    rng = np.random.default_rng(0)
-    honest = rng.normal(size=(4000, 3)) * 1.5
-    truth = rng.random((4000, 3)) < 1 / (1 + np.exp(-honest))
-    assert fit_temperature(honest * 2, truth, multilabel=True) == pytest.approx(2, rel=0.06)
-
-
-def test_a_network_that_is_always_right_is_not_made_infinitely_sure():
-    truth = np.eye(3, dtype=bool)[[0, 1, 2] * 10]
-    logits = truth * 4.0
-    surest = softmax(logits / fit_temperature(logits, truth), axis=1).max()
-    assert surest == pytest.approx(31 / 33, abs=0.001)

@@ -1,12 +1,15 @@
 """Every recipe in configs/ that fine-tunes is one that a run accepts."""
 
 import csv
+import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import TINY, FinishedRun, read_rows, settings
+from command_line import TINY, FinishedRun, read_rows, settings, write_rows
+from mr_like import as_mr_dicom, as_nifti, mr_values
 from safetensors.torch import save_file
 
 from med_transfer.backbones import find_backbone, load_backbone
@@ -45,7 +48,7 @@ def test_recipe_says_how_to_run_it(path):
 
 
 def test_there_is_one_for_each_heterogeneous_transfer():
-    names = {"mr_to_ct", "one_phase_to_several", "segmentation_to_classification", "many_classes_to_few"}
+    names = {"mr", "mr_to_ct", "one_phase_to_several", "segmentation_to_classification", "many_classes_to_few"}
     assert {path.stem for path in FOLDER.glob("recipes/*.yaml")} == names
 
 
@@ -110,3 +113,52 @@ def test_segmentation_to_classification_pools_two_stages(command, cohort_csv, tm
     own = (f"backbone.weights={weights}", "scratch_twin=false", "training.epoch_scans=8", "training.batch_size=4")
     record = run(command, "segmentation_to_classification", cohort_csv, tmp_path / "run", *own)
     assert (record.backbone.name, record.backbone.pooled_stages) == ("wholebody-segresnet-1.5mm", (2, 3))
+
+
+@pytest.fixture(scope="module")
+def mr_run(command, cohort_csv, finished, tmp_path_factory):
+    """A run of the MR recipe on the cohort's scans with MR-like values, DICOM and NIfTI, each of another gain."""
+    folder = tmp_path_factory.mktemp("mr")
+
+    def as_mr(row: dict) -> None:
+        gain = 0.5 + 0.2 * len(list(folder.iterdir()))
+        scan = Path(row["scan"])
+        if scan.is_dir():
+            row["scan"] = str(shutil.copytree(scan, folder / scan.name))
+            as_mr_dicom(folder / scan.name, gain)
+        else:
+            row["scan"] = str(as_nifti(scan, folder / scan.name, lambda hu: mr_values(hu, gain)))
+
+    cohort = table(cohort_csv, finished, folder / "mr.csv", as_mr)
+    source = (f"backbone.weights={finished.bundle}", "backbone.name=resnet18-w32", "scratch_twin=false")
+    return cohort, run(command, "mr", cohort, folder / "run", *source), folder / "run"
+
+
+def test_mr_is_read_by_z_scores_and_the_bundle_says_so(mr_run):
+    _, record, out = mr_run
+    assert (record.preprocessing.modality, record.preprocessing.normalisation) == ("MR", "zscore")
+    image = json.loads((out / "bundle/configs/metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    assert (image["modality"], image["format"]) == ("MR", "magnitude")
+    assert "z-scores of each scan's own foreground" in (out / "bundle/docs/README.md").read_text()
+    assert {row["status"] for row in read_rows(out / "predictions.csv")} == {"ok"}
+
+
+def test_ct_series_is_rejected_by_an_mr_bundle_and_the_rest_goes_on(command, cohort_csv, mr_run, tmp_path):
+    cohort, _, out = mr_run
+    ct = next(row for row in read_rows(cohort_csv) if (cohort_csv.parent / row["scan"]).is_dir())
+    mr = next(row for row in read_rows(cohort) if Path(row["scan"]).is_dir())
+    rows = [{"scan": mr["scan"]}, {"scan": str(cohort_csv.parent / ct["scan"])}]
+    outcome = command("predict", out / "bundle", write_rows(tmp_path / "two.csv", rows), "-o", tmp_path / "out")
+    assert outcome.code == 1
+    found = {row["scan"]: row for row in read_rows(tmp_path / "out/predictions.csv")}
+    assert found[rows[0]["scan"]]["status"] == "ok"
+    assert found[rows[1]["scan"]]["status"] == "rejected"
+    assert "modality CT; expected MR" in found[rows[1]["scan"]]["reason"]
+
+
+def test_mr_series_is_rejected_by_a_ct_bundle(command, finished, mr_run, tmp_path):
+    scan = next(row["scan"] for row in read_rows(mr_run[0]) if Path(row["scan"]).is_dir())
+    assert command("predict", finished.bundle, scan, "-o", tmp_path).code == 3
+    (row,) = read_rows(tmp_path / "predictions.csv")
+    assert row["status"] == "rejected"
+    assert "modality MR; expected CT" in row["reason"]

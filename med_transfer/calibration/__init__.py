@@ -1,0 +1,7 @@
+"""Probabilities that mean what they say, and sets of classes that hold the truth as often as was asked."""
+
+from med_transfer.calibration.calibrate import Calibrated, calibrate
+from med_transfer.calibration.calibrators import Calibrator, TemperatureScaling, Uncalibrated
+from med_transfer.calibration.config import CalibrationConfig
+
+__all__ = ["Calibrated", "CalibrationConfig", "Calibrator", "TemperatureScaling", "Uncalibrated", "calibrate"]

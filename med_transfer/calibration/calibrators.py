@@ -1,0 +1,153 @@
+"""The fitted calibration, as the bundle keeps it: plain numbers, the same code in training and in inference."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Calibrator(BaseModel):
+    """Attributes:
+    n: validation scans that it was fitted on.
+    note: how it came to be this method where that was not simply asked for; else empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    n: int = 0
+    note: str = ""
+
+    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
+        """Calibrated probabilities [scan, class], float64, of logits [scan, class] of one network."""
+        raise NotImplementedError
+
+    def fits(self, n_classes: int) -> bool:
+        """Whether it is a calibration of so many classes."""
+        return True
+
+
+class Uncalibrated(_Calibrator):
+    """Softmax, or sigmoid for several findings a scan, of the logits as they are."""
+
+    method: Literal["none"] = "none"
+
+    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
+        return _activated(logits.double(), multilabel=multilabel)
+
+    def __str__(self) -> str:
+        return "none"
+
+
+class TemperatureScaling(_Calibrator):
+    """Logits divided by one temperature; above 1 the network was too sure of itself.
+
+    Source: Guo et al. 2017, ICML, PMLR 70:1321, section 4.2.
+    """
+
+    method: Literal["temperature"] = "temperature"
+    temperature: Annotated[float, Field(gt=0)]
+
+    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
+        return _activated(logits.double() / self.temperature, multilabel=multilabel)
+
+    def __str__(self) -> str:
+        return f"temperature {self.temperature:.2f}"
+
+
+class VectorScaling(_Calibrator):
+    """Each class's logit times a scale plus a bias: [class] each. For findings this is Platt scaling of each.
+
+    Source: Guo et al. 2017, ICML, PMLR 70:1321, section 4.2; Platt 1999, Advances in Large Margin Classifiers, p. 61.
+    """
+
+    method: Literal["vector"] = "vector"
+    scale: tuple[Annotated[float, Field(ge=0)], ...]
+    bias: tuple[float, ...]
+
+    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
+        scale, bias = (logits.new_tensor(values, dtype=torch.float64) for values in (self.scale, self.bias))
+        return _activated(logits.double() * scale + bias, multilabel=multilabel)
+
+    def fits(self, n_classes: int) -> bool:
+        return len(self.scale) == len(self.bias) == n_classes
+
+    def __str__(self) -> str:
+        return "vector scaling"
+
+
+class RisingCurve(BaseModel):
+    """Straight lines between points, level beyond the first and the last.
+
+    Attributes:
+        log_odds: [point], rising; of the class against the rest, before calibration.
+        probability: [point], never falling, in [0, 1].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    log_odds: Annotated[tuple[float, ...], Field(min_length=1)]
+    probability: tuple[Share, ...]
+
+    @model_validator(mode="after")
+    def _rises(self) -> RisingCurve:
+        if len(self.log_odds) != len(self.probability):
+            raise ValueError(f"{len(self.log_odds)} log odds and {len(self.probability)} probabilities")
+        if any(a >= b for a, b in zip(self.log_odds, self.log_odds[1:], strict=False)):
+            raise ValueError("log odds that do not rise")
+        if any(a > b for a, b in zip(self.probability, self.probability[1:], strict=False)):
+            raise ValueError("probabilities that fall")
+        return self
+
+    def at(self, log_odds: Tensor) -> Tensor:
+        """Probability [scan], float64."""
+        x, y = (log_odds.new_tensor(values, dtype=torch.float64) for values in (self.log_odds, self.probability))
+        if len(x) == 1:
+            return y.expand(log_odds.shape)
+        inside = log_odds.double().clamp(x[0], x[-1])
+        right = torch.searchsorted(x, inside.contiguous()).clamp(1, len(x) - 1)
+        left = right - 1
+        return torch.lerp(y[left], y[right], (inside - x[left]) / (x[right] - x[left]))
+
+
+class IsotonicRegression(_Calibrator):
+    """A rising curve for each class against the rest; for one class a scan the probabilities are then made to sum to 1.
+
+    Source: Zadrozny & Elkan 2002, KDD, p. 694.
+    """
+
+    method: Literal["isotonic"] = "isotonic"
+    curves: tuple[RisingCurve, ...]
+
+    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
+        odds = log_odds(logits, multilabel=multilabel)
+        found = torch.stack([curve.at(odds[:, c]) for c, curve in enumerate(self.curves)], dim=1)
+        return found if multilabel else found / found.sum(1, keepdim=True)
+
+    def fits(self, n_classes: int) -> bool:
+        return len(self.curves) == n_classes
+
+    def __str__(self) -> str:
+        return "isotonic regression of each class against the rest"
+
+
+Calibrator = Annotated[
+    Uncalibrated | TemperatureScaling | VectorScaling | IsotonicRegression, Field(discriminator="method")
+]
+
+
+def log_odds(logits: Tensor, *, multilabel: bool) -> Tensor:
+    """Log odds of each class against the rest [scan, class], float64; unlike probabilities they do not saturate."""
+    logits = logits.double()
+    if multilabel:
+        return logits
+    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    return logits - logits[:, None, :].masked_fill(own, -torch.inf).logsumexp(2)
+
+
+def _activated(logits: Tensor, *, multilabel: bool) -> Tensor:
+    return logits.sigmoid() if multilabel else logits.softmax(1)

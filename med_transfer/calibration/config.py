@@ -1,0 +1,25 @@
+"""How probabilities are calibrated, typed and strict."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+FittedMethod = Literal["none", "temperature", "vector", "isotonic"]
+Method = Literal["none", "temperature", "vector", "isotonic", "auto"]
+
+
+class CalibrationConfig(BaseModel):
+    """From logits to probabilities, learned on validation scans.
+
+    Attributes:
+        method: ``none`` (softmax or sigmoid alone), ``temperature`` (one number), ``vector`` (a scale and a bias a
+            class), ``isotonic`` (a rising curve a class), or ``auto``: the simplest within one standard error of the
+            least cross-validated log loss. A method that has too few patients to learn from falls back to
+            ``temperature``, and says so.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Method = "temperature"
