@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 
 from med_transfer.errors import UsageError
 from med_transfer.evaluation import measures
+from med_transfer.evaluation.class_measures import class_metrics
+from med_transfer.evaluation.class_rates import sensitivities
 from med_transfer.evaluation.comparison import paired_difference
+from med_transfer.evaluation.config import EvaluationConfig
 from med_transfer.evaluation.estimate import Estimate
 from med_transfer.evaluation.intervals import PatientBootstrap
 from med_transfer.evaluation.metrics import BaselineMetrics, Bootstrap, Failed, Metrics, Subgroup, TransferGain
+from med_transfer.evaluation.predictive_values import checked_prevalence
 from med_transfer.evaluation.scored import ScoredScans
 from med_transfer.labels import Labels
 from med_transfer.operating_point import OperatingPoint
@@ -35,6 +39,7 @@ def evaluate(
     baselines: Mapping[str, NDArray[np.floating]] = _NONE,
     subgroups: Mapping[str, Sequence[str]] = _NONE,
     transfer_gain: TransferGain | None = None,
+    config: EvaluationConfig | None = None,
     seed: int = 0,
     n_boot: int = 2000,
 ) -> Metrics:
@@ -50,35 +55,43 @@ def evaluate(
         baselines: name to probabilities [scan, class] on the same scans.
         subgroups: column to one value a scan, for example ``{"scanner": [...]}``.
         transfer_gain: from ``med_transfer.transfer.gain``.
+        config: which interval the rates get, and the prevalence to state predictive values at.
         seed, n_boot: of the patient bootstrap.
 
     Raises:
-        UsageError: when arrays do not belong together (see ``ScoredScans``).
+        UsageError: when arrays do not belong together (see ``ScoredScans``), or a prevalence is stated of no class.
         NothingDone: when there is no scan.
     """
     scored = ScoredScans.of(truth, probabilities, patients, labels, operating_point)
-    bootstrap = PatientBootstrap(scored.patients, n_boot, seed)
+    bootstrap, config = PatientBootstrap(scored.patients, n_boot, seed), config or EvaluationConfig()
+    checked_prevalence(config.prevalence, labels)
     return Metrics(
         labels=list(labels.names),
         multilabel=labels.multilabel,
         n_scans=len(scored),
         n_patients=scored.n_patients,
-        classes=measures.class_metrics(scored, bootstrap),
+        classes=class_metrics(scored, bootstrap, config),
         balanced_accuracy=measures.balanced_accuracy(scored, bootstrap),
         macro_auc=measures.macro_auc(scored, bootstrap),
+        micro_auc=measures.micro_auc(scored, bootstrap),
+        macro_average_precision=measures.macro_average_precision(scored, bootstrap),
         confusion_matrix=measures.confusion_matrix(scored),
         prevalence=dict(zip(labels.names, scored.truth.mean(axis=0).tolist(), strict=True)),
         calibration=measures.calibration(scored, bootstrap),
         operating_point=scored.operating_point,
-        baselines={name: _baseline(scored, other, bootstrap) for name, other in baselines.items()},
-        subgroups={column: _subgroups(scored, column, values, bootstrap) for column, values in subgroups.items()},
+        baselines={name: _baseline(scored, other, bootstrap, config) for name, other in baselines.items()},
+        subgroups={
+            column: _subgroups(scored, column, values, bootstrap, config) for column, values in subgroups.items()
+        },
         transfer_gain=transfer_gain,
         failed=_failed(failed),
         bootstrap=Bootstrap(n_boot=n_boot, seed=seed),
     )
 
 
-def _baseline(scored: ScoredScans, probabilities: NDArray[np.floating], bootstrap: PatientBootstrap) -> BaselineMetrics:
+def _baseline(
+    scored: ScoredScans, probabilities: NDArray[np.floating], bootstrap: PatientBootstrap, config: EvaluationConfig
+) -> BaselineMetrics:
     """A baseline is called at the default operating point: the network's thresholds are not its own."""
     other = ScoredScans.of(scored.truth, probabilities, scored.patients, scored.labels)
     gain = paired_difference(scored, other, bootstrap)
@@ -86,24 +99,27 @@ def _baseline(scored: ScoredScans, probabilities: NDArray[np.floating], bootstra
         balanced_accuracy=measures.balanced_accuracy(other, bootstrap),
         macro_auc=measures.macro_auc(other, bootstrap),
         brier=measures.brier(other, bootstrap),
-        sensitivity=_sensitivities(other, bootstrap),
+        sensitivity=sensitivities(other, bootstrap, config),
         macro_auc_gain=gain.macro_auc,
         balanced_accuracy_gain=gain.balanced_accuracy,
     )
 
 
 def _subgroups(
-    scored: ScoredScans, column: str, values: Sequence[str], bootstrap: PatientBootstrap
+    scored: ScoredScans, column: str, values: Sequence[str], bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> dict[str, Subgroup]:
     if len(values) != len(scored):
         raise UsageError(
             f"{len(values)} values", where=f"subgroups.{column}", expected=f"{len(scored)}, one for every scan"
         )
     column_values = np.asarray([str(value) for value in values])
-    return {str(value): _subgroup(scored.take(column_values == value), bootstrap) for value in np.unique(column_values)}
+    return {
+        str(value): _subgroup(scored.take(column_values == value), bootstrap, config)
+        for value in np.unique(column_values)
+    }
 
 
-def _subgroup(scored: ScoredScans, bootstrap: PatientBootstrap) -> Subgroup:
+def _subgroup(scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
     n, n_patients = len(scored), scored.n_patients
     if n_patients < SMALLEST_SUBGROUP:
         masked = Estimate(value=None, ci95=None, method="", reason=f"fewer than {SMALLEST_SUBGROUP} patients")
@@ -115,12 +131,8 @@ def _subgroup(scored: ScoredScans, bootstrap: PatientBootstrap) -> Subgroup:
         n_patients=n_patients,
         balanced_accuracy=measures.balanced_accuracy(scored, within),
         macro_auc=measures.macro_auc(scored, within),
-        sensitivity=_sensitivities(scored, within),
+        sensitivity=sensitivities(scored, within, config),
     )
-
-
-def _sensitivities(scored: ScoredScans, bootstrap: PatientBootstrap) -> dict[str, Estimate]:
-    return {name: found.sensitivity for name, found in measures.class_metrics(scored, bootstrap).items()}
 
 
 def _failed(predictions: Sequence[Prediction]) -> Failed:

@@ -1,9 +1,11 @@
-"""Area under the receiver operating characteristic curve, one class against the rest."""
+"""Area under the receiver operating characteristic curve, one class against the rest: whole, in part, macro, micro."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+PARTIAL_FROM = 0.8  # least specificity of the partial AUC
 
 
 def weighted_auc(
@@ -58,3 +60,75 @@ def weighted_macro_auc(
     if not defined.any():
         return np.full(len(weights), np.nan)
     return class_aucs(truth[:, defined], probabilities[:, defined], weights).mean(axis=1)
+
+
+def weighted_micro_auc(
+    truth: NDArray[np.bool_], probabilities: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """AUC of all (scan, class) pairs together, [draw]: do true pairs score above the others, across classes."""
+    return weighted_auc(truth.ravel(), probabilities.ravel(), np.repeat(weights, truth.shape[1], axis=1))
+
+
+def weighted_partial_auc(
+    truth: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    specificity_from: float = PARTIAL_FROM,
+) -> NDArray[np.float64]:
+    """AUC where the specificity is at least so much, standardised: 0.5 without skill, 1 at best; [draw].
+
+    Below 0.5 the curve lies under the diagonal there. Shapes as in ``weighted_auc``; NaN where cases or others are
+    missing.
+
+    Source: McClish 1989, Med Decis Making 9:190.
+    """
+    largest = 1 - specificity_from
+    false_positive, true_positive = roc_points(truth, score, weights)
+    x0, x1 = (np.minimum(x, largest) for x in (false_positive[:, :-1], false_positive[:, 1:]))
+    run, rise = np.diff(false_positive, axis=1), np.diff(true_positive, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        y1 = true_positive[:, :-1] + np.where(run > 0, rise * (x1 - x0) / run, 0)
+    area = ((x1 - x0) * (true_positive[:, :-1] + y1) / 2).sum(axis=1)
+    return standardised(area, largest)
+
+
+def standardised(area: NDArray[np.float64], largest: float) -> NDArray[np.float64]:
+    """McClish's scale of an area up to the false positive rate ``largest``."""
+    least = largest**2 / 2
+    return (1 + (area - least) / (largest - least)) / 2
+
+
+def roc_points(
+    truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False and true positive rate from (0, 0) at each distinct score, highest first: two [draw, point]."""
+    cases, others = _above_each_score(truth, score, weights)
+    with np.errstate(invalid="ignore"):
+        return others / others[:, -1:], cases / cases[:, -1:]
+
+
+def weighted_average_precision(
+    truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Mean PPV over the cases, each at its own score, [draw]; NaN without cases.
+
+    No interpolation, which would flatter. A model without skill has the prevalence. Shapes as in ``weighted_auc``.
+
+    Source: Davis & Goadrich 2006, ICML, doi:10.1145/1143844.1143874; in the form of scikit-learn.
+    """
+    cases, others = _above_each_score(truth, score, weights)
+    called = cases + others
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(called > 0, cases / called, 0)[:, 1:]
+        return (np.diff(cases, axis=1) * precision).sum(axis=1) / cases[:, -1]
+
+
+def _above_each_score(
+    truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cases and others at or above each distinct score, highest first, with a first column of 0: [draw, point]."""
+    order = np.argsort(-score, kind="stable")
+    ordered, truth, weights = score[order], truth[order], weights[:, order]
+    last = np.r_[np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1]  # where each distinct score ends
+    cases, others = (np.cumsum(weights * kind, axis=1)[:, last] for kind in (truth, ~truth))
+    return np.pad(cases, ((0, 0), (1, 0))), np.pad(others, ((0, 0), (1, 0)))

@@ -1,13 +1,18 @@
-"""Two correlated AUCs, compared without resampling: DeLong's test in the fast form."""
+"""The variance of an AUC and of the difference of two, without resampling: DeLong's, in the fast form."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
+
+from med_transfer.evaluation.binomial import Z95
+from med_transfer.evaluation.estimate import Interval
 
 
 @dataclass(frozen=True)
@@ -85,3 +90,44 @@ def placements(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[
 
 def _variance_of_sum(parts: NDArray[np.float64]) -> float:
     return len(parts) * float(parts.var(ddof=1))
+
+
+def auc_variance(truth: NDArray[np.bool_], score: NDArray[np.float64], patients: Sequence[str]) -> float | None:
+    """Variance of one AUC over new patients; scans of one patient need not be independent.
+
+    With one scan a patient this is DeLong's variance.
+
+    Args:
+        truth: boolean [scan].
+        score: [scan].
+        patients: one entry a scan.
+
+    Returns:
+        None where fewer than two patients have a case, or fewer than two another scan.
+
+    Source: Obuchowski 1997, Biometrics 53:567; DeLong et al. 1988, Biometrics 44:837.
+    """
+    _, of_scan = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    n_cases, n_others = int(truth.sum()), int((~truth).sum())
+    with_case, with_other = len(np.unique(of_scan[truth])), len(np.unique(of_scan[~truth]))
+    if with_case < 2 or with_other < 2:
+        return None
+    found, n_patients = placements(truth, score), int(of_scan.max()) + 1
+    distance = found - found[truth].mean()
+    of_cases = np.bincount(of_scan, weights=distance * truth, minlength=n_patients)
+    of_others = np.bincount(of_scan, weights=distance * ~truth, minlength=n_patients)
+    variance = with_case / (with_case - 1) * (of_cases**2).sum() / n_cases**2
+    variance += with_other / (with_other - 1) * (of_others**2).sum() / n_others**2
+    variance += 2 * n_patients / (n_patients - 1) * (of_cases * of_others).sum() / (n_cases * n_others)
+    return float(variance)
+
+
+def logit_interval(auc: float, variance: float) -> Interval | None:
+    """95 % interval on the logit scale, so that it stays in (0, 1); None at 0, at 1, and without variance.
+
+    Source: Qin & Hotilovac 2008, Stat Methods Med Res 17:207.
+    """
+    if not 0 < auc < 1 or variance <= 0:
+        return None
+    half = Z95 * math.sqrt(variance) / (auc * (1 - auc))
+    return float(expit(logit(auc) - half)), float(expit(logit(auc) + half))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.evaluation import measures
+from med_transfer.evaluation.class_rates import sensitivities
 from med_transfer.evaluation.comparison import paired_difference
 from med_transfer.evaluation.fusion_metrics import FusionDifference, FusionModel
 from med_transfer.evaluation.intervals import PatientBootstrap
@@ -55,11 +56,10 @@ def fusion_figures(
 
 
 def _model(scored: ScoredScans, bootstrap: PatientBootstrap) -> FusionModel:
-    classes = measures.class_metrics(scored, bootstrap)
     return FusionModel(
         macro_auc=measures.macro_auc(scored, bootstrap),
         balanced_accuracy=measures.balanced_accuracy(scored, bootstrap),
-        sensitivity={name: found.sensitivity for name, found in classes.items()},
+        sensitivity=sensitivities(scored, bootstrap),
     )
 
 

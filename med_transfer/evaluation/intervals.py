@@ -1,36 +1,23 @@
-"""Confidence intervals: Wilson for proportions, resampling of patients for everything else."""
+"""Confidence intervals from resampling patients, and one of an AUC where resampling is blind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import root_scalar
 from scipy.stats import norm
 
+from med_transfer.evaluation.binomial import Z95
 from med_transfer.evaluation.estimate import Interval
 
-Z95 = float(norm.ppf(0.975))
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
 _BLOCK = 250  # draws held in memory at once
 _MINIMUM_DEFINED = 0.5  # share of draws in which a statistic must exist for its interval to mean something
-
-
-def wilson(hits: float, total: float) -> Interval | None:
-    """95 % score interval of the proportion hits / total; None when total is 0.
-
-    Never leaves [0, 1] and does not collapse at 0 or ``total`` hits. Source: Wilson 1927, JASA 22:209.
-    """
-    if total <= 0:
-        return None
-    proportion, z2 = hits / total, Z95**2
-    centre = (proportion + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z95 / (1 + z2 / total) * np.sqrt(proportion * (1 - proportion) / total + z2 / (4 * total**2))
-    # The limit at a proportion of 0 or 1 is exact; rounding must not move it.
-    low = 0.0 if hits <= 0 else float(centre - half)
-    high = 1.0 if hits >= total else float(centre + half)
-    return low, high
 
 
 def newcombe(auc: float, n_cases: int, n_others: int) -> Interval | None:
@@ -61,10 +48,59 @@ def percentile_interval(draws: NDArray[np.float64]) -> Interval | None:
     return float(low), float(high)
 
 
+def bca_interval(value: float, draws: NDArray[np.float64], jackknife: NDArray[np.float64]) -> Interval | None:
+    """95 % bias-corrected and accelerated interval.
+
+    Args:
+        value: the statistic in the sample itself.
+        draws: the statistic in resamples; those in which it does not exist are left out.
+        jackknife: the statistic without each patient in turn.
+
+    Returns:
+        None where the correction does not exist: over half of the draws lack the statistic, all lie on one side of
+        ``value``, or some jackknife value is missing or all agree.
+
+    Source: Efron 1987, JASA 82:171; the acceleration by the jackknife, Efron & Tibshirani 1993, equation 14.15.
+    """
+    if percentile_interval(draws) is None or not np.isfinite(jackknife).all() or np.ptp(jackknife) < 1e-12:
+        return None
+    defined = draws[np.isfinite(draws)]
+    below = (np.mean(defined < value) + np.mean(defined <= value)) / 2
+    bias = float(norm.ppf(below))
+    if not np.isfinite(bias):
+        return None
+    distance = jackknife.mean() - jackknife
+    acceleration = (distance**3).sum() / (6 * (distance**2).sum() ** 1.5)
+    moved = bias + np.array([-Z95, Z95])
+    low, high = np.quantile(defined, norm.cdf(bias + moved / (1 - acceleration * moved)))
+    return float(low), float(high)
+
+
 def is_degenerate(draws: NDArray[np.float64]) -> bool:
     """True when all draws agree, so that their spread says nothing about uncertainty."""
     defined = draws[np.isfinite(draws)]
     return len(defined) > 0 and bool(np.ptp(defined) < 1e-12)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """One statistic: of the sample, of its resamples [draw], and without each patient in turn [patient]."""
+
+    value: float
+    draws: NDArray[np.float64]
+    jackknife: NDArray[np.float64]
+
+    def interval(self) -> tuple[Interval | None, str]:
+        """BCa where it exists, else percentiles; with the method's name."""
+        bca = bca_interval(self.value, self.draws, self.jackknife)
+        if bca is not None:
+            return bca, "BCa"
+        return percentile_interval(self.draws), "percentile"
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether the draws say nothing about uncertainty."""
+        return is_degenerate(self.draws)
 
 
 @dataclass(frozen=True)
@@ -86,21 +122,36 @@ class PatientBootstrap:
     n_boot: int = 2000
     seed: int = 0
 
-    def distribution(self, statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+    def distribution(self, statistic: Statistic) -> NDArray[np.float64]:
         """The statistic in every draw: [draw, ...].
 
         ``statistic`` takes weights [draw, scan] (how often each scan was drawn) and gives [draw, ...].
         """
-        _, patient_of_scan = np.unique(np.asarray(self.patients, dtype=str), return_inverse=True)
-        n_patients = int(patient_of_scan.max()) + 1
+        return np.concatenate([statistic(weights) for weights in self._draws()])
+
+    def jackknife(self, statistic: Statistic) -> NDArray[np.float64]:
+        """The statistic without each patient in turn: [patient, ...]."""
+        n_patients = int(self._patient_of_scan.max()) + 1
+        blocks = [np.arange(start, min(start + _BLOCK, n_patients)) for start in range(0, n_patients, _BLOCK)]
+        kept = ((self._patient_of_scan != block[:, None]).astype(np.float64) for block in blocks)
+        return np.concatenate([statistic(weights) for weights in kept])
+
+    def described(self, kind: str) -> str:
+        """In words, with the kind of interval that is made of the draws."""
+        return f"{kind} bootstrap over patients ({self.n_boot} draws, seed {self.seed})"
+
+    def __str__(self) -> str:
+        return self.described("percentile")
+
+    def _draws(self) -> Iterator[NDArray[np.float64]]:
+        n_patients = int(self._patient_of_scan.max()) + 1
         rng = np.random.default_rng(self.seed)
-        blocks = []
         for start in range(0, self.n_boot, _BLOCK):
             rows = min(_BLOCK, self.n_boot - start)
             drawn = rng.integers(n_patients, size=(rows, n_patients)) + np.arange(rows)[:, None] * n_patients
             times = np.bincount(drawn.ravel(), minlength=rows * n_patients).reshape(rows, n_patients)
-            blocks.append(statistic(times[:, patient_of_scan].astype(np.float64)))
-        return np.concatenate(blocks)
+            yield times[:, self._patient_of_scan].astype(np.float64)
 
-    def __str__(self) -> str:
-        return f"percentile bootstrap over patients ({self.n_boot} draws, seed {self.seed})"
+    @cached_property
+    def _patient_of_scan(self) -> NDArray[np.intp]:
+        return np.unique(np.asarray(self.patients, dtype=str), return_inverse=True)[1]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.evaluation.auc import auc, class_aucs, weighted_macro_auc
+from med_transfer.evaluation.auc import (
+    weighted_average_precision,
+    weighted_macro_auc,
+    weighted_micro_auc,
+)
+from med_transfer.evaluation.binomial import wilson
 from med_transfer.evaluation.calibration import (
     N_BINS,
     Calibration,
@@ -16,94 +19,14 @@ from med_transfer.evaluation.calibration import (
     expected_calibration_error,
     reliability,
 )
+from med_transfer.evaluation.class_discrimination import auc_bound
 from med_transfer.evaluation.estimate import Estimate, Interval
-from med_transfer.evaluation.intervals import (
-    PatientBootstrap,
-    is_degenerate,
-    newcombe,
-    percentile_interval,
-    wilson,
-)
-from med_transfer.evaluation.metrics import ClassMetrics
-from med_transfer.evaluation.rates import RATES, count, rate_of, share, weighted_balanced_accuracy, weighted_rates
+from med_transfer.evaluation.intervals import PatientBootstrap, Statistic, is_degenerate, percentile_interval
+from med_transfer.evaluation.rates import weighted_balanced_accuracy
 from med_transfer.evaluation.scored import ScoredScans
 
-Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-_UNDEFINED_RATE = {
-    "sensitivity": "no scan of class {name} among the test scans",
-    "specificity": "no scan of another class than {name} among the test scans",
-    "ppv": "no test scan was called {name}",
-    "npv": "every test scan was called {name}",
-}
 _TOO_FEW_DRAWS = "no interval: some class is missing from most resamples, there are too few patients"
-
-
-def class_metrics(scored: ScoredScans, bootstrap: PatientBootstrap) -> dict[str, ClassMetrics]:
-    """Rates at the operating point and the AUC of every class."""
-    rate_draws, auc_draws = _draws_by_class(scored, bootstrap)
-    return {
-        name: ClassMetrics(
-            n=int(scored.truth[:, c].sum()),
-            n_patients=scored.patients_among(scored.truth[:, c]),
-            counts=count(scored.truth[:, c], scored.predicted[:, c]),
-            auc=_class_auc(scored, c, auc_draws[:, c], bootstrap),
-            **{rate: _rate(scored, rate, c, draws[:, c], bootstrap) for rate, draws in rate_draws.items()},
-        )
-        for c, name in enumerate(scored.labels.names)
-    }
-
-
-def _draws_by_class(
-    scored: ScoredScans, bootstrap: PatientBootstrap
-) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Resampled rates (name to [draw, class]) and AUCs ([draw, class]), from the same draws."""
-
-    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        rates = weighted_rates(scored.truth, scored.predicted, weights)
-        return np.stack([*rates.values(), class_aucs(scored.truth, scored.probabilities, weights)], axis=1)
-
-    draws = bootstrap.distribution(statistic)
-    return {name: draws[:, row] for row, name in enumerate(RATES)}, draws[:, len(RATES)]
-
-
-def _rate(scored: ScoredScans, rate: str, c: int, draws: NDArray[np.float64], bootstrap: PatientBootstrap) -> Estimate:
-    hits, misses = rate_of(rate, count(scored.truth[:, c], scored.predicted[:, c]))
-    value, method = share(hits, misses), "Wilson score interval"
-    if value is None:
-        reason = _UNDEFINED_RATE[rate].format(name=scored.labels.names[c])
-        return Estimate(value=None, ci95=None, method=method, reason=reason)
-    cluster = None
-    if scored.clustered:
-        method += f" over scans as if independent; ci95_cluster: {bootstrap}"
-        among = {"sensitivity": scored.truth, "specificity": ~scored.truth}
-        among |= {"ppv": scored.predicted, "npv": ~scored.predicted}
-        cluster = percentile_interval(draws)
-        if is_degenerate(draws):  # all right or all wrong: as many independent trials as there are patients
-            patients = scored.patients_among(among[rate][:, c])
-            cluster = wilson(value * patients, patients)
-            method += ", replaced by Wilson over patients because every draw agrees"
-    return Estimate(value=value, ci95=wilson(hits, hits + misses), ci95_cluster=cluster, method=method)
-
-
-def _auc_bound(scored: ScoredScans, c: int) -> Interval | None:
-    """Interval of one class's AUC that does not resample; a patient counts once however many scans he has."""
-    value = auc(scored.truth[:, c], scored.probabilities[:, c])
-    if value is None:
-        return None
-    if np.ptp(scored.probabilities[:, c]) == 0:  # one answer for all scans: 0.5 in any sample
-        return value, value
-    cases, others = scored.patients_among(scored.truth[:, c]), scored.patients_among(~scored.truth[:, c])
-    return newcombe(value, cases, others)
-
-
-def _class_auc(scored: ScoredScans, c: int, draws: NDArray[np.float64], bootstrap: PatientBootstrap) -> Estimate:
-    value = auc(scored.truth[:, c], scored.probabilities[:, c])
-    if value is None:
-        lacking = "specificity" if scored.truth[:, c].any() else "sensitivity"  # undefined for the same reason
-        reason = _UNDEFINED_RATE[lacking].format(name=scored.labels.names[c])
-        return Estimate(value=None, ci95=None, method="one against the rest", reason=reason)
-    return _resampled(value, draws, "one against the rest", _auc_bound(scored, c), "Newcombe's score method", bootstrap)
+_NO_AUC = "no class has both cases and other scans"
 
 
 def balanced_accuracy(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
@@ -118,7 +41,7 @@ def balanced_accuracy(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estim
         what = "mean over findings of (sensitivity + specificity) / 2"
     value = _value(statistic, scored)
     if value is None:
-        return Estimate(value=None, ci95=None, method=what, reason="no class has both cases and other scans")
+        return Estimate(value=None, ci95=None, method=what, reason=_NO_AUC)
     draws = bootstrap.distribution(statistic)
     return _resampled(
         value, draws, what + _left_out(scored), _balanced_bound(scored, value), "the mean of Wilson limits", bootstrap
@@ -148,11 +71,41 @@ def macro_auc(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
     what = "mean of the classes' one-against-the-rest AUCs"
     value = _value(statistic, scored)
     if value is None:
-        return Estimate(value=None, ci95=None, method=what, reason="no class has both cases and other scans")
-    bounds = [_auc_bound(scored, c) for c in range(len(scored.labels))]
+        return Estimate(value=None, ci95=None, method=what, reason=_NO_AUC)
+    bounds = [auc_bound(scored, c) for c in range(len(scored.labels))]
     bound = _mean_interval([b for b in bounds if b is not None])
     draws = bootstrap.distribution(statistic)
     return _resampled(value, draws, what + _left_out(scored), bound, "the mean of Newcombe's limits", bootstrap)
+
+
+def micro_auc(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+    """AUC of all (scan, class) pairs together; no interval where every draw agrees."""
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return weighted_micro_auc(scored.truth, scored.probabilities, weights)
+
+    what = "all pairs of scan and class together"
+    value = _value(statistic, scored)
+    if value is None:
+        return Estimate(value=None, ci95=None, method=what, reason="no pair of scan and class to tell apart")
+    return _resampled(value, bootstrap.distribution(statistic), what, None, "no interval", bootstrap)
+
+
+def macro_average_precision(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+    """Mean average precision over the classes that have cases; no interval where every draw agrees."""
+    columns = np.flatnonzero(scored.truth.any(axis=0))
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        by_class = [
+            weighted_average_precision(scored.truth[:, c], scored.probabilities[:, c], weights) for c in columns
+        ]  # fmt: skip
+        return np.mean(by_class, axis=0)
+
+    what = "mean of the classes' average precisions" + _left_out(scored)
+    if not len(columns):
+        return Estimate(value=None, ci95=None, method=what, reason="no class has a case among the test scans")
+    value = float(statistic(np.ones((1, len(scored))))[0])
+    return _resampled(value, bootstrap.distribution(statistic), what, None, "no interval", bootstrap)
 
 
 def brier(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
@@ -220,6 +173,8 @@ def _resampled(
     if is_degenerate(draws):
         constant = bound is not None and bound[0] == bound[1]
         why = "every scan gets the same answer" if constant else "every bootstrap draw agrees"
+        if bound is None:
+            return Estimate(value=value, ci95=None, method=what, reason=f"no interval: {why}")
         method = f"{what}; {'no spread' if constant else bound_method + ' over patients'}, because {why}"
         return Estimate(value=value, ci95=bound, method=method)
     interval = percentile_interval(draws)

@@ -14,9 +14,18 @@ from med_transfer.evaluation.chosen_point import ChosenPoint
 from med_transfer.evaluation.estimate import Estimate, Record
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.rates import Counts
+from med_transfer.evaluation.sample_size import SampleSize
 from med_transfer.operating_point import OperatingPoint
 
 SCHEMA_VERSION = "1"
+
+
+class PredictiveValues(Record):
+    """PPV and NPV where the class has another prevalence, in (0, 1), than among the test scans."""
+
+    prevalence: float
+    ppv: Estimate
+    npv: Estimate
 
 
 class ClassMetrics(Record):
@@ -25,6 +34,10 @@ class ClassMetrics(Record):
     Attributes:
         n, n_patients: test scans of the class, and the patients they come from.
         counts: the 2 x 2 table in scans.
+        lr_positive, lr_negative: likelihood ratios of being called so, and of not being called so.
+        partial_auc: where the specificity is at least 0.8, on McClish's scale.
+        at_prevalence: PPV and NPV at the prevalence that the user stated.
+        sample_size: rate to what these patients can show of it, and how many a narrower interval needs.
     """
 
     n: int
@@ -35,6 +48,13 @@ class ClassMetrics(Record):
     ppv: Estimate
     npv: Estimate
     auc: Estimate
+    f1: Estimate | None = None
+    lr_positive: Estimate | None = None
+    lr_negative: Estimate | None = None
+    average_precision: Estimate | None = None
+    partial_auc: Estimate | None = None
+    at_prevalence: PredictiveValues | None = None
+    sample_size: dict[str, SampleSize] = Field(default_factory=dict)
 
 
 class BaselineMetrics(Record):
@@ -164,6 +184,8 @@ class Metrics(Record):
         n_scans, n_patients: test scans that have a prediction, and their patients.
         confusion_matrix: scans by true class (row) and called class (column); null for several findings a scan.
         prevalence: share of the test scans that have the class.
+        micro_auc: of all (scan, class) pairs together.
+        macro_average_precision: mean over the classes that have cases.
         subgroups: column to value to measures.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         chosen_point: how the operating point was chosen; None for a bundle that does not tell.
@@ -178,6 +200,8 @@ class Metrics(Record):
     classes: dict[str, ClassMetrics]
     balanced_accuracy: Estimate
     macro_auc: Estimate
+    micro_auc: Estimate | None = None
+    macro_average_precision: Estimate | None = None
     confusion_matrix: list[list[int]] | None
     prevalence: dict[str, float]
     calibration: Calibration

@@ -1,4 +1,4 @@
-"""Sensitivity, specificity, predictive values: from counts, and from many resampled counts at once."""
+"""Rates, F1 and likelihood ratios at the operating point: from counts, and from many resampled counts at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 Weights = NDArray[np.float64]
+Cells = dict[str, NDArray[np.float64]]  # the four cells of the 2 x 2 table by the names of Counts, any one shape
 
 # Every rate is hits / (hits + misses): the names of the two cells of the 2 x 2 table.
 RATES = {
@@ -17,6 +18,9 @@ RATES = {
     "ppv": ("true_positive", "false_positive"),
     "npv": ("true_negative", "false_negative"),
 }
+
+
+CELLS = ("true_positive", "false_positive", "true_negative", "false_negative")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,14 @@ def npv(true_negative: int, false_negative: int) -> float | None:
     return share(true_negative, false_negative)
 
 
+def f1(true_positive: int, false_positive: int, false_negative: int) -> float | None:
+    """Harmonic mean of PPV and sensitivity, 2 TP / (2 TP + FP + FN); None without any case or call.
+
+    Source: van Rijsbergen 1979, Information Retrieval, chapter 7.
+    """
+    return share(2 * true_positive, false_positive + false_negative)
+
+
 def _cells(truth: Mask, predicted: Mask) -> dict[str, Mask]:
     return {
         "true_positive": truth & predicted,
@@ -90,16 +102,48 @@ def rate_of(name: str, counts: Counts) -> tuple[int, int]:
     return table[hits], table[misses]
 
 
-def weighted_rates(truth: Mask, predicted: Mask, weights: Weights) -> dict[str, NDArray[np.float64]]:
-    """All four rates for each row of scan weights: name to [draw, class], NaN where undefined.
+def weighted_cells(truth: Mask, predicted: Mask, weights: Weights) -> Cells:
+    """The 2 x 2 table of every class for each row of scan weights: cell to [draw, class].
 
     Args:
         truth, predicted: boolean [scan, class].
         weights: [draw, scan], how often each scan counts (bootstrap multiplicities, or ones).
     """
-    cells = {name: weights @ cell.astype(np.float64) for name, cell in _cells(truth, predicted).items()}
-    with np.errstate(invalid="ignore"):
-        return {name: cells[hits] / (cells[hits] + cells[misses]) for name, (hits, misses) in RATES.items()}
+    return {name: weights @ cell.astype(np.float64) for name, cell in _cells(truth, predicted).items()}
+
+
+def rate_in(name: str, cells: Cells) -> NDArray[np.float64]:
+    """A rate named in ``RATES``, in the shape of the cells; NaN where undefined."""
+    hits, misses = (cells[cell] for cell in RATES[name])
+    return _ratio(hits, hits + misses)
+
+
+def f1_in(cells: Cells) -> NDArray[np.float64]:
+    """F1 in the shape of the cells; NaN where undefined."""
+    twice = 2 * cells["true_positive"]
+    return _ratio(twice, twice + cells["false_positive"] + cells["false_negative"])
+
+
+def likelihood_ratio_in(name: str, cells: Cells) -> NDArray[np.float64]:
+    """``positive``, sensitivity / (1 - specificity), or ``negative``; NaN where undefined, inf where without bound."""
+    sensitivity, specificity = rate_in("sensitivity", cells), rate_in("specificity", cells)
+    if name == "positive":
+        return _ratio(sensitivity, 1 - specificity)
+    return _ratio(1 - sensitivity, specificity)
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return above / below
+
+
+def weighted_rates(truth: Mask, predicted: Mask, weights: Weights) -> dict[str, NDArray[np.float64]]:
+    """All four rates for each row of scan weights: name to [draw, class], NaN where undefined.
+
+    Arguments as in :func:`weighted_cells`.
+    """
+    cells = weighted_cells(truth, predicted, weights)
+    return {name: rate_in(name, cells) for name in RATES}
 
 
 def weighted_balanced_accuracy(

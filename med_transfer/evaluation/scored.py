@@ -14,6 +14,7 @@ from med_transfer.labels import Labels
 from med_transfer.operating_point import OperatingPoint
 
 _ROUNDING = 1e-5  # a float32 softmax may leave [0, 1] by so much
+_SUM_ROUNDING = 1e-3  # probabilities that were written with a few decimals may miss a sum of 1 by so much
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,8 @@ class ScoredScans:
 
     Raises:
         NothingDone: when there is no scan.
-        UsageError: when shapes disagree, or a probability is missing or outside [0, 1].
+        UsageError: when shapes disagree, a probability is missing or outside [0, 1], or the probabilities of classes
+            that exclude each other do not sum to 1.
         CohortError: when a scan has no class, or several where one is meant.
     """
 
@@ -54,6 +56,14 @@ class ScoredScans:
                 f"{outside.sum()} of {n_scans} scans have a probability that is missing or out of range",
                 where="probabilities",
                 expected="numbers from 0 to 1",
+            )
+        off = np.abs(self.probabilities.sum(axis=1) - 1) > _SUM_ROUNDING
+        if not self.labels.multilabel and off.any():
+            raise UsageError(
+                f"the probabilities of {off.sum()} of {n_scans} scans do not sum to 1",
+                where="probabilities",
+                expected="a sum of 1 over the classes, of which a scan has one",
+                action="Apply softmax, or declare several findings a scan",
             )
         if not self.labels.multilabel and (odd := int((self.truth.sum(axis=1) != 1).sum())):
             raise CohortError(f"{odd} scans without exactly one class", where="truth", expected="one class a scan")

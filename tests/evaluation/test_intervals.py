@@ -2,28 +2,18 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import bootstrap
 from simulated_scores import three_classes
 
 from med_transfer.evaluation.auc import weighted_macro_auc
-from med_transfer.evaluation.intervals import PatientBootstrap, is_degenerate, newcombe, percentile_interval, wilson
-
-
-@settings(deadline=None)
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_equals_scipy(hits_and_total):
-    hits, total = hits_and_total
-    theirs = binomtest(hits, total).proportion_ci(method="wilson")
-    assert wilson(hits, total) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-
-
-def test_wilson_of_nothing_is_none_and_never_collapses():
-    assert wilson(0, 0) is None
-    assert wilson(10, 10)[0] < 0.75
-    assert wilson(10, 10)[1] == 1.0
-    assert wilson(0, 10)[0] == 0.0
+from med_transfer.evaluation.intervals import (
+    PatientBootstrap,
+    Resampled,
+    bca_interval,
+    is_degenerate,
+    newcombe,
+    percentile_interval,
+)
 
 
 @pytest.mark.parametrize("auc", [0.0, 0.3, 0.5, 0.9, 1.0])
@@ -100,6 +90,45 @@ def test_agreeing_draws_are_noticed():
     assert is_degenerate(np.array([1.0, np.nan, 1.0]))
     assert not is_degenerate(np.array([1.0, 0.9]))
     assert not is_degenerate(np.array([np.nan]))
+
+
+def theirs(values, statistic, n_resamples=999):
+    """scipy's BCa interval, and the draws that it was made of."""
+    found = bootstrap(
+        (values,), statistic, n_resamples=n_resamples, method="BCa", vectorized=True, rng=np.random.default_rng(0)
+    )
+    return tuple(found.confidence_interval), found.bootstrap_distribution
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median, np.std])
+def test_bca_equals_scipy_on_the_same_draws(statistic):
+    values = np.random.default_rng(5).exponential(size=41)
+    interval, draws = theirs(values, statistic)
+    jackknife = np.array([statistic(np.delete(values, i)) for i in range(41)])
+    assert bca_interval(float(statistic(values)), draws, jackknife) == pytest.approx(interval, rel=1e-9)
+
+
+def test_bca_of_a_rate_with_many_ties_equals_scipy():
+    values = (np.arange(30) < 26).astype(float)
+    interval, draws = theirs(values, np.mean)
+    jackknife = np.array([np.delete(values, i).mean() for i in range(30)])
+    assert bca_interval(values.mean(), draws, jackknife) == pytest.approx(interval, rel=1e-9)
+
+
+def test_the_jackknife_leaves_out_each_patient_with_all_scans():
+    patients, values = ["b", "a", "b", "c"], np.array([1.0, 2, 3, 4])
+    found = PatientBootstrap(patients).jackknife(lambda weights: weights @ values / weights.sum(axis=1))
+    assert found == pytest.approx([8 / 3, 3, 2])  # without a, without b, without c
+
+
+def test_without_a_correction_the_percentiles_are_given():
+    draws = np.linspace(0, 1, 101)
+    missing = Resampled(0.5, draws, np.array([0.4, np.nan]))
+    assert missing.interval() == ((pytest.approx(0.025), pytest.approx(0.975)), "percentile")
+    assert bca_interval(0.5, draws, np.full(9, 0.5)) is None  # no acceleration without a spread
+    assert bca_interval(1.5, draws, np.arange(9.0)) is None  # every draw below the value: no bias correction
+    assert bca_interval(0.5, np.array([np.nan, np.nan, 0.5]), np.arange(9.0)) is None
+    assert Resampled(0.5, draws, np.linspace(0.4, 0.6, 9)).interval()[1] == "BCa"
 
 
 def test_two_thousand_draws_of_macro_auc_take_under_two_seconds():

@@ -1,0 +1,232 @@
+"""How often each 95 % interval of the evaluation holds the truth, by simulation.
+
+    OMP_NUM_THREADS=1 python benchmarks/interval_coverage.py > coverage.md
+    OMP_NUM_THREADS=1 python benchmarks/interval_coverage.py --samples 200 --resamples 200
+
+Proportions: hits of a binomial distribution; several scans a patient: a patient's own rate is drawn from a beta
+distribution with intra-class correlation 0.5. AUCs: normal scores, as many cases as others. Every sample is one
+hospital's test set: what is counted is how often the interval that would be printed for it holds the true value, how
+often it lies wholly below or above it, and how wide it is. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom, norm
+
+from med_transfer.evaluation.auc import weighted_auc
+from med_transfer.evaluation.binomial import BINOMIAL, wilson
+from med_transfer.evaluation.delong import auc_variance, logit_interval
+from med_transfer.evaluation.estimate import Interval
+from med_transfer.evaluation.intervals import (
+    PatientBootstrap,
+    Resampled,
+    bca_interval,
+    newcombe,
+    percentile_interval,
+)
+
+SIZES, TRUTHS = (20, 50, 200), (0.5, 0.9, 0.99)
+SCANS_PER_PATIENT, CORRELATION = 3, 0.5
+Method = Callable[[], Interval | None]
+
+
+@dataclass
+class Tally:
+    """Of one method on one kind of sample."""
+
+    truth: float
+    held: int = 0
+    below: int = 0
+    above: int = 0
+    none: int = 0
+    widths: list[float] = field(default_factory=list)
+
+    def add(self, interval: Interval | None) -> None:
+        if interval is None:
+            self.none += 1
+            return
+        low, high = interval
+        self.widths.append(high - low)
+        self.below += high < self.truth - 1e-12
+        self.above += low > self.truth + 1e-12
+        self.held += low - 1e-12 <= self.truth <= high + 1e-12
+
+    def row(self) -> tuple[str, ...]:
+        """Coverage with its Monte Carlo error, misses on each side, median width, and samples without an interval.
+
+        A sample without an interval counts as not covered.
+        """
+        n = self.held + self.below + self.above + self.none
+        covered = self.held / n
+        error = np.sqrt(covered * (1 - covered) / n)
+        width = f"{np.median(self.widths):.3f}" if self.widths else "–"
+        return (
+            f"{100 * covered:.1f} ± {100 * error:.1f}",
+            f"{100 * self.below / n:.1f}",
+            f"{100 * self.above / n:.1f}",
+            width,
+            f"{100 * self.none / n:.1f}" if self.none else "0",
+        )
+
+
+def proportions(size: int, truth: float, samples: int, resamples: int, seed: int) -> Iterator[tuple[str, Tally]]:
+    """One scan a patient. Hits are all that matters, so that each number of hits needs its intervals only once."""
+    rng = np.random.default_rng([seed, size, round(1000 * truth)])
+    drawn = rng.binomial(size, truth, samples)
+    for name, method in BINOMIAL.items():
+        by_hits = {hits: method(hits, size) for hits in np.unique(drawn)}
+        exact = _exact(method, size, truth)
+        yield f"{name} (exactly {100 * exact:.1f})", _tally(truth, (by_hits[hits] for hits in drawn))
+    for name, kind in (("bootstrap percentile", "percentile"), ("bootstrap BCa", "bca")):
+        by_hits = {hits: _resampled_rate(int(hits), size, resamples, rng, kind) for hits in np.unique(drawn)}
+        yield name, _tally(truth, (by_hits[hits] for hits in drawn))
+
+
+def _exact(method: Callable[[float, float], Interval | None], size: int, truth: float) -> float:
+    """Coverage by the sum over all numbers of hits; no simulation."""
+    hits = np.arange(size + 1)
+    limits = np.array([method(k, size) for k in hits])
+    return float(binom.pmf(hits, size, truth)[(limits[:, 0] <= truth) & (truth <= limits[:, 1])].sum())
+
+
+def _resampled_rate(hits: int, size: int, resamples: int, rng: np.random.Generator, kind: str) -> Interval | None:
+    draws = rng.binomial(size, hits / size, resamples) / size
+    if kind == "percentile":
+        return percentile_interval(draws)
+    jackknife = (hits - (np.arange(size) < hits)) / (size - 1)
+    return bca_interval(hits / size, draws, jackknife)
+
+
+def clustered_proportions(
+    size: int, truth: float, samples: int, resamples: int, seed: int
+) -> Iterator[tuple[str, Tally]]:
+    """Several scans a patient, alike within a patient."""
+    rng = np.random.default_rng([seed, size, round(1000 * truth), 3])
+    strength = 1 / CORRELATION - 1
+    own = rng.beta(truth * strength, (1 - truth) * strength, (samples, size))
+    hits = rng.binomial(SCANS_PER_PATIENT, own)
+    kinds = ("wilson over scans", "wilson over patients", "cluster percentile", "cluster BCa", "cluster, as printed")
+    tallies = {kind: Tally(truth) for kind in kinds}
+    for sample, of_patient in enumerate(hits):
+        total, n = int(of_patient.sum()), size * SCANS_PER_PATIENT
+        found = _resampled_mean(of_patient / SCANS_PER_PATIENT, resamples, sample)
+        tallies["wilson over scans"].add(wilson(total, n))
+        tallies["wilson over patients"].add(wilson(found.value * size, size))
+        tallies["cluster percentile"].add(percentile_interval(found.draws))
+        tallies["cluster BCa"].add(bca_interval(found.value, found.draws, found.jackknife))
+        tallies["cluster, as printed"].add(
+            wilson(found.value * size, size) if found.degenerate else found.interval()[0]
+        )
+    yield from tallies.items()
+
+
+def _resampled_mean(values: NDArray[np.float64], resamples: int, seed: int) -> Resampled:
+    bootstrap = _bootstrap(len(values), resamples, seed)
+
+    def mean(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return weights @ values / weights.sum(axis=1)
+
+    return Resampled(float(values.mean()), bootstrap.distribution(mean), bootstrap.jackknife(mean))
+
+
+@functools.cache
+def _patients(size: int) -> tuple[str, ...]:
+    return tuple(f"p{i:04d}" for i in range(size))
+
+
+def _bootstrap(size: int, resamples: int, seed: int) -> PatientBootstrap:
+    return PatientBootstrap(_patients(size), resamples, seed)
+
+
+def aucs(size: int, truth: float, samples: int, resamples: int, seed: int) -> Iterator[tuple[str, Tally]]:
+    """One scan a patient, half of them cases."""
+    rng = np.random.default_rng([seed, size, round(1000 * truth), 7])
+    known = np.arange(size) % 2 == 0
+    scores = rng.normal(size=(samples, size)) + known * np.sqrt(2) * norm.ppf(truth)
+    kinds = (
+        "DeLong, plain", "DeLong, logit", "Newcombe", "DeLong, logit, as printed", "bootstrap percentile",
+        "bootstrap BCa",
+    )  # fmt: skip
+    tallies = {kind: Tally(truth) for kind in kinds}
+    for sample, score in enumerate(scores):
+        for kind, interval in _auc_intervals(known, score, resamples, sample).items():
+            tallies[kind].add(interval)
+    yield from tallies.items()
+
+
+def _auc_intervals(
+    known: NDArray[np.bool_], score: NDArray[np.float64], resamples: int, seed: int
+) -> dict[str, Interval | None]:
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return weighted_auc(known, score, weights)
+
+    bootstrap = _bootstrap(len(score), resamples, seed)
+    value = float(statistic(np.ones((1, len(score))))[0])
+    draws = bootstrap.distribution(statistic)
+    variance = auc_variance(known, score, bootstrap.patients)
+    assert variance is not None
+    half = norm.ppf(0.975) * np.sqrt(variance)
+    on_logit = logit_interval(value, variance)
+    by_score = newcombe(value, int(known.sum()), int((~known).sum()))
+    return {
+        "DeLong, plain": (value - half, value + half),
+        "DeLong, logit": on_logit,
+        "DeLong, logit, as printed": on_logit or by_score,
+        "Newcombe": by_score,
+        "bootstrap percentile": percentile_interval(draws),
+        "bootstrap BCa": bca_interval(value, draws, bootstrap.jackknife(statistic)),
+    }
+
+
+def _tally(truth: float, intervals: Iterable[Interval | None]) -> Tally:
+    tally = Tally(truth)
+    for interval in intervals:
+        tally.add(interval)
+    return tally
+
+
+PARTS = {
+    "A proportion, one scan a patient": (proportions, "rate", "patients"),
+    f"A proportion, {SCANS_PER_PATIENT} scans a patient, correlation {CORRELATION} within a patient": (
+        clustered_proportions, "rate", "patients",
+    ),
+    "An AUC, half of the patients are cases": (aucs, "AUC", "patients"),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=2000, help="test sets drawn for each row")
+    parser.add_argument("--resamples", type=int, default=500, help="bootstrap draws of each")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    print(
+        f"{asked.samples} samples a row, {asked.resamples} bootstrap draws a sample, seed {asked.seed}; nominal 95 %."
+    )
+    for title, (simulate, measure, unit) in PARTS.items():
+        head = (
+            f"true {measure}",
+            unit,
+            "method",
+            "holds the truth, %",
+            "too low, %",
+            "too high, %",
+            "width",
+            "none, %",
+        )
+        print(f"\n### {title}\n\n| {' | '.join(head)} |\n|{' --- |' * len(head)}", flush=True)
+        for truth in TRUTHS:
+            for size in SIZES:
+                for method, tally in simulate(size, truth, asked.samples, asked.resamples, asked.seed):
+                    print(f"| {truth:g} | {size} | {method} | {' | '.join(tally.row())} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
