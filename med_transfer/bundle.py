@@ -33,7 +33,7 @@ from med_transfer.calibration import Calibrator, Uncalibrated
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
-from med_transfer.evaluation.chosen_point import ChosenPoint
+from med_transfer.evaluation.decisions import ChosenPoint
 from med_transfer.fusion import Fusion
 from med_transfer.labels import Labels
 from med_transfer.operating_point import OperatingPoint

@@ -12,10 +12,11 @@ from sklearn.metrics import roc_curve
 
 from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.errors import ConfigError, TooFewPatients
-from med_transfer.evaluation.chosen_point import ChosenPoint
+from med_transfer.evaluation.class_rates import ClassRates
+from med_transfer.evaluation.config import EvaluationConfig
+from med_transfer.evaluation.decisions import ChosenPoint
 from med_transfer.evaluation.estimate import Estimate
 from med_transfer.evaluation.intervals import PatientBootstrap
-from med_transfer.evaluation.measures import class_metrics
 from med_transfer.evaluation.scored import ScoredScans
 from med_transfer.labels import Labels
 from med_transfer.operating_point import OperatingPoint
@@ -85,7 +86,7 @@ def choose_point(
     probabilities = np.asarray(probabilities, dtype=np.float64)
     point = _chosen(config, probabilities, truth, labels) if config.is_chosen else _stated(config, labels)
     scored = ScoredScans.of(truth, probabilities, patients, labels, point)
-    found = class_metrics(scored, PatientBootstrap(scored.patients, seed=seed))
+    rates = ClassRates.of(scored, PatientBootstrap(scored.patients, seed=seed), EvaluationConfig())
     reached = ChosenPoint(
         rule=config.rule,
         for_class=config.for_class,
@@ -93,8 +94,8 @@ def choose_point(
         n_scans=len(scored),
         n_patients=scored.n_patients,
         n_networks=n_networks,
-        sensitivity={name: _on_validation(one.sensitivity, config) for name, one in found.items()},
-        specificity={name: _on_validation(one.specificity, config) for name, one in found.items()},
+        sensitivity=_on_validation(rates, "sensitivity", config),
+        specificity=_on_validation(rates, "specificity", config),
         warnings=_warnings(config, scored),
     )
     for warning in reached.warnings:
@@ -165,12 +166,16 @@ def _whose(config: OperatingPointConfig, labels: Labels) -> tuple[str, ...]:
     return labels.names if config.for_class is None else (config.for_class,)
 
 
-def _on_validation(estimate: Estimate, config: OperatingPointConfig) -> Estimate:
-    """A rate of test scans' words in those of validation scans."""
-    method = estimate.method + (_OPTIMISTIC if config.is_chosen else "")
-    return estimate.model_copy(
-        update={"method": method, "reason": estimate.reason.replace("test scan", "validation scan")}
-    )
+def _on_validation(rates: ClassRates, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
+    """A rate by class, in words that tell validation from test scans."""
+    found = {label: rates.rate(c, name) for c, label in enumerate(rates.scored.labels.names)}
+    optimistic = _OPTIMISTIC if config.is_chosen else ""
+    return {
+        label: one.model_copy(
+            update={"method": one.method + optimistic, "reason": one.reason.replace("test scan", "validation scan")}
+        )
+        for label, one in found.items()
+    }
 
 
 def _warnings(config: OperatingPointConfig, scored: ScoredScans) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.calibration import Calibration
-from med_transfer.evaluation.chosen_point import ChosenPoint
+from med_transfer.evaluation.decisions import ChosenPoint
 from med_transfer.evaluation.estimate import Estimate, Record
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.rates import Counts

@@ -6,7 +6,7 @@ from itertools import chain
 
 from med_transfer.cohorts import Cohort, Split
 from med_transfer.decision.choosing import check_point, choose_point
-from med_transfer.evaluation.chosen_point import ChosenPoint
+from med_transfer.evaluation.decisions import ChosenPoint
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan

@@ -1,4 +1,4 @@
-"""How the operating point was chosen, and what it reached before the test: as metrics.json and the bundle say it."""
+"""What metrics.json and the bundle say of the decisions: the operating point, and how often a test set was opened."""
 
 from __future__ import annotations
 
@@ -44,3 +44,36 @@ class ChosenPoint(Record):
             "cost": "least expected cost (Elkan 2001)",
             "thresholds": "thresholds stated before training",
         }[self.rule]
+
+
+class Openings(Record):
+    """How often a network has read the test scans, with this time, and what had been decided then.
+
+    Attributes:
+        n: openings of this test set that are known, with this one.
+        own: whether patients of the run's own test set are in it; None where the bundle does not tell.
+        n_other_decisions: earlier openings under other decisions (another lock's hash).
+        n_other_operating_points: those of them with another operating point.
+        lock_hash: of the decisions that these figures are of; empty for a bundle from before there were locks.
+        cohort_hash: of the test set.
+    """
+
+    n: int
+    own: bool | None
+    n_other_decisions: int = 0
+    n_other_operating_points: int = 0
+    lock_hash: str
+    cohort_hash: str
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        whose = "The run's own test set" if self.own else "The test set"
+        if self.n == 1:
+            return f"{whose} was opened once."
+        others = "each time with the same decisions"
+        if self.n_other_operating_points:
+            others = f"{self.n_other_operating_points} of the earlier times with another operating point"
+        elif self.n_other_decisions:
+            others = f"{self.n_other_decisions} of the earlier times with other decisions"
+        return f"{whose} was opened {self.n} times, {others}."
