@@ -13,6 +13,7 @@ from med_transfer.evaluation import Metrics
 from med_transfer.external import evaluate_bundle
 from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
+from med_transfer.page import Language
 from med_transfer.pretraining import Pretrained, PretrainingConfig
 from med_transfer.pretraining import pretrain as _pretrain
 from med_transfer.progress import Progress, silent
@@ -93,10 +94,11 @@ def pretrain(
 
 
 def evaluate(
-    bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *, progress: Progress = silent
-) -> Metrics:
+    bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *,
+    subgroups: Sequence[str] | None = None, progress: Progress = silent, language: Language = "en",
+) -> Metrics:  # fmt: skip
     """Judge a bundle on another cohort; see :func:`med_transfer.external.evaluate_bundle`."""
-    return evaluate_bundle(bundle, cohort, out, progress)
+    return evaluate_bundle(bundle, cohort, out, progress, subgroups=subgroups, language=language)
 
 
 def compare(runs: list[Path | str]) -> list[Comparison]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from med_transfer.cohorts import Cohort
 from med_transfer.finetuning import FinetuneConfig, Run, finetune
 from med_transfer.inference import FolderOutcome, load_bundle
+from med_transfer.page import Language
 from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.progress import Progress, silent
 
@@ -48,12 +49,14 @@ class Demonstration:
     batch: FolderOutcome
 
 
-def demonstrate(out: Path, progress: Progress = silent) -> Demonstration:
+def demonstrate(out: Path, progress: Progress = silent, language: Language = "en") -> Demonstration:
     """Run the whole job under ``out``; called again after a kill it goes on where it was.
 
     A large labelled source cohort (four lesion shapes) teaches a network; it is transferred to a small target cohort
     with another task (three lesion textures), compared with the same network from scratch at equal budget, judged on
     patients of its own, and used on scans that nobody has labelled, some of them broken.
+
+    The report of the target run is in ``language``.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -62,7 +65,8 @@ def demonstrate(out: Path, progress: Progress = silent) -> Demonstration:
         _cohort(out / "source", SOURCE, progress), SOURCE_CONFIG, out / "source-run", _named(progress, "source")
     )
     backbone = TARGET_CONFIG.backbone.model_copy(update={"weights": source.bundle})
-    config = TARGET_CONFIG.model_copy(update={"backbone": backbone})
+    report = TARGET_CONFIG.report.model_copy(update={"language": language})
+    config = TARGET_CONFIG.model_copy(update={"backbone": backbone, "report": report})
     target = finetune(_cohort(out / "target", TARGET, progress), config, out / "run", _named(progress, "target"))
     _cohort(out / "unseen", UNSEEN, progress)
     batch = load_bundle(target.bundle).predict_folder(out / "unseen" / "cohort.csv", out / "predictions", progress)

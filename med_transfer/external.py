@@ -10,16 +10,19 @@ from med_transfer.bundle import BundleRecord, load_network, read_record, version
 from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
 from med_transfer.evaluation import Metrics, prevalence_only
-from med_transfer.evaluation.run_summary import RunSummary, cohort_counts
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
+from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
+from med_transfer.report.run_summary import RunSummary, cohort_counts
+from med_transfer.subgroup_columns import check_subgroups
 
 
 def evaluate_bundle(
-    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent
-) -> Metrics:
+    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
+    subgroups: Sequence[str] | None = None, language: Language = "en",
+) -> Metrics:  # fmt: skip
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
 
     Args:
@@ -27,8 +30,11 @@ def evaluate_bundle(
         cohort: the table; its classes must be the bundle's.
         out: folder to write to.
         progress: told how far it is.
+        subgroups: columns to measure by; None: every suitable one.
+        language: of the report.
 
     Raises:
+        UsageError: no such column.
         PatientLeak: a patient or a scan that the bundle was trained on.
         CohortError, BundleError, NothingDone, OutputError: as their names say.
     """
@@ -36,6 +42,7 @@ def evaluate_bundle(
     folder = Path(bundle) / "bundle" if (Path(bundle) / "bundle").is_dir() else Path(bundle)
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
+    check_subgroups(cohort, subgroups)
     _refuse_what_was_trained_on(record, cohort, [None] * len(cohort))  # by patient, before anything is read
     prepared = prepare_cohort(
         cohort, Preprocessing(record.preprocessing), out / "prepared",
@@ -44,8 +51,8 @@ def evaluate_bundle(
     _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
     probabilities, novelty = assess(load_network(folder), prepared)
     return judge(
-        record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started),
-        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
+        record, prepared, probabilities, novelty, out, _summary(record, prepared, time.monotonic() - started, language),
+        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))}, subgroups=subgroups,
     )  # fmt: skip
 
 
@@ -60,7 +67,7 @@ def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_ha
         )  # fmt: skip
 
 
-def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float) -> RunSummary:
+def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float, language: Language) -> RunSummary:
     cohort = prepared.cohort
     return RunSummary(
         title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
@@ -72,4 +79,5 @@ def _summary(record: BundleRecord, prepared: PreparedCohort, seconds: float) -> 
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),
+        language=language,
     )

@@ -17,16 +17,18 @@ from med_transfer.evaluation import Metrics, TransferGain, evaluate
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import FitGap, KeptNetwork
-from med_transfer.evaluation.report import write_report
-from med_transfer.evaluation.run_summary import LearningCurve, Miss, RunSummary
+from med_transfer.evaluation.shortcut_metrics import Shortcuts
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
 from med_transfer.prediction import Prediction
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.run_summary import LearningCurve, Miss, RunSummary
+from med_transfer.report.writing import write_report
 from med_transfer.results.table import PredictionTable
 from med_transfer.scans.picture import three_planes
+from med_transfer.subgroup_columns import cohort_subgroups
 
 N_MISSES = 8
-_MOST_VALUES = 8  # a column with more different values is no subgroup
 _BATCH = 16
 
 
@@ -34,7 +36,8 @@ def judge(
     record: BundleRecord, prepared: PreparedCohort, probabilities: NDArray[np.float64], novelty: NDArray[np.float64],
     out: Path, summary: RunSummary, *, baselines: Mapping[str, NDArray[np.float64]] | None = None,
     gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
-    kept: KeptNetwork | None = None, gap: FitGap | None = None,
+    kept: KeptNetwork | None = None, gap: FitGap | None = None, subgroups: Sequence[str] | None = None,
+    shortcuts: Shortcuts | None = None,
 ) -> Metrics:  # fmt: skip
     """Write predictions, metrics and report of scans with labels.
 
@@ -52,6 +55,8 @@ def judge(
         curves: of the training.
         seed: of the bootstrap.
         kept, gap: of the training.
+        subgroups: columns to measure by; None: every suitable one.
+        shortcuts: what the acquisition of development scans gives away.
     """
     cohort = prepared.cohort
     predictions = [
@@ -70,17 +75,22 @@ def judge(
         predictions = [record.answer(one, shown[row], float(novelty[row])) for row, one in enumerate(predictions)]
     metrics = evaluate(
         cohort.truth, shown, cohort.patients, cohort.labels, operating_point=record.operating_point,
-        failed=prepared.failed, baselines=baselines or {}, subgroups=_subgroups(cohort.cases), transfer_gain=gain,
+        failed=prepared.failed, baselines=baselines or {},
+        subgroups=cohort_subgroups(prepared, subgroups), transfer_gain=gain,
         seed=seed,
     )  # fmt: skip
     metrics = metrics.model_copy(
-        update={"kept_network": kept, "fit_gap": gap, "fusion": fusion, "chosen_point": record.chosen_point}
+        update={
+            "kept_network": kept, "fit_gap": gap, "fusion": fusion, "shortcuts": shortcuts,
+            "chosen_point": record.chosen_point,
+        }  # fmt: skip
     )
     metrics.save(out / "metrics.json")
-    write_report(
-        out / "report.html", metrics=metrics, run=summary, truth=cohort.truth, probabilities=shown,
-        curves=curves, misses=_misses(record, prepared, predictions),
+    evidence = Evidence(
+        metrics, summary, curves, _misses(record, prepared, predictions), truth=cohort.truth, probabilities=shown,
+        patients=cohort.patients,
     )  # fmt: skip
+    write_report(out / "report.html", evidence)
     return metrics
 
 
@@ -133,18 +143,6 @@ def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Predict
         for prediction in predictions:
             table.append(prediction)
         table.finish()
-
-
-def _subgroups(cases: Sequence[Case]) -> dict[str, list[str]]:
-    """Columns of the table that divide the cases into a few groups, with each case's value; numbers are no groups."""
-    columns = sorted({name for case in cases for name in case.columns})
-    values = {name: [case.columns.get(name, "") for case in cases] for name in columns}
-    return {name: found for name, found in values.items() if _is_grouping(found)}
-
-
-def _is_grouping(values: Sequence[str]) -> bool:
-    numeric = all(value.replace(".", "", 1).replace("-", "", 1).isdigit() for value in values if value)
-    return not numeric and 1 < len(set(values)) <= _MOST_VALUES
 
 
 def _misses(record: BundleRecord, prepared: PreparedCohort, predictions: Sequence[Prediction]) -> list[Miss]:

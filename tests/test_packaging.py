@@ -192,7 +192,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"med_transfer/py.typed", "med_transfer/evaluation/report.html.jinja"} <= source
+    assert {"med_transfer/py.typed", "med_transfer/report/report.html.jinja"} <= source
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == source
 
 

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from med_transfer.cli.options import ReportLanguage
+
 NAME = "demo"
 
 
 def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything.")] = Path("runs/demo"),
+    language: ReportLanguage = "en",
 ) -> None:
     """Tell the whole story on synthetic CT: source, transfer, fine-tune, compare with scratch, report, predict."""
     import time
@@ -22,7 +25,7 @@ def command(
 
     started = time.monotonic()
     with progress_bars() as progress:
-        demo = demonstrate(out, progress)
+        demo = demonstrate(out, progress, language)
     say("Source cohort, four lesion shapes, learned from scratch:")
     say_metrics(demo.source.metrics)
     say("Target cohort, three lesion textures, few labels, transferred from the source:")

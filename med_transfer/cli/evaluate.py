@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson
+from med_transfer.cli.options import AsJson, ReportLanguage, Subgroups, column_names
 
 NAME = "evaluate"
 
@@ -16,6 +16,8 @@ def command(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
     cohort: Annotated[Path, typer.Argument(help="cohort.csv of labelled scans that the bundle never saw.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    subgroups: Subgroups = None,
+    language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
     """Judge a bundle on patients it was not trained on: per-class sensitivity, report, predictions."""
@@ -24,7 +26,7 @@ def command(
     from med_transfer.external import evaluate_bundle
 
     with progress_bars() as progress:
-        metrics = evaluate_bundle(bundle, cohort, out, progress)
+        metrics = evaluate_bundle(bundle, cohort, out, progress, subgroups=column_names(subgroups), language=language)
     if as_json:
         say_json(metrics.model_dump(mode="json", by_alias=True))
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides
+from med_transfer.cli.options import AsJson, Config, Overrides, Subgroups, column_names
 
 NAME = "finetune"
 
@@ -26,6 +27,11 @@ def command(
     config: Config = None,
     overrides: Overrides = None,
     on_harm: OnHarm = None,
+    subgroups: Subgroups = None,
+    language: Annotated[
+        Literal["en", "zh-TW"] | None,
+        typer.Option(help="Language of the report; the same as --set report.language=.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity."""
@@ -36,6 +42,8 @@ def command(
     from med_transfer.finetuning import FinetuneConfig, finetune
 
     chosen = [f"transfer.on_harm={on_harm}"] if on_harm else []
+    chosen += [f"subgroups={json.dumps(names)}"] if (names := column_names(subgroups)) is not None else []
+    chosen += [f"report.language={language}"] if language else []
     settings = load_config(FinetuneConfig, config, [*(overrides or ()), *chosen])
     with progress_bars() as progress:
         run = finetune(Cohort.read(cohort), settings, out, progress)

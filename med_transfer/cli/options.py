@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,4 +12,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value over the config, for example --set training.epochs=20.", show_default=False),
 ]
+Subgroups = Annotated[
+    str | None,
+    typer.Option(help="Columns to measure by, for example age,sex; default: all suitable ones.", show_default=False),
+]
+ReportLanguage = Annotated[Literal["en", "zh-TW"], typer.Option("--language", help="Language of the report.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+
+
+def column_names(text: str | None) -> tuple[str, ...] | None:
+    """``age, sex`` as names; None where nothing was said."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

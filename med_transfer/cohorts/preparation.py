@@ -9,13 +9,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.atomic import atomic_path
+from med_transfer.cohorts.acquisition import Facts, acquisition_facts
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
@@ -24,6 +25,9 @@ from med_transfer.preprocessing import Preprocessing
 from med_transfer.scans import Region, Volume, read_mask, read_scan, region_of_mask
 
 log = logging.getLogger(__name__)
+
+_RECORDED = ("content_hash", "spacing_mm", "study_uid", "series_uid", "repair", "acquisition")
+_CACHE_FORMAT = 2  # a cached scan of an older version lacks what was added since, and is read again
 
 Progress = Callable[[int, int], None]
 Margin = tuple[int, int, int]
@@ -39,6 +43,7 @@ class PreparedScan:
         handcrafted: values of ``FEATURE_NAMES``, NaN where undefined.
         spacing_mm: of the scan itself, along column, row, slice.
         repair: what was repaired, in words; empty for a plain scan.
+        acquisition: how it was made, see :func:`~med_transfer.cohorts.acquisition.acquisition_facts`.
     """
 
     tensor: NDArray[np.float16]
@@ -48,6 +53,7 @@ class PreparedScan:
     study_uid: str
     series_uid: str
     repair: str
+    acquisition: Facts = field(default_factory=dict, hash=False)
 
 
 def region_of_case(case: Case, volume: Volume | None = None) -> tuple[Region | None, Volume | None]:
@@ -78,6 +84,7 @@ def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 
         study_uid=volume.provenance.study_uid,
         series_uid=volume.provenance.series_uid,
         repair="; ".join(volume.verdict.reasons) if volume.verdict.decision == "repair" else "",
+        acquisition=acquisition_facts(volume),
     )
 
 
@@ -166,9 +173,7 @@ def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margi
     if path.exists():
         return _load(path)
     prepared = prepare_scan(case, preprocessing, margin)
-    record = {
-        name: getattr(prepared, name) for name in ("content_hash", "spacing_mm", "study_uid", "series_uid", "repair")
-    }
+    record = {name: getattr(prepared, name) for name in _RECORDED}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, tensor=prepared.tensor, handcrafted=prepared.handcrafted, record=json.dumps(record))
     return prepared
@@ -188,5 +193,5 @@ def preparation_key(case: Case, preprocessing: Preprocessing, margin: Margin = (
         files += sorted(case.mask.iterdir()) if case.mask.is_dir() else [case.mask]
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
     region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name]
-    what = [str(case.path), case.series_uid, region, stamps, margin]
+    what = [_CACHE_FORMAT, str(case.path), case.series_uid, region, stamps, margin]
     return hashlib.sha256(json.dumps([what, preprocessing.config.model_dump()]).encode()).hexdigest()[:32]

@@ -6,13 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from med_transfer.atomic import write_text
 from med_transfer.comparison.comparing import Comparison
 from med_transfer.comparison.forest import differences, forest
 from med_transfer.evaluation import Estimate
 from med_transfer.evaluation.paired_tests import PairedTest
+from med_transfer.page import environment
 
 SCHEMA = 1
 _TEMPLATE = "compare.html.jinja"
@@ -65,13 +64,10 @@ def scans_sentence(comparisons: Sequence[Comparison]) -> str:
 
 def as_page(comparisons: Sequence[Comparison]) -> str:
     """The page as text; equal input gives an equal page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"estimate": estimate_text, "signed": signed_text, "p": p_text}
+    page = environment(Path(__file__).parent)
+    page.filters |= {"estimate": estimate_text, "signed": signed_text, "p": p_text}
     names = names_of(comparisons)
-    return environment.get_template(_TEMPLATE).render(
+    return page.get_template(_TEMPLATE).render(
         runs=list(zip(names, comparisons, strict=True)),
         classes=list(comparisons[0].metrics.labels),
         forest=forest(comparisons, names),

@@ -1,7 +1,4 @@
-"""How good is it, on whom, and how sure are we: rates with intervals and metrics.json.
-
-The report is in ``med_transfer.evaluation.report``, apart because it loads matplotlib.
-"""
+"""How good is it, on whom, and how sure are we: rates with intervals and metrics.json."""
 
 from med_transfer.evaluation.assessment import evaluate as evaluate
 from med_transfer.evaluation.baselines import fit_handcrafted as fit_handcrafted

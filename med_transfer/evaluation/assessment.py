@@ -9,22 +9,21 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.errors import UsageError
 from med_transfer.evaluation import measures
 from med_transfer.evaluation.class_measures import class_metrics
 from med_transfer.evaluation.class_rates import sensitivities
 from med_transfer.evaluation.comparison import paired_difference
 from med_transfer.evaluation.config import EvaluationConfig
-from med_transfer.evaluation.estimate import Estimate
+from med_transfer.evaluation.grouping import Grouping
 from med_transfer.evaluation.intervals import PatientBootstrap
-from med_transfer.evaluation.metrics import BaselineMetrics, Bootstrap, Failed, Metrics, Subgroup, TransferGain
+from med_transfer.evaluation.metrics import BaselineMetrics, Bootstrap, Failed, Metrics, TransferGain
 from med_transfer.evaluation.predictive_values import checked_prevalence
 from med_transfer.evaluation.scored import ScoredScans
+from med_transfer.evaluation.subgroups import subgroup_metrics, subgroup_tests
 from med_transfer.labels import Labels
 from med_transfer.operating_point import OperatingPoint
 from med_transfer.prediction import Prediction
 
-SMALLEST_SUBGROUP = 10  # patients; fewer say nothing about the subgroup and may point at a person
 _NONE: Mapping = MappingProxyType({})
 
 
@@ -37,7 +36,7 @@ def evaluate(
     operating_point: OperatingPoint | None = None,
     failed: Sequence[Prediction] = (),
     baselines: Mapping[str, NDArray[np.floating]] = _NONE,
-    subgroups: Mapping[str, Sequence[str]] = _NONE,
+    subgroups: Mapping[str, Sequence[str]] | Sequence[Grouping] = (),
     transfer_gain: TransferGain | None = None,
     config: EvaluationConfig | None = None,
     seed: int = 0,
@@ -53,7 +52,7 @@ def evaluate(
         operating_point: how probabilities become calls; by default the most probable class, or findings at 0.5.
         failed: predictions that are not ``ok``; counted by reason, left out of every rate.
         baselines: name to probabilities [scan, class] on the same scans.
-        subgroups: column to one value a scan, for example ``{"scanner": [...]}``.
+        subgroups: from ``grouping``; or column to one value a scan, for example ``{"scanner": [...]}``.
         transfer_gain: from ``med_transfer.transfer.gain``.
         config: which interval the rates get, and the prevalence to state predictive values at.
         seed, n_boot: of the patient bootstrap.
@@ -63,6 +62,7 @@ def evaluate(
         NothingDone: when there is no scan.
     """
     scored = ScoredScans.of(truth, probabilities, patients, labels, operating_point)
+    groupings = [Grouping.of(*one) for one in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
     bootstrap, config = PatientBootstrap(scored.patients, n_boot, seed), config or EvaluationConfig()
     checked_prevalence(config.prevalence, labels)
     return Metrics(
@@ -80,9 +80,8 @@ def evaluate(
         calibration=measures.calibration(scored, bootstrap),
         operating_point=scored.operating_point,
         baselines={name: _baseline(scored, other, bootstrap, config) for name, other in baselines.items()},
-        subgroups={
-            column: _subgroups(scored, column, values, bootstrap, config) for column, values in subgroups.items()
-        },
+        subgroups={one.column: subgroup_metrics(scored, one, bootstrap, config) for one in groupings},
+        subgroup_tests=subgroup_tests(scored, groupings, seed),
         transfer_gain=transfer_gain,
         failed=_failed(failed),
         bootstrap=Bootstrap(n_boot=n_boot, seed=seed),
@@ -102,36 +101,6 @@ def _baseline(
         sensitivity=sensitivities(other, bootstrap, config),
         macro_auc_gain=gain.macro_auc,
         balanced_accuracy_gain=gain.balanced_accuracy,
-    )
-
-
-def _subgroups(
-    scored: ScoredScans, column: str, values: Sequence[str], bootstrap: PatientBootstrap, config: EvaluationConfig
-) -> dict[str, Subgroup]:
-    if len(values) != len(scored):
-        raise UsageError(
-            f"{len(values)} values", where=f"subgroups.{column}", expected=f"{len(scored)}, one for every scan"
-        )
-    column_values = np.asarray([str(value) for value in values])
-    return {
-        str(value): _subgroup(scored.take(column_values == value), bootstrap, config)
-        for value in np.unique(column_values)
-    }
-
-
-def _subgroup(scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
-    n, n_patients = len(scored), scored.n_patients
-    if n_patients < SMALLEST_SUBGROUP:
-        masked = Estimate(value=None, ci95=None, method="", reason=f"fewer than {SMALLEST_SUBGROUP} patients")
-        sensitivity = dict.fromkeys(scored.labels.names, masked)
-        return Subgroup(n=n, n_patients=n_patients, balanced_accuracy=masked, macro_auc=masked, sensitivity=sensitivity)
-    within = PatientBootstrap(scored.patients, bootstrap.n_boot, bootstrap.seed)
-    return Subgroup(
-        n=n,
-        n_patients=n_patients,
-        balanced_accuracy=measures.balanced_accuracy(scored, within),
-        macro_auc=measures.macro_auc(scored, within),
-        sensitivity=sensitivities(scored, within, config),
     )
 
 

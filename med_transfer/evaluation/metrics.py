@@ -15,6 +15,8 @@ from med_transfer.evaluation.estimate import Estimate, Record
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.rates import Counts
 from med_transfer.evaluation.sample_size import SampleSize
+from med_transfer.evaluation.shortcut_metrics import Shortcuts
+from med_transfer.evaluation.subgroup_metrics import SubgroupTest
 from med_transfer.operating_point import OperatingPoint
 
 SCHEMA_VERSION = "1"
@@ -187,6 +189,8 @@ class Metrics(Record):
         micro_auc: of all (scan, class) pairs together.
         macro_average_precision: mean over the classes that have cases.
         subgroups: column to value to measures.
+        subgroup_tests: column to whether its subgroups differ.
+        shortcuts: what the acquisition alone gives away; None for a bundle that was judged alone.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         chosen_point: how the operating point was chosen; None for a bundle that does not tell.
         kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
@@ -208,6 +212,8 @@ class Metrics(Record):
     operating_point: OperatingPoint
     baselines: dict[str, BaselineMetrics] = Field(default_factory=dict)
     subgroups: dict[str, dict[str, Subgroup]] = Field(default_factory=dict)
+    subgroup_tests: dict[str, SubgroupTest] = Field(default_factory=dict)
+    shortcuts: Shortcuts | None = None
     transfer_gain: TransferGain | None = None
     kept_network: KeptNetwork | None = None
     fit_gap: FitGap | None = None

@@ -11,6 +11,7 @@ from med_transfer.calibration import CalibrationConfig
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.fusion.config import FusionConfig
+from med_transfer.page import Language
 from med_transfer.preprocessing.config import Modality, Normalisation
 from med_transfer.transfer.config import TransferConfig
 from med_transfer.transfer.strategies import Strategy, find_strategy
@@ -162,6 +163,16 @@ class TrainingConfig(_Config):
         return self.model_copy(update=values)
 
 
+class ReportConfig(_Config):
+    """What report.html looks like.
+
+    Attributes:
+        language: that its sentences are in: ``en`` or ``zh-TW``.
+    """
+
+    language: Language = "en"
+
+
 class FinetuneConfig(_Config):
     """A whole run. The resolved config is written to ``RUN/config.yaml``.
 
@@ -171,6 +182,7 @@ class FinetuneConfig(_Config):
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
         operating_point: how probabilities become calls, see OperatingPointConfig. The only part that may change in a
             run folder that has been trained.
+        subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
 
@@ -184,8 +196,10 @@ class FinetuneConfig(_Config):
     scratch_twin: bool = True
     fusion: FusionConfig | None = None
     operating_point: OperatingPointConfig = OperatingPointConfig()
+    subgroups: tuple[str, ...] | None = None
     abstain_above_novelty: Share | None = None
     seed: int = 0
+    report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _makes_sense(self) -> FinetuneConfig:

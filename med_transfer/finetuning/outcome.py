@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.evaluation import Metrics, fit_handcrafted, prevalence_only
 from med_transfer.evaluation.metrics import KeptNetwork
-from med_transfer.evaluation.run_summary import LearningCurve, RunSummary, cohort_counts
+from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
+from med_transfer.evaluation.shortcuts import Development, fit_acquisition
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
+from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts
 from med_transfer.transfer.gain import transfer_gain
 
 
@@ -36,23 +38,30 @@ def judge_run(
         gain = transfer_gain(cohort.truth, answers[0], without[0], cohort.patients, cohort.labels, config.seed)
         if kept.fell_back:
             answers, bundled = without, scratch
+    baselines, shortcuts = _baselines(plan, config.seed)
     return judge(
         record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),
-        baselines=_baselines(plan, config.seed), gain=gain, curves=_curves(bundled, config), seed=config.seed,
-        kept=kept, gap=bundled.gap,
+        baselines=baselines, gain=gain, curves=_curves(bundled, config), seed=config.seed,
+        kept=kept, gap=bundled.gap, subgroups=config.subgroups, shortcuts=shortcuts,
     )  # fmt: skip
 
 
-def _baselines(plan: Plan, seed: int) -> dict[str, NDArray[np.float64]]:
+def _baselines(plan: Plan, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts]:
     """Probabilities [test scan, class] of what a network must beat, fitted on the development scans."""
     test, development = list(plan.split.test), list(plan.split.development)
     features, truth, labels = plan.prepared.handcrafted, plan.prepared.cohort.truth, plan.prepared.cohort.labels
-    return {
+    facts, patients = [scan.acquisition for scan in plan.prepared.scans], plan.prepared.cohort.patients
+    acquisition, shortcuts = fit_acquisition(
+        Development([facts[i] for i in development], truth[development], [patients[i] for i in development], labels),
+        [facts[i] for i in test], seed,
+    )  # fmt: skip
+    baselines = {
         "prevalence": prevalence_only(truth[development], len(test)),
         "handcrafted": fit_handcrafted(
             features[development], truth[development], features[test], seed, multilabel=labels.multilabel
         ),
     }
+    return baselines | ({ACQUISITION_BASELINE: acquisition} if acquisition is not None else {}), shortcuts
 
 
 def _curves(trained: TrainedEnsemble, config: FinetuneConfig) -> list[LearningCurve]:
@@ -95,6 +104,7 @@ def _summary(
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),
+        language=config.report.language,
     )
 
 

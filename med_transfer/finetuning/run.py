@@ -29,6 +29,7 @@ from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.start import check_transfer
 from med_transfer.model_card import model_card
 from med_transfer.progress import Progress, silent
+from med_transfer.subgroup_columns import check_subgroups
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: the backbone or its weights cannot be used.
-        UsageError: the folder holds another run.
+        UsageError: the folder holds another run, or there is no such subgroup column.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
@@ -74,6 +75,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     split = split_cohort(cohort, config.split)
     check_fusion(cohort, split, config)
     check_decisions(cohort, split, config)
+    check_subgroups(cohort, config.subgroups)
     _claim(out, config)
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from med_transfer import geometry
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.errors import ScanError, ScanNotFound
+from med_transfer.page import environment
 from med_transfer.scans.description import (
     describe_acquisition,
     describe_series,
@@ -152,15 +153,9 @@ def shown_path(path: Path, base: Path) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"jpeg": lambda image: base64.b64encode(jpeg(image)).decode("ascii"), "bar_mm": _bar_mm}
-    return environment
+    made = environment(Path(__file__).parent)
+    made.filters |= {"jpeg": lambda image: base64.b64encode(jpeg(image)).decode("ascii"), "bar_mm": _bar_mm}
+    return made
 
 
 # What is shown of the voxels ----------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def mixed(tmp_path) -> Path:
 
 def test_page_tells_of_every_series_and_every_file(mixed, tmp_path):
     page = inspected(mixed, tmp_path / "page.html", n_files=15)
-    assert [a["href"] for a in page.all("a")] == ["#s1", "#s2", "#s3"]
+    assert [a["href"] for a in page.all("a")] == ["#content", "#s1", "#s2", "#s3"]
     assert "Series 3 in 15 files Usable 2" in page.text
     assert "Other files 3 1 of them damaged" in page.text
     assert "1 slice missing: gap 5.00 mm between slices 3 and 4, others 2.50 mm" in page.text

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.labels import Labels
+from med_transfer.page import Language
 
 SPLITS = ("train", "val", "test")
 ALL_CLASSES = "All"
@@ -34,6 +35,7 @@ class RunSummary:
         seconds: wall time of the run.
         software: package to version.
         model_card: rows (name, value): intended use, input, limits, weights' hash ...
+        language: that the report is written in.
     """
 
     title: str
@@ -46,6 +48,7 @@ class RunSummary:
     seconds: float = 0.0
     software: Mapping[str, str] = field(default_factory=dict)
     model_card: Sequence[tuple[str, str]] = ()
+    language: Language = "en"
 
 
 @dataclass(frozen=True)

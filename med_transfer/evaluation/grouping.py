@@ -1,0 +1,189 @@
+"""From a column of the cohort table, or a fact of the scan, to subgroups: values as they are, or bands of numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST_SUBGROUP = 10  # patients; fewer say nothing about the subgroup and may point at a person
+UNKNOWN, OTHER = "not known", "other"
+_MOST_VALUES = 8
+_FEW_NUMBERS = 5  # a column of so few different numbers holds codes or steps, not a scale
+# Up to 1.5 mm: thin sections (MacMahon et al. 2017, Radiology 284:228). Up to 2.5 mm: lung screening (ACR-STR practice
+# parameter). Up to 5 mm: measurable disease (Eisenhauer et al. 2009, RECIST 1.1, Eur J Cancer 45:228).
+_THICKNESS_LIMITS_MM = (1.5, 2.5, 5.0)
+_PRIVATE = {"id", "uid", "mrn", "accession", "date", "birth", "dob", "birthdate"}
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Subgroups of a column.
+
+    Attributes:
+        column: name in the table, or of the fact.
+        of_scan: the subgroup of every scan; ``UNKNOWN`` where the column says nothing.
+        order: the subgroups, in the order in which they are to be read.
+        how: how values became subgroups, in words.
+        unsuitable: why there are no subgroups; empty where there are.
+        same_as: columns that divide the scans in the same way.
+    """
+
+    column: str
+    of_scan: tuple[str, ...]
+    order: tuple[str, ...]
+    how: str = "by value"
+    unsuitable: str = ""
+    same_as: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, column: str, values: Sequence[object]) -> Grouping:
+        """Every value a subgroup of its own."""
+        texts = tuple(str(value) for value in values)
+        return cls(column, texts, tuple(sorted(set(texts))))
+
+    @property
+    def partition(self) -> tuple[int, ...]:
+        """The same for two columns that divide the scans in the same way, whatever they call the parts."""
+        numbers: dict[str, int] = {}
+        return tuple(numbers.setdefault(value, len(numbers)) for value in self.of_scan)
+
+
+def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> Grouping:
+    """The subgroups of a column.
+
+    Numbers are cut into bands: age into decades, slice thickness at limits of clinical use, all others at the roundest
+    numbers near their terciles. Neighbouring bands are joined until each has enough patients. Other values stay as they
+    are; those of few patients are pooled. Truth and predictions are not looked at.
+
+    Args:
+        column: its name, which tells an age and a thickness.
+        texts: one entry a scan, empty where there is no value.
+        patients: one entry a scan.
+    """
+    known = {text for text in texts if text}
+    if len(known) < 2:
+        found = "every scan has the same value" if known else "no scan has a value"
+        return Grouping(column, tuple(texts), (), unsuitable=found)
+    numbers = np.array([_number(text) for text in texts])
+    if all(np.isfinite(number) for number, text in zip(numbers, texts, strict=True) if text):
+        if len(set(numbers[np.isfinite(numbers)])) > _FEW_NUMBERS:
+            return _bands(column, numbers, patients)
+        texts = ["" if math.isnan(number) else f"{number:g}" for number in numbers]
+    return _by_value(column, texts, patients)
+
+
+def is_private(column: str) -> bool:
+    """Whether a column's name says that it may hold an identifier or a date: never a subgroup unless asked for."""
+    return bool(_PRIVATE & _words(column))
+
+
+def _words(column: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower()))
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Grouping:
+    having = defaultdict(set)
+    for text, patient in zip(texts, patients, strict=True):
+        having[text].add(patient)
+    known = sorted(having.keys() - {""}, key=lambda text: (-len(having[text]), text))
+    kept = [text for text in known if len(having[text]) >= SMALLEST_SUBGROUP][:_MOST_VALUES]
+    rest = len(known) - len(kept)
+    if len(kept) < 2 and len(known) > _MOST_VALUES:
+        return Grouping(
+            column, tuple(texts), (), unsuitable=f"{len(known)} different values, almost all of few patients"
+        )
+    if rest < 2 or not kept:  # one rare value is its own "other"; of rare values alone nothing is left to compare
+        kept, rest = known, 0
+    order = sorted(kept, key=lambda text: (_number(text) if math.isfinite(_number(text)) else 0.0, text))
+    names = tuple(text if text in kept else OTHER if text else UNKNOWN for text in texts)
+    how = f"by value; {rest} values of few patients are pooled as {OTHER!r}" if rest else "by value"
+    return Grouping(column, names, (*order, *_present(names, OTHER, UNKNOWN, but=kept)), how)
+
+
+def _present(names: Sequence[str], *pooled: str, but: Sequence[str] = ()) -> list[str]:
+    return [name for name in pooled if name in names and name not in but]
+
+
+def _bands(column: str, numbers: NDArray[np.float64], patients: Sequence[str]) -> Grouping:
+    words, unit = _words(column), " mm" if column.endswith("_mm") else ""
+    known = numbers[np.isfinite(numbers)]
+    upto = {"slice", "thickness"} <= words
+    if upto:
+        limits, what = list(_THICKNESS_LIMITS_MM), "cut at limits of clinical use"
+    elif "age" in words:
+        limits, what = [float(limit) for limit in range(10, 120, 10)], "decades"
+    else:
+        limits, what = _round_terciles(known), "cut near the terciles"
+    joined = _joined(limits, numbers, patients, upto)
+    if not joined:  # too few patients for two bands: shown as halves, without measures
+        joined, what = [_round_between(*np.quantile(known, [0.4, 0.6]))], "cut near the median"
+    texts, bands = _texts(joined, unit, upto=upto, years="age" in words), _band_of(numbers, joined, upto)
+    names = tuple(UNKNOWN if band < 0 else texts[band] for band in bands)
+    order = [text for text in texts if text in names]
+    how = f"{what}; bands joined until each has {SMALLEST_SUBGROUP} patients"
+    return Grouping(column, names, (*order, *_present(names, UNKNOWN)), how)
+
+
+def _band_of(numbers: NDArray[np.float64], limits: Sequence[float], upto: bool) -> NDArray[np.intp]:
+    """The number of the band [scan]; -1 where there is no number. ``upto``: a limit belongs to the band below it."""
+    bands = np.searchsorted(limits, numbers, side="left" if upto else "right")
+    return np.where(np.isfinite(numbers), bands, -1)
+
+
+def _joined(limits: Sequence[float], numbers: NDArray[np.float64], patients: Sequence[str], upto: bool) -> list[float]:
+    """The limits that are left when the band of fewest patients has been joined to its smaller neighbour, as needed."""
+    limits, everyone = list(limits), np.asarray(patients, dtype=object)
+    while limits:
+        bands = _band_of(numbers, limits, upto)
+        sizes = [len(set(everyone[bands == band])) for band in range(len(limits) + 1)]
+        smallest = int(np.argmin(sizes))
+        if sizes[smallest] >= SMALLEST_SUBGROUP:
+            break
+        neighbours = [band for band in (smallest - 1, smallest + 1) if 0 <= band < len(sizes)]
+        limits.pop(min(smallest, min(neighbours, key=lambda band: sizes[band])))
+    return limits
+
+
+def _round_terciles(known: NDArray[np.float64]) -> list[float]:
+    near = np.quantile(known, [0.25, 0.42, 0.58, 0.75])
+    return sorted({_round_between(near[0], near[1]), _round_between(near[2], near[3])})
+
+
+def _round_between(low: float, high: float) -> float:
+    """The number of fewest digits in the middle of an interval: a multiple of 5, 2 or 1 times a power of ten."""
+    middle = (low + high) / 2
+    if high <= low:
+        return float(middle)
+    for power in range(math.ceil(math.log10(max(abs(low), abs(high), high - low))), -12, -1):
+        for step in (5, 2, 1):
+            candidate = round(middle / (step * 10.0**power)) * step * 10.0**power
+            if low <= candidate <= high:
+                return float(f"{candidate:.12g}")
+    return float(middle)
+
+
+def _texts(limits: Sequence[float], unit: str, *, upto: bool, years: bool) -> list[str]:
+    first, last = ("up to", "over {}") if upto else ("under", "{} or more")
+    pairs = list(pairwise(limits))
+    if upto:
+        middle = [f"over {low:g} to {high:g}{unit}" for low, high in pairs]
+    elif years:  # age in completed years
+        middle = [f"{low:g} to {high - 1:g}" for low, high in pairs]
+    else:
+        middle = [f"{low:g} to under {high:g}{unit}" for low, high in pairs]
+    return [f"{first} {limits[0]:g}{unit}", *middle, last.format(f"{limits[-1]:g}") + unit]

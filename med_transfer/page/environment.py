@@ -1,0 +1,40 @@
+"""Jinja as every page uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from med_transfer.page.language import ENGLISH, Translator
+from med_transfer.page.theme import DARK, LIGHT, PRINT
+
+FOLDER = Path(__file__).parent
+
+
+def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
+    """Templates of ``folders`` and of this package, among them ``layout.html.jinja``, which a page extends.
+
+    Everything is escaped, what is not defined is an error. A template has ``t("A sentence with {value}", value=...)``,
+    whose values are escaped too unless they are Markup, ``language``, and the palettes of the style.
+    """
+    made = Environment(
+        loader=FileSystemLoader([*folders, FOLDER]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {"t": in_page(t), "language": t.language, "light": LIGHT, "dark": DARK, "print": PRINT}
+    return made
+
+
+def in_page(t: Translator) -> Callable[..., Markup]:
+    """``t`` for templates: the sentence and its values become HTML."""
+
+    def translate(sentence: str, /, **values: object) -> Markup:
+        return Markup(escape(t.template(sentence))).format(**values)
+
+    return translate

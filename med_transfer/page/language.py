@@ -1,0 +1,67 @@
+"""Sentences of a page in the reader's language: the English sentence is its own key.
+
+A catalogue is a YAML file of English sentences and their translations, ``<name>.zh_TW.yaml``, beside what it
+translates. A sentence without a translation is shown in English.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import RootModel
+
+from med_transfer.config import load_config
+
+Language = Literal["en", "zh-TW"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+
+
+class Catalogue(RootModel[dict[str, str]]):
+    """English sentence to its translation, both with the same ``{placeholders}``."""
+
+
+@dataclass(frozen=True)
+class Translator:
+    """Called with an English sentence and the values of its placeholders, gives the sentence in ``language``."""
+
+    language: Language = "en"
+    sentences: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, sentence: str, /, **values: object) -> str:
+        return self.template(sentence).format(**values)
+
+    def template(self, sentence: str) -> str:
+        """The translated sentence, its placeholders not yet filled."""
+        return self.sentences.get(sentence, sentence)
+
+    def reading(self, place: Path) -> Translator:
+        """With the sentences of the catalogue of ``place``, for example ``sections/flow`` (no suffix), added.
+
+        Raises:
+            ConfigError: there is no such catalogue, or it is no YAML of sentences.
+        """
+        if self.language == "en":
+            return self
+        more = load_config(Catalogue, catalogue_path(place, self.language)).root
+        return replace(self, sentences={**self.sentences, **more})
+
+
+ENGLISH = Translator()
+
+
+def catalogue_path(place: Path, language: Language) -> Path:
+    """Where the catalogue of a module, named without its suffix, lies."""
+    return place.with_name(f"{place.name}.{language.replace('-', '_')}.yaml")
+
+
+def translator(language: Language) -> Translator:
+    """With the sentences that every page has."""
+    return Translator(language).reading(Path(__file__).parent / "layout")
+
+
+def sentence(text: str) -> str:
+    """The same text; marks an English sentence that is translated later, where ``t`` gets it from a variable."""
+    return text

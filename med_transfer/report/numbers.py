@@ -1,0 +1,64 @@
+"""Numbers as the report writes them."""
+
+from __future__ import annotations
+
+from med_transfer.evaluation.estimate import Estimate, Interval
+from med_transfer.page import Translator
+
+
+def percent(estimate: Estimate) -> str:
+    """For example ``83.3 %``; a dash when undefined."""
+    return "–" if estimate.value is None else f"{100 * estimate.value:.1f} %"
+
+
+def decimal(estimate: Estimate) -> str:
+    """For example ``0.873``; a dash when undefined."""
+    return "–" if estimate.value is None else f"{estimate.value:.3f}"
+
+
+def signed(estimate: Estimate) -> str:
+    """A difference, for example ``+0.081``; a dash when undefined."""
+    return "–" if estimate.value is None else _sign(estimate.value)
+
+
+def percent_interval(interval: Interval | None, t: Translator) -> str:
+    """For example ``66.4 to 92.7``, in percent; empty when there is none."""
+    return "" if interval is None else _span(f"{100 * interval[0]:.1f}", f"{100 * interval[1]:.1f}", t)
+
+
+def decimal_interval(interval: Interval | None, t: Translator) -> str:
+    """For example ``0.812 to 0.934``."""
+    return "" if interval is None else _span(f"{interval[0]:.3f}", f"{interval[1]:.3f}", t)
+
+
+def signed_interval(interval: Interval | None, t: Translator) -> str:
+    """The interval of a difference, for example ``−0.012 to +0.150``."""
+    return "" if interval is None else _span(_sign(interval[0]), _sign(interval[1]), t)
+
+
+def difference(estimate: Estimate, t: Translator) -> str:
+    """A difference and its interval in a sentence, for example ``+0.081 (95 % CI −0.012 to +0.150)``."""
+    if estimate.value is None:
+        return t("undefined ({reason})", reason=estimate.reason)
+    if estimate.ci95 is None:
+        return f"{signed(estimate)} ({estimate.reason})"
+    return t(
+        "{difference} (95 % CI {interval})",
+        difference=signed(estimate), interval=signed_interval(estimate.ci95, t),
+    )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """For example ``12 s``, ``4 min``, ``2 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _span(low: str, high: str, t: Translator) -> str:
+    return t("{low} to {high}", low=low, high=high)
+
+
+def _sign(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")

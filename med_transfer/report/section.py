@@ -1,0 +1,42 @@
+"""What one section of the report says, and the form of a module that says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.figure import Figure
+from med_transfer.report.table import Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section, before it is HTML.
+
+    Its template, ``<name>.html.jinja`` beside its module, places ``tables.<name>`` and ``figures.<name>``, and has
+    ``evidence``, ``metrics``, ``run`` and everything in ``values``.
+
+    Attributes:
+        title: its heading, translated; the page's navigation uses it too.
+        tables, figures: in any order; each is written as a file of its own as well. Names are unique in the section.
+        values: more for the template, translated.
+    """
+
+    title: str
+    tables: Sequence[Table] = ()
+    figures: Sequence[Figure] = ()
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+class SectionModule(Protocol):
+    """A module of ``med_transfer.report.sections``."""
+
+    __name__: str
+
+    @staticmethod
+    def section(evidence: Evidence, t: Translator) -> Section | None:
+        """What the section says; None when there is nothing to say."""
+        ...

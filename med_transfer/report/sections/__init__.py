@@ -1,0 +1,43 @@
+"""The sections of the report, one module and one template each, in the order of the page."""
+
+from __future__ import annotations
+
+from med_transfer.report.section import SectionModule
+from med_transfer.report.sections import (
+    calibration,
+    comparisons,
+    confusion,
+    curves,
+    first_screen,
+    flow,
+    fusion,
+    methods,
+    misses,
+    model_card,
+    rates,
+    shortcuts,
+    subgroups,
+    training,
+)
+
+SECTIONS: tuple[SectionModule, ...] = (
+    first_screen,
+    flow,
+    # operating_point
+    rates,
+    confusion,
+    curves,
+    calibration,
+    # decision_curve
+    # conformal
+    comparisons,
+    fusion,
+    subgroups,
+    shortcuts,
+    # explanations
+    misses,
+    training,
+    methods,
+    model_card,
+    # checklists
+)

@@ -1,0 +1,86 @@
+"""Do probabilities mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+
+from med_transfer.evaluation.calibration import ReliabilityBin
+from med_transfer.evaluation.metrics import Metrics
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.figure import RULE, SERIES, Figure, drawn
+from med_transfer.report.section import Section
+from med_transfer.report.table import Cell, Table, estimated
+
+
+def section(evidence: Evidence, t: Translator) -> Section:
+    metrics = evidence.metrics
+    caption = (
+        t("What was predicted against what is so, all findings; the number is how many findings.")
+        if metrics.multilabel
+        else t("What was predicted against what is so, for the called class; the number is how many scans.")
+    )
+    caption += " " + t("On the line, a probability means what it says.")
+    return Section(
+        t("Calibration"),
+        [_scores(metrics, t), _in_the_large(metrics, t)],
+        [reliability_diagram(metrics.calibration.bins, caption, t)],
+    )
+
+
+def _scores(metrics: Metrics, t: Translator) -> Table:
+    found = metrics.calibration
+    return Table(
+        "scores",
+        t("Summary measures; 0 is perfect for both"),
+        (t("Measure"), t("Value")),
+        [
+            (t("Brier score"), estimated(found.brier, "decimal", t)),
+            (t("Expected calibration error"), estimated(found.ece, "decimal", t)),
+        ],
+    )
+
+
+def _in_the_large(metrics: Metrics, t: Translator) -> Table:
+    mean = metrics.calibration.mean_probability
+    return Table(
+        "in-the-large",
+        t("Calibration in the large: the two columns should agree"),
+        (t("Class"), t("Mean predicted probability"), t("Share that is so")),
+        [(name, _share(mean[name]), _share(metrics.prevalence[name])) for name in metrics.labels],
+    )
+
+
+def _share(value: float) -> Cell:
+    return Cell(f"{100 * value:.1f} %", values={"": value})
+
+
+def reliability_diagram(bins: Sequence[ReliabilityBin], caption: str, t: Translator) -> Figure:
+    """What was claimed against what came true; the area of a dot grows with its scans."""
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        axes.plot((0, 1), (0, 1), color=RULE, linewidth=1)
+        claimed, observed = [b.mean_probability for b in bins], [b.observed for b in bins]
+        axes.plot(claimed, observed, color=SERIES[0], linewidth=1)
+        sizes = 20 + 180 * np.array([b.n for b in bins]) / max(b.n for b in bins)
+        axes.scatter(claimed, observed, s=sizes, color=SERIES[0], alpha=0.6, linewidths=0)
+        for b in bins:
+            axes.annotate(str(b.n), (b.mean_probability, b.observed), (0, 9), textcoords="offset points", fontsize=8)
+        ticks = np.linspace(0, 1, 6)
+        axes.set(xlim=(-0.02, 1.05), ylim=(-0.02, 1.08))
+        axes.set(xlabel=t("Predicted probability"), ylabel=t("Share that is so"))
+        axes.set(xticks=ticks, yticks=ticks, aspect="equal")
+
+    spoken = "; ".join(
+        t(
+            "predicted {predicted}, observed {observed} of {n}",
+            predicted=f"{b.mean_probability:.0%}", observed=f"{b.observed:.0%}", n=b.n,
+        )
+        for b in bins
+    )  # fmt: skip
+    title = t("Reliability diagram")
+    return drawn("reliability", title, spoken, (4.6, 4.4), draw, caption=caption, width_rem=29)

@@ -1,0 +1,72 @@
+"""The judged model beside its baselines, and what the transfer gained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from med_transfer.evaluation.metrics import BaselineMetrics, Metrics, TransferGain
+from med_transfer.page import Translator, sentence
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.table import Cell, Table, estimated
+
+_VERDICTS = {"gain": sentence("gain"), "none": sentence("no difference shown"), "harm": sentence("harm")}
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    metrics = evidence.metrics
+    tables = []
+    if metrics.baselines:
+        tables.append(_baselines(metrics, t(evidence.judged), t))
+    if metrics.transfer_gain:
+        tables.append(_gain(metrics.transfer_gain, t))
+    return Section(t("Comparisons"), tables) if tables else None
+
+
+def _baselines(metrics: Metrics, judged: str, t: Translator) -> Table:
+    def row(title: str, of_model: Cell | str, of_baseline: Callable[[BaselineMetrics], Cell]) -> list[Cell | str]:
+        return [title, of_model, *(of_baseline(baseline) for baseline in metrics.baselines.values())]
+
+    rows = [
+        row(t("Macro AUC"), estimated(metrics.macro_auc, "decimal", t), lambda b: estimated(b.macro_auc, "decimal", t)),
+        row(
+            t("Macro AUC, {judged} minus baseline", judged=judged),
+            "",
+            lambda b: estimated(b.macro_auc_gain, "signed", t),
+        ),
+        row(
+            t("Balanced accuracy"),
+            estimated(metrics.balanced_accuracy, "percent", t),
+            lambda b: estimated(b.balanced_accuracy, "percent", t),
+        ),
+        *(
+            row(
+                t("Sensitivity, {name}", name=name),
+                estimated(metrics.classes[name].sensitivity, "percent", t),
+                lambda b, name=name: estimated(b.sensitivity[name], "percent", t),
+            )
+            for name in metrics.labels
+        ),
+        row(
+            t("Brier score"),
+            estimated(metrics.calibration.brier, "decimal", t),
+            lambda b: estimated(b.brier, "decimal", t),
+        ),
+    ]
+    caption = t("The {judged} beside its baselines, on the same test scans", judged=judged)
+    return Table("baselines", caption, (t("Measure"), judged.capitalize(), *metrics.baselines), rows)
+
+
+def _gain(gain: TransferGain, t: Translator) -> Table:
+    return Table(
+        "transfer-gain",
+        t(
+            "Transfer gain: pretrained minus from scratch, the same network at equal budget; verdict: {verdict}",
+            verdict=t(_VERDICTS[gain.verdict]),
+        ),
+        (t("Measure"), t("Difference")),
+        [
+            (t("Macro AUC"), estimated(gain.macro_auc, "signed", t)),
+            (t("Balanced sensitivity"), estimated(gain.balanced_sensitivity, "signed", t)),
+        ],
+    )

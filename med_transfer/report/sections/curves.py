@@ -1,0 +1,58 @@
+"""ROC curves, one class against the rest, with the operating point on each."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from med_transfer.evaluation.metrics import ClassMetrics, Metrics
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.figure import DASHES, RULE, SERIES, Figure, drawn, short
+from med_transfer.report.section import Section
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    if evidence.truth is None or evidence.probabilities is None:
+        return None
+    return Section(t("ROC curves"), figures=[roc_curves(evidence.truth, evidence.probabilities, evidence.metrics, t)])
+
+
+def roc_curves(
+    truth: NDArray[np.bool_], probabilities: NDArray[np.floating], metrics: Metrics, t: Translator
+) -> Figure:
+    """Of every class that has one; ``truth`` and ``probabilities`` are [scan, class]."""
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        axes.plot((0, 1), (0, 1), color=RULE, linewidth=1)
+        for c, (name, found) in enumerate(metrics.classes.items()):
+            if found.auc.value is not None:
+                _curve(axes, c, truth[:, c], probabilities[:, c], f"{short(name)} ({found.auc.value:.2f})", found)
+        ticks = np.linspace(0, 1, 6)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set(xlabel=t("1 − specificity (false positive rate)"), ylabel=t("Sensitivity (true positive rate)"))
+        axes.set(xticks=ticks, yticks=ticks, aspect="equal")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower right", fontsize=9)
+
+    aucs = {name: found.auc.value for name, found in metrics.classes.items()}
+    spoken = "; ".join(f"{name}: AUC {t('undefined') if v is None else f'{v:.3f}'}" for name, v in aucs.items())
+    return drawn(
+        "roc", t("ROC curves, one class against the rest"), spoken, (4.6, 4.4), draw,
+        caption=t("Each class against the rest, AUC in brackets. Dot: the operating point. Grey line: chance."),
+        width_rem=29,
+    )  # fmt: skip
+
+
+def _curve(
+    axes: Axes, c: int, truth: NDArray[np.bool_], score: NDArray[np.floating], label: str, found: ClassMetrics
+) -> None:
+    colour, dashes = SERIES[c % len(SERIES)], DASHES[c // len(SERIES) % len(DASHES)]
+    false_positive_rate, true_positive_rate, _ = roc_curve(truth, score)
+    axes.plot(false_positive_rate, true_positive_rate, color=colour, linestyle=dashes, label=label)
+    if found.sensitivity.value is not None and found.specificity.value is not None:
+        axes.plot(1 - found.specificity.value, found.sensitivity.value, "o", color=colour, markersize=6)

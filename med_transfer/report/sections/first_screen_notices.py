@@ -1,0 +1,168 @@
+"""What the reader of a report must know first, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from med_transfer.evaluation.fusion_metrics import FusionMetrics
+from med_transfer.evaluation.metrics import FitGap, KeptNetwork, Metrics, TransferGain
+from med_transfer.page import ENGLISH, Translator, sentence
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import difference
+
+Level = Literal["good", "neutral", "warning"]
+
+STRONGEST_BASELINE = "handcrafted"
+FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
+
+_GAIN: dict[str, tuple[Level, str, str]] = {
+    "gain": (
+        "good",
+        sentence("Transfer helped"),
+        sentence("The pretrained network beats the same network trained from scratch."),
+    ),
+    "none": (
+        "neutral",
+        sentence("No gain from transfer was shown"),
+        sentence(
+            "The pretrained network and the same network trained from scratch cannot be told apart on these scans."
+        ),
+    ),
+    "harm": (
+        "warning",
+        sentence("Negative transfer"),
+        sentence("The same network trained from scratch is better: do not use this backbone for this question."),
+    ),
+}
+_FUSION: dict[int, tuple[Level, str]] = {
+    1: ("good", sentence("Fusion beats the network alone")),
+    0: ("neutral", sentence("Fusion is not shown to differ from the network alone")),
+    -1: ("warning", sentence("Fusion is worse than the network alone")),
+}
+
+
+@dataclass(frozen=True)
+class Notice:
+    level: Level
+    title: str
+    text: str
+
+
+def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
+    """In the order of reading: fusion, transfer, what was kept, baseline, over-fitting, failed scans, few scans."""
+    metrics, judged = evidence.metrics, t(evidence.judged)
+    found = [
+        _fusion(metrics.fusion, t), _leaks(metrics.fusion, t), _transfer(metrics.transfer_gain, t),
+        _kept(metrics.kept_network, t), _baseline(metrics, judged, t), _gap(metrics.fit_gap, t),
+        _failed(metrics, t), _few(metrics, t),
+    ]  # fmt: skip
+    return [notice for notice in found if notice is not None]
+
+
+def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
+    if gain is None:
+        text = t("This run trained no network from scratch, so nothing is known about gain or negative transfer.")
+        return Notice("neutral", t("Transfer gain was not measured"), text)
+    level, title, text = _GAIN[gain.verdict]
+    measured = t(
+        "Transferred minus scratch: macro AUC {auc}; balanced sensitivity {sensitivity}; {n} patients.",
+        auc=difference(gain.macro_auc, t), sensitivity=difference(gain.balanced_sensitivity, t), n=gain.n_patients,
+    )  # fmt: skip
+    return Notice(level, t(title), f"{t(text)} {measured}")
+
+
+def _kept(kept: KeptNetwork | None, t: Translator) -> Notice | None:
+    if kept is None or kept.validation is None:
+        return None
+    if kept.fell_back:
+        return Notice("warning", t("The bundle holds the network from scratch"), kept.sentence)
+    return Notice("neutral", t("The bundle holds the transferred network"), kept.sentence)
+
+
+def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
+    """What the fused model brings over the network, what each part adds, and whose figures the page shows."""
+    if fusion is None:
+        return None
+    shown = t("Every figure outside the fusion's table is the network's, from the image alone.")
+    if fusion.report == "fused":
+        shown = t(
+            "Every figure outside the fusion's table is the fused model's, but for the transfer gain and the training."
+        )
+    if not fusion.models:
+        return Notice("warning", t("No scan could be fused"), f"{'; '.join(fusion.not_fused)}. {shown}")
+    over = fusion.fused_minus["image-only"].macro_auc
+    level, title = _FUSION[over.excludes_zero]
+    lost = "; ".join(f"{part} {difference(one.macro_auc, t)}" for part, one in fusion.contributions.items())
+    text = t(
+        "Fused minus image-only: macro AUC {gain}. Lost without each part: {lost}.",
+        gain=difference(over, t), lost=lost,
+    )  # fmt: skip
+    return Notice(level, t(title), f"{text} {shown}")
+
+
+def _leaks(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
+    if fusion is None or not fusion.warnings:
+        return None
+    text = "; ".join(fusion.warnings)
+    return Notice("warning", t("A clinical column may give the answer away"), f"{text[:1].upper()}{text[1:]}.")
+
+
+def _gap(gap: FitGap | None, t: Translator) -> Notice | None:
+    if gap is None or not gap.exceeded:
+        return None
+    text = t(
+        "Balanced sensitivity is {training} on training and {validation} on validation scans, a gap of {gap} (limit "
+        "{limit}): the networks have learned their training scans by heart. See docs/transfer.md.",
+        training=f"{gap.training_sensitivity:.2f}", validation=f"{gap.validation_sensitivity:.2f}",
+        gap=f"{gap.difference:+.2f}", limit=f"{gap.limit:.2f}",
+    )  # fmt: skip
+    return Notice("warning", t("The networks over-fit"), text)
+
+
+def _baseline(metrics: Metrics, judged: str, t: Translator) -> Notice | None:
+    """Warn unless the model's macro AUC is above the handcrafted baseline's beyond doubt."""
+    baseline = metrics.baselines.get(STRONGEST_BASELINE)
+    if baseline is None or baseline.macro_auc_gain.value is None:
+        return None
+    gain = baseline.macro_auc_gain
+    if gain.excludes_zero > 0:
+        level, title = "good", t("The {judged} beats the handcrafted baseline", judged=judged)
+        text = t("It beats a linear model on simple intensity and size features.")
+    elif gain.value is not None and gain.value > 0:
+        level, title = "warning", t("The {judged} is not shown to beat the handcrafted baseline", judged=judged)
+        text = t("It is ahead of a linear model on simple intensity and size features, but the interval includes 0.")
+    else:
+        level, title = "warning", t("The {judged} does not beat the handcrafted baseline", judged=judged)
+        text = t(
+            "It is no better than a linear model on simple intensity and size features, which is cheaper and easier "
+            "to explain."
+        )
+    measured = t("Model minus baseline: macro AUC {gain}.", gain=difference(gain, t))
+    return Notice(level, title, f"{text} {measured}")
+
+
+def _failed(metrics: Metrics, t: Translator) -> Notice | None:
+    if not metrics.failed.n:
+        return None
+    asked = metrics.n_scans + metrics.failed.n
+    return Notice(
+        "warning",
+        t("{n} of {asked} scans gave no prediction", n=metrics.failed.n, asked=asked),
+        t("No rate on this page counts them. Reasons are listed below the summary."),
+    )
+
+
+def _few(metrics: Metrics, t: Translator) -> Notice | None:
+    few = [f"{name} ({found.n})" for name, found in metrics.classes.items() if found.n < FEW_SCANS]
+    if not few:
+        return None
+    return Notice(
+        "warning",
+        t("Too few test scans to trust a rate"),
+        t(
+            "Fewer than {limit} test scans: {classes}. Read the interval, not the number.",
+            limit=FEW_SCANS,
+            classes=", ".join(few),
+        ),
+    )

@@ -1,0 +1,53 @@
+"""What may make the figures look better than they are, or hide whom the network fails."""
+
+from __future__ import annotations
+
+from med_transfer.evaluation.metrics import Metrics
+from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, above_chance
+from med_transfer.page import ENGLISH, Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import decimal, decimal_interval, difference, percent
+from med_transfer.report.sections.first_screen_notices import Notice
+
+
+def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
+    """In the order of reading: shortcuts, subgroups that differ."""
+    metrics = evidence.metrics
+    found = [_shortcut(metrics, t), *_subgroups(metrics, t)]
+    return [notice for notice in found if notice is not None]
+
+
+def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
+    """Warn where the label can be told from the acquisition, whether or not the network does so."""
+    acquisition, shortcuts = metrics.baselines.get(ACQUISITION_BASELINE), metrics.shortcuts
+    if acquisition is None or shortcuts is None or not above_chance(acquisition.macro_auc):
+        return None
+    text = t(
+        "From the acquisition alone a small model reaches macro AUC {auc} (95 % CI {interval}) on these test scans. "
+        "Strongest: {facts}. The network's lead over it is {gain}. It may have learned how scans of each class were "
+        "made: judge it on scans in which that does not go together. See docs/subgroups.md.",
+        auc=decimal(acquisition.macro_auc), interval=decimal_interval(acquisition.macro_auc.ci95, t),
+        facts=", ".join(shortcuts.strongest), gain=difference(acquisition.macro_auc_gain, t),
+    )  # fmt: skip
+    return Notice("warning", t("How the scans were made gives the label away"), text)
+
+
+def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
+    found = []
+    for column, test in metrics.subgroup_tests.items():
+        measured = [
+            (group.balanced_accuracy, name)
+            for name, group in metrics.subgroups.get(column, {}).items()
+            if group.balanced_accuracy.value is not None and name in test.compared
+        ]
+        if not test.differ or not measured:
+            continue
+        worst, best = (pick(measured, key=lambda pair: pair[0].value or 0.0) for pick in (min, max))
+        text = t(
+            "Balanced accuracy runs from {low} ({worst}) to {high} ({best}); p = {p}, corrected for all columns.",
+            low=percent(worst[0]), worst=worst[1], high=percent(best[0]), best=best[1], p=f"{test.p_holm:.2g}",
+        )  # fmt: skip
+        found.append(
+            Notice("warning", t("Not equally good for all: subgroups of {column} differ", column=column), text)
+        )
+    return found

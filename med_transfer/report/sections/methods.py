@@ -1,0 +1,11 @@
+"""How the figures of the page were found."""
+
+from __future__ import annotations
+
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+
+
+def section(evidence: Evidence, t: Translator) -> Section:
+    return Section(t("Methods"))

@@ -1,0 +1,26 @@
+"""What the model is, from what and with what it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import duration
+from med_transfer.report.section import Section
+from med_transfer.report.table import Table
+
+
+def section(evidence: Evidence, t: Translator) -> Section:
+    run = evidence.run
+    model = [(t("Backbone"), run.backbone), (t("Licence of its weights"), run.backbone_licence), *run.model_card]
+    tables = [_pairs("model", t("The model"), [*model, (t("Time"), duration(run.seconds))], t)]
+    if run.config:
+        tables.append(_pairs("configuration", t("Configuration; the whole of it is in config.yaml"), run.config, t))
+    if run.software:
+        tables.append(_pairs("software", t("Software"), run.software.items(), t))
+    return Section(t("Model card"), tables)
+
+
+def _pairs(name: str, caption: str, pairs: Iterable[tuple[str, str]], t: Translator) -> Table:
+    return Table(name, caption, (t("Item"), t("Value")), list(pairs), kind="text")

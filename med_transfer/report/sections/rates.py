@@ -1,0 +1,35 @@
+"""Sensitivity, specificity, predictive values and AUC of each class."""
+
+from __future__ import annotations
+
+from med_transfer.evaluation.metrics import ClassMetrics
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.table import Cell, Table, estimated
+
+
+def section(evidence: Evidence, t: Translator) -> Section:
+    metrics = evidence.metrics
+    caption = t("Each class against the rest, with 95 % intervals.")
+    if evidence.clustered:
+        caption += " " + t("†: interval over patients.")
+    table = Table(
+        "by-class",
+        caption + " " + t("Predictive values hold only at the prevalence of these test scans."),
+        (t("Class"), t("Scans (prevalence)"), t("Sensitivity"), t("Specificity"), t("PPV"), t("NPV"), t("AUC")),
+        [
+            (name, _scans(found, metrics.prevalence[name], t), *_estimates(found, t))
+            for name, found in metrics.classes.items()
+        ],
+    )
+    return Section(t("Rates by class"), [table])
+
+
+def _scans(found: ClassMetrics, prevalence: float, t: Translator) -> Cell:
+    return Cell(str(found.n), (f"{100 * prevalence:.1f} %",), {"": found.n, t("prevalence"): prevalence})
+
+
+def _estimates(found: ClassMetrics, t: Translator) -> list[Cell]:
+    rates = (found.sensitivity, found.specificity, found.ppv, found.npv)
+    return [*(estimated(rate, "percent", t) for rate in rates), estimated(found.auc, "decimal", t)]

@@ -1,0 +1,51 @@
+"""Does it cheat: how far the label can be told from how the scan was made."""
+
+from __future__ import annotations
+
+from med_transfer.evaluation.metrics import Metrics
+from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.table import Table, estimated
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    shortcuts = evidence.metrics.shortcuts
+    if shortcuts is None:
+        return None
+    tables = [_facts(shortcuts, t)] if shortcuts.facts else []
+    if ACQUISITION_BASELINE in evidence.metrics.baselines:
+        tables.insert(0, _test(evidence.metrics, t(evidence.judged), t))
+    return Section(t("Shortcuts"), tables)
+
+
+def _test(metrics: Metrics, judged: str, t: Translator) -> Table:
+    acquisition = metrics.baselines[ACQUISITION_BASELINE]
+    return Table(
+        "test",
+        t("The acquisition alone beside the {judged}, on the same test scans; 0.5 is guessing", judged=judged),
+        (t("Model"), t("Macro AUC")),
+        [
+            (t("Acquisition alone"), estimated(acquisition.macro_auc, "decimal", t)),
+            (judged.capitalize(), estimated(metrics.macro_auc, "decimal", t)),
+            (t("Difference"), estimated(acquisition.macro_auc_gain, "signed", t)),
+        ],
+    )
+
+
+def _facts(shortcuts: Shortcuts, t: Translator) -> Table:
+    return Table(
+        "facts",
+        t(
+            "Each fact alone and all together, cross-validated by patient on {scans} development scans of {patients} "
+            "patients",
+            scans=shortcuts.n_scans, patients=shortcuts.n_patients,
+        ),
+        (t("Fact"), t("Macro AUC")),
+        [
+            *((name, estimated(found, "decimal", t)) for name, found in shortcuts.facts.items()),
+            (t("All together"), estimated(shortcuts.macro_auc, "decimal", t)),
+        ],
+        total=True,
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""For whom it works: the same measures among groups of the test scans, and whether the groups differ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from med_transfer.evaluation.metrics import Metrics, Subgroup
+from med_transfer.evaluation.subgroup_metrics import SubgroupTest
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.sections.subgroups_forest import subgroup_forest
+from med_transfer.report.table import Cell, Table, estimated
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    metrics = evidence.metrics
+    shown = {column: groups for column, groups in metrics.subgroups.items() if groups}
+    if not metrics.subgroup_tests and not shown:
+        return None
+    tables = [_table(number, column, shown[column], metrics, t) for number, column in enumerate(shown, 1)]
+    tests = [_tests(metrics.subgroup_tests, t)] if metrics.subgroup_tests else []
+    return Section(
+        t("Subgroups"),
+        [*tests, *tables],
+        [subgroup_forest(metrics, t)] if shown else [],
+        {"by_column": [table.name.replace("-", "_") for table in tables]},
+    )
+
+
+def _tests(tests: Mapping[str, SubgroupTest], t: Translator) -> Table:
+    return Table(
+        "tests",
+        t("Whether the classes are found equally often in the subgroups of each column"),
+        (t("Column"), t("Subgroups compared"), t("p"), t("p, corrected"), t("What may be concluded")),
+        [(_column(column, test, t), *_row(test, t)) for column, test in tests.items()],
+        kind="text",
+    )
+
+
+def _column(column: str, test: SubgroupTest, t: Translator) -> Cell:
+    notes = (test.how,) if test.how else ()
+    if test.same_as:
+        notes += (t("divides the scans as {columns} does", columns=", ".join(test.same_as)),)
+    return Cell(column, notes, {"": column})
+
+
+def _row(test: SubgroupTest, t: Translator) -> list[Cell]:
+    compared = Cell(", ".join(test.compared) or "–", values={"": "; ".join(test.compared)})
+    return [compared, _p(test.p_value), _p(test.p_holm), Cell(conclusion(test, t))]
+
+
+def _p(p_value: float | None) -> Cell:
+    return Cell("–" if p_value is None else f"{p_value:.2g}", values={"": p_value})
+
+
+def conclusion(test: SubgroupTest, t: Translator) -> str:
+    """What may be concluded, and what may not."""
+    if test.p_value is None:
+        return t("Nothing: {reason}.", reason=test.reason)
+    if test.differ:
+        return t("They differ beyond chance.")
+    return t(
+        "No difference was shown, which is no proof of equality: the smallest subgroup compared has {n} patients.",
+        n=test.fewest_patients,
+    )
+
+
+def _table(number: int, column: str, groups: Mapping[str, Subgroup], metrics: Metrics, t: Translator) -> Table:
+    safe = re.sub(r"[^a-z0-9]+", "-", column.lower()).strip("-")
+    return Table(
+        f"{number}-{safe}" if safe else str(number),
+        t("By {column}", column=column),
+        (
+            column, t("Scans (patients)"), t("Balanced accuracy"),
+            *(t("Sensitivity, {name}", name=name) for name in metrics.labels), t("Macro AUC"),
+        ),
+        [(value or t("(empty)"), *_group(group, metrics.labels, t)) for value, group in groups.items()],
+    )  # fmt: skip
+
+
+def _group(group: Subgroup, labels: list[str], t: Translator) -> list[Cell]:
+    counts = Cell(f"{group.n} ({group.n_patients})", values={t("scans"): group.n, t("patients"): group.n_patients})
+    rates = [estimated(group.sensitivity[name], "percent", t) for name in labels]
+    return [
+        counts, estimated(group.balanced_accuracy, "percent", t), *rates, estimated(group.macro_auc, "decimal", t)
+    ]  # fmt: skip

@@ -1,0 +1,130 @@
+"""A table of the report: shown on the page and written as CSV, from the same cells."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from med_transfer.evaluation.estimate import Estimate
+from med_transfer.page import Translator
+from med_transfer.report.numbers import (
+    decimal,
+    decimal_interval,
+    percent,
+    percent_interval,
+    signed,
+    signed_interval,
+)
+
+Value = str | int | float | None
+_SHOWN = {
+    "percent": (percent, percent_interval),
+    "decimal": (decimal, decimal_interval),
+    "signed": (signed, signed_interval),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a reader sees and what a program gets.
+
+    Attributes:
+        text: on the page.
+        notes: smaller lines beneath it.
+        values: for the CSV, unrounded: suffix of the column's name to value; the empty suffix is the value itself.
+            Empty: the text is the value.
+        undefined: there is no value; ``notes`` say why.
+        share: in [0, 1], how dark the cell is; None: not shaded.
+        strong: stands out.
+    """
+
+    text: str
+    notes: tuple[str, ...] = ()
+    values: Mapping[str, Value] = field(default_factory=dict)
+    undefined: bool = False
+    share: float | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; the first cell of a row is its heading.
+
+    Attributes:
+        name: of the CSV file, unique in its section: letters, digits and hyphens.
+        caption: what the rows are and what the figures hold for.
+        columns: headings, the first one over the headings of rows.
+        rows: as long as ``columns``; text and whole numbers are cells too.
+        over: a heading over all columns but the first; empty: none.
+        kind: ``numbers`` are set to the right, ``text`` to the left, ``matrix`` is shaded by ``Cell.share``.
+        total: the last row sums up the others.
+    """
+
+    name: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell | str | int]]
+    over: str = ""
+    kind: Literal["numbers", "text", "matrix"] = "numbers"
+    total: bool = False
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows, every cell a Cell."""
+        return [[cell if isinstance(cell, Cell) else _plain(cell) for cell in row] for row in self.rows]
+
+    def csv(self) -> str:
+        """The table with a header; a column of estimates becomes one for the value and one for each limit."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        rows = self.cells
+        suffixes = [
+            list(dict.fromkeys(suffix for row in rows for suffix in row[column].values)) or [""]
+            for column in range(len(self.columns))
+        ]
+        writer.writerow(
+            f"{name}, {suffix}" if suffix else name
+            for name, wanted in zip(self.columns, suffixes, strict=True)
+            for suffix in wanted
+        )
+        for row in rows:
+            writer.writerow(
+                cell.values.get(suffix, "") for cell, wanted in zip(row, suffixes, strict=True) for suffix in wanted
+            )
+        return stream.getvalue()
+
+
+def _plain(cell: str | int) -> Cell:
+    return Cell(str(cell), values={"": cell})
+
+
+def estimated(estimate: Estimate, kind: Literal["percent", "decimal", "signed"], t: Translator) -> Cell:
+    """An estimate with its interval beneath, and in the CSV unrounded in columns of its own.
+
+    Rates are shown in percent and written in [0, 1]; ``signed`` is for differences.
+    """
+    show, show_interval = _SHOWN[kind]
+    values: dict[str, Value] = {"": estimate.value}
+    values |= _limits(estimate.ci95, t("95 % CI"))
+    if estimate.value is None:
+        return Cell(t("undefined"), (estimate.reason,), values, undefined=True)
+    notes = [show_interval(estimate.ci95, t) or estimate.reason or t("no interval")]
+    if estimate.ci95_cluster:
+        notes.append(f"† {show_interval(estimate.ci95_cluster, t)}")
+        values |= _limits(estimate.ci95_cluster, t("95 % CI over patients"))
+    return Cell(show(estimate), tuple(notes), values)
+
+
+def counted(n: int, of: int, t: Translator) -> Cell:
+    """A count with its share of a whole beneath; the share is undefined where the whole is empty."""
+    share = n / of if of else None
+    shown = "–" if share is None else f"{100 * share:.0f} %"
+    return Cell(str(n), (shown,), {"": n, t("share"): share}, share=share)
+
+
+def _limits(interval: tuple[float, float] | None, name: str) -> dict[str, Value]:
+    low, high = interval or (None, None)
+    return {f"{name}, low": low, f"{name}, high": high}

@@ -1,0 +1,103 @@
+"""Writing the report: report.html, one file without network or scripts, and report_files/ beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from med_transfer.atomic import write_text
+from med_transfer.page import Language, Translator, environment
+from med_transfer.page.environment import in_page
+from med_transfer.page.language import translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.figure import Figure
+from med_transfer.report.section import Section, SectionModule
+from med_transfer.report.sections import SECTIONS
+from med_transfer.report.table import Table
+
+FILES = "report_files"
+_FOLDER = Path(__file__).parent
+_SECTIONS = _FOLDER / "sections"
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A section as HTML, with the content of its files by name."""
+
+    name: str
+    title: str
+    html: Markup
+    files: dict[str, str]
+
+
+def write_report(path: Path | str, evidence: Evidence) -> None:
+    """Write report.html whole or not at all, in the language of ``evidence.run``; equal input gives equal files.
+
+    Beside it ``report_files/tables/*.csv`` and ``report_files/figures/*.svg`` hold its tables and figures; those of an
+    earlier report that are no longer part of it are removed.
+
+    Args:
+        path: where to; folders are made.
+        evidence: everything the report can speak of.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    path = Path(path)
+    t = report_translator(evidence.run.language)
+    page = environment(_FOLDER, t=t)
+    made = [_section(module, evidence, t, page) for module in SECTIONS]
+    sections = [one for one in made if one is not None]
+    write_text(path, page.get_template("report.html.jinja").render(run=evidence.run, sections=sections, files=FILES))
+    _write_files(path.parent / FILES, {name: text for one in sections for name, text in one.files.items()})
+
+
+def report_translator(language: Language) -> Translator:
+    """With the sentences that all sections share."""
+    return translator(language).reading(_FOLDER / "report")
+
+
+def _section(module: SectionModule, evidence: Evidence, shared: Translator, page: Environment) -> _Written | None:
+    name = module.__name__.rpartition(".")[2]
+    t = shared.reading(_SECTIONS / name)
+    section = module.section(evidence, t)
+    if section is None:
+        return None
+    values = {
+        "evidence": evidence, "metrics": evidence.metrics, "run": evidence.run, "title": section.title, "t": in_page(t),
+        "tables": {_key(table): _table(table, name, page) for table in section.tables},
+        "figures": {_key(figure): _figure(figure, name) for figure in section.figures},
+    }  # fmt: skip
+    html = page.get_template(f"sections/{name}.html.jinja").render(values | dict(section.values))
+    return _Written(name, section.title, Markup(html), _files(name, section))
+
+
+def _key(part: Table | Figure) -> str:
+    """How a template names it."""
+    return part.name.replace("-", "_")
+
+
+def _table(table: Table, section: str, page: Environment) -> Markup:
+    return Markup(page.get_template("table.html.jinja").render(table=table, key=f"{section}-{table.name}"))
+
+
+def _figure(figure: Figure, section: str) -> Markup:
+    caption = Markup("<figcaption>{}</figcaption>").format(figure.caption) if figure.caption else ""
+    return Markup("<figure>{}{}</figure>\n").format(Markup(figure.on_page(section)), caption)
+
+
+def _files(section: str, content: Section) -> dict[str, str]:
+    """Path under ``report_files`` to text. The CSV begins with a byte order mark: spreadsheets need it to see UTF-8."""
+    tables = {f"tables/{section}-{table.name}.csv": "\ufeff" + table.csv() for table in content.tables}
+    return tables | {f"figures/{section}-{figure.name}.svg": figure.as_file() for figure in content.figures}
+
+
+def _write_files(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        write_text(folder / name, text)
+    for old in [*folder.glob("tables/*.csv"), *folder.glob("figures/*.svg")]:
+        if old.relative_to(folder).as_posix() not in files:
+            old.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+import re
+import xml.etree.ElementTree as ElementTree
+
+from report_samples import sample
+
+from med_transfer.page.theme import LIGHT
+from med_transfer.report.sections.first_screen_forest import sensitivity_forest
+
+TEXT = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_figure_on_the_page_takes_its_colours_from_the_page():
+    svg = sensitivity_forest(sample().metrics).on_page("first_screen")
+    assert "var(--series-1)" in svg
+    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= {"#ffffff", "#000000"}
+
+
+def test_a_figure_as_a_file_stands_alone():
+    text = sensitivity_forest(sample().metrics).as_file()
+    root = ElementTree.fromstring(text)
+    assert "var(" not in text
+    assert LIGHT["series-1"] in text
+    assert root.find(f"{TEXT}title").text == "Sensitivity of each class"
+    assert "malignant" in root.find(f"{TEXT}desc").text
+
+
+def test_every_reference_inside_a_figure_leads_somewhere():
+    figure = sensitivity_forest(sample().metrics)
+    for svg in (figure.on_page("first_screen"), figure.as_file()):
+        ids = set(re.findall(r'\bid="([^"]+)"', svg))
+        assert set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))
+        assert {a or b for a, b in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg)} <= ids

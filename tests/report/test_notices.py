@@ -1,0 +1,35 @@
+from report_samples import metrics_of, sample
+from simulated_scores import three_classes
+
+from med_transfer.prediction import Prediction
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.sections.first_screen_notices import notices
+
+
+def by_title(metrics):
+    return {notice.title: notice for notice in notices(Evidence(metrics, sample().run))}
+
+
+def test_a_baseline_that_is_not_beaten_is_a_warning():
+    data = three_classes(signal=0.3)
+    better = three_classes(signal=3)
+    found = by_title(metrics_of(data, baselines={"handcrafted": better.probabilities}))
+    assert found["The network does not beat the handcrafted baseline"].level == "warning"
+    metrics = metrics_of(better)
+    found = by_title(metrics)
+    assert found["The network beats the handcrafted baseline"].level == "good"
+    unsure = metrics.baselines["handcrafted"].macro_auc_gain.model_copy(update={"value": 0.02, "ci95": (-0.01, 0.05)})
+    doubtful = metrics.baselines["handcrafted"].model_copy(update={"macro_auc_gain": unsure})
+    found = by_title(metrics.model_copy(update={"baselines": {"handcrafted": doubtful}}))
+    notice = found["The network is not shown to beat the handcrafted baseline"]
+    assert notice.level == "warning"
+    assert "+0.020 (95 % CI −0.010 to +0.050)" in notice.text
+
+
+def test_failures_and_few_scans_are_warnings():
+    data = three_classes(30)
+    failed = [Prediction("s", status="failed", reason="truncated")]
+    found = by_title(metrics_of(data, failed=failed))
+    assert "1 of 31 scans gave no prediction" in found
+    few = [f"{name} ({n})" for name, n in zip(data.labels.names, data.truth.sum(0), strict=True) if n < 10]
+    assert ", ".join(few) in found["Too few test scans to trust a rate"].text

@@ -1,0 +1,61 @@
+import io
+
+import pandas as pd
+import pytest
+
+from med_transfer.evaluation.estimate import Estimate
+from med_transfer.page import ENGLISH
+from med_transfer.report.table import Cell, Table, counted, estimated
+
+KNOWN = Estimate(value=5 / 6, ci95=(0.66, 0.93), method="Wilson")
+UNDEFINED = Estimate(value=None, ci95=None, method="Wilson", reason="no scan of class b")
+BY_PATIENT = KNOWN.model_copy(update={"ci95_cluster": (0.6, 0.95)})
+
+
+def read(table):
+    return pd.read_csv(io.StringIO(table.csv()), index_col=0)
+
+
+def test_the_csv_has_every_estimate_unrounded_with_its_limits():
+    rows = [("a", estimated(KNOWN, "percent", ENGLISH)), ("b", estimated(UNDEFINED, "percent", ENGLISH))]
+    found = read(Table("rates", "", ("Class", "Sensitivity"), rows))
+    assert found.loc["a", "Sensitivity"] == 5 / 6
+    assert found.loc["a", "Sensitivity, 95 % CI, low"] == 0.66
+    assert found.loc["b"].isna().all()  # undefined is empty, never 0
+
+
+def test_an_interval_over_patients_has_columns_of_its_own():
+    rows = [("a", estimated(BY_PATIENT, "percent", ENGLISH)), ("b", estimated(KNOWN, "percent", ENGLISH))]
+    found = read(Table("rates", "", ("Class", "Sensitivity"), rows))["Sensitivity, 95 % CI over patients, high"]
+    assert found["a"] == 0.95
+    assert pd.isna(found["b"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "interval"),
+    [
+        ("percent", "83.3 %", "66.0 to 93.0"),
+        ("decimal", "0.833", "0.660 to 0.930"),
+        ("signed", "+0.833", "+0.660 to +0.930"),
+    ],
+)
+def test_a_cell_shows_the_value_and_its_interval(kind, text, interval):
+    cell = estimated(KNOWN, kind, ENGLISH)
+    assert (cell.text, cell.notes) == (text, (interval,))
+
+
+def test_an_undefined_cell_says_why():
+    cell = estimated(UNDEFINED, "percent", ENGLISH)
+    assert cell.undefined
+    assert cell.notes == ("no scan of class b",)
+
+
+def test_a_share_of_nothing_is_undefined():
+    assert counted(3, 4, ENGLISH).share == 0.75
+    assert counted(0, 0, ENGLISH).share is None
+    assert counted(0, 0, ENGLISH).notes == ("–",)
+
+
+def test_plain_cells_are_their_own_value():
+    table = Table("plain", "", ("Name", "n"), [("x, y", 3), ("z", Cell("4", values={"": 4}))])
+    assert read(table)["n"].to_dict() == {"x, y": 3, "z": 4}

@@ -1,0 +1,104 @@
+"""Every sentence of the pages has its translation, with the same placeholders, and no catalogue has more."""
+
+import ast
+import string
+from pathlib import Path
+
+import pytest
+from jinja2 import nodes
+from report_samples import Page, sample, write
+
+import med_transfer
+from med_transfer.config import load_config
+from med_transfer.page import LANGUAGES, environment
+from med_transfer.page.language import Catalogue, catalogue_path, sentence, translator
+
+PACKAGE = Path(med_transfer.__file__).parent
+SECTIONS = PACKAGE / "report" / "sections"
+TRANSLATED = [language for language in LANGUAGES if language != "en"]
+NAMES = sorted(path.name.removesuffix(".html.jinja") for path in SECTIONS.glob("*.html.jinja"))
+
+
+def in_module(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in {"t", "sentence"}]
+    return {call.args[0].value for call in named if isinstance(call.args[0], ast.Constant)}
+
+
+def in_template(path):
+    calls = environment().parse(path.read_text()).find_all(nodes.Call)
+    named = [call for call in calls if isinstance(call.node, nodes.Name) and call.node.name == "t"]
+    assert all(isinstance(call.args[0], nodes.Const) for call in named), f"{path.name}: t() of something not constant"
+    return {call.args[0].value for call in named}
+
+
+def sentences(paths):
+    return {text for path in paths for text in (in_module(path) if path.suffix == ".py" else in_template(path))}
+
+
+def of_section(name):
+    """Its module, its template, and the modules that begin with its name."""
+    modules = [SECTIONS / f"{name}.py", *SECTIONS.glob(f"{name}_*.py")]
+    return sentences([*modules, SECTIONS / f"{name}.html.jinja"])
+
+
+def catalogue(place, language):
+    return load_config(Catalogue, catalogue_path(place, language)).root
+
+
+def shared(language):
+    return catalogue(PACKAGE / "page" / "layout", language) | catalogue(PACKAGE / "report" / "report", language)
+
+
+def placeholders(text):
+    return sorted(name for _, name, _, _ in string.Formatter().parse(text) if name is not None)
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_section_is_translated(name, language):
+    own, used = catalogue(SECTIONS / name, language), of_section(name)
+    assert used - set(own) - set(shared(language)) == set(), "not translated"
+    assert set(own) - used == set(), "translated, but never said"
+    assert set(own) & set(shared(language)) == set(), "translated for all sections already"
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+@pytest.mark.parametrize(
+    ("place", "paths"),
+    [
+        ("page/layout", [PACKAGE / "page" / "layout.html.jinja"]),
+        ("report/report", [*(PACKAGE / "report").glob("*.py"), *(PACKAGE / "report").glob("*.jinja")]),
+    ],
+)
+def test_what_sections_share_is_translated(place, paths, language):
+    assert sentences(paths) - set(shared(language)) == set()
+    everywhere = set().union(*map(of_section, NAMES)) | sentences(paths)
+    assert set(catalogue(PACKAGE / place, language)) - everywhere == set(), "translated, but never said"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.zh_TW.yaml")), ids=lambda path: path.name)
+def test_a_translation_keeps_the_placeholders(path):
+    for english, translated in load_config(Catalogue, path).root.items():
+        assert placeholders(english) == placeholders(translated), english
+        assert translated.strip(), english
+
+
+def test_a_sentence_without_translation_stays_english():
+    assert translator("zh-TW")("No one has said {this} yet", this="that") == "No one has said that yet"
+    assert sentence("marked") == "marked"
+
+
+def test_values_are_escaped_in_a_template():
+    page = environment().from_string('{{ t("{name} is", name=name) }}')
+    assert page.render(name="<b>") == "&lt;b&gt; is"
+
+
+def test_the_report_in_chinese_says_what_the_english_one_says(tmp_path):
+    english = sample()
+    chinese = type(english)(**vars(english) | {"run": type(english.run)(**vars(english.run) | {"language": "zh-TW"})})
+    page = Page(write(tmp_path / "report.html", chinese))
+    assert page.having("html")[0]["lang"] == "zh-TW"
+    for words in ("僅供研究使用，非醫療器材", "靈敏度", "特異度", "陽性預測值", "校準", "信賴區間", "遷移學習有幫助"):
+        assert words in page.text
+    assert f"{100 * english.metrics.macro_auc.value:.0f}"[:2] in page.text

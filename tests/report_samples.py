@@ -1,0 +1,125 @@
+"""Reports of simulated scans, and what a browser would find in one."""
+
+import functools
+import io
+from html.parser import HTMLParser
+
+import numpy as np
+from matplotlib.figure import Figure
+from simulated_scores import findings, three_classes
+
+from med_transfer.evaluation import evaluate
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.run_summary import LearningCurve, Miss, RunSummary, cohort_counts
+from med_transfer.report.writing import write_report
+from med_transfer.transfer.gain import transfer_gain
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "col", "area", "base", "embed", "source", "track", "wbr"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags, what is loaded from where, text; tags must close in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.words, self.references = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.references += [value for name, value in attrs if name in {"src", "href", "xlink:href", "srcset", "data"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in {"style"}:
+            self.words.append(data)
+
+    def having(self, name):
+        return [attrs for tag, attrs in self.tags if tag == name]
+
+
+def picture():
+    figure, stream = Figure(figsize=(1, 0.3)), io.BytesIO()
+    figure.savefig(stream, format="png", dpi=30)
+    return stream.getvalue()
+
+
+def metrics_of(data, **options):
+    n = len(data.patients)
+    rng = np.random.default_rng(0)
+    noise = rng.random((n, 3))
+    noise = noise if data.labels.multilabel else noise / noise.sum(axis=1, keepdims=True)
+    gain = transfer_gain(data.truth, data.probabilities, noise, data.patients, data.labels, n_boot=200)
+    return evaluate(
+        data.truth,
+        data.probabilities,
+        data.patients,
+        data.labels,
+        n_boot=200,
+        **({"transfer_gain": gain, "baselines": {"handcrafted": noise, "prevalence": noise * 0 + 1 / 3}} | options),
+    )
+
+
+def summary(data, **options):
+    splits = ["train", "val", "test"] * (len(data.patients) // 3)
+    cohort = cohort_counts(data.truth, data.patients, splits, data.labels)
+    return RunSummary(
+        title="Nodules",
+        question="Is the nodule malignant?",
+        backbone="resnet18",
+        backbone_licence="MIT",
+        cohort=cohort,
+        config=[("learning_rate", "0.0003")],
+        seconds=75,
+        software={"torch": "2.13"},
+        model_card=[("Intended use", "research")],
+        **options,
+    )
+
+
+CURVES = [
+    LearningCurve(f"member {k}", [0, 1, 2], [1.0, 0.6, 0.4], [1.1, 0.8, 0.9], [0.5, 0.7, 0.65], "macro AUC", 1)
+    for k in range(2)
+]
+MISSES = [Miss("scans/<b>7</b>", "benign", "malignant", 0.91, picture())]
+
+
+def evidence(data, metrics, **options):
+    """Everything a report can speak of."""
+    return Evidence(
+        **{
+            "metrics": metrics,
+            "run": summary(data),
+            "curves": CURVES,
+            "misses": MISSES,
+            "truth": data.truth,
+            "probabilities": data.probabilities,
+            "patients": data.patients,
+        }
+        | options
+    )
+
+
+@functools.cache
+def sample(kind="three_classes"):
+    """Evidence of 120 simulated scans: ``three_classes`` or several ``findings`` a scan."""
+    data = {"three_classes": three_classes, "findings": findings}[kind]()
+    return evidence(data, metrics_of(data))
+
+
+def write(path, evidence):
+    """The report's text."""
+    write_report(path, evidence)
+    return path.read_text(encoding="utf-8")
