@@ -81,9 +81,12 @@ def judge(
     )  # fmt: skip
     metrics = metrics.model_copy(
         update={
-            "kept_network": kept, "fit_gap": gap, "fusion": fusion, "shortcuts": shortcuts,
+            "kept_network": kept,
+            "fit_gap": gap,
+            "fusion": fusion,
+            "shortcuts": shortcuts,
             "chosen_point": record.chosen_point,
-        }  # fmt: skip
+        }
     )
     metrics.save(out / "metrics.json")
     evidence = Evidence(
