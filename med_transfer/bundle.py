@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from med_transfer.backbones import NetworkPlan, backbones
 from med_transfer.backbones.adapters import add_adapters
+from med_transfer.backbones.channels import widened
 from med_transfer.calibration import Calibrator, Uncalibrated
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
@@ -67,11 +68,15 @@ class BackboneRecord(_Record):
 
 
 class InputEnvelope(_Record):
-    """What training scans looked like: smallest and largest spacing along column, row, slice in mm."""
+    """What training scans looked like: smallest and largest spacing along column, row, slice in mm.
+
+    ``further`` holds those of the columns after ``scan``, where there are several.
+    """
 
     spacing_mm_low: tuple[float, float, float]
     spacing_mm_high: tuple[float, float, float]
     n_scans: int
+    further: tuple[InputEnvelope, ...] = ()
 
 
 class Provenance(_Record):
@@ -251,7 +256,7 @@ def _empty_network(record: BundleRecord) -> Ensemble:
             action="Update med-transfer",
         )  # fmt: skip
     pooled, plan = record.backbone.pooled_stages, record.backbone.plan
-    build = plan.architecture.build if plan else spec.build
+    build = widened(plan.architecture.build if plan else spec.build, record.preprocessing.n_channels)
     bottleneck = record.transfer.bottleneck if record.transfer else None
     classifiers = [
         Classifier(build(), len(record.classes), pooled, bottleneck=bottleneck) for _ in range(record.n_members)
@@ -288,8 +293,9 @@ def _monai_metadata(record: BundleRecord) -> dict:
     tensor = {"dtype": "float32", "is_patch_data": False}
     image = tensor | {
         "type": "image", "format": "hounsfield" if look.modality == "CT" else "magnitude",
-        "modality": look.modality or "n/a", "num_channels": 1,
-        "spatial_shape": [depth, height, width], "value_range": [low, high], "channel_def": {"0": "image"},
+        "modality": look.modality or "n/a", "num_channels": look.n_channels,
+        "spatial_shape": [depth, height, width], "value_range": [low, high],
+        "channel_def": {str(number): one.column for number, one in enumerate(look.channels)} or {"0": "image"},
     }  # fmt: skip
     scores = tensor | {
         "type": "probabilities", "format": "classes", "num_channels": len(record.classes), "spatial_shape": [1],

@@ -25,7 +25,7 @@
     │   ├── MissingCodec            compressed in a way that no installed package decodes
     │   ├── AmbiguousScan           several series where one is expected
     │   ├── GeometryRejected        the slices do not form one regular volume
-    │   ├── InputRejected           a sound scan, but not what the input is made of (another modality)
+    │   ├── InputRejected           a sound scan, but not what the input is made of (modality, channel)
     │   └── UnusableVoxels          NaN, constant, or outside what CT can contain
     ├── OutputError                 a result cannot be written (disk full, no permission)
     └── NothingDone                 exit code 3: every scan failed

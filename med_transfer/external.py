@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from med_transfer.bundle import BundleRecord, load_network, read_record, versions
-from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort, seen_before
+from med_transfer.cohorts import Cohort, Images, PreparedCohort, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
 from med_transfer.evaluation import Metrics, prevalence_only
 from med_transfer.judgement import assess, judge
@@ -43,7 +43,7 @@ def evaluate_bundle(
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
     check_subgroups(cohort, subgroups)
-    _refuse_what_was_trained_on(record, cohort, [None] * len(cohort))  # by patient, before anything is read
+    _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))  # by patient, before anything is read
     prepared = prepare_cohort(
         cohort, Preprocessing(record.preprocessing), out / "prepared",
         progress=lambda done, total: progress("reading scans", done, total),
@@ -56,7 +56,7 @@ def evaluate_bundle(
     )  # fmt: skip
 
 
-def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[str | None]) -> None:
+def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:
     known = record.trained_on
     seen = seen_before(cohort, content_hashes, known.patient_hashes, known.content_hashes)
     if seen:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord
-from med_transfer.cohorts import Case, PreparedCohort
+from med_transfer.cohorts import Case, PreparedCohort, channel_columns
 from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation import Metrics, TransferGain, evaluate
 from med_transfer.evaluation.fusion import fusion_figures
@@ -76,7 +76,7 @@ def judge(
     metrics = evaluate(
         cohort.truth, shown, cohort.patients, cohort.labels, operating_point=record.operating_point,
         failed=prepared.failed, baselines=baselines or {},
-        subgroups=cohort_subgroups(prepared, subgroups), transfer_gain=gain,
+        subgroups=cohort_subgroups(prepared, subgroups, channel_columns(record.preprocessing)), transfer_gain=gain,
         seed=seed,
     )  # fmt: skip
     metrics = metrics.model_copy(

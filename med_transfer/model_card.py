@@ -11,7 +11,6 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
     """Name and value of what a reader must know of the model."""
     shape, backbone = record.preprocessing.shape, record.backbone
     spacing = record.preprocessing.spacing_mm
-    low, high = record.input_envelope.spacing_mm_low, record.input_envelope.spacing_mm_high
     return [
         ("Intended use", record.intended_use),
         ("Classes", ", ".join(record.classes) + (" (any number of them)" if record.multilabel else "")),
@@ -22,9 +21,8 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         ("Backbone licence", backbone.licence),
         ("Backbone SHA-256", backbone.sha256 or "none: trained from scratch"),
         ("Input", " x ".join(map(str, shape)) + " voxels, " + ("region fitted" if spacing is None else _mm(spacing))),
-        ("Modality", record.preprocessing.modality or "not checked"),
-        ("Intensities", intensities(record.preprocessing)),
-        ("Spacing seen in training", f"{_mm(low)} to {_mm(high)} (column, row, slice)"),
+        *_channel_rows(record.preprocessing),
+        *_spacing_rows(record),
         ("Calibration", _calibration(record)),
         *_fusion_rows(record),
         ("Cohort hash", record.trained_on.cohort_hash),
@@ -42,6 +40,27 @@ def model_card(record: BundleRecord, cohort: Cohort) -> str:
         "How well it does, on whom, and with what uncertainty stands in the run's report.html and metrics.json.\n"
         "Scans unlike the cohort's, in spacing, scanner, body part or disease, are outside of what was tested.\n"
     )
+
+
+def _channel_rows(config: PreprocessingConfig) -> list[tuple[str, str]]:
+    """Modality and intensities of the scan, or of each channel."""
+    if not config.channels:
+        return [("Modality", config.modality or "not checked"), ("Intensities", intensities(config))]
+    channels = zip(config.column_of_channel, config.by_channel, strict=True)
+    return [
+        (f"Channel {number}", f"column {column}, {own.modality or 'any modality'}, {intensities(own)}")
+        for number, (column, own) in enumerate(channels, start=1)
+    ]
+
+
+def _spacing_rows(record: BundleRecord) -> list[tuple[str, str]]:
+    first = record.input_envelope
+    seen = zip(record.preprocessing.columns, (first, *first.further), strict=False)
+    return [
+        (f"Spacing seen in training{f' ({column})' if first.further else ''}",
+         f"{_mm(one.spacing_mm_low)} to {_mm(one.spacing_mm_high)} (column, row, slice)")
+        for column, one in seen
+    ]  # fmt: skip
 
 
 def intensities(config: PreprocessingConfig) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
@@ -35,14 +35,17 @@ def check_subgroups(cohort: Cohort, columns: Sequence[str] | None) -> None:
             )  # fmt: skip
 
 
-def cohort_subgroups(prepared: PreparedCohort, columns: Sequence[str] | None = None) -> list[Grouping]:
+def cohort_subgroups(
+    prepared: PreparedCohort, columns: Sequence[str] | None = None, channels: Collection[str] = ()
+) -> list[Grouping]:
     """Subgroups by the columns named, or by every suitable one.
 
-    Without names, a column that holds identifiers or dates by its name, or does not divide the scans, is left out; one
+    Without names, a column that names scans (``channels``), holds identifiers or dates by its name, or does not divide
+    the scans, is left out; one
     that divides them as an earlier one does is only mentioned there. A column that was named is always in the answer.
     """
     names = columns if columns is not None else [
-        *(name for name in _table_columns(prepared.cohort) if not is_private(name)),
+        *(name for name in _table_columns(prepared.cohort) if name not in channels and not is_private(name)),
         *(name for name in _FACTS_BY_DEFAULT if name not in _table_columns(prepared.cohort)),
     ]  # fmt: skip
     groupings = [group_column(name, _texts(prepared, name), prepared.cohort.patients) for name in dict.fromkeys(names)]

@@ -25,6 +25,6 @@ def made_up_cohort(
         made = {name: values[i] for name, values in (facts or {}).items()}
         cases.append(Case(f"s{i}", Path(f"s{i}"), patients[i], label, columns=row))
         scans.append(
-            PreparedScan(np.zeros((1, 1, 1, 1), np.float16), f"h{i}", np.zeros(1), (1, 1, 1), "", "", "", made)
+            PreparedScan(np.zeros((1, 1, 1, 1), np.float16), (f"h{i}",), np.zeros(1), ((1, 1, 1),), "", "", "", made)
         )
     return PreparedCohort(Cohort(tuple(cases), Labels(tuple(sorted(set(labels))))), tuple(scans))

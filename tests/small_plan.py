@@ -34,7 +34,8 @@ def small_plan(
         for i, label in enumerate(labels)
     )
     scans = tuple(
-        PreparedScan(x.astype(np.float16), f"h{i}", np.zeros(1), (1, 1, 1), "", "", "") for i, x in enumerate(images)
+        PreparedScan(x.astype(np.float16), (f"h{i}",), np.zeros(1), ((1, 1, 1),), "", "", "")
+        for i, x in enumerate(images)
     )
     parts = members if members > 1 else 3
     validation = tuple(tuple(range(m * n // parts, (m + 1) * n // parts)) for m in range(members))

@@ -17,10 +17,12 @@ class Encoder(nn.Module):
     Attributes:
         stage_channels: channels of each returned map, shallow to deep.
         new_parts: children that no published file has, and that start from random values beside loaded weights.
+        channels: of the input; see :mod:`med_transfer.backbones.channels`.
     """
 
     stage_channels: tuple[int, ...]
     new_parts: tuple[str, ...] = ()
+    channels: int = 1
 
     def stages(self) -> list[nn.Module]:
         """The stem, then each stage, in the order of the data flow: for freezing and layer-wise learning rates.

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import torch
 
+from med_transfer.backbones.channels import with_channels
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.registry import find_backbone
 from med_transfer.backbones.spec import BackboneSpec
@@ -36,8 +37,9 @@ class LoadedBackbone:
 
 
 def load_backbone(
-    name: str, weights: Path | str | None = None, *, scratch: bool = False, seed: int = 0, accept_licence: str = ""
-) -> LoadedBackbone:
+    name: str, weights: Path | str | None = None, *, scratch: bool = False, seed: int = 0, accept_licence: str = "",
+    channels: int = 1,
+) -> LoadedBackbone:  # fmt: skip
     """Build the encoder of a backbone and load its weights. Nothing is downloaded.
 
     Args:
@@ -47,6 +49,7 @@ def load_backbone(
         scratch: start from random values even though there are published weights.
         seed: of the random values; the same seed gives the same encoder.
         accept_licence: the name of the weights' licence, where it restricts their use.
+        channels: of the input; weights made for another number are brought to it (see ``backbones/channels.py``).
 
     Raises:
         UnknownBackbone: no such name.
@@ -63,6 +66,7 @@ def load_backbone(
     if not scratch:
         require_accepted(spec, accept_licence)
         spec, weights = _completed(spec, weights)
+    spec = with_channels(spec, channels)
     stream, where = (None, "") if scratch else _open(spec, weights)
     if stream is None:
         return from_scratch(spec, seed)

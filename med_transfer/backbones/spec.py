@@ -11,6 +11,7 @@ from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.plan import NetworkPlan
 from med_transfer.backbones.renaming import NO_RENAMING, Renaming
 
+Builder = Callable[[], Encoder]
 Triple = tuple[int, int, int]
 
 
@@ -102,7 +103,7 @@ class BackboneSpec:
     """
 
     name: str
-    build: Callable[[], Encoder]
+    build: Builder
     input: InputSpec
     stage_channels: tuple[int, ...]
     parameters: int

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from med_transfer.backbones.channels import fit_channels
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.renaming import NO_RENAMING, Renaming
 from med_transfer.errors import BackboneError, WeightsMismatch
@@ -34,6 +35,7 @@ class LoadReport:
         mismatched: in both, with another shape or kind of number.
         ignored: of the file, left out on purpose: heads, and the other members of an ensemble.
         fresh: of the encoder, in no published file (its ``new_parts``); they start from random values.
+        channels: how the first convolution was brought to the encoder's channels, in words; empty: as in the file.
     """
 
     matched: tuple[str, ...] = ()
@@ -42,6 +44,7 @@ class LoadReport:
     mismatched: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
+    channels: str = ""
 
     @property
     def matched_share(self) -> float:
@@ -66,7 +69,7 @@ class LoadReport:
         ):
             if names:
                 parts.append(f"{words}: {_first(names)}.")
-        return " ".join(parts)
+        return " ".join([*parts, self.channels]).strip()
 
 
 def load_tensors(
@@ -90,7 +93,7 @@ def load_tensors(
     """
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
     found, ignored = _own_names(tensors, wanted, where, renaming)
-    found = encoder.adapt(found)
+    found, channels = fit_channels(encoder, encoder.adapt(found))
     fitting = {name: found[name] for name in wanted if name in found and _fits(found[name], wanted[name])}
     absent = [name for name in wanted if name not in found]
     fresh = tuple(name for name in absent if name.partition(".")[0] in encoder.new_parts)
@@ -101,6 +104,7 @@ def load_tensors(
         mismatched=tuple(name for name in wanted if name in found and name not in fitting),
         ignored=ignored,
         fresh=fresh,
+        channels=channels,
     )
     if report.mismatched or min(report.matched_share, report.used_share) < MINIMUM_SHARE:
         raise _mismatch(report, found, wanted, where)

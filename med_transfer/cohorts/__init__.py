@@ -1,5 +1,6 @@
 """Cohort table, splits by patient, the locks that record who was seen, and scans prepared for training."""
 
+from med_transfer.cohorts.channels import channel_columns, read_scans, require_columns
 from med_transfer.cohorts.lock import CohortLock, overlap, patient_hash, seen_before
 from med_transfer.cohorts.preparation import (
     PreparedCohort,
@@ -11,7 +12,7 @@ from med_transfer.cohorts.preparation import (
     without_prediction,
 )
 from med_transfer.cohorts.source_lock import SOURCE_LOCK_FILE, SourceLock
-from med_transfer.cohorts.splits import Split, SplitConfig, check_leakage, split_cohort
+from med_transfer.cohorts.splits import Images, Split, SplitConfig, check_leakage, split_cohort
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.cohorts.unlabelled import unlabelled_cohort
 
@@ -20,18 +21,22 @@ __all__ = [
     "Case",
     "Cohort",
     "CohortLock",
+    "Images",
     "PreparedCohort",
     "PreparedScan",
     "SourceLock",
     "Split",
     "SplitConfig",
+    "channel_columns",
     "check_leakage",
     "overlap",
     "patient_hash",
     "preparation_key",
     "prepare_cohort",
     "prepare_scan",
+    "read_scans",
     "region_of_case",
+    "require_columns",
     "seen_before",
     "split_cohort",
     "unlabelled_cohort",

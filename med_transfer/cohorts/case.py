@@ -29,7 +29,8 @@ class Case:
         roi_size_mm: edge of the cube around the centre.
         mask_name: which segment, ROI or label value of the mask, where it holds several.
         split: train | val | test, or empty.
-        columns: every other column, for subgroups.
+        columns: every other column, for subgroups and for further channels.
+        folder: of the table, which paths in ``columns`` are relative to.
         row: line of the table, for messages; 0 when the case did not come from a file.
     """
 
@@ -44,7 +45,19 @@ class Case:
     mask_name: str = ""
     split: str = ""
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    folder: Path = field(default=Path(), compare=False)
     row: int = field(default=0, compare=False)
+
+    def scan_in(self, column: str) -> tuple[Path, str] | None:
+        """Path and series UID of the scan that a column names; None where it names none.
+
+        Beside ``scan`` and ``series_uid`` these are ``scan_<name>`` and ``series_uid_<name>``.
+        """
+        if column == "scan":
+            return self.path, self.series_uid
+        name = self.columns.get(column, "")
+        series_uid = self.columns.get(f"series_uid{column.removeprefix('scan')}", "")
+        return (_absolute(self.folder, name), series_uid) if name else None
 
     @property
     def within(self) -> Literal["mask", "roi", "whole"]:
@@ -68,16 +81,17 @@ def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Cas
     centre, size = _region(sheet, row)
     return Case(
         scan=row.get("scan"),
-        path=_absolute(sheet, row.get("scan")),
+        path=_absolute(sheet.path.parent, row.get("scan")),
         patient=row.get("patient"),
         label=label,
         series_uid=row.get("series_uid"),
         roi_centre_mm=centre,
         roi_size_mm=size,
-        mask=_absolute(sheet, row.get("mask")) if row.get("mask") else None,
+        mask=_absolute(sheet.path.parent, row.get("mask")) if row.get("mask") else None,
         mask_name=row.get("mask_name"),
         split=row.get("split"),
         columns={name: text for name, text in row.cells.items() if _is_subgroup(name)},
+        folder=sheet.path.parent,
         row=row.line,
     )
 
@@ -86,8 +100,8 @@ def _is_subgroup(column: str) -> bool:
     return column not in _RESERVED and not column.startswith(FINDING_PREFIX)
 
 
-def _absolute(sheet: Sheet, name: str) -> Path:
-    return Path(os.path.abspath(sheet.path.parent / name))  # noqa: PTH100  resolve() would follow links
+def _absolute(folder: Path, name: str) -> Path:
+    return Path(os.path.abspath(folder / name))  # noqa: PTH100  resolve() would follow links
 
 
 def _region(sheet: Sheet, row: Row) -> tuple[tuple[float, float, float] | None, float | None]:

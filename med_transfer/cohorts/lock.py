@@ -8,10 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)  # fmt: skip
 
 from med_transfer.atomic import write_text
-from med_transfer.cohorts.splits import Split, SplitConfig
+from med_transfer.cohorts.splits import Images, Split, SplitConfig
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import CohortError
 
@@ -30,6 +37,7 @@ class LockedCase(_Record):
         patient_hash: see :func:`patient_hash`.
         label: class name, or the sorted findings.
         content_hash: ``Volume.content_hash``; None when the scan could not be read.
+        channel_hashes: of the further scans of the case, in the order of the channels.
         role: ``test``; ``fold-0`` ... the member whose validation it is in; ``train`` when in no validation.
     """
 
@@ -39,6 +47,20 @@ class LockedCase(_Record):
     label: str | tuple[str, ...]
     content_hash: str | None
     role: str
+    channel_hashes: tuple[str, ...] = ()
+
+    @property
+    def content_hashes(self) -> tuple[str, ...]:
+        """Of all its scans."""
+        return (self.content_hash, *self.channel_hashes) if self.content_hash else ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A scan alone is written as it was before there were channels, so that the hashes of older locks hold."""
+        content = serialize(self)
+        if not self.channel_hashes:
+            del content["channel_hashes"]
+        return content
 
 
 class CohortLock(_Record):
@@ -52,12 +74,12 @@ class CohortLock(_Record):
     cohort_hash: str
 
     @classmethod
-    def of(cls, cohort: Cohort, content_hashes: Sequence[str | None], split: Split, config: SplitConfig) -> CohortLock:
+    def of(cls, cohort: Cohort, content_hashes: Sequence[Images], split: Split, config: SplitConfig) -> CohortLock:
         """Record a cohort and how it was divided; ``content_hashes`` are in the order of its cases."""
         roles = _roles(split)
         cases = [
-            _lock_case(case, content_hash, roles[number])
-            for number, (case, content_hash) in enumerate(zip(cohort.cases, content_hashes, strict=True))
+            _lock_case(case, images, roles[number])
+            for number, (case, images) in enumerate(zip(cohort.cases, content_hashes, strict=True))
         ]
         lock = cls(
             classes=cohort.labels.names,
@@ -101,31 +123,31 @@ def patient_hash(patient: str) -> str:
     return hashlib.sha256(f"med_transfer:{patient}".encode()).hexdigest()[:16]
 
 
-def overlap(lock: CohortLock, cohort: Cohort, content_hashes: Sequence[str | None]) -> tuple[int, ...]:
+def overlap(lock: CohortLock, cohort: Cohort, content_hashes: Sequence[Images]) -> tuple[int, ...]:
     """Positions of the cases that were seen in development: the same patient, or the same image under another name.
 
     Cases of the lock's own test set are not counted: evaluation may use them again.
     """
     seen = [case for case in lock.cases if case.role != TEST]
-    images = [case.content_hash for case in seen if case.content_hash]
+    images = [image for case in seen for image in case.content_hashes]
     return seen_before(cohort, content_hashes, [case.patient_hash for case in seen], images)
 
 
 def seen_before(
-    cohort: Cohort, content_hashes: Sequence[str | None], patient_hashes: Iterable[str], images: Iterable[str]
+    cohort: Cohort, content_hashes: Sequence[Images], patient_hashes: Iterable[str], images: Iterable[str]
 ) -> tuple[int, ...]:
-    """Positions of the cases whose patient or image is among those that a network has learned from.
+    """Positions of the cases whose patient or image, in any channel, is among those that a network has learned from.
 
     Args:
-        content_hashes: ``Volume.content_hash`` of every case; None where the scan was not read.
+        content_hashes: ``Volume.content_hash`` of every scan of every case; empty where none was read.
         patient_hashes: see :func:`patient_hash`.
         images: content hashes.
     """
     patients, images = set(patient_hashes), set(images)
     return tuple(
         number
-        for number, (case, content_hash) in enumerate(zip(cohort.cases, content_hashes, strict=True))
-        if (case.patient and patient_hash(case.patient) in patients) or content_hash in images
+        for number, (case, own) in enumerate(zip(cohort.cases, content_hashes, strict=True))
+        if (case.patient and patient_hash(case.patient) in patients) or not images.isdisjoint(own)
     )
 
 
@@ -136,13 +158,14 @@ def _roles(split: Split) -> dict[int, str]:
     return roles
 
 
-def _lock_case(case: Case, content_hash: str | None, role: str) -> LockedCase:
+def _lock_case(case: Case, images: Images, role: str) -> LockedCase:
     label = case.label if isinstance(case.label, str) else tuple(sorted(case.label or ()))
     return LockedCase(
         scan=case.scan,
         series_uid=case.series_uid,
         patient_hash=patient_hash(case.patient),
         label=label,
-        content_hash=content_hash,
+        content_hash=images[0] if images else None,
         role=role,
+        channel_hashes=images[1:],
     )

@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 
 from med_transfer.atomic import atomic_path
 from med_transfer.cohorts.acquisition import Facts, acquisition_facts
+from med_transfer.cohorts.channels import read_scans, require_columns
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
+from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
 from med_transfer.prediction import Prediction
 from med_transfer.preprocessing import Preprocessing
-from med_transfer.scans import Region, Volume, read_mask, read_scan, region_of_mask
+from med_transfer.scans import Region, Volume, read_mask, region_of_mask
 
 log = logging.getLogger(__name__)
 
-_RECORDED = ("content_hash", "spacing_mm", "study_uid", "series_uid", "repair", "acquisition")
-_CACHE_FORMAT = 2  # a cached scan of an older version lacks what was added since, and is read again
+_RECORDED = ("content_hashes", "spacings_mm", "study_uid", "series_uid", "repair", "acquisition")
+_CACHE_FORMAT = 3  # a cached scan of an older version lacks what was added since, and is read again
 
 Progress = Callable[[int, int], None]
 Margin = tuple[int, int, int]
@@ -38,18 +40,18 @@ class PreparedScan:
     """One readable scan.
 
     Attributes:
-        tensor: float16 [1, depth, height, width], with the margin that training asked for.
-        content_hash: SHA-256 of the voxels, whatever file they came in.
-        handcrafted: values of ``FEATURE_NAMES``, NaN where undefined.
-        spacing_mm: of the scan itself, along column, row, slice.
+        tensor: float16 [channel, depth, height, width], with the margin that training asked for.
+        content_hashes: SHA-256 of the voxels of each of its scans, whatever file they came in; a scan alone has one.
+        handcrafted: values of ``FEATURE_NAMES`` for the first scan, NaN where undefined.
+        spacings_mm: of each scan itself, along column, row, slice.
         repair: what was repaired, in words; empty for a plain scan.
         acquisition: how it was made, see :func:`~med_transfer.cohorts.acquisition.acquisition_facts`.
     """
 
     tensor: NDArray[np.float16]
-    content_hash: str
+    content_hashes: Images
     handcrafted: NDArray[np.float64]
-    spacing_mm: tuple[float, float, float]
+    spacings_mm: tuple[tuple[float, float, float], ...]
     study_uid: str
     series_uid: str
     repair: str
@@ -68,22 +70,24 @@ def region_of_case(case: Case, volume: Volume | None = None) -> tuple[Region | N
 
 
 def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)) -> PreparedScan:
-    """Read and preprocess one scan.
+    """Read and preprocess one case: its scan, and those of its further channels.
 
     Raises:
         ScanError: the scan cannot be used; the message says why.
     """
-    volume = read_scan(case.path, case.series_uid, max_gap_mm=preprocessing.config.max_gap_mm)
+    volumes = read_scans(case, preprocessing.config)
+    volume = volumes["scan"]
     region, mask = region_of_case(case, volume)
     handcrafted = features(volume, region, mask)
+    repaired = [one for one in volumes.values() if one.verdict.decision == "repair"]
     return PreparedScan(
-        tensor=preprocessing(volume, region, margin).numpy().astype(np.float16),
-        content_hash=volume.content_hash,
+        tensor=preprocessing(volumes, region, margin).numpy().astype(np.float16),
+        content_hashes=tuple(one.content_hash for one in volumes.values()),
         handcrafted=np.array([handcrafted[name] for name in FEATURE_NAMES]),
-        spacing_mm=volume.spacing_mm,
+        spacings_mm=tuple(one.spacing_mm for one in volumes.values()),
         study_uid=volume.provenance.study_uid,
         series_uid=volume.provenance.series_uid,
-        repair="; ".join(volume.verdict.reasons) if volume.verdict.decision == "repair" else "",
+        repair="; ".join(reason for one in repaired for reason in one.verdict.reasons),
         acquisition=acquisition_facts(volume),
     )
 
@@ -101,8 +105,13 @@ class PreparedCohort:
         return [scan.tensor for scan in self.scans]
 
     @property
-    def content_hashes(self) -> list[str]:
-        return [scan.content_hash for scan in self.scans]
+    def content_hashes(self) -> list[Images]:
+        return [scan.content_hashes for scan in self.scans]
+
+    @property
+    def images(self) -> set[str]:
+        """Content hashes of all scans, whosever they are."""
+        return {image for scan in self.scans for image in scan.content_hashes}
 
     def subset(self, indices: Iterable[int]) -> PreparedCohort:
         """The scans at these positions; the failed ones stay counted."""
@@ -138,8 +147,10 @@ def prepare_cohort(
     """Read every scan of a cohort once; one that cannot be used is recorded with its reason, and the others go on.
 
     Raises:
+        CohortError: a channel that no row names a scan for.
         NothingDone: none can be used.
     """
+    require_columns(cohort, preprocessing.config.columns)
     usable: list[int] = []
     scans: list[PreparedScan] = []
     failed: list[Prediction] = []
@@ -163,6 +174,9 @@ def without_prediction(case: Case, error: ScanError) -> Prediction:
     """The record of a scan that gave none: rejected as no input of this kind, or failed; without local folders."""
     status = "rejected" if isinstance(error, GeometryRejected | InputRejected) else "failed"
     reason = str(error).replace(str(case.path), case.scan)
+    for column, name in case.columns.items():
+        if column.startswith("scan_") and (scan := case.scan_in(column)):
+            reason = reason.replace(str(scan[0]), name)
     if case.mask is not None:
         reason = reason.replace(str(case.mask), case.mask.name)
     return Prediction(case.scan, case.patient, series_uid=case.series_uid, status=status, reason=reason)
@@ -182,16 +196,17 @@ def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margi
 def _load(path: Path) -> PreparedScan:
     with np.load(path, allow_pickle=False) as stored:
         record = json.loads(str(stored["record"]))
-        record["spacing_mm"] = tuple(record["spacing_mm"])
+        record["content_hashes"] = tuple(record["content_hashes"])
+        record["spacings_mm"] = tuple(map(tuple, record["spacings_mm"]))
         return PreparedScan(tensor=stored["tensor"], handcrafted=stored["handcrafted"], **record)
 
 
 def preparation_key(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)) -> str:
     """Changes with the files, the region and the preprocessing, so that a stale result is never used."""
-    files = sorted(case.path.iterdir()) if case.path.is_dir() else [case.path]
-    if case.mask:
-        files += sorted(case.mask.iterdir()) if case.mask.is_dir() else [case.mask]
+    scans = [scan for column in preprocessing.config.columns if (scan := case.scan_in(column))]
+    paths = [path for path, _ in scans] + ([case.mask] if case.mask else [])
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
     region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name]
-    what = [_CACHE_FORMAT, str(case.path), case.series_uid, region, stamps, margin]
+    what = [_CACHE_FORMAT, [(str(path), series_uid) for path, series_uid in scans], region, stamps, margin]
     return hashlib.sha256(json.dumps([what, preprocessing.config.model_dump()]).encode()).hexdigest()[:32]

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError, PatientLeak, TooFewPatients
 
+Images = tuple[str, ...]  # ``Volume.content_hash`` of each scan of a case; empty where none was read
+
 
 class SplitConfig(BaseModel):
     """How a cohort is divided.
@@ -89,17 +91,17 @@ def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
     return split
 
 
-def check_leakage(cohort: Cohort, content_hashes: Sequence[str | None], split: Split) -> None:
+def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split) -> None:
     """Prove that no patient and no identical image is on both sides of a split.
 
     Args:
-        content_hashes: ``Volume.content_hash`` of every case; None where the scan could not be read.
+        content_hashes: ``Volume.content_hash`` of every scan of every case; empty where none could be read.
 
     Raises:
         PatientLeak: names the scans, never the patient. Identical images under two patients are one scan that was
             filed twice; whichever side is right, the figure would be too good.
     """
-    patients = list(cohort.patients)
+    patients = [(patient,) if patient else () for patient in cohort.patients]
     for side, other, here, there in _sides(split):
         for keys, what in ((patients, "one patient"), (content_hashes, "identical images")):
             pairs = _shared(keys, here, there)
@@ -120,9 +122,10 @@ def _sides(split: Split) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int,
         yield f"validation {member}", "its training", validation, split.training(member)
 
 
-def _shared(keys: Sequence[str | None], here: Sequence[int], there: Sequence[int]) -> list[tuple[int, int]]:
-    first = {keys[case]: case for case in reversed(there) if keys[case]}
-    return [(case, first[keys[case]]) for case in here if keys[case] in first]
+def _shared(keys: Sequence[Images], here: Sequence[int], there: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of a case here and the first one there that has a key of it too."""
+    first = {key: case for case in reversed(there) for key in keys[case]}
+    return [(case, min(first[key] for key in keys[case] if key in first)) for case in here if first.keys() & keys[case]]
 
 
 def _split_by_column(cohort: Cohort, config: SplitConfig) -> Split:
@@ -149,7 +152,7 @@ def _split_by_column(cohort: Cohort, config: SplitConfig) -> Split:
     else:
         _require_patients(cohort, train, config, with_test=False)
         split = _split_development(cohort, test, train, config)
-    check_leakage(cohort, [None] * len(cohort), split)
+    check_leakage(cohort, [()] * len(cohort), split)
     _require_classes(cohort, _parts_of_members(split))
     return split
 

@@ -1,7 +1,9 @@
 """Heavy augmentation of a prepared scan, composed of MONAI's random transforms.
 
 Prepared training tensors carry a margin around the network's input, so that a rotated or shifted view shows
-anatomy at its border and not padding; the last step cuts the input out of the middle.
+anatomy at its border and not padding; the last step cuts the input out of the middle. What moves or hides tissue is the
+same in all channels, which show one place; brightness, contrast, blur and noise are drawn for each channel anew, since
+phases and sequences differ in them independently.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import math
 
 import numpy as np
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from monai.transforms.croppad.array import CenterSpatialCrop
 from monai.transforms.intensity.array import (
@@ -21,6 +24,7 @@ from monai.transforms.intensity.array import (
     RandShiftIntensity,
 )
 from monai.transforms.spatial.array import RandAffine, RandFlip, RandGridDistortion, RandSimulateLowResolution
+from monai.transforms.transform import Randomizable, RandomizableTransform
 from torch import Tensor
 
 from med_transfer.finetuning.config import AugmentationConfig, Triple
@@ -35,12 +39,28 @@ def margin_voxels(shape: Triple) -> Triple:
 
 
 def augmentation(config: AugmentationConfig, shape: Triple, output_range: tuple[float, float]) -> Compose:
-    """Random view of a tensor [1, *(shape + margins)] as [1, *shape]; strength 0 only cuts out the middle."""
+    """Random view of [channel, *(shape + margins)] as [channel, *shape]; strength 0 only cuts out the middle."""
     cut = CenterSpatialCrop(shape)
     if config.strength == 0:
         return Compose([cut])
-    spatial = _spatial(config, shape)
-    return Compose([*spatial, cut, *_intensity(config, output_range), *_loss_of_detail(config, shape, output_range)])
+    values = [EachChannel(step) for step in (*_intensity(config, output_range), *_loss_of_detail(config, output_range))]
+    return Compose([*_spatial(config, shape), cut, *values, *_holes(config, shape, output_range)])
+
+
+class EachChannel(Randomizable):
+    """A random transform of intensities, drawn anew for every channel of [channel, depth, height, width]."""
+
+    def __init__(self, step: RandomizableTransform) -> None:
+        self.step, self.R = step, step.R
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> EachChannel:
+        self.step.set_random_state(seed, state)
+        self.R = self.step.R
+        return self
+
+    def __call__(self, image: Tensor) -> Tensor:
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+        return torch.cat([torch.as_tensor(self.step(channel[None])) for channel in plain])
 
 
 def _spatial(config: AugmentationConfig, shape: Triple) -> list:
@@ -76,7 +96,7 @@ def _intensity(config: AugmentationConfig, output_range: tuple[float, float]) ->
     return steps
 
 
-def _loss_of_detail(config: AugmentationConfig, shape: Triple, output_range: tuple[float, float]) -> list:
+def _loss_of_detail(config: AugmentationConfig, output_range: tuple[float, float]) -> list:
     span, s = output_range[1] - output_range[0], config.strength
     steps: list = []
     if config.blur_voxels:
@@ -87,19 +107,23 @@ def _loss_of_detail(config: AugmentationConfig, shape: Triple, output_range: tup
         steps.append(RandSimulateLowResolution(prob=0.2, zoom_range=(zoom, 1.0)))
     if config.noise:
         steps.append(RandGaussianNoise(prob=0.3, std=s * config.noise * span))
-    if config.dropout:
-        hole = tuple(max(1, int(n * config.dropout_size)) for n in shape)
-        steps.append(
-            RandCoarseDropout(
-                holes=1,
-                max_holes=3,
-                spatial_size=2,
-                max_spatial_size=hole,
-                prob=config.dropout,
-                fill_value=output_range[0],
-            )
-        )
     return steps
+
+
+def _holes(config: AugmentationConfig, shape: Triple, output_range: tuple[float, float]) -> list:
+    if not config.dropout:
+        return []
+    hole = tuple(max(1, int(n * config.dropout_size)) for n in shape)
+    return [
+        RandCoarseDropout(
+            holes=1,
+            max_holes=3,
+            spatial_size=2,
+            max_spatial_size=hole,
+            prob=config.dropout,
+            fill_value=output_range[0],
+        )
+    ]
 
 
 def mixup(images: Tensor, targets: Tensor, alpha: float, random: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.fusion.config import FusionConfig
 from med_transfer.page import Language
-from med_transfer.preprocessing.config import Modality, Normalisation
+from med_transfer.preprocessing.config import ChannelConfig, Modality, Normalisation
 from med_transfer.transfer.config import TransferConfig
 from med_transfer.transfer.strategies import Strategy, find_strategy
 from med_transfer.transfer.strategies.layerwise_lr_decay import LayerwiseLRDecay
@@ -47,6 +47,7 @@ class InputConfig(_Config):
 
     Attributes:
         normalisation: None: ``zscore`` for MR without a window of yours, ``window`` otherwise.
+        channels: columns of the cohort table whose scans are the channels; empty: the scan alone.
     """
 
     orientation: str | None = None
@@ -57,9 +58,14 @@ class InputConfig(_Config):
     window_hu: tuple[float, float] | None = None
     clip_sd: Annotated[float, Field(gt=0)] | None = None
     output_range: tuple[float, float] | None = None
+    channels: tuple[ChannelConfig, ...] = ()
     region: Literal["roi", "foreground", "whole"] = "whole"
     outside: Literal["edge", "floor"] = "edge"
     max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def n_channels(self) -> int:
+        return max(1, len(self.channels))
 
     def overrides(self) -> dict[str, Any]:
         """The values that go before the entry's, by the names of PreprocessingConfig."""

@@ -76,9 +76,13 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
 
 
 def _envelope(plan: Plan) -> InputEnvelope:
-    spacing = np.array([plan.prepared.scans[index].spacing_mm for index in plan.split.development])
-    low, high = spacing.min(axis=0).tolist(), spacing.max(axis=0).tolist()
-    return InputEnvelope(spacing_mm_low=tuple(low), spacing_mm_high=tuple(high), n_scans=len(spacing))
+    spacings = np.array([plan.prepared.scans[index].spacings_mm for index in plan.split.development])
+    low, high = spacings.min(axis=0).tolist(), spacings.max(axis=0).tolist()
+    first, *further = (
+        InputEnvelope(spacing_mm_low=tuple(least), spacing_mm_high=tuple(most), n_scans=len(spacings))
+        for least, most in zip(low, high, strict=True)
+    )
+    return first.model_copy(update={"further": tuple(further)})
 
 
 def _provenance(plan: Plan, config: FinetuneConfig) -> Provenance:
@@ -86,11 +90,11 @@ def _provenance(plan: Plan, config: FinetuneConfig) -> Provenance:
     development = [case for case in plan.lock.cases if case.role != "test"]
     before = source_provenance(config.backbone.weights)
     patients = {case.patient_hash for case in development} | set(before.patient_hashes if before else ())
-    images = {case.content_hash for case in development if case.content_hash}
+    images = {image for case in development for image in case.content_hashes}
     images |= set(before.content_hashes if before else ())
     if config.transfer.unlabelled and plan.unlabelled:
         patients |= set(patient_hashes(plan.unlabelled))
-        images |= set(plan.unlabelled.content_hashes)
+        images |= plan.unlabelled.images
     return Provenance(
         cohort_hash=plan.lock.cohort_hash,
         patient_hashes=tuple(sorted(patients)),

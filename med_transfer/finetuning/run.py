@@ -128,13 +128,14 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
         BackboneError: the backbone or its weights cannot be used.
     """
     if config.transfer.strategy == "scratch":
-        return load_backbone(config.backbone.name, scratch=True, seed=config.seed)
+        return load_backbone(config.backbone.name, scratch=True, seed=config.seed, channels=config.input.n_channels)
     refuse_adapted_source(config.backbone.weights)
     return load_backbone(
         config.backbone.name,
         config.backbone.weights,
         seed=config.seed,
         accept_licence=config.backbone.accept_licence,
+        channels=config.input.n_channels,
     )
 
 

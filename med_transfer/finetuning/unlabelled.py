@@ -77,7 +77,7 @@ def lock_unlabelled(unlabelled: PreparedCohort, path: Path) -> None:
     Raises:
         UsageError: the folder holds a run with other unlabelled scans.
     """
-    lock = SourceLock.of(set(patient_hashes(unlabelled)), set(unlabelled.content_hashes))
+    lock = SourceLock.of(set(patient_hashes(unlabelled)), unlabelled.images)
     if path.exists() and SourceLock.read(path).source_hash != lock.source_hash:
         raise UsageError(
             "the folder holds a run with other unlabelled scans", where=path,
@@ -94,4 +94,4 @@ def patient_hashes(prepared: PreparedCohort) -> list[str]:
 def _also_in(prepared: PreparedCohort, labelled: PreparedCohort, part: Iterable[int]) -> tuple[int, ...]:
     """Positions of the unlabelled scans whose patient or image is in a part of the labelled ones."""
     known = labelled.subset(part)
-    return seen_before(prepared.cohort, prepared.content_hashes, patient_hashes(known), known.content_hashes)
+    return seen_before(prepared.cohort, prepared.content_hashes, patient_hashes(known), known.images)

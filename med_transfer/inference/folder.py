@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from med_transfer.cohorts import Case, Cohort, region_of_case, without_prediction
-from med_transfer.errors import NothingDone, ScanError, ScanNotFound, UnreadableScan
+from med_transfer.cohorts import Case, Cohort, read_scans, region_of_case, require_columns, without_prediction
+from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnreadableScan
 from med_transfer.fusion.clinical import with_values
 from med_transfer.labels import Labels
 from med_transfer.prediction import Prediction
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.results.table import PredictionTable
 from med_transfer.scans import Region, Series, Volume, survey
 
@@ -24,15 +25,12 @@ Progress = Callable[..., None]
 
 
 class ReadsAndPredicts(Protocol):
-    """What a batch needs of a predictor: both may raise ScanError."""
+    """What a batch needs of a predictor; ``predict`` may raise ScanError."""
 
-    @property
-    def max_gap_mm(self) -> float: ...
-
-    def read(self, source: Path | str | Series, series_uid: str = "") -> Volume: ...
+    preprocessing: Preprocessing
 
     def predict(
-        self, source: Path | str | Series | Volume, region: Region | None = None, *, mask: Volume | None = None,
+        self, source: Mapping[str, Volume], region: Region | None = None, *, mask: Volume | None = None,
         columns: Mapping[str, str] | None = None,
     ) -> Prediction: ...  # fmt: skip
 
@@ -61,23 +59,23 @@ class FolderOutcome:
 
 @dataclass(frozen=True)
 class ScanToPredict:
-    """One scan to predict: a case of a table, a series that was found, or a damaged file and what is wrong with it."""
+    """One case to predict: a row of a table, a series that was found, or a damaged file and what is wrong with it."""
 
     case: Case
     series: Series | None = None
     damage: str = ""
 
-    def read(self, predictor: ReadsAndPredicts) -> tuple[Volume, Region | None, Volume | None]:
-        """The scan, where to look, and the mask where there is one. Raises ScanError."""
+    def read(self, predictor: ReadsAndPredicts) -> tuple[dict[str, Volume], Region | None, Volume | None]:
+        """Its scans by column, where to look, and the mask where there is one. Raises ScanError."""
         if self.damage:
             raise UnreadableScan(self.damage, where=self.case.scan)
-        volume = predictor.read(self.series or self.case.path, self.case.series_uid)
-        return volume, *region_of_case(self.case, volume)
+        scans = read_scans(self.case, predictor.preprocessing.config, self.series)
+        return scans, *region_of_case(self.case, scans["scan"])
 
     def predict(self, predictor: ReadsAndPredicts) -> Prediction:
         """Raises ScanError."""
-        volume, region, mask = self.read(predictor)
-        return predictor.predict(volume, region, mask=mask, columns=self.case.columns)
+        scans, region, mask = self.read(predictor)
+        return predictor.predict(scans, region, mask=mask, columns=self.case.columns)
 
 
 def predict_all(
@@ -98,10 +96,10 @@ def predict_all(
 
     Raises:
         ScanNotFound: no scan there.
-        CohortError: the table cannot be read.
+        CohortError: the table cannot be read, or the input has several channels and no table says which scans they are.
         OutputError: the result cannot be written.
     """
-    items, n_ignored = scans_to_predict(scans, predictor.max_gap_mm)
+    items, n_ignored = scans_to_predict(scans, predictor.preprocessing.config)
     with PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
         done = _Done(table.done)
         for number, item in enumerate(items, start=1):
@@ -154,18 +152,25 @@ def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> Prediction:
     )
 
 
-def scans_to_predict(scans: Path, max_gap_mm: float) -> tuple[list[ScanToPredict], int]:
+def scans_to_predict(scans: Path, config: PreprocessingConfig) -> tuple[list[ScanToPredict], int]:
     """What there is to predict, in a stable order, and how many files are no scans.
 
     Raises:
         ScanNotFound: no scan there.
-        CohortError: the table cannot be read.
+        CohortError: the table cannot be read, or the input has several channels and no table says which scans they are.
     """
     if scans.suffix.lower() == ".csv":
-        cases = Cohort.read(scans, labelled=False).cases
-        columns = with_values([case.columns for case in cases])
-        return [ScanToPredict(replace(case, columns=named)) for case, named in zip(cases, columns, strict=True)], 0
-    found = survey(scans, max_gap_mm=max_gap_mm)
+        cohort = Cohort.read(scans, labelled=False)
+        require_columns(cohort, config.columns)
+        columns = with_values([case.columns for case in cohort.cases])
+        return [ScanToPredict(replace(case, columns=own)) for case, own in zip(cohort.cases, columns, strict=True)], 0
+    if len(config.columns) > 1:
+        raise CohortError(
+            f"the input is made of {len(config.columns)} scans a case", where=scans,
+            expected=f"a .csv table with columns {', '.join(config.columns)}",
+            action="A folder does not say which of its scans belong together, and in which order",
+        )  # fmt: skip
+    found = survey(scans, max_gap_mm=config.max_gap_mm)
     base = scans if scans.is_dir() else scans.parent
     damaged = [ScanToPredict(_case(base, file.path, ""), damage=file.reason) for file in found.ignored if file.damaged]
     items = [ScanToPredict(_case(base, one.path, one.name), one) for one in found.series] + damaged

@@ -18,7 +18,10 @@ from med_transfer.fusion import FusionScans
 from med_transfer.inference.folder import FolderOutcome, Progress, predict_all
 from med_transfer.prediction import Prediction
 from med_transfer.preprocessing import Preprocessing
+from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.scans import Region, Series, Volume, read_scan
+
+Source = Path | str | Series | Volume
 
 
 class Predictor:
@@ -40,25 +43,31 @@ class Predictor:
         self.network = load_network(bundle).to(self.device)
 
     def predict(
-        self, source: Path | str | Series | Volume, region: Region | None = None, series_uid: str = "", *,
+        self, source: Source | Mapping[str, Source], region: Region | None = None, series_uid: str = "", *,
         mask: Volume | None = None, columns: Mapping[str, str] | None = None,
     ) -> Prediction:  # fmt: skip
-        """Predict one scan.
+        """Predict one scan, or one case of several.
 
         Args:
             source: a DICOM series folder, archive or file, a NIfTI, NRRD or MetaImage file, a Series that was found, or
-                a Volume that was read.
+                a Volume that was read. Where the input has several channels, each one's by its column:
+                ``{"scan": ..., "scan_arterial": ...}``.
             region: where to look, when the bundle was trained on regions of interest.
             series_uid: which series, when a folder holds several.
             mask: of the finding, for the handcrafted features of a bundle with a fusion.
             columns: clinical columns by name, for a fusion that has some; an empty text is a missing value.
 
         Raises:
-            ScanError: the scan cannot be used; the message says why.
+            ScanError: a scan cannot be used, or a channel has none; the message says why.
         """
         started = time.monotonic()
-        volume = source if isinstance(source, Volume) else self.read(source, series_uid)
-        image = self.preprocessing(volume, region)[None].to(self.device)
+        sources = source if isinstance(source, Mapping) else {FIRST_CHANNEL: source}
+        scans = {
+            column: one if isinstance(one, Volume) else self.read(one, series_uid if column == FIRST_CHANNEL else "")
+            for column, one in sources.items()
+        }
+        volume, source = scans[FIRST_CHANNEL], sources[FIRST_CHANNEL]
+        image = self.preprocessing(scans, region)[None].to(self.device)
         with torch.inference_mode():
             probabilities, novelty = self.network.assess(image)
         origin = volume.provenance
@@ -85,14 +94,9 @@ class Predictor:
         scan = FusionScans(probabilities[None], handcrafted, [within], [columns])
         return fusion.fuse(scan).complete(answer, 0, self.record.classes)
 
-    @property
-    def max_gap_mm(self) -> float:
-        """Up to which gap uneven slices are interpolated, as in training."""
-        return self.record.preprocessing.max_gap_mm
-
     def read(self, source: Path | str | Series, series_uid: str = "") -> Volume:
         """Read a scan as the bundle's scans were read. Raises ScanError."""
-        return read_scan(source, series_uid, max_gap_mm=self.max_gap_mm)
+        return read_scan(source, series_uid, max_gap_mm=self.record.preprocessing.max_gap_mm)
 
     def predict_folder(self, scans: Path | str, out: Path | str, progress: Progress | None = None) -> FolderOutcome:
         """Predict every scan of a folder tree or of a table; see :func:`med_transfer.inference.folder.predict_all`."""

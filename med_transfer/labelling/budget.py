@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from med_transfer.backbones import BackboneSpec
-from med_transfer.cohorts import Cohort, seen_before, split_cohort
+from med_transfer.cohorts import Cohort, Images, seen_before, split_cohort
 from med_transfer.errors import ConfigError, PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.plan import resolve_preprocessing, source_provenance
@@ -88,7 +88,7 @@ def _by_probe(
 ) -> tuple[Judgements, Target, str]:
     candidate = _candidate(config)
     stages = _stages(config, candidate.spec)
-    _refuse_a_teacher_of_these(candidate.weights, cohort, [None] * len(cohort))
+    _refuse_a_teacher_of_these(candidate.weights, cohort, [()] * len(cohort))
     preprocessing = resolve_preprocessing(candidate.spec, config)
     target = read_target(cohort, config, _groups(preprocessing, candidate.network), out / "cache", progress)
     _refuse_a_teacher_of_these(candidate.weights, target.cohort, target.hashes)
@@ -104,7 +104,7 @@ def _by_finetuning(
     cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings, out: Path, progress: Progress
 ) -> tuple[Judgements, Target, str]:
     name, preprocessing = start_of_finetuning(config)
-    _refuse_a_teacher_of_these(config.backbone.weights, cohort, [None] * len(cohort))
+    _refuse_a_teacher_of_these(config.backbone.weights, cohort, [()] * len(cohort))
     target = read_target(cohort, config, _groups(preprocessing), out / "cache", progress)
     _refuse_a_teacher_of_these(config.backbone.weights, target.cohort, target.hashes)
     judged = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
@@ -131,10 +131,10 @@ def _groups(preprocessing: PreprocessingConfig, *networks: Network) -> Groups:
 def _candidate(config: FinetuneConfig) -> Candidate:
     backbone = config.backbone
     given = [(backbone.name, backbone.weights)] if backbone.weights else []
-    return find_candidates([backbone.name], given, backbone.accept_licence).ready[0]
+    return find_candidates([backbone.name], given, backbone.accept_licence, config.input.n_channels).ready[0]
 
 
-def _refuse_a_teacher_of_these(weights: Path | None, cohort: Cohort, hashes: Sequence[str | None]) -> None:
+def _refuse_a_teacher_of_these(weights: Path | None, cohort: Cohort, hashes: Sequence[Images]) -> None:
     """A network that has learned from these patients knows their answers with any number of labels."""
     known = source_provenance(weights)
     seen = seen_before(cohort, hashes, known.patient_hashes, known.content_hashes) if known else ()

@@ -75,7 +75,7 @@ def next_labels(
     if strange_above is not None and not 0 <= strange_above <= 1:
         raise UsageError(f"novelty limit {strange_above}", expected="from 0 to 1")
     out, predictor = Path(out), load_bundle(bundle, device)
-    items, _ = scans_to_predict(Path(scans), predictor.max_gap_mm)
+    items, _ = scans_to_predict(Path(scans), predictor.record.preprocessing)
     found, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
     fresh = _without_the_taught(found, predictor.record)
     limit = _limit(predictor.record, strange_above)
@@ -102,7 +102,7 @@ def _choose(usual: Sequence[Unlabelled], record: BundleRecord, n: int, seed: int
 def _without_the_taught(found: Sequence[Unlabelled], record: BundleRecord) -> list[Unlabelled]:
     """Scans whose labels the bundle has not learned from; by patient where that is known, and by image."""
     cases = tuple(Case(one.scan, Path(one.scan), one.patient_in_files, None) for one in found)
-    hashes, known = [one.seen.content_hash for one in found], record.trained_on
+    hashes, known = [one.seen.content_hashes for one in found], record.trained_on
     taught = seen_before(Cohort(cases, record.labels), hashes, known.patient_hashes, known.content_hashes)
     return [one for number, one in enumerate(found) if number not in set(taught)]
 

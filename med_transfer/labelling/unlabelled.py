@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.atomic import atomic_path
-from med_transfer.cohorts import preparation_key, without_prediction
+from med_transfer.cohorts import Images, preparation_key, without_prediction
 from med_transfer.errors import ScanError
 from med_transfer.inference import Predictor, ScanToPredict
 from med_transfer.progress import Progress
@@ -36,14 +36,14 @@ class SeenScan:
         features: of all members, joined [feature].
         probabilities: calibrated [class].
         novelty: in [0, 1].
-        content_hash: of the voxels.
+        content_hashes: of the voxels of each of its scans.
         series_uid, study_uid: empty where the format has none.
     """
 
     features: NDArray[np.float32]
     probabilities: NDArray[np.float64]
     novelty: float
-    content_hash: str
+    content_hashes: Images
     series_uid: str
     study_uid: str
 
@@ -92,8 +92,8 @@ def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
     path = cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
     if path.exists():
         return _load(path)
-    volume, region, _ = item.read(predictor)
-    image = predictor.preprocessing(volume, region)[None].to(predictor.device)
+    scans, region, _ = item.read(predictor)
+    image = predictor.preprocessing(scans, region)[None].to(predictor.device)
     with torch.inference_mode():
         features = predictor.network.member_features(image)
         probabilities, novelty = predictor.network.assess_features(features)
@@ -101,16 +101,16 @@ def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
         features=torch.cat(features, dim=1)[0].float().cpu().numpy(),
         probabilities=probabilities[0].cpu().double().numpy(),
         novelty=float(novelty[0]),
-        content_hash=volume.content_hash,
-        series_uid=item.case.series_uid or volume.provenance.series_uid,
-        study_uid=volume.provenance.study_uid,
+        content_hashes=tuple(volume.content_hash for volume in scans.values()),
+        series_uid=item.case.series_uid or scans["scan"].provenance.series_uid,
+        study_uid=scans["scan"].provenance.study_uid,
     )
     _save(path, seen)
     return seen
 
 
 def _save(path: Path, seen: SeenScan) -> None:
-    record = {name: getattr(seen, name) for name in ("novelty", "content_hash", "series_uid", "study_uid")}
+    record = {name: getattr(seen, name) for name in ("novelty", "content_hashes", "series_uid", "study_uid")}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, features=seen.features, probabilities=seen.probabilities, record=np.array(json.dumps(record)))
 
@@ -118,4 +118,5 @@ def _save(path: Path, seen: SeenScan) -> None:
 def _load(path: Path) -> SeenScan:
     with np.load(path, allow_pickle=False) as stored:
         record = json.loads(str(stored["record"]))
+        record["content_hashes"] = tuple(record["content_hashes"])
         return SeenScan(features=stored["features"], probabilities=stored["probabilities"], **record)

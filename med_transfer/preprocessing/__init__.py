@@ -2,8 +2,8 @@
 
 from med_transfer.preprocessing.config import PreprocessingConfig
 from med_transfer.preprocessing.grid import Grid
-from med_transfer.preprocessing.pipeline import Preprocessing
+from med_transfer.preprocessing.pipeline import Preprocessing, Scans
 from med_transfer.preprocessing.resampling import resample
 from med_transfer.preprocessing.transforms import ResampleToGrid, ResampleToGridd
 
-__all__ = ["Grid", "Preprocessing", "PreprocessingConfig", "ResampleToGrid", "ResampleToGridd", "resample"]
+__all__ = ["Grid", "Preprocessing", "PreprocessingConfig", "ResampleToGrid", "ResampleToGridd", "Scans", "resample"]

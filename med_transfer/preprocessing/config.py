@@ -1,8 +1,9 @@
-"""What the network sees: orientation, spacing, region, intensities and shape. Saved in the bundle."""
+"""What the network sees: orientation, spacing, region, intensities, channels and shape. Saved in the bundle."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -10,9 +11,40 @@ Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(ge=8, le=1024)]
 Modality = Literal["CT", "MR", "PT"]
 Normalisation = Literal["window", "zscore"]
+FIRST_CHANNEL = "scan"  # the column of the cohort table that every case has
 
 
-class PreprocessingConfig(BaseModel):
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChannelConfig(_Config):
+    """One channel of the input. What is None is as in the config around it. A column's name alone may stand for it.
+
+    Attributes:
+        column: of the cohort table that names the channel's scan: ``scan``, or ``scan_<name>`` of your own.
+        modality, normalisation, window_hu: see PreprocessingConfig.
+    """
+
+    column: str
+    modality: Modality | None = None
+    normalisation: Normalisation | None = None
+    window_hu: tuple[float, float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"column": value} if isinstance(value, str) else value
+
+    @field_validator("column")
+    @classmethod
+    def _is_a_scan(cls, column: str) -> str:
+        if not re.fullmatch(rf"{FIRST_CHANNEL}(_\w+)?", column):
+            raise ValueError(f"{FIRST_CHANNEL} or {FIRST_CHANNEL}_<name>, for example scan_arterial")
+        return column
+
+
+class PreprocessingConfig(_Config):
     """Every triple is in array order: depth, height, width.
 
     Attributes:
@@ -25,14 +57,14 @@ class PreprocessingConfig(BaseModel):
         window_hu: of ``window``, in Hounsfield units for CT, in the file's unit otherwise.
         clip_sd: of ``zscore``.
         output_range: what the lower and the upper end become.
+        channels: scans of one case as channels of one input, in this order; the first is the column ``scan``, and the
+            others are brought to its grid. Empty: the scan alone. A column may stand there twice, in two windows.
         region: ``roi`` centres on the region that the cohort table gives; ``foreground`` on the body (above -500 HU,
             for ``zscore`` above the scan's own threshold);
             ``whole`` on the middle of the scan (for files already cropped to what matters).
         outside: beyond the scan's edge, ``edge`` repeats the last voxel, ``floor`` fills the window's lower end.
         max_gap_mm: a series with uneven gaps is interpolated where none is wider, and rejected otherwise (0: always).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     orientation: str = "SPL"
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
@@ -42,9 +74,30 @@ class PreprocessingConfig(BaseModel):
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     clip_sd: Positive = 4.0
     output_range: tuple[float, float] = (-1.0, 1.0)
+    channels: tuple[ChannelConfig, ...] = ()
     region: Literal["roi", "foreground", "whole"] = "whole"
     outside: Literal["edge", "floor"] = "edge"
     max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def n_channels(self) -> int:
+        return max(1, len(self.channels))
+
+    @property
+    def column_of_channel(self) -> tuple[str, ...]:
+        """For each channel the column of the cohort table that names its scan."""
+        return tuple(channel.column for channel in self.channels) or (FIRST_CHANNEL,)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The same, each once; the first is ``scan``."""
+        return tuple(dict.fromkeys(self.column_of_channel))
+
+    @property
+    def by_channel(self) -> tuple[PreprocessingConfig, ...]:
+        """For each channel the config of an input that is this channel alone."""
+        own = [channel.model_dump(exclude={"column"}, exclude_none=True) for channel in self.channels] or [{}]
+        return tuple(self.model_copy(update={**changes, "channels": ()}) for changes in own)
 
     @field_validator("orientation")
     @classmethod
@@ -53,9 +106,16 @@ class PreprocessingConfig(BaseModel):
             raise ValueError("three letters, one each of R/L, A/P and S/I, for example SPL")
         return letters.upper()
 
+    @field_validator("channels")
+    @classmethod
+    def _begin_with_the_scan(cls, channels: tuple[ChannelConfig, ...]) -> tuple[ChannelConfig, ...]:
+        if channels and channels[0].column != FIRST_CHANNEL:
+            raise ValueError(f"the first channel must be {FIRST_CHANNEL}: region, mask and grid are its own")
+        return channels
+
     @model_validator(mode="after")
     def _ranges_rise(self) -> PreprocessingConfig:
-        if self.window_hu[0] >= self.window_hu[1]:
+        if any(one.window_hu[0] >= one.window_hu[1] for one in self.by_channel):
             raise ValueError("window_hu must rise, for example [-1000, 400]")
         if self.output_range[0] >= self.output_range[1]:
             raise ValueError("output_range must rise, for example [0, 1]")

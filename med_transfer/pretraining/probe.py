@@ -41,7 +41,7 @@ class LinearProbe:
 
     def seen(self) -> tuple[set[str], set[str]]:
         """Hashes of the patients and of the scans."""
-        return {patient_hash(one) for one in self.prepared.cohort.patients}, set(self.prepared.content_hashes)
+        return {patient_hash(one) for one in self.prepared.cohort.patients}, self.prepared.images
 
     def __call__(self, encoder: Encoder) -> float:
         """Macro AUC, one class against the rest, of predictions for patients that each fit did not see."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from med_transfer.backbones import (
@@ -18,6 +19,8 @@ from med_transfer.backbones import (
 from med_transfer.backbones.store import store_folder
 from med_transfer.bundle import versions
 from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound
+
+Check = Callable[[str, BackboneSpec, Path | None], "Candidate"]  # name, entry, path that was given
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ class Network:
         """On the CPU, in evaluation mode. Raises BackboneError."""
         if self.seed is not None:
             return from_scratch(self.spec, self.seed).encoder.eval()
-        return load_backbone(self.spec.name, self.weights, accept_licence=self.accept_licence).encoder.eval()
+        loaded = load_backbone(
+            self.spec.name, self.weights, accept_licence=self.accept_licence, channels=self.spec.input.channels
+        )
+        return loaded.encoder.eval()
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Candidates:
 
 
 def find_candidates(
-    names: Sequence[str] | None, given: Sequence[tuple[str, Path]] = (), accept_licence: str = ""
+    names: Sequence[str] | None, given: Sequence[tuple[str, Path]] = (), accept_licence: str = "", channels: int = 1
 ) -> Candidates:
     """Everything whose weights are at hand; each weights file is opened and checked once.
 
@@ -87,21 +93,23 @@ def find_candidates(
         names: only these backbones; None: all. One that is named must be usable.
         given: backbone and path of weights: a checkpoint, a safetensors file, a bundle or a run folder.
         accept_licence: name of a restricted licence that the user accepts.
+        channels: of the input.
 
     Raises:
         UnknownBackbone: a name that is none.
         WeightsNotFound: no weights at hand of a backbone that was named, or of any.
         BackboneError: as :func:`med_transfer.backbones.load_backbone`, for what was named or given.
     """
+    check = partial(_checked, accept_licence=accept_licence, channels=channels)
     specs = [find_backbone(name) for name in names] if names is not None else list(backbones().values())
-    ready = [_given(find_backbone(name), path, accept_licence) for name, path in given]
+    ready = [_given(find_backbone(name), path, check) for name, path in given]
     given_names = {candidate.spec.name for candidate in ready}
     left_out: dict[str, str] = {}
     for spec in specs:
         if names is not None and spec.name not in given_names:
-            ready.append(_named(spec, accept_licence))
+            ready.append(_named(spec, check))
         elif names is None:
-            ready += _at_hand(spec, accept_licence, left_out)
+            ready += _at_hand(spec, check, left_out)
     if not ready:
         raise WeightsNotFound(
             "no backbone's weights are at hand",
@@ -112,27 +120,27 @@ def find_candidates(
     return Candidates(tuple(reversed(unique.values())), left_out)
 
 
-def _given(spec: BackboneSpec, path: Path, accept_licence: str) -> Candidate:
+def _given(spec: BackboneSpec, path: Path, check: Check) -> Candidate:
     weights = path / "bundle" if (path / "bundle").is_dir() else path
-    return _checked(f"{spec.name} ({path})", spec, weights, accept_licence)
+    return check(f"{spec.name} ({path})", spec, weights)
 
 
-def _named(spec: BackboneSpec, accept_licence: str) -> Candidate:
+def _named(spec: BackboneSpec, check: Check) -> Candidate:
     if spec.weights is None:
         raise WeightsNotFound(
             f"backbone {spec.name} has no published weights",
             expected=f"weights of your own: --weights {spec.name}=PATH",
             action="Without them it starts from random values, and there is nothing to transfer",
         )  # fmt: skip
-    return _checked(spec.name, spec, None, accept_licence)
+    return check(spec.name, spec, None)
 
 
-def _at_hand(spec: BackboneSpec, accept_licence: str, left_out: dict[str, str]) -> list[Candidate]:
+def _at_hand(spec: BackboneSpec, check: Check, left_out: dict[str, str]) -> list[Candidate]:
     """The backbone when its weights are there; what is there but cannot be used is noted with its reason."""
     if not weights_at_hand(spec):
         return []
     try:
-        return [_named(spec, accept_licence)]
+        return [_named(spec, check)]
     except (MissingExtra, WeightsNotFound):
         return []
     except BackboneError as error:
@@ -140,6 +148,8 @@ def _at_hand(spec: BackboneSpec, accept_licence: str, left_out: dict[str, str]) 
     return []
 
 
-def _checked(name: str, spec: BackboneSpec, weights: Path | None, accept_licence: str) -> Candidate:
-    loaded = load_backbone(spec.name, weights, accept_licence=accept_licence)
+def _checked(
+    name: str, spec: BackboneSpec, weights: Path | None, *, accept_licence: str, channels: int
+) -> Candidate:  # fmt: skip
+    loaded = load_backbone(spec.name, weights, accept_licence=accept_licence, channels=channels)
     return Candidate(name, loaded.spec, weights, loaded.sha256 or "", accept_licence)

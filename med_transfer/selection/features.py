@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from med_transfer.atomic import atomic_path, write_text
 from med_transfer.backbones import Encoder, channels_last
-from med_transfer.cohorts import Case, preparation_key, prepare_scan
+from med_transfer.cohorts import Case, Images, preparation_key, prepare_scan
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.selection.candidates import Network
 from med_transfer.verification import Agreement, remembers, watched
@@ -36,7 +36,7 @@ from med_transfer.verification import Agreement, remembers, watched
 class ScanIdentity:
     """SHA-256 of a scan's voxels, and of what the network is shown of them."""
 
-    content_hash: str
+    content_hashes: Images
     input_hash: str
 
 
@@ -81,12 +81,12 @@ class FeatureLibrary:
             ScanError: the scan cannot be used.
         """
         index = self.folder / "scans" / f"{preparation_key(case, self.preprocessing)}.json"
-        identity = ScanIdentity(**json.loads(index.read_text())) if index.exists() else None
+        identity = _identity(index.read_text()) if index.exists() else None
         found = [_read(self._path(identity, network)) if identity else None for network in networks]
         if identity is not None and all(found):
             return identity, tuple(one for one in found if one)
         prepared = prepare_scan(case, self.preprocessing)
-        identity = ScanIdentity(prepared.content_hash, hashlib.sha256(prepared.tensor.tobytes()).hexdigest())
+        identity = ScanIdentity(prepared.content_hashes, hashlib.sha256(prepared.tensor.tobytes()).hexdigest())
         image = torch.from_numpy(prepared.tensor.astype(np.float32))[None]
         features = tuple(self._features(identity, image, network, watch) for network in networks)
         write_text(index, json.dumps(asdict(identity)))
@@ -107,6 +107,11 @@ class FeatureLibrary:
         what = [asdict(identity), self.preprocessing.config.model_dump(mode="json"), network.key]
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
         return self.folder / "features" / f"{key}.npz"
+
+
+def _identity(text: str) -> ScanIdentity:
+    record = json.loads(text)
+    return ScanIdentity(tuple(record["content_hashes"]), record["input_hash"])
 
 
 @torch.inference_mode()

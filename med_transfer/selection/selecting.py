@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from med_transfer.cohorts import Cohort, seen_before, split_cohort
+from med_transfer.cohorts import Cohort, Images, seen_before, split_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.plan import resolve_preprocessing
@@ -56,8 +56,8 @@ def select(
     out = Path(out)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     paths = [(name, Path(path)) for name, path in weights]
-    found = find_candidates(names, paths, config.backbone.accept_licence)
-    found = _without_teachers_of_these(found, cohort, [None] * len(cohort))  # by patient, before anything is read
+    found = find_candidates(names, paths, config.backbone.accept_licence, config.input.n_channels)
+    found = _without_teachers_of_these(found, cohort, [()] * len(cohort))  # by patient, before anything is read
     target = read_target(cohort, config, _groups(found.ready, config), out / "cache", progress)
     found = _without_teachers_of_these(found, target.cohort, target.hashes)
     controls: dict[str, list[MeasuredLayer]] = {}
@@ -80,7 +80,7 @@ def _groups(candidates: Sequence[Candidate], config: FinetuneConfig) -> Groups:
     return groups
 
 
-def _without_teachers_of_these(found: Candidates, cohort: Cohort, hashes: Sequence[str | None]) -> Candidates:
+def _without_teachers_of_these(found: Candidates, cohort: Cohort, hashes: Sequence[Images]) -> Candidates:
     """A network that has learned from these patients would look better than it is."""
     ready, left_out = [], dict(found.left_out)
     for candidate in found.ready:

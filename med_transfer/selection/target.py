@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.cohorts import Cohort, Split, check_leakage, split_cohort, without_prediction
+from med_transfer.cohorts import (
+    Cohort,
+    Images,
+    Split,
+    check_leakage,
+    require_columns,
+    split_cohort,
+    without_prediction,
+)
 from med_transfer.errors import NothingDone, ScanError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.preprocessing import PreprocessingConfig
@@ -33,14 +41,14 @@ class Target:
     Attributes:
         cohort: the training folds, each scan usable.
         folds: a fold number a scan; by patient.
-        hashes: content hash of every scan.
+        hashes: content hashes of every case.
         features: network's key to the features of every scan, in the cohort's order.
         failed: scan to the reason why it was not used.
     """
 
     cohort: Cohort
     folds: NDArray[np.intp]
-    hashes: tuple[str, ...]
+    hashes: tuple[Images, ...]
     features: dict[str, tuple[StageFeatures, ...]]
     failed: dict[str, str]
 
@@ -49,7 +57,7 @@ class Target:
 class _Gathered:
     """By position in the cohort's table."""
 
-    hashes: dict[int, str] = field(default_factory=dict)
+    hashes: dict[int, Images] = field(default_factory=dict)
     features: dict[str, dict[int, StageFeatures]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
 
@@ -66,6 +74,8 @@ def read_target(
         CohortError: the cohort cannot be split, or a patient or identical scan is on both sides.
         NothingDone: no scan of the training folds can be used.
     """
+    for preprocessing in groups:
+        require_columns(cohort, preprocessing.columns)
     development = set(split_cohort(cohort, config.split).development)
     apart = {number for number, case in enumerate(cohort.cases) if case.split == "test"}
     found = _Gathered()
@@ -100,7 +110,7 @@ def _gather(
         try:
             shown = networks if number in development else ()
             identity, features = library.look_up(case, shown, watch=number in watched)
-            found.hashes[number] = identity.content_hash
+            found.hashes[number] = identity.content_hashes
             for network, one in zip(shown, features, strict=True):
                 found.features[network.key][number] = one
         except ScanError as error:
@@ -112,7 +122,7 @@ def _gather(
 def _split_usable(cohort: Cohort, usable: Sequence[int], found: _Gathered, config: FinetuneConfig) -> Split:
     remaining = cohort.subset(usable)
     split = split_cohort(remaining, config.split)
-    check_leakage(remaining, [found.hashes.get(number) for number in usable], split)
+    check_leakage(remaining, [found.hashes.get(number, ()) for number in usable], split)
     return split
 
 

@@ -30,6 +30,9 @@ class Tiny(Encoder):
         self.layer2 = nn.Sequential(*(nn.Conv3d(1, 1, 1, bias=False) for _ in range(39)))
         self.bn1 = nn.BatchNorm3d(1, affine=False, track_running_stats=False)
 
+    def stages(self):
+        return [self.layer1["model"], self.layer2]
+
 
 def tiny_state(value=1.0):
     return {name: torch.full_like(tensor, value) for name, tensor in Tiny().state_dict().items()}

@@ -14,7 +14,7 @@ CONFIG = SplitConfig(folds=2)
 
 
 def lock_of(cohort, config=CONFIG):
-    hashes = [f"hash of {case.scan}" for case in cohort.cases]
+    hashes = [(f"hash of {case.scan}",) for case in cohort.cases]
     return CohortLock.of(cohort, hashes, split_cohort(cohort, config), config)
 
 
@@ -35,7 +35,7 @@ def test_hash_depends_on_everything_else(cohort):
     relabelled = cohort_of([(f"p{n}", NAMES[(n + (n < 6)) % 3]) for n in range(30)])
     renamed = cohort_of([(f"q{n}", NAMES[n % 3]) for n in range(30)])
     locks = [lock_of(cohort), lock_of(cohort, SplitConfig(folds=2, seed=1)), lock_of(relabelled), lock_of(renamed)]
-    locks.append(CohortLock.of(cohort, [None] * 30, split_cohort(cohort, CONFIG), CONFIG))
+    locks.append(CohortLock.of(cohort, [()] * 30, split_cohort(cohort, CONFIG), CONFIG))
     assert len({lock.cohort_hash for lock in locks}) == len(locks)
 
 
@@ -78,9 +78,9 @@ def test_overlap_finds_patients_and_images_of_development(cohort):
     ]
     seen = next(n for n in range(30) if n not in test)
     other = cohort_of([(f"p{seen}", "a"), ("new", "a"), ("new2", "b"), (f"p{test[0]}", "c"), ("", "c")])
-    hashes = ["x", f"hash of s{seen}.nii.gz", "y", f"hash of s{test[0]}.nii.gz", None]
+    hashes = [("x",), (f"hash of s{seen}.nii.gz",), ("y",), (f"hash of s{test[0]}.nii.gz",), ()]
     assert overlap(lock, other, hashes) == (0, 1)
-    own = [f"hash of {case.scan}" for case in cohort.cases]
+    own = [(f"hash of {case.scan}",) for case in cohort.cases]
     assert overlap(lock, cohort, own) == tuple(n for n in range(30) if n not in test)
 
 

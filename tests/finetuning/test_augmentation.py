@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from monai.transforms.compose import Compose
 
 from med_transfer.finetuning.augmentation import augmentation, margin_voxels, mixup
 from med_transfer.finetuning.config import AugmentationConfig
@@ -104,3 +105,43 @@ def test_mixup_off_changes_nothing():
     same, untouched = mixup(images, targets, 0.0, np.random.default_rng(0))
     assert same is images
     assert untouched is targets
+
+
+def two_channels(config: AugmentationConfig, image: torch.Tensor, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    views = augmentation(config, SHAPE, RANGE)
+    views.set_random_state(seed)
+    first, second = np.asarray(views(torch.cat([image, image])))
+    return first, second
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_channels_move_together(seed):
+    still = {name: 0 for name in ONLY_SPATIAL if name not in ("elastic", "dropout")}
+    config = AugmentationConfig(elastic=1, dropout=1, flips=(0, 1, 2), **still)
+    first, second = two_channels(config, wide_image(), seed)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("part", ["intensity_shift", "intensity_scale", "gamma", "noise", "blur_voxels"])
+def test_values_of_each_channel_change_on_their_own(part):
+    strong = {"intensity_shift": 0.5, "intensity_scale": 0.9, "gamma": 0.9, "noise": 0.5, "blur_voxels": 2}
+    config = spatial(**{part: strong[part]})
+    seen = [two_channels(config, wide_image(), seed) for seed in range(20)]
+    assert any(not np.allclose(first, second) for first, second in seen)
+    if part != "noise":  # some draws leave one alone and change the other
+        plain = wide_image()[0, 2:-2, 3:-3, 3:-3].numpy()
+        assert any(np.allclose(a, plain, atol=1e-4) != np.allclose(b, plain, atol=1e-4) for a, b in seen)
+
+
+def test_one_channel_is_augmented_as_the_plain_transforms_do_it():
+    config = spatial(noise=0.3)
+    views = augmentation(config, SHAPE, RANGE)
+    views.set_random_state(1)
+    inner = [step.step for step in views.transforms if hasattr(step, "step")]
+    assert len(inner) == 1
+    ours = [np.asarray(views(wide_image(n))) for n in range(5)]
+    plain = [t for t in augmentation(config, SHAPE, RANGE).transforms if not hasattr(t, "step")]
+    chain = Compose([*plain, *inner])
+    chain.set_random_state(1)
+    for n, view in enumerate(ours):
+        np.testing.assert_array_equal(view, np.asarray(chain(wide_image(n))))

@@ -48,7 +48,8 @@ def test_recipe_says_how_to_run_it(path):
 
 
 def test_there_is_one_for_each_heterogeneous_transfer():
-    names = {"mr", "mr_to_ct", "one_phase_to_several", "segmentation_to_classification", "many_classes_to_few"}
+    names = {"mr", "mr_to_ct", "multi_phase", "one_phase_to_several"}
+    names |= {"segmentation_to_classification", "many_classes_to_few"}
     assert {path.stem for path in FOLDER.glob("recipes/*.yaml")} == names
 
 

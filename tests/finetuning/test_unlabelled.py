@@ -41,7 +41,8 @@ def with_unlabelled(shift: float = 0.5, n: int = 20) -> Plan:
     """A plan whose unlabelled scans are brighter than the labelled ones."""
     plan, others = small_plan(signal=0.7, n=36, n_test=10), small_plan(signal=0.7, n=n, n_test=0, seed=7).prepared
     scans = tuple(
-        replace(s, tensor=s.tensor + np.float16(shift), content_hash=f"u{s.content_hash}") for s in others.scans
+        replace(s, tensor=s.tensor + np.float16(shift), content_hashes=(f"u{s.content_hashes[0]}",))
+        for s in others.scans
     )
     cases = tuple(replace(case, patient=f"u{case.patient}", label=None) for case in others.cohort.cases)
     return replace(plan, unlabelled=replace(others, cohort=Cohort(cases, others.cohort.labels), scans=scans))

@@ -124,7 +124,7 @@ def test_other_regions_inputs_and_weights_are_other_features(network, case, tmp_
         FeatureLibrary(tmp_path / "cache", SMALL).look_up(case, [other_weights]),
     ):
         assert not same(first, changed)
-        assert changed[0].content_hash == first[0].content_hash
+        assert changed[0].content_hashes == first[0].content_hashes
     assert len(list((tmp_path / "cache/features").iterdir())) == 4
 
 

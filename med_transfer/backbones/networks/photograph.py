@@ -17,7 +17,9 @@ THREE_WINDOWS_RANGE_HU = (-1350.0, 1300.0)  # what the input has to cover, so th
 
 
 class AsPhotograph(nn.Module):
-    """[batch, 1, depth, height, width] in [0, 1] to three normalised channels. Nothing in it is learnt.
+    """[batch, channel, depth, height, width] in [0, 1] to normalised [batch, 3 * channel, ...]; learns nothing.
+
+    First the red of every channel, then the green, then the blue.
 
     Args:
         mean, std: of each channel in the network's training, of intensities in [0, 1].
@@ -43,9 +45,10 @@ class AsPhotograph(nn.Module):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.unsqueeze(1)
         if self.windowed:
             x = (x * self._colours("scale") + self._colours("shift")).clamp(0, 1)
-        return (x - self._colours("mean")) / self._colours("std")
+        return ((x - self._colours("mean")) / self._colours("std")).flatten(1, 2)
 
     def _colours(self, name: str) -> Tensor:
-        return self.get_buffer(name).view(3, 1, 1, 1)
+        return self.get_buffer(name).view(3, 1, 1, 1, 1)

@@ -35,7 +35,7 @@ class ResNetEncoder(Encoder):
     Args:
         net: MONAI network; its classification layer is left out.
         max_pool: replaces MONAI's pooling of the stem (kernel 3, stride 2, padding 1).
-        repeat_channels: how often a one-channel input is repeated before the first convolution.
+        repeat_channels: how often every channel of the input is repeated before the first convolution.
     """
 
     def __init__(self, net: ResNet, max_pool: nn.Module | None = None, repeat_channels: int = 1) -> None:
@@ -52,7 +52,7 @@ class ResNetEncoder(Encoder):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         if self.repeat_channels > 1:
-            x = x.expand(-1, self.repeat_channels, -1, -1, -1)
+            x = x.unsqueeze(1).expand(-1, self.repeat_channels, *x.shape[1:]).flatten(1, 2)
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         maps = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):

@@ -1,0 +1,68 @@
+"""May two scans of a case be channels of one input? Only where both say where they lie, and lie in the same place.
+
+Nothing is registered here: voxels are matched by the patient coordinates that the files state. A patient who breathed
+or moved between two scans of one frame of reference did so in the network's input too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer import geometry
+from med_transfer.errors import InputRejected
+from med_transfer.preprocessing.grid import Grid
+from med_transfer.scans import Volume
+from med_transfer.scans.grid_verdict import NOMINAL
+
+LEAST_OVERLAP = 0.5  # of what the network sees of the first scan; beyond a scan's edge its last voxels are repeated
+_POINTS = 24  # along each axis of the grid, which is enough to measure a share
+
+
+def require_same_place(first: Volume, other: Volume, grid: Grid, column: str) -> None:
+    """Refuse a scan that cannot be laid over the first one.
+
+    Args:
+        first: the scan whose grid is used.
+        other: the scan of another channel, and ``column`` names it.
+        grid: what the network sees.
+
+    Raises:
+        InputRejected: another DICOM Frame of Reference UID (0020,0052); a file that does not say where it lies; less
+            than half of what the network sees of the first scan is in the other one; or the same image once more.
+    """
+    reason = _reason(first, other, grid)
+    if reason:
+        raise InputRejected(
+            f"{column}: {reason}", where=other.provenance.path, expected="a scan of the same place as the column scan",
+            action="Register the scans first, or correct the table",
+        )  # fmt: skip
+
+
+def overlap(first: Volume, other: Volume, grid: Grid) -> float:
+    """Of the grid's points that lie in the first scan, the share that lies in the other; 0 where none does."""
+    axes = [np.linspace(0, size - 1, min(size, _POINTS)) for size in grid.shape[::-1]]
+    points = geometry.to_world_mm(grid.affine, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3))
+    in_first = _inside(first, points)
+    return float(_inside(other, points[in_first]).mean()) if in_first.any() else 0.0
+
+
+def _reason(first: Volume, other: Volume, grid: Grid) -> str:
+    frames = {volume.provenance.frame_of_reference for volume in (first, other)} - {""}
+    if len(frames) > 1:
+        return "lies in another frame of reference than scan, so that its coordinates mean other places"
+    same_grid = first.voxels.shape == other.voxels.shape and np.allclose(first.affine, other.affine, atol=1e-3)
+    if not same_grid and any(set(NOMINAL.reasons) & set(volume.verdict.reasons) for volume in (first, other)):
+        return "it or scan does not say where it lies in the patient, and their grids differ"
+    share = overlap(first, other, grid)
+    if share < LEAST_OVERLAP:
+        return f"covers {share:.0%} of what the network sees of scan, less than {LEAST_OVERLAP:.0%}"
+    if same_grid and np.array_equal(first.voxels, other.voxels):
+        return "is the same image as scan"
+    return ""
+
+
+def _inside(volume: Volume, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
+    index = geometry.to_index(volume.affine, points_mm)
+    inside = (index >= -0.5) & (index <= np.array(volume.voxels.shape[::-1]) - 0.5)
+    return np.asarray(inside.all(axis=1))
