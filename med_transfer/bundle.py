@@ -35,6 +35,7 @@ from med_transfer.classifier import Classifier
 from med_transfer.cohort_profile import CohortProfile
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
+from med_transfer.evaluation.decisions import ChosenPoint
 from med_transfer.fusion import Fusion
 from med_transfer.labels import Labels
 from med_transfer.operating_point import OperatingPoint
@@ -134,6 +135,7 @@ class BundleRecord(_Record):
     backbone: BackboneRecord
     n_members: int
     operating_point: OperatingPoint = OperatingPoint()
+    chosen_point: ChosenPoint | None = None
     calibration: Calibrator = Uncalibrated()
     abstain_above_novelty: float | None = None
     input_envelope: InputEnvelope

@@ -84,10 +84,15 @@ def judge(
     )  # fmt: skip
     metrics = metrics.model_copy(
         update={
-            "kept_network": kept, "fit_gap": gap, "fusion": fusion, "shortcuts": shortcuts, "overlap": overlap,
+            "kept_network": kept,
+            "fit_gap": gap,
+            "fusion": fusion,
+            "shortcuts": shortcuts,
+            "overlap": overlap,
             "domain": domain,
+            "chosen_point": record.chosen_point,
         }
-    )  # fmt: skip
+    )
     metrics.save(out / "metrics.json")
     evidence = Evidence(
         metrics, summary, curves, _misses(record, prepared, predictions), truth=cohort.truth, probabilities=shown,
@@ -152,18 +157,23 @@ def _misses(record: BundleRecord, prepared: PreparedCohort, predictions: Sequenc
     """The wrong calls that were surest of themselves, with what the network saw."""
     truths = [_truth(case) for case in prepared.cohort.cases]
     wrong = [row for row, truth in enumerate(truths) if predictions[row].predicted != truth]
-    surest = sorted(wrong, key=lambda row: -max(predictions[row].probabilities.values()))[:N_MISSES]
+    surest = sorted(wrong, key=lambda row: -_of_the_call(predictions[row]))[:N_MISSES]
     look = record.preprocessing
     return [
         Miss(
             scan=predictions[row].scan,
             truth=truths[row],
             predicted=predictions[row].predicted,
-            probability=max(predictions[row].probabilities.values()),
+            probability=_of_the_call(predictions[row]),
             picture=three_planes(prepared.tensors[row][0], look.orientation, look.spacing_mm),
         )
         for row in surest
     ]
+
+
+def _of_the_call(prediction: Prediction) -> float:
+    """The probability of what was called, which need not be the most probable class; of findings the greatest."""
+    return prediction.probabilities.get(prediction.predicted, max(prediction.probabilities.values()))
 
 
 def _truth(case: Case) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.calibration import Calibration
+from med_transfer.evaluation.decisions import ChosenPoint
 from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.estimate import Estimate, Record
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
@@ -195,6 +196,7 @@ class Metrics(Record):
         overlap, domain: how far a cohort that a bundle was judged on is new to it, and how far it lies from the one
             the bundle was developed on; None for the test scans of a run.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
+        chosen_point: how the operating point was chosen; None for a bundle that does not tell.
         kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
     """
 
@@ -222,6 +224,7 @@ class Metrics(Record):
     kept_network: KeptNetwork | None = None
     fit_gap: FitGap | None = None
     fusion: FusionMetrics | None = None
+    chosen_point: ChosenPoint | None = None
     failed: Failed = Failed()
     bootstrap: Bootstrap
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.calibration import CalibrationConfig
 from med_transfer.cohorts.splits import SplitConfig
+from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.fusion.config import FusionConfig
 from med_transfer.page import Language
 from med_transfer.preprocessing.config import ChannelConfig, Modality, Normalisation
@@ -185,6 +186,8 @@ class FinetuneConfig(_Config):
         scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
         calibration: how logits become probabilities, see CalibrationConfig.
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
+        operating_point: how probabilities become calls, see OperatingPointConfig. The only part that may change in a
+            run folder that has been trained.
         subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
@@ -198,6 +201,7 @@ class FinetuneConfig(_Config):
     calibration: CalibrationConfig = CalibrationConfig()
     scratch_twin: bool = True
     fusion: FusionConfig | None = None
+    operating_point: OperatingPointConfig = OperatingPointConfig()
     subgroups: tuple[str, ...] | None = None
     abstain_above_novelty: Share | None = None
     seed: int = 0
@@ -236,6 +240,9 @@ class FinetuneConfig(_Config):
 def _contradiction(config: FinetuneConfig) -> str:
     """Why transfer and training do not go together; empty when they do."""
     transfer, training = config.transfer, config.training
+    if config.operating_point.is_chosen and config.fusion is not None and config.fusion.report == "fused":
+        rule = config.operating_point.rule
+        return f"operating_point.rule {rule} with fusion.report fused: thresholds are chosen for the network alone"
     strategy = transfer.strategy
     if transfer.on_harm == "fallback" and not config.scratch_twin:
         return "transfer.on_harm fallback without scratch_twin: there is no network to fall back to"

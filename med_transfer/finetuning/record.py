@@ -9,12 +9,12 @@ from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Pro
 from med_transfer.cohort_profile import CohortProfile
 from med_transfer.evaluation.metrics import KeptNetwork
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.deciding import decide
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
 from med_transfer.finetuning.unlabelled import patient_hashes
 from med_transfer.fusion import Fusion
 from med_transfer.lineage import source_licences, source_provenance
-from med_transfer.operating_point import OperatingPoint
 from med_transfer.transfer.config import TransferConfig
 
 
@@ -27,13 +27,15 @@ def bundle_record(
     ``config`` and ``source`` are those of that ensemble: the scratch twin's where it was fallen back to.
     """
     labels = plan.prepared.cohort.labels
+    operating_point, chosen_point = decide(plan, config, trained)
     return BundleRecord(
         classes=labels.names,
         multilabel=labels.multilabel,
         preprocessing=plan.preprocessing,
         backbone=_backbone(config, source),
         n_members=plan.split.n_members,
-        operating_point=OperatingPoint.default(labels),
+        operating_point=operating_point,
+        chosen_point=chosen_point,
         calibration=trained.ensemble.calibrator,
         abstain_above_novelty=config.abstain_above_novelty,
         input_envelope=_envelope(plan),

@@ -14,9 +14,11 @@ from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import save_bundle
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
+from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.deciding import check_decisions
 from med_transfer.finetuning.fallback import choose_network
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.fusing import check_fusion, fuse_run
@@ -70,13 +72,16 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     check_transfer(config, source.encoder)
     precision(config.training.precision)
     resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
-    check_fusion(cohort, split_cohort(cohort, config.split), config)
+    split = split_cohort(cohort, config.split)
+    check_fusion(cohort, split, config)
+    check_decisions(cohort, split, config)
     check_subgroups(cohort, config.subgroups)
     _claim(out, config)
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)
         plan = make_plan(cohort, config, source.spec, out, progress)
         check_fusion(plan.prepared.cohort, plan.split, config, warn=True)  # again, without what could not be read
+        check_decisions(plan.prepared.cohort, plan.split, config)
         trained = train(plan, config, source, out / "training", progress)
         scratch = _train_scratch_twin(plan, config, source, out / "training-scratch", progress)
         kept = choose_network(plan, config, trained, scratch)
@@ -137,15 +142,25 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
 def _claim(out: Path, config: FinetuneConfig) -> None:
     """Make the run folder ours: write the config, or find the same one there from a run that was killed.
 
-    Without a lock there was no training: a run that was refused does not keep the folder from the corrected one.
+    Another operating point changes no training: it is chosen anew on the same validation scans. Without a lock there
+    was no training: a run that was refused does not keep the folder from the corrected one.
     """
     file = out / "config.yaml"
-    if file.exists() and (out / LOCK_FILE).exists() and load_config(FinetuneConfig, file) != config:
+    if (
+        file.exists()
+        and (out / LOCK_FILE).exists()
+        and _trained_as(load_config(FinetuneConfig, file)) != _trained_as(config)
+    ):
         raise UsageError(
             "the folder holds a run with another config", where=out, expected="a new folder, or the same config",
             action="Choose another -o",
         )  # fmt: skip
     dump_config(config, file)
+
+
+def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
+    """What decides the training: everything but the operating point."""
+    return config.model_copy(update={"operating_point": OperatingPointConfig()})
 
 
 @contextmanager

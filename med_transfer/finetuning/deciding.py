@@ -1,0 +1,40 @@
+"""The operating point of a run, from its validation scans. No test scan is looked at."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from med_transfer.cohorts import Cohort, Split
+from med_transfer.decision.choosing import check_point, choose_point
+from med_transfer.evaluation.decisions import ChosenPoint
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.plan import Plan
+from med_transfer.operating_point import OperatingPoint
+
+
+def check_decisions(cohort: Cohort, split: Split, config: FinetuneConfig) -> None:
+    """Refuse an operating point that cannot be had, before anything is trained.
+
+    Raises:
+        ConfigError, TooFewPatients: as :func:`med_transfer.decision.choosing.check_point`.
+    """
+    check_point(config.operating_point, cohort.subset(_validation(split)).truth, cohort.labels)
+
+
+def decide(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> tuple[OperatingPoint, ChosenPoint]:
+    """The operating point of the ensemble that was kept, and what it reaches on the validation scans.
+
+    Raises:
+        ConfigError, TooFewPatients: as :func:`med_transfer.decision.choosing.choose_point`.
+    """
+    cohort = plan.prepared.cohort.subset(_validation(plan.split))
+    return choose_point(
+        config.operating_point, trained.validation, cohort.truth, cohort.patients, cohort.labels,
+        n_networks=plan.split.n_members, seed=config.seed,
+    )  # fmt: skip
+
+
+def _validation(split: Split) -> list[int]:
+    """In the order of :attr:`TrainedEnsemble.validation`."""
+    return list(chain.from_iterable(split.validation))
