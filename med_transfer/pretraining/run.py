@@ -24,6 +24,7 @@ from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, Training
 from med_transfer.pretraining.masked_autoencoding import MaskedAutoencoding
 from med_transfer.pretraining.method import Material, Method
 from med_transfer.pretraining.origin import Origin
+from med_transfer.pretraining.painted_nodules import PaintedNodules
 from med_transfer.pretraining.probe import LinearProbe, linear_probe
 from med_transfer.pretraining.processes import Processes, joined
 from med_transfer.pretraining.reading import Source, prepare_source
@@ -141,7 +142,10 @@ def _method(networks: _Networks, material: Material) -> Method:
         if config.method == "supervised":
             supervised = SupervisedLabels if config.supervised.target == "label" else SupervisedMasks
             return supervised(encoder, material)
-        return (Contrastive if config.method == "contrastive" else MaskedAutoencoding)(encoder, material)
+        kinds: dict[str, type[Method]] = {
+            "contrastive": Contrastive, "masked_autoencoding": MaskedAutoencoding, "painted_nodules": PaintedNodules,
+        }  # fmt: skip
+        return kinds[config.method](encoder, material)
 
 
 def _source(
