@@ -86,7 +86,7 @@ def proportions(size: int, truth: float, samples: int, resamples: int, seed: int
 def _exact(method: Callable[[float, float], Interval | None], size: int, truth: float) -> float:
     """Coverage by the sum over all numbers of hits; no simulation."""
     hits = np.arange(size + 1)
-    limits = np.array([method(k, size) for k in hits])
+    limits = np.array([method(float(k), size) for k in hits])
     return float(binom.pmf(hits, size, truth)[(limits[:, 0] <= truth) & (truth <= limits[:, 1])].sum())
 
 
