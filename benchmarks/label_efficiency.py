@@ -30,14 +30,14 @@ import torch
 import torch.nn.functional as F
 from lidc_crops import TASKS, Crops, augmented, balanced, centre, few, load, prepare, split
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-from sklearn.model_selection import StratifiedKFold
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from med_transfer.backbones import InputSpec, LoadedBackbone, load_backbone
 from med_transfer.pretraining.views import reduce, reorient, window
+from med_transfer.transfer.linear_head import probe_model
 
 BACKBONES = {
     "scratch": "resnet18-w32", "small": "med-transfer-small", "astra": "astra",
@@ -119,7 +119,7 @@ def fine_tuned(
     random, choose = torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)
     images = torch.from_numpy(crops.images[training]).to(device).float()[:, None]
     truth = crops.labels[job.task][training]
-    network = Network(job.arm, weights, seed).to(device, memory_format=torch.channels_last_3d).train()
+    network = Network(job.arm, weights, seed).to(device).to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     rates = [{"params": network.encoder.parameters(), "lr": how.learning_rate}]
     rates.append({"params": network.head.parameters(), "lr": max(how.learning_rate, 1e-3)})
     optimizer = torch.optim.AdamW(rates, weight_decay=0.05)
@@ -150,14 +150,10 @@ def rate_share(progress: float) -> float:
 def probed(
     crops: Crops, job: Job, training: np.ndarray, test: np.ndarray, weights: Path | None, out: Path
 ) -> np.ndarray:
-    """Logistic regression on frozen features; its strength is chosen by cross-validation on the training cases."""
-    x, truth = frozen_features(crops, job.arm.removeprefix("probe-"), weights, out), crops.labels[job.task][training]
-    folds = StratifiedKFold(min(5, np.bincount(truth).min()), shuffle=True, random_state=job.split)
-    head = LogisticRegressionCV(
-        Cs=np.logspace(-4, 1, 6), cv=folds, class_weight="balanced", scoring="neg_log_loss", max_iter=500,
-        l1_ratios=(0,), use_legacy_attributes=False,
-    )  # fmt: skip
-    return make_pipeline(StandardScaler(), head).fit(x[training], truth).predict_proba(x[test])
+    """Logistic regression on frozen features, as strong as ``med-transfer select`` has it (decision 9)."""
+    x = frozen_features(crops, job.arm.removeprefix("probe-"), weights, out)
+    probe = probe_model(10 / x.shape[1], balanced=True)
+    return probe.fit(x[training], crops.labels[job.task][training]).predict_proba(x[test])
 
 
 def frozen_features(crops: Crops, name: str, weights: Path | None, out: Path) -> np.ndarray:

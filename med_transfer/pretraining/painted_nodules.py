@@ -100,5 +100,10 @@ class PaintedNodules(Method):
     def _place_loss(self, logits: list[Tensor], nodules: Nodules) -> Tensor:
         truth = reduce(torch.cat([nodules.mask, nodules.solid], dim=1), self.config.input_shape)
         truth = reorient(truth, CROP_ORIENTATION, self.material.input.orientation)
-        each = [F.binary_cross_entropy_with_logits(one, F.adaptive_avg_pool3d(truth, one.shape[2:])) for one in logits]
+        each = [
+            F.binary_cross_entropy_with_logits(
+                one, F.adaptive_avg_pool3d(truth, (one.shape[2], one.shape[3], one.shape[4]))
+            )
+            for one in logits
+        ]
         return torch.stack(each).mean() if each else truth.new_zeros(())

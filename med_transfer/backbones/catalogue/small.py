@@ -24,7 +24,7 @@ SPECS = (
         paper="He et al. 2016, arXiv:1512.03385 (network); Vallieres et al. 2015, Phys Med Biol 60:5471 (scans)",
         training_data="nodules painted into crops of 51 body CT (TCIA Soft-tissue-Sarcoma, CC BY 3.0)",
         pooled_stages=(-2, -1),
-        sha256=None,
+        sha256="5b1d2760d4a13bb5e4d1b28da4c22d13be3b6ee633c2d5abdcc8caa72f55415c",
         notes="The default: `resnet18-w32` that learned to say what was painted into crops 24 to 70 mm wide. Made for "
         "nodules in the lung, at input shapes of about 16 x 32 x 32. Card: docs/backbones/med-transfer-small.md.",
     ),
