@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from threadpoolctl import threadpool_limits
 
 from med_transfer.evaluation import measures
 from med_transfer.evaluation.estimate import Estimate
@@ -110,9 +111,10 @@ def _held_out(development: Development, names: Sequence[str], folds: Sequence[Fo
     if not folds or not names:
         return None
     probabilities = np.zeros(development.truth.shape)
-    for train, held_out in folds:
-        asked = [development.facts[scan] for scan in held_out]
-        probabilities[held_out] = _predict(development, train, asked, names)
+    with threadpool_limits(1):  # small fits, in which threads only wait for each other
+        for train, held_out in folds:
+            asked = [development.facts[scan] for scan in held_out]
+            probabilities[held_out] = _predict(development, train, asked, names)
     return probabilities
 
 
