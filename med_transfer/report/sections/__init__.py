@@ -15,6 +15,7 @@ from med_transfer.report.sections import (
     methods,
     misses,
     model_card,
+    operating_point,
     rates,
     shortcuts,
     subgroups,
@@ -25,7 +26,7 @@ SECTIONS: tuple[SectionModule, ...] = (
     first_screen,
     flow,
     domain,
-    # operating_point
+    operating_point,
     rates,
     confusion,
     curves,
