@@ -43,7 +43,8 @@ def judge_run(
     return judge(
         record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),
         baselines=baselines, gain=gain, curves=_curves(bundled, config), seed=config.seed,
-        kept=kept, gap=bundled.gap, subgroups=config.subgroups, shortcuts=shortcuts, openings=openings,
+        kept=kept, gap=bundled.gap, subgroups=config.subgroups, shortcuts=shortcuts, config=config.evaluation,
+        openings=openings,
     )  # fmt: skip
 
 
