@@ -11,7 +11,7 @@ from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.calibration import Calibration
 from med_transfer.evaluation.config import EvaluationConfig
-from med_transfer.evaluation.decisions import ChosenPoint
+from med_transfer.evaluation.decisions import ChosenPoint, Openings
 from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.estimate import Estimate, Record
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
@@ -194,11 +194,14 @@ class Metrics(Record):
         macro_average_precision: mean over the classes that have cases.
         subgroups: column to value to measures.
         subgroup_tests: column to whether its subgroups differ.
-        shortcuts: what the acquisition alone gives away; None for a bundle that was judged alone.
+        baselines: name to a simpler model on the same scans, fitted on development scans; where ``external``, within
+            the judged cohort, each patient by models of the others.
+        shortcuts: what the acquisition alone gives away; of another cohort None where it has too few patients.
         overlap, domain: how far a cohort that a bundle was judged on is new to it, and how far it lies from the one
             the bundle was developed on; None for the test scans of a run.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         chosen_point: how the operating point was chosen; None for a bundle that does not tell.
+        openings: how often these test scans were read by a network, and under which lock.
         kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
     """
 
@@ -227,9 +230,15 @@ class Metrics(Record):
     fit_gap: FitGap | None = None
     fusion: FusionMetrics | None = None
     chosen_point: ChosenPoint | None = None
+    openings: Openings | None = None
     failed: Failed = Failed()
     evaluation: EvaluationConfig = EvaluationConfig()
     bootstrap: Bootstrap
+
+    @property
+    def external(self) -> bool:
+        """Whether a bundle was judged on another cohort than that of its run."""
+        return self.domain is not None
 
     def save(self, path: Path | str) -> None:
         """Write metrics.json whole or not at all. Raises OutputError when it cannot be written."""
