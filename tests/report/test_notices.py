@@ -30,6 +30,6 @@ def test_failures_and_few_scans_are_warnings():
     data = three_classes(30)
     failed = [Prediction("s", status="failed", reason="truncated")]
     found = by_title(metrics_of(data, failed=failed))
-    assert "1 of 31 scans gave no prediction" in found
+    assert "1 × truncated" in found["1 of 31 scans gave no prediction"].text
     few = [f"{name} ({n})" for name, n in zip(data.labels.names, data.truth.sum(0), strict=True) if n < 10]
     assert ", ".join(few) in found["Too few test scans to trust a rate"].text

@@ -10,10 +10,12 @@ from med_transfer.evaluation.metrics import FitGap, KeptNetwork, Metrics, Transf
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import difference
+from med_transfer.report.sections.flow_diagram import by_finding
 
 Level = Literal["good", "neutral", "warning"]
 
 STRONGEST_BASELINE = "handcrafted"
+MOST_REASONS = 3
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
 
 _GAIN: dict[str, tuple[Level, str, str]] = {
@@ -55,7 +57,7 @@ def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     found = [
         _fusion(metrics.fusion, t), _leaks(metrics.fusion, t), _transfer(metrics.transfer_gain, t),
         _kept(metrics.kept_network, t), _baseline(metrics, judged, t), _gap(metrics.fit_gap, t),
-        _failed(metrics, t), _few(metrics, t),
+        _failed(evidence, t), _few(metrics, t),
     ]  # fmt: skip
     return [notice for notice in found if notice is not None]
 
@@ -142,14 +144,19 @@ def _baseline(metrics: Metrics, judged: str, t: Translator) -> Notice | None:
     return Notice(level, title, f"{text} {measured}")
 
 
-def _failed(metrics: Metrics, t: Translator) -> Notice | None:
-    if not metrics.failed.n:
+def _failed(evidence: Evidence, t: Translator) -> Notice | None:
+    """How many scans could not be used, and the commonest reasons."""
+    failed = evidence.metrics.failed
+    if not failed.n:
         return None
-    asked = metrics.n_scans + metrics.failed.n
+    reasons = list(by_finding(failed.reasons).items())
+    named = "; ".join(f"{n} × {reason}" for reason, n in reasons[:MOST_REASONS])
+    rest = sum(n for _, n in reasons[MOST_REASONS:])
     return Notice(
         "warning",
-        t("{n} of {asked} scans gave no prediction", n=metrics.failed.n, asked=asked),
-        t("No rate on this page counts them. Reasons are listed below the summary."),
+        t("{n} of {asked} scans gave no prediction", n=failed.n, asked=evidence.n_asked),
+        t("No rate on this page counts them. {reasons}.", reasons=named)
+        + (" " + t("{n} more for other reasons, listed below.", n=rest) if rest else ""),
     )
 
 
