@@ -59,7 +59,7 @@ def test_the_diagram_of_a_run_says_all_of_it():
     given, flow = with_flow(["train", "val", "test"] * (N // 3))
     spoken = flow_diagram(flow, given, ENGLISH).description
     assert f"In the cohort table: {N + 3} scans, {flow.found.patients} patients" in spoken
-    assert "Excluded: 3 scans, 1 patient: 2 × 3 slices are missing; 1 × truncated" in spoken
+    assert "Excluded: 3 scans, 1 patient: 3 slices are missing (2); truncated (1)" in spoken
     for name in ("Training", "Validation", "Test"):
         assert f"{name}: {N // 3} scans" in spoken
     for row, (name, found) in enumerate(given.metrics.classes.items()):
@@ -106,8 +106,8 @@ def test_findings_are_told_in_two_by_two_numbers():
 
 
 def test_equal_findings_count_together():
-    reasons = {"tilted; expected none.": 1, "cut off.": 2, "tilted; expected less.": 2}
-    assert by_finding(reasons) == {"tilted": 3, "cut off": 2}
+    reasons = {"tilt 4.5; expected none.": 1, "cut off. Export it again.": 2, "tilt 4.5; expected less.": 2}
+    assert by_finding(reasons) == {"tilt 4.5": 3, "cut off": 2}
 
 
 def test_lines_fit_and_lose_nothing():

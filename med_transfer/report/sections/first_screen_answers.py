@@ -43,7 +43,10 @@ def brief(evidence: Evidence, t: Translator) -> list[tuple[str, str]]:
         (t("Possible answers"), _answers(metrics, t)),
         (t("On whom"), _on_whom(evidence, t)),
         (t("What answered"), evidence.run.backbone),
-        (t("What counts as a call"), f"{called(metrics.operating_point, t)}; {_chosen(metrics, t)}"),
+        (
+            t("What counts as a call"),
+            t("{rule}; {how}", rule=called(metrics.operating_point, t), how=_chosen(metrics, t)),
+        ),
     ]
 
 
@@ -74,7 +77,7 @@ def found(name: str, one: ClassMetrics, multilabel: bool, t: Translator) -> Foun
     )  # fmt: skip
     if rate.ci95_cluster:
         text += t(", over patients {interval}", interval=percent_interval(rate.ci95_cluster, t))
-    return Found(name, text.replace(" %", NO_BREAK + "%"), wrongly)
+    return Found(name, text.replace(" %", NO_BREAK + "%").replace("% CI ", f"%{NO_BREAK}CI{NO_BREAK}"), wrongly)
 
 
 def called(point: OperatingPoint, t: Translator) -> str:

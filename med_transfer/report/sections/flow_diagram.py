@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from med_transfer.report.figure import INK, MUTED, SHADE, Figure, drawn, short
 from med_transfer.report.numbers import patients, scans
 from med_transfer.report.run_summary import Count, ParticipantFlow
 
-WIDTH = 5.2  # inches, like all lengths here
+WIDTH = 4.5  # inches, like all lengths here
 _LINE, _PAD, _GAP = 0.165, 0.09, 0.3
-_MAIN, _SIDE = 2.35, 2.55  # widths of the two columns
+_MAIN, _SIDE = 1.95, 2.3  # widths of the two columns
 _EM = 9 / 72  # of the text
 _REASONS = 4
 
@@ -82,7 +83,7 @@ def flow_diagram(flow: ParticipantFlow, evidence: Evidence, t: Translator) -> Fi
         caption=t(
             "Counted from the rows of the cohort table. Who was left out before that table was made is not known here."
         ),
-        width_rem=32,
+        width_rem=30,
     )
 
 
@@ -128,16 +129,16 @@ def _excluded(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> list[st
     rest = sum(said.values()) - sum(shown.values())
     lines = [
         t("Excluded: {scans}", scans=_scans(flow.excluded, t)),
-        *(f"{n} × {reason}" for reason, n in shown.items()),
+        *(f"{reason} ({n})" for reason, n in shown.items()),
     ]
-    return [*lines, *([t("{n} × for other reasons", n=rest)] if rest else [])]
+    return [*lines, *([t("other reasons ({n})", n=rest)] if rest else [])]
 
 
 def by_finding(reasons: Mapping[str, int]) -> dict[str, int]:
-    """Scans by what was found wrong with them, the most frequent first, without what was expected instead."""
+    """Scans by what was found wrong with them, the most frequent first, without what was expected and what to do."""
     counted: dict[str, int] = {}
     for reason, n in reasons.items():
-        found = reason.split("; expected ")[0].rstrip(".")
+        found = re.split(r"; expected |\.(?:\s+[A-Z]|$)", reason)[0]
         counted[found] = counted.get(found, 0) + n
     return dict(sorted(counted.items(), key=lambda pair: -pair[1]))
 
