@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -99,18 +100,15 @@ def tab(profile: Path) -> Iterator[Tab]:
     """A page of a browser of its own, with an empty profile."""
     assert COMMAND is not None
     to_browser, from_browser = os.pipe(), os.pipe()
-
-    def as_three_and_four() -> None:  # the descriptors that the pipe is spoken on
-        read, write = os.dup(to_browser[0]), os.dup(from_browser[1])
-        os.dup2(read, 3)
-        os.dup2(write, 4)
-
+    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (to_browser[0], from_browser[1]))
+    # It speaks on descriptors 3 and 4, which only a shell can set without a race.
+    speaking = ("sh", "-c", f'exec "$0" "$@" 3</dev/fd/{read} 4>/dev/fd/{write}')
     process = subprocess.Popen(
-        [COMMAND, *_FLAGS, f"--user-data-dir={profile}"], pass_fds=(3, 4), preexec_fn=as_three_and_four,
+        [*speaking, COMMAND, *_FLAGS, f"--user-data-dir={profile}"], pass_fds=(read, write),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    os.close(to_browser[0])
-    os.close(from_browser[1])
+    for end in (to_browser[0], from_browser[1], read, write):
+        os.close(end)
     try:
         yield Tab(to_browser[1], from_browser[0])
     finally:

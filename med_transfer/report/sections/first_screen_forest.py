@@ -29,9 +29,7 @@ def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
         axes.grid(axis="x", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
 
-    caption = t(
-        "Square: sensitivity; bar: 95 % interval ({interval}).", interval=BINOMIAL_NAMES[metrics.evaluation.interval]
-    )
+    caption = t("Square: sensitivity; bar: 95 % {interval}.", interval=BINOMIAL_NAMES[metrics.evaluation.interval])
     if any(found.sensitivity.ci95_cluster for found in metrics.classes.values()):
         caption += " " + t(
             "Thin line: 95 % interval over patients, the one to trust because some patients have several scans."
