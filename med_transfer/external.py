@@ -13,10 +13,13 @@ from med_transfer.bundle import BundleRecord, Provenance, load_network, read_rec
 from med_transfer.cohort_profile import CohortProfile
 from med_transfer.cohorts import Cohort, Images, PreparedCohort, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
-from med_transfer.evaluation import EvaluationConfig, Metrics, prevalence_only
+from med_transfer.evaluation import EvaluationConfig, Metrics, handcrafted_within, prevalence_only
 from med_transfer.evaluation.domain import Domain, domain_of
+from med_transfer.evaluation.held_out import fewest_patients, patient_folds
 from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.predictive_values import checked_prevalence
+from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
+from med_transfer.evaluation.shortcuts import Development, acquisition_within
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
 from med_transfer.page import Language
@@ -24,6 +27,8 @@ from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
 from med_transfer.report.run_summary import RunSummary, cohort_counts, participant_flow
 from med_transfer.subgroup_columns import check_subgroups
+
+_FEWEST_PATIENTS = 10  # of a class, for a model to be fitted within the cohort
 
 
 def evaluate_bundle(
@@ -65,11 +70,11 @@ def evaluate_bundle(
         _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
     overlap = _overlap(record, prepared)
     probabilities, novelty = assess(load_network(folder), prepared)
+    baselines, shortcuts = _baselines(prepared)
     summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
     return judge(
         record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
-        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
-        domain=_domain(record, prepared, novelty), config=config,
+        baselines=baselines, shortcuts=shortcuts, domain=_domain(record, prepared, novelty), config=config,
     )  # fmt: skip
 
 
@@ -101,6 +106,21 @@ def _overlap(record: BundleRecord, prepared: PreparedCohort) -> Overlap:
         seen_patients=len({cohort.patients[i] for i in seen}),
         seen_by_source=len(_seen(source, cohort, prepared.content_hashes)) if source else None,
     )
+
+
+def _baselines(prepared: PreparedCohort) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
+    """What the network must beat, fitted within the cohort: the bundle does not hold the scans it was developed on."""
+    truth, patients, labels = prepared.cohort.truth, prepared.cohort.patients, prepared.cohort.labels
+    baselines = {"prevalence": prevalence_only(truth, len(truth))}
+    if fewest_patients(truth, patients) < _FEWEST_PATIENTS:
+        return baselines, None
+    folds = patient_folds(truth, patients, labels)
+    baselines["handcrafted"] = handcrafted_within(prepared.handcrafted, truth, folds, multilabel=labels.multilabel)
+    facts = [scan.acquisition for scan in prepared.scans]
+    acquisition, shortcuts = acquisition_within(Development(facts, truth, patients, labels))
+    if acquisition is not None:
+        baselines[ACQUISITION_BASELINE] = acquisition
+    return baselines, shortcuts
 
 
 def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.float64]) -> Domain:

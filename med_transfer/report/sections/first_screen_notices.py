@@ -17,6 +17,7 @@ Level = Literal["good", "neutral", "warning"]
 STRONGEST_BASELINE = "handcrafted"
 MOST_REASONS = 3
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
+FITTED_WITHIN = sentence("It was fitted within this cohort, each patient judged by a model of the others.")
 
 _GAIN: dict[str, tuple[Level, str, str]] = {
     "gain": (
@@ -143,7 +144,8 @@ def _baseline(metrics: Metrics, judged: str, t: Translator) -> Notice | None:
             "to explain."
         )
     measured = t("Model minus baseline: macro AUC {gain}.", gain=difference(gain, t))
-    return Notice(level, title, f"{text} {measured}")
+    within = f" {t(FITTED_WITHIN)}" if metrics.external else ""
+    return Notice(level, title, f"{text} {measured}{within}")
 
 
 def _never_called(metrics: Metrics, t: Translator) -> Notice | None:
