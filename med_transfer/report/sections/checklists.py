@@ -20,7 +20,7 @@ Status = Literal["whole", "part", "author"]
 
 _STATUS: dict[Status, str] = {
     "whole": sentence("from the run"),
-    "part": sentence("in part; the author completes it"),
+    "part": sentence("in part"),
     "author": sentence("for the author"),
 }
 

@@ -114,7 +114,10 @@ def _parts(flow: ParticipantFlow, y: float, t: Translator) -> list[Box]:
         names["train"] = t("Development, {n} folds", n=flow.n_networks)
     gap = 0.15
     width = (WIDTH - gap * (len(flow.parts) - 1)) / len(flow.parts)
-    lines = [_lines([names[part], _scans(count, t)], width) for part, count in flow.parts.items()]
+    lines = [
+        _lines([names[part], scans(count.scans, t), patients(count.patients, t)], width)
+        for part, count in flow.parts.items()
+    ]
     tallest = max(map(len, lines))
     return [
         Box(k * (width + gap), y, width, [*own, *[""] * (tallest - len(own))]) for k, own in enumerate(lines)
