@@ -53,6 +53,8 @@ class RunSummary:
         cohort: class (and ``All``) to split to count, see ``cohort_counts``.
         split: how scans were divided, one sentence.
         flow: how many scans came that far; None when nobody counted.
+        cross_validated: whether every development scan is validated once and trained on otherwise; ``cohort`` counts it
+            as training.
         config: rows (name, value) worth reading; the whole config is in config.yaml.
         seconds: wall time of the run.
         software: package to version.
@@ -67,6 +69,7 @@ class RunSummary:
     cohort: Mapping[str, Mapping[str, Count]]
     split: str = "by patient: no patient is on both sides"
     flow: ParticipantFlow | None = None
+    cross_validated: bool = False
     config: Sequence[tuple[str, str]] = ()
     seconds: float = 0.0
     software: Mapping[str, str] = field(default_factory=dict)
