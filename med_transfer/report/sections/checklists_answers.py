@@ -171,7 +171,7 @@ def _selection(evidence: Evidence, t: Translator) -> str | None:
         return None
     kept = ", ".join(f"{curve.name}: {curve.best_epoch}" for curve in evidence.curves)
     return t(
-        "Epoch with the best {measure} on validation scans; kept: {kept}", measure=evidence.curves[0].monitored_name,
+        "Epoch with the best {measure} in validation; kept: {kept}", measure=evidence.curves[0].monitored_name,
         kept=kept,
     )  # fmt: skip
 
