@@ -26,14 +26,13 @@ from med_transfer.cohort_profile import CohortProfile
 from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort, seen_before
 from med_transfer.decision.openings import OPENINGS_FILE, Opening, opened
 from med_transfer.errors import PatientLeak
-from med_transfer.evaluation import EvaluationConfig, Metrics, handcrafted_within
+from med_transfer.evaluation import EvaluationConfig, Metrics
 from med_transfer.evaluation.decisions import Openings
 from med_transfer.evaluation.domain import Domain, domain_of
-from med_transfer.evaluation.held_out import fewest_patients, patient_folds
 from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.predictive_values import checked_prevalence
-from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
-from med_transfer.evaluation.shortcuts import Development, acquisition_within
+from med_transfer.evaluation.shortcuts import Development
+from med_transfer.evaluation.within_cohort import baselines_within
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
 from med_transfer.page import Language
@@ -43,8 +42,6 @@ from med_transfer.report.run_summary import RunSummary, cohort_counts, participa
 from med_transfer.subgroup_columns import check_subgroups
 
 log = logging.getLogger(__name__)
-
-_FEWEST_PATIENTS = 10  # of a class, for a model to be fitted within the cohort
 
 
 def evaluate_bundle(
@@ -88,12 +85,12 @@ def evaluate_bundle(
     network = load_network(folder)
     with _opened(record, prepared, folder, out) as openings:
         probabilities, novelty = assess(network, prepared)
-        baselines, shortcuts = _baselines(record, prepared)
+        within, shortcuts = baselines_within(prepared.handcrafted, _as_development(prepared))
         summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
         return judge(
             record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
-            baselines=baselines, shortcuts=shortcuts, domain=_domain(record, prepared, novelty), openings=openings,
-            config=config,
+            baselines=_prevalence(record, len(prepared.scans)) | within, shortcuts=shortcuts,
+            domain=_domain(record, prepared, novelty), openings=openings, config=config,
         )  # fmt: skip
 
 
@@ -161,21 +158,9 @@ def _overlap(record: BundleRecord, prepared: PreparedCohort) -> Overlap:
     )
 
 
-def _baselines(
-    record: BundleRecord, prepared: PreparedCohort
-) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
-    """What the network must beat, fitted within the cohort: the bundle does not hold the scans it was developed on."""
-    truth, patients, labels = prepared.cohort.truth, prepared.cohort.patients, prepared.cohort.labels
-    baselines = _prevalence(record, len(truth))
-    if fewest_patients(truth, patients) < _FEWEST_PATIENTS:
-        return baselines, None
-    folds = patient_folds(truth, patients, labels)
-    baselines["handcrafted"] = handcrafted_within(prepared.handcrafted, truth, folds, multilabel=labels.multilabel)
-    facts = [scan.acquisition for scan in prepared.scans]
-    acquisition, shortcuts = acquisition_within(Development(facts, truth, patients, labels))
-    if acquisition is not None:
-        baselines[ACQUISITION_BASELINE] = acquisition
-    return baselines, shortcuts
+def _as_development(prepared: PreparedCohort) -> Development:
+    cohort = prepared.cohort
+    return Development([scan.acquisition for scan in prepared.scans], cohort.truth, cohort.patients, cohort.labels)
 
 
 def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.float64]) -> Domain:
