@@ -38,7 +38,7 @@ from med_transfer.model_card import model_card_rows
 from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
-from med_transfer.report.run_summary import RunSummary, cohort_counts
+from med_transfer.report.run_summary import RunSummary, cohort_counts, participant_flow
 from med_transfer.subgroup_columns import check_subgroups
 
 log = logging.getLogger(__name__)
@@ -177,15 +177,16 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
 def _summary(
     record: BundleRecord, prepared: PreparedCohort, overlap: Overlap, seconds: float, language: Language
 ) -> RunSummary:
-    cohort = prepared.cohort
+    cohort, parts = prepared.cohort, ["test"] * len(prepared.scans)
     new = "no patient of this cohort was used in training (the bundle remembers whom it saw)"
     return RunSummary(
         title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
         question=f"Which of {', '.join(record.classes)}?",
         backbone=record.backbone.name,
         backbone_licence=record.backbone.licence,
-        cohort=cohort_counts(cohort.truth, cohort.patients, ["test"] * len(prepared.scans), cohort.labels),
+        cohort=cohort_counts(cohort.truth, cohort.patients, parts, cohort.labels),
         split=f"not at all: {overlap.sentence or new}",
+        flow=participant_flow(cohort.patients, parts, [scan.patient for scan in prepared.failed]),
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),
