@@ -54,7 +54,8 @@ def test_a_label_that_the_bundle_does_not_know_is_refused(
     rows[1]["label"] = "granuloma"
     refused = command("evaluate", finished.bundle, write_rows(tmp_path / "c.csv", rows), "-o", tmp_path / "out")
     assert refused.code == 2
-    assert "granuloma" in refused.err
+    assert "class 'granuloma' is not in both the table and the bundle; expected the bundle's" in refused.err
+    assert "row 3" in refused.err
 
 
 def test_an_external_cohort_is_held_against_the_one_of_the_bundle(judged, finished: FinishedRun):
