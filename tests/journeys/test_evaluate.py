@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
-from command_line import Command, FinishedRun, Outcome, read_rows, write_rows
+from command_line import TINY, Command, FinishedRun, Outcome, read_rows, settings, write_rows
 
 from med_transfer.bundle import read_record
 
@@ -45,6 +46,22 @@ def test_rates_are_stated_as_was_asked_for(command: Command, finished: FinishedR
         refused = command(*words, stated)
         assert (refused.code, said in refused.err) == (2, True), refused.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prevalence_can_be_stated_for_a_run_that_has_been_trained(
+    command: Command, finished: FinishedRun, cohort_csv, tmp_path
+):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    words = ("finetune", cohort_csv, "-o", folder, *settings(*TINY), "--prevalence")
+    refused = command(*words, "part=0.1")
+    assert (refused.code, "prevalence: part is no class" in refused.err) == (2, True)
+    before = json.loads((folder / "metrics.json").read_text())
+    outcome = command(*words, "solid=0.2")
+    assert outcome.code == 0, outcome.err
+    after = json.loads((folder / "metrics.json").read_text())
+    assert after["classes"]["solid"]["at_prevalence"]["prevalence"] == 0.2
+    assert after["classes"]["solid"]["sensitivity"] == before["classes"]["solid"]["sensitivity"]
+    assert after["macro_auc"] == before["macro_auc"]
 
 
 def test_a_label_that_the_bundle_does_not_know_is_refused(
