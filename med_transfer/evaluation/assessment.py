@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.evaluation import measures
+from med_transfer.evaluation.calibrated import calibration
 from med_transfer.evaluation.class_measures import class_metrics
 from med_transfer.evaluation.class_rates import sensitivities
 from med_transfer.evaluation.comparison import paired_difference
@@ -77,7 +78,7 @@ def evaluate(
         macro_average_precision=measures.macro_average_precision(scored, bootstrap),
         confusion_matrix=measures.confusion_matrix(scored),
         prevalence=dict(zip(labels.names, scored.truth.mean(axis=0).tolist(), strict=True)),
-        calibration=measures.calibration(scored, bootstrap),
+        calibration=calibration(scored, bootstrap),
         operating_point=scored.operating_point,
         baselines={name: _baseline(scored, other, bootstrap, config) for name, other in baselines.items()},
         subgroups={one.column: subgroup_metrics(scored, one, bootstrap, config) for one in groupings},

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
-from med_transfer.evaluation.calibration import Calibration
+from med_transfer.evaluation.calibration_metrics import Calibration
 from med_transfer.evaluation.decisions import ChosenPoint
 from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.estimate import Estimate, Record
