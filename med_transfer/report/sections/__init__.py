@@ -6,8 +6,10 @@ from med_transfer.report.section import SectionModule
 from med_transfer.report.sections import (
     calibration,
     comparisons,
+    conformal,
     confusion,
     curves,
+    decision_curve,
     domain,
     first_screen,
     flow,
@@ -30,8 +32,8 @@ SECTIONS: tuple[SectionModule, ...] = (
     confusion,
     curves,
     calibration,
-    # decision_curve
-    # conformal
+    decision_curve,
+    conformal,
     comparisons,
     fusion,
     subgroups,
