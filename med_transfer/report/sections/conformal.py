@@ -24,28 +24,23 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 
 
 def _coverage(sets: SetMetrics, t: Translator) -> Table:
-    rows = [(name, *_row(found, sets.target, t)) for name, found in sets.classes.items()]
-    total = (t("All"), Cell(f"{sets.target:.0%}", values={"": sets.target}), estimated(sets.coverage, "percent", t),
-             Cell("–", values={"": None}), Cell("–", values={"": None}))  # fmt: skip
+    asked, nothing = Cell(f"{100 * sets.target:g} %", values={"": sets.target}), Cell("–", values={"": None})
+    rows = [(name, asked, *_row(found, t)) for name, found in sets.classes.items()]
     return Table(
         "coverage",
         t("How often the set of a scan of each class holds that class"),
         (
-            t("Class"),
-            t("Asked"),
-            t("Reached on test scans"),
-            t("In the set from probability"),
+            t("Class"), t("Asked"), t("Reached on test scans"), t("In the set from probability"),
             t("Validation patients"),
         ),
-        [*rows, total],
+        [*rows, (t("All"), asked, estimated(sets.coverage, "percent", t), nothing, nothing)],
         total=True,
-    )
+    )  # fmt: skip
 
 
-def _row(found: ClassSets, target: float, t: Translator) -> list[Cell]:
+def _row(found: ClassSets, t: Translator) -> list[Cell]:
     always = t("always") if found.threshold == 0 else f"{found.threshold:.3f}"
     return [
-        Cell(f"{target:.0%}", values={"": target}),
         estimated(found.coverage, "percent", t),
         Cell(always, values={"": found.threshold}),
         Cell(str(found.n_patients), values={"": found.n_patients}),
@@ -73,7 +68,9 @@ def _notes(sets: SetMetrics, evidence: Evidence, t: Translator) -> list[str]:
         )  # fmt: skip
     single = sets.right_when_single
     if single is not None and single.value is not None:
-        found.append(t("Of the sets with exactly one class {share} hold the truth.", share=f"{single.value:.1%}"))
+        found.append(
+            t("Of the sets with exactly one class {share} hold the truth.", share=f"{100 * single.value:.1f} %")
+        )
     if evidence.judged == "fused model":
         found.append(t("The sets are made of the network's own probabilities, not of the fused ones."))
     return found

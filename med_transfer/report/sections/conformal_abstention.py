@@ -31,12 +31,12 @@ def abstention_table(metrics: Metrics, t: Translator) -> Table:
 
 
 def _called(point: AbstentionPoint) -> Cell:
-    return Cell(f"{point.share:.0%}", (f"{point.n_scans}",), {"": point.share})
+    return Cell(f"{100 * point.share:.0f} %", (f"{point.n_scans}",), {"": point.share})
 
 
 def _sensitivity(point: AbstentionPoint, name: str, t: Translator) -> Cell:
     cell, share = estimated(point.sensitivity[name], "percent", t), point.called[name]
-    note = () if share is None else (t("{share} of the class called", share=f"{share:.0%}"),)
+    note = () if share is None else (t("{share} of the class called", share=f"{100 * share:.0f} %"),)
     return Cell(
         cell.text,
         (*cell.notes, *note),
@@ -62,7 +62,7 @@ def abstention_figure(metrics: Metrics, t: Translator) -> Figure:
     spoken = "; ".join(
         t(
             "{share} called: balanced accuracy {value}",
-            share=f"{point.share:.0%}",
+            share=f"{100 * point.share:.0f} %",
             value=percent(point.balanced_accuracy),
         )
         for point in metrics.abstention

@@ -32,7 +32,7 @@ def _useful(metrics: Metrics, t: Translator) -> Table:
         t("Where acting on the probability is shown to be better than treating everyone and than treating no one"),
         (t("Class"), t("Prevalence"), t("Thresholds")),
         [
-            (name, Cell(f"{prevalence:.1%}", values={"": prevalence}), _ranges(curve.points) or t("none shown"))
+            (name, Cell(f"{100 * prevalence:.1f} %", values={"": prevalence}), _ranges(curve.points) or t("none shown"))
             for name, curve in metrics.decision_curves.items()
             for prevalence in [metrics.prevalence[name]]
         ],
