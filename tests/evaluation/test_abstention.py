@@ -68,7 +68,7 @@ def test_without_scans_of_a_class_its_coverage_is_undefined():
         target=0.9, thresholds=(0.2,) * 3, n_patients=(9,) * 3,
     )  # fmt: skip
     assert found.classes["malignant"].coverage.value is None
-    assert found.classes["malignant"].coverage.reason == "no scan of class malignant"
+    assert found.classes["malignant"].coverage.reason == "no scan of class malignant among the test scans"
 
 
 def test_certainty_agrees_for_two_classes_and_one_finding():
