@@ -25,8 +25,8 @@ from med_transfer.evaluation.metrics import ClassMetrics, Metrics
 DECISIONS_FILE = "decisions.lock.json"
 # Keys of the bundle's record. One that a record does not have was not decided by the version that wrote it.
 _DECIDED = (
-    "classes", "multilabel", "preprocessing", "operating_point", "chosen_point", "calibration", "prediction_sets",
-    "abstain_above_novelty", "fusion", "prevalence", "reported", "weights_sha256",
+    "classes", "multilabel", "preprocessing", "operating_point", "chosen_point", "calibration", "abstain_above_novelty",
+    "fusion", "prevalence", "reported", "weights_sha256",
 )  # fmt: skip
 
 
