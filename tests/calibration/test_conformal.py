@@ -4,7 +4,23 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.calibration.conformal import PredictionSets, fit_prediction_sets, least_patients
+from med_transfer.model_card import model_card_rows
+from med_transfer.preprocessing import PreprocessingConfig
+
+
+def record(**changes):
+    """Of a bundle that needs no network."""
+    return BundleRecord(
+        classes=("benign", "malignant"),
+        preprocessing=PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 1, 1)),
+        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
+        n_members=2,
+        input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
+        trained_on=Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
+        **changes,
+    )
 
 
 def two_classes(rng, n, per_patient=1):
@@ -76,6 +92,14 @@ def test_a_set_grows_with_the_coverage_and_with_no_class_it_is_written_so():
     assert PredictionSets(coverage=0.9, thresholds=(0, 0.8), n_patients=(4, 40)).written(
         np.array([0.2, 0.8]), names
     ) == ("benign;malignant")
+
+
+def test_the_model_card_tells_the_thresholds():
+    sets = PredictionSets(coverage=0.9, thresholds=(0.3, 0), n_patients=(40, 5))
+    rows = dict(model_card_rows(record(prediction_sets=sets)))
+    words = "coverage 0.9 of each class; a class is in from probability benign 0.300 (40 patients), malignant 0.000 (5"
+    assert rows["Prediction sets"].startswith(words)
+    assert "Prediction sets" not in dict(model_card_rows(record()))
 
 
 def test_sets_that_make_no_sense_are_refused():
