@@ -7,8 +7,10 @@ from med_transfer.report.sections import (
     calibration,
     checklists,
     comparisons,
+    conformal,
     confusion,
     curves,
+    decision_curve,
     domain,
     first_screen,
     flow,
@@ -38,8 +40,8 @@ SECTIONS: tuple[SectionModule, ...] = (
     confusion,
     curves,
     calibration,
-    # decision_curve
-    # conformal
+    decision_curve,
+    conformal,
     comparisons,
     fusion,
     subgroups,
