@@ -36,8 +36,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from med_transfer.backbones import InputSpec, LoadedBackbone, load_backbone
+from med_transfer.labels import Labels
 from med_transfer.pretraining.views import reduce, reorient, window
-from med_transfer.transfer.linear_head import probe_model
+from med_transfer.transfer.probes import probe_answers
 
 BACKBONES = {
     "scratch": "resnet18-w32", "small": "med-transfer-small", "astra": "astra",
@@ -150,10 +151,11 @@ def rate_share(progress: float) -> float:
 def probed(
     crops: Crops, job: Job, training: np.ndarray, test: np.ndarray, weights: Path | None, out: Path
 ) -> np.ndarray:
-    """Logistic regression on frozen features, as strong as ``med-transfer select`` has it (decision 9)."""
-    x = frozen_features(crops, job.arm.removeprefix("probe-"), weights, out)
-    probe = probe_model(10 / x.shape[1], balanced=True)
-    return probe.fit(x[training], crops.labels[job.task][training]).predict_proba(x[test])
+    """The linear probe of ``med-transfer select``, on all training cases."""
+    table, labels = frozen_features(crops, job.arm.removeprefix("probe-"), weights, out), Labels(TASKS[job.task])
+    truth = np.eye(len(labels), dtype=bool)[crops.labels[job.task]]
+    learn, judge = (np.isin(np.arange(len(truth)), cases) for cases in (training, test))
+    return probe_answers(table, truth, learn, judge, labels)
 
 
 def frozen_features(crops: Crops, name: str, weights: Path | None, out: Path) -> np.ndarray:
