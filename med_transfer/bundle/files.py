@@ -1,14 +1,4 @@
-"""The bundle: everything that inference needs, in one folder, and the only place where training meets inference.
-
-::
-
-    bundle/
-      med_transfer.json           BundleRecord: classes, preprocessing, operating point, provenance
-      models/model.safetensors    weights of all members; no pickle anywhere
-      configs/metadata.json       MONAI bundle metadata
-      configs/inference.json      MONAI bundle config: network_def, predictor, run
-      docs/README.md              model card
-"""
+"""The bundle's folder: written whole or not at all, and read back only when nothing in it was changed."""
 
 from __future__ import annotations
 
@@ -17,180 +7,23 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from med_transfer.backbones import NetworkPlan, backbones
+from med_transfer.backbones import backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import widened
-from med_transfer.calibration import Calibrator, PredictionSets, Uncalibrated
+from med_transfer.bundle.record import BundleRecord
 from med_transfer.classifier import Classifier
-from med_transfer.cohort_profile import CohortProfile
 from med_transfer.decision.lock import DECISIONS_FILE, lock_hash, require_lock
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
-from med_transfer.evaluation.decisions import ChosenPoint
-from med_transfer.fusion import Fusion
-from med_transfer.labels import Labels
-from med_transfer.operating_point import OperatingPoint
-from med_transfer.prediction import Prediction
-from med_transfer.preprocessing import PreprocessingConfig
 
 BUNDLE_FOLDER, RECORD_FILE, WEIGHTS_FILE = "bundle", "med_transfer.json", "models/model.safetensors"
 _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BackboneRecord(_Record):
-    """Where the network came from.
-
-    Attributes:
-        weights: name of the source file; None: from scratch.
-        sha256: of that file.
-        plan: how the network is built, where its name alone does not tell (nnU-Net); so the source is not needed again.
-    """
-
-    name: str
-    pooled_stages: tuple[int, ...]
-    licence: str
-    source: str
-    weights: str | None = None
-    sha256: str | None = None
-    plan: NetworkPlan | None = None
-
-
-class InputEnvelope(_Record):
-    """What training scans looked like: smallest and largest spacing along column, row, slice in mm.
-
-    ``further`` holds those of the columns after ``scan``, where there are several.
-    """
-
-    spacing_mm_low: tuple[float, float, float]
-    spacing_mm_high: tuple[float, float, float]
-    n_scans: int
-    further: tuple[InputEnvelope, ...] = ()
-
-
-class Provenance(_Record):
-    """Whom the network has learned from, without saying who: hashes only.
-
-    Attributes:
-        from_source: what of it the source network had learned from already, its own sources included; None: nothing,
-            or a bundle that does not tell.
-    """
-
-    cohort_hash: str
-    patient_hashes: tuple[str, ...]
-    content_hashes: tuple[str, ...]
-    from_source: Provenance | None = None
-
-
-class HeldOut(_Record):
-    """Whom the run is judged on: hashes of its test patients and of their scans, no identifiers."""
-
-    patient_hashes: tuple[str, ...]
-    content_hashes: tuple[str, ...]
-
-
-class TransferRecord(_Record):
-    """How the network was transferred.
-
-    Attributes:
-        strategy, regularise, batch_norm: as in the run's config.
-        adapter_reduction: of the adapters that are part of the network; None when it has none.
-        align, mapping: how features were aligned or mapped; None when they were not.
-        bottleneck: features after the autoencoder's bottleneck that is part of the network; None when it has none.
-        n_unlabelled: scans without labels that it has learned from.
-        fallback: why this is the network from scratch after all; empty when it is the transferred one.
-    """
-
-    strategy: str
-    regularise: tuple[str, ...] = ()
-    batch_norm: str = "auto"
-    adapter_reduction: int | None = None
-    align: str | None = None
-    mapping: str | None = None
-    bottleneck: int | None = None
-    n_unlabelled: int = 0
-    fallback: str = ""
-
-    def __str__(self) -> str:
-        parts = [self.strategy, *self.regularise, f"BatchNorm {self.batch_norm}"]
-        parts += [f"aligned by {self.align}"] if self.align else []
-        parts += [f"features mapped by {self.mapping}"] if self.mapping else []
-        return ", ".join([*parts, *([f"{self.n_unlabelled} unlabelled scans"] if self.n_unlabelled else [])])
-
-
-class BundleRecord(_Record):
-    """``med_transfer.json``. Fields that older bundles lack have a default that says so.
-
-    Attributes:
-        development: the scans that it was developed on; their shares of the classes are its prevalence baseline.
-        held_out: the run's own test set; None: the bundle does not tell.
-        reported: names of the measures that the run was to report.
-        lock_hash: of every decision above, see :mod:`med_transfer.decision.lock`; empty: from before there were locks.
-    """
-
-    schema_version: Literal["1"] = Field(default="1", alias="schema")
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
-
-    classes: tuple[str, ...]
-    multilabel: bool = False
-    preprocessing: PreprocessingConfig
-    backbone: BackboneRecord
-    n_members: int
-    operating_point: OperatingPoint = OperatingPoint()
-    chosen_point: ChosenPoint | None = None
-    calibration: Calibrator = Uncalibrated()
-    prediction_sets: PredictionSets | None = None
-    abstain_above_novelty: float | None = None
-    input_envelope: InputEnvelope
-    trained_on: Provenance
-    development: CohortProfile | None = None
-    held_out: HeldOut | None = None
-    transfer: TransferRecord | None = None
-    fusion: Fusion | None = None
-    reported: tuple[str, ...] = ()
-    weights_sha256: str = ""
-    lock_hash: str = ""
-    versions: dict[str, str] = Field(default_factory=dict)
-    intended_use: str = "Research use only. Not a medical device."
-
-    @model_validator(mode="after")
-    def _calibration_fits(self) -> BundleRecord:
-        if not self.calibration.fits(len(self.classes)):
-            raise ValueError(f"the calibration is not of {len(self.classes)} classes")
-        if self.prediction_sets is not None and not self.prediction_sets.fits(len(self.classes)):
-            raise ValueError(f"the prediction sets are not of {len(self.classes)} classes")
-        return self
-
-    @property
-    def labels(self) -> Labels:
-        return Labels(self.classes, self.multilabel)
-
-    def answer(self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float) -> Prediction:
-        """A scan's record completed with probabilities [class], the call at the operating point, the set of classes
-        that cannot be ruled out, and abstention."""
-        calls = self.operating_point.calls(probabilities[None], self.labels)[0]
-        limit, sets = self.abstain_above_novelty, self.prediction_sets
-        return replace(
-            prediction,
-            probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
-            predicted=";".join(name for name, called in zip(self.classes, calls, strict=True) if called),
-            prediction_set=sets.written(probabilities, self.classes) if sets is not None else "",
-            abstained=limit is not None and novelty > limit,
-            novelty=novelty,
-        )
 
 
 def save_bundle(folder: Path, record: BundleRecord, ensemble: Ensemble, model_card: str) -> Path:

@@ -1,0 +1,47 @@
+"""The bundle: everything that inference needs, in one folder, and the only place where training meets inference.
+
+::
+
+    bundle/
+      med_transfer.json           BundleRecord: classes, preprocessing, operating point, provenance
+      models/model.safetensors    weights of all members; no pickle anywhere
+      configs/metadata.json       MONAI bundle metadata
+      configs/inference.json      MONAI bundle config: network_def, predictor, run
+      docs/README.md              model card
+"""
+
+from med_transfer.bundle.files import (
+    BUNDLE_FOLDER,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    load_network,
+    read_record,
+    run_folder,
+    save_bundle,
+    versions,
+)
+from med_transfer.bundle.record import (
+    BackboneRecord,
+    BundleRecord,
+    HeldOut,
+    InputEnvelope,
+    Provenance,
+    TransferRecord,
+)
+
+__all__ = [
+    "BUNDLE_FOLDER",
+    "RECORD_FILE",
+    "WEIGHTS_FILE",
+    "BackboneRecord",
+    "BundleRecord",
+    "HeldOut",
+    "InputEnvelope",
+    "Provenance",
+    "TransferRecord",
+    "load_network",
+    "read_record",
+    "run_folder",
+    "save_bundle",
+    "versions",
+]
