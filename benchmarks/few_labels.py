@@ -95,12 +95,15 @@ def prepare(data: Path, path: Path) -> None:
     table = pd.read_csv(data / "lidc_nodules" / "labels.csv")
     to_cube = Preprocessing(
         PreprocessingConfig(
-            spacing_mm=(1.0, 1.0, 1.0), shape=(STORED,) * 3, window_hu=(-1024, 3071), output_range=(-1024, 3071)
+            spacing_mm=(1.0, 1.0, 1.0),
+            shape=(STORED, STORED, STORED),
+            window_hu=(-1024, 3071),
+            output_range=(-1024, 3071),
         )
     )
     images, features = [], []
-    for row in table.itertuples():
-        scan, mask = (read_scan(data / "lidc_nodules" / str(name)) for name in (row.scan, row.mask))
+    for names in zip(table["scan"], table["mask"], strict=True):
+        scan, mask = (read_scan(data / "lidc_nodules" / str(name)) for name in names)
         images.append(np.rint(to_cube(scan)[0].numpy()).astype(np.int16))
         features.append(handcrafted_features(scan.voxels, mask.voxels > 0, scan.spacing_mm[::-1]))
     arrays = {f"label_{task}": table[task].map(names.index).to_numpy(np.int8) for task, names in TASKS.items()}
@@ -111,7 +114,7 @@ def prepare(data: Path, path: Path) -> None:
         features=np.array(features, dtype=np.float32),
         diameter_mm=table["diameter_mm"].to_numpy(np.float32),
         patients=patients,
-        **arrays,
+        **arrays,  # type: ignore[arg-type]
     )
     print(f"{path}: {len(images)} crops of {patients.max() + 1} patients, {path.stat().st_size / 2**20:.1f} MiB")
 
@@ -126,7 +129,7 @@ def handcrafted_features(hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[flo
     extent = [np.ptp(np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {a})))) * spacing_mm[a] for a in range(3)]
     shell = ndimage.binary_dilation(mask, iterations=2) & ~mask
     around = hu[shell].astype(np.float64) if shell.any() else inside
-    core = ndimage.binary_erosion(mask)
+    core = np.asarray(ndimage.binary_erosion(mask), dtype=bool)
     centre = hu[core].astype(np.float64) if core.any() else inside
     surface = mask.sum() - core.sum()
     return [
@@ -234,7 +237,7 @@ def fit_network(
     choose = np.random.default_rng(seed)
     images = torch.from_numpy(cohort.images[training]).to(device).float()[:, None]
     truth = cohort.labels[job.task][training]
-    network = Network(job.arm, weights, seed).to(device, memory_format=torch.channels_last_3d).train()
+    network = Network(job.arm, weights, seed).to(device).to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameter_groups(job.setting), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_share(s / job.setting.steps))
     for _ in range(job.setting.steps):

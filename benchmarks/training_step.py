@@ -45,7 +45,8 @@ def time_transforms() -> None:
 
 
 def time_step(layout: torch.memory_format, *, batch: int, bf16: bool, repeats: int) -> float:
-    network = Classifier(load_backbone("resnet18-w32").encoder, 3).train().to(memory_format=layout)
+    network = Classifier(load_backbone("resnet18-w32").encoder, 3).train()
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]
     images = torch.randn(batch, 1, 32, 32, 32).contiguous(memory_format=layout)
 
     def step() -> None:

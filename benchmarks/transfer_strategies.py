@@ -66,8 +66,16 @@ def settings(transfer: dict, weights: Path | None, seed: int) -> FinetuneConfig:
 def report(name: str, seed: int, target: Path, config: FinetuneConfig, out: Path) -> None:
     """One row. Seconds are of training alone, from the run's log; reading the scans is the same for all."""
     metrics = mt.finetune(target, config, out).metrics
-    auc, sensitivity, gap = metrics.macro_auc, metrics.balanced_accuracy, metrics.fit_gap.difference
-    cells = (name, seed, f"{training_seconds(out):.0f}", interval(auc), interval(sensitivity), f"{gap:+.2f}")
+    auc, sensitivity = metrics.macro_auc, metrics.balanced_accuracy
+    gap = metrics.fit_gap.difference if metrics.fit_gap else None
+    cells = (
+        name,
+        seed,
+        f"{training_seconds(out):.0f}",
+        interval(auc),
+        interval(sensitivity),
+        "" if gap is None else f"{gap:+.2f}",
+    )
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 

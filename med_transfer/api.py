@@ -9,7 +9,7 @@ from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
 from med_transfer.comparison import Comparison, compare_runs
 from med_transfer.config import load_config
-from med_transfer.evaluation import Metrics
+from med_transfer.evaluation import EvaluationConfig, Metrics
 from med_transfer.explaining import ExplainedScans, explain_scans
 from med_transfer.explanation.settings import Fill, MapSettings, MethodName
 from med_transfer.external import evaluate_bundle
@@ -98,12 +98,13 @@ def pretrain(
 def evaluate(
     bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *,
     subgroups: Sequence[str] | None = None, allow_overlap: bool = False, progress: Progress = silent,
-    language: Language = "en",
+    language: Language = "en", config: EvaluationConfig | None = None,
 ) -> Metrics:  # fmt: skip
     """Judge a bundle on another cohort; see :func:`med_transfer.external.evaluate_bundle`."""
     return evaluate_bundle(
-        bundle, cohort, out, progress, subgroups=subgroups, allow_overlap=allow_overlap, language=language
-    )
+        bundle, cohort, out, progress, subgroups=subgroups, allow_overlap=allow_overlap, language=language,
+        config=config,
+    )  # fmt: skip
 
 
 def explain(

@@ -13,9 +13,10 @@ from med_transfer.bundle import BundleRecord, Provenance, load_network, read_rec
 from med_transfer.cohort_profile import CohortProfile
 from med_transfer.cohorts import Cohort, Images, PreparedCohort, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
-from med_transfer.evaluation import Metrics, prevalence_only
+from med_transfer.evaluation import EvaluationConfig, Metrics, prevalence_only
 from med_transfer.evaluation.domain import Domain, domain_of
 from med_transfer.evaluation.overlap import Overlap
+from med_transfer.evaluation.predictive_values import checked_prevalence
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
 from med_transfer.page import Language
@@ -28,6 +29,7 @@ from med_transfer.subgroup_columns import check_subgroups
 def evaluate_bundle(
     bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
     subgroups: Sequence[str] | None = None, allow_overlap: bool = False, language: Language = "en",
+    config: EvaluationConfig | None = None,
 ) -> Metrics:  # fmt: skip
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
 
@@ -39,9 +41,10 @@ def evaluate_bundle(
         subgroups: columns to measure by; None: every suitable one.
         allow_overlap: judge scans that the network has learned from too; metrics and report then say how many.
         language: of the report.
+        config: which intervals the rates get, and the prevalence to state predictive values at.
 
     Raises:
-        UsageError: no such column.
+        UsageError: no such column, or a prevalence is stated of no class.
         PatientLeak: a patient or a scan that the bundle, its source or its pretraining was trained on.
         CohortError, BundleError, NothingDone, OutputError: as their names say.
     """
@@ -50,6 +53,8 @@ def evaluate_bundle(
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
     check_subgroups(cohort, subgroups)
+    config = config or EvaluationConfig()
+    checked_prevalence(config.prevalence, cohort.labels)
     if not allow_overlap:  # by patient, before anything is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
     prepared = prepare_cohort(
@@ -64,7 +69,7 @@ def evaluate_bundle(
     return judge(
         record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
         baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
-        domain=_domain(record, prepared, novelty),
+        domain=_domain(record, prepared, novelty), config=config,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Case, PreparedCohort, channel_columns
 from med_transfer.ensemble import Ensemble
-from med_transfer.evaluation import Metrics, TransferGain, evaluate
+from med_transfer.evaluation import EvaluationConfig, Metrics, TransferGain, evaluate
 from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
@@ -40,6 +40,7 @@ def judge(
     gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
     kept: KeptNetwork | None = None, gap: FitGap | None = None, subgroups: Sequence[str] | None = None,
     shortcuts: Shortcuts | None = None, overlap: Overlap | None = None, domain: Domain | None = None,
+    config: EvaluationConfig | None = None,
 ) -> Metrics:  # fmt: skip
     """Write predictions, metrics and report of scans with labels.
 
@@ -60,6 +61,7 @@ def judge(
         subgroups: columns to measure by; None: every suitable one.
         shortcuts: what the acquisition of development scans gives away.
         overlap, domain: how new and how far off the scans are to a bundle that is judged on another cohort.
+        config: which intervals the rates get, and the prevalence to state predictive values at.
     """
     cohort = prepared.cohort
     predictions = [
@@ -80,7 +82,7 @@ def judge(
         cohort.truth, shown, cohort.patients, cohort.labels, operating_point=record.operating_point,
         failed=prepared.failed, baselines=baselines or {},
         subgroups=cohort_subgroups(prepared, subgroups, channel_columns(record.preprocessing)), transfer_gain=gain,
-        seed=seed,
+        config=config, seed=seed,
     )  # fmt: skip
     metrics = metrics.model_copy(
         update={

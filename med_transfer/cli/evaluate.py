@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, ReportLanguage, Subgroups, column_names
+from med_transfer.cli.options import AsJson, IntervalOfRates, Prevalence, ReportLanguage, Subgroups, column_names
 
 NAME = "evaluate"
 
@@ -17,6 +17,8 @@ def command(
     cohort: Annotated[Path, typer.Argument(help="cohort.csv of labelled scans that the bundle never saw.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
     subgroups: Subgroups = None,
+    prevalence: Prevalence = None,
+    interval: IntervalOfRates = None,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Judge scans that were seen in training too, and say so.")
     ] = False,
@@ -26,12 +28,15 @@ def command(
     """Judge a bundle on patients it was not trained on: per-class sensitivity, report, predictions."""
     from med_transfer.cli.summary import say_metrics
     from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.evaluation import EvaluationConfig
+    from med_transfer.evaluation.predictive_values import read_prevalence
     from med_transfer.external import evaluate_bundle
 
+    config = EvaluationConfig(interval=interval or "wilson", prevalence=read_prevalence(prevalence or ()))
     with progress_bars() as progress:
         metrics = evaluate_bundle(
             bundle, cohort, out, progress, subgroups=column_names(subgroups), allow_overlap=allow_overlap,
-            language=language,
+            language=language, config=config,
         )  # fmt: skip
     if as_json:
         say_json(metrics.model_dump(mode="json", by_alias=True))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, Subgroups, column_names
+from med_transfer.cli.options import AsJson, Config, IntervalOfRates, Overrides, Prevalence, Subgroups, column_names
 
 NAME = "finetune"
 
@@ -28,6 +28,8 @@ def command(
     overrides: Overrides = None,
     on_harm: OnHarm = None,
     subgroups: Subgroups = None,
+    prevalence: Prevalence = None,
+    interval: IntervalOfRates = None,
     language: Annotated[
         Literal["en", "zh-TW"] | None,
         typer.Option(help="Language of the report; the same as --set report.language=.", show_default=False),
@@ -39,10 +41,13 @@ def command(
     from med_transfer.cli.terminal import progress_bars
     from med_transfer.cohorts import Cohort
     from med_transfer.config import load_config
+    from med_transfer.evaluation.predictive_values import read_prevalence
     from med_transfer.finetuning import FinetuneConfig, finetune
 
     chosen = [f"transfer.on_harm={on_harm}"] if on_harm else []
     chosen += [f"subgroups={json.dumps(names)}"] if (names := column_names(subgroups)) is not None else []
+    chosen += [f"evaluation.prevalence={json.dumps(read_prevalence(prevalence))}"] if prevalence else []
+    chosen += [f"evaluation.interval={interval}"] if interval else []
     chosen += [f"report.language={language}"] if language else []
     settings = load_config(FinetuneConfig, config, [*(overrides or ()), *chosen])
     with progress_bars() as progress:

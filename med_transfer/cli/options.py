@@ -17,6 +17,14 @@ Subgroups = Annotated[
     typer.Option(help="Columns to measure by, for example age,sex; default: all suitable ones.", show_default=False),
 ]
 ReportLanguage = Annotated[Literal["en", "zh-TW"], typer.Option("--language", help="Language of the report.")]
+Prevalence = Annotated[
+    list[str] | None,
+    typer.Option(help="CLASS=0.1: give PPV and NPV at this prevalence of a class too; repeatable.", show_default=False),
+]
+IntervalOfRates = Annotated[
+    Literal["wilson", "clopper-pearson", "jeffreys"] | None,
+    typer.Option("--interval", help="Interval of the rates; default: wilson.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 
 

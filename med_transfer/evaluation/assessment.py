@@ -84,6 +84,7 @@ def evaluate(
         subgroup_tests=subgroup_tests(scored, groupings, seed),
         transfer_gain=transfer_gain,
         failed=_failed(failed),
+        evaluation=config,
         bootstrap=Bootstrap(n_boot=n_boot, seed=seed),
     )
 

@@ -72,12 +72,6 @@ BINOMIAL_NAMES: Mapping[BinomialMethod, str] = MappingProxyType(
 )
 
 
-def wilson_width(proportion: float, total: float) -> float:
-    """Width of the Wilson interval of ``proportion`` in ``total`` trials; the hits need not be whole."""
-    interval = wilson(proportion * total, total)
-    return 1.0 if interval is None else interval[1] - interval[0]
-
-
 def trials_for_width(proportion: float, width: float) -> int:
     """The least number of trials whose Wilson interval of ``proportion`` is at most ``width`` (in (0, 1)) wide.
 

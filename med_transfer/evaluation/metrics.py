@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.calibration import Calibration
+from med_transfer.evaluation.config import EvaluationConfig
 from med_transfer.evaluation.decisions import ChosenPoint
 from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.estimate import Estimate, Record
@@ -185,6 +186,7 @@ class Metrics(Record):
     Attributes:
         schema_version: ``schema`` in the file.
         labels: class names in the order of the confusion matrix.
+        evaluation: which intervals the rates have, and the prevalence that was stated.
         n_scans, n_patients: test scans that have a prediction, and their patients.
         confusion_matrix: scans by true class (row) and called class (column); null for several findings a scan.
         prevalence: share of the test scans that have the class.
@@ -226,6 +228,7 @@ class Metrics(Record):
     fusion: FusionMetrics | None = None
     chosen_point: ChosenPoint | None = None
     failed: Failed = Failed()
+    evaluation: EvaluationConfig = EvaluationConfig()
     bootstrap: Bootstrap
 
     def save(self, path: Path | str) -> None:

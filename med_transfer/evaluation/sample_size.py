@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from med_transfer.evaluation.binomial import trials_for_width, wilson, wilson_width
-from med_transfer.evaluation.estimate import Record
+from med_transfer.evaluation.binomial import trials_for_width, wilson
+from med_transfer.evaluation.estimate import Interval, Record
 
 
 class SampleSize(Record):
@@ -11,19 +11,28 @@ class SampleSize(Record):
 
     Attributes:
         n_patients: with the class for a sensitivity, without it for a specificity; scans of a patient count once.
-        width: of the 95 % Wilson interval with so many patients.
+        value: of the rate, in [0, 1].
+        ci95: its Wilson interval with so many patients.
         wanted_width: that was asked for.
-        n_needed: patients for ``wanted_width`` if the rate is what was found.
-        n_needed_at_worst: the same if the rate is that value of the present interval which needs most.
+        n_needed: patients for ``wanted_width`` if the rate stays at ``value``.
+        worst_value: that value in ``ci95`` which needs most patients.
+        n_needed_at_worst: patients for ``wanted_width`` if the rate is ``worst_value``.
         sentence: in words.
     """
 
     n_patients: int
-    width: float
+    value: float
+    ci95: Interval
     wanted_width: float
     n_needed: int
+    worst_value: float
     n_needed_at_worst: int
     sentence: str
+
+    @property
+    def width(self) -> float:
+        """Of the interval that there is."""
+        return self.ci95[1] - self.ci95[0]
 
 
 def sample_size(rate: str, name: str, value: float | None, n_patients: int, wanted_width: float) -> SampleSize | None:
@@ -35,15 +44,14 @@ def sample_size(rate: str, name: str, value: float | None, n_patients: int, want
     if value is None or interval is None:
         return None
     worst = min(max(0.5, interval[0]), interval[1])
-    width, needed = wilson_width(value, n_patients), trials_for_width(value, wanted_width)
-    at_worst = trials_for_width(worst, wanted_width)
+    needed, at_worst = trials_for_width(value, wanted_width), trials_for_width(worst, wanted_width)
     whose = f"with {name}" if rate == "sensitivity" else f"without {name}"
     text = (
-        f"{n_patients} patients {whose} give a {rate} of {value:.2f} an interval {width:.2f} wide; "
-        f"a width of {wanted_width:g} needs {needed} if it stays at {value:.2f}, "
-        f"and up to {at_worst} if it is {worst:.2f}"
+        f"With {n_patients} patients {whose}, a {rate} of {value:.2f} has an interval of {interval[0]:.2f} to "
+        f"{interval[1]:.2f}; for a width of {wanted_width:g} about {needed} are needed if it stays there, and up to "
+        f"{at_worst} if it is {worst:.2f}."
     )
     return SampleSize(
-        n_patients=n_patients, width=width, wanted_width=wanted_width, n_needed=needed, n_needed_at_worst=at_worst,
-        sentence=text,
+        n_patients=n_patients, value=value, ci95=interval, wanted_width=wanted_width, n_needed=needed,
+        worst_value=worst, n_needed_at_worst=at_worst, sentence=text,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from med_transfer.calibration import CalibrationConfig
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.decision.config import OperatingPointConfig
+from med_transfer.evaluation.config import EvaluationConfig
 from med_transfer.fusion.config import FusionConfig
 from med_transfer.page import Language
 from med_transfer.preprocessing.config import ChannelConfig, Modality, Normalisation
@@ -186,8 +187,9 @@ class FinetuneConfig(_Config):
         scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
         calibration: how logits become probabilities, see CalibrationConfig.
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
-        operating_point: how probabilities become calls, see OperatingPointConfig. The only part that may change in a
+        operating_point: how probabilities become calls, see OperatingPointConfig. This and the next may change in a
             run folder that has been trained.
+        evaluation: which intervals the rates get, and the prevalence to state predictive values at.
         subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
@@ -202,6 +204,7 @@ class FinetuneConfig(_Config):
     scratch_twin: bool = True
     fusion: FusionConfig | None = None
     operating_point: OperatingPointConfig = OperatingPointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     subgroups: tuple[str, ...] | None = None
     abstain_above_novelty: Share | None = None
     seed: int = 0

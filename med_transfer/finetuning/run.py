@@ -16,7 +16,9 @@ from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
 from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.errors import UsageError
+from med_transfer.evaluation.config import EvaluationConfig
 from med_transfer.evaluation.metrics import Metrics
+from med_transfer.evaluation.predictive_values import checked_prevalence
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.deciding import check_decisions
 from med_transfer.finetuning.fallback import choose_network
@@ -61,7 +63,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: the backbone or its weights cannot be used.
-        UsageError: the folder holds another run, or there is no such subgroup column.
+        UsageError: the folder holds another run, there is no such subgroup column, or a prevalence is of no class.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
@@ -76,6 +78,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     check_fusion(cohort, split, config)
     check_decisions(cohort, split, config)
     check_subgroups(cohort, config.subgroups)
+    checked_prevalence(config.evaluation.prevalence, cohort.labels)
     _claim(out, config)
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)
@@ -142,8 +145,9 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
 def _claim(out: Path, config: FinetuneConfig) -> None:
     """Make the run folder ours: write the config, or find the same one there from a run that was killed.
 
-    Another operating point changes no training: it is chosen anew on the same validation scans. Without a lock there
-    was no training: a run that was refused does not keep the folder from the corrected one.
+    Another operating point changes no training: it is chosen anew on the same validation scans. Nor does the way rates
+    are stated. Without a lock there was no training: a run that was refused does not keep the folder from the
+    corrected one.
     """
     file = out / "config.yaml"
     if (
@@ -159,8 +163,8 @@ def _claim(out: Path, config: FinetuneConfig) -> None:
 
 
 def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
-    """What decides the training: everything but the operating point."""
-    return config.model_copy(update={"operating_point": OperatingPointConfig()})
+    """What decides the training: everything but the operating point and how rates are stated."""
+    return config.model_copy(update={"operating_point": OperatingPointConfig(), "evaluation": EvaluationConfig()})
 
 
 @contextmanager

@@ -16,6 +16,11 @@ def decimal(estimate: Estimate) -> str:
     return "–" if estimate.value is None else f"{estimate.value:.3f}"
 
 
+def ratio(estimate: Estimate) -> str:
+    """A likelihood ratio, for example ``6.46``; a dash when undefined."""
+    return "–" if estimate.value is None else f"{estimate.value:.2f}"
+
+
 def signed(estimate: Estimate) -> str:
     """A difference, for example ``+0.081``; a dash when undefined."""
     return "–" if estimate.value is None else _sign(estimate.value)
@@ -29,6 +34,11 @@ def percent_interval(interval: Interval | None, t: Translator) -> str:
 def decimal_interval(interval: Interval | None, t: Translator) -> str:
     """For example ``0.812 to 0.934``."""
     return "" if interval is None else _span(f"{interval[0]:.3f}", f"{interval[1]:.3f}", t)
+
+
+def ratio_interval(interval: Interval | None, t: Translator) -> str:
+    """For example ``2.35 to 17.81``."""
+    return "" if interval is None else _span(f"{interval[0]:.2f}", f"{interval[1]:.2f}", t)
 
 
 def signed_interval(interval: Interval | None, t: Translator) -> str:

@@ -15,6 +15,8 @@ from med_transfer.report.numbers import (
     decimal_interval,
     percent,
     percent_interval,
+    ratio,
+    ratio_interval,
     signed,
     signed_interval,
 )
@@ -23,6 +25,7 @@ Value = str | int | float | None
 _SHOWN = {
     "percent": (percent, percent_interval),
     "decimal": (decimal, decimal_interval),
+    "ratio": (ratio, ratio_interval),
     "signed": (signed, signed_interval),
 }
 
@@ -101,7 +104,7 @@ def _plain(cell: str | int) -> Cell:
     return Cell(str(cell), values={"": cell})
 
 
-def estimated(estimate: Estimate, kind: Literal["percent", "decimal", "signed"], t: Translator) -> Cell:
+def estimated(estimate: Estimate, kind: Literal["percent", "decimal", "ratio", "signed"], t: Translator) -> Cell:
     """An estimate with its interval beneath, and in the CSV unrounded in columns of its own.
 
     Rates are shown in percent and written in [0, 1]; ``signed`` is for differences.

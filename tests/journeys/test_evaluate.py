@@ -9,12 +9,14 @@ from command_line import Command, FinishedRun, Outcome, read_rows, write_rows
 
 from med_transfer.bundle import read_record
 
+STATED = ("--prevalence", "part-solid=0.05", "--interval", "jeffreys")
+
 
 @pytest.fixture(scope="module")
 def judged(command: Command, finished: FinishedRun, unseen_csv, tmp_path_factory) -> tuple[Outcome, dict, str]:
     """An external evaluation: what was said, metrics.json, report.html."""
     out = tmp_path_factory.mktemp("external")
-    outcome = command("evaluate", finished.bundle, unseen_csv, "-o", out, "--subgroups", "sex, kernel")
+    outcome = command("evaluate", finished.bundle, unseen_csv, "-o", out, "--subgroups", "sex, kernel", *STATED)
     return outcome, json.loads((out / "metrics.json").read_text()), (out / "report.html").read_text()
 
 
@@ -27,6 +29,32 @@ def test_subgroups_are_those_that_were_asked_for(command: Command, finished: Fin
     refused = command("evaluate", finished.bundle, unseen_csv, "-o", tmp_path / "out", "--subgroups", "sexx")
     assert (refused.code, "subgroup column 'sexx' is not in the table" in refused.err) == (2, True)
     assert "Did you mean sex?" in refused.err
+
+
+def test_rates_are_stated_as_was_asked_for(command: Command, finished: FinishedRun, judged, unseen_csv, tmp_path):
+    _, metrics, report = judged
+    assert metrics["evaluation"] == {"interval": "jeffreys", "prevalence": {"part-solid": 0.05}, "interval_width": 0.1}
+    assert metrics["classes"]["part-solid"]["at_prevalence"]["prevalence"] == 0.05
+    assert metrics["classes"]["part-solid"]["sensitivity"]["method"].startswith("Jeffreys interval")
+    assert "At another prevalence</h2>" in report
+    words = ("evaluate", finished.bundle, unseen_csv, "-o", tmp_path / "out", "--prevalence")
+    for stated, said in (
+        ("part=0.1", "prevalence: part is no class; expected one of"),
+        ("solid=10", "--prevalence: 'solid=10'; expected CLASS=SHARE with a share between 0 and 1"),
+    ):
+        refused = command(*words, stated)
+        assert (refused.code, said in refused.err) == (2, True), refused.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_label_that_the_bundle_does_not_know_is_refused(
+    command: Command, finished: FinishedRun, unseen_csv, tmp_path
+):
+    rows = [row | {"scan": str(unseen_csv.parent / row["scan"])} for row in read_rows(unseen_csv)]
+    rows[1]["label"] = "granuloma"
+    refused = command("evaluate", finished.bundle, write_rows(tmp_path / "c.csv", rows), "-o", tmp_path / "out")
+    assert refused.code == 2
+    assert "granuloma" in refused.err
 
 
 def test_an_external_cohort_is_held_against_the_one_of_the_bundle(judged, finished: FinishedRun):

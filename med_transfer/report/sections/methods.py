@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from med_transfer.evaluation.binomial import BINOMIAL_NAMES
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
-    return Section(t("Methods"))
+    return Section(t("Methods"), values={"interval": BINOMIAL_NAMES[evidence.metrics.evaluation.interval]})

@@ -8,10 +8,15 @@ from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
 
+_AUTHORS = {"wilson": "Wilson", "clopper-pearson": "Clopper-Pearson", "jeffreys": "Jeffreys"}
+
 
 def section(evidence: Evidence, t: Translator) -> Section:
     metrics = evidence.metrics
-    caption = t("Each class against the rest, with 95 % intervals.")
+    caption = t(
+        "Each class against the rest, with 95 % intervals ({rates}; AUC: {auc}).",
+        rates=_AUTHORS[metrics.evaluation.interval], auc="Obuchowski" if evidence.clustered else "DeLong",
+    )  # fmt: skip
     if evidence.clustered:
         caption += " " + t("†: interval over patients.")
     table = Table(

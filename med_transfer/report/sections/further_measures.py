@@ -1,0 +1,56 @@
+"""Likelihood ratios and F1 of the calls; AUC, partial AUC and average precision of the probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from med_transfer.evaluation.auc import PARTIAL_FROM
+from med_transfer.evaluation.estimate import Estimate
+from med_transfer.evaluation.metrics import ClassMetrics, Metrics
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.table import Cell, Table, estimated
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    metrics = evidence.metrics
+    if all(found.f1 is None for found in metrics.classes.values()):
+        return None
+    return Section(t("Further measures"), [_calls(metrics.classes, t), _ranking(metrics, t)])
+
+
+def _calls(classes: Mapping[str, ClassMetrics], t: Translator) -> Table:
+    return Table(
+        "calls",
+        t("What a call of a class changes, at the operating point, with 95 % intervals"),
+        (t("Class"), t("LR+"), t("LR−"), t("F1")),
+        [
+            (name, _cell(one.lr_positive, "ratio", t), _cell(one.lr_negative, "ratio", t), _cell(one.f1, "decimal", t))
+            for name, one in classes.items()
+        ],
+    )
+
+
+def _ranking(metrics: Metrics, t: Translator) -> Table:
+    rows = [
+        (name, *(_cell(found, "decimal", t) for found in (one.auc, one.partial_auc, one.average_precision)))
+        for name, one in metrics.classes.items()
+    ]
+    macro = (metrics.macro_auc, None, metrics.macro_average_precision)
+    rows.append((t("Macro (mean of the classes)"), *(_cell(found, "decimal", t) for found in macro)))
+    rows.append((t("Micro (all pairs together)"), _cell(metrics.micro_auc, "decimal", t), Cell(""), Cell("")))
+    return Table(
+        "ranking",
+        t("How well the probabilities tell a class from the rest, at no operating point, with 95 % intervals"),
+        (
+            t("Class"), t("AUC"), t("AUC at specificity {least} or more", least=f"{100 * PARTIAL_FROM:.0f} %"),
+            t("Average precision"),
+        ),
+        rows,
+    )  # fmt: skip
+
+
+def _cell(found: Estimate | None, kind: Literal["decimal", "ratio"], t: Translator) -> Cell:
+    return Cell("") if found is None else estimated(found, kind, t)

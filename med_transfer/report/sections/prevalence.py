@@ -1,0 +1,44 @@
+"""Predictive values where the classes are rarer or more common than among the test scans."""
+
+from __future__ import annotations
+
+from med_transfer.evaluation.metrics import ClassMetrics, PredictiveValues
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.table import Cell, Table, estimated
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    metrics = evidence.metrics
+    rows = [
+        _row(name, found, found.at_prevalence, metrics.prevalence[name], t)
+        for name, found in metrics.classes.items()
+        if found.at_prevalence is not None
+    ]
+    if not rows:
+        return None
+    columns = (
+        t("Class"), t("Prevalence stated"), t("PPV there"), t("NPV there"), t("Prevalence here"), t("PPV here"),
+        t("NPV here"),
+    )  # fmt: skip
+    caption = t("Predictive values at the stated prevalence, beside those among the test scans, with 95 % intervals")
+    return Section(t("At another prevalence"), [Table("stated", caption, columns, rows)])
+
+
+def _row(
+    name: str, found: ClassMetrics, stated: PredictiveValues, here: float, t: Translator
+) -> tuple[Cell | str, ...]:
+    return (
+        name,
+        _share(stated.prevalence),
+        estimated(stated.ppv, "percent", t),
+        estimated(stated.npv, "percent", t),
+        _share(here),
+        estimated(found.ppv, "percent", t),
+        estimated(found.npv, "percent", t),
+    )
+
+
+def _share(prevalence: float) -> Cell:
+    return Cell(f"{100 * prevalence:.3g} %", values={"": prevalence})

@@ -1,0 +1,67 @@
+"""What so many test patients can show, and how many a narrower interval needs, in words and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from med_transfer.evaluation.sample_size import SampleSize
+from med_transfer.page import Translator, sentence
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.table import Cell, Table
+
+_SENTENCES = {
+    "sensitivity": sentence(
+        "With {n} patients with {name}, a sensitivity of {value} has an interval of {low} to {high}; for a width of "
+        "{wanted} about {needed} are needed if it stays there, and up to {most} if it is {worst}."
+    ),
+    "specificity": sentence(
+        "With {n} patients without {name}, a specificity of {value} has an interval of {low} to {high}; for a width of "
+        "{wanted} about {needed} are needed if it stays there, and up to {most} if it is {worst}."
+    ),
+}
+_NAMES = {"sensitivity": sentence("Sensitivity"), "specificity": sentence("Specificity")}
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    stated = list(_stated(evidence))
+    if not stated:
+        return None
+    words = [_in_words(name, rate, one, t) for name, rate, one in stated if rate == "sensitivity"]
+    return Section(t("What this many patients can show"), [_table(stated, t)], values={"words": words})
+
+
+def _stated(evidence: Evidence) -> Iterator[tuple[str, str, SampleSize]]:
+    for name, found in evidence.metrics.classes.items():
+        for rate, one in found.sample_size.items():
+            yield name, rate, one
+
+
+def _in_words(name: str, rate: str, one: SampleSize, t: Translator) -> str:
+    return t(
+        _SENTENCES[rate],
+        n=one.n_patients, name=name, value=_two(one.value), low=_two(one.ci95[0]), high=_two(one.ci95[1]),
+        wanted=f"{one.wanted_width:g}", needed=one.n_needed, most=one.n_needed_at_worst, worst=_two(one.worst_value),
+    )  # fmt: skip
+
+
+def _two(number: float) -> str:
+    return f"{number:.2f}"
+
+
+def _table(stated: list[tuple[str, str, SampleSize]], t: Translator) -> Table:
+    wanted = f"{stated[0][2].wanted_width:g}"
+    return Table(
+        "patients",
+        t("Patients there are, and patients that an interval of width {wanted} needs", wanted=wanted),
+        (
+            t("Class"), t("Rate"), t("Found"), t("Patients"), t("Width of the interval"), t("Needed, same rate"),
+            t("Needed at most"),
+        ),
+        [(name, *_row(rate, one, t)) for name, rate, one in stated],
+    )  # fmt: skip
+
+
+def _row(rate: str, one: SampleSize, t: Translator) -> tuple[Cell | str | int, ...]:
+    value, width = Cell(_two(one.value), values={"": one.value}), Cell(_two(one.width), values={"": one.width})
+    return t(_NAMES[rate]), value, one.n_patients, width, one.n_needed, one.n_needed_at_worst
