@@ -11,6 +11,7 @@ from med_transfer.comparison import Comparison, compare_runs
 from med_transfer.config import load_config
 from med_transfer.evaluation import EvaluationConfig, Metrics
 from med_transfer.explaining import ExplainedScans, explain_scans
+from med_transfer.explanation.config import ExplainConfig
 from med_transfer.explanation.settings import Fill, MapSettings, MethodName
 from med_transfer.external import evaluate_bundle
 from med_transfer.finetuning import FinetuneConfig, Run
@@ -98,12 +99,15 @@ def pretrain(
 def evaluate(
     bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *,
     subgroups: Sequence[str] | None = None, allow_overlap: bool = False, progress: Progress = silent,
-    language: Language = "en", config: EvaluationConfig | None = None,
+    language: Language = "en", config: EvaluationConfig | None = None, gallery: int = 6,
 ) -> Metrics:  # fmt: skip
-    """Judge a bundle on another cohort; see :func:`med_transfer.external.evaluate_bundle`."""
+    """Judge a bundle on another cohort; see :func:`med_transfer.external.evaluate_bundle`.
+
+    ``gallery`` is the number of errors, at most 12, that the report shows with where the network looked.
+    """
     return evaluate_bundle(
         bundle, cohort, out, progress, subgroups=subgroups, allow_overlap=allow_overlap, language=language,
-        config=config,
+        config=config, explain=ExplainConfig(gallery=gallery),
     )  # fmt: skip
 
 

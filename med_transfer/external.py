@@ -17,6 +17,7 @@ from med_transfer.evaluation import EvaluationConfig, Metrics, prevalence_only
 from med_transfer.evaluation.domain import Domain, domain_of
 from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.predictive_values import checked_prevalence
+from med_transfer.explanation.config import ExplainConfig
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
 from med_transfer.page import Language
@@ -29,7 +30,7 @@ from med_transfer.subgroup_columns import check_subgroups
 def evaluate_bundle(
     bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
     subgroups: Sequence[str] | None = None, allow_overlap: bool = False, language: Language = "en",
-    config: EvaluationConfig | None = None,
+    config: EvaluationConfig | None = None, explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
 ) -> Metrics:  # fmt: skip
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
 
@@ -42,6 +43,7 @@ def evaluate_bundle(
         allow_overlap: judge scans that the network has learned from too; metrics and report then say how many.
         language: of the report.
         config: which intervals the rates get, and the prevalence to state predictive values at.
+        explain: how many errors the report shows, with where the network looked.
 
     Raises:
         UsageError: no such column, or a prevalence is stated of no class.
@@ -64,12 +66,13 @@ def evaluate_bundle(
     if not allow_overlap:
         _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
     overlap = _overlap(record, prepared)
-    probabilities, novelty = assess(load_network(folder), prepared)
+    network = load_network(folder)
+    probabilities, novelty = assess(network, prepared)
     summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
     return judge(
         record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
         baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
-        domain=_domain(record, prepared, novelty), config=config,
+        domain=_domain(record, prepared, novelty), config=config, ensemble=network, explain=explain,
     )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def learned(n_members: int = 1, *, steps: int = 50) -> Ensemble:
 
 
 def _member(seed: int, steps: int) -> Classifier:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         classifier, rng = Classifier(BallEncoder(), 2, dropout=0.0), np.random.default_rng(seed)
         optimiser = torch.optim.Adam(classifier.parameters(), lr=0.03)

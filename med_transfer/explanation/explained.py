@@ -13,8 +13,6 @@ from med_transfer.explanation.faithfulness import Deletion, deletion
 from med_transfer.explanation.heat import HeatMap, Method
 from med_transfer.explanation.sanity import MOST_CORRELATED, Sanity, sanity
 
-RARE = 0.1  # a drop that more random regions reach is no more than chance; of 20 regions these are 2
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -45,7 +43,7 @@ class Explanation:
                 f"The map hardly depends on what the network learned: with random weights its rank correlation is "
                 f"{self.sanity.correlation:.2f} (at most {MOST_CORRELATED} is expected)."
             )
-        if self.deletion is not None and self.deletion.as_large_at_random > RARE:
+        if self.deletion is not None and not self.deletion.beats_chance:
             yield (
                 f"Hiding the map's strongest {self.deletion.share:.0%} changes the probability no more than hiding "
                 f"other regions does: {self.deletion.as_large_at_random:.0%} of them change it at least as much."
@@ -54,7 +52,7 @@ class Explanation:
 
 def explain(
     ensemble: Ensemble, image: Tensor, class_index: int, method: Method, *, fill: float | None = None,
-    draws: int = 3, seed: int = 0,
+    draws: int = 3, n_random: int = 20, seed: int = 0,
 ) -> Explanation:  # fmt: skip
     """The map of one input for one class, with its faithfulness and its dependence on the weights.
 
@@ -65,6 +63,7 @@ def explain(
         method: how the map is made.
         fill: what hidden voxels show, in the network's units; None: the input's mean.
         draws: of random weights for the sanity check, each costing as much as the map; 0 leaves it out.
+        n_random: regions that the strongest one is held against.
         seed: of the random regions and weights.
     """
     heat = method(ensemble, image, class_index)
@@ -73,6 +72,6 @@ def explain(
     return Explanation(
         heat,
         probability,
-        deletion(ensemble, image, class_index, heat, fill=fill, seed=seed),
+        deletion(ensemble, image, class_index, heat, fill=fill, n_random=n_random, seed=seed),
         sanity(ensemble, image, class_index, method, heat, draws=draws, seed=seed) if draws else None,
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from med_transfer.ensemble import Ensemble
 from med_transfer.explanation.heat import HeatMap
 
+RARE = 0.1  # a drop that more of the other regions reach is no more than chance
 _BATCH = 8
 
 
@@ -42,6 +43,11 @@ class Deletion:
     def as_large_at_random(self) -> float:
         """Share of the other regions that made the probability fall at least as much, in [0, 1]."""
         return float(np.mean(np.array(self.random_drops) >= self.drop))
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether at most a tenth of the other regions cost as much."""
+        return self.as_large_at_random <= RARE
 
 
 @torch.inference_mode()

@@ -43,7 +43,7 @@ def judge_run(
         record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),
         baselines=baselines, gain=gain, curves=_curves(bundled, config), seed=config.seed,
         kept=kept, gap=bundled.gap, subgroups=config.subgroups, shortcuts=shortcuts,
-        config=config.evaluation,
+        config=config.evaluation, ensemble=bundled.ensemble, explain=config.explain,
     )  # fmt: skip
 
 

@@ -152,19 +152,6 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def three_planes(image: NDArray[np.floating], orientation: str, spacing_mm: tuple[float, float, float] | None) -> bytes:
-    """PNG of the three middle planes.
-
-    Args:
-        image: [depth, height, width], in any range.
-        orientation: the side to which depth, height and width grow, for example ``SPL``.
-        spacing_mm: along depth, height, width; None draws square voxels.
-    """
-    depth, height, width = image.shape
-    affine = geometry.grid_affine(orientation, spacing_mm or (1.0, 1.0, 1.0), (0, 0, 0), (depth, height, width))
-    return side_by_side(planes(image, affine, (float(image.min()), float(image.max()))))
-
-
 def side_by_side(shown: Sequence[Plane], note: str = "") -> bytes:
     """PNG of planes in one row, to one scale, with the patient's sides at every edge and a line of text below."""
     import matplotlib  # slow to import, and most calls draw nothing

@@ -9,6 +9,7 @@ from med_transfer.report.sections import (
     confusion,
     curves,
     domain,
+    explanations,
     first_screen,
     flow,
     further_measures,
@@ -42,7 +43,7 @@ SECTIONS: tuple[SectionModule, ...] = (
     fusion,
     subgroups,
     shortcuts,
-    # explanations
+    explanations,
     misses,
     training,
     methods,
