@@ -22,6 +22,7 @@ from med_transfer.prediction import Prediction
 from med_transfer.report.run_summary import MapChecks, Miss
 
 _DRAWS, _RANDOM_REGIONS = 1, 10  # for each error; over the errors of a gallery they add up
+_HEIGHT_INCHES = 1.2  # two pictures stand side by side on the page
 _FIRST_ROW = 2  # of a table opened as a spreadsheet: row 1 is the header
 
 
@@ -112,6 +113,7 @@ def gallery(
                 probability=float(probabilities[error.scan, error.class_index]),
                 picture=picture,
                 through=through,
+                empty=one.heat.empty,
             )
         )
     return misses, _checks(record, found)
@@ -135,7 +137,9 @@ def _picture(
     window = (float(voxels.min()), float(voxels.max()))
     through = "region" if look.region == "roi" else "middle" if found.heat.empty else "peak"
     point = geometry.to_world_mm(affine, found.heat.peak[::-1]) if through == "peak" else (0.0, 0.0, 0.0)
-    return heat_picture(voxels, found.heat.values, affine, window, point, kind="jpeg"), through
+    return heat_picture(
+        voxels, found.heat.values, affine, window, point, kind="jpeg", height_inches=_HEIGHT_INCHES
+    ), through
 
 
 def _checks(record: BundleRecord, found: Sequence[Explanation]) -> MapChecks:

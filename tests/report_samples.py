@@ -95,7 +95,7 @@ CURVES = [
 ]
 MISSES = [Miss(7, "<b>7</b>", "malignant", "malignant", 0.91, "confident", picture(), "peak")]
 CHECKS = MapChecks(
-    n=6, n_empty=1, element_mm=(4.0, 3.0, 3.0), hidden_share=0.05, drop=0.31, random_drop=0.02, n_no_better=1,
+    n=6, n_empty=1, element_mm=(4.0, 3.0, 3.0), hidden_share=0.05, drop=0.31, random_drop=-0.001, n_no_better=1,
     correlation=0.12, correlation_limit=0.5,
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ _MOST_OPAQUE = 0.75
 
 def heat_picture(
     voxels: NDArray, heat: NDArray[np.floating], affine: geometry.Affine, window: Window, through_mm: ArrayLike, *,
-    region: Region | None = None, kind: Literal["png", "jpeg"] = "png",
+    region: Region | None = None, kind: Literal["png", "jpeg"] = "png", height_inches: float = 2.4,
 ) -> bytes:  # fmt: skip
     """PNG or JPEG of two rows: axial, coronal and sagittal plane, plain above and with the map below.
 
@@ -35,6 +35,7 @@ def heat_picture(
         through_mm: the point where the planes meet, LPS mm.
         region: drawn as a box.
         kind: of file.
+        height_inches: of the tallest plane, at 150 pixels an inch; lower planes have larger letters beside them.
     """
     shown = planes(voxels, affine, window, region, through_mm)
     strongest = float(np.nanmax(np.abs(heat))) if np.isfinite(heat).any() else 0.0
@@ -43,7 +44,7 @@ def heat_picture(
         replace(plane, image=_blend(plane.image, over.image))
         for plane, over in zip(shown, planes(share, affine, (-1.0, 1.0), None, through_mm), strict=True)
     ]
-    return _below_each_other([side_by_side(shown), side_by_side(coloured)], kind)
+    return _below_each_other([side_by_side(row, height_inches=height_inches) for row in (shown, coloured)], kind)
 
 
 def _blend(grey: NDArray[np.uint8], share: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -85,6 +85,7 @@ class Miss:
         kind: ``miss``: a class that is there was not called; ``confident``: among the surest wrong calls.
         picture: JPEG of three planes, plain above and with the map below.
         through: point where the planes meet: middle of the region of interest, strongest point of the map, or middle.
+        empty: nothing in the map speaks for the class.
     """
 
     row: int
@@ -95,6 +96,7 @@ class Miss:
     kind: Literal["miss", "confident"]
     picture: bytes
     through: Literal["region", "peak", "middle"] = "middle"
+    empty: bool = False
 
 
 @dataclass(frozen=True)

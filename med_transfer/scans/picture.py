@@ -152,13 +152,16 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def side_by_side(shown: Sequence[Plane], note: str = "") -> bytes:
-    """PNG of planes in one row, to one scale, with the patient's sides at every edge and a line of text below."""
+def side_by_side(shown: Sequence[Plane], note: str = "", height_inches: float = _HEIGHT_INCHES) -> bytes:
+    """PNG of planes in one row, to one scale, with the patient's sides at every edge and a line of text below.
+
+    The lower the planes are, the larger are the letters beside them.
+    """
     import matplotlib  # slow to import, and most calls draw nothing
     from matplotlib.figure import Figure
 
     tallest, together = max(plane.height_mm for plane in shown), sum(plane.width_mm for plane in shown)
-    inches = min(_HEIGHT_INCHES / tallest, _WIDTH_INCHES / together)  # a millimetre
+    inches = min(height_inches / tallest, _WIDTH_INCHES / together)  # a millimetre
     widths = [plane.width_mm * inches + 2 * _MARGIN_INCHES for plane in shown]
     below = _NOTE_INCHES if note else 0.0
     size = (sum(widths), tallest * inches + 2 * _MARGIN_INCHES + below)

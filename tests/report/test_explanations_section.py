@@ -17,6 +17,7 @@ def test_maps_come_with_their_checks_and_with_a_warning_of_what_they_are_not(tmp
         "Fall of the probability when the strongest 5 % of the map is hidden 0.31",
         "Rank correlation with the map of random weights 0.12",
         "4 × 3 × 3",
+        "elsewhere is hidden 0.00",
         "Misses and confident errors",
         "Row 7 of predictions.csv",
         "Planes through the strongest point of the map.",
@@ -50,6 +51,12 @@ def test_without_maps_nothing_is_said_of_them(tmp_path):
     page = page_of(tmp_path, map_checks=None, misses=())
     assert "Where the network looked" not in page.text
     assert "Misses and confident errors" not in page.text
+
+
+def test_an_empty_map_is_said_to_be_empty(tmp_path):
+    words = "Nothing in the map speaks for this class."
+    assert words in page_of(tmp_path, misses=[replace(MISSES[0], empty=True)]).text
+    assert words not in page_of(tmp_path).text
 
 
 def test_each_kind_of_place_is_named_once(tmp_path):

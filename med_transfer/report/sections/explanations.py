@@ -31,13 +31,13 @@ def _table(checks: MapChecks, t: Translator) -> Table:
     ]
     if checks.element_mm is not None:
         depth, height, width = checks.element_mm
-        size = f"{depth:.3g} × {height:.3g} × {width:.3g}"
+        size = f"{depth:.3g} × {height:.3g} × {width:.3g}".replace(" ", "\N{NO-BREAK SPACE}")
         rows.insert(2, (t("Smallest thing a map can tell apart, mm"), Cell(size)))
     return Table("checks", t("Checks of the maps; means over the maps"), (t("Check"), t("Found")), rows)
 
 
 def _cell(value: float | None) -> Cell:
-    return Cell("–" if value is None else f"{value:.2f}", values={"": value}, undefined=value is None)
+    return Cell("–" if value is None else f"{round(value, 2) + 0.0:.2f}", values={"": value}, undefined=value is None)
 
 
 def _doubts(checks: MapChecks, t: Translator) -> list[str]:

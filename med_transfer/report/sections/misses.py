@@ -34,6 +34,7 @@ def _shown(miss: Miss, t: Translator) -> dict[str, object]:
     return {
         "picture": base64.b64encode(miss.picture).decode("ascii"),
         "kind": t(_KINDS[miss.kind]),
+        "empty": miss.empty,
         "words": {
             "row": miss.row,
             "truth": miss.truth or t("none"),
