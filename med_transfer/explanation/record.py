@@ -17,8 +17,8 @@ from med_transfer.scans import Region
 
 MAP_FILE, PICTURE_FILE, RECORD_FILE = "map.nii.gz", "picture.png", "explanation.json"
 STATEMENT = (
-    "The map shows where a change of the scan would change the network's answer. It does not show why the network "
-    "answers so, nor that the place is a finding. Research use only."
+    "The map shows where the network found what it takes for the class, or where hiding the scan lowers the "
+    "probability. It does not show why the network answers so, nor that the place is a finding. Research use only."
 )
 
 
