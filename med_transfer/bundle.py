@@ -33,6 +33,7 @@ from med_transfer.backbones.channels import widened
 from med_transfer.calibration import Calibrator, Uncalibrated
 from med_transfer.classifier import Classifier
 from med_transfer.cohort_profile import CohortProfile
+from med_transfer.decision.lock import DECISIONS_FILE, lock_hash, require_lock
 from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
 from med_transfer.evaluation.decisions import ChosenPoint
@@ -42,7 +43,7 @@ from med_transfer.operating_point import OperatingPoint
 from med_transfer.prediction import Prediction
 from med_transfer.preprocessing import PreprocessingConfig
 
-RECORD_FILE, WEIGHTS_FILE = "med_transfer.json", "models/model.safetensors"
+BUNDLE_FOLDER, RECORD_FILE, WEIGHTS_FILE = "bundle", "med_transfer.json", "models/model.safetensors"
 _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")
 
 
@@ -94,6 +95,13 @@ class Provenance(_Record):
     from_source: Provenance | None = None
 
 
+class HeldOut(_Record):
+    """Whom the run is judged on: hashes of its test patients and of their scans, no identifiers."""
+
+    patient_hashes: tuple[str, ...]
+    content_hashes: tuple[str, ...]
+
+
 class TransferRecord(_Record):
     """How the network was transferred.
 
@@ -124,7 +132,14 @@ class TransferRecord(_Record):
 
 
 class BundleRecord(_Record):
-    """``med_transfer.json``."""
+    """``med_transfer.json``. Fields that older bundles lack have a default that says so.
+
+    Attributes:
+        development: the scans that it was developed on; their shares of the classes are its prevalence baseline.
+        held_out: the run's own test set; None: the bundle does not tell.
+        reported: names of the measures that the run was to report.
+        lock_hash: of every decision above, see :mod:`med_transfer.decision.lock`; empty: from before there were locks.
+    """
 
     schema_version: Literal["1"] = Field(default="1", alias="schema")
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
@@ -141,9 +156,12 @@ class BundleRecord(_Record):
     input_envelope: InputEnvelope
     trained_on: Provenance
     development: CohortProfile | None = None
+    held_out: HeldOut | None = None
     transfer: TransferRecord | None = None
     fusion: Fusion | None = None
+    reported: tuple[str, ...] = ()
     weights_sha256: str = ""
+    lock_hash: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     intended_use: str = "Research use only. Not a medical device."
 
@@ -201,6 +219,7 @@ def _write_parts(folder: Path, record: BundleRecord, ensemble: Ensemble, model_c
     weights = folder / WEIGHTS_FILE
     save_file({name: tensor.contiguous().cpu() for name, tensor in ensemble.state_dict().items()}, weights)
     record = record.model_copy(update={"weights_sha256": _sha256(weights), "versions": versions()})
+    record = record.model_copy(update={"lock_hash": lock_hash(json.loads(record.model_dump_json()))})
     (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "configs/metadata.json").write_text(json.dumps(_monai_metadata(record), indent=2) + "\n")
     (folder / "configs/inference.json").write_text(json.dumps(_MONAI_INFERENCE, indent=2) + "\n")
@@ -211,11 +230,12 @@ def read_record(folder: Path) -> BundleRecord:
     """The bundle's record.
 
     Raises:
-        BundleError: no bundle there, or one that this version cannot read.
+        BundleError: no bundle there, one that this version cannot read, or one whose decisions were changed.
     """
     path = Path(folder) / RECORD_FILE
     try:
-        return BundleRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        record = BundleRecord.model_validate_json(text)
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(
             "not a bundle",
@@ -229,6 +249,14 @@ def read_record(folder: Path) -> BundleRecord:
         raise BundleError(
             f"{key or 'record'}: {first['msg']}", where=path, expected="a bundle of this version"
         ) from None
+    require_lock(json.loads(text), path, run_folder(folder))
+    return record
+
+
+def run_folder(folder: Path) -> Path | None:
+    """The run that a bundle lies in; None for a bundle that was copied, or is from before there were locks."""
+    folder = Path(folder).resolve()
+    return folder.parent if folder.name == BUNDLE_FOLDER and (folder.parent / DECISIONS_FILE).is_file() else None
 
 
 def load_network(bundle_root: Path | str) -> Ensemble:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.bundle import BundleRecord, Provenance, load_network, read_record, versions
+from med_transfer.bundle import (
+    BUNDLE_FOLDER,
+    BundleRecord,
+    HeldOut,
+    Provenance,
+    load_network,
+    read_record,
+    run_folder,
+    versions,
+)
 from med_transfer.cohort_profile import CohortProfile
-from med_transfer.cohorts import Cohort, Images, PreparedCohort, prepare_cohort, seen_before
+from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort, seen_before
+from med_transfer.decision.openings import OPENINGS_FILE, Opening, opened
 from med_transfer.errors import PatientLeak
-from med_transfer.evaluation import EvaluationConfig, Metrics, prevalence_only
+from med_transfer.evaluation import EvaluationConfig, Metrics
+from med_transfer.evaluation.decisions import Openings
 from med_transfer.evaluation.domain import Domain, domain_of
 from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.predictive_values import checked_prevalence
@@ -26,13 +40,15 @@ from med_transfer.progress import Progress, silent
 from med_transfer.report.run_summary import RunSummary, cohort_counts
 from med_transfer.subgroup_columns import check_subgroups
 
+log = logging.getLogger(__name__)
+
 
 def evaluate_bundle(
     bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
     subgroups: Sequence[str] | None = None, allow_overlap: bool = False, language: Language = "en",
     config: EvaluationConfig | None = None, explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
 ) -> Metrics:  # fmt: skip
-    """Predict a labelled cohort and write predictions.csv, metrics.json and report.html.
+    """Predict a labelled cohort and write predictions.csv, metrics.json and report.html. It counts as an opening.
 
     Args:
         bundle: a bundle folder, or the run folder that holds one.
@@ -46,12 +62,12 @@ def evaluate_bundle(
         explain: how many errors the report shows, with where the network looked.
 
     Raises:
-        UsageError: no such column, or a prevalence is stated of no class.
+        UsageError: no such column; a prevalence is stated of no class; the run's record of openings is damaged.
         PatientLeak: a patient or a scan that the bundle, its source or its pretraining was trained on.
         CohortError, BundleError, NothingDone, OutputError: as their names say.
     """
     started, out = time.monotonic(), Path(out)
-    folder = Path(bundle) / "bundle" if (Path(bundle) / "bundle").is_dir() else Path(bundle)
+    folder = Path(bundle) / BUNDLE_FOLDER if (Path(bundle) / BUNDLE_FOLDER).is_dir() else Path(bundle)
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
     check_subgroups(cohort, subgroups)
@@ -67,13 +83,48 @@ def evaluate_bundle(
         _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
     overlap = _overlap(record, prepared)
     network = load_network(folder)
-    probabilities, novelty = assess(network, prepared)
-    summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
-    return judge(
-        record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
-        baselines={"prevalence": prevalence_only(prepared.cohort.truth, len(prepared.scans))},
-        domain=_domain(record, prepared, novelty), config=config, ensemble=network, explain=explain,
-    )  # fmt: skip
+    with _opened(record, prepared, folder, out) as openings:
+        probabilities, novelty = assess(network, prepared)
+        summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
+        return judge(
+            record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
+            baselines=_prevalence(record, len(prepared.scans)), domain=_domain(record, prepared, novelty),
+            openings=openings, config=config, ensemble=network, explain=explain,
+        )  # fmt: skip
+
+
+@contextmanager
+def _opened(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: Path) -> Iterator[Openings]:
+    """Counted in the run folder; where there is none, or it cannot be written to, in the output folder."""
+    run = run_folder(bundle)
+    of_run = run / OPENINGS_FILE if run else None
+    writable = of_run is not None and os.access(of_run if of_run.exists() else of_run.parent, os.W_OK)
+    opening = Opening(
+        by="evaluate",
+        own=bool(_seen(record.held_out, prepared.cohort, prepared.content_hashes)) if record.held_out else None,
+        cohort_hash=labelled_scans_hash(prepared.cohort, prepared.content_hashes),
+        n_scans=len(prepared.scans),
+        lock_hash=record.lock_hash,
+        operating_point=record.operating_point,
+    )
+    if of_run is not None and writable:
+        counted = opened(of_run, opening)
+    else:
+        counted = opened(out / OPENINGS_FILE, opening, elsewhere=of_run)
+    with counted as openings:
+        log.log(logging.WARNING if openings.n > 1 else logging.INFO, openings.sentence)
+        yield openings
+
+
+def _prevalence(record: BundleRecord, n_scans: int) -> dict[str, NDArray[np.float64]]:
+    """The baseline of who knows only how frequent the classes were in development; none where the bundle forgot.
+
+    The shares of the cohort at hand would be taken from the very labels that are to be predicted.
+    """
+    if record.development is None:
+        return {}
+    shares = [record.development.prevalence[name] for name in record.classes]
+    return {"prevalence": np.tile(shares, (n_scans, 1))}
 
 
 def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:
@@ -90,7 +141,7 @@ def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_ha
     )  # fmt: skip
 
 
-def _seen(known: Provenance | None, cohort: Cohort, content_hashes: Sequence[Images]) -> tuple[int, ...]:
+def _seen(known: Provenance | HeldOut | None, cohort: Cohort, content_hashes: Sequence[Images]) -> tuple[int, ...]:
     return seen_before(cohort, content_hashes, known.patient_hashes, known.content_hashes) if known else ()
 
 

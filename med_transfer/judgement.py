@@ -14,6 +14,7 @@ from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import PreparedCohort, channel_columns
 from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation import EvaluationConfig, Metrics, TransferGain, evaluate
+from med_transfer.evaluation.decisions import Openings
 from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
@@ -40,7 +41,7 @@ def judge(
     gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
     kept: KeptNetwork | None = None, gap: FitGap | None = None, subgroups: Sequence[str] | None = None,
     shortcuts: Shortcuts | None = None, overlap: Overlap | None = None, domain: Domain | None = None,
-    config: EvaluationConfig | None = None, ensemble: Ensemble | None = None,
+    openings: Openings | None = None, config: EvaluationConfig | None = None, ensemble: Ensemble | None = None,
     explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
 ) -> Metrics:  # fmt: skip
     """Write predictions, metrics and report of scans with labels.
@@ -62,6 +63,7 @@ def judge(
         subgroups: columns to measure by; None: every suitable one.
         shortcuts: what the acquisition of development scans gives away.
         overlap, domain: how new and how far off the scans are to a bundle that is judged on another cohort.
+        openings: how often these scans were opened, with this time.
         config: which intervals the rates get, and the prevalence to state predictive values at.
         ensemble: the network that gave the probabilities; None: no error is shown with where it looked.
         explain: how many errors are shown.
@@ -96,6 +98,7 @@ def judge(
             "overlap": overlap,
             "domain": domain,
             "chosen_point": record.chosen_point,
+            "openings": openings,
         }
     )
     metrics.save(out / "metrics.json")

@@ -132,9 +132,11 @@ class OperatingPoint(BaseModel):
         if self.rule == "cost":
             return "the class with the least expected cost"
         if self.rule == "class_threshold":
-            parts = [f"{name} from a probability of {value:.3g}" for name, value in self.thresholds.items()]
-            parts += ["of several the one with the greatest multiple of its threshold"] if len(parts) > 1 else []
-            return f"{', '.join(parts)}, else the most probable of the others"
+            parts = ", ".join(f"{name} from a probability of {value:.3g}" for name, value in self.thresholds.items())
+            if len(self.thresholds) == 1:
+                return f"{parts}, else the most probable of the others"
+            of_several = "of several the one with the greatest multiple of its threshold"
+            return f"{parts}; {of_several}; else the most probable of those without, or the greatest multiple"
         if len(set(self.thresholds.values())) == 1:
             return f"every finding with a probability of {next(iter(self.thresholds.values())):.3g} or more"
         parts = (f"{value:.3g} ({name})" for name, value in self.thresholds.items())

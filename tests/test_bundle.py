@@ -65,7 +65,7 @@ def test_network_comes_back_the_same(bundle, ensemble):
 
 def test_record_comes_back_the_same(bundle):
     found = read_record(bundle)
-    assert found.model_copy(update={"weights_sha256": "", "versions": {}}) == record()
+    assert found.model_copy(update={"weights_sha256": "", "versions": {}, "lock_hash": ""}) == record()
     assert found.versions["torch"] == torch.__version__
     assert json.loads((bundle / RECORD_FILE).read_text())["schema"] == "1"
 
@@ -148,8 +148,27 @@ def test_answer_joins_findings():
 def test_a_record_from_before_plans_were_kept_is_still_read(tmp_path, bundle):
     content = json.loads((bundle / RECORD_FILE).read_text())
     assert content["backbone"].pop("plan") is None
+    del content["lock_hash"]
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
     assert read_record(tmp_path).backbone.plan is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": ["malignant", "benign"]}, {"weights_sha256": "0" * 64}, {"reported": ["macro_auc"]}]
+)
+def test_a_decision_that_was_changed_after_the_lock_is_refused(tmp_path, bundle, change):
+    content = json.loads((bundle / RECORD_FILE).read_text()) | change
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(
+        BundleError, match=r"changed after it was locked; expected decisions with SHA-256 [0-9a-f]{12}\."
+    ):
+        read_record(tmp_path)
+
+
+def test_what_decides_nothing_may_differ(tmp_path, bundle):
+    content = json.loads((bundle / RECORD_FILE).read_text()) | {"versions": {"torch": "9"}}
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content, sort_keys=True, indent=None))  # nor does the layout count
+    assert read_record(tmp_path).lock_hash == content["lock_hash"]
 
 
 CURVES = (
@@ -181,6 +200,7 @@ def test_a_bundle_from_before_other_calibrations_still_answers_the_same(tmp_path
     save_file(load_file(old / WEIGHTS_FILE) | {"temperature": torch.tensor(1.3)}, old / WEIGHTS_FILE)
     content = json.loads((old / RECORD_FILE).read_text())
     content["calibration"] = {"method": "temperature", "temperature": 1.3, "n": 9.0}
+    del content["lock_hash"]
     content["weights_sha256"] = hashlib.sha256((old / WEIGHTS_FILE).read_bytes()).hexdigest()
     (old / RECORD_FILE).write_text(json.dumps(content))
     with torch.no_grad():

@@ -26,6 +26,8 @@ def say_metrics(metrics: Metrics) -> None:
     say(f"{metrics.n_scans} test scans of {metrics.n_patients} patients{'' if seen else ', not used for training'}")
     if seen:
         say(f"  warning: {seen}")
+    if metrics.openings and metrics.openings.n > 1:
+        say(f"  warning: {metrics.openings.sentence}")
     width = max(len(name) for name in metrics.classes)
     for name, rates in metrics.classes.items():
         found = f"sensitivity {estimate_text(rates.sensitivity)}   specificity {estimate_text(rates.specificity)}"

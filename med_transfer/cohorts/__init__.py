@@ -1,7 +1,7 @@
 """Cohort table, splits by patient, the locks that record who was seen, and scans prepared for training."""
 
 from med_transfer.cohorts.channels import channel_columns, read_scans, require_columns
-from med_transfer.cohorts.lock import CohortLock, overlap, patient_hash, seen_before
+from med_transfer.cohorts.lock import CohortLock, labelled_scans_hash, overlap, patient_hash, seen_before
 from med_transfer.cohorts.preparation import (
     PreparedCohort,
     PreparedScan,
@@ -29,6 +29,7 @@ __all__ = [
     "SplitConfig",
     "channel_columns",
     "check_leakage",
+    "labelled_scans_hash",
     "overlap",
     "patient_hash",
     "preparation_key",

@@ -123,6 +123,15 @@ def patient_hash(patient: str) -> str:
     return hashlib.sha256(f"med_transfer:{patient}".encode()).hexdigest()[:16]
 
 
+def labelled_scans_hash(cohort: Cohort, content_hashes: Sequence[Images]) -> str:
+    """SHA-256 of scans and their labels, whatever their files are called and in whatever order they come."""
+    rows = sorted(
+        [[case.label] if isinstance(case.label, str) else sorted(case.label or ()), *images]
+        for case, images in zip(cohort.cases, content_hashes, strict=True)
+    )
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def overlap(lock: CohortLock, cohort: Cohort, content_hashes: Sequence[Images]) -> tuple[int, ...]:
     """Positions of the cases that were seen in development: the same patient, or the same image under another name.
 

@@ -112,8 +112,11 @@ def youden_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_
     Source: Youden 1950, Cancer 3:32.
     """
     false_positive_rate, sensitivity, thresholds = roc_curve(truth, probabilities, drop_intermediate=False)
-    index = (sensitivity - false_positive_rate)[1:].argmax()  # the first threshold, infinity, calls nothing
-    return float(thresholds[1:][index])
+    cases = truth.sum()
+    others = len(truth) - cases
+    found, false_alarms = np.rint(sensitivity * cases), np.rint(false_positive_rate * others)
+    gain = found * others - false_alarms * cases  # Youden's index in whole numbers: rounding breaks no tie
+    return float(thresholds[1:][gain[1:].argmax()])  # the first threshold, infinity, calls nothing
 
 
 def sensitivity_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_], at_least: float) -> float:

@@ -23,11 +23,9 @@ from med_transfer.errors import BundleError
 from med_transfer.evaluation.metrics import ClassMetrics, Metrics
 
 DECISIONS_FILE = "decisions.lock.json"
-# Keys of the bundle's record. One that a record does not have was not decided by the version that wrote it.
-_DECIDED = (
-    "classes", "multilabel", "preprocessing", "operating_point", "chosen_point", "calibration", "abstain_above_novelty",
-    "fusion", "prevalence", "reported", "weights_sha256",
-)  # fmt: skip
+LOCK_HASH = "lock_hash"
+# Keys of the bundle's record that decide nothing. Everything else is locked, also what a later version adds to it.
+_NOT_DECIDED = (LOCK_HASH, "versions", "trained_on")
 
 
 def reported_metrics() -> tuple[str, ...]:
@@ -40,36 +38,59 @@ def reported_metrics() -> tuple[str, ...]:
 
 def decisions(record: Mapping[str, Any]) -> dict[str, Any]:
     """What is locked, from a bundle's record as JSON. The written text counts, not what a later version makes of it."""
-    cohort = {"cohort_hash": record["trained_on"]["cohort_hash"]}
-    return {key: record[key] for key in _DECIDED if key in record} | cohort
+    decided = {key: value for key, value in record.items() if key not in _NOT_DECIDED}
+    return decided | {"cohort_hash": record["trained_on"]["cohort_hash"]}
 
 
 def lock_hash(record: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical JSON of :func:`decisions`."""
-    text = json.dumps(decisions(record), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _sha256(decisions(record))
 
 
 def write_lock(run: Path, record: Mapping[str, Any]) -> None:
-    """Write ``decisions.lock.json``. Raises OutputError."""
-    content = decisions(record) | {"lock_hash": lock_hash(record)}
+    """Write ``decisions.lock.json`` of a bundle's record. Raises OutputError."""
+    content = decisions(record) | {LOCK_HASH: lock_hash(record)}
     write_text(run / DECISIONS_FILE, json.dumps(content, indent=2) + "\n")
 
 
-def require_lock(run: Path, bundle_hash: str) -> None:
-    """Refuse a bundle in a run folder whose decisions were others.
+def require_lock(record: Mapping[str, Any], where: Path, run: Path | None = None) -> None:
+    """Refuse a bundle whose decisions are not those that were locked.
+
+    Args:
+        record: of the bundle, as JSON. One from before there were locks has no ``lock_hash`` and is let through.
+        where: its file.
+        run: the run folder that it lies in, with the run's own lock.
 
     Raises:
-        BundleError: the lock is damaged, or not this bundle's.
+        BundleError: the record was changed, is not the one that the run locked, or the run's lock is damaged.
     """
-    path = run / DECISIONS_FILE
-    try:
-        written = json.loads(path.read_bytes())["lock_hash"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BundleError("is not a lock on decisions", where=path, action="Restore it from a copy") from None
-    if written != bundle_hash:
+    again = "Restore the file; or run finetune on the run's folder: it decides, locks and opens the test set again"
+    found = decisions(record) | {LOCK_HASH: record.get(LOCK_HASH, "")}
+    if run is not None:
+        locked = _read_lock(run / DECISIONS_FILE)
+        changed = sorted(key for key in {*locked, *found} if locked.get(key) != found.get(key))
+        if changed:
+            raise BundleError(
+                f"not as it was locked before the test: {', '.join(changed)}", where=where,
+                expected=f"what {DECISIONS_FILE} of the run holds", action=again,
+            )  # fmt: skip
+    if found[LOCK_HASH] and found[LOCK_HASH] != lock_hash(record):
         raise BundleError(
-            f"the run locked the decisions {written[:12]}..., its bundle holds {bundle_hash[:12] or 'none'}...",
-            where=path, expected="one and the same",
-            action="Run finetune on this folder again: it decides anew, locks that, and records a further opening",
+            "the operating point, or another decision, was changed after it was locked", where=where,
+            expected=f"decisions with SHA-256 {found[LOCK_HASH][:12]}", action=again,
         )  # fmt: skip
+
+
+def _read_lock(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+        whole = content[LOCK_HASH] == _sha256({key: content[key] for key in content if key != LOCK_HASH})
+    except (OSError, ValueError, KeyError, TypeError):
+        whole, content = False, {}
+    if not whole:
+        raise BundleError("is not a lock on decisions, or was edited", where=path, action="Restore it from a copy")
+    return content
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -70,11 +70,16 @@ class _Reported(_Line):
 
 
 @contextmanager
-def opened(file: Path, opening: Opening) -> Iterator[Openings]:
+def opened(file: Path, opening: Opening, elsewhere: Path | None = None) -> Iterator[Openings]:
     """Record an opening before the block reads a test scan, and after it that there are results.
 
     An opening without results, of the same scans under the same decisions, was interrupted: it is gone on with and not
     counted twice.
+
+    Args:
+        file: to append to.
+        opening: what is about to be read.
+        elsewhere: another file of openings, which cannot be written to and is counted all the same.
 
     Raises:
         UsageError: the file was edited or damaged.
@@ -85,7 +90,8 @@ def opened(file: Path, opening: Opening) -> Iterator[Openings]:
     key = interrupted or uuid.uuid4().hex[:12]
     if not interrupted:
         _append(file, _Opened(id=key, at=_now(), opening=opening))
-    earlier = [line.opening for line in lines if isinstance(line, _Opened) and line.id != interrupted]
+    known = [*(_read(elsewhere) if elsewhere else ()), *lines]
+    earlier = [line.opening for line in known if isinstance(line, _Opened) and line.id != interrupted]
     yield count(opening, earlier)
     _append(file, _Reported(id=key, at=_now()))
 

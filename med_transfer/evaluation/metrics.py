@@ -11,7 +11,7 @@ from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.calibration import Calibration
 from med_transfer.evaluation.config import EvaluationConfig
-from med_transfer.evaluation.decisions import ChosenPoint
+from med_transfer.evaluation.decisions import ChosenPoint, Openings
 from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.estimate import Estimate, Record
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
@@ -199,6 +199,7 @@ class Metrics(Record):
             the bundle was developed on; None for the test scans of a run.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         chosen_point: how the operating point was chosen; None for a bundle that does not tell.
+        openings: how often these test scans were read by a network, and under which lock.
         kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
     """
 
@@ -227,6 +228,7 @@ class Metrics(Record):
     fit_gap: FitGap | None = None
     fusion: FusionMetrics | None = None
     chosen_point: ChosenPoint | None = None
+    openings: Openings | None = None
     failed: Failed = Failed()
     evaluation: EvaluationConfig = EvaluationConfig()
     bootstrap: Bootstrap

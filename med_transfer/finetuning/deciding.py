@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import chain
 
 from med_transfer.cohorts import Cohort, Split
@@ -11,6 +12,8 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
 from med_transfer.operating_point import OperatingPoint
+
+log = logging.getLogger(__name__)
 
 
 def check_decisions(cohort: Cohort, split: Split, config: FinetuneConfig) -> None:
@@ -29,10 +32,12 @@ def decide(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> tupl
         ConfigError, TooFewPatients: as :func:`med_transfer.decision.choosing.choose_point`.
     """
     cohort = plan.prepared.cohort.subset(_validation(plan.split))
-    return choose_point(
+    point, reached = choose_point(
         config.operating_point, trained.validation, cohort.truth, cohort.patients, cohort.labels,
         n_networks=plan.split.n_members, seed=config.seed,
     )  # fmt: skip
+    log.info("operating point: %s; called is %s", reached.aim, point)
+    return point, reached
 
 
 def _validation(split: Split) -> list[int]:

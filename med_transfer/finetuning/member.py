@@ -69,6 +69,9 @@ def train_member(
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
     history, best_epoch = _learn(classifier, data, config, preprocessing, labels, folder, seed, progress)
+    for parameter in classifier.parameters():
+        # Laid out in memory as one that is loaded: else features, and what is decided on them, differ in the last bits.
+        parameter.data = parameter.data.contiguous()
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
     write_bytes(weights, save(state))
     write_text(course, json.dumps({"history": history, "best_epoch": best_epoch}))

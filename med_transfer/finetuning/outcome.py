@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.evaluation import Metrics, fit_handcrafted, prevalence_only
+from med_transfer.evaluation.decisions import Openings
 from med_transfer.evaluation.metrics import KeptNetwork
 from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.evaluation.shortcuts import Development, fit_acquisition
@@ -24,7 +25,7 @@ from med_transfer.transfer.gain import transfer_gain
 
 def judge_run(
     plan: Plan, config: FinetuneConfig, record: BundleRecord, trained: TrainedEnsemble,
-    scratch: TrainedEnsemble | None, kept: KeptNetwork, out: Path, seconds: float,
+    scratch: TrainedEnsemble | None, kept: KeptNetwork, out: Path, seconds: float, openings: Openings,
 ) -> Metrics:  # fmt: skip
     """Predict the test scans, measure what the transfer gained, and write the results.
 
@@ -42,8 +43,8 @@ def judge_run(
     return judge(
         record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),
         baselines=baselines, gain=gain, curves=_curves(bundled, config), seed=config.seed,
-        kept=kept, gap=bundled.gap, subgroups=config.subgroups, shortcuts=shortcuts,
-        config=config.evaluation, ensemble=bundled.ensemble, explain=config.explain,
+        kept=kept, gap=bundled.gap, subgroups=config.subgroups, shortcuts=shortcuts, config=config.evaluation,
+        openings=openings, ensemble=bundled.ensemble, explain=config.explain,
     )  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def _summary(
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, _parts(plan), cohort.labels),
         split=_split_sentence(plan),
+        cross_validated=plan.split.n_members > 1,
         config=[
             ("Transfer", str(config.transfer)),
             ("Network kept", kept.sentence),

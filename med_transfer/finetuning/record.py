@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from med_transfer.backbones import LoadedBackbone
-from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance, TransferRecord
+from med_transfer.bundle import BackboneRecord, BundleRecord, HeldOut, InputEnvelope, Provenance, TransferRecord
 from med_transfer.cohort_profile import CohortProfile
+from med_transfer.decision.lock import reported_metrics
 from med_transfer.evaluation.metrics import KeptNetwork
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.deciding import decide
@@ -41,8 +42,10 @@ def bundle_record(
         input_envelope=_envelope(plan),
         trained_on=_provenance(plan, config),
         development=_profile(plan),
+        held_out=_held_out(plan),
         transfer=_transfer(plan, config.transfer, kept),
         fusion=fusion,
+        reported=reported_metrics(),
     )
 
 
@@ -91,6 +94,14 @@ def _profile(plan: Plan) -> CohortProfile:
     scans = plan.prepared.subset(plan.split.development)
     cohort, facts = scans.cohort, [scan.acquisition for scan in scans.scans]
     return CohortProfile.of(cohort.truth, cohort.labels.names, cohort.patients, facts)
+
+
+def _held_out(plan: Plan) -> HeldOut:
+    test = [case for case in plan.lock.cases if case.role == "test"]
+    return HeldOut(
+        patient_hashes=tuple(sorted({case.patient_hash for case in test})),
+        content_hashes=tuple(sorted({image for case in test for image in case.content_hashes})),
+    )
 
 
 def _provenance(plan: Plan, config: FinetuneConfig) -> Provenance:

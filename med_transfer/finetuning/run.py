@@ -11,7 +11,7 @@ from pathlib import Path
 
 from med_transfer.atomic import output_error
 from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
-from med_transfer.bundle import save_bundle
+from med_transfer.bundle import BUNDLE_FOLDER, save_bundle
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
 from med_transfer.decision.config import OperatingPointConfig
@@ -25,6 +25,7 @@ from med_transfer.finetuning.deciding import check_decisions
 from med_transfer.finetuning.fallback import choose_network
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.fusing import check_fusion, fuse_run
+from med_transfer.finetuning.locking import lock_run, opened_by_run
 from med_transfer.finetuning.member import precision
 from med_transfer.finetuning.outcome import judge_run
 from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, refuse_adapted_source, resolve_preprocessing
@@ -45,7 +46,7 @@ class Run:
 
     @property
     def bundle(self) -> Path:
-        return self.folder / "bundle"
+        return self.folder / BUNDLE_FOLDER
 
     @property
     def report(self) -> Path:
@@ -57,14 +58,16 @@ class Run:
 
 
 def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: Progress = silent) -> Run:
-    """Split, train, calibrate, evaluate on patients never used before, and write the run folder.
+    """Split, train, calibrate, lock what was decided, evaluate on patients never used before, write the run folder.
 
-    Called again on the same folder after a kill, it goes on where it was.
+    Called again on the same folder after a kill, it goes on where it was. On a finished folder it trains nothing,
+    decides anew where ``operating_point`` is another one, and opens the test set again, which is counted.
 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: the backbone or its weights cannot be used.
-        UsageError: the folder holds another run, there is no such subgroup column, or a prevalence is of no class.
+        UsageError: the folder holds another run, there is no such subgroup column, a prevalence is of no class, or the
+            record of openings of the test set is damaged.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
@@ -95,8 +98,12 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
             bundled, kept_config, source = scratch, config.scratch_twin_config(), from_scratch(source.spec, config.seed)
         fusion = fuse_run(plan, kept_config, bundled)
         record = bundle_record(plan, kept_config, source, bundled, kept, fusion)
-        save_bundle(out / "bundle", record, bundled.ensemble, model_card(record, plan.prepared.cohort))
-        judge_run(plan, config, record, trained, scratch, kept, out, time.monotonic() - started)
+        bundle = save_bundle(out / BUNDLE_FOLDER, record, bundled.ensemble, model_card(record, plan.prepared.cohort))
+        record = lock_run(out, bundle)
+        log.info("decisions locked as %s", record.lock_hash)
+        with opened_by_run(out, plan, record) as openings:  # from here on test scans are read
+            log.log(logging.WARNING if openings.n > 1 else logging.INFO, openings.sentence)
+            judge_run(plan, config, record, trained, scratch, kept, out, time.monotonic() - started, openings)
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)
 

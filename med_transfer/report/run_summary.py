@@ -32,6 +32,8 @@ class RunSummary:
         backbone, backbone_licence: name of the pretrained encoder and its licence.
         cohort: class (and ``All``) to split to count, see ``cohort_counts``.
         split: how scans were divided, one sentence.
+        cross_validated: whether every development scan is validated once and trained on otherwise; ``cohort`` counts it
+            as training.
         config: rows (name, value) worth reading; the whole config is in config.yaml.
         seconds: wall time of the run.
         software: package to version.
@@ -45,6 +47,7 @@ class RunSummary:
     backbone_licence: str
     cohort: Mapping[str, Mapping[str, Count]]
     split: str = "by patient: no patient is on both sides"
+    cross_validated: bool = False
     config: Sequence[tuple[str, str]] = ()
     seconds: float = 0.0
     software: Mapping[str, str] = field(default_factory=dict)

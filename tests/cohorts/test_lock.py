@@ -6,7 +6,7 @@ from cohort_strategies import NAMES, cohort_of, cohorts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from med_transfer.cohorts import CohortLock, SplitConfig, overlap, split_cohort
+from med_transfer.cohorts import CohortLock, SplitConfig, labelled_scans_hash, overlap, split_cohort
 from med_transfer.errors import CohortError, OutputError
 from med_transfer.labels import Labels
 
@@ -37,6 +37,17 @@ def test_hash_depends_on_everything_else(cohort):
     locks = [lock_of(cohort), lock_of(cohort, SplitConfig(folds=2, seed=1)), lock_of(relabelled), lock_of(renamed)]
     locks.append(CohortLock.of(cohort, [()] * 30, split_cohort(cohort, CONFIG), CONFIG))
     assert len({lock.cohort_hash for lock in locks}) == len(locks)
+
+
+def test_scans_and_labels_alone_make_the_hash_of_a_test_set(cohort):
+    def hashed(cohort, images="image", order=range(30)):
+        return labelled_scans_hash(cohort.subset(order), [(f"{images} {number}",) for number in order])
+
+    renamed = cohort_of([(f"q{n}", NAMES[n % 3]) for n in range(30)])
+    assert hashed(cohort) == hashed(renamed) == hashed(cohort, order=range(29, -1, -1))
+    relabelled = cohort_of([(f"p{n}", NAMES[(n + (n < 6)) % 3]) for n in range(30)])
+    others = (hashed(cohort), hashed(relabelled), hashed(cohort, "other"), hashed(cohort, order=range(29)))
+    assert len(set(others)) == 4
 
 
 def test_file_holds_what_it_says_and_reads_back(cohort, tmp_path):

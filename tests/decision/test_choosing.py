@@ -66,6 +66,12 @@ def test_youdens_threshold_is_the_best_of_all(pairs):
     assert found == max(t for t in np.unique(probabilities) if index(t) == pytest.approx(best))
 
 
+def test_of_equal_youden_thresholds_the_highest_is_chosen_whatever_the_rounding():
+    truth = np.array([False, False, True, True, True, False, True, True, True])
+    probabilities = np.array([0, 0, 0, 0, 0, 0.5, 0.5, 0.5, 1])  # at .5 and at 1 the index is 1 / 6
+    assert youden_threshold(probabilities, truth) == 1
+
+
 def test_19_of_20_are_enough_for_95_percent():
     truth = np.array([True] * 20 + [False] * 5)
     probabilities = np.concatenate([np.linspace(0.05, 1, 20), np.full(5, 0.5)])

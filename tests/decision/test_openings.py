@@ -85,6 +85,14 @@ def test_a_bundle_that_does_not_know_its_test_patients_counts_by_scans(file):
     assert open_once(file, own=None, cohort="other").n == 1
 
 
+def test_openings_in_a_file_that_cannot_be_written_to_are_counted_all_the_same(file, tmp_path):
+    open_once(file)
+    before = file.read_bytes()
+    with opened(tmp_path / "out" / OPENINGS_FILE, opening(), elsewhere=file) as openings:
+        assert openings.n == 2
+    assert file.read_bytes() == before
+
+
 @pytest.mark.parametrize("damage", ["nonsense\n", "{}\n", '{"event": "opened", "id": "x"}\n'])
 def test_a_damaged_line_is_not_passed_over(file, damage):
     open_once(file)

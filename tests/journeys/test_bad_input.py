@@ -353,7 +353,8 @@ def _edit_record(**changes) -> Callable[[Path], None]:
         (lambda bundle: (bundle / "med_transfer.json").unlink(), "not a bundle; expected a folder with"),
         (lambda bundle: (bundle / "med_transfer.json").write_text('{"schema"'), "Invalid JSON"),
         (_edit_record(surprise=1), "med_transfer.json: surprise: Extra inputs are not permitted"),
-        (_edit_record(n_members=3), "weights do not fit resnet18-w32"),
+        (_edit_record(n_members=3), "another decision, was changed after it was locked"),
+        (_edit_record(n_members=3, lock_hash=""), "weights do not fit resnet18-w32"),
     ],
 )
 def test_bundle_that_was_tampered_with(command, finished, unseen_csv, tmp_path, tamper, found):

@@ -108,7 +108,7 @@ def test_one_age_that_is_missing_is_fused_because_one_was_missing_in_training(fu
 def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
     bundle = shutil.copytree(fused.bundle, tmp_path / "bundle")
     record = json.loads((bundle / RECORD_FILE).read_text())
-    record["fusion"]["report"] = "fused"
+    record["fusion"]["report"], record["lock_hash"] = "fused", ""  # as if it had been decided so
     (bundle / RECORD_FILE).write_text(json.dumps(record))
     outcome = run_command("evaluate", bundle, unseen_csv, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err

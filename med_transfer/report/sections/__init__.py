@@ -17,6 +17,7 @@ from med_transfer.report.sections import (
     methods,
     misses,
     model_card,
+    operating_point,
     prevalence,
     rates,
     sample_size,
@@ -29,7 +30,7 @@ SECTIONS: tuple[SectionModule, ...] = (
     first_screen,
     flow,
     domain,
-    # operating_point
+    operating_point,
     rates,
     further_measures,
     prevalence,

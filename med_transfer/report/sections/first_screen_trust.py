@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from med_transfer.evaluation.decisions import Openings
 from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.evaluation.overlap import Overlap
@@ -9,13 +10,17 @@ from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, above
 from med_transfer.page import ENGLISH, Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval
+from med_transfer.report.openings import decided_before, times_opened
 from med_transfer.report.sections.first_screen_notices import Notice
 
 
 def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
-    """In the order of reading: overlap, distance from the training cohort, shortcuts, subgroups that differ."""
+    """In the order of reading: overlap, openings, distance from training, shortcuts, subgroups that differ."""
     metrics = evidence.metrics
-    found = [_overlap(metrics.overlap, t), _domain(metrics.domain, t), _shortcut(metrics, t), *_subgroups(metrics, t)]
+    found = [
+        _overlap(metrics.overlap, t), _openings(metrics.openings, t), _domain(metrics.domain, t),
+        _shortcut(metrics, t), *_subgroups(metrics, t),
+    ]  # fmt: skip
     return [notice for notice in found if notice is not None]
 
 
@@ -30,6 +35,18 @@ def _overlap(overlap: Overlap | None, t: Translator) -> Notice | None:
     if overlap.seen_by_source:
         text += " " + t("{n} of them were seen by the source network or its pretraining.", n=overlap.seen_by_source)
     return Notice("warning", title, text)
+
+
+def _openings(openings: Openings | None, t: Translator) -> Notice | None:
+    if openings is None or openings.n == 1:
+        return None
+    before = decided_before(openings, t)
+    text = t(
+        "{before}. Figures of scans that were looked at before, and something then chosen or changed, are no first "
+        "answer. See docs/operating_points.md.",
+        before=before[:1].upper() + before[1:],
+    )  # fmt: skip
+    return Notice("warning", times_opened(openings, t), text)
 
 
 def _domain(domain: Domain | None, t: Translator) -> Notice | None:

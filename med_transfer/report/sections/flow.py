@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from med_transfer.evaluation.metrics import Failed
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
@@ -24,11 +26,18 @@ def _cohort(run: RunSummary, t: Translator) -> Table:
         t("Scans (patients) in each part, divided {how}", how=run.split),
         (t("Class"), *(parts[split] for split in SPLITS)),
         [
-            (t("All") if name == ALL_CLASSES else name, *(_count(row.get(split), t) for split in SPLITS))
+            (t("All") if name == ALL_CLASSES else name, *(_part(run, row, split, t) for split in SPLITS))
             for name, row in run.cohort.items()
         ],
         total=True,
     )
+
+
+def _part(run: RunSummary, row: Mapping[str, Count], split: str, t: Translator) -> Cell:
+    """With cross-validation the training scans are the validation scans too, each by the network that left it out."""
+    if split != "val" or not run.cross_validated:
+        return _count(row.get(split), t)
+    return Cell(t("each once"), values=_count(row.get("train"), t).values)
 
 
 def _count(count: Count | None, t: Translator) -> Cell:

@@ -1,0 +1,101 @@
+"""At which threshold: the rule, what it reached on validation scans, its lock, and how often the test was opened."""
+
+from __future__ import annotations
+
+from med_transfer.evaluation.decisions import ChosenPoint, Openings
+from med_transfer.evaluation.metrics import Metrics
+from med_transfer.operating_point import OperatingPoint
+from med_transfer.page import Translator, sentence
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.openings import decided_before, times_opened
+from med_transfer.report.section import Section
+from med_transfer.report.table import Cell, Table, estimated
+
+_AIM = {
+    "argmax": sentence("the most probable class, or findings at 0.5"),
+    "youden": sentence("greatest sensitivity + specificity − 1 of each class against the rest (Youden 1950)"),
+    "cost": sentence("least expected cost (Elkan 2001)"),
+    "thresholds": sentence("thresholds stated before training"),
+}
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    metrics = evidence.metrics
+    chosen, openings = metrics.chosen_point, metrics.openings
+    if chosen is None and openings is None:
+        return None
+    tables = [_decided(metrics.operating_point, chosen, openings, t)]
+    tables += [_reached(metrics, chosen, t)] if chosen else []
+    tables += [_costs(metrics.operating_point, metrics.labels, t)] if metrics.operating_point.costs else []
+    return Section(t("Operating point"), tables, values={"chosen": chosen})
+
+
+def _decided(point: OperatingPoint, chosen: ChosenPoint | None, openings: Openings | None, t: Translator) -> Table:
+    rows = [(t("A scan is called"), str(point))]
+    if chosen is not None:
+        rows = [(t("Aim"), _aim(chosen, t)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
+    if openings is not None:
+        opened = ", ".join(filter(None, [times_opened(openings, t), decided_before(openings, t)]))
+        locked = openings.lock_hash or t("not locked: the bundle is from before there were locks")
+        rows += [(t("Lock on all decisions (SHA-256)"), locked), (t("Openings"), opened)]
+    return Table(
+        "decided", t("What was decided before the test set was opened"), (t("Decision"), t("Value")), rows, kind="text"
+    )
+
+
+def _aim(chosen: ChosenPoint, t: Translator) -> str:
+    if chosen.rule != "sensitivity":
+        return t(_AIM[chosen.rule])
+    at_least = f"{100 * (chosen.at_least or 0):g} %"
+    if chosen.for_class is None:
+        return t("sensitivity of every finding at least {at_least}", at_least=at_least)
+    return t("sensitivity of {name} at least {at_least}", name=chosen.for_class, at_least=at_least)
+
+
+def _decided_on(point: OperatingPoint, chosen: ChosenPoint, t: Translator) -> str:
+    if point.chosen_on == "fixed":
+        return t("no scan: stated before training")
+    return t("{scans} validation scans of {patients} patients", scans=chosen.n_scans, patients=chosen.n_patients)
+
+
+def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
+    thresholds = metrics.operating_point.thresholds
+    return Table(
+        "reached",
+        t(
+            "What it reached on {scans} validation scans of {patients} patients, and on the test scans; 95 % intervals",
+            scans=chosen.n_scans, patients=chosen.n_patients,
+        ),
+        (
+            t("Class"), t("Threshold"), t("Sensitivity, validation"), t("Specificity, validation"),
+            t("Sensitivity, test"), t("Specificity, test"),
+        ),
+        [
+            (
+                name,
+                _threshold(thresholds.get(name)),
+                estimated(chosen.sensitivity[name], "percent", t),
+                estimated(chosen.specificity[name], "percent", t),
+                estimated(found.sensitivity, "percent", t),
+                estimated(found.specificity, "percent", t),
+            )
+            for name, found in metrics.classes.items()
+        ],
+    )  # fmt: skip
+
+
+def _threshold(value: float | None) -> Cell:
+    return Cell("–" if value is None else f"{value:.3g}", values={"": value})
+
+
+def _costs(point: OperatingPoint, labels: list[str], t: Translator) -> Table:
+    return Table(
+        "costs",
+        t("Cost of calling (column) what is (row)"),
+        (t("Class"), *labels),
+        [(true, *(_cost(({true: 0.0} | point.costs[true])[called]) for called in labels)) for true in labels],
+    )
+
+
+def _cost(value: float) -> Cell:
+    return Cell(f"{value:g}", values={"": value})

@@ -1,0 +1,146 @@
+"""What the page says of the operating point, of its lock, and of how often the test set was opened."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from report_samples import Page, evidence, metrics_of, sample, summary, write
+from simulated_scores import findings, three_classes
+
+from med_transfer.decision.choosing import choose_point
+from med_transfer.decision.config import OperatingPointConfig
+from med_transfer.evaluation.decisions import Openings
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.run_summary import cohort_counts
+from med_transfer.report.sections.first_screen_trust import trust_notices
+
+DATA, VALIDATION = three_classes(240), three_classes(90)
+HASH = "0123456789abcdef" * 4
+COSTS = {"healthy": {"benign": 1, "malignant": 2}, "benign": {"healthy": 1, "malignant": 1.5},
+         "malignant": {"healthy": 20, "benign": 9}}  # fmt: skip
+
+
+def opened(n=1, **changes):
+    return Openings(**{"n": n, "own": True, "lock_hash": HASH, "cohort_hash": "c"} | changes)
+
+
+def decided(data=DATA, validation=VALIDATION, *, openings=None, n_networks=1, **config):
+    """Metrics of a run whose operating point was chosen on other scans."""
+    wanted = OperatingPointConfig.model_validate(config)
+    point, reached = choose_point(
+        wanted, validation.probabilities, validation.truth, validation.patients, validation.labels,
+        n_networks=n_networks,
+    )  # fmt: skip
+    metrics = metrics_of(data, operating_point=point)
+    return metrics.model_copy(update={"chosen_point": reached, "openings": openings or opened()})
+
+
+def rows_of(folder, table):
+    with (folder / f"report_files/tables/{table}.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_section_tells_aim_threshold_what_was_reached_and_the_lock(tmp_path):
+    metrics = decided(rule="sensitivity", at_least=0.9, n_networks=5, **{"class": "malignant"})
+    reached = metrics.chosen_point.sensitivity["malignant"]
+    page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
+    for words in (
+        "sensitivity of malignant at least 90 %", "90 validation scans of 90 patients", HASH,
+        "The run's own test set was opened once", f"{100 * reached.value:.1f} %",
+        f"{100 * reached.ci95[0]:.1f} to {100 * reached.ci95[1]:.1f}", "by the mean of 5", "Only the test scans tell",
+    ):  # fmt: skip
+        assert words in page.text, words
+    healthy, _, row = rows_of(tmp_path, "operating_point-reached")
+    assert row["Class"] == "malignant"
+    assert float(row["Threshold"]) == metrics.operating_point.thresholds["malignant"]
+    assert float(row["Sensitivity, validation"]) == reached.value
+    assert float(row["Sensitivity, test"]) == metrics.classes["malignant"].sensitivity.value
+    assert healthy["Threshold"] == ""
+
+
+def test_an_undecided_report_says_nothing_of_it(tmp_path):
+    assert "Operating point</h2>" not in write(tmp_path / "report.html", sample())
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, ("the most probable class, or findings at 0.5", "no scan: stated before training")),
+        ({"rule": "youden"}, ("specificity − 1 of each class against the rest (Youden 1950)",)),
+        ({"rule": "thresholds", "thresholds": {"benign": 0.2}}, ("thresholds stated before training", "0.2")),
+        ({"rule": "cost", "costs": COSTS}, 
+         ("least expected cost (Elkan 2001)", "Cost of calling (column) what is (row)", "1.5", "20")),
+    ],
+)  # fmt: skip
+def test_every_rule_is_told(tmp_path, config, words):
+    page = Page(write(tmp_path / "report.html", evidence(DATA, decided(**config))))
+    assert all(word in page.text for word in words)
+    assert "by the mean of" not in page.text
+
+
+def test_findings_have_a_threshold_each_and_few_cases_are_warned_of(tmp_path):
+    data = findings()
+    few = type(data)(*(part[:12] for part in (data.truth, data.probabilities, data.patients)), data.labels)
+    metrics = decided(data, few, rule="sensitivity", at_least=0.95)
+    page = Page(write(tmp_path / "report.html", evidence(data, metrics)))
+    assert "sensitivity of every finding at least 95 %" in page.text
+    (first, *_) = metrics.chosen_point.warnings
+    assert f"{first[0].upper()}{first[1:]}." in page.text
+
+
+def test_a_bundle_that_does_not_tell_how_it_was_chosen_still_tells_its_openings(tmp_path):
+    metrics = metrics_of(DATA).model_copy(update={"openings": opened(2, own=None, lock_hash="", n_other_decisions=0)})
+    page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
+    assert "not locked: the bundle is from before there were locks" in page.text
+    assert "The test set was opened 2 times, each time with the same decisions" in page.text
+    assert "on validation scans" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("openings", "title", "text"),
+    [
+        (opened(2), "The run's own test set was opened 2 times", "Each time with the same decisions."),
+        (opened(3, n_other_decisions=2), "The run's own test set was opened 3 times",
+         "2 of the earlier times with other decisions."),
+        (opened(3, n_other_decisions=2, n_other_operating_points=1), "The run's own test set was opened 3 times",
+         "1 of the earlier times with another operating point."),
+        (opened(2, own=False), "The test set was opened 2 times", "Each time with the same decisions."),
+    ],
+)  # fmt: skip
+def test_more_than_one_opening_is_a_warning_on_the_first_screen(openings, title, text):
+    metrics = metrics_of(DATA).model_copy(update={"openings": openings})
+    (notice,) = trust_notices(Evidence(metrics, sample().run))
+    assert (notice.level, notice.title) == ("warning", title)
+    assert notice.text.startswith(text)
+    assert openings.sentence.lower().startswith(title.lower())
+    once = metrics.model_copy(update={"openings": opened()})
+    assert trust_notices(Evidence(once, sample().run)) == []
+
+
+def test_in_chinese_nothing_of_it_is_left_in_english(tmp_path):
+    metrics = decided(rule="youden", openings=opened(3, n_other_decisions=1, n_other_operating_points=1))
+    run = replace(summary(DATA), language="zh-TW", cross_validated=True)
+    page = Page(write(tmp_path / "report.html", evidence(DATA, metrics, run=run)))
+    for words in (
+        "此次執行自己的測試集開啟過 3 次",
+        "先前有 1 次使用其他操作點",
+        "90 位病人的 90 次驗證掃描",
+        "各驗證一次",
+    ):
+        assert words in page.text
+    assert "opened" not in page.text
+
+
+def test_with_cross_validation_every_development_scan_validates_once(tmp_path):
+    splits = np.array(["train"] * 160 + ["test"] * 80)
+    run = summary(DATA)
+    cohort = cohort_counts(DATA.truth, DATA.patients, splits.tolist(), DATA.labels)
+    write(tmp_path / "folds.html", evidence(DATA, metrics_of(DATA), run=replace(run, cohort=cohort)))
+    assert list(rows_of(tmp_path, "flow-cohort")[-1].values()) == ["All", *["160", "160", "0", "0", "80", "80"]]
+    text = write(
+        tmp_path / "folds.html",
+        evidence(DATA, metrics_of(DATA), run=replace(run, cohort=cohort, cross_validated=True)),
+    )
+    assert Page(text).text.count("each once") == 4
+    assert list(rows_of(tmp_path, "flow-cohort")[-1].values()) == ["All", *["160", "160", "160", "160", "80", "80"]]
