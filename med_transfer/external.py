@@ -31,13 +31,15 @@ from med_transfer.evaluation.decisions import Openings
 from med_transfer.evaluation.domain import Domain, domain_of
 from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.predictive_values import checked_prevalence
+from med_transfer.evaluation.shortcuts import Development
+from med_transfer.evaluation.within_cohort import baselines_within
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
 from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
-from med_transfer.report.run_summary import RunSummary, cohort_counts
+from med_transfer.report.run_summary import RunSummary, cohort_counts, participant_flow
 from med_transfer.subgroup_columns import check_subgroups
 
 log = logging.getLogger(__name__)
@@ -85,11 +87,13 @@ def evaluate_bundle(
     network = load_network(folder)
     with _opened(record, prepared, folder, out) as openings:
         probabilities, novelty = assess(network, prepared)
+        within, shortcuts = baselines_within(prepared.handcrafted, _as_development(prepared))
         summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
         return judge(
             record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
-            baselines=_prevalence(record, len(prepared.scans)), domain=_domain(record, prepared, novelty),
-            openings=openings, config=config, ensemble=network, explain=explain,
+            baselines=_prevalence(record, len(prepared.scans)) | within, shortcuts=shortcuts,
+            domain=_domain(record, prepared, novelty), openings=openings, config=config,
+            ensemble=network, explain=explain,
         )  # fmt: skip
 
 
@@ -157,6 +161,11 @@ def _overlap(record: BundleRecord, prepared: PreparedCohort) -> Overlap:
     )
 
 
+def _as_development(prepared: PreparedCohort) -> Development:
+    cohort = prepared.cohort
+    return Development([scan.acquisition for scan in prepared.scans], cohort.truth, cohort.patients, cohort.labels)
+
+
 def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.float64]) -> Domain:
     cohort, facts = prepared.cohort, [scan.acquisition for scan in prepared.scans]
     envelopes = (record.input_envelope, *record.input_envelope.further)
@@ -171,15 +180,16 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
 def _summary(
     record: BundleRecord, prepared: PreparedCohort, overlap: Overlap, seconds: float, language: Language
 ) -> RunSummary:
-    cohort = prepared.cohort
+    cohort, parts = prepared.cohort, ["test"] * len(prepared.scans)
     new = "no patient of this cohort was used in training (the bundle remembers whom it saw)"
     return RunSummary(
         title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
         question=f"Which of {', '.join(record.classes)}?",
         backbone=record.backbone.name,
         backbone_licence=record.backbone.licence,
-        cohort=cohort_counts(cohort.truth, cohort.patients, ["test"] * len(prepared.scans), cohort.labels),
+        cohort=cohort_counts(cohort.truth, cohort.patients, parts, cohort.labels),
         split=f"not at all: {overlap.sentence or new}",
+        flow=participant_flow(cohort.patients, parts, [scan.patient for scan in prepared.failed]),
         seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -106,6 +107,8 @@ def _baseline(
 
 
 def _failed(predictions: Sequence[Prediction]) -> Failed:
-    """Count by reason, most frequent first. The scan's own path is taken off, so that equal reasons meet."""
-    reasons = [p.reason.removeprefix(f"{p.scan}: ") or p.status for p in predictions if p.status != "ok"]
+    """Count by reason, most frequent first. The path of the scan, or of a file in it, is taken off: equal ones meet."""
+    reasons = [
+        re.sub(rf"^{re.escape(p.scan)}(/[^:]*)?: ", "", p.reason) or p.status for p in predictions if p.status != "ok"
+    ]
     return Failed(n=len(reasons), reasons=dict(Counter(reasons).most_common()))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from med_transfer.evaluation.held_out import Fold
 
 
 def prevalence_only(truth_train: NDArray[np.bool_], n_scans: int) -> NDArray[np.float64]:
@@ -39,6 +43,25 @@ def fit_handcrafted(
         findings = range(truth_train.shape[1])
         return np.stack([_fit(train, truth_train[:, c].astype(int), test, 2, seed)[:, 1] for c in findings], axis=1)
     return _fit(train, truth_train.argmax(axis=1), test, truth_train.shape[1], seed)
+
+
+def handcrafted_within(
+    features: NDArray[np.floating], truth: NDArray[np.bool_], folds: Sequence[Fold], seed: int = 0, *,
+    multilabel: bool = False,
+) -> NDArray[np.float64]:  # fmt: skip
+    """As :func:`fit_handcrafted`, for scans of which no others are at hand: each is predicted from other patients'.
+
+    Args:
+        features: [scan, feature]; truth: boolean [scan, class].
+        folds: from :func:`~med_transfer.evaluation.held_out.patient_folds`; at least two.
+        seed, multilabel: as there.
+    """
+    probabilities = np.zeros(truth.shape)
+    for train, held_out in folds:
+        probabilities[held_out] = fit_handcrafted(
+            features[train], truth[train], features[held_out], seed, multilabel=multilabel
+        )
+    return probabilities
 
 
 def _fit(

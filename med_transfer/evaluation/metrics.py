@@ -194,7 +194,9 @@ class Metrics(Record):
         macro_average_precision: mean over the classes that have cases.
         subgroups: column to value to measures.
         subgroup_tests: column to whether its subgroups differ.
-        shortcuts: what the acquisition alone gives away; None for a bundle that was judged alone.
+        baselines: name to a simpler model on the same scans, fitted on development scans; where ``external``, within
+            the judged cohort, each patient by models of the others.
+        shortcuts: what the acquisition alone gives away; of another cohort None where it has too few patients.
         overlap, domain: how far a cohort that a bundle was judged on is new to it, and how far it lies from the one
             the bundle was developed on; None for the test scans of a run.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
@@ -232,6 +234,11 @@ class Metrics(Record):
     failed: Failed = Failed()
     evaluation: EvaluationConfig = EvaluationConfig()
     bootstrap: Bootstrap
+
+    @property
+    def external(self) -> bool:
+        """Whether a bundle was judged on another cohort than that of its run."""
+        return self.domain is not None
 
     def save(self, path: Path | str) -> None:
         """Write metrics.json whole or not at all. Raises OutputError when it cannot be written."""

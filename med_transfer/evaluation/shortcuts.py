@@ -13,21 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from threadpoolctl import threadpool_limits
 
 from med_transfer.evaluation import measures
 from med_transfer.evaluation.estimate import Estimate
+from med_transfer.evaluation.held_out import Fold, patient_folds
 from med_transfer.evaluation.intervals import PatientBootstrap
 from med_transfer.evaluation.scored import ScoredScans
 from med_transfer.evaluation.shortcut_metrics import Shortcuts
 from med_transfer.labels import Labels
 
 Facts = Mapping[str, str | float]
-Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
-_FOLDS = 5
 _QUINTILES = (0.2, 0.4, 0.6, 0.8)
 _RARE = 5  # scans; a category of fewer is pooled with the others that are rare
 _UNKNOWN = "unknown"
@@ -63,57 +62,73 @@ def fit_acquisition(
     Returns:
         None in place of the probabilities when no fact differs between development scans.
     """
+    shortcuts, _ = _measured(development, seed, n_boot)
+    if not shortcuts.facts:
+        return None, shortcuts
+    everyone = np.arange(len(development.facts))
+    return _predict(development, everyone, facts, sorted(shortcuts.facts)), shortcuts
+
+
+def acquisition_within(
+    judged: Development, seed: int = 0, n_boot: int = 2000
+) -> tuple[NDArray[np.float64] | None, Shortcuts]:
+    """As :func:`fit_acquisition`, for scans of which no others are at hand: each is predicted from other patients'.
+
+    Args:
+        judged: the scans, which learn from each other.
+        seed: of folds and bootstrap; n_boot: draws.
+    """
+    shortcuts, probabilities = _measured(judged, seed, n_boot)
+    return probabilities, shortcuts
+
+
+def _measured(development: Development, seed: int, n_boot: int) -> tuple[Shortcuts, NDArray[np.float64] | None]:
+    """How strong the facts are, each and together; and what all say of each scan by models of other patients."""
     names = sorted({name for scan in development.facts for name in scan})
     varying = [name for name in names if len({scan.get(name) for scan in development.facts}) > 1]
-    folds = _folds(development, seed)
+    folds = patient_folds(development.truth, development.patients, development.labels, seed)
     bootstrap = PatientBootstrap(development.patients, n_boot, seed)
-    alone = {name: _strength(development, [name], folds, bootstrap) for name in varying}
+    alone = {name: _strength(development, _held_out(development, [name], folds), bootstrap) for name in varying}
+    together = _held_out(development, varying, folds)
     shortcuts = Shortcuts(
         n_scans=len(development.facts),
         n_patients=len(set(development.patients)),
-        macro_auc=_strength(development, varying, folds, bootstrap),
+        macro_auc=_strength(development, together, bootstrap)
+        if varying
+        else _undefined("no fact differs between the scans"),
         facts=dict(sorted(alone.items(), key=lambda item: -(item[1].value or 0.0))),
         constant=[name for name in names if name not in varying],
         method=(
-            "logistic regression on categories, numbers cut at the development scans' quintiles; "
+            "logistic regression on categories, numbers cut at quintiles of the scans learned from; "
             f"cross-validated by patient (seed {seed})"
         ),
     )
-    if not varying:
-        return None, shortcuts
-    everyone = np.arange(len(development.facts))
-    return _predict(development, everyone, facts, varying), shortcuts
+    return shortcuts, together
+
+
+def _held_out(development: Development, names: Sequence[str], folds: Sequence[Fold]) -> NDArray[np.float64] | None:
+    """Probabilities [scan, class] from the facts named, by models that did not see the patient; None without folds."""
+    if not folds or not names:
+        return None
+    probabilities = np.zeros(development.truth.shape)
+    with threadpool_limits(1):  # small fits, in which threads only wait for each other
+        for train, held_out in folds:
+            asked = [development.facts[scan] for scan in held_out]
+            probabilities[held_out] = _predict(development, train, asked, names)
+    return probabilities
 
 
 def _strength(
-    development: Development, names: Sequence[str], folds: Sequence[Fold], bootstrap: PatientBootstrap
+    development: Development, probabilities: NDArray[np.float64] | None, bootstrap: PatientBootstrap
 ) -> Estimate:
-    """Macro AUC of predictions on development scans whose patients the model did not see."""
-    if not folds or not names:
-        what = "a class has fewer than two development patients" if names else "no fact differs between the scans"
-        return Estimate(value=None, ci95=None, method="", reason=what)
-    probabilities = np.zeros(development.truth.shape)
-    for train, held_out in folds:
-        asked = [development.facts[scan] for scan in held_out]
-        probabilities[held_out] = _predict(development, train, asked, names)
+    if probabilities is None:
+        return _undefined("a class has fewer than two patients")
     scored = ScoredScans.of(development.truth, probabilities, development.patients, development.labels)
     return measures.macro_auc(scored, bootstrap)
 
 
-def _folds(development: Development, seed: int) -> list[Fold]:
-    """Scans to learn from and scans to predict; no patient is in both. Empty when a class has but one patient."""
-    patients = np.asarray(development.patients, dtype=str)
-    fewest = min(len(set(patients[column])) for column in development.truth.T)
-    folds = min(_FOLDS, fewest)
-    if folds < 2:
-        return []
-    if not development.labels.multilabel:
-        stratified = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        return list(stratified.split(patients, development.truth.argmax(axis=1), patients))
-    everyone = np.unique(patients)
-    divided = KFold(folds, shuffle=True, random_state=seed).split(everyone)
-    held_out = [np.isin(patients, everyone[chosen]) for _, chosen in divided]
-    return [(np.flatnonzero(~rows), np.flatnonzero(rows)) for rows in held_out]
+def _undefined(reason: str) -> Estimate:
+    return Estimate(value=None, ci95=None, method="", reason=reason)
 
 
 def _predict(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,31 +50,43 @@ class TrainedEnsemble:
     gap: FitGap
 
 
+def train_fold(
+    plan: Plan, source: LoadedBackbone, config: FinetuneConfig, number: int, folder: Path, listener: Callback
+) -> TrainedMember:
+    """Train one fold's member from its own copy of the source's encoder.
+
+    Args:
+        config: a resolved one.
+        number: of the fold; the member's seed is the config's plus this.
+        folder: keeps the member's state, and beside it the features of frozen encoders.
+        listener: told of every epoch.
+    """
+    pooled = config.backbone.pooled_stages or source.spec.pooled_stages
+    labels, seed = plan.prepared.cohort.labels, config.seed + number
+    torch.manual_seed(seed)  # the head starts from here
+    classifier = Classifier(
+        copy.deepcopy(source.encoder), len(labels), pooled, config.training.dropout, config.transfer.bottleneck
+    )
+    find_strategy(config.transfer).build(classifier)
+    data = member_data(plan.prepared, plan.split, number, plan.unlabelled)
+    return train_member(classifier, data, config, plan.preprocessing, labels, folder, seed=seed, progress=listener)
+
+
 def train_folds(
-    plan: Plan, source: LoadedBackbone, pooled_stages: tuple[int, ...], config: FinetuneConfig, folder: Path,
-    progress: Progress, stage: str,
-) -> TrainedEnsemble:  # fmt: skip
-    """Train one classifier a fold, each from its own copy of the source's encoder. ``config`` is a resolved one."""
-    prepared, split, preprocessing, labels = plan.prepared, plan.split, plan.preprocessing, plan.prepared.cohort.labels
-    strategy, reader = find_strategy(config.transfer), FeatureSource(folder / "features", config, preprocessing)
-    read = reader.computed if strategy.trains else reader.cached
+    plan: Plan, source: LoadedBackbone, config: FinetuneConfig, folder: Path, progress: Progress, stage: str
+) -> TrainedEnsemble:
+    """Train one classifier a fold and calibrate them together. ``config`` is a resolved one."""
+    prepared, split, labels = plan.prepared, plan.split, plan.prepared.cohort.labels
+    reader = FeatureSource(folder / "features", config, plan.preprocessing)
+    read = reader.computed if find_strategy(config.transfer).trains else reader.cached
     trained, novelties, seen, unseen = [], [], [], []
     for number in range(split.n_members):
-        data = member_data(prepared, split, number, plan.unlabelled)
-        torch.manual_seed(config.seed + number)  # the head starts from here
-        classifier = Classifier(
-            copy.deepcopy(source.encoder), len(labels), pooled_stages, config.training.dropout,
-            config.transfer.bottleneck,
-        )  # fmt: skip
-        strategy.build(classifier)
         listener = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_members}", progress)
-        result = train_member(
-            classifier, data, config, preprocessing, labels, folder / f"fold-{number}", seed=config.seed + number,
-            progress=listener,
-        )  # fmt: skip
+        result = train_fold(plan, source, config, number, folder / f"fold-{number}", listener)
+        data = member_data(prepared, split, number, plan.unlabelled)
         known, held_out = labelled_features(result.classifier, data, config, read)
         trained.append(result)
-        novelties.append(Novelty(classifier.n_features).fit(known, held_out))
+        novelties.append(Novelty(result.classifier.n_features).fit(known, held_out))
         seen.append((_logits(result.classifier, known), data.train_truth))
         unseen.append((_logits(result.classifier, held_out), data.val_truth))
     logits, truth = (np.concatenate(parts) for parts in zip(*unseen, strict=True))

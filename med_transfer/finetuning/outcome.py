@@ -19,7 +19,7 @@ from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
-from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts
+from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts, participant_flow
 from med_transfer.transfer.gain import transfer_gain
 
 
@@ -97,6 +97,9 @@ def _summary(
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, _parts(plan), cohort.labels),
         split=_split_sentence(plan),
+        flow=participant_flow(
+            cohort.patients, _parts(plan), [scan.patient for scan in plan.prepared.failed], plan.split.n_members
+        ),
         cross_validated=plan.split.n_members > 1,
         config=[
             ("Transfer", str(config.transfer)),

@@ -118,8 +118,7 @@ def train(
 ) -> TrainedEnsemble:
     """All folds from one source; what is automatic in the config depends on whether there is one."""
     config = config.resolved(from_source=source.sha256 is not None)
-    pooled = config.backbone.pooled_stages or source.spec.pooled_stages
-    return train_folds(plan, source, pooled, config, folder, progress, stage)
+    return train_folds(plan, source, config, folder, progress, stage)
 
 
 def _train_scratch_twin(

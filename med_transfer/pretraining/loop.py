@@ -9,19 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from med_transfer.atomic import write_bytes, write_text
-from med_transfer.backbones import Encoder
+from med_transfer.backbones import Encoder, channels_last
 from med_transfer.errors import ConfigError
 from med_transfer.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from med_transfer.pretraining.course import Course, draw_curve
 from med_transfer.pretraining.method import Figures, Method
-from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, placed, update_average
+from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, update_average
 from med_transfer.pretraining.origin import Origin
 from med_transfer.pretraining.probe import LinearProbe, effective_rank
 from med_transfer.pretraining.processes import Processes
@@ -46,8 +45,10 @@ class Training:
     ) -> None:
         self.config, self.origin, self.out = method.config, origin, out
         self.probe, self.processes, self.progress = probe, processes, progress
-        self.device, layout = method.material.device, method.material.layout
-        self.method = cast(Method, placed(method, self.device, layout)).train()
+        self.device = method.material.device
+        self.method = method.to(self.device).train()
+        if self.config.channels_last:
+            channels_last(self.method)
         self.average = copy.deepcopy(method.encoder).eval().requires_grad_(False)
         self.parallel = processes.wrapped(method)
         groups = parameter_groups(method.parameters(), self.config.weight_decay)

@@ -34,12 +34,3 @@ def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
             value.lerp_(current[name], 1 - decay)
         else:
             value.copy_(current[name])
-
-
-def placed(module: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
-    """On the device; the weights of 3D convolutions in the memory layout, which others cannot have."""
-    module.to(device)
-    for parameter in module.parameters():
-        if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
-    return module

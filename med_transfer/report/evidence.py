@@ -42,6 +42,12 @@ class Evidence:
         return self.metrics.n_patients < self.metrics.n_scans
 
     @property
+    def n_asked(self) -> int:
+        """Scans that an answer was wanted of: the cohort table's, or those with and without a prediction."""
+        flow = self.run.flow
+        return flow.found.scans if flow else self.metrics.n_scans + self.metrics.failed.n
+
+    @property
     def judged(self) -> str:
         """What the main figures are of: ``fused model`` or ``network``."""
         fusion = self.metrics.fusion

@@ -58,6 +58,16 @@ def difference(estimate: Estimate, t: Translator) -> str:
     )  # fmt: skip
 
 
+def scans(n: int, t: Translator) -> str:
+    """For example ``17 scans``."""
+    return t("1 scan") if n == 1 else t("{n} scans", n=n)
+
+
+def patients(n: int, t: Translator) -> str:
+    """For example ``12 patients``."""
+    return t("1 patient") if n == 1 else t("{n} patients", n=n)
+
+
 def duration(seconds: float) -> str:
     """For example ``12 s``, ``4 min``, ``2 h 05 min``."""
     if seconds < 90:

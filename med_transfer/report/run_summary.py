@@ -23,6 +23,27 @@ class Count:
 
 
 @dataclass(frozen=True)
+class ParticipantFlow:
+    """From the cohort table to the parts, before anything was called (STARD 2015, item 19).
+
+    Attributes:
+        found: rows of the cohort table.
+        excluded: scans that could not be used, and the patients of whom no scan is left.
+        parts: split to its scans; only ``test`` where a finished bundle was judged.
+        n_networks: members of the ensemble; of several, each is validated on a fold of ``train`` that it has not seen.
+    """
+
+    found: Count
+    excluded: Count
+    parts: Mapping[str, Count]
+    n_networks: int = 1
+
+    @property
+    def used(self) -> Count:
+        return Count(self.found.scans - self.excluded.scans, self.found.patients - self.excluded.patients)
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The run in words and numbers.
 
@@ -32,6 +53,7 @@ class RunSummary:
         backbone, backbone_licence: name of the pretrained encoder and its licence.
         cohort: class (and ``All``) to split to count, see ``cohort_counts``.
         split: how scans were divided, one sentence.
+        flow: how many scans came that far; None when nobody counted.
         cross_validated: whether every development scan is validated once and trained on otherwise; ``cohort`` counts it
             as training.
         config: rows (name, value) worth reading; the whole config is in config.yaml.
@@ -47,6 +69,7 @@ class RunSummary:
     backbone_licence: str
     cohort: Mapping[str, Mapping[str, Count]]
     split: str = "by patient: no patient is on both sides"
+    flow: ParticipantFlow | None = None
     cross_validated: bool = False
     config: Sequence[tuple[str, str]] = ()
     seconds: float = 0.0
@@ -140,6 +163,20 @@ def cohort_counts(
         name: {split: _count(patient_of[among & (split_of == split)]) for split in SPLITS}
         for name, among in rows.items()
     }
+
+
+def participant_flow(
+    patients: Sequence[str], splits: Sequence[str], excluded: Sequence[str], n_networks: int = 1
+) -> ParticipantFlow:
+    """Patient and part of every scan that was used, and the patient of every scan that was not."""
+    patient_of, split_of = np.asarray(patients, dtype=str), np.asarray(splits, dtype=str)
+    lost = set(excluded) - set(patients)
+    return ParticipantFlow(
+        found=Count(len(patients) + len(excluded), len({*patients, *excluded})),
+        excluded=Count(len(excluded), len(lost)),
+        parts={split: _count(patient_of[split_of == split]) for split in SPLITS if split in splits},
+        n_networks=n_networks,
+    )
 
 
 def _count(patients: NDArray[np.str_]) -> Count:

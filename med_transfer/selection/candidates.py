@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from med_transfer.backbones import (
     BackboneSpec,
     Encoder,
+    LoadedBackbone,
     backbones,
     find_backbone,
     from_scratch,
@@ -20,6 +21,7 @@ from med_transfer.backbones.store import store_folder
 from med_transfer.bundle import versions
 from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound
 
+Build = Callable[[], Encoder]
 Check = Callable[[str, BackboneSpec, Path | None], "Candidate"]  # name, entry, path that was given
 
 
@@ -30,22 +32,31 @@ class Network:
     Attributes:
         key: tells these weights from all others, in the cache of features.
         seed: of random weights; None for weights of a source.
+        build: gives the encoder, on the CPU.
     """
 
     key: str
     spec: BackboneSpec
-    weights: Path | None
     seed: int | None
-    accept_licence: str = ""
+    build: Build = field(compare=False, repr=False)
 
     def load(self) -> Encoder:
         """On the CPU, in evaluation mode. Raises BackboneError."""
-        if self.seed is not None:
-            return from_scratch(self.spec, self.seed).encoder.eval()
-        loaded = load_backbone(
-            self.spec.name, self.weights, accept_licence=self.accept_licence, channels=self.spec.input.channels
-        )
-        return loaded.encoder.eval()
+        return self.build().eval()
+
+
+class _Opened:
+    """The encoder that a check has built, once; whoever asks again has the file opened again.
+
+    So a weights file is opened once where features are made, and no network outlives the making of its features.
+    """
+
+    def __init__(self, encoder: Encoder, build: Build) -> None:
+        self._encoder, self._build = encoder, build
+
+    def __call__(self) -> Encoder:
+        encoder, self._encoder = self._encoder, None
+        return self._build() if encoder is None else encoder
 
 
 @dataclass(frozen=True)
@@ -56,24 +67,26 @@ class Candidate:
         name: the backbone, and the path where one was given.
         weights: the path that was given (of a bundle: its folder); None for weights found by name.
         sha256: of the weights file.
+        build: gives its encoder.
     """
 
     name: str
     spec: BackboneSpec
     weights: Path | None
     sha256: str
-    accept_licence: str = ""
+    build: Build = field(compare=False, repr=False)
 
     @property
     def network(self) -> Network:
         """With the weights of the source."""
-        return Network(f"{self.spec.name} {self.sha256}", self.spec, self.weights, None, self.accept_licence)
+        return Network(f"{self.spec.name} {self.sha256}", self.spec, None, self.build)
 
     def control(self, seed: int) -> Network:
         """The same network with random weights; what they are depends on the versions too."""
         made_by = "".join(f" {name} {versions()[name]}" for name in ("med-transfer", "monai", "torch"))
         size = f"{self.spec.parameters} {self.spec.stage_channels}"
-        return Network(f"{self.spec.name} {size} random {seed}{made_by}", self.spec, None, seed)
+        key = f"{self.spec.name} {size} random {seed}{made_by}"
+        return Network(key, self.spec, seed, lambda: from_scratch(self.spec, seed).encoder)
 
 
 @dataclass(frozen=True)
@@ -151,5 +164,9 @@ def _at_hand(spec: BackboneSpec, check: Check, left_out: dict[str, str]) -> list
 def _checked(
     name: str, spec: BackboneSpec, weights: Path | None, *, accept_licence: str, channels: int
 ) -> Candidate:  # fmt: skip
-    loaded = load_backbone(spec.name, weights, accept_licence=accept_licence, channels=channels)
-    return Candidate(name, loaded.spec, weights, loaded.sha256 or "", accept_licence)
+    def load() -> LoadedBackbone:
+        return load_backbone(spec.name, weights, accept_licence=accept_licence, channels=channels)
+
+    loaded = load()
+    build = _Opened(loaded.encoder, lambda: load().encoder)
+    return Candidate(name, loaded.spec, weights, loaded.sha256 or "", build)

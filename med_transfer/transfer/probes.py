@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.auc import weighted_macro_auc
@@ -159,8 +160,9 @@ def _judged(
     table, folds = finite_table(features), np.asarray(folds)
     _check(table, truth, patients, folds)
     probabilities = np.zeros(truth.shape)
-    for fold in np.unique(folds):
-        probabilities[folds == fold] = _answers(table, truth, folds != fold, folds == fold, labels, fit)
+    with threadpool_limits(1):  # small fits: threads that wait for each other, on busy cores, take many times longer
+        for fold in np.unique(folds):
+            probabilities[folds == fold] = _answers(table, truth, folds != fold, folds == fold, labels, fit)
     return Judged(truth, probabilities, tuple(patients), labels)
 
 

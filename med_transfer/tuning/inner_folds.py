@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from dataclasses import replace
-from pathlib import Path
 
-import torch
-from lightning.pytorch.callbacks import Callback
-
-from med_transfer.backbones import LoadedBackbone
-from med_transfer.classifier import Classifier
 from med_transfer.cohorts import Split
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.member import TrainedMember, train_member
-from med_transfer.finetuning.member_data import member_data
+from med_transfer.finetuning.member import TrainedMember
 from med_transfer.finetuning.plan import Plan
-from med_transfer.transfer.strategies import find_strategy
 
 
 def without_test_scans(plan: Plan) -> Plan:
@@ -31,25 +22,6 @@ def without_test_scans(plan: Plan) -> Plan:
 
     split = Split((), tuple(map(moved, plan.split.validation)), moved(plan.split.always_training))
     return replace(plan, prepared=replace(plan.prepared.subset(development), failed=()), split=split)
-
-
-def train_inner_fold(
-    plan: Plan, source: LoadedBackbone, config: FinetuneConfig, fold: int, folder: Path, listener: Callback
-) -> TrainedMember:
-    """The fold's member just as ``finetune`` trains it; ``folder`` keeps its state, and beside it frozen features.
-
-    Args:
-        config: resolved.
-    """
-    pooled = config.backbone.pooled_stages or source.spec.pooled_stages
-    labels, seed = plan.prepared.cohort.labels, config.seed + fold
-    torch.manual_seed(seed)  # the head starts from here
-    classifier = Classifier(copy.deepcopy(source.encoder), len(labels), pooled, config.training.dropout)
-    find_strategy(config.transfer).build(classifier)
-    data = member_data(plan.prepared, plan.split, fold)
-    return train_member(
-        classifier, data, config, plan.preprocessing, labels, folder, seed=seed, progress=listener
-    )  # fmt: skip
 
 
 def kept_figure(member: TrainedMember) -> float:

@@ -15,10 +15,11 @@ import numpy as np
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.folds import train_fold
 from med_transfer.finetuning.plan import Plan
 from med_transfer.progress import Progress, silent
 from med_transfer.tuning.config import TuneConfig
-from med_transfer.tuning.inner_folds import config_name, kept_figure, train_inner_fold
+from med_transfer.tuning.inner_folds import config_name, kept_figure
 from med_transfer.tuning.record import TrialRecord, Tuning
 from med_transfer.tuning.report import write_tuning
 from med_transfer.tuning.space import applied, draw
@@ -143,7 +144,7 @@ class Search:
 
             stage = f"trial {trial.number}, fold {fold + 1} of {self.n_folds}"
             watcher = Watcher(stage, self.progress, self.deadline, judge)
-            member = train_inner_fold(self.plan, self.source, resolved, fold, self._folder(name, fold), watcher)
+            member = train_fold(self.plan, self.source, resolved, fold, self._folder(name, fold), watcher)
             figures.append(kept_figure(member))
             epochs += len(member.history)
             trial.note(figures=figures, epochs=epochs)

@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from med_transfer.evaluation.baselines import fit_handcrafted, prevalence_only
+from med_transfer.evaluation.baselines import fit_handcrafted, handcrafted_within, prevalence_only
+from med_transfer.evaluation.held_out import patient_folds
+from med_transfer.labels import Labels
 
 
 def feature_table(n=90, seed=0):
@@ -46,6 +52,15 @@ def test_handcrafted_for_findings_fits_each_on_its_own():
     probabilities = fit_handcrafted(features[:60], several[:60], features[60:], 0, multilabel=True)
     assert roc_auc_score(several[60:, :2], probabilities[:, :2]) > 0.8
     assert (probabilities[:, 2] == 0).all()
+
+
+def test_handcrafted_within_a_cohort_is_scikit_learns_cross_validation_by_patient():
+    features, truth = feature_table()
+    patients = [f"p{number // 2}" for number in range(90)]
+    folds = patient_folds(truth, patients, Labels(("a", "b", "c")))
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=5000))
+    expected = cross_val_predict(model, features, truth.argmax(axis=1), cv=folds, method="predict_proba")
+    np.testing.assert_allclose(handcrafted_within(features, truth, folds), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [0, 7])

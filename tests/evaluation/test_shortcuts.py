@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from med_transfer.evaluation import evaluate
 from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, above_chance
-from med_transfer.evaluation.shortcuts import Development, fit_acquisition
+from med_transfer.evaluation.shortcuts import Development, acquisition_within, fit_acquisition
 from med_transfer.labels import Labels
 
 THREE = Labels(("benign", "malignant", "normal"))
@@ -107,6 +107,19 @@ def test_several_findings_are_predicted_each_on_its_own():
     assert shortcuts.strongest == ["kernel"]
 
 
+def test_scans_of_which_no_others_are_at_hand_are_judged_by_other_patients():
+    """A fact that is the patient's own number says nothing of him; a planted one does."""
+    facts, truth, patients = simulated(5, n=160, scans_per_patient=4, planted=0.8)
+    judged = Development(facts, truth, patients, THREE)
+    probabilities, shortcuts = acquisition_within(judged, n_boot=100)
+    assert shortcuts == fit_acquisition(judged, facts[:2], n_boot=100)[1]
+    assert roc_auc_score(truth, probabilities) == pytest.approx(shortcuts.macro_auc.value)
+    assert above_chance(shortcuts.macro_auc)
+    own = [{"kernel": patient} for patient in patients]
+    probabilities, _ = acquisition_within(Development(own, truth, patients, THREE), n_boot=100)
+    assert roc_auc_score(truth, probabilities) < 0.6
+
+
 def test_where_nothing_differs_or_nobody_can_be_held_out_the_figure_is_undefined():
     same = [{"kernel": "LUNG"}] * 6
     truth = np.eye(3, dtype=bool)[[0, 0, 0, 1, 1, 2]]
@@ -117,4 +130,4 @@ def test_where_nothing_differs_or_nobody_can_be_held_out_the_figure_is_undefined
     some = [{"kernel": name} for name in "xyxyxy"]
     probabilities, shortcuts = fit_acquisition(Development(some, truth, list("abcdef"), THREE), some[:2])
     assert probabilities.shape == (2, 3)
-    assert shortcuts.macro_auc.reason == "a class has fewer than two development patients"
+    assert shortcuts.macro_auc.reason == "a class has fewer than two patients"

@@ -109,6 +109,15 @@ def test_table_of_phases_is_predicted_from_the_command_line_and_from_python(comm
     assert predictor.predict(swapped, **where).probabilities != answer
 
 
+def test_unseen_phases_are_judged_from_the_command_line(command, run, unseen_phases, tmp_path):
+    outcome = command("evaluate", run / "bundle", unseen_phases, "-o", tmp_path)
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["n_scans"], metrics["failed"]["n"], metrics["overlap"]["seen_scans"]) == (6, 0, 0)
+    assert "scan_arterial" not in metrics["subgroups"]
+    assert (tmp_path / "report.html").exists()
+
+
 def region(row):
     from med_transfer.scans import Region
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from command_line import Command, FinishedRun, Outcome, read_rows, write_rows
 
 from med_transfer.bundle import read_record
+from med_transfer.phantoms import write_nifti
 
 STATED = ("--prevalence", "part-solid=0.05", "--interval", "jeffreys")
 
@@ -106,3 +108,31 @@ def test_what_the_source_has_seen_is_named_as_such(command: Command, transferred
     refused = command("evaluate", transferred.bundle, table, "-o", tmp_path / "out")
     assert refused.code == 2
     assert "the bundle was trained on 12 of these scans or their patients (12 of them by its source" in refused.err
+
+
+@pytest.fixture(scope="module")
+def tied_csv(finished: FinishedRun, tmp_path_factory):
+    """Ten patients of each class; the number of slices goes with the class, and nothing else does."""
+    folder, chance, rows = tmp_path_factory.mktemp("tied"), np.random.default_rng(0), []
+    for number in range(30):
+        kind = number % 3
+        voxels = chance.normal(0, 200, (20 + 3 * kind, 32, 32)).astype(np.int16)
+        scan = write_nifti(folder / f"case-{number:02d}.nii.gz", voxels, np.eye(4))
+        rows.append({"scan": scan.name, "patient": f"n{number}", "label": read_record(finished.bundle).classes[kind]})
+    return write_rows(folder / "cohort.csv", rows)
+
+
+def test_an_external_cohort_whose_acquisition_tells_the_label_is_warned_of(
+    command: Command, finished: FinishedRun, tied_csv, tmp_path
+):
+    outcome = command("evaluate", finished.bundle, tied_csv, "-o", tmp_path)
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(metrics["baselines"]) == ["prevalence", "handcrafted", "acquisition"]
+    assert metrics["baselines"]["acquisition"]["macro_auc"]["value"] == 1
+    assert next(iter(metrics["shortcuts"]["facts"])) == "n_slices"
+    report = (tmp_path / "report.html").read_text()
+    summary = report[: report.index("Who was judged</h2>")]
+    assert "How the scans were made gives the label away" in summary
+    assert "the handcrafted baseline" in summary
+    assert summary.count("It was fitted within this cohort, each patient judged by a model of the others.") == 2

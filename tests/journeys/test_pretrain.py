@@ -90,6 +90,38 @@ def test_what_it_has_seen_may_not_judge(command, pretrained, source_csv, tmp_pat
         assert not (tmp_path / "run/cohort.lock.json").exists()
 
 
+def test_what_the_pretraining_has_seen_is_judged_by_the_bundle_only_when_allowed(
+    command, pretrained, source_csv, cohort_csv, tmp_path
+):
+    """By patient where a header names one, by the voxels elsewhere; the bundle's own training scans are others."""
+    rows = read_rows(cohort_csv)
+    for number, row in enumerate(rows):
+        row |= {"scan": str(cohort_csv.parent / row["scan"]), "patient": f"own-{number}"}
+    own = (f"backbone.weights={pretrained}", "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1")
+    run = tmp_path / "run"
+    table = write_rows(tmp_path / "cohort.csv", rows)
+    outcome = command("finetune", table, "-o", run, *settings(*TINY, *own, "scratch_twin=false"))
+    assert outcome.code == 0, outcome.err
+
+    seen = [row | {"scan": str(source_csv.parent / row["scan"])} for row in read_rows(source_csv)]
+    strangers = [row | {"patient": f"P{number}"} for number, row in enumerate(seen)]
+    known = [not row["scan"].endswith(".nii.gz") for row in seen]  # by a header; the others by their voxels alone
+    for n, judged in ((sum(known), seen), (9, strangers)):
+        words = ("evaluate", run / "bundle", write_rows(tmp_path / "seen.csv", judged), "-o", tmp_path / "out")
+        outcome = command(*words)
+        found = f"trained on {n} of these scans or their patients ({n} of them by its source or pretraining)"
+        refused(outcome, 2, f"{found}: row ", "/scans/case-0", "pass --allow-overlap")
+        assert not re.search("texture-0|P0", outcome.err)  # rows and files, never patients
+
+    outcome = command(*words, "--allow-overlap")
+    assert outcome.code == 0, outcome.err
+    assert "9 of 9 scans (9 of 9 patients) were seen in training" in outcome.out
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["overlap"]["seen_by_source"] == 9
+    report = (tmp_path / "out/report.html").read_text()
+    said = report.index("9 of them were seen by the source network or its pretraining.")
+    assert report.index("9 of 9 scans were seen in training") < said < report.index("Who was judged</h2>")
+
+
 def test_a_chain_remembers_everyone(command, pretrained, chest_source, tmp_path):
     """Teacher and start are the pretrained encoder; its patients come along."""
     for key, method in (("weights", "contrastive"), ("distillation.teacher_weights", "distillation")):

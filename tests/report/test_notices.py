@@ -30,6 +30,16 @@ def test_failures_and_few_scans_are_warnings():
     data = three_classes(30)
     failed = [Prediction("s", status="failed", reason="truncated")]
     found = by_title(metrics_of(data, failed=failed))
-    assert "1 of 31 scans gave no prediction" in found
+    assert "truncated (1 scan)" in found["1 of 31 scans gave no prediction"].text
     few = [f"{name} ({n})" for name, n in zip(data.labels.names, data.truth.sum(0), strict=True) if n < 10]
     assert ", ".join(few) in found["Too few test scans to trust a rate"].text
+
+
+def test_a_class_that_is_never_called_is_a_warning_even_where_transfer_helped():
+    data = three_classes()
+    probabilities = data.probabilities * [1, 1e-6, 1]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    squashed = type(data)(data.truth, probabilities, data.patients, data.labels)
+    name = data.labels.names[1]
+    assert by_title(metrics_of(squashed, transfer_gain=None, baselines={}))[f"Never called: {name}"].level == "warning"
+    assert not any(title.startswith("Never called") for title in by_title(sample().metrics))

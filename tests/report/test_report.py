@@ -82,7 +82,7 @@ def test_a_small_run_makes_a_report_with_undefined_measures(tmp_path):
     assert "no scan of class malignant among the test scans" in page.text
     assert "Transfer gain was not measured" in page.text
     assert "malignant (0)" in page.text
-    assert "Every test scan gave a prediction" in page.text
+    assert "Every scan gave a prediction" in page.text
 
 
 def test_without_probabilities_there_is_no_roc_curve(tmp_path):

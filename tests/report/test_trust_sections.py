@@ -74,7 +74,17 @@ def test_a_shortcut_is_a_warning_that_names_the_fact(tmp_path):
     assert "macro AUC 1.000" in notice.text
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
     assert "Acquisition alone" in page.text
-    assert "The same in every development scan: file_format." in page.text
+    assert "The same in every scan it was fitted on: file_format." in page.text
+
+
+def test_of_another_cohort_it_is_said_that_the_small_models_were_fitted_within_it(tmp_path):
+    far = with_domain(np.full(240, 0.99))
+    metrics = with_acquisition(tied=True).model_copy(update={"domain": far.domain})
+    within = "It was fitted within this cohort, each patient judged by a model of the others."
+    assert by_title(metrics)["How the scans were made gives the label away"].text.endswith(within)
+    page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
+    assert "cross-validated by patient on these 120 scans of 120 patients" in page.text
+    assert "The bundle does not hold the scans that it was developed on" in page.text
 
 
 def test_a_clean_cohort_is_not_warned_of_and_its_figures_are_shown(tmp_path):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.backbones.networks.resnet import medicalnet
-from med_transfer.errors import BackboneError, UnknownBackbone
+from med_transfer.errors import BackboneError, UnknownBackbone, WeightsNotFound
 from med_transfer.selection.candidates import find_candidates
 from med_transfer.selection.reasons import recommend
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, LayerScore
@@ -38,6 +38,19 @@ def test_what_lies_in_the_users_folder_is_found_by_name(stored):
     assert candidate.sha256 == load_backbone("medicalnet-resnet10", stored).sha256
     loaded = candidate.network.load()
     assert torch.equal(loaded.state_dict()["conv1.weight"], load_backbone("medicalnet-resnet10").encoder.conv1.weight)
+
+
+def test_a_weights_file_is_opened_once_and_its_network_is_kept_no_longer_than_it_is_used(random_weights, tmp_path):
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(random_weights.read_bytes())
+    (candidate,) = find_candidates([], [("resnet18-w32", own)]).ready
+    own.unlink()
+    expected = load_backbone("resnet18-w32", random_weights).encoder.state_dict()
+    loaded = candidate.network.load()
+    assert not loaded.training
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    with pytest.raises(WeightsNotFound):
+        candidate.network.load()
 
 
 def test_the_same_weights_twice_are_one_candidate(random_weights, tmp_path):

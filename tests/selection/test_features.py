@@ -71,10 +71,16 @@ def test_watching_changes_no_feature_and_agrees_with_verification():
 
 
 @pytest.fixture
-def network(other_weights, tmp_path) -> Network:
+def own(other_weights, tmp_path) -> Path:
     """Weights that can be taken away, so that whoever looks twice fails."""
-    own = shutil.copy(other_weights, tmp_path / "own.safetensors")
-    return Network("resnet18-w32 own", find_backbone("resnet18-w32"), Path(own), None)
+    return Path(shutil.copy(other_weights, tmp_path / "own.safetensors"))
+
+
+@pytest.fixture
+def network(own) -> Network:
+    return Network(
+        "resnet18-w32 own", find_backbone("resnet18-w32"), None, lambda: load_backbone("resnet18-w32", own).encoder
+    )
 
 
 @pytest.fixture
@@ -82,8 +88,8 @@ def case(target_csv):
     return Cohort.read(target_csv).cases[0]
 
 
-def take_away(network: Network) -> Network:
-    network.weights.unlink()
+def taken_away(network: Network, own: Path) -> Network:
+    own.unlink()
     with pytest.raises(WeightsNotFound):
         network.load()
     return network
@@ -94,21 +100,21 @@ def same(first, second) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one.stages, other.stages, strict=True))
 
 
-def test_a_second_look_needs_neither_scan_nor_weights(network, case, tmp_path):
+def test_a_second_look_needs_neither_scan_nor_weights(network, own, case, tmp_path):
     first = FeatureLibrary(tmp_path / "cache", SMALL).look_up(case, [network], watch=True)
-    again = FeatureLibrary(tmp_path / "cache", SMALL).look_up(case, [take_away(network)])
+    again = FeatureLibrary(tmp_path / "cache", SMALL).look_up(case, [taken_away(network, own)])
     assert same(first, again)
     assert first[1][0].agreement == again[1][0].agreement is not None
     assert first[0] == again[0]
 
 
-def test_a_renamed_scan_is_read_but_passes_no_network(network, case, tmp_path):
+def test_a_renamed_scan_is_read_but_passes_no_network(network, own, case, tmp_path):
     library = FeatureLibrary(tmp_path / "cache", SMALL)
     first = library.look_up(case, [network])
     renamed = tmp_path / "renamed.nii.gz"
     shutil.copy(case.path, renamed)
     moved = dataclasses.replace(case, path=renamed, scan=renamed.name)
-    again = FeatureLibrary(tmp_path / "cache", SMALL).look_up(moved, [take_away(network)])
+    again = FeatureLibrary(tmp_path / "cache", SMALL).look_up(moved, [taken_away(network, own)])
     assert same(first, again)
 
 
@@ -117,7 +123,8 @@ def test_other_regions_inputs_and_weights_are_other_features(network, case, tmp_
     x, y, z = case.roi_centre_mm
     beside = dataclasses.replace(case, roi_centre_mm=(x + 8, y, z))
     other_window = SMALL.model_copy(update={"window_hu": (-500.0, 500.0)})
-    other_weights = dataclasses.replace(network, key="resnet18-w32 random", weights=None, seed=0)
+    scratch = lambda: load_backbone("resnet18-w32", scratch=True).encoder  # noqa: E731
+    other_weights = dataclasses.replace(network, key="resnet18-w32 random", seed=0, build=scratch)
     for changed in (
         FeatureLibrary(tmp_path / "cache", SMALL).look_up(beside, [network]),
         FeatureLibrary(tmp_path / "cache", other_window).look_up(case, [network]),

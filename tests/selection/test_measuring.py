@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from med_transfer.backbones import find_backbone
+from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.backbones.source_features import (
     LowRankGaussian,
     SourceFeatures,
@@ -178,7 +178,7 @@ def test_a_file_beside_the_weights_goes_before_the_novelty(of_bundle, random_wei
 
 def test_by_name_it_stands_in_the_users_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MED_TRANSFER_BACKBONES", str(tmp_path))
-    candidate = Candidate("astra", find_backbone("astra"), None, "c" * 64)
+    candidate = Candidate("astra", find_backbone("astra"), None, "c" * 64, lambda: load_backbone("astra").encoder)
     assert source_features(candidate) is None
     write_source_features(tmp_path / "astra.source.safetensors", SourceFeatures("c" * 64, 7, {(3,): np.zeros((7, 8))}))
     assert source_features(candidate).n_scans == 7

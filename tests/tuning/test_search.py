@@ -17,6 +17,7 @@ from small_plan import small_config, small_plan, source_of
 from med_transfer.config import load_config
 from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.folds import train_folds
 from med_transfer.finetuning.member import TrainedMember
 from med_transfer.progress import silent
 from med_transfer.tuning import TuneConfig, Tuning
@@ -231,3 +232,20 @@ def test_the_advantage_counts_that_folds_share_scans():
     assert found.ci95 == pytest.approx((0.2 - 4.30265 * 0.0912871, 0.2 + 4.30265 * 0.0912871), abs=1e-5)
     alone = advantage([0.6], [0.5], 0.2)
     assert (alone.standard_error, alone.ci95) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [{"method": "autoencoder", "bottleneck": 2, "steps": 20}, {"method": "coral", "unlabelled": "others.csv"}],
+    ids=lambda mapping: mapping["method"],
+)
+def test_features_are_mapped_in_a_trial_as_in_the_run_that_follows(tmp_path, mapping):
+    config = tune_config(space={"strategies": ["linear_probe"], "regularise": []})
+    transfer = {"strategy": "linear_probe", "mapping": mapping}
+    config = TuneConfig.model_validate(config.model_dump() | {"transfer": transfer})
+    plan = replace(PLAN, unlabelled=small_plan(0.6, 6, 0, seed=1).prepared)
+    tuning = search(tmp_path, config, plan=plan).run(0)
+    assert tuning.default is not None
+    trained = train_folds(plan, source_of("sees"), config.base.resolved(from_source=True), tmp_path, silent, "run")
+    figures = [member.history[0]["figure"] for member in trained.members]
+    assert list(tuning.default.figures) == pytest.approx(figures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from med_transfer.report.section import SectionModule
 from med_transfer.report.sections import (
     calibration,
+    checklists,
     comparisons,
     confusion,
     curves,
@@ -49,5 +50,5 @@ SECTIONS: tuple[SectionModule, ...] = (
     training,
     methods,
     model_card,
-    # checklists
+    checklists,
 )

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from med_transfer.evaluation.binomial import BINOMIAL_NAMES
 from med_transfer.evaluation.estimate import Estimate
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.page import ENGLISH, Translator
@@ -14,7 +15,7 @@ from med_transfer.report.numbers import percent, percent_interval
 
 
 def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
-    """Sensitivity of every class with its Wilson interval (thick) and, where given, by patient (thin)."""
+    """Sensitivity of every class with its interval (thick) and, where given, by patient (thin)."""
 
     def draw(canvas: Canvas) -> None:
         axes = canvas.subplots()
@@ -28,7 +29,7 @@ def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
         axes.grid(axis="x", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
 
-    caption = t("Square: sensitivity; bar: 95 % Wilson interval.")
+    caption = t("Square: sensitivity; bar: 95 % {interval}.", interval=BINOMIAL_NAMES[metrics.evaluation.interval])
     if any(found.sensitivity.ci95_cluster for found in metrics.classes.values()):
         caption += " " + t(
             "Thin line: 95 % interval over patients, the one to trust because some patients have several scans."

@@ -9,12 +9,15 @@ from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import FitGap, KeptNetwork, Metrics, TransferGain
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.numbers import difference
+from med_transfer.report.numbers import difference, scans
+from med_transfer.report.sections.flow_diagram import by_finding
 
 Level = Literal["good", "neutral", "warning"]
 
 STRONGEST_BASELINE = "handcrafted"
+MOST_REASONS = 3
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
+FITTED_WITHIN = sentence("It was fitted within this cohort, each patient judged by a model of the others.")
 
 _GAIN: dict[str, tuple[Level, str, str]] = {
     "gain": (
@@ -50,19 +53,21 @@ class Notice:
 
 
 def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
-    """In the order of reading: fusion, transfer, what was kept, baseline, over-fitting, failed scans, few scans."""
+    """In the order of reading: fusion, transfer, what was kept, baseline, over-fitting, never called, failed, few."""
     metrics, judged = evidence.metrics, t(evidence.judged)
     found = [
         _fusion(metrics.fusion, t), _leaks(metrics.fusion, t), _transfer(metrics.transfer_gain, t),
         _kept(metrics.kept_network, t), _baseline(metrics, judged, t), _gap(metrics.fit_gap, t),
-        _failed(metrics, t), _few(metrics, t),
+        _never_called(metrics, t), _failed(evidence, t), _few(metrics, t),
     ]  # fmt: skip
     return [notice for notice in found if notice is not None]
 
 
 def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
     if gain is None:
-        text = t("This run trained no network from scratch, so nothing is known about gain or negative transfer.")
+        text = t(
+            "No network from scratch was judged beside this one, so nothing is known about gain or negative transfer."
+        )
         return Notice("neutral", t("Transfer gain was not measured"), text)
     level, title, text = _GAIN[gain.verdict]
     measured = t(
@@ -139,17 +144,38 @@ def _baseline(metrics: Metrics, judged: str, t: Translator) -> Notice | None:
             "to explain."
         )
     measured = t("Model minus baseline: macro AUC {gain}.", gain=difference(gain, t))
-    return Notice(level, title, f"{text} {measured}")
+    within = f" {t(FITTED_WITHIN)}" if metrics.external else ""
+    return Notice(level, title, f"{text} {measured}{within}")
 
 
-def _failed(metrics: Metrics, t: Translator) -> Notice | None:
-    if not metrics.failed.n:
+def _never_called(metrics: Metrics, t: Translator) -> Notice | None:
+    """A high AUC hides that a class is never called: its sensitivity is 0 at this operating point."""
+    never = [
+        name for name, one in metrics.classes.items()
+        if one.n and not one.counts.true_positive + one.counts.false_positive
+    ]  # fmt: skip
+    if not never:
         return None
-    asked = metrics.n_scans + metrics.failed.n
     return Notice(
         "warning",
-        t("{n} of {asked} scans gave no prediction", n=metrics.failed.n, asked=asked),
-        t("No rate on this page counts them. Reasons are listed below the summary."),
+        t("Never called: {classes}", classes=", ".join(never)),
+        t("Not one test scan was called so. At this operating point none of these can be found, whatever the AUC."),
+    )
+
+
+def _failed(evidence: Evidence, t: Translator) -> Notice | None:
+    """How many scans could not be used, and the commonest reasons."""
+    failed = evidence.metrics.failed
+    if not failed.n:
+        return None
+    reasons = list(by_finding(failed.reasons).items())
+    named = "; ".join(f"{reason} ({scans(n, t)})" for reason, n in reasons[:MOST_REASONS])
+    rest = sum(n for _, n in reasons[MOST_REASONS:])
+    return Notice(
+        "warning",
+        t("{n} of {asked} scans gave no prediction", n=failed.n, asked=evidence.n_asked),
+        t("No rate on this page counts them. {reasons}.", reasons=named)
+        + (" " + t("{n} more for other reasons, listed below.", n=rest) if rest else ""),
     )
 
 

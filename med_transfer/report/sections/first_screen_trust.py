@@ -11,7 +11,7 @@ from med_transfer.page import ENGLISH, Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval
 from med_transfer.report.openings import decided_before, times_opened
-from med_transfer.report.sections.first_screen_notices import Notice
+from med_transfer.report.sections.first_screen_notices import FITTED_WITHIN, Notice
 
 
 def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
@@ -75,7 +75,8 @@ def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
         auc=decimal(acquisition.macro_auc), interval=decimal_interval(acquisition.macro_auc.ci95, t),
         facts=", ".join(shortcuts.strongest), gain=difference(acquisition.macro_auc_gain, t),
     )  # fmt: skip
-    return Notice("warning", t("How the scans were made gives the label away"), text)
+    within = f" {t(FITTED_WITHIN)}" if metrics.external else ""
+    return Notice("warning", t("How the scans were made gives the label away"), f"{text}{within}")
 
 
 def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:

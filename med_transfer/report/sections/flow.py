@@ -1,4 +1,4 @@
-"""Who was judged: scans and patients of each part, and the scans that gave no answer."""
+"""Who was judged: scans and patients from the table to the call, and the scans that gave no answer."""
 
 from __future__ import annotations
 
@@ -7,26 +7,52 @@ from collections.abc import Mapping
 from med_transfer.evaluation.metrics import Failed
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.run_summary import ALL_CLASSES, SPLITS, Count, RunSummary
+from med_transfer.report.run_summary import ALL_CLASSES, Count, RunSummary
 from med_transfer.report.section import Section
+from med_transfer.report.sections.flow_diagram import flow_diagram
 from med_transfer.report.table import Cell, Table
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
-    tables, failed = [_cohort(evidence.run, t)], evidence.metrics.failed
+    tables, failed, flow = [_cohort(evidence.run, t)], evidence.metrics.failed, evidence.run.flow
     if failed.n:
         tables.append(_failed(failed, t))
-    return Section(t("Who was judged"), tables)
+    return Section(
+        t("Who was judged"),
+        tables,
+        [flow_diagram(flow, evidence, t)] if flow else [],
+        {"unusable": _unusable(evidence, t)},
+    )
+
+
+def _unusable(evidence: Evidence, t: Translator) -> str:
+    """What became of the scans that could not be used: of a run's test part nobody knows how many are missing."""
+    failed, flow = evidence.metrics.failed.n, evidence.run.flow
+    if not failed:
+        return t("Every scan gave a prediction.")
+    if flow and set(flow.parts) != {"test"}:
+        return t(
+            "{n} of the {asked} scans in the cohort table could not be used. They were left out before the scans were "
+            "divided, so they are in no part and in no rate of this report.",
+            n=failed, asked=flow.found.scans,
+        )  # fmt: skip
+    return t(
+        "{n} of {asked} scans gave no prediction. They are in no rate of this report.",
+        n=failed, asked=evidence.n_asked,
+    )  # fmt: skip
 
 
 def _cohort(run: RunSummary, t: Translator) -> Table:
     parts = {"train": t("Training"), "val": t("Validation"), "test": t("Test")}
+    if run.flow:
+        shown = {*run.flow.parts, *(["val"] if run.cross_validated else [])}
+        parts = {split: name for split, name in parts.items() if split in shown}
     return Table(
         "cohort",
         t("Scans (patients) in each part, divided {how}", how=run.split),
-        (t("Class"), *(parts[split] for split in SPLITS)),
+        (t("Class"), *parts.values()),
         [
-            (t("All") if name == ALL_CLASSES else name, *(_part(run, row, split, t) for split in SPLITS))
+            (t("All") if name == ALL_CLASSES else name, *(_part(run, row, split, t) for split in parts))
             for name, row in run.cohort.items()
         ],
         total=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
-from med_transfer.page import Translator
+from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
 from med_transfer.report.table import Table, estimated
@@ -14,7 +14,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     shortcuts = evidence.metrics.shortcuts
     if shortcuts is None:
         return None
-    tables = [_facts(shortcuts, t)] if shortcuts.facts else []
+    tables = [_facts(shortcuts, t, external=evidence.metrics.external)] if shortcuts.facts else []
     if ACQUISITION_BASELINE in evidence.metrics.baselines:
         tables.insert(0, _test(evidence.metrics, t(evidence.judged), t))
     return Section(t("Shortcuts"), tables)
@@ -34,14 +34,18 @@ def _test(metrics: Metrics, judged: str, t: Translator) -> Table:
     )
 
 
-def _facts(shortcuts: Shortcuts, t: Translator) -> Table:
+def _facts(shortcuts: Shortcuts, t: Translator, *, external: bool) -> Table:
+    caption = sentence(
+        "Each fact alone and all together, cross-validated by patient on {scans} development scans of {patients} "
+        "patients"
+    )
+    if external:
+        caption = sentence(
+            "Each fact alone and all together, cross-validated by patient on these {scans} scans of {patients} patients"
+        )
     return Table(
         "facts",
-        t(
-            "Each fact alone and all together, cross-validated by patient on {scans} development scans of {patients} "
-            "patients",
-            scans=shortcuts.n_scans, patients=shortcuts.n_patients,
-        ),
+        t(caption, scans=shortcuts.n_scans, patients=shortcuts.n_patients),
         (t("Fact"), t("Macro AUC")),
         [
             *((name, estimated(found, "decimal", t)) for name, found in shortcuts.facts.items()),

@@ -1,0 +1,99 @@
+"""Reporting guidelines, item by item: what this run answers, and what is left for the author."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_transfer.config import load_config
+from med_transfer.page import Language, Translator, sentence
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.sections.checklists_answers import ANSWERS
+from med_transfer.report.table import Cell, Table
+
+FOLDER = Path(__file__).parents[1] / "checklists"
+NAMES = ("stard_ai_2025", "claim_2024", "tripod_ai_2024")
+Status = Literal["whole", "part", "author"]
+
+_STATUS: dict[Status, str] = {
+    "whole": sentence("from the run"),
+    "part": sentence("in part"),
+    "author": sentence("for the author"),
+}
+
+
+class Item(BaseModel):
+    """One item, in words of our own.
+
+    Attributes:
+        number: in the published list.
+        en, zh_tw: what it asks for.
+        answer: name of what the run knows of it, see ``ANSWERS``; empty: nothing.
+        whole: that is all the item asks for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: str
+    en: str
+    zh_tw: str = Field(alias="zh-TW")
+    answer: str = ""
+    whole: bool = False
+
+    def asks(self, language: Language) -> str:
+        return self.zh_tw if language == "zh-TW" else self.en
+
+
+class Checklist(BaseModel):
+    """A reporting guideline and where it was published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str
+    items: tuple[Item, ...]
+
+
+def read_checklist(name: str) -> Checklist:
+    """One of ``NAMES``."""
+    return load_config(Checklist, FOLDER / f"{name}.yaml")
+
+
+def section(evidence: Evidence, t: Translator) -> Section:
+    tables, lists = [], []
+    for name in NAMES:
+        checklist = read_checklist(name)
+        answered = [(item, *_answered(item, evidence, t)) for item in checklist.items]
+        tables.append(_table(name, checklist, answered, t))
+        lists.append({"table": name, "source": checklist.source, "summary": _counted(checklist, answered, t)})
+    return Section(t("Reporting checklists"), tables, values={"lists": lists})
+
+
+def _answered(item: Item, evidence: Evidence, t: Translator) -> tuple[Status, str]:
+    known = ANSWERS[item.answer](evidence, t) if item.answer else None
+    if known is None:
+        return "author", ""
+    return ("whole" if item.whole else "part"), known
+
+
+def _table(name: str, checklist: Checklist, answered: list[tuple[Item, Status, str]], t: Translator) -> Table:
+    return Table(
+        name.replace("_", "-"),
+        t("{name}, in words of our own; the published list holds.", name=checklist.name),
+        (t("Item"), t("What it asks for"), t("Answered"), t("From this run")),
+        [
+            (item.number, item.asks(t.language), Cell(t(_STATUS[status]), strong=status == "whole"), known)
+            for item, status, known in answered
+        ],
+        kind="text",
+    )
+
+
+def _counted(checklist: Checklist, answered: list[tuple[Item, Status, str]], t: Translator) -> str:
+    n = {status: sum(one == status for _, one, _ in answered) for status in _STATUS}
+    return t(
+        "{name}: {whole} items from the run, {part} in part, {author} for the author", name=checklist.name, **n
+    )  # fmt: skip

@@ -1,0 +1,245 @@
+"""What a run knows of the items of reporting guidelines. None where it knows nothing: never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import patients, percent, percent_interval, scans
+
+Answer = Callable[[Evidence, Translator], str | None]
+
+
+def _rows(*names: str) -> Answer:
+    """Rows of the model card or of the configuration whose name begins so; they say themselves what they are."""
+
+    def answer(evidence: Evidence, t: Translator) -> str | None:
+        rows = [*evidence.run.model_card, *evidence.run.config]
+        return "; ".join(f"{name}: {value}" for name, value in rows if name.startswith(names)) or None
+
+    return answer
+
+
+def _always(text: Callable[[Translator], str]) -> Answer:
+    """What holds for every run, because the program works so."""
+    return lambda evidence, t: text(t)
+
+
+def _trained(evidence: Evidence) -> bool:
+    """Whether this is the report of a training run, not of a finished bundle on another cohort."""
+    return evidence.run.flow is not None and "train" in evidence.run.flow.parts
+
+
+def _question(evidence: Evidence, t: Translator) -> str:
+    return evidence.run.question
+
+
+def _categories(evidence: Evidence, t: Translator) -> str:
+    metrics = evidence.metrics
+    names = ", ".join(metrics.labels)
+    return t("Several findings a scan: {names}", names=names) if metrics.multilabel else t(
+        "One class a scan: {names}", names=names
+    )  # fmt: skip
+
+
+def _excluded(evidence: Evidence, t: Translator) -> str:
+    return t(
+        "Data level: {n} of {asked} scans could not be used, by reason in 'Who was judged'",
+        n=evidence.metrics.failed.n, asked=evidence.n_asked,
+    )  # fmt: skip
+
+
+def _flow(evidence: Evidence, t: Translator) -> str | None:
+    flow = evidence.run.flow
+    if flow is None:
+        return None
+    return t(
+        "Diagram in 'Who was judged', from {scans} of {patients} in the cohort table on",
+        scans=scans(flow.found.scans, t), patients=patients(flow.found.patients, t),
+    )  # fmt: skip
+
+
+def _software(evidence: Evidence, t: Translator) -> str | None:
+    return ", ".join(f"{name} {version}" for name, version in evidence.run.software.items()) or None
+
+
+def _division(evidence: Evidence, t: Translator) -> str | None:
+    if not _trained(evidence):
+        return None
+    return t("Divided {how}; numbers in 'Who was judged'", how=evidence.run.split)
+
+
+def _disjoint(evidence: Evidence, t: Translator) -> str:
+    overlap = evidence.metrics.overlap
+    if overlap and overlap.seen_scans:
+        return t(
+            "Not disjoint: {n} of {all} scans were seen in training", n=overlap.seen_scans, all=overlap.n_scans
+        )  # fmt: skip
+    return t("By patient and by image: a patient or an identical image on both sides is refused")
+
+
+def _threshold(evidence: Evidence, t: Translator) -> str:
+    point, chosen = evidence.metrics.operating_point, evidence.metrics.chosen_point
+    how = t("fixed before training") if point.chosen_on == "fixed" else t("chosen on validation scans")
+    aim = f" ({chosen.aim})" if chosen and point.chosen_on == "validation" else ""
+    return t("Calibrated probabilities; called is {rule}, {how}{aim}", rule=point, how=how, aim=aim)
+
+
+def _blinded(evidence: Evidence, t: Translator) -> str:
+    fusion = evidence.metrics.fusion
+    if fusion and fusion.columns and fusion.report == "fused":
+        return t("The program read the scans and {columns}, and no label", columns=", ".join(fusion.columns))
+    return t("The program read the scans and nothing else, and no label")
+
+
+def _statistics(evidence: Evidence, t: Translator) -> str:
+    drawn = evidence.metrics.bootstrap
+    return t("'Methods' on this page; bootstrap over patients, {n} draws, seed {seed}", n=drawn.n_boot, seed=drawn.seed)
+
+
+def _missing(evidence: Evidence, t: Translator) -> str:
+    n = evidence.metrics.failed.n
+    return t("{n} scans without a prediction are in no rate; no label and no image was filled in", n=n)
+
+
+def _subgroups(evidence: Evidence, t: Translator) -> str | None:
+    if not evidence.metrics.subgroups:
+        return None
+    return t("'Subgroups' on this page, by {columns}", columns=", ".join(evidence.metrics.subgroups))
+
+
+def _sample_size(evidence: Evidence, t: Translator) -> str:
+    metrics = evidence.metrics
+    return t(
+        "Not planned by the program. Judged: {scans} of {patients}; the intervals show what so many can tell",
+        scans=scans(metrics.n_scans, t), patients=patients(metrics.n_patients, t),
+    )  # fmt: skip
+
+
+def _errors(evidence: Evidence, t: Translator) -> str | None:
+    shown = [t("'Worst misses'")] if evidence.misses else []
+    shown += [t("'Subgroups', with a test for differences")] if evidence.metrics.subgroup_tests else []
+    shown += [t("'Shortcuts'")] if evidence.metrics.shortcuts else []
+    return "; ".join(shown) or None
+
+
+def _failures(evidence: Evidence, t: Translator) -> str | None:
+    if not evidence.misses:
+        return None
+    return t("The surest {n} wrong calls with pictures in 'Worst misses'", n=len(evidence.misses))
+
+
+def _prevalence(evidence: Evidence, t: Translator) -> str:
+    shares = evidence.metrics.prevalence.items()
+    return t(
+        "Among the test scans: {shares}", shares=", ".join(f"{name} {100 * share:.0f} %" for name, share in shares)
+    )  # fmt: skip
+
+
+def _external(evidence: Evidence, t: Translator) -> str | None:
+    if evidence.metrics.domain is None:
+        return None
+    return t("Distance from the training cohort, measured on this page")
+
+
+def _cross_table(evidence: Evidence, t: Translator) -> str:
+    if evidence.metrics.multilabel:
+        return t("A two-by-two table for each finding on this page")
+    return t("'Confusion matrix' on this page")
+
+
+def _estimates(evidence: Evidence, t: Translator) -> str:
+    found = evidence.metrics.classes.items()
+    shown = ", ".join(
+        f"{name} {percent(one.sensitivity)} [{percent_interval(one.sensitivity.ci95, t)}]" for name, one in found
+    )
+    return t("Sensitivity: {shown}. All others in 'Rates by class'", shown=shown)
+
+
+def _measures(evidence: Evidence, t: Translator) -> str:
+    return t("Sensitivity, specificity, predictive values, AUC and calibration, by class; see 'Methods'")
+
+
+def _performance(evidence: Evidence, t: Translator) -> str:
+    within = _subgroups(evidence, t)
+    return "; ".join([t("Test scans: 'Rates by class'"), *([within] if within else [])])
+
+
+def _selection(evidence: Evidence, t: Translator) -> str | None:
+    if not evidence.curves:
+        return None
+    kept = ", ".join(f"{curve.name}: {curve.best_epoch}" for curve in evidence.curves)
+    return t(
+        "Epoch with the best {measure} in validation; kept: {kept}", measure=evidence.curves[0].monitored_name,
+        kept=kept,
+    )  # fmt: skip
+
+
+def _internal(evidence: Evidence, t: Translator) -> str | None:
+    gap = evidence.metrics.fit_gap
+    if gap is None or not _trained(evidence):
+        return None
+    return t("Test scans of the same cohort, on this page; {gap}", gap=gap.sentence)
+
+
+def _numbers(evidence: Evidence, t: Translator) -> str:
+    return t("Scans and patients by class and part in 'Who was judged'")
+
+
+def _licence(evidence: Evidence, t: Translator) -> str:
+    return t(
+        "The folder 'bundle' of the run is the whole model; licence of the weights it began with: {licence}",
+        licence=evidence.run.backbone_licence,
+    )  # fmt: skip
+
+
+_PREPROCESSING = _rows("Input", "Modality", "Intensities", "Channel ", "Scans repaired")
+
+ANSWERS: dict[str, Answer] = {
+    "acquisition": _rows("Modality", "Spacing seen in training"),
+    "balance": _rows("Class balance", "Calibration"),
+    "blinded": _blinded,
+    "categories": _categories,
+    "cross_table": _cross_table,
+    "disjoint": _disjoint,
+    "division": _division,
+    "ensemble": _rows("Networks"),
+    "errors": _errors,
+    "estimates": _estimates,
+    "excluded": _excluded,
+    "external": _external,
+    "failures": _failures,
+    "flow": _flow,
+    "indeterminate": _always(lambda t: t("Every scan that could be read was called; none was left undecided")),
+    "initialisation": _rows("Backbone", "Transfer"),
+    "intended_use": _rows("Intended use"),
+    "internal": _internal,
+    "licence": _licence,
+    "measures": _measures,
+    "missing": _missing,
+    "model": _rows("Backbone", "Input", "Networks", "Classes"),
+    "not_updated": _always(lambda t: t("None: the network that was judged is the one in the bundle")),
+    "numbers": _numbers,
+    "performance": _performance,
+    "poor_input": _always(
+        lambda t: t("A scan that cannot be trusted is refused with its reason; a strange one is marked by its novelty")
+    ),
+    "predictions": _always(
+        lambda t: t(
+            "By 'med-transfer predict' from the folder 'bundle': preprocessing, networks, calibration, threshold"
+        )
+    ),
+    "predictors": _rows("Input", "Fusion"),
+    "preprocessing": _PREPROCESSING,
+    "prevalence": _prevalence,
+    "question": _question,
+    "records": _always(lambda t: t("predictions.csv holds each scan's answer, metrics.json every figure")),
+    "sample_size": _sample_size,
+    "selection": _selection,
+    "software": _software,
+    "statistics": _statistics,
+    "subgroups": _subgroups,
+    "threshold": _threshold,
+    "training": _rows("Transfer", "Augmentation", "Class balance", "Early stopping", "Seed"),
+}

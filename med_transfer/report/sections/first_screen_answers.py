@@ -1,0 +1,128 @@
+"""The answers in words: what was asked, on whom, at which threshold, how many were found, was transfer worth it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from med_transfer.evaluation.metrics import ClassMetrics, Metrics, TransferGain
+from med_transfer.operating_point import OperatingPoint
+from med_transfer.page import Translator, sentence
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import (
+    decimal,
+    decimal_interval,
+    patients,
+    percent,
+    percent_interval,
+    scans,
+    signed,
+    signed_interval,
+)
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+_VERDICTS = {
+    "gain": sentence("transfer helped"),
+    "none": sentence("no gain shown"),
+    "harm": sentence("transfer did harm"),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One class: its name, how many of it were found, how sure that is, and how many others were called so."""
+
+    name: str
+    text: str
+    wrongly: str
+
+
+def brief(evidence: Evidence, t: Translator) -> list[tuple[str, str]]:
+    """Question and answer, for a reader who knows nothing of the program."""
+    metrics = evidence.metrics
+    return [
+        (t("Possible answers"), _answers(metrics, t)),
+        (t("On whom"), _on_whom(evidence, t)),
+        (t("What answered"), evidence.run.backbone),
+        (
+            t("What counts as a call"),
+            t("{rule}; {how}", rule=called(metrics.operating_point, t), how=_chosen(metrics, t)),
+        ),
+    ]
+
+
+def figures_of_the_run(evidence: Evidence, t: Translator) -> list[tuple[str, str, str]]:
+    """Name, value, and what stands beneath it."""
+    metrics = evidence.metrics
+    accuracy, auc = metrics.balanced_accuracy, metrics.macro_auc
+    return [
+        (t("Test scans"), str(metrics.n_scans), t("of {n} patients", n=metrics.n_patients)),
+        (t("Balanced accuracy"), percent(accuracy), percent_interval(accuracy.ci95, t) or accuracy.reason),
+        (t("Macro AUC"), decimal(auc), decimal_interval(auc.ci95, t) or auc.reason),
+        _gain(metrics.transfer_gain, t),
+        (t("Unusable scans"), str(metrics.failed.n), t("of {n} asked", n=evidence.n_asked)),
+    ]
+
+
+def found(name: str, one: ClassMetrics, multilabel: bool, t: Translator) -> Found:
+    """How many scans of a class were called so, and how many that were not."""
+    rate, counts = one.sensitivity, one.counts
+    others = counts.false_positive + counts.true_negative
+    wrongly = t("{n} of the {others} other scans were wrongly called so.", n=counts.false_positive, others=others)
+    if rate.value is None or rate.ci95 is None:
+        return Found(name, rate.reason, wrongly)
+    text = t(
+        "found {found} of {scans} ({patients}): {rate} (95 % CI {interval})",
+        found=counts.true_positive, scans=scans(one.n, t), patients=patients(one.n_patients, t), rate=percent(rate),
+        interval=percent_interval(rate.ci95, t),
+    )  # fmt: skip
+    if rate.ci95_cluster:
+        text += t(", over patients {interval}", interval=percent_interval(rate.ci95_cluster, t))
+    return Found(name, text.replace(" %", NO_BREAK + "%").replace("% CI ", f"%{NO_BREAK}CI{NO_BREAK}"), wrongly)
+
+
+def called(point: OperatingPoint, t: Translator) -> str:
+    """When a scan is called so, in words."""
+    if point.rule == "argmax":
+        return t("the most probable class")
+    if point.rule == "cost":
+        return t("the class with the least expected cost")
+    limits = t(", ").join(
+        t("{name} from a probability of {limit}", name=name, limit=f"{limit:.3g}")
+        for name, limit in point.thresholds.items()
+    )
+    if point.rule == "class_threshold":
+        return t("{limits}, else the most probable of the others", limits=limits)
+    return limits
+
+
+def _answers(metrics: Metrics, t: Translator) -> str:
+    names = t(", ").join(metrics.labels)
+    if metrics.multilabel:
+        return t("any number of {names}", names=names)
+    return t("exactly one of {names}", names=names)
+
+
+def _on_whom(evidence: Evidence, t: Translator) -> str:
+    metrics, overlap = evidence.metrics, evidence.metrics.overlap
+    seen = overlap.seen_scans if overlap else 0
+    count = {"scans": scans(metrics.n_scans, t), "patients": patients(metrics.n_patients, t)}
+    if seen:
+        return t("{scans} of {patients}; the network had learned from {seen} of the scans", seen=seen, **count)
+    return t("{scans} of {patients}, kept apart from training", **count)
+
+
+def _chosen(metrics: Metrics, t: Translator) -> str:
+    point = metrics.chosen_point
+    if metrics.operating_point.chosen_on == "fixed":
+        return t("fixed before training")
+    if point is None:
+        return t("chosen on validation scans")
+    return t("chosen on {n} validation scans of {patients} patients", n=point.n_scans, patients=point.n_patients)
+
+
+def _gain(gain: TransferGain | None, t: Translator) -> tuple[str, str, str]:
+    name = t("Transfer gain, macro AUC")
+    if gain is None:
+        return name, "–", t("not measured")
+    auc = gain.macro_auc
+    return name, signed(auc), f"{signed_interval(auc.ci95, t) or auc.reason}: {t(_VERDICTS[gain.verdict])}"

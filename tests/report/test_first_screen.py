@@ -1,0 +1,105 @@
+"""The first screen answers: what was asked, on whom, at which threshold, how many were found, was transfer worth it."""
+
+import re
+
+import pytest
+from report_samples import Page, evidence, metrics_of, sample, summary, write
+from simulated_scores import findings, three_classes
+from statsmodels.stats.proportion import proportion_confint
+
+from med_transfer.evaluation.decisions import ChosenPoint
+from med_transfer.evaluation.overlap import Overlap
+from med_transfer.operating_point import OperatingPoint
+from med_transfer.page import ENGLISH
+from med_transfer.prediction import Prediction
+from med_transfer.report.run_summary import participant_flow
+from med_transfer.report.sections.first_screen_answers import NO_BREAK, brief, called, figures_of_the_run, found
+
+DATA = three_classes()
+
+
+def answers(metrics, **options):
+    return dict(brief(evidence(DATA, metrics, **options), ENGLISH))
+
+
+@pytest.mark.parametrize("kind", ["three_classes", "findings"])
+def test_every_class_is_said_in_words_with_the_interval_of_its_counts(kind):
+    metrics = sample(kind).metrics
+    for name, one in metrics.classes.items():
+        said = found(name, one, metrics.multilabel, ENGLISH).text.replace(NO_BREAK, " ")
+        hits, n = map(int, re.search(r"found (\d+) of (\d+) scans", said).groups())
+        low, high = (100 * limit for limit in proportion_confint(hits, n, method="wilson"))
+        assert f"{100 * hits / n:.1f} % (95 % CI {low:.1f} to {high:.1f})" in said
+
+
+def test_the_words_are_on_the_page(tmp_path):
+    page = Page(write(tmp_path / "report.html", sample()))
+    one = sample().metrics.classes["malignant"]
+    counts = one.counts
+    assert f"found {counts.true_positive} of {one.n} scans ({one.n_patients} patients)" in page.text
+    others = counts.false_positive + counts.true_negative
+    assert f"{counts.false_positive} of the {others} other scans were wrongly called so." in page.text
+    for words in ("exactly one of ", "resnet18", "the most probable class; fixed before training"):
+        assert words in page.text
+
+
+def test_scans_that_were_seen_before_are_not_called_new():
+    metrics = sample().metrics
+    assert "kept apart from training" in answers(metrics)["On whom"]
+    overlap = Overlap(n_scans=120, n_patients=80, seen_scans=7, seen_patients=5)
+    assert "had learned from 7 of the scans" in answers(metrics.model_copy(update={"overlap": overlap}))["On whom"]
+
+
+@pytest.mark.parametrize(
+    ("point", "words"),
+    [
+        (OperatingPoint(), "the most probable class"),
+        (OperatingPoint(rule="cost", costs={}), "the class with the least expected cost"),
+        (
+            OperatingPoint(rule="class_threshold", thresholds={"malignant": 0.1234}),
+            "malignant from a probability of 0.123, else the most probable of the others",
+        ),
+        (
+            OperatingPoint(rule="threshold", thresholds={"a": 0.5, "b": 0.25}),
+            "a from a probability of 0.5, b from a probability of 0.25",
+        ),
+    ],
+)
+def test_the_threshold_is_named(point, words):
+    assert called(point, ENGLISH) == words
+
+
+def test_a_threshold_chosen_on_validation_scans_says_on_how_many():
+    metrics = sample().metrics
+    chosen = ChosenPoint(rule="youden", n_scans=40, n_patients=31, sensitivity={}, specificity={})
+    point = OperatingPoint(rule="class_threshold", thresholds={"malignant": 0.3}, chosen_on="validation")
+    metrics = metrics.model_copy(update={"operating_point": point, "chosen_point": chosen})
+    assert "chosen on 40 validation scans of 31 patients" in answers(metrics)["What counts as a call"]
+
+
+def test_the_verdict_on_transfer_is_a_figure_with_its_interval():
+    metrics = sample().metrics
+    _, value, beneath = figures_of_the_run(evidence(DATA, metrics), ENGLISH)[3]
+    assert value == f"{metrics.transfer_gain.macro_auc.value:+.3f}"
+    assert beneath.endswith("transfer helped")
+    without = evidence(DATA, metrics.model_copy(update={"transfer_gain": None}))
+    assert figures_of_the_run(without, ENGLISH)[3][1:] == ("–", "not measured")
+
+
+def test_unusable_scans_are_counted_among_all_that_were_asked():
+    failed = [Prediction("s", "p", status="failed", reason="truncated")] * 2
+    metrics = metrics_of(DATA, failed=failed, transfer_gain=None, baselines={})
+    run = summary(DATA, flow=participant_flow(DATA.patients, ["train"] * 80 + ["test"] * 40, ["x", "y"]))
+    assert figures_of_the_run(evidence(DATA, metrics, run=run), ENGLISH)[4][1:] == ("2", "of 122 asked")
+    assert figures_of_the_run(evidence(DATA, metrics), ENGLISH)[4][1:] == ("2", f"of {metrics.n_scans + 2} asked")
+
+
+def test_a_finding_that_no_scan_has_is_said_so():
+    data = findings()
+    truth = data.truth.copy()
+    truth[:, 0] = False
+    metrics = metrics_of(
+        type(data)(truth, data.probabilities, data.patients, data.labels), transfer_gain=None, baselines={}
+    )
+    name = data.labels.names[0]
+    assert "no scan" in found(name, metrics.classes[name], True, ENGLISH).text
