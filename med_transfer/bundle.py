@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from med_transfer.backbones import NetworkPlan, backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import widened
-from med_transfer.calibration import Calibrator, Uncalibrated
+from med_transfer.calibration import Calibrator, PredictionSets, Uncalibrated
 from med_transfer.classifier import Classifier
 from med_transfer.cohort_profile import CohortProfile
 from med_transfer.decision.lock import DECISIONS_FILE, lock_hash, require_lock
@@ -152,6 +152,7 @@ class BundleRecord(_Record):
     operating_point: OperatingPoint = OperatingPoint()
     chosen_point: ChosenPoint | None = None
     calibration: Calibrator = Uncalibrated()
+    prediction_sets: PredictionSets | None = None
     abstain_above_novelty: float | None = None
     input_envelope: InputEnvelope
     trained_on: Provenance
@@ -169,6 +170,8 @@ class BundleRecord(_Record):
     def _calibration_fits(self) -> BundleRecord:
         if not self.calibration.fits(len(self.classes)):
             raise ValueError(f"the calibration is not of {len(self.classes)} classes")
+        if self.prediction_sets is not None and not self.prediction_sets.fits(len(self.classes)):
+            raise ValueError(f"the prediction sets are not of {len(self.classes)} classes")
         return self
 
     @property
@@ -176,13 +179,15 @@ class BundleRecord(_Record):
         return Labels(self.classes, self.multilabel)
 
     def answer(self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float) -> Prediction:
-        """A scan's record completed with probabilities [class], the call at the operating point, and abstention."""
+        """A scan's record completed with probabilities [class], the call at the operating point, the set of classes
+        that cannot be ruled out, and abstention."""
         calls = self.operating_point.calls(probabilities[None], self.labels)[0]
-        limit = self.abstain_above_novelty
+        limit, sets = self.abstain_above_novelty, self.prediction_sets
         return replace(
             prediction,
             probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
             predicted=";".join(name for name, called in zip(self.classes, calls, strict=True) if called),
+            prediction_set=sets.written(probabilities, self.classes) if sets is not None else "",
             abstained=limit is not None and novelty > limit,
             novelty=novelty,
         )

@@ -20,6 +20,8 @@ from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.metrics import FitGap, KeptNetwork
 from med_transfer.evaluation.overlap import Overlap
+from med_transfer.evaluation.prediction_sets import measure_sets
+from med_transfer.evaluation.set_metrics import SetMetrics
 from med_transfer.evaluation.shortcut_metrics import Shortcuts
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.fusion import Fused, Fusion, FusionScans
@@ -98,6 +100,7 @@ def judge(
             "overlap": overlap,
             "domain": domain,
             "chosen_point": record.chosen_point,
+            "prediction_sets": _set_metrics(record, prepared, probabilities, config, seed),
             "openings": openings,
         }
     )
@@ -151,6 +154,20 @@ def _fusion_metrics(
         warnings=list(fusion.warnings),
         **figures,
     )
+
+
+def _set_metrics(
+    record: BundleRecord, prepared: PreparedCohort, probabilities: NDArray[np.float64],
+    config: EvaluationConfig | None, seed: int,
+) -> SetMetrics | None:  # fmt: skip
+    """Of the network's own probabilities, which the sets were made for, also where the fused model is reported."""
+    sets, cohort = record.prediction_sets, prepared.cohort
+    if sets is None:
+        return None
+    return measure_sets(
+        cohort.truth, sets.members(probabilities), cohort.patients, cohort.labels, target=sets.coverage,
+        thresholds=sets.thresholds, n_patients=sets.n_patients, config=config, seed=seed,
+    )  # fmt: skip
 
 
 def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Prediction]) -> None:

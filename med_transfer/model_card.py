@@ -24,6 +24,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         *_channel_rows(record.preprocessing),
         *_spacing_rows(record),
         ("Calibration", _calibration(record)),
+        *_set_rows(record),
         *_fusion_rows(record),
         ("Cohort hash", record.trained_on.cohort_hash),
     ]  # fmt: skip
@@ -91,6 +92,16 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
 def _calibration(record: BundleRecord) -> str:
     found = record.calibration
     return f"{found} on {found.n} validation scans{'; ' if found.note else ''}{found.note}"
+
+
+def _set_rows(record: BundleRecord) -> list[tuple[str, str]]:
+    """From which probability on a class cannot be ruled out."""
+    sets = record.prediction_sets
+    if sets is None:
+        return []
+    of_class = zip(record.classes, sets.thresholds, sets.n_patients, strict=True)
+    limits = ", ".join(f"{name} {threshold:.3f} ({n} patients)" for name, threshold, n in of_class)
+    return [("Prediction sets", f"coverage {sets.coverage:g} of each class; a class is in from probability {limits}")]
 
 
 def _mm(spacing: tuple[float, float, float]) -> str:

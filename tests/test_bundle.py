@@ -21,7 +21,7 @@ from med_transfer.bundle import (
     read_record,
     save_bundle,
 )
-from med_transfer.calibration import TemperatureScaling
+from med_transfer.calibration import PredictionSets, TemperatureScaling
 from med_transfer.calibration.calibrators import IsotonicRegression, RisingCurve, VectorScaling
 from med_transfer.classifier import Classifier
 from med_transfer.ensemble import Ensemble
@@ -151,6 +151,25 @@ def test_a_record_from_before_plans_were_kept_is_still_read(tmp_path, bundle):
     del content["lock_hash"]
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
     assert read_record(tmp_path).backbone.plan is None
+
+
+def test_prediction_sets_come_back_and_a_bundle_from_before_them_has_none(tmp_path, ensemble):
+    sets = PredictionSets(coverage=0.9, thresholds=(0.3, 0.4), n_patients=(20, 30))
+    folder = save_bundle(tmp_path / "bundle", record(prediction_sets=sets), ensemble, "")
+    found = read_record(folder)
+    assert found.prediction_sets == sets
+    answers = [found.answer(Prediction("a"), np.array([1 - p, p]), 0.0).prediction_set for p in (0.1, 0.5, 0.65)]
+    assert answers == ["benign", "benign;malignant", "benign;malignant"]
+    content = json.loads((folder / RECORD_FILE).read_text())
+    del content["prediction_sets"]
+    content.pop("lock_hash", None)  # there was none then
+    (folder / RECORD_FILE).write_text(json.dumps(content))
+    assert read_record(folder).prediction_sets is None
+    assert read_record(folder).answer(Prediction("a"), np.array([0.5, 0.5]), 0.0).prediction_set == ""
+    content["prediction_sets"] = {"coverage": 0.9, "thresholds": [0.3], "n_patients": [20]}
+    (folder / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="the prediction sets are not of 2 classes"):
+        read_record(folder)
 
 
 @pytest.mark.parametrize(

@@ -3,5 +3,15 @@
 from med_transfer.calibration.calibrate import Calibrated, calibrate
 from med_transfer.calibration.calibrators import Calibrator, TemperatureScaling, Uncalibrated
 from med_transfer.calibration.config import CalibrationConfig
+from med_transfer.calibration.conformal import PredictionSets, fit_prediction_sets
 
-__all__ = ["Calibrated", "CalibrationConfig", "Calibrator", "TemperatureScaling", "Uncalibrated", "calibrate"]
+__all__ = [
+    "Calibrated",
+    "CalibrationConfig",
+    "Calibrator",
+    "PredictionSets",
+    "TemperatureScaling",
+    "Uncalibrated",
+    "calibrate",
+    "fit_prediction_sets",
+]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 FittedMethod = Literal["none", "temperature", "vector", "isotonic"]
 Method = Literal["none", "temperature", "vector", "isotonic", "auto"]
@@ -18,8 +18,10 @@ class CalibrationConfig(BaseModel):
             class), ``isotonic`` (a rising curve a class), or ``auto``: the simplest within one standard error of the
             least cross-validated log loss. A method that has too few patients to learn from falls back to
             ``temperature``, and says so.
+        set_coverage: share of the scans of each class whose prediction set is to hold the class, in [0.5, 1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Method = "temperature"
+    set_coverage: Annotated[float, Field(ge=0.5, lt=1)] = 0.9

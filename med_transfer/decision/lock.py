@@ -32,7 +32,8 @@ def reported_metrics() -> tuple[str, ...]:
     """Names of the measures that a run reports: all that this version measures, none picked afterwards."""
     of_class = [name for name, field in ClassMetrics.model_fields.items() if "Estimate" in str(field.annotation)]
     overall = [name for name, field in Metrics.model_fields.items() if "Estimate" in str(field.annotation)]
-    return (*(f"classes.{name}" for name in of_class), *overall, "confusion_matrix", "calibration", "baselines",
+    return (*(f"classes.{name}" for name in of_class), *overall, "confusion_matrix", "calibration", "decision_curves",
+            "prediction_sets", "abstention", "baselines",
             "transfer_gain")  # fmt: skip
 
 

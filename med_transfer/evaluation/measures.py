@@ -11,14 +11,7 @@ from med_transfer.evaluation.auc import (
     weighted_micro_auc,
 )
 from med_transfer.evaluation.binomial import wilson
-from med_transfer.evaluation.calibration import (
-    N_BINS,
-    Calibration,
-    brier_by_scan,
-    claims,
-    expected_calibration_error,
-    reliability,
-)
+from med_transfer.evaluation.calibration import brier_by_scan
 from med_transfer.evaluation.class_discrimination import auc_bound
 from med_transfer.evaluation.estimate import Estimate, Interval
 from med_transfer.evaluation.intervals import PatientBootstrap, Statistic, is_degenerate, percentile_interval
@@ -114,21 +107,6 @@ def brier(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
     draws = bootstrap.distribution(lambda weights: weights @ by_scan / weights.sum(axis=1))
     what = "mean over findings" if scored.labels.multilabel else "half the sum over classes"
     return Estimate(value=float(by_scan.mean()), ci95=percentile_interval(draws), method=f"{what}; {bootstrap}")
-
-
-def calibration(scored: ScoredScans, bootstrap: PatientBootstrap) -> Calibration:
-    """Brier score, expected calibration error and the reliability diagram."""
-    multilabel = scored.labels.multilabel
-    bins = reliability(*claims(scored.truth, scored.probabilities, multilabel=multilabel))
-    of = "all findings" if multilabel else "the most probable class"
-    ece = Estimate(
-        value=expected_calibration_error(bins),
-        ci95=None,
-        method=f"probability of {of}, {N_BINS} bins of equal width",
-        reason="no interval: resampling makes this measure larger than it is",
-    )
-    mean = dict(zip(scored.labels.names, scored.probabilities.mean(axis=0).tolist(), strict=True))
-    return Calibration(brier=brier(scored, bootstrap), ece=ece, bins=bins, mean_probability=mean)
 
 
 def confusion_matrix(scored: ScoredScans) -> list[list[int]] | None:

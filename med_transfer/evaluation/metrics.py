@@ -9,8 +9,10 @@ from pydantic import Field, ValidationError
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
-from med_transfer.evaluation.calibration import Calibration
+from med_transfer.evaluation.abstention_metrics import AbstentionPoint
+from med_transfer.evaluation.calibration_metrics import Calibration
 from med_transfer.evaluation.config import EvaluationConfig
+from med_transfer.evaluation.decision_curve import DecisionCurve
 from med_transfer.evaluation.decisions import ChosenPoint, Openings
 from med_transfer.evaluation.domain import Domain
 from med_transfer.evaluation.estimate import Estimate, Record
@@ -18,6 +20,7 @@ from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.rates import Counts
 from med_transfer.evaluation.sample_size import SampleSize
+from med_transfer.evaluation.set_metrics import SetMetrics
 from med_transfer.evaluation.shortcut_metrics import Shortcuts
 from med_transfer.evaluation.subgroup_metrics import SubgroupTest
 from med_transfer.operating_point import OperatingPoint
@@ -192,6 +195,9 @@ class Metrics(Record):
         prevalence: share of the test scans that have the class.
         micro_auc: of all (scan, class) pairs together.
         macro_average_precision: mean over the classes that have cases.
+        decision_curves: by class that has cases and other scans; what acting on its probability is worth.
+        prediction_sets: the bundle's sets of classes on these scans; None where the bundle has none.
+        abstention: from all scans called to only the most certain.
         subgroups: column to value to measures.
         subgroup_tests: column to whether its subgroups differ.
         baselines: name to a simpler model on the same scans, fitted on development scans; where ``external``, within
@@ -219,6 +225,9 @@ class Metrics(Record):
     prevalence: dict[str, float]
     calibration: Calibration
     operating_point: OperatingPoint
+    decision_curves: dict[str, DecisionCurve] = Field(default_factory=dict)
+    prediction_sets: SetMetrics | None = None
+    abstention: list[AbstentionPoint] = Field(default_factory=list)
     baselines: dict[str, BaselineMetrics] = Field(default_factory=dict)
     subgroups: dict[str, dict[str, Subgroup]] = Field(default_factory=dict)
     subgroup_tests: dict[str, SubgroupTest] = Field(default_factory=dict)

@@ -13,6 +13,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.deciding import decide
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.plan import Plan
+from med_transfer.finetuning.prediction_sets import learn_sets
 from med_transfer.finetuning.unlabelled import patient_hashes
 from med_transfer.fusion import Fusion
 from med_transfer.lineage import source_licences, source_provenance
@@ -38,6 +39,7 @@ def bundle_record(
         operating_point=operating_point,
         chosen_point=chosen_point,
         calibration=trained.ensemble.calibrator,
+        prediction_sets=learn_sets(plan, config, trained),
         abstain_above_novelty=config.abstain_above_novelty,
         input_envelope=_envelope(plan),
         trained_on=_provenance(plan, config),

@@ -16,7 +16,8 @@ from med_transfer.errors import UsageError
 from med_transfer.labels import Labels
 from med_transfer.prediction import Prediction, Status
 
-_BEFORE = ("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted")
+_SETS = "prediction_set"
+_BEFORE = ("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted", _SETS)
 _AFTER = ("abstained", "novelty", "seconds")
 _PROBABILITY, _FUSED = "p_", "fused_p_"
 _STATUSES = get_args(Status)
@@ -103,6 +104,7 @@ def _row(prediction: Prediction, names: Sequence[str], fused: bool) -> list[str]
         *(getattr(prediction, column) for column in _BEFORE[:5]),
         " ".join(prediction.reason.split()),
         prediction.predicted,
+        prediction.prediction_set,
         *("" if p is None else repr(float(p)) for p in probabilities),
         "true" if prediction.abstained else "false",
         "" if prediction.novelty is None else repr(float(prediction.novelty)),
@@ -127,7 +129,7 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 def _read(path: Path, names: Sequence[str] | None, fused: bool = False) -> list[Prediction]:
     """``names`` None: whatever classes, fused or not, the header tells of."""
-    header, *rows = _records(path)
+    header, *rows = _with_sets(_records(path))
     found = header[len(_BEFORE) : -len(_AFTER)]
     if names is None:
         fused = any(column.startswith(_FUSED) for column in found)
@@ -143,6 +145,15 @@ def _read(path: Path, names: Sequence[str] | None, fused: bool = False) -> list[
             action="Choose another output folder, or move this file away",
         )
     return [_prediction(row, names, fused, path, line) for line, row in enumerate(rows, start=2)]
+
+
+def _with_sets(records: list[list[str]]) -> list[list[str]]:
+    """A table from before there were prediction sets gets an empty column of them."""
+    place = _BEFORE.index(_SETS)
+    if records[0][:place] == list(_BEFORE[:place]) and records[0][place : place + 1] != [_SETS]:
+        cells = (_SETS, *("" for _ in records[1:]))
+        return [[*row[:place], cell, *row[place:]] for row, cell in zip(records, cells, strict=True)]
+    return records
 
 
 def _records(path: Path) -> list[list[str]]:

@@ -42,7 +42,7 @@ def test_the_report_loads_nothing_and_runs_nothing(tmp_path):
 def test_the_report_can_be_read_without_seeing_it(tmp_path):
     page = Page(write(tmp_path / "report.html", sample()))
     figures = page.having("svg")
-    assert len(figures) == 5  # forest, ROC, reliability, two learning curves
+    assert len(figures) == 7  # forest, ROC, reliability, net benefit, abstention, two learning curves
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert all(figure["role"] == "img" for figure in figures)
     assert all(set(figure["aria-labelledby"].split()) <= ids for figure in figures)

@@ -13,12 +13,14 @@ from med_transfer.prediction import Prediction
 from med_transfer.results.table import PredictionTable
 
 LABELS = Labels(("high", "low"))
+OK = Prediction("b.nii.gz", "007", "1.2", "1.2.3", "ok", "", {"high": 0.1, "low": 0.9}, "low", False, 0.25, 1.5)
 ROWS = [
-    Prediction("b.nii.gz", "007", "1.2", "1.2.3", "ok", "", {"high": 0.1, "low": 0.9}, "low", False, 0.25, 1.5),
+    replace(OK, prediction_set="{}"),
     Prediction("a.nii.gz", "8", status="failed", reason="UnreadableScan: cut off, at 5", seconds=0.125),
-    Prediction("a.nii.gz", "8", "1", "2", "ok", "", {"high": 1 / 3, "low": 2 / 3}, "low", True, None, 2.0),
+    replace(OK, scan="a.nii.gz", patient="8", series_uid="2", probabilities={"high": 1 / 3, "low": 2 / 3},
+            abstained=True, novelty=None, seconds=2.0, prediction_set="high;low"),
     Prediction('=cmd|"x",\n.nii.gz', "ö", status="rejected", reason="gap of 10 mm"),
-]
+]  # fmt: skip
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 predictions = st.builds(
     Prediction,
@@ -30,6 +32,7 @@ predictions = st.builds(
     probabilities=st.just({}) | st.floats(0, 1).map(lambda p: {"high": p, "low": 1 - p}),
     abstained=st.booleans(),
     novelty=st.none() | st.floats(0, 1),
+    prediction_set=st.sampled_from(["", "{}", "low", "high;low"]),
     seconds=st.integers(0, 10**6).map(lambda ms: ms / 1000),
 )
 
@@ -57,6 +60,7 @@ def test_columns_are_the_documented_ones(tmp_path):
             "status",
             "reason",
             "predicted",
+            "prediction_set",
             "p_high",
             "p_low",
             "abstained",
@@ -147,6 +151,22 @@ def test_a_damaged_row_is_named(tmp_path, old, new):
         PredictionTable.load(path)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_table_from_before_there_were_prediction_sets_is_read_and_gone_on_with(tmp_path, fused):
+    path = tmp_path / "p.csv"
+    with PredictionTable(path, LABELS, fused=fused) as table:
+        for row in ROWS:
+            table.append(row)
+        table.finish()
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame.drop(columns="prediction_set").to_csv(path, index=False)
+    without = [replace(row, prediction_set="") for row in in_order(ROWS)]
+    assert PredictionTable.load(path) == without
+    with PredictionTable(path, LABELS, fused=fused) as table:
+        table.append(ROWS[0])
+    assert PredictionTable.load(path) == [*without, ROWS[0]]
+
+
 def test_absent_table(tmp_path):
     with pytest.raises(UsageError, match=r"p\.csv: No such file"):
         PredictionTable.load(tmp_path / "p.csv")
@@ -193,7 +213,7 @@ def test_fused_probabilities_have_columns_of_their_own_and_resume(tmp_path):
         table.append(lacking)
         table.finish()
     assert path.read_text().startswith(
-        "scan,patient,study_uid,series_uid,status,reason,predicted,p_high,p_low,fused_p_high,fused_p_low,abstained,"
+        "scan,patient,study_uid,series_uid,status,reason,predicted,prediction_set,p_high,p_low,fused_p_high,fused_p_low,abstained,"
     )
     assert PredictionTable.load(path) == in_order([fused, lacking])
     with pytest.raises(UsageError, match=r"expected .*p_low, abstained.*Choose another output folder"):

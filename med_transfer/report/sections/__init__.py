@@ -7,8 +7,10 @@ from med_transfer.report.sections import (
     calibration,
     checklists,
     comparisons,
+    conformal,
     confusion,
     curves,
+    decision_curve,
     domain,
     explanations,
     first_screen,
@@ -39,8 +41,8 @@ SECTIONS: tuple[SectionModule, ...] = (
     confusion,
     curves,
     calibration,
-    # decision_curve
-    # conformal
+    decision_curve,
+    conformal,
     comparisons,
     fusion,
     subgroups,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from med_transfer.evaluation.calibration import ReliabilityBin
+from med_transfer.evaluation.calibration_metrics import BrierDecomposition, ReliabilityBin
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
@@ -24,24 +24,51 @@ def section(evidence: Evidence, t: Translator) -> Section:
         else t("What was predicted against what is so, for the called class; the number is how many scans.")
     )
     caption += " " + t("On the line, a probability means what it says.")
+    by_class = [_by_class(metrics, t)] if metrics.calibration.classes else []
     return Section(
         t("Calibration"),
-        [_scores(metrics, t), _in_the_large(metrics, t)],
+        [_scores(metrics, t), _in_the_large(metrics, t), *by_class],
         [reliability_diagram(metrics.calibration.bins, caption, t)],
     )
 
 
 def _scores(metrics: Metrics, t: Translator) -> Table:
     found = metrics.calibration
+    rows: list[Sequence[Cell | str]] = [(t("Brier score"), estimated(found.brier, "decimal", t))]
+    if found.decomposition is not None:
+        parts = _parts(found.decomposition)
+        names = (t("Reliability (less is better)"), t("Resolution (more is better)"), t("Uncertainty of the outcome"))
+        rows += zip(names, parts, strict=True)
+    rows.append((t("Expected calibration error"), estimated(found.ece, "decimal", t)))
+    if found.slope is not None:
+        rows.append((t("Slope, 1 is perfect"), estimated(found.slope, "decimal", t)))
+    if found.intercept is not None:
+        rows.append((t("Intercept, 0 is perfect"), estimated(found.intercept, "signed", t)))
+    return Table("scores", t("All classes together"), (t("Measure"), t("Value")), rows)
+
+
+def _by_class(metrics: Metrics, t: Translator) -> Table:
     return Table(
-        "scores",
-        t("Summary measures; 0 is perfect for both"),
-        (t("Measure"), t("Value")),
+        "by-class",
+        t("Each class against the rest"),
+        (
+            t("Class"), t("Brier score"), t("Reliability"), t("Resolution"), t("Uncertainty"),
+            t("Expected calibration error"), t("Slope"), t("Intercept"),
+        ),
         [
-            (t("Brier score"), estimated(found.brier, "decimal", t)),
-            (t("Expected calibration error"), estimated(found.ece, "decimal", t)),
+            (
+                name, estimated(found.brier, "decimal", t), *_parts(found.decomposition),
+                estimated(found.ece, "decimal", t), estimated(found.slope, "decimal", t),
+                estimated(found.intercept, "signed", t),
+            )
+            for name, found in metrics.calibration.classes.items()
         ],
-    )
+    )  # fmt: skip
+
+
+def _parts(found: BrierDecomposition) -> list[Cell]:
+    values = (found.reliability, found.resolution, found.uncertainty)
+    return [Cell(f"{value:.3f}", values={"": value}) for value in values]
 
 
 def _in_the_large(metrics: Metrics, t: Translator) -> Table:

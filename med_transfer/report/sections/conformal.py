@@ -1,0 +1,76 @@
+"""Sets of classes that hold the true one as often as was asked, and what leaving uncertain scans to a human brings."""
+
+from __future__ import annotations
+
+from med_transfer.evaluation.metrics import Metrics
+from med_transfer.evaluation.set_metrics import ClassSets, SetMetrics
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.section import Section
+from med_transfer.report.sections.conformal_abstention import abstention_figure, abstention_table
+from med_transfer.report.table import Cell, Table, counted, estimated
+
+
+def section(evidence: Evidence, t: Translator) -> Section | None:
+    metrics = evidence.metrics
+    sets = metrics.prediction_sets
+    tables = [_coverage(sets, t), _sizes(sets, metrics, t)] if sets is not None else []
+    tables += [abstention_table(metrics, t)] if metrics.abstention else []
+    figures = [abstention_figure(metrics, t)] if metrics.abstention else []
+    if not tables:
+        return None
+    values = {"sets": sets, "notes": _notes(sets, evidence, t) if sets is not None else []}
+    return Section(t("Prediction sets and abstention"), tables, figures, values)
+
+
+def _coverage(sets: SetMetrics, t: Translator) -> Table:
+    asked, nothing = Cell(f"{100 * sets.target:g} %", values={"": sets.target}), Cell("–", values={"": None})
+    rows = [(name, asked, *_row(found, t)) for name, found in sets.classes.items()]
+    return Table(
+        "coverage",
+        t("How often the set of a scan of each class holds that class"),
+        (
+            t("Class"), t("Asked"), t("Reached on test scans"), t("In the set from probability"),
+            t("Validation patients"),
+        ),
+        [*rows, (t("All"), asked, estimated(sets.coverage, "percent", t), nothing, nothing)],
+        total=True,
+    )  # fmt: skip
+
+
+def _row(found: ClassSets, t: Translator) -> list[Cell]:
+    always = t("always") if found.threshold == 0 else f"{found.threshold:.3f}"
+    return [
+        estimated(found.coverage, "percent", t),
+        Cell(always, values={"": found.threshold}),
+        Cell(str(found.n_patients), values={"": found.n_patients}),
+    ]
+
+
+def _sizes(sets: SetMetrics, metrics: Metrics, t: Translator) -> Table:
+    return Table(
+        "sizes",
+        t("How many classes the sets hold, {mean} on average", mean=f"{sets.mean_size:.2f}"),
+        (t("Classes in the set"), t("Test scans")),
+        [(str(size), counted(n, metrics.n_scans, t)) for size, n in enumerate(sets.sizes)],
+    )
+
+
+def _notes(sets: SetMetrics, evidence: Evidence, t: Translator) -> list[str]:
+    found = []
+    if sets.short_of_target:
+        found.append(t("Below what was asked, beyond chance: {classes}.", classes=", ".join(sets.short_of_target)))
+    always = [name for name, one in sets.classes.items() if one.threshold == 0]
+    if always:
+        found.append(
+            t("In every set, because there are too few validation patients to rule it out: {classes}.",
+              classes=", ".join(always))
+        )  # fmt: skip
+    single = sets.right_when_single
+    if single is not None and single.value is not None:
+        found.append(
+            t("Of the sets with exactly one class {share} hold the truth.", share=f"{100 * single.value:.1f} %")
+        )
+    if evidence.judged == "fused model":
+        found.append(t("The sets are made of the network's own probabilities, not of the fused ones."))
+    return found

@@ -1,0 +1,90 @@
+"""What the report says of decision curves, prediction sets and abstention."""
+
+import csv
+
+import numpy as np
+import pytest
+from report_samples import Page, evidence, sample, write
+from simulated_scores import findings, three_classes
+
+from med_transfer.evaluation.prediction_sets import measure_sets
+from med_transfer.page.language import translator
+from med_transfer.report.sections import conformal, decision_curve
+
+MAKE = {"three_classes": three_classes, "findings": findings}
+THRESHOLDS = (0.2, 0.3, 0.0)
+
+
+def with_sets(kind, target=0.9):
+    data = MAKE[kind]()
+    sets = measure_sets(
+        data.truth, data.probabilities >= np.array(THRESHOLDS), data.patients, data.labels, target=target,
+        thresholds=THRESHOLDS, n_patients=(31, 40, 5),
+    )  # fmt: skip
+    return evidence(data, sample(kind).metrics.model_copy(update={"prediction_sets": sets}))
+
+
+def rows_of(folder, name):
+    with (folder / "report_files" / "tables" / f"{name}.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_coverage_asked_and_reached_stands_in_the_report_for_every_class(tmp_path, kind):
+    shown = with_sets(kind)
+    page = Page(write(tmp_path / "report.html", shown))
+    rows = rows_of(tmp_path, "conformal-coverage")
+    for row, (name, found) in zip(rows[:-1], shown.metrics.prediction_sets.classes.items(), strict=True):
+        assert (row["Class"], float(row["Asked"])) == (name, 0.9)
+        assert float(row["Reached on test scans"]) == found.coverage.value
+        assert f"{100 * found.coverage.value:.1f} %" in page.text
+    assert rows[-1]["Class"] == "All"
+    third = shown.metrics.labels[2]
+    assert f"too few validation patients to rule it out: {third}." in page.text
+    assert ("Of the sets with exactly one class" in page.text) == (kind == "three_classes")
+    sizes = [int(row["Test scans"]) for row in rows_of(tmp_path, "conformal-sizes")]
+    assert sum(sizes) == shown.metrics.n_scans
+
+
+def test_a_class_that_falls_short_is_named(tmp_path):
+    page = Page(write(tmp_path / "report.html", with_sets("three_classes", target=0.999)))
+    short = with_sets("three_classes", target=0.999).metrics.prediction_sets.short_of_target
+    assert short
+    assert f"Below what was asked, beyond chance: {', '.join(short)}." in page.text
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_abstention_tells_how_much_of_each_class_is_called(tmp_path, kind):
+    write(tmp_path / "report.html", sample(kind))
+    rows, points = rows_of(tmp_path, "conformal-abstention"), sample(kind).metrics.abstention
+    for row, point in zip(rows, points, strict=True):
+        assert float(row["Called"]) == point.share
+        for name in sample(kind).metrics.labels:
+            shown = row[f"Sensitivity, {name}, share of the class called"]
+            assert float(shown) == pytest.approx(point.called[name])
+
+
+def test_the_file_has_every_point_of_the_decision_curves(tmp_path):
+    write(tmp_path / "report.html", sample())
+    curves = sample().metrics.decision_curves
+    rows = rows_of(tmp_path, "decision_curve-points")
+    assert len(rows) == sum(len(curve.points) for curve in curves.values())
+    first, point = rows[0], next(iter(curves.values())).points[0]
+    assert (float(first["Threshold"]), float(first["Net benefit"])) == (point.threshold, point.net_benefit)
+
+
+def test_thresholds_at_which_the_network_is_useful_are_joined():
+    data = sample()
+    ranges = {row[0]: row[2] for row in decision_curve.section(data, translator("en")).tables[0].rows}
+    for name, curve in data.metrics.decision_curves.items():
+        useful = [point.threshold for point in curve.points if point.useful]
+        assert useful
+        assert ranges[name].startswith(f"{100 * useful[0]:g} %")
+        assert ranges[name].endswith(f"{100 * useful[-1]:g} %")
+
+
+def test_metrics_from_before_have_neither_section():
+    metrics = sample().metrics.model_copy(update={"decision_curves": {}, "abstention": []})
+    without = evidence(three_classes(), metrics)
+    assert decision_curve.section(without, translator("en")) is None
+    assert conformal.section(without, translator("en")) is None
