@@ -7,7 +7,8 @@ Proportions: hits of a binomial distribution; several scans a patient: a patient
 distribution with intra-class correlation 0.5. AUCs: normal scores, as many cases as others. Every sample is one
 hospital's test set: what is counted is how often the interval that would be printed for it holds the true value, and
 how wide it is. Of Wilson, Clopper-Pearson and Jeffreys the exact coverage stands beside the simulated one. Prints
-Markdown.
+Markdown. Of two models on the same patients, also how often one that is worse by just the margin is called
+non-inferior, which should be 2.5 %.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ from scipy.stats import binom, norm
 
 from med_transfer.evaluation.auc import weighted_auc
 from med_transfer.evaluation.binomial import BINOMIAL, wilson
-from med_transfer.evaluation.delong import auc_variance, logit_interval
+from med_transfer.evaluation.delong import auc_variance, delong, logit_interval
 from med_transfer.evaluation.estimate import Interval
 from med_transfer.evaluation.intervals import (
     PatientBootstrap,
     Resampled,
     bca_interval,
+    is_degenerate,
     newcombe,
     percentile_interval,
 )
+from med_transfer.evaluation.paired_proportions import newcombe_paired
 
 SIZES, TRUTHS = (20, 50, 200), (0.5, 0.9, 0.99)
-SCANS_PER_PATIENT, CORRELATION = 3, 0.5
+SCANS_PER_PATIENT, CORRELATION, MARGIN = 3, 0.5, 0.05
 Method = Callable[[], Interval | None]
 
 
@@ -179,6 +182,57 @@ def _auc_intervals(
     }
 
 
+def sensitivity_differences(
+    size: int, truth: float, samples: int, resamples: int, seed: int
+) -> Iterator[tuple[str, str]]:
+    """Two models on the same cases; one is worse than the other by just the margin."""
+    rng = np.random.default_rng([seed, size, round(1000 * truth), 11])
+    shared, own = rng.normal(size=(samples, size)), rng.normal(size=(2, samples, size))
+    latent = np.sqrt(CORRELATION) * shared + np.sqrt(1 - CORRELATION) * own
+    reference, worse = (latent[k] < norm.ppf(rate) for k, rate in enumerate((truth, truth - MARGIN)))
+    found = [_resampled_mean(one, resamples, sample) for sample, one in enumerate(worse.astype(float) - reference)]
+    percentiles = [None if one.degenerate else percentile_interval(one.draws) for one in found]
+    cells = (worse & reference, worse & ~reference, ~worse & reference, ~worse & ~reference)
+    scores = [newcombe_paired(*map(int, of_sample)) for of_sample in np.stack([cell.sum(axis=1) for cell in cells], 1)]
+    yield "Newcombe for pairs, as printed", _tally(-MARGIN, scores).cell()
+    yield "percentile", _tally(-MARGIN, percentiles).cell()
+    yield "falsely non-inferior, as printed", _false_alarms(scores)
+    yield "falsely non-inferior, percentile", _false_alarms(percentiles)
+
+
+def auc_differences(size: int, truth: float, samples: int, resamples: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Two models on the same patients, half of them cases; one is worse than the other by just the margin."""
+    rng = np.random.default_rng([seed, size, round(1000 * truth), 13])
+    known = np.arange(size) % 2 == 0
+    table = np.column_stack([~known, known])
+    shared, own = rng.normal(size=(samples, size)), rng.normal(size=(2, samples, size))
+    latent = np.sqrt(CORRELATION) * shared + np.sqrt(1 - CORRELATION) * own
+    reference, worse = (
+        latent[k] + known * np.sqrt(2) * norm.ppf(area) for k, area in enumerate((truth, truth - MARGIN))
+    )
+    printed, by_variance = [], []
+    for sample, (first, second) in enumerate(zip(worse, reference, strict=True)):
+        draws = _bootstrap(size, resamples, sample).distribution(
+            lambda weights, pair=(first, second): (
+                weighted_auc(known, pair[0], weights) - weighted_auc(known, pair[1], weights)
+            )
+        )
+        printed.append(None if is_degenerate(draws) else percentile_interval(draws))
+        found = delong(table, *(np.column_stack([-one, one]) for one in (first, second)), multilabel=False)
+        half = norm.ppf(0.975) * np.sqrt(found.variance) if found else 0.0
+        by_variance.append((found.value - half, found.value + half) if found and half else None)
+    yield "percentile, as printed", _tally(-MARGIN, printed).cell()
+    yield "DeLong", _tally(-MARGIN, by_variance).cell()
+    yield "falsely non-inferior, as printed", _false_alarms(printed)
+    yield "falsely non-inferior, DeLong", _false_alarms(by_variance)
+
+
+def _false_alarms(intervals: Iterable[Interval | None]) -> str:
+    """Share of samples, in percent, in which a model that is worse by the margin is called non-inferior."""
+    called = [interval is not None and interval[0] > -MARGIN for interval in intervals]
+    return f"{100 * np.mean(called):.1f}"
+
+
 def _tally(truth: float, intervals: Iterable[Interval | None]) -> Tally:
     tally = Tally(truth)
     for interval in intervals:
@@ -192,6 +246,12 @@ PARTS = {
         clustered_proportions, "rate",
     ),
     "An AUC, half of the patients are cases": (aucs, "AUC"),
+    f"Two sensitivities on the same cases, {MARGIN:g} apart, latent correlation {CORRELATION}": (
+        sensitivity_differences, "sensitivity of the better",
+    ),
+    f"Two AUCs on the same patients, {MARGIN:g} apart, correlation {CORRELATION} within cases and others": (
+        auc_differences, "AUC of the better",
+    ),
 }  # fmt: skip
 
 
@@ -200,6 +260,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000, help="test sets drawn for each row")
     parser.add_argument("--resamples", type=int, default=2000, help="bootstrap draws of each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", type=int, nargs="+", default=range(1, 1 + len(PARTS)), help="of the five tables")
     asked = parser.parse_args()
     error = 100 * np.sqrt(0.95 * 0.05 / asked.samples)
     print(
@@ -207,7 +268,7 @@ def main() -> None:
         f"{asked.resamples} bootstrap draws a sample, seed {asked.seed}; nominal 95 %. "
         "Each cell: coverage in % [median width]; after it, where it can be worked out, the exact coverage."
     )
-    for title, (simulate, measure) in PARTS.items():
+    for title, (simulate, measure) in (list(PARTS.items())[part - 1] for part in asked.parts):
         print(f"\n### {title}\n", flush=True)
         for row, (truth, size) in enumerate(itertools.product(TRUTHS, SIZES)):
             cells = dict(simulate(size, truth, asked.samples, asked.resamples, asked.seed))

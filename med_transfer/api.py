@@ -127,9 +127,9 @@ def explain(
     return explain_scans(bundle, scans, out, settings, class_name=class_name, device=device, progress=progress)
 
 
-def compare(runs: list[Path | str]) -> list[Comparison]:
-    """Hold runs against the first one on the test scans they share."""
-    return compare_runs([Path(run) for run in runs])
+def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:
+    """Hold runs against the first one on the test scans they share; see :func:`compare_runs`."""
+    return compare_runs([Path(run) for run in runs], margin=margin)
 
 
 def list_backbones() -> dict[str, BackboneSpec]:

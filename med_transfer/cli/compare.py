@@ -23,6 +23,10 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for compare.html, compare.md and compare.json.")
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Largest loss that would not matter, stated beforehand: is a run non-inferior?"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the test scans they share, with paired intervals over patients and tests."""
@@ -30,7 +34,7 @@ def command(
     from med_transfer.comparison import compare_runs
     from med_transfer.comparison.report import scans_sentence, write_comparison
 
-    rows = compare_runs(runs, reference=reference)
+    rows = compare_runs(runs, reference=reference, margin=margin)
     if out is not None:
         write_comparison(rows, out)
     if as_json:
@@ -56,6 +60,7 @@ def _say_run(row: Comparison) -> None:
         return
     for measure, estimate in differences(row).items():
         say(f"  minus the reference: {measure[:1].lower()}{measure[1:]} {estimate_text(estimate, signed=True)}")
-    for test in (row.delong, row.mcnemar):
-        if test:
-            say(f"  {test.method}: p {p_text(test.p_value)}, Holm {p_text(test.p_holm)}; {test.found or test.reason}")
+        if verdict := row.held_to_margin(estimate):
+            say(f"    margin {verdict.margin:g}: {verdict.sentence}")
+    for test in row.tests:
+        say(f"  {test.method}: p {p_text(test.p_value)}, Holm {p_text(test.p_holm)}; {test.found or test.reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +46,27 @@ class FinishedRun:
     def labels(self) -> Labels:
         return Labels(tuple(self.metrics.labels), self.metrics.multilabel)
 
+    @property
+    def judged(self) -> Literal["network", "fused"]:
+        """Whose probabilities the run's own metrics are of."""
+        fusion = self.metrics.fusion
+        return "fused" if fusion is not None and fusion.report == "fused" else "network"
+
     def probabilities(self, keys: list[Key]) -> NDArray[np.float64]:
-        names = self.metrics.labels
-        return np.array([[self.predictions[key].probabilities[name] for name in names] for key in keys])
+        """[scan, class], those that the run reports: the fused model's where its metrics are of that.
+
+        Raises:
+            UsageError: a scan without fused probabilities in a run that reports them.
+        """
+        rows = [self.predictions[key] for key in keys]
+        found = [row.fused if self.judged == "fused" else row.probabilities for row in rows]
+        if not all(found):
+            raise UsageError(
+                f"{sum(not one for one in found)} test scans without fused probabilities",
+                where=self.folder / "predictions.csv", expected="one for every scan, as metrics.json reports them",
+                action="Judge the run again",
+            )  # fmt: skip
+        return np.array([[one[name] for name in self.metrics.labels] for one in found])
 
 
 def _key(row: Prediction, truth: dict) -> Key:

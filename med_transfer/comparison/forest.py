@@ -33,11 +33,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Forest:
-    """Groups of rows over an axis from ``-limit`` to ``limit``; ``ticks`` are (share of the axis, value)."""
+    """Groups of rows over an axis from ``-limit`` to ``limit``; ``ticks`` are (share of the axis, value).
+
+    ``margin_at`` is the share of the axis at minus the margin; None without a margin.
+    """
 
     groups: tuple[Group, ...]
     limit: float
     ticks: tuple[tuple[float, float], ...]
+    margin_at: float | None = None
 
 
 def forest(comparisons: Sequence[Comparison], names: Sequence[str]) -> Forest:
@@ -52,14 +56,15 @@ def forest(comparisons: Sequence[Comparison], names: Sequence[str]) -> Forest:
         for measure, estimate in differences(one).items():
             measures.setdefault(measure, []).append((name, estimate))
     estimates = [estimate for rows in measures.values() for _, estimate in rows]
-    limit, step = _axis(estimates)
+    margin = comparisons[0].margin
+    limit, step = _axis(estimates, margin or 0)
     groups = tuple(
         Group(measure, tuple(_row(name, estimate, limit) for name, estimate in rows))
         for measure, rows in measures.items()
     )
     n = round(limit / step)
     ticks = tuple((0.5 + k * step / limit / 2, k * step) for k in range(-n, n + 1))
-    return Forest(groups, limit, ticks)
+    return Forest(groups, limit, ticks, None if margin is None else 0.5 - margin / limit / 2)
 
 
 def differences(one: Comparison) -> dict[str, Estimate]:
@@ -69,10 +74,10 @@ def differences(one: Comparison) -> dict[str, Estimate]:
     return found | {f"Sensitivity, {name}": estimate for name, estimate in one.sensitivity.items()}
 
 
-def _axis(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """Half the width of an axis that shows every interval whole, and the distance of its ticks."""
+def _axis(estimates: Sequence[Estimate], margin: float) -> tuple[float, float]:
+    """Half the width of an axis that shows every interval whole and the margin, and the distance of its ticks."""
     values = [abs(value) for one in estimates for value in (one.value, *(one.ci95 or ())) if value is not None]
-    largest = max([*values, 0.01])
+    largest = max([*values, margin, 0.01])
     step = next((step for step in _STEPS if largest <= 3 * step), _STEPS[-1])
     return math.ceil(round(largest / step, 9)) * step, step
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from med_transfer.evaluation.auc import weighted_macro_auc
 from med_transfer.evaluation.estimate import Estimate
 from med_transfer.evaluation.intervals import PatientBootstrap, is_degenerate, percentile_interval
+from med_transfer.evaluation.paired_proportions import newcombe_paired
 from med_transfer.evaluation.rates import weighted_balanced_accuracy, weighted_rates
 from med_transfer.evaluation.scored import ScoredScans
 
@@ -30,7 +31,8 @@ class Difference:
 def paired_difference(first: ScoredScans, second: ScoredScans, bootstrap: PatientBootstrap) -> Difference:
     """First minus second, both measured in the same resampled patients.
 
-    Pairing removes what both models share: which patients happen to be easy.
+    Pairing removes what both models share: which patients happen to be easy. A sensitivity is of few patients, where
+    percentiles are too narrow (docs/statistics.md): with one scan a patient it gets a score interval.
 
     Args:
         first, second: the same scans, truth and patients with two models' probabilities.
@@ -43,10 +45,23 @@ def paired_difference(first: ScoredScans, second: ScoredScans, bootstrap: Patien
     draws = bootstrap.distribution(statistic)
     method = f"difference, paired {bootstrap}"
     balanced, auc = (_estimate(values[k], draws[:, k], method) for k in range(2))
-    by_class = {
-        name: _of_class(values[k], draws[:, k], method) for k, name in enumerate(first.labels.names, start=2)
-    }  # fmt: skip
+    by_class = {name: _of_class(values[2 + c], draws[:, 2 + c], method) for c, name in enumerate(first.labels.names)}
+    if not first.clustered:
+        by_class |= {
+            name: paired_sensitivity(first, second, c)
+            for c, name in enumerate(first.labels.names)
+            if first.truth[:, c].any()
+        }
     return Difference(balanced, auc, by_class)
+
+
+def paired_sensitivity(first: ScoredScans, second: ScoredScans, c: int) -> Estimate:
+    """Difference of the sensitivities for class ``c``, which has a scan, where each patient has one scan."""
+    ours, theirs = (model.predicted[first.truth[:, c], c] for model in (first, second))
+    cells = (ours & theirs, ours & ~theirs, ~ours & theirs, ~ours & ~theirs)
+    interval = newcombe_paired(*(int(cell.sum()) for cell in cells))
+    method = "difference; Newcombe's score interval for pairs"
+    return Estimate(value=float(ours.mean() - theirs.mean()), ci95=interval, method=method)
 
 
 def _measures(scored: ScoredScans, weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -34,6 +34,10 @@ class AucDifference:
             return float(2 * norm.sf(abs(self.value) / math.sqrt(self.variance)))
         return 1.0 if self.value == 0 else None
 
+    def p_above(self, least: float) -> float | None:
+        """One-sided, of the hypothesis that the difference is at most ``least``; None when the variance is 0."""
+        return float(norm.sf((self.value - least) / math.sqrt(self.variance))) if self.variance > 0 else None
+
 
 def delong(
     truth: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64], *, multilabel: bool

@@ -14,12 +14,14 @@ from med_transfer.evaluation.scored import ScoredScans
 
 _CLUSTERED = "some patients have several scans, which the test would count as independent; see the intervals"
 
+_NO_SPREAD = "every placement agrees: the scans are too few to have a variance"
+
 
 class PairedTest(Record):
-    """One test of "no difference".
+    """One test of "no difference", or of "worse by the margin or more".
 
     Attributes:
-        p_value: two-sided; None when there is none, and ``reason`` says why.
+        p_value: two-sided, of a margin one-sided; None when there is none, and ``reason`` says why.
         p_holm: the same, corrected for the number of models compared.
         found: what it was computed from, in words.
     """
@@ -66,8 +68,21 @@ def delong_test(first: ScoredScans, second: ScoredScans) -> PairedTest:
     if found is None:
         return PairedTest(method=method, p_value=None, reason="too few scans: some class has one or none")
     text = f"difference {found.value:+.3f}, standard error {np.sqrt(found.variance):.3f}"
-    reason = "" if found.p_value is not None else "every placement agrees: the scans are too few to have a variance"
+    reason = "" if found.p_value is not None else _NO_SPREAD
     return PairedTest(method=method, p_value=found.p_value, found=text, reason=reason)
+
+
+def delong_margin_test(first: ScoredScans, second: ScoredScans, margin: float) -> PairedTest:
+    """Whether the first macro AUC is less than ``margin`` below the second, one-sided by DeLong's variance."""
+    method = f"DeLong, macro AUC less than {margin:g} below, one-sided"
+    tested = delong_test(first, second)
+    if tested.p_value is None:
+        return tested.model_copy(update={"method": method})
+    found = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
+    p_value = found.p_above(-margin) if found else None
+    return tested.model_copy(
+        update={"method": method, "p_value": p_value, "reason": _NO_SPREAD if p_value is None else ""}
+    )
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -45,7 +45,7 @@ def sample_size(rate: str, name: str, value: float | None, n_patients: int, want
         return None
     worst = min(max(0.5, interval[0]), interval[1])
     needed, at_worst = trials_for_width(value, wanted_width), trials_for_width(worst, wanted_width)
-    whose = f"with {name}" if rate == "sensitivity" else f"without {name}"
+    whose = f"labelled {name}" if rate == "sensitivity" else f"not labelled {name}"
     text = (
         f"With {n_patients} patients {whose}, a {rate} of {value:.2f} has an interval of {interval[0]:.2f} to "
         f"{interval[1]:.2f}; for a width of {wanted_width:g} about {needed} are needed if it stays there, and up to "

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from med_transfer.comparison import compare_runs
 from med_transfer.comparison.forest import forest
 from med_transfer.comparison.report import as_markdown, as_page, names_of, scans_sentence, write_comparison
 from med_transfer.errors import UsageError
-from med_transfer.evaluation import evaluate
+from med_transfer.evaluation import Metrics, evaluate
 from med_transfer.evaluation.comparison import paired_difference
+from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.intervals import PatientBootstrap
 from med_transfer.evaluation.scored import ScoredScans
 from med_transfer.labels import Labels
@@ -42,7 +44,7 @@ def write_run(
     cohort = Cohort(cases, labels)
     split = Split(tuple(range(len(cases))), ())
     folder.mkdir(parents=True)
-    CohortLock.of(cohort, [None] * len(cases), split, SplitConfig()).write(folder / "cohort.lock.json")
+    CohortLock.of(cohort, [()] * len(cases), split, SplitConfig()).write(folder / "cohort.lock.json")
     chosen = list(scans)
     evaluate(truth[chosen], probabilities[chosen], cohort.patients, labels, n_boot=50).save(folder / "metrics.json")
     with PredictionTable(folder / "predictions.csv", labels) as table:
@@ -50,6 +52,23 @@ def write_run(
             by_name = dict(zip(labels.names, probabilities[i].tolist(), strict=True))
             called = labels.names[probabilities[i].argmax()]
             table.append(Prediction(f"s{i:02d}", f"p{i}", probabilities=by_name, predicted=called))
+        table.finish()
+    return folder
+
+
+def write_fused_run(folder: Path, image: np.ndarray, fused: np.ndarray, report: Literal["image", "fused"]) -> Path:
+    """A run with both kinds of probabilities, whose metrics are of the kind that it reports."""
+    write_run(folder, fused if report == "fused" else image)
+    told = FusionMetrics(
+        use=["network", "handcrafted"], columns=[], report=report, n_scans=N, n_patients=N, n_fitted=90,
+        n_fitted_patients=90, inverse_penalty=1.0,
+    )  # fmt: skip
+    Metrics.load(folder / "metrics.json").model_copy(update={"fusion": told}).save(folder / "metrics.json")
+    (folder / "predictions.csv").unlink()
+    with PredictionTable(folder / "predictions.csv", LABELS, fused=True) as table:
+        for i in range(N):
+            by_name = [dict(zip(LABELS.names, row[i].tolist(), strict=True)) for row in (image, fused)]
+            table.append(Prediction(f"s{i:02d}", f"p{i}", probabilities=by_name[0], fused=by_name[1]))
         table.finish()
     return folder
 
@@ -73,6 +92,7 @@ def test_differences_are_the_evaluations_own(runs):
     assert strong.macro_auc.ci95 == pytest.approx(expected.macro_auc.ci95, abs=1e-5)
     assert strong.balanced_sensitivity == expected.balanced_accuracy
     assert strong.sensitivity == expected.sensitivity
+    assert "Newcombe" in strong.sensitivity["cyst"].method
     assert strong.macro_auc.excludes_zero == 1
     assert strong.delong is not None
     assert strong.mcnemar is not None
@@ -115,6 +135,70 @@ def test_runs_that_do_not_belong_together_are_refused(runs, tmp_path):
     other = write_run(tmp_path / "other", model(1, 4), labels=Labels(("a", "b", "c")))
     with pytest.raises(UsageError, match="classes a, b, c; expected cyst, mass <b>, normal"):
         compare_runs([runs[0], other])
+
+
+@pytest.mark.parametrize("report", ["image", "fused"])
+def test_the_probabilities_that_a_run_reports_are_compared(tmp_path, report):
+    image, fused, weak = model(0.3, 1), model(3.0, 2), write_run(tmp_path / "weak", model(0.3, 5))
+    run = write_fused_run(tmp_path / "both", image, fused, report)
+    first = ScoredScans.of(TRUTH, model(0.3, 5), [f"p{i}" for i in range(N)], LABELS)
+    shown = fused if report == "fused" else image
+    expected = paired_difference(first.scored_by(shown), first, PatientBootstrap(first.patients, 200))
+    result = compare_runs([weak, run], n_boot=200)
+    found = result[1]
+    assert found.macro_auc == expected.macro_auc
+    assert found.sensitivity == expected.sensitivity
+    assert found.judged == {"image": "network", "fused": "fused"}[report]
+    assert ("<small>fused model</small>" in as_page(result)) == (report == "fused")
+    own, of_reference = found.metrics.macro_auc.value, result[0].metrics.macro_auc.value
+    assert own - of_reference == pytest.approx(found.macro_auc.value)
+
+
+def test_a_run_that_reports_what_its_table_lacks_is_refused(tmp_path):
+    weak, run = write_run(tmp_path / "weak", model(0.3, 5)), tmp_path / "both"
+    write_fused_run(run, model(0.3, 1), model(3.0, 2), "fused")
+    (run / "predictions.csv").write_bytes((weak / "predictions.csv").read_bytes())
+    with pytest.raises(UsageError, match="45 test scans without fused probabilities; expected one for every scan"):
+        compare_runs([weak, run])
+
+
+def test_a_stated_margin_gives_every_difference_a_verdict(runs, tmp_path):
+    weak, strong, fewer = compare_runs(runs, margin=0.05, n_boot=200)
+    back = compare_runs([runs[1], runs[0]], margin=0.05, n_boot=200)[1].as_record()["non_inferiority"]
+    assert isinstance(back, dict)
+    assert back["macro_auc"]["verdict"] == "inferior"
+    assert strong.as_record()["non_inferiority"]["macro_auc"]["verdict"] == "superior"
+    assert weak.as_record()["non_inferiority"] is None
+    for one in (strong, fewer):
+        assert one.delong_margin is not None
+        assert one.delong_margin.p_value < one.delong.p_value
+        assert one.delong_margin.p_holm >= one.delong_margin.p_value
+    write_comparison([weak, strong, fewer], tmp_path / "out")
+    record = json.loads((tmp_path / "out/compare.json").read_text())
+    assert record["runs"][1]["margin"] == 0.05
+    assert set(record["runs"][1]["non_inferiority"]["sensitivity"]) == set(LABELS.names)
+    assert "stated before the test scans were seen" in record["method"]
+    page, table = (tmp_path / "out/compare.html").read_text(), (tmp_path / "out/compare.md").read_text()
+    for text in (page, table):
+        assert "Non-inferiority with a margin of 0.05" in text
+        assert "superior: the whole interval lies above 0" in text
+    assert page.count('<line class="margin"') == 2 * (2 + 3)
+
+
+def test_without_a_margin_nothing_is_said_of_it(runs):
+    result = compare_runs(runs[:2])
+    assert "on-inferiority" not in as_page(result) + as_markdown(result)
+    assert result[1].as_record()["non_inferiority"] is None
+    with pytest.raises(UsageError, match="margin: 5; expected a difference between 0 and 1"):
+        compare_runs(runs, margin=5)
+
+
+def test_the_axis_shows_the_margin_also_where_no_interval_reaches_it(tmp_path):
+    one, two = write_run(tmp_path / "one", model(3.0, 1)), write_run(tmp_path / "two", model(3.0, 1))
+    result = compare_runs([one, two], margin=0.2)
+    drawn = forest(result, names_of(result))
+    assert drawn.margin_at is not None
+    assert 0 <= drawn.margin_at == pytest.approx(0.5 - 0.2 / drawn.limit / 2)
 
 
 def test_runs_are_named_by_what_tells_them_apart(tmp_path):

@@ -95,7 +95,7 @@ def test_what_the_sample_can_show_is_stated_by_patient():
     stated = found.classes["benign"].sample_size
     assert stated["sensitivity"].n_patients == found.classes["benign"].n_patients
     assert stated["sensitivity"].wanted_width == 0.2
-    assert "patients without benign" in stated["specificity"].sentence
+    assert "patients not labelled benign" in stated["specificity"].sentence
 
 
 def test_perfect_calls_keep_an_interval_in_every_measure():

@@ -12,6 +12,7 @@ from med_transfer.evaluation.auc import auc
 from med_transfer.evaluation.comparison import paired_difference
 from med_transfer.evaluation.delong import delong, placements
 from med_transfer.evaluation.intervals import PatientBootstrap
+from med_transfer.evaluation.paired_proportions import newcombe_paired
 from med_transfer.evaluation.paired_tests import corrected, delong_test, holm, mcnemar, mcnemar_p
 from med_transfer.evaluation.scored import ScoredScans
 from med_transfer.labels import Labels
@@ -58,6 +59,32 @@ def test_two_classes_give_delongs_test(ties, seed):
     difference, variance = direct_delong(truth, first, second)
     assert (found.value, found.variance) == pytest.approx((difference, variance))
     assert found.p_value == pytest.approx(2 * norm.cdf(-abs(difference) / variance**0.5))
+
+
+# Albumin, total protein, K-G score and outcome (0: no benefit from surgery) of 43 patients with ovarian cancer: the
+# complete cases of DeLong et al. 1988, as in the example of ROCCONTRAST in the SAS/STAT manual, PROC LOGISTIC.
+OVARIAN = """3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1
+    3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0
+    2.3 4.4 6 1  4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1
+    3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0
+    3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1  2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1
+    3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1"""
+
+
+@pytest.mark.parametrize(
+    ("column", "area", "difference", "error", "p"),
+    [(0, 0.7366, 0.0108, 0.0953, 0.9102), (1, 0.6478, -0.0780, 0.1046, 0.4561)],
+)
+def test_the_published_example_of_three_scores_in_ovarian_cancer(column, area, difference, error, p):
+    """Albumin and total protein against the K-G score (area 0.7258): area, difference, standard error and p."""
+    patients = np.array(OVARIAN.split(), dtype=float).reshape(-1, 4)
+    truth, kg, score = patients[:, 3] == 0, patients[:, 2], -patients[:, column]
+    assert (auc(truth, kg), auc(truth, score)) == pytest.approx((0.7258, area), abs=5e-5)
+    table = np.column_stack([~truth, truth])
+    found = delong(table, np.column_stack([-score, score]), np.column_stack([-kg, kg]), multilabel=False)
+    assert found is not None
+    assert (found.value, found.variance**0.5) == pytest.approx((difference, error), abs=5e-5)
+    assert found.p_value == pytest.approx(p, abs=5e-5)
 
 
 def test_numbers_worked_out_by_hand():
@@ -210,11 +237,39 @@ def test_differences_of_sensitivity_are_those_of_the_resampled_scans():
     assert found.balanced_accuracy.value == pytest.approx(np.mean([e.value for e in found.sensitivity.values()]))
 
 
-def test_a_class_that_both_call_alike_has_no_interval():
-    truth = np.eye(2, dtype=bool)[[0, 1] * 6]
+def test_a_class_that_both_call_alike_has_no_interval_when_patients_have_several_scans():
+    truth, patients = np.eye(2, dtype=bool)[[0, 1] * 6], [f"p{i // 2}" for i in range(12)]
     found = paired_difference(
-        scored(truth, [True] * 12), scored(truth, [True, False] * 6), PatientBootstrap([f"p{i}" for i in range(12)])
+        scored(truth, [True] * 12, patients), scored(truth, [True, False] * 6, patients), PatientBootstrap(patients)
     )
     alike = found.sensitivity["a"]
     assert (alike.value, alike.ci95) == (0, None)
     assert "called alike, or too few" in alike.reason
+
+
+@pytest.mark.parametrize(
+    ("cells", "interval"), [((36, 12, 2, 0), (0.0569, 0.3404)), ((36, 14, 0, 0), (0.1528, 0.4167))]
+)
+def test_newcombe_s_interval_for_pairs_as_the_source_prints_it(cells, interval):
+    """Newcombe 1998, Stat Med 17:2635, table II, method 10."""
+    assert newcombe_paired(*cells) == pytest.approx(interval, abs=6e-5)
+
+
+@pytest.mark.parametrize("cells", [(20, 0, 0, 0), (0, 5, 5, 0), (3, 0, 0, 9), (0, 0, 7, 0), (1, 0, 0, 0)])
+def test_newcombe_s_interval_has_a_width_stays_inside_and_turns_with_the_models(cells):
+    both, only_first, only_second, neither = cells
+    low, high = newcombe_paired(*cells)
+    difference = (only_first - only_second) / sum(cells)
+    assert -1 <= low <= difference <= high <= 1
+    assert high - low > 0.05
+    assert newcombe_paired(both, only_second, only_first, neither) == pytest.approx((-high, -low))
+    assert newcombe_paired(0, 0, 0, 0) is None
+
+
+def test_a_sensitivity_of_one_scan_a_patient_is_compared_by_its_pairs():
+    truth = np.eye(2, dtype=bool)[[0, 1] * 10]
+    first, second = scored(truth, [True] * 20), scored(truth, [True, False] * 4 + [True, True] * 6)
+    found = paired_difference(first, second, PatientBootstrap(first.patients, 50)).sensitivity
+    assert found["a"].ci95 == newcombe_paired(10, 0, 0, 0)
+    assert (found["b"].value, found["b"].ci95) == (pytest.approx(0.4), newcombe_paired(6, 4, 0, 0))
+    assert "Newcombe" in found["b"].method

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from command_line import Command, FinishedRun, Outcome, read_rows, write_rows
+from command_line import TINY, Command, FinishedRun, Outcome, read_rows, settings, write_rows
 
 from med_transfer.bundle import read_record
 from med_transfer.phantoms import write_nifti
@@ -49,6 +50,22 @@ def test_rates_are_stated_as_was_asked_for(command: Command, finished: FinishedR
     assert not (tmp_path / "out").exists()
 
 
+def test_a_prevalence_can_be_stated_for_a_run_that_has_been_trained(
+    command: Command, finished: FinishedRun, cohort_csv, tmp_path
+):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    words = ("finetune", cohort_csv, "-o", folder, *settings(*TINY), "--prevalence")
+    refused = command(*words, "part=0.1")
+    assert (refused.code, "prevalence: part is no class" in refused.err) == (2, True)
+    before = json.loads((folder / "metrics.json").read_text())
+    outcome = command(*words, "solid=0.2")
+    assert outcome.code == 0, outcome.err
+    after = json.loads((folder / "metrics.json").read_text())
+    assert after["classes"]["solid"]["at_prevalence"]["prevalence"] == 0.2
+    assert after["classes"]["solid"]["sensitivity"] == before["classes"]["solid"]["sensitivity"]
+    assert after["macro_auc"] == before["macro_auc"]
+
+
 def test_a_label_that_the_bundle_does_not_know_is_refused(
     command: Command, finished: FinishedRun, unseen_csv, tmp_path
 ):
@@ -56,7 +73,8 @@ def test_a_label_that_the_bundle_does_not_know_is_refused(
     rows[1]["label"] = "granuloma"
     refused = command("evaluate", finished.bundle, write_rows(tmp_path / "c.csv", rows), "-o", tmp_path / "out")
     assert refused.code == 2
-    assert "granuloma" in refused.err
+    assert "class 'granuloma' is not in both the table and the bundle; expected the bundle's" in refused.err
+    assert "row 3" in refused.err
 
 
 def test_an_external_cohort_is_held_against_the_one_of_the_bundle(judged, finished: FinishedRun):

@@ -72,8 +72,9 @@ def test_what_the_patients_can_show_is_said_in_words(tmp_path):
     page = Page(write(tmp_path / "report.html", evidence(data, metrics_of(data))))
     low, high = binomtest(17, 20).proportion_ci(method="wilson")
     assert (
-        f"With 20 patients with healthy, a sensitivity of 0.85 has an interval of {low:.2f} to {high:.2f}; for a width "
-        f"of 0.1 about {least(0.85)} are needed if it stays there, and up to {least(low)} if it is 0.64." in page.text
+        f"With 20 patients labelled healthy, a sensitivity of 0.85 has an interval of {low:.2f} to {high:.2f}; for a "
+        f"width of 0.1 about {least(0.85)} are needed if it stays there, and up to {least(low)} if it is 0.64."
+        in page.text
     )
     rows = rows_of(tmp_path, "sample_size-patients")
     assert [row["Rate"] for row in rows] == ["Sensitivity", "Specificity"] * 3

@@ -12,12 +12,12 @@ from med_transfer.report.table import Cell, Table
 
 _SENTENCES = {
     "sensitivity": sentence(
-        "With {n} patients with {name}, a sensitivity of {value} has an interval of {low} to {high}; for a width of "
-        "{wanted} about {needed} are needed if it stays there, and up to {most} if it is {worst}."
+        "With {n} patients labelled {name}, a sensitivity of {value} has an interval of {low} to {high}; for a "
+        "width of {wanted} about {needed} are needed if it stays there, and up to {most} if it is {worst}."
     ),
     "specificity": sentence(
-        "With {n} patients without {name}, a specificity of {value} has an interval of {low} to {high}; for a width of "
-        "{wanted} about {needed} are needed if it stays there, and up to {most} if it is {worst}."
+        "With {n} patients not labelled {name}, a specificity of {value} has an interval of {low} to {high}; for a "
+        "width of {wanted} about {needed} are needed if it stays there, and up to {most} if it is {worst}."
     ),
 }
 _NAMES = {"sensitivity": sentence("Sensitivity"), "specificity": sentence("Specificity")}
