@@ -22,8 +22,10 @@ UNSEEN = PhantomConfig(
 
 # A small input and few epochs: minutes on two cores. Lesions are 8 to 28 mm wide.
 _INPUT = {"region": "roi", "shape": [24, 24, 24], "spacing_mm": [1.5, 1.5, 1.5]}
+_NETWORK = {"name": "resnet18-w32"}  # random values: here the demonstration makes its own source
 SOURCE_CONFIG = FinetuneConfig.model_validate(
     {
+        "backbone": _NETWORK,
         "input": _INPUT,
         "split": {"kind": "holdout", "test_fraction": 0.1, "val_fraction": 0.2},
         "training": {"epochs": 18, "epoch_scans": 112, "batch_size": 16, "patience": 8, "monitor": "macro_auc"},
@@ -32,6 +34,7 @@ SOURCE_CONFIG = FinetuneConfig.model_validate(
 )
 TARGET_CONFIG = FinetuneConfig.model_validate(
     {
+        "backbone": _NETWORK,
         "input": _INPUT,
         "split": {"kind": "holdout", "test_fraction": 0.4, "val_fraction": 0.25},
         "training": {"epochs": 12, "epoch_scans": 96, "batch_size": 16, "patience": 6, "monitor": "macro_auc"},

@@ -17,6 +17,7 @@ import pytest
 from med_transfer.cli.app import main
 
 TINY = (
+    "backbone.name=resnet18-w32",  # random values, so that what these runs learn is their own
     "input.shape=[16,16,16]",
     "training.epochs=2",
     "training.epoch_scans=16",

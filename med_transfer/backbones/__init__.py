@@ -8,6 +8,7 @@ from med_transfer.backbones.loading import (
     import_backbone,
     load_backbone,
     weights_at_hand,
+    weights_file,
 )
 from med_transfer.backbones.plan import NetworkPlan
 from med_transfer.backbones.registry import backbones, find_backbone
@@ -31,4 +32,5 @@ __all__ = [
     "import_backbone",
     "load_backbone",
     "weights_at_hand",
+    "weights_file",
 ]

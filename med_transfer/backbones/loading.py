@@ -99,9 +99,21 @@ def weights_at_hand(spec: BackboneSpec) -> bool:
     """Whether ``load_backbone`` finds weights by the name alone: an imported file, or an installed package."""
     if spec.weights is None:
         return False
-    if stored_weights(spec):
+    if spec.weights.shipped or stored_weights(spec):
         return True
     return spec.weights.package is not None and importlib.util.find_spec(spec.weights.package) is not None
+
+
+def weights_file(name: str, weights: Path | None) -> Path | None:
+    """The file that :func:`load_backbone` reads; None for random values, and for what an installed package brings.
+
+    Raises:
+        UnknownBackbone: no such name.
+    """
+    spec = find_backbone(name)
+    if weights is not None or spec.weights is None:
+        return weights
+    return stored_weights(spec) or spec.weights.shipped
 
 
 def _completed(spec: BackboneSpec, weights: Path | str | None) -> tuple[BackboneSpec, Path | str | None]:
@@ -119,8 +131,8 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
         return stream, stream.name
     if spec.weights is None:
         return None, ""
-    if stored := stored_weights(spec):
-        stream = open_weights(stored)
+    if kept := stored_weights(spec) or spec.weights.shipped:
+        stream = open_weights(kept)
         return stream, stream.name
     if spec.weights.open is not None:
         return spec.weights.open(), spec.weights.file

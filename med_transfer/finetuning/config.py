@@ -38,7 +38,7 @@ class BackboneConfig(_Config):
         pooled_stages: which feature maps the head sees; None takes the entry's own choice.
     """
 
-    name: str = "resnet18-w32"
+    name: str = "med-transfer-small"
     weights: Path | None = None
     accept_licence: str = ""
     pooled_stages: tuple[int, ...] | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from med_transfer.backbones import BackboneSpec
+from med_transfer.backbones import BackboneSpec, weights_file
 from med_transfer.bundle import RECORD_FILE, read_record
 from med_transfer.cohorts import (
     Cohort,
@@ -66,7 +66,7 @@ def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: P
         cache = out / "prepared"
         unlabelled = prepare_unlabelled(config.transfer.unlabelled, prepared, split, preprocessing, cache, progress)
     plan = Plan(preprocessing, prepared, split, lock, unlabelled)
-    _refuse_what_the_source_saw(plan, config.backbone.weights)
+    _refuse_what_the_source_saw(plan, source_weights(config))
     _write_lock(lock, out / LOCK_FILE)
     if unlabelled:
         lock_unlabelled(unlabelled, out / UNLABELLED_LOCK_FILE)
@@ -93,6 +93,13 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
             expected=f"at least {list(spec.input.minimum_shape)} for {spec.name}",
         )  # fmt: skip
     return preprocessing
+
+
+def source_weights(config: FinetuneConfig) -> Path | None:
+    """The file that the transfer starts from; None from scratch, and where an installed package brings the weights."""
+    if config.transfer.strategy == "scratch":
+        return None
+    return weights_file(config.backbone.name, config.backbone.weights)
 
 
 def refuse_adapted_source(weights: Path | None) -> None:

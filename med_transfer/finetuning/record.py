@@ -12,7 +12,7 @@ from med_transfer.evaluation.metrics import KeptNetwork
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.deciding import decide
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.plan import Plan
+from med_transfer.finetuning.plan import Plan, source_weights
 from med_transfer.finetuning.prediction_sets import learn_sets
 from med_transfer.finetuning.unlabelled import patient_hashes
 from med_transfer.fusion import Fusion
@@ -74,7 +74,7 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
     return BackboneRecord(
         name=source.spec.name,
         pooled_stages=config.backbone.pooled_stages or source.spec.pooled_stages,
-        licence="; ".join(dict.fromkeys([source.spec.licence, *source_licences(config.backbone.weights)])),
+        licence="; ".join(dict.fromkeys([source.spec.licence, *source_licences(source_weights(config))])),
         source=source.spec.source,
         weights=weights,
         sha256=source.sha256,
@@ -109,7 +109,7 @@ def _held_out(plan: Plan) -> HeldOut:
 def _provenance(plan: Plan, config: FinetuneConfig) -> Provenance:
     """Everyone the network has learned from: this cohort's development part, unlabelled scans, and its sources."""
     development = [case for case in plan.lock.cases if case.role != "test"]
-    before = source_provenance(config.backbone.weights)
+    before = source_provenance(source_weights(config))
     patients = {case.patient_hash for case in development} | set(before.patient_hashes if before else ())
     images = {image for case in development for image in case.content_hashes}
     images |= set(before.content_hashes if before else ())

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.pretraining.view_config import CropConfig, LungSceneConfig, Positive, Share, Triple, ViewConfig
 
-Method = Literal["distillation", "supervised", "masked_autoencoding", "contrastive"]
+Method = Literal["distillation", "supervised", "masked_autoencoding", "contrastive", "painted_nodules"]
 
 
 class _Config(BaseModel):
@@ -90,6 +90,22 @@ class SupervisedConfig(_Config):
     decoder_channels: Annotated[int, Field(ge=4)] = 32
 
 
+class PaintedNodulesConfig(_Config):
+    """What a program painted is the target; ``lung_scenes`` says what it paints.
+
+    Attributes:
+        kind: weight of the nodule's kind, beside 1 for its facts (size, density, solid share, outline, core).
+        place: weight of where it lies.
+        located_stages: so many of the first maps say where it lies.
+        calibration_batches: batches from which the mean and spread of the facts are measured.
+    """
+
+    kind: Annotated[float, Field(ge=0)] = 0.5
+    place: Annotated[float, Field(ge=0)] = 1.0
+    located_stages: Annotated[int, Field(ge=0)] = 3
+    calibration_batches: Annotated[int, Field(ge=1)] = 16
+
+
 class ProbeConfig(_Config):
     """How good the encoder is on the way, measured every so many steps; written to curve.json.
 
@@ -134,7 +150,7 @@ class PretrainingConfig(_Config):
         modality: DICOM series of another modality are left out; files that state none are taken.
         max_gap_mm: uneven slices are interpolated where no gap is wider; 0 leaves such scans out.
         validation_scans: source scans, with all others of their patients, that are kept out of training to measure on.
-        lung_scenes: synthetic lung painted into crops (distillation and masked autoencoding); None: not.
+        lung_scenes: synthetic lung painted into crops (distillation, masked autoencoding, painted nodules); None: not.
         steps: length of the training; or ...
         minutes: ... wall time instead; the learning rate follows the share that is spent.
         batch: crops a step of each process.
@@ -160,6 +176,7 @@ class PretrainingConfig(_Config):
     masked_autoencoding: MaskedAutoencodingConfig = MaskedAutoencodingConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
     supervised: SupervisedConfig = SupervisedConfig()
+    painted_nodules: PaintedNodulesConfig = PaintedNodulesConfig()
     probe: ProbeConfig = ProbeConfig()
     stop_when: StopConfig | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
@@ -187,6 +204,12 @@ class PretrainingConfig(_Config):
         block = self.masked_autoencoding.block
         if self.method == "masked_autoencoding" and any(n % block or n == block for n in self.input_shape):
             raise ValueError(f"masked_autoencoding.block {block} must be a true divisor of each number of input_shape")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_paint(self) -> PretrainingConfig:
+        if self.method == "painted_nodules" and (self.lung_scenes is None or not any(self.lung_scenes.nodule)):
+            raise ValueError("painted_nodules needs lung_scenes with a probability of nodules above 0")
         return self
 
     @model_validator(mode="after")

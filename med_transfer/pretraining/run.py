@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from med_transfer.atomic import write_text
-from med_transfer.backbones import LoadedBackbone, load_backbone
+from med_transfer.backbones import LoadedBackbone, load_backbone, weights_file
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import ConfigError, UsageError
@@ -24,6 +24,7 @@ from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, Training
 from med_transfer.pretraining.masked_autoencoding import MaskedAutoencoding
 from med_transfer.pretraining.method import Material, Method
 from med_transfer.pretraining.origin import Origin
+from med_transfer.pretraining.painted_nodules import PaintedNodules
 from med_transfer.pretraining.probe import LinearProbe, linear_probe
 from med_transfer.pretraining.processes import Processes, joined
 from med_transfer.pretraining.reading import Source, prepare_source
@@ -141,7 +142,10 @@ def _method(networks: _Networks, material: Material) -> Method:
         if config.method == "supervised":
             supervised = SupervisedLabels if config.supervised.target == "label" else SupervisedMasks
             return supervised(encoder, material)
-        return (Contrastive if config.method == "contrastive" else MaskedAutoencoding)(encoder, material)
+        kinds: dict[str, type[Method]] = {
+            "contrastive": Contrastive, "masked_autoencoding": MaskedAutoencoding, "painted_nodules": PaintedNodules,
+        }  # fmt: skip
+        return kinds[config.method](encoder, material)
 
 
 def _source(
@@ -187,9 +191,12 @@ def _lock(config: PretrainingConfig, scans: SourceScans, probe: LinearProbe | No
 
 
 def _made_from(config: PretrainingConfig) -> tuple[Path | None, Path | None]:
-    """Weights of the user's own that this pretraining starts from, and those of its teacher."""
-    start = None if config.weights in ("random", "published") else Path(config.weights)
-    return start, config.distillation.teacher_weights if config.method == "distillation" else None
+    """The weights file that this pretraining starts from, and that of its teacher."""
+    given = None if config.weights == "published" else Path(config.weights)
+    start = None if config.weights == "random" else weights_file(config.backbone, given)
+    if config.method != "distillation":
+        return start, None
+    return start, weights_file(config.distillation.teacher, config.distillation.teacher_weights)
 
 
 def _inherited_licences(config: PretrainingConfig) -> set[str]:

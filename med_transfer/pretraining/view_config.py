@@ -58,6 +58,7 @@ class LungSceneConfig(_Config):
         vessels: vessels added to such a crop.
         nodule: probability of a nodule in a crop with lung, and in any other crop.
         radius_mm: of a nodule, log-uniform.
+        kinds: how often a nodule is solid, ground glass, part-solid, calcified; relative.
     """
 
     lung: Share = 0.6
@@ -66,6 +67,7 @@ class LungSceneConfig(_Config):
     vessels: Annotated[int, Field(ge=0)] = 6
     nodule: tuple[Share, Share] = (0.8, 0.1)
     radius_mm: tuple[Positive, Positive] = (1.5, 15.0)
+    kinds: tuple[Positive, Positive, Positive, Positive] = (0.45, 0.2, 0.28, 0.07)
 
 
 class ViewConfig(_Config):

@@ -159,7 +159,7 @@ def test_file_and_scratch_together():
 def test_unknown_name_lists_the_known_and_the_nearest(name, nearest):
     hint = rf"\. Did you mean '{re.escape(nearest)}'\.$" if nearest else r"[^?]*\.$"
     with pytest.raises(
-        UnknownBackbone, match=rf"unknown backbone '{name}'; expected one of resnet18-w32, .*{hint}"
+        UnknownBackbone, match=rf"unknown backbone '{name}'; expected one of med-transfer-small, resnet18-w32, .*{hint}"
     ) as error:
         load_backbone(name)
     assert bool(nearest) == ("Did you mean" in str(error.value))

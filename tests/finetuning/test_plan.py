@@ -52,5 +52,9 @@ def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
 
     found = _provenance(plan, FinetuneConfig(backbone=BackboneConfig(weights=tmp_path)))
 
-    assert found == Provenance(cohort_hash="c", patient_hashes=("earlier",), content_hashes=("image",))
-    assert _provenance(plan, FinetuneConfig()).patient_hashes == ()
+    assert found == Provenance(
+        cohort_hash="c", patient_hashes=("earlier",), content_hashes=("image",), from_source=before.trained_on
+    )
+    scratch = FinetuneConfig(backbone=BackboneConfig(name=spec.name))
+    assert _provenance(plan, scratch) == Provenance(cohort_hash="c", patient_hashes=(), content_hashes=())
+    assert len(_provenance(plan, FinetuneConfig()).content_hashes) == 51  # the scans that the default learned from

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import curve, measured, tiny_config, tiny_method, tiny_student, tiny_training
@@ -18,7 +19,7 @@ from med_transfer.pretraining.contrastive import different_places
 from med_transfer.pretraining.crops import Crops
 from med_transfer.pretraining.losses import nt_xent
 
-METHODS = ("distillation", "labels", "masks", "masked_autoencoding", "contrastive")
+METHODS = ("distillation", "labels", "masks", "masked_autoencoding", "contrastive", "painted_nodules")
 LEARNING = {"steps": 60, "batch": 16, "learning_rate": 5e-3, "probe": {"every_steps": 60}}
 
 
@@ -63,6 +64,23 @@ def test_masks_are_found_in_patients_not_seen(labelled, tmp_path):
     untrained = method.eval().quality(method.encoder.eval())["dice"]
     tiny_training("masks", labelled, tmp_path, validation_scans=3, crops=crops, **LEARNING).run()
     assert measured(tmp_path)[-1]["dice"] > max(0.3, 3 * untrained)
+
+
+def test_what_was_painted_is_read_from_crops_not_seen(chest, tmp_path):
+    crops = CropConfig(shape=(8, 16, 16), scans_per_batch=2, size_mm=(28, 40))
+    tiny_training("painted_nodules", chest, tmp_path, crops=crops, **LEARNING | {"batch": 32}).run()
+    start, end = measured(tmp_path)
+    assert start["explained"] < 0.05
+    assert end["explained_density"] > 0.2
+    assert end["kind_accuracy"] > max(0.3, start["kind_accuracy"])  # chance: a fifth
+    place = [entry["place"] for entry in curve(tmp_path) if "place" in entry]
+    assert place[-1] < place[0]
+
+
+def test_nothing_to_paint_is_refused_before_anything_is_read():
+    for scenes in (None, {"nodule": (0, 0)}):
+        with pytest.raises(ValidationError, match="painted_nodules needs lung_scenes with a probability of nodules"):
+            tiny_config("painted_nodules", lung_scenes=scenes)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -17,6 +17,7 @@ from med_transfer.pretraining.loop import Training
 from med_transfer.pretraining.masked_autoencoding import MaskedAutoencoding
 from med_transfer.pretraining.method import Material, Method
 from med_transfer.pretraining.origin import Origin
+from med_transfer.pretraining.painted_nodules import PaintedNodules
 from med_transfer.pretraining.supervised import SupervisedLabels, SupervisedMasks
 from med_transfer.pretraining.teacher import Teacher
 
@@ -28,6 +29,7 @@ SETTINGS = {
     "crops": CropConfig(shape=(8, 16, 16), scans_per_batch=2), "ema": 0.9,
     "distillation": {"stages": 2, "calibration_batches": 2}, "contrastive": {"embedding": 16},
     "masked_autoencoding": {"block": 4, "statistics_batches": 2},
+    "painted_nodules": {"located_stages": 2, "calibration_batches": 2},
 }  # fmt: skip
 
 
@@ -73,7 +75,8 @@ def tiny_teacher() -> TinyEncoder:
 def tiny_config(method: str, **changes) -> PretrainingConfig:
     supervised = {"target": "mask" if method == "masks" else "label"}
     name = "supervised" if method in ("labels", "masks") else method
-    return PretrainingConfig(**(SETTINGS | {"method": name, "supervised": supervised} | changes))
+    scenes = {"lung_scenes": {"lung": 1, "nodule": (0.8, 0.8)}} if method == "painted_nodules" else {}
+    return PretrainingConfig(**(SETTINGS | {"method": name, "supervised": supervised} | scenes | changes))
 
 
 def tiny_method(method: str, source: SourceScans, **changes) -> Method:
@@ -86,7 +89,7 @@ def tiny_method(method: str, source: SourceScans, **changes) -> Method:
             return Distillation(tiny_student(), material, Teacher(tiny_teacher(), TEACHER_INPUT, 2))
         kinds = {
             "masked_autoencoding": MaskedAutoencoding, "contrastive": Contrastive,
-            "labels": SupervisedLabels, "masks": SupervisedMasks,
+            "labels": SupervisedLabels, "masks": SupervisedMasks, "painted_nodules": PaintedNodules,
         }  # fmt: skip
         return kinds[method](tiny_student(), material)
 

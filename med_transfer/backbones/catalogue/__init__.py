@@ -9,6 +9,7 @@ from med_transfer.backbones.catalogue import (
     monai_bundles,
     nnunet,
     residual,
+    small,
     stunet,
     suprem,
     swin_ssl,
@@ -17,6 +18,7 @@ from med_transfer.backbones.catalogue import (
 )
 
 SPECS = (
+    *small.SPECS,
     *residual.SPECS,
     *medicalnet.SPECS,
     *merlin.SPECS,

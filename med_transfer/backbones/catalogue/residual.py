@@ -44,7 +44,7 @@ _SLIM = BackboneSpec(
     source="https://github.com/Project-MONAI/MONAI",
     paper="He et al. 2016, arXiv:1512.03385",
     training_data="none",
-    notes="The default without a GPU; made for crops of about 32 voxels a side.",
+    notes="Made for crops of about 32 voxels a side; med-transfer-small is this network with weights.",
 )
 
 SPECS = (_SLIM, *map(_scratch, _PARAMETERS))

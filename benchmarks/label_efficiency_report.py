@@ -1,0 +1,213 @@
+"""Tables and curves of ``label_efficiency.py``, from the answers that are there.
+
+    python benchmarks/label_efficiency_report.py --prepared lidc.npz --out OUT
+
+Figures are means over the splits; intervals are 95 %, from 2,000 bootstrap draws of patients, the same draw in every
+split, so they hold for these splits of these patients. ``A + B`` is the mean of the probabilities of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from lidc_crops import TASKS, Crops, few, load, split
+
+REPLICATES = 2000
+SPLITS = (0, 1, 2, 3, 4)
+LABELS = (10, 30, 100, 0)
+TOGETHER = " + "
+Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # truth, probabilities, weights -> [replicate]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Probabilities of the test cases by (arm, task, n), a list over the splits; only where every split is there."""
+
+    crops: Crops
+    folder: Path
+    splits: tuple[int, ...]
+    weights: np.ndarray  # how often each patient is drawn, [1 + replicate, patient]; the first: each once
+
+    def of(self, arm: str, task: str, n: int) -> list[np.ndarray] | None:
+        parts = [self._one(part, task, n) for part in arm.split(TOGETHER)]
+        found = [part for part in parts if part is not None]
+        return [np.mean(each, axis=0) for each in zip(*found, strict=True)] if len(found) == len(parts) else None
+
+    def _one(self, arm: str, task: str, n: int) -> list[np.ndarray] | None:
+        files = [self.folder / f"{task}_{n or 'all'}_{number}_{arm}.npz" for number in self.splits]
+        return [np.load(file)["probabilities"] for file in files] if all(file.exists() for file in files) else None
+
+    def seconds(self, arm: str) -> float | None:
+        files = sorted(self.folder.glob(f"*_{arm}.npz"))
+        return float(np.median([np.load(file)["seconds"] for file in files])) if files else None
+
+    def measured(self, task: str, probabilities: list[np.ndarray], figure: Figure) -> np.ndarray:
+        """Mean over the splits, [1 + replicate]: what was found, then each draw."""
+        each = []
+        for number, one in zip(self.splits, probabilities, strict=True):
+            _, test = split(self.crops, number)
+            each.append(figure(self.crops.labels[task][test], one, self.weights[:, self.crops.patients[test]]))
+        return np.mean(each, axis=0)
+
+
+def macro_auc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """One-vs-rest AUC, mean over classes, for many weightings at once."""
+    return np.mean([_auc(truth == c, scores[:, c], weights) for c in range(scores.shape[1])], axis=0)
+
+
+def _auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    s, t = score[positive][:, None], score[~positive][None]
+    wins = (s > t) + 0.5 * (s == t)
+    of_positive, of_negative = weights[:, positive], weights[:, ~positive]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return ((of_positive @ wins) * of_negative).sum(1) / (of_positive.sum(1) * of_negative.sum(1))
+
+
+def sensitivity(c: int) -> Figure:
+    def figure(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        there = truth == c
+        found = there & (scores.argmax(1) == c)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return weights[:, found].sum(1) / weights[:, there].sum(1)
+
+    return figure
+
+
+def drawn_patients(count: int) -> np.ndarray:
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=REPLICATES)
+    return np.concatenate([np.ones((1, count)), draws])
+
+
+def with_interval(values: np.ndarray, sign: bool = False) -> str:
+    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+    form = "+.3f" if sign else ".3f"
+    return f"{values[0]:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def auc_table(answers: Answers, arms: Iterable[str]) -> list[str]:
+    lines = ["| task | arm | " + " | ".join(map(_label, LABELS)) + " |", f"|---|---|{'---|' * len(LABELS)}"]
+    for task, arm in product(TASKS, arms):
+        found = [answers.of(arm, task, n) for n in LABELS]
+        if any(found):
+            cells = [with_interval(answers.measured(task, one, macro_auc)) if one else "" for one in found]
+            lines.append(f"| {task} | {arm} | {' | '.join(cells)} |")
+    return lines
+
+
+def sensitivity_table(answers: Answers, arms: Iterable[str]) -> list[str]:
+    lines = ["| task | labels a class | arm | sensitivity of each class |", "|---|---|---|---|"]
+    for task, n, arm in product(TASKS, LABELS, arms):
+        if found := answers.of(arm, task, n):
+            each = [
+                f"{name} {with_interval(answers.measured(task, found, sensitivity(c)))}"
+                for c, name in enumerate(TASKS[task])
+            ]
+            lines.append(f"| {task} | {n or 'all'} | {arm} | {', '.join(each)} |")
+    return lines
+
+
+def difference_table(answers: Answers, pairs: Iterable[tuple[str, str]]) -> list[str]:
+    lines = ["| task | difference | " + " | ".join(map(_label, LABELS)) + " |", f"|---|---|{'---|' * len(LABELS)}"]
+    for task, (one, other) in product(TASKS, pairs):
+        cells = []
+        for n in LABELS:
+            both = [answers.of(arm, task, n) for arm in (one, other)]
+            values = [answers.measured(task, found, macro_auc) for found in both if found]
+            cells.append(with_interval(values[0] - values[1], sign=True) if len(values) == 2 else "")
+        if any(cells):
+            lines.append(f"| {task} | {one} minus {other} | {' | '.join(cells)} |")
+    return lines
+
+
+def saving(answers: Answers, arm: str, base: str = "scratch") -> list[str]:
+    """How many labels the base needs for what the arm reaches, interpolated in the logarithm of the labels."""
+    lines = [f"| task | {arm} with | reaches | {base} needs | times |", "|---|---|---|---|---|"]
+    for task in TASKS:
+        needed = [(n, found) for n in (10, 30, 100) if (found := answers.of(base, task, n))]
+        curve = [float(answers.measured(task, found, macro_auc)[0]) for _, found in needed]
+        rising = np.maximum.accumulate(curve) if curve else curve
+        for n in (10, 30):
+            if not (found := answers.of(arm, task, n)) or len(curve) < 2:
+                continue
+            reached = float(answers.measured(task, found, macro_auc)[0])
+            logs = np.log([n for n, _ in needed])
+            if reached > rising[-1]:
+                lines.append(
+                    f"| {task} | {n} | {reached:.3f} | more than {needed[-1][0]} | > {needed[-1][0] / n:.1f} |"
+                )
+            else:
+                labels = float(np.exp(np.interp(reached, rising, logs)))
+                lines.append(f"| {task} | {n} | {reached:.3f} | {labels:.0f} | {labels / n:.1f} |")
+    return lines
+
+
+def draw(answers: Answers, task: str, arms: Iterable[str], path: Path) -> None:
+    """Label-efficiency curves with their intervals; the last point is all labels, at the mean number a class."""
+    mpl.rcParams.update({"svg.hashsalt": "med-transfer", "svg.fonttype": "none", "font.size": 10})
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for arm in arms:
+        found = {n: answers.of(arm, task, n) for n in LABELS}
+        values = {n: answers.measured(task, one, macro_auc) for n, one in found.items() if one}
+        if values:
+            at = [n or _mean_labels(answers, task) for n in values]
+            middle = np.array([v[0] for v in values.values()])
+            low, high = np.nanpercentile(np.array([v[1:] for v in values.values()]), [2.5, 97.5], axis=1)
+            line = axes.plot(at, middle, marker="o", ms=4, label=arm)[0]
+            axes.fill_between(at, low, high, color=line.get_color(), alpha=0.12, lw=0)
+    axes.set(xscale="log", xlabel="labels a class", ylabel="macro AUC", title=f"LIDC nodules, {task}")
+    axes.set_xticks([10, 30, 100], ["10", "30", "100"])
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _mean_labels(answers: Answers, task: str) -> float:
+    """Training cases a class when all are used."""
+    counts = []
+    for number in answers.splits:
+        training, _ = split(answers.crops, number)
+        counts.append(len(few(answers.crops, task, 0, training, number)) / len(TASKS[task]))
+    return float(np.mean(counts))
+
+
+def _label(n: int) -> str:
+    return f"n = {n}" if n else "all"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepared", type=Path, default=Path("lidc.npz"))
+    parser.add_argument("--out", type=Path, default=Path("label_efficiency"))
+    parser.add_argument("--splits", nargs="+", type=int, default=SPLITS)
+    arguments = parser.parse_args()
+    crops = load(arguments.prepared)
+    weights = drawn_patients(int(crops.patients.max()) + 1)
+    answers = Answers(crops, arguments.out / "answers", tuple(arguments.splits), weights)
+    single = sorted({file.stem.split("_", 3)[3] for file in answers.folder.glob("*.npz")})
+    both = [f"{arm}{TOGETHER}handcrafted" for arm in ("small", "scratch") if arm in single]
+    pairs = (
+        [("small", "scratch"), ("small", "astra"), ("small", "handcrafted"), (both[0], "handcrafted")] if both else []
+    )
+    parts = [
+        auc_table(answers, [*single, *both]), difference_table(answers, pairs), saving(answers, "small"),
+        sensitivity_table(answers, [arm for arm in ("scratch", "small", "handcrafted", *both) if arm]),
+    ]  # fmt: skip
+    seconds = [f"| {arm} | {answers.seconds(arm):.0f} |" for arm in single]
+    parts.append(["| arm | median seconds a training |", "|---|---|", *seconds])
+    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
+    (arguments.out / "label_efficiency.md").write_text(text)
+    for task in TASKS:
+        draw(answers, task, [*single, *both], arguments.out / f"label_efficiency_{task}.svg")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
