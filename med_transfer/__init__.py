@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from med_transfer.api import compare, evaluate, finetune, list_backbones, pretrain, select_backbone
+    from med_transfer.api import compare, evaluate, explain, finetune, list_backbones, pretrain, select_backbone
     from med_transfer.backbones import load_backbone
     from med_transfer.cohorts import Cohort
     from med_transfer.estimator import TransferClassifier
@@ -31,6 +31,7 @@ _HOME = {
     "Volume": "scans",
     "compare": "api",
     "evaluate": "api",
+    "explain": "api",
     "find_series": "scans",
     "finetune": "api",
     "list_backbones": "api",
@@ -51,6 +52,7 @@ __all__ = [
     "Volume",
     "compare",
     "evaluate",
+    "explain",
     "find_series",
     "finetune",
     "list_backbones",

@@ -10,6 +10,9 @@ from med_transfer.cohorts import Cohort
 from med_transfer.comparison import Comparison, compare_runs
 from med_transfer.config import load_config
 from med_transfer.evaluation import EvaluationConfig, Metrics
+from med_transfer.explaining import ExplainedScans, explain_scans
+from med_transfer.explanation.config import ExplainConfig
+from med_transfer.explanation.settings import Fill, MapSettings, MethodName
 from med_transfer.external import evaluate_bundle
 from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
@@ -96,13 +99,32 @@ def pretrain(
 def evaluate(
     bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *,
     subgroups: Sequence[str] | None = None, allow_overlap: bool = False, progress: Progress = silent,
-    language: Language = "en", config: EvaluationConfig | None = None,
+    language: Language = "en", config: EvaluationConfig | None = None, gallery: int = 6,
 ) -> Metrics:  # fmt: skip
-    """Judge a bundle on another cohort; see :func:`med_transfer.external.evaluate_bundle`."""
+    """Judge a bundle on another cohort; see :func:`med_transfer.external.evaluate_bundle`.
+
+    ``gallery`` is the number of errors, at most 12, that the report shows with where the network looked.
+    """
     return evaluate_bundle(
         bundle, cohort, out, progress, subgroups=subgroups, allow_overlap=allow_overlap, language=language,
-        config=config,
+        config=config, explain=ExplainConfig(gallery=gallery),
     )  # fmt: skip
+
+
+def explain(
+    bundle: Path | str, scans: Path | str, out: Path | str = "explanation", *, method: MethodName = "gradcam",
+    class_name: str | None = None, stage: int | None = None, window_mm: float | None = None,
+    stride_mm: float | None = None, fill: Fill = "mean", draws: int | None = None, device: str = "auto",
+    progress: Progress = silent,
+) -> ExplainedScans:  # fmt: skip
+    """Map where a bundle's network looks in scans; see :func:`med_transfer.explaining.explain_scans`.
+
+    Args:
+        bundle, scans, out, class_name, device, progress: see there.
+        method, stage, window_mm, stride_mm, fill, draws: see :class:`med_transfer.explanation.settings.MapSettings`.
+    """
+    settings = MapSettings(method, stage, window_mm, stride_mm, fill, draws)
+    return explain_scans(bundle, scans, out, settings, class_name=class_name, device=device, progress=progress)
 
 
 def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:

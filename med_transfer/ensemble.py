@@ -36,6 +36,11 @@ class Ensemble(nn.Module):
             self.add_module(f"member{number}", classifier)
             self.add_module(f"novelty{number}", novelty)
 
+    @property
+    def members(self) -> list[Classifier]:
+        """Each fold's classifier."""
+        return [self._member(number) for number in range(self.n_members)]
+
     def forward(self, images: Tensor) -> Tensor:
         return self.assess(images)[0]
 

@@ -33,6 +33,7 @@ from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.predictive_values import checked_prevalence
 from med_transfer.evaluation.shortcuts import Development
 from med_transfer.evaluation.within_cohort import baselines_within
+from med_transfer.explanation.config import ExplainConfig
 from med_transfer.judgement import assess, judge
 from med_transfer.model_card import model_card_rows
 from med_transfer.page import Language
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 def evaluate_bundle(
     bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
     subgroups: Sequence[str] | None = None, allow_overlap: bool = False, language: Language = "en",
-    config: EvaluationConfig | None = None,
+    config: EvaluationConfig | None = None, explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
 ) -> Metrics:  # fmt: skip
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html. It counts as an opening.
 
@@ -60,6 +61,7 @@ def evaluate_bundle(
         allow_overlap: judge scans that the network has learned from too; metrics and report then say how many.
         language: of the report.
         config: which intervals the rates get, and the prevalence to state predictive values at.
+        explain: how many errors the report shows, with where the network looked.
 
     Raises:
         UsageError: no such column; a prevalence is stated of no class; the run's record of openings is damaged.
@@ -91,6 +93,7 @@ def evaluate_bundle(
             record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
             baselines=_prevalence(record, len(prepared.scans)) | within, shortcuts=shortcuts,
             domain=_domain(record, prepared, novelty), openings=openings, config=config,
+            ensemble=network, explain=explain,
         )  # fmt: skip
 
 

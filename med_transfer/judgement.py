@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord
-from med_transfer.cohorts import Case, PreparedCohort, channel_columns
+from med_transfer.cohorts import PreparedCohort, channel_columns
 from med_transfer.ensemble import Ensemble
 from med_transfer.evaluation import EvaluationConfig, Metrics, TransferGain, evaluate
 from med_transfer.evaluation.decisions import Openings
@@ -23,17 +23,17 @@ from med_transfer.evaluation.overlap import Overlap
 from med_transfer.evaluation.prediction_sets import measure_sets
 from med_transfer.evaluation.set_metrics import SetMetrics
 from med_transfer.evaluation.shortcut_metrics import Shortcuts
+from med_transfer.explanation.config import ExplainConfig
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
+from med_transfer.gallery import gallery
 from med_transfer.prediction import Prediction
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.run_summary import LearningCurve, Miss, RunSummary
+from med_transfer.report.run_summary import LearningCurve, RunSummary
 from med_transfer.report.writing import write_report
 from med_transfer.results.table import PredictionTable
-from med_transfer.scans.picture import three_planes
 from med_transfer.subgroup_columns import cohort_subgroups
 
-N_MISSES = 8
 _BATCH = 16
 
 
@@ -43,7 +43,8 @@ def judge(
     gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
     kept: KeptNetwork | None = None, gap: FitGap | None = None, subgroups: Sequence[str] | None = None,
     shortcuts: Shortcuts | None = None, overlap: Overlap | None = None, domain: Domain | None = None,
-    openings: Openings | None = None, config: EvaluationConfig | None = None,
+    openings: Openings | None = None, config: EvaluationConfig | None = None, ensemble: Ensemble | None = None,
+    explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
 ) -> Metrics:  # fmt: skip
     """Write predictions, metrics and report of scans with labels.
 
@@ -66,6 +67,8 @@ def judge(
         overlap, domain: how new and how far off the scans are to a bundle that is judged on another cohort.
         openings: how often these scans were opened, with this time.
         config: which intervals the rates get, and the prevalence to state predictive values at.
+        ensemble: the network that gave the probabilities; None: no error is shown with where it looked.
+        explain: how many errors are shown.
     """
     cohort = prepared.cohort
     predictions = [
@@ -102,9 +105,9 @@ def judge(
         }
     )
     metrics.save(out / "metrics.json")
+    misses, checks = gallery(record, ensemble, prepared, predictions, explain.gallery) if ensemble else ([], None)
     evidence = Evidence(
-        metrics, summary, curves, _misses(record, prepared, predictions), truth=cohort.truth, probabilities=shown,
-        patients=cohort.patients,
+        metrics, summary, curves, misses, checks, truth=cohort.truth, probabilities=shown, patients=cohort.patients,
     )  # fmt: skip
     write_report(out / "report.html", evidence)
     return metrics
@@ -173,30 +176,3 @@ def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Predict
         for prediction in predictions:
             table.append(prediction)
         table.finish()
-
-
-def _misses(record: BundleRecord, prepared: PreparedCohort, predictions: Sequence[Prediction]) -> list[Miss]:
-    """The wrong calls that were surest of themselves, with what the network saw."""
-    truths = [_truth(case) for case in prepared.cohort.cases]
-    wrong = [row for row, truth in enumerate(truths) if predictions[row].predicted != truth]
-    surest = sorted(wrong, key=lambda row: -_of_the_call(predictions[row]))[:N_MISSES]
-    look = record.preprocessing
-    return [
-        Miss(
-            scan=predictions[row].scan,
-            truth=truths[row],
-            predicted=predictions[row].predicted,
-            probability=_of_the_call(predictions[row]),
-            picture=three_planes(prepared.tensors[row][0], look.orientation, look.spacing_mm),
-        )
-        for row in surest
-    ]
-
-
-def _of_the_call(prediction: Prediction) -> float:
-    """The probability of what was called, which need not be the most probable class; of findings the greatest."""
-    return prediction.probabilities.get(prediction.predicted, max(prediction.probabilities.values()))
-
-
-def _truth(case: Case) -> str:
-    return case.label if isinstance(case.label, str) else ";".join(sorted(case.label or ()))

@@ -10,7 +10,7 @@ from simulated_scores import findings, three_classes
 
 from med_transfer.evaluation import evaluate
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.run_summary import LearningCurve, Miss, RunSummary, cohort_counts
+from med_transfer.report.run_summary import LearningCurve, MapChecks, Miss, RunSummary, cohort_counts
 from med_transfer.report.writing import write_report
 from med_transfer.transfer.gain import transfer_gain
 
@@ -93,7 +93,11 @@ CURVES = [
     LearningCurve(f"member {k}", [0, 1, 2], [1.0, 0.6, 0.4], [1.1, 0.8, 0.9], [0.5, 0.7, 0.65], "macro AUC", 1)
     for k in range(2)
 ]
-MISSES = [Miss("scans/<b>7</b>", "benign", "malignant", 0.91, picture())]
+MISSES = [Miss(7, "<b>7</b>", "malignant", "malignant", 0.91, "confident", picture(), "peak")]
+CHECKS = MapChecks(
+    n=6, n_empty=1, element_mm=(4.0, 3.0, 3.0), hidden_share=0.05, drop=0.31, random_drop=-0.001, n_no_better=1,
+    correlation=0.12, correlation_limit=0.5,
+)  # fmt: skip
 
 
 def evidence(data, metrics, **options):
@@ -104,6 +108,7 @@ def evidence(data, metrics, **options):
             "run": summary(data),
             "curves": CURVES,
             "misses": MISSES,
+            "map_checks": CHECKS,
             "truth": data.truth,
             "probabilities": data.probabilities,
             "patients": data.patients,

@@ -29,8 +29,8 @@ HEAVY = {"torch", "monai", "numpy", "scipy", "pandas", "sklearn", "lightning", "
 COMES_WITH = {"pydantic-core": "pydantic", "markupsafe": "jinja2"}  # parts of a declared package, versioned by it
 PROMISED = {
     "find_series", "read_scan", "Series", "Volume", "Cohort", "list_backbones", "load_backbone", "finetune",
-    "FinetuneConfig", "Run", "evaluate", "compare", "load_bundle", "Predictor", "TransferClassifier", "pretrain",
-    "select_backbone",
+    "FinetuneConfig", "Run", "evaluate", "explain", "compare", "load_bundle", "Predictor", "TransferClassifier",
+    "pretrain", "select_backbone",
 }  # fmt: skip
 
 

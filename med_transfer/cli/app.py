@@ -17,6 +17,7 @@ from med_transfer.cli import (
     compare,
     demo,
     evaluate,
+    explain,
     finetune,
     index,
     inspect,
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, phantom, index, inspect, pretrain, select, tune, finetune, evaluate, compare, predict):
+for module in (demo, phantom, index, inspect, pretrain, select, tune, finetune, evaluate, compare, predict, explain):
     app.command(module.NAME)(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)
 app.add_typer(labels.app, name=labels.NAME)

@@ -22,6 +22,9 @@ def command(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Judge scans that were seen in training too, and say so.")
     ] = False,
+    gallery: Annotated[
+        int, typer.Option(min=0, max=12, help="Errors to show in the report, with where the network looked.")
+    ] = 6,
     language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
@@ -30,13 +33,14 @@ def command(
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.evaluation import EvaluationConfig
     from med_transfer.evaluation.predictive_values import read_prevalence
+    from med_transfer.explanation.config import ExplainConfig
     from med_transfer.external import evaluate_bundle
 
     config = EvaluationConfig(interval=interval or "wilson", prevalence=read_prevalence(prevalence or ()))
     with progress_bars() as progress:
         metrics = evaluate_bundle(
             bundle, cohort, out, progress, subgroups=column_names(subgroups), allow_overlap=allow_overlap,
-            language=language, config=config,
+            language=language, config=config, explain=ExplainConfig(gallery=gallery),
         )  # fmt: skip
     if as_json:
         say_json(metrics.model_dump(mode="json", by_alias=True))

@@ -11,6 +11,7 @@ from med_transfer.calibration import CalibrationConfig
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.evaluation.config import EvaluationConfig
+from med_transfer.explanation.config import ExplainConfig
 from med_transfer.fusion.config import FusionConfig
 from med_transfer.page import Language
 from med_transfer.preprocessing.config import ChannelConfig, Modality, Normalisation
@@ -190,6 +191,7 @@ class FinetuneConfig(_Config):
         operating_point: how probabilities become calls, see OperatingPointConfig. This and the next may change in a
             run folder that has been trained.
         evaluation: which intervals the rates get, and the prevalence to state predictive values at.
+        explain: how many errors the report shows, with where the network looked.
         subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
@@ -205,6 +207,7 @@ class FinetuneConfig(_Config):
     fusion: FusionConfig | None = None
     operating_point: OperatingPointConfig = OperatingPointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    explain: ExplainConfig = ExplainConfig()
     subgroups: tuple[str, ...] | None = None
     abstain_above_novelty: Share | None = None
     seed: int = 0

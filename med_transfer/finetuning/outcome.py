@@ -44,7 +44,7 @@ def judge_run(
         record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),
         baselines=baselines, gain=gain, curves=_curves(bundled, config), seed=config.seed,
         kept=kept, gap=bundled.gap, subgroups=config.subgroups, shortcuts=shortcuts, config=config.evaluation,
-        openings=openings,
+        openings=openings, ensemble=bundled.ensemble, explain=config.explain,
     )  # fmt: skip
 
 

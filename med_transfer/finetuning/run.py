@@ -19,6 +19,7 @@ from med_transfer.errors import UsageError
 from med_transfer.evaluation.config import EvaluationConfig
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.evaluation.predictive_values import checked_prevalence
+from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.deciding import check_decisions
 from med_transfer.finetuning.fallback import choose_network
@@ -169,8 +170,9 @@ def _claim(out: Path, config: FinetuneConfig) -> None:
 
 
 def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
-    """What decides the training: everything but the operating point and how rates are stated."""
-    return config.model_copy(update={"operating_point": OperatingPointConfig(), "evaluation": EvaluationConfig()})
+    """What decides the training: everything but the operating point, how rates are stated and what is pictured."""
+    judged = {"operating_point": OperatingPointConfig(), "evaluation": EvaluationConfig(), "explain": ExplainConfig()}
+    return config.model_copy(update=judged)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from med_transfer.evaluation.metrics import Metrics
 from med_transfer.page import sentence
-from med_transfer.report.run_summary import LearningCurve, Miss, RunSummary
+from med_transfer.report.run_summary import LearningCurve, MapChecks, Miss, RunSummary
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Evidence:
         metrics: as in metrics.json.
         run: what was asked, on whom, with what.
         curves: one for each member of the ensemble.
-        misses: worst first.
+        misses: as they are shown, with maps.
+        map_checks: how far these maps can be trusted.
         truth, probabilities: boolean and in [0, 1], [scan, class] of the scans behind ``metrics``, or None.
         patients: of the same scans, or empty.
     """
@@ -30,6 +31,7 @@ class Evidence:
     run: RunSummary
     curves: Sequence[LearningCurve] = ()
     misses: Sequence[Miss] = ()
+    map_checks: MapChecks | None = None
     truth: NDArray[np.bool_] | None = None
     probabilities: NDArray[np.floating] | None = None
     patients: Sequence[str] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,17 +104,49 @@ class Miss:
     """One wrong call, to look at.
 
     Attributes:
-        scan: path as in the cohort table.
+        row: of predictions.csv, the header being row 1: paths may name a patient, and a report is passed on.
         truth, predicted: class names; findings joined by ``;``.
-        probability: given to the wrong call, in [0, 1].
-        picture: PNG of three planes.
+        explained: class that the map is of: the one called wrongly, or the one missed where none was called.
+        probability: of that class, in [0, 1].
+        kind: ``miss``: a class that is there was not called; ``confident``: among the surest wrong calls.
+        picture: JPEG of three planes, plain above and with the map below.
+        through: point where the planes meet: middle of the region of interest, strongest point of the map, or middle.
+        empty: nothing in the map speaks for the class.
     """
 
-    scan: str
+    row: int
     truth: str
     predicted: str
+    explained: str
     probability: float
+    kind: Literal["miss", "confident"]
     picture: bytes
+    through: Literal["region", "peak", "middle"] = "middle"
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class MapChecks:
+    """How far the maps of a report can be trusted; means over the maps that are not empty, None where all are.
+
+    Attributes:
+        n: maps; n_empty of them show nothing that speaks for the class.
+        element_mm: the smallest thing a map can tell apart, along depth, height, width; None: each scan's own.
+        hidden_share: of the input that was hidden, in [0, 1].
+        drop: of the probability, in [-1, 1], when the strongest part was hidden; random_drop: when another part was.
+        n_no_better: maps whose strongest part costs no more than other parts do.
+        correlation: Spearman's, in [-1, 1], with the map of random weights; above correlation_limit it is a warning.
+    """
+
+    n: int
+    n_empty: int
+    element_mm: tuple[float, float, float] | None
+    hidden_share: float | None
+    drop: float | None
+    random_drop: float | None
+    n_no_better: int
+    correlation: float | None
+    correlation_limit: float
 
 
 def cohort_counts(

@@ -32,7 +32,7 @@ class Plane:
 
     Attributes:
         name: axial | coronal | sagittal: the one that lies nearest.
-        image: uint8 [row, column], in square pixels.
+        image: uint8 [row, column], or with colours [row, column, 3], in square pixels.
         width_mm, height_mm: from edge to edge.
         top, right, bottom, left: the patient's side at each edge; two letters where the axis is oblique.
         slice, slices: which one along the third axis, from 1, of how many.
@@ -63,18 +63,23 @@ def sides(direction: ArrayLike) -> str:
     return "".join(_SIDES[axis][int(unit[axis] < 0)] for axis in nearest if abs(unit[axis]) > _NAMED)
 
 
-def planes(voxels: NDArray, affine: geometry.Affine, window: Window, region: Region | None = None) -> tuple[Plane, ...]:
-    """Axial, coronal and sagittal plane along the voxels' own axes, through the region's middle or the scan's.
+def planes(
+    voxels: NDArray, affine: geometry.Affine, window: Window, region: Region | None = None,
+    through_mm: ArrayLike | None = None,
+) -> tuple[Plane, ...]:  # fmt: skip
+    """Axial, coronal and sagittal plane along the voxels' own axes, through a point, the region's middle or the scan's.
 
     Args:
         voxels: [depth, height, width], stored in any direction.
         affine: (i, j, k) to LPS mm.
         window: the values shown black and white.
         region: drawn as a box on each plane.
+        through_mm: LPS mm; None: the region's middle, or the scan's.
     """
     voxels, affine = geometry.canonical(voxels, affine)  # i to the left, j to the back, k to the head
     size = np.array(voxels.shape[::-1])
-    middle = (size - 1) / 2 if region is None else geometry.to_index(affine, region.centre_mm)
+    through_mm = region.centre_mm if through_mm is None and region is not None else through_mm
+    middle = (size - 1) / 2 if through_mm is None else geometry.to_index(affine, through_mm)
     at = np.clip(np.rint(middle), 0, size - 1).astype(int)
     extent = None if region is None else _extent(affine, region)
     axes = ((2, 0, 1), (1, 0, 2), (0, 1, 2))  # across, columns, rows
@@ -147,26 +152,16 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def three_planes(image: NDArray[np.floating], orientation: str, spacing_mm: tuple[float, float, float] | None) -> bytes:
-    """PNG of the three middle planes.
+def side_by_side(shown: Sequence[Plane], note: str = "", height_inches: float = _HEIGHT_INCHES) -> bytes:
+    """PNG of planes in one row, to one scale, with the patient's sides at every edge and a line of text below.
 
-    Args:
-        image: [depth, height, width], in any range.
-        orientation: the side to which depth, height and width grow, for example ``SPL``.
-        spacing_mm: along depth, height, width; None draws square voxels.
+    The lower the planes are, the larger are the letters beside them.
     """
-    depth, height, width = image.shape
-    affine = geometry.grid_affine(orientation, spacing_mm or (1.0, 1.0, 1.0), (0, 0, 0), (depth, height, width))
-    return side_by_side(planes(image, affine, (float(image.min()), float(image.max()))))
-
-
-def side_by_side(shown: Sequence[Plane], note: str = "") -> bytes:
-    """PNG of planes in one row, to one scale, with the patient's sides at every edge and a line of text below."""
     import matplotlib  # slow to import, and most calls draw nothing
     from matplotlib.figure import Figure
 
     tallest, together = max(plane.height_mm for plane in shown), sum(plane.width_mm for plane in shown)
-    inches = min(_HEIGHT_INCHES / tallest, _WIDTH_INCHES / together)  # a millimetre
+    inches = min(height_inches / tallest, _WIDTH_INCHES / together)  # a millimetre
     widths = [plane.width_mm * inches + 2 * _MARGIN_INCHES for plane in shown]
     below = _NOTE_INCHES if note else 0.0
     size = (sum(widths), tallest * inches + 2 * _MARGIN_INCHES + below)

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from med_transfer import geometry
 from med_transfer.scans import Region
-from med_transfer.scans.picture import jpeg, planes, side_by_side, sides, three_planes
+from med_transfer.scans.picture import jpeg, planes, side_by_side, sides
 
 SPACING = (1.5, 2.0, 3.0)
 SHAPE = (16, 20, 24)  # depth, height, width of the LPS scan
@@ -140,7 +140,8 @@ def test_png_of_three_planes_shows_the_landmark_in_its_corners():
     turned = voxels.transpose(0, 2, 1)[::-1, ::-1]  # depth to the feet, height to the right, width to the back
     for stored, letters in ((voxels, "SPL"), (turned, "IRP")):
         spacing = tuple(SPACING["LPS".index({"R": "L", "I": "S"}.get(letter, letter))] for letter in letters)
-        png = imread(io.BytesIO(three_planes(stored, letters, spacing)))[..., :3]
+        affine = geometry.grid_affine(letters, spacing, (0, 0, 0), stored.shape)
+        png = imread(io.BytesIO(side_by_side(planes(stored, affine, (0, 1)))))[..., :3]
         grey = np.where(np.ptp(png, axis=2) < 0.05, png[..., 0], 0)  # the letters are yellow
         widths = np.array([24 * 1.5, 24 * 1.5, 20 * 2.0])
         cuts = np.cumsum(widths / widths.sum() * grey.shape[1]).astype(int)[:-1]

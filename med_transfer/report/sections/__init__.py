@@ -12,6 +12,7 @@ from med_transfer.report.sections import (
     curves,
     decision_curve,
     domain,
+    explanations,
     first_screen,
     flow,
     further_measures,
@@ -46,7 +47,7 @@ SECTIONS: tuple[SectionModule, ...] = (
     fusion,
     subgroups,
     shortcuts,
-    # explanations
+    explanations,
     misses,
     training,
     methods,

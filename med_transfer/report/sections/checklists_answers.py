@@ -118,7 +118,7 @@ def _sample_size(evidence: Evidence, t: Translator) -> str:
 
 
 def _errors(evidence: Evidence, t: Translator) -> str | None:
-    shown = [t("'Worst misses'")] if evidence.misses else []
+    shown = [t("'Misses and confident errors'")] if evidence.misses else []
     shown += [t("'Subgroups', with a test for differences")] if evidence.metrics.subgroup_tests else []
     shown += [t("'Shortcuts'")] if evidence.metrics.shortcuts else []
     return "; ".join(shown) or None
@@ -127,7 +127,7 @@ def _errors(evidence: Evidence, t: Translator) -> str | None:
 def _failures(evidence: Evidence, t: Translator) -> str | None:
     if not evidence.misses:
         return None
-    return t("The surest {n} wrong calls with pictures in 'Worst misses'", n=len(evidence.misses))
+    return t("{n} wrong calls with pictures in 'Misses and confident errors'", n=len(evidence.misses))
 
 
 def _prevalence(evidence: Evidence, t: Translator) -> str:

@@ -1,27 +1,45 @@
-"""The wrong calls that were surest of themselves, to look at."""
+"""Errors to look at: misses of each class, and the surest wrong calls."""
 
 from __future__ import annotations
 
 import base64
 
-from med_transfer.page import Translator
+from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.run_summary import Miss
 from med_transfer.report.section import Section
+
+_KINDS = {"miss": sentence("A miss"), "confident": sentence("A confident error")}
+_THROUGH = {
+    "region": sentence("Planes through the middle of the region of interest."),
+    "peak": sentence("Planes through the strongest point of the map."),
+    "middle": sentence("Planes through the middle."),
+}
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
     if not evidence.misses:
         return None
-    shown = [
-        {
-            "scan": miss.scan,
-            "picture": base64.b64encode(miss.picture).decode("ascii"),
-            "words": {
-                "truth": miss.truth or t("none"),
-                "called": miss.predicted or t("none"),
-                "probability": f"{miss.probability:.2f}",
-            },
-        }
-        for miss in evidence.misses
-    ]
-    return Section(t("Worst misses"), values={"misses": shown})
+    places = dict.fromkeys(_THROUGH[miss.through] for miss in evidence.misses)
+    return Section(
+        t("Misses and confident errors"),
+        values={
+            "misses": [_shown(miss, t) for miss in evidence.misses],
+            "places": " ".join(t(place) for place in places),
+        },
+    )
+
+
+def _shown(miss: Miss, t: Translator) -> dict[str, object]:
+    return {
+        "picture": base64.b64encode(miss.picture).decode("ascii"),
+        "kind": t(_KINDS[miss.kind]),
+        "empty": miss.empty,
+        "words": {
+            "row": miss.row,
+            "truth": miss.truth or t("none"),
+            "called": miss.predicted or t("none"),
+            "explained": miss.explained,
+            "probability": f"{miss.probability:.2f}",
+        },
+    }

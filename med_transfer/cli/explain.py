@@ -1,0 +1,64 @@
+"""``med-transfer explain``: where a bundle's network looks in a scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from med_transfer.cli.options import AsJson
+
+NAME = "explain"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
+    scans: Annotated[
+        Path, typer.Argument(help="One scan, a folder tree, or a cohort.csv (regions of interest, no labels needed).")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for map.nii.gz, picture.png, explanation.json.")],
+    method: Annotated[Literal["gradcam", "occlusion"], typer.Option(help="How the map is made.")] = "gradcam",
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="The class to explain; default: the one called.", show_default=False)
+    ] = None,
+    stage: Annotated[
+        int | None,
+        typer.Option(help="Grad-CAM: stage of the network, -1 the deepest; default: the deepest that is fine enough.",
+                     show_default=False),
+    ] = None,
+    window_mm: Annotated[
+        float | None,
+        typer.Option(help="Occlusion: edge of the hidden cube; default: a quarter of the input.", show_default=False),
+    ] = None,
+    stride_mm: Annotated[
+        float | None, typer.Option(help="Occlusion: between places; default: half the cube.", show_default=False)
+    ] = None,
+    fill: Annotated[
+        Literal["mean", "floor"], typer.Option(help="What is shown instead: the mean, or the window's lower end (air).")
+    ] = "mean",
+    draws: Annotated[
+        int | None,
+        typer.Option(help="Random weights in the sanity check; default: 3, for occlusion 1; 0: none.",
+                     show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Map where the network looks, in the scan's coordinates, and say how far the map can be trusted."""
+    from med_transfer.api import explain
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+
+    with progress_bars() as progress:
+        found = explain(
+            bundle, scans, out, method=method, class_name=class_name, stage=stage, window_mm=window_mm,
+            stride_mm=stride_mm, fill=fill, draws=draws, device=device, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        say_json([record and record.model_dump(mode="json", by_alias=True) for record in found.records])
+    else:
+        for folder, record in zip(found.folders, found.records, strict=True):
+            say(f"{folder}: {record.sentence if record else 'no map; the table says why'}")
+        if found.table:
+            say(str(found.table))
+    raise typer.Exit(found.exit_code)

@@ -1,0 +1,8 @@
+"""Where a network looked: heat maps of a class, in the scan's own coordinates, and how far they can be trusted."""
+
+from med_transfer.explanation.explained import Explanation, explain
+from med_transfer.explanation.gradcam import GradCAM
+from med_transfer.explanation.heat import HeatMap, Method
+from med_transfer.explanation.occlusion import Occlusion
+
+__all__ = ["Explanation", "GradCAM", "HeatMap", "Method", "Occlusion", "explain"]

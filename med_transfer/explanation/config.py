@@ -1,0 +1,19 @@
+"""How many errors the report shows with maps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ExplainConfig(BaseModel):
+    """Pictures of errors in the report.
+
+    Attributes:
+        gallery: how many errors are shown, each with the map of where the network looked; 0: none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gallery: Annotated[int, Field(ge=0, le=12)] = 6

@@ -1,0 +1,77 @@
+"""A map together with what is known of its worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from med_transfer.ensemble import Ensemble
+from med_transfer.explanation.faithfulness import Deletion, deletion
+from med_transfer.explanation.heat import HeatMap, Method
+from med_transfer.explanation.sanity import MOST_CORRELATED, Sanity, sanity
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the network looked in one scan for one class.
+
+    Attributes:
+        heat: the map on the input grid.
+        probability: of the class, calibrated, mean of the members, in [0, 1].
+        deletion: faithfulness; None when the map is empty.
+        sanity: dependence on the weights; None when the map is empty or nobody asked.
+    """
+
+    heat: HeatMap
+    probability: float
+    deletion: Deletion | None
+    sanity: Sanity | None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against reading the map, one sentence each."""
+        return tuple(self._doubts())
+
+    def _doubts(self) -> Iterator[str]:
+        if self.heat.empty:
+            yield "Nothing in the map speaks for the class."
+        if self.sanity is not None and not self.sanity.passed:
+            yield (
+                f"The map hardly depends on what the network learned: with random weights its rank correlation is "
+                f"{self.sanity.correlation:.2f} (at most {MOST_CORRELATED} is expected)."
+            )
+        if self.deletion is not None and not self.deletion.beats_chance:
+            yield (
+                f"Hiding the map's strongest {self.deletion.share:.0%} changes the probability no more than hiding "
+                f"other regions does: {self.deletion.as_large_at_random:.0%} of them change it at least as much."
+            )
+
+
+def explain(
+    ensemble: Ensemble, image: Tensor, class_index: int, method: Method, *, fill: float | None = None,
+    draws: int = 3, n_random: int = 20, seed: int = 0,
+) -> Explanation:  # fmt: skip
+    """The map of one input for one class, with its faithfulness and its dependence on the weights.
+
+    Args:
+        ensemble: in evaluation mode, on the image's device.
+        image: [channel, depth, height, width], as the preprocessing gives it.
+        class_index: of the class.
+        method: how the map is made.
+        fill: what hidden voxels show, in the network's units; None: the input's mean.
+        draws: of random weights for the sanity check, each costing as much as the map; 0 leaves it out.
+        n_random: regions that the strongest one is held against.
+        seed: of the random regions and weights.
+    """
+    heat = method(ensemble, image, class_index)
+    with torch.inference_mode():
+        probability = ensemble(image[None])[0, class_index].item()
+    return Explanation(
+        heat,
+        probability,
+        deletion(ensemble, image, class_index, heat, fill=fill, n_random=n_random, seed=seed),
+        sanity(ensemble, image, class_index, method, heat, draws=draws, seed=seed) if draws else None,
+    )

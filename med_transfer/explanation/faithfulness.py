@@ -1,0 +1,93 @@
+"""Deletion: does the probability fall when what the map calls important is hidden, more than when anything else is?
+
+Source: Samek et al. 2017, Evaluating the Visualization of What a Deep Neural Network Has Learned, IEEE TNNLS 28:2660;
+Petsiuk et al. 2018, RISE, arXiv:1806.07421 (deletion).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from med_transfer.ensemble import Ensemble
+from med_transfer.explanation.heat import HeatMap
+
+RARE = 0.1  # a drop that more of the other regions reach is no more than chance
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """What hiding the map's most important voxels did to the probability of the class.
+
+    Attributes:
+        share: of the input's voxels that were hidden, in (0, 1).
+        drop: of the probability, in [-1, 1].
+        random_drops: the same for regions of the same size and shape elsewhere.
+    """
+
+    share: float
+    drop: float
+    random_drops: tuple[float, ...]
+
+    @property
+    def random_drop(self) -> float:
+        """Mean drop of the other regions."""
+        return float(np.mean(self.random_drops))
+
+    @property
+    def as_large_at_random(self) -> float:
+        """Share of the other regions that made the probability fall at least as much, in [0, 1]."""
+        return float(np.mean(np.array(self.random_drops) >= self.drop))
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether at most a tenth of the other regions cost as much."""
+        return self.as_large_at_random <= RARE
+
+
+@torch.inference_mode()
+def deletion(
+    ensemble: Ensemble, image: Tensor, class_index: int, heat: HeatMap, *, fill: float | None = None,
+    share: float = 0.05, n_random: int = 20, seed: int = 0,
+) -> Deletion | None:  # fmt: skip
+    """Hide the most important share of the input, and the same region moved elsewhere at random.
+
+    A region that is moved over an edge comes in again at the other side, so that size and shape stay.
+
+    Args:
+        ensemble, image, class_index: as the map was made with.
+        heat: the map.
+        fill: what is shown instead, in the network's units; None: the mean of the input, of each channel.
+        share: of the voxels that is hidden, in (0, 1).
+        n_random: other regions.
+        seed: of where they lie.
+
+    Returns:
+        None when nothing in the map speaks for the class: then there is nothing to hide.
+    """
+    if heat.empty:
+        return None
+    rng = np.random.default_rng(seed)
+    important = _most_important(heat.values, share)
+    shifts = [rng.integers(0, important.shape) for _ in range(n_random)]
+    regions = [important, *(np.roll(important, tuple(shift), (0, 1, 2)) for shift in shifts)]
+    shown = image.mean(dim=(1, 2, 3), keepdim=True) if fill is None else torch.full_like(image[:, :1, :1, :1], fill)
+    whole = ensemble(image[None])[0, class_index].item()
+    drops: list[float] = []
+    for start in range(0, len(regions), _BATCH):
+        masks = torch.from_numpy(np.stack(regions[start : start + _BATCH])).to(image.device)[:, None]
+        hidden = torch.where(masks, shown[None], image[None])
+        drops += (whole - ensemble(hidden)[:, class_index]).tolist()
+    return Deletion(float(important.mean()), drops[0], tuple(drops[1:]))
+
+
+def _most_important(values: NDArray[np.float32], share: float) -> NDArray[np.bool_]:
+    n = max(1, round(share * values.size))
+    chosen = np.zeros(values.size, dtype=bool)
+    chosen[np.argsort(-values.ravel(), kind="stable")[:n]] = True
+    return chosen.reshape(values.shape)

@@ -1,0 +1,65 @@
+"""A heat map over a scan: three planes as they are, and below them the same planes with the map in colour."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from med_transfer import geometry
+from med_transfer.scans import Region
+from med_transfer.scans.picture import Window, planes, side_by_side
+
+_FOR, _AGAINST = (255, 122, 0), (0, 114, 255)  # orange and blue are told apart by colour-blind readers too
+_MOST_OPAQUE = 0.75
+
+
+def heat_picture(
+    voxels: NDArray, heat: NDArray[np.floating], affine: geometry.Affine, window: Window, through_mm: ArrayLike, *,
+    region: Region | None = None, kind: Literal["png", "jpeg"] = "png", height_inches: float = 2.4,
+) -> bytes:  # fmt: skip
+    """PNG or JPEG of two rows: axial, coronal and sagittal plane, plain above and with the map below.
+
+    Orange speaks for the class, blue against it; the strongest value of the whole map is the most opaque. Holds no
+    text but the letters of the patient's sides.
+
+    Args:
+        voxels: [depth, height, width], stored in any direction.
+        heat: the map on the same voxels; NaN is shown as nothing.
+        affine: of both, (i, j, k) to LPS mm.
+        window: the values shown black and white.
+        through_mm: the point where the planes meet, LPS mm.
+        region: drawn as a box.
+        kind: of file.
+        height_inches: of the tallest plane, at 150 pixels an inch; lower planes have larger letters beside them.
+    """
+    shown = planes(voxels, affine, window, region, through_mm)
+    strongest = float(np.nanmax(np.abs(heat))) if np.isfinite(heat).any() else 0.0
+    share = np.nan_to_num(heat / (strongest or 1.0))
+    coloured = [
+        replace(plane, image=_blend(plane.image, over.image))
+        for plane, over in zip(shown, planes(share, affine, (-1.0, 1.0), None, through_mm), strict=True)
+    ]
+    return _below_each_other([side_by_side(row, height_inches=height_inches) for row in (shown, coloured)], kind)
+
+
+def _blend(grey: NDArray[np.uint8], share: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB [row, column, 3]; a share of 0 is -1, one of 255 is 1."""
+    signed = np.clip((share.astype(np.float32) - 128) / 127, -1, 1)[..., None]
+    colour = np.where(signed > 0, np.array(_FOR, np.float32), np.array(_AGAINST, np.float32))
+    opacity = _MOST_OPAQUE * np.abs(signed)
+    return np.rint(grey[..., None] * (1 - opacity) + colour * opacity).astype(np.uint8)
+
+
+def _below_each_other(rows: Sequence[bytes], kind: Literal["png", "jpeg"]) -> bytes:
+    from matplotlib.image import imread, imsave  # slow to import, and most calls draw nothing
+
+    buffer = io.BytesIO()
+    whole = np.concatenate([imread(io.BytesIO(row), format="png")[..., :3] for row in rows])
+    options = {"quality": 82, "optimize": True} if kind == "jpeg" else {"optimize": True}
+    imsave(buffer, whole, format=kind, pil_kwargs=options)
+    return buffer.getvalue()

@@ -1,0 +1,144 @@
+"""explanation.json: what a map is of, how it was made, and what it is worth."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_transfer import geometry
+from med_transfer.explanation.explained import Explanation
+from med_transfer.explanation.heat import Method
+from med_transfer.explanation.occlusion import Occlusion
+from med_transfer.explanation.settings import Fill, MapSettings, MethodName
+from med_transfer.preprocessing.grid import Grid
+from med_transfer.scans import Region
+
+MAP_FILE, PICTURE_FILE, RECORD_FILE = "map.nii.gz", "picture.png", "explanation.json"
+STATEMENT = (
+    "The map shows where the network found what it takes for the class, or where hiding the scan lowers the "
+    "probability. It does not show why the network answers so, nor that the place is a finding. Research use only."
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+class DeletionRecord(_Record):
+    """See :class:`~med_transfer.explanation.faithfulness.Deletion`."""
+
+    hidden_share: float
+    probability_drop: float
+    random_probability_drop: float
+    n_random: int
+    as_large_at_random: float
+
+
+class SanityRecord(_Record):
+    """See :class:`~med_transfer.explanation.sanity.Sanity`."""
+
+    rank_correlation: float
+    correlations: tuple[float, ...]
+    passed: bool
+
+
+class ExplanationRecord(_Record):
+    """``explanation.json``. Names no scan and no patient.
+
+    Attributes:
+        probability: of the class, by the network alone, calibrated.
+        predicted: what the network calls at its operating point.
+        element_mm: the smallest thing the map can tell apart, along depth, height, width of the network's input.
+        stage, window_mm, stride_mm: of the method, as used (a cube rounded to voxels); None where it has none.
+        peak_lps_mm: where the map is strongest, and ``peak`` how strong.
+        seen_centre_lps_mm, seen_size_mm: the box that the network saw; the map is 0 outside.
+        fused: whether the bundle's final answer is of a fusion, of which this map explains the network's part alone.
+    """
+
+    schema_version: Literal["1"] = Field(default="1", alias="schema")
+    method: MethodName
+    class_name: str
+    probability: float
+    predicted: str
+    stage: int | None
+    window_mm: tuple[float, float, float] | None
+    stride_mm: tuple[float, float, float] | None
+    fill: Fill
+    element_mm: tuple[float, float, float]
+    peak: float
+    peak_lps_mm: tuple[float, float, float]
+    seen_centre_lps_mm: tuple[float, float, float]
+    seen_size_mm: tuple[float, float, float]
+    deletion: DeletionRecord | None
+    sanity: SanityRecord | None
+    doubts: tuple[str, ...]
+    fused: bool
+    files: dict[str, str] = {"map": MAP_FILE, "picture": PICTURE_FILE}
+    statement: str = STATEMENT
+
+    @property
+    def sentence(self) -> str:
+        """For a terminal: the class, its probability, where the map is strongest, and every doubt."""
+        x, y, z = self.peak_lps_mm
+        place = f"{self.method} is strongest at {x:.0f}, {y:.0f}, {z:.0f} mm (LPS)"
+        return " ".join([f"{self.class_name} {self.probability:.2f}; {place}.", *self.doubts])
+
+
+def record_of(
+    found: Explanation, method: Method, settings: MapSettings, grid: Grid, class_name: str, predicted: str, fused: bool
+) -> ExplanationRecord:
+    """The record of one map.
+
+    Args:
+        found: the map and its checks.
+        method, settings: it was made with.
+        grid: of the input that it is of.
+        class_name: that it explains; ``predicted`` is what the network calls.
+        fused: whether the bundle has a fusion.
+    """
+    spacing = np.array(geometry.spacing_mm(grid.affine))[::-1]
+    occlusion = method if isinstance(method, Occlusion) else None
+    heat, hidden, checked = found.heat, found.deletion, found.sanity
+    seen = seen_region(grid)
+    return ExplanationRecord(
+        method=settings.method,
+        class_name=class_name,
+        probability=found.probability,
+        predicted=predicted,
+        stage=heat.stage,
+        window_mm=_triple(np.array(occlusion.window) * spacing) if occlusion else None,
+        stride_mm=_triple(np.array(occlusion.stride) * spacing) if occlusion else None,
+        fill=settings.fill,
+        element_mm=_triple(np.array(heat.element_voxels) * spacing),
+        peak=float(heat.values.max()),
+        peak_lps_mm=_triple(geometry.to_world_mm(grid.affine, heat.peak[::-1])),
+        seen_centre_lps_mm=seen.centre_mm,
+        seen_size_mm=seen.size_mm,
+        deletion=hidden
+        and DeletionRecord(
+            hidden_share=hidden.share,
+            probability_drop=hidden.drop,
+            random_probability_drop=hidden.random_drop,
+            n_random=len(hidden.random_drops),
+            as_large_at_random=hidden.as_large_at_random,
+        ),
+        sanity=checked
+        and SanityRecord(
+            rank_correlation=checked.correlation, correlations=checked.correlations, passed=checked.passed
+        ),
+        doubts=found.doubts,
+        fused=fused,
+    )
+
+
+def seen_region(grid: Grid) -> Region:
+    """The box that the network sees; its axes are the patient's."""
+    size = np.abs(grid.affine[:3, :3]) @ np.array(grid.shape[::-1])
+    return Region(_triple(geometry.centre_mm(grid.affine, grid.shape)), _triple(size))
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    first, second, third = (round(float(value), 3) for value in values)
+    return first, second, third

@@ -1,0 +1,90 @@
+"""Does the map depend on what the network has learned? With random weights it must look different.
+
+Source: Adebayo et al. 2018, Sanity Checks for Saliency Maps, NeurIPS, arXiv:1810.03292, section 3. All weights are
+randomised at once, which is the last step of the paper's cascade.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor, nn
+
+from med_transfer.ensemble import Ensemble
+from med_transfer.explanation.heat import HeatMap, Method
+
+MOST_CORRELATED = 0.5  # above it, half of the map's ranks or more are given by architecture and scan alone
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """Spearman's rank correlation, in [-1, 1], of the map with that of the same network with random weights.
+
+    Attributes:
+        correlations: one a draw of the weights. A map in which nothing varies counts as 0: it shows nothing.
+    """
+
+    correlations: tuple[float, ...]
+
+    @property
+    def correlation(self) -> float:
+        """Mean over the draws."""
+        return float(np.mean(self.correlations))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the map depends on the weights: mean correlation at most ``MOST_CORRELATED``."""
+        return self.correlation <= MOST_CORRELATED
+
+
+def sanity(
+    ensemble: Ensemble, image: Tensor, class_index: int, method: Method, heat: HeatMap, *, draws: int = 3, seed: int = 0
+) -> Sanity | None:
+    """Make the map again with random weights; None when nothing in the map speaks for the class.
+
+    Args:
+        ensemble, image, class_index, method: as the map was made with.
+        heat: the map.
+        draws: of random weights, at least 1. A smooth map correlates with another by chance, so one draw says little.
+        seed: of the first draw.
+    """
+    if heat.empty:
+        return None
+    others = [method(randomised(ensemble, seed + draw), image, class_index) for draw in range(draws)]
+    return Sanity(tuple(rank_correlation(heat.values, other.values) for other in others))
+
+
+def randomised(ensemble: Ensemble, seed: int) -> Ensemble:
+    """A copy in which every layer has the random weights that it would start from, each member its own.
+
+    Parameters that no layer knows how to draw keep their values in another order. Torch's random state stays as it is.
+    """
+    drawn = copy.deepcopy(ensemble)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for member in drawn.members:
+            for module in member.modules():
+                _draw(module)
+    return drawn.eval()
+
+
+def _draw(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+        return
+    for parameter in module.parameters(recurse=False):
+        order = torch.randperm(parameter.numel()).to(parameter.device)
+        parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
+
+
+def rank_correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Spearman's rho of two maps, voxel by voxel; 0 where one of them is constant."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    return float(np.corrcoef(stats.rankdata(one), stats.rankdata(other))[0, 1])

@@ -1,0 +1,63 @@
+"""How maps are made, as a user states it, for whatever grid the scan gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from med_transfer import geometry
+from med_transfer.errors import ConfigError
+from med_transfer.explanation.gradcam import GradCAM
+from med_transfer.explanation.heat import Method
+from med_transfer.explanation.occlusion import Occlusion, Progress
+from med_transfer.preprocessing.grid import Grid
+
+MethodName = Literal["gradcam", "occlusion"]
+Fill = Literal["mean", "floor"]
+_DRAWS: dict[str, int] = {"gradcam": 3, "occlusion": 1}  # an occlusion map costs hundreds of passes, and so does a draw
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """How maps are made.
+
+    Attributes:
+        method: ``gradcam`` or ``occlusion``.
+        stage: of Grad-CAM, see :class:`~med_transfer.explanation.GradCAM`.
+        window_mm, stride_mm: of occlusion, see :meth:`~med_transfer.explanation.Occlusion.in_mm`.
+        fill: what hidden voxels show: their ``mean``, or the ``floor`` of the input's window (air, for CT).
+        draws: of random weights for the sanity check; None: 3 for Grad-CAM and 1 for occlusion. 0 leaves it out.
+
+    Raises:
+        ConfigError: a setting of the other method, or negative draws.
+    """
+
+    method: MethodName = "gradcam"
+    stage: int | None = None
+    window_mm: float | None = None
+    stride_mm: float | None = None
+    fill: Fill = "mean"
+    draws: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method == "gradcam" and (self.window_mm is not None or self.stride_mm is not None):
+            raise ConfigError("a window or stride", where="gradcam", expected="method occlusion for these")
+        if self.method == "occlusion" and self.stage is not None:
+            raise ConfigError(f"stage {self.stage}", where="occlusion", expected="method gradcam for a stage")
+        if self.draws is not None and self.draws < 0:
+            raise ConfigError(f"{self.draws} draws", where=self.method, expected="at least 0")
+
+    def on(self, grid: Grid, floor: float, progress: Progress = lambda done, total: None) -> Method:
+        """The method for an input on this grid."""
+        if self.method == "gradcam":
+            return GradCAM(self.stage)
+        fill = floor if self.fill == "floor" else None
+        width, height, depth = geometry.spacing_mm(grid.affine)
+        return Occlusion.in_mm(
+            grid.shape, (depth, height, width), self.window_mm, self.stride_mm, fill,
+            progress,
+        )  # fmt: skip
+
+    @property
+    def n_draws(self) -> int:
+        return _DRAWS[self.method] if self.draws is None else self.draws

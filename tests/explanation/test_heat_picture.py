@@ -1,0 +1,51 @@
+"""The picture shows the map in colour where it is, and the scan untouched where it is not."""
+
+import io
+
+import numpy as np
+from matplotlib.image import imread
+
+from med_transfer.explanation.picture import heat_picture
+
+AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
+
+
+def drawn(heat: np.ndarray, kind="png") -> tuple[np.ndarray, np.ndarray]:
+    """Upper and lower row as RGB in [0, 1]."""
+    voxels = np.full(heat.shape, 0.5, np.float32)
+    picture = heat_picture(voxels, heat, AFFINE, (0.0, 1.0), (10.0, 10.0, 10.0), kind=kind)
+    rgb = imread(io.BytesIO(picture), format=kind)[..., :3]
+    rgb = rgb / 255 if kind == "jpeg" else rgb
+    return rgb[: len(rgb) // 2], rgb[len(rgb) // 2 :]
+
+
+def orange(rgb):
+    return (rgb[..., 0] - rgb[..., 2] > 0.3) & (rgb[..., 1] < 0.75 * rgb[..., 0])
+
+
+def blue(rgb):
+    return rgb[..., 2] - rgb[..., 0] > 0.3
+
+
+def test_orange_speaks_for_and_blue_against():
+    heat = np.zeros((21, 21, 21), np.float32)
+    heat[8:13, 8:13, 8:13] = 2.0
+    heat[8:13, 8:13, 0:4] = -2.0
+    plain, coloured = drawn(heat)
+    assert not orange(plain).any()
+    assert not blue(plain).any()
+    assert 0.02 < orange(coloured).mean() < 0.08  # 25 of 441 voxels, with margins
+    assert 0.005 < blue(coloured).mean() < 0.05
+
+
+def test_an_empty_map_and_what_was_not_seen_leave_the_scan_as_it_is():
+    for heat in (np.zeros((21, 21, 21), np.float32), np.full((21, 21, 21), np.nan, np.float32)):
+        plain, coloured = drawn(heat)
+        np.testing.assert_allclose(plain, coloured, atol=0.01)
+
+
+def test_a_jpeg_is_small():
+    rng = np.random.default_rng(0)
+    picture = heat_picture(rng.random((24, 24, 24)), rng.random((24, 24, 24)), AFFINE, (0, 1), (5, 5, 5), kind="jpeg")
+    assert picture[:2] == b"\xff\xd8"
+    assert len(picture) < 150_000

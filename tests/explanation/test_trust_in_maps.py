@@ -1,0 +1,141 @@
+"""Deletion and the test with random weights tell a map that follows the network from one that does not."""
+
+import copy
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from bright_and_dark import BRIGHT, DARK, both_findings, learned
+from scipy import stats
+
+from med_transfer.ensemble import Ensemble
+from med_transfer.explanation import GradCAM, HeatMap, Occlusion, explain
+from med_transfer.explanation.faithfulness import deletion
+from med_transfer.explanation.sanity import MOST_CORRELATED, randomised, rank_correlation, sanity
+
+BRIGHT_AT, DARK_AT = (4, 4, 5), (11, 12, 11)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """An edge detector: it shows the scan, whatever the network has learned."""
+
+    name: ClassVar[str] = "edges"
+
+    def __call__(self, ensemble: Ensemble, image: torch.Tensor, class_index: int) -> HeatMap:
+        values = np.linalg.norm(np.gradient(image[0].numpy()), axis=0)
+        return HeatMap(values.astype(np.float32), (1.0, 1.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Ensemble:
+    return learned()
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return both_findings(BRIGHT_AT, DARK_AT)
+
+
+@pytest.mark.parametrize("class_index", [BRIGHT, DARK])
+@pytest.mark.parametrize("method", [GradCAM(), Occlusion((5, 5, 5), (4, 4, 4))], ids=["gradcam", "occlusion"])
+def test_random_weights_change_the_map(ensemble, image, method, class_index):
+    heat = method(ensemble, image, class_index)
+    checked = sanity(ensemble, image, class_index, method, heat, draws=3)
+    assert checked is not None
+    assert len(checked.correlations) == 3
+    assert checked.passed
+    assert checked.correlation <= MOST_CORRELATED
+
+
+def test_an_edge_detector_is_found_out(ensemble, image):
+    found = explain(ensemble, image, BRIGHT, Edges(), draws=2)
+    assert found.sanity is not None
+    assert found.sanity.correlations == (1.0, 1.0)
+    assert not found.sanity.passed
+    assert "hardly depends on what the network learned: with random weights its rank correlation is 1.00" in " ".join(
+        found.doubts
+    )
+
+
+def test_every_weight_is_drawn_anew_and_the_network_itself_stays(ensemble, image):
+    before = copy.deepcopy(ensemble.state_dict())
+    state = torch.random.get_rng_state()
+    drawn, again, other = (randomised(ensemble, seed) for seed in (1, 1, 2))
+    torch.testing.assert_close(torch.random.get_rng_state(), state)
+    for name, tensor in ensemble.state_dict().items():
+        torch.testing.assert_close(tensor, before[name])
+    for name, parameter in drawn.named_parameters():
+        torch.testing.assert_close(parameter, again.get_parameter(name))
+        assert not torch.equal(parameter, ensemble.get_parameter(name)), name
+        if not re.search(r"layers\.\d\.1", name):  # BatchNorm starts at 1 and 0 whatever the seed
+            assert not torch.equal(parameter, other.get_parameter(name)), name
+    statistics = drawn.get_buffer("member0.encoder.layers.0.1.running_mean")
+    torch.testing.assert_close(statistics, torch.zeros_like(statistics))
+
+
+def test_parameters_outside_of_layers_are_shuffled(ensemble):
+    changed = copy.deepcopy(ensemble)
+    own = torch.arange(50.0)
+    changed.members[0].encoder.register_parameter("position", torch.nn.Parameter(own.clone()))
+    drawn = randomised(changed, 0).members[0].encoder.get_parameter("position")
+    assert not torch.equal(drawn, own)
+    torch.testing.assert_close(drawn.sort().values, own)
+
+
+def test_members_get_weights_of_their_own():
+    pair = randomised(learned(2), 0)
+    assert not torch.equal(*(member.head.weight for member in pair.members))
+
+
+def test_rank_correlation_is_spearmans():
+    rng = np.random.default_rng(0)
+    one, other = rng.random((3, 4, 5)), rng.random((3, 4, 5))
+    assert rank_correlation(one, other) == pytest.approx(stats.spearmanr(one.ravel(), other.ravel())[0])
+    assert rank_correlation(one, np.exp(one)) == pytest.approx(1.0)
+    assert rank_correlation(one, -one) == pytest.approx(-1.0)
+    assert rank_correlation(one, one * 0) == 0.0
+
+
+def test_hiding_what_the_map_shows_costs_more_than_hiding_anything_else(ensemble, image):
+    found = explain(ensemble, image, BRIGHT, GradCAM(0), draws=0)
+    assert found.deletion is not None
+    assert found.deletion.share == pytest.approx(0.05, abs=0.001)
+    assert found.deletion.drop > 5 * abs(found.deletion.random_drop)
+    assert found.deletion.as_large_at_random <= 0.1
+    assert found.doubts == ()
+    assert found.sanity is None
+
+
+def test_a_map_of_the_wrong_place_is_found_out(ensemble, image):
+    wrong = HeatMap(-np.linalg.norm(np.indices((16,) * 3).T - np.array([2, 14, 2]), axis=-1).T + 30, (1.0,) * 3)
+    of_wrong = deletion(ensemble, image, BRIGHT, wrong)
+    assert of_wrong is not None
+    assert of_wrong.as_large_at_random > 0.1
+
+
+@torch.no_grad()
+def test_deletion_is_the_probability_without_the_strongest_voxels(ensemble, image):
+    values = np.random.default_rng(0).random((16,) * 3).astype(np.float32)
+    found = deletion(ensemble, image, DARK, HeatMap(values, (1.0,) * 3), fill=0.5, share=0.2, n_random=3)
+    hidden = image.clone()
+    hidden[0][torch.from_numpy(values >= np.quantile(values, 0.8))] = 0.5
+    expected = (ensemble(image[None]) - ensemble(hidden[None]))[0, DARK].item()
+    assert found is not None
+    assert found.drop == pytest.approx(expected, abs=1e-5)
+    assert len(found.random_drops) == 3
+
+
+def test_an_empty_map_is_said_to_be_empty(ensemble, image):
+    class Nothing(Edges):
+        def __call__(self, ensemble, image, class_index):
+            return HeatMap(np.zeros(tuple(image.shape[1:]), np.float32), (1.0, 1.0, 1.0))
+
+    found = explain(ensemble, image, DARK, Nothing())
+    assert (found.deletion, found.sanity) == (None, None)
+    assert found.doubts == ("Nothing in the map speaks for the class.",)
+    with torch.no_grad():
+        assert found.probability == pytest.approx(ensemble(image[None])[0, DARK].item())

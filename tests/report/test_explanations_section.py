@@ -1,0 +1,66 @@
+"""What the report says of its maps."""
+
+from dataclasses import replace
+
+import pytest
+from report_samples import CHECKS, MISSES, Page, sample, write
+
+
+def page_of(tmp_path, **changes):
+    return Page(write(tmp_path / "report.html", replace(sample(), **changes)))
+
+
+def test_maps_come_with_their_checks_and_with_a_warning_of_what_they_are_not(tmp_path):
+    page = page_of(tmp_path)
+    for words in (
+        "Where the network looked is no proof of why.",
+        "Fall of the probability when the strongest 5 % of the map is hidden 0.31",
+        "Rank correlation with the map of random weights 0.12",
+        "4 × 3 × 3",
+        "elsewhere is hidden 0.00",
+        "Misses and confident errors",
+        "Row 7 of predictions.csv",
+        "Planes through the strongest point of the map.",
+    ):
+        assert words in page.text
+    (image,) = page.having("img")
+    assert image["alt"].startswith("Axial, coronal and sagittal plane of the scan in row 7")
+    assert "Do not read them" not in page.text
+    assert "matters no more" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"correlation": 0.51}, "hardly depend on what the network learned"),
+        ({"n_no_better": 3}, "In 3 of 5 maps the strongest part matters no more to the answer"),
+    ],
+)
+def test_maps_that_fail_a_check_are_warned_of(tmp_path, changes, words):
+    assert words in page_of(tmp_path, map_checks=replace(CHECKS, **changes)).text
+
+
+def test_maps_that_are_all_empty_have_no_figures(tmp_path):
+    empty = replace(CHECKS, n_empty=6, drop=None, random_drop=None, correlation=None, hidden_share=None, n_no_better=0)
+    page = page_of(tmp_path, map_checks=empty)
+    assert "Rank correlation with the map of random weights –" in page.text
+    assert "matters no more" not in page.text
+
+
+def test_without_maps_nothing_is_said_of_them(tmp_path):
+    page = page_of(tmp_path, map_checks=None, misses=())
+    assert "Where the network looked" not in page.text
+    assert "Misses and confident errors" not in page.text
+
+
+def test_an_empty_map_is_said_to_be_empty(tmp_path):
+    words = "Nothing in the map speaks for this class."
+    assert words in page_of(tmp_path, misses=[replace(MISSES[0], empty=True)]).text
+    assert words not in page_of(tmp_path).text
+
+
+def test_each_kind_of_place_is_named_once(tmp_path):
+    two = [MISSES[0], replace(MISSES[0], through="region"), MISSES[0]]
+    text = page_of(tmp_path, misses=two).text
+    assert text.count("Planes through the strongest point of the map.") == 1
+    assert text.count("Planes through the middle of the region of interest.") == 1
