@@ -26,7 +26,7 @@ from med_transfer.phantoms import CLASSES
 
 LABELS = sorted(CLASSES["texture"])
 COLUMNS = [
-    *("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted"),
+    *("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted", "prediction_set"),
     *(f"p_{name}" for name in LABELS),
     *("abstained", "novelty", "seconds"),
 ]
