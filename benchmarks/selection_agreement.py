@@ -60,7 +60,7 @@ def test_auc(crops: Crops, folder: Path, task: str, n: int, number: int, arm: st
 def agreement(scores: dict[str, float], truth: dict[str, float]) -> tuple[float, float]:
     """Kendall's tau-b, and the macro AUC that the first choice misses."""
     names = list(truth)
-    tau, _ = kendalltau([scores[name] for name in names], [truth[name] for name in names])
+    tau = np.asarray(kendalltau([scores[name] for name in names], [truth[name] for name in names]))[0]
     chosen = max(names, key=lambda name: scores[name])
     return float(tau), max(truth.values()) - truth[chosen]
 
