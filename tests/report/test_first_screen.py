@@ -86,6 +86,19 @@ def test_the_verdict_on_transfer_is_a_figure_with_its_interval():
     assert figures_of_the_run(without, ENGLISH)[3][1:] == ("–", "not measured")
 
 
+def test_a_verdict_stands_beside_the_difference_that_it_rests_on():
+    metrics = sample().metrics
+    gain = metrics.transfer_gain
+    unclear = gain.macro_auc.model_copy(update={"value": 0.04, "ci95": (-0.02, 0.11)})
+    clear = gain.balanced_sensitivity.model_copy(update={"value": 0.24, "ci95": (0.13, 0.36)})
+    by_calls = gain.model_copy(update={"macro_auc": unclear, "balanced_sensitivity": clear, "verdict": "gain"})
+    shown = figures_of_the_run(evidence(DATA, metrics.model_copy(update={"transfer_gain": by_calls})), ENGLISH)[3]
+    assert shown[:2] == ("Transfer gain, balanced sensitivity", "+0.240")
+    neither = by_calls.model_copy(update={"balanced_sensitivity": unclear, "verdict": "none"})
+    shown = figures_of_the_run(evidence(DATA, metrics.model_copy(update={"transfer_gain": neither})), ENGLISH)[3]
+    assert shown[:2] == ("Transfer gain, macro AUC", "+0.040")
+
+
 def test_unusable_scans_are_counted_among_all_that_were_asked():
     failed = [Prediction("s", "p", status="failed", reason="truncated")] * 2
     metrics = metrics_of(DATA, failed=failed, transfer_gain=None, baselines={})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from med_transfer.evaluation.estimate import Estimate
 from med_transfer.evaluation.metrics import ClassMetrics, Metrics, TransferGain
 from med_transfer.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
@@ -121,8 +122,14 @@ def _chosen(metrics: Metrics, t: Translator) -> str:
 
 
 def _gain(gain: TransferGain | None, t: Translator) -> tuple[str, str, str]:
-    name = t("Transfer gain, macro AUC")
+    """The difference that the verdict rests on; of two that could be, or of none, the macro AUC."""
     if gain is None:
-        return name, "–", t("not measured")
-    auc = gain.macro_auc
-    return name, signed(auc), f"{signed_interval(auc.ci95, t) or auc.reason}: {t(_VERDICTS[gain.verdict])}"
+        return t("Transfer gain, macro AUC"), "–", t("not measured")
+    by_calls = gain.verdict != "none" and not _excludes_zero(gain.macro_auc)
+    shown = gain.balanced_sensitivity if by_calls else gain.macro_auc
+    name = t("Transfer gain, balanced sensitivity") if by_calls else t("Transfer gain, macro AUC")
+    return name, signed(shown), f"{signed_interval(shown.ci95, t) or shown.reason}: {t(_VERDICTS[gain.verdict])}"
+
+
+def _excludes_zero(difference: Estimate) -> bool:
+    return difference.ci95 is not None and (difference.ci95[0] > 0 or difference.ci95[1] < 0)
