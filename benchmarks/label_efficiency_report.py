@@ -23,6 +23,7 @@ REPLICATES = 2000
 SPLITS = (0, 1, 2, 3, 4)
 LABELS = (10, 30, 100, 0)
 TOGETHER = " + "
+CURVES = ("small + handcrafted", "small", "probe-small", "handcrafted", "scratch", "probe-astra", "diameter")
 Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # truth, probabilities, weights -> [replicate]
 
 
@@ -151,7 +152,7 @@ def saving(answers: Answers, arm: str, base: str = "scratch") -> list[str]:
 def draw(answers: Answers, task: str, arms: Iterable[str], path: Path) -> None:
     """Label-efficiency curves with their intervals; the last point is all labels, at the mean number a class."""
     mpl.rcParams.update({"svg.hashsalt": "med-transfer", "svg.fonttype": "none", "font.size": 10})
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.6, 4.0), layout="constrained")
     for arm in arms:
         found = {n: answers.of(arm, task, n) for n in LABELS}
         values = {n: answers.measured(task, one, macro_auc) for n, one in found.items() if one}
@@ -164,7 +165,7 @@ def draw(answers: Answers, task: str, arms: Iterable[str], path: Path) -> None:
     axes.set(xscale="log", xlabel="labels a class", ylabel="macro AUC", title=f"LIDC nodules, {task}")
     axes.set_xticks([10, 30, 100], ["10", "30", "100"])
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside right upper", frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
@@ -204,8 +205,9 @@ def main() -> None:
     parts.append(["| arm | median seconds a training |", "|---|---|", *seconds])
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"
     (arguments.out / "label_efficiency.md").write_text(text)
+    curves = [arm for arm in CURVES if arm in (*single, *both)]
     for task in TASKS:
-        draw(answers, task, [*single, *both], arguments.out / f"label_efficiency_{task}.svg")
+        draw(answers, task, curves, arguments.out / f"label_efficiency_{task}.svg")
     print(text)
 
 
