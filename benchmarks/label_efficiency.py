@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from med_transfer.backbones import InputSpec, LoadedBackbone, load_backbone
 from med_transfer.labels import Labels
-from med_transfer.pretraining.views import reduce, reorient, window
+from med_transfer.pretraining.views import encoder_input, reduce, window
 from med_transfer.transfer.probes import probe_answers
 
 BACKBONES = {
@@ -106,8 +106,7 @@ def backbone(arm: str, weights: Path | None, seed: int) -> LoadedBackbone:
 def features(encoder: nn.Module, spec: InputSpec, hu: Tensor) -> Tensor:
     """Means of the last two stages, [batch, feature]."""
     x = window(reduce(hu, SHAPE), spec.window_hu, spec.output_range)
-    x = reorient(x, "SPL", spec.orientation).expand(-1, spec.channels, -1, -1, -1)
-    maps = encoder(x.contiguous(memory_format=torch.channels_last_3d))[-2:]
+    maps = encoder(encoder_input(x, spec, torch.channels_last_3d))[-2:]
     return torch.cat([m.float().mean((2, 3, 4)) for m in maps], dim=1)
 
 

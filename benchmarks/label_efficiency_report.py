@@ -19,6 +19,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from lidc_crops import TASKS, Crops, few, load, split
 
+from med_transfer.evaluation.auc import weighted_macro_auc
+
 REPLICATES = 2000
 SPLITS = (0, 1, 2, 3, 4)
 LABELS = (10, 30, 100, 0)
@@ -60,15 +62,7 @@ class Answers:
 
 def macro_auc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """One-vs-rest AUC, mean over classes, for many weightings at once."""
-    return np.mean([_auc(truth == c, scores[:, c], weights) for c in range(scores.shape[1])], axis=0)
-
-
-def _auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    s, t = score[positive][:, None], score[~positive][None]
-    wins = (s > t) + 0.5 * (s == t)
-    of_positive, of_negative = weights[:, positive], weights[:, ~positive]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return ((of_positive @ wins) * of_negative).sum(1) / (of_positive.sum(1) * of_negative.sum(1))
+    return weighted_macro_auc(np.eye(scores.shape[1], dtype=bool)[truth], scores, weights)
 
 
 def sensitivity(c: int) -> Figure:

@@ -99,7 +99,7 @@ def weights_at_hand(spec: BackboneSpec) -> bool:
     """Whether ``load_backbone`` finds weights by the name alone: an imported file, or an installed package."""
     if spec.weights is None:
         return False
-    if spec.weights.shipped or stored_weights(spec):
+    if stored_weights(spec):
         return True
     return spec.weights.package is not None and importlib.util.find_spec(spec.weights.package) is not None
 
@@ -113,7 +113,7 @@ def weights_file(name: str, weights: Path | None) -> Path | None:
     spec = find_backbone(name)
     if weights is not None or spec.weights is None:
         return weights
-    return stored_weights(spec) or spec.weights.shipped
+    return stored_weights(spec)
 
 
 def _completed(spec: BackboneSpec, weights: Path | str | None) -> tuple[BackboneSpec, Path | str | None]:
@@ -131,8 +131,8 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
         return stream, stream.name
     if spec.weights is None:
         return None, ""
-    if kept := stored_weights(spec) or spec.weights.shipped:
-        stream = open_weights(kept)
+    if stored := stored_weights(spec):
+        stream = open_weights(stored)
         return stream, stream.name
     if spec.weights.open is not None:
         return spec.weights.open(), spec.weights.file

@@ -22,9 +22,10 @@ def store_folder() -> Path:
 
 
 def stored_weights(spec: BackboneSpec) -> Path | None:
-    """The imported weights of a backbone, or its published file or folder, where the user has put one there."""
+    """The imported weights of a backbone, its published file or folder in the user's folder, or what comes with it."""
     names = [f"{spec.name}.safetensors", *(spec.weights.files if spec.weights else ())]
-    return next((path for name in names if (path := store_folder() / name).exists()), None)
+    shipped = spec.weights.shipped if spec.weights else None
+    return next((path for name in names if (path := store_folder() / name).exists()), shipped)
 
 
 def store_weights(spec: BackboneSpec, encoder: Encoder, source_sha256: str) -> Path:

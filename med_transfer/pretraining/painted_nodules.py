@@ -7,6 +7,8 @@ tumours, Hu et al. 2023, arXiv:2303.14869.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,9 +76,9 @@ class PaintedNodules(Method):
 
     def quality(self, encoder: Encoder) -> Figures:
         """On held-out crops: explained variance of the facts, averaged and of each, and share of right kinds."""
-        if self.held_out is None:
+        if self._held_out_painted is None:
             return {}
-        hu, nodules = LungScenes(self.painter.config, self.material.device, seed=0).with_nodules(self.held_out)
+        hu, nodules = self._held_out_painted
         with self.half_precision():
             facts, kind = self._read(self.maps(self.windowed(hu, degraded=False), encoder))
         there = nodules.present
@@ -85,6 +87,13 @@ class PaintedNodules(Method):
         each = {f"explained_{fact.replace(' ', '_')}": float(r) for fact, r in zip(FACTS, explained, strict=True)}
         right = (kind.argmax(1) == nodules.kind).float().mean()
         return {"explained": float(explained.mean()), "kind_accuracy": float(right)} | each
+
+    @cached_property
+    def _held_out_painted(self) -> Batch | None:
+        """HU of :attr:`held_out` with the same nodules at every measurement, and what they are."""
+        if self.held_out is None:
+            return None
+        return LungScenes(self.painter.config, self.material.device, seed=0).with_nodules(self.held_out)
 
     def _standard(self, facts: Tensor) -> Tensor:
         return (facts - self.centre) / self.spread
