@@ -3,6 +3,9 @@
 Five splits by patient (40 % of the patients held out), the same splits and cases for every arm:
 
 - ``scratch``, ``small``: the same network (resnet18-w32), random or ``med-transfer-small``; everything else is equal.
+- ``small-full``, ``small-lp_ft``, ``small-lora``, ...: the same from ``med-transfer-small`` with a strategy of the
+  package at its own rates; ``small-layerwise_lr_decay`` is its default, as is ``astra-layerwise_lr_decay`` for Astra.
+  ``lite0-attention``: that default on EfficientNet-Lite0 of ImageNet, attention over slices enlarged to 96 x 96.
 - ``astra``: the whole of Astra fine-tuned, statistics of BatchNorm frozen; slow without a GPU.
 - ``probe-random``, ``probe-small``, ``probe-astra``, ``probe-lite0``: logistic regression on frozen features; lite0 is
   EfficientNet-Lite0 of ImageNet, a slice at a time.
@@ -29,6 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lidc_crops import TASKS, Crops, augmented, balanced, centre, few, load, prepare, split
+from lidc_strategies import FINE_SHAPE, SHAPE, TRANSFER, as_input, transferred
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -37,7 +41,6 @@ from torch import Tensor, nn
 
 from med_transfer.backbones import InputSpec, LoadedBackbone, load_backbone
 from med_transfer.labels import Labels
-from med_transfer.pretraining.views import encoder_input, reduce, window
 from med_transfer.transfer.probes import probe_answers
 
 BACKBONES = {
@@ -45,10 +48,11 @@ BACKBONES = {
     "random": "resnet18-w32", "lite0": "slices-efficientnet-lite0",
 }  # fmt: skip
 ARMS = (
-    "diameter", "handcrafted", "probe-random", "probe-small", "probe-lite0", "probe-astra", "small", "scratch", "astra",
+    "diameter", "handcrafted", "probe-random", "probe-small", "probe-lite0", "probe-astra", "small", "scratch",
+    *(f"small-{variant}" for variant in TRANSFER), "lite0-attention", "astra",
+    "astra-layerwise_lr_decay",
 )  # fmt: skip
 ALL = 0  # labels a class: all there are
-SHAPE = (16, 32, 32)  # 32 mm
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,7 @@ def backbone(arm: str, weights: Path | None, seed: int) -> LoadedBackbone:
 
 def features(encoder: nn.Module, spec: InputSpec, hu: Tensor) -> Tensor:
     """Means of the last two stages, [batch, feature]."""
-    x = window(reduce(hu, SHAPE), spec.window_hu, spec.output_range)
-    maps = encoder(encoder_input(x, spec, torch.channels_last_3d))[-2:]
+    maps = encoder(as_input(hu, spec))[-2:]
     return torch.cat([m.float().mean((2, 3, 4)) for m in maps], dim=1)
 
 
@@ -141,6 +144,19 @@ def fine_tuned(
         network.eval()
         logits = torch.cat([network(centre(part.to(device))).float() for part in unseen.split(32)])
     return logits.softmax(1).cpu().numpy()
+
+
+def by_strategy(
+    crops: Crops, job: Job, training: np.ndarray, test: np.ndarray, weights: Path | None, device: torch.device
+) -> np.ndarray:
+    """As :func:`fine_tuned`, by a strategy of the package."""
+    name, variant = job.arm.split("-", 1)
+    slices, seed, how = name == "lite0", 100 * job.split + job.n, setting(job)
+    variant, stages, shape = ("layerwise_lr_decay", (-1,), FINE_SHAPE) if slices else (variant, (-2, -1), SHAPE)
+    loaded = backbone(name, weights, seed)
+    return transferred(
+        loaded, stages, variant, how.steps, how.batch, crops, job.task, training, test, seed, device, shape
+    )
 
 
 def rate_share(progress: float) -> float:
@@ -185,12 +201,13 @@ def classic(crops: Crops, job: Job, training: np.ndarray, test: np.ndarray) -> n
 def answer(crops: Crops, job: Job, arguments: argparse.Namespace) -> np.ndarray:
     training, test = split(crops, job.split)
     cases = few(crops, job.task, job.n, training, job.split)
-    weights = arguments.small_weights if job.arm.endswith("small") else None
+    weights = arguments.small_weights if "small" in job.arm else None
     if job.arm in ("diameter", "handcrafted"):
         return classic(crops, job, cases, test)
     if job.arm.startswith("probe-"):
         return probed(crops, job, cases, test, weights, arguments.out)
-    return fine_tuned(crops, job, cases, test, weights, torch.device(arguments.device))
+    train = by_strategy if "-" in job.arm else fine_tuned
+    return train(crops, job, cases, test, weights, torch.device(arguments.device))
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from lidc_crops import TASKS, Crops, few, load, split
+from lidc_strategies import TRANSFER
 
 from med_transfer.evaluation.auc import weighted_macro_auc
 
@@ -25,7 +26,17 @@ REPLICATES = 2000
 SPLITS = (0, 1, 2, 3, 4)
 LABELS = (10, 30, 100, 0)
 TOGETHER = " + "
-CURVES = ("small + handcrafted", "small", "probe-small", "handcrafted", "scratch", "probe-astra", "diameter")
+DEFAULT = "small-layerwise_lr_decay"  # what med-transfer finetune does unless told otherwise
+WITH_MASKS = ("diameter", "handcrafted")  # told where the nodule is, and how large
+CURVES = (
+    f"{DEFAULT} + handcrafted", DEFAULT, "small", "probe-small", "handcrafted", "scratch", "probe-astra", "diameter",
+)  # fmt: skip
+PAIRS = (
+    (DEFAULT, "scratch"), (DEFAULT, "small"), (DEFAULT, "probe-small"), (DEFAULT, "handcrafted"),
+    (DEFAULT, "astra-layerwise_lr_decay"), (DEFAULT, "lite0-attention"), (f"{DEFAULT} + handcrafted", "handcrafted"), (f"{DEFAULT} + handcrafted", DEFAULT),
+    ("small", "scratch"), ("small", "astra"), ("small", "handcrafted"),
+    *((f"small-{strategy}", DEFAULT) for strategy in TRANSFER if f"small-{strategy}" != DEFAULT),
+)  # fmt: skip
 Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # truth, probabilities, weights -> [replicate]
 
 
@@ -143,6 +154,24 @@ def saving(answers: Answers, arm: str, base: str = "scratch") -> list[str]:
     return lines
 
 
+def choice_table(answers: Answers, arms: list[str]) -> list[str]:
+    """What the default misses of the best arm of each row: of the networks, and of all."""
+    lines = ["| task | labels a class | default | best network | misses | best of all | misses |", f"|{'---|' * 7}"]
+    missed = []
+    for task, n in product(TASKS, LABELS):
+        known = {arm: found for arm in arms if (found := answers.of(arm, task, n))}
+        reached = {arm: float(answers.measured(task, found, macro_auc)[0]) for arm, found in known.items()}
+        if DEFAULT in reached:
+            networks = {arm: auc for arm, auc in reached.items() if not any(part in arm for part in WITH_MASKS)}
+            best = [max(some, key=lambda arm, some=some: some[arm]) for some in (networks, reached)]
+            missed.append([reached[arm] - reached[DEFAULT] for arm in best])
+            cells = [f"{arm} {reached[arm]:.3f} | {gap:.3f}" for arm, gap in zip(best, missed[-1], strict=True)]
+            lines.append(f"| {task} | {n or 'all'} | {reached[DEFAULT]:.3f} | {' | '.join(cells)} |")
+    if missed:
+        lines.append("| mean | | | | {:.3f} | | {:.3f} |".format(*np.mean(missed, axis=0)))
+    return lines
+
+
 def draw(answers: Answers, task: str, arms: Iterable[str], path: Path) -> None:
     """Label-efficiency curves with their intervals; the last point is all labels, at the mean number a class."""
     mpl.rcParams.update({"svg.hashsalt": "med-transfer", "svg.fonttype": "none", "font.size": 10})
@@ -187,13 +216,11 @@ def main() -> None:
     weights = drawn_patients(int(crops.patients.max()) + 1)
     answers = Answers(crops, arguments.out / "answers", tuple(arguments.splits), weights)
     single = sorted({file.stem.split("_", 3)[3] for file in answers.folder.glob("*.npz")})
-    both = [f"{arm}{TOGETHER}handcrafted" for arm in ("small", "scratch") if arm in single]
-    pairs = (
-        [("small", "scratch"), ("small", "astra"), ("small", "handcrafted"), (both[0], "handcrafted")] if both else []
-    )
+    both = [f"{arm}{TOGETHER}handcrafted" for arm in (DEFAULT, "small", "scratch") if arm in single]
     parts = [
-        auc_table(answers, [*single, *both]), difference_table(answers, pairs), saving(answers, "small"),
-        sensitivity_table(answers, [arm for arm in ("scratch", "small", "handcrafted", *both) if arm]),
+        auc_table(answers, [*single, *both]), difference_table(answers, PAIRS), saving(answers, DEFAULT),
+        saving(answers, "small"), choice_table(answers, [*single, *both]),
+        sensitivity_table(answers, ["scratch", "small", DEFAULT, "handcrafted", *both]),
     ]  # fmt: skip
     seconds = [f"| {arm} | {answers.seconds(arm):.0f} |" for arm in single]
     parts.append(["| arm | median seconds a training |", "|---|---|", *seconds])

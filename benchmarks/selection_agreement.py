@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from label_efficiency import frozen_features
-from label_efficiency_report import macro_auc
+from label_efficiency_report import DEFAULT, macro_auc
 from lidc_crops import TASKS, Crops, few, load, split
 from scipy.stats import kendalltau
 
@@ -28,7 +28,7 @@ from med_transfer.transfer.logme import log_me
 from med_transfer.transfer.probes import linear_probe, nearest_neighbours, patient_folds
 from med_transfer.transfer.transrate import trans_rate
 
-FINE_TUNED = {"random": "scratch", "small": "small", "astra": "astra"}  # candidate -> arm
+FINE_TUNED = {"random": "scratch", "small": DEFAULT, "astra": "astra-layerwise_lr_decay", "lite0": "lite0-attention"}
 COST = {"random": 1.0, "small": 1.0, "lite0": 2.0, "astra": 14.0}  # relative; only for ties
 SCORES: dict[str, Callable] = {
     "LogME": log_me, "H-score": regularised_h_score, "N-LEEP": n_leep, "TransRate": trans_rate,
