@@ -116,7 +116,7 @@ def _opened(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: P
     else:
         counted = opened(out / OPENINGS_FILE, opening, elsewhere=of_run)
     with counted as openings:
-        log.log(logging.WARNING if openings.n > 1 else logging.INFO, openings.sentence)
+        log.log(openings.level, openings.sentence)
         yield openings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 from pydantic import Field
@@ -64,6 +65,11 @@ class Openings(Record):
     n_other_operating_points: int = 0
     lock_hash: str
     cohort_hash: str
+
+    @property
+    def level(self) -> int:
+        """Of logging: a warning where something was decided anew since an earlier time, which makes figures too good."""
+        return logging.WARNING if self.n_other_decisions else logging.INFO
 
     @property
     def sentence(self) -> str:

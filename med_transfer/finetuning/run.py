@@ -102,7 +102,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         record = lock_run(out, bundle)
         log.info("decisions locked as %s", record.lock_hash)
         with opened_by_run(out, plan, record) as openings:  # from here on test scans are read
-            log.log(logging.WARNING if openings.n > 1 else logging.INFO, openings.sentence)
+            log.log(openings.level, openings.sentence)
             judge_run(plan, config, record, trained, scratch, kept, out, time.monotonic() - started, openings)
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)

@@ -1,6 +1,7 @@
 """How often a test set was opened: counted right whatever was interrupted, and no line is lost."""
 
 import json
+import logging
 
 import pytest
 
@@ -42,6 +43,12 @@ def test_a_second_look_is_counted_and_says_under_which_decisions(file):
     assert third.sentence.endswith("opened 3 times, 2 of the earlier times with another operating point.")
     fourth = open_once(file, "retrained", MOVED)
     assert (fourth.n_other_decisions, fourth.n_other_operating_points) == (3, 2)
+
+
+def test_only_something_decided_anew_is_warned_of(file):
+    assert open_once(file).level == logging.INFO
+    assert open_once(file).level == logging.INFO  # the same command again, as a resumed `labels budget` gives it
+    assert open_once(file, "b").level == logging.WARNING
 
 
 def test_a_retrained_network_is_another_decision(file):
