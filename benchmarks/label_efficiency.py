@@ -5,7 +5,7 @@ Five splits by patient (40 % of the patients held out), the same splits and case
 - ``scratch``, ``small``: the same network (resnet18-w32), random or ``med-transfer-small``; everything else is equal.
 - ``small-full``, ``small-lp_ft``, ``small-lora``, ...: the same from ``med-transfer-small`` with a strategy of the
   package at its own rates; ``small-layerwise_lr_decay`` is its default, as is ``astra-layerwise_lr_decay`` for Astra.
-  ``lite0-attention``: that default on EfficientNet-Lite0 of ImageNet, attention over slices enlarged to 96 x 96.
+  ``lite0-attention``: that default on EfficientNet-Lite0 of ImageNet, attention over 8 slices enlarged to 64 x 64.
 - ``astra``: the whole of Astra fine-tuned, statistics of BatchNorm frozen; slow without a GPU.
 - ``probe-random``, ``probe-small``, ``probe-astra``, ``probe-lite0``: logistic regression on frozen features; lite0 is
   EfficientNet-Lite0 of ImageNet, a slice at a time.

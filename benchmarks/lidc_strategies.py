@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lidc_crops import TASKS, Crops, augmented, balanced, centre
 from torch import Tensor, nn
 
-from med_transfer.backbones import InputSpec, LoadedBackbone
+from med_transfer.backbones import InputSpec, LoadedBackbone, channels_last
 from med_transfer.classifier import Classifier
 from med_transfer.evaluation.auc import weighted_macro_auc
 from med_transfer.finetuning import FinetuneConfig
@@ -25,7 +25,11 @@ from med_transfer.transfer.regularisation import Step, find_penalties
 from med_transfer.transfer.strategies import find_strategy
 
 SHAPE = (16, 32, 32)  # 32 mm
-FINE_SHAPE = (16, 96, 96)  # for 2D networks, whose deepest maps are a 32nd of their input
+FINE_SHAPE = (
+    8,
+    64,
+    64,
+)  # for 2D networks, whose deepest maps are a 32nd of their input; finer takes hours without a GPU
 STEPS_AN_EPOCH = 10  # what strategies that go by epochs count in
 TRANSFER: dict[str, dict] = {
     "layerwise_lr_decay": {},
@@ -75,7 +79,7 @@ def transferred(
     network = Classifier(loaded.encoder, len(TASKS[task]), pooled_stages, dropout=0.0)
     strategy.check(network.encoder)
     strategy.build(network)
-    network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network = channels_last(network.to(device))
     if config.transfer.batch_norm == "bn_adapt":
         adapt_statistics(network.encoder, (as_input(centre(part), spec) for part in images.split(batch)))
     if strategy.head_from_probe:

@@ -10,6 +10,7 @@ linear probe (``frozen``), and of the fine-tuned network where every candidate w
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -74,11 +75,13 @@ def main() -> None:
     crops, folder = load(arguments.prepared), arguments.out / "answers"
     tables = {name: frozen_features(crops, name, None, arguments.out) for name in arguments.candidates}
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    first: Counter[str] = Counter()
     for task, n, number in product(TASKS, (10, 30, 100), range(5)):
         training, _ = split(crops, number)
         cases = few(crops, task, n, training, number)
         each = {name: measured(crops, task, cases, table, name) for name, table in tables.items()}
         order = [contender.name for contender in in_order([contender for _, contender in each.values()])]
+        first[order[0]] += 1
         scores = {key: {name: one[0][key] for name, one in each.items()} for key in next(iter(each.values()))[0]}
         scores["rule of select"] = {name: -float(order.index(name)) for name in order}
         arms = {"frozen": {name: f"probe-{name}" for name in tables}, "fine-tuned": FINE_TUNED}
@@ -88,6 +91,7 @@ def main() -> None:
             if len(known) == len(aucs):
                 for key, values in scores.items():
                     found.setdefault((kind, key), []).append(agreement(values, known))
+    print("First by the rule of select:", ", ".join(f"{name} in {count} cells" for name, count in first.most_common()))
     print("| truth | ranked by | cells | Kendall tau, mean | regret of the first choice, mean (worst) |")
     print("|---|---|---|---|---|")
     for (kind, key), cells in found.items():
