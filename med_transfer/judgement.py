@@ -144,6 +144,7 @@ def _fusion_metrics(
     return FusionMetrics(
         use=list(fusion.inputs.use),
         columns=[column.name for column in fusion.inputs.columns],
+        method=fusion.method,
         report="fused" if reported else "image",
         n_scans=len(rows),
         n_patients=len(set(patients)),

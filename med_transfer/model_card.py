@@ -86,7 +86,10 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
     inputs, fitted = record.fusion.inputs, record.fusion.combinations[0]
     needed = [f"handcrafted features ({' or '.join(inputs.within)})"] if inputs.handcrafted else []
     needed += [f"column {column.name}" for column in inputs.columns]
-    return [("Fusion", f"network with {', '.join(needed)}; fitted on {fitted.n_scans} out-of-fold scans")]
+    learned = (
+        "mean with a model of" if record.fusion.method == "mean" else "regression fitted on out-of-fold outputs of"
+    )
+    return [("Fusion", f"network with {', '.join(needed)}; {learned} {fitted.n_scans} scans")]
 
 
 def _calibration(record: BundleRecord) -> str:

@@ -68,7 +68,7 @@ class Openings(Record):
 
     @property
     def level(self) -> int:
-        """Of logging: a warning where something was decided anew since an earlier time, which makes figures too good."""
+        """Of logging: a warning where something was decided anew since an earlier opening."""
         return logging.WARNING if self.n_other_decisions else logging.INFO
 
     @property

@@ -33,7 +33,8 @@ class FusionMetrics(Record):
         report: whose figures the rest of the file holds: the network's (``image``) or the ``fused`` model's.
         n_scans, n_patients: that could be fused.
         not_fused: reason to number of scans.
-        n_fitted, n_fitted_patients: out-of-fold scans that the fused model was fitted on.
+        method: ``mean`` of the network and a model of the other parts, or one ``stacked`` model.
+        n_fitted, n_fitted_patients: scans that the model beside the network, or the stacked one, was fitted on.
         inverse_penalty: of the fused model.
         models: ``image-only``, ``handcrafted-only``, ``columns-only``, ``fused``.
         fused_minus: the fused model minus each of the others.
@@ -43,6 +44,7 @@ class FusionMetrics(Record):
 
     use: list[str]
     columns: list[str]
+    method: Literal["mean", "stacked"] = "stacked"
     report: Literal["image", "fused"]
     n_scans: int
     n_patients: int

@@ -1,4 +1,4 @@
-"""The network's out-of-fold output joined with handcrafted features and clinical columns. No test scan is looked at."""
+"""The network's output joined with handcrafted features and clinical columns. No test scan is looked at."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: 
 
     Raises:
         CohortError: a column that is not there, is constant, or cannot be read.
-        TooFewPatients: too few scans with an out-of-fold output.
+        TooFewPatients: too few scans to learn from.
     """
     if config.fusion is None:
         return
     where = cohort.path or "fusion"
-    known = cohort.subset(chain.from_iterable(split.validation))
-    require_patients(known.truth, known.patients, cohort.labels, where)
+    method = config.fusion.method
+    known = cohort.subset(split.development if method == "mean" else chain.from_iterable(split.validation))
+    require_patients(known.truth, known.patients, cohort.labels, method, where)
     there = sorted({name for case in cohort.cases for name in case.columns})
     development = cohort.subset(split.development)
     rows = [str(case) for case in development.cases]
@@ -54,7 +55,8 @@ def fuse_run(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> Fu
     """The fusion of the ensemble that was kept; None where the config wants none.
 
     Each development scan's output is that of the member that did not train on it. With a single split only the
-    validation scans have one; combinations without the network learn from every development scan all the same.
+    validation scans have one, and a stacked combination learns from these alone; combinations without the network
+    learn from every development scan all the same.
 
     Raises:
         CohortError: as :func:`check_fusion`.
@@ -71,9 +73,9 @@ def fuse_run(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> Fu
         balanced=config.training.balance != "none", seed=config.seed,
         rows=[str(cohort.cases[i]) for i in development], where=cohort.path or "fusion",
     )  # fmt: skip
-    log.info("fusion of %s: fitted on %d out-of-fold scans of %d patients, C %g", ", ".join(config.fusion.use),
-             fusion.combinations[0].n_scans, fusion.combinations[0].n_patients,
-             fusion.combinations[0].inverse_penalty)  # fmt: skip
+    whole = fusion.combinations[0]
+    log.info("fusion of %s, %s: fitted on %d scans of %d patients, C %g", ", ".join(config.fusion.use),
+             config.fusion.method, whole.n_scans, whole.n_patients, whole.inverse_penalty)  # fmt: skip
     return fusion
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Part = Literal["network", "handcrafted", "columns"]
+Method = Literal["mean", "stacked"]
 Penalty = Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -17,6 +18,9 @@ class FusionConfig(BaseModel):
         use: the network and at least one other part: ``handcrafted`` features (size and intensity within the mask, the
             region, or the whole scan), clinical ``columns`` of the cohort table.
         columns: which ones; a column of numbers is standardised, any other is taken as categories.
+        method: ``mean`` of two logits, half and half: the network's, and those of one model of all other parts.
+            ``stacked``: one model of everything, the network's out-of-fold logits among it; it learns how much each
+            part counts, which takes many patients.
         penalty: scikit-learn's ``C``, small is strong; ``auto`` chooses it by cross-validation over patients.
         report: whose figures are the report's main ones; both are always shown.
     """
@@ -25,6 +29,7 @@ class FusionConfig(BaseModel):
 
     use: tuple[Part, ...] = ("network", "handcrafted")
     columns: tuple[str, ...] = ()
+    method: Method = "mean"
     penalty: Penalty = "auto"
     report: Literal["image", "fused"] = "image"
 

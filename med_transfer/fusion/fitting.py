@@ -1,4 +1,4 @@
-"""Fitting the fusion: scikit-learn's logistic regression on what no network had been trained on."""
+"""Fitting the fusion: scikit-learn's logistic regression, beside the network or on what it had not been trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from med_transfer.errors import TooFewPatients
 from med_transfer.fusion.clinical import Numbers, learn_column
-from med_transfer.fusion.config import FusionConfig, Part
+from med_transfer.fusion.config import FusionConfig, Method, Part
 from med_transfer.fusion.leaks import leaking_columns
 from med_transfer.fusion.model import Combination, Fusion, FusionScans, Inputs
 from med_transfer.labels import Labels
@@ -31,8 +31,9 @@ def fit_fusion(
     """Fit every combination of the parts.
 
     Args:
-        scans: the development scans. Probabilities must come from a network that was not trained on the scan; NaN
-            where there is none, and then the scan is left out of every combination with the network in it.
+        scans: the development scans. For ``stacked`` probabilities must come from a network that was not trained on
+            the scan; NaN where there is none, and then the scan is left out of every combination with the network in
+            it. For ``mean`` they are not looked at.
         truth: boolean [scan, class].
         patients: one entry a scan.
         labels: the classes.
@@ -43,26 +44,33 @@ def fit_fusion(
         rows, where: how messages name the scans and the table.
 
     Raises:
-        TooFewPatients: too few out-of-fold scans.
+        TooFewPatients: too few scans to learn from.
         CohortError: a column that cannot be used.
 
-    Source: Wolpert 1992, Neural Networks 5:241 (stacked generalisation).
+    Source: Wolpert 1992, Neural Networks 5:241 (stacked generalisation); for equal weights Clemen 1989,
+    International Journal of Forecasting 5:559; Claeskens et al. 2016, ibid. 32:754.
     """
-    out_of_fold = np.flatnonzero(np.isfinite(scans.probabilities).all(axis=1)).tolist()
-    require_patients(truth[out_of_fold], [patients[row] for row in out_of_fold], labels, where)
-    inputs = learn_inputs(scans, patients, labels, handcrafted_names, config, rows, where)
     everyone = list(range(len(scans)))
-    found = []
-    for parts in combinations_of(config.use):
+    out_of_fold = np.flatnonzero(np.isfinite(scans.probabilities).all(axis=1)).tolist()
+    teachers = everyone if config.method == "mean" else out_of_fold
+    require_patients(truth[teachers], [patients[row] for row in teachers], labels, config.method, where)
+    inputs = learn_inputs(scans, patients, labels, handcrafted_names, config, rows, where)
+    found: dict[tuple[Part, ...], Combination] = {}
+    for parts in reversed(combinations_of(config.use)):
+        others: tuple[Part, ...] = tuple(part for part in parts if part != "network")
+        if config.method == "mean" and "network" in parts:
+            found[parts] = mean_with_network(parts, inputs, found[others])
+            continue
         chosen = out_of_fold if "network" in parts else everyone
         of_patients = np.array([patients[row] for row in chosen])
         features = np.hstack([inputs.block(part, scans.take(chosen)) for part in parts])
         names = [name for part in parts for name in inputs.names(part)]
-        found.append(_combination(parts, names, features, truth[chosen], of_patients, labels, config, balanced, seed))
+        found[parts] = _combination(parts, names, features, truth[chosen], of_patients, labels, config, balanced, seed)
     texts = {name: [columns.get(name, "") for columns in scans.columns] for name in config.columns}
     return Fusion(
         inputs=inputs,
-        combinations=tuple(found),
+        combinations=tuple(found[parts] for parts in combinations_of(config.use)),
+        method=config.method,
         report=config.report,
         balanced=balanced,
         warnings=tuple(leaking_columns(texts, truth, patients)),
@@ -94,12 +102,47 @@ def combinations_of(use: Sequence[Part]) -> list[tuple[Part, ...]]:
     return [parts for size in sizes for parts in itertools.combinations(use, size) if parts != ("network",)]
 
 
-def require_patients(truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, where: object = "") -> None:
-    """Refuse a fusion that has too little to learn from.
+def mean_with_network(parts: tuple[Part, ...], inputs: Inputs, others: Combination) -> Combination:
+    """Half of the network's logits plus half of those of a model of the other parts, which is linear again.
+
+    Nothing is fitted on the network's outputs, so they need not be of held-out scans. A network that knows little has
+    small calibrated logits, and so has a model that knows little: each counts as much as it is sure.
+    """
+    names = inputs.names("network")
+    before = sum(len(inputs.names(part)) for part in parts[: parts.index("network")])
+
+    def among(own: Sequence, of_others: Sequence) -> tuple:
+        return (*of_others[:before], *own, *of_others[before:])
+
+    half = np.eye(len(names)) / 2
+    weight = [among(own, row) for own, row in zip(half.tolist(), (np.array(others.weight) / 2).tolist(), strict=True)]
+    return others.model_copy(
+        update={
+            "parts": parts,
+            "features": among(names, others.features),
+            "mean": among([0.0] * len(names), others.mean),
+            "scale": among([1.0] * len(names), others.scale),
+            "weight": tuple(weight),
+            "bias": tuple(bias / 2 for bias in others.bias),
+        }
+    )
+
+
+def require_patients(
+    truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, method: Method, where: object = ""
+) -> None:
+    """Refuse a fusion that has too little to learn from: development scans, or for ``stacked`` out-of-fold ones.
 
     Raises:
-        TooFewPatients: a class has too few patients with an out-of-fold output.
+        TooFewPatients: a class has too few patients.
     """
+    lacking, action = "to learn from", "Add patients, or leave fusion out"
+    if method == "stacked":
+        lacking = "with a scan that a network was not trained on"
+        action = (
+            "Use split.kind=kfold, where every development scan has one (with a single split only the validation scans "
+            "do), add patients, or leave fusion out"
+        )
     kinds = [(name, truth[:, c]) for c, name in enumerate(labels.names)]
     if labels.multilabel:
         kinds += [(f"no {name}", ~truth[:, c]) for c, name in enumerate(labels.names)]
@@ -107,13 +150,9 @@ def require_patients(truth: NDArray[np.bool_], patients: Sequence[str], labels: 
         count = len({patient for patient, has in zip(patients, having, strict=True) if has})
         if count < MINIMUM_PATIENTS:
             raise TooFewPatients(
-                f"class {name!r} has {count} patient{'' if count == 1 else 's'} with a scan that a network was not "
-                "trained on, too few for fusion",
-                where=where,
-                expected=f"at least {MINIMUM_PATIENTS}",
-                action="Use split.kind=kfold, where every development scan has one (with a single split only the "
-                "validation scans do), add patients, or leave fusion out",
-            )
+                f"class {name!r} has {count} patient{'' if count == 1 else 's'} {lacking}, too few for fusion",
+                where=where, expected=f"at least {MINIMUM_PATIENTS}", action=action,
+            )  # fmt: skip
 
 
 def _combination(

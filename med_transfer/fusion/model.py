@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.fusion.clinical import Column, Numbers, Record
-from med_transfer.fusion.config import Part
+from med_transfer.fusion.config import Method, Part
 from med_transfer.prediction import Prediction
 
 Within = Literal["mask", "roi", "whole"]
@@ -165,6 +165,7 @@ class Fusion(Record):
 
     Attributes:
         combinations: one for every choice of parts but the network alone, which needs none; the first has them all.
+        method: how they were made; of bundles from before there was a choice, ``stacked``.
         report: whose figures are a report's main ones.
         balanced: whether classes were weighed by inverse frequency.
         warnings: columns that may give the answer, or the patient, away.
@@ -172,6 +173,7 @@ class Fusion(Record):
 
     inputs: Inputs
     combinations: tuple[Combination, ...]
+    method: Method = "stacked"
     report: Literal["image", "fused"] = "image"
     balanced: bool = True
     warnings: tuple[str, ...] = ()

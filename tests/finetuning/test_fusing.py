@@ -19,7 +19,9 @@ from med_transfer.judgement import assess
 from med_transfer.progress import silent
 
 N = 32
-FUSION = {"use": ["network", "handcrafted", "columns"], "columns": ["age", "ward"], "penalty": 0.1}
+FUSION = {
+    "use": ["network", "handcrafted", "columns"], "columns": ["age", "ward"], "penalty": 0.1, "method": "stacked",
+}  # fmt: skip
 LONG = {"epochs": 40, "epoch_scans": N, "dropout": 0, "label_smoothing": 0, "weight_decay": 0, "learning_rate": 0.02}
 CONFIG = small_config("scratch", training=LONG | {"averaging": "swa"}, fusion=FUSION)  # without early stopping
 
@@ -103,6 +105,16 @@ def test_with_a_single_split_only_the_validation_scans_teach_the_fusion(by_heart
     few = replace(single.split, validation=(tuple(range(6)),), always_training=tuple(range(6, N)))
     with pytest.raises(TooFewPatients, match="with a single split only the validation scans do"):
         check_fusion(plan.prepared.cohort, few, CONFIG)
+
+
+def test_the_mean_learns_from_every_development_scan_and_from_no_output(by_heart):
+    plan, trained = by_heart
+    config = CONFIG.model_copy(update={"fusion": CONFIG.fusion.model_copy(update={"method": "mean"})})
+    single = replace(plan, split=replace(plan.split, validation=(tuple(range(6)),), always_training=tuple(range(6, N))))
+    check_fusion(plan.prepared.cohort, single.split, config)  # six validation scans are enough
+    fusion = fuse_run(single, config, replace(trained, validation=trained.validation[:6]))
+    assert {one.n_scans for one in fusion.combinations} == {N}
+    assert fusion == fuse_run(plan, config, trained)
 
 
 def test_columns_are_checked_before_training(by_heart, caplog):

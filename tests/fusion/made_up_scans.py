@@ -52,5 +52,6 @@ def made_up(kind: str = "three", n: int = 90, seed: int = 0, missing: float = 0.
 
 def fit(data: MadeUp, *columns: str, use=None, scans: FusionScans | None = None, **options):
     use = use or (("network", "handcrafted", "columns") if columns else ("network", "handcrafted"))
-    config = FusionConfig(use=use, columns=columns, **{k: options.pop(k) for k in ("penalty",) if k in options})
+    chosen = {key: options.pop(key) for key in ("penalty", "method") if key in options}
+    config = FusionConfig(use=use, columns=columns, **({"method": "stacked"} | chosen))
     return fit_fusion(scans or data.scans, data.truth, data.patients, data.labels, NAMES, config, **options)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up_scans import NAMES, fit, made_up
+from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -19,6 +20,7 @@ from med_transfer.errors import TooFewPatients
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.fusion import Fusion
 from med_transfer.fusion.fitting import INVERSE_PENALTIES, choose_penalty
+from med_transfer.fusion.model import network_features
 
 COLUMNS = ("marker", "site")
 
@@ -100,25 +102,65 @@ def test_too_few_out_of_fold_scans_are_refused():
         fit(data, scans=replace(data.scans, probabilities=holes))
 
 
-def gains(kind, column, seeds, n=300, **options):
+@pytest.mark.parametrize("kind", ["three", "two", "findings"])
+@pytest.mark.parametrize("use", [("network", "handcrafted", "columns"), ("columns", "network", "handcrafted")])
+def test_the_mean_is_half_the_network_and_half_scikit_learns_regression_on_the_rest(kind, use):
+    data, new = made_up(kind, seed=1), made_up(kind, seed=2)
+    fusion = fit(data, *COLUMNS, use=use, penalty=0.3, balanced=False, method="mean")
+    n = len(data.labels)
+    x, x_new = (own_matrix(data.scans, d.scans, data.labels.multilabel)[:, n:] for d in (data, new))
+    targets = data.truth.T if data.labels.multilabel else [data.truth.argmax(1)]
+    logits = []
+    for target in targets:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=2000)).fit(x, target)
+        logits.append(model.decision_function(x_new))
+    own = network_features(new.scans.probabilities, multilabel=data.labels.multilabel)
+    if kind == "findings":
+        expected = expit((own + np.stack(logits, 1)) / 2)
+    else:  # scikit-learn has one logit for two classes
+        rest = logits[0] if kind == "three" else np.stack([-logits[0], logits[0]], 1) / 2
+        expected = softmax((own + rest) / 2, axis=1)
+    np.testing.assert_allclose(fusion.fuse(new.scans).probabilities, expected, atol=1e-6)
+    assert {one.parts for one in fusion.combinations} == {
+        one.parts for one in fit(data, *COLUMNS, use=use).combinations
+    }
+    assert fusion.method == "mean"
+
+
+def test_the_mean_looks_at_no_output_of_the_network():
+    data = made_up(seed=5)
+    nothing = replace(data.scans, probabilities=np.full_like(data.scans.probabilities, np.nan))
+    assert fit(data, scans=nothing, penalty=1.0, method="mean") == fit(data, penalty=1.0, method="mean")
+    assert {one.n_scans for one in fit(data, scans=nothing, method="mean").combinations} == {90}
+
+
+def test_a_mean_with_too_few_patients_is_refused():
+    data = made_up(n=12)
+    with pytest.raises(TooFewPatients, match="class 'a' has 3 patients to learn from, too few for fusion"):
+        fit(data, method="mean")
+
+
+def gains(kind, column, seeds, n=300, method="stacked", **options):
     """Fused minus image-only and what the column adds, on scans of the same kind that nothing was fitted on."""
     for seed in seeds:
         data, new = (made_up(kind, n, 100 * seed + part, **options) for part in (0, 1))
-        fusion = fit(data, column, use=("network", "columns"))
+        fusion = fit(data, column, use=("network", "columns"), method=method)
         figures = fusion_figures(new.truth, fusion.by_parts(new.scans), new.patients, new.labels, n_boot=300)
         assert list(figures["models"]) == ["image-only", "columns-only", "fused"]
         yield figures["fused_minus"]["image-only"].macro_auc, figures["contributions"]["columns"].macro_auc
 
 
+@pytest.mark.parametrize("method", ["mean", "stacked"])
 @pytest.mark.parametrize("kind", ["three", "findings"])
-def test_a_column_that_knows_something_adds_to_the_network(kind):
-    found = list(gains(kind, "marker", range(4)))
+def test_a_column_that_knows_something_adds_to_the_network(kind, method):
+    found = list(gains(kind, "marker", range(4), method=method))
     assert [over.excludes_zero for over, _ in found] == [1, 1, 1, 1]
     assert all(over == column for over, column in found)  # without the column there is the network alone
 
 
-def test_a_column_of_noise_adds_nothing():
-    found = [over for over, _ in gains("three", "noise", range(6), missing=0.0)]
+@pytest.mark.parametrize("method", ["mean", "stacked"])
+def test_a_column_of_noise_adds_nothing(method):
+    found = [over for over, _ in gains("three", "noise", range(6), missing=0.0, method=method)]
     assert sum(over.excludes_zero == 0 for over in found) >= 5  # 95 % intervals
     assert all(over.excludes_zero < 1 for over in found)
     assert abs(np.mean([over.value for over in found])) < 0.01

@@ -53,7 +53,7 @@ def test_the_run_shows_the_fusion_beside_the_network(fused):
     assert "Every figure outside the fusion&#39;s table is the network&#39;s, from the image alone." in page
     files = sorted(path.name for path in fused.bundle.rglob("*") if path.is_file())
     assert files == ["README.md", "inference.json", RECORD_FILE, "metadata.json", "model.safetensors"]
-    assert "column age, column sex; fitted on 18 out-of-fold scans" in (fused.bundle / "docs/README.md").read_text()
+    assert "column age, column sex; mean with a model of 18 scans" in (fused.bundle / "docs/README.md").read_text()
 
 
 def test_a_table_with_all_inputs_is_fused_and_resumed(fused, table, tmp_path):
@@ -132,7 +132,7 @@ def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
             "has 'weight', which the table does not; expected one of age, scanner, sex",
         ),
         (("fusion.columns=[label]",), "has 'label', which the table does not"),
-        (("split.kind=holdout", "split.val_fraction=0.2"), "too few for fusion"),
+        (("split.kind=holdout", "split.val_fraction=0.2", "fusion.method=stacked"), "too few for fusion"),
     ],
 )
 def test_what_cannot_be_fused_is_refused_before_anything_is_written(table, tmp_path, overrides, complaint):
