@@ -28,9 +28,15 @@ LABELS = (10, 30, 100, 0)
 TOGETHER = " + "
 DEFAULT = "small-layerwise_lr_decay"  # what med-transfer finetune does unless told otherwise
 WITH_MASKS = ("diameter", "handcrafted")  # told where the nodule is, and how large
-CURVES = (
-    f"{DEFAULT} + handcrafted", DEFAULT, "small", "probe-small", "handcrafted", "scratch", "probe-astra", "diameter",
-)  # fmt: skip
+CURVES = {
+    f"{DEFAULT} + handcrafted": "default + handcrafted",
+    DEFAULT: "default",
+    "probe-small": "its frozen features, linear",
+    "handcrafted": "handcrafted",
+    "scratch": "scratch",
+    "probe-astra": "Astra, frozen, linear",
+    "diameter": "diameter",
+}
 PAIRS = (
     (DEFAULT, "scratch"), (DEFAULT, "small"), (DEFAULT, "probe-small"), (DEFAULT, "handcrafted"),
     (DEFAULT, "astra-layerwise_lr_decay"), (DEFAULT, "lite0-attention"),
@@ -184,10 +190,11 @@ def draw(answers: Answers, task: str, arms: Iterable[str], path: Path) -> None:
             at = [n or _mean_labels(answers, task) for n in values]
             middle = np.array([v[0] for v in values.values()])
             low, high = np.nanpercentile(np.array([v[1:] for v in values.values()]), [2.5, 97.5], axis=1)
-            line = axes.plot(at, middle, marker="o", ms=4, label=arm)[0]
+            line = axes.plot(at, middle, marker="o", ms=4, label=CURVES[arm])[0]
             axes.fill_between(at, low, high, color=line.get_color(), alpha=0.12, lw=0)
     axes.set(xscale="log", xlabel="labels a class", ylabel="macro AUC", title=f"LIDC nodules, {task}")
-    axes.set_xticks([10, 30, 100], ["10", "30", "100"])
+    axes.set_xticks([10, 30, 100, _mean_labels(answers, task)], ["10", "30", "100", "all"])
+    axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside right upper", frameon=False)
     figure.savefig(path, metadata={"Date": None})
