@@ -5,10 +5,14 @@ Batches, augmentation, steps and loss are those of ``label_efficiency.py``, so t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lidc_crops import TASKS, Crops, augmented, balanced, centre
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from med_transfer.backbones import InputSpec, LoadedBackbone, channels_last
@@ -21,8 +25,8 @@ from med_transfer.pretraining.views import encoder_input, reduce, window
 from med_transfer.transfer.batch_norm import adapt_statistics, keep_frozen_statistics
 from med_transfer.transfer.linear_head import LinearHead, fit_head
 from med_transfer.transfer.probes import patient_folds
-from med_transfer.transfer.regularisation import Step, find_penalties
-from med_transfer.transfer.strategies import find_strategy
+from med_transfer.transfer.regularisation import Penalty, Step, find_penalties
+from med_transfer.transfer.strategies import Strategy, find_strategy
 
 SHAPE = (16, 32, 32)  # 32 mm
 FINE_SHAPE = (
@@ -65,6 +69,34 @@ def resized(hu: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return hu if hu.shape[2:] == shape else F.interpolate(hu, shape, mode="trilinear", align_corners=False)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What is to be learned from, how, and by a network with which input.
+
+    Attributes:
+        images: stored HU cubes [case, 1, 40, 40, 40], on the device.
+        truth: class numbers [case].
+        patients: one entry a case.
+        config: resolved.
+        shape: of the input, voxels over 32 mm.
+    """
+
+    images: Tensor
+    truth: np.ndarray
+    patients: np.ndarray
+    config: FinetuneConfig
+    spec: InputSpec
+    shape: tuple[int, int, int]
+
+    def seen(self, hu: Tensor) -> Tensor:
+        """As the encoder sees cubes of 32 mm."""
+        return as_input(hu, self.spec, self.shape)
+
+    def centres(self, batch: int) -> Iterator[Tensor]:
+        """Every case without augmentation, as the encoder sees it."""
+        return (self.seen(centre(part)) for part in self.images.split(batch))
+
+
 def transferred(
     loaded: LoadedBackbone, pooled_stages: tuple[int, ...], variant: str, steps: int, batch: int,
     crops: Crops, task: str, training: np.ndarray, test: np.ndarray, seed: int, device: torch.device,
@@ -72,64 +104,77 @@ def transferred(
 ) -> np.ndarray:  # fmt: skip
     """Train on the cases ``training``, give the probabilities of the cases ``test`` [case, class]."""
     torch.manual_seed(seed)
-    random, choose = torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)
-    config, spec = strategy_config(variant, steps), loaded.spec.input
-    strategy, truth = find_strategy(config.transfer), crops.labels[task][training]
     images = torch.from_numpy(crops.images[training]).to(device).float()[:, None]
+    config, truth = strategy_config(variant, steps), crops.labels[task][training]
+    lesson = Lesson(images, truth, crops.patients[training], config, loaded.spec.input, shape)
     network = Classifier(loaded.encoder, len(TASKS[task]), pooled_stages, dropout=0.0)
+    strategy = find_strategy(config.transfer)
     strategy.check(network.encoder)
     strategy.build(network)
     network = channels_last(network.to(device))
-    if config.transfer.batch_norm == "bn_adapt":
-        adapt_statistics(network.encoder, (as_input(centre(part), spec) for part in images.split(batch)))
-    if strategy.head_from_probe:
-        set_head(network, probe_head(network, images, truth, crops.patients[training], spec, shape))
-    penalties = find_penalties(config.transfer, network.encoder)
-    strategy.begin(network)
-    strategy.set_learning(network, config.training.epochs - 1)
-    decay = "l2_sp" not in config.transfer.regularise
-    adamw, schedule = optimiser(network, config.training, STEPS_AN_EPOCH, decay=decay)
-    for step in range(steps):
-        if step % STEPS_AN_EPOCH == 0:
-            network.train()
-            strategy.set_learning(network, step // STEPS_AN_EPOCH)
-            keep_frozen_statistics(network.encoder, everywhere=bool(config.training.freeze_norm_statistics))
-        cases = balanced(truth, batch, choose)
-        x = as_input(augmented(images[torch.from_numpy(cases).to(device)], random), spec, shape)
-        maps = network.encoder(x)
-        features = network.pool(maps)
-        target = torch.from_numpy(truth[cases]).to(device)
-        loss = F.cross_entropy(network.head(features), target, label_smoothing=config.training.label_smoothing)
-        loss = loss + sum(penalty(Step(network, x, maps, features)) for penalty in penalties)
-        adamw.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), config.training.gradient_clip)
-        adamw.step()
-        schedule.step()
+    penalties = begin(network, strategy, lesson, batch)
+    learn(network, strategy, penalties, lesson, batch, seed)
     strategy.finish(network)
     unseen = torch.from_numpy(crops.images[test]).float()[:, None]
     with torch.no_grad():
         network.eval()
-        logits = torch.cat([network(as_input(centre(part.to(device)), spec, shape)) for part in unseen.split(32)])
+        logits = torch.cat([network(lesson.seen(centre(part.to(device)))) for part in unseen.split(32)])
     return logits.float().softmax(1).cpu().numpy()
 
 
+def begin(network: Classifier, strategy: Strategy, lesson: Lesson, batch: int) -> list[Penalty]:
+    """Adapted statistics, a probe's head, what the strategy adds, and the penalties towards that start."""
+    if lesson.config.transfer.batch_norm == "bn_adapt":
+        adapt_statistics(network.encoder, lesson.centres(batch))
+    if strategy.head_from_probe:
+        set_head(network, probe_head(network, lesson))
+    penalties = find_penalties(lesson.config.transfer, network.encoder)
+    strategy.begin(network)
+    return penalties
+
+
+def learn(
+    network: Classifier, strategy: Strategy, penalties: list[Penalty], lesson: Lesson, batch: int, seed: int
+) -> None:
+    """All steps, over augmented batches with every class equally often."""
+    device, training = lesson.images.device, lesson.config.training
+    random, choose = torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)
+    strategy.set_learning(network, training.epochs - 1)  # all that ever learns
+    decay = "l2_sp" not in lesson.config.transfer.regularise
+    adamw, schedule = optimiser(network, training, STEPS_AN_EPOCH, decay=decay)
+    for step in range(training.epochs * STEPS_AN_EPOCH):
+        if step % STEPS_AN_EPOCH == 0:
+            network.train()
+            strategy.set_learning(network, step // STEPS_AN_EPOCH)
+            keep_frozen_statistics(network.encoder, everywhere=bool(training.freeze_norm_statistics))
+        cases = torch.from_numpy(balanced(lesson.truth, batch, choose)).to(device)
+        x = lesson.seen(augmented(lesson.images[cases], random))
+        maps = network.encoder(x)
+        features = network.pool(maps)
+        target = torch.from_numpy(lesson.truth).to(device)[cases]
+        loss = F.cross_entropy(network.head(features), target, label_smoothing=training.label_smoothing)
+        loss = loss + sum(penalty(Step(network, x, maps, features)) for penalty in penalties)
+        adamw.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
+        adamw.step()
+        schedule.step()
+
+
 @torch.no_grad()
-def probe_head(
-    network: Classifier, images: Tensor, truth: np.ndarray, patients: np.ndarray, spec: InputSpec,
-    shape: tuple[int, int, int],
-) -> LinearHead:  # fmt: skip
+def probe_head(network: Classifier, lesson: Lesson) -> LinearHead:
     """A logistic head on frozen features; its strength by macro AUC over five folds of the training patients."""
     network.eval()
-    x = torch.cat([network.features(as_input(centre(part), spec, shape)) for part in images.split(32)]).cpu().numpy()
-    onehot = np.eye(truth.max() + 1, dtype=bool)[truth]
-    folds, best = patient_folds(onehot, [str(patient) for patient in patients]), (-1.0, 0.0)
-    for strength in strategy_config("lp_ft", STEPS_AN_EPOCH).transfer.probe.inverse_strengths:
-        logits = np.zeros(onehot.shape)
+    x = torch.cat([network.features(part) for part in lesson.centres(32)]).cpu().numpy()
+    truth = np.eye(lesson.truth.max() + 1, dtype=bool)[lesson.truth]
+    folds = patient_folds(truth, [str(patient) for patient in lesson.patients])
+
+    def judged(strength: float) -> float:
+        logits = np.zeros(truth.shape)
         for fold in range(folds.max() + 1):
-            head = fit_head(x[folds != fold], onehot[folds != fold], strength, multilabel=False, balanced=True)
+            head = fit_head(x[folds != fold], truth[folds != fold], strength, multilabel=False, balanced=True)
             logits[folds == fold] = head.logits(x[folds == fold])
-        scores = np.exp(logits - logits.max(1, keepdims=True))
-        auc = weighted_macro_auc(onehot, scores / scores.sum(1, keepdims=True), np.ones((1, len(truth))))[0]
-        best = max(best, (float(auc), strength), key=lambda found: found[0])
-    return fit_head(x, onehot, best[1], multilabel=False, balanced=True)
+        return float(weighted_macro_auc(truth, softmax(logits, axis=1), np.ones((1, len(truth))))[0])
+
+    best = max(lesson.config.transfer.probe.inverse_strengths, key=judged)  # a tie goes to the strongest penalty
+    return fit_head(x, truth, best, multilabel=False, balanced=True)
