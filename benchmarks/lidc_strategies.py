@@ -29,11 +29,8 @@ from med_transfer.transfer.regularisation import Penalty, Step, find_penalties
 from med_transfer.transfer.strategies import Strategy, find_strategy
 
 SHAPE = (16, 32, 32)  # 32 mm
-FINE_SHAPE = (
-    8,
-    64,
-    64,
-)  # for 2D networks, whose deepest maps are a 32nd of their input; finer takes hours without a GPU
+# for 2D networks, whose deepest maps are a 32nd of their input; finer takes hours without a GPU
+FINE_SHAPE = (8, 64, 64)
 STEPS_AN_EPOCH = 10  # what strategies that go by epochs count in
 TRANSFER: dict[str, dict] = {
     "layerwise_lr_decay": {},
