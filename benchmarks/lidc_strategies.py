@@ -41,6 +41,8 @@ TRANSFER: dict[str, dict] = {
     "gradual_unfreezing": {"strategy": "gradual_unfreezing"},
     "surgical": {"strategy": "surgical", "surgical": {"stages": [3, 4]}},
     "l2_sp": {"strategy": "full", "regularise": ["l2_sp"]},
+    "delta": {"strategy": "full", "regularise": ["delta"]},
+    "bss": {"strategy": "full", "regularise": ["bss"]},
     "bn_adapt": {"strategy": "full", "batch_norm": "bn_adapt"},
 }
 

@@ -269,7 +269,7 @@ def test_truncated_pixels(tmp_path):
 def test_truncated_file_is_seen_without_decoding(tmp_path):
     hu = hounsfield((5, 64, 64))
     path = write_series(tmp_path, hu)[4]
-    path.write_bytes(path.read_bytes()[:4000])
+    path.write_bytes(path.read_bytes()[: 3012 - 8192])  # from the end: UIDs make headers differ in length
     (series,) = find_series(tmp_path)
     assert str(series.verdict) == "reject: slice004.dcm is truncated: 3012 bytes of pixels, 8192 needed"
     with pytest.raises(UnreadableScan, match=r"slice004\.dcm: truncated: 3012 bytes of pixels, 8192 needed"):
