@@ -80,7 +80,7 @@ def main() -> None:
         training, _ = split(crops, number)
         cases = few(crops, task, n, training, number)
         each = {name: measured(crops, task, cases, table, name) for name, table in tables.items()}
-        order = [contender.name for contender in in_order([contender for _, contender in each.values()])]
+        order = [contender.name for contender in in_order([one for _, one in each.values()], len(cases))]
         first[order[0]] += 1
         scores = {key: {name: one[0][key] for name, one in each.items()} for key in next(iter(each.values()))[0]}
         scores["rule of select"] = {name: -float(order.index(name)) for name in order}

@@ -56,7 +56,7 @@ def measure_layers(features: Sequence[StageFeatures], layers: Sequence[Stages], 
         Contender(name, one.score.macro_auc, one.score.standard_error, one.score.log_me, one.score.n_features)
         for name, one in by_name.items()
     ]
-    return [by_name[contender.name] for contender in in_order(contenders)]
+    return [by_name[contender.name] for contender in in_order(contenders, len(target.cohort))]
 
 
 def _measure(table: NDArray[np.float64], stages: Stages, target: Target) -> MeasuredLayer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from med_transfer.selection.record import BackboneScore, layer_text
-from med_transfer.transfer.choice import LOG_ME_DECIMALS
+from med_transfer.transfer.choice import BARE_MENTION_NATS
 
 _NONE = (
     "No pretrained backbone beats its own random weights on these scans by more than a standard error: nothing speaks "
@@ -13,8 +13,8 @@ _NONE = (
 )
 
 
-def recommend(ranking: Sequence[BackboneScore]) -> tuple[str | None, str]:
-    """The first of a ranking that beats its own random weights, and why; None when none does."""
+def recommend(ranking: Sequence[BackboneScore], scans: int) -> tuple[str | None, str]:
+    """The first of a ranking over so many scans that beats its own random weights, and why; None when none does."""
     chosen = next((score for score in ranking if score.beats_random), None)
     if chosen is None:
         closest = max(ranking, key=lambda score: score.gain)
@@ -24,7 +24,7 @@ def recommend(ranking: Sequence[BackboneScore]) -> tuple[str | None, str]:
         f"{chosen.name}, stage {layer_text(best.stages)}: a linear probe on its frozen features reaches macro AUC "
         f"{best.macro_auc:.2f} (standard error {best.standard_error:.2f}), {_over_random(chosen)}.",
         *_passed_over(ranking, chosen),
-        *_rivals([score for score in ranking if score.beats_random and score is not chosen], chosen),
+        *_rivals([score for score in ranking if score.beats_random and score is not chosen], chosen, scans),
     ]
     if not chosen.commercial_use:
         parts.append(f"Its licence ({chosen.licence}) allows no commercial use.")
@@ -44,19 +44,25 @@ def _passed_over(ranking: Sequence[BackboneScore], chosen: BackboneScore) -> lis
     return [f"{score.name} stands before it but does not beat its own random weights." for score in before]
 
 
-def _rivals(others: Sequence[BackboneScore], chosen: BackboneScore) -> list[str]:
+def _rivals(others: Sequence[BackboneScore], chosen: BackboneScore, scans: int) -> list[str]:
     """Who cannot be told apart from it by the probe, and what decided."""
     leader = max([chosen, *others], key=lambda score: score.best.macro_auc).best
     close = [score for score in others if score.best.macro_auc >= leader.macro_auc - leader.standard_error]
-    return [_decided(score, chosen) for score in close]
+    return [_decided(score, chosen, scans) for score in close]
 
 
-def _decided(rival: BackboneScore, chosen: BackboneScore) -> str:
-    mine, theirs = (round(score.best.log_me, LOG_ME_DECIMALS) for score in (chosen, rival))
-    if mine != theirs:
-        by = f"LogME decided, {mine:.2f} against {theirs:.2f}"
+def _decided(rival: BackboneScore, chosen: BackboneScore, scans: int) -> str:
+    mine, theirs = chosen.best.log_me, rival.best.log_me
+    figures = f"{mine:.3f} against {theirs:.3f} a scan"
+    if (mine - theirs) * scans >= BARE_MENTION_NATS:
+        by = f"LogME decided, {figures}"
+    elif chosen.cost.activations_mib < rival.cost.activations_mib:
+        by = (
+            f"LogME does not tell them apart either ({figures}), and cost decided: {_mib(chosen)} of activations a "
+            f"scan against {_mib(rival)}"
+        )
     else:
-        by = f"their LogME is equal too, and cost decided: {_mib(chosen)} of activations a scan against {_mib(rival)}"
+        by = f"LogME ({figures}) and cost put it behind"
     return f"{rival.name} ({rival.best.macro_auc:.2f}) is within a standard error of the best; {by}."
 
 

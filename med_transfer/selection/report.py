@@ -14,8 +14,8 @@ from med_transfer.selection.record import BackboneScore, LayerScore, Selection, 
 SCHEMA = 1
 RULE = (
     "The cross-validated linear probe's macro AUC decides; what lies within one standard error of the best is a tie, "
-    "decided by LogME (to two decimals) and then by cost. A backbone that does not beat its own random weights by more "
-    "than the standard error of the difference is not recommended."
+    "decided by LogME where it gives at least one nat of evidence over all scans, else by cost. A backbone that does "
+    "not beat its own random weights by more than the standard error of the difference is not recommended."
 )
 _HEAD = (
     "backbone",

@@ -155,8 +155,8 @@ def _selection(scores: Sequence[BackboneScore], left_out: dict[str, str], target
         Contender(name, one.best.macro_auc, one.best.standard_error, one.best.log_me, one.cost.activations_mib)
         for name, one in by_name.items()
     ]
-    ranking = tuple(by_name[contender.name] for contender in in_order(contenders))
-    recommended, reason = recommend(ranking)
+    ranking = tuple(by_name[contender.name] for contender in in_order(contenders, len(target.cohort)))
+    recommended, reason = recommend(ranking, len(target.cohort))
     labels = target.cohort.labels
     return Selection(
         ranking=ranking,

@@ -1,11 +1,11 @@
-"""From figures to one order: what can be told apart by the probe is, and what cannot by LogME, then by cost."""
+"""From figures to one order: by the probe where it tells them apart, then by LogME where that does, then by cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LOG_ME_DECIMALS = 2
+BARE_MENTION_NATS = 1.0  # a log Bayes factor below this is "not worth more than a bare mention"
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Contender:
     Attributes:
         macro_auc: of the cross-validated linear probe, in [0, 1].
         standard_error: of that, over patients.
-        log_me: see :func:`med_transfer.transfer.logme.log_me`.
+        log_me: a scan, see :func:`med_transfer.transfer.logme.log_me`.
         cost: the lower the better, in any unit that all share.
         name: decides where all else is equal, so that the order never depends on that of the arguments.
     """
@@ -27,17 +27,23 @@ class Contender:
     cost: float
 
 
-def in_order(contenders: Sequence[Contender]) -> list[Contender]:
+def in_order(contenders: Sequence[Contender], scans: int) -> list[Contender]:
     """Best first.
 
-    The one with the highest macro AUC leads, and whoever is at most its standard error below ties with it. A tie is
-    decided by LogME to two decimals, then by cost. The first one so found is placed, and the rest is ordered alike.
+    The one with the highest macro AUC leads, and whoever is at most its standard error below ties with it. In a tie
+    the highest LogME leads, and whoever the ``scans`` give it less than one nat of evidence against ties on. Then the
+    cheapest is first, and among equally cheap ones the higher LogME. It is placed, and the rest is ordered alike.
 
-    Source: one standard error rule, Breiman et al. 1984, Classification and Regression Trees, section 3.4.3.
+    Args:
+        contenders: in any order.
+        scans: that the figures were measured on; LogME a scan, times this, is a log Bayes factor.
+
+    Source: one standard error rule, Breiman et al. 1984, Classification and Regression Trees, section 3.4.3; scale of
+    evidence, Kass and Raftery 1995, JASA 90:773, section 3.2.
     """
     left, placed = list(contenders), []
     while left:
-        best = min(tied_with_the_best(left), key=_within_a_tie)
+        best = min(alike_by_evidence(tied_with_the_best(left), scans), key=_cheapest)
         placed.append(best)
         left.remove(best)
     return placed
@@ -49,5 +55,11 @@ def tied_with_the_best(contenders: Sequence[Contender]) -> list[Contender]:
     return [one for one in contenders if one.macro_auc >= leader.macro_auc - leader.standard_error]
 
 
-def _within_a_tie(one: Contender) -> tuple[float, float, float, str]:
-    return -round(one.log_me, LOG_ME_DECIMALS), one.cost, -one.macro_auc, one.name
+def alike_by_evidence(contenders: Sequence[Contender], scans: int) -> list[Contender]:
+    """Those whose LogME lies less than one nat, over all scans, below the highest, that one included."""
+    highest = max(one.log_me for one in contenders)
+    return [one for one in contenders if (highest - one.log_me) * scans < BARE_MENTION_NATS]
+
+
+def _cheapest(one: Contender) -> tuple[float, float, float, str]:
+    return one.cost, -one.log_me, -one.macro_auc, one.name

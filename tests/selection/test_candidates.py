@@ -105,7 +105,7 @@ def score(name, macro_auc, gain, log_me=0.0, activations=10.0, **changes):
 
 
 def test_the_first_that_beats_its_random_weights_is_recommended():
-    name, reason = recommend([score("same", 0.9, 0.03), score("good", 0.8, 0.2)])
+    name, reason = recommend([score("same", 0.9, 0.03), score("good", 0.8, 0.2)], 50)
     assert name == "good"
     assert "good, stage 3: a linear probe on its frozen features reaches macro AUC 0.80 (standard error 0.03)" in reason
     assert "+0.20 (standard error 0.04) against 0.60 of the same network with random weights" in reason
@@ -113,21 +113,28 @@ def test_the_first_that_beats_its_random_weights_is_recommended():
 
 
 def test_what_decided_a_tie_is_said():
-    _, by_evidence = recommend([score("a", 0.79, 0.2, log_me=-0.3), score("b", 0.8, 0.2, log_me=-0.4)])
-    assert "b (0.80) is within a standard error of the best; LogME decided, -0.30 against -0.40." in by_evidence
-    _, by_cost = recommend([score("a", 0.79, 0.2, activations=5), score("b", 0.8, 0.2, activations=9)])
-    assert "their LogME is equal too, and cost decided: 5 MiB of activations a scan against 9 MiB." in by_cost
-    _, clear = recommend([score("a", 0.9, 0.2), score("b", 0.8, 0.2)])
+    evidence = [score("a", 0.79, 0.2, log_me=-0.3), score("b", 0.8, 0.2, log_me=-0.305)]
+    _, by_evidence = recommend(evidence, 200)
+    behind = "b (0.80) is within a standard error of the best; "
+    assert f"{behind}LogME decided, -0.300 against -0.305 a scan." in by_evidence
+    _, by_cost = recommend([score("a", 0.79, 0.2, activations=5), score("b", 0.8, 0.2, activations=9)], 50)
+    assert (
+        f"{behind}LogME does not tell them apart either (0.000 against 0.000 a scan), and cost decided: 5 MiB of "
+        "activations a scan against 9 MiB." in by_cost
+    )
+    _, by_neither = recommend(evidence, 199)
+    assert f"{behind}LogME (-0.300 against -0.305 a scan) and cost put it behind." in by_neither
+    _, clear = recommend([score("a", 0.9, 0.2), score("b", 0.8, 0.2)], 50)
     assert "within a standard error" not in clear
 
 
 def test_none_is_recommended_when_none_beats_its_random_weights():
-    name, reason = recommend([score("a", 0.8, 0.04), score("b", 0.7, -0.1)])
+    name, reason = recommend([score("a", 0.8, 0.04), score("b", 0.7, -0.1)], 50)
     assert name is None
     assert "No pretrained backbone beats its own random weights" in reason
     assert "Closest: a, +0.04 (standard error 0.04) against 0.76" in reason
 
 
 def test_a_licence_without_commercial_use_is_said():
-    _, reason = recommend([score("a", 0.9, 0.2, licence="CC BY-NC 4.0", commercial_use=False)])
+    _, reason = recommend([score("a", 0.9, 0.2, licence="CC BY-NC 4.0", commercial_use=False)], 50)
     assert reason.endswith("Its licence (CC BY-NC 4.0) allows no commercial use.")
