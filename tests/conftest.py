@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 from command_line import SMALL_SCANS, TINY, Command, FinishedRun, neutral_names, run_command, settings
+from hypothesis import settings as hypothesis_settings
 
 from med_transfer.phantoms import PhantomConfig, write_cohort
+
+# The same examples on every machine, and no limit of time that a busy one misses: what fails, fails for everyone.
+# `pytest --hypothesis-profile default` looks for new ones.
+hypothesis_settings.register_profile("reproducible", derandomize=True)
+hypothesis_settings.load_profile("reproducible")
 
 
 @pytest.fixture(scope="session")

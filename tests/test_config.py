@@ -163,7 +163,7 @@ def test_a_model_that_holds_itself():
         load_config(Tree, None, ["child.laef=1"])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.builds(
         Config,

@@ -38,7 +38,7 @@ def tiny_state(value=1.0):
     return {name: torch.full_like(tensor, value) for name, tensor in Tiny().state_dict().items()}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from(PREFIXES), max_size=4))
 def test_any_chain_of_prefixes_is_dropped(prefixes):
     encoder = Tiny()

@@ -116,7 +116,7 @@ def test_region_takes_the_voxels_inside_the_box():
     assert found["volume_ml"] == pytest.approx(2.1 * 2.5 * 2.7 / 1000)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     st.integers(0, 1000),
     st.permutations(range(3)),
@@ -133,7 +133,7 @@ def test_order_and_direction_of_axes_do_not_matter(seed, order, flips, mask_orde
     same(features(turned, region, turned_mask), features(scan, None, mask))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(2, 3))
 def test_a_finer_grid_of_the_same_content_changes_nothing(seed, factor):
     scan, mask = volume_of(noise(seed)), volume_of(blob())

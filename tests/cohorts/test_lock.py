@@ -23,7 +23,7 @@ def cohort():
     return cohort_of([(f"p{n}", NAMES[n % 3]) for n in range(30)])
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(cohorts(), st.randoms(use_true_random=False))
 def test_hash_does_not_depend_on_the_order_of_rows(cohort, random):
     order = list(range(len(cohort)))

@@ -11,7 +11,7 @@ from med_transfer.cohorts import Cohort, Split, SplitConfig, check_leakage, spli
 from med_transfer.errors import CohortError, PatientLeak, TooFewPatients
 from med_transfer.labels import Labels
 
-quick = settings(max_examples=12, deadline=None)
+quick = settings(max_examples=12)
 configs = st.builds(
     SplitConfig,
     kind=st.sampled_from(["kfold", "holdout"]),

@@ -42,7 +42,7 @@ scores = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=2, max_
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scores, st.floats(0.01, 1.0))
 def test_the_threshold_of_a_sensitivity_is_the_highest_that_reaches_it(pairs, at_least):
     probabilities, truth = (np.array(column) for column in zip(*pairs, strict=True))
@@ -52,7 +52,7 @@ def test_the_threshold_of_a_sensitivity_is_the_highest_that_reaches_it(pairs, at
     assert found == max(t for t, recall in by_threshold.items() if recall >= at_least - 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scores)
 def test_youdens_threshold_is_the_best_of_all(pairs):
     probabilities, truth = (np.array(column) for column in zip(*pairs, strict=True))

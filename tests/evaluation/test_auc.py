@@ -19,7 +19,7 @@ from med_transfer.evaluation.auc import (
 scored = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scored)
 def test_auc_equals_scikit_learn_with_ties(pairs):
     truth, score = np.array([t for t, _ in pairs]), np.array([s / 5 for _, s in pairs])
@@ -55,7 +55,7 @@ def test_macro_auc_equals_scikit_learn_and_leaves_out_classes_without_cases():
     assert weighted_macro_auc(without, data.probabilities, ones) == pytest.approx(expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scored)
 def test_partial_auc_and_average_precision_equal_scikit_learn_with_ties(pairs):
     truth, score = np.array([t for t, _ in pairs]), np.array([s / 5 for _, s in pairs])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom, binomtest
 from statsmodels.stats.proportion import proportion_confint
@@ -20,7 +20,6 @@ from med_transfer.evaluation.sample_size import sample_size
 counts = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
-@settings(deadline=None)
 @given(counts)
 def test_wilson_and_clopper_pearson_equal_scipy(hits_and_total):
     hits, total = hits_and_total
@@ -29,7 +28,6 @@ def test_wilson_and_clopper_pearson_equal_scipy(hits_and_total):
         assert ours(hits, total) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(counts)
 def test_all_three_equal_statsmodels(hits_and_total):
     hits, total = hits_and_total

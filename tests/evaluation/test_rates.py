@@ -19,7 +19,7 @@ from med_transfer.evaluation.rates import (
 masks = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(masks)
 def test_counts_and_rates_equal_scikit_learn(pairs):
     truth, predicted = (np.array(column) for column in zip(*pairs, strict=True))

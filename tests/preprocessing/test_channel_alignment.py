@@ -68,7 +68,7 @@ def moved_to(first: np.ndarray, other: np.ndarray, beside_mm=(3.0, 0.0, 0.0)) ->
     return moved
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 5), region=st.sampled_from(["whole", "foreground"]), margin=st.integers(0, 2))
 def test_a_channel_is_the_same_with_others_beside_it(seed, region, margin):
     affine = turned(5, 0, 3)
@@ -134,7 +134,7 @@ def test_a_region_is_what_counts_where_there_is_one():
     assert around({"scan": first, "scan_late": late}, Region((5, 5, 5), (6, 6, 6))).shape == (2, 8, 8, 8)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(shift=st.integers(0, 24))
 def test_overlap_is_the_share_of_slices(shift):
     first, late, moved = scan(np.eye(4)), np.eye(4), np.eye(4)

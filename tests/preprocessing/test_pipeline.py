@@ -97,7 +97,7 @@ def test_landmark_is_where_the_orientation_says():
     assert np.unravel_index(right_up.argmax(), right_up.shape) == (10, 10, 2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(margin=st.tuples(*[st.integers(0, 5)] * 3), seed=st.integers(0, 100), fitted=st.booleans())
 def test_margin_leaves_the_inner_voxels_where_they_are(margin, seed, fitted):
     config = PreprocessingConfig(spacing_mm=None if fitted else (1.7, 1.1, 0.9), shape=(8, 10, 12))

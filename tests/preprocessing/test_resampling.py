@@ -43,7 +43,7 @@ def test_equals_gaussian_and_linear_interpolation_by_scipy(affine, grid):
             np.testing.assert_allclose(ours, reference, atol=2e-6 * RANGE_HU)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.tuples(*[st.integers(1, 20)] * 3),
     shape=st.tuples(*[st.integers(1, 12)] * 3),

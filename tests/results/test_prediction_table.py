@@ -77,7 +77,7 @@ def test_rows_read_back_sorted(tmp_path):
     assert PredictionTable.load(write(tmp_path / "p.csv", ROWS)) == in_order(ROWS)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(predictions, max_size=5))
 def test_any_row_reads_back(tmp_path_factory, rows):
     path = write(tmp_path_factory.mktemp("p") / "p.csv", rows)

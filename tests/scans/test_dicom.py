@@ -66,7 +66,7 @@ def test_spacing_comes_from_positions_not_thickness(tmp_path):
     assert read_scan(tmp_path).spacing_mm == pytest.approx((0.7, 0.9, 2.5))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(
     st.permutations(range(5)),
     st.lists(st.text("abcXYZ019_. -", min_size=1, max_size=8), min_size=5, max_size=5, unique_by=str.lower),
@@ -293,7 +293,7 @@ def test_truncated_header(tmp_path, length):
         read_scan(tmp_path)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(128, 1000), st.integers(0, 255)), min_size=1, max_size=8))
 def test_corrupt_bytes_never_give_a_traceback(changes):
     """Whatever happens to the bytes of a file, the search ends, with nothing worse than an ignored file."""

@@ -99,7 +99,7 @@ def test_no_labels(tmp_path, voxels, message):
 # Another grid -------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.sampled_from(list(PLANES)), st.sampled_from(list(PLANES)), st.integers(0, 10_000))
 def test_placed_as_simpleitk_places_it(tmp_path_factory, plane, scan_plane, seed):
     """Finer and coarser grids in any two directions, around one middle."""

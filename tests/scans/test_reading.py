@@ -16,7 +16,7 @@ from med_transfer.errors import AmbiguousScan, GeometryRejected, NotAScan, ScanN
 from med_transfer.scans import find_series, read_scan
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     st.sampled_from(list(PLANES)),
     st.tuples(st.integers(3, 5), st.integers(2, 6), st.integers(2, 6)),

@@ -81,7 +81,7 @@ def test_middles_inside_as_matplotlib_finds_them(tmp_path):
     assert differing <= 5  # corners are written with three decimals of a millimetre
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_traced_mask_comes_back(tmp_path_factory, seed):
     """Outlines of random blobs with holes and islands, between the pixels."""

@@ -61,7 +61,7 @@ def test_frechet_by_hand():
     assert frechet_distance(first, second) == pytest.approx(9 + (2 - 1) ** 2 + (1 - 3) ** 2)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_frechet_is_a_distance(seed):
     first, second = cloud(30, 6, seed), cloud(5, 6, seed + 1, shift=1)

@@ -50,7 +50,7 @@ laws = st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(laws)
 def test_planted_parameters_are_found(law):
     found = fit_power_law(SIZES, law.at(SIZES))
@@ -59,7 +59,7 @@ def test_planted_parameters_are_found(law):
     assert found.at(4 * SIZES[-1]) == pytest.approx(law.at(4 * SIZES[-1]), abs=0.01)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=6, max_size=6))
 def test_whatever_was_measured_the_curve_never_falls_and_stays_within_bounds(values):
     curve = fit_power_law(SIZES, values)

@@ -66,7 +66,7 @@ def test_findings_are_fitted_one_by_one():
     assert first.macro_auc == pytest.approx(roc_auc_score(truth[:, 0], both.probabilities[:, 0]))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_order_of_scans_does_not_matter(seed):
     features, truth, folds = cohort(seed=seed)
@@ -78,7 +78,7 @@ def test_order_of_scans_does_not_matter(seed):
         assert other.macro_auc == pytest.approx(one.macro_auc, abs=1e-6)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_shifting_or_scaling_a_feature_does_not_matter(seed):
     features, truth, folds = cohort(seed=seed)

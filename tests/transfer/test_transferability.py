@@ -18,7 +18,7 @@ from med_transfer.transfer.logme import log_me
 from med_transfer.transfer.transrate import trans_rate
 
 FOR_ALL = (log_me, regularised_h_score, n_leep, trans_rate)
-quick = settings(max_examples=15, deadline=None)
+quick = settings(max_examples=15)
 
 
 def features(n_scans, n_features, seed, signal=0.0, n_classes=3):

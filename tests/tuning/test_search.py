@@ -200,7 +200,7 @@ def test_time_ends_a_search(tmp_path):
     started = time.monotonic()
     with pytest.raises(NothingDone, match=r"no trial is complete: the time of 0\.02 minutes was over.*more --minutes"):
         search(tmp_path, config, minutes=0.02).run(None)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 60
     assert rows(tmp_path)[0]["state"] == "unfinished"
     assert not (tmp_path / "best.yaml").exists()
 

@@ -13,7 +13,7 @@ def test_what_a_kill_left_behind_stops_nothing(tmp_path):
     started = time.monotonic()
     again = Study(tmp_path, TuningConfig()).next()
     assert again.number == first.number
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_nothing_but_the_journal_is_written(tmp_path):
