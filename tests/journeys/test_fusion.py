@@ -105,6 +105,18 @@ def test_one_age_that_is_missing_is_fused_because_one_was_missing_in_training(fu
     assert all("" not in fused_of(row) for row in answered)
 
 
+def test_a_map_explains_the_networks_own_probability(fused, table, tmp_path):
+    one = write_rows(table.parent / "explained.csv", read_rows(table)[1:2])
+    outcome = run_command("explain", fused.bundle, one, "-o", tmp_path / "map", "--class", "solid", "--draws", "0")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(next((tmp_path / "map").rglob("explanation.json")).read_text())
+    run_command("predict", fused.bundle, one, "-o", tmp_path / "answer")
+    (row,) = read_rows(tmp_path / "answer/predictions.csv")
+    assert record["fused"] is True
+    assert record["probability"] == pytest.approx(float(row["p_solid"]), abs=1e-4)
+    assert record["probability"] != pytest.approx(float(row["fused_p_solid"]), abs=1e-4)
+
+
 def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
     bundle = shutil.copytree(fused.bundle, tmp_path / "bundle")
     record = json.loads((bundle / RECORD_FILE).read_text())
