@@ -20,7 +20,7 @@ import numpy as np
 from lidc_crops import TASKS, Crops, few, load, split
 from lidc_strategies import TRANSFER
 
-from med_transfer.evaluation.auc import weighted_macro_auc
+from med_transfer.evaluation.auc import weighted_auc, weighted_macro_auc
 
 REPLICATES = 2000
 SPLITS = (0, 1, 2, 3, 4)
@@ -93,6 +93,15 @@ def sensitivity(c: int) -> Figure:
     return figure
 
 
+def auc_of_class(c: int) -> Figure:
+    """Against all other classes: whether it is told apart, wherever its threshold lies."""
+
+    def figure(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return weighted_auc(truth == c, scores[:, c], weights)
+
+    return figure
+
+
 def drawn_patients(count: int) -> np.ndarray:
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=REPLICATES)
     return np.concatenate([np.ones((1, count)), draws])
@@ -114,12 +123,12 @@ def auc_table(answers: Answers, arms: Iterable[str]) -> list[str]:
     return lines
 
 
-def sensitivity_table(answers: Answers, arms: Iterable[str]) -> list[str]:
-    lines = ["| task | labels a class | arm | sensitivity of each class |", "|---|---|---|---|"]
+def class_table(answers: Answers, arms: Iterable[str], name: str, figure_of: Callable[[int], Figure]) -> list[str]:
+    lines = [f"| task | labels a class | arm | {name} of each class |", "|---|---|---|---|"]
     for task, n, arm in product(TASKS, LABELS, arms):
         if found := answers.of(arm, task, n):
             each = [
-                f"{name} {with_interval(answers.measured(task, found, sensitivity(c)))}"
+                f"{name} {with_interval(answers.measured(task, found, figure_of(c)))}"
                 for c, name in enumerate(TASKS[task])
             ]
             lines.append(f"| {task} | {n or 'all'} | {arm} | {', '.join(each)} |")
@@ -228,8 +237,9 @@ def main() -> None:
     parts = [
         auc_table(answers, [*single, *both]), difference_table(answers, PAIRS), saving(answers, DEFAULT),
         saving(answers, "small"), choice_table(answers, [*single, *both]),
-        sensitivity_table(answers, ["scratch", "small", DEFAULT, "handcrafted", *both]),
     ]  # fmt: skip
+    shown = ["scratch", "small", DEFAULT, "handcrafted", *both]
+    parts += [class_table(answers, shown, "sensitivity", sensitivity), class_table(answers, shown, "AUC", auc_of_class)]
     seconds = [f"| {arm} | {answers.seconds(arm):.0f} |" for arm in single]
     parts.append(["| arm | median seconds a training |", "|---|---|", *seconds])
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"
