@@ -12,6 +12,8 @@ BASE_IMAGE ?=
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 
 BIN := $(VENV)/bin
+# docs/backbones.md is made from the code
+PAGES := $(filter-out docs/backbones.md,$(wildcard *.md docker/*.md docs/*.md docs/*/*.md))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -28,15 +30,17 @@ test: $(VENV)/installed-test ## set up, then every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(VENV)/installed-dev ## ruff's rules and format, pyright's types
+lint: $(VENV)/installed-dev ## ruff's rules and format, pyright's types, the width of the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/mdformat --check $(PAGES)
 
 .PHONY: format
-format: $(VENV)/installed-dev ## let ruff mend what it can
+format: $(VENV)/installed-dev ## let ruff and mdformat mend what they can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/mdformat $(PAGES)
 
 .PHONY: docs
 docs: $(VENV)/installed ## write the pages that are made from the code
