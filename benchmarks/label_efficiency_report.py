@@ -22,6 +22,12 @@ from lidc_strategies import TRANSFER
 
 from med_transfer.evaluation.auc import weighted_auc, weighted_macro_auc
 
+PAGE = """# Every arm of the label-efficiency benchmark
+
+Made by `benchmarks/label_efficiency_report.py` from the answers of `benchmarks/label_efficiency.py`, whose head says
+what each arm is; [results.md](results.md) says what was measured and what it means. Means over the splits; intervals
+are 95 %, from 2,000 bootstrap draws of patients. `A + B` is the mean of the probabilities of both.
+"""
 REPLICATES = 2000
 SPLITS = (0, 1, 2, 3, 4)
 LABELS = (10, 30, 100, 0)
@@ -234,17 +240,20 @@ def main() -> None:
     answers = Answers(crops, arguments.out / "answers", tuple(arguments.splits), weights)
     single = sorted({file.stem.split("_", 3)[3] for file in answers.folder.glob("*.npz")})
     both = [f"{arm}{TOGETHER}handcrafted" for arm in (DEFAULT, "small", "scratch") if arm in single]
-    parts = [
-        auc_table(answers, [*single, *both]), difference_table(answers, PAIRS), saving(answers, DEFAULT),
-        saving(answers, "small"), choice_table(answers, [*single, *both]),
-    ]  # fmt: skip
-    shown = ["scratch", "small", DEFAULT, "handcrafted", *both]
-    parts += [class_table(answers, shown, "sensitivity", sensitivity), class_table(answers, shown, "AUC", auc_of_class)]
+    every = [*single, *both]
     seconds = [f"| {arm} | {answers.seconds(arm):.0f} |" for arm in single]
-    parts.append(["| arm | median seconds a training |", "|---|---|", *seconds])
-    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
+    sections = {
+        "Macro AUC": auc_table(answers, every),
+        "Differences of the macro AUC": difference_table(answers, PAIRS),
+        "Labels saved": saving(answers, DEFAULT),
+        "The default against the best": choice_table(answers, every),
+        "Sensitivity of each class": class_table(answers, every, "sensitivity", sensitivity),
+        "AUC of each class against the rest": class_table(answers, every, "AUC", auc_of_class),
+        "Seconds of a training": ["| arm | median |", "|---|---|", *seconds],
+    }
+    text = "\n\n".join([PAGE, *(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items())]) + "\n"
     (arguments.out / "label_efficiency.md").write_text(text)
-    curves = [arm for arm in CURVES if arm in (*single, *both)]
+    curves = [arm for arm in CURVES if arm in every]
     for task in TASKS:
         draw(answers, task, curves, arguments.out / f"label_efficiency_{task}.svg")
     print(text)

@@ -1,8 +1,11 @@
-"""Does the order of ``med-transfer select`` foretell what is best after training? From label_efficiency.py's answers.
+"""Does ``med-transfer select`` foretell what is best after training, and what does its advice cost?
 
-For each task, number of labels and split, the candidates are measured on the training cases alone, as ``select``
-does it, and ranked by each measure and by the rule of the product. The truth is the macro AUC on the test cases: of the
-linear probe (``frozen``), and of the fine-tuned network where every candidate was fine-tuned (``fine-tuned``).
+For each task, number of labels and split of label_efficiency.py, the candidates are measured on the training cases
+alone with the functions of ``select``: every layer, the same network with random weights as control, one order. The
+truth is the macro AUC on the test cases: of the linear probe (``frozen``), and of the network trained by the default
+strategy where every candidate was (``fine-tuned``). Random weights of the default's network are ranked too, though
+``select`` takes them as a control only. Advice: the first that beats its own random weights, else a training from
+scratch.
 
     python benchmarks/selection_agreement.py --prepared lidc.npz --out OUT
 """
@@ -11,46 +14,133 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-from label_efficiency import frozen_features
-from label_efficiency_report import DEFAULT, macro_auc
-from lidc_crops import TASKS, Crops, few, load, split
+import torch
+from label_efficiency import BACKBONES
+from label_efficiency_report import DEFAULT, LABELS, SPLITS, WITH_MASKS, macro_auc
+from lidc_crops import TASKS, Crops, centre, few, load, split
+from lidc_strategies import as_input
 from scipy.stats import kendalltau
 
+from med_transfer.backbones import find_backbone, load_backbone
+from med_transfer.cohorts import Cohort
 from med_transfer.labels import Labels
+from med_transfer.selection.features import StageFeatures, extract
+from med_transfer.selection.measuring import MeasuredLayer, layers_of, measure_layers
+from med_transfer.selection.target import Target
 from med_transfer.transfer.choice import Contender, in_order
-from med_transfer.transfer.hscore import regularised_h_score
-from med_transfer.transfer.leep import n_leep
-from med_transfer.transfer.logme import log_me
-from med_transfer.transfer.probes import linear_probe, nearest_neighbours, patient_folds
-from med_transfer.transfer.transrate import trans_rate
+from med_transfer.transfer.probes import patient_folds
 
+CONTROLS = {"small": "random", "astra": "random-astra", "lite0": "random-lite0"}
+RANKED = ("random", *CONTROLS)
 FINE_TUNED = {"random": "scratch", "small": DEFAULT, "astra": "astra-layerwise_lr_decay", "lite0": "lite0-attention"}
-COST = {"random": 1.0, "small": 1.0, "lite0": 2.0, "astra": 14.0}  # relative; only for ties
-SCORES: dict[str, Callable] = {
-    "LogME": log_me, "H-score": regularised_h_score, "N-LEEP": n_leep, "TransRate": trans_rate,
+SCORES = {
+    "linear probe, cross-validated": "macro_auc", "k-NN": "knn_macro_auc", "LogME": "log_me", "N-LEEP": "n_leep",
+    "H-score": "h_score", "TransRate": "trans_rate",
 }  # fmt: skip
 
 
-def measured(crops: Crops, task: str, cases: np.ndarray, table: np.ndarray, name: str) -> tuple[dict, Contender]:
-    """Every measure of one candidate on the training cases, and what the product's rule looks at."""
-    labels, truth = Labels(TASKS[task]), np.eye(len(TASKS[task]), dtype=bool)[crops.labels[task][cases]]
-    patients = [str(patient) for patient in crops.patients[cases]]
-    folds = patient_folds(truth, patients)
-    x = table[cases].astype(np.float64)
-    probe = linear_probe(x, truth, patients, folds, labels)
-    neighbours = nearest_neighbours(x, truth, patients, folds, labels)
-    found = {"linear probe": probe.macro_auc, "k-NN": neighbours.macro_auc}
-    found |= {score: measure(x, crops.labels[task][cases]) for score, measure in SCORES.items()}
-    return found, Contender(name, probe.macro_auc, probe.standard_error, found["LogME"], COST[name])
+Key = tuple[str, int, int]  # task, labels a class, split
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What :func:`measure_layers` looks at of a cohort."""
+
+    truth: np.ndarray
+    patients: tuple[str, ...]
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One candidate on the training cases of a cell: its layers, best first, and its gain over random weights."""
+
+    best: MeasuredLayer
+    gain: float
+    standard_error: float
+    activations_mib: float
+
+    def contender(self, name: str) -> Contender:
+        score = self.best.score
+        return Contender(name, score.macro_auc, score.standard_error, score.log_me, self.activations_mib)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What ``select`` says on one cell.
+
+    Attributes:
+        order: of all candidates, best first.
+        advice: the first that beats its random weights by more than a standard error; None where none does.
+        scores: each measure's figure of each candidate.
+    """
+
+    order: tuple[str, ...]
+    advice: str | None
+    scores: dict[str, dict[str, float]]
+
+
+def stage_features(crops: Crops, name: str, folder: Path) -> list[StageFeatures]:
+    """Of every case; kept in ``folder/stages``."""
+    file = folder / "stages" / f"{name}.npz"
+    if not file.exists():
+        backbone = BACKBONES[name.removeprefix("random-")]
+        loaded = load_backbone(backbone, scratch=name.startswith("random"), seed=0)
+        loaded.encoder.eval()
+        cubes = torch.from_numpy(crops.images).float()[:, None]
+        found = [extract(loaded.encoder, as_input(centre(cube[None]), loaded.spec.input)) for cube in cubes]
+        tables = {f"stage{k}": np.stack([one.stages[k] for one in found]) for k in range(len(found[0].stages))}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, activations_mib=found[0].activations_mib, **tables)  # type: ignore[arg-type]
+    with np.load(file) as stored:
+        activations_mib = float(stored["activations_mib"])
+        tables = [stored[f"stage{k}"] for k in range(len(stored.files) - 1)]
+    return [StageFeatures(row, None, activations_mib, None, "cpu") for row in zip(*tables, strict=True)]
+
+
+def cell(crops: Crops, features: dict[str, list[StageFeatures]], task: str, n: int, number: int) -> Cell:
+    """As ``select`` goes about it, on the training cases."""
+    training, _ = split(crops, number)
+    cases = few(crops, task, n, training, number)
+    truth = np.eye(len(TASKS[task]), dtype=bool)[crops.labels[task][cases]]
+    cohort = Cases(truth, tuple(str(patient) for patient in crops.patients[cases]), Labels(TASKS[task]))
+    target = Target(cast(Cohort, cohort), patient_folds(truth, cohort.patients), (), {}, {})
+    best = {name: _best_layer([table[case] for case in cases], name, target) for name, table in features.items()}
+    measured = {name: _against_control(name, best, features[name][0].activations_mib) for name in RANKED}
+    order = [one.name for one in in_order([one.contender(name) for name, one in measured.items()], len(cases))]
+    worth = [name for name in order if measured[name].gain > measured[name].standard_error]
+    scores = {
+        measure: {name: float(getattr(one.best.score, key)) for name, one in measured.items()}
+        for measure, key in SCORES.items()
+    }
+    scores |= {"the rule of `select`": {name: -float(order.index(name)) for name in order}}
+    return Cell(tuple(order), worth[0] if worth else None, scores)
+
+
+def _best_layer(features: list[StageFeatures], name: str, target: Target) -> MeasuredLayer:
+    spec = find_backbone(BACKBONES[name.removeprefix("random-")])
+    return measure_layers(features, layers_of(spec), target)[0]
+
+
+def _against_control(name: str, best: dict[str, MeasuredLayer], activations_mib: float) -> Measured:
+    gain, error = best[name].probe.minus(best[CONTROLS.get(name, name)].probe)
+    return Measured(best[name], gain, error, activations_mib)
+
+
+# Against the truth --------------------------------------------------------------------------------------------
 
 
 def test_auc(crops: Crops, folder: Path, task: str, n: int, number: int, arm: str) -> float | None:
-    file = folder / f"{task}_{n}_{number}_{arm}.npz"
+    file = folder / f"{task}_{n or 'all'}_{number}_{arm}.npz"
     if not file.exists():
         return None
     _, test = split(crops, number)
@@ -66,37 +156,69 @@ def agreement(scores: dict[str, float], truth: dict[str, float]) -> tuple[float,
     return float(tau), max(truth.values()) - truth[chosen]
 
 
+def agreement_table(crops: Crops, folder: Path, cells: dict[Key, Cell]) -> list[str]:
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    arms = {"frozen": {name: f"probe-{name}" for name in RANKED}, "fine-tuned": FINE_TUNED}
+    for (key, one), (kind, of) in product(cells.items(), arms.items()):
+        truth = {name: auc for name, arm in of.items() if (auc := test_auc(crops, folder, *key, arm)) is not None}
+        if len(truth) == len(of):
+            for measure, values in one.scores.items():
+                found.setdefault((kind, measure), []).append(agreement(values, truth))
+    lines = [
+        "| truth | ranked by | cells | Kendall's tau, mean | regret of the first, mean (worst) |",
+        f"|{'---|' * 5}",
+    ]
+    for (kind, measure), pairs in found.items():
+        tau, regret = np.array(pairs).T
+        figures = f"{np.nanmean(tau):.2f} | {regret.mean():.3f} ({regret.max():.3f})"
+        lines.append(f"| {kind} | {measure} | {len(pairs)} | {figures} |")
+    return lines
+
+
+def advice_table(crops: Crops, folder: Path, cells: dict[Key, Cell]) -> list[str]:
+    """What follows from the advice (the default strategy, or scratch), against the best arm of each row."""
+    lines = ["| task | labels a class | advice | reaches | best network | misses | best of all | misses |"]
+    lines.append(f"|{'---|' * 8}")
+    arms = sorted({file.stem.split("_", 3)[3] for file in folder.glob("*.npz")})
+    missed = []
+    for task, n in product(TASKS, LABELS):
+        advised = [cells[task, n, number].advice for number in SPLITS]
+        reached = _mean_auc(crops, folder, task, n, [FINE_TUNED[one or "random"] for one in advised])
+        row = [task, str(n or "all"), ", ".join(f"{one or 'none'} {k}" for one, k in Counter(advised).most_common())]
+        if reached is None:
+            lines.append(f"| {' | '.join(row)} | not trained | | | | |")
+            continue
+        known = {arm: auc for arm in arms if (auc := _mean_auc(crops, folder, task, n, [arm] * len(SPLITS)))}
+        networks = {arm: auc for arm, auc in known.items() if arm not in WITH_MASKS}
+        best = [max(some, key=lambda arm, some=some: some[arm]) for some in (networks, known)]
+        missed.append([known[arm] - reached for arm in best])
+        row += [f"{reached:.3f}", *(f"{arm} {known[arm]:.3f} | {known[arm] - reached:.3f}" for arm in best)]
+        lines.append(f"| {' | '.join(row)} |")
+    if missed:
+        lines.append("| mean | | | | | {:.3f} | | {:.3f} |".format(*np.mean(missed, axis=0)))
+    return lines
+
+
+def _mean_auc(crops: Crops, folder: Path, task: str, n: int, arms: list[str]) -> float | None:
+    """Over the splits, an arm for each; None where one was not trained."""
+    found = [test_auc(crops, folder, task, n, number, arm) for number, arm in zip(SPLITS, arms, strict=True)]
+    known = [auc for auc in found if auc is not None]
+    return float(np.mean(known)) if len(known) == len(found) else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, default=Path("lidc.npz"))
     parser.add_argument("--out", type=Path, default=Path("label_efficiency"))
-    parser.add_argument("--candidates", nargs="+", default=list(COST))
     arguments = parser.parse_args()
     crops, folder = load(arguments.prepared), arguments.out / "answers"
-    tables = {name: frozen_features(crops, name, None, arguments.out) for name in arguments.candidates}
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    first: Counter[str] = Counter()
-    for task, n, number in product(TASKS, (10, 30, 100), range(5)):
-        training, _ = split(crops, number)
-        cases = few(crops, task, n, training, number)
-        each = {name: measured(crops, task, cases, table, name) for name, table in tables.items()}
-        order = [contender.name for contender in in_order([one for _, one in each.values()], len(cases))]
-        first[order[0]] += 1
-        scores = {key: {name: one[0][key] for name, one in each.items()} for key in next(iter(each.values()))[0]}
-        scores["rule of select"] = {name: -float(order.index(name)) for name in order}
-        arms = {"frozen": {name: f"probe-{name}" for name in tables}, "fine-tuned": FINE_TUNED}
-        for kind, of in arms.items():
-            aucs = {name: test_auc(crops, folder, task, n, number, arm) for name, arm in of.items() if name in tables}
-            known = {name: auc for name, auc in aucs.items() if auc is not None}
-            if len(known) == len(aucs):
-                for key, values in scores.items():
-                    found.setdefault((kind, key), []).append(agreement(values, known))
-    print("First by the rule of select:", ", ".join(f"{name} in {count} cells" for name, count in first.most_common()))
-    print("| truth | ranked by | cells | Kendall tau, mean | regret of the first choice, mean (worst) |")
-    print("|---|---|---|---|---|")
-    for (kind, key), cells in found.items():
-        tau, regret = np.array(cells).T
-        print(f"| {kind} | {key} | {len(cells)} | {np.nanmean(tau):.2f} | {regret.mean():.3f} ({regret.max():.3f}) |")
+    names = [*RANKED, *(control for control in CONTROLS.values() if control not in RANKED)]
+    features = {name: stage_features(crops, name, arguments.out) for name in names}
+    cells: dict[Key, Cell] = {key: cell(crops, features, *key) for key in product(TASKS, LABELS, SPLITS)}
+    for (task, n, number), one in cells.items():
+        print(f"{task}, {n or 'all'}, split {number}: {' > '.join(one.order)}; advice: {one.advice or 'scratch'}")
+    for kind, rows in (("order", agreement_table), ("advice", advice_table)):
+        print(f"\n{kind}\n" + "\n".join(rows(crops, folder, cells)))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from med_transfer.selection.record import BackboneScore, layer_text
 from med_transfer.transfer.choice import BARE_MENTION_NATS
 
-_NONE = (
-    "No pretrained backbone beats its own random weights on these scans by more than a standard error: nothing speaks "
-    "for transferring any of them. Train from scratch, gather more scans, or pretrain on scans of your own. Closest: "
+_NONE = "No pretrained backbone beats its own random weights on these scans by more than a standard error"
+_OPEN = (
+    f"{_NONE}. Nor is it shown that they are worth nothing: `finetune` with one of them and `--on-harm fallback` also "
+    "trains the same network from scratch and keeps the better one; more scans would tell. Closest: "
+)
+_WORTHLESS = (
+    f"{_NONE}, and all fall short of them by more than that: nothing speaks for transferring any of them. Train from "
+    "scratch, gather more scans, or pretrain on scans of your own. Closest: "
 )
 
 
@@ -18,7 +23,8 @@ def recommend(ranking: Sequence[BackboneScore], scans: int) -> tuple[str | None,
     chosen = next((score for score in ranking if score.beats_random), None)
     if chosen is None:
         closest = max(ranking, key=lambda score: score.gain)
-        return None, f"{_NONE}{closest.name}, {_over_random(closest)}."
+        told = _OPEN if closest.gain > -closest.gain_standard_error else _WORTHLESS
+        return None, f"{told}{closest.name}, {_over_random(closest)}."
     best = chosen.best
     parts = [
         f"{chosen.name}, stage {layer_text(best.stages)}: a linear probe on its frozen features reaches macro AUC "

@@ -132,7 +132,15 @@ def test_none_is_recommended_when_none_beats_its_random_weights():
     name, reason = recommend([score("a", 0.8, 0.04), score("b", 0.7, -0.1)], 50)
     assert name is None
     assert "No pretrained backbone beats its own random weights" in reason
+    assert "more than a standard error. Nor is it shown that they are worth nothing: `finetune` with one of" in reason
     assert "Closest: a, +0.04 (standard error 0.04) against 0.76" in reason
+
+
+def test_what_falls_short_of_its_random_weights_is_no_open_question():
+    name, reason = recommend([score("a", 0.8, -0.05), score("b", 0.7, -0.1)], 50)
+    assert name is None
+    assert "more than a standard error, and all fall short of them by more than that" in reason
+    assert "Train from scratch, gather more scans" in reason
 
 
 def test_a_licence_without_commercial_use_is_said():
