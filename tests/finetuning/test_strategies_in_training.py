@@ -130,6 +130,17 @@ def test_what_is_written_is_a_plain_network_that_answers_as_the_trained_one(stra
     assert loaded(images).equal(trained.classifier(images))
 
 
+def test_gradual_unfreezing_lets_a_stage_more_move_in_each_epoch(tmp_path):
+    watch, source = Watch(), weights(small_classifier())
+    run_member(resolved("gradual_unfreezing"), tmp_path, progress=watch)
+    first: dict[str, int] = {}
+    for epoch, now in watch.steps:
+        for name in now:
+            if not now[name].equal(source[name]):
+                first.setdefault(name.removeprefix("encoder.").split(".")[0], epoch)
+    assert first == {"head": 0, "layer2": 1, "layer1": 2, "conv1": 3, "bn1": 3}
+
+
 def test_probe_then_finetune_starts_from_the_probes_head(tmp_path):
     config, data = resolved("lp_ft"), member_data(PLAN.prepared, PLAN.split, 0)
     classifier, labels = start_classifier(config), PLAN.prepared.cohort.labels
