@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,14 @@ def test_a_network_that_learns_by_heart_is_warned_of(tmp_path, caplog):
     trained = train(plan, config, source_of("sees", 3), tmp_path, silent)
     assert trained.gap.exceeded
     assert [r.levelname for r in caplog.records if "a gap of" in r.message] == ["WARNING"]
+
+    caplog.clear()
+    lenient = config.model_copy(update={"training": config.training.model_copy(update={"gap_limit": 1.0})})
+    with caplog.at_level(logging.INFO):
+        again = train(plan, lenient, source_of("sees", 3), tmp_path, silent)
+    assert again.gap.difference == trained.gap.difference > 0.2  # above the default too
+    assert not again.gap.exceeded
+    assert [r.levelname for r in caplog.records if "a gap of" in r.message] == ["INFO"]
 
 
 def test_adapted_statistics_are_in_what_is_written_and_stay_in_training(tmp_path):

@@ -74,6 +74,17 @@ def test_the_ranking_is_printed_and_written(selected, finished, random_weights):
     assert "target-1" not in "".join(path.read_text() for path in out.iterdir() if path.is_file()) + outcome.out
 
 
+def test_the_table_shows_the_distance_and_leaves_what_is_unknown_empty(selected, finished, random_weights):
+    scores = json.loads((selected[0] / "selection.json").read_text())["ranking"]
+    distances = {score["name"]: score["gap"]["frechet_relative"] for score in scores}
+    head, *rows = selected[1].out.splitlines()[:3]
+    column = slice(head.index("Frechet"), head.index("s/scan"))
+    shown = {name: next(row[column].strip() for row in rows if row.startswith(name)) for name in distances}
+    trained, random = f"{NAME} ({finished.bundle})", f"{NAME} ({random_weights})"
+    assert shown == {trained: f"{distances[trained]:.2f}", random: ""}
+    assert len(head) - max(map(len, distances)) + 25 <= 120
+
+
 def test_the_order_follows_the_rule_and_the_recommendation_beats_its_random_weights(selected):
     record = json.loads((selected[0] / "selection.json").read_text())
     first, second = record["ranking"]
