@@ -5,6 +5,7 @@ They sit beside the stages (``encoder.adapters.0.down.weight``, ...) and change 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,21 +45,34 @@ class _AfterStage:
 
 
 def adapted_stages(encoder: Encoder) -> list[nn.Module]:
-    """The stages that give the feature maps, each a module of the encoder.
+    """For each stage after the stem the module of the encoder whose output is the stage's.
+
+    A stage that is put together of several modules (halving, then blocks) gives what the last of them gives.
 
     Raises:
-        BackboneError: a stage is no single module, so nothing can be put after it.
+        BackboneError: a stage ends in no module of the encoder, so nothing can be put after it.
     """
-    stages = encoder.stages()[1:]
-    parts = {id(module) for module in encoder.modules()}
-    if len(stages) != len(encoder.stage_channels) or not all(id(stage) in parts for stage in stages):
+    own = {id(module) for module in encoder.modules()}
+    found = [_last_module(stage, own) for stage in encoder.stages()[1:]]
+    places = [module for module in found if module is not None]
+    if len(places) != len(encoder.stage_channels):
         raise BackboneError(
-            "adapters cannot be placed: not every stage of this backbone is one module",
+            "adapters cannot be placed: not every stage of this backbone ends in a module of its own",
             where=type(encoder).__name__,
-            expected="a stem, then one module for each feature map",
+            expected="a stem, then one stage for each feature map",
             action="Choose another transfer.strategy, for example lora",
         )
-    return stages
+    return places
+
+
+def _last_module(stage: nn.Module, own: Collection[int]) -> nn.Module | None:
+    """The stage itself where the encoder holds it, else what stands last in it; None where there is nothing."""
+    while id(stage) not in own:
+        parts = list(stage.children())
+        if not parts:
+            return None
+        stage = parts[-1]
+    return stage
 
 
 def add_adapters(encoder: Encoder, reduction: int) -> None:

@@ -11,9 +11,10 @@ from small_network import SmallEncoder, small_classifier, small_images
 from test_strategies import config, moved, state, train
 from torch import nn
 
-from med_transfer.backbones import Encoder
+from med_transfer.backbones import Encoder, backbones, find_backbone, load_backbone
 from med_transfer.backbones.adapters import Adapter, add_adapters
-from med_transfer.errors import BackboneError, ConfigError
+from med_transfer.classifier import Classifier
+from med_transfer.errors import BackboneError, ConfigError, MissingExtra
 from med_transfer.transfer.strategies.adapters import Adapters
 from med_transfer.transfer.strategies.lora import LoRA, LowRankChange, _weights
 
@@ -100,6 +101,36 @@ def test_attention_gets_changes_too():
     torch.testing.assert_close(attention(tokens, tokens, tokens)[0], changed, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", sorted(backbones()))
+def test_every_matrix_and_kernel_of_every_backbone_gets_a_change(name):
+    with torch.device("meta"):
+        try:
+            encoder = find_backbone(name).build()
+        except MissingExtra as error:
+            pytest.skip(str(error))
+    changed = {id(getattr(layer, weight)) for layer, weight in _weights(encoder)}
+    left = [name for name, weight in encoder.named_parameters() if weight.ndim > 1 and id(weight) not in changed]
+    assert all(name.endswith("relative_position_bias_table") for name in left)  # added to attention, multiplies nothing
+
+
+def test_acs_convolutions_learn_a_change_that_is_merged_exactly():
+    classifier = Classifier(load_backbone("acs-resnet18", scratch=True, seed=0).encoder, 3).eval()
+    x = torch.randn(1, 1, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+    strategy, before = LoRA(rank=2), state(classifier)
+    with torch.no_grad():
+        plain = classifier(x)
+        strategy.begin(classifier)
+        assert classifier(x).equal(plain)
+        for module in classifier.modules():
+            if isinstance(module, LowRankChange):
+                nn.init.normal_(module.up, std=0.1)
+        changed = classifier(x)
+        strategy.finish(classifier)
+        torch.testing.assert_close(classifier(x), changed)
+    assert not torch.allclose(changed, plain)
+    assert sum(name.endswith("weight") for name in moved(classifier, before)) == 20  # every convolution
+
+
 def test_lora_needs_a_layer():
     class Nothing(Encoder):
         stage_channels = (1,)
@@ -139,10 +170,10 @@ def test_a_copy_has_adapters_of_its_own():
     assert not other(small_images())[-1].equal(expected)
 
 
-def test_adapters_need_stages_that_are_modules():
+def test_adapters_need_stages_that_end_in_a_module():
     class Loose(SmallEncoder):
         def stages(self):
-            return [self.conv1, nn.Sequential(self.layer1), self.layer2]
+            return [self.conv1, nn.Sequential(), self.layer2]
 
-    with pytest.raises(BackboneError, match="Loose: adapters cannot be placed: not every stage of this backbone is on"):
+    with pytest.raises(BackboneError, match="Loose: adapters cannot be placed: not every stage of this backbone ends"):
         Adapters().check(Loose())

@@ -47,9 +47,9 @@ class SliceEncoder(PlanarEncoder):
         self.attention = GatedAttention(self.stage_channels[-1])
 
     def stages(self) -> list[nn.Module]:
-        """As every encoder's; the last one holds the attention too."""
+        """As every encoder's; the last one holds the attention too, before what makes its map."""
         *earlier, last = super().stages()
-        return [*earlier, nn.ModuleList([last, self.attention])]
+        return [*earlier, nn.ModuleList([self.attention, last])]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         slices = self.photograph(x).transpose(1, 2)

@@ -65,7 +65,7 @@ class SwinEncoder(Encoder):
         return [self.patch_embed, self.embedded, *(nn.Sequential(*modules) for modules in self._levels())]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.patch_embed(x)
+        x = self.embedded(self.patch_embed(x))
         maps = [_normalised(x)]
         for modules in self._levels():
             for module in modules:

@@ -19,8 +19,6 @@ from med_transfer.classifier import Classifier
 from med_transfer.errors import ConfigError
 from med_transfer.transfer.strategies.strategy import Strategy
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
 
 class LowRankChange(nn.Module):
     """A weight plus ``alpha / rank * up @ down``; ``up`` starts at zero, so that at first nothing changes.
@@ -84,9 +82,13 @@ class LoRA(Strategy):
 
 
 def _weights(encoder: Encoder) -> Iterator[tuple[nn.Module, str]]:
-    """Each layer that gets a change, and the name of its weight."""
+    """Each layer that gets a change, and the name of its weight.
+
+    Told by its weight's shape and not by its class: what convolves or projects has a weight of two dimensions and more,
+    ACS convolutions and a network's own kinds of layer among them, and what scales has one.
+    """
     for module in encoder.modules():
-        if isinstance(module, _LAYERS):
-            yield module, "weight"
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            yield module, "in_proj_weight"
+        for name in ("weight", "in_proj_weight"):  # the latter of nn.MultiheadAttention
+            weight = getattr(module, name, None)
+            if isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(module, nn.Embedding):
+                yield module, name
