@@ -44,7 +44,7 @@ def finetuned_curve(
 
     Args:
         cohort: the training folds, each scan usable.
-        config: of every run, but that none has a scratch twin.
+        config: of every run, but that none has a scratch twin or falls back to one.
         plan: sizes, repeats and folds; the smallest size grows until the config's split can divide it.
         folder: of the run folders.
         progress: told how far it is.
@@ -52,7 +52,8 @@ def finetuned_curve(
     Raises:
         TooFewPatients: even the largest subset cannot be divided as the config asks.
     """
-    config = config.model_copy(update={"scratch_twin": False})
+    kept = config.transfer.model_copy(update={"on_harm": "report"})  # without a twin there is nothing to fall back to
+    config = config.model_copy(update={"scratch_twin": False, "transfer": kept})
     plan = _divisible(cohort, config, plan)
     n_runs, done = len(lessons(cohort.truth, cohort.patients, plan)), 0
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from med_transfer.backbones import BackboneSpec
 from med_transfer.backbones.source_features import SourceFeatures
+from med_transfer.classifier import stages_from_front
 from med_transfer.errors import BackboneError
 from med_transfer.selection.features import StageFeatures
 from med_transfer.selection.record import DomainGap, LayerScore, Stages, layer_text
@@ -36,10 +37,14 @@ class MeasuredLayer:
 
 
 def layers_of(spec: BackboneSpec, also: Stages | None = None) -> list[Stages]:
-    """Every stage alone, and the joined stages of the backbone's entry and of the config; counted from 0."""
+    """Every stage alone, and the joined stages of the backbone's entry and of the config; counted from 0.
+
+    Raises:
+        ConfigError: the config names a stage that the backbone does not have.
+    """
     n_stages = len(spec.stage_channels)
     single = [(stage,) for stage in range(n_stages)]
-    joined = [tuple(stage % n_stages for stage in stages) for stages in (spec.pooled_stages, also) if stages]
+    joined = [stages_from_front(stages, n_stages, spec.name) for stages in (spec.pooled_stages, also) if stages]
     return list(dict.fromkeys([*single, *joined]))
 
 
@@ -111,7 +116,7 @@ def domain_gap(
         return DomainGap(None, None, None, None, None, None, agreement, "; ".join(unknown))
     stages = _layer_of_source(source, best)
     table = joined_features(features, stages)
-    stored = source.features.get(stages)
+    stored = source.table(stages)
     reference = gaussian_of(stored) if stored is not None else source.gaussians[stages]
     if len(reference.mean) != table.shape[1]:
         raise BackboneError(
@@ -132,6 +137,8 @@ def domain_gap(
 
 def _layer_of_source(source: SourceFeatures, best: Stages) -> Stages:
     """The best layer if the source has it, else its deepest; features before a Gaussian."""
+    if source.table(best) is not None:
+        return best
     known = [*source.features, *source.gaussians]
     return best if best in known else max(known, key=lambda stages: (stages in source.features, max(stages)))
 

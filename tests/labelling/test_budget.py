@@ -136,13 +136,15 @@ def test_nothing_of_a_test_scan_counts(command, cohort_csv, weights, tmp_path):
     assert len(list((tmp_path / "out/cache/features").iterdir())) == len(rows) - len(test)
 
 
-def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv, tmp_path):
+def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv, weights, tmp_path):
     quick = ("training.epochs=1", "training.epoch_scans=8", "split.kind=holdout", "split.val_fraction=0.5")
-    asked = words(cohort_csv, tmp_path, "--finetune", "--smallest", 2, "--sizes", 2, "--json", *settings(*quick))
+    quick = (*quick, "transfer.on_harm=fallback")  # of which these runs, without a twin, know nothing
+    few = ("--smallest", 2, "--sizes", 2)
+    asked = words(cohort_csv, tmp_path, "--weights", weights, "--finetune", *few, "--json", *settings(*quick))
     outcome = command(*asked, *settings(*quick))
     assert outcome.code == 0, outcome.err
     record = json.loads(outcome.out)
-    assert (record["way"], record["backbone"]) == ("fine-tuning", f"{NAME}, from scratch")
+    assert (record["way"], record["backbone"]) == ("fine-tuning", f"{NAME} ({weights})")
     assert record["way_means"].startswith("Measured by fine-tuning")
     assert {one["outcome"] for one in record["forecasts"]} == {"too few points"}
 
@@ -205,7 +207,7 @@ def test_a_stage_that_the_backbone_lacks(command, cohort_csv, weights, tmp_path)
         *words(cohort_csv, tmp_path / "out", "--weights", weights), *settings("backbone.pooled_stages=[9]")
     )
     assert outcome.code == 2
-    assert "backbone.pooled_stages: pooled stages [9]; expected numbers from -4 to 3 for resnet18-w32" in outcome.err
+    assert "backbone.pooled_stages: pooled stages [9]; expected different numbers from -4 to 3 for" in outcome.err
     assert not (tmp_path / "out").exists()
 
 
