@@ -185,7 +185,7 @@ class TransferConfig(_Config):
                 where="transfer", expected="strategy auto or scratch",
                 action="Choose a backbone with weights, or give backbone.weights",
             )  # fmt: skip
-        return self.model_copy(update={"strategy": "scratch", "batch_norm": "train"})
+        return self.model_copy(update={"strategy": "scratch", "batch_norm": "train", "on_harm": "report"})
 
     def scratch_twin(self) -> TransferConfig:
         """Of the same network without its source: nothing that needs one, no alignment, no mapping."""

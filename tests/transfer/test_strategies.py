@@ -233,10 +233,13 @@ def test_examples_are_valid_and_resolve(path):
     assert load_config(FinetuneConfig, path).resolved(from_source=True).transfer.strategy in STRATEGIES
 
 
-def test_the_written_config_says_what_automatic_became_and_is_read_again():
-    written = FinetuneConfig().with_strategy(from_source=True)
+@pytest.mark.parametrize("on_harm", ["report", "fallback"])
+@pytest.mark.parametrize("from_source", [True, False])
+def test_the_written_config_says_what_automatic_became_and_is_read_again(from_source, on_harm):
+    asked = FinetuneConfig.model_validate({"transfer": {"on_harm": on_harm}})
+    written = asked.with_strategy(from_source=from_source)
     again = FinetuneConfig.model_validate(written.model_dump(mode="json"))
-    assert again == written == again.with_strategy(from_source=True)
+    assert again == written == again.with_strategy(from_source=from_source)
 
 
 def test_what_the_backbone_lacks_is_refused():
