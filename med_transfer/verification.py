@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from med_transfer.backbones import Encoder, InputSpec, LoadedBackbone
 from med_transfer.errors import NothingDone
@@ -121,7 +122,7 @@ def watched(encoder: Encoder) -> Iterator[Callable[[], Agreement]]:
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            values = inputs[0].double().flatten(2).transpose(0, 1).flatten(1)
+            values = inputs[0].double().flatten(2).transpose(0, 1).flatten(1)  # [channel, all voxels of all scans]
             counts = torch.full_like(values[:, 0], float(values.shape[1]))
             sums[name] += torch.stack([counts, values.sum(1), values.square().sum(1)]).cpu()
 
@@ -135,7 +136,7 @@ def watched(encoder: Encoder) -> Iterator[Callable[[], Agreement]]:
             hook.remove()
 
 
-def _compare(layer: nn.BatchNorm3d, totals: Tensor) -> tuple[float, float, float]:
+def _compare(layer: _BatchNorm, totals: Tensor) -> tuple[float, float, float]:
     count, total, squares = totals
     mean = total / count
     sd = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
@@ -152,9 +153,10 @@ def _medians(rows: list[tuple[float, float, float]]) -> Agreement:
     return Agreement(float(correlation), float(shift), float(spread), len(rows))
 
 
-def _normalisations(encoder: Encoder) -> Iterator[tuple[str, nn.BatchNorm3d]]:
+def _normalisations(encoder: Encoder) -> Iterator[tuple[str, _BatchNorm]]:
+    """Of volumes, of the slices of a 2D network, and those that have their activation in them (timm)."""
     for name, module in encoder.named_modules():
-        if isinstance(module, nn.BatchNorm3d) and module.track_running_stats:
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
             yield name, module
 
 

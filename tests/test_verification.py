@@ -7,16 +7,18 @@ import pytest
 import torch
 from mr_like import mr_values
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from med_transfer.backbones import LoadedBackbone, LoadReport, find_backbone
+from med_transfer.backbones import LoadedBackbone, LoadReport, find_backbone, load_backbone
 from med_transfer.backbones.networks.resnet import slim_resnet
 from med_transfer.errors import NothingDone
 from med_transfer.phantoms import phantom_volume
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.scans import Provenance, Volume
-from med_transfer.verification import agreement, verify
+from med_transfer.verification import agreement, remembers, verify
 
 SHAPE, SPACING_MM = (16, 32, 32), (8.0, 8.0, 8.0)
+WAYS = ("inflated", "acs", "slices")
 
 
 def scans(count, first=0):
@@ -67,6 +69,24 @@ def test_statistics_equal_those_that_batch_normalisation_itself_takes(rememberin
     )
     assert only.spread == pytest.approx(float(torch.median((sd / first.running_var.sqrt()).log().abs())), abs=1e-4)
     assert found.layers == sum(isinstance(m, nn.BatchNorm3d) for m in encoder.modules())
+
+
+@pytest.mark.parametrize("name", ["slices-resnet18", *(f"{way}-efficientnet-lite0" for way in WAYS)])
+def test_networks_made_of_2d_ones_remember_too(name):
+    """Their normalisations see slices [scan x slice, channel, height, width], or have the activation in them."""
+    if "lite0" in name:
+        pytest.importorskip("timm")
+    encoder, batch, seen = load_backbone(name, scratch=True).encoder.eval(), torch.rand(2, 1, 4, 32, 32), {}
+    layers = [layer for layer in encoder.modules() if isinstance(layer, _BatchNorm)]
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda layer, inputs: seen.setdefault(layer, []).append(inputs[0]))
+    found = agreement(encoder, batch.split(1))
+    maps = [torch.cat(seen[layer]).transpose(0, 1).flatten(1).double() for layer in layers]
+    shifts = [(m.mean(1) - layer.running_mean).abs().median() for m, layer in zip(maps, layers, strict=True)]
+    spreads = [m.std(1, correction=0).log().abs().median() for m in maps]  # as stored: mean 0, variance 1
+    assert (remembers(encoder), found.layers) == (True, len(layers))
+    assert found.shift == pytest.approx(np.median(shifts), rel=1e-4)
+    assert found.spread == pytest.approx(np.median(spreads), rel=1e-4)
 
 
 def test_other_scans_of_the_same_kind_fit(remembering):

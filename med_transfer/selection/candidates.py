@@ -20,6 +20,7 @@ from med_transfer.backbones import (
 from med_transfer.backbones.store import store_folder
 from med_transfer.bundle import versions
 from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound
+from med_transfer.finetuning.plan import refuse_adapted_source
 
 Build = Callable[[], Encoder]
 Check = Callable[[str, BackboneSpec, Path | None], "Candidate"]  # name, entry, path that was given
@@ -111,7 +112,8 @@ def find_candidates(
     Raises:
         UnknownBackbone: a name that is none.
         WeightsNotFound: no weights at hand of a backbone that was named, or of any.
-        BackboneError: as :func:`med_transfer.backbones.load_backbone`, for what was named or given.
+        BackboneError: as :func:`med_transfer.backbones.load_backbone`, for what was named or given; a bundle with
+            adapters.
     """
     check = partial(_checked, accept_licence=accept_licence, channels=channels)
     specs = [find_backbone(name) for name in names] if names is not None else list(backbones().values())
@@ -135,6 +137,7 @@ def find_candidates(
 
 def _given(spec: BackboneSpec, path: Path, check: Check) -> Candidate:
     weights = path / "bundle" if (path / "bundle").is_dir() else path
+    refuse_adapted_source(weights)
     return check(f"{spec.name} ({path})", spec, weights)
 
 

@@ -31,6 +31,8 @@ from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.selection.candidates import Network
 from med_transfer.verification import Agreement, remembers, watched
 
+_FORMAT = 2  # of what is kept of a scan; 2: normalisation layers of every kind are watched
+
 
 @dataclass(frozen=True)
 class ScanIdentity:
@@ -104,7 +106,7 @@ class FeatureLibrary:
         return features
 
     def _path(self, identity: ScanIdentity, network: Network) -> Path:
-        what = [asdict(identity), self.preprocessing.config.model_dump(mode="json"), network.key]
+        what = [_FORMAT, asdict(identity), self.preprocessing.config.model_dump(mode="json"), network.key]
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
         return self.folder / "features" / f"{key}.npz"
 

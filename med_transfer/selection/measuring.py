@@ -92,9 +92,13 @@ def over_labels(measure: Measure, table: NDArray[np.float64], target: Target) ->
 
 
 def domain_gap(
-    features: Sequence[StageFeatures], best: Stages, source: SourceFeatures | None, patients: Sequence[str]
-) -> DomainGap:
+    features: Sequence[StageFeatures], best: Stages, source: SourceFeatures | None, patients: Sequence[str],
+    why_unknown: str = "no features of the source are stored",
+) -> DomainGap:  # fmt: skip
     """Everything that can be computed from what is known of the source, in the best layer where that is known.
+
+    Args:
+        why_unknown: why there is no ``source``.
 
     Raises:
         BackboneError: the source's features do not fit the network.
@@ -103,7 +107,7 @@ def domain_gap(
     if agreement is None:
         unknown.append("batch normalisation: the network keeps no statistics")
     if source is None:
-        unknown.append("Frechet distance, MMD and A-distance: no features of the source are stored")
+        unknown.append(f"Frechet distance, MMD and A-distance: {why_unknown}")
         return DomainGap(None, None, None, None, None, None, agreement, "; ".join(unknown))
     stages = _layer_of_source(source, best)
     table = joined_features(features, stages)

@@ -49,6 +49,8 @@ class DomainGap:
         proxy_a_distance: 0 alike, 2 told apart without error.
         batch_norm: agreement with the statistics that the network's normalisation layers remember.
         unknown: what could not be computed, and why; empty when all could.
+        other_input: how the source's scans were given to the network, where that is known and is not as these were:
+            part of every distance, and of LEEP, is that.
     """
 
     stages: Stages | None
@@ -59,6 +61,7 @@ class DomainGap:
     proxy_a_distance: float | None
     batch_norm: Agreement | None
     unknown: str
+    other_input: str = ""
 
 
 @dataclass(frozen=True)

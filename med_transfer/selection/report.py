@@ -23,10 +23,11 @@ _HEAD = (
     "macro AUC",
     "random",
     "gain",
-    "balanced sens.",
-    "k-NN AUC",
+    "bal. sens.",
+    "k-NN",
     "LogME",
     "BN corr.",
+    "Frechet",
     "s/scan",
 )
 
@@ -50,12 +51,16 @@ def write_selection(selection: Selection, config: FinetuneConfig) -> None:
 
 
 def table_rows(selection: Selection) -> list[tuple[str, ...]]:
-    """The ranking, one row a backbone, under a row of headings."""
+    """The ranking, one row a backbone, under a row of headings. What is unknown is empty.
+
+    The Frechet distance is a share of the source's variance. Two spaces apart, with names of up to 25 letters, the
+    table fits on 120 columns.
+    """
     return [_HEAD, *(_row(score) for score in selection.ranking)]
 
 
 def _row(score: BackboneScore) -> tuple[str, ...]:
-    best, memory = score.best, score.gap.batch_norm
+    best, memory, distance = score.best, score.gap.batch_norm, score.gap.frechet_relative
     return (
         score.name,
         layer_text(best.stages),
@@ -65,8 +70,9 @@ def _row(score: BackboneScore) -> tuple[str, ...]:
         f"{best.balanced_sensitivity:.2f}",
         f"{best.knn_macro_auc:.2f}",
         f"{best.log_me:.2f}",
-        f"{memory.correlation:.2f}" if memory else "unknown",
-        f"{score.cost.seconds_per_scan:.2f}" if score.cost.seconds_per_scan is not None else "unknown",
+        f"{memory.correlation:.2f}" if memory else "",
+        f"{distance:.2f}" if distance is not None else "",
+        f"{score.cost.seconds_per_scan:.2f}" if score.cost.seconds_per_scan is not None else "",
     )
 
 
@@ -139,6 +145,8 @@ def _gap(score: BackboneScore) -> str:
         parts.append(f"stage {layer_text(gap.stages)}: Frechet {gap.frechet:.3g}{of_variance}")
     if gap.mmd_squared is not None:
         parts.append(f"MMD² {gap.mmd_squared:.4f} (p = {gap.mmd_p_value:.3f}), A-distance {gap.proxy_a_distance:.2f}")
+    if gap.other_input:
+        parts.append(f"part of it is how the source's scans were given to the network: {gap.other_input}")
     return "; ".join([*parts, *([f"unknown: {gap.unknown}"] if gap.unknown else [])])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,9 @@ from med_transfer.selection.measuring import (
     over_labels,
 )
 from med_transfer.selection.reasons import recommend
-from med_transfer.selection.record import BackboneScore, Cost, Selection
+from med_transfer.selection.record import BackboneScore, Cost, DomainGap, Selection, Stages
 from med_transfer.selection.report import write_selection
-from med_transfer.selection.source import source_features, source_head
+from med_transfer.selection.source import other_input, source_features, source_head, why_unknown
 from med_transfer.selection.target import Groups, Target, read_target
 from med_transfer.transfer.choice import Contender, in_order
 from med_transfer.transfer.leep import leep
@@ -123,7 +124,7 @@ def _score(
         gain=gain,
         gain_standard_error=gain_standard_error,
         leep=_leep(candidate, features, target),
-        gap=domain_gap(features, best.score.stages, source_features(candidate), target.cohort.patients),
+        gap=_gap(candidate, features, best.score.stages, target, config),
         cost=_cost(candidate, features),
     )
 
@@ -137,6 +138,14 @@ def _leep(candidate: Candidate, features: Sequence[StageFeatures], target: Targe
     if head is None:
         return None
     return over_labels(leep, head.probabilities(joined_features(features, head.stages)), target)
+
+
+def _gap(
+    candidate: Candidate, features: Sequence[StageFeatures], best: Stages, target: Target, config: FinetuneConfig
+) -> DomainGap:  # fmt: skip
+    source, reason = source_features(candidate), why_unknown(candidate)
+    gap = domain_gap(features, best, source, target.cohort.patients, reason)
+    return replace(gap, other_input=other_input(candidate, resolve_preprocessing(candidate.spec, config)))
 
 
 def _cost(candidate: Candidate, features: Sequence[StageFeatures]) -> Cost:

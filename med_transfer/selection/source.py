@@ -20,23 +20,47 @@ from med_transfer.backbones.source_features import (
 from med_transfer.backbones.store import store_folder, stored_weights
 from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, read_record
 from med_transfer.calibration import Calibrator
+from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.selection.candidates import Candidate
 from med_transfer.selection.record import Stages
+
+_NOTHING = "no features of the source are stored"
+_SHORTENED = "the bundle describes its training scans behind an autoencoder's bottleneck, not as the encoder gives them"
+_RECOLOURED = (
+    "the bundle describes its training scans as CORAL recoloured them for another site, not as the encoder gives them"
+)
+_NOT_OF_THE_INPUT = {"modality", "max_gap_mm"}  # which scans are taken, not how one is given
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer: weight [output, input] and bias [output]."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return rows @ self.weight.double().T + self.bias.double()
 
 
 @dataclass(frozen=True)
 class SourceHead:
-    """The linear head of a source network: features of its stages [scan, feature] to classes of the source."""
+    """The head of a source network: features of its stages [scan, feature] to classes of the source.
+
+    Attributes:
+        bottleneck: of an autoencoder, with tanh, between the features and the linear layer; None without one.
+    """
 
     stages: Stages
-    weight: Tensor
-    bias: Tensor
+    linear: Layer
     calibrator: Calibrator
+    bottleneck: Layer | None = None
 
     def probabilities(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """[scan, source class]."""
-        logits = torch.from_numpy(np.asarray(features, np.float64)) @ self.weight.double().T + self.bias.double()
-        return self.calibrator.probabilities(logits, multilabel=False).numpy()
+        rows = torch.from_numpy(np.asarray(features, np.float64))
+        read = self.bottleneck(rows).tanh() if self.bottleneck else rows
+        return self.calibrator.probabilities(self.linear(read), multilabel=False).numpy()
 
 
 def source_features(candidate: Candidate) -> SourceFeatures | None:
@@ -48,7 +72,17 @@ def source_features(candidate: Candidate) -> SourceFeatures | None:
     for path in _places(candidate):
         if path.is_file():
             return read_source_features(path, candidate.sha256)
-    return _of_bundle(candidate)
+    return None if why_unknown(candidate) else _of_bundle(candidate)
+
+
+def why_unknown(candidate: Candidate) -> str:
+    """Why a candidate without a file of source features has none of a bundle either; empty when it has."""
+    folder = _bundle(candidate)
+    if folder is None:
+        return _NOTHING
+    transfer = read_record(folder).transfer
+    mapping = transfer.mapping if transfer is not None else None
+    return {"autoencoder": _SHORTENED, "coral": _RECOLOURED}.get(mapping or "", "")
 
 
 def source_head(candidate: Candidate) -> SourceHead | None:
@@ -58,8 +92,26 @@ def source_head(candidate: Candidate) -> SourceHead | None:
     if folder is None or record is None or record.multilabel:
         return None
     tensors = load_file(folder / WEIGHTS_FILE)
-    weight, bias = (torch.from_numpy(tensors[f"member0.head.{part}"]) for part in ("weight", "bias"))
-    return SourceHead(_pooled(candidate, folder), weight, bias, record.calibration)
+    shortened = record.transfer is not None and record.transfer.bottleneck is not None
+    bottleneck = _layer(tensors, "member0.mapping.0") if shortened else None
+    return SourceHead(_pooled(candidate, folder), _layer(tensors, "member0.head"), record.calibration, bottleneck)
+
+
+def other_input(candidate: Candidate, here: PreprocessingConfig) -> str:
+    """How a bundle's own training scans were given to its network, where it was not as here; else empty."""
+    folder = _bundle(candidate)
+    if folder is None:
+        return ""
+    there, now = (
+        config.model_dump(mode="json", exclude=_NOT_OF_THE_INPUT)
+        for config in (read_record(folder).preprocessing, here)
+    )
+    return ", ".join(f"{name} {there[name]} (here {now[name]})" for name in there if there[name] != now[name])
+
+
+def _layer(tensors: dict[str, NDArray], name: str) -> Layer:
+    weight, bias = (torch.from_numpy(tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
+    return Layer(weight, bias)
 
 
 def _places(candidate: Candidate) -> list[Path]:

@@ -10,6 +10,9 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from sklearn.metrics import recall_score
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from med_transfer.cohorts import Case, Cohort, CohortLock, Split, SplitConfig
 from med_transfer.comparison import compare_runs
@@ -22,6 +25,7 @@ from med_transfer.evaluation.fusion_metrics import FusionMetrics
 from med_transfer.evaluation.intervals import PatientBootstrap
 from med_transfer.evaluation.scored import ScoredScans
 from med_transfer.labels import Labels
+from med_transfer.operating_point import OperatingPoint
 from med_transfer.prediction import Prediction
 from med_transfer.results.table import PredictionTable
 
@@ -36,8 +40,9 @@ def model(skill: float, seed: int) -> np.ndarray:
 
 
 def write_run(
-    folder: Path, probabilities: np.ndarray, scans: range = range(N), truth: np.ndarray = TRUTH, labels: Labels = LABELS
-) -> Path:
+    folder: Path, probabilities: np.ndarray, scans: range = range(N), truth: np.ndarray = TRUTH,
+    labels: Labels = LABELS, point: OperatingPoint | None = None,
+) -> Path:  # fmt: skip
     """The three files that a comparison reads, for the test scans at these positions."""
     names = [labels.names[k] for k in truth.argmax(1)]
     cases = tuple(Case(scan=f"s{i:02d}", path=Path(f"s{i}"), patient=f"p{i}", label=names[i]) for i in scans)
@@ -46,7 +51,9 @@ def write_run(
     folder.mkdir(parents=True)
     CohortLock.of(cohort, [()] * len(cases), split, SplitConfig()).write(folder / "cohort.lock.json")
     chosen = list(scans)
-    evaluate(truth[chosen], probabilities[chosen], cohort.patients, labels, n_boot=50).save(folder / "metrics.json")
+    evaluate(truth[chosen], probabilities[chosen], cohort.patients, labels, operating_point=point, n_boot=50).save(
+        folder / "metrics.json"
+    )
     with PredictionTable(folder / "predictions.csv", labels) as table:
         for i in scans:
             by_name = dict(zip(labels.names, probabilities[i].tolist(), strict=True))
@@ -98,6 +105,41 @@ def test_differences_are_the_evaluations_own(runs):
     assert strong.mcnemar is not None
     assert (strong.delong.p_holm or 1) < 0.001
     assert (strong.mcnemar.p_holm or 1) < 0.001
+
+
+def test_each_run_is_called_at_its_own_operating_point(tmp_path):
+    """The same probabilities twice: the reference calls cysts from a probability of 0.2, the other run masses."""
+    p, own = model(0.8, 1), TRUTH.argmax(1)
+    reference, other = [
+        write_run(tmp_path / name[:4], p, point=OperatingPoint(rule="class_threshold", thresholds={name: 0.2}))
+        for name in LABELS.names[:2]
+    ]
+    before = np.where(p[:, 0] >= 0.2, 0, (p * [0, 1, 1]).argmax(1))
+    after = np.where(p[:, 1] >= 0.2, 1, (p * [1, 0, 1]).argmax(1))
+    gained = recall_score(own, after, average=None) - recall_score(own, before, average=None)
+    assert abs(gained).min() > 0.05  # else the points would not show
+    found = compare_runs([reference, other], n_boot=50)[1]
+    assert [one.value for one in found.sensitivity.values()] == pytest.approx(gained)
+    assert found.balanced_sensitivity is not None
+    assert found.balanced_sensitivity.value == pytest.approx(gained.mean())
+    right = [[((after == own) == a) & ((before == own) == b) for b in (True, False)] for a in (True, False)]
+    assert found.mcnemar is not None
+    assert found.mcnemar.p_value == pytest.approx(mcnemar(np.sum(right, axis=-1), exact=True).pvalue)
+
+
+def test_p_values_are_corrected_for_the_number_of_runs_as_by_statsmodels(tmp_path):
+    skills = (0.6, 1.0, 1.4, 0.8)  # the reference, and three runs that are better by more or less
+    runs = [write_run(tmp_path / f"{n}", model(skill, n)) for n, skill in enumerate(skills)]
+    _, *three = compare_runs(runs, margin=0.1, n_boot=50)
+    for name in ("delong", "mcnemar", "delong_margin"):
+        tests = [getattr(one, name) for one in three]
+        p_values = [test.p_value for test in tests]
+        expected = multipletests(p_values, method="holm")[1]
+        assert [test.p_holm for test in tests] == pytest.approx(expected)
+        assert max(expected / p_values) > 1.5  # not the same without a correction
+    alone = compare_runs(runs[:2], n_boot=50)[1].delong
+    assert alone is not None
+    assert alone.p_holm == alone.p_value
 
 
 def test_any_run_can_be_the_reference(runs):

@@ -14,6 +14,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.errors import TooFewPatients
@@ -66,18 +67,20 @@ def test_the_fusion_is_scikit_learns_regression_on_the_same_matrix(kind, balance
         np.testing.assert_allclose(weight, [model[-1].coef_[0] for model in models], atol=1e-6)
 
 
-def test_the_penalty_is_the_best_on_left_out_patients():
+@pytest.mark.parametrize(("balanced", "expected"), [(True, 0.3), (False, 1.0)])
+def test_the_penalty_is_the_best_on_left_out_patients(balanced, expected):
     data = made_up(seed=3, n=60)
-    x, y, patients = own_matrix(data.scans, data.scans, False), data.truth.argmax(1), np.array(data.patients)
+    kept = data.truth[:, 0] | (np.arange(60) % 4 == 0)  # 20, 5 and 6 scans: whether they are weighed decides
+    x, truth, patients = own_matrix(data.scans, data.scans, False), data.truth[kept], np.array(data.patients)[kept]
+    x, y, weights = x[kept], truth.argmax(1), "balanced" if balanced else None
     losses = []
     for strength in INVERSE_PENALTIES:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight=weights, max_iter=2000))
         folds = StratifiedGroupKFold(5, shuffle=True, random_state=4)
         found = cross_val_predict(model, x, y, groups=patients, cv=folds, method="predict_proba")
-        losses.append(log_loss(y, found))
-    chosen = choose_penalty(x, data.truth, patients, multilabel=False, balanced=False, seed=4)
-    assert chosen == INVERSE_PENALTIES[int(np.argmin(losses))]
-    assert chosen not in (INVERSE_PENALTIES[0], INVERSE_PENALTIES[-1])
+        losses.append(log_loss(y, found, sample_weight=compute_sample_weight(weights, y)))
+    chosen = choose_penalty(x, truth, patients, multilabel=False, balanced=balanced, seed=4)
+    assert chosen == INVERSE_PENALTIES[int(np.argmin(losses))] == expected
 
 
 def test_a_scan_without_an_out_of_fold_output_teaches_no_model_that_has_the_network():

@@ -14,14 +14,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from command_line import TINY, read_rows, settings, write_rows
+from command_line import TINY, FinishedRun, read_rows, settings, write_rows
 from PIL import Image
 from pydicom import dcmread
-from safetensors.torch import save_file
-from sklearn.metrics import confusion_matrix
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
 from med_transfer.backbones import load_backbone
-from med_transfer.cohorts import Cohort
+from med_transfer.bundle import read_record
+from med_transfer.cohorts import Cohort, CohortLock
 from med_transfer.phantoms import CLASSES
 
 LABELS = sorted(CLASSES["texture"])
@@ -199,6 +200,42 @@ def test_a_bundle_is_a_source_and_its_gain_is_reported(transferred):
     gain = json.loads((transferred.folder / "metrics.json").read_text())["transfer_gain"]
     assert gain["verdict"] in ("gain", "none", "harm")
     assert f"transfer over scratch: {gain['verdict']}" in transferred.outcome.out
+
+
+@pytest.fixture(scope="module")
+def without_source(command, transferred, cohort_csv, tmp_path_factory) -> FinishedRun:
+    """A run of its own of what the transferred run's scratch twin is to be: the same config without the source."""
+    folder = tmp_path_factory.mktemp("runs") / "without-source"
+    own = ("transfer.strategy=scratch", "transfer.batch_norm=train", "backbone.weights=null", "explain.gallery=0")
+    config = transferred.folder / "config.yaml"
+    return FinishedRun(folder, command("finetune", cohort_csv, "-c", config, "-o", folder, *settings(*own)))
+
+
+def test_the_scratch_twin_is_the_network_of_a_run_without_the_source(transferred, without_source):
+    assert without_source.outcome.code == 0, without_source.outcome.err
+    record = read_record(without_source.bundle)
+    assert (record.backbone.weights, record.backbone.sha256) == (None, None)
+    twin = load_file(transferred.folder / "training-scratch/fold-0/best.safetensors")
+    alone = load_file(without_source.folder / "training/fold-0/best.safetensors")
+    assert twin.keys() == alone.keys()
+    assert all(tensor.equal(alone[name]) for name, tensor in twin.items())
+
+
+def test_the_gain_is_the_transferred_networks_figures_minus_the_other_runs(transferred, without_source):
+    gain = json.loads((transferred.folder / "metrics.json").read_text())["transfer_gain"]
+    (sensitivity, auc), (its_sensitivity, its_auc) = (figures(run) for run in (transferred, without_source))
+    assert gain["balanced_sensitivity"]["value"] == pytest.approx(sensitivity - its_sensitivity)
+    assert gain["macro_auc"]["value"] == pytest.approx(auc - its_auc)
+
+
+def figures(run: FinishedRun) -> tuple[float, float]:
+    """Balanced sensitivity and macro AUC on the test scans by scikit-learn, from what the run has written."""
+    rows = read_rows(run.folder / "predictions.csv")
+    labels = {case.scan: case.label for case in CohortLock.read(run.folder / "cohort.lock.json").cases}
+    truth, called = [labels[row["scan"]] for row in rows], [row["predicted"] for row in rows]
+    probabilities = [[float(row[f"p_{name}"]) for name in LABELS] for row in rows]
+    auc = roc_auc_score(truth, probabilities, multi_class="ovr", labels=LABELS)
+    return float(balanced_accuracy_score(truth, called)), float(auc)
 
 
 def test_evaluate_on_patients_that_the_bundle_never_saw(command, finished, unseen_csv, tmp_path):

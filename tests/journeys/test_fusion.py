@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import SMALL_SCANS, TINY, FinishedRun, neutral_names, read_rows, run_command, settings, write_rows
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from med_transfer.bundle import RECORD_FILE, read_record
 from med_transfer.phantoms import PhantomConfig, write_cohort
@@ -117,11 +118,38 @@ def test_a_map_explains_the_networks_own_probability(fused, table, tmp_path):
     assert record["probability"] != pytest.approx(float(row["fused_p_solid"]), abs=1e-4)
 
 
-def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
-    bundle = shutil.copytree(fused.bundle, tmp_path / "bundle")
+def reporting_the_fusion(fused: FinishedRun, folder: Path) -> Path:
+    """The bundle as if it had been decided so."""
+    bundle = shutil.copytree(fused.bundle, folder / "bundle")
     record = json.loads((bundle / RECORD_FILE).read_text())
-    record["fusion"]["report"], record["lock_hash"] = "fused", ""  # as if it had been decided so
+    record["fusion"]["report"], record["lock_hash"] = "fused", ""
     (bundle / RECORD_FILE).write_text(json.dumps(record))
+    return bundle
+
+
+def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fused, unseen_csv, tmp_path):
+    rows = read_rows(unseen_csv)
+    rows[2]["age"] = "sixty"
+    table = write_rows(unseen_csv.parent / "one-without-an-age.csv", rows)
+    outcome = run_command("evaluate", reporting_the_fusion(fused, tmp_path), table, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert (metrics["n_scans"], metrics["fusion"]["n_scans"], metrics["fusion"]["report"]) == (6, 5, "image")
+    assert metrics["fusion"]["not_fused"] == {"column age is not a number here": 1}
+    answers = {row["scan"]: row for row in read_rows(tmp_path / "out/predictions.csv")}
+    own, network = [row["label"] for row in rows], [answers[row["scan"]] for row in rows]
+    p = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in network])
+    expected = roc_auc_score(own, p / p.sum(axis=1, keepdims=True), multi_class="ovr", labels=CLASSES)
+    assert metrics["macro_auc"]["value"] == pytest.approx(expected)
+    assert metrics["balanced_accuracy"]["value"] == pytest.approx(
+        balanced_accuracy_score(own, np.array(CLASSES)[p.argmax(axis=1)])
+    )
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Every figure outside the fusion&#39;s table is the network&#39;s, from the image alone." in page
+
+
+def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
+    bundle = reporting_the_fusion(fused, tmp_path)
     outcome = run_command("evaluate", bundle, unseen_csv, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
@@ -129,6 +157,7 @@ def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
     assert metrics["macro_auc"] == metrics["fusion"]["models"]["fused"]["macro_auc"]
     assert "is the fused model&#39;s" in (tmp_path / "out/report.html").read_text()
 
+    record = json.loads((bundle / RECORD_FILE).read_text())
     del record["fusion"]  # a bundle of before
     (bundle / RECORD_FILE).write_text(json.dumps(record))
     assert read_record(bundle).fusion is None

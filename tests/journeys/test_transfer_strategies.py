@@ -61,6 +61,10 @@ def test_a_bundle_made_with_few_parameters_predicts(command, finished, cohort_cs
         own = (*TINY, f"backbone.weights={run / 'bundle'}")
         outcome = command("finetune", cohort_csv, "-o", tmp_path / "next", *settings(*own))
         assert (outcome.code, "the source has adapters, which cannot be" in outcome.err) == (2, True)
+        given = ("--weights", f"resnet18-w32={run}", "--backbones", "resnet18-w32")
+        ranked = command("select", cohort_csv, "-o", tmp_path / "ranked", *given, *settings(*TINY))
+        assert (ranked.code, "the source has adapters, which cannot be transferred" in ranked.err) == (2, True)
+        assert "Give the weights that its adapters were added to" in ranked.err
 
 
 def check_run(run: Path, strategy: str) -> None:

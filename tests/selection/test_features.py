@@ -67,6 +67,12 @@ def test_watching_changes_no_feature_and_agrees_with_verification():
     assert seen.agreement.layers == 20
 
 
+def test_a_network_of_slices_is_watched_too():
+    image = torch.randn(1, 1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = extract(load_backbone("slices-resnet18", scratch=True).encoder.eval(), image, watch=True)
+    assert found.agreement.layers == 20
+
+
 # The library
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -13,14 +15,14 @@ from med_transfer.backbones.source_features import (
     source_features_path,
     write_source_features,
 )
-from med_transfer.bundle import WEIGHTS_FILE, load_network
+from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, load_network, read_record
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.errors import BackboneError
 from med_transfer.labels import Labels
 from med_transfer.selection.candidates import Candidate, find_candidates
 from med_transfer.selection.features import StageFeatures
 from med_transfer.selection.measuring import domain_gap, joined_features, layers_of, measure_layers, over_labels
-from med_transfer.selection.source import source_features, source_head
+from med_transfer.selection.source import other_input, source_features, source_head, why_unknown
 from med_transfer.selection.target import Target
 from med_transfer.transfer.discrepancy import mmd, proxy_a_distance
 from med_transfer.transfer.frechet import frechet_distance, gaussian_of
@@ -162,6 +164,32 @@ def test_the_bundles_head_answers_as_its_first_member(of_bundle, finished):
         expected = (network.member0(image) / network.calibrator.temperature).softmax(1)
     found = source_head(of_bundle).probabilities(features.numpy())
     assert found == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_training_scans_recoloured_by_coral_are_no_measure(of_bundle, finished, tmp_path):
+    """The network is a plain one; its stored mean and covariance are of features that no encoder gives."""
+    shutil.copytree(finished.bundle, tmp_path / "bundle")
+    record = read_record(finished.bundle)
+    transfer = record.transfer.model_copy(update={"mapping": "coral"})
+    recoloured = record.model_copy(update={"transfer": transfer, "lock_hash": ""})
+    (tmp_path / "bundle" / RECORD_FILE).write_text(recoloured.model_dump_json())
+    candidate = find_candidates([], [("resnet18-w32", tmp_path)]).ready[0]
+    assert source_features(candidate) is None
+    assert why_unknown(candidate) == (
+        "the bundle describes its training scans as CORAL recoloured them for another site, "
+        "not as the encoder gives them"
+    )
+    assert (source_features(of_bundle) is None, why_unknown(of_bundle)) == (False, "")
+    table = np.random.default_rng(0).normal(size=(4, 256))
+    assert source_head(candidate).probabilities(table) == pytest.approx(source_head(of_bundle).probabilities(table))
+
+
+def test_the_bundles_own_input_is_no_other(of_bundle, finished):
+    own = read_record(finished.bundle).preprocessing
+    assert other_input(of_bundle, own) == ""
+    assert other_input(of_bundle, own.model_copy(update={"max_gap_mm": 5.0, "modality": "CT"})) == ""
+    window = own.model_copy(update={"window_hu": (-500.0, 500.0)})
+    assert other_input(of_bundle, window) == "window_hu [-1000.0, 1000.0] (here [-500.0, 500.0])"
 
 
 def test_a_file_beside_the_weights_goes_before_the_novelty(of_bundle, random_weights, tmp_path):

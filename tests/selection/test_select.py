@@ -10,14 +10,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import TINY, read_rows, settings, write_rows
 
 import med_transfer as mt
+from med_transfer.bundle import load_network
 from med_transfer.cli.select import next_command
 from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.selection.candidates import find_candidates
 from med_transfer.selection.report import as_markdown
+from med_transfer.selection.source import source_head
 
 NAME = "resnet18-w32"
 SPLIT = SplitConfig(folds=2, test_fraction=0.34)
@@ -68,6 +72,17 @@ def test_the_ranking_is_printed_and_written(selected, finished, random_weights):
     assert record["reason"] in outcome.out
     assert "features" in outcome.err
     assert "target-1" not in "".join(path.read_text() for path in out.iterdir() if path.is_file()) + outcome.out
+
+
+def test_the_table_shows_the_distance_and_leaves_what_is_unknown_empty(selected, finished, random_weights):
+    scores = json.loads((selected[0] / "selection.json").read_text())["ranking"]
+    distances = {score["name"]: score["gap"]["frechet_relative"] for score in scores}
+    head, *rows = selected[1].out.splitlines()[:3]
+    column = slice(head.index("Frechet"), head.index("s/scan"))
+    shown = {name: next(row[column].strip() for row in rows if row.startswith(name)) for name in distances}
+    trained, random = f"{NAME} ({finished.bundle})", f"{NAME} ({random_weights})"
+    assert shown == {trained: f"{distances[trained]:.2f}", random: ""}
+    assert len(head) - max(map(len, distances)) + 25 <= 120
 
 
 def test_the_order_follows_the_rule_and_the_recommendation_beats_its_random_weights(selected):
@@ -161,6 +176,45 @@ def test_what_the_source_was_like(selected, finished, random_weights):
     assert bare["gap"]["unknown"] == "Frechet distance, MMD and A-distance: no features of the source are stored"
     assert bundle["gap"]["batch_norm"]["correlation"] > bare["gap"]["batch_norm"]["correlation"]
     assert bundle["cost"]["parameters_mib"] == pytest.approx(8_287_776 * 4 / 2**20)
+
+
+def test_a_bundle_whose_features_pass_a_bottleneck(command, cohort_csv, target_csv, finished, tmp_path):
+    """Its head reads what the bottleneck gives; its training scans are known there alone."""
+    frozen = ("transfer.strategy=linear_probe", "transfer.mapping.method=autoencoder", "transfer.mapping.bottleneck=4")
+    own = (f"backbone.weights={finished.bundle}", "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1")
+    made = command(
+        "finetune", cohort_csv, "-o", tmp_path / "run", *settings(*TINY, *own, *frozen, "scratch_twin=false")
+    )
+    assert made.code == 0, made.err
+    outcome = command(*words(target_csv, tmp_path / "out", tmp_path / "run"))
+    assert outcome.code == 0, outcome.err
+    (score,) = json.loads((tmp_path / "out/selection.json").read_text())["ranking"]
+    assert score["leep"] < 0
+    assert (score["gap"]["frechet"], score["gap"]["stages"]) == (None, None)
+    assert score["gap"]["unknown"] == (
+        "Frechet distance, MMD and A-distance: the bundle describes its training scans behind an autoencoder's "
+        "bottleneck, not as the encoder gives them"
+    )
+    features = torch.randn(5, 256, generator=torch.Generator().manual_seed(0))
+    network = load_network(tmp_path / "run/bundle")
+    with torch.inference_mode():
+        logits = network.member0.head(network.member0.mapping(features))
+    head = source_head(find_candidates([], [(NAME, tmp_path / "run")]).ready[0])
+    expected = network.calibrator.probabilities(logits, multilabel=False)
+    assert head.probabilities(features.numpy()) == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_another_input_than_the_bundles_own_is_said(selected, finished):
+    """The bundle saw whole scans fitted into its input; here each scan's region is shown, at 2 mm."""
+    scores = {score["name"]: score for score in json.loads((selected[0] / "selection.json").read_text())["ranking"]}
+    found = {name: score["gap"]["other_input"] for name, score in scores.items()}
+    text = found.pop(f"{NAME} ({finished.bundle})")
+    assert text == "spacing_mm None (here [2.0, 2.0, 2.0]), region whole (here roi)"
+    assert list(found.values()) == [""]
+    assert (
+        f"part of it is how the source's scans were given to the network: {text}"
+        in (selected[0] / "selection.md").read_text()
+    )
 
 
 def test_a_scan_that_cannot_be_used_is_counted(command, target_csv, other_weights, tmp_path):

@@ -114,6 +114,20 @@ def test_sizes_with_equally_many_of_a_class_are_one_point(cohort):
     assert last.values == pytest.approx([np.mean([one[2] for one in each])])
 
 
+def test_draws_resample_the_repeats_as_well_as_the_patients(cohort):
+    """Of two repeats one is always right and one always wrong: a draw has two of the one, of the other, or both."""
+    _, truth, patients = cohort
+    right = truth.astype(float)
+    probabilities = np.stack([[right] * 3, [(1 - right) / 2] * 3])
+    learned = np.tile(np.array([2.0, 4.0, 8.0])[:, None], (2, 1, 3))
+    judged = Judgements(learned, learned.sum(-1), probabilities, truth, tuple(patients), LABELS)
+    for curve in (*curve_samples(judged, "sensitivity", 400), *curve_samples(judged, "macro_auc", 400)):
+        assert curve.values == pytest.approx([0.5] * 3)
+        np.testing.assert_array_equal(curve.draws, curve.draws[:, [0, 0, 0]])  # the same repeats for all sizes
+        shares = [(curve.draws[:, 0] == value).mean() for value in (0, 0.5, 1)]
+        assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.07)
+
+
 def test_findings_have_curves_too(cohort):
     features, truth, patients = cohort
     findings = Labels(("effusion", "nodule"), multilabel=True)

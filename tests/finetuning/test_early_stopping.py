@@ -1,0 +1,77 @@
+"""When training stops and whose weights are kept, with figures of the validation scans that are written down here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+from small_network import small_classifier
+from small_plan import small_config, small_plan
+
+from med_transfer.finetuning import module
+from med_transfer.finetuning.member import train_member
+from med_transfer.finetuning.member_data import member_data
+
+PLAN = small_plan(signal=0.7, n=24, n_test=4)
+
+
+class AfterEachEpoch(Callback):
+    """The head's weights as each epoch leaves them."""
+
+    def __init__(self) -> None:
+        self.heads: list[torch.Tensor] = []
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        self.heads.append(pl_module.classifier.head.weight.detach().clone())
+
+
+def figures(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """Instead of what the network reaches on its validation scans, epoch by epoch."""
+    script: Iterator[float] = iter(values)
+    monkeypatch.setattr(module, "monitored_figure", lambda *_: next(script))
+
+
+def train_and_check(training: dict, best: int, n_epochs: int, folder: Path) -> list[dict[str, float]]:
+    """Train, and find so many epochs and the weights of the best one, in the network and in its file."""
+    config = small_config("full", training=training).resolved(from_source=True)
+    data, watch = member_data(PLAN.prepared, PLAN.split, 0), AfterEachEpoch()
+    trained = train_member(
+        small_classifier(), data, config, PLAN.preprocessing, PLAN.prepared.cohort.labels, folder, seed=0,
+        progress=watch,
+    )  # fmt: skip
+    assert [row["epoch"] for row in trained.history] == list(range(n_epochs))
+    assert trained.best_epoch == best
+    kept = trained.classifier.head.weight
+    assert [kept.equal(head) for head in watch.heads] == [epoch == best for epoch in range(n_epochs)]
+    assert load_file(folder / "best.safetensors")["head.weight"].equal(kept)
+    return trained.history
+
+
+@pytest.mark.parametrize(
+    ("monitor", "values", "best", "n_epochs"),
+    [
+        ("balanced_sensitivity", (0.5, 0.7, 0.9, 0.8, 0.9, 0.6, 1.0), 2, 6),  # as good as the best is no improvement
+        ("balanced_sensitivity", (0.5, 0.4, 0.3, 0.6, 0.5, 0.4, 0.3), 3, 7),  # two without improvement, and on
+        ("macro_auc", (0.9, 0.8, 0.7, 0.6), 0, 4),
+        ("loss", (0.9, 0.7, 0.5, 0.6, 0.7, 0.8, 0.1), 2, 6),
+        ("loss", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2), 7, 8),  # better to the end: all epochs
+    ],
+)
+def test_training_stops_after_the_patience_and_the_best_epoch_is_kept(
+    monitor, values, best, n_epochs, tmp_path, monkeypatch
+):
+    figures(monkeypatch, *values)
+    training = {"epochs": 8, "patience": 3, "smoothing": 0, "monitor": monitor}
+    train_and_check(training, best, n_epochs, tmp_path)
+
+
+def test_the_smoothed_figure_decides(tmp_path, monkeypatch):
+    """Smoothed by a half the course is 0.4, 0.7, 0.75, 0.725, 0.7125: the best is not where the figure itself is."""
+    figures(monkeypatch, 0.4, 1.0, 0.8, 0.7, 0.7)
+    course = train_and_check({"epochs": 8, "patience": 2, "smoothing": 0.5}, 2, 5, tmp_path)
+    assert [row["figure"] for row in course] == [0.4, 1.0, 0.8, 0.7, 0.7]
+    assert [row["smoothed"] for row in course] == pytest.approx([0.4, 0.7, 0.75, 0.725, 0.7125])

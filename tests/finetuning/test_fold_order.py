@@ -1,0 +1,122 @@
+"""Folds that are not in the order of the table: what a network said of a scan stays with that scan and its patient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from small_plan import MARGIN, small_config, small_plan, source_of
+
+from med_transfer.cohorts import Cohort, PreparedCohort, Split
+from med_transfer.ensemble import Ensemble
+from med_transfer.evaluation.metrics import FitGap
+from med_transfer.finetuning.deciding import decide
+from med_transfer.finetuning.fallback import choose_network
+from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.fusing import fuse_run
+from med_transfer.finetuning.plan import Plan
+from med_transfer.finetuning.prediction_sets import learn_sets
+from med_transfer.finetuning.run import train
+from med_transfer.progress import silent
+
+PATIENTS, SCANS = 20, 40
+PATIENT = np.arange(SCANS) % PATIENTS  # the second scans come after everybody's first
+HAS = PATIENT % 4 == 1
+AGE = np.random.default_rng(1).integers(30, 90, SCANS) + 10 * HAS
+FOLDS = tuple(tuple(np.flatnonzero(part).tolist()) for part in (PATIENT >= 10, PATIENT < 10))
+IN_FOLD_ORDER = list(chain.from_iterable(FOLDS))
+
+
+def plan_of_two_folds() -> Plan:
+    """The later patients validate first; a quarter of the patients has the class ``with``."""
+    plan = small_plan(signal=0.7, n=SCANS, n_test=0)
+    cases = tuple(
+        replace(case, patient=f"p{patient:02d}", label="with" if has else "without", columns={"age": str(age)})
+        for case, patient, has, age in zip(plan.prepared.cohort.cases, PATIENT, HAS, AGE, strict=True)
+    )
+    cohort = Cohort(cases, plan.prepared.cohort.labels)
+    return replace(plan, prepared=PreparedCohort(cohort, plan.prepared.scans), split=Split((), FOLDS))
+
+
+PLAN = plan_of_two_folds()
+
+
+def probability_of_with(seed: int) -> NDArray[np.float64]:
+    """[scan], in the order of the table; it knows something of the class."""
+    return expit(1.5 * HAS - 1 + np.random.default_rng(seed).normal(size=SCANS))
+
+
+def trained_ensemble(p: NDArray[np.float64]) -> TrainedEnsemble:
+    """One that said so of its validation scans."""
+    gap = FitGap(training_sensitivity=1, validation_sensitivity=1, training_loss=0, validation_loss=0, limit=0.2)
+    return TrainedEnsemble(Ensemble([]), (), np.stack([p, 1 - p], axis=1)[IN_FOLD_ORDER], gap)
+
+
+@pytest.mark.parametrize("balance", ["sampling", "weights", "none"])
+def test_a_stacked_fusion_is_scikit_learns_on_each_scans_own_output(balance):
+    """With ``balance`` the classes are weighed: there are three times as many without as with."""
+    fusion = {"use": ["network", "columns"], "columns": ["age"], "penalty": 0.3, "method": "stacked"}
+    p = probability_of_with(0)
+    found = fuse_run(PLAN, small_config(fusion=fusion, training={"balance": balance}), trained_ensemble(p))
+    log_odds = np.log(p / (1 - p))
+    inputs = np.stack([log_odds / 2, -log_odds / 2, AGE], axis=1)
+    weights = None if balance == "none" else "balanced"
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight=weights)).fit(inputs, HAS)
+    whole = found.combinations[0]
+    weight, bias = np.array(whole.weight), np.array(whole.bias)
+    np.testing.assert_allclose(weight[0] - weight[1], model[-1].coef_[0], atol=1e-4)
+    assert bias[0] - bias[1] == pytest.approx(model[-1].intercept_[0], abs=1e-4)
+
+
+def test_all_scans_of_a_patient_are_calibrated_by_the_same_others(tmp_path):
+    """Each scan's temperature, as its logits and its probabilities tell, is that of the patient's other scan."""
+    probe = {"probe": {"inverse_strengths": [1.0]}}
+    config = small_config("linear_probe", transfer=probe, calibration={"method": "temperature"})
+    trained = train(PLAN, config, source_of("sees"), tmp_path, silent)
+    tensors = PLAN.prepared.without_margin((MARGIN,) * 3).tensors
+    temperatures = np.zeros(SCANS)
+    place = 0
+    for member, fold in zip(trained.members, FOLDS, strict=True):
+        images = torch.from_numpy(np.stack([tensors[row] for row in fold]).astype(np.float32))
+        logits = member.classifier(images).detach().double().numpy()
+        log_p = np.log(trained.validation[place : place + len(fold)])
+        temperatures[list(fold)] = (logits[:, 0] - logits[:, 1]) / (log_p[:, 0] - log_p[:, 1])
+        place += len(fold)
+    np.testing.assert_allclose(temperatures[:PATIENTS], temperatures[PATIENTS:], rtol=1e-3)
+    assert len(np.unique(temperatures[:PATIENTS].round(2))) == 5  # one for each part that is left out
+
+
+def test_the_threshold_of_a_sensitivity_is_that_of_each_scans_own_output():
+    wanted = {"rule": "sensitivity", "class": "with", "at_least": 0.8}
+    p = probability_of_with(0)
+    point, reached = decide(PLAN, small_config(operating_point=wanted), trained_ensemble(p))
+    assert point.thresholds == {"with": np.sort(p[HAS])[2]}  # 8 of 10 reach it
+    assert reached.sensitivity["with"].value == 0.8
+    assert reached.specificity["with"].value == pytest.approx((p[~HAS] < point.thresholds["with"]).mean())
+
+
+def test_prediction_sets_are_those_of_each_scans_own_output():
+    p = probability_of_with(0)
+    sets = learn_sets(PLAN, small_config(calibration={"set_coverage": 0.8}), trained_ensemble(p))
+    lowest = [np.minimum(one[:PATIENTS], one[PATIENTS:]) for one in (p, 1 - p)]
+    with_it, without = lowest[0][HAS[:PATIENTS]], lowest[1][~HAS[:PATIENTS]]
+    assert sets.n_patients == (5, 15)
+    assert sets.thresholds == (with_it.min(), np.sort(without)[2])  # 5 of 5, and 13 of 15: 0.8 of one more, rounded up
+
+
+def test_whether_transfer_harms_is_decided_on_each_scans_own_output():
+    transferred, scratch = probability_of_with(0), probability_of_with(1)
+    config = small_config("full", transfer={"on_harm": "fallback"})
+    kept = choose_network(PLAN, config, trained_ensemble(transferred), trained_ensemble(scratch))
+    figures = [balanced_accuracy_score(HAS, p >= 0.5) for p in (transferred, scratch)]
+    assert kept.validation is not None
+    assert kept.validation.balanced_sensitivity.value == pytest.approx(figures[0] - figures[1])
