@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         if n_classes < 1:
             raise ConfigError(f"{n_classes} classes", expected="at least 1")
         self.encoder = encoder
-        self.pooled_stages = _stages(pooled_stages, len(encoder.stage_channels))
+        self.pooled_stages = stages_from_front(pooled_stages, len(encoder.stage_channels))
         joined = sum(encoder.stage_channels[stage] for stage in self.pooled_stages)
         self.n_features = bottleneck or joined
         self.mapping = nn.Sequential(nn.Linear(joined, bottleneck), nn.Tanh()) if bottleneck else nn.Identity()
@@ -60,11 +60,17 @@ class Classifier(nn.Module):
         return self.head(self.dropout(self.features(x)))
 
 
-def _stages(chosen: tuple[int, ...], available: int) -> tuple[int, ...]:
-    """The chosen stages counted from the front."""
+def stages_from_front(chosen: tuple[int, ...], available: int, backbone: str = "") -> tuple[int, ...]:
+    """The chosen stages of a backbone that has so many, counted from the front.
+
+    Raises:
+        ConfigError: a stage that is not there, one that is named twice, or none.
+    """
     stages = tuple(stage + available if stage < 0 else stage for stage in chosen)
     if not stages or len(set(stages)) < len(stages) or not all(0 <= stage < available for stage in stages):
+        of = f" for {backbone}" if backbone else ""
         raise ConfigError(
-            f"pooled stages {list(chosen)}", expected=f"different numbers from {-available} to {available - 1}"
-        )
+            f"pooled stages {list(chosen)}", where="backbone.pooled_stages",
+            expected=f"different numbers from {-available} to {available - 1}{of}",
+        )  # fmt: skip
     return stages

@@ -43,7 +43,7 @@ def say_metrics(metrics: Metrics) -> None:
         say(f"  transfer over scratch: {gain.verdict}")
         say(f"    macro AUC {estimate_text(gain.macro_auc, signed=True)}")
         say(f"    balanced sensitivity {estimate_text(gain.balanced_sensitivity, signed=True)}")
-    if metrics.kept_network and metrics.kept_network.rule == "fallback":
+    if metrics.kept_network and metrics.kept_network.validation:
         say(f"  network kept: {metrics.kept_network.kept}, decided on validation scans")
     if metrics.fit_gap and metrics.fit_gap.exceeded:
         say(f"  over-fitting: {metrics.fit_gap.sentence}")

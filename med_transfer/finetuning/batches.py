@@ -94,12 +94,14 @@ def training_batches(
 
 
 def validation_batches(
-    tensors: Tensors, truth: Truth, config: FinetuneConfig, preprocessing: PreprocessingConfig
-) -> DataLoader:
-    """Each scan once, in order, without augmentation."""
+    tensors: Tensors, truth: Truth, config: FinetuneConfig, preprocessing: PreprocessingConfig,
+    batch_size: int | None = None,
+) -> DataLoader:  # fmt: skip
+    """Each scan once, in order, without augmentation; in batches of the training's size unless another is given."""
     plain = config.augmentation.model_copy(update={"strength": 0.0})
     middle = augmentation(plain, preprocessing.shape, preprocessing.output_range)
-    return DataLoader(PreparedScans(tensors, truth, middle), batch_size=config.training.batch_size, num_workers=0)
+    scans = PreparedScans(tensors, truth, middle)
+    return DataLoader(scans, batch_size=batch_size or config.training.batch_size, num_workers=0)
 
 
 def draw_weights(truth: Truth, *, balanced: bool) -> NDArray[np.float64]:

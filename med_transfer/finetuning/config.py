@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from med_transfer.calibration import CalibrationConfig
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.decision.config import OperatingPointConfig
+from med_transfer.errors import ConfigError
 from med_transfer.evaluation.config import EvaluationConfig
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.fusion.config import FusionConfig
@@ -121,7 +122,7 @@ class TrainingConfig(_Config):
         balance: classes are drawn equally often (``sampling``), weighted in the loss (``weights``), or left alone.
         learning_rate: of the head and the deepest stage; None: the strategy's own (3e-4 for most, 1e-3 from scratch).
         stage_decay: each earlier stage learns at this share of the next one's rate; None: the strategy's own (0.7 or
-            1); a network from scratch ignores it.
+            1). This and the next two hold a source back; a network from scratch ignores them.
         freeze_stages: how many stages, from the input, never change.
         freeze_norm_statistics: BatchNorm's running statistics stay; None: as ``transfer.batch_norm`` says.
         averaging: the weights that are judged and kept: the last step's (``none``), their exponential mean over steps
@@ -143,7 +144,7 @@ class TrainingConfig(_Config):
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_epochs: Annotated[float, Field(ge=0)] = 2.0
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    dropout: Share = 0.3
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     label_smoothing: Share = 0.05
     balance: Literal["sampling", "weights", "none"] = "sampling"
     freeze_stages: Annotated[int, Field(ge=0)] = 0
@@ -157,6 +158,11 @@ class TrainingConfig(_Config):
     patience: Annotated[int, Field(ge=1)] = 15
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: Annotated[int, Field(ge=0)] | None = None
+
+    def without_source(self) -> TrainingConfig:
+        """Nothing frozen, slowed or kept: there is nothing of a source to protect."""
+        keeps = None if self.freeze_norm_statistics else self.freeze_norm_statistics
+        return self.model_copy(update={"stage_decay": None, "freeze_stages": 0, "freeze_norm_statistics": keeps})
 
     def resolved(self, *, from_source: bool, strategy: Strategy | None = None) -> TrainingConfig:
         """Every automatic value filled in. From scratch nothing is frozen, slowed or kept: that would be unfair."""
@@ -221,17 +227,28 @@ class FinetuneConfig(_Config):
         return self
 
     def with_strategy(self, *, from_source: bool) -> FinetuneConfig:
-        """What ``transfer`` leaves automatic filled in. Raises ConfigError: it needs a source and there is none."""
-        transfer = self.transfer
-        if from_source and transfer.batch_norm == "auto" and self.training.freeze_norm_statistics is False:
-            transfer = transfer.model_copy(update={"batch_norm": "train"})
-        return self.model_copy(update={"transfer": transfer.resolved(from_source=from_source)})
+        """What ``transfer`` leaves automatic filled in, and without a source nothing that only holds one back.
+
+        The result is written and read again when the run goes on, so it must be a valid config too.
+
+        Raises:
+            ConfigError: something that needs a source where there is none, or parts that do not go together.
+        """
+        transfer, training, choice = self.transfer, self.training, {}
+        if not from_source:
+            training = training.without_source()
+        elif transfer.batch_norm == "auto" and training.freeze_norm_statistics is False:
+            choice["batch_norm"] = "train"
+        if from_source and transfer.strategy == "auto" and training.stage_decay == 1:
+            choice["strategy"] = "full"  # what layerwise_lr_decay is when no stage is slower
+        transfer = transfer.model_copy(update=choice).resolved(from_source=from_source)
+        return _validated(self.model_copy(update={"transfer": transfer, "training": training}))
 
     def resolved(self, *, from_source: bool) -> FinetuneConfig:
         """Every automatic value of transfer and training filled in. Raises ConfigError as :meth:`with_strategy`."""
         config = self.with_strategy(from_source=from_source)
         strategy = find_strategy(config.transfer)
-        training = self.training.resolved(from_source=from_source, strategy=strategy)
+        training = config.training.resolved(from_source=from_source, strategy=strategy)
         if from_source:
             keeps = config.transfer.batch_norm != "train"
             training = training.model_copy(update={"freeze_norm_statistics": keeps})
@@ -239,8 +256,19 @@ class FinetuneConfig(_Config):
 
     def scratch_twin_config(self) -> FinetuneConfig:
         """The same run without its source."""
-        backbone = self.backbone.model_copy(update={"weights": None})
-        return self.model_copy(update={"backbone": backbone, "transfer": self.transfer.scratch_twin()})
+        backbone, training = self.backbone.model_copy(update={"weights": None}), self.training.without_source()
+        parts = {"backbone": backbone, "transfer": self.transfer.scratch_twin(), "training": training}
+        return self.model_copy(update=parts)
+
+
+def _validated(config: FinetuneConfig) -> FinetuneConfig:
+    """An equal config of which every rule was checked. Raises ConfigError."""
+    try:
+        return FinetuneConfig.model_validate(config.model_dump())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from None
 
 
 def _contradiction(config: FinetuneConfig) -> str:

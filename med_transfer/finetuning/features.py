@@ -60,7 +60,7 @@ class FeatureSource:
     def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """As :meth:`cached`, before any bottleneck."""
         path = self.folder / f"{self._name(classifier)}.safetensors"
-        known, names = _read(path), [_hash(tensor) for tensor in tensors]
+        known, names = _read(path), [tensor_hash(tensor) for tensor in tensors]
         new = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name not in known}
         if new:
             rows = self._by_encoder(classifier, list(new.values()))
@@ -88,7 +88,8 @@ def encoder_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _hash(tensor: np.ndarray) -> str:
+def tensor_hash(tensor: np.ndarray) -> str:
+    """Of a prepared scan: its content and shape."""
     return hashlib.sha256(np.ascontiguousarray(tensor).tobytes() + str(tensor.shape).encode()).hexdigest()[:32]
 
 

@@ -30,7 +30,7 @@ from med_transfer.finetuning.member import precision
 from med_transfer.finetuning.outcome import judge_run
 from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, refuse_adapted_source, resolve_preprocessing
 from med_transfer.finetuning.record import bundle_record
-from med_transfer.finetuning.start import check_transfer
+from med_transfer.finetuning.start import check_transfer, without_effect
 from med_transfer.model_card import model_card
 from med_transfer.progress import Progress, silent
 from med_transfer.subgroup_columns import check_subgroups
@@ -74,7 +74,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     out = Path(out)
     started = time.monotonic()
     source = load_source(config)
-    config = config.with_strategy(from_source=source.sha256 is not None)
+    asked, config = config, config.with_strategy(from_source=source.sha256 is not None)
     check_transfer(config, source.encoder)
     precision(config.training.precision)
     resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
@@ -86,6 +86,8 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     _claim(out, config)
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)
+        for sentence in without_effect(asked, config, source.encoder):
+            log.warning(sentence)
         plan = make_plan(cohort, config, source.spec, out, progress)
         check_fusion(plan.prepared.cohort, plan.split, config, warn=True)  # again, without what could not be read
         check_decisions(plan.prepared.cohort, plan.split, config)

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
-from med_transfer.classifier import Classifier
+from med_transfer.classifier import Classifier, stages_from_front
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batches import validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
-from med_transfer.finetuning.features import FeatureSource, best_device
+from med_transfer.finetuning.features import FeatureSource, best_device, tensor_hash
 from med_transfer.finetuning.member_data import MemberData
 from med_transfer.finetuning.monitoring import LOWER_IS_BETTER, classification_loss, monitored_figure
 from med_transfer.labels import Labels
@@ -26,15 +26,19 @@ from med_transfer.transfer.regularisation import Penalty, find_penalties
 from med_transfer.transfer.regularisation.delta import channel_attention
 from med_transfer.transfer.strategies import find_strategy
 
+ADAPTED_TOGETHER = 8  # scans: whatever the batch of the training, whose size must not decide the statistics
+
 
 def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
     """Refuse what this backbone cannot do, before anything is read or written.
 
     Raises:
-        ConfigError: stages or BatchNorm that it does not have; unlabelled scans that are not there.
+        ConfigError: stages, feature maps or BatchNorm that it does not have; unlabelled scans that are not there.
         BackboneError: nowhere to put adapters.
     """
     find_strategy(config.transfer).check(encoder)
+    if config.backbone.pooled_stages:
+        stages_from_front(config.backbone.pooled_stages, len(encoder.stage_channels), config.backbone.name)
     count, stages = config.training.freeze_stages, len(encoder.stages())
     if count > stages:
         raise ConfigError(f"{count} stages to freeze", where="training.freeze_stages", expected=f"at most {stages}")
@@ -46,6 +50,30 @@ def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
         raise ConfigError(
             f"{unlabelled} does not exist", where=f"transfer.{part}.unlabelled", expected="a cohort table or a folder"
         )
+
+
+def without_effect(asked: FinetuneConfig, config: FinetuneConfig, encoder: Encoder) -> list[str]:
+    """What of a config does nothing in this run, a sentence each; ``config`` is ``asked`` with its strategy."""
+    dropped = ["transfer.on_harm"] if asked.transfer.on_harm != config.transfer.on_harm else []
+    dropped += [
+        f"training.{name}"
+        for name in ("stage_decay", "freeze_stages", "freeze_norm_statistics")
+        if getattr(asked.training, name) != getattr(config.training, name)
+    ]
+    found = [f"{', '.join(dropped)} without effect: the network starts from random values"] if dropped else []
+    return found + (_never_unfrozen(config, encoder) if config.transfer.strategy == "gradual_unfreezing" else [])
+
+
+def _never_unfrozen(config: FinetuneConfig, encoder: Encoder) -> list[str]:
+    """Gradual unfreezing that ends before its last stage."""
+    pace, epochs = config.transfer.gradual_unfreezing.epochs_per_stage, config.training.epochs
+    count, frozen = len(encoder.stages()), config.training.freeze_stages
+    learning = min((epochs - 1) // pace, count - frozen)
+    if learning == count - frozen:
+        return []
+    reached = f"only the deepest {learning} of {count} stages ever learn" if learning else "only the head ever learns"
+    needed = (count - frozen) * pace + 1
+    return [f"gradual_unfreezing, {pace} epochs a stage: in {epochs} epochs {reached}; all stages need {needed} epochs"]
 
 
 @dataclass(frozen=True)
@@ -91,8 +119,10 @@ def set_head(classifier: Classifier, head: LinearHead) -> None:
 def _adapt(
     classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig
 ) -> None:
-    device = best_device()
-    batches = validation_batches(data.train_tensors, data.train_truth, config, preprocessing)
+    """In the order of the scans' hashes: as good as shuffled, and the same whatever the order of the table's rows."""
+    device, tensors = best_device(), sorted(data.train_tensors, key=tensor_hash)
+    no_truth = np.zeros((len(tensors), 1), dtype=bool)
+    batches = validation_batches(tensors, no_truth, config, preprocessing, batch_size=ADAPTED_TOGETHER)
     classifier.to(device)
     adapt_statistics(classifier.encoder, (images.to(device) for images, _ in batches))
     classifier.cpu()

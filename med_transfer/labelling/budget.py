@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from med_transfer.backbones import BackboneSpec
+from med_transfer.classifier import stages_from_front
 from med_transfer.cohorts import Cohort, Images, seen_before, split_cohort
-from med_transfer.errors import ConfigError, PatientLeak
+from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.plan import resolve_preprocessing, source_provenance
 from med_transfer.labelling.finetuned import finetuned_curve, start_of_finetuning
@@ -113,13 +114,7 @@ def _by_finetuning(
 
 def _stages(config: FinetuneConfig, spec: BackboneSpec) -> tuple[int, ...]:
     """The feature maps that the head of the run will read."""
-    chosen, available = config.backbone.pooled_stages or spec.pooled_stages, len(spec.stage_channels)
-    if not all(-available <= stage < available for stage in chosen):
-        raise ConfigError(
-            f"pooled stages {list(chosen)}", where="backbone.pooled_stages",
-            expected=f"numbers from {-available} to {available - 1} for {spec.name}",
-        )  # fmt: skip
-    return chosen
+    return stages_from_front(config.backbone.pooled_stages or spec.pooled_stages, len(spec.stage_channels), spec.name)
 
 
 def _groups(preprocessing: PreprocessingConfig, *networks: Network) -> Groups:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from med_transfer.backbones import BackboneSpec
 from med_transfer.backbones.source_features import SourceFeatures
+from med_transfer.classifier import stages_from_front
 from med_transfer.errors import BackboneError
 from med_transfer.selection.features import StageFeatures
 from med_transfer.selection.record import DomainGap, LayerScore, Stages, layer_text
@@ -36,10 +37,14 @@ class MeasuredLayer:
 
 
 def layers_of(spec: BackboneSpec, also: Stages | None = None) -> list[Stages]:
-    """Every stage alone, and the joined stages of the backbone's entry and of the config; counted from 0."""
+    """Every stage alone, and the joined stages of the backbone's entry and of the config; counted from 0.
+
+    Raises:
+        ConfigError: the config names a stage that the backbone does not have.
+    """
     n_stages = len(spec.stage_channels)
     single = [(stage,) for stage in range(n_stages)]
-    joined = [tuple(stage % n_stages for stage in stages) for stages in (spec.pooled_stages, also) if stages]
+    joined = [stages_from_front(stages, n_stages, spec.name) for stages in (spec.pooled_stages, also) if stages]
     return list(dict.fromkeys([*single, *joined]))
 
 

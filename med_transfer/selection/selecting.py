@@ -50,7 +50,7 @@ def select(
     Raises:
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: no weights are at hand, or what was named or given cannot be used.
-        ConfigError: an input that a backbone cannot take.
+        ConfigError: an input that a backbone cannot take, or pooled stages that it does not have.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
@@ -58,6 +58,8 @@ def select(
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     paths = [(name, Path(path)) for name, path in weights]
     found = find_candidates(names, paths, config.backbone.accept_licence, config.input.n_channels)
+    for candidate in found.ready:
+        layers_of(candidate.spec, config.backbone.pooled_stages)  # a wrong one is refused before anything is read
     found = _without_teachers_of_these(found, cohort, [()] * len(cohort))  # by patient, before anything is read
     target = read_target(cohort, config, _groups(found.ready, config), out / "cache", progress)
     found = _without_teachers_of_these(found, target.cohort, target.hashes)

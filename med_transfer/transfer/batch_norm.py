@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 
 from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
@@ -22,20 +21,60 @@ def check_batch_norm(encoder: Encoder) -> None:
         )  # fmt: skip
 
 
+@torch.no_grad()
 def adapt_statistics(encoder: Encoder, batches: Iterable[Tensor]) -> None:
     """Put the statistics of these images in the place of the source's; no weight changes, no label is read.
 
-    Means and variances are averaged over batches. Stages are adapted together in one pass, as in PyTorch's
-    ``update_bn``. A batch of a single scan is left out: a map of one voxel has no variance.
+    One pass: a layer normalises each batch by the mean and variance of all images up to and with it, and keeps those of
+    all of them. The first layer's are exact. A deeper layer's depend a little on the batches before the last, so the
+    order of the images should have nothing to do with their class.
 
     Args:
         encoder: left in evaluation mode.
-        batches: of images [batch, channel, depth, height, width], on the encoder's device.
+        batches: of images [batch, channel, depth, height, width], on the encoder's device; of any size.
+
+    Raises:
+        ConfigError: the first batch is a single scan of which a map is one voxel: a single value has no variance.
 
     Source: AdaBN, Li et al. 2016, arXiv:1603.04779.
     """
-    update_bn((images for images in batches if len(images) > 1), encoder)
     encoder.eval()
+    hooks = [layer.register_forward_pre_hook(_Pooled()) for layer in _layers(encoder)]
+    try:
+        for images in batches:
+            encoder(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Pooled:
+    """Puts the statistics of all that a layer has met, and is about to meet, in the place of its own.
+
+    Attributes:
+        count, mean, squares: values of each channel so far, their mean and summed squared deviations from it, joined
+            batch by batch (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115) in double precision.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        self._add(inputs[0])
+        if self.count < 2:
+            raise ConfigError(
+                "bn_adapt with a single value a channel: it has no variance",
+                where="transfer.batch_norm", expected="at least two training scans, or a larger input.shape",
+            )  # fmt: skip
+        layer.get_buffer("running_mean").copy_(self.mean)
+        layer.get_buffer("running_var").copy_(self.squares / (self.count - 1))
+
+    def _add(self, values: Tensor) -> None:
+        n = values.numel() // values.shape[1]
+        variance, mean = torch.var_mean(values, [0, *range(2, values.ndim)], correction=0)
+        total, shift = self.count + n, mean.double() - self.mean
+        self.squares = self.squares + n * variance.double() + shift**2 * (self.count * n / total)
+        self.mean, self.count = self.mean + shift * (n / total), total
 
 
 def keep_frozen_statistics(encoder: Encoder, *, everywhere: bool) -> None:

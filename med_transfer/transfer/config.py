@@ -122,7 +122,8 @@ class TransferConfig(_Config):
     """How the source's network becomes the target's; docs/transfer.md says which one when.
 
     Attributes:
-        strategy: ``auto`` is ``layerwise_lr_decay`` from a source and ``scratch`` without one.
+        strategy: ``auto`` is ``layerwise_lr_decay`` from a source (``full`` where ``training.stage_decay`` is 1) and
+            ``scratch`` without one.
         regularise: penalties that hold the network to its source (``l2_sp``, ``delta``) or shrink what hardly varies
             (``bss``).
         batch_norm: ``source`` normalises with the source's statistics, ``bn_adapt`` with those of the training scans
@@ -130,7 +131,7 @@ class TransferConfig(_Config):
         align: pull the features of labelled and of unlabelled scans together while fine-tuning.
         mapping: map frozen features before a linear probe.
         on_harm: ``report`` keeps the transferred network whatever the verdict; ``fallback`` keeps the one from scratch
-            when transfer harms on the validation scans.
+            when transfer harms on the validation scans; without a source there is nothing to choose.
     """
 
     strategy: StrategyName = "auto"

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 import med_transfer as mt
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
+from med_transfer.cli.summary import say_metrics
 from med_transfer.evaluation.estimate import Estimate
-from med_transfer.evaluation.metrics import KeptNetwork, TransferGain
+from med_transfer.evaluation.metrics import KeptNetwork, Metrics, TransferGain
 from med_transfer.finetuning import run as run_module
 
 
@@ -65,6 +66,14 @@ def test_the_bundle_after_a_fallback_is_the_scratch_twin_in_every_respect(
     assert judged  # the test figures are of the network in the bundle
     for scan, row in judged.items():
         assert answers[scan].p == pytest.approx(row.p, abs=2e-2)  # prepared tensors are float16
+
+
+def test_where_nothing_was_decided_nothing_is_said_of_a_decision(finished, capsys):
+    """As in the metrics of a run from scratch that was asked to fall back."""
+    metrics = Metrics.load(finished.folder / "metrics.json")
+    kept = KeptNetwork(kept="scratch", rule="fallback", sentence="There was no transfer.")
+    say_metrics(metrics.model_copy(update={"kept_network": kept}))
+    assert "network kept" not in capsys.readouterr().out
 
 
 class _Row:

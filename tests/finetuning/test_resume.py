@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from command_line import TINY
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import med_transfer as mt
+from med_transfer.backbones import load_backbone
 from med_transfer.finetuning import member
 from med_transfer.finetuning.best import ResumePoint
 
@@ -80,3 +81,27 @@ def test_killed_while_reading_and_in_the_first_epoch_ends_as_if_nothing_had_been
     whole = mt.finetune(cohort_csv, out=tmp_path / "b", overrides=one_member)
     first, second = (load_file(run.folder / "training/fold-0/best.safetensors") for run in (resumed, whole))
     assert all(first[name].equal(second[name]) for name in second)
+
+
+@pytest.fixture(scope="module")
+def some_weights(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "some.safetensors"
+    encoder = load_backbone("resnet18-w32", seed=3).encoder
+    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("from_source", "override"),
+    [
+        (False, "transfer.on_harm=fallback"),
+        (False, "training.freeze_norm_statistics=true"),
+        (True, "training.stage_decay=1"),
+        (True, "training.freeze_norm_statistics=false"),
+    ],
+)
+def test_what_a_run_wrote_does_not_keep_it_from_going_on(cohort_csv, some_weights, tmp_path, from_source, override):
+    overrides = (*SETTINGS, "split.kind=holdout", "split.val_fraction=0.34", override)
+    overrides += (f"backbone.weights={some_weights}",) if from_source else ()
+    for step in (1, 2):
+        killed(cohort_csv, tmp_path, "fine-tuning, fold 1 of 1", step, overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,28 @@ def test_adapted_statistics_are_in_what_is_written_and_stay_in_training(tmp_path
         response = source.conv1(images)
     torch.testing.assert_close(trained.bn1.running_mean, response.mean((0, 2, 3, 4)), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(trained.bn1.running_mean, source.bn1.running_mean)
+
+
+def test_adapted_statistics_depend_on_neither_the_order_of_the_table_nor_the_trainings_batch(tmp_path):
+    """Rows sorted by class, as in many tables, against rows in another order; and a batch of one scan."""
+    data, labels = member_data(PLAN.prepared, PLAN.split, 0), PLAN.prepared.cohort.labels
+    second = data.train_truth[:, 1]
+    tensors = [tensor * (3 if bright else 1) for tensor, bright in zip(data.train_tensors, second, strict=True)]
+    by_class, mixed = np.argsort(second, kind="stable"), np.random.default_rng(0).permutation(len(tensors))
+    statistics = []
+    for order, batch_size in ((by_class, 8), (mixed, 8), (mixed, 1)):
+        config = resolved("full", transfer={"batch_norm": "bn_adapt"}, training={"batch_size": batch_size})
+        ordered = replace(data, train_tensors=[tensors[i] for i in order], train_truth=data.train_truth[order])
+        classifier, reader = start_classifier(config), FeatureSource(tmp_path, config, PLAN.preprocessing)
+        prepare_start(classifier, ordered, config, PLAN.preprocessing, labels, reader)
+        statistics.append({name: x for name, x in classifier.encoder.state_dict().items() if "running" in name})
+    first, *others = statistics
+    assert all(x.equal(first[name]) for other in others for name, x in other.items())
+    images = torch.from_numpy(np.stack(tensors)[..., 1:-1, 1:-1, 1:-1].astype(np.float32))
+    with torch.no_grad():
+        response = small_classifier().encoder.conv1(images).transpose(0, 1).flatten(1).numpy()
+    np.testing.assert_allclose(first["bn1.running_mean"], response.mean(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(first["bn1.running_var"], response.var(axis=1, ddof=1), rtol=1e-4)
 
 
 def test_novelty_of_a_network_with_few_features_and_ensembles_of_adapters_answer(tmp_path):

@@ -91,6 +91,8 @@ def predictions_are_whole(command: Command, run: Path, scans: Path, out: Path) -
         ("transfer.strategy=lora", "lora with a network that starts from random values: there is nothing to transfer"),
         ("transfer.regularise=[l2_sp, l2sp]", "found 'l2sp'; expected 'l2_sp', 'delta' or 'bss'"),
         ("transfer.on_harm=retreat", "found 'retreat'; expected 'report' or 'fallback'"),
+        ("backbone.pooled_stages=[9]", "pooled stages [9]; expected different numbers from -4 to 3 for resnet18-w32"),
+        ("training.dropout=1", "found 1; expected a value less than 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(command, cohort_csv, tmp_path, override, complaint):

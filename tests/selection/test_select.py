@@ -284,6 +284,7 @@ def test_a_source_that_was_trained_on_these_patients(command, cohort_csv, finish
         (["--backbones", "", "--weights", "weights.pt"], "--weights: 'weights.pt'; expected NAME=PATH"),
         (["--backbones", "", "--weights", f"{NAME}=nowhere.pt"], "nowhere.pt: no such file; expected a weights file"),
         (["--set", "input.shape=[8,8,8]"], "input.shape: shape [8, 8, 8]; expected at least [16, 16, 16]"),
+        (["--set", "backbone.pooled_stages=[9]"], "pooled stages [9]; expected different numbers from -4 to 3 for"),
         (["--set", "split.folds=9"], "has 6 patients; expected at least 10, one each for 9 folds and the test set"),
         (["--set", "split.flods=9"], "no such key; expected split.folds perhaps"),
     ],

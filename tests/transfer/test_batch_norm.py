@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
-from small_network import small_classifier, small_images
-from torch import nn
+from small_network import SmallEncoder, small_classifier, small_images
 
+from med_transfer.errors import ConfigError
 from med_transfer.transfer.batch_norm import adapt_statistics, keep_frozen_statistics
 
 
+def first_response(encoder: SmallEncoder, images: torch.Tensor) -> np.ndarray:
+    """[channel, value] that the first BatchNorm layer meets."""
+    with torch.no_grad():
+        return encoder.conv1(images).double().transpose(0, 1).flatten(1).numpy()
+
+
+def sorted_images() -> torch.Tensor:
+    """Two kinds of scan, one after the other, of which the second is brighter and varies more."""
+    images = small_images(18)
+    return torch.cat([images[:9], 3 * images[9:] + 5])
+
+
 def test_adapted_statistics_are_those_of_the_images():
-    encoder = small_classifier().encoder
-    images = 3 * small_images(8) + 5
+    encoder, images = small_classifier().encoder, sorted_images()
     before = {name: p.clone() for name, p in encoder.named_parameters()}
     adapt_statistics(encoder, [images])
     with torch.no_grad():
         response = encoder.conv1(images)
-    torch.testing.assert_close(encoder.bn1.running_mean, response.mean((0, 2, 3, 4)))
-    torch.testing.assert_close(encoder.bn1.running_var, response.var((0, 2, 3, 4), unbiased=True))
-    normalised = encoder.bn1(response)
-    expected = encoder.bn1.weight.square()
-    torch.testing.assert_close(normalised.var((0, 2, 3, 4)), expected, rtol=1e-2, atol=1e-3)
+        deeper = encoder.layer1[0](encoder.bn1(response).relu())
+    for layer, values in ((encoder.bn1, response), (encoder.layer1[1], deeper)):
+        torch.testing.assert_close(layer.running_mean, values.mean((0, 2, 3, 4)))
+        torch.testing.assert_close(layer.running_var, values.var((0, 2, 3, 4), unbiased=True))
     assert all(p.equal(before[name]) for name, p in encoder.named_parameters())
-    assert not encoder.training
-    assert encoder.bn1.momentum == nn.BatchNorm3d(3).momentum
+    assert not any(module.training for module in encoder.modules())
+    assert not any(layer._forward_pre_hooks for layer in encoder.modules())
 
 
-def test_batches_count_alike_and_a_single_scan_does_not():
-    encoder, images = small_classifier().encoder, small_images(8)
-    adapt_statistics(encoder, [images[:4], images[4:], images[:1] + 100])
-    with torch.no_grad():
-        response = encoder.conv1(images)
-    torch.testing.assert_close(encoder.bn1.running_mean, response.mean((0, 2, 3, 4)))
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 18])
+def test_the_first_layers_are_exact_whatever_the_batches_and_their_order(batch_size):
+    encoder, images = small_classifier().encoder, sorted_images()
+    adapt_statistics(encoder, images.split(batch_size))
+    values = first_response(encoder, images)
+    np.testing.assert_allclose(encoder.bn1.running_mean, values.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(encoder.bn1.running_var, values.var(axis=1, ddof=1), rtol=1e-5)
+
+
+def test_a_single_value_a_channel_is_refused_only_where_there_is_no_other():
+    encoder = small_classifier().encoder
+    one_voxel = torch.randn(3, 1, 1, 1, 1)
+    adapt_statistics(encoder, [one_voxel[:2], one_voxel[2:]])
+    with pytest.raises(ConfigError, match=r"transfer.batch_norm: bn_adapt with a single value a channel: .* at least"):
+        adapt_statistics(encoder, [one_voxel[:1]])
 
 
 def test_kept_statistics_do_not_move_in_training_and_train_undoes_it():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from med_transfer.config import load_config
 from med_transfer.errors import ConfigError, UnknownKey
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.module import FinetuningModule
-from med_transfer.finetuning.start import check_transfer
+from med_transfer.finetuning.start import check_transfer, without_effect
 from med_transfer.labels import Labels
 from med_transfer.transfer.config import TransferConfig
 from med_transfer.transfer.strategies import STRATEGIES, find_strategy
@@ -233,18 +236,113 @@ def test_examples_are_valid_and_resolve(path):
     assert load_config(FinetuneConfig, path).resolved(from_source=True).transfer.strategy in STRATEGIES
 
 
-@pytest.mark.parametrize("on_harm", ["report", "fallback"])
-@pytest.mark.parametrize("from_source", [True, False])
-def test_the_written_config_says_what_automatic_became_and_is_read_again(from_source, on_harm):
-    asked = FinetuneConfig.model_validate({"transfer": {"on_harm": on_harm}})
-    written = asked.with_strategy(from_source=from_source)
+def test_the_written_config_says_what_automatic_became_and_is_read_again():
+    written = FinetuneConfig().with_strategy(from_source=True)
     again = FinetuneConfig.model_validate(written.model_dump(mode="json"))
-    assert again == written == again.with_strategy(from_source=from_source)
+    assert again == written == again.with_strategy(from_source=True)
+
+
+def every_config(from_source: bool) -> Iterator[FinetuneConfig]:
+    """All that goes together of what the strategy, BatchNorm, freezing and falling back can be set to."""
+    strategies = set(TransferConfig.model_fields["strategy"].annotation.__args__) - (
+        {"scratch"} if from_source else set()
+    )
+    choices = itertools.product(
+        sorted(strategies), ["auto", "source", "bn_adapt", "train"],
+        ["report", "fallback"], [(), ("l2_sp",)], [None, 0.5, 1], [0, 1], [None, False, True],
+    )  # fmt: skip
+    for strategy, batch_norm, on_harm, regularise, decay, frozen, kept in choices:
+        transfer = {"strategy": strategy, "batch_norm": batch_norm, "on_harm": on_harm, "regularise": regularise}
+        training = {"stage_decay": decay, "freeze_stages": frozen, "freeze_norm_statistics": kept}
+        transfer |= {"surgical": {"stages": [1]}}
+        with contextlib.suppress(ValidationError):
+            yield FinetuneConfig.model_validate({"transfer": transfer, "training": training})
+
+
+@pytest.mark.parametrize("from_source", [True, False])
+def test_whatever_can_be_asked_for_is_written_as_a_config_that_can_be_read_again(from_source):
+    """Else a run that was killed could not go on."""
+    n_resolved, refused = 0, set()
+    for asked in every_config(from_source):
+        try:
+            written = asked.with_strategy(from_source=from_source)
+        except ConfigError as error:
+            refused.add(str(error))
+            continue
+        n_resolved += 1
+        assert written.with_strategy(from_source=from_source) == written
+        twin = asked.scratch_twin_config()
+        for config in (written, written.resolved(from_source=from_source), twin, twin.resolved(from_source=False)):
+            assert FinetuneConfig.model_validate(config.model_dump(mode="json")) == config
+    assert n_resolved > 50
+    assert bool(refused) != from_source
+    assert all("nothing to transfer" in reason for reason in refused)
+
+
+def test_automatic_with_no_stage_slower_is_full():
+    asked = FinetuneConfig.model_validate({"training": {"stage_decay": 1}})
+    assert asked.with_strategy(from_source=True).transfer.strategy == "full"
+    assert asked.with_strategy(from_source=False).transfer.strategy == "scratch"
+
+
+def test_a_config_that_was_changed_in_python_into_one_that_makes_no_sense_is_refused():
+    fallback = FinetuneConfig(transfer=TransferConfig(on_harm="fallback"))
+    without_twin = fallback.model_copy(update={"scratch_twin": False})
+    with pytest.raises(ConfigError, match="on_harm fallback without scratch_twin: there is no network to fall back to"):
+        without_twin.with_strategy(from_source=True)
+
+
+def test_what_holds_back_a_source_is_without_effect_where_there_is_none():
+    training = {"freeze_norm_statistics": True, "freeze_stages": 2, "stage_decay": 0.5}
+    asked = FinetuneConfig.model_validate({"transfer": {"on_harm": "fallback"}, "training": training})
+    found = asked.with_strategy(from_source=False)
+    assert (found.transfer.on_harm, found.training.freeze_stages, found.training.stage_decay) == ("report", 0, None)
+    assert without_effect(asked, found, SmallEncoder()) == [
+        "transfer.on_harm, training.stage_decay, training.freeze_stages, training.freeze_norm_statistics without "
+        "effect: the network starts from random values"
+    ]
+    transferred = asked.with_strategy(from_source=True)
+    assert (transferred.transfer.on_harm, transferred.training) == ("fallback", asked.training)
+    assert without_effect(asked, transferred, SmallEncoder()) == []
+
+
+@pytest.mark.parametrize(
+    ("epochs", "pace", "frozen", "warning"),
+    [
+        (4, 4, 0, "4 epochs a stage: in 4 epochs only the head ever learns; all stages need 13 epochs"),
+        (5, 4, 0, "in 5 epochs only the deepest 1 of 3 stages ever learn; all stages need 13 epochs"),
+        (12, 4, 0, "only the deepest 2 of 3 stages ever learn; all stages need 13 epochs"),
+        (13, 4, 0, ""),
+        (8, 4, 1, "only the deepest 1 of 3 stages ever learn; all stages need 9 epochs"),
+        (9, 4, 1, ""),
+        (1, 4, 3, ""),  # all frozen: as asked
+    ],
+)
+def test_gradual_unfreezing_that_ends_before_its_last_stage_is_warned_of(epochs, pace, frozen, warning):
+    settings = config(
+        "gradual_unfreezing", transfer={"gradual_unfreezing": {"epochs_per_stage": pace}},
+        training={"epochs": epochs, "freeze_stages": frozen},
+    )  # fmt: skip
+    found = without_effect(settings, settings, SmallEncoder())
+    assert len(found) == bool(warning)
+    assert warning in "".join(found)
+    classifier, learned = small_classifier(), set()
+    for epoch in range(epochs):  # what the schedule itself does
+        find_strategy(settings.transfer).set_learning(classifier, epoch, frozen)
+        stages = classifier.encoder.stages()
+        learned |= {n for n, stage in enumerate(stages) if any(p.requires_grad for p in stage.parameters())}
+    assert (len(learned) < 3 - frozen) == bool(warning)
 
 
 def test_what_the_backbone_lacks_is_refused():
     with pytest.raises(ConfigError, match=r"transfer.surgical.stages: stages \[7\]; expected numbers from 0 to 2"):
         check_transfer(config("surgical", transfer={"surgical": {"stages": [7]}}), SmallEncoder())
+    pooled = config("full", backbone={"name": "resnet18-w32", "pooled_stages": [0, 2]})
+    message = (
+        r"backbone.pooled_stages: pooled stages \[0, 2\]; expected different numbers from -2 to 1 for resnet18-w32"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_transfer(pooled, SmallEncoder())
     without = SmallEncoder()
     without.bn1, without.layer1[1], without.layer2[1] = nn.Identity(), nn.Identity(), nn.Identity()
     with pytest.raises(ConfigError, match="bn_adapt with a backbone that has no BatchNorm"):
