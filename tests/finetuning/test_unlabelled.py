@@ -265,7 +265,9 @@ def test_a_run_does_not_go_on_with_other_unlabelled_scans(phantom_plan, unseen_c
 @pytest.mark.parametrize(
     ("words", "bottleneck", "name"),
     [
-        (("transfer.align.method=dann", "transfer.align.unlabelled={}", "training.epochs=1"), None, "aligned by dann"),
+        (("transfer.align.method=mmd", "transfer.align.unlabelled={}"), None, "aligned by mmd"),
+        (("transfer.align.method=coral", "transfer.align.unlabelled={}"), None, "aligned by coral"),
+        (("transfer.align.method=dann", "transfer.align.unlabelled={}"), None, "aligned by dann"),
         (
             ("transfer.strategy=linear_probe", "transfer.mapping.method=autoencoder",
              "transfer.mapping.bottleneck=5", "transfer.mapping.unlabelled={}"),
@@ -281,6 +283,8 @@ def test_a_run_with_unlabelled_scans_ends_as_a_bundle_that_predicts(
     words, bottleneck, name, cohort_csv, unseen_csv, finished, tmp_path, command
 ):
     own = ("split.kind=holdout", "split.val_fraction=0.34", f"backbone.weights={finished.bundle}", "scratch_twin=false")
+    pictures = "explain.gallery=6" if bottleneck else "explain.gallery=0"  # a plain network's are drawn elsewhere
+    own += ("training.epochs=1", pictures)
     overrides = settings(*TINY, *own, *(word.format(unseen_csv) for word in words))
     outcome = command("finetune", cohort_csv, "-o", tmp_path / "run", *overrides)
     assert outcome.code == 0, outcome.err

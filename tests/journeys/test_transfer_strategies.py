@@ -67,12 +67,26 @@ def test_a_bundle_made_with_few_parameters_predicts(command, finished, cohort_cs
         assert "Give the weights that its adapters were added to" in ranked.err
 
 
-def check_run(run: Path, strategy: str) -> None:
-    """The strategy stands in the config, the report and the bundle."""
+@pytest.mark.parametrize(
+    ("strategy", "penalty", "option"),
+    [("gradual_unfreezing", "bss", "bss.strength=0.01"), ("full", "delta", "delta.attention=true")],
+)
+def test_a_bundle_made_with_a_penalty_predicts(
+    command, finished, cohort_csv, unseen_csv, tmp_path, strategy, penalty, option
+):
+    run, way = tmp_path / "run", (f"transfer.strategy={strategy}", f"transfer.regularise=[{penalty}]")
+    own = (f"transfer.{option}", "scratch_twin=false", "explain.gallery=0")
+    finetune(command, cohort_csv, finished.bundle, run, *way, *own)
+    check_run(run, strategy, penalty)
+    assert predictions_are_whole(command, run, unseen_csv, tmp_path / "out")
+
+
+def check_run(run: Path, strategy: str, *penalties: str) -> None:
+    """The strategy and its penalties stand in the config, the report and the bundle."""
     assert yaml.safe_load((run / "config.yaml").read_text())["transfer"]["strategy"] == strategy
-    assert f"{strategy}, BatchNorm source" in (run / "report.html").read_text()
+    assert f"{', '.join((strategy, *penalties))}, BatchNorm source" in (run / "report.html").read_text()
     transfer = read_record(run / "bundle").transfer
-    assert (transfer.strategy, transfer.fallback) == (strategy, "")
+    assert (transfer.strategy, transfer.regularise, transfer.fallback) == (strategy, penalties, "")
     assert transfer.adapter_reduction == (4 if strategy == "adapters" else None)
 
 
