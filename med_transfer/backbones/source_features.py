@@ -5,10 +5,11 @@ A ``.safetensors`` file. For each layer either the features of some source scans
     tensors    "2/features"  [scan, feature]                    stage 2 (counted from 0, shallow to deep), pooled
                "2+3/mean"    [feature]                          stages 2 and 3 pooled and joined
                "2+3/components" [component, feature], "2+3/variances" [component], "2+3/residual" []
-    metadata   format, weights_sha256, n_scans
+    metadata   format, weights_sha256, n_scans, and input where it is known
 
-It stands beside the weights under their name, as :func:`source_features_path` says. Features of patients are data of
-patients: a subset is enough, and a Gaussian gives no single scan away.
+Tables of as many rows are of the same inputs in the same order, so that stages can be joined. The file stands beside
+the weights under their name, as :func:`source_features_path` says. Features of patients are data of patients: a subset
+is enough, and a Gaussian gives no single scan away.
 """
 
 from __future__ import annotations
@@ -64,12 +65,24 @@ class SourceFeatures:
         n_scans: how many scans are described.
         features: layer (stages, counted from 0) to [scan, feature].
         gaussians: layer to what describes its features, where they are not kept themselves.
+        input: how the scans were given to the network, in words; empty where that is not known.
     """
 
     weights_sha256: str
     n_scans: int
     features: Mapping[Layer, NDArray[np.floating]] = field(default_factory=dict)
     gaussians: Mapping[Layer, LowRankGaussian] = field(default_factory=dict)
+    input: str = ""
+
+    def table(self, layer: Layer) -> NDArray[np.floating] | None:
+        """[scan, feature] of a layer, joined from its stages where they are kept one by one; None when they are not."""
+        if layer in self.features:
+            return self.features[layer]
+        stages = [self.features.get((stage,)) for stage in layer]
+        tables = [one for one in stages if one is not None]
+        if len(tables) < len(layer) or len({len(one) for one in tables}) > 1:
+            return None
+        return np.concatenate(tables, axis=1)
 
 
 def source_features_path(weights: Path) -> Path:
@@ -84,6 +97,7 @@ def write_source_features(path: Path, source: SourceFeatures) -> None:
         for part in _GAUSSIAN:
             tensors[f"{_name(layer)}/{part}"] = np.asarray(getattr(gaussian, part), np.float32)
     metadata = {"format": _FORMAT, "weights_sha256": source.weights_sha256, "n_scans": str(source.n_scans)}
+    metadata |= {"input": source.input} if source.input else {}
     contiguous = {name: np.ascontiguousarray(tensor).reshape(tensor.shape) for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(contiguous, temporary, metadata=metadata)
@@ -132,7 +146,8 @@ def _assemble(tensors: dict[str, NDArray], metadata: dict[str, str]) -> SourceFe
         if components.shape != (len(_shaped(variances, 1)), len(_shaped(mean, 1))) or residual.size != 1:
             raise ValueError(f"components of shape {list(components.shape)} for layer {name}")
         gaussians[layer] = LowRankGaussian(mean, components, variances, float(residual.ravel()[0]))
-    return SourceFeatures(metadata["weights_sha256"], int(metadata["n_scans"]), features, gaussians)
+    n_scans, given = int(metadata["n_scans"]), metadata.get("input", "")
+    return SourceFeatures(metadata["weights_sha256"], n_scans, features, gaussians, given)
 
 
 def _shaped(tensor: NDArray, n_axes: int) -> NDArray:

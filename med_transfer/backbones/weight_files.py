@@ -44,7 +44,7 @@ def open_weights(path: Path) -> BinaryIO:
         WeightsNotFound: nothing is there.
         BackboneError: it cannot be opened.
     """
-    file = _weights_in(path) if path.is_dir() else path
+    file = weights_in(path) if path.is_dir() else path
     try:
         return file.open("rb")
     except FileNotFoundError:
@@ -55,7 +55,8 @@ def open_weights(path: Path) -> BinaryIO:
         raise BackboneError(f"cannot be opened ({error.strerror})", where=file) from error
 
 
-def _weights_in(folder: Path) -> Path:
+def weights_in(folder: Path) -> Path:
+    """The weights file of a pretraining's folder or of a bundle's."""
     pretrained = folder / "encoder.safetensors"
     return pretrained if pretrained.is_file() else folder / "models" / "model.safetensors"
 

@@ -6,6 +6,7 @@ device, and crops of one scan are interpolated together; of a larger one only th
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -99,6 +100,14 @@ class CropSampler:
         self._mixture = {kind: mixture[kind] for kind in self._scans}
         self.random = torch.Generator(device).manual_seed(seed)
         self.choice = torch.Generator().manual_seed(seed)  # on the CPU: a choice of scans must not wait for the device
+
+    def plain(self, seed: int) -> CropSampler:
+        """Draws from the same scans, by chance of its own, crops that are not stretched, turned, mirrored or cut."""
+        other = copy.copy(self)  # the scans are shared
+        other.config = self.config.plain
+        other.random = torch.Generator(self.device).manual_seed(seed)
+        other.choice = torch.Generator().manual_seed(seed)
+        return other
 
     def batch(self, size: int, with_masks: bool = False) -> Crops:
         """``size`` crops from ``scans_per_batch`` scans for each kind of place."""

@@ -18,6 +18,7 @@ class Distillation(Method):
     """The student sees two worse views of what the teacher sees."""
 
     figure = "agreement"
+    paints = True
     not_saved = ("teacher.encoder.",)
 
     def __init__(self, encoder: Encoder, material: Material, teacher: Teacher) -> None:

@@ -25,6 +25,7 @@ class MaskedAutoencoding(Method):
     """The decoder reads every feature map and is thrown away."""
 
     figure = "explained"
+    paints = True
 
     def __init__(self, encoder: Encoder, material: Material) -> None:
         super().__init__(encoder, material)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,10 +54,12 @@ class Method(nn.Module):
 
     Attributes:
         figure: key of :meth:`quality` that says how good the encoder is; higher is better.
+        paints: whether lung scenes, where the config asks for them, are painted into its crops.
         not_saved: beginnings of names in ``state_dict`` that a checkpoint leaves out, because they never change.
     """
 
     figure: str
+    paints: bool = False
     not_saved: tuple[str, ...] = ()
 
     def __init__(self, encoder: Encoder, material: Material) -> None:
@@ -96,6 +98,13 @@ class Method(nn.Module):
         """Every source of chance; their states make a resumed run go on with the same crops."""
         named = {"crops": self.crops.random, "scans": self.crops.choice, "views": self.degrade.random}
         return named | ({"scenes": self.scenes.random} if self.scenes else {})
+
+    def plain_inputs(self, count: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of the training scans: windowed crops, neither turned nor made worse, and the number of each one's scan."""
+        sampler, scenes = self.crops.plain(seed), self._scenes(seed) if self.paints else None
+        for start in range(0, count, self.config.batch):
+            crops = sampler.batch(min(self.config.batch, count - start))
+            yield self.windowed(self.painted(crops, scenes), degraded=False), crops.scan
 
     @cached_property
     def held_out(self) -> Crops | None:

@@ -28,6 +28,7 @@ class PaintedNodules(Method):
     """Facts and kind of the nodule from the means of the last maps; where it is from each voxel of the first ones."""
 
     figure = "explained"
+    paints = True
 
     def __init__(self, encoder: Encoder, material: Material) -> None:
         super().__init__(encoder, material)

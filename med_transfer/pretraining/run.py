@@ -12,6 +12,7 @@ import torch
 
 from med_transfer.atomic import write_text
 from med_transfer.backbones import LoadedBackbone, load_backbone, weights_file
+from med_transfer.backbones.source_features import source_features_path
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import ConfigError, UsageError
@@ -29,6 +30,7 @@ from med_transfer.pretraining.probe import LinearProbe, linear_probe
 from med_transfer.pretraining.processes import Processes, joined
 from med_transfer.pretraining.reading import Source, prepare_source
 from med_transfer.pretraining.source import SourceScans
+from med_transfer.pretraining.source_gap import write_source_of
 from med_transfer.pretraining.supervised import SupervisedLabels, SupervisedMasks
 from med_transfer.pretraining.teacher import Teacher
 from med_transfer.progress import Progress, silent
@@ -83,7 +85,8 @@ def pretrain(
 
     Args:
         scans: a folder of scans, a cohort.csv, a file that ``SourceScans.save`` wrote, or scans already read.
-        out: folder for ``encoder.safetensors``, ``curve.json``, ``config.yaml``, ``source.lock.json``.
+        out: folder for ``encoder.safetensors``, ``encoder.source.safetensors``, ``curve.json``, ``config.yaml``,
+            ``source.lock.json``.
         device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
 
     Raises:
@@ -107,7 +110,10 @@ def pretrain(
         origin = _origin(config, source.scans, networks, probe, processes)
         if processes.first:
             _write_what_is_known(out, config, origin, source)
-        Training(_method(networks, material), origin, out, probe, processes, progress).run()
+        method = _method(networks, material)
+        encoder = Training(method, origin, out, probe, processes, progress).run()
+        if processes.first:
+            write_source_of(method, encoder)
         processes.wait()
         return Pretrained(out, config.backbone, len(source.scans), len(source.left_out))
 
@@ -218,7 +224,8 @@ def _refuse_another_run(out: Path, config: PretrainingConfig, networks: _Network
 
 
 def _write_what_is_known(out: Path, config: PretrainingConfig, origin: Origin, source: Source) -> None:
-    """Before the training, so that what an unfinished run leaves behind remembers too."""
+    """Before the training, so that what an unfinished run leaves behind remembers too, and holds nothing of another."""
+    source_features_path(out / ENCODER_FILE).unlink(missing_ok=True)
     dump_config(config, out / CONFIG_FILE)
     origin.lock.write(out / SOURCE_LOCK_FILE)
     text = io.StringIO()

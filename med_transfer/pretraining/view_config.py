@@ -47,6 +47,12 @@ class CropConfig(_Config):
     scans_per_batch: Annotated[int, Field(ge=1)] = 16
     resident_gib: Annotated[float, Field(ge=0)] = 4.0
 
+    @property
+    def plain(self) -> CropConfig:
+        """The same pieces as they are: not stretched, turned, mirrored or cut."""
+        nothing = {"stretch": 0.0, "rotation_degrees": (0.0,) * 3, "flip": (0.0,) * 3, "cut": (0.0,) * 2}
+        return self.model_copy(update=nothing)
+
 
 class LungSceneConfig(_Config):
     """Synthetic lung and nodules painted into crops; see lung_scenes.py.

@@ -116,7 +116,7 @@ def domain_gap(
         return DomainGap(None, None, None, None, None, None, agreement, "; ".join(unknown))
     stages = _layer_of_source(source, best)
     table = joined_features(features, stages)
-    stored = source.features.get(stages)
+    stored = source.table(stages)
     reference = gaussian_of(stored) if stored is not None else source.gaussians[stages]
     if len(reference.mean) != table.shape[1]:
         raise BackboneError(
@@ -137,6 +137,8 @@ def domain_gap(
 
 def _layer_of_source(source: SourceFeatures, best: Stages) -> Stages:
     """The best layer if the source has it, else its deepest; features before a Gaussian."""
+    if source.table(best) is not None:
+        return best
     known = [*source.features, *source.gaussians]
     return best if best in known else max(known, key=lambda stages: (stages in source.features, max(stages)))
 

@@ -147,7 +147,7 @@ def _gap(
 ) -> DomainGap:  # fmt: skip
     source, reason = source_features(candidate), why_unknown(candidate)
     gap = domain_gap(features, best, source, target.cohort.patients, reason)
-    return replace(gap, other_input=other_input(candidate, resolve_preprocessing(candidate.spec, config)))
+    return replace(gap, other_input=other_input(candidate, source, resolve_preprocessing(candidate.spec, config)))
 
 
 def _cost(candidate: Candidate, features: Sequence[StageFeatures]) -> Cost:

@@ -18,6 +18,7 @@ from med_transfer.backbones.source_features import (
     source_features_path,
 )
 from med_transfer.backbones.store import store_folder, stored_weights
+from med_transfer.backbones.weight_files import weights_in
 from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, read_record
 from med_transfer.calibration import Calibrator
 from med_transfer.preprocessing import PreprocessingConfig
@@ -97,9 +98,16 @@ def source_head(candidate: Candidate) -> SourceHead | None:
     return SourceHead(_pooled(candidate, folder), _layer(tensors, "member0.head"), record.calibration, bottleneck)
 
 
-def other_input(candidate: Candidate, here: PreprocessingConfig) -> str:
-    """How a bundle's own training scans were given to its network, where it was not as here; else empty."""
+def other_input(candidate: Candidate, known: SourceFeatures | None, here: PreprocessingConfig) -> str:
+    """How the source's scans were given to the network, where that is known and was not as here; else empty.
+
+    Args:
+        known: what :func:`source_features` gives; inputs of its file are never quite as here, as it is no cohort's.
+        here: how the cohort's scans are given.
+    """
     folder = _bundle(candidate)
+    if known is not None and known.input:
+        return known.input
     if folder is None:
         return ""
     there, now = (
@@ -116,7 +124,7 @@ def _layer(tensors: dict[str, NDArray], name: str) -> Layer:
 
 def _places(candidate: Candidate) -> list[Path]:
     stored = stored_weights(candidate.spec) if candidate.weights is None else candidate.weights
-    file = stored / WEIGHTS_FILE if stored is not None and stored.is_dir() else stored
+    file = weights_in(stored) if stored is not None and stored.is_dir() else stored
     beside = [source_features_path(file)] if file is not None else []
     by_name = [source_features_path(store_folder() / candidate.spec.name)] if candidate.weights is None else []
     return beside + by_name

@@ -40,6 +40,18 @@ def test_what_is_written_is_read(tmp_path):
     assert gaussian.total_variance == pytest.approx(3 + 2 + 4 * 0.5)
 
 
+def test_joined_stages_are_those_of_the_same_inputs(tmp_path):
+    tables = {(0,): np.ones((5, 2)), (1,): np.full((5, 3), 2.0), (2,): np.zeros((4, 3))}
+    given = SourceFeatures(SHA, 5, tables, input="crops of 20 mm")
+    write_source_features(tmp_path / "f.safetensors", given)
+    found = read_source_features(tmp_path / "f.safetensors", SHA)
+    assert found.input == "crops of 20 mm"
+    assert found.table((1, 0)).tolist() == [[2, 2, 2, 1, 1]] * 5
+    assert found.table((2,)).shape == (4, 3)
+    assert (found.table((1, 2)), found.table((3,)), found.table((0, 3))) == (None, None, None)
+    assert source().table((2, 3)) is None  # a Gaussian is no table
+
+
 def test_a_gaussian_without_components_is_a_ball(tmp_path):
     ball = LowRankGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 2.0)
     write_source_features(tmp_path / "f.safetensors", SourceFeatures(SHA, 5, gaussians={(0,): ball}))

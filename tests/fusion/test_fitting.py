@@ -20,7 +20,7 @@ from med_transfer.bundle import BundleRecord
 from med_transfer.errors import TooFewPatients
 from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.fusion import Fusion
-from med_transfer.fusion.fitting import INVERSE_PENALTIES, choose_penalty
+from med_transfer.fusion.fitting import INVERSE_PENALTIES
 from med_transfer.fusion.model import network_features
 
 COLUMNS = ("marker", "site")
@@ -67,20 +67,30 @@ def test_the_fusion_is_scikit_learns_regression_on_the_same_matrix(kind, balance
         np.testing.assert_allclose(weight, [model[-1].coef_[0] for model in models], atol=1e-6)
 
 
-@pytest.mark.parametrize(("balanced", "expected"), [(True, 0.3), (False, 1.0)])
-def test_the_penalty_is_the_best_on_left_out_patients(balanced, expected):
-    data = made_up(seed=3, n=60)
-    kept = data.truth[:, 0] | (np.arange(60) % 4 == 0)  # 20, 5 and 6 scans: whether they are weighed decides
-    x, truth, patients = own_matrix(data.scans, data.scans, False), data.truth[kept], np.array(data.patients)[kept]
-    x, y, weights = x[kept], truth.argmax(1), "balanced" if balanced else None
-    losses = []
+@pytest.mark.parametrize(
+    ("n", "seed", "balanced", "expected"),
+    [
+        (120, 5, True, 0.3),  # here the weights in the loss on left-out patients decide
+        (120, 5, False, 0.1),
+        (160, 10, True, 0.1),  # and here those in the fit
+        (160, 10, False, 0.3),
+    ],
+)
+def test_the_penalty_is_the_best_on_left_out_patients(n, seed, balanced, expected):
+    """Of classes that are not equally frequent: of two of them a quarter of the patients."""
+    data = made_up(seed=seed, n=n)
+    rows = np.flatnonzero(data.truth[:, 0] | (np.arange(n) // 2 % 4 == 0))
+    scans, truth, patients = data.scans.take(rows), data.truth[rows], [data.patients[row] for row in rows]
+    x, y = own_matrix(data.scans, scans, False)[:, :5], truth.argmax(1)  # network and handcrafted
+    divider = StratifiedGroupKFold(5, shuffle=True, random_state=4)
+    folds = list(divider.split(x, 2 - y, patients))  # numbered so: chance in the folds hangs on the classes' order
+    weights, losses = "balanced" if balanced else None, []
     for strength in INVERSE_PENALTIES:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight=weights, max_iter=2000))
-        folds = StratifiedGroupKFold(5, shuffle=True, random_state=4)
-        found = cross_val_predict(model, x, y, groups=patients, cv=folds, method="predict_proba")
+        found = cross_val_predict(model, x, y, cv=folds, method="predict_proba")
         losses.append(log_loss(y, found, sample_weight=compute_sample_weight(weights, y)))
-    chosen = choose_penalty(x, truth, patients, multilabel=False, balanced=balanced, seed=4)
-    assert chosen == INVERSE_PENALTIES[int(np.argmin(losses))] == expected
+    fusion = fit(replace(data, scans=scans, truth=truth, patients=patients), balanced=balanced, seed=4)
+    assert fusion.combinations[0].inverse_penalty == INVERSE_PENALTIES[int(np.argmin(losses))] == expected
 
 
 def test_a_scan_without_an_out_of_fold_output_teaches_no_model_that_has_the_network():

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import med_transfer as mt
 from med_transfer.backbones import registry
+from med_transfer.backbones.source_features import read_source_features
 from med_transfer.cohorts import SourceLock, patient_hash
 from med_transfer.config import dump_config, load_config
 from med_transfer.phantoms import PhantomConfig, phantom_volume, write_cohort
@@ -74,6 +75,28 @@ def test_it_loads_by_folder_and_by_file(pretrained):
         assert not loaded.report.unexpected
     scratch = mt.load_backbone("resnet18-w32", scratch=True).encoder.conv1.weight
     assert not torch.equal(loaded.encoder.conv1.weight, scratch.half().float())
+
+
+def test_it_knows_what_its_source_looks_like(command, pretrained, tmp_path):
+    """So the gap to a cohort is known in full, and how the source was shown to it is said."""
+    loaded = mt.load_backbone("resnet18-w32", pretrained)
+    source = read_source_features(pretrained / "encoder.source.safetensors", loaded.sha256)
+    assert {stage: table.shape for stage, table in source.features.items()} == {
+        (stage,): (256, 32 * 2**stage) for stage in range(4)
+    }
+    assert source.n_scans == 7  # without those kept for validation
+    assert source.input == "crops of 28 to 90 mm as 16 x 16 x 16 voxels"
+    phantoms = PhantomConfig(patients_per_class=4, seed=21, **SMALL_SCANS | {"format": "nifti"})
+    table = write_cohort(tmp_path / "cohort", phantoms)
+    rows = [row | {"patient": f"other-{number}"} for number, row in enumerate(read_rows(table))]
+    given = ("--backbones", "resnet18-w32", "--weights", f"resnet18-w32={pretrained}")
+    outcome = command("select", write_rows(table, rows), "-o", tmp_path / "out", *given, *settings(*TINY))
+    assert outcome.code == 0, outcome.err
+    gap = json.loads((tmp_path / "out/selection.json").read_text())["ranking"][0]["gap"]
+    assert (gap["unknown"], gap["other_input"]) == ("", source.input)
+    assert gap["frechet"] > 0
+    assert 0 <= gap["proxy_a_distance"] <= 2
+    assert 0 < gap["mmd_p_value"] <= 1
 
 
 def test_what_it_has_seen_may_not_judge(command, pretrained, source_csv, tmp_path):

@@ -186,10 +186,10 @@ def test_training_scans_recoloured_by_coral_are_no_measure(of_bundle, finished, 
 
 def test_the_bundles_own_input_is_no_other(of_bundle, finished):
     own = read_record(finished.bundle).preprocessing
-    assert other_input(of_bundle, own) == ""
-    assert other_input(of_bundle, own.model_copy(update={"max_gap_mm": 5.0, "modality": "CT"})) == ""
+    assert other_input(of_bundle, None, own) == ""
+    assert other_input(of_bundle, None, own.model_copy(update={"max_gap_mm": 5.0, "modality": "CT"})) == ""
     window = own.model_copy(update={"window_hu": (-500.0, 500.0)})
-    assert other_input(of_bundle, window) == "window_hu [-1000.0, 1000.0] (here [-500.0, 500.0])"
+    assert other_input(of_bundle, None, window) == "window_hu [-1000.0, 1000.0] (here [-500.0, 500.0])"
 
 
 def test_a_file_beside_the_weights_goes_before_the_novelty(of_bundle, random_weights, tmp_path):
