@@ -128,11 +128,10 @@ def test_no_time_for_one_trial(command, cohort_csv, tmp_path):
     assert len(list((tmp_path / "out/prepared").iterdir())) == 1
 
 
-@pytest.mark.parametrize("minutes", ["nan", "inf"])
-def test_minutes_that_are_none_are_refused(command, cohort_csv, tmp_path, minutes):
-    outcome = command("tune", cohort_csv, "-o", tmp_path / "out", "--minutes", minutes)
+def test_endless_minutes_are_refused(command, cohort_csv, tmp_path):
+    outcome = command("tune", cohort_csv, "-o", tmp_path / "out", "--minutes", "inf")
     assert outcome.code == 2
-    assert f"minutes {minutes}; expected 0 or more, and finite" in outcome.err
+    assert "minutes inf; expected 0 or more, and finite" in outcome.err
     assert not (tmp_path / "out").exists()
 
 
