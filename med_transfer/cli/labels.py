@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,10 +62,13 @@ def budget(
         target=target, measure=measure, classes=tuple(classes or ()), finetune=finetune, smallest=smallest,  # type: ignore[arg-type]
         n_sizes=sizes, repeats=repeats, multiple=multiple,
     )  # fmt: skip
-    settings = load_config(FinetuneConfig, config, overrides or ())
     chosen = {"name": backbone, "weights": _bundle_of(weights)}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    settings = settings.model_copy(update={"backbone": settings.backbone.model_copy(update=chosen)})
+    words = [
+        f"backbone.{key}={json.dumps(str(value), ensure_ascii=False)}"
+        for key, value in chosen.items()
+        if value is not None
+    ]
+    settings = load_config(FinetuneConfig, config, [*(overrides or ()), *words])
     with progress_bars() as progress:
         found = label_budget(Cohort.read(cohort), settings, out, asked, progress)
     if as_json:

@@ -44,7 +44,7 @@ def finetuned_curve(
 
     Args:
         cohort: the training folds, each scan usable.
-        config: of every run, but that none has a scratch twin or falls back to one.
+        config: of every run, but for what :func:`_network_alone` leaves out.
         plan: sizes, repeats and folds; the smallest size grows until the config's split can divide it.
         folder: of the run folders.
         progress: told how far it is.
@@ -52,8 +52,7 @@ def finetuned_curve(
     Raises:
         TooFewPatients: even the largest subset cannot be divided as the config asks.
     """
-    kept = config.transfer.model_copy(update={"on_harm": "report"})  # without a twin there is nothing to fall back to
-    config = config.model_copy(update={"scratch_twin": False, "transfer": kept})
+    config = _network_alone(config)
     plan = _divisible(cohort, config, plan)
     n_runs, done = len(lessons(cohort.truth, cohort.patients, plan)), 0
 
@@ -69,6 +68,14 @@ def finetuned_curve(
     judged = judge_lessons(answers, cohort.truth, cohort.patients, cohort.labels, plan)
     progress("fine-tunings", n_runs, n_runs)
     return judged
+
+
+def _network_alone(config: FinetuneConfig) -> FinetuneConfig:
+    """The config without what has no say in the probabilities that are judged, some of which small subsets refuse."""
+    record = config.model_dump()
+    record["transfer"]["on_harm"] = "report"  # without a twin there is nothing to fall back to
+    left_out = {"scratch_twin": False, "fusion": None, "operating_point": {}, "explain": {"gallery": 0}}
+    return FinetuneConfig.model_validate(record | left_out)
 
 
 def _taught(cohort: Cohort, lesson: Lesson) -> Cohort:

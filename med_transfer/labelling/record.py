@@ -9,7 +9,7 @@ from typing import Literal
 from med_transfer.errors import UsageError
 from med_transfer.labels import Labels
 from med_transfer.transfer.curve_samples import MEASURES, Measure
-from med_transfer.transfer.label_forecast import MULTIPLE, Forecast
+from med_transfer.transfer.label_forecast import MOST_MULTIPLE, MULTIPLE, Forecast
 
 Way = Literal["linear probe", "fine-tuning"]
 WAY_MEANS: dict[Way, str] = {
@@ -32,7 +32,7 @@ class BudgetSettings:
         smallest: patients in the smallest subset, of all classes together; None: 5, or two a class.
         n_sizes: subsets, each about the same multiple of the one before.
         repeats: with other folds and subsets; None: 10 of probes, 1 of fine-tunings.
-        multiple: of the present training patients, how far a curve is followed; above 1.
+        multiple: of the present training patients, how far a curve is followed; above 1, at most 1000.
         n_draws: resamples.
         seed: of folds, subsets and resamples.
 
@@ -58,7 +58,7 @@ class BudgetSettings:
             raise UsageError(f"classes with measure {self.measure}", expected="sensitivity, which each class has")
         for name, found, fits, expected in (
             ("target", self.target, 0 < self.target < 1, "above 0 and below 1"),
-            ("multiple", self.multiple, self.multiple > 1, "above 1"),
+            ("multiple", self.multiple, 1 < self.multiple <= MOST_MULTIPLE, f"above 1, at most {MOST_MULTIPLE:g}"),
             ("smallest", self.smallest, self.smallest is None or self.smallest >= 2, "at least 2 patients"),
             ("n_sizes", self.n_sizes, self.n_sizes >= 1, "at least 1"),
             ("repeats", self.repeats, self.repeats is None or self.repeats >= 1, "at least 1"),

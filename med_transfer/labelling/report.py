@@ -91,7 +91,7 @@ def sentence(forecast: Forecast, measure: str) -> str:
         return f"{head}{present}; the target of {target} is reached{_how_surely(forecast, low)}."
     if forecast.outcome == "forecast":
         return (
-            f"{head}to reach {what} {target} you need about {_rounded(forecast.more or 0)} more {kind} "
+            f"{head}to reach {what} {target} you need about {_rounded_up(forecast.more or 0)} more {kind} "
             f"(95 % interval {_limits(forecast)}); now {present}{_how_surely(forecast, 0.0)}."
         )
     return (
@@ -101,9 +101,10 @@ def sentence(forecast: Forecast, measure: str) -> str:
 
 
 def _limits(forecast: Forecast) -> str:
+    """Rounded outwards, so that the number, which is rounded too, does not leave them by that."""
     low, high = forecast.interval or (None, None)
     beyond = f"more than {forecast.multiple:g} times those at hand"
-    return f"{beyond if low is None else low} to {beyond if high is None else high}"
+    return f"{beyond if low is None else _rounded_down(low)} to {beyond if high is None else _rounded_up(high)}"
 
 
 def _how_surely(forecast: Forecast, low: float) -> str:
@@ -113,7 +114,11 @@ def _how_surely(forecast: Forecast, low: float) -> str:
     return f"; {share:.0%} of the resampled curves get there within {forecast.multiple:g} times the patients"
 
 
-def _rounded(number: int) -> int:
-    """Two digits, upwards: a forecast is no more exact than that."""
-    step = 10 ** max(len(str(number)) - 2, 0)
-    return math.ceil(number / step) * step
+def _rounded_up(number: int) -> int:
+    """Two digits: a forecast is no more exact than that."""
+    return -_rounded_down(-number)
+
+
+def _rounded_down(number: int) -> int:
+    step = 10 ** max(len(str(abs(number))) - 2, 0)
+    return number // step * step

@@ -15,6 +15,7 @@ from med_transfer.transfer.learning_curve import PARAMETERS, PowerLaw, fit_power
 
 Outcome = Literal["reached", "forecast", "out of reach", "too few points"]
 MULTIPLE = 5.0
+MOST_MULTIPLE = 1000.0  # beyond, a curve of some tens of patients foretells nothing, and numbers overflow
 _LEAST_SIZES = PARAMETERS + 1
 _LEAST_SPAN = 2.0  # a curve seen over less than a doubling foretells nothing
 _LEAST_ERROR = 1e-3
@@ -64,15 +65,15 @@ def forecast(samples: CurveSamples, target: float, multiple: float = MULTIPLE) -
     Args:
         samples: a measured curve and its resamples.
         target: performance to reach, above 0 and below 1.
-        multiple: of the present training patients, how far the curve may be followed; above 1.
+        multiple: of the present training patients, how far the curve may be followed; above 1, at most 1000.
 
     Raises:
         UsageError: a target or multiple out of range.
     """
     if not 0 < target < 1:
         raise UsageError(f"target {target}", expected="a performance above 0 and below 1")
-    if not multiple > 1:
-        raise UsageError(f"multiple {multiple}", expected="above 1: how far beyond the present data to look")
+    if not 1 < multiple <= MOST_MULTIPLE:
+        raise UsageError(f"multiple {multiple}", expected=f"above 1, at most {MOST_MULTIPLE:g}")
     draws = samples.draws[np.isfinite(samples.draws).all(axis=1)][:_MOST_DRAWS]
     if reason := _too_few(samples, draws):
         return Forecast(samples.name, target, multiple, "too few points", samples, reason=reason)

@@ -146,7 +146,7 @@ def _trial_table(tuning: Tuning) -> str:
     for trial in ranked:
         value = f"{trial.value:.3f}" if trial.value is not None else trial.state
         folds = " ".join(f"{figure:.2f}" for figure in trial.figures)
-        what = ", ".join(f"{key.rpartition('.')[2]} {_number(value)}" for key, value in trial.values.items())
+        what = ", ".join(f"{key} {_number(value)}" for key, value in trial.values.items())
         what = what or ("the default" if trial.number == 0 else "")
         note = f" ({trial.reason})" if trial.reason else ""
         rows.append((str(trial.number), value, folds, str(trial.epochs), f"{trial.seconds:.0f}", what + note))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+from med_transfer.backbones import BackboneSpec
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
-from med_transfer.errors import UsageError
+from med_transfer.errors import NothingDone, UsageError
+from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.member import precision
-from med_transfer.finetuning.plan import make_plan, resolve_preprocessing
+from med_transfer.finetuning.plan import Plan, make_plan, resolve_preprocessing
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.start import check_transfer
 from med_transfer.progress import Progress, silent
@@ -18,7 +21,7 @@ from med_transfer.tuning.record import Tuning
 from med_transfer.tuning.search import Search
 from med_transfer.tuning.space import usable_strategies
 from med_transfer.tuning.study import JOURNAL, import_optuna
-from med_transfer.tuning.watcher import Deadline
+from med_transfer.tuning.watcher import Deadline, OutOfTime
 
 CONFIG_FILE = "tuning.yaml"
 
@@ -36,7 +39,7 @@ def tune(
         cohort: the table; the scans that ``finetune`` with this config would keep for testing reach no trial.
         config: of the run that is to follow, and the search.
         out: folder for the study, the prepared scans and the results.
-        minutes: for this call; a trial in training is left to the next call. None: no limit.
+        minutes: for this call, 0 or more; reading or a trial in training is left to the next call. None: no limit.
         trials: in all calls together, beside the default and without repeats of the same config; None: as many as the
             time allows.
 
@@ -45,13 +48,15 @@ def tune(
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: the backbone or its weights cannot be used.
         ConfigError: something in the space cannot work.
-        UsageError: the folder holds another search, or there is no limit at all.
-        NothingDone: no scan can be used, or the time did not suffice for one trial.
+        UsageError: the folder holds another search, the minutes are no such number, or there is no limit at all.
+        NothingDone: no scan can be used, or the time did not suffice for reading and one trial.
         OutputError: a result cannot be written.
     """
     import_optuna()
     if minutes is None and trials is None:
         raise UsageError("neither minutes nor trials", expected="a limit", action="Give --minutes or --trials")
+    if minutes is not None and not 0 <= minutes < math.inf:
+        raise UsageError(f"minutes {minutes}", expected="0 or more, and finite")
     deadline, out, base = Deadline(minutes), Path(out), config.base
     source = load_source(base)
     from_source = source.sha256 is not None
@@ -61,11 +66,25 @@ def tune(
     resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
     split_cohort(cohort, base.split)
     _claim(out, config)
-    plan = make_plan(cohort, base, source.spec, out, progress)
+    plan = _read(cohort, base, source.spec, out, deadline, progress)
     search = Search(
         without_test_scans(plan), source, config, strategies, out, deadline, progress, len(plan.prepared.failed)
     )
     return search.run(trials)
+
+
+def _read(
+    cohort: Cohort, base: FinetuneConfig, spec: BackboneSpec, out: Path, deadline: Deadline, progress: Progress
+) -> Plan:
+    """The plan, within the time. Raises NothingDone, and as :func:`make_plan`."""
+    try:
+        return make_plan(cohort, base, spec, out, deadline.watched(progress))
+    except OutOfTime:
+        raise NothingDone(
+            f"the time of {deadline.minutes:g} minutes was over before all scans were read", where=out,
+            expected="time for reading them and for the default config",
+            action="Run the same command again, with more --minutes perhaps: what was read is kept",
+        ) from None  # fmt: skip
 
 
 def _claim(out: Path, config: TuneConfig) -> None:

@@ -72,6 +72,16 @@ class Deadline:
         if self.passed:
             raise OutOfTime
 
+    def watched(self, progress: Progress) -> Progress:
+        """The same, and the clock is looked at after every step but the last. May raise as :meth:`check`."""
+
+        def tell(stage: str, done: int, total: int, note: str = "") -> None:
+            progress(stage, done, total, note)
+            if done < total:
+                self.check()
+
+        return tell
+
 
 class Watcher(TrainingProgress):
     """Tells each step, gives each epoch's best figure so far to ``judge``, and looks at the clock.

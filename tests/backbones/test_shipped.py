@@ -11,9 +11,14 @@ import torch
 from safetensors import safe_open
 
 from med_transfer.backbones import backbones, find_backbone, load_backbone, weights_at_hand, weights_file
+from med_transfer.backbones.source_features import source_features_path
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.lineage import source_licences, source_provenance
+from med_transfer.phantoms import phantom_volume
 from med_transfer.scans import read_scan
+from med_transfer.selection.candidates import find_candidates
+from med_transfer.selection.source import source_features
+from med_transfer.transfer.frechet import frechet_distance, gaussian_of
 
 SPEC = find_backbone("med-transfer-small")
 DATA = os.environ.get("MED_TRANSFER_DATA", "")
@@ -67,6 +72,27 @@ def test_a_scan_that_it_has_seen_is_recognised():
     scan = read_scan(Path(DATA, "sts_ct", "STS_001.nii.gz"))
     assert seen is not None
     assert scan.content_hash in seen.content_hashes
+
+
+@pytest.mark.usefixtures("_empty_store")
+def test_what_its_source_looks_like_comes_with_it():
+    """Small; made with these weights; phantoms, which are no patients, lie further from one half of it than the other
+    half does."""
+    path = source_features_path(shipped())
+    assert path.stat().st_size <= 1e6
+    source = source_features(find_candidates(["med-transfer-small"]).ready[0])
+    assert source.weights_sha256 == SPEC.sha256
+    assert source.input == "crops of 24 to 70 mm as 16 x 32 x 32 voxels, lung and nodules painted in"
+    table = source.table((2, 3))
+    assert table.shape == (256, 128 + 256)
+    known = gaussian_of(table[::2])
+    volumes = [phantom_volume("solid", seed=1, patient=number, shape=(16, 32, 32)) for number in range(12)]
+    images = torch.stack([torch.from_numpy(one.voxels / 1000).float().clamp(-1, 1)[None] for one in volumes])
+    encoder = load_backbone("med-transfer-small").encoder.eval()
+    with torch.inference_mode():
+        strange = encoder.pool(encoder(images), (2, 3)).double().numpy()
+    near, far = (frechet_distance(known, gaussian_of(rows)) for rows in (table[1::11][:12], strange))
+    assert 2 * near < far
 
 
 def test_random_values_and_packages_have_no_file(tmp_path):

@@ -123,7 +123,16 @@ def test_an_unknown_key_names_the_nearest(command, cohort_csv, tmp_path):
 def test_no_time_for_one_trial(command, cohort_csv, tmp_path):
     outcome = command("tune", cohort_csv, "-o", tmp_path / "out", *settings(*SMALL), "--minutes", 0)
     assert outcome.code == 3
-    assert "no trial is complete: the time of 0 minutes was over; the same command goes on" in outcome.err
+    assert "the time of 0 minutes was over before all scans were read; expected time for reading them" in outcome.err
+    assert "Run the same command again, with more --minutes perhaps: what was read is kept" in outcome.err
+    assert len(list((tmp_path / "out/prepared").iterdir())) == 1
+
+
+def test_endless_minutes_are_refused(command, cohort_csv, tmp_path):
+    outcome = command("tune", cohort_csv, "-o", tmp_path / "out", "--minutes", "inf")
+    assert outcome.code == 2
+    assert "minutes inf; expected 0 or more, and finite" in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(cohort_csv, tmp_path):

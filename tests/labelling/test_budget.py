@@ -15,12 +15,16 @@ from safetensors.torch import save_file
 
 from med_transfer.backbones import load_backbone
 from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
+from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.plan import resolve_preprocessing
 from med_transfer.labelling import BudgetSettings, label_budget
+from med_transfer.labelling.finetuned import start_of_finetuning
+from med_transfer.labelling.report import sentence
 from med_transfer.selection.candidates import find_candidates
 from med_transfer.selection.features import FeatureLibrary
-from med_transfer.transfer.curve_samples import curve_samples
+from med_transfer.transfer.curve_samples import CurveSamples, curve_samples
+from med_transfer.transfer.label_forecast import Forecast
 from med_transfer.transfer.probe_curve import CurvePlan, probe_curve
 
 NAME = "resnet18-w32"
@@ -28,6 +32,7 @@ INPUT = ("input.shape=[16,16,16]", "input.region=roi", "input.spacing_mm=[2,2,2]
 SMALL = settings(*TINY, *INPUT)
 QUICK = ("--repeats", 2, "--smallest", 4, "--sizes", 5)
 SPLIT = SplitConfig(folds=2, test_fraction=0.34)
+NO_SAY = ("transfer.on_harm=fallback", "fusion.use=[network,handcrafted]", "operating_point.rule=youden")
 
 
 @pytest.fixture(scope="session")
@@ -136,12 +141,33 @@ def test_nothing_of_a_test_scan_counts(command, cohort_csv, weights, tmp_path):
     assert len(list((tmp_path / "out/cache/features").iterdir())) == len(rows) - len(test)
 
 
+@pytest.mark.parametrize(
+    ("more", "interval", "expected"),
+    [
+        (133, (133, 133), "about 140 more labelled patients of this class (95 % interval 130 to 140)"),
+        (1201, (996, 1204), "about 1300 more labelled patients of this class (95 % interval 990 to 1300)"),
+        (8, (0, 12), "about 8 more labelled patients of this class (95 % interval 0 to 12)"),
+        (101, (99, None), "(95 % interval 99 to more than 5 times those at hand)"),
+    ],
+)
+def test_the_number_is_rounded_up_and_its_limits_outwards(more, interval, expected):
+    samples = CurveSamples("solid", np.array([4.0]), np.array([0.6]), np.array([[0.6]]), labelled=20)
+    now = (0.6, 0.5, 0.7)
+    found = Forecast("solid", 0.9, 5, "forecast", samples, more, interval, share_reaching=1, now=now)
+    assert expected in sentence(found, "sensitivity")
+
+
+def test_without_weights_it_says_that_the_runs_start_from_scratch():
+    config = FinetuneConfig.model_validate({"backbone": {"name": NAME}})
+    assert start_of_finetuning(config)[0] == f"{NAME}, from scratch"
+
+
 def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv, weights, tmp_path):
+    """Small subsets are not refused for what has no say in the curve."""
     quick = ("training.epochs=1", "training.epoch_scans=8", "split.kind=holdout", "split.val_fraction=0.5")
-    quick = (*quick, "transfer.on_harm=fallback")  # of which these runs, without a twin, know nothing
-    few = ("--smallest", 2, "--sizes", 2)
-    asked = words(cohort_csv, tmp_path, "--weights", weights, "--finetune", *few, "--json", *settings(*quick))
-    outcome = command(*asked, *settings(*quick))
+    more = ("--weights", weights, "--finetune", "--smallest", 2, "--sizes", 2, "--json")
+    asked = words(cohort_csv, tmp_path, *more)
+    outcome = command(*asked, *settings(*quick, *NO_SAY))
     assert outcome.code == 0, outcome.err
     record = json.loads(outcome.out)
     assert (record["way"], record["backbone"]) == ("fine-tuning", f"{NAME} ({weights})")
@@ -168,7 +194,11 @@ def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv,
 
     trained = {path: path.stat().st_mtime_ns for run in runs for path in run.glob("training/*/*")}
     assert trained
-    again = command(*asked, *settings(*quick))
+    for run in runs:
+        written = load_config(FinetuneConfig, run / "config.yaml")
+        assert (written.scratch_twin, written.fusion, written.operating_point.rule) == (False, None, "argmax")
+    again = command(*asked, *settings(*quick, *NO_SAY))
+    assert again.code == 0, again.err
     assert json.loads(again.out)["forecasts"] == record["forecasts"]
     assert trained == {path: path.stat().st_mtime_ns for run in runs for path in run.glob("training/*/*")}
 
@@ -183,10 +213,17 @@ def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv,
         (("--measure", "f1"), "measure 'f1'; expected one of sensitivity, macro_auc"),
         (("--measure", "macro_auc", "--class", "solid"), "classes with measure macro_auc; expected sensitivity"),
         (("--target", 1), "target 1.0; expected above 0 and below 1"),
-        (("--multiple", 1), "multiple 1.0; expected above 1"),
+        (("--target", "nan"), "target nan; expected above 0 and below 1"),
+        (("--multiple", 1), "multiple 1.0; expected above 1, at most 1000"),
+        (("--multiple", "inf"), "multiple inf; expected above 1, at most 1000"),
+        (("--multiple", "nan"), "multiple nan; expected above 1, at most 1000"),
         (("--smallest", 1), "smallest 1; expected at least 2 patients"),
         ((), "backbone resnet18-w32 has no published weights"),
         (("--weights", "nowhere.pt"), "nowhere.pt"),
+        (
+            ("--weights", "a.pt", "--set", "transfer.strategy=scratch"),
+            "transfer.strategy scratch with backbone.weights",
+        ),
         (("--set", "split.folds=9"), "class 'ground-glass' has 6 patients; expected at least 10"),
     ],
 )

@@ -164,8 +164,10 @@ def test_too_few_points_to_say():
 def test_targets_and_multiples_out_of_range_are_refused():
     with pytest.raises(UsageError, match="target 1.0; expected a performance above 0 and below 1"):
         forecast(samples_of(PLANTED), 1.0)
-    with pytest.raises(UsageError, match="multiple 1.0; expected above 1"):
+    with pytest.raises(UsageError, match="multiple 1.0; expected above 1, at most 1000"):
         forecast(samples_of(PLANTED), 0.9, 1.0)
+    with pytest.raises(UsageError, match="multiple inf; expected above 1, at most 1000"):
+        forecast(samples_of(PLANTED), 0.9, math.inf)
 
 
 def test_unknown_measure():

@@ -23,6 +23,7 @@ from med_transfer.progress import silent
 from med_transfer.tuning import TuneConfig, Tuning
 from med_transfer.tuning.inner_folds import kept_figure, without_test_scans
 from med_transfer.tuning.record import advantage
+from med_transfer.tuning.report import as_markdown
 from med_transfer.tuning.search import Search
 from med_transfer.tuning.space import applied
 from med_transfer.tuning.study import Study
@@ -86,6 +87,12 @@ def test_tables_tell_the_same_as_the_trials(unbroken):
     text = (unbroken.folder / "tuning.md").read_text()
     assert "The winner's figure is biased upwards" in text
     assert "mean over 2 inner folds of the macro auc" in text
+
+
+def test_two_strengths_of_a_trial_are_told_apart(unbroken):
+    values = {"augmentation.strength": 1.094, "transfer.l2_sp.strength": 0.1602, "transfer.regularise": ("l2_sp",)}
+    text = as_markdown(replace(unbroken, trials=(replace(unbroken.trials[0], number=1, values=values),)))
+    assert "| augmentation.strength 1.09, transfer.l2_sp.strength 0.16, transfer.regularise l2_sp |" in text
 
 
 def test_going_on_repeats_nothing_and_ends_as_one_that_was_not_stopped(unbroken, tmp_path):
