@@ -12,7 +12,7 @@ from med_transfer.phantoms import PhantomConfig, write_cohort
 
 # The same examples on every machine, and no limit of time that a busy one misses: what fails, fails for everyone.
 # `pytest --hypothesis-profile default` looks for new ones.
-hypothesis_settings.register_profile("reproducible", derandomize=True)
+hypothesis_settings.register_profile("reproducible", derandomize=True, deadline=None)
 hypothesis_settings.load_profile("reproducible")
 
 
