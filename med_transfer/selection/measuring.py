@@ -25,6 +25,7 @@ from med_transfer.transfer.probes import Judged, linear_probe, nearest_neighbour
 from med_transfer.transfer.transrate import trans_rate
 from med_transfer.verification import Agreement
 
+NOTHING_STORED = "no features of the source are stored"
 Measure = Callable[[NDArray[np.float64], NDArray[np.integer]], float]
 
 
@@ -98,7 +99,7 @@ def over_labels(measure: Measure, table: NDArray[np.float64], target: Target) ->
 
 def domain_gap(
     features: Sequence[StageFeatures], best: Stages, source: SourceFeatures | None, patients: Sequence[str],
-    why_unknown: str = "no features of the source are stored",
+    why_unknown: str = NOTHING_STORED,
 ) -> DomainGap:  # fmt: skip
     """Everything that can be computed from what is known of the source, in the best layer where that is known.
 

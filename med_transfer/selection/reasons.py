@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from med_transfer.selection.record import BackboneScore, layer_text
-from med_transfer.transfer.choice import BARE_MENTION_NATS
+from med_transfer.transfer.choice import is_evidence
 
 _NONE = "No pretrained backbone beats its own random weights on these scans by more than a standard error"
 _OPEN = (
@@ -60,7 +60,7 @@ def _rivals(others: Sequence[BackboneScore], chosen: BackboneScore, scans: int) 
 def _decided(rival: BackboneScore, chosen: BackboneScore, scans: int) -> str:
     mine, theirs = chosen.best.log_me, rival.best.log_me
     figures = f"{mine:.3f} against {theirs:.3f} a scan"
-    if (mine - theirs) * scans >= BARE_MENTION_NATS:
+    if is_evidence(mine - theirs, scans):
         by = f"LogME decided, {figures}"
     elif chosen.cost.activations_mib < rival.cost.activations_mib:
         by = (

@@ -23,9 +23,9 @@ from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, read_record
 from med_transfer.calibration import Calibrator
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.selection.candidates import Candidate
+from med_transfer.selection.measuring import NOTHING_STORED
 from med_transfer.selection.record import Stages
 
-_NOTHING = "no features of the source are stored"
 _SHORTENED = "the bundle describes its training scans behind an autoencoder's bottleneck, not as the encoder gives them"
 _RECOLOURED = (
     "the bundle describes its training scans as CORAL recoloured them for another site, not as the encoder gives them"
@@ -80,7 +80,7 @@ def why_unknown(candidate: Candidate) -> str:
     """Why a candidate without a file of source features has none of a bundle either; empty when it has."""
     folder = _bundle(candidate)
     if folder is None:
-        return _NOTHING
+        return NOTHING_STORED
     transfer = read_record(folder).transfer
     mapping = transfer.mapping if transfer is not None else None
     return {"autoencoder": _SHORTENED, "coral": _RECOLOURED}.get(mapping or "", "")

@@ -58,7 +58,12 @@ def tied_with_the_best(contenders: Sequence[Contender]) -> list[Contender]:
 def alike_by_evidence(contenders: Sequence[Contender], scans: int) -> list[Contender]:
     """Those whose LogME lies less than one nat, over all scans, below the highest, that one included."""
     highest = max(one.log_me for one in contenders)
-    return [one for one in contenders if (highest - one.log_me) * scans < BARE_MENTION_NATS]
+    return [one for one in contenders if not is_evidence(highest - one.log_me, scans)]
+
+
+def is_evidence(log_me_gain: float, scans: int) -> bool:
+    """Whether a difference of LogME a scan, over so many scans, is worth more than a bare mention."""
+    return log_me_gain * scans >= BARE_MENTION_NATS
 
 
 def _cheapest(one: Contender) -> tuple[float, float, float, str]:
