@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from command_line import SMALL_SCANS, TINY, Command, FinishedRun, neutral_names, run_command, settings
 from hypothesis import settings as hypothesis_settings
 
@@ -14,6 +17,27 @@ from med_transfer.phantoms import PhantomConfig, write_cohort
 # `pytest --hypothesis-profile default` looks for new ones.
 hypothesis_settings.register_profile("reproducible", derandomize=True, deadline=None)
 hypothesis_settings.load_profile("reproducible")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="of every random number that a test does not seed itself")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> None:
+    _seed(request.config)  # whichever test asks first, a shared fixture is the same
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    _seed(item.config)
+
+
+def _seed(config: pytest.Config) -> None:
+    seed = config.getoption("--seed")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - for libraries that draw from it
+    torch.manual_seed(seed)
 
 
 @pytest.fixture(scope="session")
