@@ -169,8 +169,8 @@ class TrainingConfig(_Config):
         strategy = strategy or (LayerwiseLRDecay() if from_source else Scratch())
         values: dict = {"learning_rate": self.learning_rate or strategy.learning_rate}
         if not from_source:
-            return self.model_copy(
-                update=values | {"stage_decay": 1.0, "freeze_stages": 0, "freeze_norm_statistics": False}
+            return self.without_source().model_copy(
+                update=values | {"stage_decay": 1.0, "freeze_norm_statistics": False}
             )
         values["stage_decay"] = self.stage_decay or strategy.stage_decay
         values["freeze_norm_statistics"] = self.freeze_norm_statistics is not False

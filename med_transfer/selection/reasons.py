@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from med_transfer.selection.record import BackboneScore, layer_text
-from med_transfer.transfer.choice import is_evidence
+from med_transfer.transfer.choice import is_evidence, tied_with_the_best
 
 _NONE = "No pretrained backbone beats its own random weights on these scans by more than a standard error"
 _OPEN = (
@@ -52,9 +52,8 @@ def _passed_over(ranking: Sequence[BackboneScore], chosen: BackboneScore) -> lis
 
 def _rivals(others: Sequence[BackboneScore], chosen: BackboneScore, scans: int) -> list[str]:
     """Who cannot be told apart from it by the probe, and what decided."""
-    leader = max([chosen, *others], key=lambda score: score.best.macro_auc).best
-    close = [score for score in others if score.best.macro_auc >= leader.macro_auc - leader.standard_error]
-    return [_decided(score, chosen, scans) for score in close]
+    tied = tied_with_the_best([score.best for score in (chosen, *others)])
+    return [_decided(score, chosen, scans) for score in others if score.best in tied]
 
 
 def _decided(rival: BackboneScore, chosen: BackboneScore, scans: int) -> str:

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 BARE_MENTION_NATS = 1.0  # a log Bayes factor below this is "not worth more than a bare mention"
+
+
+class Probed(Protocol):
+    """What a cross-validated linear probe has told of."""
+
+    @property
+    def macro_auc(self) -> float: ...
+
+    @property
+    def standard_error(self) -> float: ...
+
+
+AnyProbed = TypeVar("AnyProbed", bound=Probed)
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ def in_order(contenders: Sequence[Contender], scans: int) -> list[Contender]:
     return placed
 
 
-def tied_with_the_best(contenders: Sequence[Contender]) -> list[Contender]:
+def tied_with_the_best(contenders: Sequence[AnyProbed]) -> list[AnyProbed]:
     """Those whose macro AUC lies within one standard error of the highest, that one included."""
     leader = max(contenders, key=lambda one: (one.macro_auc, one.standard_error))
     return [one for one in contenders if one.macro_auc >= leader.macro_auc - leader.standard_error]
