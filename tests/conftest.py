@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ from med_transfer.phantoms import PhantomConfig, write_cohort
 # `pytest --hypothesis-profile default` looks for new ones.
 hypothesis_settings.register_profile("reproducible", derandomize=True, deadline=None)
 hypothesis_settings.load_profile("reproducible")
+
+
+# A shell ignores Ctrl-C for what it runs in the background, and what the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

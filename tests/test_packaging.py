@@ -5,10 +5,10 @@ import importlib.metadata
 import inspect
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -41,14 +41,20 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 # Start-up
 
 
+def processor_seconds_of_children() -> float:
+    """Unlike the clock on the wall, it hardly depends on what else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_answers_in_half_a_second():
     seconds = []
     while len(seconds) < 5 and min(seconds, default=1.0) >= 0.5:
-        started = time.perf_counter()
+        started = processor_seconds_of_children()
         answer = run(sys.executable, "-m", "med_transfer", "--help")
-        seconds.append(time.perf_counter() - started)
+        seconds.append(processor_seconds_of_children() - started)
     assert "finetune" in answer.stdout
-    assert min(seconds) < 0.5, f"best of five: {min(seconds):.2f} s"
+    assert 0 < min(seconds) < 0.5, f"best of five: {min(seconds):.2f} s"
 
 
 def test_help_of_every_command_loads_no_heavy_package():
