@@ -200,7 +200,11 @@ def classic(crops: Crops, job: Job, training: np.ndarray, test: np.ndarray) -> n
 
 def answer(crops: Crops, job: Job, arguments: argparse.Namespace) -> np.ndarray:
     training, test = split(crops, job.split)
-    cases = few(crops, job.task, job.n, training, job.split)
+    return learned(crops, job, few(crops, job.task, job.n, training, job.split), test, arguments)
+
+
+def learned(crops: Crops, job: Job, cases: np.ndarray, test: np.ndarray, arguments: argparse.Namespace) -> np.ndarray:
+    """Learn from ``cases`` as the job's arm does, give the probabilities of the cases ``test`` [case, class]."""
     weights = arguments.small_weights if "small" in job.arm else None
     if job.arm in ("diameter", "handcrafted"):
         return classic(crops, job, cases, test)

@@ -4,8 +4,8 @@ For each task, number of labels and split of label_efficiency.py, the candidates
 alone with the functions of ``select``: every layer, the same network with random weights as control, one order. The
 truth is the macro AUC on the test cases: of the linear probe (``frozen``), and of the network trained by the default
 strategy where every candidate was (``fine-tuned``). Random weights of the default's network are ranked too, though
-``select`` takes them as a control only. Advice: the first that beats its own random weights, else a training from
-scratch.
+``select`` takes them as a control only. Advice: the first that beats its own random weights. Where none does, a user
+may train from scratch, or let ``finetune --on-harm fallback`` decide (selection_fallback.py): one table for each.
 
     python benchmarks/selection_agreement.py --prepared lidc.npz --out OUT
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -26,6 +27,7 @@ from label_efficiency_report import DEFAULT, LABELS, SPLITS, WITH_MASKS, macro_a
 from lidc_crops import TASKS, Crops, centre, few, load, split
 from lidc_strategies import as_input
 from scipy.stats import kendalltau
+from selection_fallback import SOURCE, verdict
 
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.cohorts import Cohort
@@ -175,16 +177,30 @@ def agreement_table(crops: Crops, folder: Path, cells: dict[Key, Cell]) -> list[
     return lines
 
 
-def advice_table(crops: Crops, folder: Path, cells: dict[Key, Cell]) -> list[str]:
-    """What follows from the advice (the default strategy, or scratch), against the best arm of each row."""
+def by_fallback(crops: Crops, folder: Path, key: Key) -> str:
+    """The arm that ``--on-harm fallback`` keeps."""
+    found = verdict(crops, folder.parent / "inner", *key)
+    if found is None:
+        return "not asked"  # no arm of that name was trained, and the table says so
+    return "scratch" if found.verdict == "harm" else SOURCE
+
+
+def advice_table(crops: Crops, folder: Path, cells: dict[Key, Cell], where_none: Callable[[Key], str]) -> list[str]:
+    """What follows from the advice by the default strategy, against the best arm of each row.
+
+    Args:
+        where_none: the arm that is trained in a cell without advice.
+    """
     lines = ["| task | labels a class | advice | reaches | best network | misses | best of all | misses |"]
     lines.append(f"|{'---|' * 8}")
     arms = sorted({file.stem.split("_", 3)[3] for file in folder.glob("*.npz")})
     missed = []
     for task, n in product(TASKS, LABELS):
-        advised = [cells[task, n, number].advice for number in SPLITS]
-        reached = _mean_auc(crops, folder, task, n, [FINE_TUNED[one or "random"] for one in advised])
-        row = [task, str(n or "all"), ", ".join(f"{one or 'none'} {k}" for one, k in Counter(advised).most_common())]
+        advised = {(task, n, number): cells[task, n, number].advice for number in SPLITS}
+        followed = [FINE_TUNED[one] if one else where_none(key) for key, one in advised.items()]
+        reached = _mean_auc(crops, folder, task, n, followed)
+        counts = Counter(one or "none" for one in advised.values()).most_common()
+        row = [task, str(n or "all"), ", ".join(f"{one} {k}" for one, k in counts)]
         if reached is None:
             lines.append(f"| {' | '.join(row)} | not trained | | | | |")
             continue
@@ -217,8 +233,15 @@ def main() -> None:
     cells: dict[Key, Cell] = {key: cell(crops, features, *key) for key in product(TASKS, LABELS, SPLITS)}
     for (task, n, number), one in cells.items():
         print(f"{task}, {n or 'all'}, split {number}: {' > '.join(one.order)}; advice: {one.advice or 'scratch'}")
-    for kind, rows in (("order", agreement_table), ("advice", advice_table)):
-        print(f"\n{kind}\n" + "\n".join(rows(crops, folder, cells)))
+    tables = {
+        "order": agreement_table(crops, folder, cells),
+        "advice, none taken as scratch": advice_table(crops, folder, cells, lambda key: "scratch"),
+        "advice, none taken as --on-harm fallback": advice_table(
+            crops, folder, cells, lambda key: by_fallback(crops, folder, key)
+        ),
+    }
+    for title, lines in tables.items():
+        print(f"\n{title}\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":
