@@ -49,7 +49,7 @@ def command(
         say_json(as_record(selection, settings))
     else:
         _say_ranking(selection)
-        if selection.recommended:
+        if selection.choice:
             say(f"next: {next_command(selection, cohort, config, overrides or ())}")
     raise typer.Exit(1 if selection.failed else 0)
 
@@ -71,7 +71,7 @@ def _say_ranking(selection: Selection) -> None:
 
 
 def next_command(selection: Selection, cohort: Path, config: Path | None, overrides: Sequence[str]) -> str:
-    """The ``finetune`` that takes the recommendation, with the config that it was made for."""
+    """The ``finetune`` that takes the recommendation or tries what may help, with the config that it was made for."""
     from med_transfer.selection.report import as_options
 
     file = ["-c", str(config)] if config else []

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.selection.record import BackboneScore, layer_text
 from med_transfer.transfer.choice import is_evidence, tied_with_the_best
 
 _NONE = "No pretrained backbone beats its own random weights on these scans by more than a standard error"
-_OPEN = (
-    f"{_NONE}. Nor is it shown that they are worth nothing: `finetune` with one of them and `--on-harm fallback` also "
-    "trains the same network from scratch and keeps the better one; more scans would tell. Closest: "
-)
 _WORTHLESS = (
     f"{_NONE}, and all fall short of them by more than that: nothing speaks for transferring any of them. Train from "
     "scratch, gather more scans, or pretrain on scans of your own. Closest: "
 )
 
 
-def recommend(ranking: Sequence[BackboneScore], scans: int) -> tuple[str | None, str]:
-    """The first of a ranking over so many scans that beats its own random weights, and why; None when none does."""
+def worth_a_try(ranking: Sequence[BackboneScore], start: BackboneConfig) -> BackboneScore | None:
+    """Where none is recommended: what the config starts from, else the first; of those that may help, else None."""
+    may_help = [score for score in ranking if score.may_help]
+    return next((score for score in may_help if _is_start(score, start)), may_help[0] if may_help else None)
+
+
+def recommend(ranking: Sequence[BackboneScore], scans: int, start: BackboneConfig) -> tuple[str | None, str]:
+    """The first of a ranking over so many scans that beats its own random weights, and why; None when none does.
+
+    Args:
+        ranking: best first.
+        scans: that it was measured on.
+        start: of the run that is to follow, as it is configured now.
+    """
     chosen = next((score for score in ranking if score.beats_random), None)
     if chosen is None:
         closest = max(ranking, key=lambda score: score.gain)
-        told = _OPEN if closest.gain > -closest.gain_standard_error else _WORTHLESS
-        return None, f"{told}{closest.name}, {_over_random(closest)}."
+        return None, f"{_told(worth_a_try(ranking, start), start)}{closest.name}, {_over_random(closest)}."
     best = chosen.best
     parts = [
         f"{chosen.name}, stage {layer_text(best.stages)}: a linear probe on its frozen features reaches macro AUC "
@@ -35,6 +43,21 @@ def recommend(ranking: Sequence[BackboneScore], scans: int) -> tuple[str | None,
     if not chosen.commercial_use:
         parts.append(f"Its licence ({chosen.licence}) allows no commercial use.")
     return chosen.name, " ".join(parts)
+
+
+def _told(attempt: BackboneScore | None, start: BackboneConfig) -> str:
+    if attempt is None:
+        return _WORTHLESS
+    why = "where the config starts" if _is_start(attempt, start) else "the first that may help"
+    return (
+        f"{_NONE}. Nor is it shown that they are worth nothing: `finetune` from {attempt.name} ({why}) with "
+        "`--on-harm fallback` also trains the same network from scratch, and keeps that one where transfer is shown to "
+        "harm; more scans would tell. Closest: "
+    )
+
+
+def _is_start(score: BackboneScore, start: BackboneConfig) -> bool:
+    return (score.backbone, score.weights) == (start.name, str(start.weights) if start.weights else None)
 
 
 def _over_random(score: BackboneScore) -> str:

@@ -122,6 +122,11 @@ class BackboneScore:
         """Whether its weights are worth something here: a gain of more than its standard error."""
         return self.gain > self.gain_standard_error
 
+    @property
+    def may_help(self) -> bool:
+        """Whether it does not fall short of its own random weights by more than the standard error."""
+        return self.gain > -self.gain_standard_error
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -130,6 +135,8 @@ class Selection:
     Attributes:
         ranking: see ``docs/selection.md`` for the rule.
         recommended: name of the first that beats its own random weights; None when none does.
+        to_try: where none is recommended, name of the one to start from and to let ``--on-harm fallback`` judge; None
+            when all fall short of their random weights.
         reason: why, in words.
         left_out: name to the reason why a backbone whose weights are at hand was not measured.
         classes: in the order of the network's outputs.
@@ -141,6 +148,7 @@ class Selection:
 
     ranking: tuple[BackboneScore, ...]
     recommended: str | None
+    to_try: str | None
     reason: str
     left_out: Mapping[str, str]
     classes: tuple[str, ...]
@@ -153,19 +161,22 @@ class Selection:
 
     @property
     def choice(self) -> BackboneScore | None:
-        """The recommended one."""
-        return next((score for score in self.ranking if score.name == self.recommended), None)
+        """The recommended one, else the one to try."""
+        return next((score for score in self.ranking if score.name == (self.recommended or self.to_try)), None)
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """``--set`` values with which ``finetune`` takes the recommendation; empty when there is none."""
+        """``--set`` values with which ``finetune`` starts from the choice; empty when there is none.
+
+        The recommended one comes with its best layer. Of the one to try nothing is shown, its layers neither.
+        """
         choice = self.choice
         if choice is None:
             return ()
         weights = [f"backbone.weights={choice.weights}"] if choice.weights else []
-        return (
-            f"backbone.name={choice.backbone}", *weights, f"backbone.pooled_stages={list(choice.best.stages)}"
-        )  # fmt: skip
+        layer, fallback = f"backbone.pooled_stages={list(choice.best.stages)}", "transfer.on_harm=fallback"
+        how = (layer,) if self.recommended else (fallback, "scratch_twin=true")
+        return (f"backbone.name={choice.backbone}", *weights, *how)
 
 
 def layer_text(stages: Stages) -> str:

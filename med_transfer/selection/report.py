@@ -84,11 +84,7 @@ def as_markdown(selection: Selection) -> str:
         f"{selection.n_scans} scans of {selection.n_patients} patients in {selection.n_folds} training folds; {kind}: "
         f"{', '.join(selection.classes)}. The test scans were shown to no network.",
         f"**Recommended: {selection.recommended or 'none'}.** {selection.reason}",
-        *(
-            [f"To take it, give `finetune` the same config and:\n\n    {as_options(selection.overrides)}"]
-            if selection.recommended
-            else []
-        ),
+        *([_how_to_start(selection)] if selection.choice else []),
         "## Ranking",
         _table(table_rows(selection)),
         RULE,
@@ -98,6 +94,11 @@ def as_markdown(selection: Selection) -> str:
         if reasons:
             parts += [f"## {title}", "\n".join(f"- {name}: {reason}" for name, reason in reasons.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def _how_to_start(selection: Selection) -> str:
+    purpose = "take it" if selection.recommended else f"try {selection.to_try}"
+    return f"To {purpose}, give `finetune` the same config and:\n\n    {as_options(selection.overrides)}"
 
 
 def as_options(overrides: Sequence[str]) -> str:

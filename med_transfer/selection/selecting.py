@@ -11,6 +11,7 @@ import numpy as np
 from med_transfer.cohorts import Cohort, Images, seen_before, split_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.finetuning.plan import resolve_preprocessing
 from med_transfer.lineage import source_provenance
 from med_transfer.progress import Progress, silent
@@ -24,7 +25,7 @@ from med_transfer.selection.measuring import (
     measure_layers,
     over_labels,
 )
-from med_transfer.selection.reasons import recommend
+from med_transfer.selection.reasons import recommend, worth_a_try
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, Selection, Stages
 from med_transfer.selection.report import write_selection
 from med_transfer.selection.source import other_input, source_features, source_head, why_unknown
@@ -69,7 +70,7 @@ def select(
         progress("measures", number - 1, len(found.ready), candidate.name)
         scores.append(_score(candidate, target, config, controls))
     progress("measures", len(found.ready), len(found.ready))
-    selection = _selection(scores, found.left_out, target, out)
+    selection = _selection(scores, found.left_out, target, config.backbone, out)
     write_selection(selection, config)
     return selection
 
@@ -160,18 +161,22 @@ def _cost(candidate: Candidate, features: Sequence[StageFeatures]) -> Cost:
     )
 
 
-def _selection(scores: Sequence[BackboneScore], left_out: dict[str, str], target: Target, out: Path) -> Selection:
+def _selection(
+    scores: Sequence[BackboneScore], left_out: dict[str, str], target: Target, start: BackboneConfig, out: Path
+) -> Selection:
     by_name = {score.name: score for score in scores}
     contenders = [
         Contender(name, one.best.macro_auc, one.best.standard_error, one.best.log_me, one.cost.activations_mib)
         for name, one in by_name.items()
     ]
     ranking = tuple(by_name[contender.name] for contender in in_order(contenders, len(target.cohort)))
-    recommended, reason = recommend(ranking, len(target.cohort))
+    recommended, reason = recommend(ranking, len(target.cohort), start)
+    attempt = worth_a_try(ranking, start) if recommended is None else None
     labels = target.cohort.labels
     return Selection(
         ranking=ranking,
         recommended=recommended,
+        to_try=attempt.name if attempt else None,
         reason=reason,
         left_out=left_out,
         classes=labels.names,

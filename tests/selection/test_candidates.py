@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.backbones.networks.resnet import medicalnet
 from med_transfer.errors import BackboneError, UnknownBackbone, WeightsNotFound
+from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.selection.candidates import find_candidates
-from med_transfer.selection.reasons import recommend
+from med_transfer.selection.reasons import recommend, worth_a_try
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, LayerScore
 
 
@@ -89,6 +90,8 @@ def test_damaged_weights_of_the_folder_are_left_out_with_their_reason(store, ran
 
 # The words
 
+START = BackboneConfig(name="astra")
+
 
 def layer(macro_auc, log_me=0.0, standard_error=0.03):
     return LayerScore((3,), 256, macro_auc, standard_error, 0.5, 0.6, 0.5, log_me, 1.0, -1.0, 10.0)
@@ -105,7 +108,7 @@ def score(name, macro_auc, gain, log_me=0.0, activations=10.0, **changes):
 
 
 def test_the_first_that_beats_its_random_weights_is_recommended():
-    name, reason = recommend([score("same", 0.9, 0.03), score("good", 0.8, 0.2)], 50)
+    name, reason = recommend([score("same", 0.9, 0.03), score("good", 0.8, 0.2)], 50, START)
     assert name == "good"
     assert "good, stage 3: a linear probe on its frozen features reaches macro AUC 0.80 (standard error 0.03)" in reason
     assert "+0.20 (standard error 0.04) against 0.60 of the same network with random weights" in reason
@@ -114,35 +117,53 @@ def test_the_first_that_beats_its_random_weights_is_recommended():
 
 def test_what_decided_a_tie_is_said():
     evidence = [score("a", 0.79, 0.2, log_me=-0.3), score("b", 0.8, 0.2, log_me=-0.305)]
-    _, by_evidence = recommend(evidence, 200)
+    _, by_evidence = recommend(evidence, 200, START)
     behind = "b (0.80) is within a standard error of the best; "
     assert f"{behind}LogME decided, -0.300 against -0.305 a scan." in by_evidence
-    _, by_cost = recommend([score("a", 0.79, 0.2, activations=5), score("b", 0.8, 0.2, activations=9)], 50)
+    _, by_cost = recommend([score("a", 0.79, 0.2, activations=5), score("b", 0.8, 0.2, activations=9)], 50, START)
     assert (
         f"{behind}LogME does not tell them apart either (0.000 against 0.000 a scan), and cost decided: 5 MiB of "
         "activations a scan against 9 MiB." in by_cost
     )
-    _, by_neither = recommend(evidence, 199)
+    _, by_neither = recommend(evidence, 199, START)
     assert f"{behind}LogME (-0.300 against -0.305 a scan) and cost put it behind." in by_neither
-    _, clear = recommend([score("a", 0.9, 0.2), score("b", 0.8, 0.2)], 50)
+    _, clear = recommend([score("a", 0.9, 0.2), score("b", 0.8, 0.2)], 50, START)
     assert "within a standard error" not in clear
 
 
 def test_none_is_recommended_when_none_beats_its_random_weights():
-    name, reason = recommend([score("a", 0.8, 0.04), score("b", 0.7, -0.1)], 50)
+    ranking = [score("a", 0.8, 0.04, backbone="resnet18-w32"), score("b", 0.7, -0.03), score("c", 0.7, -0.1)]
+    name, reason = recommend(ranking, 50, START)
     assert name is None
     assert "No pretrained backbone beats its own random weights" in reason
-    assert "more than a standard error. Nor is it shown that they are worth nothing: `finetune` with one of" in reason
+    assert "more than a standard error. Nor is it shown that they are worth nothing: `finetune` from b (where" in reason
     assert "Closest: a, +0.04 (standard error 0.04) against 0.76" in reason
 
 
+@pytest.mark.parametrize(
+    ("gain_of_start", "weights", "found"),
+    [(-0.03, None, "start"), (-0.04, None, "first"), (-0.03, "of/ones/own", "first"), (-0.2, None, "first")],
+)
+def test_nothing_shown_is_no_reason_to_leave_where_the_config_starts(gain_of_start, weights, found):
+    others = [score(name, 0.8, gain, backbone="resnet18-w32") for name, gain in (("short", -0.1), ("first", 0.02))]
+    ranking = [*others, score("start", 0.7, gain_of_start, weights=weights)]
+    attempt = worth_a_try(ranking, START)
+    assert attempt is not None
+    assert attempt.name == found
+    _, reason = recommend(ranking, 50, START)
+    why = "where the config starts" if found == "start" else "the first that may help"
+    assert f"`finetune` from {found} ({why}) with `--on-harm fallback`" in reason
+
+
 def test_what_falls_short_of_its_random_weights_is_no_open_question():
-    name, reason = recommend([score("a", 0.8, -0.05), score("b", 0.7, -0.1)], 50)
+    ranking = [score("a", 0.8, -0.05), score("b", 0.7, -0.1)]
+    name, reason = recommend(ranking, 50, START)
     assert name is None
+    assert worth_a_try(ranking, START) is None
     assert "more than a standard error, and all fall short of them by more than that" in reason
     assert "Train from scratch, gather more scans" in reason
 
 
 def test_a_licence_without_commercial_use_is_said():
-    _, reason = recommend([score("a", 0.9, 0.2, licence="CC BY-NC 4.0", commercial_use=False)], 50)
+    _, reason = recommend([score("a", 0.9, 0.2, licence="CC BY-NC 4.0", commercial_use=False)], 50, START)
     assert reason.endswith("Its licence (CC BY-NC 4.0) allows no commercial use.")

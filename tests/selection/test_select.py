@@ -247,11 +247,18 @@ def test_from_python(selected, target_csv, finished, random_weights):
     config = load_config(FinetuneConfig, None, chosen.overrides)
     assert (config.backbone.name, str(config.backbone.weights)) == (NAME, best.weights)
     assert config.backbone.pooled_stages == best.best.stages
-    assert dataclasses.replace(selection, recommended=None).overrides == ()
+    assert dataclasses.replace(selection, recommended=None, to_try=None).overrides == ()
     typed = shlex.split(next_command(chosen, target_csv, None, ("seed=3",)))
     assert typed[:5] == ["med-transfer", "finetune", str(target_csv), "-o", "RUN"]
     assert load_config(FinetuneConfig, None, typed[6::2]) == config.model_copy(update={"seed": 3})
     assert f"--set backbone.name={NAME}" in as_markdown(chosen)
+    tried = dataclasses.replace(selection, recommended=None, to_try=best.name)
+    typed = shlex.split(next_command(tried, target_csv, None, ("scratch_twin=false",)))
+    config = load_config(FinetuneConfig, None, typed[6::2])
+    assert (str(config.backbone.weights), config.backbone.pooled_stages) == (best.weights, None)
+    assert (config.transfer.on_harm, config.scratch_twin) == ("fallback", True)
+    assert f"To try {best.name}, give" in as_markdown(tried)
+    assert "To take it, give" in as_markdown(chosen)
 
 
 # What is refused
