@@ -16,6 +16,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import cast
@@ -27,7 +28,7 @@ from label_efficiency_report import DEFAULT, LABELS, SPLITS, WITH_MASKS, macro_a
 from lidc_crops import TASKS, Crops, centre, few, load, split
 from lidc_strategies import as_input
 from scipy.stats import kendalltau
-from selection_fallback import SOURCE, verdict
+from selection_fallback import verdict
 
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.cohorts import Cohort
@@ -182,7 +183,7 @@ def by_fallback(crops: Crops, folder: Path, key: Key) -> str:
     found = verdict(crops, folder.parent / "inner", *key)
     if found is None:
         return "not asked"  # no arm of that name was trained, and the table says so
-    return "scratch" if found.verdict == "harm" else SOURCE
+    return "scratch" if found.verdict == "harm" else DEFAULT
 
 
 def advice_table(crops: Crops, folder: Path, cells: dict[Key, Cell], where_none: Callable[[Key], str]) -> list[str]:
@@ -232,12 +233,12 @@ def main() -> None:
     features = {name: stage_features(crops, name, arguments.out) for name in names}
     cells: dict[Key, Cell] = {key: cell(crops, features, *key) for key in product(TASKS, LABELS, SPLITS)}
     for (task, n, number), one in cells.items():
-        print(f"{task}, {n or 'all'}, split {number}: {' > '.join(one.order)}; advice: {one.advice or 'scratch'}")
+        print(f"{task}, {n or 'all'}, split {number}: {' > '.join(one.order)}; advice: {one.advice or 'none'}")
     tables = {
         "order": agreement_table(crops, folder, cells),
         "advice, none taken as scratch": advice_table(crops, folder, cells, lambda key: "scratch"),
         "advice, none taken as --on-harm fallback": advice_table(
-            crops, folder, cells, lambda key: by_fallback(crops, folder, key)
+            crops, folder, cells, partial(by_fallback, crops, folder)
         ),
     }
     for title, lines in tables.items():

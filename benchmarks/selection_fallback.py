@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from label_efficiency import Job, learned
+from label_efficiency_report import DEFAULT
 from lidc_crops import TASKS, Crops, few, load, split
 
 from med_transfer.evaluation.metrics import TransferGain
@@ -25,18 +26,20 @@ from med_transfer.labels import Labels
 from med_transfer.transfer.gain import transfer_gain
 from med_transfer.transfer.probes import patient_folds
 
-SOURCE, SCRATCH = "small-layerwise_lr_decay", "scratch"
+ARMS = (DEFAULT, "scratch")  # the same network, with and without its source
 
 
-def training_cases(crops: Crops, job: Job) -> np.ndarray:
-    return few(crops, job.task, job.n, split(crops, job.split)[0], job.split)
+def training_cases(crops: Crops, job: Job) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Cases, truth [case, class] and patients."""
+    cases = few(crops, job.task, job.n, split(crops, job.split)[0], job.split)
+    truth = np.eye(len(TASKS[job.task]), dtype=bool)[crops.labels[job.task][cases]]
+    return cases, truth, [str(patient) for patient in crops.patients[cases]]
 
 
 def out_of_fold(crops: Crops, job: Job, arguments: argparse.Namespace) -> np.ndarray:
     """Probabilities of the training cases, each by a network that did not see its patient [case, class]."""
-    cases = training_cases(crops, job)
-    truth = np.eye(len(TASKS[job.task]), dtype=bool)[crops.labels[job.task][cases]]
-    folds = patient_folds(truth, [str(patient) for patient in crops.patients[cases]])
+    cases, truth, patients = training_cases(crops, job)
+    folds = patient_folds(truth, patients)
     found = np.zeros(truth.shape)
     for fold in range(folds.max() + 1):
         found[folds == fold] = learned(crops, job, cases[folds != fold], cases[folds == fold], arguments)
@@ -44,16 +47,14 @@ def out_of_fold(crops: Crops, job: Job, arguments: argparse.Namespace) -> np.nda
     return found
 
 
-def verdict(crops: Crops, folder: Path, task: str, n: int, number: int, source: str = SOURCE) -> TransferGain | None:
+def verdict(crops: Crops, folder: Path, task: str, n: int, number: int) -> TransferGain | None:
     """Source against scratch on the training cases; None where ``OUT/inner`` lacks an answer."""
-    jobs = [Job(arm, task, n, number) for arm in (source, SCRATCH)]
+    jobs = [Job(arm, task, n, number) for arm in ARMS]
     files = [folder / job.file for job in jobs]
     if not all(file.exists() for file in files):
         return None
     transferred, scratch = (np.load(file)["probabilities"] for file in files)
-    cases = training_cases(crops, jobs[0])
-    truth = np.eye(len(TASKS[task]), dtype=bool)[crops.labels[task][cases]]
-    patients = [str(patient) for patient in crops.patients[cases]]
+    _, truth, patients = training_cases(crops, jobs[0])
     return transfer_gain(truth, transferred, scratch, patients, Labels(TASKS[task]))
 
 
@@ -62,7 +63,6 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, default=Path("lidc.npz"))
     parser.add_argument("--out", type=Path, default=Path("label_efficiency"))
     parser.add_argument("--cells", nargs="+", required=True, metavar="TASK,N,SPLIT")
-    parser.add_argument("--source", default=SOURCE, help="an arm of label_efficiency.py")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -71,11 +71,11 @@ def main() -> None:
     crops, folder = load(arguments.prepared), arguments.out / "inner"
     folder.mkdir(parents=True, exist_ok=True)
     for task, n, number in (cell.split(",") for cell in arguments.cells):
-        for arm in (arguments.source, SCRATCH):
+        for arm in ARMS:
             job = Job(arm, task, int(n), int(number))
             if not (folder / job.file).exists():
                 np.savez(folder / job.file, probabilities=out_of_fold(crops, job, arguments))
-        found = verdict(crops, folder, task, int(n), int(number), arguments.source)
+        found = verdict(crops, folder, task, int(n), int(number))
         assert found is not None
         print(f"{task}, {n}, split {number}: {found.verdict}; macro AUC {found.macro_auc}", flush=True)
 
