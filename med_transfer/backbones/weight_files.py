@@ -44,7 +44,7 @@ def open_weights(path: Path) -> BinaryIO:
         WeightsNotFound: nothing is there.
         BackboneError: it cannot be opened.
     """
-    file = weights_in(path) if path.is_dir() else path
+    file = weights_in(path)
     try:
         return file.open("rb")
     except FileNotFoundError:
@@ -55,10 +55,12 @@ def open_weights(path: Path) -> BinaryIO:
         raise BackboneError(f"cannot be opened ({error.strerror})", where=file) from error
 
 
-def weights_in(folder: Path) -> Path:
-    """The weights file of a pretraining's folder or of a bundle's."""
-    pretrained = folder / "encoder.safetensors"
-    return pretrained if pretrained.is_file() else folder / "models" / "model.safetensors"
+def weights_in(path: Path) -> Path:
+    """The weights file of a pretraining's folder or of a bundle's; any other path is that of a weights file."""
+    if not path.is_dir():
+        return path
+    pretrained = path / "encoder.safetensors"
+    return pretrained if pretrained.is_file() else path / "models" / "model.safetensors"
 
 
 def hash_weights(stream: BinaryIO) -> str:

@@ -124,8 +124,7 @@ def _layer(tensors: dict[str, NDArray], name: str) -> Layer:
 
 def _places(candidate: Candidate) -> list[Path]:
     stored = stored_weights(candidate.spec) if candidate.weights is None else candidate.weights
-    file = weights_in(stored) if stored is not None and stored.is_dir() else stored
-    beside = [source_features_path(file)] if file is not None else []
+    beside = [source_features_path(weights_in(stored))] if stored is not None else []
     by_name = [source_features_path(store_folder() / candidate.spec.name)] if candidate.weights is None else []
     return beside + by_name
 
