@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from med_transfer.calibration.conformal import fit_prediction_sets
+from med_transfer.model.calibration.conformal import fit_prediction_sets
 
 SIZES, ALPHAS = (20, 50, 200), (0.1, 0.05)
 CLASSES, FEATURES, DISTANCE = 3, 20, 2.0

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from med_transfer.evaluation.auc import weighted_auc
-from med_transfer.evaluation.binomial import BINOMIAL, wilson
-from med_transfer.evaluation.delong import auc_variance, delong, logit_interval
-from med_transfer.evaluation.estimate import Interval
-from med_transfer.evaluation.intervals import (
+from med_transfer.metrics.auc import weighted_auc
+from med_transfer.metrics.binomial import BINOMIAL, wilson
+from med_transfer.metrics.delong import auc_variance, delong, logit_interval
+from med_transfer.metrics.estimate import Interval
+from med_transfer.metrics.intervals import (
     PatientBootstrap,
     Resampled,
     bca_interval,
@@ -35,7 +35,7 @@ from med_transfer.evaluation.intervals import (
     newcombe,
     percentile_interval,
 )
-from med_transfer.evaluation.paired_proportions import newcombe_paired
+from med_transfer.metrics.paired_proportions import newcombe_paired
 
 SIZES, TRUTHS = (20, 50, 200), (0.5, 0.9, 0.99)
 SCANS_PER_PATIENT, CORRELATION, MARGIN = 3, 0.5, 0.05

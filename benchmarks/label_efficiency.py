@@ -40,8 +40,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from med_transfer.backbones import InputSpec, LoadedBackbone, load_backbone
-from med_transfer.labels import Labels
-from med_transfer.transfer.probes import probe_answers
+from med_transfer.predictions.labels import Labels
+from med_transfer.selection.probes import probe_answers
 
 BACKBONES = {
     "scratch": "resnet18-w32", "small": "med-transfer-small", "astra": "astra",

@@ -20,7 +20,7 @@ import numpy as np
 from lidc_crops import TASKS, Crops, few, load, split
 from lidc_strategies import TRANSFER
 
-from med_transfer.evaluation.auc import weighted_auc, weighted_macro_auc
+from med_transfer.metrics.auc import weighted_auc, weighted_macro_auc
 
 PAGE = """# Every arm of the label-efficiency benchmark
 

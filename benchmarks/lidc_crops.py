@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from med_transfer.pretraining.crops import rotation_matrices
-from med_transfer.pretraining.views import thick_slices
+from med_transfer.pretraining.source.crops import rotation_matrices
+from med_transfer.pretraining.source.views import thick_slices
 
 STORED, SEEN = 40, 32  # voxels of 1 mm a side: kept for augmentation, and shown to a network
 TASKS = {"texture": ("ground-glass", "part-solid", "solid"), "malignancy": ("low", "indeterminate", "high")}

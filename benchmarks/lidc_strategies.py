@@ -16,17 +16,17 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from med_transfer.backbones import InputSpec, LoadedBackbone, channels_last
-from med_transfer.classifier import Classifier
-from med_transfer.evaluation.auc import weighted_macro_auc
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.batch_norm import adapt_statistics, keep_frozen_statistics
+from med_transfer.finetuning.initialisation import set_head
 from med_transfer.finetuning.optimisation import optimiser
-from med_transfer.finetuning.start import set_head
-from med_transfer.pretraining.views import encoder_input, reduce, window
-from med_transfer.transfer.batch_norm import adapt_statistics, keep_frozen_statistics
-from med_transfer.transfer.linear_head import LinearHead, fit_head
-from med_transfer.transfer.probes import patient_folds
-from med_transfer.transfer.regularisation import Penalty, Step, find_penalties
-from med_transfer.transfer.strategies import Strategy, find_strategy
+from med_transfer.finetuning.regularisation import Penalty, Step, find_penalties
+from med_transfer.finetuning.strategies import Strategy, find_strategy
+from med_transfer.metrics.auc import weighted_macro_auc
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.linear_head import LinearHead, fit_head
+from med_transfer.pretraining.source.views import encoder_input, reduce, window
+from med_transfer.selection.probes import patient_folds
 
 SHAPE = (16, 32, 32)  # 32 mm
 # for 2D networks, whose deepest maps are a 32nd of their input; finer takes hours without a GPU

@@ -32,12 +32,12 @@ from selection_fallback import verdict
 
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.cohorts import Cohort
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 from med_transfer.selection.features import StageFeatures, extract
 from med_transfer.selection.measuring import MeasuredLayer, layers_of, measure_layers
+from med_transfer.selection.probes import patient_folds
+from med_transfer.selection.ranking import Contender, in_order
 from med_transfer.selection.target import Target
-from med_transfer.transfer.choice import Contender, in_order
-from med_transfer.transfer.probes import patient_folds
 
 CONTROLS = {"small": "random", "astra": "random-astra", "lite0": "random-lite0"}
 RANKED = ("random", *CONTROLS)

@@ -21,10 +21,10 @@ from label_efficiency import Job, learned
 from label_efficiency_report import DEFAULT
 from lidc_crops import TASKS, Crops, few, load, split
 
-from med_transfer.evaluation.metrics import TransferGain
-from med_transfer.labels import Labels
-from med_transfer.transfer.gain import transfer_gain
-from med_transfer.transfer.probes import patient_folds
+from med_transfer.metrics.record import TransferGain
+from med_transfer.metrics.transfer_gain import transfer_gain
+from med_transfer.predictions.labels import Labels
+from med_transfer.selection.probes import patient_folds
 
 ARMS = (DEFAULT, "scratch")  # the same network, with and without its source
 

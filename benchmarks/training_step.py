@@ -17,7 +17,7 @@ import torch
 from monai.transforms.spatial.array import Rand3DElastic, RandAffine, RandGridDistortion
 
 from med_transfer.backbones import load_backbone
-from med_transfer.classifier import Classifier
+from med_transfer.model.classifier import Classifier
 
 
 def milliseconds(work: Callable[[], object], repeats: int) -> float:

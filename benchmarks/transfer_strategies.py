@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import med_transfer as mt
-from med_transfer.demonstration import SOURCE, SOURCE_CONFIG, TARGET, TARGET_CONFIG
+from med_transfer.api.demonstration import SOURCE, SOURCE_CONFIG, TARGET, TARGET_CONFIG
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.phantoms import PhantomConfig, write_cohort
 

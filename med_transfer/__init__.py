@@ -14,9 +14,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from med_transfer.api import compare, evaluate, explain, finetune, list_backbones, pretrain, select_backbone
+    from med_transfer.api.estimator import TransferClassifier
     from med_transfer.backbones import load_backbone
     from med_transfer.cohorts import Cohort
-    from med_transfer.estimator import TransferClassifier
     from med_transfer.finetuning import FinetuneConfig, Run
     from med_transfer.inference import Predictor, load_bundle
     from med_transfer.scans import Series, Volume, find_series, read_scan
@@ -27,7 +27,7 @@ _HOME = {
     "Predictor": "inference",
     "Run": "finetuning",
     "Series": "scans",
-    "TransferClassifier": "estimator",
+    "TransferClassifier": "api.estimator",
     "Volume": "scans",
     "compare": "api",
     "evaluate": "api",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from med_transfer.backbones import Encoder
-from med_transfer.classifier import Classifier
-from med_transfer.ensemble import Ensemble
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
 
 SIDE, RADIUS = 16, 2.5
 BRIGHT, DARK = 0, 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from med_transfer.cohorts import Case, Cohort, PreparedCohort, PreparedScan
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 
 
 def made_up_cohort(

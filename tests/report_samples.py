@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from simulated_scores import findings, three_classes
 
-from med_transfer.evaluation import evaluate
+from med_transfer.metrics import evaluate
+from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import LearningCurve, MapChecks, Miss, RunSummary, cohort_counts
 from med_transfer.report.writing import write_report
-from med_transfer.transfer.gain import transfer_gain
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "col", "area", "base", "embed", "source", "track", "wbr"}
 

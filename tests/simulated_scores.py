@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 
 THREE = Labels(("healthy", "benign", "malignant"))
 FINDINGS = Labels(("consolidation", "effusion", "nodule"), multilabel=True)

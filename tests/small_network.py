@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from med_transfer.backbones import Encoder
-from med_transfer.classifier import Classifier
+from med_transfer.model.classifier import Classifier
 
 
 class SmallEncoder(Encoder):

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "med_transfer"
-OPEN_TO_ALL = {"errors", "atomic"}
+OPEN_TO_ALL = {"errors", "atomic", "progress"}
+MOST_NAMES = 26  # a listing that reads at a glance
 LAZY_ALLOWED = {"cli", "__init__"}
 _NOT_PACKAGES = {"__init__", "__main__", "__pycache__"}
 NAMES = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"} - _NOT_PACKAGES
@@ -37,11 +38,13 @@ class Import:
 @functools.cache
 def allowed_imports() -> dict[str, set[str]]:
     rows = re.findall(r"^\| (`.*?`) \|.*\| (.*?) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
-    return {
-        name: NAMES - {name} if words.startswith("everything") else NAMES & set(re.findall(r"\w+", words))
-        for names, words in rows
-        for name in re.findall(r"`(\w+)`", names)
-    }
+    return {name: _words(name, words) for names, words in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+def _words(name: str, words: str) -> set[str]:
+    """Rooms by name, or `everything but` some."""
+    named = NAMES & set(re.findall(r"\w+", words))
+    return NAMES - {name} - named if words.startswith("everything") else named
 
 
 @functools.cache
@@ -91,6 +94,10 @@ def test_table_lists_every_package():
     assert set(allowed_imports()) == NAMES
 
 
+def test_the_listing_stays_short():
+    assert len(NAMES) <= MOST_NAMES
+
+
 @pytest.mark.parametrize("package", sorted(NAMES | {"__init__"}))
 def test_package_keeps_to_the_table(package):
     broken = [
@@ -114,13 +121,13 @@ def test_modules_form_no_cycle():
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("scans.dicom", "from med_transfer.cohorts.table import Case", "does not allow"),
-        ("evaluation.rates", "import med_transfer.results.table", "does not allow"),
-        ("geometry", "from med_transfer import scans", "does not allow"),
-        ("scans.dicom", "from med_transfer.config import load_config", "does not allow"),
+        ("scans.reading", "from med_transfer.cohorts.table import Case", "does not allow"),
+        ("metrics.rates", "import med_transfer.evaluation.evaluate", "does not allow"),
+        ("predictions.labels", "from med_transfer import scans", "does not allow"),
+        ("scans.reading", "from med_transfer.config import load_config", "does not allow"),
         ("api", "from med_transfer.cli import app", "nobody may"),
         ("cohorts.table", "from med_transfer import Cohort", "does not allow"),
-        ("cohorts.table", "def f():\n    from med_transfer import labels", "inside a function"),
+        ("cohorts.table", "def f():\n    from med_transfer import predictions", "inside a function"),
     ],
 )
 def test_a_wrong_import_is_found(module, source, complaint):
@@ -132,7 +139,7 @@ def test_a_wrong_import_is_found(module, source, complaint):
     [
         ("cli.finetune", "def f():\n    from med_transfer.finetuning import finetune"),
         ("backbones.networks.resnet", "from med_transfer.errors import BackboneError\ndef f():\n    import monai"),
-        ("cohorts.table", "from med_transfer import labels, atomic\nfrom med_transfer.cohorts import case"),
+        ("cohorts.table", "from med_transfer import predictions, atomic\nfrom med_transfer.cohorts import case"),
     ],
 )
 def test_a_right_import_is_let_through(module, source):

@@ -1,8 +1,11 @@
 """Pretrained encoders: a registry of plain entries, and loading that counts what it loaded."""
 
-from med_transfer.backbones.download import download_weights
 from med_transfer.backbones.encoder import Encoder, channels_last
-from med_transfer.backbones.loading import (
+from med_transfer.backbones.nnunet.plan import NetworkPlan
+from med_transfer.backbones.registry import backbones, find_backbone
+from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource, describe
+from med_transfer.backbones.weights.download import download_weights
+from med_transfer.backbones.weights.loading import (
     LoadedBackbone,
     from_scratch,
     import_backbone,
@@ -10,10 +13,7 @@ from med_transfer.backbones.loading import (
     weights_at_hand,
     weights_file,
 )
-from med_transfer.backbones.plan import NetworkPlan
-from med_transfer.backbones.registry import backbones, find_backbone
-from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource, describe
-from med_transfer.backbones.weights import LoadReport
+from med_transfer.backbones.weights.matching import LoadReport
 
 __all__ = [
     "BackboneSpec",

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from med_transfer.backbones.encoder import Encoder
-from med_transfer.backbones.plan import NetworkPlan
-from med_transfer.backbones.renaming import NO_RENAMING, Renaming
+from med_transfer.backbones.nnunet.plan import NetworkPlan
+from med_transfer.backbones.weights.renaming import NO_RENAMING, Renaming
 
 Builder = Callable[[], Encoder]
 Triple = tuple[int, int, int]

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from med_transfer.backbones import backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import widened
+from med_transfer.bundle.decisions_lock import DECISIONS_FILE, lock_hash, require_lock
 from med_transfer.bundle.record import BundleRecord
-from med_transfer.classifier import Classifier
-from med_transfer.decision.lock import DECISIONS_FILE, lock_hash, require_lock
-from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, OutputError
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
 
 BUNDLE_FOLDER, RECORD_FILE, WEIGHTS_FILE = "bundle", "med_transfer.json", "models/model.safetensors"
 _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.backbones import NetworkPlan
-from med_transfer.calibration import Calibrator, PredictionSets, Uncalibrated
-from med_transfer.cohort_profile import CohortProfile
-from med_transfer.evaluation.decisions import ChosenPoint
 from med_transfer.fusion import Fusion
-from med_transfer.labels import Labels
-from med_transfer.operating_point import OperatingPoint
-from med_transfer.prediction import Prediction
+from med_transfer.metrics.cohort_profile import CohortProfile
+from med_transfer.metrics.decision_records import ChosenPoint
+from med_transfer.model.calibration import Calibrator, PredictionSets, Uncalibrated
+from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import PreprocessingConfig
 
 
@@ -111,7 +111,8 @@ class BundleRecord(_Record):
         development: the scans that it was developed on; their shares of the classes are its prevalence baseline.
         held_out: the run's own test set; None: the bundle does not tell.
         reported: names of the measures that the run was to report.
-        lock_hash: of every decision above, see :mod:`med_transfer.decision.lock`; empty: from before there were locks.
+        lock_hash: of every decision above, see :mod:`med_transfer.bundle.decisions_lock`; empty: from before there
+            were locks.
     """
 
     schema_version: Literal["1"] = Field(default="1", alias="schema")

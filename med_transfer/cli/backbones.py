@@ -12,7 +12,7 @@ from med_transfer.cli.options import AsJson
 if TYPE_CHECKING:
     from med_transfer.backbones import BackboneSpec
     from med_transfer.scans import Volume
-    from med_transfer.verification import Fit
+    from med_transfer.selection.weights_check import Fit
 
 NAME = "backbones"
 app = typer.Typer(help="Backbones that a transfer can start from.", no_args_is_help=True, rich_markup_mode=None)
@@ -66,10 +66,10 @@ def import_(
 ) -> None:
     """Check a published file and keep its encoder, so that the name alone is enough from then on."""
     from med_transfer.backbones import download_weights, find_backbone, import_backbone
-    from med_transfer.backbones.loading import require_accepted
+    from med_transfer.backbones.weights.loading import require_accepted
+    from med_transfer.bundle.provenance import source_provenance
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.errors import BackboneError, UsageError
-    from med_transfer.lineage import source_provenance
 
     if (file is None) == (not download):
         raise UsageError("both a file and --download" if download else "neither a file nor --download",
@@ -105,7 +105,7 @@ def verify(
 
     from med_transfer.backbones import load_backbone
     from med_transfer.cli.terminal import progress_bars, say_json
-    from med_transfer.verification import verify
+    from med_transfer.selection.weights_check import verify
 
     backbone = load_backbone(name, weights, accept_licence=accept_licence)
     volumes = _volumes(scans, limit)

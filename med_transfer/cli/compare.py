@@ -10,7 +10,7 @@ import typer
 from med_transfer.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from med_transfer.comparison import Comparison
+    from med_transfer.evaluation.comparison import Comparison
 
 NAME = "compare"
 
@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """Compare runs on the test scans they share, with paired intervals over patients and tests."""
     from med_transfer.cli.terminal import say, say_json
-    from med_transfer.comparison import compare_runs
-    from med_transfer.comparison.report import scans_sentence, write_comparison
+    from med_transfer.evaluation.comparison import compare_runs
+    from med_transfer.evaluation.comparison.report import scans_sentence, write_comparison
 
     rows = compare_runs(runs, reference=reference, margin=margin)
     if out is not None:
@@ -50,8 +50,8 @@ def command(
 def _say_run(row: Comparison) -> None:
     from med_transfer.cli.summary import estimate_text
     from med_transfer.cli.terminal import say
-    from med_transfer.comparison.forest import differences
-    from med_transfer.comparison.report import p_text
+    from med_transfer.evaluation.comparison.forest import differences
+    from med_transfer.evaluation.comparison.report import p_text
 
     say(f"{row.run}   {row.n_shared} test scans" + ("   (reference)" if row.is_reference else ""))
     say(f"  macro AUC {estimate_text(row.metrics.macro_auc)}")

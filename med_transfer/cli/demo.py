@@ -19,9 +19,9 @@ def command(
     """Tell the whole story on synthetic CT: source, transfer, fine-tune, compare with scratch, report, predict."""
     import time
 
+    from med_transfer.api.demonstration import demonstrate
     from med_transfer.cli.summary import say_metrics
     from med_transfer.cli.terminal import progress_bars, say
-    from med_transfer.demonstration import demonstrate
 
     started = time.monotonic()
     with progress_bars() as progress:

@@ -31,10 +31,10 @@ def command(
     """Judge a bundle on patients it was not trained on: per-class sensitivity, report, predictions."""
     from med_transfer.cli.summary import say_metrics
     from med_transfer.cli.terminal import progress_bars, say, say_json
-    from med_transfer.evaluation import EvaluationConfig
-    from med_transfer.evaluation.predictive_values import read_prevalence
+    from med_transfer.evaluation.external import evaluate_bundle
     from med_transfer.explanation.config import ExplainConfig
-    from med_transfer.external import evaluate_bundle
+    from med_transfer.metrics import EvaluationConfig
+    from med_transfer.metrics.predictive_values import read_prevalence
 
     config = EvaluationConfig(interval=interval or "wilson", prevalence=read_prevalence(prevalence or ()))
     with progress_bars() as progress:

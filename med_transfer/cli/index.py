@@ -37,7 +37,7 @@ def command(
     from med_transfer.cli.terminal import say, say_json
     from med_transfer.cohorts.indexing import write_index
     from med_transfer.config import load_config
-    from med_transfer.scans.choice import SeriesRules
+    from med_transfer.scans.search.series_rules import SeriesRules
 
     rules = load_config(SeriesRules, series_rules) if series_rules else None
     index = write_index(

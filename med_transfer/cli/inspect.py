@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from med_transfer.cohorts.sheet import Row
     from med_transfer.errors import ScanError
     from med_transfer.scans import Ignored, Region, Survey, Volume
-    from med_transfer.scans.inspection import Look
+    from med_transfer.scans.inspection.page import Look
 
 NAME = "inspect"
 _SILENT = 8  # as many scans are done before a bar says anything
@@ -40,8 +40,8 @@ def command(
     """Show the series found, the verdict on each, spacing, orientation and values."""
     from med_transfer.errors import ScanNotFound
     from med_transfer.scans import survey
-    from med_transfer.scans.description import count_files
-    from med_transfer.scans.inspection import write_inspection, write_picture
+    from med_transfer.scans.inspection.page import write_inspection, write_picture
+    from med_transfer.scans.search.description import count_files
 
     found = None if scan.suffix.lower() == ".csv" else survey(scan, max_gap_mm=max_gap_mm)
     ignored = found.ignored if found else ()
@@ -59,7 +59,7 @@ def command(
 
 
 def _series(found: Survey, scan: Path, max_gap_mm: float) -> list[LookAt]:
-    from med_transfer.scans.inspection import look_at_series, shown_path
+    from med_transfer.scans.inspection.page import look_at_series, shown_path
 
     return [partial(look_at_series, one, shown_path(one.path, scan), max_gap_mm=max_gap_mm) for one in found.series]
 
@@ -75,7 +75,7 @@ def _cases(table: Path, max_gap_mm: float) -> list[LookAt]:
 def _look_at_case(case: Case, label: str, max_gap_mm: float, *, view: bool) -> Look:
     from med_transfer.errors import ScanError
     from med_transfer.scans import Verdict, read_scan
-    from med_transfer.scans.inspection import Look, look_at_volume, refused
+    from med_transfer.scans.inspection.page import Look, look_at_volume, refused
 
     rows = {"series": case.scan, "row": str(case.row), "series_uid": case.series_uid, "label": label}
     look = Look(f"row {case.row}: {case.scan}", {name: text for name, text in rows.items() if text}, Verdict())

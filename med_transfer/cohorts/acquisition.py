@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from med_transfer.scans import Volume
-from med_transfer.scans.description import states_contrast
+from med_transfer.scans.search.description import states_contrast
 
 TEXT_FACTS: tuple[str, ...] = ("file_format", "manufacturer", "scanner_model", "kernel", "contrast_agent")
 NUMBER_FACTS: tuple[str, ...] = (

@@ -14,8 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer import geometry
-from med_transfer.scans import Region, Volume
+from med_transfer.scans import Region, Volume, geometry
 
 ENTROPY_BIN_HU = 25.0
 PERCENTILES = (5, 25, 50, 75, 95)

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_transfer import geometry
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError, ScanNotFound
-from med_transfer.scans import Ignored, identity, survey
-from med_transfer.scans.choice import Choice, SeriesRules, choose
-from med_transfer.scans.description import count_files
+from med_transfer.scans import Ignored, geometry, identity, survey
+from med_transfer.scans.search.description import count_files
+from med_transfer.scans.search.series_rules import Choice, SeriesRules, choose
 
 _LINKS = ("series_uid", "scan", "patient")  # the most precise one that the sheet has decides
 # What the cohort table keeps of a series; the quality table has all of it, and every file that is none.

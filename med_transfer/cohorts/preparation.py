@@ -22,7 +22,7 @@ from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
-from med_transfer.prediction import Prediction
+from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.scans import Region, Volume, read_mask, region_of_mask
 

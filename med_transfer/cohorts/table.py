@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_case, wrong_value
 from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 
 NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without any labels
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from med_transfer.ensemble import Ensemble
 from med_transfer.explanation.faithfulness import Deletion, deletion
 from med_transfer.explanation.heat import HeatMap, Method
 from med_transfer.explanation.sanity import MOST_CORRELATED, Sanity, sanity
+from med_transfer.model.ensemble import Ensemble
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from med_transfer.ensemble import Ensemble
 from med_transfer.explanation.heat import HeatMap
+from med_transfer.model.ensemble import Ensemble
 
 RARE = 0.1  # a drop that more of the other regions reach is no more than chance
 _BATCH = 8

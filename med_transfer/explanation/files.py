@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer import geometry
 from med_transfer.atomic import atomic_path
+from med_transfer.scans import geometry
 
 _SQUARE_DEGREES = 0.01
 

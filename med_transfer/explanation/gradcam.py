@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from med_transfer.classifier import Classifier
-from med_transfer.ensemble import Ensemble
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.heat import HeatMap
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
 
 LEAST_VOXELS = 4  # a map that is coarser along an axis tells no place from another
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from med_transfer.ensemble import Ensemble
+from med_transfer.model.ensemble import Ensemble
 
 Triple = tuple[int, int, int]
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from med_transfer.ensemble import Ensemble
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.heat import HeatMap, Triple
+from med_transfer.model.ensemble import Ensemble
 
 _SHARE_OF_SIDE = 4  # the window, where nobody states one, is a quarter of the shortest side
 _BATCH = 16

@@ -10,9 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from med_transfer import geometry
-from med_transfer.scans import Region
-from med_transfer.scans.picture import Window, planes, side_by_side
+from med_transfer.scans import Region, geometry
+from med_transfer.scans.inspection.picture import Window, planes, side_by_side
 
 _FOR, _AGAINST = (255, 122, 0), (0, 114, 255)  # orange and blue are told apart by colour-blind readers too
 _MOST_OPAQUE = 0.75

@@ -7,13 +7,12 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from med_transfer import geometry
 from med_transfer.explanation.explained import Explanation
 from med_transfer.explanation.heat import Method
 from med_transfer.explanation.occlusion import Occlusion
 from med_transfer.explanation.settings import Fill, MapSettings, MethodName
-from med_transfer.preprocessing.grid import Grid
-from med_transfer.scans import Region
+from med_transfer.preprocessing.resampling.grid import Grid
+from med_transfer.scans import Region, geometry
 
 MAP_FILE, PICTURE_FILE, RECORD_FILE = "map.nii.gz", "picture.png", "explanation.json"
 STATEMENT = (

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from med_transfer.ensemble import Ensemble
 from med_transfer.explanation.heat import HeatMap, Method
+from med_transfer.model.ensemble import Ensemble
 
 MOST_CORRELATED = 0.5  # above it, half of the map's ranks or more are given by architecture and scan alone
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from med_transfer import geometry
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.gradcam import GradCAM
 from med_transfer.explanation.heat import Method
 from med_transfer.explanation.occlusion import Occlusion, Progress
-from med_transfer.preprocessing.grid import Grid
+from med_transfer.preprocessing.resampling.grid import Grid
+from med_transfer.scans import geometry
 
 MethodName = Literal["gradcam", "occlusion"]
 Fill = Literal["mean", "floor"]

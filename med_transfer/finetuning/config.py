@@ -7,19 +7,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from med_transfer.calibration import CalibrationConfig
 from med_transfer.cohorts.splits import SplitConfig
-from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.errors import ConfigError
-from med_transfer.evaluation.config import EvaluationConfig
 from med_transfer.explanation.config import ExplainConfig
+from med_transfer.finetuning.decisions.config import OperatingPointConfig
+from med_transfer.finetuning.strategies import Strategy, find_strategy
+from med_transfer.finetuning.strategies.layerwise_lr_decay import LayerwiseLRDecay
+from med_transfer.finetuning.strategies.scratch import Scratch
+from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.fusion.config import FusionConfig
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.model.calibration import CalibrationConfig
 from med_transfer.page import Language
 from med_transfer.preprocessing.config import ChannelConfig, Modality, Normalisation
-from med_transfer.transfer.config import TransferConfig
-from med_transfer.transfer.strategies import Strategy, find_strategy
-from med_transfer.transfer.strategies.layerwise_lr_decay import LayerwiseLRDecay
-from med_transfer.transfer.strategies.scratch import Scratch
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[int, int, int]

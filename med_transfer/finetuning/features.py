@@ -14,9 +14,9 @@ from torch import Tensor
 
 from med_transfer.atomic import write_bytes
 from med_transfer.backbones import Encoder
-from med_transfer.classifier import Classifier
 from med_transfer.finetuning.batches import Tensors, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.model.classifier import Classifier
 from med_transfer.preprocessing import PreprocessingConfig
 
 

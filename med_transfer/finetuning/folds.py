@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
-from med_transfer.calibration import calibrate
-from med_transfer.classifier import Classifier
-from med_transfer.ensemble import Ensemble
-from med_transfer.evaluation.metrics import FitGap
+from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import Plan
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
-from med_transfer.finetuning.fit_gap import fit_gap
-from med_transfer.finetuning.listener import TrainingProgress
-from med_transfer.finetuning.member import TrainedMember, train_member
+from med_transfer.finetuning.fold_training import TrainedMember, train_member
+from med_transfer.finetuning.generalisation_gap import fit_gap
 from med_transfer.finetuning.member_data import member_data
-from med_transfer.finetuning.plan import Plan
-from med_transfer.novelty import Novelty
+from med_transfer.finetuning.strategies import find_strategy
+from med_transfer.metrics.record import FitGap
+from med_transfer.model.calibration import calibrate
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.novelty import Novelty
 from med_transfer.progress import Progress
-from med_transfer.transfer.strategies import find_strategy
 
 log = logging.getLogger(__name__)
 

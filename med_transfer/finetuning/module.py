@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from med_transfer.backbones import channels_last
-from med_transfer.classifier import Classifier
+from med_transfer.finetuning.alignment import Alignment
 from med_transfer.finetuning.augmentation import mixup
+from med_transfer.finetuning.batch_norm import keep_frozen_statistics
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.monitoring import LOWER_IS_BETTER, classification_loss, monitored_figure
+from med_transfer.finetuning.losses import LOWER_IS_BETTER, classification_loss, monitored_figure
 from med_transfer.finetuning.optimisation import optimiser
-from med_transfer.labels import Labels
-from med_transfer.transfer.alignment import Alignment
-from med_transfer.transfer.batch_norm import keep_frozen_statistics
-from med_transfer.transfer.regularisation import Penalty, Step
-from med_transfer.transfer.strategies import Strategy
-from med_transfer.transfer.strategies.full import Full
+from med_transfer.finetuning.regularisation import Penalty, Step
+from med_transfer.finetuning.strategies import Strategy
+from med_transfer.finetuning.strategies.full import Full
+from med_transfer.model.classifier import Classifier
+from med_transfer.predictions.labels import Labels
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from med_transfer.classifier import Classifier
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.config import TrainingConfig
+from med_transfer.model.classifier import Classifier
 
 
 def parameter_groups(classifier: Classifier, config: TrainingConfig, *, decay: bool = True) -> list[dict]:

@@ -6,18 +6,18 @@ import numpy as np
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.bundle import BackboneRecord, BundleRecord, HeldOut, InputEnvelope, Provenance, TransferRecord
-from med_transfer.cohort_profile import CohortProfile
-from med_transfer.decision.lock import reported_metrics
-from med_transfer.evaluation.metrics import KeptNetwork
+from med_transfer.bundle.decisions_lock import reported_metrics
+from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.deciding import decide
+from med_transfer.finetuning.data_setup import Plan, source_weights
+from med_transfer.finetuning.decisions.deciding import decide
+from med_transfer.finetuning.decisions.prediction_sets import learn_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.plan import Plan, source_weights
-from med_transfer.finetuning.prediction_sets import learn_sets
+from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.finetuning.unlabelled import patient_hashes
 from med_transfer.fusion import Fusion
-from med_transfer.lineage import source_licences, source_provenance
-from med_transfer.transfer.config import TransferConfig
+from med_transfer.metrics.cohort_profile import CohortProfile
+from med_transfer.metrics.record import KeptNetwork
 
 
 def bundle_record(

@@ -12,28 +12,28 @@ from pathlib import Path
 from med_transfer.atomic import output_error
 from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import BUNDLE_FOLDER, save_bundle
+from med_transfer.bundle.model_card import model_card
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
-from med_transfer.decision.config import OperatingPointConfig
 from med_transfer.errors import UsageError
-from med_transfer.evaluation.config import EvaluationConfig
-from med_transfer.evaluation.metrics import Metrics
-from med_transfer.evaluation.predictive_values import checked_prevalence
+from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.deciding import check_decisions
-from med_transfer.finetuning.fallback import choose_network
+from med_transfer.finetuning.data_setup import LOCK_FILE, Plan, make_plan, refuse_adapted_source, resolve_preprocessing
+from med_transfer.finetuning.decisions.config import OperatingPointConfig
+from med_transfer.finetuning.decisions.deciding import check_decisions
+from med_transfer.finetuning.decisions.fallback import choose_network
+from med_transfer.finetuning.decisions.fusing import check_fusion, fuse_run
+from med_transfer.finetuning.decisions.locking import lock_run, opened_by_run
+from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
-from med_transfer.finetuning.fusing import check_fusion, fuse_run
-from med_transfer.finetuning.locking import lock_run, opened_by_run
-from med_transfer.finetuning.member import precision
-from med_transfer.finetuning.outcome import judge_run
-from med_transfer.finetuning.plan import LOCK_FILE, Plan, make_plan, refuse_adapted_source, resolve_preprocessing
+from med_transfer.finetuning.held_out_evaluation import judge_run
+from med_transfer.finetuning.initialisation import check_transfer, without_effect
 from med_transfer.finetuning.record import bundle_record
-from med_transfer.finetuning.start import check_transfer, without_effect
-from med_transfer.model_card import model_card
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.predictive_values import checked_prevalence
+from med_transfer.metrics.record import Metrics
 from med_transfer.progress import Progress, silent
-from med_transfer.subgroup_columns import check_subgroups
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from med_transfer.fusion.clinical import Numbers, learn_column
 from med_transfer.fusion.config import FusionConfig, Method, Part
 from med_transfer.fusion.leaks import leaking_columns
 from med_transfer.fusion.model import Combination, Fusion, FusionScans, Inputs
-from med_transfer.labels import Labels
-from med_transfer.transfer.linear_head import LinearHead, fit_head
+from med_transfer.model.linear_head import LinearHead, fit_head
+from med_transfer.predictions.labels import Labels
 
 MINIMUM_PATIENTS = 5  # of each class; for findings, with and without each
 INVERSE_PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C, strongest penalty first

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.evaluation.auc import auc
 from med_transfer.fusion.clinical import is_missing
+from med_transfer.metrics.auc import auc
 
 _MOST_CODES = 10  # a column of at most so many different values may be a code for the class
 _SURE = 0.98

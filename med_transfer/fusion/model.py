@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from med_transfer.fusion.clinical import Column, Numbers, Record
 from med_transfer.fusion.config import Method, Part
-from med_transfer.prediction import Prediction
+from med_transfer.predictions.record import Prediction
 
 Within = Literal["mask", "roi", "whole"]
 LEAST_PROBABILITY = 1e-6  # so that a logarithm stays finite

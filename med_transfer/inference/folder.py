@@ -13,10 +13,10 @@ from typing import Protocol
 from med_transfer.cohorts import Case, Cohort, read_scans, region_of_case, require_columns, without_prediction
 from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnreadableScan
 from med_transfer.fusion.clinical import with_values
-from med_transfer.labels import Labels
-from med_transfer.prediction import Prediction
+from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.record import Prediction
+from med_transfer.predictions.table import PredictionTable
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.results.table import PredictionTable
 from med_transfer.scans import Region, Series, Volume, survey
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.errors import ConfigError
 from med_transfer.fusion import FusionScans
 from med_transfer.inference.folder import FolderOutcome, Progress, predict_all
-from med_transfer.prediction import Prediction
+from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.scans import Region, Series, Volume, read_scan

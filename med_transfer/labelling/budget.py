@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from med_transfer.backbones import BackboneSpec
-from med_transfer.classifier import stages_from_front
 from med_transfer.cohorts import Cohort, Images, seen_before, split_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.plan import resolve_preprocessing, source_provenance
+from med_transfer.finetuning.data_setup import resolve_preprocessing, source_provenance
+from med_transfer.labelling.curve_samples import Judgements, curve_samples
 from med_transfer.labelling.finetuned import finetuned_curve, start_of_finetuning
+from med_transfer.labelling.label_forecast import forecast
+from med_transfer.labelling.probe_curve import CurvePlan, probe_curve
 from med_transfer.labelling.record import LEAST_SMALLEST, Budget, BudgetSettings
 from med_transfer.labelling.report import write_budget
+from med_transfer.model.classifier import stages_from_front
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress, silent
 from med_transfer.selection.candidates import Candidate, Network, find_candidates
 from med_transfer.selection.measuring import joined_features
 from med_transfer.selection.target import Groups, Target, read_target
-from med_transfer.transfer.curve_samples import Judgements, curve_samples
-from med_transfer.transfer.label_forecast import forecast
-from med_transfer.transfer.probe_curve import CurvePlan, probe_curve
 
 __all__ = ["Budget", "BudgetSettings", "label_budget"]
 

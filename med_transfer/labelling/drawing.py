@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from med_transfer.atomic import atomic_path
+from med_transfer.labelling.label_forecast import Forecast
+from med_transfer.labelling.learning_curve import PowerLaw
 from med_transfer.labelling.record import Budget
-from med_transfer.transfer.label_forecast import Forecast
-from med_transfer.transfer.learning_curve import PowerLaw
 
 _COLOUR, _TARGET = "#1f5fa8", "#b3541e"
 _STYLE: dict = {

@@ -18,14 +18,14 @@ from med_transfer.backbones import load_backbone
 from med_transfer.bundle import load_network, read_record
 from med_transfer.cohorts import Cohort, prepare_cohort, split_cohort
 from med_transfer.errors import TooFewPatients
+from med_transfer.evaluation.evaluate import assess
 from med_transfer.finetuning import FinetuneConfig, finetune
 from med_transfer.finetuning.augmentation import margin_voxels
-from med_transfer.finetuning.plan import resolve_preprocessing
-from med_transfer.judgement import assess
+from med_transfer.finetuning.data_setup import resolve_preprocessing
+from med_transfer.labelling.curve_samples import Judgements
+from med_transfer.labelling.probe_curve import CurvePlan, Lesson, judge_lessons, lessons
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
-from med_transfer.transfer.curve_samples import Judgements
-from med_transfer.transfer.probe_curve import CurvePlan, Lesson, judge_lessons, lessons
 
 
 def start_of_finetuning(config: FinetuneConfig) -> tuple[str, PreprocessingConfig]:

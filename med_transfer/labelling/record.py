@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from med_transfer.errors import UsageError
-from med_transfer.labels import Labels
-from med_transfer.transfer.curve_samples import MEASURES, Measure
-from med_transfer.transfer.label_forecast import MOST_MULTIPLE, MULTIPLE, Forecast
+from med_transfer.labelling.curve_samples import MEASURES, Measure
+from med_transfer.labelling.label_forecast import MOST_MULTIPLE, MULTIPLE, Forecast
+from med_transfer.predictions.labels import Labels
 
 Way = Literal["linear probe", "fine-tuning"]
 WAY_MEANS: dict[Way, str] = {

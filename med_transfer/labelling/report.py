@@ -6,11 +6,11 @@ import json
 import math
 
 from med_transfer.atomic import write_text
-from med_transfer.evaluation.intervals import percentile_interval
+from med_transfer.labelling.curve_samples import ALL_CLASSES, CurveSamples
 from med_transfer.labelling.drawing import draw_curves
+from med_transfer.labelling.label_forecast import Forecast
 from med_transfer.labelling.record import WAY_MEANS, Budget
-from med_transfer.transfer.curve_samples import ALL_CLASSES, CurveSamples
-from med_transfer.transfer.label_forecast import Forecast
+from med_transfer.metrics.intervals import percentile_interval
 
 SCHEMA = 1
 MODEL = "asymptote - (asymptote - start) * (patients / smallest) ** -rate"

@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
-from med_transfer import geometry
 from med_transfer.phantoms.imaging import SCANNERS, Scanner
+from med_transfer.scans import geometry
 
 UNSIGNED_INTERCEPT = -1024
 _PIXEL_PADDING_VALUE = 0x00280120

@@ -18,10 +18,10 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, CTImageStorage, ExplicitVRLittleEndian
 
-from med_transfer import geometry
 from med_transfer.atomic import output_error
 from med_transfer.errors import ConfigError, MissingExtra
 from med_transfer.phantoms.ct_header import UNSIGNED_INTERCEPT, SeriesDetails, common_header, slice_header
+from med_transfer.scans import geometry
 
 _PIXEL_DATA = 0x7FE00010
 _PREAMBLE = b"\0" * 128 + b"DICM"

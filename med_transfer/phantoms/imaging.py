@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from med_transfer import geometry
 from med_transfer.phantoms.anatomy import APEX_MM, BASE_MM, Anatomy
 from med_transfer.phantoms.grid import Grid, centred_grid
+from med_transfer.scans import geometry
 
 MATRIX = 512  # pixel sizes are quoted for this matrix, and scaled to the one that is asked for
 _CIRCLE_HU = -1024  # outside the reconstruction circle

@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer import geometry
 from med_transfer.atomic import atomic_path
+from med_transfer.scans import geometry
 
 
 def write_nifti(path: Path, voxels: NDArray, affine: geometry.Affine) -> Path:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer import geometry
 from med_transfer.errors import InputRejected
-from med_transfer.preprocessing.grid import Grid
-from med_transfer.scans import Volume
-from med_transfer.scans.grid_verdict import NOMINAL
+from med_transfer.preprocessing.resampling.grid import Grid
+from med_transfer.scans import Volume, geometry
+from med_transfer.scans.formats.grid_verdict import NOMINAL
 
 LEAST_OVERLAP = 0.5  # of what the network sees of the first scan; beyond a scan's edge its last voxels are repeated
 _POINTS = 24  # along each axis of the grid, which is enough to measure a share

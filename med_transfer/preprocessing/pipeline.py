@@ -15,17 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from med_transfer import geometry
 from med_transfer.errors import InputRejected, UnusableVoxels
 from med_transfer.preprocessing.alignment import require_same_place
 from med_transfer.preprocessing.config import FIRST_CHANNEL, PreprocessingConfig
-from med_transfer.preprocessing.grid import Grid, Triple
 from med_transfer.preprocessing.modality import require_modality
 from med_transfer.preprocessing.region import foreground, whole
-from med_transfer.preprocessing.resampling import resample
+from med_transfer.preprocessing.resampling.grid import Grid, Triple
+from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.preprocessing.window import apply_window
 from med_transfer.preprocessing.zscore import foreground_threshold, zscore_window
-from med_transfer.scans import Region, Volume
+from med_transfer.scans import Region, Volume, geometry
 
 _WORLD_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "I": 2, "S": 2}
 

@@ -6,8 +6,7 @@ import numpy as np
 from scipy import ndimage
 from skimage import measure
 
-from med_transfer import geometry
-from med_transfer.scans import Region, Volume
+from med_transfer.scans import Region, Volume, geometry
 
 BODY_HU = -500.0  # between lung or air and soft tissue
 _COARSE_MM = 6.0  # the body's outline needs no finer grid

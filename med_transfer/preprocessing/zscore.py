@@ -15,9 +15,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer import geometry
 from med_transfer.errors import UnusableVoxels
-from med_transfer.scans import Volume
+from med_transfer.scans import Volume, geometry
 
 ROBUST_RANGE = (2.0, 98.0)  # percentiles
 FOREGROUND_SHARE = 0.1  # of the robust range

@@ -10,9 +10,9 @@ from med_transfer.pretraining.config import (
     StopConfig,
     SupervisedConfig,
 )
-from med_transfer.pretraining.reading import prepare_source, read_source
 from med_transfer.pretraining.run import Pretrained, pretrain
-from med_transfer.pretraining.source import SourceScan, SourceScans
+from med_transfer.pretraining.source.reading import prepare_source, read_source
+from med_transfer.pretraining.source.scans import SourceScan, SourceScans
 from med_transfer.pretraining.view_config import CropConfig, LungSceneConfig, ViewConfig
 
 __all__ = [

@@ -18,12 +18,12 @@ from med_transfer.atomic import write_bytes, write_text
 from med_transfer.backbones import Encoder, channels_last
 from med_transfer.errors import ConfigError
 from med_transfer.pretraining.checkpoint import read_checkpoint, save_checkpoint
-from med_transfer.pretraining.course import Course, draw_curve
-from med_transfer.pretraining.method import Figures, Method
+from med_transfer.pretraining.distributed import Processes
+from med_transfer.pretraining.methods.method import Figures, Method
 from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, update_average
-from med_transfer.pretraining.origin import Origin
 from med_transfer.pretraining.probe import LinearProbe, effective_rank
-from med_transfer.pretraining.processes import Processes
+from med_transfer.pretraining.source.origin import Origin
+from med_transfer.pretraining.training_state import Course, draw_curve
 from med_transfer.progress import Progress, silent
 
 ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "curve.png"

@@ -19,7 +19,7 @@ from med_transfer.cohorts import Cohort, PreparedCohort, patient_hash, prepare_c
 from med_transfer.errors import CohortError, TooFewPatients
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.pretraining.config import PretrainingConfig
-from med_transfer.pretraining.method import Material
+from med_transfer.pretraining.methods.method import Material
 from med_transfer.progress import Progress
 
 _BATCH = 16

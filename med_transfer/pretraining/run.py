@@ -12,27 +12,27 @@ import torch
 
 from med_transfer.atomic import write_text
 from med_transfer.backbones import LoadedBackbone, load_backbone, weights_file
-from med_transfer.backbones.source_features import source_features_path
+from med_transfer.backbones.weights.source_features import source_features_path
+from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import ConfigError, UsageError
-from med_transfer.lineage import source_licences, source_provenance
 from med_transfer.pretraining.checkpoint import read_checkpoint
 from med_transfer.pretraining.config import PretrainingConfig
-from med_transfer.pretraining.contrastive import Contrastive
-from med_transfer.pretraining.distillation import Distillation, teacher_dtype
+from med_transfer.pretraining.distributed import Processes, joined
 from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, Training
-from med_transfer.pretraining.masked_autoencoding import MaskedAutoencoding
-from med_transfer.pretraining.method import Material, Method
-from med_transfer.pretraining.origin import Origin
-from med_transfer.pretraining.painted_nodules import PaintedNodules
+from med_transfer.pretraining.methods.contrastive import Contrastive
+from med_transfer.pretraining.methods.distillation import Distillation, teacher_dtype
+from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
+from med_transfer.pretraining.methods.method import Material, Method
+from med_transfer.pretraining.methods.painted_nodules import PaintedNodules
+from med_transfer.pretraining.methods.supervised import SupervisedLabels, SupervisedMasks
+from med_transfer.pretraining.methods.teacher import Teacher
 from med_transfer.pretraining.probe import LinearProbe, linear_probe
-from med_transfer.pretraining.processes import Processes, joined
-from med_transfer.pretraining.reading import Source, prepare_source
-from med_transfer.pretraining.source import SourceScans
-from med_transfer.pretraining.source_gap import write_source_of
-from med_transfer.pretraining.supervised import SupervisedLabels, SupervisedMasks
-from med_transfer.pretraining.teacher import Teacher
+from med_transfer.pretraining.source.origin import Origin
+from med_transfer.pretraining.source.reading import Source, prepare_source
+from med_transfer.pretraining.source.scans import SourceScans
+from med_transfer.pretraining.source.source_gap import write_source_of
 from med_transfer.progress import Progress, silent
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.evaluation.decisions import Openings
+from med_transfer.metrics.decision_records import Openings
 from med_transfer.page import Translator
 
 

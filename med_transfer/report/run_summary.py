@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.labels import Labels
 from med_transfer.page import Language
+from med_transfer.predictions.labels import Labels
 
 SPLITS = ("train", "val", "test")
 ALL_CLASSES = "All"

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan
-from med_transfer.scans.dicom import read_dicom, split_series
-from med_transfer.scans.dicom_header import Slice
-from med_transfer.scans.itk_formats import read_itk
+from med_transfer.scans.dicom.header import Slice
+from med_transfer.scans.dicom.series import read_dicom, split_series
+from med_transfer.scans.formats.itk import read_itk
+from med_transfer.scans.formats.nifti import read_nifti
 from med_transfer.scans.library_noise import silence_readers
-from med_transfer.scans.nifti import read_nifti
+from med_transfer.scans.search.survey import damaged_slices, look_at, require_exists, survey
 from med_transfer.scans.series import Ignored, Series
-from med_transfer.scans.survey import damaged_slices, look_at, require_exists, survey
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import require_usable
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from med_transfer import geometry
 from med_transfer.errors import UnusableVoxels
+from med_transfer.scans import geometry
 from med_transfer.scans.volume import Volume
 
 

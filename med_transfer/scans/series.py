@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from med_transfer import geometry
-from med_transfer.scans.dicom_header import Slice
+from med_transfer.scans import geometry
+from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.verdict import Verdict
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer import geometry
+from med_transfer.scans import geometry
 from med_transfer.scans.verdict import Verdict
 
 _INT16 = np.iinfo(np.int16)

@@ -17,10 +17,10 @@ from med_transfer.backbones import (
     load_backbone,
     weights_at_hand,
 )
-from med_transfer.backbones.store import store_folder
+from med_transfer.backbones.weights.store import store_folder
 from med_transfer.bundle import versions
 from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound
-from med_transfer.finetuning.plan import refuse_adapted_source
+from med_transfer.finetuning.data_setup import refuse_adapted_source
 
 Build = Callable[[], Encoder]
 Check = Callable[[str, BackboneSpec, Path | None], "Candidate"]  # name, entry, path that was given

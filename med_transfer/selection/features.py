@@ -29,7 +29,7 @@ from med_transfer.backbones import Encoder, channels_last
 from med_transfer.cohorts import Case, Images, preparation_key, prepare_scan
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.selection.candidates import Network
-from med_transfer.verification import Agreement, remembers, watched
+from med_transfer.selection.weights_check import Agreement, remembers, watched
 
 _FORMAT = 2  # of what is kept of a scan; 2: normalisation layers of every kind are watched
 

@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.backbones import BackboneSpec
-from med_transfer.backbones.source_features import SourceFeatures
-from med_transfer.classifier import stages_from_front
+from med_transfer.backbones.weights.source_features import SourceFeatures
 from med_transfer.errors import BackboneError
+from med_transfer.model.classifier import stages_from_front
 from med_transfer.selection.features import StageFeatures
+from med_transfer.selection.measures.discrepancy import mmd, proxy_a_distance
+from med_transfer.selection.measures.frechet import frechet_distance, gaussian_of
+from med_transfer.selection.measures.hscore import regularised_h_score
+from med_transfer.selection.measures.leep import n_leep
+from med_transfer.selection.measures.logme import log_me
+from med_transfer.selection.measures.transrate import trans_rate
+from med_transfer.selection.probes import Judged, linear_probe, nearest_neighbours
+from med_transfer.selection.ranking import Contender, in_order
 from med_transfer.selection.record import DomainGap, LayerScore, Stages, layer_text
 from med_transfer.selection.target import Target
-from med_transfer.transfer.choice import Contender, in_order
-from med_transfer.transfer.discrepancy import mmd, proxy_a_distance
-from med_transfer.transfer.frechet import frechet_distance, gaussian_of
-from med_transfer.transfer.hscore import regularised_h_score
-from med_transfer.transfer.leep import n_leep
-from med_transfer.transfer.logme import log_me
-from med_transfer.transfer.probes import Judged, linear_probe, nearest_neighbours
-from med_transfer.transfer.transrate import trans_rate
-from med_transfer.verification import Agreement
+from med_transfer.selection.weights_check import Agreement
 
 NOTHING_STORED = "no features of the source are stored"
 Measure = Callable[[NDArray[np.float64], NDArray[np.integer]], float]

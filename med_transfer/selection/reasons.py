@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from med_transfer.finetuning.config import BackboneConfig
+from med_transfer.selection.ranking import is_evidence, tied_with_the_best
 from med_transfer.selection.record import BackboneScore, layer_text
-from med_transfer.transfer.choice import is_evidence, tied_with_the_best
 
 _NONE = "No pretrained backbone beats its own random weights on these scans by more than a standard error"
 _WORTHLESS = (

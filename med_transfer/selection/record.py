@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_transfer.verification import Agreement
+from med_transfer.selection.weights_check import Agreement
 
 Stages = tuple[int, ...]
 
@@ -20,7 +20,7 @@ class LayerScore:
         n_features: length of the joined vector.
         macro_auc, standard_error, balanced_sensitivity: of the cross-validated linear probe.
         knn_macro_auc, knn_balanced_sensitivity: of the cross-validated nearest neighbours.
-        log_me, h_score, n_leep, trans_rate: see ``med_transfer.transfer``; the H-score with shrinkage. For several
+        log_me, h_score, n_leep, trans_rate: see ``med_transfer.finetuning``; the H-score with shrinkage. For several
             findings a scan, their mean over the findings.
     """
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from med_transfer.bundle.provenance import source_provenance
 from med_transfer.cohorts import Cohort, Images, seen_before, split_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.config import BackboneConfig
-from med_transfer.finetuning.plan import resolve_preprocessing
-from med_transfer.lineage import source_provenance
+from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.progress import Progress, silent
 from med_transfer.selection.candidates import Candidate, Candidates, find_candidates
 from med_transfer.selection.features import StageFeatures
+from med_transfer.selection.measures.leep import leep
 from med_transfer.selection.measuring import (
     MeasuredLayer,
     domain_gap,
@@ -25,13 +26,12 @@ from med_transfer.selection.measuring import (
     measure_layers,
     over_labels,
 )
+from med_transfer.selection.ranking import Contender, in_order
 from med_transfer.selection.reasons import recommend, worth_a_try
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, Selection, Stages
 from med_transfer.selection.report import write_selection
 from med_transfer.selection.source import other_input, source_features, source_head, why_unknown
 from med_transfer.selection.target import Groups, Target, read_target
-from med_transfer.transfer.choice import Contender, in_order
-from med_transfer.transfer.leep import leep
 
 
 def select(

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from med_transfer.backbones.source_features import (
+from med_transfer.backbones.weights.source_features import (
     LowRankGaussian,
     SourceFeatures,
     read_source_features,
     source_features_path,
 )
-from med_transfer.backbones.store import store_folder, stored_weights
-from med_transfer.backbones.weight_files import weights_in
+from med_transfer.backbones.weights.store import store_folder, stored_weights
+from med_transfer.backbones.weights.weight_files import weights_in
 from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, read_record
-from med_transfer.calibration import Calibrator
+from med_transfer.model.calibration import Calibrator
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.selection.candidates import Candidate
 from med_transfer.selection.measuring import NOTHING_STORED

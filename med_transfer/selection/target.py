@@ -25,7 +25,7 @@ from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.features import FeatureLibrary, StageFeatures
-from med_transfer.transfer.probes import patient_folds
+from med_transfer.selection.probes import patient_folds
 
 log = logging.getLogger(__name__)
 

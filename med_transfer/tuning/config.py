@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.transfer.config import RegulariserName, StrategyName
+from med_transfer.finetuning.transfer_config import RegulariserName, StrategyName
 
 Objective = Literal["balanced_sensitivity", "macro_auc"]
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from med_transfer.cohorts import Split
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.member import TrainedMember
-from med_transfer.finetuning.plan import Plan
+from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.fold_training import TrainedMember
 
 
 def without_test_scans(plan: Plan) -> Plan:

@@ -10,10 +10,10 @@ from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import NothingDone, UsageError
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.member import precision
-from med_transfer.finetuning.plan import Plan, make_plan, resolve_preprocessing
+from med_transfer.finetuning.data_setup import Plan, make_plan, resolve_preprocessing
+from med_transfer.finetuning.fold_training import precision
+from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.run import load_source
-from med_transfer.finetuning.start import check_transfer
 from med_transfer.progress import Progress, silent
 from med_transfer.tuning.config import TuneConfig
 from med_transfer.tuning.inner_folds import without_test_scans

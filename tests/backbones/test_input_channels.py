@@ -20,7 +20,7 @@ from med_transfer.backbones.networks.stunet import STUNetEncoder
 from med_transfer.backbones.networks.swin import swin
 from med_transfer.backbones.networks.video import VideoResNetEncoder
 from med_transfer.backbones.networks.volumetric import VolumetricEncoder
-from med_transfer.backbones.weights import load_tensors
+from med_transfer.backbones.weights.matching import load_tensors
 from med_transfer.errors import WeightsMismatch
 
 N = 3

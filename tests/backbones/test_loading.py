@@ -13,7 +13,7 @@ from torch import nn
 
 from med_transfer.backbones import Encoder, load_backbone
 from med_transfer.backbones.networks.resnet import slim_resnet
-from med_transfer.backbones.weights import LoadReport, load_tensors
+from med_transfer.backbones.weights.matching import LoadReport, load_tensors
 from med_transfer.errors import BackboneError, UnknownBackbone, WeightsMismatch
 
 PREFIXES = ["module", "_orig_mod", "backbone", "model", "network", "encoder", "member0", "visual_encoder"]

@@ -29,13 +29,14 @@ from residual_reference import forward, medicalnet_plan, nodule_plan, video_plan
 from segresnet_reference import ds_forward, old_forward
 from swin_reference import swin_forward
 
-from med_transfer.backbones import find_backbone, load_backbone, loading
+from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.backbones.networks.nodule_detector import NoduleDetectorEncoder
 from med_transfer.backbones.networks.resnet import medicalnet
 from med_transfer.backbones.networks.segresnet import ct_fm, segresnet, vista3d
 from med_transfer.backbones.networks.swin import PatchMergingBefore15, SwinEncoder, swin, swin_v2
 from med_transfer.backbones.networks.video import VideoResNetEncoder
-from med_transfer.backbones.weights import load_tensors
+from med_transfer.backbones.weights import loading
+from med_transfer.backbones.weights.matching import load_tensors
 
 SMALL_VIDEO = ((1, 2, 1, 1), (8, 16, 32, 64))  # blocks and widths
 KINETICS = torch.tensor([[0.43216, 0.394666, 0.37645], [0.22803, 0.22145, 0.216989]]).view(2, 3, 1, 1, 1)

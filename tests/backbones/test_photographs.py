@@ -12,7 +12,7 @@ from med_transfer.backbones.networks.photograph import THREE_WINDOWS_HU, THREE_W
 from med_transfer.backbones.networks.planar import torchvision_resnet
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.backbones.networks.volumetric import VolumetricEncoder
-from med_transfer.backbones.weights import load_tensors
+from med_transfer.backbones.weights.matching import load_tensors
 from med_transfer.errors import WeightsMismatch, WeightsNotFound
 
 WAYS = ("inflated", "acs", "slices")

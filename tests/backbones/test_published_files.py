@@ -7,7 +7,7 @@ import pytest
 import torch
 from published_files import INTEGERS, PUBLISHED, Published, ct_fm_file, randomly, zeros
 
-from med_transfer.backbones import backbones, find_backbone, load_backbone, loading
+from med_transfer.backbones import backbones, find_backbone, load_backbone
 from med_transfer.backbones.catalogue import (
     ct_fm,
     medicalnet,
@@ -19,6 +19,7 @@ from med_transfer.backbones.catalogue import (
     voco,
 )
 from med_transfer.backbones.networks import segresnet
+from med_transfer.backbones.weights import loading
 from med_transfer.errors import BackboneError, LicenceNotAccepted, WeightsMismatch
 
 FAMILIES = (medicalnet, merlin, ct_fm, suprem, swin_ssl, voco, monai_bundles, video)

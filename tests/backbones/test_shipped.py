@@ -11,14 +11,14 @@ import torch
 from safetensors import safe_open
 
 from med_transfer.backbones import backbones, find_backbone, load_backbone, weights_at_hand, weights_file
-from med_transfer.backbones.source_features import source_features_path
+from med_transfer.backbones.weights.source_features import source_features_path
+from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.lineage import source_licences, source_provenance
 from med_transfer.phantoms import phantom_volume
 from med_transfer.scans import read_scan
 from med_transfer.selection.candidates import find_candidates
+from med_transfer.selection.measures.frechet import frechet_distance, gaussian_of
 from med_transfer.selection.source import source_features
-from med_transfer.transfer.frechet import frechet_distance, gaussian_of
 
 SPEC = find_backbone("med-transfer-small")
 DATA = os.environ.get("MED_TRANSFER_DATA", "")

@@ -16,11 +16,11 @@ from med_transfer.bundle import (
     load_network,
     save_bundle,
 )
-from med_transfer.classifier import Classifier
-from med_transfer.ensemble import Ensemble
+from med_transfer.finetuning.strategies.full import Full
 from med_transfer.inference import Predictor
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
 from med_transfer.preprocessing import PreprocessingConfig
-from med_transfer.transfer.strategies.full import Full
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from med_transfer.backbones.source_features import (
+from med_transfer.backbones.weights.source_features import (
     LowRankGaussian,
     SourceFeatures,
     read_source_features,

@@ -59,7 +59,7 @@ def test_without_the_file_the_message_says_where_it_is_looked_for(store):
 
 
 def test_the_users_data_folder_unless_another_is_named(monkeypatch, tmp_path):
-    from med_transfer.backbones.store import store_folder
+    from med_transfer.backbones.weights.store import store_folder
 
     monkeypatch.delenv("MED_TRANSFER_BACKBONES", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))

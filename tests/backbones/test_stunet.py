@@ -9,7 +9,7 @@ from unet_reference import random_state, stunet_forward, stunet_names
 
 from med_transfer.backbones import load_backbone
 from med_transfer.backbones.networks.stunet import STUNetEncoder
-from med_transfer.backbones.weights import load_tensors
+from med_transfer.backbones.weights.matching import load_tensors
 from med_transfer.errors import UnsafeWeights
 
 SIZES = {

@@ -14,7 +14,7 @@ from med_transfer.backbones.networks.planar import timm_network
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.backbones.networks.timm_volume import timm_rules
 from med_transfer.backbones.networks.volumetric import VolumetricEncoder
-from med_transfer.backbones.weights import load_tensors
+from med_transfer.backbones.weights.matching import load_tensors
 from med_transfer.errors import MissingExtra
 
 needs_timm = pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs timm: med-transfer[imagenet2d]")

@@ -12,7 +12,7 @@ import torch
 from residual_reference import Plan, random_state
 
 from med_transfer.backbones import load_backbone
-from med_transfer.backbones.weight_files import read_tensors
+from med_transfer.backbones.weights.weight_files import read_tensors
 from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
 
 SLIM = Plan(

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from med_transfer.cohorts import Case, Cohort
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 
 NAMES = ("a", "b", "c")
 

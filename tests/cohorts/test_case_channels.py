@@ -22,9 +22,9 @@ from med_transfer.cohorts import (
     seen_before,
 )
 from med_transfer.errors import CohortError, PatientLeak
+from med_transfer.evaluation.subgroup_columns import cohort_subgroups
 from med_transfer.phantoms import write_nifti
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.subgroup_columns import cohort_subgroups
 
 TWO = PreprocessingConfig(channels=("scan", "scan_late"), shape=(8, 8, 8))
 ALONE = PreprocessingConfig(shape=(8, 8, 8))

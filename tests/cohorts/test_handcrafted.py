@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from med_transfer import geometry
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
-from med_transfer.scans import Provenance, Region, Volume, read_scan
+from med_transfer.scans import Provenance, Region, Volume, geometry, read_scan
 
 SPACING = (0.7, 0.9, 2.5)
 SHAPE = (6, 9, 8)

@@ -14,7 +14,7 @@ from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.indexing import Index, write_index
 from med_transfer.errors import CohortError, OutputError, ScanNotFound
 from med_transfer.scans import read_scan
-from med_transfer.scans.choice import SeriesRules
+from med_transfer.scans.search.series_rules import SeriesRules
 
 SOFT_FIRST = SeriesRules.model_validate({"prefer": [{"kernel": "^B3"}]})
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from med_transfer.cohorts import CohortLock, SplitConfig, labelled_scans_hash, overlap, split_cohort
 from med_transfer.errors import CohortError, OutputError
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 
 CONFIG = SplitConfig(folds=2)
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from med_transfer.cohorts import Cohort, Split, SplitConfig, check_leakage, split_cohort
 from med_transfer.errors import CohortError, PatientLeak, TooFewPatients
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 
 quick = settings(max_examples=12)
 configs = st.builds(

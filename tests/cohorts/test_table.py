@@ -5,7 +5,7 @@ import pytest
 
 from med_transfer.cohorts import Cohort
 from med_transfer.errors import CohortError, MissingLabel
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 
 ROWS = "scan,patient,label\na.nii.gz,007,low\nb.nii.gz,7,high\nc.nii.gz,7,low\n"
 

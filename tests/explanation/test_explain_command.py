@@ -12,7 +12,6 @@ import torch
 from matplotlib.image import imread
 
 import med_transfer as mt
-from med_transfer import geometry
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import (
     WEIGHTS_FILE,
@@ -23,17 +22,17 @@ from med_transfer.bundle import (
     load_network,
     save_bundle,
 )
-from med_transfer.classifier import Classifier
-from med_transfer.ensemble import Ensemble
 from med_transfer.errors import BundleError, ConfigError, UsageError
 from med_transfer.explanation import GradCAM
 from med_transfer.explanation.settings import MapSettings
-from med_transfer.labels import Labels
-from med_transfer.operating_point import OperatingPoint
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.phantoms.nifti_file import write_nifti
+from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.preprocessing.config import ChannelConfig
-from med_transfer.scans import Region
+from med_transfer.scans import Region, geometry
 
 SPACINGS = {"anisotropic": (0.8, 0.8, 2.5), "flipped": (-1.0, 1.0, -1.5)}
 QUICK = ("--draws", "1")

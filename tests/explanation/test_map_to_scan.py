@@ -10,12 +10,11 @@ from bright_and_dark import BRIGHT, learned
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from med_transfer import geometry
 from med_transfer.explanation import GradCAM
 from med_transfer.explanation.mapping import on_scan
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.preprocessing.grid import Grid, index_map
-from med_transfer.scans import Region, Volume
+from med_transfer.preprocessing.resampling.grid import Grid, index_map
+from med_transfer.scans import Region, Volume, geometry
 from med_transfer.scans.volume import Provenance
 
 SHAPE = (24, 40, 44)

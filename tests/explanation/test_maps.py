@@ -14,10 +14,10 @@ from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import torchvision_resnet
 from med_transfer.backbones.networks.slices import SliceEncoder
-from med_transfer.classifier import Classifier
-from med_transfer.ensemble import Ensemble
 from med_transfer.errors import ConfigError
 from med_transfer.explanation import GradCAM, Occlusion
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
 
 PLACES = {BRIGHT: (4, 4, 5), DARK: (11, 12, 11)}
 WINDOW = Occlusion((5, 5, 5), (2, 2, 2))

@@ -11,10 +11,10 @@ import torch
 from bright_and_dark import BRIGHT, DARK, both_findings, learned
 from scipy import stats
 
-from med_transfer.ensemble import Ensemble
 from med_transfer.explanation import GradCAM, HeatMap, Occlusion, explain
 from med_transfer.explanation.faithfulness import deletion
 from med_transfer.explanation.sanity import MOST_CORRELATED, randomised, rank_correlation, sanity
+from med_transfer.model.ensemble import Ensemble
 
 BRIGHT_AT, DARK_AT = (4, 4, 5), (11, 12, 11)
 

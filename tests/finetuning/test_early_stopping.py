@@ -13,7 +13,7 @@ from small_network import small_classifier
 from small_plan import small_config, small_plan
 
 from med_transfer.finetuning import module
-from med_transfer.finetuning.member import train_member
+from med_transfer.finetuning.fold_training import train_member
 from med_transfer.finetuning.member_data import member_data
 
 PLAN = small_plan(signal=0.7, n=24, n_test=4)

@@ -17,15 +17,15 @@ from sklearn.preprocessing import StandardScaler
 from small_plan import MARGIN, small_config, small_plan, source_of
 
 from med_transfer.cohorts import Cohort, PreparedCohort, Split
-from med_transfer.ensemble import Ensemble
-from med_transfer.evaluation.metrics import FitGap
-from med_transfer.finetuning.deciding import decide
-from med_transfer.finetuning.fallback import choose_network
+from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.decisions.deciding import decide
+from med_transfer.finetuning.decisions.fallback import choose_network
+from med_transfer.finetuning.decisions.fusing import fuse_run
+from med_transfer.finetuning.decisions.prediction_sets import learn_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.fusing import fuse_run
-from med_transfer.finetuning.plan import Plan
-from med_transfer.finetuning.prediction_sets import learn_sets
 from med_transfer.finetuning.run import train
+from med_transfer.metrics.record import FitGap
+from med_transfer.model.ensemble import Ensemble
 from med_transfer.progress import silent
 
 PATIENTS, SCANS = 20, 40

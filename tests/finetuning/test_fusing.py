@@ -11,11 +11,11 @@ from small_plan import MARGIN, small_config, small_plan, source_of
 from med_transfer.cohorts import Cohort, PreparedCohort
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES
 from med_transfer.errors import CohortError, TooFewPatients
+from med_transfer.evaluation.evaluate import assess
+from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.decisions.fusing import check_fusion, fuse_run
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.fusing import check_fusion, fuse_run
-from med_transfer.finetuning.plan import Plan
 from med_transfer.finetuning.run import train
-from med_transfer.judgement import assess
 from med_transfer.progress import silent
 
 N = 32

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_plan import small_config, small_plan
 
-from med_transfer.calibration import fit_prediction_sets
-from med_transfer.finetuning.prediction_sets import learn_sets
+from med_transfer.finetuning.decisions.prediction_sets import learn_sets
+from med_transfer.model.calibration import fit_prediction_sets
 
 
 class Trained:

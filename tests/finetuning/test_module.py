@@ -7,10 +7,10 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from torch import nn
 
 from med_transfer.backbones import load_backbone
-from med_transfer.classifier import Classifier
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
 from med_transfer.finetuning.module import FinetuningModule
-from med_transfer.labels import Labels
+from med_transfer.model.classifier import Classifier
+from med_transfer.predictions.labels import Labels
 
 RANDOM = np.random.default_rng(0)
 LOGITS = torch.from_numpy(RANDOM.normal(size=(60, 3))).float()

@@ -7,15 +7,15 @@ from torch import nn
 
 from med_transfer.backbones import load_backbone
 from med_transfer.backbones.networks.resnet import slim_resnet
-from med_transfer.classifier import Classifier
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batches import draw_weights, loss_weights, training_batches, validation_batches
 from med_transfer.finetuning.config import AugmentationConfig, FinetuneConfig, TrainingConfig
-from med_transfer.finetuning.member import precision
+from med_transfer.finetuning.fold_training import precision
+from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.optimisation import optimiser, parameter_groups
-from med_transfer.finetuning.start import check_transfer
+from med_transfer.finetuning.strategies.full import Full
+from med_transfer.model.classifier import Classifier
 from med_transfer.preprocessing import PreprocessingConfig
-from med_transfer.transfer.strategies.full import Full
 
 
 @pytest.fixture(scope="module")

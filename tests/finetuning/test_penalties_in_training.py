@@ -12,10 +12,10 @@ from scipy.special import log_softmax, softmax
 from small_network import small_classifier, small_images
 from test_strategies_in_training import PLAN, Watch, resolved, run_member
 
-from med_transfer.classifier import Classifier
 from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.initialisation import prepare_start
 from med_transfer.finetuning.member_data import member_data
-from med_transfer.finetuning.start import prepare_start
+from med_transfer.model.classifier import Classifier
 
 
 def after_training(folder: Path, **transfer) -> Classifier:

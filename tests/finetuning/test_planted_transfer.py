@@ -14,14 +14,14 @@ from small_plan import MARGIN, SIDE, small_config, small_plan, source_of
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort
+from med_transfer.evaluation.evaluate import assess
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.fallback import choose_network
+from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.decisions.fallback import choose_network
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.plan import Plan
 from med_transfer.finetuning.run import train
-from med_transfer.judgement import assess
+from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.progress import silent
-from med_transfer.transfer.gain import transfer_gain
 
 
 def both(

@@ -18,7 +18,7 @@ from med_transfer.bundle import read_record
 from med_transfer.cohorts import CohortLock
 from med_transfer.config import load_config
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.plan import resolve_preprocessing
+from med_transfer.finetuning.data_setup import resolve_preprocessing
 
 FOLDER = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import med_transfer as mt
 from med_transfer.backbones import load_backbone
 from med_transfer.finetuning import member
-from med_transfer.finetuning.best import ResumePoint
+from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
 
 EPOCHS, STEPS = 3, 2  # 16 scans an epoch, 8 a batch
 SETTINGS = (*TINY, f"training.epochs={EPOCHS}")

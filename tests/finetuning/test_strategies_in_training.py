@@ -16,25 +16,25 @@ from scipy.special import softmax
 from small_network import SmallEncoder, small_classifier
 from small_plan import small_config, small_plan, source_of
 
-from med_transfer.classifier import Classifier
-from med_transfer.ensemble import Ensemble
-from med_transfer.evaluation.metrics import FitGap
 from med_transfer.finetuning import features, member
-from med_transfer.finetuning.averaging import first_averaged_epoch
-from med_transfer.finetuning.best import ResumePoint
+from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
+from med_transfer.finetuning.callbacks.weight_averaging import first_averaged_epoch
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
+from med_transfer.finetuning.data_setup import Plan
 from med_transfer.finetuning.features import FeatureSource
-from med_transfer.finetuning.fit_gap import fit_gap
-from med_transfer.finetuning.member import TrainedMember, train_member
+from med_transfer.finetuning.fold_training import TrainedMember, train_member
+from med_transfer.finetuning.generalisation_gap import fit_gap
+from med_transfer.finetuning.initialisation import prepare_start
 from med_transfer.finetuning.member_data import member_data
 from med_transfer.finetuning.optimisation import optimiser
-from med_transfer.finetuning.plan import Plan
 from med_transfer.finetuning.run import train
-from med_transfer.finetuning.start import prepare_start
-from med_transfer.labels import Labels
+from med_transfer.finetuning.strategies import find_strategy
+from med_transfer.metrics.record import FitGap
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.linear_head import probe_model
+from med_transfer.predictions.labels import Labels
 from med_transfer.progress import silent
-from med_transfer.transfer.linear_head import probe_model
-from med_transfer.transfer.strategies import find_strategy
 
 PLAN = small_plan(signal=0.7, n=36, n_test=10)
 STRATEGIES = {

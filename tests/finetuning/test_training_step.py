@@ -11,7 +11,7 @@ from small_network import small_classifier, small_images
 from small_plan import small_config
 
 from med_transfer.finetuning.module import FinetuningModule
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 
 SEED, N, CLASSES = 3, 8, ("a", "b", "c")
 WEIGHTS = np.array([0.5, 1.0, 2.0])

@@ -17,21 +17,21 @@ from small_plan import small_config, small_plan, source_of
 import med_transfer as mt
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.bundle import load_network, read_record
-from med_transfer.classifier import Classifier
 from med_transfer.cohorts import Cohort, patient_hash
 from med_transfer.config import load_config
 from med_transfer.errors import CohortError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning import member
 from med_transfer.finetuning.batches import training_batches
-from med_transfer.finetuning.best import ResumePoint
+from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import Plan, make_plan
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.member_data import member_data
-from med_transfer.finetuning.plan import Plan, make_plan
 from med_transfer.finetuning.run import train
-from med_transfer.finetuning.start import check_transfer
 from med_transfer.finetuning.unlabelled import lock_unlabelled, prepare_unlabelled
+from med_transfer.model.classifier import Classifier
 from med_transfer.progress import silent
 
 HERE = "."  # exists; the plans below bring their unlabelled scans along

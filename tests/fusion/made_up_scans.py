@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from med_transfer.fusion import FusionConfig, FusionScans
 from med_transfer.fusion.fitting import fit_fusion
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 
 NAMES = ("diameter_mm", "mean_hu")
 CLASSES = {"three": Labels(("a", "b", "c")), "two": Labels(("a", "b")), "findings": Labels(("a", "b"), multilabel=True)}

@@ -18,10 +18,10 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.errors import TooFewPatients
-from med_transfer.evaluation.fusion import fusion_figures
 from med_transfer.fusion import Fusion
 from med_transfer.fusion.fitting import INVERSE_PENALTIES
 from med_transfer.fusion.model import network_features
+from med_transfer.metrics.fusion import fusion_figures
 
 COLUMNS = ("marker", "site")
 

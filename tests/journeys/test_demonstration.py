@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from med_transfer import demonstration
+from med_transfer.api import demonstration
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from command_line import TINY, Command, FinishedRun, Outcome, read_rows, run_com
 from sklearn.metrics import recall_score
 
 from med_transfer.bundle import RECORD_FILE, read_record
-from med_transfer.decision.lock import DECISIONS_FILE
-from med_transfer.decision.openings import OPENINGS_FILE
+from med_transfer.bundle.decisions_lock import DECISIONS_FILE
+from med_transfer.evaluation.test_access_log import OPENINGS_FILE
 
 OWN = (*TINY, "training.epochs=1")
 SENSITIVE = ("operating_point.rule=sensitivity", "operating_point.class=part-solid", "operating_point.at_least=0.9")

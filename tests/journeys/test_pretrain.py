@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import med_transfer as mt
 from med_transfer.backbones import registry
-from med_transfer.backbones.source_features import read_source_features
+from med_transfer.backbones.weights.source_features import read_source_features
 from med_transfer.cohorts import SourceLock, patient_hash
 from med_transfer.config import dump_config, load_config
 from med_transfer.phantoms import PhantomConfig, phantom_volume, write_cohort

@@ -17,15 +17,15 @@ from med_transfer.backbones import load_backbone
 from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.plan import resolve_preprocessing
+from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.labelling import BudgetSettings, label_budget
+from med_transfer.labelling.curve_samples import CurveSamples, curve_samples
 from med_transfer.labelling.finetuned import start_of_finetuning
+from med_transfer.labelling.label_forecast import Forecast
+from med_transfer.labelling.probe_curve import CurvePlan, probe_curve
 from med_transfer.labelling.report import sentence
 from med_transfer.selection.candidates import find_candidates
 from med_transfer.selection.features import FeatureLibrary
-from med_transfer.transfer.curve_samples import CurveSamples, curve_samples
-from med_transfer.transfer.label_forecast import Forecast
-from med_transfer.transfer.probe_curve import CurvePlan, probe_curve
 
 NAME = "resnet18-w32"
 INPUT = ("input.shape=[16,16,16]", "input.region=roi", "input.spacing_mm=[2,2,2]")

@@ -11,10 +11,10 @@ import SimpleITK
 from highdicom.image import get_volume_from_series
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from med_transfer import geometry
 from med_transfer.errors import ConfigError, MissingExtra, OutputError
 from med_transfer.phantoms import SeriesDetails, phantom_volume, write_dicom_series
 from med_transfer.phantoms.imaging import SCANNERS
+from med_transfer.scans import geometry
 
 # Type 1 and 2 attributes of the CT Image IOD's mandatory modules (PS3.3 A.3.3), by hand from the standard.
 TYPE_1 = [

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from med_transfer import geometry
 from med_transfer.errors import ConfigError
 from med_transfer.phantoms import CLASSES, phantom_volume
 from med_transfer.phantoms.chest import paint_chest
 from med_transfer.phantoms.imaging import ct_noise
 from med_transfer.phantoms.lesions import LARGEST_MM, SMALLEST_MM, draw_diameter_mm, paint_lesion
 from med_transfer.phantoms.patient import draw_patient, take_scan
+from med_transfer.scans import geometry
 
 SMALL = (24, 64, 64)
 LABELS = [(task, label) for task, labels in CLASSES.items() for label in labels]

@@ -9,9 +9,9 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from med_transfer import geometry
 from med_transfer.phantoms.lesions import CLASSES
 from med_transfer.phantoms.patient import draw_patient, take_scan
+from med_transfer.scans import geometry
 
 
 def lesion_box(scan, step_mm: float = 1.5) -> np.ndarray:

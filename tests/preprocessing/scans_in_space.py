@@ -4,8 +4,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from med_transfer import geometry
-from med_transfer.preprocessing.grid import Grid, index_map, voxel_ratio
+from med_transfer.preprocessing.resampling.grid import Grid, index_map, voxel_ratio
+from med_transfer.scans import geometry
 
 
 def _affine(linear: np.ndarray, spacing=(0.7, 0.8, 1.3)) -> np.ndarray:

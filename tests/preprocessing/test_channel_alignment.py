@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scans_in_space import EVERY_WAY, smooth, turned
 
-from med_transfer import geometry
 from med_transfer.errors import InputRejected
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.preprocessing.alignment import overlap
-from med_transfer.scans import Provenance, Region, Verdict, Volume
-from med_transfer.scans.grid_verdict import NOMINAL
+from med_transfer.scans import Provenance, Region, Verdict, Volume, geometry
+from med_transfer.scans.formats.grid_verdict import NOMINAL
 
 SHAPE = (24, 40, 44)
 TWO = {"channels": ("scan", "scan_late"), "spacing_mm": (1, 1, 1), "shape": (12, 14, 16)}

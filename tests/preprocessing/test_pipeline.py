@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import ndimage
 
-from med_transfer import geometry
 from med_transfer.errors import UnusableVoxels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.preprocessing.region import foreground, whole
-from med_transfer.scans import Provenance, Region, Volume
+from med_transfer.scans import Provenance, Region, Volume, geometry
 
 LPS = np.diag([0.8, 0.8, 2.5, 1.0])
 

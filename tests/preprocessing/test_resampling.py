@@ -14,9 +14,9 @@ from monai.transforms.spatial.array import SpatialResample
 from scans_in_space import EVERY_WAY, OBLIQUE, PARALLEL, grid_about, reference_resample, smooth, turned
 from threadpoolctl import threadpool_limits
 
-from med_transfer import geometry
 from med_transfer.preprocessing import Grid, resample
-from med_transfer.preprocessing.grid import index_map, voxel_ratio
+from med_transfer.preprocessing.resampling.grid import index_map, voxel_ratio
+from med_transfer.scans import geometry
 
 RANGE_HU = 2000  # of the smooth scans; errors are relative to it
 GRIDS = {

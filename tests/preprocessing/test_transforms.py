@@ -14,9 +14,9 @@ from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.utility.dictionary import EnsureChannelFirstd
 from scans_in_space import EVERY_WAY, reference_resample, smooth
 
-from med_transfer import geometry
 from med_transfer.errors import ConfigError, GeometryRejected, UnusableVoxels
 from med_transfer.preprocessing import Grid, ResampleToGrid, ResampleToGridd
+from med_transfer.scans import geometry
 
 TWO_MM = (2.0, 2.0, 2.0)
 CHAINS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining import SourceScan, SourceScans
 
 

@@ -12,9 +12,9 @@ from scipy.spatial.transform import Rotation
 
 from med_transfer.errors import UnusableVoxels
 from med_transfer.pretraining import CropConfig, SourceScan, SourceScans
-from med_transfer.pretraining.crops import CENTRE, MASK, WHOLE, CropSampler
-from med_transfer.pretraining.interpolation import interpolate, rotation_matrices
-from med_transfer.pretraining.places import find_places
+from med_transfer.pretraining.source.crop_centres import find_places
+from med_transfer.pretraining.source.crops import CENTRE, MASK, WHOLE, CropSampler
+from med_transfer.pretraining.source.interpolation import interpolate, rotation_matrices
 
 CPU = torch.device("cpu")
 STRAIGHT = torch.eye(3)[None]

@@ -8,8 +8,8 @@ from tiny import TEACHER_INPUT, TinyEncoder, measured, tiny_teacher, tiny_traini
 from torch import nn
 
 from med_transfer.backbones import load_backbone
-from med_transfer.pretraining.losses import DistillationLoss, VICReg
-from med_transfer.pretraining.teacher import Targets, Teacher, fold_batchnorm
+from med_transfer.pretraining.methods.losses import DistillationLoss, VICReg
+from med_transfer.pretraining.methods.teacher import Targets, Teacher, fold_batchnorm
 
 
 def test_the_student_agrees_with_the_teacher_on_scans_kept_out(chest, tmp_path):

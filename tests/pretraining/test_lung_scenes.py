@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from med_transfer.pretraining import LungSceneConfig
-from med_transfer.pretraining.crops import Crops
-from med_transfer.pretraining.lung_scenes import LungScenes, fat_to_lung
+from med_transfer.pretraining.painting.lung_scenes import LungScenes, fat_to_lung
+from med_transfer.pretraining.source.crops import Crops
 
 CPU = torch.device("cpu")
 

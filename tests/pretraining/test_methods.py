@@ -15,9 +15,9 @@ from tiny import curve, measured, tiny_config, tiny_method, tiny_student, tiny_t
 
 from med_transfer.errors import BackboneError, CohortError, ConfigError
 from med_transfer.pretraining import CropConfig, SourceScans
-from med_transfer.pretraining.contrastive import different_places
-from med_transfer.pretraining.crops import Crops
-from med_transfer.pretraining.losses import nt_xent
+from med_transfer.pretraining.methods.contrastive import different_places
+from med_transfer.pretraining.methods.losses import nt_xent
+from med_transfer.pretraining.source.crops import Crops
 
 METHODS = ("distillation", "labels", "masks", "masked_autoencoding", "contrastive", "painted_nodules")
 LEARNING = {"steps": 60, "batch": 16, "learning_rate": 5e-3, "probe": {"every_steps": 60}}

@@ -10,9 +10,9 @@ import torch
 from scipy import ndimage
 
 from med_transfer.pretraining import LungSceneConfig
-from med_transfer.pretraining.crops import Crops
-from med_transfer.pretraining.lung_scenes import LungScenes
-from med_transfer.pretraining.nodules import FACTS, KINDS, Nodules
+from med_transfer.pretraining.painting.lung_scenes import LungScenes
+from med_transfer.pretraining.painting.nodules import FACTS, KINDS, Nodules
+from med_transfer.pretraining.source.crops import Crops
 
 CPU = torch.device("cpu")
 EDGE_MM = 40.0

@@ -11,14 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from med_transfer import geometry
 from med_transfer.cohorts import patient_hash
 from med_transfer.errors import CohortError, NothingDone, ScanNotFound
 from med_transfer.phantoms import PhantomConfig, write_cohort, write_dicom_series, write_nifti
 from med_transfer.pretraining import PretrainingConfig, prepare_source
-from med_transfer.pretraining import reading as reading_module
-from med_transfer.pretraining.prepared import kept
-from med_transfer.scans import read_mask, read_scan
+from med_transfer.pretraining.source import reading as reading_module
+from med_transfer.pretraining.source.prepared import kept
+from med_transfer.scans import geometry, read_mask, read_scan
 
 MASKED = {"method": "supervised", "supervised": {"target": "mask"}}
 

@@ -8,10 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from med_transfer import geometry
 from med_transfer.errors import NotAScan, ScanNotFound
 from med_transfer.pretraining import SourceScans, read_source
-from med_transfer.scans import Provenance, Volume
+from med_transfer.scans import Provenance, Volume, geometry
 
 
 def volume(voxels: np.ndarray, affine: np.ndarray) -> Volume:

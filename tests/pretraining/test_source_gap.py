@@ -10,14 +10,14 @@ import pytest
 import torch
 from tiny import CPU, STUDENT_INPUT, tiny_config, tiny_method, tiny_student, tiny_training
 
-from med_transfer.backbones.source_features import read_source_features
-from med_transfer.backbones.weight_files import hash_weights
+from med_transfer.backbones.weights.source_features import read_source_features
+from med_transfer.backbones.weights.weight_files import hash_weights
 from med_transfer.pretraining import SourceScans
-from med_transfer.pretraining.masked_autoencoding import MaskedAutoencoding
-from med_transfer.pretraining.method import Material
-from med_transfer.pretraining.source_gap import N_INPUTS, input_in_words, write_source_of
-from med_transfer.transfer.discrepancy import mmd
-from med_transfer.transfer.frechet import frechet_distance, gaussian_of
+from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
+from med_transfer.pretraining.methods.method import Material
+from med_transfer.pretraining.source.source_gap import N_INPUTS, input_in_words, write_source_of
+from med_transfer.selection.measures.discrepancy import mmd
+from med_transfer.selection.measures.frechet import frechet_distance, gaussian_of
 
 MAE = "masked_autoencoding"
 

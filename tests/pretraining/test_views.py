@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from med_transfer import geometry
 from med_transfer.backbones import find_backbone
 from med_transfer.pretraining import ViewConfig
-from med_transfer.pretraining.views import CROP_ORIENTATION, Degradation, reduce, reorient, thick_slices, window
+from med_transfer.pretraining.source.views import CROP_ORIENTATION, Degradation, reduce, reorient, thick_slices, window
+from med_transfer.scans import geometry
 
 CPU = torch.device("cpu")
 ORIENTATIONS = ["".join(p) for letters in itertools.product("RL", "AP", "IS") for p in itertools.permutations(letters)]

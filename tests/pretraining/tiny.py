@@ -11,15 +11,15 @@ from torch import nn
 from med_transfer.backbones import Encoder, InputSpec
 from med_transfer.cohorts import SourceLock
 from med_transfer.pretraining import CropConfig, PretrainingConfig, SourceScans
-from med_transfer.pretraining.contrastive import Contrastive
-from med_transfer.pretraining.distillation import Distillation
 from med_transfer.pretraining.loop import Training
-from med_transfer.pretraining.masked_autoencoding import MaskedAutoencoding
-from med_transfer.pretraining.method import Material, Method
-from med_transfer.pretraining.origin import Origin
-from med_transfer.pretraining.painted_nodules import PaintedNodules
-from med_transfer.pretraining.supervised import SupervisedLabels, SupervisedMasks
-from med_transfer.pretraining.teacher import Teacher
+from med_transfer.pretraining.methods.contrastive import Contrastive
+from med_transfer.pretraining.methods.distillation import Distillation
+from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
+from med_transfer.pretraining.methods.method import Material, Method
+from med_transfer.pretraining.methods.painted_nodules import PaintedNodules
+from med_transfer.pretraining.methods.supervised import SupervisedLabels, SupervisedMasks
+from med_transfer.pretraining.methods.teacher import Teacher
+from med_transfer.pretraining.source.origin import Origin
 
 CPU = torch.device("cpu")
 STUDENT_INPUT = InputSpec(1, "SPL", (-1000.0, 1000.0), (-1.0, 1.0), minimum_shape=(8, 8, 8))

@@ -9,8 +9,8 @@ from chromium import COMMAND, tab
 from report_samples import evidence, metrics_of, sample, summary, write
 from simulated_scores import three_classes
 
-from med_transfer.labels import Labels
-from med_transfer.prediction import Prediction
+from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.record import Prediction
 from med_transfer.report.run_summary import participant_flow
 
 pytestmark = pytest.mark.skipif(COMMAND is None, reason="no chromium on this machine")

@@ -7,7 +7,7 @@ import pytest
 from report_samples import Page, evidence, sample, write
 from simulated_scores import findings, three_classes
 
-from med_transfer.evaluation.prediction_sets import measure_sets
+from med_transfer.metrics.prediction_sets import measure_sets
 from med_transfer.page.language import translator
 from med_transfer.report.sections import conformal, decision_curve
 

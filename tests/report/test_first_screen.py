@@ -7,11 +7,11 @@ from report_samples import Page, evidence, metrics_of, sample, summary, write
 from simulated_scores import findings, three_classes
 from statsmodels.stats.proportion import proportion_confint
 
-from med_transfer.evaluation.decisions import ChosenPoint
-from med_transfer.evaluation.overlap import Overlap
-from med_transfer.operating_point import OperatingPoint
+from med_transfer.metrics.decision_records import ChosenPoint
+from med_transfer.metrics.overlap import Overlap
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import ENGLISH
-from med_transfer.prediction import Prediction
+from med_transfer.predictions.record import Prediction
 from med_transfer.report.run_summary import participant_flow
 from med_transfer.report.sections.first_screen_answers import NO_BREAK, brief, called, figures_of_the_run, found
 

@@ -10,7 +10,7 @@ from report_samples import Page, evidence, metrics_of, sample, summary, write
 from simulated_scores import three_classes
 
 from med_transfer.page import ENGLISH
-from med_transfer.prediction import Prediction
+from med_transfer.predictions.record import Prediction
 from med_transfer.report.run_summary import Count, participant_flow
 from med_transfer.report.sections import flow_diagram as flow_diagram_module
 from med_transfer.report.sections.flow_diagram import Box, by_finding, flow_diagram, wrapped

@@ -9,8 +9,8 @@ from scipy.stats import binomtest
 from simulated_scores import THREE, three_classes
 from statsmodels.stats.proportion import proportion_confint
 
-from med_transfer.evaluation import evaluate
-from med_transfer.evaluation.config import EvaluationConfig
+from med_transfer.metrics import evaluate
+from med_transfer.metrics.config import EvaluationConfig
 
 
 def rows_of(folder, name):

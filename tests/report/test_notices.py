@@ -1,7 +1,7 @@
 from report_samples import metrics_of, sample
 from simulated_scores import three_classes
 
-from med_transfer.prediction import Prediction
+from med_transfer.predictions.record import Prediction
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.sections.first_screen_notices import notices
 

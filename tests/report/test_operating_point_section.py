@@ -8,9 +8,9 @@ import pytest
 from report_samples import Page, evidence, metrics_of, sample, summary, write
 from simulated_scores import findings, three_classes
 
-from med_transfer.decision.choosing import choose_point
-from med_transfer.decision.config import OperatingPointConfig
-from med_transfer.evaluation.decisions import Openings
+from med_transfer.finetuning.decisions.config import OperatingPointConfig
+from med_transfer.finetuning.decisions.operating_point_selection import choose_point
+from med_transfer.metrics.decision_records import Openings
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import cohort_counts
 from med_transfer.report.sections.first_screen_trust import trust_notices

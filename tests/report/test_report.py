@@ -6,9 +6,9 @@ from report_samples import Page, evidence, metrics_of, sample, summary, write
 from simulated_scores import three_classes
 
 from med_transfer.errors import OutputError
-from med_transfer.evaluation import evaluate
-from med_transfer.labels import Labels
-from med_transfer.prediction import Prediction
+from med_transfer.metrics import evaluate
+from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.record import Prediction
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import duration
 from med_transfer.report.run_summary import Count, cohort_counts

@@ -4,11 +4,11 @@ import numpy as np
 from report_samples import Page, evidence, metrics_of, sample, write
 from simulated_scores import THREE, three_classes
 
-from med_transfer.cohort_profile import CohortProfile
-from med_transfer.evaluation.domain import domain_of
-from med_transfer.evaluation.overlap import Overlap
-from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE
-from med_transfer.evaluation.shortcuts import Development, fit_acquisition
+from med_transfer.metrics.cohort_profile import CohortProfile
+from med_transfer.metrics.domain import domain_of
+from med_transfer.metrics.overlap import Overlap
+from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE
+from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.sections.first_screen_trust import trust_notices
 

@@ -23,8 +23,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from med_transfer import geometry
-from med_transfer.scans import Provenance, Volume
+from med_transfer.scans import Provenance, Volume, geometry
 
 SHAPE = (6, 7, 9)  # 63 pixels a frame: frames do not begin at a byte
 FRAME = "1.2.826.0.1.3680043.8.498.1"

@@ -17,7 +17,7 @@ from dicom_series import hounsfield, write_series
 
 from med_transfer.errors import AmbiguousScan, UnreadableScan
 from med_transfer.scans import read_scan, survey
-from med_transfer.scans.archives import ArchiveLimits, unpacked
+from med_transfer.scans.search.archives import ArchiveLimits, unpacked
 
 KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "gztar", ".tgz": "gztar", ".tar.bz2": "bztar", ".tar.xz": "xztar"}
 
@@ -159,7 +159,7 @@ def test_unpacked_files_are_private_and_go_with_the_process(tmp_path):
     folder = unpacked(archive)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert unpacked(archive) == folder
-    script = "import sys; from med_transfer.scans.archives import *; print(unpacked(Path(sys.argv[1])))"
+    script = "import sys; from med_transfer.scans.search.archives import *; print(unpacked(Path(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", script, archive], capture_output=True, text=True, timeout=60)
     made = Path(done.stdout.strip())
     assert made.name.startswith("med_transfer-"), done.stderr

@@ -27,7 +27,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import pixel_array
 
 from med_transfer.errors import MissingCodec, UnreadableScan
-from med_transfer.scans.codecs import PixelFormat, decode, require_decoder
+from med_transfer.scans.dicom.codecs import PixelFormat, decode, require_decoder
 
 ENCAPSULATED_UNCOMPRESSED, DEFLATED_FRAME = "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1"
 

@@ -8,7 +8,7 @@ from dicom_series import hounsfield, plane_affine, write_series
 from hospital_export import export_series, leaks
 
 from med_transfer.scans import Provenance, Volume, find_series, read_scan, survey
-from med_transfer.scans.description import (
+from med_transfer.scans.search.description import (
     count_files,
     describe_acquisition,
     describe_series,

@@ -30,9 +30,8 @@ from pydicom.uid import (
 )
 from scipy.ndimage import binary_erosion
 
-from med_transfer import geometry
 from med_transfer.errors import MissingCodec, UnreadableScan
-from med_transfer.scans import find_series, identity, read_scan
+from med_transfer.scans import find_series, geometry, identity, read_scan
 
 
 @pytest.mark.parametrize("plane", PLANES)

@@ -13,10 +13,10 @@ from pydicom.dataset import Dataset
 
 from med_transfer.errors import GeometryRejected
 from med_transfer.scans import find_series, read_scan
-from med_transfer.scans.codecs import PixelFormat
-from med_transfer.scans.dicom_header import Slice, StoredPixels
-from med_transfer.scans.geometry_verdict import MIN_SLICES, judge
-from med_transfer.scans.slice_geometry import arrange
+from med_transfer.scans.dicom.codecs import PixelFormat
+from med_transfer.scans.dicom.geometry_verdict import MIN_SLICES, judge
+from med_transfer.scans.dicom.header import Slice, StoredPixels
+from med_transfer.scans.dicom.slice_geometry import arrange
 
 
 def verdict_of(folder) -> str:

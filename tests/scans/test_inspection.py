@@ -17,8 +17,8 @@ from matplotlib.image import imread
 
 from med_transfer.errors import OutputError, ScanNotFound
 from med_transfer.scans import Provenance, Region, Verdict, Volume, survey
-from med_transfer.scans.histogram import histogram
-from med_transfer.scans.inspection import (
+from med_transfer.scans.inspection.histogram import histogram
+from med_transfer.scans.inspection.page import (
     Look,
     look_at_series,
     look_at_volume,

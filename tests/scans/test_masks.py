@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from region_objects import FRAME, blobs, closed, middles, scan, write_segmentation, write_structure_set
 
-from med_transfer import geometry
 from med_transfer.errors import AmbiguousScan, GeometryRejected, NotAScan, ScanNotFound, UnreadableScan, UnusableVoxels
-from med_transfer.scans import read_scan, region_of_mask
-from med_transfer.scans.masks import read_mask
+from med_transfer.scans import geometry, read_scan, region_of_mask
+from med_transfer.scans.masks.masks import read_mask
 
 SHAPE = (6, 7, 9)
 FORMATS = ("nii.gz", "nii", "nrrd", "mha")

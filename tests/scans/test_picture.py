@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from med_transfer import geometry
-from med_transfer.scans import Region
-from med_transfer.scans.picture import jpeg, planes, side_by_side, sides
+from med_transfer.scans import Region, geometry
+from med_transfer.scans.inspection.picture import jpeg, planes, side_by_side, sides
 
 SPACING = (1.5, 2.0, 3.0)
 SHAPE = (16, 20, 24)  # depth, height, width of the LPS scan

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from region_objects import closed, scan, write_segmentation, write_structure_set
 
-from med_transfer import geometry
 from med_transfer.errors import UnusableVoxels
-from med_transfer.scans import Provenance, Volume, region_of_mask
-from med_transfer.scans.masks import read_mask
+from med_transfer.scans import Provenance, Volume, geometry, region_of_mask
+from med_transfer.scans.masks.masks import read_mask
 
 
 def mask_volume(voxels, affine) -> Volume:

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from med_transfer import geometry
 from med_transfer.errors import GeometryRejected
-from med_transfer.scans import find_series, read_scan
-from med_transfer.scans.regular_grid import on_regular_grid
+from med_transfer.scans import find_series, geometry, read_scan
+from med_transfer.scans.dicom.regular_grid import on_regular_grid
 
 GAPS = [0, 1, 2, 3.6, 5.2, 6.2, 7.2]  # slice steps of 2.5 mm: gaps of 2.5 and 4 mm
 

@@ -16,7 +16,6 @@ from pydicom.uid import (
 )
 from region_objects import FRAME, ORGANS, SHAPE, blobs, middles, read_with_highdicom, scan, write_segmentation
 
-from med_transfer import geometry
 from med_transfer.errors import (
     AmbiguousScan,
     GeometryRejected,
@@ -27,7 +26,8 @@ from med_transfer.errors import (
     UnreadableScan,
     UnusableVoxels,
 )
-from med_transfer.scans.masks import read_mask
+from med_transfer.scans import geometry
+from med_transfer.scans.masks.masks import read_mask
 
 KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
 

@@ -13,10 +13,9 @@ from region_objects import closed, scan, write_structure_set
 from scipy import ndimage
 from skimage.measure import find_contours
 
-from med_transfer import geometry
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanError, ScanNotFound, UnreadableScan, UnusableVoxels
-from med_transfer.scans import region_of_mask
-from med_transfer.scans.masks import read_mask
+from med_transfer.scans import geometry, region_of_mask
+from med_transfer.scans.masks.masks import read_mask
 
 SHAPE = (20, 64, 72)
 AFFINE = plane_affine(spacing_mm=(0.8, 0.9, 2.0))

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from med_transfer.backbones import Encoder, find_backbone, load_backbone
-from med_transfer.classifier import Classifier
 from med_transfer.cohorts import Cohort
 from med_transfer.errors import GeometryRejected, NotAScan, WeightsNotFound
+from med_transfer.model.classifier import Classifier
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.features import FeatureLibrary, extract
-from med_transfer.verification import agreement
+from med_transfer.selection.weights_check import agreement
 
 SMALL = PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 2, 2), region="roi")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from med_transfer.backbones import find_backbone, load_backbone
-from med_transfer.backbones.source_features import (
+from med_transfer.backbones.weights.source_features import (
     LowRankGaussian,
     SourceFeatures,
     source_features_path,
@@ -18,16 +18,16 @@ from med_transfer.backbones.source_features import (
 from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, load_network, read_record
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.errors import BackboneError
-from med_transfer.labels import Labels
+from med_transfer.predictions.labels import Labels
 from med_transfer.selection.candidates import Candidate, find_candidates
 from med_transfer.selection.features import StageFeatures
+from med_transfer.selection.measures.discrepancy import mmd, proxy_a_distance
+from med_transfer.selection.measures.frechet import frechet_distance, gaussian_of
+from med_transfer.selection.measures.logme import log_me
 from med_transfer.selection.measuring import domain_gap, joined_features, layers_of, measure_layers, over_labels
 from med_transfer.selection.source import other_input, source_features, source_head, why_unknown
 from med_transfer.selection.target import Target
-from med_transfer.transfer.discrepancy import mmd, proxy_a_distance
-from med_transfer.transfer.frechet import frechet_distance, gaussian_of
-from med_transfer.transfer.logme import log_me
-from med_transfer.verification import Agreement
+from med_transfer.selection.weights_check import Agreement
 
 CLASSES, FINDINGS = Labels(("a", "b", "c")), Labels(("effusion", "nodule"), multilabel=True)
 

@@ -17,8 +17,8 @@ from small_plan import small_config, small_plan, source_of
 from med_transfer.config import load_config
 from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.fold_training import TrainedMember
 from med_transfer.finetuning.folds import train_folds
-from med_transfer.finetuning.member import TrainedMember
 from med_transfer.progress import silent
 from med_transfer.tuning import TuneConfig, Tuning
 from med_transfer.tuning.inner_folds import kept_figure, without_test_scans

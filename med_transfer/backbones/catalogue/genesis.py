@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from med_transfer.backbones.networks.genesis_unet import GenesisEncoder
-from med_transfer.backbones.renaming import Renaming
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 _PARAMETERS = 7_027_776
 # The running statistics are in the files, and the original never reads them: see GenesisEncoder.

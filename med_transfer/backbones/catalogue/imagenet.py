@@ -19,8 +19,8 @@ from med_transfer.backbones.catalogue.photographs import (
 from med_transfer.backbones.networks.photograph import LITE_MEAN, LITE_STD
 from med_transfer.backbones.networks.planar import timm_network, torchvision_resnet
 from med_transfer.backbones.networks.timm_volume import timm_rules
-from med_transfer.backbones.renaming import Renaming
 from med_transfer.backbones.spec import WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 _TIMM = "https://github.com/huggingface/pytorch-image-models"
 _RELEASES = f"{_TIMM}/releases/download"

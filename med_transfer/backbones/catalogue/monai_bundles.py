@@ -9,8 +9,8 @@ from __future__ import annotations
 from med_transfer.backbones.networks.nodule_detector import NoduleDetectorEncoder
 from med_transfer.backbones.networks.segresnet import segresnet, vista3d
 from med_transfer.backbones.networks.swin import swin
-from med_transfer.backbones.renaming import Renaming
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 _SERVER = "https://developer.download.nvidia.com/assets/Clara/monai/tutorials/model_zoo/"
 _ZOO = "https://github.com/Project-MONAI/model-zoo/tree/dev/models/"

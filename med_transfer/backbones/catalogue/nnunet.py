@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from med_transfer.backbones.described import complete, from_weights
 from med_transfer.backbones.networks.nnunet import UNetArchitecture
-from med_transfer.backbones.nnunet_plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
-from med_transfer.backbones.plan import NetworkPlan
-from med_transfer.backbones.renaming import Renaming
+from med_transfer.backbones.nnunet.described import complete, from_weights
+from med_transfer.backbones.nnunet.plan import NetworkPlan
+from med_transfer.backbones.nnunet.plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 _USUAL = NetworkPlan(  # what nnU-Net plans for a patch of 128 voxels a side; shown until a model's folder is read
     described_by="nnU-Net's usual plan",

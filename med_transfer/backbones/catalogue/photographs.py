@@ -22,8 +22,8 @@ from med_transfer.backbones.networks.photograph import (
 from med_transfer.backbones.networks.planar import PlanarNetwork
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.backbones.networks.volumetric import VolumetricEncoder, Way
-from med_transfer.backbones.renaming import Renaming
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, Triple, WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 NET = (r"^(?!net\.)", "net.")  # a published name lies under ``net.`` here
 UNDER_NET = Renaming(replace=(NET,))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from med_transfer.backbones.networks.stunet import STUNetEncoder
-from med_transfer.backbones.nnunet_plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
-from med_transfer.backbones.renaming import Renaming
+from med_transfer.backbones.nnunet.plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 _SIZES = {  # size: channels of the stages, blocks a stage, parameters of the encoder
     "small": ((16, 32, 64, 128, 256, 256), 1, 7_185_744),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from med_transfer.backbones.networks.segresnet import segresnet
 from med_transfer.backbones.networks.swin import swin
-from med_transfer.backbones.renaming import Renaming
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 _COMMON = {
     "licence": "CC BY-NC-ND 4.0 (Johns Hopkins University)",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from med_transfer.backbones.networks.swin import swin
-from med_transfer.backbones.renaming import Renaming
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 _RELEASE = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/tag/0.8.1"
 _NO_LICENCE = (

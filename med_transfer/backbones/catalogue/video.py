@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from med_transfer.backbones.networks.video import r3d18
-from med_transfer.backbones.renaming import Renaming
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 SPECS = (
     BackboneSpec(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from med_transfer.backbones.networks.swin import swin_v2
-from med_transfer.backbones.renaming import Renaming
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
+from med_transfer.backbones.weights.renaming import Renaming
 
 _FEATURE_SIZES = {"B": 48, "L": 96, "H": 192}
 _PARAMETERS = {"B": 18_637_362, "L": 73_894_914, "H": 294_863_778}

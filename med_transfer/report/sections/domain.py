@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from med_transfer.cohort_profile import Spread
-from med_transfer.evaluation.domain import STRANGE, Domain, NumberShift, TextShift
-from med_transfer.evaluation.estimate import Estimate
+from med_transfer.metrics.cohort_profile import Spread
+from med_transfer.metrics.domain import STRANGE, Domain, NumberShift, TextShift
+from med_transfer.metrics.estimate import Estimate
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

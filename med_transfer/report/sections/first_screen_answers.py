@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from med_transfer.evaluation.estimate import Estimate
-from med_transfer.evaluation.metrics import ClassMetrics, Metrics, TransferGain
-from med_transfer.operating_point import OperatingPoint
+from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.record import ClassMetrics, Metrics, TransferGain
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from med_transfer.evaluation.decisions import Openings
-from med_transfer.evaluation.domain import Domain
-from med_transfer.evaluation.metrics import Metrics
-from med_transfer.evaluation.overlap import Overlap
-from med_transfer.evaluation.shortcut_metrics import ACQUISITION_BASELINE, above_chance
+from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics.domain import Domain
+from med_transfer.metrics.overlap import Overlap
+from med_transfer.metrics.record import Metrics
+from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE, above_chance
 from med_transfer.page import ENGLISH, Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval

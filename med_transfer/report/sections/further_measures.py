@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from med_transfer.evaluation.auc import PARTIAL_FROM
-from med_transfer.evaluation.estimate import Estimate
-from med_transfer.evaluation.metrics import ClassMetrics, Metrics
+from med_transfer.metrics.auc import PARTIAL_FROM
+from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.record import ClassMetrics, Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.evaluation.binomial import BINOMIAL_NAMES
+from med_transfer.metrics.binomial import BINOMIAL_NAMES
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from med_transfer.evaluation.decisions import ChosenPoint, Openings
-from med_transfer.evaluation.metrics import Metrics
-from med_transfer.operating_point import OperatingPoint
+from med_transfer.metrics.decision_records import ChosenPoint, Openings
+from med_transfer.metrics.record import Metrics
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.openings import decided_before, times_opened

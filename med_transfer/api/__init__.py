@@ -1,0 +1,137 @@
+"""The main job from Python: the same as the commands, with tables and configs as paths or as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from med_transfer.backbones import BackboneSpec, backbones
+from med_transfer.cohorts import Cohort
+from med_transfer.config import load_config
+from med_transfer.evaluation.comparison import Comparison, compare_runs
+from med_transfer.evaluation.external import evaluate_bundle
+from med_transfer.explanation.config import ExplainConfig
+from med_transfer.explanation.settings import Fill, MapSettings, MethodName
+from med_transfer.finetuning import FinetuneConfig, Run
+from med_transfer.finetuning import finetune as _finetune
+from med_transfer.inference.explain import ExplainedScans, explain_scans
+from med_transfer.metrics import EvaluationConfig, Metrics
+from med_transfer.page import Language
+from med_transfer.pretraining import Pretrained, PretrainingConfig
+from med_transfer.pretraining import pretrain as _pretrain
+from med_transfer.progress import Progress, silent
+from med_transfer.selection import Selection, select
+
+
+def finetune(
+    cohort: Cohort | Path | str,
+    config: FinetuneConfig | Path | str | None = None,
+    out: Path | str = "run",
+    *,
+    overrides: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> Run:
+    """Fine-tune on a cohort; see :func:`med_transfer.finetuning.finetune`.
+
+    Args:
+        cohort: the table, or its path.
+        config: a config, the path of a YAML file, or None for the defaults.
+        out: run folder; the same folder again resumes.
+        overrides: ``"training.epochs=20"`` and the like, over a YAML file or the defaults.
+        progress: told how far it is.
+    """
+    if not isinstance(config, FinetuneConfig):
+        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
+    return _finetune(cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), config, out, progress)
+
+
+def select_backbone(
+    cohort: Cohort | Path | str,
+    config: FinetuneConfig | Path | str | None = None,
+    out: Path | str = "selection",
+    *,
+    names: Sequence[str] | None = None,
+    weights: Sequence[tuple[str, Path | str]] = (),
+    overrides: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> Selection:
+    """Rank backbones for a cohort before training; see :func:`med_transfer.selection.select`.
+
+    Args:
+        cohort: the table, or its path.
+        config: of the run that is to follow, the path of a YAML file, or None for the defaults.
+        out: folder for the result and for the features; the same folder again reads no scan twice.
+        names: only these backbones; None: all whose weights are at hand.
+        weights: backbone and path of weights of your own: a file, a bundle or a run folder.
+        overrides: ``"input.region=roi"`` and the like, over a YAML file or the defaults.
+        progress: told how far it is.
+    """
+    if not isinstance(config, FinetuneConfig):
+        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
+    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
+    return select(cohort, config, out, names, weights, progress)
+
+
+def pretrain(
+    scans: Path | str,
+    config: PretrainingConfig | Path | str | None = None,
+    out: Path | str = "pretrained",
+    *,
+    overrides: tuple[str, ...] = (),
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Pretrained:
+    """Make a backbone from source scans; see :func:`med_transfer.pretraining.pretrain`.
+
+    Args:
+        scans: a folder of scans, a cohort.csv, or an .npz of source scans.
+        config: a config, or the path of a YAML file; None needs a budget among the overrides.
+        out: folder for the encoder; the same folder again resumes.
+        overrides: ``"steps=2000"`` and the like, over a YAML file or the defaults.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: told how far it is.
+    """
+    if not isinstance(config, PretrainingConfig):
+        config = load_config(PretrainingConfig, Path(config) if config else None, overrides)
+    return _pretrain(Path(scans), config, out, device, progress)
+
+
+def evaluate(
+    bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *,
+    subgroups: Sequence[str] | None = None, allow_overlap: bool = False, progress: Progress = silent,
+    language: Language = "en", config: EvaluationConfig | None = None, gallery: int = 6,
+) -> Metrics:  # fmt: skip
+    """Judge a bundle on another cohort; see :func:`med_transfer.evaluation.external.evaluate_bundle`.
+
+    ``gallery`` is the number of errors, at most 12, that the report shows with where the network looked.
+    """
+    return evaluate_bundle(
+        bundle, cohort, out, progress, subgroups=subgroups, allow_overlap=allow_overlap, language=language,
+        config=config, explain=ExplainConfig(gallery=gallery),
+    )  # fmt: skip
+
+
+def explain(
+    bundle: Path | str, scans: Path | str, out: Path | str = "explanation", *, method: MethodName = "gradcam",
+    class_name: str | None = None, stage: int | None = None, window_mm: float | None = None,
+    stride_mm: float | None = None, fill: Fill = "mean", draws: int | None = None, device: str = "auto",
+    progress: Progress = silent,
+) -> ExplainedScans:  # fmt: skip
+    """Map where a bundle's network looks in scans; see :func:`med_transfer.inference.explain.explain_scans`.
+
+    Args:
+        bundle, scans, out, class_name, device, progress: see there.
+        method, stage, window_mm, stride_mm, fill, draws: see :class:`med_transfer.explanation.settings.MapSettings`.
+    """
+    settings = MapSettings(method, stage, window_mm, stride_mm, fill, draws)
+    return explain_scans(bundle, scans, out, settings, class_name=class_name, device=device, progress=progress)
+
+
+def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:
+    """Hold runs against the first one on the test scans they share; see :func:`compare_runs`."""
+    return compare_runs([Path(run) for run in runs], margin=margin)
+
+
+def list_backbones() -> dict[str, BackboneSpec]:
+    """What a transfer can start from, by name."""
+    return backbones()

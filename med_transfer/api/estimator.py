@@ -1,0 +1,72 @@
+"""scikit-learn's interface over fine-tuning, for notebooks and model comparison."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from med_transfer.cohorts import Case, Cohort
+from med_transfer.errors import CohortError
+from med_transfer.finetuning import FinetuneConfig, finetune
+from med_transfer.inference import load_bundle
+from med_transfer.predictions.labels import Labels
+
+
+class TransferClassifier(ClassifierMixin, BaseEstimator):
+    """Fine-tunes on scan paths and labels; ``predict`` takes paths again.
+
+    ``fit`` keeps a share of the patients aside for its own report (``run_.metrics``), as ``finetune`` does.
+
+    Args:
+        config: see FinetuneConfig; None for the defaults.
+        out: run folder; None for a temporary one, that lives as long as the estimator's ``run_``.
+
+    Attributes:
+        classes_: class names in the order of ``predict_proba``'s columns.
+        run_: the run folder, with its bundle and report.
+    """
+
+    def __init__(self, config: FinetuneConfig | None = None, out: Path | str | None = None) -> None:
+        self.config = config
+        self.out = out
+
+    def fit(self, X: Sequence[Path | str], y: Sequence[str], groups: Sequence[str] | None = None) -> TransferClassifier:
+        """Fine-tune.
+
+        Args:
+            X: path of each scan.
+            y: class name of each scan.
+            groups: patient of each scan; without it every scan is taken for another patient.
+
+        Raises:
+            CohortError: lengths differ, or the cohort cannot be split.
+        """
+        patients = groups if groups is not None else [f"scan-{number}" for number in range(len(X))]
+        if not len(X) == len(y) == len(patients):
+            raise CohortError(f"{len(X)} scans, {len(y)} labels, {len(patients)} patients", expected="equal numbers")
+        cases = tuple(
+            Case(scan=str(scan), path=Path(scan).resolve(), patient=str(patient), label=str(label))
+            for scan, label, patient in zip(X, y, patients, strict=True)
+        )
+        cohort = Cohort(cases, Labels(tuple(sorted({str(label) for label in y}))))
+        out = Path(self.out) if self.out else Path(tempfile.mkdtemp(prefix="med-transfer-")) / "run"
+        self.run_ = finetune(cohort, self.config or FinetuneConfig(), out)
+        self._predictor = load_bundle(self.run_.bundle)
+        self.classes_ = np.array(self._predictor.record.classes)
+        return self
+
+    def predict_proba(self, X: Sequence[Path | str]) -> NDArray[np.float64]:
+        """Calibrated probabilities [scan, class]. Raises ScanError for a scan that cannot be used."""
+        check_is_fitted(self, "run_")
+        answers = [self._predictor.predict(scan).probabilities for scan in X]
+        return np.array([[answer[name] for name in self.classes_] for answer in answers])
+
+    def predict(self, X: Sequence[Path | str]) -> NDArray[np.str_]:
+        """The most probable class of each scan."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]

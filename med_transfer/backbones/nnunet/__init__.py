@@ -1,0 +1,1 @@
+"""nnU-Net's own description of a network, read from its plans, dataset and checkpoint files."""

@@ -1,0 +1,158 @@
+"""Networks that are described by a file beside their weights: an nnU-Net's folder, a bundle, an imported file.
+
+The catalogue's entry is an outline; :func:`from_weights` completes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from med_transfer.backbones.nnunet.plan import NetworkPlan
+from med_transfer.backbones.nnunet.plans import read_plans
+from med_transfer.backbones.spec import BackboneSpec, InputSpec
+from med_transfer.errors import BackboneError, WeightsNotFound
+
+PLANS_FILE = "plans.json"
+_BUNDLE_RECORD = "med_transfer.json"
+_CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+
+
+def from_weights(outline: BackboneSpec, given: Path, stored_axes: str = "SPL") -> tuple[BackboneSpec, Path]:
+    """The entry completed from what is beside the weights, and the file or bundle that holds the tensors.
+
+    Args:
+        outline: the catalogue's entry.
+        given: an nnU-Net v2 model folder or one of its parts (a fold, a checkpoint, the data set's folder above it),
+            a bundle, or a ``.safetensors`` file that this program imported.
+        stored_axes: see :func:`read_plans`.
+
+    Raises:
+        WeightsNotFound: nothing is there, or no checkpoint.
+        BackboneError: nothing describes the network, or the description is damaged or of another kind of network.
+    """
+    if not given.exists():
+        raise WeightsNotFound("no such file or folder", where=given, expected="the folder of an nnU-Net v2 model")
+    if (record := _bundle_record(given)) is not None:
+        return complete(outline, _plan_of_bundle(record)), given
+    if given.suffix == ".safetensors":
+        return complete(outline, _plan_in_metadata(given)), given
+    folder = _model_folder(given)
+    parts = folder.name.split("__")
+    plan = read_plans(folder / PLANS_FILE, parts[2] if len(parts) == 3 else "", stored_axes)
+    return complete(outline, plan), given if given.is_file() else _checkpoint(given, folder)
+
+
+def complete(outline: BackboneSpec, plan: NetworkPlan) -> BackboneSpec:
+    """The entry with the architecture and the input of a plan."""
+    architecture = plan.architecture
+    with torch.device("meta"):
+        encoder = architecture.build()
+    # Where a map is normalised by its own voxels, one voxel would be normalised to nothing.
+    least = 2 if architecture.norm == "instance" else 1
+    depth, height, width = (least * stride for stride in architecture.total_stride)
+    return replace(
+        outline,
+        build=architecture.build,
+        input=InputSpec(
+            channels=1,
+            orientation=plan.orientation,
+            window_hu=plan.window_hu,
+            output_range=plan.output_range,
+            minimum_shape=(depth, height, width),
+            spacing_mm=plan.spacing_mm,
+            shape=plan.shape,
+        ),
+        stage_channels=encoder.stage_channels,
+        parameters=sum(values.numel() for values in encoder.parameters()),
+        plan=plan,
+        from_weights=None,
+    )
+
+
+# The folder of an nnU-Net -------------------------------------------------------------------------------------
+
+
+def _model_folder(given: Path) -> Path:
+    """The folder with ``plans.json``: this one, one above, or the only one below."""
+    above = [given.parent, given.parent.parent] if given.is_file() else [given, given.parent]
+    for folder in above:
+        if (folder / PLANS_FILE).is_file():
+            return folder
+    below = sorted(file.parent for pattern in ("*/", "*/*/") for file in given.glob(pattern + PLANS_FILE))
+    if len(below) == 1:
+        return below[0]
+    if below:
+        raise BackboneError(
+            f"{len(below)} models: {', '.join(folder.name for folder in below[:5])}", where=given, expected="one",
+            action="Give the folder of one of them",
+        )  # fmt: skip
+    raise BackboneError(
+        f"no {PLANS_FILE}, which says how the network is built and what it expects", where=given,
+        expected=f"an nnU-Net v2 model ({PLANS_FILE}, fold_0/{_CHECKPOINTS[0]}) or a checkpoint in it",
+        action="Copy the whole model folder, not the checkpoint alone",
+    )  # fmt: skip
+
+
+def _checkpoint(given: Path, model: Path) -> Path:
+    """The checkpoint of the fold that was given, or else of ``fold_all``, or else of the first fold."""
+    folds = sorted(model.glob("fold_*"), key=lambda fold: (fold.name != "fold_all", fold.name))
+    for fold in [given] if given in folds else folds:
+        for name in _CHECKPOINTS:
+            if (fold / name).is_file():
+                return fold / name
+    raise WeightsNotFound(
+        "no checkpoint", where=model, expected=f"fold_0/{_CHECKPOINTS[0]}", action="Copy the whole model folder"
+    )
+
+
+# What this program wrote itself -------------------------------------------------------------------------------
+
+
+def _bundle_record(given: Path) -> Path | None:
+    """The record of a bundle, given its folder or the weights file in it."""
+    folder = given if given.is_dir() else given.parent.parent
+    record = folder / _BUNDLE_RECORD
+    return record if record.is_file() else None
+
+
+def _plan_of_bundle(record: Path) -> NetworkPlan:
+    try:
+        content: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))["backbone"]
+        name, plan = content["name"], content.get("plan")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackboneError(f"damaged ({error})", where=record, action="Copy the whole bundle folder again") from None
+    if plan is None:
+        raise BackboneError(f"a bundle of {name}", where=record, action=f"Give it to backbone {name}")
+    return _plan(json.dumps(plan), record)
+
+
+def _plan_in_metadata(file: Path) -> NetworkPlan:
+    try:
+        with safe_open(file, "pt") as content:
+            plan = (content.metadata() or {}).get("plan")
+    except SafetensorError as error:
+        raise BackboneError(f"truncated or damaged ({error})", where=file, action="Get the file again") from None
+    if plan is None:
+        raise BackboneError(
+            "holds tensors but not how their network is built", where=file,
+            expected="a file that med_transfer imported, a bundle, or the model's own folder",
+            action="Names and shapes do not tell strides: give the model's folder",
+        )  # fmt: skip
+    return _plan(plan, file)
+
+
+def _plan(text: str, where: Path) -> NetworkPlan:
+    try:
+        return NetworkPlan.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise BackboneError(f"plan.{key}: {first['msg']}", where=where, expected="a plan of this version") from None

@@ -1,0 +1,84 @@
+"""Fetches a published weights file, only when a user asks for it by command. Nothing else here opens a connection."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from med_transfer.atomic import atomic_path
+from med_transfer.backbones.spec import BackboneSpec
+from med_transfer.backbones.weights.store import store_folder
+from med_transfer.errors import UnsafeWeights, WeightsNotFound
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 30.0
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def download_weights(spec: BackboneSpec, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
+    """Fetch the published file of a backbone into the store folder; returns its path.
+
+    Licence and hash are checked by ``load_backbone``, not here.
+
+    Args:
+        spec: the backbone; its source must name an address.
+        progress: called with bytes received and bytes in all (0 when the server does not say).
+
+    Raises:
+        WeightsNotFound: there is no address, no connection, or the file came incomplete; says what to fetch by hand
+            and where to put it.
+        UnsafeWeights: the address, or one it leads to, is not https.
+        OutputError: the file cannot be written.
+    """
+    source = spec.weights
+    if source is None or not source.download_url:
+        page = f"It is to be had from {source.url} by hand" if source else "It starts from random values"
+        raise WeightsNotFound(f"backbone {spec.name} has no address to download from", action=page)
+    target = store_folder() / source.file
+    try:
+        _require_https(source.download_url)
+        with urllib.request.urlopen(source.download_url, timeout=_TIMEOUT_SECONDS) as answer:
+            _require_https(answer.url)  # a redirect may lead elsewhere
+            _write(_chunks(answer, progress), target)
+    except (urllib.error.URLError, http.client.HTTPException, _Interrupted) as error:
+        raise WeightsNotFound(
+            f"{source.file} cannot be downloaded ({getattr(error, 'reason', error)})",
+            where=source.download_url,
+            action=f"Fetch it on a machine with a connection and put it into {target.parent}, or give its path",
+        ) from error
+    return target
+
+
+class _Interrupted(Exception):
+    """The connection broke; no OSError, which inside ``atomic_path`` would mean the disk."""
+
+
+def _chunks(answer: http.client.HTTPResponse, progress: Callable[[int, int], None]) -> Iterator[bytes]:
+    total, done = int(answer.headers.get("Content-Length") or 0), 0
+    while True:
+        try:
+            chunk = answer.read(_CHUNK_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise _Interrupted(str(error)) from error
+        if not chunk:
+            break
+        done += len(chunk)
+        progress(done, total)
+        yield chunk
+    if done < total:
+        raise _Interrupted(f"{done} of {total} bytes came")
+
+
+def _write(chunks: Iterable[bytes], target: Path) -> None:
+    with atomic_path(target) as temporary, temporary.open("wb") as file:
+        file.writelines(chunks)
+
+
+def _require_https(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL):
+        raise UnsafeWeights(f"an address of {parts.scheme or 'no scheme'}", where=url, expected="https")

@@ -1,0 +1,180 @@
+"""Builds a backbone and gives it weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from med_transfer.backbones.channels import with_channels
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.registry import find_backbone
+from med_transfer.backbones.spec import BackboneSpec
+from med_transfer.backbones.weights.matching import LoadReport, load_tensors
+from med_transfer.backbones.weights.store import store_folder, store_weights, stored_weights
+from med_transfer.backbones.weights.weight_files import hash_weights, open_weights, read_tensors
+from med_transfer.errors import BackboneError, LicenceNotAccepted, UnsafeWeights, WeightsNotFound
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """An encoder ready for use.
+
+    Attributes:
+        encoder: on the CPU, in float32.
+        spec: its entry in the registry.
+        report: which tensors were loaded.
+        sha256: of the file they came from; None when the encoder starts from random values.
+    """
+
+    encoder: Encoder
+    spec: BackboneSpec
+    report: LoadReport
+    sha256: str | None
+
+
+def load_backbone(
+    name: str, weights: Path | str | None = None, *, scratch: bool = False, seed: int = 0, accept_licence: str = "",
+    channels: int = 1,
+) -> LoadedBackbone:  # fmt: skip
+    """Build the encoder of a backbone and load its weights. Nothing is downloaded.
+
+    Args:
+        name: see :func:`backbones`.
+        weights: the published file or folder, or a ``.safetensors`` file, bundle or pretraining folder of your own.
+            Without it: the weights that an installed package brings, or random values where the backbone has none.
+        scratch: start from random values even though there are published weights.
+        seed: of the random values; the same seed gives the same encoder.
+        accept_licence: the name of the weights' licence, where it restricts their use.
+        channels: of the input; weights made for another number are brought to it (see ``backbones/channels.py``).
+
+    Raises:
+        UnknownBackbone: no such name.
+        LicenceNotAccepted: the weights' licence is restricted, and was not accepted by its name.
+        WeightsNotFound: the file is not there, or the backbone needs one and none was given.
+        MissingExtra: the package that brings the weights is not installed.
+        WeightsMismatch: the file belongs to another network.
+        UnsafeWeights: the file could run code, or is not the published one.
+        BackboneError: the file is damaged.
+    """
+    spec = find_backbone(name)
+    if scratch and weights is not None:
+        raise BackboneError(f"{name}: both a weights file and scratch", expected="one of them")
+    if not scratch:
+        require_accepted(spec, accept_licence)
+        spec, weights = _completed(spec, weights)
+    spec = with_channels(spec, channels)
+    stream, where = (None, "") if scratch else _open(spec, weights)
+    if stream is None:
+        return from_scratch(spec, seed)
+    with stream:
+        sha256 = hash_weights(stream)
+        _check_hash(spec, sha256, where)
+        tensors = read_tensors(stream, where)
+    encoder = _build(spec, seed)
+    return LoadedBackbone(encoder, spec, load_tensors(encoder, tensors, where, spec.renaming), sha256)
+
+
+def from_scratch(spec: BackboneSpec, seed: int = 0) -> LoadedBackbone:
+    """The network of an entry with random values; also of an entry that was completed from a model's description."""
+    return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
+
+
+def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") -> tuple[Path, LoadReport]:
+    """Check a published weights file and keep its encoder as safetensors under the backbone's name.
+
+    Afterwards the name alone is enough, and the file that was given is not needed any more.
+
+    Raises:
+        As :func:`load_backbone`, and OutputError when the folder cannot be written.
+    """
+    loaded = load_backbone(name, file, accept_licence=accept_licence)
+    return store_weights(loaded.spec, loaded.encoder, loaded.sha256 or ""), loaded.report
+
+
+def weights_at_hand(spec: BackboneSpec) -> bool:
+    """Whether ``load_backbone`` finds weights by the name alone: an imported file, or an installed package."""
+    if spec.weights is None:
+        return False
+    if stored_weights(spec):
+        return True
+    return spec.weights.package is not None and importlib.util.find_spec(spec.weights.package) is not None
+
+
+def weights_file(name: str, weights: Path | None) -> Path | None:
+    """The file that :func:`load_backbone` reads; None for random values, and for what an installed package brings.
+
+    Raises:
+        UnknownBackbone: no such name.
+    """
+    spec = find_backbone(name)
+    if weights is not None or spec.weights is None:
+        return weights
+    return stored_weights(spec)
+
+
+def _completed(spec: BackboneSpec, weights: Path | str | None) -> tuple[BackboneSpec, Path | str | None]:
+    """An entry that needs the description beside its weights, completed from it; any other as it is."""
+    given = stored_weights(spec) if weights is None else Path(weights)
+    if spec.from_weights is None or given is None:
+        return spec, weights
+    return spec.from_weights(spec, given)
+
+
+def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | None, str]:
+    """The open weights file and its name; None for a backbone without weights."""
+    if weights is not None:
+        stream = open_weights(Path(weights))
+        return stream, stream.name
+    if spec.weights is None:
+        return None, ""
+    if stored := stored_weights(spec):
+        stream = open_weights(stored)
+        return stream, stream.name
+    if spec.weights.open is not None:
+        return spec.weights.open(), spec.weights.file
+    raise WeightsNotFound(
+        f"backbone {spec.name} needs a weights file",
+        expected=f"{' or '.join(spec.weights.files)} in {store_folder()}, or its path",
+        action=f"Get it from {spec.weights.url} with med-transfer backbones import {spec.name} "
+        f"{'--download' if spec.weights.download_url else 'FILE'}, or start from scratch",
+    )
+
+
+def require_accepted(spec: BackboneSpec, accepted: str) -> None:
+    """Refuse restricted weights whose licence was not accepted by its name.
+
+    A bundle or safetensors file of one's own, fine-tuned from them, is under their licence too.
+
+    Raises:
+        LicenceNotAccepted: says which licence, where to read it and how to accept it.
+    """
+    if not spec.must_accept or accepted.strip().lower() == spec.licence.lower():
+        return
+    raise LicenceNotAccepted(
+        f"licence {accepted!r} accepted" if accepted else "its licence is restricted and was not accepted",
+        where=f"backbone {spec.name}",
+        expected=repr(spec.licence),
+        action=f"Read it at {spec.source}, then give --accept-licence {spec.licence!r} (backbone.accept_licence)",
+    )
+
+
+def _check_hash(spec: BackboneSpec, sha256: str, where: str) -> None:
+    """Compare with the published file. A safetensors file holds no code and may be the user's own."""
+    if spec.sha256 is None or sha256 == spec.sha256 or where.lower().endswith(".safetensors"):
+        return
+    raise UnsafeWeights(
+        f"SHA-256 {sha256[:12]}... is not that of the published {spec.name} weights",
+        where=where,
+        expected=f"{spec.sha256[:12]}...",
+        action="It was not opened. Get the published file again, or give your own weights as .safetensors",
+    )
+
+
+def _build(spec: BackboneSpec, seed: int) -> Encoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return spec.build()

@@ -1,0 +1,200 @@
+"""Copies tensors into an encoder, and counts what fits: an absent exception proves nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from med_transfer.backbones.channels import fit_channels
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.weights.renaming import NO_RENAMING, Renaming
+from med_transfer.errors import BackboneError, WeightsMismatch
+
+MINIMUM_SHARE = 0.95
+_PREFIXES = {
+    *("module", "_orig_mod", "backbone", "model", "network", "encoder", "member0"),  # training scripts, and bundles
+    *("visual_encoder", "encode_image", "i3_resnet"),  # Merlin and Astra
+}
+_NOT_ENCODER = re.compile(
+    r"(fc|head|classifier|contrastive_head|conv_seg|decoder|encode_text|logit_scale|member[1-9]\d*|novelty\d+|mapping|temperature)(\.|$)"
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the tensors of an encoder and of a file, by name.
+
+    Attributes:
+        matched: copied into the encoder.
+        missing: of the encoder, not in the file.
+        unexpected: of the file, not in the encoder.
+        mismatched: in both, with another shape or kind of number.
+        ignored: of the file, left out on purpose: heads, and the other members of an ensemble.
+        fresh: of the encoder, in no published file (its ``new_parts``); they start from random values.
+        channels: how the first convolution was brought to the encoder's channels, in words; empty: as in the file.
+    """
+
+    matched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    channels: str = ""
+
+    @property
+    def matched_share(self) -> float:
+        """Copied tensors as a share of the encoder's tensors without the fresh ones, in [0, 1]."""
+        return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.mismatched))
+
+    @property
+    def used_share(self) -> float:
+        """Copied tensors as a share of those in the file that were not left out on purpose, in [0, 1]."""
+        return len(self.matched) / max(1, len(self.matched) + len(self.unexpected))
+
+    def __str__(self) -> str:
+        if not self.matched:
+            return "No weights were loaded; the encoder starts from random values."
+        total = len(self.matched) + len(self.missing) + len(self.mismatched)
+        parts = [f"{len(self.matched)} of {total} encoder tensors loaded ({self.matched_share:.0%})."]
+        for words, names in (
+            ("Left at random values, as the file lacks them", self.missing),
+            ("In the file but not in the encoder", self.unexpected),
+            ("Left out on purpose", self.ignored),
+            ("New beside the loaded weights", self.fresh),
+        ):
+            if names:
+                parts.append(f"{words}: {_first(names)}.")
+        return " ".join([*parts, self.channels]).strip()
+
+
+def load_tensors(
+    encoder: Encoder, tensors: Mapping[str, Tensor], where: str, renaming: Renaming = NO_RENAMING
+) -> LoadReport:
+    """Copy the tensors of a file into an encoder.
+
+    Prefixes that training scripts add (``module.``, ``backbone.``, ...) are dropped as whole leading components.
+    ``num_batches_tracked`` counts for nothing, as no network here reads it. A deeper network's file holds every tensor
+    of a shallower one, so the tensors that are left over count too.
+
+    Args:
+        encoder: changed in place; left alone when an error is raised.
+        tensors: as :func:`read_tensors` gives them.
+        where: name of the file, for messages.
+        renaming: of the family of files.
+
+    Raises:
+        WeightsMismatch: under 95 % of the encoder's or of the file's tensors fit, or one has another shape.
+        BackboneError: a tensor holds NaN or infinity.
+    """
+    wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
+    found, ignored = _own_names(tensors, wanted, where, renaming)
+    found, channels = fit_channels(encoder, encoder.adapt(found))
+    fitting = {name: found[name] for name in wanted if name in found and _fits(found[name], wanted[name])}
+    absent = [name for name in wanted if name not in found]
+    fresh = tuple(name for name in absent if name.partition(".")[0] in encoder.new_parts)
+    report = LoadReport(
+        matched=tuple(fitting),
+        missing=tuple(name for name in absent if name not in fresh),
+        unexpected=tuple(name for name in found if name not in wanted),
+        mismatched=tuple(name for name in wanted if name in found and name not in fitting),
+        ignored=ignored,
+        fresh=fresh,
+        channels=channels,
+    )
+    if report.mismatched or min(report.matched_share, report.used_share) < MINIMUM_SHARE:
+        raise _mismatch(report, found, wanted, where)
+    broken = tuple(name for name, tensor in fitting.items() if not torch.isfinite(tensor).all())
+    if broken:
+        raise BackboneError(f"NaN or infinite values in {_first(broken)}", where=where, expected="finite weights")
+    encoder.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _fits(tensor: Tensor, target: Tensor) -> bool:
+    return tensor.shape == target.shape and tensor.is_floating_point() == target.is_floating_point()
+
+
+def _own_names(
+    tensors: Mapping[str, Tensor], wanted: Collection[str], where: str, renaming: Renaming
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a file under the encoder's own names, and the names that were left out on purpose."""
+    found: dict[str, Tensor] = {}
+    ignored = []
+    for key, tensor in tensors.items():
+        name = _without_prefixes(key, wanted, renaming)
+        if name not in wanted and (_NOT_ENCODER.match(name) or renaming.ignores(name)):
+            ignored.append(key)
+            continue
+        name = name if name in wanted else renaming(name)
+        if name not in wanted and _NOT_ENCODER.match(name):
+            ignored.append(key)
+        elif name in found:
+            raise WeightsMismatch(f"{name} occurs twice, under different prefixes", where=where, expected="one encoder")
+        elif not _is_counter(name):
+            found[name] = tensor
+    return found, tuple(ignored)
+
+
+def _without_prefixes(key: str, wanted: Collection[str], renaming: Renaming) -> str:
+    while key not in wanted:
+        component, _, rest = key.partition(".")
+        if component not in (*_PREFIXES, *renaming.prefixes) or not rest:
+            break
+        key = rest
+    return key
+
+
+def _mismatch(
+    report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
+) -> WeightsMismatch:
+    parts = [f"{len(report.matched)} of {len(wanted)} encoder tensors fit ({report.matched_share:.0%})"]
+    shapes = [f"{n} ({_shape(found[n])} in the file, {_shape(wanted[n])} here)" for n in report.mismatched]
+    for words, names in (("missing", report.missing), ("unexpected", report.unexpected), ("other shape", shapes)):
+        if names:
+            parts.append(f"{words}: {_first(names)}")
+    return WeightsMismatch(
+        "; ".join(parts),
+        where=where,
+        expected=f"at least {MINIMUM_SHARE:.0%} of the encoder's and of the file's, and none of another shape",
+        action=_other_dimensions(report, found, wanted)
+        or _other_channels(report, found, wanted)
+        or "Choose the backbone that this file was made for",
+    )
+
+
+def _other_dimensions(report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """A hint when kernels of a 2D network meet a 3D one, or the other way round."""
+    ranks = {(found[name].ndim, wanted[name].ndim) for name in report.mismatched}
+    if (4, 5) in ranks:
+        return "The file is of a 2D network: give it to one made of 2D networks (inflated-..., acs-..., slices-...)"
+    if (5, 4) in ranks:
+        return "The file is of a 3D network, this backbone is made of a 2D one: choose the backbone it was made for"
+    return ""
+
+
+def _other_channels(report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """A hint when only the first convolution differs, and only in its input channels."""
+    if len(report.mismatched) != 1 or report.missing:
+        return ""
+    file, here = found[report.mismatched[0]].shape, wanted[report.mismatched[0]].shape
+    if len(file) != 5 or file[0] != here[0] or file[2:] != here[2:]:
+        return ""
+    return f"The file was made for {file[1]} input channel(s), this backbone's first convolution takes {here[1]}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"{'x'.join(map(str, tensor.shape)) or 'scalar'} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _first(names: Collection[str], shown: int = 3) -> str:
+    listed = ", ".join(list(names)[:shown])
+    return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"

@@ -1,4 +1,0 @@
-"""Runs side by side: differences with paired intervals, tests as a second opinion, and a page to read."""
-
-from med_transfer.comparison.comparing import Comparison as Comparison
-from med_transfer.comparison.comparing import compare_runs as compare_runs

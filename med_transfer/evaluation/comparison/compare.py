@@ -1,0 +1,156 @@
+"""Every run against a reference, on the test scans that it shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from med_transfer.errors import UsageError
+from med_transfer.evaluation.comparison.finished_run import FinishedRun, shared_scans
+from med_transfer.metrics import Estimate, Metrics
+from med_transfer.metrics.comparison import paired_difference
+from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.non_inferiority import NonInferiority, checked_margin, non_inferiority
+from med_transfer.metrics.paired_tests import PairedTest, corrected, delong_margin_test, delong_test, mcnemar
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run against the reference: differences are this run minus the reference; None for the reference itself.
+
+    Attributes:
+        metrics: of the run, on its own test scans.
+        n_shared: test scans that both runs predicted: the differences and tests are about these.
+        n_reference: test scans that the reference predicted.
+        sensitivity: difference by class.
+        delong, mcnemar: second opinions, with Holm's correction over the runs that were compared.
+        judged: whose probabilities are compared: the ``network``'s or the ``fused`` model's, as the run reports.
+        margin: the largest loss that would not matter, as stated; None: none was.
+        delong_margin: whether the macro AUC is less than the margin below the reference's; corrected likewise.
+    """
+
+    run: Path
+    metrics: Metrics
+    n_shared: int
+    n_reference: int
+    macro_auc: Estimate | None = None
+    balanced_sensitivity: Estimate | None = None
+    sensitivity: dict[str, Estimate] = field(default_factory=dict)
+    delong: PairedTest | None = None
+    mcnemar: PairedTest | None = None
+    judged: str = "network"
+    margin: float | None = None
+    delong_margin: PairedTest | None = None
+
+    @property
+    def is_reference(self) -> bool:
+        return self.macro_auc is None
+
+    @property
+    def same_scans(self) -> bool:
+        """Whether both runs predicted exactly the same test scans."""
+        return self.n_shared == self.n_reference == self.metrics.n_scans
+
+    @property
+    def tests(self) -> list[PairedTest]:
+        """The second opinions that there are."""
+        return [test for test in (self.delong, self.mcnemar, self.delong_margin) if test is not None]
+
+    def held_to_margin(self, difference: Estimate) -> NonInferiority | None:
+        """One of the differences against the margin; None where none was stated."""
+        return None if self.margin is None else non_inferiority(difference, self.margin)
+
+    def as_record(self) -> dict[str, object]:
+        """For a program: plain values."""
+        records = {
+            "macro_auc": self.metrics.macro_auc,
+            "balanced_sensitivity": self.metrics.balanced_accuracy,
+            "macro_auc_difference": self.macro_auc,
+            "balanced_sensitivity_difference": self.balanced_sensitivity,
+            "delong": self.delong,
+            "mcnemar": self.mcnemar,
+            "delong_margin": self.delong_margin,
+        }
+        by_class = {name: one.model_dump(mode="json") for name, one in self.sensitivity.items()}
+        counts = {"n_shared": self.n_shared, "n_reference": self.n_reference, "n_scans": self.metrics.n_scans}
+        plain = {name: record and record.model_dump(mode="json") for name, record in records.items()}
+        return {
+            "run": str(self.run), "judged": self.judged, **counts, **plain, "sensitivity_difference": by_class or None,
+            "margin": self.margin, "non_inferiority": self._verdicts(),
+        }  # fmt: skip
+
+    def _verdicts(self) -> dict[str, object] | None:
+        if self.macro_auc is None or self.balanced_sensitivity is None or self.margin is None:
+            return None
+
+        def plain(difference: Estimate) -> dict[str, object] | None:
+            verdict = self.held_to_margin(difference)
+            return verdict and verdict.model_dump(mode="json")
+
+        return {
+            "macro_auc": plain(self.macro_auc),
+            "balanced_sensitivity": plain(self.balanced_sensitivity),
+            "sensitivity": {name: plain(found) for name, found in self.sensitivity.items()},
+        }
+
+
+def compare_runs(
+    runs: Sequence[Path],
+    *,
+    reference: Path | None = None,
+    margin: float | None = None,
+    seed: int = 0,
+    n_boot: int = 2000,
+) -> list[Comparison]:
+    """Each run's metrics and its paired difference to the reference, resampling patients. The reference comes first.
+
+    Runs whose test scans differ are compared on those that they share with the reference; how many is recorded.
+
+    Args:
+        reference: one of the runs, or another; None: the first.
+        margin: for non-inferiority: the largest loss in AUC or sensitivity that would not matter, in (0, 1).
+
+    Raises:
+        UsageError: fewer than two runs, a margin out of range, a folder that is no finished run, other classes or
+            labels, no shared test scans, or a run that lacks the probabilities that it reports.
+    """
+    if reference is not None:
+        runs = [reference, *(run for run in runs if run.resolve() != reference.resolve())]
+    if len(runs) < 2:
+        raise UsageError(f"{len(runs)} run", expected="at least two to compare")
+    if margin is not None:
+        checked_margin(margin)
+    first, *others = [FinishedRun.read(run) for run in runs]
+    n = len(first.predictions)
+    compared = [_against(first, other, margin, seed, n_boot) for other in others]
+    for test in ("delong", "mcnemar", "delong_margin"):
+        compared = _corrected(compared, test)
+    return [Comparison(first.folder, first.metrics, n, n, judged=first.judged, margin=margin), *compared]
+
+
+def _corrected(compared: Sequence[Comparison], test: str) -> list[Comparison]:
+    """With Holm's correction of one test over the runs; every run has it, or none."""
+    tests = [found for one in compared if (found := getattr(one, test)) is not None]
+    if not tests:
+        return list(compared)
+    return [replace(one, **{test: found}) for one, found in zip(compared, corrected(tests), strict=True)]
+
+
+def _against(reference: FinishedRun, other: FinishedRun, margin: float | None, seed: int, n_boot: int) -> Comparison:
+    ours, theirs = shared_scans(reference, other)
+    difference = paired_difference(theirs, ours, PatientBootstrap(ours.patients, n_boot, seed))
+    return Comparison(
+        other.folder,
+        other.metrics,
+        n_shared=len(ours),
+        n_reference=len(reference.predictions),
+        macro_auc=difference.macro_auc,
+        balanced_sensitivity=difference.balanced_accuracy,
+        sensitivity=difference.sensitivity,
+        delong=delong_test(theirs, ours),
+        mcnemar=mcnemar(theirs, ours),
+        judged=other.judged,
+        margin=margin,
+        delong_margin=None if margin is None else delong_margin_test(theirs, ours, margin),
+    )

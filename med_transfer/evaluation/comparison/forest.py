@@ -1,0 +1,90 @@
+"""A forest plot of differences as rows of a page: one common axis, one small drawing a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from med_transfer.evaluation.comparison.compare import Comparison
+from med_transfer.metrics import Estimate
+
+_STEPS = (0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run's difference, its limits as shares of the axis in [0, 1]."""
+
+    run: str
+    estimate: Estimate
+    at: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One measure, all runs."""
+
+    measure: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Groups of rows over an axis from ``-limit`` to ``limit``; ``ticks`` are (share of the axis, value).
+
+    ``margin_at`` is the share of the axis at minus the margin; None without a margin.
+    """
+
+    groups: tuple[Group, ...]
+    limit: float
+    ticks: tuple[tuple[float, float], ...]
+    margin_at: float | None = None
+
+
+def forest(comparisons: Sequence[Comparison], names: Sequence[str]) -> Forest:
+    """Macro AUC, balanced sensitivity and each class's sensitivity of every run minus the reference.
+
+    Args:
+        names: of the runs, as the page calls them.
+    """
+    pairs = [(name, one) for name, one in zip(names, comparisons, strict=True) if not one.is_reference]
+    measures: dict[str, list[tuple[str, Estimate]]] = {}
+    for name, one in pairs:
+        for measure, estimate in differences(one).items():
+            measures.setdefault(measure, []).append((name, estimate))
+    estimates = [estimate for rows in measures.values() for _, estimate in rows]
+    margin = comparisons[0].margin
+    limit, step = _axis(estimates, margin or 0)
+    groups = tuple(
+        Group(measure, tuple(_row(name, estimate, limit) for name, estimate in rows))
+        for measure, rows in measures.items()
+    )
+    n = round(limit / step)
+    ticks = tuple((0.5 + k * step / limit / 2, k * step) for k in range(-n, n + 1))
+    return Forest(groups, limit, ticks, None if margin is None else 0.5 - margin / limit / 2)
+
+
+def differences(one: Comparison) -> dict[str, Estimate]:
+    """Measure, in words, to the difference of a run that is not the reference."""
+    overall = {"Macro AUC": one.macro_auc, "Balanced sensitivity": one.balanced_sensitivity}
+    found = {name: estimate for name, estimate in overall.items() if estimate is not None}
+    return found | {f"Sensitivity, {name}": estimate for name, estimate in one.sensitivity.items()}
+
+
+def _axis(estimates: Sequence[Estimate], margin: float) -> tuple[float, float]:
+    """Half the width of an axis that shows every interval whole and the margin, and the distance of its ticks."""
+    values = [abs(value) for one in estimates for value in (one.value, *(one.ci95 or ())) if value is not None]
+    largest = max([*values, margin, 0.01])
+    step = next((step for step in _STEPS if largest <= 3 * step), _STEPS[-1])
+    return math.ceil(round(largest / step, 9)) * step, step
+
+
+def _row(name: str, estimate: Estimate, limit: float) -> Row:
+    def share(value: float | None) -> float | None:
+        return None if value is None else 0.5 + value / limit / 2
+
+    low, high = estimate.ci95 or (None, None)
+    return Row(name, estimate, share(estimate.value), share(low), share(high))

@@ -1,0 +1,159 @@
+"""``compare.html`` (one file, no network, no scripts), ``compare.md`` and ``compare.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from med_transfer.atomic import write_text
+from med_transfer.evaluation.comparison.compare import Comparison
+from med_transfer.evaluation.comparison.forest import differences, forest
+from med_transfer.metrics import Estimate
+from med_transfer.metrics.paired_tests import PairedTest
+from med_transfer.page import environment
+
+SCHEMA = 1
+_TEMPLATE = "compare.html.jinja"
+METHOD = (
+    "Differences are of the run minus the reference, on the test scans that both predicted, in the same resampled "
+    "patients; intervals are 95 % percentiles, of sensitivities with one scan a patient Newcombe's score interval for "
+    "pairs, and are not corrected for the number of runs and measures. DeLong's test (macro AUC) and McNemar's exact "
+    "test (scans called right) are a second opinion; their p values are corrected for the number of runs by Holm's "
+    "method, each test by itself. An interval that holds 0 shows no difference, which is not the same as showing that "
+    "there is none."
+)
+MARGIN_METHOD = (
+    "Non-inferiority: the lower limit of the 95 % interval of the difference lies above minus the margin, a one-sided "
+    "test at 2.5 % (Piaggio et al. 2012). It means what it says only for a margin, and for one measure, that were "
+    "stated before the test scans were seen; the verdicts are not corrected for the number of measures. In simulations "
+    "with 20 or 50 patients a worse AUC near 1 was called non-inferior in up to 8 % of samples, not in 2.5 %."
+)
+CHOICE_WARNING = (
+    "To pick the run that looks best here is a choice made on test scans: its figure is then too good, and another "
+    "cohort has to judge it."
+)
+
+
+def write_comparison(comparisons: Sequence[Comparison], out: Path | str) -> None:
+    """All three files, into a folder. Raises OutputError."""
+    out = Path(out)
+    record = {"schema": SCHEMA, "runs": [one.as_record() for one in comparisons], "method": method_of(comparisons)}
+    write_text(out / "compare.json", json.dumps(record, indent=2) + "\n")
+    write_text(out / "compare.md", as_markdown(comparisons))
+    write_text(out / "compare.html", as_page(comparisons))
+
+
+def names_of(comparisons: Sequence[Comparison]) -> list[str]:
+    """Each run's folder by as few of its last parts as tell the runs apart."""
+    parts = [one.run.resolve().parts for one in comparisons]
+    for depth in range(1, max(map(len, parts))):
+        names = ["/".join(path[-depth:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {one.run}" for number, one in enumerate(comparisons, start=1)]
+
+
+def method_of(comparisons: Sequence[Comparison]) -> str:
+    """How the figures were found."""
+    return METHOD if comparisons[0].margin is None else f"{METHOD} {MARGIN_METHOD}"
+
+
+def scans_sentence(comparisons: Sequence[Comparison]) -> str:
+    """On which scans the runs were compared."""
+    reference, *others = comparisons
+    if all(one.same_scans for one in others):
+        return f"All runs were tested on the same {reference.n_shared} scans."
+    counts = ", ".join(
+        f"{name} {one.n_shared} of {one.n_reference}"
+        for name, one in zip(names_of(comparisons)[1:], others, strict=True)
+    )
+    return (
+        "The runs' test scans differ, so each is compared on those it shares with the reference only: "
+        f"{counts} of the reference's scans. Figures in the table of runs are on each run's own test scans."
+    )
+
+
+def as_page(comparisons: Sequence[Comparison]) -> str:
+    """The page as text; equal input gives an equal page."""
+    page = environment(Path(__file__).parent)
+    page.filters |= {"estimate": estimate_text, "signed": signed_text, "p": p_text}
+    names = names_of(comparisons)
+    return page.get_template(_TEMPLATE).render(
+        runs=list(zip(names, comparisons, strict=True)),
+        classes=list(comparisons[0].metrics.labels),
+        forest=forest(comparisons, names),
+        scans=scans_sentence(comparisons),
+        method=method_of(comparisons),
+        verdicts=verdicts(comparisons),
+        margin=comparisons[0].margin,
+        choice_warning=CHOICE_WARNING,
+    )
+
+
+def as_markdown(comparisons: Sequence[Comparison]) -> str:
+    """Runs, differences, and the second opinions."""
+    names, classes = names_of(comparisons), comparisons[0].metrics.labels
+    runs: list[tuple[str, ...]] = [
+        ("run", "test scans", "macro AUC", "balanced sensitivity", *(f"sensitivity {name}" for name in classes))
+    ]
+    for name, one in zip(names, comparisons, strict=True):
+        metrics = one.metrics
+        figures = [metrics.macro_auc, metrics.balanced_accuracy, *(metrics.classes[c].sensitivity for c in classes)]
+        runs.append((name, str(metrics.n_scans), *map(estimate_text, figures)))
+    rows = [("run minus " + names[0], "shared scans", "measure", "difference")]
+    tests = [("run", "test", "p", "p, Holm", "from")]
+    for name, one in list(zip(names, comparisons, strict=True))[1:]:
+        rows += [(name, str(one.n_shared), what, signed_text(found)) for what, found in differences(one).items()]
+        tests += [_test_row(name, test) for test in one.tests]
+    margin = comparisons[0].margin
+    held = [("run", "measure", "difference", "verdict"), *verdicts(comparisons)]
+    parts = [
+        "# Runs side by side", f"Reference: {names[0]}. {scans_sentence(comparisons)}", _table(runs),
+        "## Differences", _table(rows),
+        *([] if margin is None else [f"## Non-inferiority with a margin of {margin:g}", _table(held)]),
+        "## Second opinion", _table(tests), method_of(comparisons), f"> {CHOICE_WARNING}",
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def verdicts(comparisons: Sequence[Comparison]) -> list[tuple[str, str, str, str]]:
+    """Run, measure, difference and what the margin says of it; empty without a margin."""
+    return [
+        (name, measure, signed_text(found), verdict.sentence)
+        for name, one in list(zip(names_of(comparisons), comparisons, strict=True))[1:]
+        for measure, found in differences(one).items()
+        if (verdict := one.held_to_margin(found)) is not None
+    ]
+
+
+def _test_row(name: str, test: PairedTest) -> tuple[str, ...]:
+    return (name, test.method, p_text(test.p_value), p_text(test.p_holm), test.found or test.reason)
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """For example ``0.87 (0.79 to 0.93)``."""
+    if estimate.value is None:
+        return "undefined"
+    interval = f" ({estimate.ci95[0]:.2f} to {estimate.ci95[1]:.2f})" if estimate.ci95 else ""
+    return f"{estimate.value:.2f}{interval}"
+
+
+def signed_text(estimate: Estimate) -> str:
+    """For example ``+0.03 (-0.02 to +0.08)``."""
+    if estimate.value is None:
+        return "undefined"
+    interval = f" ({estimate.ci95[0]:+.2f} to {estimate.ci95[1]:+.2f})" if estimate.ci95 else " (no interval)"
+    return f"{estimate.value:+.2f}{interval}"
+
+
+def p_text(p: float | None) -> str:
+    """Three decimals; a dash where there is no test."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    head, *body = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, tuple("---" for _ in head), *body))

@@ -1,0 +1,160 @@
+"""The errors that a report shows: which ones, with where the network looked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from med_transfer.bundle import BundleRecord
+from med_transfer.cohorts import PreparedCohort
+from med_transfer.explanation import Explanation, GradCAM, explain
+from med_transfer.explanation.picture import heat_picture
+from med_transfer.explanation.sanity import MOST_CORRELATED
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.predictions.record import Prediction
+from med_transfer.report.run_summary import MapChecks, Miss
+from med_transfer.scans import geometry
+
+_DRAWS, _RANDOM_REGIONS = 1, 10  # for each error; over the errors of a gallery they add up
+_HEIGHT_INCHES = 1.2  # two pictures stand side by side on the page
+_FIRST_ROW = 2  # of a table opened as a spreadsheet: row 1 is the header
+
+
+@dataclass(frozen=True)
+class Error:
+    """One wrong call.
+
+    Attributes:
+        scan: index.
+        kind: ``miss``: a class that is there and was not called; ``confident``: a wrong call that was sure of itself.
+        class_index: what is explained: the class called wrongly; where none was called, the one missed.
+    """
+
+    scan: int
+    kind: Literal["miss", "confident"]
+    class_index: int
+
+
+def chosen_errors(
+    truth: NDArray[np.bool_], called: NDArray[np.bool_], probabilities: NDArray[np.float64], n: int
+) -> list[Error]:
+    """At most ``n`` errors, each scan once: half of them misses, class by class, the rest the surest wrong calls.
+
+    A class's misses come in order of the probability that it got, least first.
+
+    Args:
+        truth, called: boolean [scan, class]; probabilities in [0, 1] of the same shape.
+        n: how many.
+    """
+    missed, wrongly = truth & ~called, called & ~truth
+    by_class = [
+        sorted(np.flatnonzero(missed[:, c]).tolist(), key=lambda scan, c=c: float(probabilities[scan, c]))
+        for c in range(truth.shape[1])
+    ]
+    misses = [scan for scan in chain.from_iterable(zip_longest(*by_class)) if scan is not None]
+    score = np.where(wrongly, probabilities, -1.0).max(axis=1, initial=-1.0)
+    confident = sorted(np.flatnonzero(wrongly.any(axis=1)).tolist(), key=lambda scan: -float(score[scan]))
+    kinds: dict[int, Literal["miss", "confident"]] = {}
+    for scan in misses:
+        if len(kinds) < (n + 1) // 2:
+            kinds.setdefault(scan, "miss")
+    for scan, kind in [*((scan, "confident") for scan in confident), *((scan, "miss") for scan in misses)]:
+        if len(kinds) < n:
+            kinds.setdefault(scan, kind)
+    return [Error(scan, kind, _explained(scan, missed, wrongly, probabilities)) for scan, kind in kinds.items()]
+
+
+def _explained(scan: int, missed: NDArray, wrongly: NDArray, probabilities: NDArray) -> int:
+    among = wrongly[scan] if wrongly[scan].any() else missed[scan]
+    return int(np.where(among, probabilities[scan], -1.0).argmax())
+
+
+def gallery(
+    record: BundleRecord, ensemble: Ensemble, prepared: PreparedCohort, predictions: Sequence[Prediction], n: int
+) -> tuple[list[Miss], MapChecks | None]:
+    """Pictures of at most ``n`` errors with Grad-CAM over them, and how far these maps can be trusted.
+
+    Args:
+        record: of the bundle that is judged.
+        ensemble: its network; on a GPU while it is explained, when there is one, and then on the CPU.
+        prepared: the scans, as the network sees them.
+        predictions: of the same scans, in their order.
+        n: how many; with 0, or without an error, there is nothing and None.
+    """
+    if not n or not predictions:
+        return [], None
+    probabilities = np.array([[one.probabilities[name] for name in record.classes] for one in predictions])
+    called, truth = record.operating_point.calls(probabilities, record.labels), prepared.cohort.truth
+    errors = chosen_errors(truth, called, probabilities, n)
+    if not errors:
+        return [], None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ensemble = ensemble.to(device).eval()
+    found = list(_explained_errors(errors, ensemble, prepared, device))
+    ensemble.cpu()
+    misses = []
+    for error, one in zip(errors, found, strict=True):
+        picture, through = _picture(record, prepared.tensors[error.scan][0], one)
+        misses.append(
+            Miss(
+                row=error.scan + _FIRST_ROW,
+                kind=error.kind,
+                truth=";".join(
+                    name for name, present in zip(record.classes, truth[error.scan], strict=True) if present
+                ),
+                predicted=predictions[error.scan].predicted,
+                explained=record.classes[error.class_index],
+                probability=float(probabilities[error.scan, error.class_index]),
+                picture=picture,
+                through=through,
+                empty=one.heat.empty,
+            )
+        )
+    return misses, _checks(record, found)
+
+
+def _explained_errors(
+    errors: Sequence[Error], ensemble: Ensemble, prepared: PreparedCohort, device: torch.device
+) -> Iterator[Explanation]:
+    for seed, error in enumerate(errors):  # each with random weights and regions of its own
+        image = torch.from_numpy(prepared.tensors[error.scan].astype(np.float32)).to(device)
+        yield explain(ensemble, image, error.class_index, GradCAM(), draws=_DRAWS, n_random=_RANDOM_REGIONS, seed=seed)
+
+
+def _picture(
+    record: BundleRecord, image: NDArray[np.float16], found: Explanation
+) -> tuple[bytes, Literal["region", "peak", "middle"]]:
+    """JPEG, and through which point its planes go. Where the spacing is each scan's own, voxels are shown square."""
+    look, voxels = record.preprocessing, image.astype(np.float32)
+    depth, height, width = voxels.shape
+    affine = geometry.grid_affine(look.orientation, look.spacing_mm or (1, 1, 1), (0, 0, 0), (depth, height, width))
+    window = (float(voxels.min()), float(voxels.max()))
+    through = "region" if look.region == "roi" else "middle" if found.heat.empty else "peak"
+    point = geometry.to_world_mm(affine, found.heat.peak[::-1]) if through == "peak" else (0.0, 0.0, 0.0)
+    return heat_picture(
+        voxels, found.heat.values, affine, window, point, kind="jpeg", height_inches=_HEIGHT_INCHES
+    ), through
+
+
+def _checks(record: BundleRecord, found: Sequence[Explanation]) -> MapChecks:
+    hidden = [one.deletion for one in found if one.deletion is not None]
+    correlations = [one.sanity.correlation for one in found if one.sanity is not None]
+    spacing = record.preprocessing.spacing_mm
+    element = found[0].heat.element_voxels
+    return MapChecks(
+        n=len(found),
+        n_empty=sum(one.heat.empty for one in found),
+        element_mm=spacing and (element[0] * spacing[0], element[1] * spacing[1], element[2] * spacing[2]),
+        hidden_share=hidden[0].share if hidden else None,
+        drop=float(np.mean([one.drop for one in hidden])) if hidden else None,
+        random_drop=float(np.mean([one.random_drop for one in hidden])) if hidden else None,
+        n_no_better=sum(not one.beats_chance for one in hidden),
+        correlation=float(np.mean(correlations)) if correlations else None,
+        correlation_limit=MOST_CORRELATED,
+    )

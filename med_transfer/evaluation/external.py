@@ -1,0 +1,197 @@
+"""A bundle judged on another cohort: an external validation, or a second look at the run's own test patients."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.bundle import (
+    BUNDLE_FOLDER,
+    BundleRecord,
+    HeldOut,
+    Provenance,
+    load_network,
+    read_record,
+    run_folder,
+    versions,
+)
+from med_transfer.bundle.model_card import model_card_rows
+from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort, seen_before
+from med_transfer.errors import PatientLeak
+from med_transfer.evaluation.evaluate import assess, judge
+from med_transfer.evaluation.subgroup_columns import check_subgroups
+from med_transfer.evaluation.test_access_log import OPENINGS_FILE, Opening, opened
+from med_transfer.explanation.config import ExplainConfig
+from med_transfer.metrics import EvaluationConfig, Metrics
+from med_transfer.metrics.cohort_profile import CohortProfile
+from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics.domain import Domain, domain_of
+from med_transfer.metrics.overlap import Overlap
+from med_transfer.metrics.predictive_values import checked_prevalence
+from med_transfer.metrics.shortcuts import Development
+from med_transfer.metrics.within_cohort import baselines_within
+from med_transfer.page import Language
+from med_transfer.preprocessing import Preprocessing
+from med_transfer.progress import Progress, silent
+from med_transfer.report.run_summary import RunSummary, cohort_counts, participant_flow
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_bundle(
+    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
+    subgroups: Sequence[str] | None = None, allow_overlap: bool = False, language: Language = "en",
+    config: EvaluationConfig | None = None, explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
+) -> Metrics:  # fmt: skip
+    """Predict a labelled cohort and write predictions.csv, metrics.json and report.html. It counts as an opening.
+
+    Args:
+        bundle: a bundle folder, or the run folder that holds one.
+        cohort: the table; its classes must be the bundle's.
+        out: folder to write to.
+        progress: told how far it is.
+        subgroups: columns to measure by; None: every suitable one.
+        allow_overlap: judge scans that the network has learned from too; metrics and report then say how many.
+        language: of the report.
+        config: which intervals the rates get, and the prevalence to state predictive values at.
+        explain: how many errors the report shows, with where the network looked.
+
+    Raises:
+        UsageError: no such column; a prevalence is stated of no class; the run's record of openings is damaged.
+        PatientLeak: a patient or a scan that the bundle, its source or its pretraining was trained on.
+        CohortError, BundleError, NothingDone, OutputError: as their names say.
+    """
+    started, out = time.monotonic(), Path(out)
+    folder = Path(bundle) / BUNDLE_FOLDER if (Path(bundle) / BUNDLE_FOLDER).is_dir() else Path(bundle)
+    record = read_record(folder)
+    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
+    check_subgroups(cohort, subgroups)
+    config = config or EvaluationConfig()
+    checked_prevalence(config.prevalence, cohort.labels)
+    if not allow_overlap:  # by patient, before anything is read
+        _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
+    prepared = prepare_cohort(
+        cohort, Preprocessing(record.preprocessing), out / "prepared",
+        progress=lambda done, total: progress("reading scans", done, total),
+    )  # fmt: skip
+    if not allow_overlap:
+        _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
+    overlap = _overlap(record, prepared)
+    network = load_network(folder)
+    with _opened(record, prepared, folder, out) as openings:
+        probabilities, novelty = assess(network, prepared)
+        within, shortcuts = baselines_within(prepared.handcrafted, _as_development(prepared))
+        summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
+        return judge(
+            record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
+            baselines=_prevalence(record, len(prepared.scans)) | within, shortcuts=shortcuts,
+            domain=_domain(record, prepared, novelty), openings=openings, config=config,
+            ensemble=network, explain=explain,
+        )  # fmt: skip
+
+
+@contextmanager
+def _opened(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: Path) -> Iterator[Openings]:
+    """Counted in the run folder; where there is none, or it cannot be written to, in the output folder."""
+    run = run_folder(bundle)
+    of_run = run / OPENINGS_FILE if run else None
+    writable = of_run is not None and os.access(of_run if of_run.exists() else of_run.parent, os.W_OK)
+    opening = Opening(
+        by="evaluate",
+        own=bool(_seen(record.held_out, prepared.cohort, prepared.content_hashes)) if record.held_out else None,
+        cohort_hash=labelled_scans_hash(prepared.cohort, prepared.content_hashes),
+        n_scans=len(prepared.scans),
+        lock_hash=record.lock_hash,
+        operating_point=record.operating_point,
+    )
+    if of_run is not None and writable:
+        counted = opened(of_run, opening)
+    else:
+        counted = opened(out / OPENINGS_FILE, opening, elsewhere=of_run)
+    with counted as openings:
+        log.log(openings.level, openings.sentence)
+        yield openings
+
+
+def _prevalence(record: BundleRecord, n_scans: int) -> dict[str, NDArray[np.float64]]:
+    """The baseline of who knows only how frequent the classes were in development; none where the bundle forgot.
+
+    The shares of the cohort at hand would be taken from the very labels that are to be predicted.
+    """
+    if record.development is None:
+        return {}
+    shares = [record.development.prevalence[name] for name in record.classes]
+    return {"prevalence": np.tile(shares, (n_scans, 1))}
+
+
+def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:
+    seen = _seen(record.trained_on, cohort, content_hashes)
+    if not seen:
+        return
+    named = ", ".join(str(cohort.cases[i]) for i in seen[:5])
+    of_source = len(_seen(record.trained_on.from_source, cohort, content_hashes))
+    through = f" ({of_source} of them by its source or pretraining)" if of_source else ""
+    raise PatientLeak(
+        f"the bundle was trained on {len(seen)} of these scans or their patients{through}: {named}",
+        where=cohort.path or "", expected="patients that the bundle never saw",
+        action="Leave those rows out, or pass --allow-overlap: the figures are then not of new patients",
+    )  # fmt: skip
+
+
+def _seen(known: Provenance | HeldOut | None, cohort: Cohort, content_hashes: Sequence[Images]) -> tuple[int, ...]:
+    return seen_before(cohort, content_hashes, known.patient_hashes, known.content_hashes) if known else ()
+
+
+def _overlap(record: BundleRecord, prepared: PreparedCohort) -> Overlap:
+    cohort, source = prepared.cohort, record.trained_on.from_source
+    seen = _seen(record.trained_on, cohort, prepared.content_hashes)
+    return Overlap(
+        n_scans=len(cohort),
+        n_patients=len(set(cohort.patients)),
+        seen_scans=len(seen),
+        seen_patients=len({cohort.patients[i] for i in seen}),
+        seen_by_source=len(_seen(source, cohort, prepared.content_hashes)) if source else None,
+    )
+
+
+def _as_development(prepared: PreparedCohort) -> Development:
+    cohort = prepared.cohort
+    return Development([scan.acquisition for scan in prepared.scans], cohort.truth, cohort.patients, cohort.labels)
+
+
+def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.float64]) -> Domain:
+    cohort, facts = prepared.cohort, [scan.acquisition for scan in prepared.scans]
+    envelopes = (record.input_envelope, *record.input_envelope.further)
+    return domain_of(
+        np.array([scan.spacings_mm for scan in prepared.scans]), novelty, facts,
+        CohortProfile.of(cohort.truth, cohort.labels.names, cohort.patients, facts),
+        envelope_mm=([one.spacing_mm_low for one in envelopes], [one.spacing_mm_high for one in envelopes]),
+        training=record.development, abstain_above=record.abstain_above_novelty,
+    )  # fmt: skip
+
+
+def _summary(
+    record: BundleRecord, prepared: PreparedCohort, overlap: Overlap, seconds: float, language: Language
+) -> RunSummary:
+    cohort, parts = prepared.cohort, ["test"] * len(prepared.scans)
+    new = "no patient of this cohort was used in training (the bundle remembers whom it saw)"
+    return RunSummary(
+        title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
+        question=f"Which of {', '.join(record.classes)}?",
+        backbone=record.backbone.name,
+        backbone_licence=record.backbone.licence,
+        cohort=cohort_counts(cohort.truth, cohort.patients, parts, cohort.labels),
+        split=f"not at all: {overlap.sentence or new}",
+        flow=participant_flow(cohort.patients, parts, [scan.patient for scan in prepared.failed]),
+        seconds=seconds,
+        software=versions(),
+        model_card=model_card_rows(record),
+        language=language,
+    )

@@ -1,0 +1,75 @@
+"""Which columns divide a cohort into subgroups: those of the table, and how the scans were made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+
+from med_transfer.cohorts import Cohort, PreparedCohort
+from med_transfer.cohorts.acquisition import NUMBER_FACTS, TEXT_FACTS
+from med_transfer.errors import UsageError
+from med_transfer.fusion.clinical import is_missing
+from med_transfer.metrics.grouping import Grouping, group_column, is_private
+
+# Every further column weakens the correction for all; the rest of the facts can be asked for by name.
+_FACTS_BY_DEFAULT = (
+    *("manufacturer", "scanner_model", "kernel"),
+    *("slice_thickness_mm", "slice_spacing_mm", "pixel_spacing_mm"),
+)
+
+
+def check_subgroups(cohort: Cohort, columns: Sequence[str] | None) -> None:
+    """Before anything is read: whether these columns exist.
+
+    Raises:
+        UsageError: no column of the table, and no fact of a scan, has this name.
+    """
+    known = [*_table_columns(cohort), *TEXT_FACTS, *NUMBER_FACTS]
+    for column in columns or ():
+        if column not in known:
+            near = get_close_matches(column, known, n=1)
+            raise UsageError(
+                f"subgroup column {column!r} is not in the table", where=cohort.path or "",
+                expected=f"one of {', '.join(known)}", action=f"Did you mean {near[0]}?" if near else "",
+            )  # fmt: skip
+
+
+def cohort_subgroups(
+    prepared: PreparedCohort, columns: Sequence[str] | None = None, channels: Collection[str] = ()
+) -> list[Grouping]:
+    """Subgroups by the columns named, or by every suitable one.
+
+    Without names, a column that names scans (``channels``), holds identifiers or dates by its name, or does not divide
+    the scans, is left out; one
+    that divides them as an earlier one does is only mentioned there. A column that was named is always in the answer.
+    """
+    names = columns if columns is not None else [
+        *(name for name in _table_columns(prepared.cohort) if name not in channels and not is_private(name)),
+        *(name for name in _FACTS_BY_DEFAULT if name not in _table_columns(prepared.cohort)),
+    ]  # fmt: skip
+    groupings = [group_column(name, _texts(prepared, name), prepared.cohort.patients) for name in dict.fromkeys(names)]
+    return groupings if columns is not None else _distinct([one for one in groupings if not one.unsuitable])
+
+
+def _distinct(groupings: Sequence[Grouping]) -> list[Grouping]:
+    """One of those that divide the scans alike; the test's correction should not count them twice."""
+    first: dict[tuple[int, ...], Grouping] = {}
+    for grouping in groupings:
+        known = first.setdefault(grouping.partition, grouping)
+        if known is not grouping:
+            first[grouping.partition] = replace(known, same_as=(*known.same_as, grouping.column))
+    return list(first.values())
+
+
+def _table_columns(cohort: Cohort) -> list[str]:
+    return sorted({name for case in cohort.cases for name in case.columns})
+
+
+def _texts(prepared: PreparedCohort, column: str) -> list[str]:
+    """The column's text of every scan, empty where it says nothing; the table goes before the scan's own header."""
+    if column in _table_columns(prepared.cohort):
+        texts = [case.columns.get(column, "") for case in prepared.cohort.cases]
+    else:
+        texts = [str(scan.acquisition.get(column, "")) for scan in prepared.scans]
+    return ["" if is_missing(text) else text.strip() for text in texts]

@@ -1,0 +1,1 @@
+"""What watches a training: kept weights, averaged weights, random states, progress."""

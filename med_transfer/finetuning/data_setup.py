@@ -1,0 +1,145 @@
+"""Before training: what the network will see, which scans can be used, and who is in which part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from med_transfer.backbones import BackboneSpec, weights_file
+from med_transfer.bundle import RECORD_FILE, read_record
+from med_transfer.bundle.provenance import source_provenance
+from med_transfer.cohorts import (
+    Cohort,
+    CohortLock,
+    PreparedCohort,
+    Split,
+    check_leakage,
+    prepare_cohort,
+    seen_before,
+    split_cohort,
+)
+from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.unlabelled import UNLABELLED_LOCK_FILE, lock_unlabelled, prepare_unlabelled
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.progress import Progress
+
+LOCK_FILE = "cohort.lock.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run works on; the same for the transferred network and its scratch twin.
+
+    Attributes:
+        unlabelled: scans for alignment or mapping, which the scratch twin has no use for.
+    """
+
+    preprocessing: PreprocessingConfig
+    prepared: PreparedCohort
+    split: Split
+    lock: CohortLock
+    unlabelled: PreparedCohort | None = None
+
+
+def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: Path, progress: Progress) -> Plan:
+    """Read every scan once, split by patient, prove that nothing leaks, and write ``cohort.lock.json``.
+
+    Raises:
+        CohortError: the cohort cannot be split, or a patient or identical scan is on both sides, or among the
+            unlabelled scans and in the test part.
+        NothingDone: no scan can be used.
+    """
+    preprocessing = resolve_preprocessing(spec, config)
+    prepared = prepare_cohort(
+        cohort, Preprocessing(preprocessing), out / "prepared", margin_voxels(preprocessing.shape),
+        lambda done, total: progress("reading scans", done, total),
+    )  # fmt: skip
+    split = split_cohort(prepared.cohort, config.split)
+    check_leakage(prepared.cohort, prepared.content_hashes, split)
+    lock = CohortLock.of(prepared.cohort, prepared.content_hashes, split, config.split)
+    unlabelled = None
+    if config.transfer.unlabelled:
+        cache = out / "prepared"
+        unlabelled = prepare_unlabelled(config.transfer.unlabelled, prepared, split, preprocessing, cache, progress)
+    plan = Plan(preprocessing, prepared, split, lock, unlabelled)
+    _refuse_what_the_source_saw(plan, source_weights(config))
+    _write_lock(lock, out / LOCK_FILE)
+    if unlabelled:
+        lock_unlabelled(unlabelled, out / UNLABELLED_LOCK_FILE)
+    return plan
+
+
+def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> PreprocessingConfig:
+    """What the backbone was made for, with the config's overrides.
+
+    Raises:
+        ConfigError: a value that no input can have, or an input smaller than the backbone can work on.
+    """
+    names = ("orientation", "spacing_mm", "shape", "window_hu", "output_range")
+    native = {name: value for name in names if (value := getattr(spec.input, name)) is not None}
+    try:
+        preprocessing = PreprocessingConfig(**(native | config.input.overrides()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["input", *map(str, first["loc"][:1])])
+        raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from None
+    if any(size < least for size, least in zip(preprocessing.shape, spec.input.minimum_shape, strict=True)):
+        raise ConfigError(
+            f"shape {list(preprocessing.shape)}", where="input.shape",
+            expected=f"at least {list(spec.input.minimum_shape)} for {spec.name}",
+        )  # fmt: skip
+    return preprocessing
+
+
+def source_weights(config: FinetuneConfig) -> Path | None:
+    """The file that the transfer starts from; None from scratch, and where an installed package brings the weights."""
+    if config.transfer.strategy == "scratch":
+        return None
+    return weights_file(config.backbone.name, config.backbone.weights)
+
+
+def refuse_adapted_source(weights: Path | None) -> None:
+    """A network with adapters is not a plain encoder: without them it would be its own source again.
+
+    Raises:
+        BackboneError: the source is a bundle with adapters.
+    """
+    if weights is None or not (weights / RECORD_FILE).exists():
+        return
+    transfer = read_record(weights).transfer
+    if transfer is not None and transfer.adapter_reduction:
+        raise BackboneError(
+            "the source has adapters, which cannot be transferred", where=weights,
+            expected="a bundle of another strategy, for example lora",
+            action="Give the weights that its adapters were added to, or train it again",
+        )  # fmt: skip
+
+
+def _write_lock(lock: CohortLock, path: Path) -> None:
+    """Write the lock, or find the same one there from a run that was killed."""
+    if path.exists() and CohortLock.read(path).cohort_hash != lock.cohort_hash:
+        raise UsageError(
+            "the folder holds a run on another cohort", where=path, expected="a new folder, or the same cohort",
+            action="Choose another -o",
+        )  # fmt: skip
+    lock.write(path)
+
+
+def _refuse_what_the_source_saw(plan: Plan, weights: Path | None) -> None:
+    """A network of one's own remembers the patients it was trained on: none of them may judge its offspring."""
+    source = source_provenance(weights)
+    if source is None:
+        return
+    test = plan.prepared.subset(plan.split.test)
+    seen = seen_before(test.cohort, test.content_hashes, source.patient_hashes, source.content_hashes)
+    if seen:
+        named = ", ".join(str(test.cohort.cases[i]) for i in seen[:5])
+        raise PatientLeak(
+            f"the source was trained on {len(seen)} test scans or their patients: {named}",
+            where=weights, expected="test patients that the source never saw",
+            action="Mark those rows split=train, or choose another source",
+        )  # fmt: skip

@@ -1,0 +1,45 @@
+"""When transfer harms: which network the bundle keeps. Decided on validation scans, never on test scans."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.metrics.record import KeptNetwork
+from med_transfer.metrics.transfer_gain import transfer_gain
+
+
+def choose_network(
+    plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble, scratch: TrainedEnsemble | None
+) -> KeptNetwork:
+    """The transferred network, unless ``transfer.on_harm`` is ``fallback`` and transfer harms on validation scans.
+
+    Harm is the verdict that the report gives (:func:`transfer_gain`), on each development scan's prediction by the
+    member that did not train on it. Those scans also chose the epoch to keep, of both networks alike, so both look
+    somewhat better than they are; the difference is what decides. No test scan has been predicted yet.
+    """
+    rule = config.transfer.on_harm
+    if config.transfer.strategy == "scratch":
+        return KeptNetwork(kept="scratch", rule=rule, sentence="There was no transfer: the network is from scratch.")
+    if rule == "report" or scratch is None:
+        sentence = "The transferred network was kept; whether transfer helped or harmed was only to be reported."
+        return KeptNetwork(kept="transferred", rule=rule, sentence=sentence)
+    validation = list(chain.from_iterable(plan.split.validation))
+    cohort = plan.prepared.cohort.subset(validation)
+    found = transfer_gain(
+        cohort.truth, trained.validation, scratch.validation, cohort.patients, cohort.labels, config.seed
+    )
+    kept = "scratch" if found.verdict == "harm" else "transferred"
+    why = {
+        "harm": "Transfer harmed on them, so the network from scratch was kept",
+        "none": "No difference was shown on them, so the transferred network was kept",
+        "gain": "Transfer helped on them, so the transferred network was kept",
+    }[found.verdict]
+    sentence = (
+        f"Decided on the predictions of {len(validation)} validation scans by networks that had not trained on them, "
+        f"before any test scan was predicted. {why}. Every figure on test scans is the kept network's; the transfer "
+        "gain compares both."
+    )
+    return KeptNetwork(kept=kept, rule=rule, validation=found, sentence=sentence)

@@ -1,0 +1,85 @@
+"""The network's output joined with handcrafted features and clinical columns. No test scan is looked at."""
+
+from __future__ import annotations
+
+import logging
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.cohorts import Cohort, Split
+from med_transfer.cohorts.handcrafted import FEATURE_NAMES
+from med_transfer.errors import CohortError
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.fusion import Fusion, FusionScans
+from med_transfer.fusion.clinical import learn_column
+from med_transfer.fusion.fitting import fit_fusion, require_patients
+from med_transfer.fusion.leaks import leaking_columns
+
+log = logging.getLogger(__name__)
+
+
+def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: bool = False) -> None:
+    """Refuse a fusion that cannot be fitted, before anything is trained; ``warn`` also of columns that tell too much.
+
+    Raises:
+        CohortError: a column that is not there, is constant, or cannot be read.
+        TooFewPatients: too few scans to learn from.
+    """
+    if config.fusion is None:
+        return
+    where = cohort.path or "fusion"
+    method = config.fusion.method
+    known = cohort.subset(split.development if method == "mean" else chain.from_iterable(split.validation))
+    require_patients(known.truth, known.patients, cohort.labels, method, where)
+    there = sorted({name for case in cohort.cases for name in case.columns})
+    development = cohort.subset(split.development)
+    rows = [str(case) for case in development.cases]
+    for name in config.fusion.columns:
+        if name not in there:
+            raise CohortError(
+                f"fusion.columns has {name!r}, which the table does not", where=where,
+                expected=f"one of {', '.join(there)}" if there else "a column beside scan, patient and label",
+            )  # fmt: skip
+        texts = [case.columns.get(name, "") for case in development.cases]
+        learn_column(name, texts, development.patients, rows, where)
+        if warn:
+            for warning in leaking_columns({name: texts}, development.truth, development.patients):
+                log.warning("fusion: %s", warning)
+
+
+def fuse_run(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> Fusion | None:
+    """The fusion of the ensemble that was kept; None where the config wants none.
+
+    Each development scan's output is that of the member that did not train on it. With a single split only the
+    validation scans have one, and a stacked combination learns from these alone; combinations without the network
+    learn from every development scan all the same.
+
+    Raises:
+        CohortError: as :func:`check_fusion`.
+    """
+    if config.fusion is None:
+        return None
+    development = list(plan.split.development)
+    cohort = plan.prepared.cohort
+    outputs = np.full((len(cohort), len(cohort.labels)), np.nan)
+    outputs[list(chain.from_iterable(plan.split.validation))] = trained.validation
+    fusion = fit_fusion(
+        _scans(plan, development, outputs[development]), cohort.truth[development],
+        [cohort.patients[i] for i in development], cohort.labels, FEATURE_NAMES, config.fusion,
+        balanced=config.training.balance != "none", seed=config.seed,
+        rows=[str(cohort.cases[i]) for i in development], where=cohort.path or "fusion",
+    )  # fmt: skip
+    whole = fusion.combinations[0]
+    log.info("fusion of %s, %s: fitted on %d scans of %d patients, C %g", ", ".join(config.fusion.use),
+             config.fusion.method, whole.n_scans, whole.n_patients, whole.inverse_penalty)  # fmt: skip
+    return fusion
+
+
+def _scans(plan: Plan, rows: list[int], probabilities: NDArray[np.float64]) -> FusionScans:
+    cases = [plan.prepared.cohort.cases[row] for row in rows]
+    features = plan.prepared.handcrafted[rows]
+    return FusionScans(probabilities, features, [case.within for case in cases], [case.columns for case in cases])

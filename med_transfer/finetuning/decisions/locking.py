@@ -1,0 +1,39 @@
+"""Between training and test: the decisions are locked, and the opening of the test set is recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from med_transfer.bundle import RECORD_FILE, BundleRecord, read_record
+from med_transfer.bundle.decisions_lock import write_lock
+from med_transfer.evaluation.test_access_log import OPENINGS_FILE, Opening, opened
+from med_transfer.finetuning.data_setup import Plan
+from med_transfer.metrics.decision_records import Openings
+
+
+def lock_run(run: Path, bundle: Path) -> BundleRecord:
+    """Write ``decisions.lock.json`` from the bundle on the disk, and give its record as any reader gets it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_lock(run, json.loads((bundle / RECORD_FILE).read_bytes()))
+    return read_record(bundle)
+
+
+@contextmanager
+def opened_by_run(run: Path, plan: Plan, record: BundleRecord) -> Iterator[Openings]:
+    """Around everything in which a network reads the run's test scans. Raises as :func:`opened`."""
+    opening = Opening(
+        by="finetune",
+        own=True,
+        cohort_hash=plan.lock.cohort_hash,
+        n_scans=len(plan.split.test),
+        lock_hash=record.lock_hash,
+        operating_point=record.operating_point,
+    )
+    with opened(run / OPENINGS_FILE, opening) as openings:
+        yield openings

@@ -1,0 +1,198 @@
+"""The operating point chosen on validation scans: thresholds from their calibrated out-of-fold probabilities."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from med_transfer.errors import ConfigError, TooFewPatients
+from med_transfer.finetuning.decisions.config import OperatingPointConfig
+from med_transfer.metrics.class_rates import ClassRates
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.decision_records import ChosenPoint
+from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.scored import ScoredScans
+from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.labels import Labels
+
+log = logging.getLogger(__name__)
+
+_OPTIMISTIC = "; on the scans that the threshold was chosen on, so rather too high"
+
+
+def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: Labels) -> None:
+    """Refuse, before anything is trained, an operating point that cannot be had.
+
+    Args:
+        config: what is wanted.
+        truth: boolean [scan, class] of the validation scans.
+        labels: class names.
+
+    Raises:
+        ConfigError: a name that is no class, or a rule that does not fit the labels.
+        TooFewPatients: no validation scan of a class whose threshold is to be chosen, or none without it.
+    """
+    if config.rule == "cost" and labels.multilabel:
+        raise ConfigError(
+            "rule cost with several findings a scan", where="operating_point.rule", expected="rule thresholds",
+            action="State for each finding the threshold (cost of a false alarm) / (that + cost of a miss)",
+        )  # fmt: skip
+    for name in [config.for_class] if config.for_class is not None else []:
+        if name not in labels.names:
+            known = ", ".join(labels.names)
+            raise ConfigError(f"class {name!r}", where="operating_point.class", expected=f"one of {known}")
+    if config.rule == "sensitivity" and config.for_class is None and not labels.multilabel:
+        known = ", ".join(labels.names)
+        raise ConfigError("rule sensitivity without class", where="operating_point.class", expected=f"one of {known}")
+    if not config.is_chosen:
+        _stated(config, labels).require_fit(labels)
+        return
+    for name in _whose(config, labels):
+        cases = truth[:, labels.index(name)]
+        lacking = "of" if not cases.any() else "of another class than" if cases.all() else ""
+        if lacking:
+            raise TooFewPatients(
+                f"no validation scan {lacking} {name}, so its threshold cannot be chosen",
+                where="operating_point", expected="both kinds among the validation scans",
+                action="Choose another rule, or a split with more validation scans",
+            )  # fmt: skip
+
+
+def choose_point(
+    config: OperatingPointConfig, probabilities: NDArray[np.floating], truth: NDArray[np.bool_],
+    patients: Sequence[str], labels: Labels, *, n_networks: int = 1, seed: int = 0,
+) -> tuple[OperatingPoint, ChosenPoint]:  # fmt: skip
+    """The operating point, and what it reaches on the validation scans.
+
+    Args:
+        config: what is wanted.
+        probabilities: calibrated, [scan, class] in [0, 1], each scan by a network that had not trained on it.
+        truth: boolean [scan, class].
+        patients: one entry a scan.
+        labels: class names.
+        n_networks: members of the ensemble.
+        seed: of the patient bootstrap behind the intervals.
+
+    Raises:
+        ConfigError, TooFewPatients: as :func:`check_point`; or a sensitivity that no threshold above 0 reaches.
+    """
+    check_point(config, truth, labels)
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    point = _chosen(config, probabilities, truth, labels) if config.is_chosen else _stated(config, labels)
+    scored = ScoredScans.of(truth, probabilities, patients, labels, point)
+    rates = ClassRates.of(scored, PatientBootstrap(scored.patients, seed=seed), EvaluationConfig())
+    reached = ChosenPoint(
+        rule=config.rule,
+        for_class=config.for_class,
+        at_least=config.at_least,
+        n_scans=len(scored),
+        n_patients=scored.n_patients,
+        n_networks=n_networks,
+        sensitivity=_on_validation(rates, "sensitivity", config),
+        specificity=_on_validation(rates, "specificity", config),
+        warnings=_warnings(config, scored),
+    )
+    for warning in reached.warnings:
+        log.warning("operating point: %s", warning)
+    return point, reached
+
+
+def youden_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+    """The probability from which sensitivity + specificity - 1 is greatest; of equals the highest.
+
+    Args:
+        probabilities, truth: [scan] of one class; scans with and without it.
+
+    Source: Youden 1950, Cancer 3:32.
+    """
+    false_positive_rate, sensitivity, thresholds = roc_curve(truth, probabilities, drop_intermediate=False)
+    cases = truth.sum()
+    others = len(truth) - cases
+    found, false_alarms = np.rint(sensitivity * cases), np.rint(false_positive_rate * others)
+    gain = found * others - false_alarms * cases  # Youden's index in whole numbers: rounding breaks no tie
+    return float(thresholds[1:][gain[1:].argmax()])  # the first threshold, infinity, calls nothing
+
+
+def sensitivity_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_], at_least: float) -> float:
+    """The highest probability that at least the share ``at_least`` of the class's scans reaches.
+
+    Args:
+        probabilities, truth: [scan] of one class; some scan has it.
+    """
+    falling = np.sort(probabilities[truth])[::-1]
+    return float(falling[_needed(len(falling), at_least) - 1])
+
+
+def _needed(n_cases: int, at_least: float) -> int:
+    return max(1, math.ceil(round(at_least * n_cases, 9)))  # 0.95 x 20 is a little above 19 in floating point
+
+
+def _chosen(
+    config: OperatingPointConfig, probabilities: NDArray[np.float64], truth: NDArray[np.bool_], labels: Labels
+) -> OperatingPoint:
+    thresholds = dict.fromkeys(labels.names, 0.5) if labels.multilabel else {}
+    for name in _whose(config, labels):
+        of_class, cases = probabilities[:, labels.index(name)], truth[:, labels.index(name)]
+        if config.at_least is None:
+            thresholds[name] = youden_threshold(of_class, cases)
+        else:
+            thresholds[name] = sensitivity_threshold(of_class, cases, config.at_least)
+        if thresholds[name] <= 0:
+            raise ConfigError(
+                f"no threshold above 0 reaches the aim for {name}: the networks give probability 0 to its scans",
+                where="operating_point", expected="an aim that the validation scans can reach",
+                action="Run the same command with another operating_point; what was trained is kept",
+            )  # fmt: skip
+    rule = "threshold" if labels.multilabel else "class_threshold"
+    return OperatingPoint(rule=rule, thresholds=thresholds, chosen_on="validation")
+
+
+def _stated(config: OperatingPointConfig, labels: Labels) -> OperatingPoint:
+    """What needs no scan."""
+    if config.rule == "cost":
+        return OperatingPoint(rule="cost", costs=config.costs)
+    if config.rule == "thresholds":
+        return OperatingPoint(
+            rule="threshold" if labels.multilabel else "class_threshold", thresholds=config.thresholds
+        )
+    return OperatingPoint.default(labels)
+
+
+def _whose(config: OperatingPointConfig, labels: Labels) -> tuple[str, ...]:
+    """Classes whose threshold is chosen."""
+    return labels.names if config.for_class is None else (config.for_class,)
+
+
+def _on_validation(rates: ClassRates, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
+    """A rate by class, in words that tell validation from test scans."""
+    found = {label: rates.rate(c, name) for c, label in enumerate(rates.scored.labels.names)}
+    optimistic = _OPTIMISTIC if config.is_chosen else ""
+    return {
+        label: one.model_copy(
+            update={"method": one.method + optimistic, "reason": one.reason.replace("test scan", "validation scan")}
+        )
+        for label, one in found.items()
+    }
+
+
+def _warnings(config: OperatingPointConfig, scored: ScoredScans) -> list[str]:
+    """What to know of a threshold that was chosen for a sensitivity."""
+    found = []
+    for name in _whose(config, scored.labels) if config.at_least is not None else ():
+        column = scored.labels.index(name)
+        cases, called = scored.truth[:, column], scored.predicted[:, column]
+        n = int(cases.sum())
+        if _needed(n, config.at_least or 0) == n:
+            found.append(
+                f"{config.at_least:g} of {n} validation scans of {name} is all of them, so the threshold is the lowest "
+                "probability among them: one scan decides it"
+            )
+        if called.all():
+            found.append(f"the sensitivity of {name} is reached only by calling every validation scan so")
+    return found

@@ -1,0 +1,32 @@
+"""The prediction sets of a run, from its validation scans. No test scan is looked at."""
+
+from __future__ import annotations
+
+import logging
+from itertools import chain
+
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.model.calibration import PredictionSets, fit_prediction_sets
+from med_transfer.model.calibration.conformal import least_patients
+
+log = logging.getLogger(__name__)
+
+
+def learn_sets(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> PredictionSets:
+    """From each development scan's probabilities by the member that did not train on it, calibrated on other patients.
+
+    Logs a warning of classes that have too few patients to be ruled out for anyone.
+    """
+    cohort = plan.prepared.cohort.subset(chain.from_iterable(plan.split.validation))
+    wanted = config.calibration.set_coverage
+    sets = fit_prediction_sets(trained.validation, cohort.truth, cohort.patients, wanted)
+    counts = dict(zip(cohort.labels.names, sets.n_patients, strict=True))
+    few = [f"{name} ({n})" for name, n in counts.items() if n < least_patients(wanted)]
+    if few:
+        log.warning(
+            "prediction sets of coverage %g need %d validation patients of a class; in every set: %s",
+            wanted, least_patients(wanted), ", ".join(few),
+        )  # fmt: skip
+    return sets

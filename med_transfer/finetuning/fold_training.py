@@ -1,0 +1,171 @@
+"""Training of one member of the ensemble: one network, one validation part. Goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from monai.data.dataloader import DataLoader
+from safetensors.torch import load_file, save
+
+from med_transfer.atomic import write_bytes, write_text
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.alignment import find_alignment
+from med_transfer.finetuning.batches import loss_weights, training_batches, validation_batches
+from med_transfer.finetuning.callbacks.checkpoints import BestWeights, ResumePoint
+from med_transfer.finetuning.callbacks.random_states import RandomStates
+from med_transfer.finetuning.callbacks.weight_averaging import WeightAverage, first_averaged_epoch
+from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
+from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.initialisation import prepare_start
+from med_transfer.finetuning.losses import LOWER_IS_BETTER
+from med_transfer.finetuning.member_data import MemberData
+from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.strategies import find_strategy
+from med_transfer.model.classifier import Classifier
+from med_transfer.predictions.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
+
+log = logging.getLogger(__name__)
+
+RESUME_FILE = "resume.ckpt"
+
+
+@dataclass(frozen=True)
+class TrainedMember:
+    """A classifier with its best weights, in evaluation mode, and its course: one row an epoch."""
+
+    classifier: Classifier
+    history: list[dict[str, float]]
+    best_epoch: int
+
+
+def train_member(
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
+    labels: Labels, folder: Path, *, seed: int, progress: Callback | None = None,
+) -> TrainedMember:  # fmt: skip
+    """Train with early stopping and restore the best weights, as a plain network.
+
+    ``folder`` keeps the state: a finished member is loaded, an interrupted one goes on from its last epoch.
+
+    Args:
+        classifier: with what the strategy builds for good; see ``Strategy.build``.
+        config: resolved.
+    """
+    weights, course = folder / "best.safetensors", folder / "history.json"
+    if weights.exists() and course.exists():
+        classifier.load_state_dict(load_file(weights))
+        record = json.loads(course.read_text())
+        return TrainedMember(classifier.eval(), record["history"], record["best_epoch"])
+    L.seed_everything(seed, verbose=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    history, best_epoch = _learn(classifier, data, config, preprocessing, labels, folder, seed, progress)
+    for parameter in classifier.parameters():
+        # Laid out in memory as one that is loaded: else features, and what is decided on them, differ in the last bits.
+        parameter.data = parameter.data.contiguous()
+    state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
+    write_bytes(weights, save(state))
+    write_text(course, json.dumps({"history": history, "best_epoch": best_epoch}))
+    (folder / RESUME_FILE).unlink(missing_ok=True)
+    return TrainedMember(classifier.eval(), history, best_epoch)
+
+
+def _learn(
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
+    labels: Labels, folder: Path, seed: int, progress: Callback | None,
+) -> tuple[list[dict[str, float]], int]:  # fmt: skip
+    """From the strategy's start to its end; the classifier has the best weights. Course and best epoch."""
+    strategy = find_strategy(config.transfer)
+    source = FeatureSource(folder.parent / "features", config, preprocessing)
+    start = prepare_start(classifier, data, config, preprocessing, labels, source)
+    if not strategy.trains:
+        log.info("linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in (start.row or {}).items()))
+        return [start.row or {}], 0
+    unlabelled = data.unlabelled if config.transfer.align else []
+    batches = training_batches(data.train_tensors, data.train_truth, config, preprocessing, seed, unlabelled)
+    weights = loss_weights(data.train_truth, config, multilabel=labels.multilabel)
+    module = FinetuningModule(
+        classifier, config, labels=labels, class_weights=weights, steps_per_epoch=len(batches), seed=seed,
+        strategy=strategy, penalties=start.penalties,
+        alignment=find_alignment(config.transfer.align, classifier.n_features),
+    )  # fmt: skip
+    unseen = validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
+    best = _fit(module, batches, unseen, config.training, folder, progress)
+    classifier.load_state_dict(best.weights)
+    strategy.finish(classifier)
+    return module.history, best.epoch
+
+
+def _fit(
+    module: FinetuningModule, batches: DataLoader, unseen: DataLoader, training: TrainingConfig, folder: Path,
+    progress: Callback | None,
+) -> BestWeights:  # fmt: skip
+    best, resume_file = BestWeights(first_averaged_epoch(training)), folder / RESUME_FILE
+    averaging = [WeightAverage(training)] if training.averaging != "none" else []
+    state = [RandomStates(batches, module.random), ResumePoint(resume_file)]
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its advice is for developers, not for users
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = _trainer(training, [best, *averaging, *state, *([progress] if progress else [])])
+        with _interruptible():
+            trainer.fit(
+                module, batches, unseen, ckpt_path=resume_file if resume_file.exists() else None, weights_only=True
+            )
+    return best
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Lightning exits with code 1, and the process ignores Ctrl-C from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
+
+
+def _trainer(training: TrainingConfig, callbacks: list[Callback]) -> L.Trainer:
+    mode = "min" if training.monitor in LOWER_IS_BETTER else "max"
+    patience = training.epochs if training.averaging == "swa" else training.patience
+    stopping = EarlyStopping("monitored", mode=mode, patience=patience, check_finite=False)
+    return L.Trainer(
+        max_epochs=training.epochs,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        precision=precision(training.precision),  # type: ignore[arg-type]
+        gradient_clip_val=training.gradient_clip,
+        callbacks=[*callbacks, stopping],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+
+
+def precision(configured: str) -> str:
+    """Lightning's word for the precision; ``auto`` takes half precision on a GPU, and never on a CPU.
+
+    On CPUs with bf16 instructions, gradients of 3D convolutions on small maps come out of memory that nothing has
+    written (docs/decisions/0006-no-bf16-on-a-cpu.md).
+
+    Raises:
+        ConfigError: half precision on a CPU.
+    """
+    gpu = torch.cuda.is_available()
+    if configured == "auto":
+        configured = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "fp32"
+    if configured != "fp32" and not gpu:
+        raise ConfigError(
+            f"found {configured} on a machine without a GPU",
+            where="training.precision",
+            expected="fp32 or auto: half precision gives wrong gradients on a CPU",
+        )
+    return {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[configured]

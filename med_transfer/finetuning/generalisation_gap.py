@@ -1,0 +1,36 @@
+"""The gap between training and validation, watched because a few labels are soon learned by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from med_transfer.finetuning.losses import classification_loss, monitored_figure
+from med_transfer.metrics.record import FitGap
+from med_transfer.predictions.labels import Labels
+
+Judged = Sequence[tuple[NDArray[np.floating], NDArray[np.bool_]]]  # logits and truth [scan, class] of each member
+
+
+def fit_gap(seen: Judged, unseen: Judged, labels: Labels, limit: float) -> FitGap:
+    """Compare the members on the scans they learned from and on those they did not, neither of them augmented."""
+    training_sensitivity, training_loss = _pooled(seen, labels)
+    validation_sensitivity, validation_loss = _pooled(unseen, labels)
+    return FitGap(
+        training_sensitivity=training_sensitivity,
+        validation_sensitivity=validation_sensitivity,
+        training_loss=training_loss,
+        validation_loss=validation_loss,
+        limit=limit,
+    )
+
+
+def _pooled(judged: Judged, labels: Labels) -> tuple[float | None, float]:
+    """Balanced sensitivity (None when undefined) and loss of all members' scans together."""
+    logits, truth = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*judged, strict=True))
+    loss = float(classification_loss(logits, truth.to(logits), multilabel=labels.multilabel))
+    figure = monitored_figure("balanced_sensitivity", logits, truth, loss, labels)
+    return (figure if np.isfinite(figure) else None), loss

@@ -1,0 +1,144 @@
+"""After training: the test patients, met for the first time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.bundle import BundleRecord, versions
+from med_transfer.bundle.model_card import model_card_rows
+from med_transfer.evaluation.evaluate import assess, judge
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.metrics import Metrics, fit_handcrafted, prevalence_only
+from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics.record import KeptNetwork
+from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
+from med_transfer.metrics.shortcuts import Development, fit_acquisition
+from med_transfer.metrics.transfer_gain import transfer_gain
+from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts, participant_flow
+
+
+def judge_run(
+    plan: Plan, config: FinetuneConfig, record: BundleRecord, trained: TrainedEnsemble,
+    scratch: TrainedEnsemble | None, kept: KeptNetwork, out: Path, seconds: float, openings: Openings,
+) -> Metrics:  # fmt: skip
+    """Predict the test scans, measure what the transfer gained, and write the results.
+
+    Every result is of the network that was kept; the transfer gain is always transferred minus scratch.
+    """
+    test = plan.prepared.subset(plan.split.test).without_margin(margin_voxels(plan.preprocessing.shape))
+    answers = assess(trained.ensemble, test)
+    gain, bundled = None, trained
+    if scratch is not None:
+        without, cohort = assess(scratch.ensemble, test), test.cohort
+        gain = transfer_gain(cohort.truth, answers[0], without[0], cohort.patients, cohort.labels, config.seed)
+        if kept.fell_back:
+            answers, bundled = without, scratch
+    baselines, shortcuts = _baselines(plan, config.seed)
+    return judge(
+        record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),
+        baselines=baselines, gain=gain, curves=_curves(bundled, config), seed=config.seed,
+        kept=kept, gap=bundled.gap, subgroups=config.subgroups, shortcuts=shortcuts, config=config.evaluation,
+        openings=openings, ensemble=bundled.ensemble, explain=config.explain,
+    )  # fmt: skip
+
+
+def _baselines(plan: Plan, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts]:
+    """Probabilities [test scan, class] of what a network must beat, fitted on the development scans."""
+    test, development = list(plan.split.test), list(plan.split.development)
+    features, truth, labels = plan.prepared.handcrafted, plan.prepared.cohort.truth, plan.prepared.cohort.labels
+    facts, patients = [scan.acquisition for scan in plan.prepared.scans], plan.prepared.cohort.patients
+    acquisition, shortcuts = fit_acquisition(
+        Development([facts[i] for i in development], truth[development], [patients[i] for i in development], labels),
+        [facts[i] for i in test], seed,
+    )  # fmt: skip
+    baselines = {
+        "prevalence": prevalence_only(truth[development], len(test)),
+        "handcrafted": fit_handcrafted(
+            features[development], truth[development], features[test], seed, multilabel=labels.multilabel
+        ),
+    }
+    return baselines | ({ACQUISITION_BASELINE: acquisition} if acquisition is not None else {}), shortcuts
+
+
+def _curves(trained: TrainedEnsemble, config: FinetuneConfig) -> list[LearningCurve]:
+    return [
+        LearningCurve(
+            name=f"fold {number + 1}",
+            epochs=[int(row["epoch"]) for row in member.history],
+            train_loss=[row["train_loss"] for row in member.history],
+            val_loss=[row["val_loss"] for row in member.history],
+            monitored=[row["smoothed"] for row in member.history],
+            monitored_name=config.training.monitor.replace("_", " ") + ", smoothed",
+            best_epoch=member.best_epoch,
+        )
+        for number, member in enumerate(trained.members)
+    ]
+
+
+def _summary(
+    plan: Plan,
+    config: FinetuneConfig,
+    record: BundleRecord,
+    bundled: TrainedEnsemble,
+    kept: KeptNetwork,
+    seconds: float,
+) -> RunSummary:
+    cohort, weights = plan.prepared.cohort, record.backbone.weights
+    return RunSummary(
+        title=cohort.path.parent.name if cohort.path else "cohort",
+        question=f"Which of {', '.join(cohort.labels.names)}?",
+        backbone=f"{record.backbone.name}, {'pretrained: ' + weights if weights else 'from scratch'}",
+        backbone_licence=record.backbone.licence,
+        cohort=cohort_counts(cohort.truth, cohort.patients, _parts(plan), cohort.labels),
+        split=_split_sentence(plan),
+        flow=participant_flow(
+            cohort.patients, _parts(plan), [scan.patient for scan in plan.prepared.failed], plan.split.n_members
+        ),
+        cross_validated=plan.split.n_members > 1,
+        config=[
+            ("Transfer", str(config.transfer)),
+            ("Network kept", kept.sentence),
+            *_config_rows(plan, config),
+            ("Training and validation", bundled.gap.sentence),
+        ],
+        seconds=seconds,
+        software=versions(),
+        model_card=model_card_rows(record),
+        language=config.report.language,
+    )
+
+
+def _parts(plan: Plan) -> list[str]:
+    """The part of each scan; with several folds every development scan is training for all members but one."""
+    parts = ["train"] * len(plan.prepared.scans)
+    for index in plan.split.test:
+        parts[index] = "test"
+    if plan.split.n_members == 1:
+        for index in plan.split.validation[0]:
+            parts[index] = "val"
+    return parts
+
+
+def _split_sentence(plan: Plan) -> str:
+    members = plan.split.n_members
+    how = f"{members} folds, one network each, averaged" if members > 1 else "one training and one validation part"
+    return f"by patient, stratified by class: a test part that nothing was chosen on; the rest in {how}"
+
+
+def _config_rows(plan: Plan, config: FinetuneConfig) -> list[tuple[str, str]]:
+    training, repaired = config.training, sum(bool(scan.repair) for scan in plan.prepared.scans)
+    stopping = f"{training.monitor.replace('_', ' ')}, patience {training.patience} of at most {training.epochs} epochs"
+    return [
+        ("Development scans", str(len(plan.split.development))),
+        ("Scans repaired", str(repaired)),
+        ("Augmentation", f"strength {config.augmentation.strength:g}, mixup {config.augmentation.mixup:g}"),
+        ("Class balance", training.balance),
+        ("Early stopping", stopping),
+        ("Seed", str(config.seed)),
+    ]

@@ -1,0 +1,171 @@
+"""What the training of a member starts from: adapted statistics, a probe's head, penalties, the strategy's parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from med_transfer.backbones import Encoder
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.batch_norm import adapt_statistics, check_batch_norm
+from med_transfer.finetuning.batches import validation_batches
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
+from med_transfer.finetuning.features import FeatureSource, best_device, tensor_hash
+from med_transfer.finetuning.losses import LOWER_IS_BETTER, classification_loss, monitored_figure
+from med_transfer.finetuning.member_data import MemberData
+from med_transfer.finetuning.regularisation import Penalty, find_penalties
+from med_transfer.finetuning.regularisation.delta import channel_attention
+from med_transfer.finetuning.strategies import find_strategy
+from med_transfer.model.classifier import Classifier, stages_from_front
+from med_transfer.model.linear_head import LinearHead, fit_probe
+from med_transfer.predictions.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
+
+ADAPTED_TOGETHER = 8  # scans: whatever the batch of the training, whose size must not decide the statistics
+
+
+def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
+    """Refuse what this backbone cannot do, before anything is read or written.
+
+    Raises:
+        ConfigError: stages, feature maps or BatchNorm that it does not have; unlabelled scans that are not there.
+        BackboneError: nowhere to put adapters.
+    """
+    find_strategy(config.transfer).check(encoder)
+    if config.backbone.pooled_stages:
+        stages_from_front(config.backbone.pooled_stages, len(encoder.stage_channels), config.backbone.name)
+    count, stages = config.training.freeze_stages, len(encoder.stages())
+    if count > stages:
+        raise ConfigError(f"{count} stages to freeze", where="training.freeze_stages", expected=f"at most {stages}")
+    if config.transfer.batch_norm == "bn_adapt":
+        check_batch_norm(encoder)
+    unlabelled = config.transfer.unlabelled
+    if unlabelled and not unlabelled.exists():
+        part = "align" if config.transfer.align else "mapping"
+        raise ConfigError(
+            f"{unlabelled} does not exist", where=f"transfer.{part}.unlabelled", expected="a cohort table or a folder"
+        )
+
+
+def without_effect(asked: FinetuneConfig, config: FinetuneConfig, encoder: Encoder) -> list[str]:
+    """What of a config does nothing in this run, a sentence each; ``config`` is ``asked`` with its strategy."""
+    dropped = ["transfer.on_harm"] if asked.transfer.on_harm != config.transfer.on_harm else []
+    dropped += [
+        f"training.{name}"
+        for name in ("stage_decay", "freeze_stages", "freeze_norm_statistics")
+        if getattr(asked.training, name) != getattr(config.training, name)
+    ]
+    found = [f"{', '.join(dropped)} without effect: the network starts from random values"] if dropped else []
+    return found + (_never_unfrozen(config, encoder) if config.transfer.strategy == "gradual_unfreezing" else [])
+
+
+def _never_unfrozen(config: FinetuneConfig, encoder: Encoder) -> list[str]:
+    """Gradual unfreezing that ends before its last stage."""
+    pace, epochs = config.transfer.gradual_unfreezing.epochs_per_stage, config.training.epochs
+    count, frozen = len(encoder.stages()), config.training.freeze_stages
+    learning = min((epochs - 1) // pace, count - frozen)
+    if learning == count - frozen:
+        return []
+    reached = f"only the deepest {learning} of {count} stages ever learn" if learning else "only the head ever learns"
+    needed = (count - frozen) * pace + 1
+    return [f"gradual_unfreezing, {pace} epochs a stage: in {epochs} epochs {reached}; all stages need {needed} epochs"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What was prepared; ``row`` describes the probe as an epoch of training would be (None without a probe)."""
+
+    penalties: list[Penalty]
+    probe: LinearHead | None = None
+    row: dict[str, float] | None = None
+
+
+def prepare_start(
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
+    labels: Labels, source: FeatureSource,
+) -> Start:  # fmt: skip
+    """Change the classifier in place into what its training begins with; the same input gives the same start."""
+    transfer = config.transfer
+    strategy = find_strategy(transfer)
+    if transfer.batch_norm == "bn_adapt":
+        _adapt(classifier, data, config, preprocessing)
+    set_bottleneck(classifier, data, config, source)
+    probe = row = attention = None
+    attends = "delta" in transfer.regularise and transfer.delta.attention
+    if strategy.head_from_probe or attends:
+        known, unseen = labelled_features(classifier, data, config, source.cached)
+        probe = _probe(known, unseen, data, config, labels)
+        row = _row(probe, known, unseen, data, config, labels)
+        attention = _attention(classifier, probe, known, data.train_truth, labels) if attends else None
+    if strategy.head_from_probe and probe is not None:
+        set_head(classifier, probe)
+    penalties = find_penalties(transfer, classifier.encoder, attention)
+    strategy.begin(classifier)
+    return Start(penalties, probe, row)
+
+
+@torch.no_grad()
+def set_head(classifier: Classifier, head: LinearHead) -> None:
+    """Copy a linear head into the classifier's."""
+    classifier.head.weight.copy_(torch.from_numpy(head.weight))
+    classifier.head.bias.copy_(torch.from_numpy(head.bias))
+
+
+def _adapt(
+    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig
+) -> None:
+    """In the order of the scans' hashes: as good as shuffled, and the same whatever the order of the table's rows."""
+    device, tensors = best_device(), sorted(data.train_tensors, key=tensor_hash)
+    no_truth = np.zeros((len(tensors), 1), dtype=bool)
+    batches = validation_batches(tensors, no_truth, config, preprocessing, batch_size=ADAPTED_TOGETHER)
+    classifier.to(device)
+    adapt_statistics(classifier.encoder, (images.to(device) for images, _ in batches))
+    classifier.cpu()
+
+
+def _probe(known: Tensor, unseen: Tensor, data: MemberData, config: FinetuneConfig, labels: Labels) -> LinearHead:
+    sign = -1 if config.training.monitor in LOWER_IS_BETTER else 1
+
+    def score(logits: NDArray[np.float64]) -> float:
+        _, figure = _judge(torch.from_numpy(logits), data.val_truth, config, labels)
+        return sign * figure
+
+    return fit_probe(
+        known.numpy(), data.train_truth, config.transfer.probe.inverse_strengths, score, unseen.numpy(),
+        multilabel=labels.multilabel, balanced=config.training.balance != "none",
+    )  # fmt: skip
+
+
+def _row(
+    probe: LinearHead, known: Tensor, unseen: Tensor, data: MemberData, config: FinetuneConfig, labels: Labels
+) -> dict[str, float]:
+    """As an epoch of training is recorded."""
+    train_loss, _ = _judge(torch.from_numpy(probe.logits(known.numpy())), data.train_truth, config, labels)
+    val_loss, figure = _judge(torch.from_numpy(probe.logits(unseen.numpy())), data.val_truth, config, labels)
+    return {
+        "epoch": 0.0, "train_loss": train_loss, "val_loss": val_loss, "figure": figure, "smoothed": figure,
+        "inverse_strength": probe.inverse_strength,
+    }  # fmt: skip
+
+
+def _judge(logits: Tensor, truth: NDArray[np.bool_], config: FinetuneConfig, labels: Labels) -> tuple[float, float]:
+    """Loss and monitored figure."""
+    known = torch.from_numpy(truth)
+    loss = float(classification_loss(logits, known.to(logits), multilabel=labels.multilabel))
+    return loss, monitored_figure(config.training.monitor, logits, known, loss, labels)
+
+
+def _attention(
+    classifier: Classifier, probe: LinearHead, known: Tensor, truth: NDArray[np.bool_], labels: Labels
+) -> dict[int, Tensor]:
+    """DELTA's attention for each pooled stage, each summing to one; the other stages have none."""
+    weight, bias = (torch.from_numpy(part).float() for part in (probe.weight, probe.bias))
+    joined = channel_attention(known, weight, bias, torch.from_numpy(truth), multilabel=labels.multilabel)
+    stages = classifier.pooled_stages
+    parts = joined.split([classifier.encoder.stage_channels[stage] for stage in stages])
+    return {stage: part / part.sum() for stage, part in zip(stages, parts, strict=True)}

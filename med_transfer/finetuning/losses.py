@@ -1,0 +1,37 @@
+"""The loss, and the validation figure that early stopping and the choice of weights look at."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from med_transfer.metrics.auc import weighted_macro_auc
+from med_transfer.metrics.rates import weighted_balanced_accuracy
+from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.labels import Labels
+
+LOWER_IS_BETTER = {"loss"}
+
+
+def classification_loss(
+    logits: Tensor, targets: Tensor, *, multilabel: bool, weights: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy against soft targets [batch, class]; binary cross-entropy for each finding when multi-label."""
+    weights = None if weights is None else weights.to(logits.dtype)
+    if multilabel:
+        targets = targets * (1 - smoothing) + 0.5 * smoothing
+        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+    return F.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
+
+
+def monitored_figure(monitor: str, logits: Tensor, truth: Tensor, val_loss: float, labels: Labels) -> float:
+    """``balanced_sensitivity``, ``macro_auc`` or ``loss`` of logits and truth [scan, class]; NaN when undefined."""
+    if monitor == "loss":
+        return val_loss
+    known, once = truth.numpy().astype(bool), np.ones((1, len(truth)))
+    scores = (logits.sigmoid() if labels.multilabel else logits.softmax(1)).double().numpy()
+    if monitor == "macro_auc":
+        return float(weighted_macro_auc(known, scores, once)[0])
+    called = OperatingPoint.default(labels).calls(scores, labels)
+    return float(weighted_balanced_accuracy(known, called, once, multilabel=labels.multilabel)[0])

@@ -1,0 +1,30 @@
+"""Penalties on the loss that hold a network to its source, or its features in shape; one a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from med_transfer.backbones import Encoder
+from med_transfer.finetuning.regularisation.bss import BatchSpectralShrinkage
+from med_transfer.finetuning.regularisation.delta import Delta
+from med_transfer.finetuning.regularisation.l2_sp import L2SP
+from med_transfer.finetuning.regularisation.penalty import Penalty, Step
+from med_transfer.finetuning.transfer_config import TransferConfig
+
+__all__ = ["L2SP", "BatchSpectralShrinkage", "Delta", "Penalty", "Step", "find_penalties"]
+
+
+def find_penalties(
+    config: TransferConfig, source: Encoder, attention: Mapping[int, Tensor] | None = None
+) -> list[Penalty]:
+    """The penalties that a config names, towards ``source`` as it is now; ``attention`` is DELTA's, by stage."""
+    made: dict[str, Penalty] = {}
+    if "l2_sp" in config.regularise:
+        made["l2_sp"] = L2SP(source, config.l2_sp.strength, config.l2_sp.head_strength)
+    if "delta" in config.regularise:
+        made["delta"] = Delta(source, config.delta.strength, attention)
+    if "bss" in config.regularise:
+        made["bss"] = BatchSpectralShrinkage(config.bss.strength, config.bss.k)
+    return list(made.values())

@@ -1,0 +1,24 @@
+"""Batch spectral shrinkage: the directions in which a batch's features hardly vary are shrunk."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from med_transfer.finetuning.regularisation.penalty import Step
+
+
+class BatchSpectralShrinkage:
+    """``strength`` times the sum of the ``k`` smallest squared singular values of the features [batch, feature].
+
+    Those directions transfer badly, and holding to them is the source's harm. It needs no copy of the source.
+    Source: Chen et al. 2019, NeurIPS 32, "Catastrophic forgetting meets negative transfer", eq. 4.
+    """
+
+    def __init__(self, strength: float = 0.001, k: int = 1) -> None:
+        self.strength, self.k = strength, k
+
+    def __call__(self, step: Step) -> Tensor:
+        with torch.autocast(step.features.device.type, enabled=False):
+            singular = torch.linalg.svdvals(step.features.float())
+        return self.strength * singular[-self.k :].square().sum()

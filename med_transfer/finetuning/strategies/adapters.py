@@ -1,0 +1,41 @@
+"""Small networks between frozen stages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import ClassVar
+
+from med_transfer.backbones import Encoder
+from med_transfer.backbones.adapters import Adapter, adapted_stages, add_adapters
+from med_transfer.finetuning.strategies.strategy import Strategy
+from med_transfer.model.classifier import Classifier
+
+
+class Adapters(Strategy):
+    """Every stage stays as it is, and a residual bottleneck after it learns; so does the head.
+
+    The bottleneck is not linear and cannot be merged: the bundle's record says how to build it again.
+    BatchNorm keeps the source's statistics, or the target's with ``bn_adapt``.
+    Source: Houlsby et al. 2019, ICML, arXiv:1902.00751; for convolutions Rebuffi et al. 2018, CVPR, arXiv:1803.10082.
+    """
+
+    learning_rate: ClassVar[float] = 1e-3
+    all_stages_frozen: ClassVar[bool] = True
+
+    def __init__(self, reduction: int = 4) -> None:
+        self.reduction = reduction
+
+    def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        return ()
+
+    def check(self, encoder: Encoder) -> None:
+        adapted_stages(encoder)
+
+    def build(self, classifier: Classifier) -> None:
+        add_adapters(classifier.encoder, self.reduction)
+
+    def set_learning(self, classifier: Classifier, epoch: int, freeze_stages: int = 0) -> None:
+        classifier.encoder.requires_grad_(False)
+        for module in classifier.encoder.modules():
+            if isinstance(module, Adapter):
+                module.requires_grad_(True)

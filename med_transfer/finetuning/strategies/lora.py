@@ -1,0 +1,94 @@
+"""Low-rank changes to frozen weights, merged into them at the end.
+
+Not peft's: it would bring transformers and accelerate along for two matrices a layer (the tests compare with it).
+PyTorch's parametrisations do the rest: every layer, and attention, simply finds another weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from med_transfer.backbones import Encoder
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.strategies.strategy import Strategy
+from med_transfer.model.classifier import Classifier
+
+
+class LowRankChange(nn.Module):
+    """A weight plus ``alpha / rank * up @ down``; ``up`` starts at zero, so that at first nothing changes.
+
+    For a convolution [out, in, *kernel] the weight is read as a matrix [out, in * kernel], which is the same as a
+    convolution to ``rank`` channels followed by one of kernel 1.
+
+    Source: Hu et al. 2022, ICLR, arXiv:2106.09685.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+        super().__init__()
+        rows, columns = weight.flatten(1).shape
+        self.scale = alpha / rank
+        rank = min(rank, rows, columns)
+        self.down = nn.Parameter(torch.empty(rank, columns, device=weight.device))
+        self.up = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.scale * self.up @ self.down).view(weight.shape)
+
+
+class LoRA(Strategy):
+    """Every convolution and linear layer keeps its weights and learns a low-rank change; the head learns.
+
+    Everything else (biases, norm layers) is frozen. BatchNorm's statistics do as ``transfer.batch_norm`` says.
+    Merged before the bundle is written: the bundle holds a plain network.
+    """
+
+    learning_rate: ClassVar[float] = 1e-3
+    all_stages_frozen: ClassVar[bool] = True
+
+    def __init__(self, rank: int = 8, alpha: float = 8.0) -> None:
+        self.rank, self.alpha = rank, alpha
+
+    def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        return ()
+
+    def check(self, encoder: Encoder) -> None:
+        if not any(True for _ in _weights(encoder)):
+            raise ConfigError(
+                "the backbone has no convolution or linear layer", where="transfer.strategy", expected="not lora"
+            )
+
+    def begin(self, classifier: Classifier) -> None:
+        for layer, name in list(_weights(classifier.encoder)):
+            change = LowRankChange(getattr(layer, name), self.rank, self.alpha)
+            parametrize.register_parametrization(layer, name, change)
+
+    def set_learning(self, classifier: Classifier, epoch: int, freeze_stages: int = 0) -> None:
+        classifier.encoder.requires_grad_(False)
+        for module in classifier.encoder.modules():
+            if isinstance(module, LowRankChange):
+                module.requires_grad_(True)
+
+    def finish(self, classifier: Classifier) -> None:
+        for layer, name in list(_weights(classifier.encoder)):
+            if parametrize.is_parametrized(layer, name):
+                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+
+
+def _weights(encoder: Encoder) -> Iterator[tuple[nn.Module, str]]:
+    """Each layer that gets a change, and the name of its weight.
+
+    Told by its weight's shape and not by its class: what convolves or projects has a weight of two dimensions and more,
+    ACS convolutions and a network's own kinds of layer among them, and what scales has one.
+    """
+    for module in encoder.modules():
+        for name in ("weight", "in_proj_weight"):  # the latter of nn.MultiheadAttention
+            weight = getattr(module, name, None)
+            if isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(module, nn.Embedding):
+                yield module, name

@@ -1,0 +1,185 @@
+"""A bundle's heat maps of scans, as files: NIfTI in the scan's coordinates, a picture, and what they are worth."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from med_transfer.atomic import write_bytes, write_text
+from med_transfer.cohorts import without_prediction
+from med_transfer.errors import NothingDone, ScanError, UsageError
+from med_transfer.explanation import Explanation, explain
+from med_transfer.explanation.files import write_map
+from med_transfer.explanation.mapping import on_scan
+from med_transfer.explanation.picture import heat_picture
+from med_transfer.explanation.record import (
+    MAP_FILE,
+    PICTURE_FILE,
+    RECORD_FILE,
+    ExplanationRecord,
+    record_of,
+    seen_region,
+)
+from med_transfer.explanation.settings import MapSettings
+from med_transfer.inference import Predictor
+from med_transfer.inference.folder import ScanToPredict, scans_to_predict
+from med_transfer.preprocessing.resampling.grid import Grid
+from med_transfer.progress import Progress, silent
+from med_transfer.scans import Volume
+
+log = logging.getLogger(__name__)
+
+TABLE_FILE = "explanations.csv"
+
+
+@dataclass(frozen=True)
+class ExplainedScans:
+    """What became of the scans: a record, or the reason why there is none, for each; folders are in the same order."""
+
+    folders: tuple[Path, ...]
+    records: tuple[ExplanationRecord | None, ...]
+    table: Path | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 all explained, 1 some not."""
+        return int(None in self.records)
+
+
+def explain_scans(
+    bundle: Path | str, scans: Path | str, out: Path | str, settings: MapSettings = MapSettings(), *,  # noqa: B008
+    class_name: str | None = None, device: str = "auto", progress: Progress = silent,
+) -> ExplainedScans:  # fmt: skip
+    """Map where a bundle's network looks in each scan.
+
+    One scan is written to ``out`` itself: map.nii.gz, picture.png, explanation.json. Of several each gets a folder
+    ``out/0001`` and so on, in the order of ``out/explanations.csv``, and one that cannot be used is recorded there.
+
+    Args:
+        bundle: a bundle folder, or the run folder that holds one.
+        scans: one scan, a folder tree, or a ``.csv`` table (regions of interest, channels; labels are not needed).
+        out: folder to write to.
+        settings: how.
+        class_name: the class that is explained; None: the one that was called, or the most probable one.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: no such class, or settings that do not fit the network or its input.
+        BundleError: the folder is no bundle, or its network is missing or changed.
+        ScanError: the only scan cannot be used.
+        NothingDone: none of several can be used.
+        OutputError: a file cannot be written.
+    """
+    bundle, out = Path(bundle), Path(out)
+    predictor = Predictor(bundle / "bundle" if (bundle / "bundle").is_dir() else bundle, device)
+    names = predictor.record.classes
+    if class_name is not None and class_name not in names:
+        raise UsageError(f"class {class_name!r} is unknown to the bundle", where=bundle,
+                         expected=f"one of {', '.join(names)}")  # fmt: skip
+    items, _ = scans_to_predict(Path(scans), predictor.preprocessing.config)
+    if len(items) == 1:
+        record = _explain_item(predictor, items[0], out, settings, class_name, progress)
+        return ExplainedScans((out,), (record,))
+    folders = tuple(out / f"{number:04d}" for number in range(1, len(items) + 1))
+    records: list[ExplanationRecord | None] = []
+    reasons: list[str] = []
+    for number, (item, folder) in enumerate(zip(items, folders, strict=True), start=1):
+        record, reason = _attempt(predictor, item, folder, settings, class_name)
+        records.append(record)
+        reasons.append(reason)
+        progress("explaining", number, len(items))
+    _write_table(out / TABLE_FILE, items, folders, records, reasons)
+    if not any(records):
+        raise NothingDone(f"none of {len(items)} scans can be explained", where=scans, expected="at least one",
+                          action=f"The first reason: {reasons[0]}")  # fmt: skip
+    return ExplainedScans(folders, tuple(records), out / TABLE_FILE)
+
+
+def _attempt(
+    predictor: Predictor, item: ScanToPredict, folder: Path, settings: MapSettings, class_name: str | None
+) -> tuple[ExplanationRecord | None, str]:
+    try:
+        return _explain_item(predictor, item, folder, settings, class_name, silent), ""
+    except ScanError as error:
+        reason = without_prediction(item.case, error).reason
+        log.warning("no explanation: %s", reason)
+        return None, reason
+
+
+def _explain_item(
+    predictor: Predictor, item: ScanToPredict, folder: Path, settings: MapSettings, class_name: str | None,
+    progress: Progress,
+) -> ExplanationRecord:  # fmt: skip
+    scans, region, mask = item.read(predictor)
+    answer = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
+    most_probable = max(answer.probabilities, key=answer.probabilities.__getitem__)
+    chosen = class_name or (answer.predicted if answer.predicted in answer.probabilities else most_probable)
+    preprocessing, first = predictor.preprocessing, scans["scan"]
+    grid, floor = preprocessing.grid(first, region), preprocessing.config.output_range[0]
+    method = settings.on(grid, floor, lambda done, total: progress("hiding boxes", done, total))
+    found = explain(
+        predictor.network, preprocessing(scans, region).to(predictor.device),
+        predictor.record.classes.index(chosen), method,
+        fill=floor if settings.fill == "floor" else None, draws=settings.n_draws,
+    )  # fmt: skip
+    record = record_of(found, method, settings, grid, chosen, answer.predicted, predictor.record.fusion is not None)
+    _write(folder, record, found, grid, first, _window(predictor, first))
+    return record
+
+
+def _window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
+    """What the picture shows black and white: what the network's input does, or of z-scores nearly the whole range."""
+    config = predictor.preprocessing.config.by_channel[0]
+    if config.normalisation == "window":
+        return config.window_hu
+    low, high = np.percentile(volume.voxels[::2, ::4, ::4], (0.5, 99.5))
+    return float(low), float(high)
+
+
+def _write(
+    folder: Path, record: ExplanationRecord, found: Explanation, grid: Grid, volume: Volume,
+    window: tuple[float, float],
+) -> None:  # fmt: skip
+    depth, height, width = volume.voxels.shape
+    mapped = on_scan(found.heat.values, grid, volume.affine, (depth, height, width))
+    write_map(folder / MAP_FILE, mapped, volume.affine)
+    picture = heat_picture(volume.voxels, mapped, volume.affine, window, record.peak_lps_mm, region=seen_region(grid))
+    write_bytes(folder / PICTURE_FILE, picture)
+    write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
+
+
+def _write_table(
+    path: Path, items: list[ScanToPredict], folders: tuple[Path, ...], records: list[ExplanationRecord | None],
+    reasons: list[str],
+) -> None:  # fmt: skip
+    stream = io.StringIO()
+    table = csv.DictWriter(stream, list(_row(None)), lineterminator="\n")
+    table.writeheader()
+    for item, folder, record, reason in zip(items, folders, records, reasons, strict=True):
+        named = {"scan": item.case.scan, "folder": folder.name if record else "", "reason": reason}
+        table.writerow({**_row(record), **named})
+    write_text(path, stream.getvalue())
+
+
+def _row(record: ExplanationRecord | None) -> Mapping[str, object]:
+    """A row of the table; what is not known is empty."""
+    deletion, checked = (record.deletion, record.sanity) if record else (None, None)
+    return {
+        "scan": "",
+        "folder": "",
+        "class": record.class_name if record else "",
+        "probability": record.probability if record else "",
+        "predicted": record.predicted if record else "",
+        "probability_drop": deletion.probability_drop if deletion else "",
+        "as_large_at_random": deletion.as_large_at_random if deletion else "",
+        "rank_correlation": checked.rank_correlation if checked else "",
+        "doubts": " ".join(record.doubts) if record else "",
+        "reason": "",
+    }

@@ -1,0 +1,142 @@
+"""How many more labelled patients a target takes, or why that cannot be said."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.errors import UsageError
+from med_transfer.labelling.curve_samples import CurveSamples
+from med_transfer.labelling.learning_curve import PARAMETERS, PowerLaw, fit_power_law
+
+Outcome = Literal["reached", "forecast", "out of reach", "too few points"]
+MULTIPLE = 5.0
+MOST_MULTIPLE = 1000.0  # beyond, a curve of some tens of patients foretells nothing, and numbers overflow
+_LEAST_SIZES = PARAMETERS + 1
+_LEAST_SPAN = 2.0  # a curve seen over less than a doubling foretells nothing
+_LEAST_ERROR = 1e-3
+_MOST_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the learning curve says of a target.
+
+    Attributes:
+        name: a class, or ``all classes``.
+        target: performance asked for, in (0, 1).
+        outcome: ``reached``: the curve is there with the patients at hand; ``forecast``: with ``more`` of them;
+            ``out of reach``: not within the multiple of the data that may be extrapolated to; ``too few points``.
+        more: labelled patients to add, of the class or in all; None unless forecast.
+        interval: 95 % interval of the patients to add, 0 where the target is reached; a limit is None where it lies out
+            of reach, and the whole is None with too few points.
+        share_reaching: share of the resamples whose curve reaches the target within the multiple, in [0, 1].
+        now: performance of the curve with the patients at hand, and its 95 % interval.
+        reason: why there is no number; else empty.
+        samples: what was measured.
+        curve: fitted to it; None with too few points.
+        curves: fitted to the resamples.
+    """
+
+    name: str
+    target: float
+    multiple: float
+    outcome: Outcome
+    samples: CurveSamples
+    more: int | None = None
+    interval: tuple[int | None, int | None] | None = None
+    share_reaching: float | None = None
+    now: tuple[float, float, float] | None = None
+    reason: str = ""
+    curve: PowerLaw | None = None
+    curves: tuple[PowerLaw, ...] = ()
+
+
+def forecast(samples: CurveSamples, target: float, multiple: float = MULTIPLE) -> Forecast:
+    """Fit the curve and its resamples, and read off where they reach the target.
+
+    New patients are taken to come like those at hand: classes in the same shares, and the same part of them in the
+    training folds. So the number is the labelled patients times the ratio of needed to present training patients.
+
+    Args:
+        samples: a measured curve and its resamples.
+        target: performance to reach, above 0 and below 1.
+        multiple: of the present training patients, how far the curve may be followed; above 1, at most 1000.
+
+    Raises:
+        UsageError: a target or multiple out of range.
+    """
+    if not 0 < target < 1:
+        raise UsageError(f"target {target}", expected="a performance above 0 and below 1")
+    if not 1 < multiple <= MOST_MULTIPLE:
+        raise UsageError(f"multiple {multiple}", expected=f"above 1, at most {MOST_MULTIPLE:g}")
+    draws = samples.draws[np.isfinite(samples.draws).all(axis=1)][:_MOST_DRAWS]
+    if reason := _too_few(samples, draws):
+        return Forecast(samples.name, target, multiple, "too few points", samples, reason=reason)
+    errors = _standard_errors(draws)
+    curve = fit_power_law(samples.patients, samples.values, errors)
+    curves = tuple(fit_power_law(samples.patients, draw, errors, near=curve) for draw in draws)
+    return _read_off(samples, target, multiple, curve, curves)
+
+
+def _too_few(samples: CurveSamples, draws: NDArray[np.float64]) -> str:
+    sizes = samples.patients
+    if not np.isfinite(samples.values).all() or 2 * len(draws) < len(samples.draws):
+        return f"too few patients of {samples.name} to judge by"
+    if len(sizes) < _LEAST_SIZES:
+        return f"{len(sizes)} sizes of training set; a curve of {PARAMETERS} parameters takes at least {_LEAST_SIZES}"
+    if sizes[-1] < _LEAST_SPAN * sizes[0]:
+        return (
+            f"the sizes reach from {sizes[0]:.0f} to {sizes[-1]:.0f} patients, less than {_LEAST_SPAN:g} times as many"
+        )
+    return ""
+
+
+def _standard_errors(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each point; a size at which all draws happen to agree is not infinitely sure."""
+    errors = draws.std(axis=0)
+    return np.maximum(errors, max(float(np.median(errors)) / 2, _LEAST_ERROR))
+
+
+def _read_off(
+    samples: CurveSamples, target: float, multiple: float, curve: PowerLaw, curves: tuple[PowerLaw, ...]
+) -> Forecast:
+    present = float(samples.patients[-1])
+    ratios = np.array([one.needed(target) / present for one in curves])
+    low, high = np.percentile([one.at(present) for one in curves], [2.5, 97.5])
+    now, ratio = float(curve.at(present)), curve.needed(target) / present
+    outcome: Outcome = "reached" if now >= target else "forecast" if ratio <= multiple else "out of reach"
+    return Forecast(
+        name=samples.name,
+        target=target,
+        multiple=multiple,
+        outcome=outcome,
+        samples=samples,
+        more=_more(ratio, samples.labelled) if outcome == "forecast" else None,
+        interval=_interval(ratios, multiple, samples.labelled),
+        share_reaching=float((ratios <= multiple).mean()),
+        now=(now, float(low), float(high)),
+        reason=_why_not(curve, target, multiple) if outcome == "out of reach" else "",
+        curve=curve,
+        curves=curves,
+    )
+
+
+def _more(ratio: float, labelled: int) -> int:
+    return max(0, math.ceil((ratio - 1) * labelled - 1e-9))
+
+
+def _interval(ratios: NDArray[np.float64], multiple: float, labelled: int) -> tuple[int | None, int | None]:
+    limits = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")  # never between a number and infinity
+    low, high = (_more(float(ratio), labelled) if ratio <= multiple else None for ratio in limits)
+    return low, high
+
+
+def _why_not(curve: PowerLaw, target: float, multiple: float) -> str:
+    if curve.asymptote <= target:
+        return f"the curve levels off at {curve.asymptote:.2f}"
+    return f"the curve is below {target:g} with {multiple:g} times the patients at hand"

@@ -1,0 +1,172 @@
+"""A bundle and scans without labels in, and a list of those to label next."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from med_transfer.atomic import write_text
+from med_transfer.bundle import BundleRecord
+from med_transfer.cohorts import Case, Cohort, seen_before
+from med_transfer.errors import NothingDone, UsageError
+from med_transfer.inference import load_bundle, scans_to_predict
+from med_transfer.labelling.active_learning import Chosen, choose_next, entropy
+from med_transfer.labelling.unlabelled import Unlabelled, see_scans
+from med_transfer.progress import Progress, silent
+
+STRANGE_ABOVE = 0.99
+_COLUMNS = ("rank", "scan", "patient", "series_uid", "reason", "entropy", "distance", "novelty")
+_STRANGE_COLUMNS = ("scan", "patient", "series_uid", "reason", "novelty")
+
+
+@dataclass(frozen=True)
+class NextLabels:
+    """What was written.
+
+    Attributes:
+        table: the scans to label, the first one first.
+        strange: table of the scans that the bundle finds strange, strangest first.
+        n_chosen: rows of ``table``; fewer than asked for where there are fewer patients, or the rest would add nothing.
+        n_strange: rows of ``strange``.
+        n_known: scans left out because the bundle has learned from them or their patients.
+        failed: scan to the reason why it could not be used.
+    """
+
+    table: Path
+    strange: Path
+    n_chosen: int
+    n_strange: int
+    n_known: int
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def next_labels(
+    bundle: Path | str, scans: Path | str, out: Path | str, n: int = 20, *, strange_above: float | None = None,
+    seed: int = 0, device: str = "auto", progress: Progress = silent,
+) -> NextLabels:  # fmt: skip
+    """Choose the scans to label next: those the bundle is unsure of, unlike each other, one a patient.
+
+    Args:
+        bundle: of a finished run.
+        scans: a folder tree, one scan, or a table of scans (labels not needed).
+        out: table to write; ``-strange.csv`` and a ``.cache`` folder are put beside it.
+        n: how many scans to choose, at least 1.
+        strange_above: novelty in [0, 1] above which a scan is listed apart; None takes the bundle's own limit for
+            abstaining, or 0.99.
+        seed: of the drawing.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: ``n`` or ``strange_above`` out of range.
+        BundleError: no bundle there.
+        ScanNotFound: no scan there.
+        CohortError: the table cannot be read.
+        NothingDone: no scan is left to choose from; the message says why.
+        OutputError: a table cannot be written.
+    """
+    if n < 1:
+        raise UsageError(f"{n} scans to choose", expected="at least 1")
+    if strange_above is not None and not 0 <= strange_above <= 1:
+        raise UsageError(f"novelty limit {strange_above}", expected="from 0 to 1")
+    out, predictor = Path(out), load_bundle(bundle, device)
+    items, _ = scans_to_predict(Path(scans), predictor.record.preprocessing)
+    found, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
+    fresh = _without_the_taught(found, predictor.record)
+    limit = _limit(predictor.record, strange_above)
+    usual = [one for one in fresh if one.seen.novelty <= limit]
+    strange = sorted((one for one in fresh if one.seen.novelty > limit), key=lambda one: -one.seen.novelty)
+    apart = out.with_name(f"{out.stem}-strange.csv")
+    if fresh:
+        _write(apart, _STRANGE_COLUMNS, [_strange_row(one, limit) for one in strange])
+    if not usual:
+        raise _nothing_left(Path(scans), failed, len(found) - len(fresh), len(strange), apart)
+    chosen = _choose(usual, predictor.record, n, seed)
+    rows = [_row(rank, usual[one.position], one.distance, predictor.record) for rank, one in enumerate(chosen, start=1)]
+    _write(out, _COLUMNS, rows)
+    return NextLabels(out, apart, len(chosen), len(strange), len(found) - len(fresh), failed)
+
+
+def _choose(usual: Sequence[Unlabelled], record: BundleRecord, n: int, seed: int) -> list[Chosen]:
+    features = np.stack([one.seen.features for one in usual])
+    probabilities = np.stack([one.seen.probabilities for one in usual])
+    patients = [one.patient for one in usual]
+    return choose_next(features, probabilities, patients, n, seed, multilabel=record.multilabel)
+
+
+def _without_the_taught(found: Sequence[Unlabelled], record: BundleRecord) -> list[Unlabelled]:
+    """Scans whose labels the bundle has not learned from; by patient where that is known, and by image."""
+    cases = tuple(Case(one.scan, Path(one.scan), one.patient_in_files, None) for one in found)
+    hashes, known = [one.seen.content_hashes for one in found], record.trained_on
+    taught = seen_before(Cohort(cases, record.labels), hashes, known.patient_hashes, known.content_hashes)
+    return [one for number, one in enumerate(found) if number not in set(taught)]
+
+
+def _limit(record: BundleRecord, asked: float | None) -> float:
+    if asked is not None:
+        return asked
+    return STRANGE_ABOVE if record.abstain_above_novelty is None else record.abstain_above_novelty
+
+
+def _row(rank: int, one: Unlabelled, distance: float, record: BundleRecord) -> dict[str, str]:
+    unsure = float(entropy(one.seen.probabilities[None], multilabel=record.multilabel)[0])
+    return {
+        "rank": str(rank),
+        "scan": one.scan,
+        "patient": one.patient,
+        "series_uid": one.seen.series_uid,
+        "reason": f"{_doubt(one, record)}; unlike those ranked before it" if rank > 1 else _doubt(one, record),
+        "entropy": f"{unsure:.3f}",
+        "distance": f"{distance:.3f}",
+        "novelty": f"{one.seen.novelty:.2f}",
+    }
+
+
+def _doubt(one: Unlabelled, record: BundleRecord) -> str:
+    probabilities = one.seen.probabilities
+    if record.multilabel:
+        nearest = int(np.abs(probabilities - 0.5).argmin())
+        return f"unsure of {record.classes[nearest]} ({probabilities[nearest]:.2f})"
+    first, second = np.argsort(-probabilities, kind="stable")[:2]
+    names = record.classes
+    return f"{names[first]} ({probabilities[first]:.2f}) or {names[second]} ({probabilities[second]:.2f})"
+
+
+def _strange_row(one: Unlabelled, limit: float) -> dict[str, str]:
+    return {
+        "scan": one.scan,
+        "patient": one.patient,
+        "series_uid": one.seen.series_uid,
+        "reason": f"novelty above {limit:g}: perhaps out of scope; look at it before labelling",
+        "novelty": f"{one.seen.novelty:.2f}",
+    }
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _nothing_left(scans: Path, failed: dict[str, str], n_known: int, n_strange: int, apart: Path) -> NothingDone:
+    parts = [
+        f"{number} {what}"
+        for number, what in (
+            (len(failed), "cannot be used"),
+            (n_known, "taught this bundle, or their patients did"),
+            (n_strange, f"are strange to it (see {apart.name})"),
+        )
+        if number
+    ]
+    first = f"The first reason: {next(iter(failed.values()))}" if failed else ""
+    return NothingDone(
+        f"no scan to choose from: {', '.join(parts)}", where=scans,
+        expected="scans without labels of the kind that the bundle was trained on", action=first,
+    )  # fmt: skip

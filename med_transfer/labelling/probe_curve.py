@@ -1,0 +1,125 @@
+"""The fast way to a learning curve: linear probes on frozen features, fitted on nested subsets of the patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
+
+from med_transfer.labelling.curve_samples import Judgements, count_patients
+from med_transfer.labelling.nested_subsets import geometric_sizes, nested_order, patient_strata
+from med_transfer.predictions.labels import Labels
+from med_transfer.selection.measures.inputs import finite_table
+from med_transfer.selection.probes import patient_folds, probe_answers
+
+Answers = Callable[["Lesson"], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Who learns and who is judged by that: one fold of one repeat at one size.
+
+    Attributes:
+        repeat, size, fold: numbers from 0.
+        n_patients: that learn.
+        train, test: boolean [scan]; no patient is in both.
+    """
+
+    repeat: int
+    size: int
+    fold: int
+    n_patients: int
+    train: NDArray[np.bool_]
+    test: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CurvePlan:
+    """Which subsets are learned from.
+
+    Attributes:
+        smallest: patients in the smallest subset, of all classes together.
+        n_sizes: subsets, the largest being all patients outside the fold that is judged.
+        repeats: each with other folds and another order of the patients.
+        n_folds: parts that are judged in turn.
+        seed: of folds and orders.
+    """
+
+    smallest: int
+    n_sizes: int = 6
+    repeats: int = 10
+    n_folds: int = 5
+    seed: int = 0
+
+
+def lessons(truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan) -> list[Lesson]:
+    """Every subset to learn from: within a fold of a repeat each size holds the patients of all smaller ones.
+
+    Args:
+        truth: boolean [scan, class].
+        patients: one entry a scan.
+        plan: sizes, repeats and folds.
+
+    Raises:
+        UsageError: fewer patients than folds.
+        TooFewPatients: fewer patients outside a fold than the smallest subset takes.
+    """
+    names, strata = np.asarray(patients, dtype=str), patient_strata(truth, patients)
+    folds = [patient_folds(truth, patients, plan.n_folds, plan.seed + repeat) for repeat in range(plan.repeats)]
+    pools = {
+        (repeat, fold): sorted(set(names[of_repeat != fold].tolist()))
+        for repeat, of_repeat in enumerate(folds)
+        for fold in range(plan.n_folds)
+    }
+    sizes = geometric_sizes(plan.smallest, min(map(len, pools.values())), plan.n_sizes)
+    taught = []
+    for (repeat, fold), pool in pools.items():
+        rng = np.random.default_rng((plan.seed, repeat, fold))
+        order = nested_order({patient: strata[patient] for patient in pool}, rng)
+        for size, n_patients in enumerate(sizes):
+            train, test = np.isin(names, order[:n_patients]), folds[repeat] == fold
+            taught.append(Lesson(repeat, size, fold, n_patients, train, test))
+    return taught
+
+
+def probe_curve(
+    features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, plan: CurvePlan
+) -> Judgements:
+    """Every patient judged by the probe of :func:`~med_transfer.selection.probes.linear_probe`, at every size.
+
+    Args:
+        features: of the scans [scan, feature], from a network that learned from none of them.
+        truth: boolean [scan, class].
+        patients: one entry a scan.
+        labels: class names.
+        plan: sizes, repeats and folds.
+
+    Raises:
+        UsageError: features that are no finite table, or fewer patients than folds.
+        TooFewPatients: fewer patients outside a fold than the smallest subset takes.
+    """
+    table = finite_table(features)
+    with threadpool_limits(1):  # hundreds of small fits: threads that wait for each other made them ten times slower
+        return judge_lessons(
+            lambda lesson: probe_answers(table, truth, lesson.train, lesson.test, labels), truth, patients, labels, plan
+        )
+
+
+def judge_lessons(
+    answers: Answers, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, plan: CurvePlan
+) -> Judgements:
+    """Gather what models say that are made by ``answers``: a lesson to probabilities [scan to judge, class]."""
+    taught = lessons(truth, patients, plan)
+    shape = (plan.repeats, 1 + max(one.size for one in taught))
+    learned, in_all = np.zeros((*shape, len(labels))), np.zeros(shape)
+    probabilities = np.zeros((*shape, *truth.shape))
+    names = np.array(patients, dtype=str)
+    for one in taught:
+        place = (one.repeat, one.size)
+        learned[place] += count_patients(truth[one.train], names[one.train].tolist()) / plan.n_folds
+        in_all[place] += one.n_patients / plan.n_folds
+        probabilities[*place, one.test] = answers(one)
+    return Judgements(learned, in_all, probabilities, truth, tuple(patients), labels)

@@ -1,0 +1,67 @@
+"""What the network would reach if the scans it is least certain of were left to a human."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.metrics import measures
+from med_transfer.metrics.abstention_metrics import AbstentionPoint
+from med_transfer.metrics.class_rates import sensitivities
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.scored import ScoredScans
+
+SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+
+
+def certainty(probabilities: NDArray[np.float64], *, multilabel: bool) -> NDArray[np.float64]:
+    """How certain each scan's probabilities are, [scan], in [0, 1].
+
+    One class a scan: the largest probability. Several findings: of the least certain finding, the larger of its
+    probability and the rest. Both agree for two classes.
+
+    Source: the first is the maximum class probability of Hendrycks & Gimpel 2017, ICLR, arXiv:1610.02136.
+    """
+    if multilabel:
+        return np.maximum(probabilities, 1 - probabilities).min(axis=1)
+    return probabilities.max(axis=1)
+
+
+def abstention_curve(
+    scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig
+) -> list[AbstentionPoint]:
+    """From all scans called to few; scans that are equally certain stay together, and no point comes twice.
+
+    The shares are those of the test scans themselves: a description, not a limit that was chosen beforehand.
+
+    Source: El-Yaniv & Wiener 2010, JMLR 11:1605 (risk and coverage).
+    """
+    certain = certainty(scored.probabilities, multilabel=scored.labels.multilabel)
+    falling = np.sort(certain)[::-1]
+    limits = {float(falling[max(1, round(share * len(scored))) - 1]) for share in SHARES}
+    return [_point(scored, certain >= limit, limit, bootstrap, config) for limit in sorted(limits)]
+
+
+def _point(
+    scored: ScoredScans, called: NDArray[np.bool_], limit: float, bootstrap: PatientBootstrap, config: EvaluationConfig
+) -> AbstentionPoint:
+    kept = scored.take(called)
+    within = PatientBootstrap(kept.patients, bootstrap.n_boot, bootstrap.seed)
+    found = sensitivities(kept, within, config)
+    truth = zip(scored.labels.names, scored.truth.T, strict=True)
+    return AbstentionPoint(
+        share=len(kept) / len(scored),
+        n_scans=len(kept),
+        certainty=limit,
+        called={name: float(called[has].mean()) if has.any() else None for name, has in truth},
+        sensitivity={name: _of_called(one) for name, one in found.items()},
+        balanced_accuracy=_of_called(measures.balanced_accuracy(kept, within)),
+    )
+
+
+def _of_called(found: Estimate) -> Estimate:
+    """With words that tell these scans from all test scans."""
+    swapped = {key: getattr(found, key).replace("the test scans", "the scans called") for key in ("method", "reason")}
+    return found.model_copy(update=swapped)

@@ -1,0 +1,89 @@
+"""What a network must beat to be worth its trouble: the prevalence alone, and a linear model on simple features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from med_transfer.metrics.cross_validation import Fold
+
+
+def prevalence_only(truth_train: NDArray[np.bool_], n_scans: int) -> NDArray[np.float64]:
+    """The classes' shares among the training scans, for every scan alike: [n_scans, class]."""
+    return np.tile(truth_train.mean(axis=0), (n_scans, 1))
+
+
+def fit_handcrafted(
+    features_train: NDArray[np.floating],
+    truth_train: NDArray[np.bool_],
+    features_test: NDArray[np.floating],
+    seed: int = 0,
+    *,
+    multilabel: bool = False,
+) -> NDArray[np.float64]:
+    """Class-balanced logistic regression on a feature table: probabilities [test scan, class].
+
+    Missing and infinite features take the training median. Class balance shifts the probabilities away from
+    the prevalence on purpose: sensitivity and AUC of this baseline are to be compared, not its calibration.
+
+    Args:
+        features_train, features_test: [scan, feature].
+        truth_train: boolean [scan, class].
+        seed: of the solver.
+        multilabel: several findings a scan: one model a finding.
+    """
+    train, test = _finite_or_nan(features_train), _finite_or_nan(features_test)
+    if multilabel:
+        findings = range(truth_train.shape[1])
+        return np.stack([_fit(train, truth_train[:, c].astype(int), test, 2, seed)[:, 1] for c in findings], axis=1)
+    return _fit(train, truth_train.argmax(axis=1), test, truth_train.shape[1], seed)
+
+
+def handcrafted_within(
+    features: NDArray[np.floating], truth: NDArray[np.bool_], folds: Sequence[Fold], seed: int = 0, *,
+    multilabel: bool = False,
+) -> NDArray[np.float64]:  # fmt: skip
+    """As :func:`fit_handcrafted`, for scans of which no others are at hand: each is predicted from other patients'.
+
+    Args:
+        features: [scan, feature]; truth: boolean [scan, class].
+        folds: from :func:`~med_transfer.metrics.cross_validation.patient_folds`; at least two.
+        seed, multilabel: as there.
+    """
+    probabilities = np.zeros(truth.shape)
+    for train, held_out in folds:
+        probabilities[held_out] = fit_handcrafted(
+            features[train], truth[train], features[held_out], seed, multilabel=multilabel
+        )
+    return probabilities
+
+
+def _fit(
+    train: NDArray[np.float64], target: NDArray[np.integer], test: NDArray[np.float64], n_classes: int, seed: int
+) -> NDArray[np.float64]:
+    probabilities = np.zeros((len(test), n_classes))
+    present = np.unique(target)
+    if len(present) == 1:  # nothing to tell apart
+        probabilities[:, present[0]] = 1.0
+        return probabilities
+    probabilities[:, present] = _model(seed).fit(train, target).predict_proba(test)
+    return probabilities
+
+
+def _model(seed: int) -> Pipeline:
+    return make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True),
+        StandardScaler(),
+        LogisticRegression(class_weight="balanced", max_iter=5000, random_state=seed),
+    )
+
+
+def _finite_or_nan(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    features = np.asarray(features, dtype=np.float64)
+    return np.where(np.isfinite(features), features, np.nan)

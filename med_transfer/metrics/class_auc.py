@@ -1,0 +1,119 @@
+"""How well the probabilities of each class tell its cases from the rest, at no operating point in particular."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.metrics.auc import (
+    PARTIAL_FROM,
+    auc,
+    standardised,
+    weighted_average_precision,
+    weighted_partial_auc,
+)
+from med_transfer.metrics.binomial import wilson
+from med_transfer.metrics.class_rates import UNDEFINED_RATE
+from med_transfer.metrics.delong import auc_variance, logit_interval
+from med_transfer.metrics.estimate import Estimate, Interval
+from med_transfer.metrics.intervals import PatientBootstrap, Resampled, newcombe
+from med_transfer.metrics.scored import ScoredScans
+
+_FEW = "no interval: most resamples lack the class or the rest, there are too few patients"
+_OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+
+
+def class_auc(scored: ScoredScans, c: int) -> Estimate:
+    """AUC of class ``c`` against the rest, DeLong's variance (Obuchowski's, by patient) on the logit scale.
+
+    At 0 or 1, or with one patient on a side, where there is no variance: Newcombe's score method over patients.
+    """
+    truth, score = scored.truth[:, c], scored.probabilities[:, c]
+    value = auc(truth, score)
+    if value is None:
+        return Estimate(value=None, ci95=None, method="one against the rest", reason=_lacking(scored, c))
+    if np.ptp(score) == 0:
+        method = "one against the rest; no spread, because every scan gets the same answer"
+        return Estimate(value=value, ci95=(value, value), method=method)
+    variance = auc_variance(truth, score, scored.patients)
+    interval = None if variance is None else logit_interval(value, variance)
+    if interval is not None:
+        whose = "Obuchowski's variance over patients" if scored.clustered else "DeLong's variance"
+        return Estimate(value=value, ci95=interval, method=f"one against the rest; {whose}, logit scale")
+    method = "one against the rest; Newcombe's score method over patients, because DeLong's variance is 0 or unknown"
+    return Estimate(value=value, ci95=auc_bound(scored, c), method=method)
+
+
+def auc_bound(scored: ScoredScans, c: int) -> Interval | None:
+    """Interval of one class's AUC that does not resample; a patient counts once however many scans he has."""
+    value = auc(scored.truth[:, c], scored.probabilities[:, c])
+    if value is None:
+        return None
+    if np.ptp(scored.probabilities[:, c]) == 0:  # one answer for all scans: 0.5 in any sample
+        return value, value
+    return newcombe(value, *_patients_on_each_side(scored, c))
+
+
+def average_precision(scored: ScoredScans, c: int, bootstrap: PatientBootstrap) -> Estimate:
+    """Average precision of class ``c``; where all draws agree, Wilson's limits over the patients with the class.
+
+    That fallback is the binomial interval of Boyd, Eng & Page 2013 (ECML PKDD, LNCS 8190:451) with Wilson's limits.
+    """
+    if not scored.truth[:, c].any():
+        reason = UNDEFINED_RATE["sensitivity"].format(name=scored.labels.names[c])
+        return Estimate(value=None, ci95=None, method="average precision", reason=reason)
+    found = _resampled(scored, c, bootstrap, weighted_average_precision)
+    cases = scored.patients_among(scored.truth[:, c])
+    if found.degenerate:
+        method = "average precision; Wilson over the patients with the class, because every bootstrap draw agrees"
+        return Estimate(value=found.value, ci95=wilson(found.value * cases, cases), method=method)
+    return _estimate(found, "average precision", bootstrap)
+
+
+def partial_auc(scored: ScoredScans, c: int, bootstrap: PatientBootstrap) -> Estimate:
+    """AUC of class ``c`` where the specificity is at least 0.8, on McClish's scale.
+
+    The area is the mean over cases of a share in [0, 1]. Where all draws agree, its limits are Wilson's, over the
+    patients of the smaller side: wide, but never without width.
+    """
+    what = f"AUC at specificity {PARTIAL_FROM:g} or more, standardised (McClish 1989)"
+    if auc(scored.truth[:, c], scored.probabilities[:, c]) is None:
+        return Estimate(value=None, ci95=None, method=what, reason=_lacking(scored, c))
+    found = _resampled(scored, c, bootstrap, weighted_partial_auc)
+    if np.ptp(scored.probabilities[:, c]) == 0:
+        method = f"{what}; no spread, because every scan gets the same answer"
+        return Estimate(value=found.value, ci95=(found.value, found.value), method=method)
+    if not found.degenerate:
+        return _estimate(found, what, bootstrap)
+    largest, n = 1 - PARTIAL_FROM, min(_patients_on_each_side(scored, c))
+    area = (2 * found.value - 1) * (largest - largest**2 / 2) + largest**2 / 2
+    low, high = wilson(area / largest * n, n) or (0.0, 1.0)
+    limits = standardised(np.array([low, high]) * largest, largest)
+    method = f"{what}; Wilson over the patients of the smaller side, because every bootstrap draw agrees"
+    return Estimate(value=found.value, ci95=(float(limits[0]), float(limits[1])), method=method)
+
+
+def _resampled(scored: ScoredScans, c: int, bootstrap: PatientBootstrap, measure: _OF_CLASS) -> Resampled:
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return measure(scored.truth[:, c], scored.probabilities[:, c], weights)
+
+    value = float(statistic(np.ones((1, len(scored))))[0])
+    return Resampled(value, bootstrap.distribution(statistic), bootstrap.jackknife(statistic))
+
+
+def _estimate(found: Resampled, what: str, bootstrap: PatientBootstrap) -> Estimate:
+    interval, kind = found.interval()
+    method = f"{what}; {bootstrap.described(kind)}"
+    return Estimate(value=found.value, ci95=interval, method=method, reason="" if interval else _FEW)
+
+
+def _patients_on_each_side(scored: ScoredScans, c: int) -> tuple[int, int]:
+    return scored.patients_among(scored.truth[:, c]), scored.patients_among(~scored.truth[:, c])
+
+
+def _lacking(scored: ScoredScans, c: int) -> str:
+    """Why one class has no AUC: the reason why it lacks one of the two rates."""
+    rate = "specificity" if scored.truth[:, c].any() else "sensitivity"
+    return UNDEFINED_RATE[rate].format(name=scored.labels.names[c])

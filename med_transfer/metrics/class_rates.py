@@ -1,0 +1,179 @@
+"""Rates of each class at the operating point, with their intervals over scans and over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.metrics.binomial import BINOMIAL, BINOMIAL_NAMES, wilson
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.estimate import Estimate, Interval
+from med_transfer.metrics.intervals import PatientBootstrap, Resampled
+from med_transfer.metrics.likelihood_ratios import likelihood_ratio
+from med_transfer.metrics.predictive_values import npv_at, ppv_at, predictive_value_in
+from med_transfer.metrics.rates import (
+    CELLS,
+    Cells,
+    count,
+    f1,
+    f1_in,
+    likelihood_ratio_in,
+    rate_in,
+    rate_of,
+    share,
+    weighted_cells,
+)
+from med_transfer.metrics.record import PredictiveValues
+from med_transfer.metrics.scored import ScoredScans
+
+UNDEFINED_RATE = {
+    "sensitivity": "no scan of class {name} among the test scans",
+    "specificity": "no scan of another class than {name} among the test scans",
+    "ppv": "no test scan was called {name}",
+    "npv": "every test scan was called {name}",
+}
+_MOST_UNBOUNDED = 0.01  # share of draws without bound above which a likelihood ratio gets no interval over patients
+
+
+@dataclass(frozen=True)
+class ResampledCells:
+    """The 2 x 2 tables of all classes, [row, class]: of the sample, of each draw, and without each patient in turn."""
+
+    sample: Cells
+    draws: Cells
+    jackknife: Cells
+
+    @classmethod
+    def of(cls, scored: ScoredScans, bootstrap: PatientBootstrap) -> ResampledCells:
+        def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            cells = weighted_cells(scored.truth, scored.predicted, weights)
+            return np.stack([cells[name] for name in CELLS], axis=1)
+
+        sample = statistic(np.ones((1, len(scored))))
+        tables = (sample, bootstrap.distribution(statistic), bootstrap.jackknife(statistic))
+        return cls(*({name: table[:, row] for row, name in enumerate(CELLS)} for table in tables))
+
+    def resampled(self, c: int, measure: Callable[[Cells], NDArray[np.float64]]) -> Resampled:
+        """A measure of one class."""
+        value, draws, jackknife = (measure(cells)[:, c] for cells in (self.sample, self.draws, self.jackknife))
+        return Resampled(float(value[0]), draws, jackknife)
+
+
+def sensitivities(
+    scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig | None = None
+) -> dict[str, Estimate]:
+    """By class."""
+    rates = ClassRates.of(scored, bootstrap, config or EvaluationConfig())
+    return {name: rates.rate(c, "sensitivity") for c, name in enumerate(scored.labels.names)}
+
+
+@dataclass(frozen=True)
+class ClassRates:
+    """Every rate of every class; the resamples are drawn once, and only where something is made of them."""
+
+    scored: ScoredScans
+    bootstrap: PatientBootstrap
+    config: EvaluationConfig
+    cells: ResampledCells | None
+
+    @classmethod
+    def of(
+        cls, scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig, *, resample: bool = False
+    ) -> ClassRates:
+        """``resample``: also where each patient has one scan, as :meth:`f1` needs."""
+        cells = ResampledCells.of(scored, bootstrap) if resample or scored.clustered else None
+        return cls(scored, bootstrap, config, cells)
+
+    def rate(self, c: int, name: str) -> Estimate:
+        """Sensitivity, specificity, PPV or NPV of class ``c``."""
+        hits, misses = rate_of(name, self._counts(c))
+        value, method = share(hits, misses), BINOMIAL_NAMES[self.config.interval]
+        if value is None:
+            reason = UNDEFINED_RATE[name].format(name=self.scored.labels.names[c])
+            return Estimate(value=None, ci95=None, method=method, reason=reason)
+        interval = BINOMIAL[self.config.interval](hits, hits + misses)
+        if not self.scored.clustered or self.cells is None:
+            return Estimate(value=value, ci95=interval, method=method)
+        resampled = self.cells.resampled(c, lambda cells: rate_in(name, cells))
+        cluster, how = self._over_patients(resampled, lambda: wilson(value * (n := self._patients(c, name)), n))
+        method += f" over scans as if independent; ci95_cluster: {how}"
+        return Estimate(value=value, ci95=interval, ci95_cluster=cluster, method=method)
+
+    def f1(self, c: int) -> Estimate:
+        """F1; where all draws agree, from the Wilson interval of J = TP / (TP + FP + FN), as F1 = 2 J / (1 + J)."""
+        counts, name = self._counts(c), self.scored.labels.names[c]
+        value = f1(counts.true_positive, counts.false_positive, counts.false_negative)
+        if value is None:
+            reason = f"no scan of class {name}, and none was called so"
+            return Estimate(value=None, ci95=None, method="F1", reason=reason)
+        if self.cells is None:
+            raise ValueError("F1 needs the resamples")
+        concerned = self.scored.truth[:, c] | self.scored.predicted[:, c]
+
+        def from_wilson() -> Interval | None:
+            n, overlap = self.scored.patients_among(concerned), value / (2 - value)
+            limits = wilson(overlap * n, n)
+            return limits and (2 * limits[0] / (1 + limits[0]), 2 * limits[1] / (1 + limits[1]))
+
+        interval, how = self._over_patients(self.cells.resampled(c, f1_in), from_wilson)
+        reason = "" if interval else "no interval: most resamples lack the class, there are too few patients"
+        return Estimate(value=value, ci95=interval, method=f"F1; {how}", reason=reason)
+
+    def likelihood_ratio(self, c: int, which: str) -> Estimate:
+        """``positive`` or ``negative``."""
+        name = self.scored.labels.names[c]
+        found = likelihood_ratio(name, self._counts(c), "positive" if which == "positive" else "negative")
+        if found.value is None or not self.scored.clustered or self.cells is None:
+            return found
+        resampled = self.cells.resampled(c, lambda cells: likelihood_ratio_in(which, cells))
+        unbounded = float(np.isinf(resampled.draws).mean())
+        if unbounded > _MOST_UNBOUNDED or resampled.degenerate:
+            why = f"{unbounded:.0%} of draws have no bound" if unbounded else "every draw agrees"
+            return found.model_copy(update={"method": f"{found.method}; no interval over patients: {why}"})
+        return self._beside(found, resampled)
+
+    def at_prevalence(self, c: int) -> PredictiveValues | None:
+        """PPV and NPV at the stated prevalence of class ``c``; None where none is stated."""
+        name, counts = self.scored.labels.names[c], self._counts(c)
+        prevalence = self.config.prevalence.get(name)
+        if prevalence is None:
+            return None
+        found = {"ppv": ppv_at(prevalence, name, counts), "npv": npv_at(prevalence, name, counts)}
+        if self.scored.clustered and self.cells is not None:
+            for which, estimate in found.items():
+                resampled = self.cells.resampled(
+                    c, lambda cells, which=which: predictive_value_in(which, prevalence, cells)
+                )
+                if estimate.value is not None and not resampled.degenerate:
+                    found[which] = self._beside(estimate, resampled)
+        return PredictiveValues(prevalence=prevalence, **found)
+
+    def _beside(self, found: Estimate, resampled: Resampled) -> Estimate:
+        """The estimate with an interval over patients beside that over scans."""
+        interval, kind = resampled.interval()
+        method = f"{found.method}, over scans as if independent; ci95_cluster: {self.bootstrap.described(kind)}"
+        return found.model_copy(update={"ci95_cluster": interval, "method": method})
+
+    def _over_patients(
+        self, resampled: Resampled, otherwise: Callable[[], Interval | None]
+    ) -> tuple[Interval | None, str]:
+        """Interval of resampled patients, or another one when all draws agree: all right, or all wrong."""
+        if resampled.degenerate:
+            return (
+                otherwise(),
+                f"Wilson over patients, because every draw of the {self.bootstrap.described('BCa')} agrees",
+            )
+        interval, kind = resampled.interval()
+        return interval, self.bootstrap.described(kind)
+
+    def _counts(self, c: int):
+        return count(self.scored.truth[:, c], self.scored.predicted[:, c])
+
+    def _patients(self, c: int, rate: str) -> int:
+        """Patients whose scans a rate is taken over."""
+        truth, predicted = self.scored.truth[:, c], self.scored.predicted[:, c]
+        among = {"sensitivity": truth, "specificity": ~truth, "ppv": predicted, "npv": ~predicted}
+        return self.scored.patients_among(among[rate])

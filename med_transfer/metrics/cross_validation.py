@@ -1,0 +1,45 @@
+"""One cohort to learn from and to judge: who is held out when, so that no patient is judged by a model that saw him."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import KFold, StratifiedGroupKFold
+
+from med_transfer.predictions.labels import Labels
+
+Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+_FOLDS = 5
+
+
+def patient_folds(truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, seed: int = 0) -> list[Fold]:
+    """Scans to learn from and scans to predict, at most five times; no patient is in both.
+
+    Args:
+        truth: boolean [scan, class].
+        patients: one entry a scan.
+        labels: class names; classes are spread evenly, findings as chance has it.
+
+    Returns:
+        Positions; each scan is predicted once. Empty when a class has but one patient.
+    """
+    everyone = np.asarray(patients, dtype=str)
+    folds = min(_FOLDS, fewest_patients(truth, patients))
+    if folds < 2:
+        return []
+    if not labels.multilabel:
+        stratified = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        return list(stratified.split(everyone, truth.argmax(axis=1), everyone))
+    names = np.unique(everyone)
+    divided = KFold(folds, shuffle=True, random_state=seed).split(names)
+    held_out = [np.isin(everyone, names[chosen]) for _, chosen in divided]
+    return [(np.flatnonzero(~rows), np.flatnonzero(rows)) for rows in held_out]
+
+
+def fewest_patients(truth: NDArray[np.bool_], patients: Sequence[str]) -> int:
+    """Patients of the rarest class or finding; truth is boolean [scan, class]."""
+    everyone = np.asarray(patients, dtype=str)
+    return min(len(set(everyone[column])) for column in truth.T)

@@ -1,0 +1,88 @@
+"""Decision curves: what acting on a class's probability is worth, against treating everyone and no one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from med_transfer.metrics.estimate import Interval, Record
+from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
+from med_transfer.metrics.scored import ScoredScans
+
+THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.075, *(round(0.05 * step, 2) for step in range(2, 20)))
+
+
+class NetBenefit(Record):
+    """At one threshold: who acts from it on holds a true positive to be worth (1 - threshold) / threshold false ones.
+
+    Attributes:
+        threshold: probability of the class from which on a scan is acted upon.
+        net_benefit: of the model, in true positives a scan; at most the prevalence. Treating no one has 0.
+        treat_all: of treating everyone.
+        gain: over the better of treating everyone and no one.
+        ci95, gain_ci95: of ``net_benefit`` and ``gain``, each threshold by itself.
+    """
+
+    threshold: float
+    net_benefit: float
+    ci95: Interval | None
+    treat_all: float
+    gain: float
+    gain_ci95: Interval | None
+
+    @property
+    def useful(self) -> bool:
+        """Whether the model is shown to be better than treating everyone and than treating no one."""
+        return self.gain_ci95 is not None and self.gain_ci95[0] > 0
+
+
+class DecisionCurve(Record):
+    """One class against the rest."""
+
+    points: list[NetBenefit] = Field(default_factory=list)
+    method: str
+
+
+def decision_curves(scored: ScoredScans, bootstrap: PatientBootstrap) -> dict[str, DecisionCurve]:
+    """Of every class that has cases and other scans, at :data:`THRESHOLDS`.
+
+    It is the class's probability that is acted upon, not the call at the operating point. The prevalence is that of
+    these scans. Source: Vickers & Elkin 2006, Med Decis Making 26:565.
+    """
+    method = f"net benefit of acting on probabilities from the threshold on; {bootstrap}"
+    return {
+        name: DecisionCurve(points=_points(scored.truth[:, c], scored.probabilities[:, c], bootstrap), method=method)
+        for c, name in enumerate(scored.labels.names)
+        if scored.truth[:, c].any() and not scored.truth[:, c].all()
+    }
+
+
+def benefit_by_scan(truth: NDArray[np.bool_], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What treating each scan is worth [scan, threshold]: 1 for a case, minus the odds of the threshold for another."""
+    return np.where(truth[:, None], 1.0, -(thresholds / (1 - thresholds)))
+
+
+def _points(
+    truth: NDArray[np.bool_], probability: NDArray[np.float64], bootstrap: PatientBootstrap
+) -> list[NetBenefit]:
+    thresholds = np.array(THRESHOLDS)
+    of_all = benefit_by_scan(truth, thresholds)
+    of_model = of_all * (probability[:, None] >= thresholds)
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        model, everyone = (weights @ each / weights.sum(axis=1, keepdims=True) for each in (of_model, of_all))
+        return np.stack([model, everyone, model - np.maximum(everyone, 0)], axis=1)
+
+    value, draws = statistic(np.ones((1, len(truth))))[0], bootstrap.distribution(statistic)
+    return [
+        NetBenefit(
+            threshold=threshold,
+            net_benefit=float(value[0, k]),
+            ci95=percentile_interval(draws[:, 0, k]),
+            treat_all=float(value[1, k]),
+            gain=float(value[2, k]),
+            gain_ci95=percentile_interval(draws[:, 2, k]),
+        )
+        for k, threshold in enumerate(THRESHOLDS)
+    ]

@@ -1,0 +1,68 @@
+"""The fused model held against its parts, on scans that none of them was fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.metrics import measures
+from med_transfer.metrics.class_rates import sensitivities
+from med_transfer.metrics.comparison import paired_difference
+from med_transfer.metrics.fusion_metrics import FusionDifference, FusionModel
+from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.scored import ScoredScans
+from med_transfer.predictions.labels import Labels
+
+Parts = tuple[str, ...]
+_ALONE = {"network": "image-only", "handcrafted": "handcrafted-only", "columns": "columns-only"}
+
+
+def fusion_figures(
+    truth: NDArray[np.bool_],
+    by_parts: Mapping[Parts, NDArray[np.float64]],
+    patients: Sequence[str],
+    labels: Labels,
+    *,
+    seed: int = 0,
+    n_boot: int = 2000,
+) -> dict[str, dict]:
+    """``models``, ``fused_minus`` and ``contributions`` of :class:`FusionMetrics`.
+
+    Every model is called at the default operating point, so that the calls can be compared.
+
+    Args:
+        truth: boolean [scan, class].
+        by_parts: the parts of each model to its probabilities [scan, class]; the longest is the fused one.
+        patients: one entry a scan.
+        labels: class names.
+        seed, n_boot: of the patient bootstrap.
+    """
+    bootstrap = PatientBootstrap(patients, n_boot, seed)
+    scored = {parts: ScoredScans.of(truth, found, patients, labels) for parts, found in by_parts.items()}
+    use = max(scored, key=len)
+    alone = {_ALONE[part]: (part,) for part in use}
+    without = {part: tuple(other for other in use if other != part) for part in use}
+    minus = {
+        parts: _difference(scored[use], scored[parts], bootstrap)
+        for parts in dict.fromkeys([*alone.values(), *without.values()])
+    }
+    return {
+        "models": {name: _model(scored[parts], bootstrap) for name, parts in (alone | {"fused": use}).items()},
+        "fused_minus": {name: minus[parts] for name, parts in alone.items()},
+        "contributions": {part: minus[parts] for part, parts in without.items()},
+    }
+
+
+def _model(scored: ScoredScans, bootstrap: PatientBootstrap) -> FusionModel:
+    return FusionModel(
+        macro_auc=measures.macro_auc(scored, bootstrap),
+        balanced_accuracy=measures.balanced_accuracy(scored, bootstrap),
+        sensitivity=sensitivities(scored, bootstrap),
+    )
+
+
+def _difference(fused: ScoredScans, other: ScoredScans, bootstrap: PatientBootstrap) -> FusionDifference:
+    found = paired_difference(fused, other, bootstrap)
+    return FusionDifference(macro_auc=found.macro_auc, balanced_accuracy=found.balanced_accuracy)

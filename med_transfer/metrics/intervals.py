@@ -1,0 +1,157 @@
+"""Confidence intervals from resampling patients, and one of an AUC where resampling is blind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import root_scalar
+from scipy.stats import norm
+
+from med_transfer.metrics.binomial import Z95
+from med_transfer.metrics.estimate import Interval
+
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+_BLOCK = 250  # draws held in memory at once
+_MINIMUM_DEFINED = 0.5  # share of draws in which a statistic must exist for its interval to mean something
+
+
+def newcombe(auc: float, n_cases: int, n_others: int) -> Interval | None:
+    """95 % score-type interval of an AUC from the numbers of cases and others; None when either is 0.
+
+    Used where resampling is blind: an AUC of exactly 0 or 1 is the same in every draw.
+    Source: Newcombe 2006, Stat Med 25:559, method 5.
+    """
+    if not n_cases or not n_others:
+        return None
+    star = (n_cases + n_others) / 2 - 1
+
+    def excess(theta: float) -> float:
+        spread = 1 + star * (1 - theta) / (2 - theta) + star * theta / (1 + theta)
+        return (auc - theta) ** 2 - Z95**2 * theta * (1 - theta) * spread / (n_cases * n_others)
+
+    low = 0.0 if auc <= 0 else root_scalar(excess, bracket=(0.0, auc - 1e-9)).root
+    high = 1.0 if auc >= 1 else root_scalar(excess, bracket=(auc + 1e-9, 1.0)).root
+    return float(low), float(high)
+
+
+def percentile_interval(draws: NDArray[np.float64]) -> Interval | None:
+    """2.5th and 97.5th percentile of the draws in which the statistic exists; None when over half lack it."""
+    defined = draws[np.isfinite(draws)]
+    if len(draws) == 0 or len(defined) < _MINIMUM_DEFINED * len(draws):
+        return None
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def bca_interval(value: float, draws: NDArray[np.float64], jackknife: NDArray[np.float64]) -> Interval | None:
+    """95 % bias-corrected and accelerated interval.
+
+    Args:
+        value: the statistic in the sample itself.
+        draws: the statistic in resamples; those in which it does not exist are left out.
+        jackknife: the statistic without each patient in turn.
+
+    Returns:
+        None where the correction does not exist: over half of the draws lack the statistic, all lie on one side of
+        ``value``, or some jackknife value is missing or all agree.
+
+    Source: Efron 1987, JASA 82:171; the acceleration by the jackknife, Efron & Tibshirani 1993, equation 14.15.
+    """
+    if percentile_interval(draws) is None or not np.isfinite(jackknife).all() or np.ptp(jackknife) < 1e-12:
+        return None
+    defined = draws[np.isfinite(draws)]
+    below = (np.mean(defined < value) + np.mean(defined <= value)) / 2
+    bias = float(norm.ppf(below))
+    if not np.isfinite(bias):
+        return None
+    distance = jackknife.mean() - jackknife
+    acceleration = (distance**3).sum() / (6 * (distance**2).sum() ** 1.5)
+    moved = bias + np.array([-Z95, Z95])
+    low, high = np.quantile(defined, norm.cdf(bias + moved / (1 - acceleration * moved)))
+    return float(low), float(high)
+
+
+def is_degenerate(draws: NDArray[np.float64]) -> bool:
+    """True when all draws agree, so that their spread says nothing about uncertainty."""
+    defined = draws[np.isfinite(draws)]
+    return len(defined) > 0 and bool(np.ptp(defined) < 1e-12)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """One statistic: of the sample, of its resamples [draw], and without each patient in turn [patient]."""
+
+    value: float
+    draws: NDArray[np.float64]
+    jackknife: NDArray[np.float64]
+
+    def interval(self) -> tuple[Interval | None, str]:
+        """BCa where it exists, else percentiles; with the method's name."""
+        bca = bca_interval(self.value, self.draws, self.jackknife)
+        if bca is not None:
+            return bca, "BCa"
+        return percentile_interval(self.draws), "percentile"
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether the draws say nothing about uncertainty."""
+        return is_degenerate(self.draws)
+
+
+@dataclass(frozen=True)
+class PatientBootstrap:
+    """Resamples patients with replacement, each with all of their scans.
+
+    Scans of one patient resemble each other; resampling scans would count them as independent evidence.
+    Equal patients and seed give equal draws, so that two statistics of one bootstrap are paired.
+
+    Source: Field & Welsh 2007, JRSS B 69:369 (cluster bootstrap).
+
+    Attributes:
+        patients: one entry a scan.
+        n_boot: number of draws.
+        seed: of the random numbers.
+    """
+
+    patients: Sequence[str]
+    n_boot: int = 2000
+    seed: int = 0
+
+    def distribution(self, statistic: Statistic) -> NDArray[np.float64]:
+        """The statistic in every draw: [draw, ...].
+
+        ``statistic`` takes weights [draw, scan] (how often each scan was drawn) and gives [draw, ...].
+        """
+        return np.concatenate([statistic(weights) for weights in self._draws()])
+
+    def jackknife(self, statistic: Statistic) -> NDArray[np.float64]:
+        """The statistic without each patient in turn: [patient, ...]."""
+        n_patients = int(self._patient_of_scan.max()) + 1
+        blocks = [np.arange(start, min(start + _BLOCK, n_patients)) for start in range(0, n_patients, _BLOCK)]
+        kept = ((self._patient_of_scan != block[:, None]).astype(np.float64) for block in blocks)
+        return np.concatenate([statistic(weights) for weights in kept])
+
+    def described(self, kind: str) -> str:
+        """In words, with the kind of interval that is made of the draws."""
+        return f"{kind} bootstrap over patients ({self.n_boot} draws, seed {self.seed})"
+
+    def __str__(self) -> str:
+        return self.described("percentile")
+
+    def _draws(self) -> Iterator[NDArray[np.float64]]:
+        n_patients = int(self._patient_of_scan.max()) + 1
+        rng = np.random.default_rng(self.seed)
+        for start in range(0, self.n_boot, _BLOCK):
+            rows = min(_BLOCK, self.n_boot - start)
+            drawn = rng.integers(n_patients, size=(rows, n_patients)) + np.arange(rows)[:, None] * n_patients
+            times = np.bincount(drawn.ravel(), minlength=rows * n_patients).reshape(rows, n_patients)
+            yield times[:, self._patient_of_scan].astype(np.float64)
+
+    @cached_property
+    def _patient_of_scan(self) -> NDArray[np.intp]:
+        return np.unique(np.asarray(self.patients, dtype=str), return_inverse=True)[1]

@@ -1,0 +1,161 @@
+"""The measures of one model on one set of scans, each with its interval."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.metrics.auc import (
+    weighted_average_precision,
+    weighted_macro_auc,
+    weighted_micro_auc,
+)
+from med_transfer.metrics.binomial import wilson
+from med_transfer.metrics.calibration import brier_by_scan
+from med_transfer.metrics.class_auc import auc_bound
+from med_transfer.metrics.estimate import Estimate, Interval
+from med_transfer.metrics.intervals import PatientBootstrap, Statistic, is_degenerate, percentile_interval
+from med_transfer.metrics.rates import weighted_balanced_accuracy
+from med_transfer.metrics.scored import ScoredScans
+
+_TOO_FEW_DRAWS = "no interval: some class is missing from most resamples, there are too few patients"
+_NO_AUC = "no class has both cases and other scans"
+
+
+def balanced_accuracy(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+    """Mean sensitivity of the classes (for findings: of sensitivity and specificity), see ``rates``."""
+    multilabel = scored.labels.multilabel
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return weighted_balanced_accuracy(scored.truth, scored.predicted, weights, multilabel=multilabel)
+
+    what = "mean of the classes' sensitivities"
+    if multilabel:
+        what = "mean over findings of (sensitivity + specificity) / 2"
+    value = _value(statistic, scored)
+    if value is None:
+        return Estimate(value=None, ci95=None, method=what, reason=_NO_AUC)
+    draws = bootstrap.distribution(statistic)
+    return _resampled(
+        value, draws, what + _left_out(scored), _balanced_bound(scored, value), "the mean of Wilson limits", bootstrap
+    )
+
+
+def _balanced_bound(scored: ScoredScans, value: float) -> Interval | None:
+    """Mean of the Wilson limits of the rates that make up the balanced accuracy; patients count once."""
+    if (scored.predicted == scored.predicted[0]).all():  # one answer for all scans: the same in any sample
+        return value, value
+    limits = []
+    for c in np.flatnonzero(_defined(scored)):
+        groups = [scored.truth[:, c], ~scored.truth[:, c]] if scored.labels.multilabel else [scored.truth[:, c]]
+        for among in groups:
+            right = (scored.truth[:, c] == scored.predicted[:, c])[among].mean()
+            patients = scored.patients_among(among)
+            limits.append(wilson(right * patients, patients))
+    return _mean_interval(limits)
+
+
+def macro_auc(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+    """Mean AUC over the classes that have one."""
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return weighted_macro_auc(scored.truth, scored.probabilities, weights)
+
+    what = "mean of the classes' one-against-the-rest AUCs"
+    value = _value(statistic, scored)
+    if value is None:
+        return Estimate(value=None, ci95=None, method=what, reason=_NO_AUC)
+    bounds = [auc_bound(scored, c) for c in range(len(scored.labels))]
+    bound = _mean_interval([b for b in bounds if b is not None])
+    draws = bootstrap.distribution(statistic)
+    return _resampled(value, draws, what + _left_out(scored), bound, "the mean of Newcombe's limits", bootstrap)
+
+
+def micro_auc(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+    """AUC of all (scan, class) pairs together; no interval where every draw agrees."""
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return weighted_micro_auc(scored.truth, scored.probabilities, weights)
+
+    what = "all pairs of scan and class together"
+    value = _value(statistic, scored)
+    if value is None:
+        return Estimate(value=None, ci95=None, method=what, reason="no pair of scan and class to tell apart")
+    return _resampled(value, bootstrap.distribution(statistic), what, None, "no interval", bootstrap)
+
+
+def macro_average_precision(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+    """Mean average precision over the classes that have cases; no interval where every draw agrees."""
+    columns = np.flatnonzero(scored.truth.any(axis=0))
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        by_class = [
+            weighted_average_precision(scored.truth[:, c], scored.probabilities[:, c], weights) for c in columns
+        ]  # fmt: skip
+        return np.mean(by_class, axis=0)
+
+    what = "mean of the classes' average precisions" + _left_out(scored)
+    if not len(columns):
+        return Estimate(value=None, ci95=None, method=what, reason="no class has a case among the test scans")
+    value = float(statistic(np.ones((1, len(scored))))[0])
+    return _resampled(value, bootstrap.distribution(statistic), what, None, "no interval", bootstrap)
+
+
+def brier(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+    """Brier score, see ``calibration.brier_by_scan``."""
+    by_scan = brier_by_scan(scored.truth, scored.probabilities, multilabel=scored.labels.multilabel)
+    draws = bootstrap.distribution(lambda weights: weights @ by_scan / weights.sum(axis=1))
+    what = "mean over findings" if scored.labels.multilabel else "half the sum over classes"
+    return Estimate(value=float(by_scan.mean()), ci95=percentile_interval(draws), method=f"{what}; {bootstrap}")
+
+
+def confusion_matrix(scored: ScoredScans) -> list[list[int]] | None:
+    """Scans by true class (row) and called class (column); None for several findings a scan."""
+    if scored.labels.multilabel:
+        return None
+    return (scored.truth.T.astype(int) @ scored.predicted.astype(int)).tolist()
+
+
+def _value(statistic: Statistic, scored: ScoredScans) -> float | None:
+    value = float(statistic(np.ones((1, len(scored))))[0])
+    return value if np.isfinite(value) else None
+
+
+def _defined(scored: ScoredScans) -> NDArray[np.bool_]:
+    cases = scored.truth.sum(axis=0)
+    return (cases > 0) & (cases < len(scored)) if scored.labels.multilabel else cases > 0
+
+
+def _left_out(scored: ScoredScans) -> str:
+    absent = [name for name, there in zip(scored.labels.names, _defined(scored), strict=True) if not there]
+    return f" (without {', '.join(absent)}: undefined in the test scans)" if absent else ""
+
+
+def _mean_interval(limits: list[Interval | None]) -> Interval | None:
+    known = [limit for limit in limits if limit is not None]
+    if not known:
+        return None
+    low, high = np.mean(known, axis=0)
+    return float(low), float(high)
+
+
+def _resampled(
+    value: float,
+    draws: NDArray[np.float64],
+    what: str,
+    bound: Interval | None,
+    bound_method: str,
+    bootstrap: PatientBootstrap,
+) -> Estimate:
+    """An estimate with the interval of its draws, or ``bound`` when all draws agree."""
+    if is_degenerate(draws):
+        constant = bound is not None and bound[0] == bound[1]
+        why = "every scan gets the same answer" if constant else "every bootstrap draw agrees"
+        if bound is None:
+            return Estimate(value=value, ci95=None, method=what, reason=f"no interval: {why}")
+        method = f"{what}; {'no spread' if constant else bound_method + ' over patients'}, because {why}"
+        return Estimate(value=value, ci95=bound, method=method)
+    interval = percentile_interval(draws)
+    missing = 1 - float(np.isfinite(draws).mean())
+    method = f"{what}; {bootstrap}" + (f", {missing:.1%} of draws lacked a class" if missing else "")
+    return Estimate(value=value, ci95=interval, method=method, reason="" if interval else _TOO_FEW_DRAWS)

@@ -1,0 +1,61 @@
+"""Whether a model is at most so much worse than another, by a margin that was stated before the scans were seen."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from med_transfer.errors import UsageError
+from med_transfer.metrics.estimate import Estimate, Record
+
+_NO_WIDTH = 1e-12  # an interval without width would look like certainty
+Verdict = Literal["superior", "non-inferior", "not shown", "inferior"]
+
+
+class NonInferiority(Record):
+    """One measure of a run minus that of the reference, held against the margin.
+
+    Attributes:
+        margin: the largest loss that would not matter, in (0, 1).
+        verdict: by the 95 % interval of the difference. ``superior``: all of it above 0; ``non-inferior``: all of it
+            above minus the margin; ``inferior``: all of it below minus the margin; ``not shown``: it holds minus the
+            margin, or there is no interval.
+        sentence: in words.
+    """
+
+    margin: float
+    verdict: Verdict
+    sentence: str
+
+
+def non_inferiority(difference: Estimate, margin: float) -> NonInferiority:
+    """The verdict on a difference, run minus reference.
+
+    The lower limit of a two-sided 95 % interval is a one-sided test at 2.5 %, as guidelines ask for.
+
+    Source: Piaggio et al. 2012, JAMA 308:2594 (CONSORT for non-inferiority), figure 1.
+    """
+    verdict, sentence = _judged(difference, checked_margin(margin))
+    return NonInferiority(margin=margin, verdict=verdict, sentence=sentence)
+
+
+def checked_margin(margin: float) -> float:
+    """The same. Raises UsageError unless it lies between 0 and 1."""
+    if not 0 < margin < 1:
+        raise UsageError(f"{margin:g}", where="margin", expected="a difference between 0 and 1, as 0.05")
+    return margin
+
+
+def _judged(difference: Estimate, margin: float) -> tuple[Verdict, str]:
+    if difference.ci95 is None:
+        return "not shown", f"not shown: {difference.reason or 'the difference has no interval'}"
+    low, high = difference.ci95
+    if high - low < _NO_WIDTH:
+        return "not shown", "not shown: every resample agrees, so the scans are too few or the models the same"
+    if low > 0:
+        return "superior", "superior: the whole interval lies above 0"
+    if low > -margin:
+        worse = ", though worse: it lies wholly below 0" if high < 0 else ""
+        return "non-inferior", f"non-inferior: the interval stays above {-margin:g}{worse}"
+    if high < -margin:
+        return "inferior", f"inferior: the whole interval lies below {-margin:g}"
+    return "not shown", f"not shown: the interval reaches below {-margin:g}"

@@ -1,0 +1,105 @@
+"""A second opinion on two models and the same scans: McNemar's exact test and DeLong's, corrected for many models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from med_transfer.metrics.delong import delong
+from med_transfer.metrics.estimate import Record
+from med_transfer.metrics.scored import ScoredScans
+
+_CLUSTERED = "some patients have several scans, which the test would count as independent; see the intervals"
+
+_NO_SPREAD = "every placement agrees: the scans are too few to have a variance"
+
+
+class PairedTest(Record):
+    """One test of "no difference", or of "worse by the margin or more".
+
+    Attributes:
+        p_value: two-sided, of a margin one-sided; None when there is none, and ``reason`` says why.
+        p_holm: the same, corrected for the number of models compared.
+        found: what it was computed from, in words.
+    """
+
+    method: str
+    p_value: float | None
+    p_holm: float | None = None
+    found: str = ""
+    reason: str = ""
+
+
+def mcnemar(first: ScoredScans, second: ScoredScans) -> PairedTest:
+    """Whether two models call equally many scans right, by the scans that only one of them calls right.
+
+    A scan with several findings is called right when all of them are.
+
+    Source: McNemar 1947, Psychometrika 12:153; exact binomial form.
+    """
+    method = "McNemar, exact"
+    if first.clustered:
+        return PairedTest(method=method, p_value=None, reason=_CLUSTERED)
+    ours, theirs = _right(first), _right(second)
+    only_first, only_second = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    found = f"{only_first} scans only this run calls right, {only_second} only the reference"
+    return PairedTest(method=method, p_value=mcnemar_p(only_first, only_second), found=found)
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Two-sided exact p of the discordant pairs; 1 where there is none."""
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def _right(scored: ScoredScans) -> NDArray[np.bool_]:
+    return (scored.predicted == scored.truth).all(axis=1)
+
+
+def delong_test(first: ScoredScans, second: ScoredScans) -> PairedTest:
+    """Whether two models have the same macro AUC; see :func:`med_transfer.metrics.delong.delong`."""
+    method = "DeLong, macro AUC"
+    if first.clustered:
+        return PairedTest(method=method, p_value=None, reason=_CLUSTERED)
+    found = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
+    if found is None:
+        return PairedTest(method=method, p_value=None, reason="too few scans: some class has one or none")
+    text = f"difference {found.value:+.3f}, standard error {np.sqrt(found.variance):.3f}"
+    reason = "" if found.p_value is not None else _NO_SPREAD
+    return PairedTest(method=method, p_value=found.p_value, found=text, reason=reason)
+
+
+def delong_margin_test(first: ScoredScans, second: ScoredScans, margin: float) -> PairedTest:
+    """Whether the first macro AUC is less than ``margin`` below the second, one-sided by DeLong's variance."""
+    method = f"DeLong, macro AUC less than {margin:g} below, one-sided"
+    tested = delong_test(first, second)
+    if tested.p_value is None:
+        return tested.model_copy(update={"method": method})
+    found = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
+    p_value = found.p_above(-margin) if found else None
+    return tested.model_copy(
+        update={"method": method, "p_value": p_value, "reason": _NO_SPREAD if p_value is None else ""}
+    )
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Corrected p values in the same order; None is no test and stays so.
+
+    Source: Holm 1979, Scand J Statist 6:65.
+    """
+    order = sorted((p, number) for number, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for done, (p, number) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - done) * p))
+        corrected[number] = largest
+    return corrected
+
+
+def corrected(tests: Sequence[PairedTest]) -> list[PairedTest]:
+    """The tests of several models against one, with Holm's correction."""
+    values = holm([test.p_value for test in tests])
+    return [test.model_copy(update={"p_holm": value}) for test, value in zip(tests, values, strict=True)]

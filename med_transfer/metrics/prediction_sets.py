@@ -1,0 +1,70 @@
+"""Prediction sets held against the truth: how often they hold it, and how large they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.metrics.class_rates import ClassRates
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.set_metrics import ClassSets, SetMetrics
+from med_transfer.predictions.labels import Labels
+
+
+def measure_sets(
+    truth: NDArray[np.bool_], members: NDArray[np.bool_], patients: Sequence[str], labels: Labels, *, target: float,
+    thresholds: Sequence[float], n_patients: Sequence[int], config: EvaluationConfig | None = None, seed: int = 0,
+    n_boot: int = 2000,
+) -> SetMetrics:  # fmt: skip
+    """Measure prediction sets.
+
+    Args:
+        truth, members: boolean [scan, class].
+        patients: one entry a scan.
+        labels: the classes.
+        target, thresholds, n_patients: of the sets, see SetMetrics and ClassSets; by class.
+        config: which interval the shares get.
+        seed, n_boot: of the bootstrap over patients, where some have several scans.
+    """
+    config = config or EvaluationConfig()
+
+    def share(hits: NDArray[np.bool_], of: Sequence[str], without: str) -> Estimate:
+        """A proportion with the intervals of every rate: the sensitivity of a finding that all scans have."""
+        if not len(hits):
+            return Estimate(value=None, ci95=None, method="", reason=without)
+        one = Labels(("hit",), multilabel=True)
+        scored = ScoredScans.of(np.ones((len(hits), 1), dtype=bool), hits[:, None].astype(float), of, one)
+        return ClassRates.of(scored, PatientBootstrap(scored.patients, n_boot, seed), config).rate(0, "sensitivity")
+
+    single = members.sum(axis=1) == 1
+    right = np.asarray((members & truth)[single].any(axis=1))
+    of_pairs = [patient for patient, own in zip(patients, truth, strict=True) for _ in range(own.sum())]
+    return SetMetrics(
+        target=target,
+        coverage=share(members[truth], of_pairs, "no scan has a class"),
+        classes={
+            name: ClassSets(
+                coverage=share(
+                    members[truth[:, c], c],
+                    _among(patients, truth[:, c]),
+                    f"no scan of class {name} among the test scans",
+                ),
+                threshold=thresholds[c],
+                n_patients=n_patients[c],
+            )
+            for c, name in enumerate(labels.names)
+        },
+        sizes=np.bincount(members.sum(axis=1), minlength=len(labels) + 1).tolist(),
+        right_when_single=None
+        if labels.multilabel
+        else share(right, _among(patients, single), "no set holds exactly one class"),
+    )
+
+
+def _among(patients: Sequence[str], scans: NDArray[np.bool_]) -> list[str]:
+    return [patient for patient, marked in zip(patients, scans, strict=True) if marked]

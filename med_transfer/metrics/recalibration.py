@@ -1,0 +1,133 @@
+"""Calibration slope and intercept: what logistic recalibration would change of the probabilities, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from med_transfer.metrics.binomial import Z95
+from med_transfer.metrics.estimate import Estimate
+
+SMALLEST = 1e-6  # probabilities beyond it are moved to it: a logarithm needs them above 0
+_STEPS, _TOLERANCE, _LARGEST = 50, 1e-9, 100.0
+_SEPARATED = "probabilities separate the truth without error, so that no slope is too steep"
+_EQUAL = "every scan has the same probability"
+
+
+def binary_log_probability(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithms [scan, 2] of not having and of having a class, from its probability [scan]."""
+    inside = np.clip(probability, SMALLEST, 1 - SMALLEST)
+    return np.log(np.stack([1 - inside, inside], axis=1))
+
+
+def slope(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patients: Sequence[str]) -> Estimate:
+    """The power of the probabilities that fits the truth best, next to an intercept of each class but the first.
+
+    softmax(slope x log p + intercepts); for two columns this is logistic regression of the truth on the log odds.
+
+    Args:
+        log_probability: [scan, class]; the classes exclude each other.
+        truth: column of each scan's class.
+        patients: one entry a scan.
+
+    Sources: Cox 1958, Biometrika 45:562; Van Calster et al. 2019, BMC Med 17:230; for several classes Van Hoorde et
+    al. 2014, Stat Med 33:2585, with one slope for all.
+    """
+    n_classes = log_probability.shape[1]
+    method = "logistic recalibration with free intercept" + ("s, one slope for all classes" if n_classes > 2 else "")
+    if reason := _missing(truth, n_classes):
+        return Estimate(value=None, ci95=None, method=method, reason=reason)
+    if np.ptp(log_probability - log_probability[:, :1], axis=0).max() < 1e-9:
+        return Estimate(value=None, ci95=None, method=method, reason=_EQUAL)
+    intercepts = np.broadcast_to(np.eye(n_classes)[:, 1:], (len(truth), n_classes, n_classes - 1))
+    design = np.concatenate([intercepts, log_probability[:, :, None]], axis=2)
+    return _estimate(design, np.zeros_like(log_probability), truth, patients, method)
+
+
+def intercept(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patients: Sequence[str]) -> Estimate:
+    """What is to be added to the log odds of the second of two columns for the mean probability to be right."""
+    method = "logistic recalibration with the slope held at 1"
+    if reason := _missing(truth, 2):
+        return Estimate(value=None, ci95=None, method=method, reason=reason)
+    design = np.broadcast_to(np.array([[0.0], [1.0]]), (len(truth), 2, 1))
+    return _estimate(design, log_probability, truth, patients, method)
+
+
+def _missing(truth: NDArray[np.intp], n_classes: int) -> str:
+    if len(np.unique(truth)) == n_classes:
+        return ""
+    return "no case, or nothing but cases, among the test scans" if n_classes == 2 else "a class has no test scan"
+
+
+def _estimate(
+    design: NDArray[np.float64], offset: NDArray[np.float64], truth: NDArray[np.intp], patients: Sequence[str],
+    method: str,
+) -> Estimate:  # fmt: skip
+    """The last parameter of the fit; its Wald interval, over patients where some have several scans."""
+    found = _maximum(design, offset, truth)
+    if found is None:
+        return Estimate(value=None, ci95=None, method=method, reason=_SEPARATED)
+    clustered = len(set(patients)) < len(patients)
+    covariance = _covariance(design, offset, truth, found, patients if clustered else None)
+    half = Z95 * float(np.sqrt(covariance[-1, -1]))
+    value = float(found[-1])
+    how = "Wald interval, sandwich variance over patients" if clustered else "Wald interval"
+    return Estimate(value=value, ci95=(value - half, value + half), method=f"{method}; {how}")
+
+
+def _maximum(
+    design: NDArray[np.float64], offset: NDArray[np.float64], truth: NDArray[np.intp]
+) -> NDArray[np.float64] | None:
+    """Parameters of the greatest likelihood by Newton's method, steps halved where they overshoot.
+
+    None where the likelihood grows for ever, as it does when the truth can be told without error.
+    """
+    rows, parameters = np.arange(len(truth)), np.zeros(design.shape[2])
+
+    def likelihood(at: NDArray[np.float64]) -> float:
+        return float(log_softmax(offset + design @ at, axis=1)[rows, truth].sum())
+
+    best = likelihood(parameters)
+    for _ in range(_STEPS):
+        score, information = _derivatives(design, offset, truth, parameters)
+        try:
+            step = np.linalg.solve(information, score.sum(axis=0))
+        except np.linalg.LinAlgError:
+            return None
+        while (there := likelihood(parameters + step)) < best - _TOLERANCE and np.abs(step).max() > _TOLERANCE:
+            step = step / 2
+        parameters, best = parameters + step, there
+        if np.abs(parameters).max() > _LARGEST:
+            return None
+        if np.abs(step).max() < _TOLERANCE:
+            return parameters
+    return None
+
+
+def _derivatives(
+    design: NDArray[np.float64], offset: NDArray[np.float64], truth: NDArray[np.intp], at: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Score of each scan [scan, parameter], and the information [parameter, parameter]."""
+    expected = softmax(offset + design @ at, axis=1)
+    excess = np.eye(expected.shape[1])[truth] - expected
+    centred = design - np.einsum("sc,scp->sp", expected, design)[:, None]
+    return np.einsum("sc,scp->sp", excess, design), np.einsum("sc,scp,scq->pq", expected, centred, centred)
+
+
+def _covariance(
+    design: NDArray[np.float64], offset: NDArray[np.float64], truth: NDArray[np.intp], at: NDArray[np.float64],
+    patients: Sequence[str] | None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """The inverse information; with patients the sandwich over them (Liang & Zeger 1986, Biometrika 73:13)."""
+    score, information = _derivatives(design, offset, truth, at)
+    bread = np.linalg.inv(information).astype(np.float64)
+    if patients is None:
+        return bread
+    _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    n = patient.max() + 1
+    summed = np.zeros((n, score.shape[1]))
+    np.add.at(summed, patient, score)
+    return bread @ (summed.T @ summed) @ bread * (n / max(n - 1, 1))

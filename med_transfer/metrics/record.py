@@ -1,0 +1,271 @@
+"""metrics.json: everything that was measured, as a program reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from med_transfer.atomic import write_text
+from med_transfer.errors import UsageError
+from med_transfer.metrics.abstention_metrics import AbstentionPoint
+from med_transfer.metrics.calibration_metrics import Calibration
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.decision_curve import DecisionCurve
+from med_transfer.metrics.decision_records import ChosenPoint, Openings
+from med_transfer.metrics.domain import Domain
+from med_transfer.metrics.estimate import Estimate, Record
+from med_transfer.metrics.fusion_metrics import FusionMetrics
+from med_transfer.metrics.overlap import Overlap
+from med_transfer.metrics.rates import Counts
+from med_transfer.metrics.sample_size import SampleSize
+from med_transfer.metrics.set_metrics import SetMetrics
+from med_transfer.metrics.shortcut_metrics import Shortcuts
+from med_transfer.metrics.subgroup_metrics import SubgroupTest
+from med_transfer.model.operating_point import OperatingPoint
+
+SCHEMA_VERSION = "1"
+
+
+class PredictiveValues(Record):
+    """PPV and NPV where the class has another prevalence, in (0, 1), than among the test scans."""
+
+    prevalence: float
+    ppv: Estimate
+    npv: Estimate
+
+
+class ClassMetrics(Record):
+    """One class against the rest, at the operating point.
+
+    Attributes:
+        n, n_patients: test scans of the class, and the patients they come from.
+        counts: the 2 x 2 table in scans.
+        lr_positive, lr_negative: likelihood ratios of being called so, and of not being called so.
+        partial_auc: where the specificity is at least 0.8, on McClish's scale.
+        at_prevalence: PPV and NPV at the prevalence that the user stated.
+        sample_size: rate to what these patients can show of it, and how many a narrower interval needs.
+    """
+
+    n: int
+    n_patients: int
+    counts: Counts
+    sensitivity: Estimate
+    specificity: Estimate
+    ppv: Estimate
+    npv: Estimate
+    auc: Estimate
+    f1: Estimate | None = None
+    lr_positive: Estimate | None = None
+    lr_negative: Estimate | None = None
+    average_precision: Estimate | None = None
+    partial_auc: Estimate | None = None
+    at_prevalence: PredictiveValues | None = None
+    sample_size: dict[str, SampleSize] = Field(default_factory=dict)
+
+
+class BaselineMetrics(Record):
+    """A baseline on the same scans.
+
+    Attributes:
+        sensitivity: by class.
+        macro_auc_gain, balanced_accuracy_gain: the network minus this baseline, paired.
+    """
+
+    balanced_accuracy: Estimate
+    macro_auc: Estimate
+    brier: Estimate
+    sensitivity: dict[str, Estimate]
+    macro_auc_gain: Estimate
+    balanced_accuracy_gain: Estimate
+
+
+class Subgroup(Record):
+    """The network among the scans of one subgroup; measures are null below the smallest size reported."""
+
+    n: int
+    n_patients: int
+    balanced_accuracy: Estimate
+    macro_auc: Estimate
+    sensitivity: dict[str, Estimate]
+
+
+class TransferGain(Record):
+    """What pretraining brought over the same network trained from scratch at equal budget.
+
+    Attributes:
+        balanced_sensitivity, macro_auc: transferred minus scratch, paired.
+        verdict: ``gain``, ``none`` (no difference shown) or ``harm`` (negative transfer).
+    """
+
+    balanced_sensitivity: Estimate
+    macro_auc: Estimate
+    verdict: Literal["gain", "none", "harm"]
+    n_patients: int
+    method: str
+
+
+class KeptNetwork(Record):
+    """Which of the two networks the bundle holds, and so which one every other figure is about.
+
+    Attributes:
+        kept: the ``transferred`` network or the one from ``scratch``.
+        rule: what was to happen on harm, set before the run: ``report`` or ``fallback``.
+        validation: transferred minus scratch on validation scans, which alone decides; None where it was not asked.
+        sentence: the same in words.
+    """
+
+    kept: Literal["transferred", "scratch"]
+    rule: Literal["report", "fallback"]
+    validation: TransferGain | None = None
+    sentence: str
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether the transferred network was given up."""
+        return self.kept == "scratch" and self.validation is not None
+
+
+class FitGap(Record):
+    """How much better the networks do on scans they learned from than on scans they did not; a sign of over-fitting.
+
+    Both at the epoch that was kept, without augmentation, all members together. The validation scans chose that epoch,
+    so the gap is rather too small than too large.
+
+    Attributes:
+        training_sensitivity, validation_sensitivity: balanced; None when undefined.
+        training_loss, validation_loss: cross-entropy before calibration.
+        limit: a difference in balanced sensitivity above this is ``exceeded``.
+    """
+
+    training_sensitivity: float | None
+    validation_sensitivity: float | None
+    training_loss: float
+    validation_loss: float
+    limit: float
+
+    @property
+    def difference(self) -> float | None:
+        """Training minus validation balanced sensitivity."""
+        if self.training_sensitivity is None or self.validation_sensitivity is None:
+            return None
+        return self.training_sensitivity - self.validation_sensitivity
+
+    @property
+    def exceeded(self) -> bool:
+        return self.difference is not None and self.difference > self.limit
+
+    @property
+    def sentence(self) -> str:
+        """In words and numbers."""
+        if self.training_sensitivity is None or self.validation_sensitivity is None or self.difference is None:
+            return "the gap between training and validation is undefined"
+        text = (
+            f"balanced sensitivity {self.training_sensitivity:.2f} on training and "
+            f"{self.validation_sensitivity:.2f} on validation scans, a gap of {self.difference:+.2f} "
+            f"(limit {self.limit:.2f}); loss {self.training_loss:.2f} and {self.validation_loss:.2f}"
+        )
+        return text + (": the networks have learned their training scans by heart" if self.exceeded else "")
+
+
+class Failed(Record):
+    """Scans that gave no prediction; they are in no rate of this file."""
+
+    n: int = 0
+    reasons: dict[str, int] = Field(default_factory=dict)
+
+
+class Bootstrap(Record):
+    """How the resampled intervals can be had again."""
+
+    n_boot: int
+    seed: int
+
+
+class Metrics(Record):
+    """metrics.json.
+
+    Attributes:
+        schema_version: ``schema`` in the file.
+        labels: class names in the order of the confusion matrix.
+        evaluation: which intervals the rates have, and the prevalence that was stated.
+        n_scans, n_patients: test scans that have a prediction, and their patients.
+        confusion_matrix: scans by true class (row) and called class (column); null for several findings a scan.
+        prevalence: share of the test scans that have the class.
+        micro_auc: of all (scan, class) pairs together.
+        macro_average_precision: mean over the classes that have cases.
+        decision_curves: by class that has cases and other scans; what acting on its probability is worth.
+        prediction_sets: the bundle's sets of classes on these scans; None where the bundle has none.
+        abstention: from all scans called to only the most certain.
+        subgroups: column to value to measures.
+        subgroup_tests: column to whether its subgroups differ.
+        baselines: name to a simpler model on the same scans, fitted on development scans; where ``external``, within
+            the judged cohort, each patient by models of the others.
+        shortcuts: what the acquisition alone gives away; of another cohort None where it has too few patients.
+        overlap, domain: how far a cohort that a bundle was judged on is new to it, and how far it lies from the one
+            the bundle was developed on; None for the test scans of a run.
+        fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
+        chosen_point: how the operating point was chosen; None for a bundle that does not tell.
+        openings: how often these test scans were read by a network, and under which lock.
+        kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
+    """
+
+    schema_version: Literal["1"] = Field(default=SCHEMA_VERSION, alias="schema")
+    labels: list[str]
+    multilabel: bool
+    n_scans: int
+    n_patients: int
+    classes: dict[str, ClassMetrics]
+    balanced_accuracy: Estimate
+    macro_auc: Estimate
+    micro_auc: Estimate | None = None
+    macro_average_precision: Estimate | None = None
+    confusion_matrix: list[list[int]] | None
+    prevalence: dict[str, float]
+    calibration: Calibration
+    operating_point: OperatingPoint
+    decision_curves: dict[str, DecisionCurve] = Field(default_factory=dict)
+    prediction_sets: SetMetrics | None = None
+    abstention: list[AbstentionPoint] = Field(default_factory=list)
+    baselines: dict[str, BaselineMetrics] = Field(default_factory=dict)
+    subgroups: dict[str, dict[str, Subgroup]] = Field(default_factory=dict)
+    subgroup_tests: dict[str, SubgroupTest] = Field(default_factory=dict)
+    shortcuts: Shortcuts | None = None
+    overlap: Overlap | None = None
+    domain: Domain | None = None
+    transfer_gain: TransferGain | None = None
+    kept_network: KeptNetwork | None = None
+    fit_gap: FitGap | None = None
+    fusion: FusionMetrics | None = None
+    chosen_point: ChosenPoint | None = None
+    openings: Openings | None = None
+    failed: Failed = Failed()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    bootstrap: Bootstrap
+
+    @property
+    def external(self) -> bool:
+        """Whether a bundle was judged on another cohort than that of its run."""
+        return self.domain is not None
+
+    def save(self, path: Path | str) -> None:
+        """Write metrics.json whole or not at all. Raises OutputError when it cannot be written."""
+        write_text(Path(path), self.model_dump_json(indent=2, by_alias=True) + "\n")
+
+    @classmethod
+    def load(cls, path: Path | str) -> Metrics:
+        """Read metrics.json. Raises UsageError when the file is absent or is not of this schema."""
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise UsageError("cannot be read", where=path, expected="a metrics.json") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "file"
+            raise UsageError(
+                f"{error.error_count()} entries do not fit, first {key}: {first['msg']}",
+                where=path,
+                expected=f"a metrics.json of schema {SCHEMA_VERSION}",
+                action="Run evaluate again",
+            ) from error

@@ -1,0 +1,181 @@
+"""Against shortcuts: how well the scanner, the kernel or the spacing alone predict the label.
+
+Where they do, a network can score well without looking at the disease (Zech et al. 2018, PLoS Med 15:e1002683; DeGrave
+et al. 2021, Nat Mach Intell 3:610). Every fact becomes a category: numbers are cut at the development scans' quintiles,
+an unknown value is a category of its own. A logistic regression with a penalty reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+from threadpoolctl import threadpool_limits
+
+from med_transfer.metrics import measures
+from med_transfer.metrics.cross_validation import Fold, patient_folds
+from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.shortcut_metrics import Shortcuts
+from med_transfer.predictions.labels import Labels
+
+Facts = Mapping[str, str | float]
+
+_QUINTILES = (0.2, 0.4, 0.6, 0.8)
+_RARE = 5  # scans; a category of fewer is pooled with the others that are rare
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Development:
+    """Scans that the model may learn from.
+
+    Attributes:
+        facts: of every scan: name to text or number; a fact that is not known is absent.
+        truth: boolean [scan, class].
+        patients: one entry a scan.
+        labels: names of the classes.
+    """
+
+    facts: Sequence[Facts]
+    truth: NDArray[np.bool_]
+    patients: Sequence[str]
+    labels: Labels
+
+
+def fit_acquisition(
+    development: Development, facts: Sequence[Facts], seed: int = 0, n_boot: int = 2000
+) -> tuple[NDArray[np.float64] | None, Shortcuts]:
+    """Probabilities [scan, class] of test scans from their facts alone, and how strong the facts are in development.
+
+    Args:
+        development: what is learned from.
+        facts: of the test scans.
+        seed: of folds and bootstrap; n_boot: draws.
+
+    Returns:
+        None in place of the probabilities when no fact differs between development scans.
+    """
+    shortcuts, _ = _measured(development, seed, n_boot)
+    if not shortcuts.facts:
+        return None, shortcuts
+    everyone = np.arange(len(development.facts))
+    return _predict(development, everyone, facts, sorted(shortcuts.facts)), shortcuts
+
+
+def acquisition_within(
+    judged: Development, seed: int = 0, n_boot: int = 2000
+) -> tuple[NDArray[np.float64] | None, Shortcuts]:
+    """As :func:`fit_acquisition`, for scans of which no others are at hand: each is predicted from other patients'.
+
+    Args:
+        judged: the scans, which learn from each other.
+        seed: of folds and bootstrap; n_boot: draws.
+    """
+    shortcuts, probabilities = _measured(judged, seed, n_boot)
+    return probabilities, shortcuts
+
+
+def _measured(development: Development, seed: int, n_boot: int) -> tuple[Shortcuts, NDArray[np.float64] | None]:
+    """How strong the facts are, each and together; and what all say of each scan by models of other patients."""
+    names = sorted({name for scan in development.facts for name in scan})
+    varying = [name for name in names if len({scan.get(name) for scan in development.facts}) > 1]
+    folds = patient_folds(development.truth, development.patients, development.labels, seed)
+    bootstrap = PatientBootstrap(development.patients, n_boot, seed)
+    alone = {name: _strength(development, _held_out(development, [name], folds), bootstrap) for name in varying}
+    together = _held_out(development, varying, folds)
+    shortcuts = Shortcuts(
+        n_scans=len(development.facts),
+        n_patients=len(set(development.patients)),
+        macro_auc=_strength(development, together, bootstrap)
+        if varying
+        else _undefined("no fact differs between the scans"),
+        facts=dict(sorted(alone.items(), key=lambda item: -(item[1].value or 0.0))),
+        constant=[name for name in names if name not in varying],
+        method=(
+            "logistic regression on categories, numbers cut at quintiles of the scans learned from; "
+            f"cross-validated by patient (seed {seed})"
+        ),
+    )
+    return shortcuts, together
+
+
+def _held_out(development: Development, names: Sequence[str], folds: Sequence[Fold]) -> NDArray[np.float64] | None:
+    """Probabilities [scan, class] from the facts named, by models that did not see the patient; None without folds."""
+    if not folds or not names:
+        return None
+    probabilities = np.zeros(development.truth.shape)
+    with threadpool_limits(1):  # small fits, in which threads only wait for each other
+        for train, held_out in folds:
+            asked = [development.facts[scan] for scan in held_out]
+            probabilities[held_out] = _predict(development, train, asked, names)
+    return probabilities
+
+
+def _strength(
+    development: Development, probabilities: NDArray[np.float64] | None, bootstrap: PatientBootstrap
+) -> Estimate:
+    if probabilities is None:
+        return _undefined("a class has fewer than two patients")
+    scored = ScoredScans.of(development.truth, probabilities, development.patients, development.labels)
+    return measures.macro_auc(scored, bootstrap)
+
+
+def _undefined(reason: str) -> Estimate:
+    return Estimate(value=None, ci95=None, method="", reason=reason)
+
+
+def _predict(
+    development: Development, rows: NDArray[np.intp], asked: Sequence[Facts], names: Sequence[str]
+) -> NDArray[np.float64]:
+    known = [development.facts[row] for row in rows]
+    limits = {name: _limits(known, name) for name in names}
+    train, test = _categories(known, limits), _categories(asked, limits)
+    truth = development.truth[rows]
+    if development.labels.multilabel:
+        return np.stack([_fit(train, column, test)[:, -1] for column in truth.T.astype(int)], axis=1)
+    return _fit(train, truth.argmax(axis=1), test, truth.shape[1])
+
+
+def _limits(known: Sequence[Facts], name: str) -> NDArray[np.float64] | None:
+    """Quintiles of a fact that is a number; None of one that is text."""
+    values = [scan[name] for scan in known if name in scan]
+    if not values or any(isinstance(value, str) for value in values):
+        return None
+    return np.unique(np.quantile(np.array(values, dtype=np.float64), _QUINTILES))
+
+
+def _categories(scans: Sequence[Facts], limits: Mapping[str, NDArray[np.float64] | None]) -> NDArray[np.str_]:
+    """The category of every fact: text [scan, fact]."""
+
+    def category(scan: Facts, name: str) -> str:
+        value, cuts = scan.get(name), limits[name]
+        if value is None:
+            return _UNKNOWN
+        return str(value) if cuts is None else f"band {np.searchsorted(cuts, value, side='left')}"
+
+    return np.array([[category(scan, name) for name in limits] for scan in scans], dtype=str)
+
+
+def _fit(train: NDArray[np.str_], target: NDArray, test: NDArray[np.str_], n_classes: int = 2) -> NDArray[np.float64]:
+    """Probabilities [scan, class]; of a class that is not in ``target``, 0."""
+    probabilities, present = np.zeros((len(test), n_classes)), np.unique(target)
+    if len(present) == 1:
+        probabilities[:, present[0]] = 1.0
+        return probabilities
+    probabilities[:, present] = _model(train).fit(train, target).predict_proba(test)
+    return probabilities
+
+
+def _model(train: NDArray[np.str_]) -> Pipeline:
+    rare = min(_RARE, max(1, len(train) // 10))
+    return make_pipeline(
+        OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=rare),
+        LogisticRegression(class_weight="balanced", max_iter=2000),
+    )

@@ -1,0 +1,40 @@
+"""What metrics.json says of the subgroups of a column: how they were made, and whether they differ."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from med_transfer.metrics.estimate import Record
+
+ALPHA = 0.05
+
+
+class SubgroupTest(Record):
+    """Whether the network finds the classes equally well in the subgroups of one column.
+
+    Attributes:
+        how: how values became subgroups.
+        same_as: columns that divide the scans in the same way.
+        compared: subgroups of enough patients, which the test is of.
+        fewest_patients: of the smallest of them.
+        too_small: subgroups of too few patients; they have no measures.
+        statistic, p_value: of the permutation test; None when there is none, and ``reason`` says why.
+        p_holm: the same, corrected for the number of columns tested.
+        method: statistic, permutation and seed, in words.
+    """
+
+    how: str
+    same_as: list[str] = Field(default_factory=list)
+    compared: list[str] = Field(default_factory=list)
+    fewest_patients: int = 0
+    too_small: list[str] = Field(default_factory=list)
+    statistic: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    method: str = ""
+    reason: str = ""
+
+    @property
+    def differ(self) -> bool:
+        """Whether a difference was shown."""
+        return self.p_holm is not None and self.p_holm < ALPHA

@@ -1,0 +1,161 @@
+"""For whom the network works: its measures in each subgroup, and whether the subgroups of a column differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.errors import UsageError
+from med_transfer.metrics import measures
+from med_transfer.metrics.class_rates import sensitivities
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.grouping import SMALLEST_SUBGROUP, UNKNOWN, Grouping
+from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.paired_tests import holm
+from med_transfer.metrics.record import Subgroup
+from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.subgroup_metrics import SubgroupTest
+
+N_PERMUTATIONS = 2000
+_BLOCK = 500  # permutations held in memory at once
+_ROUNDING = 1e-9  # two ways to add up the same statistic
+
+
+def subgroup_metrics(
+    scored: ScoredScans, grouping: Grouping, bootstrap: PatientBootstrap, config: EvaluationConfig
+) -> dict[str, Subgroup]:
+    """The measures of each subgroup in its order; null with the reason below ``SMALLEST_SUBGROUP`` patients.
+
+    Raises:
+        UsageError: not one subgroup a scan.
+    """
+    if len(grouping.of_scan) != len(scored):
+        raise UsageError(
+            f"{len(grouping.of_scan)} values", where=f"subgroups.{grouping.column}",
+            expected=f"{len(scored)}, one for every scan",
+        )  # fmt: skip
+    of_scan = np.asarray(grouping.of_scan)
+    return {name: _measured(scored.take(of_scan == name), bootstrap, config) for name in grouping.order}
+
+
+def _measured(scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
+    n, n_patients = len(scored), scored.n_patients
+    if n_patients < SMALLEST_SUBGROUP:
+        masked = Estimate(value=None, ci95=None, method="", reason=f"fewer than {SMALLEST_SUBGROUP} patients")
+        sensitivity = dict.fromkeys(scored.labels.names, masked)
+        return Subgroup(n=n, n_patients=n_patients, balanced_accuracy=masked, macro_auc=masked, sensitivity=sensitivity)
+    within = PatientBootstrap(scored.patients, bootstrap.n_boot, bootstrap.seed)
+    return Subgroup(
+        n=n,
+        n_patients=n_patients,
+        balanced_accuracy=measures.balanced_accuracy(scored, within),
+        macro_auc=measures.macro_auc(scored, within),
+        sensitivity=sensitivities(scored, within, config),
+    )
+
+
+def subgroup_tests(scored: ScoredScans, groupings: Sequence[Grouping], seed: int = 0) -> dict[str, SubgroupTest]:
+    """One test a column, corrected for their number by Holm's method (Holm 1979, Scand J Stat 6:65)."""
+    tests = {grouping.column: _test(scored, grouping, seed) for grouping in groupings}
+    corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
+    return {column: test.model_copy(update={"p_holm": corrected[column]}) for column, test in tests.items()}
+
+
+def _test(scored: ScoredScans, grouping: Grouping, seed: int) -> SubgroupTest:
+    of_scan = np.asarray(grouping.of_scan)
+    sizes = {name: scored.patients_among(of_scan == name) for name in grouping.order}
+    compared = [name for name, size in sizes.items() if size >= SMALLEST_SUBGROUP and name != UNKNOWN]
+    test = SubgroupTest(
+        how=grouping.how,
+        same_as=list(grouping.same_as),
+        compared=compared,
+        fewest_patients=min((sizes[name] for name in compared), default=0),
+        too_small=[name for name, size in sizes.items() if size < SMALLEST_SUBGROUP],
+    )
+    if len(compared) < 2:
+        few = f"fewer than two subgroups of at least {SMALLEST_SUBGROUP} patients"
+        return test.model_copy(update={"reason": grouping.unsuitable or few})
+    among = np.isin(of_scan, compared)
+    statistic, p_value = permutation_test(scored.take(among), of_scan[among].tolist(), N_PERMUTATIONS, seed)
+    if p_value is None:
+        reason = "no class with right and wrong calls lies in several subgroups"
+        return test.model_copy(update={"reason": reason})
+    return test.model_copy(update={"statistic": statistic, "p_value": p_value, "method": _method(scored, seed)})
+
+
+def _method(scored: ScoredScans, seed: int) -> str:
+    rates = "sensitivity and specificity of every finding" if scored.labels.multilabel else "every class's sensitivity"
+    return (
+        f"sum of Pearson's chi-squared over {rates}; {N_PERMUTATIONS} permutations of the patients' subgroups within "
+        f"true class (seed {seed})"
+    )
+
+
+def permutation_test(
+    scored: ScoredScans, groups: Sequence[str], n_permutations: int, seed: int
+) -> tuple[float, float | None]:
+    """Whether the calls are right equally often in all subgroups, given the true class.
+
+    The statistic is the sum, over the classes, of Pearson's chi-squared of the table subgroup by found or missed; for
+    several findings a scan, over the scans with each finding and those without it. Its distribution without a
+    difference comes from permuting the patients' subgroups among patients of the same true classes: a subgroup in which
+    a hard class is frequent is not taken for one in which the network fails. A patient with scans in several subgroups
+    is permuted once for each of them.
+
+    Args:
+        scored: the scans.
+        groups: the subgroup of each.
+        n_permutations, seed: of the permutations.
+
+    Returns:
+        The statistic, and its p: the share of permutations, the real one included, that reach it (Phipson & Smyth 2010,
+        Stat Appl Genet Mol Biol 9:39). None where no permutation can change it.
+    """
+    units, unit_of_scan = np.unique(np.array([scored.patients, groups]), axis=1, return_inverse=True)
+    cells = np.concatenate([scored.truth, ~scored.truth], axis=1) if scored.labels.multilabel else scored.truth
+    right = np.tile(scored.predicted == scored.truth, 2 if scored.labels.multilabel else 1)
+    totals, hits = (_summed(table, unit_of_scan.ravel(), units.shape[1]) for table in (cells, cells & right))
+    _, group = np.unique(units[1], return_inverse=True)
+    _, stratum = np.unique(totals > 0, axis=0, return_inverse=True)
+    observed = float(_chi_squared(group[None], hits, totals)[0])
+    rng, reached, spread = np.random.default_rng(seed), 1, False
+    for start in range(0, n_permutations, _BLOCK):
+        permuted = _permuted(group, stratum.ravel(), min(_BLOCK, n_permutations - start), rng)
+        draws = _chi_squared(permuted, hits, totals)
+        reached += int((draws >= observed - _ROUNDING).sum())
+        spread |= bool(np.ptp(np.append(draws, observed)) > _ROUNDING)
+    return observed, reached / (n_permutations + 1) if spread else None
+
+
+def _summed(table: NDArray[np.bool_], unit_of_scan: NDArray[np.intp], n_units: int) -> NDArray[np.float64]:
+    sums = np.zeros((n_units, table.shape[1]))
+    np.add.at(sums, unit_of_scan, table)
+    return sums
+
+
+def _permuted(group: NDArray[np.intp], stratum: NDArray[np.intp], n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Subgroups [permutation, unit], shuffled within each stratum."""
+    permuted = np.tile(group, (n, 1))
+    for one in range(stratum.max() + 1):
+        columns = np.flatnonzero(stratum == one)
+        permuted[:, columns] = rng.permuted(permuted[:, columns], axis=1)
+    return permuted
+
+
+def _chi_squared(
+    group: NDArray[np.intp], hits: NDArray[np.float64], totals: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The statistic [permutation] of subgroups [permutation, unit], with hits and totals [unit, class]."""
+    rate = hits.sum(axis=0) / np.maximum(totals.sum(axis=0), 1)
+    varies = (rate > 0) & (rate < 1)
+    hits, totals, rate = hits[:, varies], totals[:, varies], rate[varies]
+    statistic = np.zeros(len(group))
+    for one in range(group.max() + 1):
+        members = (group == one).astype(np.float64)
+        expected = members @ totals * rate
+        surplus, spread = (members @ hits - expected) ** 2, expected * (1 - rate)
+        statistic += np.divide(surplus, spread, out=np.zeros_like(surplus), where=spread > 0).sum(axis=1)
+    return statistic

@@ -1,0 +1,69 @@
+"""Did the transfer help: against the same network trained from scratch, or is it negative transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.metrics.comparison import paired_difference
+from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.record import TransferGain
+from med_transfer.metrics.scored import ScoredScans
+from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.labels import Labels
+
+
+def transfer_gain(
+    truth: NDArray[np.bool_],
+    probabilities: NDArray[np.floating],
+    scratch_probabilities: NDArray[np.floating],
+    patients: Sequence[str],
+    labels: Labels,
+    seed: int = 0,
+    n_boot: int = 2000,
+    *,
+    operating_point: OperatingPoint | None = None,
+) -> TransferGain:
+    """Transferred minus scratch on the same test scans, in resampled patients.
+
+    ``gain`` when the 95 % interval of the difference in macro AUC or in balanced sensitivity lies above 0 and
+    neither lies below; ``harm`` the other way round; else ``none``, which means "no difference shown" and not
+    "shown to be equal".
+
+    Args:
+        truth: boolean [scan, class].
+        probabilities, scratch_probabilities: [scan, class] of the two networks, trained at equal budget.
+        patients: one entry a scan.
+        labels: class names.
+        seed, n_boot: of the patient bootstrap.
+        operating_point: of both networks; by default the most probable class, or findings at 0.5.
+
+    Raises:
+        UsageError: when the arrays do not belong together.
+
+    Source: negative transfer measured against scratch, Wang et al. 2019, CVPR, arXiv:1811.09751.
+    """
+    transferred = ScoredScans.of(truth, probabilities, patients, labels, operating_point)
+    scratch = transferred.scored_by(scratch_probabilities)
+    bootstrap = PatientBootstrap(transferred.patients, n_boot, seed)
+    difference = paired_difference(transferred, scratch, bootstrap)
+    return TransferGain(
+        balanced_sensitivity=difference.balanced_accuracy,
+        macro_auc=difference.macro_auc,
+        verdict=_verdict({difference.balanced_accuracy.excludes_zero, difference.macro_auc.excludes_zero}),
+        n_patients=transferred.n_patients,
+        method=f"transferred minus scratch on the same scans, paired {bootstrap}; gain or harm when the 95 % interval"
+        " of either measure excludes 0 and the other does not contradict; not corrected for looking at two measures",
+    )
+
+
+def _verdict(signs: set[int]) -> Literal["gain", "none", "harm"]:
+    """+1, 0 or -1 of both measures: on which side of 0 their intervals lie."""
+    if signs in ({1}, {0, 1}):
+        return "gain"
+    if signs in ({-1}, {0, -1}):
+        return "harm"
+    return "none"

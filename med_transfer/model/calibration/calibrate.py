@@ -1,0 +1,144 @@
+"""Which calibration, and the probabilities of validation scans by one that did not see them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from med_transfer.model.calibration.calibrators import Calibrator
+from med_transfer.model.calibration.config import FittedMethod, Method
+from med_transfer.model.calibration.fitting import fit
+from med_transfer.predictions.labels import Labels
+
+log = logging.getLogger(__name__)
+
+SIMPLEST_FIRST: tuple[FittedMethod, ...] = ("none", "temperature", "vector", "isotonic")
+LEAST_PATIENTS: dict[FittedMethod, int] = {"none": 0, "temperature": 0, "vector": 10, "isotonic": 30}  # of each class
+_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A calibration, and what it makes of the validation scans.
+
+    Attributes:
+        calibrator: fitted on all of them; goes into the bundle.
+        probabilities: [scan, class], of each scan by a calibration of the same method fitted on other patients.
+    """
+
+    calibrator: Calibrator
+    probabilities: NDArray[np.float64]
+
+
+def calibrate(
+    logits: NDArray[np.floating], truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, method: Method
+) -> Calibrated:
+    """Calibrate one network's logits of scans that it was not trained on.
+
+    Args:
+        logits, truth: [scan, class].
+        patients: one entry a scan; a patient's scans are never on both sides of a fold.
+        labels: the classes.
+        method: as in CalibrationConfig. One that has too few patients falls back to ``temperature``, with a warning and
+            a note in the result.
+    """
+    multilabel, note = labels.multilabel, ""
+    if method == "auto":
+        method, note = _choose(logits, truth, patients, labels)
+    elif reason := _too_few(method, truth, patients, labels):
+        note = f"temperature instead of {method}: {reason}"
+        log.warning("calibration: %s", note)
+        method = "temperature"
+    calibrator = fit(method, logits, truth, multilabel=multilabel).model_copy(update={"note": note})
+    log.info("calibration: %s on %d validation scans%s", calibrator, calibrator.n, f"; {note}" if note else "")
+    return Calibrated(calibrator, cross_fitted(method, logits, truth, patients, multilabel=multilabel))
+
+
+def cross_fitted(
+    method: FittedMethod, logits: NDArray[np.floating], truth: NDArray[np.bool_], patients: Sequence[str], *,
+    multilabel: bool,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Probabilities [scan, class] of each scan by a calibration fitted on other patients (one alone: on him)."""
+    found = np.full(truth.shape, np.nan)
+    for known, left_out in _folds(truth, np.asarray(patients)):
+        calibrator = fit(method, logits[known], truth[known], multilabel=multilabel)
+        tensor = torch.from_numpy(np.asarray(logits[left_out], dtype=np.float64))
+        found[left_out] = calibrator.probabilities(tensor, multilabel=multilabel).numpy()
+    return found
+
+
+def _choose(
+    logits: NDArray[np.floating], truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels
+) -> tuple[FittedMethod, str]:
+    """The simplest method within one standard error of the best, and how that was found.
+
+    The error is that of the difference between the two methods' log losses, a patient being the unit: methods are
+    judged on the same patients, whose own difficulty cancels.
+
+    Source: Breiman et al. 1984, Classification and Regression Trees, section 3.4.3 (one standard error rule).
+    """
+    allowed = _allowed(truth, patients, labels)
+    losses = {
+        method: _loss_by_patient(
+            cross_fitted(method, logits, truth, patients, multilabel=labels.multilabel), truth, patients,
+            multilabel=labels.multilabel,
+        )
+        for method in allowed
+    }  # fmt: skip
+    best = min(allowed, key=lambda method: losses[method].mean())
+    chosen: FittedMethod = next(method for method in allowed if _within_one_error(losses[method] - losses[best]))
+    figures = ", ".join(f"{method} {loss.mean():.3f}" for method, loss in losses.items())
+    return chosen, f"chosen as the simplest within one standard error of the least cross-validated log loss ({figures})"
+
+
+def _allowed(truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels) -> list[FittedMethod]:
+    return [method for method in SIMPLEST_FIRST if not _too_few(method, truth, patients, labels)]
+
+
+def _within_one_error(excess: NDArray[np.float64]) -> bool:
+    error = excess.std(ddof=1) / np.sqrt(len(excess)) if len(excess) > 1 else 0.0
+    return bool(excess.mean() <= error)
+
+
+def _loss_by_patient(
+    probabilities: NDArray[np.float64], truth: NDArray[np.bool_], patients: Sequence[str], *, multilabel: bool
+) -> NDArray[np.float64]:
+    """Mean log loss of each patient's scans, [patient]; over findings their mean."""
+    likelihood = np.where(truth, probabilities, 1 - probabilities) if multilabel else probabilities[truth][:, None]
+    by_scan = -np.log(np.clip(likelihood, 1e-12, 1)).mean(axis=1)
+    _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    return np.bincount(patient, by_scan) / np.bincount(patient)
+
+
+def _too_few(method: FittedMethod, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels) -> str:
+    """Why a method has too few patients to learn from; empty when it has not. Findings need as many without them."""
+    least = LEAST_PATIENTS[method]
+    groups = [(name, truth[:, c]) for c, name in enumerate(labels.names)]
+    if labels.multilabel:
+        groups += [(f"no {name}", ~truth[:, c]) for c, name in enumerate(labels.names)]
+    for name, having in groups:
+        count = len({patient for patient, has in zip(patients, having, strict=True) if has})
+        if count < least:
+            return f"{count} validation patients of class {name!r}, {least} are needed"
+    return ""
+
+
+def _folds(truth: NDArray[np.bool_], patients: NDArray) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Positions to fit on and left out; patients apart, classes spread. One patient cannot be divided."""
+    n_folds = min(_FOLDS, len(np.unique(patients)))
+    everyone = np.arange(len(truth))
+    if n_folds < 2:
+        return [(everyone, everyone)]
+    _, kind = np.unique(truth, axis=0, return_inverse=True)
+    kind = kind.ravel() if np.bincount(kind.ravel()).max() >= n_folds else np.zeros(len(truth), dtype=int)
+    divider = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        return [(known, left_out) for known, left_out in divider.split(kind, kind, patients) if len(left_out)]

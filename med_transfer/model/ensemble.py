@@ -1,0 +1,66 @@
+"""The networks of a run as one: each fold's classifier, their mean calibrated probability, and novelty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from med_transfer.model.calibration import Calibrator, Uncalibrated
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.novelty import Novelty
+
+
+class Ensemble(nn.Module):
+    """Input [batch, channel, depth, height, width] to probabilities [batch, class].
+
+    Each member's logits are turned into probabilities by the common ``calibrator`` and averaged. Weights are named
+    ``member0.encoder...``, ``member0.head...``, ``novelty0...``; the calibration is in the bundle's record.
+
+    Args:
+        classifiers: one a fold.
+        novelties: what each one's features look like on scans it knows; unfitted ones when None.
+        multilabel: several findings a scan (sigmoid) instead of one class (softmax).
+        calibrator: from one member's logits to probabilities.
+    """
+
+    def __init__(
+        self, classifiers: Sequence[Classifier], novelties: Sequence[Novelty] | None = None, *,
+        multilabel: bool = False, calibrator: Calibrator = Uncalibrated(),  # noqa: B008 (frozen)
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.multilabel, self.n_members, self.calibrator = multilabel, len(classifiers), calibrator
+        novelties = novelties or [Novelty(classifier.n_features) for classifier in classifiers]
+        for number, (classifier, novelty) in enumerate(zip(classifiers, novelties, strict=True)):
+            self.add_module(f"member{number}", classifier)
+            self.add_module(f"novelty{number}", novelty)
+
+    @property
+    def members(self) -> list[Classifier]:
+        """Each fold's classifier."""
+        return [self._member(number) for number in range(self.n_members)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.assess(images)[0]
+
+    def assess(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities [batch, class] and novelty [batch], both in [0, 1]."""
+        return self.assess_features(self.member_features(images))
+
+    def member_features(self, images: Tensor) -> list[Tensor]:
+        """Of each member the features [batch, feature] that its head reads."""
+        images = images.contiguous(memory_format=torch.channels_last_3d)  # faster on a CPU
+        return [self._member(number).features(images) for number in range(self.n_members)]
+
+    def assess_features(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As :meth:`assess`, from each member's features."""
+        probabilities, ranks = [], []
+        for number, of_member in enumerate(features):
+            logits = self._member(number).head(of_member).float()
+            probabilities.append(self.calibrator.probabilities(logits, multilabel=self.multilabel).float())
+            ranks.append(self.get_submodule(f"novelty{number}")(of_member))
+        return torch.stack(probabilities).mean(0), torch.stack(ranks).mean(0)
+
+    def _member(self, number: int) -> Classifier:
+        return self.get_submodule(f"member{number}")  # type: ignore[return-value]

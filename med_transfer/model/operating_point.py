@@ -1,0 +1,148 @@
+"""From probabilities to a call: the operating point at which sensitivity and specificity hold."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_transfer.errors import ConfigError
+from med_transfer.predictions.labels import Labels
+
+Calls = NDArray[np.bool_]
+Probabilities = NDArray[np.float64]
+_OF_CLASSES = "'argmax', 'class_threshold' or 'cost'"
+
+
+class OperatingPoint(BaseModel):
+    """How probabilities become calls.
+
+    Rules of one class a scan:
+
+    - ``argmax``: the most probable class.
+    - ``class_threshold``: a class whose probability reaches its threshold is called before any that has none; of
+      several, the one with the greatest multiple of its threshold (as ``cutoff`` of Breiman's random forest). When no
+      threshold is reached, the most probable class without a threshold; when every class has one, again the greatest
+      multiple. So a single threshold on one class alone decides whether that class is called.
+    - ``cost``: the class with the least expected cost, the sum over true classes of probability x cost (Elkan 2001,
+      The foundations of cost-sensitive learning, IJCAI).
+
+    Rule of several findings a scan: ``threshold``, every finding whose probability reaches its threshold.
+
+    Attributes:
+        thresholds: class or finding to probability in [0, 1]; above 0 for ``class_threshold``.
+        costs: true class to called class to cost, for ``cost``; a right call costs 0 where it is not given.
+        chosen_on: ``fixed`` before training, or on ``validation`` scans; never on the test scans.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal["argmax", "threshold", "class_threshold", "cost"] = "argmax"
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    costs: dict[str, dict[str, float]] = Field(default_factory=dict)
+    chosen_on: Literal["fixed", "validation"] = "fixed"
+
+    @classmethod
+    def default(cls, labels: Labels) -> OperatingPoint:
+        """The most probable class, or findings at 0.5."""
+        if labels.multilabel:
+            return cls(rule="threshold", thresholds=dict.fromkeys(labels.names, 0.5))
+        return cls()
+
+    def calls(self, probabilities: Probabilities, labels: Labels) -> Calls:
+        """Boolean [scan, class] of what is called, from probabilities [scan, class].
+
+        Raises:
+            ConfigError: when the rule does not fit the labels, or a threshold or cost is missing or makes no sense.
+        """
+        self.require_fit(labels)
+        if self.rule == "cost":
+            return _one_call(-probabilities @ self._cost_matrix(labels))
+        if self.rule == "class_threshold":
+            return _one_call(self._precedence(probabilities, labels))
+        if self.rule == "argmax":
+            return _one_call(probabilities)
+        return probabilities >= np.array([self.thresholds[name] for name in labels.names])
+
+    def require_fit(self, labels: Labels) -> None:
+        """Whether it can call such labels. Raises ConfigError as :meth:`calls`."""
+        if (self.rule == "threshold") != labels.multilabel:
+            found = "several findings a scan" if labels.multilabel else "one class a scan"
+            needed = "'threshold'" if labels.multilabel else _OF_CLASSES
+            raise ConfigError(f"rule {self.rule!r} with labels of {found}", where="operating_point", expected=needed)
+        self._require_thresholds(labels)
+        if self.rule == "cost":
+            self._require_costs(labels)
+
+    def _require_thresholds(self, labels: Labels) -> None:
+        where, known = "operating_point.thresholds", ", ".join(labels.names)
+        for name, value in self.thresholds.items():
+            if name not in labels.names:
+                raise ConfigError(f"a threshold for {name!r}", where=where, expected=f"one of {known}")
+            if not 0 <= value <= 1 or (value == 0 and self.rule == "class_threshold"):
+                raise ConfigError(
+                    f"found {value:g} for {name}", where=where, expected="a probability above 0, at most 1"
+                )
+        missing = [name for name in labels.names if name not in self.thresholds]
+        if self.rule == "threshold" and missing:
+            raise ConfigError(f"no threshold for {', '.join(missing)}", where=where, expected="one for every finding")
+        if self.rule == "class_threshold" and not self.thresholds:
+            raise ConfigError("no threshold", where=where, expected=f"one for at least one of {known}")
+
+    def _require_costs(self, labels: Labels) -> None:
+        """Every wrong call has a cost, above that of the right call (Elkan 2001, section 1.2)."""
+        where, names = "operating_point.costs", labels.names
+        named = [*self.costs, *(called for row in self.costs.values() for called in row)]
+        if unknown := sorted(set(named) - set(names)):
+            raise ConfigError(f"a cost for {unknown[0]!r}", where=where, expected=f"one of {', '.join(names)}")
+        for true in names:
+            row = {true: 0.0} | self.costs.get(true, {})
+            for called in names:
+                if called not in row:
+                    raise ConfigError(
+                        f"no cost of calling {called} what is {true}",
+                        where=where,
+                        expected=f"{true}: {{{called}: ...}}",
+                    )
+                if not np.isfinite(row[called]) or (called != true and row[called] <= row[true]):
+                    raise ConfigError(
+                        f"calling {called} what is {true} costs {row[called]:g}", where=where,
+                        expected=f"more than the right call, which costs {row[true]:g}",
+                    )  # fmt: skip
+
+    def _cost_matrix(self, labels: Labels) -> NDArray[np.float64]:
+        """[true class, called class]."""
+        rows = [{true: 0.0} | self.costs[true] for true in labels.names]
+        return np.array([[row[called] for called in labels.names] for row in rows])
+
+    def _precedence(self, probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:
+        """[scan, class]: the class with the greatest is called."""
+        limits = np.array([self.thresholds.get(name, np.nan) for name in labels.names])
+        given, multiples = np.isfinite(limits), probabilities / limits
+        reached = given & (probabilities >= limits)
+        otherwise = multiples if given.all() else np.where(given, -np.inf, probabilities)
+        return np.where(reached.any(axis=1, keepdims=True), np.where(reached, multiples, -np.inf), otherwise)
+
+    def __str__(self) -> str:
+        """What a scan is called, in words."""
+        if self.rule == "argmax":
+            return "the most probable class"
+        if self.rule == "cost":
+            return "the class with the least expected cost"
+        if self.rule == "class_threshold":
+            parts = ", ".join(f"{name} from a probability of {value:.3g}" for name, value in self.thresholds.items())
+            if len(self.thresholds) == 1:
+                return f"{parts}, else the most probable of the others"
+            of_several = "of several the one with the greatest multiple of its threshold"
+            return f"{parts}; {of_several}; else the most probable of those without, or the greatest multiple"
+        if len(set(self.thresholds.values())) == 1:
+            return f"every finding with a probability of {next(iter(self.thresholds.values())):.3g} or more"
+        parts = (f"{value:.3g} ({name})" for name, value in self.thresholds.items())
+        return f"every finding with a probability of at least {', '.join(parts)}"
+
+
+def _one_call(scores: NDArray[np.float64]) -> Calls:
+    """Boolean [scan, class] with the greatest score of each scan; the first of equals."""
+    return np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]

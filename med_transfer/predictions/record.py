@@ -1,0 +1,41 @@
+"""The record of one scan's prediction: what the predictor gives and what evaluation and results read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Status = Literal["ok", "rejected", "failed"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One scan, one answer, or the reason why there is none.
+
+    Attributes:
+        scan: path as the user gave it, relative to the folder or table it came from.
+        status: ``ok``; ``rejected`` (geometry verdict); ``failed`` (could not be read or predicted).
+        reason: one line; when ``ok`` empty, or why there is no fused prediction.
+        probabilities: class name to calibrated probability in [0, 1]; empty unless ``ok``.
+        fused: the same with what else is known of the scan; empty without a fusion, or when its inputs are missing.
+        predicted: the network's own call at the bundle's operating point; findings joined by ``;`` when multi-label.
+        prediction_set: classes that the network cannot rule out, joined by ``;``; ``{}`` when it rules out all; empty
+            when the bundle makes no sets. See :class:`med_transfer.model.calibration.PredictionSets`.
+        abstained: the scan lies outside what the model was trained on, or is too uncertain to call.
+        novelty: share of training scans that lie nearer to the training data than this one, in [0, 1].
+        seconds: wall time spent on this scan.
+    """
+
+    scan: str
+    patient: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    status: Status = "ok"
+    reason: str = ""
+    probabilities: dict[str, float] = field(default_factory=dict)
+    predicted: str = ""
+    abstained: bool = False
+    novelty: float | None = None
+    seconds: float = 0.0
+    fused: dict[str, float] = field(default_factory=dict)
+    prediction_set: str = ""

@@ -1,0 +1,193 @@
+"""``predictions.csv``: one row a scan, written as it goes, resumed after a kill."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, get_args
+
+from med_transfer.atomic import output_error, write_bytes
+from med_transfer.errors import UsageError
+from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.record import Prediction, Status
+
+_SETS = "prediction_set"
+_BEFORE = ("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted", _SETS)
+_AFTER = ("abstained", "novelty", "seconds")
+_PROBABILITY, _FUSED = "p_", "fused_p_"
+_STATUSES = get_args(Status)
+
+
+class PredictionTable:
+    """Rows of a growing ``predictions.csv``.
+
+    Opening an existing file resumes it: a last line that a kill cut off is dropped, and ``done`` tells which scans
+    need no second pass. ``finish`` sorts the rows, so that a resumed run ends with the file of an uninterrupted
+    one (but for ``seconds``). With ``fused`` each class has a second column, ``fused_p_<class>``.
+    Cells stand as they are, also scan names that a spreadsheet would take for a formula.
+
+    Raises:
+        OutputError: the file cannot be written. What was written before stays valid.
+        UsageError: the file there is not a prediction table of these classes.
+    """
+
+    def __init__(self, path: Path, labels: Labels, *, fused: bool = False) -> None:
+        self.path = Path(path)
+        self._names, self._fused = labels.names, fused
+        known = _read(self.path, self._names, fused) if self.path.exists() else []
+        self._rows = [_row(prediction, self._names, fused) for prediction in known]
+        _write(self.path, _columns(self._names, fused), self._rows)
+        try:
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    @property
+    def done(self) -> Counter[tuple[str, str]]:
+        """How many rows there are of each (scan, series_uid): several where a scan has several regions of interest."""
+        return Counter((row[0], row[3]) for row in self._rows)
+
+    def append(self, prediction: Prediction) -> None:
+        """Write one row, and be sure that it is on the disk."""
+        row = _row(prediction, self._names, self._fused)
+        line = _line(row)
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(28, "No space left on device")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(size)  # no half line for the next row to join
+            raise output_error(self.path, error) from error
+        self._rows.append(row)
+
+    def finish(self) -> None:
+        """Sort the rows by scan and series, and close."""
+        self.close()
+        rows = sorted(self._rows, key=lambda row: (row[0], row[3], row[:-1]))
+        _write(self.path, _columns(self._names, self._fused), rows)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> PredictionTable:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def load(path: Path) -> list[Prediction]:
+        """The rows of a table, of whatever classes. Raises UsageError."""
+        return _read(Path(path), None)
+
+
+def _columns(names: Sequence[str], fused: bool) -> list[str]:
+    prefixes = (_PROBABILITY, _FUSED) if fused else (_PROBABILITY,)
+    return [*_BEFORE, *(prefix + name for prefix in prefixes for name in names), *_AFTER]
+
+
+def _row(prediction: Prediction, names: Sequence[str], fused: bool) -> list[str]:
+    unknown = sorted({*prediction.probabilities, *prediction.fused} - set(names))
+    if unknown:
+        raise UsageError(f"a prediction of class {unknown[0]!r}", where=prediction.scan, expected=", ".join(names))
+    probabilities = [prediction.probabilities.get(name) for name in names]
+    probabilities += [prediction.fused.get(name) for name in names] if fused else []
+    return [
+        *(getattr(prediction, column) for column in _BEFORE[:5]),
+        " ".join(prediction.reason.split()),
+        prediction.predicted,
+        prediction.prediction_set,
+        *("" if p is None else repr(float(p)) for p in probabilities),
+        "true" if prediction.abstained else "false",
+        "" if prediction.novelty is None else repr(float(prediction.novelty)),
+        f"{prediction.seconds:.3f}",
+    ]
+
+
+def _encode(rows: Sequence[Sequence[str]]) -> bytes:
+    return b"".join(_line(row) for row in rows)
+
+
+def _line(row: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # the writer quotes only the line ends that it writes itself
+    line = text.getvalue().removesuffix("\r\n") + "\n"
+    return line.encode("utf-8", "surrogateescape")  # a file name need not be valid UTF-8
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    write_bytes(path, _encode([columns, *rows]))
+
+
+def _read(path: Path, names: Sequence[str] | None, fused: bool = False) -> list[Prediction]:
+    """``names`` None: whatever classes, fused or not, the header tells of."""
+    header, *rows = _with_sets(_records(path))
+    found = header[len(_BEFORE) : -len(_AFTER)]
+    if names is None:
+        fused = any(column.startswith(_FUSED) for column in found)
+        names = [column.removeprefix(_PROBABILITY) for column in (found[: len(found) // 2] if fused else found)]
+        expected = "scan, patient ..."
+    else:
+        expected = ", ".join(_columns(names, fused))
+    if header != _columns(names, fused):
+        raise UsageError(
+            f"columns {', '.join(header) or '(none)'}",
+            where=path,
+            expected=expected,
+            action="Choose another output folder, or move this file away",
+        )
+    return [_prediction(row, names, fused, path, line) for line, row in enumerate(rows, start=2)]
+
+
+def _with_sets(records: list[list[str]]) -> list[list[str]]:
+    """A table from before there were prediction sets gets an empty column of them."""
+    place = _BEFORE.index(_SETS)
+    if records[0][:place] == list(_BEFORE[:place]) and records[0][place : place + 1] != [_SETS]:
+        cells = (_SETS, *("" for _ in records[1:]))
+        return [[*row[:place], cell, *row[place:]] for row, cell in zip(records, cells, strict=True)]
+    return records
+
+
+def _records(path: Path) -> list[list[str]]:
+    """Header and whole rows; a last row without its line's end, or with too few values, was cut off by a kill."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(error.strerror or "cannot be read", where=path, expected="a predictions.csv") from error
+    whole = content[: content.rfind(b"\n") + 1].decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    try:
+        records = list(csv.reader(io.StringIO(whole, newline="")))
+    except csv.Error as error:
+        raise UsageError(f"is not CSV: {error}", where=path) from error
+    if len(records) > 1 and len(records[-1]) < len(records[0]):
+        records.pop()
+    return records or [[]]
+
+
+def _prediction(row: list[str], names: Sequence[str], fused: bool, path: Path, line: int) -> Prediction:
+    try:
+        cells: dict[str, Any] = dict(zip(_columns(names, fused), row, strict=True))
+        if cells["status"] not in _STATUSES or cells["abstained"] not in ("true", "false"):
+            raise ValueError
+        return Prediction(
+            **{column: cells[column] for column in _BEFORE},
+            probabilities=_by_class(cells, _PROBABILITY, names),
+            fused=_by_class(cells, _FUSED, names) if fused else {},
+            abstained=cells["abstained"] == "true",
+            novelty=float(cells["novelty"]) if cells["novelty"] else None,
+            seconds=float(cells["seconds"]),
+        )
+    except ValueError:
+        raise UsageError(f"row {line} is damaged", where=path, action="Move this file away and run again") from None
+
+
+def _by_class(cells: dict[str, Any], prefix: str, names: Sequence[str]) -> dict[str, float]:
+    return {name: float(cells[prefix + name]) for name in names if cells[prefix + name]}

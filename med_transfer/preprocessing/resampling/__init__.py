@@ -1,0 +1,1 @@
+"""From the scan's grid to the network's, in one step."""

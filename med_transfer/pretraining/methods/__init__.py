@@ -1,0 +1,1 @@
+"""Ways to learn from source scans, one a file."""

@@ -1,0 +1,66 @@
+"""Distillation: a small student learns to give a large teacher's feature maps on unlabelled scans.
+
+Source of the idea: Romero et al. 2015 (FitNets), arXiv:1412.6550; what is compared is described in losses.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from med_transfer.backbones import Encoder
+from med_transfer.pretraining.methods.losses import DistillationLoss, VICReg
+from med_transfer.pretraining.methods.method import Figures, Material, Method
+from med_transfer.pretraining.methods.teacher import Teacher
+
+
+class Distillation(Method):
+    """The student sees two worse views of what the teacher sees."""
+
+    figure = "agreement"
+    paints = True
+    not_saved = ("teacher.encoder.",)
+
+    def __init__(self, encoder: Encoder, material: Material, teacher: Teacher) -> None:
+        super().__init__(encoder, material)
+        self.teacher, self.stages = teacher, material.config.distillation.stages
+        channels = tuple(encoder.stage_channels[-self.stages :])
+        self.loss = DistillationLoss(channels, teacher.channels)
+        self.vicreg = VICReg(channels[-1])
+
+    def begin(self) -> None:
+        self.teacher.calibrate([self.draw() for _ in range(self.config.distillation.calibration_batches)])
+
+    def draw(self) -> Tensor:
+        return self.painted(self.crops.batch(self.config.batch), self.scenes)
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        targets = self.teacher(batch)
+        views = torch.cat([self.windowed(batch) for _ in range(2)])
+        with self.half_precision():
+            maps = self.maps(views)
+            on_maps, on_means = self.loss(maps[-self.stages :], targets)
+            agreement = self.vicreg(maps[-1].mean((2, 3, 4)))
+        total = on_maps + on_means + self.config.distillation.vicreg * agreement
+        return {"loss": total, "maps": on_maps, "means": on_means, "vicreg": agreement}
+
+    def quality(self, encoder: Encoder) -> Figures:
+        """Explained variance of the teacher's means, averaged over the stages and of each stage."""
+        if self.held_out_hu is None:
+            return {}
+        truth = self.teacher(self.held_out_hu).means
+        with self.half_precision():
+            maps = self.maps(self.windowed(self.held_out_hu, degraded=False), encoder)[-self.stages :]
+            means = self.loss.predicted_means(maps)
+        explained = [
+            float(1 - (m.float() - t).square().sum() / (t - t.mean(0)).square().sum())
+            for m, t in zip(means, truth, strict=True)
+        ]
+        stages = {f"agreement_stage_{n - len(explained)}": value for n, value in enumerate(explained)}
+        return {"agreement": sum(explained) / len(explained)} | stages
+
+
+def teacher_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the processor computes in it: only forward passes, which are sound on a CPU (decision 6)."""
+    native = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if native else torch.float32

@@ -1,0 +1,99 @@
+"""Masked autoencoding: blocks of a crop are hidden, and the network has to say what is there, in HU.
+
+After He et al. 2022 (MAE), arXiv:2111.06377. A convolution cannot leave hidden patches out as a transformer does;
+here they are filled with the mean of what is visible and the loss counts hidden voxels only, as in SimMIM (Xie et al.
+2022, arXiv:2111.09886) and Models Genesis (Zhou et al. 2021, arXiv:2004.07882). SparK (Tian et al. 2023,
+arXiv:2301.03580) and ConvNeXt V2 (Woo et al. 2023, arXiv:2301.00808) use sparse convolutions instead, which would need
+other encoders than those that are fine-tuned afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+
+from med_transfer.backbones import Encoder
+from med_transfer.pretraining.methods.decoder import LightDecoder
+from med_transfer.pretraining.methods.method import Figures, Material, Method
+from med_transfer.pretraining.source.views import CROP_ORIENTATION, encoder_input, reorient
+
+
+class MaskedAutoencoding(Method):
+    """The decoder reads every feature map and is thrown away."""
+
+    figure = "explained"
+    paints = True
+
+    def __init__(self, encoder: Encoder, material: Material) -> None:
+        super().__init__(encoder, material)
+        self.decoder = LightDecoder(encoder.stage_channels, self.config.masked_autoencoding.decoder_channels)
+        self.blocks = torch.Generator(material.device).manual_seed(material.seed + 3)
+
+    def generators(self) -> dict[str, torch.Generator]:
+        return super().generators() | {"blocks": self.blocks}
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Windowed crops, and where they are hidden."""
+        x = self.windowed(self.painted(self.crops.batch(self.config.batch), self.scenes))
+        return x, self._hidden(len(x), self.blocks)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        x, hidden = batch
+        with self.half_precision():
+            error, of_mean = self._errors(x, hidden, self.encoder)
+        return {"loss": error, "mean_predictor": of_mean}
+
+    def quality(self, encoder: Encoder) -> Figures:
+        """Share of the hidden variance that is explained (0: as good as the visible mean), and the error in HU."""
+        if self.held_out_hu is None:
+            return {}
+        x = self.windowed(self.held_out_hu, degraded=False)
+        hidden = self._hidden(len(x), torch.Generator(x.device).manual_seed(0))
+        with self.half_precision():
+            error, of_mean = self._errors(x, hidden, encoder)
+        (low, high), (bottom, top) = self.material.input.window_hu, self.material.input.output_range
+        hu = float(error.sqrt()) * (high - low) / (top - bottom)
+        return {"explained": float(1 - error / of_mean), "error_hu": hu}
+
+    def finished(self, encoder: Encoder) -> Encoder:
+        """With the statistics of whole crops: in training the normalisation layers saw crops with holes.
+
+        Source: Wu & Johnson 2021, arXiv:2105.07576, section 3 (statistics measured again after training).
+        """
+        sampler = self.sampler(self.material.training, seed=1)
+        batches = [
+            encoder_input(self.windowed(sampler.batch(self.config.batch).hu, degraded=False), self.material.input)
+            for _ in range(self.config.masked_autoencoding.statistics_batches)
+        ]
+        whole = copy.deepcopy(encoder)
+        update_bn(batches, whole)
+        return whole.eval()
+
+    def _hidden(self, count: int, random: torch.Generator) -> Tensor:
+        """1 where voxels are hidden, whole blocks, the same number in every crop: [count, 1, *input_shape]."""
+        block = self.config.masked_autoencoding.block
+        grid = [n // block for n in self.config.input_shape]
+        blocks = grid[0] * grid[1] * grid[2]
+        n_hidden = min(blocks - 1, max(1, round(self.config.masked_autoencoding.hidden * blocks)))
+        order = torch.rand((count, blocks), generator=random, device=random.device).argsort(1)
+        hidden = (order < n_hidden).float().reshape(count, 1, *grid)
+        for axis in (2, 3, 4):
+            hidden = hidden.repeat_interleave(block, axis)
+        return hidden
+
+    def _errors(self, x: Tensor, hidden: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor]:
+        """Mean squared error on hidden voxels: the network's, and that of each crop's visible mean."""
+        spec = self.material.input
+        visible = 1 - hidden
+        mean = (x * visible).sum((1, 2, 3, 4), keepdim=True) / visible.sum((1, 2, 3, 4), keepdim=True)
+        maps = self.maps(x * visible + mean * hidden, encoder)
+        shape = reorient(x, CROP_ORIENTATION, spec.orientation).shape[2:]
+        decoded = reorient(self.decoder(maps, tuple(shape)), spec.orientation, CROP_ORIENTATION).float()
+
+        def error(of: Tensor) -> Tensor:
+            return ((of - x).square() * hidden).sum() / hidden.sum()
+
+        return error(mean + decoded), error(mean)

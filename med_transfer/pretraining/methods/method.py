@@ -1,0 +1,146 @@
+"""What the methods have in common: an encoder, crops of the source, views of them, and a figure to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from med_transfer.backbones import Encoder, InputSpec
+from med_transfer.pretraining.config import PretrainingConfig
+from med_transfer.pretraining.painting.lung_scenes import LungScenes
+from med_transfer.pretraining.source.crops import Crops, CropSampler
+from med_transfer.pretraining.source.scans import SourceScans
+from med_transfer.pretraining.source.views import Degradation, encoder_input, reduce, window
+
+RANK_STRIDE = 1_000_003  # between the seeds of two processes
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a method works with.
+
+    Attributes:
+        input: what the encoder expects.
+        pooled_stages: the feature maps whose means are the encoder's features.
+        training, validation: disjoint by patient.
+        rank: number of this process; each draws crops of its own.
+    """
+
+    config: PretrainingConfig
+    input: InputSpec
+    training: SourceScans
+    validation: SourceScans | None
+    device: torch.device
+    pooled_stages: tuple[int, ...] = (-1,)
+    rank: int = 0
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed + RANK_STRIDE * self.rank
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last_3d if self.config.channels_last else torch.contiguous_format
+
+
+class Method(nn.Module):
+    """One way to ask the encoder for something. Heads are its other parameters; they are thrown away.
+
+    Attributes:
+        figure: key of :meth:`quality` that says how good the encoder is; higher is better.
+        paints: whether lung scenes, where the config asks for them, are painted into its crops.
+        not_saved: beginnings of names in ``state_dict`` that a checkpoint leaves out, because they never change.
+    """
+
+    figure: str
+    paints: bool = False
+    not_saved: tuple[str, ...] = ()
+
+    def __init__(self, encoder: Encoder, material: Material) -> None:
+        super().__init__()
+        self.encoder, self.material, self.config = encoder, material, material.config
+        self.crops = self.sampler(material.training, material.seed)
+        self.degrade = Degradation(self.config.views, material.device, material.seed + 2)
+        self.scenes = self._scenes(material.seed + 1)
+
+    def sampler(self, source: SourceScans, seed: int) -> CropSampler:
+        return CropSampler(source, self.config.crops, self.material.device, seed)
+
+    def begin(self) -> None:
+        """Whatever must be done before the first step, and not again when a run goes on."""
+
+    def draw(self) -> Any:
+        """What the next step learns from."""
+        raise NotImplementedError
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """``loss``, and what else the curve shows, of what :meth:`draw` gave."""
+        raise NotImplementedError
+
+    def quality(self, encoder: Encoder) -> Figures:
+        """Figures of an encoder (the running mean of the trained one) on the scans kept out; empty without any.
+
+        Called in evaluation mode, without gradients.
+        """
+        raise NotImplementedError
+
+    def finished(self, encoder: Encoder) -> Encoder:
+        """The encoder as it is measured and saved."""
+        return encoder
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """Every source of chance; their states make a resumed run go on with the same crops."""
+        named = {"crops": self.crops.random, "scans": self.crops.choice, "views": self.degrade.random}
+        return named | ({"scenes": self.scenes.random} if self.scenes else {})
+
+    def plain_inputs(self, count: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of the training scans: windowed crops, neither turned nor made worse, and the number of each one's scan."""
+        sampler, scenes = self.crops.plain(seed), self._scenes(seed) if self.paints else None
+        for start in range(0, count, self.config.batch):
+            crops = sampler.batch(min(self.config.batch, count - start))
+            yield self.windowed(self.painted(crops, scenes), degraded=False), crops.scan
+
+    @cached_property
+    def held_out(self) -> Crops | None:
+        """The same crops of the validation scans at every measurement."""
+        if self.material.validation is None:
+            return None
+        return self.sampler(self.material.validation, seed=0).batch(self.config.batch)
+
+    def painted(self, crops: Crops, scenes: Callable[[Crops], Tensor] | None) -> Tensor:
+        """HU, with lung scenes where the config asks for them."""
+        return scenes(crops) if scenes else crops.hu
+
+    @cached_property
+    def held_out_hu(self) -> Tensor | None:
+        """:attr:`held_out` with the same scenes every time."""
+        return None if self.held_out is None else self.painted(self.held_out, self._scenes(seed=0))
+
+    def windowed(self, hu: Tensor, degraded: bool = True) -> Tensor:
+        """Crops on the encoder's grid, in its range of values, in the orientation of the crops."""
+        spec = self.material.input
+        x = window(reduce(hu, self.config.input_shape), spec.window_hu, spec.output_range)
+        return self.degrade(x, spec.output_range) if degraded else x
+
+    def maps(self, x: Tensor, encoder: Encoder | None = None) -> list[Tensor]:
+        """Feature maps of windowed crops, in the encoder's orientation."""
+        return (encoder or self.encoder)(encoder_input(x, self.material.input, self.material.layout))
+
+    def pooled(self, maps: list[Tensor]) -> Tensor:
+        """[batch, feature]."""
+        return torch.cat([maps[stage].mean((2, 3, 4)) for stage in self.material.pooled_stages], dim=1).float()
+
+    def half_precision(self) -> torch.autocast:
+        """bf16 on a GPU; never on a CPU, where its gradients are wrong (decision 6)."""
+        device = self.material.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+    def _scenes(self, seed: int) -> LungScenes | None:
+        lung = self.config.lung_scenes
+        return LungScenes(lung, self.material.device, seed) if lung else None

@@ -1,0 +1,146 @@
+"""Supervised pretraining on a source cohort: its labels, or its masks, as in Mei et al. 2022 (RadImageNet),
+Radiology AI 4:e210315, and Chen et al. 2019 (Med3D), arXiv:1904.00625.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from med_transfer.backbones import Encoder
+from med_transfer.errors import CohortError
+from med_transfer.predictions.labels import Labels
+from med_transfer.pretraining.methods.decoder import LightDecoder
+from med_transfer.pretraining.methods.method import Figures, Material, Method
+from med_transfer.pretraining.source.crops import CENTRE, MASK, TISSUE, WHOLE, CropSampler
+from med_transfer.pretraining.source.scans import SourceScans
+from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient
+
+
+class SupervisedLabels(Method):
+    """Predicts the label of a crop around the region of interest, or of the whole scan. Classes are drawn equally."""
+
+    figure = "log_likelihood"
+
+    def __init__(self, encoder: Encoder, material: Material) -> None:
+        super().__init__(encoder, material)
+        self.truth = _truth(material.training, self.labels).to(material.device)
+        features = sum(encoder.stage_channels[stage] for stage in material.pooled_stages)
+        self.head = nn.Linear(features, len(self.labels))
+
+    @property
+    def labels(self) -> Labels:
+        return _labels(self.material.training)
+
+    def sampler(self, source: SourceScans, seed: int) -> CropSampler:
+        kind = CENTRE if self.material.config.supervised.region == "roi" else WHOLE
+        config, device = self.material.config.crops, self.material.device
+        return CropSampler(source, config, device, seed, {kind: 1.0}, _class_weights(_truth(source, self.labels)))
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        crops = self.crops.batch(self.config.batch)
+        return self.windowed(crops.hu), self.truth[crops.scan.to(self.truth.device)]
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        x, truth = batch
+        with self.half_precision():
+            logits = self.head(self.pooled(self.maps(x)))
+        return {"loss": self._loss(logits.float(), truth, self.config.supervised.label_smoothing)}
+
+    def quality(self, encoder: Encoder) -> Figures:
+        """On held-out crops, classes drawn equally: mean log-likelihood, and share of right calls."""
+        if self.held_out is None or self.material.validation is None:
+            return {}
+        truth = _truth(self.material.validation, self.labels)[self.held_out.scan].to(self.material.device)
+        with self.half_precision():
+            logits = self.head(self.pooled(self.maps(self.windowed(self.held_out.hu, degraded=False), encoder))).float()
+        likelihood = -float(self._loss(logits, truth, smoothing=0.0))
+        right = (logits > 0) == (truth > 0) if self.labels.multilabel else logits.argmax(1) == truth.argmax(1)
+        return {"log_likelihood": likelihood, "accuracy": float(right.float().mean())}
+
+    def _loss(self, logits: Tensor, truth: Tensor, smoothing: float) -> Tensor:
+        if self.labels.multilabel:
+            return F.binary_cross_entropy_with_logits(logits, truth * (1 - smoothing) + smoothing / 2)
+        return F.cross_entropy(logits, truth, label_smoothing=smoothing)
+
+
+class SupervisedMasks(Method):
+    """Predicts the mask inside a crop; the decoder is thrown away. Cross-entropy and Dice, equal parts."""
+
+    figure = "dice"
+
+    def __init__(self, encoder: Encoder, material: Material) -> None:
+        super().__init__(encoder, material)
+        self.decoder = LightDecoder(encoder.stage_channels, self.config.supervised.decoder_channels)
+
+    def sampler(self, source: SourceScans, seed: int) -> CropSampler:
+        if not any(scan.mask is not None and (scan.mask > 127).any() for scan in source.scans):
+            raise CohortError("no scan has a mask", expected="a mask in the rows of the source cohort")
+        inside = self.material.config.supervised.inside
+        config, device = self.material.config.crops, self.material.device
+        return CropSampler(source, config, device, seed, {MASK: inside, TISSUE: 1 - inside})
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        crops = self.crops.batch(self.config.batch, with_masks=True)
+        return self.windowed(crops.hu), self._target(crops.mask)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        x, mask = batch
+        with self.half_precision():
+            logits = self._logits(x, self.encoder)
+        overlap = 1 - _dice(logits.sigmoid(), mask)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, mask)
+        return {"loss": cross_entropy + overlap, "cross_entropy": cross_entropy, "dice_loss": overlap}
+
+    def quality(self, encoder: Encoder) -> Figures:
+        """Dice of all held-out crops together, at one half."""
+        if self.material.validation is None:
+            return {}
+        crops = self.sampler(self.material.validation, seed=0).batch(self.config.batch, with_masks=True)
+        with self.half_precision():
+            logits = self._logits(self.windowed(crops.hu, degraded=False), encoder)
+        return {"dice": float(_dice((logits > 0).float(), (self._target(crops.mask) > 0.5).float()))}
+
+    def _target(self, mask: Tensor | None) -> Tensor:
+        """The mask on the encoder's grid."""
+        if mask is None:
+            raise CohortError("crops without masks", expected="a source cohort with masks")
+        return reduce(mask, self.config.input_shape)
+
+    def _logits(self, x: Tensor, encoder: Encoder) -> Tensor:
+        spec = self.material.input
+        shape = reorient(x, CROP_ORIENTATION, spec.orientation).shape[2:]
+        decoded = self.decoder(self.maps(x, encoder), tuple(shape))
+        return reorient(decoded, spec.orientation, CROP_ORIENTATION).float()
+
+
+def _dice(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Dice 1945, Ecology 26:297, over the whole batch, so that crops without any mask count only by false alarms."""
+    return (2 * (predicted * truth).sum() + 1) / (predicted.sum() + truth.sum() + 1)
+
+
+def _labels(source: SourceScans) -> Labels:
+    if source.labels is None:
+        raise CohortError(
+            "the source has no labels", expected="a cohort.csv with a label column",
+            action="Give a table instead of a folder, or choose another method",
+        )  # fmt: skip
+    return source.labels
+
+
+def _truth(source: SourceScans, labels: Labels) -> Tensor:
+    """Float [scan, class]."""
+    table = labels.one_hot([scan.label if scan.label is not None else () for scan in source.scans])
+    return torch.from_numpy(table.astype(np.float32))
+
+
+def _class_weights(truth: Tensor) -> list[float]:
+    """Every class equally often; with findings, every scan equally often."""
+    if bool((truth.sum(1) != 1).any()):
+        return [1.0] * len(truth)
+    share = truth @ (1 / truth.sum(0).clamp_min(1))
+    return [w if math.isfinite(w) else 0.0 for w in share.tolist()]

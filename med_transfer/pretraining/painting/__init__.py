@@ -1,0 +1,1 @@
+"""Lesions painted into crops of real scans: labels without a radiologist."""

@@ -1,0 +1,96 @@
+"""Nodules painted into crops, and what was painted: size, density, outline, solid part.
+
+Densities: Hansell et al. 2008, Radiology 246:697 (ground glass: vessels stay visible; part-solid: a solid core).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from med_transfer.pretraining.painting.brush import Chance, blend, inside, position_mm, wide
+from med_transfer.pretraining.view_config import LungSceneConfig
+
+KINDS = ("none", "solid", "ground glass", "part-solid", "calcified")
+_SOLID, _GROUND_GLASS, _PART_SOLID, _CALCIFIED = range(1, len(KINDS))
+FACTS = ("size", "density", "solid share", "unevenness", "elongation", "core")
+_EDGE_MM = 0.6
+
+
+@dataclass(frozen=True)
+class Nodules:
+    """What was painted into a batch of crops; zeros where nothing was.
+
+    Attributes:
+        kind: position in ``KINDS``, int64 [batch].
+        mask: share of each voxel that lies in the nodule, [batch, 1, depth, height, width].
+        solid: share that lies in its solid part; all of a solid nodule, none of ground glass.
+        facts: [batch, fact], in the order of ``FACTS``: logarithm of the radius of the ball of equal volume over the
+            crop's edge; mean HU; share of the volume that is solid; bumps as a share of the radius; logarithm of the
+            longest over the shortest axis; radius of the core as a share of the nodule's.
+    """
+
+    kind: Tensor
+    mask: Tensor
+    solid: Tensor
+    facts: Tensor
+
+    @classmethod
+    def none_in(cls, hu: Tensor) -> Nodules:
+        """For a batch into which nothing was painted yet."""
+        kind = torch.zeros(len(hu), dtype=torch.long, device=hu.device)
+        return cls(kind, torch.zeros_like(hu), torch.zeros_like(hu), hu.new_zeros(len(hu), len(FACTS)))
+
+    @property
+    def present(self) -> Tensor:
+        return self.kind > 0
+
+    def put(self, places: Tensor, painted: Nodules) -> None:
+        """Enter what was painted into these crops of the batch."""
+        for field in fields(self):
+            getattr(self, field.name)[places] = getattr(painted, field.name)
+
+
+class NodulePainter:
+    """One nodule near the middle of each crop: smooth or bumpy, round or long, of any kind of ``KINDS``."""
+
+    def __init__(self, config: LungSceneConfig, chance: Chance) -> None:
+        self.config, self.chance = config, chance
+        self.shares = torch.tensor(config.kinds, device=chance.device).cumsum(0)
+
+    def __call__(self, hu: Tensor, size_mm: Tensor) -> tuple[Tensor, Nodules]:
+        """HU [batch, 1, depth, height, width] with a nodule in each crop, and what it is."""
+        n, chance = len(hu), self.chance
+        low, high = self.config.radius_mm
+        radius = torch.minimum(low * (high / low) ** chance.share(n), 0.4 * size_mm.amin(1))
+        position = position_mm(hu, size_mm) - (0.15 * chance.offset(size_mm))[:, :, None, None, None]
+        stretch = chance.between(0.75, 1.33, n, 3)
+        distance = (position * stretch[:, :, None, None, None]).square().sum(1, keepdim=True).sqrt()
+        bumps = 0.45 * chance.share(n)
+        outward = wide(bumps * radius) * (chance.field(hu, (4, 8, 8)) + 0.4 * chance.field(hu, (12, 24, 24)))
+        mask = inside(distance - wide(radius) - outward, _EDGE_MM)
+        kind = 1 + torch.bucketize(chance.share(n) * self.shares[-1], self.shares).clamp_max(len(KINDS) - 2)
+        core = torch.where(kind == _PART_SOLID, chance.between(0.3, 0.75, n), torch.zeros(n, device=hu.device))
+        core_mask = torch.where(wide(core) > 0, inside(distance - wide(core * radius) - outward, _EDGE_MM), 0.0)
+        painted = torch.maximum(hu, self._filled(hu, mask, core_mask, kind))  # vessels stay visible in ground glass
+        whole = (kind == _SOLID) | (kind == _CALCIFIED)
+        solid = torch.where(wide(whole), mask, torch.minimum(core_mask, mask))
+        long = (stretch.amax(1) / stretch.amin(1)).log()
+        facts = self._facts(painted, mask, solid, bumps, long, torch.where(whole, 1.0, core))
+        return painted, Nodules(kind, mask, solid, facts)
+
+    def _filled(self, hu: Tensor, mask: Tensor, core_mask: Tensor, kind: Tensor) -> Tensor:
+        n, between = len(hu), self.chance.between
+        density = torch.where(kind == _SOLID, between(-60, 90, n), between(-750, -350, n))
+        density = torch.where(kind == _CALCIFIED, between(150, 700, n), density)
+        texture = wide(between(5, 80, n)) * self.chance.field(hu, (8, 16, 16))
+        return blend(blend(hu, mask, density, texture), core_mask, between(-60, 60, n))
+
+    def _facts(self, hu: Tensor, mask: Tensor, solid: Tensor, bumps: Tensor, long: Tensor, core: Tensor) -> Tensor:
+        volume = mask.mean((1, 2, 3, 4)).clamp_min(1e-6)
+        size = (3 / (4 * math.pi) * volume).log() / 3
+        density = (hu * mask).mean((1, 2, 3, 4)) / volume
+        return torch.stack([size, density, solid.mean((1, 2, 3, 4)) / volume, bumps, long, core], dim=1)

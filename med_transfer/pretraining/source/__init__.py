@@ -1,0 +1,1 @@
+"""Source scans: finding, reading and cropping them, and views of the crops."""

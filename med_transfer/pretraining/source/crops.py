@@ -1,0 +1,250 @@
+"""Random crops of source scans, cut on the device that trains.
+
+A crop is one trilinear interpolation of its scan at rotated, stretched positions. A source that fits stays on the
+device, and crops of one scan are interpolated together; of a larger one only the box around each crop is read.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from med_transfer.errors import UnusableVoxels
+from med_transfer.pretraining.source.crop_centres import find_places
+from med_transfer.pretraining.source.interpolation import box_around, interpolate, rotation_matrices
+from med_transfer.pretraining.source.scans import SourceScan, SourceScans
+from med_transfer.pretraining.view_config import CropConfig
+
+LUNG, TISSUE, CENTRE, MASK, WHOLE = "lung", "tissue", "centre", "mask", "whole"  # kinds of place
+_MOST_PLACES = 4096  # voxels of a mask that are remembered as centres
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A batch.
+
+    Attributes:
+        hu: float32 HU [batch, 1, depth, height, width]; array axes grow to S, P, L unless mirrored.
+        size_mm: extent along depth, height, width, [batch, 3].
+        lung: bool [batch], centred in lung.
+        scan: position of each crop's scan in the source, int64 [batch], on the CPU.
+        centre_mm: middle of the crop in its scan, [batch, 3].
+        mask: share of each voxel that lies in the scan's mask, [batch, 1, depth, height, width]; where asked for.
+    """
+
+    hu: Tensor
+    size_mm: Tensor
+    lung: Tensor
+    scan: Tensor
+    centre_mm: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Pose:
+    """Where crops of one scan lie: middle [n, 3] in mm, half their extent along their own axes as columns [n, 3, 3],
+    extent [n, 3] in mm, and where the scan ends inside them (see :func:`interpolate`)."""
+
+    centre_mm: Tensor
+    axes_mm: Tensor
+    size_mm: Tensor
+    limits: Tensor
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One scan as crops are cut from it: on the device, or on disk."""
+
+    number: int
+    voxels: Tensor | NDArray[np.int16]
+    mask: Tensor | NDArray[np.uint8] | None
+    spacing_mm: Tensor
+    places: dict[str, Tensor]
+
+
+class CropSampler:
+    """Draws batches of crops; the same seed gives the same crops on the same kind of device.
+
+    Args:
+        mixture: kind of place to share of the batch; None: lung as far as there is any, and other tissue.
+        weights: how often each scan is drawn, relative; None: by the square root of its places.
+
+    Raises:
+        UnusableVoxels: no scan has any structure to look at.
+    """
+
+    def __init__(
+        self,
+        source: SourceScans,
+        config: CropConfig,
+        device: torch.device,
+        seed: int,
+        mixture: dict[str, float] | None = None,
+        weights: list[float] | None = None,
+    ) -> None:
+        self.config, self.device, self._weights = config, device, weights
+        mixture = mixture or {LUNG: config.lung, TISSUE: 1 - config.lung}
+        resident = source.nbytes <= config.resident_gib * 2**30
+        scans = [_candidate(n, scan, device, resident) for n, scan in enumerate(source.scans)]
+        self._scans = {kind: found for kind in mixture if (found := [s for s in scans if len(s.places[kind])])}
+        if not self._scans:
+            raise UnusableVoxels(
+                "nothing but air or uniform matter in the source scans", expected="CT in Hounsfield units"
+            )
+        self._mixture = {kind: mixture[kind] for kind in self._scans}
+        self.random = torch.Generator(device).manual_seed(seed)
+        self.choice = torch.Generator().manual_seed(seed)  # on the CPU: a choice of scans must not wait for the device
+
+    def plain(self, seed: int) -> CropSampler:
+        """Draws from the same scans, by chance of its own, crops that are not stretched, turned, mirrored or cut."""
+        other = copy.copy(self)  # the scans are shared
+        other.config = self.config.plain
+        other.random = torch.Generator(self.device).manual_seed(seed)
+        other.choice = torch.Generator().manual_seed(seed)
+        return other
+
+    def batch(self, size: int, with_masks: bool = False) -> Crops:
+        """``size`` crops from ``scans_per_batch`` scans for each kind of place."""
+        return _joined(
+            [self._cut(scan, self._pose(scan, kind, n), kind, with_masks) for scan, kind, n in self._plan(size)]
+        )
+
+    def pairs(self, size: int, shift: float, stretch: float) -> tuple[Crops, Crops]:
+        """Crops, and for each another one nearby.
+
+        Args:
+            shift: largest displacement of the second along each axis, as a share of the extent.
+            stretch: relative change of the second one's extent along each axis.
+        """
+        first, second = [], []
+        for scan, kind, count in self._plan(size):
+            pose = self._pose(scan, kind, count)
+            first.append(self._cut(scan, pose, kind))
+            second.append(self._cut(scan, self._nearby(pose, shift, stretch), kind))
+        return _joined(first), _joined(second)
+
+    def _plan(self, size: int) -> list[tuple[_Candidate, str, int]]:
+        """Which scans, for which kind of place, and how many crops of each."""
+        total, left, plan = sum(self._mixture.values()), size, []
+        for place, (kind, share) in enumerate(self._mixture.items(), start=1):
+            wanted = left if place == len(self._mixture) else round(size * share / total) if total else 0
+            left -= wanted
+            if not wanted:
+                continue
+            scans, groups = self._scans[kind], min(wanted, self.config.scans_per_batch)
+            weights = [self._weights[s.number] if self._weights else math.sqrt(len(s.places[kind])) for s in scans]
+            drawn = torch.multinomial(torch.tensor(weights), groups, replacement=True, generator=self.choice)
+            counts = [wanted // groups + (n < wanted % groups) for n in range(groups)]
+            plan += [(scans[i], kind, n) for i, n in zip(drawn.tolist(), counts, strict=True)]
+        return plan
+
+    def _pose(self, scan: _Candidate, kind: str, count: int) -> _Pose:
+        places = scan.places[kind]
+        index = torch.randint(len(places), (count,), generator=self.random, device=self.device)
+        centre_mm = places[index] * scan.spacing_mm + self._uniform(count, 3) * self.config.shift_mm
+        size_mm = self._size_mm(count, scan if kind == WHOLE else None)
+        return _Pose(centre_mm, self._axes(size_mm), size_mm, self._limits(count))
+
+    def _nearby(self, pose: _Pose, shift: float, stretch: float) -> _Pose:
+        count = len(pose.centre_mm)
+        size_mm = pose.size_mm * (1 + stretch * self._uniform(count, 3))
+        centre_mm = pose.centre_mm + shift * self._uniform(count, 3) * pose.size_mm
+        return _Pose(centre_mm, self._axes(size_mm), size_mm, self._limits(count))
+
+    def _cut(self, scan: _Candidate, pose: _Pose, kind: str, with_masks: bool = False) -> Crops:
+        count = len(pose.centre_mm)
+        mask = None
+        if with_masks:
+            empty = torch.zeros(count, 1, *self.config.shape, device=self.device)
+            mask = empty if scan.mask is None else self._interpolated(scan.mask, scan.spacing_mm, pose) / 255
+        return Crops(
+            hu=self._interpolated(scan.voxels, scan.spacing_mm, pose),
+            size_mm=pose.size_mm,
+            lung=torch.full((count,), kind == LUNG, device=self.device),
+            scan=torch.full((count,), scan.number),
+            centre_mm=pose.centre_mm,
+            mask=mask,
+        )
+
+    def _interpolated(self, voxels: Tensor | NDArray, spacing_mm: Tensor, pose: _Pose) -> Tensor:
+        shape = self.config.shape
+        if isinstance(voxels, Tensor):
+            return interpolate(voxels, spacing_mm, pose.centre_mm, pose.axes_mm, shape, pose.limits)
+        crops = []
+        for n in range(len(pose.centre_mm)):
+            centre_mm, axes_mm, limits = (x[n : n + 1] for x in (pose.centre_mm, pose.axes_mm, pose.limits))
+            box = box_around(voxels.shape, spacing_mm, centre_mm[0], axes_mm[0])
+            read = torch.from_numpy(np.array(voxels[box])).to(self.device)
+            start = torch.tensor([kept.start for kept in box], device=self.device)
+            crops.append(interpolate(read, spacing_mm, centre_mm - start * spacing_mm, axes_mm, shape, limits))
+        return torch.cat(crops)
+
+    def _size_mm(self, count: int, whole: _Candidate | None) -> Tensor:
+        if whole is None:
+            usual, large = (self._log_uniform(count, *r) for r in (self.config.size_mm, self.config.large_size_mm))
+            size = torch.where(self._chance(count) < self.config.large, large, usual)[:, None]
+        else:
+            size = (torch.tensor(whole.voxels.shape, device=self.device) * whole.spacing_mm).expand(count, 3)
+        return size * (1 + self.config.stretch * self._uniform(count, 3))
+
+    def _axes(self, size_mm: Tensor) -> Tensor:
+        """Half the extent along the crop's own axes, rotated and perhaps mirrored, as columns."""
+        flip = torch.tensor(self.config.flip, device=self.device)
+        mirror = torch.where(self._chance(len(size_mm), 3) < flip, -1.0, 1.0)
+        largest = torch.tensor([math.radians(d) for d in self.config.rotation_degrees], device=self.device)
+        rotation = rotation_matrices(self._uniform(len(size_mm), 3) * largest)
+        return rotation * (mirror * size_mm / 2)[:, None, :]
+
+    def _limits(self, count: int) -> Tensor:
+        """Where the scan ends inside the crop, as a share of half its extent, [count, 3]; 1 where it does not."""
+        depth, plane = self.config.cut
+        share = torch.tensor([depth, plane, plane], device=self.device)
+        least = torch.tensor([0.1, 0.55, 0.55], device=self.device)
+        limit = least + (1 - least) * self._chance(count, 3)
+        return torch.where(self._chance(count, 3) < share, limit, 1.0)
+
+    def _chance(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.random, device=self.device)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return 2 * self._chance(*shape) - 1
+
+    def _log_uniform(self, count: int, low: float, high: float) -> Tensor:
+        return low * (high / low) ** self._chance(count)
+
+
+def _joined(parts: list[Crops]) -> Crops:
+    masks = [part.mask for part in parts if part.mask is not None]
+    columns = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("hu", "size_mm", "lung", "scan", "centre_mm")
+    }
+    return Crops(**columns, mask=torch.cat(masks) if masks else None)
+
+
+def _candidate(number: int, scan: SourceScan, device: torch.device, resident: bool) -> _Candidate:
+    places = scan.places or find_places(scan.voxels, scan.spacing_mm)
+    found = {LUNG: places.lung, TISSUE: places.tissue, CENTRE: np.empty((0, 3)), MASK: np.empty((0, 3))}
+    found[WHOLE] = (np.array([scan.voxels.shape]) - 1) / 2
+    if scan.centre is not None:
+        found[CENTRE] = np.array([scan.centre])
+    if scan.mask is not None:
+        inside = np.argwhere(scan.mask > 127)
+        found[MASK] = inside[:: max(1, len(inside) // _MOST_PLACES)]
+
+    def placed(array: NDArray) -> Tensor | NDArray:
+        return torch.from_numpy(np.array(array)).to(device) if resident else array
+
+    return _Candidate(
+        number,
+        placed(scan.voxels),
+        None if scan.mask is None else placed(scan.mask),
+        torch.tensor(scan.spacing_mm, device=device),
+        {kind: torch.tensor(np.array(at), dtype=torch.float32, device=device) for kind, at in found.items()},
+    )

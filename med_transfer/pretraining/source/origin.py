@@ -1,0 +1,73 @@
+"""What an encoder comes from: travels with its weights and its curve."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from med_transfer.bundle.provenance import LOCK_METADATA
+from med_transfer.cohorts import SourceLock
+from med_transfer.pretraining.config import PretrainingConfig
+
+# What may differ between two parts of one run: where files lie, and how fast it goes.
+_NOT_OF_THE_RUN = {
+    "weights": True, "checkpoint_seconds": True, "channels_last": True, "distillation": {"teacher_weights"},
+    "probe": {"cohort"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights of a pretraining come from.
+
+    Attributes:
+        lock: everyone it has learned from: its source, and what its start, its teacher and its stopping had seen.
+        source_scans: content hashes of the source itself.
+        start_sha256, teacher_sha256: of the weights it started from, and of its teacher's; empty without.
+        licences: of these weights.
+        processes: how many trained together.
+    """
+
+    config: PretrainingConfig
+    lock: SourceLock
+    source_scans: tuple[str, ...]
+    start_sha256: str = ""
+    teacher_sha256: str = ""
+    licences: tuple[str, ...] = ()
+    processes: int = 1
+
+    def settings(self) -> str:
+        """What a checkpoint must have in common with a run that goes on from it, as far as it is known at once."""
+        config = self.config.model_dump(mode="json", exclude=_NOT_OF_THE_RUN)
+        return json.dumps([config, self.start_sha256, self.teacher_sha256, self.processes], sort_keys=True)
+
+    def record(self, step: int, seconds: float, device: torch.device) -> dict:
+        """For people and programs."""
+        shown = self.config.model_dump(mode="json", exclude={"weights": True, "distillation": {"teacher_weights"}})
+        shown["probe"].pop("cohort")
+        return {
+            "method": self.config.method,
+            "backbone": self.config.backbone,
+            "config": shown,
+            "start_sha256": self.start_sha256,
+            "teacher_sha256": self.teacher_sha256,
+            "licences": list(self.licences),
+            "source_scans": sorted(self.source_scans),
+            "seed": self.config.seed,
+            "processes": self.processes,
+            "steps": step,
+            "crops_seen": step * self.config.batch * self.processes,
+            "seconds": round(seconds, 1),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        }
+
+    def metadata(self, step: int, seconds: float, device: torch.device) -> dict[str, str]:
+        """The record as text, for the header of a weights file, with the lock in it."""
+        record = self.record(step, seconds, device)
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
+        return texts | {LOCK_METADATA: self.lock.model_dump_json(by_alias=True)}

@@ -1,0 +1,87 @@
+"""Source scans kept on disk, as arrays mapped into memory: a source may be larger than memory, and is read once.
+
+::
+
+    OUT/prepared/
+      <key>.json              one scan: spacing, hashes, centre of its region, names of the arrays
+      <key>.voxels.npy        int16 HU; scans with equal voxels and spacing share one file
+      <key>.mask.npy          uint8
+      <key>.places.npz        what is worth a crop
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.atomic import atomic_path, write_text
+from med_transfer.errors import UnusableVoxels
+from med_transfer.pretraining.source.crop_centres import Places, find_places
+from med_transfer.pretraining.source.scans import SourceScan
+
+
+def kept(folder: Path, key: str, make: Callable[[], SourceScan], where: object) -> SourceScan:
+    """The scan that ``make`` gives, from ``folder`` if it was made before under this key; its arrays are on disk.
+
+    Raises:
+        UnusableVoxels: there is nothing in the scan to look at.
+        OutputError: the folder cannot be written.
+        Whatever ``make`` raises.
+    """
+    record = folder / f"{key}.json"
+    if not record.exists():
+        scan = make()
+        places = scan.places or find_places(scan.voxels, scan.spacing_mm)
+        if not places and scan.centre is None:
+            raise UnusableVoxels(
+                "nothing but air or uniform matter", where=where, expected="a body in Hounsfield units"
+            )
+        _write(folder, key, replace(scan, places=places))
+    return _read(folder, record)
+
+
+def _write(folder: Path, key: str, scan: SourceScan) -> None:
+    voxels = f"{_digest(scan.content_hash, scan.spacing_mm, scan.voxels.shape)}.voxels.npy"
+    if not (folder / voxels).exists():
+        _save_array(folder / voxels, scan.voxels)
+    mask = f"{key}.mask.npy" if scan.mask is not None else None
+    if scan.mask is not None:
+        _save_array(folder / f"{key}.mask.npy", scan.mask)
+    places = scan.places or Places(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
+    with atomic_path(folder / f"{key}.places.npz") as temporary:
+        np.savez(temporary, lung=places.lung, tissue=places.tissue)
+    record = {
+        "spacing_mm": scan.spacing_mm, "content_hash": scan.content_hash, "patient_hash": scan.patient_hash,
+        "centre": scan.centre, "voxels": voxels, "mask": mask,
+    }  # fmt: skip
+    write_text(folder / f"{key}.json", json.dumps(record))  # last: it says that all the rest is there
+
+
+def _read(folder: Path, path: Path) -> SourceScan:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    with np.load(path.with_suffix(".places.npz"), allow_pickle=False) as file:
+        places = Places(file["lung"], file["tissue"])
+    return SourceScan(
+        voxels=np.load(folder / record["voxels"], mmap_mode="r", allow_pickle=False),
+        spacing_mm=tuple(record["spacing_mm"]),
+        content_hash=record["content_hash"],
+        patient_hash=record["patient_hash"],
+        places=places,
+        mask=np.load(folder / record["mask"], mmap_mode="r", allow_pickle=False) if record["mask"] else None,
+        centre=tuple(record["centre"]) if record["centre"] else None,
+    )
+
+
+def _save_array(path: Path, array: NDArray) -> None:
+    with atomic_path(path) as temporary:
+        np.save(temporary, np.ascontiguousarray(array))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

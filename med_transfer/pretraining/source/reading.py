@@ -1,0 +1,204 @@
+"""From a folder of scans, a cohort table or a prepared file to the source of a pretraining."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.cohorts import Case, Cohort, patient_hash, region_of_case
+from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnusableVoxels
+from med_transfer.predictions.labels import Labels
+from med_transfer.pretraining.config import PretrainingConfig
+from med_transfer.pretraining.source.prepared import kept
+from med_transfer.pretraining.source.scans import SourceScan, SourceScans, prepare, stored_scans
+from med_transfer.progress import Progress, silent
+from med_transfer.scans import Series, Volume, find_series, identity, read_scan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A scan that cannot be used, and why."""
+
+    scan: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """What can be learned from, and what cannot."""
+
+    scans: SourceScans
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One scan to be read: its name for messages, the key under which it is kept, how to read it, its label."""
+
+    name: str
+    key: str
+    read: Callable[[], SourceScan]
+    label: str | frozenset[str] | None = None
+
+
+def read_source(scans: Path, spacing_mm: float = 1.0) -> SourceScans:
+    """The usable scans of a folder tree, or of a file that ``SourceScans.save`` wrote, in memory.
+
+    A scan that cannot be used is logged and left out.
+
+    Raises:
+        ScanNotFound: nothing usable is there.
+    """
+    if scans.suffix == ".npz":
+        return SourceScans.load(scans)
+    return SourceScans.from_volumes(_volumes(scans), spacing_mm)
+
+
+def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progress: Progress = silent) -> Source:
+    """Read every scan once and keep it on disk; one that cannot be used is recorded, and the others go on.
+
+    Args:
+        scans: a folder tree, a cohort.csv, or a file that ``SourceScans.save`` wrote. Rows of a table that are marked
+            ``split=test`` are never looked at.
+        folder: for the prepared arrays.
+
+    Raises:
+        ScanNotFound: no scan is there.
+        CohortError: the table cannot be used, or lacks what the method needs.
+        NothingDone: there are scans, and none can be used.
+    """
+    entries, labels = _entries(scans, config)
+    found: dict[tuple, SourceScan] = {}
+    left_out = []
+    for done, entry in enumerate(entries, start=1):
+        try:
+            scan = replace(kept(folder, entry.key, entry.read, entry.name), label=entry.label)
+            # a copy of a scan counts once; another labelled region in it counts again, another mask is added
+            key = (scan.content_hash, *((scan.centre, scan.label) if labels else ()))
+            found[key] = _with_mask(found[key], scan.mask) if key in found else scan
+        except ScanError as error:
+            log.warning("left out: %s", error)
+            left_out.append(LeftOut(entry.name, str(error)))
+        progress("reading scans", done, len(entries))
+    if not found:
+        raise NothingDone(
+            f"none of {len(left_out)} scans can be used", where=scans, expected="at least one",
+            action=f"The first reason: {left_out[0].reason}",
+        )  # fmt: skip
+    return Source(SourceScans(tuple(found.values()), labels), tuple(left_out))
+
+
+def _with_mask(scan: SourceScan, mask: NDArray[np.uint8] | None) -> SourceScan:
+    """Several rows of one scan, each with the mask of one finding: all of them are findings in every crop."""
+    if scan.mask is None or mask is None:
+        return scan
+    return replace(scan, mask=np.maximum(scan.mask, mask))
+
+
+def _entries(scans: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], Labels | None]:
+    if scans.suffix.lower() == ".csv":
+        return _of_table(scans, config)
+    if config.method == "supervised":
+        raise CohortError(
+            "no table", where=scans, expected=f"a cohort.csv with a {config.supervised.target} in every row",
+            action="med-transfer index makes one, or choose a method that needs no labels",
+        )  # fmt: skip
+    if scans.suffix.lower() == ".npz" and not scans.is_dir():
+        return _of_stored(scans), None
+    entries = [_of_series(series, config) for series in find_series(scans)]
+    if not entries:
+        raise ScanNotFound("no scan to learn from", where=scans, expected="DICOM, NIfTI, NRRD or MetaImage")
+    return entries, None
+
+
+def _of_stored(path: Path) -> list[_Entry]:
+    """Each scan of the file on its own, so that a large file never is in memory as a whole."""
+    readers, stamp = stored_scans(path), _stamps([path])
+    return [
+        _Entry(f"{path.name}, scan {number}", _key(stamp, number), read) for number, read in enumerate(readers, start=1)
+    ]
+
+
+def _of_series(series: Series, config: PretrainingConfig) -> _Entry:
+    def read() -> SourceScan:
+        if series.modality not in ("", config.modality):
+            raise UnusableVoxels(f"modality {series.modality}", where=series.path, expected=config.modality)
+        volume = read_scan(series, max_gap_mm=config.max_gap_mm)
+        patient = identity(series).patient
+        scan = prepare(volume, volume.content_hash, config.spacing_mm)
+        return replace(scan, patient_hash=patient_hash(patient) if patient else "")
+
+    key = _key(str(series.path), series.name, _stamps(series.files), _reading(config))
+    return _Entry(str(series.path), key, read)
+
+
+def _of_table(path: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], Labels | None]:
+    supervised = config.supervised if config.method == "supervised" else None
+    labelled = supervised is not None and supervised.target == "label"
+    cohort = Cohort.read(path, labelled=labelled)
+    cases = [case for case in cohort.cases if case.split != "test"]
+    if not cases:
+        raise CohortError("every row is marked split=test", where=path, expected="rows to learn from")
+    with_mask = supervised is not None and supervised.target == "mask"
+    with_region = supervised is not None and (with_mask or supervised.region == "roi")
+    for case in cases if with_region else ():
+        if case.mask is None and (with_mask or case.roi_centre_mm is None):
+            raise CohortError(
+                f"{case} has no {'mask' if with_mask else 'region of interest'}", where=path,
+                expected="a mask in every row" if with_mask else "roi_x_mm ... roi_size_mm or a mask in every row",
+                action="" if with_mask else "Or set supervised.region=whole",
+            )  # fmt: skip
+    entries = [_of_case(case, config, with_region, labelled) for case in cases]
+    return entries, cohort.labels if labelled else None
+
+
+def _of_case(case: Case, config: PretrainingConfig, with_region: bool, labelled: bool) -> _Entry:
+    def read() -> SourceScan:
+        volume = read_scan(case.path, case.series_uid, max_gap_mm=config.max_gap_mm)
+        if volume.provenance.modality not in ("", config.modality):
+            raise UnusableVoxels(f"modality {volume.provenance.modality}", where=case.path, expected=config.modality)
+        region, mask = region_of_case(case, volume) if with_region else (None, None)
+        centre_mm = region.centre_mm if region else None
+        scan = prepare(volume, volume.content_hash, config.spacing_mm, mask, centre_mm)
+        return replace(scan, patient_hash=patient_hash(case.patient) if case.patient else "")
+
+    files = [file for path in (case.path, case.mask) if path for file in _files(path)]
+    region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name, with_region, case.patient]
+    key = _key(str(case.path), case.series_uid, _stamps(files), region, _reading(config))
+    return _Entry(str(case), key, read, case.label if labelled else None)
+
+
+def _reading(config: PretrainingConfig) -> list[object]:
+    """What of the config decides how a scan is prepared."""
+    return [config.spacing_mm, config.max_gap_mm, config.modality]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def _stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    stats = [(file.name, file.stat()) for file in files if file.exists()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def _key(*parts: object) -> str:
+    """Changes with the files and with how they are prepared, so that a stale result is never used."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _volumes(folder: Path) -> Iterator[Volume]:
+    for series in find_series(folder):
+        try:
+            yield read_scan(series)
+        except ScanError as error:
+            log.warning("left out: %s", error)

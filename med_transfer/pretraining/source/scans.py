@@ -1,0 +1,216 @@
+"""The source of a pretraining: scans in one orientation, remembered by content and patient."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from med_transfer.errors import ConfigError, NotAScan, ScanNotFound
+from med_transfer.predictions.labels import Labels
+from med_transfer.pretraining.source.crop_centres import Places
+from med_transfer.scans import Volume, geometry
+
+SPACE_MM = 10.0  # air kept around the body
+BODY_HU = -500.0
+RANGE_HU = (-1024, 3071)  # 12-bit CT; what lies beyond is padding or metal
+
+
+@dataclass(frozen=True)
+class SourceScan:
+    """One scan, array axes growing to Superior, Posterior, Left.
+
+    Attributes:
+        voxels: int16 HU [depth, height, width]; may be a file on disk, mapped into memory.
+        spacing_mm: along depth, height, width.
+        content_hash: of the scan as it was read (``Volume.content_hash``), before anything here was done to it.
+        patient_hash: see ``cohorts.lock.patient_hash``; empty where the patient is not known.
+        places: what is worth a crop; None: not looked for yet.
+        mask: uint8, 255 where the voxel lies wholly in the table's mask.
+        centre: voxel index (z, y, x) of the middle of the table's region of interest.
+        label: of the table.
+    """
+
+    voxels: NDArray[np.int16]
+    spacing_mm: tuple[float, float, float]
+    content_hash: str
+    patient_hash: str = ""
+    places: Places | None = None
+    mask: NDArray[np.uint8] | None = None
+    centre: tuple[float, float, float] | None = None
+    label: str | frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class SourceScans:
+    """The scans of one pretraining, and the classes of their labels where they have any."""
+
+    scans: tuple[SourceScan, ...]
+    labels: Labels | None = None
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    @property
+    def content_hashes(self) -> tuple[str, ...]:
+        return tuple(scan.content_hash for scan in self.scans)
+
+    @property
+    def patient_hashes(self) -> tuple[str, ...]:
+        """Of the patients that are known, each once, sorted."""
+        return tuple(sorted({scan.patient_hash for scan in self.scans} - {""}))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(scan.voxels.nbytes for scan in self.scans)
+
+    @classmethod
+    def from_volumes(cls, volumes: Iterable[Volume], spacing_mm: float = 1.0) -> SourceScans:
+        """Prepare volumes; a scan that occurs twice is kept once.
+
+        Raises:
+            ScanNotFound: there is no volume at all.
+        """
+        unique: dict[str, SourceScan] = {}
+        for volume in volumes:
+            content_hash = volume.content_hash
+            if content_hash not in unique:
+                unique[content_hash] = prepare(volume, content_hash, spacing_mm)
+        if not unique:
+            raise ScanNotFound("no scan to learn from", expected="at least one CT scan of acceptable geometry")
+        return cls(tuple(unique.values()))
+
+    def save(self, path: Path) -> None:
+        """Write voxels and hashes, no labels, to one compressed file (``.npz``) that :meth:`load` reads."""
+        arrays = {f"voxels_{n}": scan.voxels for n, scan in enumerate(self.scans)}
+        keys = ("spacing_mm", "content_hash", "patient_hash")
+        index = [{key: getattr(scan, key) for key in keys} for scan in self.scans]
+        part = path.with_suffix(".part.npz")
+        np.savez_compressed(part, index=np.array(json.dumps(index)), **arrays)  # type: ignore[arg-type]
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> SourceScans:
+        """Read what :meth:`save` wrote. Errors as :func:`stored_scans`."""
+        return cls(tuple(read() for read in stored_scans(path)))
+
+    def split(self, validation_scans: int) -> tuple[SourceScans, SourceScans | None]:
+        """Training scans, and those kept out: whole patients, the first by content hash, so that order is no matter.
+
+        Raises:
+            ConfigError: nothing would be left to learn from.
+        """
+        if validation_scans == 0:
+            return self, None
+        patients: dict[str, list[SourceScan]] = {}
+        for scan in sorted(self.scans, key=lambda scan: scan.content_hash):
+            patients.setdefault(scan.patient_hash or scan.content_hash, []).append(scan)
+        kept_out: list[SourceScan] = []
+        training: list[SourceScan] = []
+        for scans in patients.values():
+            (kept_out if len(kept_out) < validation_scans else training).extend(scans)
+        if not training:
+            raise ConfigError(
+                f"{len(self)} source scans of {len(patients)} patients, {validation_scans} of them for validation",
+                where="validation_scans", expected="something left to learn from",
+                action="Give more scans, or set validation_scans lower (0 measures nothing)",
+            )  # fmt: skip
+        return SourceScans(tuple(training), self.labels), SourceScans(tuple(kept_out), self.labels)
+
+
+def stored_scans(path: Path) -> tuple[Callable[[], SourceScan], ...]:
+    """For each scan of a file that ``SourceScans.save`` wrote, what reads it and no other.
+
+    Raises:
+        ScanNotFound: no such file.
+        NotAScan: the file is something else.
+    """
+    if not path.is_file():
+        raise ScanNotFound("no such file", where=path)
+    with _damage_explained(path), np.load(path, allow_pickle=False) as file:
+        index = json.loads(str(file["index"]))
+    return tuple(partial(_stored_scan, path, n, entry) for n, entry in enumerate(index))
+
+
+def _stored_scan(path: Path, number: int, entry: dict) -> SourceScan:
+    with _damage_explained(path), np.load(path, allow_pickle=False) as file:
+        spacing = tuple(entry["spacing_mm"])
+        return SourceScan(file[f"voxels_{number}"], spacing, entry["content_hash"], entry.get("patient_hash", ""))
+
+
+@contextmanager
+def _damage_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
+        raise NotAScan("not a file of source scans", where=path, expected="an .npz that med-transfer wrote") from error
+
+
+def prepare(
+    volume: Volume,
+    content_hash: str,
+    spacing_mm: float,
+    mask: Volume | None = None,
+    centre_mm: tuple[float, float, float] | None = None,
+) -> SourceScan:
+    """Orient to SPL, bring voxels finer than ``spacing_mm`` to it, cut away the air around the body.
+
+    Args:
+        mask: on the volume's grid.
+        centre_mm: LPS mm of a region of interest.
+    """
+    voxels, affine = geometry.canonical(volume.voxels, volume.affine)
+    width, height, depth = geometry.spacing_mm(affine)
+    voxels, ratio = _coarsen(voxels, (depth, height, width), spacing_mm)
+    spacing = (depth * ratio[0], height * ratio[1], width * ratio[2])
+    voxels = np.clip(np.rint(voxels), *RANGE_HU).astype(np.int16)
+    box = _around_body(voxels, spacing)
+    inside = None
+    if mask is not None:
+        share, _ = _coarsen(geometry.canonical(mask.voxels, mask.affine)[0], (depth, height, width), spacing_mm)
+        inside = np.ascontiguousarray(np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)[box])
+    centre = None
+    if centre_mm is not None:
+        index = geometry.to_index(affine, centre_mm)[::-1]
+        z, y, x = ((i + 0.5) / r - 0.5 - kept.start for i, r, kept in zip(index, ratio, box, strict=True))
+        centre = (float(z), float(y), float(x))
+    return SourceScan(np.ascontiguousarray(voxels[box]), spacing, content_hash, mask=inside, centre=centre)
+
+
+def _coarsen(
+    voxels: NDArray, spacing: tuple[float, float, float], least_mm: float
+) -> tuple[NDArray, tuple[float, float, float]]:
+    """Low-pass and resample the axes that are finer than ``least_mm``; nothing is gained by refining the others.
+
+    Also gives how many old voxels make a new one along each axis.
+    """
+    target = [
+        max(1, round(n * mm / least_mm)) if mm < least_mm else n for n, mm in zip(voxels.shape, spacing, strict=True)
+    ]
+    depth, height, width = (n / m for n, m in zip(voxels.shape, target, strict=True))
+    ratio = (depth, height, width)
+    if max(ratio) > 1:
+        smooth = ndimage.gaussian_filter(voxels.astype(np.float32), [(r - 1) / 2 for r in ratio], mode="nearest")
+        voxels = np.asarray(ndimage.zoom(smooth, [1 / r for r in ratio], order=1, mode="nearest", grid_mode=True))
+    return voxels, ratio
+
+
+def _around_body(voxels: NDArray, spacing: tuple[float, float, float]) -> tuple[slice, slice, slice]:
+    """The part of the array that holds the body and ``SPACE_MM`` around it; all of it when there is no body."""
+    box = [slice(0, n) for n in voxels.shape]
+    body = voxels > BODY_HU
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        inside = np.flatnonzero(body[tuple(box)].mean(axis=others) > 0.001)
+        if len(inside):
+            space = round(SPACE_MM / spacing[axis])
+            box[axis] = slice(max(0, int(inside[0]) - space), min(voxels.shape[axis], int(inside[-1]) + 1 + space))
+    return box[0], box[1], box[2]

@@ -1,0 +1,61 @@
+"""What the source looks like to the finished encoder, kept beside its weights: how far a target lies is told by it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from med_transfer.backbones import Encoder
+from med_transfer.backbones.weights.source_features import SourceFeatures, source_features_path, write_source_features
+from med_transfer.backbones.weights.weight_files import hash_weights
+from med_transfer.pretraining.methods.method import Method
+
+N_INPUTS = 256
+
+
+def write_source_of(method: Method, encoder_file: Path) -> Path:
+    """Features of plain inputs from the training scans, by the encoder as it was written; returns the file's path.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    encoder, scans, features = _as_written(method.encoder, encoder_file), set(), []
+    for x, numbers in method.plain_inputs(N_INPUTS):
+        features.append(_stages(method, x, encoder))
+        scans |= set(numbers.tolist())
+    tables = {(stage,): np.concatenate(rows) for stage, rows in enumerate(zip(*features, strict=True))}
+    with encoder_file.open("rb") as stream:
+        sha256 = hash_weights(stream)
+    path = source_features_path(encoder_file)
+    write_source_features(path, SourceFeatures(sha256, len(scans), tables, input=input_in_words(method)))
+    return path
+
+
+def input_in_words(method: Method) -> str:
+    """How the source's scans were given to the encoder, for whoever reads the distance."""
+    config = method.config
+    crops, by_label = config.crops, config.method == "supervised" and config.supervised.target == "label"
+    extents = [*crops.size_mm, *(crops.large_size_mm if crops.large else ())]
+    crop = f"crops of {min(extents):g} to {max(extents):g} mm"
+    what = "whole scans" if by_label and config.supervised.region == "whole" else crop
+    painted = ", lung and nodules painted in" if method.paints and config.lung_scenes else ""
+    return f"{what} as {' x '.join(map(str, config.input_shape))} voxels{painted}"
+
+
+def _as_written(encoder: Encoder, encoder_file: Path) -> Encoder:
+    """In single precision with the file's values, which are rounded, in evaluation mode."""
+    written = copy.deepcopy(encoder)
+    written.load_state_dict(load_file(encoder_file))
+    return written.eval()
+
+
+@torch.no_grad()
+def _stages(method: Method, x: Tensor, encoder: Encoder) -> list[np.ndarray]:
+    """[input, feature] of each stage."""
+    maps = method.maps(x, encoder)
+    return [encoder.pool(maps, (stage,)).float().cpu().numpy() for stage in range(len(maps))]

@@ -1,0 +1,278 @@
+"""One encoded frame of DICOM pixels to its stored values, with one chosen decoder for each transfer syntax.
+
+=====================================  ==================================================================
+uncompressed, deflated frame           numpy, zlib
+RLE                                    imagecodecs' PackBits, segment by segment
+JPEG baseline, extended, lossless      libjpeg-turbo, and a check of its own: see jpeg_completeness
+JPEG-LS                                CharLS
+JPEG 2000, HTJ2K                       OpenJPEG (OpenJPH takes streams that are cut off for whole ones)
+=====================================  ==================================================================
+
+All of them release the GIL and keep no state, so frames can be decoded in threads.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import config, uid
+
+from med_transfer.errors import MissingCodec, UnreadableScan
+from med_transfer.scans.dicom.codestream import (
+    Header,
+    jpeg2000_codestream,
+    jpeg2000_header,
+    jpeg_end,
+    jpeg_header,
+    require_all_tiles,
+)
+from med_transfer.scans.dicom.jpeg_integrity import LOSSLESS, require_complete
+
+_BASELINE, _EXTENDED, _JPEG_LS = 0xC0, 0xC1, 0xF7
+_RLE_HEADER_BYTES = 64
+_NO_PICTURE_HERE = ("MPEG", "HEVC", "JPIP", "SMPTE")  # video, or the address of a server instead of pixels
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How the header says that a frame's pixels are stored (PS3.3 C.7.6.3).
+
+    Args:
+        syntax: transfer syntax UID.
+        signed: PixelRepresentation is 1.
+    """
+
+    syntax: str
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    photometric: str = "MONOCHROME2"
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Values [rows, columns] as the codec gives them; only the lowest bits count where significant_bits says so."""
+
+    values: NDArray
+    significant_bits: int | None = None
+
+
+def decode(frame: bytes | memoryview, pixels: PixelFormat, *, where: object = "") -> NDArray:
+    """Stored values [rows, columns] of one frame, before rescaling: a new integer array of BitsAllocated.
+
+    Bits above BitsStored (old overlays, junk) are dropped and the sign extended. JPEG 2000 and JPEG-LS streams are
+    trusted before the header where the two disagree on precision or sign, as pydicom does. Values of lossy JPEG
+    keep what exceeds BitsStored, which is ringing at the brightest pixels, not junk.
+
+    Args:
+        frame: the whole frame: its fragments joined, a deflated data set already inflated.
+        where: the file, for the error.
+
+    Raises:
+        UnreadableScan: colour, an unusual layout, truncated or corrupt; never a part of an image.
+        MissingCodec: a transfer syntax that cannot be decoded here.
+    """
+    require_decoder(pixels.syntax, where)
+    _require_known_layout(pixels, where)
+    try:
+        return _stored_values(_DECODERS[pixels.syntax](frame, pixels), pixels)
+    except Exception as error:  # codecs raise whatever they like on corrupt bytes
+        raise UnreadableScan(
+            f"pixels cannot be decoded ({str(error) or type(error).__name__})",
+            where=where,
+            action="Export the series again; the file is truncated or corrupt",
+        ) from error
+
+
+def require_decoder(syntax: str, where: object) -> None:
+    """Refuse a transfer syntax that cannot be decoded here, without decoding anything.
+
+    Raises:
+        MissingCodec: names what to install, or how to export the scan.
+    """
+    decoder = _DECODERS.get(syntax)
+    if decoder is not None and _installed(decoder):
+        return
+    name = uid.UID(syntax, config.IGNORE).name
+    if decoder is not None:
+        raise MissingCodec(
+            f"no installed package decodes {name}", where=where, action='Install it with: pip install -U "imagecodecs"'
+        )
+    holds_no_picture = any(word in name for word in _NO_PICTURE_HERE)
+    raise MissingCodec(
+        f"{name} is video or streamed from a server" if holds_no_picture else f"no decoder for {name}",
+        where=where,
+        expected="single images",
+        action="Export the series again, uncompressed or as JPEG-LS, JPEG 2000 or RLE",
+    )
+
+
+def _installed(decoder: _Decoder) -> bool:
+    if decoder not in _CODECS:
+        return True
+    codec = getattr(imagecodecs, _CODECS[decoder])
+    return codec.available and (decoder is not _jpeg or getattr(codec, "all_precisions", False))
+
+
+def _require_known_layout(pixels: PixelFormat, where: object) -> None:
+    if pixels.samples != 1:
+        raise UnreadableScan(f"pixels have {pixels.samples} samples (colour)", where=where, expected="one channel")
+    if pixels.rows < 1 or pixels.columns < 1:
+        raise UnreadableScan(f"the image has {pixels.rows} x {pixels.columns} pixels", where=where, expected="an image")
+    if pixels.bits_allocated not in (8, 16, 32) or not 1 <= pixels.bits_stored <= pixels.bits_allocated:
+        raise UnreadableScan(
+            f"pixels store {pixels.bits_stored} bits in {pixels.bits_allocated}",
+            where=where,
+            expected="8, 16 or 32 bits allocated, and no more stored",
+        )
+    if pixels.syntax == uid.ExplicitVRBigEndian and pixels.bits_allocated == 8:
+        raise UnreadableScan(  # the words are swapped if their VR is OW, not if it is OB: PS3.5 A.3
+            "pixels of 8 bits in big endian order are ambiguous",
+            where=where,
+            action="Export the series again in little endian order",
+        )
+
+
+def _little_endian(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
+    return _uncompressed(frame, pixels, "<")
+
+
+def _big_endian(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
+    return _uncompressed(frame, pixels, ">")
+
+
+def _uncompressed(frame: bytes | memoryview, pixels: PixelFormat, order: str) -> _Decoded:
+    count = pixels.rows * pixels.columns
+    whole = _without_padding(frame, count * pixels.bits_allocated // 8)
+    values = np.frombuffer(whole, f"{order}u{pixels.bits_allocated // 8}", count)
+    return _Decoded(values.reshape(pixels.rows, pixels.columns), pixels.bits_stored)
+
+
+def _deflated_frame(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
+    """Deflated Image Frame Compression, PS3.5 A.4: RFC 1951 without a zlib header."""
+    size = pixels.rows * pixels.columns * pixels.bits_allocated // 8
+    inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    inflated = inflater.decompress(frame, size + 2)
+    if not inflater.eof:
+        raise ValueError("the deflated stream has another length than the image")
+    return _little_endian(inflated, pixels)
+
+
+def _rle(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
+    """Bytes of the samples in segments, the most significant first (PS3.5 annex G)."""
+    width = pixels.bits_allocated // 8
+    if len(frame) < _RLE_HEADER_BYTES:
+        raise ValueError("the RLE header is cut off")
+    segments, *offsets = np.frombuffer(frame, "<u4", _RLE_HEADER_BYTES // 4).tolist()
+    if segments != width:
+        raise ValueError(f"{segments} RLE segments instead of {width}")
+    bounds = [*offsets[:width], len(frame)]
+    if bounds[0] != _RLE_HEADER_BYTES or any(first >= last for first, last in pairwise(bounds)):
+        raise ValueError("RLE segments lie outside the frame")
+    count = pixels.rows * pixels.columns
+    samples = np.empty((count, width), np.uint8)
+    for k in range(width):
+        segment = imagecodecs.packbits_decode(bytes(frame[bounds[k] : bounds[k + 1]]))
+        samples[:, k] = np.frombuffer(_without_padding(segment, count), np.uint8, count)
+    return _Decoded(samples.view(f">u{width}").reshape(pixels.rows, pixels.columns), pixels.bits_stored)
+
+
+def _without_padding(data: bytes | bytearray | memoryview, size: int) -> memoryview:
+    """The first bytes, if only zeros follow: anything else would be pixels, and the header's size wrong."""
+    view = memoryview(data)
+    if len(view) < size:
+        raise ValueError(f"{len(view)} bytes instead of {size}")
+    if any(view[size:]):
+        raise ValueError(f"{len(view)} bytes instead of {size}, and more than padding")
+    return view[:size]
+
+
+def _jpeg(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
+    stream = bytes(frame)
+    header = jpeg_header(stream)
+    if header.process not in (_BASELINE, _EXTENDED, LOSSLESS):
+        raise ValueError(f"a JPEG process (marker FF{header.process:02X}) that DICOM has retired or never had")
+    _require_size(header, pixels)
+    whole = stream[: jpeg_end(stream, header)]
+    values = imagecodecs.jpeg8_decode(whole)
+    require_complete(whole, header, values, imagecodecs.jpeg8_decode)
+    ringing = header.process != LOSSLESS and not pixels.signed
+    return _Decoded(values, None if ringing else pixels.bits_stored)
+
+
+def _jpeg_ls(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
+    """JPEG-LS knows no sign: it is the highest bit of the stream's own precision."""
+    stream = bytes(frame)
+    header = jpeg_header(stream)
+    if header.process != _JPEG_LS:
+        raise ValueError("not a JPEG-LS stream")
+    _require_size(header, pixels)
+    return _Decoded(imagecodecs.jpegls_decode(stream[: jpeg_end(stream, header)]), header.precision)
+
+
+def _jpeg2000(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
+    """Values as the codestream has them; where header and codestream disagree on the sign, their bits are read anew."""
+    codestream = jpeg2000_codestream(bytes(frame))
+    header = jpeg2000_header(codestream)
+    _require_size(header, pixels)
+    require_all_tiles(codestream)
+    values = imagecodecs.jpeg2k_decode(codestream, numthreads=1)
+    return _Decoded(values, None if header.signed == pixels.signed else header.precision)
+
+
+def _require_size(header: Header, pixels: PixelFormat) -> None:
+    """Before decoding: a damaged header could claim gigabytes."""
+    if (header.rows, header.columns, header.components) != (pixels.rows, pixels.columns, 1):
+        raise ValueError(
+            f"the stream holds {header.rows} x {header.columns} x {header.components} values "
+            f"instead of {pixels.rows} x {pixels.columns}"
+        )
+    if header.precision > pixels.bits_allocated:
+        raise ValueError(f"the stream has {header.precision} bits a value, more than are allocated")
+
+
+def _stored_values(decoded: _Decoded, pixels: PixelFormat) -> NDArray:
+    if decoded.values.shape != (pixels.rows, pixels.columns):
+        raise ValueError(f"the decoded image has shape {decoded.values.shape}")
+    kind = "i" if pixels.signed else "u"
+    values = decoded.values.astype(f"{kind}{pixels.bits_allocated // 8}")
+    spare = pixels.bits_allocated - (decoded.significant_bits or pixels.bits_allocated)
+    if spare:  # left, then right: an arithmetic shift brings copies of the sign, or zeros
+        values <<= spare
+        values >>= spare
+    return values
+
+
+_Decoder = Callable[[bytes | memoryview, PixelFormat], _Decoded]
+# libjpeg-turbo before 3.0 knows 8 bits only, and says so in all_precisions
+_CODECS: dict[_Decoder, str] = {_rle: "PACKBITS", _jpeg: "JPEG8", _jpeg_ls: "JPEGLS", _jpeg2000: "JPEG2K"}
+_ENCAPSULATED_UNCOMPRESSED, _DEFLATED_FRAME = "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1"
+_DECODERS: dict[str, _Decoder] = {
+    uid.ImplicitVRLittleEndian: _little_endian,
+    uid.ExplicitVRLittleEndian: _little_endian,
+    uid.DeflatedExplicitVRLittleEndian: _little_endian,
+    _ENCAPSULATED_UNCOMPRESSED: _little_endian,
+    uid.ExplicitVRBigEndian: _big_endian,
+    _DEFLATED_FRAME: _deflated_frame,
+    uid.RLELossless: _rle,
+    uid.JPEGBaseline8Bit: _jpeg,
+    uid.JPEGExtended12Bit: _jpeg,
+    uid.JPEGLossless: _jpeg,
+    uid.JPEGLosslessSV1: _jpeg,
+    uid.JPEGLSLossless: _jpeg_ls,
+    uid.JPEGLSNearLossless: _jpeg_ls,
+    uid.JPEG2000Lossless: _jpeg2000,
+    uid.JPEG2000: _jpeg2000,
+    uid.HTJ2KLossless: _jpeg2000,
+    uid.HTJ2KLosslessRPCL: _jpeg2000,
+    uid.HTJ2K: _jpeg2000,
+}

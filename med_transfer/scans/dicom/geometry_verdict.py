@@ -1,0 +1,283 @@
+"""Do these slices form one regular volume? Answered from headers, with the slices named and the distances in mm.
+
+A slice's number is its place along the normal, from 1. What counts as regular is in the constants below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.scans import geometry
+from med_transfer.scans.dicom.header import Slice
+from med_transfer.scans.dicom.slice_geometry import (
+    COSINE_TOLERANCE,
+    SAME_POSITION_MM,
+    SPACING_TOLERANCE_MM,
+    affine_of,
+    commonest,
+    normal,
+    steps,
+    tolerance_mm,
+    usual_gap_mm,
+)
+from med_transfer.scans.verdict import Verdict
+
+MODALITIES = ("CT", "MR", "PT")
+MIN_SLICES = 3  # two slices have a single gap, which nothing can confirm
+PIXEL_SPACING_TOLERANCE_MM = 1e-3
+MAX_DRIFT_SHARE = 0.25  # of the spacing: how far a slice may lie from where the affine puts it
+MAX_SHEAR_DEGREES = 0.5
+FARTHEST_MM = 1e5  # no scanner is larger; beyond it numbers are damaged
+_Check = Callable[[Sequence[Slice]], str]  # a reason, or an empty string
+_Numbers = tuple[float, ...]
+_MAX_NAMED = 6  # slices or gaps that one message names before it counts the rest
+
+
+def judge_content(slices: Sequence[Slice]) -> Verdict:
+    """Verdict on what the images are, wherever they lie: reject unless they are plain CT, MR or PT images."""
+    return _first_rejection(slices, _CONTENT)
+
+
+def judge(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
+    """Verdict on slices in order (see :func:`arrange`), identical repeats already dropped.
+
+    Uneven gaps up to ``max_gap_mm`` are repaired by interpolation between the true positions; beyond it, and without
+    a limit, they are rejected.
+    """
+    rejection = _first_rejection(slices, _CONTENT, _PLANES, (_repeats,))
+    if not rejection.usable:
+        return rejection
+    uneven = _gaps(slices)
+    if uneven and _widest_gap_mm(slices) > max_gap_mm + SAME_POSITION_MM:
+        return Verdict("reject", (uneven,))
+    rejection = _first_rejection(slices, (_sideways,), () if uneven else (_drift,))
+    return rejection if not rejection.usable else _usable(slices, uneven)
+
+
+def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Verdict:
+    """The reasons of the first stage that finds any; a later stage relies on the earlier ones."""
+    for stage in stages:
+        reasons = tuple(reason for check in stage if (reason := check(slices)))
+        if reasons:
+            return Verdict("reject", reasons)
+    return Verdict()
+
+
+# What the images are ------------------------------------------------------------------------------------------
+
+
+def _modality(slices: Sequence[Slice]) -> str:
+    found = sorted({s.modality or "none" for s in slices})
+    return "" if len(found) == 1 and found[0] in MODALITIES else f"modality {', '.join(found)} is not one of CT, MR, PT"
+
+
+def _localizer(slices: Sequence[Slice]) -> str:
+    return "localizer (scout) images, not a volume" if any(s.is_localizer for s in slices) else ""
+
+
+def _colour(slices: Sequence[Slice]) -> str:
+    return "colour images, not measured values" if any(s.pixels.format.samples != 1 for s in slices) else ""
+
+
+def _frames(slices: Sequence[Slice]) -> str:
+    if all(s.placed for s in slices):
+        return ""
+    return "multi-frame images that do not say where each frame lies; export single-frame or enhanced images"
+
+
+def _damage(slices: Sequence[Slice]) -> str:
+    damaged = [f"{s.path.name} is {s.damage}" for s in slices if s.damage]
+    return _listed(damaged)
+
+
+def _lookup_table(slices: Sequence[Slice]) -> str:
+    several = any(s.has_lookup_table for s in slices)
+    return "values are coded through a Modality LUT Sequence, which is not supported" if several else ""
+
+
+# Where each image lies ----------------------------------------------------------------------------------------
+
+
+def _few(slices: Sequence[Slice]) -> str:
+    return "" if len(slices) >= MIN_SLICES else f"{_count(len(slices))}, fewer than {MIN_SLICES}"
+
+
+def _missing(slices: Sequence[Slice]) -> str:
+    lacking = [
+        keyword
+        for keyword, values in (
+            ("ImagePositionPatient", [s.position_mm for s in slices]),
+            ("ImageOrientationPatient", [s.orientation for s in slices]),
+            ("PixelSpacing", [s.spacing_mm for s in slices]),
+        )
+        if () in values
+    ]
+    return f"{' and '.join(lacking)} missing or unreadable" if lacking else ""
+
+
+def _sizes(slices: Sequence[Slice]) -> str:
+    return _mixed("matrix sizes", slices, [f"{s.columns} x {s.rows}" for s in slices])
+
+
+def _pixel_spacings(slices: Sequence[Slice]) -> str:
+    if not all(s.spacing_mm for s in slices):
+        return ""
+    if min(min(s.spacing_mm) for s in slices) <= 0:
+        return "PixelSpacing is not positive"
+    if max(max(*s.spacing_mm, *map(abs, s.position_mm or (0.0,))) for s in slices) > FARTHEST_MM:
+        return f"pixel spacings or positions beyond {FARTHEST_MM:g} mm"
+    reference = commonest([s.spacing_mm for s in slices])
+    shown = _rounded([s.spacing_mm for s in slices], reference, PIXEL_SPACING_TOLERANCE_MM)
+    return _mixed("pixel spacings", slices, [f"{row:.4g} x {column:.4g} mm" for row, column in shown])
+
+
+def _orientations(slices: Sequence[Slice]) -> str:
+    if not all(s.orientation for s in slices):
+        return ""
+    for orientation in {s.orientation for s in slices}:
+        pair = np.array(orientation).reshape(2, 3)
+        if not np.allclose(pair @ pair.T, np.eye(2), atol=COSINE_TOLERANCE):
+            return "ImageOrientationPatient is not two perpendicular unit vectors"
+    reference = commonest([s.orientation for s in slices])
+    shown = _rounded([s.orientation for s in slices], reference, COSINE_TOLERANCE)
+    return _mixed("orientations", slices, [f"({' '.join(f'{c:.3g}' for c in cosines)})" for cosines in shown])
+
+
+def _rounded(values: Sequence[_Numbers], reference: _Numbers, tolerance: float) -> list[_Numbers]:
+    """Each value, or the reference where it is that within tolerance."""
+    near = {value for value in set(values) if np.abs(np.subtract(value, reference)).max() <= tolerance}
+    return [reference if value in near else value for value in values]
+
+
+def _frames_of_reference(slices: Sequence[Slice]) -> str:
+    several = len({s.frame_of_reference for s in slices if s.frame_of_reference}) > 1
+    return "several frames of reference, so that positions cannot be compared" if several else ""
+
+
+def _mixed(what: str, slices: Sequence[Slice], values: Sequence[Hashable]) -> str:
+    """Names the slices that differ from the most frequent value."""
+    if len(set(values)) == 1:
+        return ""
+    usual = commonest(values)
+    others = sorted({value for value in values if value != usual}, key=str)
+    parts = [f"{_named([n for n, v in enumerate(values, 1) if v == value])} {value}" for value in others[:_MAX_NAMED]]
+    return f"mixed {what}: {', '.join(parts)}, the others {usual}"
+
+
+# How the images follow each other -----------------------------------------------------------------------------
+
+
+def _repeats(slices: Sequence[Slice]) -> str:
+    gaps = steps(slices) @ normal(slices[0].orientation)
+    repeated = [n for n, gap in enumerate(gaps, 1) if abs(gap) < SAME_POSITION_MM]
+    if not repeated:
+        return ""
+    pairs = _listed([f"{n} and {n + 1}" for n in repeated])
+    return f"different images at one position: slices {pairs}; the series may hold several acquisitions"
+
+
+def _gaps(slices: Sequence[Slice]) -> str:
+    gaps = steps(slices) @ normal(slices[0].orientation)
+    if usual_gap_mm(gaps) is not None:
+        return ""
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
+    return _missing_slices(gaps, usual) or f"uneven gaps: {_runs(gaps)}"
+
+
+def _widest_gap_mm(slices: Sequence[Slice]) -> float:
+    return float((steps(slices) @ normal(slices[0].orientation)).max())
+
+
+def _missing_slices(gaps: NDArray[np.float64], usual: float) -> str:
+    multiples = np.rint(gaps / usual).astype(int)
+    whole = np.abs(gaps - multiples * usual) <= tolerance_mm(usual) * np.maximum(multiples, 1)
+    if not (whole.all() and multiples.min() == 1):
+        return ""
+    wide = [n for n, multiple in enumerate(multiples, 1) if multiple > 1]
+    gaps_named = _listed([f"{gaps[n - 1]:.2f} mm between slices {n} and {n + 1}" for n in wide])
+    missing = int(multiples.sum() - len(multiples))
+    return f"{_count(missing)} missing: gap {gaps_named}, others {usual:.2f} mm"
+
+
+def _runs(gaps: NDArray[np.float64]) -> str:
+    runs, start = [], 1
+    for gap, run in groupby(f"{gap:.2f} mm" for gap in gaps):
+        end = start + len(list(run))
+        runs.append(f"{gap} between slices {start} and {end}" if end == start + 1 else f"{gap} from {start} to {end}")
+        start = end
+    return _listed(runs)
+
+
+def _sideways(slices: Sequence[Slice]) -> str:
+    """Steps that go aside by different amounts a millimetre: no tilted stack, whatever its gaps."""
+    moves = steps(slices)
+    along = normal(slices[0].orientation)
+    gaps = moves @ along
+    aside = moves - np.outer(gaps, along)
+    tilt = np.median(aside / gaps[:, None], axis=0)
+    off = np.linalg.norm(aside - np.outer(gaps, tilt), axis=1)
+    worst = int(off.argmax())
+    if off[worst] <= tolerance_mm(float(np.median(gaps))):
+        return ""
+    return f"slices shift sideways unevenly: {off[worst]:.2f} mm between slices {worst + 1} and {worst + 2}"
+
+
+def _drift(slices: Sequence[Slice]) -> str:
+    """Small deviations that add up until a slice lies far from where the mean step puts it."""
+    positions = np.array([s.position_mm for s in slices])
+    line = np.linspace(positions[0], positions[-1], len(slices))
+    off = np.linalg.norm(positions - line, axis=1)
+    worst = int(off.argmax())
+    spacing = float(np.linalg.norm(line[1] - line[0]))
+    if off[worst] <= max(MAX_DRIFT_SHARE * spacing, SPACING_TOLERANCE_MM):
+        return ""
+    return f"spacing drifts: slice {worst + 1} lies {off[worst]:.2f} mm from its place in a regular volume"
+
+
+def _usable(slices: Sequence[Slice], uneven: str) -> Verdict:
+    remarks = tuple(remark for check in (_declared_tilt_only, _rescale_type) if (remark := check(slices)))
+    spaced = f"{uneven}: interpolated between the true positions" if uneven else ""
+    repairs = tuple(filter(None, (spaced, _tilt(slices))))
+    return Verdict("repair", (*repairs, *remarks)) if repairs else Verdict("accept", remarks)
+
+
+def _tilt(slices: Sequence[Slice]) -> str:
+    shear = geometry.shear_degrees(affine_of(slices))
+    if shear <= MAX_SHEAR_DEGREES:
+        return ""
+    declared = abs(slices[0].tilt_degrees)
+    header = f"the header declares {declared:.1f}" if declared else "the header declares none"
+    return f"positions show a gantry tilt of {shear:.1f} degrees ({header}): slices moved onto a rectangular grid"
+
+
+def _declared_tilt_only(slices: Sequence[Slice]) -> str:
+    declared = abs(slices[0].tilt_degrees)
+    if declared <= MAX_SHEAR_DEGREES or _tilt(slices):
+        return ""
+    return f"the header declares a gantry tilt of {declared:.1f} degrees, the positions show none"
+
+
+def _rescale_type(slices: Sequence[Slice]) -> str:
+    odd = {s.rescale_type for s in slices if s.modality == "CT"} - {"", "HU"}
+    return f"RescaleType is {', '.join(sorted(odd))}: values may not be Hounsfield units" if odd else ""
+
+
+_CONTENT: tuple[_Check, ...] = (_damage, _modality, _localizer, _colour, _frames, _lookup_table)
+_PLANES: tuple[_Check, ...] = (_few, _missing, _sizes, _pixel_spacings, _orientations, _frames_of_reference)
+
+
+def _count(number: int) -> str:
+    return f"{number} slice" if number == 1 else f"{number} slices"
+
+
+def _named(numbers: Sequence[int]) -> str:
+    return f"slice {numbers[0]}" if len(numbers) == 1 else f"slices {_listed([str(number) for number in numbers])}"
+
+
+def _listed(items: Sequence[str]) -> str:
+    rest = len(items) - _MAX_NAMED
+    return ", ".join(items[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

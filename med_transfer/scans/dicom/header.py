@@ -1,0 +1,285 @@
+"""The images of one DICOM file, from its header alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.scans.dicom.codecs import PixelFormat
+from med_transfer.scans.dicom.elements import Header, Values, read_header
+from med_transfer.scans.dicom.functional_groups import FRAME_KEYWORDS, frames_of
+
+_PREFIX_AT = 128  # DICOM PS3.10 section 7.1: 128 bytes of preamble, then "DICM"
+_UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_VALUE_REPRESENTATIONS = {
+    b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"OB", b"OW", b"PN", b"SH", b"SL", b"SS", b"ST",
+    b"TM", b"UI", b"UL", b"UN", b"US", b"UT",
+}  # fmt: skip
+_MOST_COMPRESSED = 4000  # an image of a single value reaches some hundred; beyond that a size is damaged or an attack
+_LONGEST_FIRST_VALUE = 1024  # bytes; the first element of a file without preamble is a short text or a group length
+
+ACQUISITION_KEYWORDS = (
+    *("Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "SliceThickness", "KVP", "GantryDetectorTilt"),
+    *("BodyPartExamined", "ContrastBolusAgent", "PatientPosition", "MagneticFieldStrength", "RepetitionTime"),
+    *("EchoTime", "ScanningSequence", "ScanOptions", "ImageType"),
+)
+# What tells apart the acquisitions, phases or echoes that a scanner put into one series; the telling ones first.
+PHASE_KEYWORDS = (
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID"),
+    *("EchoNumbers", "EchoTime", "EffectiveEchoTime", "DiffusionBValue", "TriggerTime"),
+    *("NominalPercentageOfCardiacPhase", "ImageType", "ConvolutionKernel", "AcquisitionTime", "ContentTime"),
+)
+_KEYWORDS = tuple(
+    dict.fromkeys(
+        (
+            *("TransferSyntaxUID", "MediaStorageSOPClassUID", "SpecificCharacterSet"),
+            *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+            *("Modality", "PatientID"),
+            *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation"),
+            *(
+                "BitsAllocated",
+                "BitsStored",
+                "HighBit",
+                "PixelRepresentation",
+                "PixelPaddingValue",
+                "PixelPaddingRangeLimit",
+            ),
+            *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
+            *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+            *ACQUISITION_KEYWORDS,
+            *PHASE_KEYWORDS,
+        )
+    )
+)
+
+
+@dataclass(frozen=True)
+class StoredPixels:
+    """Where the pixels of one image lie in its file, and how they are coded.
+
+    Attributes:
+        at: first byte of PixelData's value; None where only pydicom can find it (deflated, no preamble ...).
+        length: bytes of the value; None when encapsulated.
+        frame, frames: which image of how many in the file.
+        padding: PixelPaddingValue and PixelPaddingRangeLimit as written (PS3.3 C.7.5.1.1.2); empty without.
+    """
+
+    format: PixelFormat
+    at: int | None = None
+    length: int | None = None
+    frame: int = 0
+    frames: int = 1
+    padding: tuple[int, ...] = ()
+
+    @property
+    def encapsulated(self) -> bool:
+        return self.format.syntax not in _UNCOMPRESSED and not UID(self.format.syntax).is_deflated
+
+    @property
+    def frame_bytes(self) -> int:
+        """Size of one uncompressed image."""
+        return self.format.rows * self.format.columns * self.format.samples * self.format.bits_allocated // 8
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One image. Geometry is an empty tuple where the file gives none, or no numbers.
+
+    Attributes:
+        stamp: size and time of change of the file (ns) when it was read.
+        orientation: ImageOrientationPatient, row then column cosines (LPS).
+        position_mm: ImagePositionPatient, the middle of the first voxel (LPS).
+        spacing_mm: PixelSpacing, (between rows, between columns).
+        tilt_degrees: GantryDetectorTilt as declared; the positions decide what is true.
+        phase: values of ``PHASE_KEYWORDS``, by keyword.
+        damage: why the pixels cannot be whole or decoded, although the header is read; empty when nothing shows.
+        placed: false for several frames in one file of which nothing says where they lie.
+        patient_mark: tells two patients under one UID apart and names neither: thousands of identifiers share it.
+    """
+
+    path: Path
+    stamp: tuple[int, int]
+    sop_uid: str
+    study_uid: str
+    series_uid: str
+    frame_of_reference: str
+    modality: str
+    image_type: tuple[str, ...]
+    pixels: StoredPixels
+    position_mm: tuple[float, ...]
+    orientation: tuple[float, ...]
+    spacing_mm: tuple[float, ...]
+    slope: float
+    intercept: float
+    rescale_type: str
+    has_lookup_table: bool
+    tilt_degrees: float
+    acquisition: tuple[tuple[str, str], ...]
+    phase: tuple[tuple[str, str], ...]
+    damage: str = ""
+    placed: bool = True
+    patient_mark: str = ""
+
+    @property
+    def rows(self) -> int:
+        return self.pixels.format.rows
+
+    @property
+    def columns(self) -> int:
+        return self.pixels.format.columns
+
+    @property
+    def is_localizer(self) -> bool:
+        return "LOCALIZER" in self.image_type
+
+
+def looks_like_dicom(start: bytes) -> bool:
+    """Whether a file that begins with these 132 bytes is DICOM, with or without the preamble of PS3.10.
+
+    Without one: group 0002 or 0008, little or big endian, then a value representation or a short length
+    (PS3.5 section 7.1).
+    """
+    if start[_PREFIX_AT : _PREFIX_AT + 4] == b"DICM":
+        return True
+    if len(start) < 8 or start[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
+        return False
+    return start[4:6] in _VALUE_REPRESENTATIONS or int.from_bytes(start[4:8], "little") <= _LONGEST_FIRST_VALUE
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """The images of a file: one, or one a frame of an enhanced multi-frame object (PS3.3 C.7.6.16).
+
+    Raises:
+        NotAScan: a DICOM object that is no image (segmentation, report, DICOMDIR ...).
+        UnreadableScan: damaged, so that not even the header makes sense.
+    """
+    try:
+        header = read_header(path, _KEYWORDS)
+        _require_image(header, path)
+        if not _is_multi_frame(header.values):
+            return [_slice(path, header, header.values)]
+        frames = frames_of(path, header.values, FRAME_KEYWORDS + _KEYWORDS)
+        if not frames:
+            return [replace(_slice(path, header, header.values), placed=False)]
+        return [_slice(path, header, values, frame, len(frames)) for frame, values in enumerate(frames)]
+    except (NotAScan, UnreadableScan):
+        raise
+    except Exception as error:  # corrupt bytes make a parser raise nearly anything
+        raise UnreadableScan(f"damaged DICOM header ({type(error).__name__})", where=path) from error
+
+
+def _is_multi_frame(values: Values) -> bool:
+    return int(_first(values, "NumberOfFrames") or 1) > 1 or "Enhanced" in UID(_first(values, "SOPClassUID")).name
+
+
+def _require_image(header: Header, path: Path) -> None:
+    values = header.values
+    kind = UID(_first(values, "SOPClassUID") or _first(values, "MediaStorageSOPClassUID"))
+    has_size = all(int(_first(values, keyword) or 0) > 0 for keyword in ("Rows", "Columns"))
+    known = kind.name != kind
+    complete = bool(_first(values, "Modality") and _first(values, "SeriesInstanceUID"))
+    if (known and "Image Storage" not in kind.name) or (not known and not has_size and complete):
+        modality = _first(values, "Modality") or "DICOM"
+        raise NotAScan(f"{modality} object ({kind.name}), not an image", where=path)
+    if not has_size:
+        raise UnreadableScan("image without Rows and Columns: damaged or truncated", where=path)
+
+
+def _slice(path: Path, header: Header, values: Values, frame: int = 0, frames: int = 1) -> Slice:
+    pixels = _pixels(header, values, frame, frames)
+    uid = _first(values, "SOPInstanceUID")
+    return Slice(
+        path=path,
+        stamp=header.stamp,
+        sop_uid=f"{uid}/{frame}" if uid and frames > 1 else uid,
+        study_uid=_first(values, "StudyInstanceUID"),
+        series_uid=_first(values, "SeriesInstanceUID"),
+        frame_of_reference=_first(values, "FrameOfReferenceUID"),
+        modality=_first(values, "Modality"),
+        image_type=tuple(part.upper() for part in values.get("ImageType", ())),
+        pixels=pixels,
+        position_mm=_numbers(values, "ImagePositionPatient", 3),
+        orientation=_numbers(values, "ImageOrientationPatient", 6),
+        spacing_mm=_numbers(values, "PixelSpacing", 2),
+        slope=_number(values, "RescaleSlope", 1.0),
+        intercept=_number(values, "RescaleIntercept", 0.0),
+        rescale_type=_first(values, "RescaleType").upper(),
+        has_lookup_table="ModalityLUTSequence" in values,
+        tilt_degrees=_number(values, "GantryDetectorTilt", 0.0),
+        acquisition=_texts(values, ACQUISITION_KEYWORDS),
+        phase=_texts(values, PHASE_KEYWORDS),
+        damage=_damage(header, pixels) or _coding(values, pixels),
+        patient_mark=hashlib.sha256(_first(values, "PatientID").encode()).hexdigest()[:3],
+    )
+
+
+def _pixels(header: Header, values: Values, frame: int, frames: int) -> StoredPixels:
+    allocated = _integer(values, "BitsAllocated", 16)
+    padding = [_integer(values, keyword, 0) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
+               if keyword in values]  # fmt: skip
+    stored = PixelFormat(
+        syntax=header.syntax,
+        rows=_integer(values, "Rows", 0),
+        columns=_integer(values, "Columns", 0),
+        samples=_integer(values, "SamplesPerPixel", 1),
+        bits_allocated=allocated,
+        bits_stored=_integer(values, "BitsStored", allocated),
+        signed=_integer(values, "PixelRepresentation", 0) == 1,
+        photometric=_first(values, "PhotometricInterpretation"),
+    )
+    return StoredPixels(stored, header.pixels_at, header.pixels_length, frame, frames, tuple(padding))
+
+
+def _damage(header: Header, pixels: StoredPixels) -> str:
+    """A file that is smaller than its uncompressed pixels is truncated; no need to decode it to know."""
+    if not header.has_pixels:
+        return "truncated: no pixels behind the header"
+    needed, size = pixels.frame_bytes * pixels.frames, header.stamp[0]
+    if pixels.encapsulated or UID(header.syntax).is_deflated:
+        return f"damaged: {needed} bytes of pixels in a file of {size}" if needed > _MOST_COMPRESSED * size else ""
+    there = size - (pixels.at or 0)
+    if pixels.length is not None:
+        there = min(there, pixels.length)
+    return f"truncated: {max(there, 0)} bytes of pixels, {needed} needed" if there < needed else ""
+
+
+def _coding(values: Values, pixels: StoredPixels) -> str:
+    stored = pixels.format.bits_stored
+    high = _integer(values, "HighBit", stored - 1)
+    return f"coded with HighBit {high}, expected {stored - 1} for {stored} bits" if high != stored - 1 else ""
+
+
+def _first(values: Values, keyword: str) -> str:
+    return values.get(keyword, ("",))[0]
+
+
+def _texts(values: Values, keywords: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((keyword, "\\".join(values[keyword])) for keyword in keywords if keyword in values)
+
+
+def _integer(values: Values, keyword: str, absent: int) -> int:
+    text = _first(values, keyword)
+    return int(float(text)) if text else absent
+
+
+def _numbers(values: Values, keyword: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in values.get(keyword, ()))
+    except ValueError:
+        return ()
+    return numbers if len(numbers) == count and all(math.isfinite(number) for number in numbers) else ()
+
+
+def _number(values: Values, keyword: str, absent: float) -> float:
+    if keyword not in values:
+        return absent
+    numbers = _numbers(values, keyword, 1)
+    if not numbers:
+        raise ValueError(f"{keyword} is not a number")
+    return numbers[0]

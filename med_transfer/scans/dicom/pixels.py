@@ -1,0 +1,203 @@
+"""Pixels of DICOM slices as measured values: rescaled slice by slice, padding made air."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.encaps import get_frame
+
+from med_transfer.errors import MissingCodec, UnreadableScan
+from med_transfer.scans.dicom.codecs import decode, require_decoder
+from med_transfer.scans.dicom.header import Slice
+
+AIR_HU = -1024
+TISSUE_HU = (-900, 4000)  # a padding value in here could be lung, tissue, bone or metal
+_INT16 = np.iinfo(np.int16)
+_DAMAGED = "Export the series again; the file is truncated or corrupt"
+
+
+def stack(slices: Sequence[Slice]) -> tuple[NDArray, tuple[str, ...]]:
+    """Values [depth, height, width] of slices in order, and remarks on odd padding.
+
+    int16 where every slope and intercept is a whole number and every value fits, else float32. Compressed slices are
+    decoded in threads, straight into the volume: the decoders let go of Python's lock.
+
+    Raises:
+        UnreadableScan: truncated or corrupt pixels, or a file that has changed since its header was read.
+        MissingCodec: compressed in a way that no installed package can decode.
+    """
+    for slice_ in slices:
+        require_decoder(slice_.pixels.format.syntax, slice_.path)
+    exact = all(s.slope.is_integer() and s.intercept.is_integer() for s in slices)
+    voxels = _empty(slices, np.int16 if exact else np.float32)
+    fitted = _fill(voxels, slices)
+    if None in fitted:  # some value does not fit into 16 bits
+        voxels = _empty(slices, np.float32)
+        fitted = _fill(voxels, slices)
+    return voxels, tuple(dict.fromkeys(remark for remark in fitted if remark))
+
+
+def _empty(slices: Sequence[Slice], dtype: type) -> NDArray:
+    shape = (len(slices), slices[0].rows, slices[0].columns)
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError) as error:
+        found = f"{' x '.join(map(str, shape))} voxels do not fit into memory"
+        raise UnreadableScan(found, where=slices[0].path.parent) from error
+
+
+def same_pixels(first: Slice, second: Slice) -> bool:
+    """Whether two slices hold equal values, whatever their transfer syntax; false where one cannot be decoded."""
+    try:
+        pair, _ = stack([first, second])
+    except (UnreadableScan, MissingCodec):
+        return False
+    return np.array_equal(pair[0], pair[1])
+
+
+def _fill(voxels: NDArray, slices: Sequence[Slice]) -> list[str | None]:
+    """Write each slice's values into its place; a remark for each, or None where int16 cannot hold them."""
+    workers = min(os.cpu_count() or 1, 8, len(slices))
+    shared = {s.path: _pixel_data(s) for s in {s.path: s for s in slices if _is_framed(s)}.values()}
+    if workers == 1 or not any(s.pixels.encapsulated for s in slices):  # plain bytes come at the speed of memory
+        return [_fill_one(voxels[k], slice_, shared) for k, slice_ in enumerate(slices)]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(_fill_one, voxels, slices, repeat(shared)))
+
+
+def _fill_one(out: NDArray, slice_: Slice, shared: dict[Path, bytes]) -> str | None:
+    if out.shape != (slice_.rows, slice_.columns):
+        raise UnreadableScan(
+            f"{slice_.columns} x {slice_.rows} pixels", where=slice_.path, expected="those of the others"
+        )
+    stored = _stored(slice_, out, shared)
+    padded, remark = _padded(stored, slice_)
+    if out.dtype == np.int16:
+        if not _rescale_in_place(out, stored, slice_, padded):
+            return None
+    else:
+        out[...] = stored * slice_.slope + slice_.intercept  # in double precision, rounded once
+    if padded is not None:
+        out[padded] = AIR_HU if slice_.modality == "CT" else min(out[~padded].min(initial=0), 0)
+    return remark
+
+
+def _rescale_in_place(out: NDArray, stored: NDArray, slice_: Slice, padded: NDArray | None) -> bool:
+    """Rescale (PS3.3 C.11.1.1.2) into int16; false when a value does not fit. ``stored`` may be ``out`` itself."""
+    slope, intercept = int(slice_.slope), int(slice_.intercept)
+    low, high = int(stored.min()), int(stored.max())
+    if padded is not None and not _fits(low, high, slope, intercept):  # padding may lie anywhere: it is replaced
+        measured = stored[~padded]
+        low, high = (int(measured.min()), int(measured.max())) if measured.size else (0, 0)
+    if not _fits(low, high, slope, intercept):
+        return False
+    if not np.may_share_memory(stored, out):
+        np.copyto(out, stored, casting="unsafe")  # modulo 2^16, as all that follows: the results fit
+    if slope != 1:
+        np.multiply(out, np.array(slope % 65536, np.uint16).view(np.int16), out=out)
+    if intercept:
+        np.add(out, np.array(intercept % 65536, np.uint16).view(np.int16), out=out)
+    return True
+
+
+def _fits(low: int, high: int, slope: int, intercept: int) -> bool:
+    ends = (low * slope + intercept, high * slope + intercept)
+    return _INT16.min <= min(ends) and max(ends) <= _INT16.max
+
+
+# From the file to stored values -------------------------------------------------------------------------------
+
+
+def _stored(slice_: Slice, out: NDArray, shared: dict[Path, bytes]) -> NDArray:
+    """The stored values of one slice; plain 16-bit pixels are read straight into ``out``."""
+    try:
+        if _is_plain(slice_) and out.dtype == np.int16:
+            return _read_into(out, slice_)
+        return decode(_frame(slice_, shared), slice_.pixels.format, where=slice_.path)
+    except (UnreadableScan, MissingCodec):
+        raise
+    except Exception as error:  # pydicom raises whatever it likes on corrupt bytes
+        raise UnreadableScan(
+            f"pixels cannot be decoded ({type(error).__name__})", where=slice_.path, action=_DAMAGED
+        ) from error
+
+
+def _is_plain(slice_: Slice) -> bool:
+    pixels = slice_.pixels
+    words = pixels.format.bits_allocated == 16 and 1 <= pixels.format.bits_stored <= 16 and pixels.format.samples == 1
+    return words and not pixels.encapsulated and pixels.at is not None and np.little_endian
+
+
+def _read_into(out: NDArray, slice_: Slice) -> NDArray:
+    with slice_.path.open("rb", buffering=0) as file:
+        _require_unchanged(slice_, os.fstat(file.fileno()))
+        file.seek((slice_.pixels.at or 0) + slice_.pixels.frame * out.nbytes)
+        if file.readinto(out.data.cast("B")) != out.nbytes:
+            raise UnreadableScan("truncated pixels", where=slice_.path, action=_DAMAGED)
+    stored = out if slice_.pixels.format.signed else out.view(np.uint16)
+    if spare := 16 - slice_.pixels.format.bits_stored:  # old overlays or junk above; the sign comes back with the shift
+        stored <<= spare
+        stored >>= spare
+    return stored
+
+
+def _is_framed(slice_: Slice) -> bool:
+    """Whether a file holds many images that cannot be read one by one: its pixels are then read once for all."""
+    return slice_.pixels.frames > 1 and not _is_plain(slice_)
+
+
+def _frame(slice_: Slice, shared: dict[Path, bytes]) -> bytes:
+    """The bytes of one image as they are stored: encoded, or little or big endian words."""
+    pixels = slice_.pixels
+    value = shared[slice_.path] if slice_.path in shared else _pixel_data(slice_)
+    if pixels.encapsulated:
+        return get_frame(value, pixels.frame, number_of_frames=pixels.frames)
+    return value[pixels.frame * pixels.frame_bytes : (pixels.frame + 1) * pixels.frame_bytes]
+
+
+def _pixel_data(slice_: Slice) -> bytes:
+    """The value of PixelData, all frames."""
+    pixels = slice_.pixels
+    with slice_.path.open("rb") as file:
+        _require_unchanged(slice_, os.fstat(file.fileno()))
+        if pixels.at is None:
+            return pydicom.dcmread(file, force=True).PixelData
+        file.seek(pixels.at)
+        return file.read(-1 if pixels.length is None else pixels.length)
+
+
+def _require_unchanged(slice_: Slice, now: os.stat_result) -> None:
+    if slice_.stamp != (now.st_size, now.st_mtime_ns):
+        raise UnreadableScan("has changed since the folder was looked through", where=slice_.path, action="Try again")
+
+
+# Padding ------------------------------------------------------------------------------------------------------
+
+
+def _padded(stored: NDArray, slice_: Slice) -> tuple[NDArray | None, str]:
+    """Which pixels are padding (PS3.3 C.7.5.1.1.2), which is no measurement; or why the declared value is kept."""
+    if not slice_.pixels.padding:
+        return None, ""
+    limits = [_as_stored(limit, stored.dtype) for limit in slice_.pixels.padding]
+    low, high = min(limits), max(limits)
+    padded = stored == low if low == high else (stored >= low) & (stored <= high)
+    if not padded.any():
+        return None, ""
+    hu = low * slice_.slope + slice_.intercept
+    if slice_.modality == "CT" and TISSUE_HU[0] < hu < TISSUE_HU[1]:
+        return None, f"declared padding is {hu:g} HU, a value that tissue can have, and was kept"
+    return padded, ""
+
+
+def _as_stored(value: int, dtype: np.dtype) -> int:
+    """A padding value written with the wrong sign, read as the pixels are (63536 is -2000 in signed 16 bits)."""
+    bits = 8 * dtype.itemsize
+    value %= 1 << bits
+    return value - (1 << bits) if np.issubdtype(dtype, np.signedinteger) and value >= 1 << (bits - 1) else value

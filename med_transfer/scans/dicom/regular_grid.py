@@ -1,0 +1,89 @@
+"""Puts slices that lie where they lie (tilted gantry, uneven gaps) onto one rectangular grid, in one interpolation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.scans import geometry
+from med_transfer.scans.dicom.slice_geometry import usual_gap_mm
+
+_SAME_SHARE = 1e-3  # of a voxel: what is moved less stays as it is
+_MAX_GROWTH = 4  # output slices a stored slice: a single narrow gap must not multiply the volume
+
+
+def on_regular_grid(
+    voxels: NDArray, affine: geometry.Affine, positions_mm: NDArray[np.float64], fill: float
+) -> tuple[NDArray, geometry.Affine]:
+    """The same scan on a rectangular grid with even slices.
+
+    Each slice is moved within its own plane to undo the shear of a tilted gantry, and where gaps are uneven, values
+    between two slices are interpolated at their true positions: together one trilinear interpolation along the
+    scanner's own axes. The slices' step becomes the narrowest gap, so that none is lost. The grid is widened so that
+    nothing is cut off.
+
+    Args:
+        voxels: [depth, height, width]; int16 gives int16, rounded.
+        affine: (i, j, k) to LPS mm; its first two axes and its origin are used.
+        positions_mm: LPS mm of the first voxel of each slice, in order, shape [depth, 3].
+        fill: value of voxels that no slice covers.
+    """
+    spacing = np.array(geometry.spacing_mm(affine)[:2])
+    axes = affine[:3, :2] / spacing
+    normal = np.cross(axes[:, 0], axes[:, 1])
+    along_mm = (positions_mm - positions_mm[0]) @ normal
+    aside_ij = (positions_mm - positions_mm[0]) @ axes / spacing
+    aligned, lowest = _aligned(voxels, aside_ij, fill)
+    depths_mm, step_mm = _even_depths(along_mm)
+    even = aligned if depths_mm is None else _between_slices(aligned, along_mm, depths_mm)
+    straight = affine.copy()
+    straight[:3, 2] = normal * step_mm
+    straight[:3, 3] = positions_mm[0] + axes @ (lowest * spacing)
+    return even, straight
+
+
+def _aligned(voxels: NDArray, aside_ij: NDArray, fill: float) -> tuple[NDArray, NDArray]:
+    """Every slice moved by its offset, and the (i, j) at which the widened grid starts."""
+    if np.ptp(aside_ij, axis=0).max() < _SAME_SHARE:
+        return voxels, np.zeros(2)
+    lowest = np.floor(aside_ij.min(axis=0)).astype(int)
+    extra = np.ceil(aside_ij.max(axis=0)).astype(int) - lowest
+    moved = np.empty((len(voxels), voxels.shape[1] + extra[1], voxels.shape[2] + extra[0]), voxels.dtype)
+    for k, offset in enumerate(aside_ij - lowest):
+        moved[k] = _as(voxels.dtype, _moved(voxels[k], offset[::-1], moved.shape[1:], fill))
+    return moved, lowest
+
+
+def _moved(image: NDArray, offset_ji: NDArray, shape: tuple[int, ...], fill: float) -> NDArray:
+    """The image at a fractional offset on a larger canvas, bilinear."""
+    (row, column), part = np.floor(offset_ji).astype(int), offset_ji - np.floor(offset_ji)
+    canvas = np.full(np.add(shape, 1), fill, np.float32)  # one line more, where a fraction carries the last one
+    canvas[row : row + image.shape[0], column : column + image.shape[1]] = image
+    for axis in (0, 1):
+        if part[axis] > _SAME_SHARE:
+            before = np.roll(canvas, 1, axis)  # what comes round the edge is fill, as the last line is
+            canvas = canvas + np.float32(part[axis]) * (before - canvas)
+    return canvas[: shape[0], : shape[1]]
+
+
+def _even_depths(along_mm: NDArray) -> tuple[NDArray | None, float]:
+    """Where the slices of the even grid lie, or None where the stored ones already are even; and their step."""
+    gaps, extent = np.diff(along_mm), float(along_mm[-1])
+    if usual_gap_mm(gaps) is not None:
+        return None, extent / len(gaps)
+    number = min(round(extent / float(gaps.min())), _MAX_GROWTH * len(gaps))
+    return np.linspace(0.0, extent, number + 1), extent / number
+
+
+def _between_slices(voxels: NDArray, along_mm: NDArray, depths_mm: NDArray) -> NDArray:
+    even = np.empty((len(depths_mm), *voxels.shape[1:]), voxels.dtype)
+    for k, place in enumerate(np.interp(depths_mm, along_mm, np.arange(len(along_mm)))):
+        before, part = int(place), np.float32(place % 1)
+        after = min(before + 1, len(voxels) - 1)
+        first = voxels[before].astype(np.float32)
+        even[k] = _as(voxels.dtype, first + part * (voxels[after] - first))
+    return even
+
+
+def _as(dtype: np.dtype, values: NDArray) -> NDArray:
+    return np.rint(values).astype(dtype) if dtype == np.int16 else values

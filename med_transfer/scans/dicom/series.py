@@ -1,0 +1,148 @@
+"""DICOM: headers become series, each with a verdict; a usable series becomes a Volume."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from med_transfer.errors import UnreadableScan
+from med_transfer.scans.dicom import geometry_verdict
+from med_transfer.scans.dicom.header import Slice
+from med_transfer.scans.dicom.pixels import AIR_HU, same_pixels, stack
+from med_transfer.scans.dicom.regular_grid import on_regular_grid
+from med_transfer.scans.dicom.series_splitting import group, phases, planes
+from med_transfer.scans.dicom.slice_geometry import affine_of, arrange, same_position
+from med_transfer.scans.hounsfield import hounsfield_doubt
+from med_transfer.scans.series import Series
+from med_transfer.scans.verdict import Verdict, require_usable_series
+from med_transfer.scans.volume import Provenance, Volume
+from med_transfer.scans.voxel_checks import require_finite
+
+
+def all_series(slices: Iterable[Slice], max_gap_mm: float = 0.0) -> list[Series]:
+    """Every series among the images of a folder tree, in whatever order and mixture they come."""
+    return [one for members in group(slices) for one in split_series(members, max_gap_mm)]
+
+
+def split_series(members: Sequence[Slice], max_gap_mm: float = 0.0) -> list[Series]:
+    """The volumes among the images of one SeriesInstanceUID: one, as a rule; else each is named by its ``part``."""
+    by_plane = planes(members)
+    if len(by_plane) > 1:
+        found = [one for plane, part in by_plane for one in _phases(part, max_gap_mm, plane)]
+        if any(one.verdict.usable for one in found):  # else the stray images may be slices of it, wrongly labelled
+            return found
+    return _phases(members, max_gap_mm)
+
+
+def _phases(members: Sequence[Slice], max_gap_mm: float, plane: str = "") -> list[Series]:
+    whole = as_series(members, max_gap_mm, plane)
+    if whole.verdict.usable:
+        return [whole]
+    apart = phases(members, partial(_is_usable, max_gap_mm=max_gap_mm))
+    if len(apart) == 1:
+        return [whole]
+    return [as_series(part, max_gap_mm, " ".join(filter(None, (plane, name)))) for name, part in apart]
+
+
+def as_series(slices: Sequence[Slice], max_gap_mm: float = 0.0, part: str = "") -> Series:
+    """One series from the images of one volume, in any order."""
+    kept, verdict = _judged(slices, max_gap_mm)
+    first = kept[0]
+    return Series(
+        path=Path(os.path.commonpath([slice_.path.parent for slice_ in kept])),
+        files=tuple(dict.fromkeys(slice_.path for slice_ in kept)),
+        format="dicom",
+        modality=first.modality,
+        study_uid=first.study_uid,
+        series_uid=first.series_uid,
+        n_slices=len(kept),
+        verdict=verdict,
+        part=part,
+        affine=affine_of(kept) if verdict.usable else None,
+        acquisition=dict(first.acquisition),
+        slices=kept,
+    )
+
+
+def _is_usable(slices: Sequence[Slice], max_gap_mm: float) -> bool:
+    return _judged(slices, max_gap_mm)[1].usable
+
+
+def _judged(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Slice, ...], Verdict]:
+    arranged = arrange(slices)
+    verdict = geometry_verdict.judge_content(arranged)
+    if not verdict.usable:
+        return arranged, verdict
+    kept, remark = _without_repeats(arranged)
+    verdict = geometry_verdict.judge(kept, max_gap_mm)
+    if remark:
+        verdict = Verdict("repair" if verdict.usable else "reject", (*verdict.reasons, remark))
+    return kept, verdict
+
+
+def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], str]:
+    """Drops slices that repeat the one before, pixel for pixel. One that differs stays, and is then rejected."""
+    kept, repeated = [arranged[0]], []
+    for slice_ in arranged[1:]:
+        if not same_position(kept[-1], slice_):
+            kept.append(slice_)
+        elif same_pixels(kept[-1], slice_):
+            repeated.append(len(kept))
+        else:
+            return arranged, ""
+    if not repeated:
+        return arranged, ""
+    places = ", ".join(str(number) for number in dict.fromkeys(repeated))
+    return tuple(kept), f"{len(repeated)} identical copies dropped, at the position of slices {places}"
+
+
+def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
+    """The volume of a DICOM series: rescaled voxels, affine from the positions, tilt and uneven gaps repaired.
+
+    Raises:
+        GeometryRejected: by the series' verdict.
+        UnreadableScan: truncated or corrupt, or the files have changed since the series was found.
+        MissingCodec, UnusableVoxels: as their names say.
+    """
+    for slice_ in series.slices:
+        if slice_.damage:
+            raise UnreadableScan(slice_.damage, where=slice_.path, action="Export the series again, or remove the file")
+    slices, verdict = _judged(series.slices, max_gap_mm)
+    if series.verdict.usable or max_gap_mm == 0.0:
+        verdict = series.verdict.joined(verdict)
+    require_usable_series(verdict, series.path)
+    voxels, remarks = stack(slices)
+    require_finite(voxels, series.path)
+    if series.modality == "CT" and (doubt := hounsfield_doubt(voxels)):
+        remarks = (*remarks, doubt)
+    affine = affine_of(slices)
+    if verdict.decision == "repair":
+        positions = np.array([slice_.position_mm for slice_ in slices])
+        fill = AIR_HU if series.modality == "CT" else min(float(voxels.min()), 0.0)
+        voxels, affine = on_regular_grid(voxels, affine, positions, fill)
+    return Volume(voxels, affine, _provenance(series, slices), verdict.remarked(remarks))
+
+
+def _provenance(series: Series, slices: Sequence[Slice]) -> Provenance:
+    return Provenance(
+        path=series.path,
+        format=series.format,
+        modality=series.modality,
+        study_uid=series.study_uid,
+        series_uid=series.series_uid,
+        frame_of_reference=slices[0].frame_of_reference,
+        files=series.files,
+        acquisition=dict(slices[0].acquisition),
+    )
+
+
+def rejected_for_damage(series: Series, damaged: Sequence[Path]) -> Series:
+    """The same series, rejected: a damaged file beside it may be one of its slices, which nobody could tell."""
+    names = ", ".join(path.name for path in damaged[:3]) + (" ..." if len(damaged) > 3 else "")
+    reason = f"damaged DICOM files beside it may belong to it ({names})"
+    return replace(series, verdict=Verdict("reject", (*series.verdict.reasons, reason)))

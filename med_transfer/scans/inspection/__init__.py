@@ -1,0 +1,1 @@
+"""What is in a scan, as a page with pictures."""

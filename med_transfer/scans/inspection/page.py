@@ -1,0 +1,212 @@
+"""inspection.html: what was found, what it is worth and what it looks like, in one file without network or scripts."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+from med_transfer.atomic import write_bytes, write_text
+from med_transfer.errors import ScanError, ScanNotFound
+from med_transfer.page import environment
+from med_transfer.scans import geometry
+from med_transfer.scans.hounsfield import hounsfield_doubt
+from med_transfer.scans.inspection.histogram import Histogram, histogram
+from med_transfer.scans.inspection.picture import Plane, Window, jpeg, planes, side_by_side
+from med_transfer.scans.reading import read_scan
+from med_transfer.scans.region import Region
+from med_transfer.scans.search.description import (
+    describe_acquisition,
+    describe_series,
+    describe_volume,
+    is_hounsfield,
+    sample,
+)
+from med_transfer.scans.series import Ignored, Series
+from med_transfer.scans.verdict import Verdict
+from med_transfer.scans.volume import Volume
+
+_TEMPLATE = "page.html.jinja"
+_SOFT_TISSUE, _LUNG = (-160.0, 240.0), (-1350.0, 150.0)
+_LUNG_SHARE = 0.1  # of the body: a chest has more, bowel gas and sinuses are less
+_AIR_UNTIL_HU, _TISSUE_FROM_HU = -950, -500
+_ABOVE = ("series", "verdict")
+_LABELS = {"series_uid": "series UID", "spacing_mm": "spacing, mm"}
+_BARS_MM = (200, 100, 50, 20, 10, 5, 2, 1)
+
+
+@dataclass(frozen=True)
+class View:
+    """Three planes of a scan, the window they are shown in, and the values of all voxels."""
+
+    planes: tuple[Plane, ...]
+    window: str
+    histogram: Histogram
+    region: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One scan as it was found.
+
+    Attributes:
+        title: its path as the user gave it.
+        rows: what there is to say, label to text.
+        verdict: of the voxels where they were read, else of the headers.
+        size, spacing, lies: voxels, mm between them and the sides they grow to, in short; empty where unread.
+        view: None where it cannot be read, or no picture was asked for.
+    """
+
+    title: str
+    rows: Mapping[str, str]
+    verdict: Verdict
+    acquisition: Mapping[str, str] = field(default_factory=dict)
+    size: str = ""
+    spacing: str = ""
+    lies: str = ""
+    view: View | None = None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the page lists: all rows but the path and the verdict, which stand above, and how it was made."""
+        rows = {_LABELS.get(name, name): text for name, text in self.rows.items() if text and name not in _ABOVE}
+        return rows | dict(self.acquisition)
+
+
+def look_at_series(series: Series, title: str, *, max_gap_mm: float = 0.0, view: bool = False) -> Look:
+    """A series of a survey; one that cannot be used says why and has no view."""
+    look = Look(title, describe_series(series), series.verdict, describe_acquisition(series.acquisition))
+    if not series.verdict.usable:
+        return look
+    try:
+        return look_at_volume(look, read_scan(series, max_gap_mm=max_gap_mm), view=view)
+    except ScanError as error:
+        return refused(look, str(error))
+
+
+def look_at_volume(look: Look, volume: Volume, region: Region | None = None, *, view: bool = False) -> Look:
+    """The same look with what the voxels show."""
+    return replace(
+        look,
+        rows={**look.rows, **describe_volume(volume)},
+        verdict=volume.verdict,
+        acquisition=describe_acquisition(volume.provenance.acquisition),
+        size=" × ".join(str(n) for n in reversed(volume.voxels.shape)),
+        spacing=" × ".join(f"{mm:.2f}" for mm in volume.spacing_mm),
+        lies=f"{geometry.plane(volume.affine)}, {volume.orientation}",
+        view=_view(volume, region) if view else None,
+    )
+
+
+def refused(look: Look, reason: str) -> Look:
+    """The same look at a scan that cannot be read."""
+    verdict = Verdict("reject", (reason,))
+    return replace(look, rows={**look.rows, "verdict": str(verdict)}, verdict=verdict)
+
+
+def write_picture(look: Look | None, path: Path) -> None:
+    """PNG of the three planes of a look. Raises ScanNotFound when there is none, OutputError."""
+    if look is None or look.view is None:
+        raise ScanNotFound("no usable series to draw", action="See the verdicts")
+    write_bytes(path, side_by_side(look.view.planes, look.view.window))
+
+
+def write_inspection(
+    path: Path, title: str, looks: Sequence[Look], ignored: Sequence[Ignored], base: Path, n_files: int | None = None
+) -> None:
+    """Write the page whole or not at all; equal input gives an equal file.
+
+    Args:
+        path: where to; folders are made.
+        title: what was inspected, as the user named it.
+        looks: in the order of the page.
+        ignored: files that are no scans.
+        base: the folder that paths of ignored files are shown relative to.
+        n_files: files looked at; None where nobody counted them.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
+    page = _environment().get_template(_TEMPLATE)
+    reasons: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    for one in ignored:
+        reasons[not one.damaged, one.reason].append(shown_path(one.path, base))
+    text = page.render(
+        title=title, looks=looks, n_files=n_files, n_ignored=len(ignored),
+        n_damaged=sum(one.damaged for one in ignored),
+        ignored=[(not whole, reason, paths) for (whole, reason), paths in sorted(reasons.items())],
+    )  # fmt: skip
+    write_text(path, text)
+
+
+def shown_path(path: Path, base: Path) -> str:
+    """Relative to what was inspected; its own name where it is that."""
+    relative = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
+    return path.name if relative == "." else relative
+
+
+def _environment() -> Environment:
+    made = environment(Path(__file__).parent)
+    made.filters |= {"jpeg": lambda image: base64.b64encode(jpeg(image)).decode("ascii"), "bar_mm": _bar_mm}
+    return made
+
+
+# What is shown of the voxels ----------------------------------------------------------------------------------
+
+
+def _view(volume: Volume, region: Region | None) -> View:
+    values = sample(volume.voxels)
+    hounsfield = is_hounsfield(volume)
+    trusted = hounsfield and not hounsfield_doubt(volume.voxels)
+    window, words = _window_hu(volume) if trusted else _window(values)
+    return View(
+        planes=planes(volume.voxels, volume.affine, window, region),
+        window=words,
+        histogram=histogram(values, hounsfield=hounsfield),
+        region=_region(volume, region) if region else "",
+    )
+
+
+def _window_hu(volume: Volume) -> tuple[Window, str]:
+    """For lung where the middle axial plane shows much of it, else for soft tissue."""
+    voxels, _ = geometry.canonical(volume.voxels, volume.affine)
+    name, (low, high) = ("Lung", _LUNG) if _shows_lung(voxels[len(voxels) // 2]) else ("Soft tissue", _SOFT_TISSUE)
+    return (low, high), f"{name} window, width {high - low:.0f}, level {(low + high) / 2:.0f} HU"
+
+
+def _shows_lung(plane: NDArray) -> bool:
+    """Whether much air lies within the body, or all of a crop lies within the lung."""
+    air = plane < _TISSUE_FROM_HU
+    regions, _ = label(air)  # pyright: ignore[reportGeneralTypeIssues]  its stub forgets the number
+    edge = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
+    within = np.count_nonzero(air & ~np.isin(regions, edge))
+    tissue = plane.size - np.count_nonzero(air)
+    middle = float(np.median(plane))
+    return bool(within > _LUNG_SHARE * (within + tissue)) or _AIR_UNTIL_HU < middle < _TISSUE_FROM_HU
+
+
+def _window(values: NDArray) -> tuple[Window, str]:
+    low, high = (float(value) for value in np.percentile(values, [0.5, 99.5]))
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    return (low, high), f"Window from {low:.4g} to {high:.4g}: all but the lowest and highest 0.5 % of the values"
+
+
+def _region(volume: Volume, region: Region) -> str:
+    size = " x ".join(f"{mm:.0f}" for mm in region.size_mm)
+    index = geometry.to_index(volume.affine, region.centre_mm)
+    outside = np.any(index < -0.5) or np.any(index > np.array(volume.voxels.shape[::-1]) - 0.5)
+    return f"{size} mm" + (", and its middle lies outside this scan" if outside else "")
+
+
+def _bar_mm(shown: Sequence[Plane]) -> int:
+    """Length of the scale bar: a round number, at most a third of the widest plane."""
+    widest = max(plane.width_mm for plane in shown)
+    return next((mm for mm in _BARS_MM if mm <= widest / 3), 1)

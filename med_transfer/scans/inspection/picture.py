@@ -1,0 +1,201 @@
+"""Three planes through a scan as a radiologist looks at them, with the sides of the patient and true proportions."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import zoom
+
+from med_transfer.scans import geometry
+from med_transfer.scans.region import Region
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Window = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+_MAX_PIXELS = 512  # along the longer side of a picture
+_SIDES = (("L", "R"), ("P", "A"), ("S", "I"))  # positive and negative end of each LPS axis
+_NAMED = np.sin(np.radians(20))  # a direction that leans less than 20 degrees to a side does not name it
+_HEIGHT_INCHES, _WIDTH_INCHES, _MARGIN_INCHES, _NOTE_INCHES = 2.4, 9.0, 0.16, 0.2
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One plane: axial seen from the feet, coronal from the front, sagittal from the left, head or front upwards.
+
+    Attributes:
+        name: axial | coronal | sagittal: the one that lies nearest.
+        image: uint8 [row, column], or with colours [row, column, 3], in square pixels.
+        width_mm, height_mm: from edge to edge.
+        top, right, bottom, left: the patient's side at each edge; two letters where the axis is oblique.
+        slice, slices: which one along the third axis, from 1, of how many.
+        box: left, top, right, bottom of a region of interest, as shares of width and height; None without.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    width_mm: float
+    height_mm: float
+    top: str
+    right: str
+    bottom: str
+    left: str
+    slice: int
+    slices: int
+    box: Box | None = None
+
+
+def sides(direction: ArrayLike) -> str:
+    """The patient's sides to which a direction (LPS) shows, the nearest first: ``L``, or ``LA`` where it is oblique.
+
+    Source: Patient Orientation, DICOM PS3.3 C.7.6.1.1.1.
+    """
+    unit = np.asarray(direction, dtype=np.float64)
+    unit = unit / np.linalg.norm(unit)
+    nearest = np.argsort(-np.abs(unit), kind="stable")
+    return "".join(_SIDES[axis][int(unit[axis] < 0)] for axis in nearest if abs(unit[axis]) > _NAMED)
+
+
+def planes(
+    voxels: NDArray, affine: geometry.Affine, window: Window, region: Region | None = None,
+    through_mm: ArrayLike | None = None,
+) -> tuple[Plane, ...]:  # fmt: skip
+    """Axial, coronal and sagittal plane along the voxels' own axes, through a point, the region's middle or the scan's.
+
+    Args:
+        voxels: [depth, height, width], stored in any direction.
+        affine: (i, j, k) to LPS mm.
+        window: the values shown black and white.
+        region: drawn as a box on each plane.
+        through_mm: LPS mm; None: the region's middle, or the scan's.
+    """
+    voxels, affine = geometry.canonical(voxels, affine)  # i to the left, j to the back, k to the head
+    size = np.array(voxels.shape[::-1])
+    through_mm = region.centre_mm if through_mm is None and region is not None else through_mm
+    middle = (size - 1) / 2 if through_mm is None else geometry.to_index(affine, through_mm)
+    at = np.clip(np.rint(middle), 0, size - 1).astype(int)
+    extent = None if region is None else _extent(affine, region)
+    axes = ((2, 0, 1), (1, 0, 2), (0, 1, 2))  # across, columns, rows
+    return tuple(_plane(voxels, affine, window, at, extent, *order) for order in axes)
+
+
+def _plane(
+    voxels: NDArray, affine: geometry.Affine, window: Window, at: NDArray, extent: NDArray | None,
+    across: int, columns: int, rows: int,
+) -> Plane:  # fmt: skip
+    image = voxels.take(at[across], axis=2 - across)
+    spacing = geometry.spacing_mm(affine)
+    height, width = image.shape
+    upward = rows == 2  # k grows to the head, which belongs at the top; j grows to the back, which does not
+    down = affine[:3, rows] * (-1 if upward else 1)
+    right = affine[:3, columns]
+    box = None
+    if extent is not None:
+        low, high = (extent + 0.5) / np.array(voxels.shape[::-1])
+        top, bottom = (1 - high[rows], 1 - low[rows]) if upward else (low[rows], high[rows])
+        box = (float(low[columns]), float(top), float(high[columns]), float(bottom))
+    return Plane(
+        name=("sagittal", "coronal", "axial")[across],
+        image=_square(_grey(image[::-1] if upward else image, window), spacing[rows], spacing[columns]),
+        width_mm=width * spacing[columns],
+        height_mm=height * spacing[rows],
+        top=sides(-down),
+        right=sides(right),
+        bottom=sides(down),
+        left=sides(-right),
+        slice=int(at[across]) + 1,
+        slices=voxels.shape[2 - across],
+        box=box,
+    )
+
+
+def _extent(affine: geometry.Affine, region: Region) -> NDArray[np.float64]:
+    """Lowest and highest voxel index of a box in the patient, shape [2, 3]; an enclosing box where axes are oblique."""
+    signs = np.array(np.meshgrid(*[(-0.5, 0.5)] * 3)).reshape(3, 8).T
+    corners = geometry.to_index(affine, np.array(region.centre_mm) + signs * np.array(region.size_mm))
+    return np.stack([corners.min(axis=0), corners.max(axis=0)])
+
+
+def _grey(image: NDArray, window: Window) -> NDArray[np.uint8]:
+    low, high = window
+    share = (image.astype(np.float32) - low) / max(high - low, 1e-6)
+    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+
+
+def _square(image: NDArray[np.uint8], row_mm: float, column_mm: float) -> NDArray[np.uint8]:
+    """Linear interpolation to square pixels as fine as the finer direction, within the size limit."""
+    height, width = image.shape
+    pixel_mm = max(min(row_mm, column_mm), max(height * row_mm, width * column_mm) / _MAX_PIXELS)
+    wanted = [max(1, round(height * row_mm / pixel_mm)), max(1, round(width * column_mm / pixel_mm))]
+    if wanted == [height, width]:
+        return np.ascontiguousarray(image)
+    factors = (wanted[0] / height, wanted[1] / width)
+    return np.asarray(zoom(image, factors, order=1, grid_mode=True, mode="nearest"), dtype=np.uint8)
+
+
+# As files -----------------------------------------------------------------------------------------------------
+
+
+def jpeg(image: NDArray[np.uint8]) -> bytes:
+    """A grey picture for a page; at this quality a window of 256 greys shows no difference."""
+    from matplotlib.image import imsave  # slow to import, and most calls draw nothing
+
+    buffer = io.BytesIO()
+    imsave(buffer, image, cmap="gray", vmin=0, vmax=255, format="jpeg", pil_kwargs={"quality": 92})
+    return buffer.getvalue()
+
+
+def side_by_side(shown: Sequence[Plane], note: str = "", height_inches: float = _HEIGHT_INCHES) -> bytes:
+    """PNG of planes in one row, to one scale, with the patient's sides at every edge and a line of text below.
+
+    The lower the planes are, the larger are the letters beside them.
+    """
+    import matplotlib  # slow to import, and most calls draw nothing
+    from matplotlib.figure import Figure
+
+    tallest, together = max(plane.height_mm for plane in shown), sum(plane.width_mm for plane in shown)
+    inches = min(height_inches / tallest, _WIDTH_INCHES / together)  # a millimetre
+    widths = [plane.width_mm * inches + 2 * _MARGIN_INCHES for plane in shown]
+    below = _NOTE_INCHES if note else 0.0
+    size = (sum(widths), tallest * inches + 2 * _MARGIN_INCHES + below)
+    with matplotlib.rc_context({"savefig.facecolor": "black"}):
+        figure = Figure(figsize=size, dpi=150, facecolor="black")
+        left = 0.0
+        for plane, width in zip(shown, widths, strict=True):
+            _draw(figure, plane, (left, below, width, size[1] - below), inches)
+            left += width
+        figure.text(0.5, 0.04 / size[1], note, color="#c9ccd0", fontsize=6, ha="center", va="bottom")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw(figure: Figure, plane: Plane, place: Box, inches: float) -> None:
+    """One plane in the middle of its place (left, bottom, width, height in inches), its letters in the margin."""
+    from matplotlib.patches import Rectangle
+
+    whole = figure.get_size_inches()
+    size = np.array([plane.width_mm, plane.height_mm]) * inches
+    corner = np.array(place[:2]) + (np.array(place[2:]) - size) / 2
+    (x, y), (width, height) = corner / whole, size / whole
+    axes = figure.add_axes((x, y, width, height))
+    axes.imshow(plane.image, cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="bilinear")
+    axes.set_axis_off()
+    gap = 0.5 * _MARGIN_INCHES / size
+    for x, y, letters in (
+        (0.5, 1 + gap[1], plane.top), (1 + gap[0], 0.5, plane.right), (0.5, -gap[1], plane.bottom),
+        (-gap[0], 0.5, plane.left),
+    ):  # fmt: skip
+        axes.text(x, y, letters, color="#ffd24d", fontsize=7, transform=axes.transAxes, ha="center", va="center")
+    if plane.box:
+        x, top, right, bottom = plane.box
+        axes.add_patch(
+            Rectangle((x, 1 - bottom), right - x, bottom - top, transform=axes.transAxes, fill=False, color="#4dd2ff")
+        )

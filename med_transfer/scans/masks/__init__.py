@@ -1,0 +1,1 @@
+"""Regions drawn by others: masks, DICOM SEG, RTSTRUCT."""

@@ -1,0 +1,153 @@
+"""A mask moved onto the voxel grid of its scan, and whether it lies in that scan at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from med_transfer.errors import GeometryRejected
+from med_transfer.scans import geometry
+from med_transfer.scans.formats.grid_verdict import NOMINAL
+from med_transfer.scans.volume import Provenance, Volume
+
+SAME_GRID_SHARE = 0.01  # of a voxel: how far the corners of equal grids may lie apart; headers are rounded
+_ROUNDING_VOXELS = 0.01
+_TIE_SHIFT = 1e-6  # voxels: a point midway between two voxels is not left to rounding
+
+
+def onto_grid(parts: Iterable[Volume], grid: Volume) -> NDArray[np.bool_]:
+    """Where a mask, given as one or more volumes, lies on another volume's voxels: bool, of that volume's shape.
+
+    A voxel belongs to the mask when its middle lies in a voxel of the mask (nearest neighbour), as it belongs to a
+    contour when its middle lies inside. Unlike "at least half covered" this keeps the volume of thin regions on
+    average. A mask on the same grid passes unchanged. A single slice counts as at least as thick as the grid's
+    slices, so that it does not fall between two. A mask too small for any middle is where its own voxels' middles are.
+
+    Raises:
+        GeometryRejected: the mask lies outside the grid or reaches beyond it, and how far; or nothing says where.
+    """
+    result = np.zeros(grid.voxels.shape, bool)
+    present = [part for part in parts if part.voxels.any()]
+    for part in present:
+        if not _added_as_it_is(part, grid, result):
+            _require_placed(part, grid)
+            _require_voxels_inside(part, grid)
+            _resample_into(result, part.voxels != 0, _thickened(part, grid), grid.affine)
+    if not result.any():
+        for part in present:
+            middles = np.argwhere(part.voxels)[:, ::-1]
+            mark_voxels(result, geometry.to_index(grid.affine, geometry.to_world_mm(part.affine, middles)))
+    return result
+
+
+def _added_as_it_is(mask: Volume, grid: Volume, result: NDArray[np.bool_]) -> bool:
+    """Add a mask that has the grid's voxels, in whatever order each file stores its axes; false for any other."""
+    placed, grid_affine = geometry.canonical(result, grid.affine)  # a view into the result
+    voxels, affine = geometry.canonical(mask.voxels, mask.affine)
+    if voxels.shape != placed.shape:
+        return False
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(voxels.shape[::-1]) - 1)
+    off = geometry.to_index(grid_affine, geometry.to_world_mm(affine, corners)) - corners
+    if np.abs(off).max() > SAME_GRID_SHARE:
+        return False
+    placed |= voxels != 0
+    return True
+
+
+def mark_voxels(result: NDArray[np.bool_], index_ijk: NDArray[np.float64]) -> None:
+    """Set the voxel that each point [n, 3] lies in, or is nearest to."""
+    kji = np.floor(index_ijk + 0.5 + _TIE_SHIFT).astype(int)[:, ::-1]
+    result[tuple(np.clip(kji, 0, np.array(result.shape) - 1).T)] = True
+
+
+def require_same_frame(mask: Provenance, scan: Provenance) -> None:
+    """Raises GeometryRejected where both state a frame of reference and the two differ (PS3.3 C.7.4.1)."""
+    if mask.frame_of_reference and scan.frame_of_reference and mask.frame_of_reference != scan.frame_of_reference:
+        raise GeometryRejected(
+            "the mask has another frame of reference than the scan, so that positions cannot be compared",
+            where=mask.path,
+            expected="a mask drawn on this scan",
+        )
+
+
+def require_inside(points_mm: ArrayLike, allowance_voxels: ArrayLike, grid: Volume, where: Path) -> None:
+    """Raises GeometryRejected where points [n, 3], LPS mm, lie farther beyond the grid's outer faces than allowed.
+
+    Args:
+        allowance_voxels: along (i, j, k) of the grid.
+    """
+    index = geometry.to_index(grid.affine, points_mm)
+    last = np.array(grid.voxels.shape[::-1]) - 0.5
+    beyond = np.maximum(np.maximum(-0.5 - index, index - last), 0.0)
+    if (beyond <= np.asarray(allowance_voxels) + _ROUNDING_VOXELS).all():
+        return
+    far_mm = np.linalg.norm(beyond * grid.spacing_mm, axis=1)
+    apart = ((index < -0.5).all(axis=0) | (index > last).all(axis=0)).any()
+    found = f"lies {far_mm.min():.1f} mm outside" if apart else f"reaches {far_mm.max():.1f} mm beyond"
+    raise GeometryRejected(f"the mask {found} the scan", where=where, expected="a mask drawn on this scan")
+
+
+def _require_placed(mask: Volume, grid: Volume) -> None:
+    for volume, what in ((mask, "mask"), (grid, "scan")):
+        if set(NOMINAL.reasons) & set(volume.verdict.reasons):
+            raise GeometryRejected(
+                f"the {what} does not say where its voxels lie in the patient, and the two grids differ",
+                where=mask.provenance.path,
+                expected="a mask on the scan's own grid",
+            )
+
+
+def _require_voxels_inside(mask: Volume, grid: Volume) -> None:
+    """No voxel of the mask may lie wholly outside. The first and last of each row stand for the row."""
+    present = mask.voxels != 0
+    rows = np.argwhere(present.any(axis=2))
+    filled = present[tuple(rows.T)]
+    first, last = filled.argmax(axis=1), filled.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
+    ends = np.concatenate([np.column_stack([i, rows[:, ::-1]]) for i in (first, last)])
+    voxel = np.abs(np.linalg.inv(grid.affine) @ mask.affine)[:3, :3].sum(axis=1)  # its extent, in voxels of the grid
+    require_inside(geometry.to_world_mm(mask.affine, ends), voxel / 2, grid, mask.provenance.path)
+
+
+def _thickened(mask: Volume, grid: Volume) -> geometry.Affine:
+    if len(mask.voxels) > 1:
+        return mask.affine
+    affine = mask.affine.copy()
+    thickness = np.linalg.norm(affine[:3, 2])
+    needed = np.abs(affine[:3, 2] @ grid.affine[:3, :3]).max() / thickness
+    affine[:3, 2] *= max(1.0, needed / thickness)
+    return affine
+
+
+def _resample_into(
+    result: NDArray[np.bool_], present: NDArray[np.bool_], affine: geometry.Affine, grid: geometry.Affine
+) -> None:
+    """Add the mask to ``result``; only the box around what is present is looked at, in both."""
+    low, high = _box(present)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (high - low) + low - 0.5
+    around = geometry.to_index(grid, geometry.to_world_mm(affine, corners[:, ::-1]))[:, ::-1]
+    start = np.clip(np.floor(around.min(axis=0)), 0, result.shape).astype(int)
+    stop = np.clip(np.ceil(around.max(axis=0)) + 1, start, result.shape).astype(int)
+    if (stop == start).any():
+        return
+    to_mask = (np.linalg.inv(affine) @ grid)[[2, 1, 0, 3]][:, [2, 1, 0, 3]]  # array index (k, j, i) to array index
+    offset = to_mask[:3, :3] @ start + to_mask[:3, 3] - low + _TIE_SHIFT
+    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    result[box] |= ndimage.affine_transform(
+        present[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].view(np.uint8),
+        to_mask[:3, :3],
+        offset,
+        tuple(stop - start),
+        order=0,
+        mode="grid-constant",  # plain "constant" would cut half a voxel off the outer faces
+        prefilter=False,
+    ).astype(bool)
+
+
+def _box(present: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """First array index of what is present, and the one behind the last."""
+    along = [np.flatnonzero(present.any(axis=tuple(set(range(3)) - {axis}))) for axis in range(3)]
+    return np.array([found[0] for found in along]), np.array([found[-1] + 1 for found in along])

@@ -1,0 +1,143 @@
+"""DICOM SEG: one segment as masks in the patient (PS3.3 A.51 and C.8.20)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import generate_frames
+from pydicom.uid import UID
+
+from med_transfer.errors import GeometryRejected, UnreadableScan, UnusableVoxels
+from med_transfer.scans.dicom.codecs import PixelFormat, decode, require_decoder
+from med_transfer.scans.masks.region_object import damage_reported, load_object, pick, provenance_of
+from med_transfer.scans.masks.segmentation_frames import Frame, frames_of, grid_of, slab_mm
+from med_transfer.scans.volume import Volume
+
+_MAX_COMPRESSION = 50_000  # even an empty image does not compress better than this
+
+
+def read_segmentation(path: Path, name: str = "") -> list[Volume]:
+    """One segment, voxels bool: a single volume where the object's frames form a grid, else one a frame.
+
+    A grid may have gaps (empty slices are left out of the file) and may be sheared (a tilted gantry). Fractional
+    segments count from half of MaximumFractionalValue.
+
+    Args:
+        name: SegmentLabel or SegmentNumber; may be empty where there is one segment.
+
+    Raises:
+        AmbiguousScan, ScanNotFound: see :func:`~med_transfer.scans.masks.region_object.pick`.
+        GeometryRejected: frames without a place in the patient, or two different ones in one place.
+        UnreadableScan, MissingCodec, UnusableVoxels: as their names say.
+    """
+    dataset = load_object(path)
+    with damage_reported(path):
+        _require_pixels(dataset, path)
+        number = pick(_segments(dataset), name, "segment", path)
+        frames = frames_of(dataset, path)
+        chosen = [frame for frame in frames if frame.segment in (None, number)]
+        if not chosen:
+            raise UnusableVoxels(f"segment {number} has no frames", where=path)
+        pixels = [_present(dataset, stored, number) for stored in _stored(dataset, chosen, path)]
+        provenance = provenance_of(dataset, path, "SEG", dataset.get("FrameOfReferenceUID"))
+        grid = grid_of(frames)
+        if grid is None:
+            affines = [frame.affine(slab_mm(frame, frames)) for frame in chosen]
+            return [Volume(one[None], affine, provenance) for one, affine in zip(pixels, affines, strict=True)]
+        affine, slices = grid
+        stack = _stacked(pixels, [slices[frame.index] for frame in chosen], max(slices) + 1, path)
+        return [Volume(stack, affine, provenance)]
+
+
+def _segments(dataset: Dataset) -> list[tuple[int, str]]:
+    """Number and label of each; a label map's background is none of them (PS3.3 C.8.20.2.3)."""
+    background = int(dataset.get("PixelPaddingValue") or 0) if _kind(dataset) == "LABELMAP" else None
+    found = [(int(one.SegmentNumber), str(one.get("SegmentLabel") or "")) for one in dataset.SegmentSequence]
+    return [(number, label) for number, label in found if number != background]
+
+
+def _kind(dataset: Dataset) -> str:
+    kind = str(dataset.SegmentationType)
+    if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
+        raise ValueError("SegmentationType")
+    return kind
+
+
+def _require_pixels(dataset: FileDataset, path: Path) -> None:
+    """As many bytes as the header claims, before anything of that size is made."""
+    bits = int(dataset.BitsAllocated) * int(dataset.Rows) * int(dataset.Columns)
+    needed = -(-bits * int(dataset.get("NumberOfFrames") or 1) // 8)
+    present = len(dataset.get("PixelData") or b"")
+    most = present * _MAX_COMPRESSION if dataset.file_meta.TransferSyntaxUID.is_encapsulated else present
+    if not 0 < needed <= most:
+        raise UnreadableScan(f"truncated: {present} bytes of pixels, {needed} declared", where=path)
+
+
+def _stored(dataset: FileDataset, frames: Sequence[Frame], path: Path) -> Iterator[NDArray]:
+    """Pixels [rows, columns] of each frame as they are stored."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if dataset.BitsAllocated == 1 and not syntax.is_encapsulated:
+        yield from _unpacked(dataset, frames)
+        return
+    pixels = PixelFormat(
+        syntax=syntax,
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        samples=int(dataset.get("SamplesPerPixel") or 1),
+        bits_allocated=int(dataset.BitsAllocated),
+        bits_stored=int(dataset.BitsStored),
+        signed=False,
+    )
+    require_decoder(syntax, path)
+    coded = _coded(dataset, pixels)
+    for frame in frames:
+        yield decode(coded[frame.index], pixels, where=path)
+
+
+def _coded(dataset: FileDataset, pixels: PixelFormat) -> list[bytes] | list[memoryview]:
+    """The bytes of every frame of the object."""
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if UID(pixels.syntax).is_encapsulated:
+        return list(generate_frames(dataset.PixelData, number_of_frames=count))
+    size = pixels.rows * pixels.columns * pixels.bits_allocated // 8
+    return [memoryview(dataset.PixelData)[n * size : (n + 1) * size] for n in range(count)]
+
+
+def _unpacked(dataset: FileDataset, frames: Sequence[Frame]) -> Iterator[NDArray]:
+    """Bits, eight a byte from the lowest, frames following each other within a byte (PS3.5 section 8.1.1)."""
+    shape = int(dataset.Rows), int(dataset.Columns)
+    size = shape[0] * shape[1]
+    stored = np.frombuffer(dataset.PixelData, np.uint8)
+    if dataset["PixelData"].VR == "OW" and not dataset.file_meta.TransferSyntaxUID.is_little_endian:
+        stored = stored.reshape(-1, 2)[:, ::-1].ravel()
+    for frame in frames:
+        first, bit = divmod(frame.index * size, 8)
+        some = stored[first : first + (bit + size + 7) // 8]
+        yield np.unpackbits(some, bitorder="little")[bit : bit + size].reshape(shape)
+
+
+def _present(dataset: Dataset, stored: NDArray, number: int) -> NDArray[np.bool_]:
+    kind = _kind(dataset)
+    if kind == "LABELMAP":
+        return stored == number
+    if kind == "BINARY":
+        return stored != 0
+    if (most := int(dataset.MaximumFractionalValue)) < 1:
+        raise ValueError("MaximumFractionalValue")
+    return stored.astype(int) * 2 >= most
+
+
+def _stacked(pixels: Sequence[NDArray[np.bool_]], slices: Sequence[int], depth: int, path: Path) -> NDArray[np.bool_]:
+    """[depth, rows, columns], empty where no frame lies."""
+    voxels = np.zeros((depth, *pixels[0].shape), bool)
+    filled: set[int] = set()
+    for image, k in zip(pixels, slices, strict=True):
+        if k in filled and not np.array_equal(image, voxels[k]):
+            raise GeometryRejected("two different frames of the segment lie in one place", where=path)
+        voxels[k] = image
+        filled.add(k)
+    return voxels

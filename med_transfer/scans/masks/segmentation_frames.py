@@ -1,0 +1,160 @@
+"""Where the frames of a DICOM SEG lie in the patient, and whether they form a grid (PS3.3 C.7.6.16.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from med_transfer.errors import GeometryRejected, UnreadableScan
+from med_transfer.scans import geometry
+from med_transfer.scans.dicom.geometry_verdict import PIXEL_SPACING_TOLERANCE_MM
+from med_transfer.scans.dicom.slice_geometry import COSINE_TOLERANCE, SAME_POSITION_MM, tolerance_mm
+from med_transfer.scans.masks.region_object import FARTHEST_MM
+
+_MAX_SLICES = 10_000  # of a grid; frames farther apart are placed one by one
+_THIN_MM = 0.01  # of a frame whose thickness nobody states
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where one frame lies.
+
+    Attributes:
+        index: its place in PixelData.
+        segment: ReferencedSegmentNumber; None in a label map, whose frames show every segment.
+        cosines: ImageOrientationPatient. spacing_mm: between rows, between columns.
+        thickness_mm, slice_spacing_mm: SliceThickness and SpacingBetweenSlices, 0 where not given.
+    """
+
+    index: int
+    segment: int | None
+    position_mm: NDArray[np.float64]
+    cosines: NDArray[np.float64]
+    spacing_mm: tuple[float, float]
+    thickness_mm: float
+    slice_spacing_mm: float
+
+    @property
+    def across(self) -> NDArray[np.float64]:
+        """Unit vector across the frame, in the sense in which slices are counted."""
+        return np.cross(self.cosines[:3], self.cosines[3:])
+
+    def affine(self, step_mm: NDArray[np.float64]) -> geometry.Affine:
+        """(i, j, k) to LPS mm of a volume that begins with this frame and goes on by this step."""
+        affine = np.eye(4)
+        affine[:3, 0] = self.cosines[:3] * self.spacing_mm[1]
+        affine[:3, 1] = self.cosines[3:] * self.spacing_mm[0]
+        affine[:3, 2], affine[:3, 3] = step_mm, self.position_mm
+        return affine
+
+
+def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
+    """Every frame of the object, in stored order.
+
+    Raises:
+        GeometryRejected: a frame without a place in the patient (a slide, for example).
+        UnreadableScan: as many frames as declared are not described.
+    """
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    declared = int(dataset.get("NumberOfFrames") or 1)
+    if len(own) != declared:
+        raise UnreadableScan(f"{declared} frames declared, {len(own)} described", where=path)
+    is_labelmap = dataset.SegmentationType == "LABELMAP"
+    return [_frame(index, group, shared, is_labelmap, path) for index, group in enumerate(own)]
+
+
+def _frame(index: int, own: Dataset, shared: Dataset, is_labelmap: bool, path: Path) -> Frame:
+    def macro(keyword: str) -> Dataset:
+        return (own.get(keyword) or shared.get(keyword) or [Dataset()])[0]
+
+    measures = macro("PixelMeasuresSequence")
+    cosines = np.array(macro("PlaneOrientationSequence").get("ImageOrientationPatient") or [], dtype=float)
+    position = np.array(macro("PlanePositionSequence").get("ImagePositionPatient") or [], dtype=float)
+    spacing = np.array(measures.get("PixelSpacing") or [], dtype=float)
+    complete = (cosines.size, position.size, spacing.size) == (6, 3, 2)
+    values = np.array([*cosines, *position, *spacing])
+    if not (complete and (np.abs(values) < FARTHEST_MM).all() and (spacing > 0).all()):
+        raise GeometryRejected(
+            f"frame {index + 1} has no place in the patient",
+            where=path,
+            expected="position, orientation and pixel spacing in the functional groups",
+        )
+    if not np.allclose(cosines.reshape(2, 3) @ cosines.reshape(2, 3).T, np.eye(2), atol=COSINE_TOLERANCE):
+        raise GeometryRejected(f"frame {index + 1} is not rectangular", where=path)
+    return Frame(
+        index=index,
+        segment=None if is_labelmap else int(macro("SegmentIdentificationSequence").ReferencedSegmentNumber),
+        position_mm=position,
+        cosines=cosines,
+        spacing_mm=(float(spacing[0]), float(spacing[1])),
+        thickness_mm=_length(measures, "SliceThickness"),
+        slice_spacing_mm=_length(measures, "SpacingBetweenSlices"),
+    )
+
+
+def _length(measures: Dataset, keyword: str) -> float:
+    value = float(measures.get(keyword) or 0.0)
+    return value if np.isfinite(value) and value > 0 else 0.0
+
+
+def grid_of(frames: Sequence[Frame]) -> tuple[geometry.Affine, list[int]] | None:
+    """The affine that fits every frame of the object, and each frame's slice; None when no regular grid does."""
+    first = frames[0]
+    for other in frames:
+        turned = np.abs(other.cosines - first.cosines).max()
+        if turned > COSINE_TOLERANCE or not np.allclose(
+            other.spacing_mm, first.spacing_mm, rtol=0, atol=PIXEL_SPACING_TOLERANCE_MM
+        ):
+            return None
+    along = np.array([frame.position_mm for frame in frames]) @ first.across
+    lowest = frames[int(along.argmin())]
+    for spacing in _spacings(lowest, _gaps(along)):
+        if np.ptp(along) > _MAX_SLICES * spacing:
+            continue
+        steps = np.rint((along - along.min()) / spacing).astype(int)
+        if (step := _step_mm(frames, lowest, steps, spacing)) is not None:
+            return lowest.affine(step), steps.tolist()
+    return None
+
+
+def _gaps(along: NDArray[np.float64]) -> NDArray[np.float64]:
+    gaps = np.diff(np.sort(along))
+    return gaps[gaps > SAME_POSITION_MM]
+
+
+def _spacings(frame: Frame, gaps: NDArray[np.float64]) -> list[float]:
+    """Spacings to try: as declared, then the slices' thickness (slices between may be left out), then the least gap.
+
+    What is above the least gap is the thickness of overlapping slices, and no spacing.
+    """
+    least = [float(gaps.min())] if gaps.size else []
+    tried = [frame.slice_spacing_mm, frame.thickness_mm, *least]
+    return [mm for mm in tried if mm > 0 and (not least or mm <= least[0] + _tolerance_mm(mm))]
+
+
+def _step_mm(
+    frames: Sequence[Frame], lowest: Frame, steps: NDArray[np.int_], spacing: float
+) -> NDArray[np.float64] | None:
+    """From slice to slice, LPS mm, fitted to all frames; None when a frame lies elsewhere."""
+    positions = np.array([frame.position_mm for frame in frames]) - lowest.position_mm
+    step = steps @ positions / (steps @ steps) if steps.any() else lowest.across * spacing
+    off = np.linalg.norm(positions - np.outer(steps, step), axis=1)
+    return step if off.max() <= _tolerance_mm(spacing) else None
+
+
+def _tolerance_mm(spacing: float) -> float:
+    return min(tolerance_mm(spacing), spacing / 4)  # else anything would fit a spacing that is wrong and tiny
+
+
+def slab_mm(frame: Frame, frames: Sequence[Frame]) -> NDArray[np.float64]:
+    """Across one frame from face to face: its thickness, but no more than the distance to the next frame."""
+    across = frame.across
+    apart = np.abs([(other.position_mm - frame.position_mm) @ across for other in frames])
+    thickness = frame.thickness_mm or frame.slice_spacing_mm or _THIN_MM
+    return across * min(thickness, apart[apart > SAME_POSITION_MM].min(initial=thickness))

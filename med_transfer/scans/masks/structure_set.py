@@ -1,0 +1,221 @@
+"""DICOM RTSTRUCT: the contours of one region of interest, filled on the slices of its scan (PS3.3 C.8.8.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from skimage.measure import grid_points_in_poly
+
+from med_transfer.errors import GeometryRejected, UnreadableScan, UnusableVoxels
+from med_transfer.scans import geometry
+from med_transfer.scans.masks.mask_placement import mark_voxels, require_inside, require_same_frame
+from med_transfer.scans.masks.region_object import FARTHEST_MM, damage_reported, load_object, pick, provenance_of
+from med_transfer.scans.verdict import Verdict
+from med_transfer.scans.volume import Volume
+
+FILLED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+POINT = "POINT"
+_PLANE_SHARE = 0.1  # of the slice spacing: how far the points of one contour may lie off their slice
+_MIN_PLANE_MM = 0.05  # coordinates are text of few digits
+_TIE_SHARE = 1e-3  # of the slice spacing: halfway between two slices, but for rounding
+_DECIMALS = 3  # of pixel coordinates: a contour through the middles of pixels stays there
+_BEYOND_PIXELS = (0.5, 0.5)  # how far an outline of the whole image may stray beyond it
+_BAND_ROWS = 8
+_INSIDE, _ON_CONTOUR = 1, 2  # scikit-image's labels; 3, on an edge, counts like 2, on a corner
+
+
+@dataclass(frozen=True)
+class _Contour:
+    """``label`` names it in messages; ``index`` are the voxel indices (i, j, k) of its points, [n, 3]."""
+
+    label: str
+    kind: str
+    index: NDArray[np.float64]
+
+    @property
+    def slice_index(self) -> float:
+        return float(self.index[:, 2].mean())
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Contours drawn in one plane, and where among the scan's slices it lies."""
+
+    slice_index: float
+    contours: tuple[_Contour, ...]
+
+
+def read_structure_set(path: Path, onto: Volume, name: str = "") -> Volume:
+    """One region as bool voxels on the grid of ``onto``.
+
+    A voxel belongs to the region when its middle lies inside or on a contour. Contours of one plane are joined by
+    exclusive or, so that one within another is a hole; keyholes need nothing special. A plane between slices goes to
+    the nearest slice; of several planes at one slice the nearest counts. Where contours were drawn on every second,
+    third ... slice throughout, the slices between take the nearer plane. A POINT is its voxel.
+
+    Args:
+        name: ROIName or ROINumber; may be empty where there is one region.
+
+    Raises:
+        AmbiguousScan, ScanNotFound: see :func:`~med_transfer.scans.masks.region_object.pick`.
+        GeometryRejected: another frame of reference; contours that are open, not planar, or not on a slice of the scan.
+        UnreadableScan, UnusableVoxels: as their names say.
+    """
+    dataset = load_object(path)
+    with damage_reported(path):
+        rois = [(int(one.ROINumber), str(one.get("ROIName") or "")) for one in dataset.StructureSetROISequence]
+        number = pick(rois, name, "ROI", path)
+        label = f"ROI {dict(rois)[number] or number}"
+        provenance = provenance_of(dataset, path, "RTSTRUCT", _frame_of_reference(dataset, number))
+        require_same_frame(provenance, onto.provenance)
+        contours = list(_contours(dataset, number, label, onto, path))
+    if not contours:
+        raise UnusableVoxels(f"{label} has no contours", where=path)
+    for contour in contours:
+        _require_on_a_slice(contour, onto, path)
+    voxels, remarks = _drawn(contours, onto)
+    return Volume(voxels, onto.affine, provenance, Verdict("accept", remarks))
+
+
+def _frame_of_reference(dataset: Dataset, number: int) -> str:
+    roi = next(one for one in dataset.StructureSetROISequence if int(one.ROINumber) == number)
+    if own := roi.get("ReferencedFrameOfReferenceUID"):
+        return str(own)
+    listed = {str(one.get("FrameOfReferenceUID")) for one in dataset.get("ReferencedFrameOfReferenceSequence") or []}
+    return listed.pop() if len(listed) == 1 else ""
+
+
+def _contours(dataset: Dataset, number: int, label: str, onto: Volume, path: Path) -> Iterator[_Contour]:
+    rois = [one for one in dataset.get("ROIContourSequence") or [] if int(one.ReferencedROINumber) == number]
+    items = [item for roi in rois for item in roi.get("ContourSequence") or []]
+    for place, item in enumerate(items, 1):
+        values = np.array(item.get("ContourData") or [], dtype=float)
+        declared = int(item.get("NumberOfContourPoints") or values.size // 3)
+        if not values.size or values.size != 3 * declared or not (np.abs(values) < FARTHEST_MM).all():
+            found = f"contour {place} of {label} is damaged: {values.size} coordinates, {declared} points declared"
+            raise UnreadableScan(found, where=path)
+        index = geometry.to_index(onto.affine, values.reshape(-1, 3))
+        yield _Contour(f"contour {place} of {label}", str(item.ContourGeometricType), index)
+
+
+# Where the contours lie ---------------------------------------------------------------------------------------
+
+
+def _require_on_a_slice(contour: _Contour, onto: Volume, path: Path) -> None:
+    if contour.kind not in (*FILLED, POINT):
+        found, expected = f"{contour.label} is {contour.kind}, which fills nothing", f"{', '.join(FILLED)} or {POINT}"
+        raise GeometryRejected(found, where=path, expected=expected)
+    spacing = onto.spacing_mm[2]
+    k = contour.index[:, 2]
+    if contour.kind != POINT and np.ptp(k) * spacing > max(_PLANE_SHARE * spacing, _MIN_PLANE_MM):
+        found = f"{contour.label} {_off_slice(contour, onto)}"
+        raise GeometryRejected(found, where=path, expected="a planar contour along the scan's slices")
+    far = max(-k.min(), k.max() - (len(onto.voxels) - 1))
+    if far > 0.5 + _TIE_SHARE:
+        found = f"{contour.label} lies {far * spacing:.1f} mm from the nearest slice of the scan"
+        raise GeometryRejected(found, where=path, expected="contours drawn on this scan")
+    allowance = (*_BEYOND_PIXELS, np.inf) if contour.kind != POINT else (0.0, 0.0, np.inf)
+    require_inside(geometry.to_world_mm(onto.affine, contour.index), allowance, onto, path)
+
+
+def _off_slice(contour: _Contour, onto: Volume) -> str:
+    """How far, and whether the contour is crooked or lies in a plane of its own."""
+    points = geometry.to_world_mm(onto.affine, contour.index)
+    points -= points.mean(axis=0)
+    across = np.linalg.eigh(points.T @ points)[1][:, 0]
+    crooked_mm = float(np.abs(points @ across).max())
+    if crooked_mm > _MIN_PLANE_MM:
+        return f"is not planar: its points lie up to {crooked_mm:.2f} mm off one plane"
+    span_mm = float(np.ptp(contour.index[:, 2])) * onto.spacing_mm[2]
+    return f"lies across the scan's slices, over {span_mm:.1f} mm of them"
+
+
+def _planes(contours: Sequence[_Contour]) -> list[_Plane]:
+    """Contours by plane, in order. One that is there twice counts once: it would undo itself."""
+    groups: list[list[_Contour]] = []
+    for contour in sorted(contours, key=lambda one: one.slice_index):
+        if not groups or contour.slice_index - groups[-1][0].slice_index > _PLANE_SHARE:
+            groups.append([])
+        groups[-1].append(contour)
+    planes = []
+    for group in groups:
+        once = {np.round(one.index, _DECIMALS).tobytes(): one for one in group}
+        planes.append(_Plane(group[0].slice_index, tuple(once.values())))
+    return planes
+
+
+def _by_slice(planes: Sequence[_Plane], depth: int) -> tuple[dict[int, _Plane], tuple[str, ...]]:
+    """For each slice the plane that is filled in it, and what a person should know of it."""
+    chosen: dict[int, _Plane] = {}
+    for plane in planes:
+        k = min(max(int(np.ceil(plane.slice_index - 0.5 - _TIE_SHARE)), 0), depth - 1)  # halfway: the lower slice
+        if k not in chosen or abs(plane.slice_index - k) < abs(chosen[k].slice_index - k):
+            chosen[k] = plane
+    drawn = np.array(sorted(chosen))
+    every, empty = _regular_step(drawn), int(drawn[-1] - drawn[0] + 1 - len(drawn))
+    if not empty:
+        return chosen, ()
+    if every == 1:
+        return chosen, (f"no contours on {empty} slices between the first and the last: left empty",)
+    between = {k: chosen[int(drawn[np.abs(drawn - k).argmin()])] for k in range(drawn[0], drawn[-1] + 1)}
+    return between, (f"contours on one of {every} slices throughout: the slices between take the nearer one",)
+
+
+def _regular_step(slices: NDArray[np.int_]) -> int:
+    """2, 3 ... where contours were drawn on every second, third ... slice; 1 where nothing shows such a habit."""
+    steps = set(np.diff(slices).tolist())
+    return steps.pop() if len(steps) == 1 and len(slices) > 2 else 1
+
+
+# Filling ------------------------------------------------------------------------------------------------------
+
+
+def _drawn(contours: Sequence[_Contour], onto: Volume) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    voxels = np.zeros(onto.voxels.shape, bool)
+    closed = [contour for contour in contours if contour.kind in FILLED]
+    chosen, remarks = _by_slice(_planes(closed), len(voxels)) if closed else ({}, ())
+    for k, plane in chosen.items():
+        voxels[k] = _filled(plane.contours, voxels.shape[1:])
+    for contour in contours:
+        if contour.kind == POINT:
+            mark_voxels(voxels, contour.index)
+    if not voxels.any():  # smaller than a pixel
+        for contour in contours:
+            mark_voxels(voxels, contour.index)
+    return voxels, remarks
+
+
+def _filled(contours: Sequence[_Contour], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Pixels [rows, columns] inside an odd number of contours, or on one."""
+    inside, on_contour = np.zeros(shape, bool), np.zeros(shape, bool)
+    for contour in contours:
+        corners = np.round(contour.index[:, 1::-1], _DECIMALS)  # row, column
+        low = np.clip(np.floor(corners.min(axis=0)), 0, shape).astype(int)
+        high = np.clip(np.ceil(corners.max(axis=0)) + 1, low, shape).astype(int)
+        if (low == high).any():
+            continue  # within half a pixel of the image, but beyond it
+        label = _labels(corners - low, high - low)
+        box = slice(low[0], high[0]), slice(low[1], high[1])
+        inside[box] ^= label == _INSIDE
+        on_contour[box] |= label >= _ON_CONTOUR
+    return inside | on_contour
+
+
+def _labels(corners: NDArray[np.float64], shape: NDArray[np.int_]) -> NDArray:
+    """scikit-image's labels of the pixels, in bands of rows, each with the part of the contour that concerns it.
+
+    The time is that of pixels times corners. What stays above a band, or below it, crosses no row of it: of such a
+    stretch the first and the last corner are enough.
+    """
+    labels = np.zeros(tuple(shape), np.uint8)
+    for start in range(0, shape[0], _BAND_ROWS):
+        band = labels[start : start + _BAND_ROWS]
+        side = np.digitize(corners[:, 0], (start, np.nextafter(start + len(band) - 1, np.inf)))  # 0 above, 2 below
+        kept = (side == 1) | (side != np.roll(side, 1)) | (side != np.roll(side, -1))
+        band[:] = grid_points_in_poly(band.shape, corners[kept] - (start, 0), binarize=False) if kept.any() else 0
+    return labels

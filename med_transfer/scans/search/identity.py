@@ -1,0 +1,33 @@
+"""What links a series to a person: read only when someone asks, and never kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from med_transfer.errors import UnreadableScan
+from med_transfer.scans.dicom.elements import read_header
+from med_transfer.scans.series import Series
+
+
+@dataclass(frozen=True)
+class Identity:
+    """PatientID (0010,0020) and SeriesDescription (0008,103E); empty where the format has none."""
+
+    patient: str = field(default="", repr=False)
+    description: str = field(default="", repr=False)
+
+
+def identity(series: Series) -> Identity:
+    """Whose series it is, from the header of its first file.
+
+    Raises:
+        UnreadableScan: the file cannot be read any more.
+    """
+    if series.format != "dicom":
+        return Identity()
+    try:
+        values = read_header(series.files[0], ("PatientID", "SeriesDescription", "SpecificCharacterSet")).values
+    except Exception as error:  # as in read_slices: a parser raises nearly anything
+        reason = f"header cannot be read ({type(error).__name__})"
+        raise UnreadableScan(reason, where=series.files[0]) from error
+    return Identity(values.get("PatientID", ("",))[0], values.get("SeriesDescription", ("",))[0])

@@ -1,0 +1,201 @@
+"""Looks through a folder tree, by content, and says which series it holds and what each is worth."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from med_transfer.errors import NotAScan, ScanError, ScanNotFound, UnreadableScan
+from med_transfer.scans.dicom.header import Slice, looks_like_dicom, read_slices
+from med_transfer.scans.dicom.series import all_series, rejected_for_damage
+from med_transfer.scans.formats.itk import FORMATS, itk_series
+from med_transfer.scans.formats.nifti import SUFFIXES, nifti_series
+from med_transfer.scans.library_noise import silence_readers
+from med_transfer.scans.search.archives import is_archive, unpacked
+from med_transfer.scans.search.header_index import HeaderIndex, Look
+from med_transfer.scans.series import Ignored, Series, Survey
+
+_READERS = 8  # threads
+_TRIED = 16  # files that show how fast the storage is
+_MOSTLY_WAITING = 3.0  # elapsed over computing time
+
+
+def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
+    """Every series in a folder and below it (or of one file or archive), and every file that is none.
+
+    Reads headers only, and none again of files that have not changed since the last look. One bad file never stops the
+    search; it is listed as ignored, and a DICOM series beside it is rejected: the file may be one of its slices.
+
+    Args:
+        folder: a folder tree, an archive (zip, tar) or a file.
+        max_gap_mm: uneven slices are repaired by interpolation where no gap is wider; 0 rejects them.
+
+    Raises:
+        ScanNotFound: the folder does not exist.
+    """
+    folder = Path(folder)
+    require_exists(folder)
+    silence_readers()
+    if folder.is_file() and is_archive(folder, first_bytes(folder)):
+        return _in_archive(folder, max_gap_mm)
+    ignored: list[Ignored] = []
+    looks = dict(_looks(folder, ignored))
+    found = [_in_archive(path, max_gap_mm) for path in looks if looks[path] is None]
+    slices = [slice_ for look in looks.values() if isinstance(look, tuple) for slice_ in look]
+    ignored += [Ignored(path, look) for path, look in looks.items() if isinstance(look, str)]
+    series = [_beside_damage(one, ignored) for one in all_series(slices, max_gap_mm)]
+    series += [look for look in looks.values() if isinstance(look, Series)]
+    series += [one for inner in found for one in inner.series]
+    ignored += [one for inner in found for one in inner.ignored]
+    series.sort(key=lambda one: (str(one.path), one.name, one.files))
+    return Survey(tuple(series), tuple(sorted(ignored, key=lambda one: one.path)))
+
+
+def find_series(folder: Path | str, *, max_gap_mm: float = 0.0) -> list[Series]:
+    """Every series in a folder and below it, usable or not; arguments and errors as :func:`survey`."""
+    return list(survey(folder, max_gap_mm=max_gap_mm).series)
+
+
+def look_at(path: Path) -> tuple[Slice, ...] | Series | None:
+    """What one file is: DICOM images, a series in a file of its own, or None for an archive.
+
+    Raises:
+        NotAScan: neither.
+        UnreadableScan: one of them, but damaged, or not permitted.
+    """
+    name = path.name.lower()
+    if name.endswith(SUFFIXES):
+        return nifti_series(path)
+    if path.suffix.lower() in FORMATS:
+        return itk_series(path)
+    start = first_bytes(path)
+    if is_archive(path, start):
+        return None
+    if not looks_like_dicom(start):
+        raise NotAScan("not an image file", where=path, expected="DICOM, NIfTI, NRRD or MetaImage")
+    return tuple(read_slices(path))
+
+
+def require_exists(path: Path) -> None:
+    """Raises ScanNotFound, or UnreadableScan where permissions hide the answer."""
+    try:
+        exists = path.exists()
+    except PermissionError as error:
+        raise UnreadableScan("no permission to look into the folder", where=path) from error
+    if not exists:
+        raise ScanNotFound("no such file or folder", where=path)
+
+
+def first_bytes(path: Path) -> bytes:
+    """What tells DICOM and archives. Raises UnreadableScan."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)
+    except OSError as error:
+        raise UnreadableScan(f"cannot be opened ({type(error).__name__})", where=path) from error
+
+
+# The files of a tree ------------------------------------------------------------------------------------------
+
+
+def _looks(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, Look | None]]:
+    """Each file with what it is; None for an archive. Damaged files go to ``ignored``."""
+    index = HeaderIndex(folder if folder.is_dir() else folder.parent)
+    unknown: dict[Path, tuple[int, int]] = {}
+    for path in _files(folder, ignored):
+        stamp = _stamp(path)  # before reading: a file that changes meanwhile will count as changed
+        known = index.get(path, stamp)
+        if known is None:
+            unknown[path] = stamp
+        else:
+            yield path, known
+    for path, look in zip(unknown, _looked_at(list(unknown)), strict=True):
+        if isinstance(look, Ignored):
+            ignored.append(look)
+            continue
+        if look is not None:
+            index.put(path, unknown[path], look)
+        yield path, look
+    index.save()
+
+
+def _looked_at(paths: list[Path]) -> list[Look | Ignored | None]:
+    """In threads where the files come slowly (a network drive); from memory, one after the other is quicker."""
+    started, worked = time.perf_counter(), time.thread_time()
+    first = [_look(path) for path in paths[:_TRIED]]
+    waited = (time.perf_counter() - started) > _MOSTLY_WAITING * (time.thread_time() - worked)
+    if not waited:
+        return first + [_look(path) for path in paths[_TRIED:]]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return first + list(pool.map(_look, paths[_TRIED:]))
+
+
+def _look(path: Path) -> Look | Ignored | None:
+    try:
+        return look_at(path)
+    except NotAScan as error:
+        return error.found
+    except ScanError as error:
+        return Ignored(path, error.found, damaged=True)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:  # a broken link: reading it will say so
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
+    """Files below a folder, in order of name, links followed once; hidden ones left out."""
+    if folder.is_file():
+        yield folder
+        return
+
+    def unreadable(error: OSError) -> None:
+        ignored.append(Ignored(Path(error.filename), f"folder cannot be opened ({type(error).__name__})", damaged=True))
+
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(parent, name)
+
+
+# Archives and damage ------------------------------------------------------------------------------------------
+
+
+def _in_archive(archive: Path, max_gap_mm: float) -> Survey:
+    """The series of an archive, under the archive's path; one that cannot be unpacked is a damaged file."""
+    try:
+        folder = unpacked(archive)
+    except UnreadableScan as error:
+        return Survey((), (Ignored(archive, error.found, damaged=True),))
+    inner = survey(folder, max_gap_mm=max_gap_mm)
+    series = tuple(replace(one, path=archive) for one in inner.series)
+    ignored = tuple(replace(one, path=archive / one.path.relative_to(folder)) for one in inner.ignored)
+    return Survey(series, ignored)
+
+
+def damaged_slices(series: Series, ignored: Sequence[Ignored]) -> list[Ignored]:
+    """Damaged files beside a DICOM series that may be slices of it; a file of another format cannot be one."""
+    folders = {path.parent for path in series.files}
+    other_formats = (*SUFFIXES, *FORMATS)
+    beside = [one for one in ignored if one.damaged and one.path.parent in folders]
+    return [one for one in beside if not one.path.name.lower().endswith(other_formats)]
+
+
+def _beside_damage(series: Series, ignored: Sequence[Ignored]) -> Series:
+    damaged = [one.path for one in damaged_slices(series, ignored)]
+    return rejected_for_damage(series, damaged) if damaged else series

@@ -1,0 +1,61 @@
+"""H-score: how much of the features' variance lies between the classes, whitened; plain and with shrinkage."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.covariance import ledoit_wolf_shrinkage
+
+from med_transfer.errors import UsageError
+from med_transfer.selection.measures.inputs import checked
+
+_RELATIVE_ZERO = 1e-12  # variance along an axis, as a share of the largest, that counts as none
+
+
+def h_score(features: ArrayLike, labels: ArrayLike) -> float:
+    """tr(cov(f)^-1 cov(E[f | y])), from 0 to classes - 1; higher is better. 0 for constant features.
+
+    Raises:
+        UsageError: not more scans than features plus one: any labels are then told apart perfectly, and the score is
+            classes - 1 whatever the features are. Also see :func:`med_transfer.selection.measures.inputs.checked`.
+
+    Source: Bao et al. 2019, ICIP, doi:10.1109/ICIP.2019.8803726.
+    """
+    table, classes = checked(features, labels)
+    if len(table) <= table.shape[1] + 1:
+        raise UsageError(
+            f"{len(table)} scans and {table.shape[1]} features: the plain H-score means nothing",
+            expected="more scans than features", action="Use regularised_h_score",
+        )  # fmt: skip
+    return _between(table, classes, shrinkage=0.0)
+
+
+def regularised_h_score(features: ArrayLike, labels: ArrayLike) -> float:
+    """(1 - a) tr(S_a^-1 cov(E[f | y])) with S_a = (1 - a) cov(f) + a tr(cov(f)) / d I, Ledoit and Wolf's a.
+
+    Defined for any number of features. 0 for constant features.
+
+    Raises:
+        UsageError: see :func:`med_transfer.selection.measures.inputs.checked`.
+
+    Source: Ibrahim et al. 2022, ECML PKDD, arXiv:2110.06893; shrinkage: Ledoit & Wolf 2004, J Multivar Anal 88:365.
+    """
+    table, classes = checked(features, labels)
+    if not np.ptp(table, axis=0).any():
+        return 0.0
+    return _between(table, classes, shrinkage=float(ledoit_wolf_shrinkage(table)))
+
+
+def _between(table: NDArray[np.float64], classes: NDArray[np.intp], shrinkage: float) -> float:
+    """The trace in the axes of the covariance, where it is a sum: outside their span all class means agree."""
+    centred = table - table.mean(axis=0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    variances = singular**2 / len(table)
+    kept = variances > _RELATIVE_ZERO * variances.max(initial=0.0)
+    if not kept.any():
+        return 0.0
+    points, variances = (left * singular)[:, kept], variances[kept]
+    weights = np.bincount(classes) / len(classes)
+    means = np.stack([points[classes == number].mean(axis=0) for number in range(len(weights))])
+    regularised = (1 - shrinkage) * variances + shrinkage * variances.sum() / table.shape[1]
+    return float((1 - shrinkage) * (weights @ (means**2 / regularised)).sum())

@@ -1,6 +1,0 @@
-"""Frozen features mapped before the head reads them: by an autoencoder's bottleneck, or recoloured (CORAL)."""
-
-from med_transfer.transfer.mapping.autoencoder import Autoencoder, fit_autoencoder
-from med_transfer.transfer.mapping.coral import LinearMap, fit_coral
-
-__all__ = ["Autoencoder", "LinearMap", "fit_autoencoder", "fit_coral"]

@@ -1,0 +1,248 @@
+"""The bundle: whole or not at all, no pickle, nothing changed unnoticed, and a source for the next transfer."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from med_transfer.backbones import load_backbone
+from med_transfer.bundle import (
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    BackboneRecord,
+    BundleRecord,
+    InputEnvelope,
+    Provenance,
+    load_network,
+    read_record,
+    save_bundle,
+)
+from med_transfer.errors import BundleError, OutputError
+from med_transfer.model.calibration import PredictionSets, TemperatureScaling
+from med_transfer.model.calibration.calibrators import IsotonicRegression, RisingCurve, VectorScaling
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.record import Prediction
+from med_transfer.preprocessing import PreprocessingConfig
+
+TEMPERATURE = TemperatureScaling(temperature=1.3, n=9)
+IMAGES = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def record(**changes) -> BundleRecord:
+    values = {
+        "classes": ("benign", "malignant"),
+        "preprocessing": PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 1, 1)),
+        "backbone": BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
+        "n_members": 2,
+        "calibration": TEMPERATURE,
+        "input_envelope": InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
+        "trained_on": Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
+    }
+    return BundleRecord(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Ensemble:
+    encoders = [load_backbone("resnet18-w32", seed=seed).encoder for seed in range(2)]
+    return Ensemble([Classifier(encoder, 2) for encoder in encoders], calibrator=TEMPERATURE).eval()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, ensemble):
+    return save_bundle(tmp_path_factory.mktemp("bundles") / "bundle", record(), ensemble, "# card\n")
+
+
+def test_network_comes_back_the_same(bundle, ensemble):
+    with torch.no_grad():
+        torch.testing.assert_close(load_network(bundle)(IMAGES), ensemble(IMAGES))
+
+
+def test_record_comes_back_the_same(bundle):
+    found = read_record(bundle)
+    assert found.model_copy(update={"weights_sha256": "", "versions": {}, "lock_hash": ""}) == record()
+    assert found.versions["torch"] == torch.__version__
+    assert json.loads((bundle / RECORD_FILE).read_text())["schema"] == "1"
+
+
+def test_layout_and_no_pickle(bundle):
+    files = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    assert files == ["configs/inference.json", "configs/metadata.json", "docs/README.md", RECORD_FILE, WEIGHTS_FILE]
+
+
+def test_a_bundle_is_a_source_for_the_next_transfer(bundle, ensemble):
+    loaded = load_backbone("resnet18-w32", bundle)
+    assert loaded.report.matched_share == 1.0
+    assert not loaded.report.unexpected
+    with torch.no_grad():
+        for ours, theirs in zip(ensemble.member0.encoder(IMAGES), loaded.encoder.eval()(IMAGES), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path, ensemble):
+    for card in ("first", "second"):
+        save_bundle(tmp_path / "bundle", record(), ensemble, card)
+    assert (tmp_path / "bundle/docs/README.md").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_failed_save_leaves_nothing(tmp_path, ensemble):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file.bundle: cannot write"):
+        save_bundle(tmp_path / "file" / "bundle", record(), ensemble, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_not_a_bundle(tmp_path):
+    with pytest.raises(BundleError, match=r"not a bundle; expected a folder with med_transfer.json. Give RUN/bundle"):
+        read_record(tmp_path)
+
+
+def test_changed_weights_are_refused(tmp_path, ensemble):
+    folder = save_bundle(tmp_path / "bundle", record(), ensemble, "")
+    weights = folder / WEIGHTS_FILE
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match="weights are not the ones this bundle was made with.*Copy the whole bundle"):
+        load_network(folder)
+    weights.unlink()
+    with pytest.raises(BundleError, match="weights are missing"):
+        load_network(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": "9"}, r"schema: Input should be '1'; expected a bundle of this version"),
+        ({"surprise": 1}, r"surprise: Extra inputs are not permitted"),
+        ({"n_members": "many"}, r"n_members: Input should be a valid integer"),
+    ],
+)
+def test_a_record_of_another_version_is_refused(tmp_path, bundle, change, message):
+    content = json.loads((bundle / RECORD_FILE).read_text()) | change
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=message):
+        read_record(tmp_path)
+
+
+def test_answer_calls_the_class_and_abstains_above_the_limit():
+    asked = Prediction("scan.nii.gz")
+    answer = record(abstain_above_novelty=0.9).answer(asked, np.array([0.2, 0.8]), 0.95)
+    assert answer.probabilities == {"benign": 0.2, "malignant": 0.8}
+    assert (answer.predicted, answer.abstained, answer.novelty) == ("malignant", True, 0.95)
+    assert not record().answer(asked, np.array([0.2, 0.8]), 0.95).abstained
+
+
+def test_answer_joins_findings():
+    point = OperatingPoint(rule="threshold", thresholds={"benign": 0.1, "malignant": 0.5})
+    found = record(multilabel=True, operating_point=point).answer(Prediction("a"), np.array([0.2, 0.8]), 0.0)
+    assert found.predicted == "benign;malignant"
+
+
+def test_a_record_from_before_plans_were_kept_is_still_read(tmp_path, bundle):
+    content = json.loads((bundle / RECORD_FILE).read_text())
+    assert content["backbone"].pop("plan") is None
+    del content["lock_hash"]
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    assert read_record(tmp_path).backbone.plan is None
+
+
+def test_prediction_sets_come_back_and_a_bundle_from_before_them_has_none(tmp_path, ensemble):
+    sets = PredictionSets(coverage=0.9, thresholds=(0.3, 0.4), n_patients=(20, 30))
+    folder = save_bundle(tmp_path / "bundle", record(prediction_sets=sets), ensemble, "")
+    found = read_record(folder)
+    assert found.prediction_sets == sets
+    answers = [found.answer(Prediction("a"), np.array([1 - p, p]), 0.0).prediction_set for p in (0.1, 0.5, 0.65)]
+    assert answers == ["benign", "benign;malignant", "benign;malignant"]
+    content = json.loads((folder / RECORD_FILE).read_text())
+    del content["prediction_sets"]
+    content.pop("lock_hash", None)  # there was none then
+    (folder / RECORD_FILE).write_text(json.dumps(content))
+    assert read_record(folder).prediction_sets is None
+    assert read_record(folder).answer(Prediction("a"), np.array([0.5, 0.5]), 0.0).prediction_set == ""
+    content["prediction_sets"] = {"coverage": 0.9, "thresholds": [0.3], "n_patients": [20]}
+    (folder / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="the prediction sets are not of 2 classes"):
+        read_record(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": ["malignant", "benign"]}, {"weights_sha256": "0" * 64}, {"reported": ["macro_auc"]}]
+)
+def test_a_decision_that_was_changed_after_the_lock_is_refused(tmp_path, bundle, change):
+    content = json.loads((bundle / RECORD_FILE).read_text()) | change
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(
+        BundleError, match=r"changed after it was locked; expected decisions with SHA-256 [0-9a-f]{12}\."
+    ):
+        read_record(tmp_path)
+
+
+def test_what_decides_nothing_may_differ(tmp_path, bundle):
+    content = json.loads((bundle / RECORD_FILE).read_text()) | {"versions": {"torch": "9"}}
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content, sort_keys=True, indent=None))  # nor does the layout count
+    assert read_record(tmp_path).lock_hash == content["lock_hash"]
+
+
+CURVES = (
+    RisingCurve(log_odds=(-2.0, 0.1, 0.2, 3.0), probability=(0.1, 0.1, 0.6, 0.9)),
+    RisingCurve(log_odds=(0.0,), probability=(0.3,)),
+)
+
+
+@pytest.mark.parametrize(
+    "calibrator",
+    [VectorScaling(scale=(0.7, 1.4), bias=(0.3, -0.3), n=40), IsotonicRegression(curves=CURVES, n=90, note="why")],
+)
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_bundle_answers_as_the_ensemble_that_was_calibrated(tmp_path, ensemble, calibrator, multilabel):
+    members = [ensemble.member0, ensemble.member1]
+    calibrated = Ensemble(members, multilabel=multilabel, calibrator=calibrator).eval()
+    folder = save_bundle(tmp_path / "bundle", record(calibration=calibrator, multilabel=multilabel), calibrated, "")
+    assert read_record(folder).calibration == calibrator
+    with torch.no_grad():
+        assert torch.equal(load_network(folder)(IMAGES), calibrated(IMAGES))
+        of_each = [calibrator.probabilities(member(IMAGES), multilabel=multilabel) for member in members]
+        torch.testing.assert_close(calibrated(IMAGES), torch.stack(of_each).mean(0).float())
+
+
+def test_a_bundle_from_before_other_calibrations_still_answers_the_same(tmp_path, bundle, ensemble):
+    """The temperature was a tensor among the weights, and the record a few numbers of any type."""
+    old = tmp_path / "bundle"
+    shutil.copytree(bundle, old)
+    save_file(load_file(old / WEIGHTS_FILE) | {"temperature": torch.tensor(1.3)}, old / WEIGHTS_FILE)
+    content = json.loads((old / RECORD_FILE).read_text())
+    content["calibration"] = {"method": "temperature", "temperature": 1.3, "n": 9.0}
+    del content["lock_hash"]
+    content["weights_sha256"] = hashlib.sha256((old / WEIGHTS_FILE).read_bytes()).hexdigest()
+    (old / RECORD_FILE).write_text(json.dumps(content))
+    with torch.no_grad():
+        assert torch.equal(load_network(old)(IMAGES), ensemble(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        ({"method": "beta"}, "calibration: Input tag 'beta' found using 'method' does not match any of the expected"),
+        (
+            {"method": "temperature", "temperature": 0},
+            "calibration.temperature.temperature: Input should be greater than 0",
+        ),
+        ({"method": "vector", "scale": [1, 1, 1], "bias": [0, 0, 0]}, "the calibration is not of 2 classes"),
+        (
+            {"method": "isotonic", "curves": [{"log_odds": [0, 1], "probability": [0.6, 0.5]}] * 2},
+            r"calibration.isotonic.curves.0: Value error, probabilities that fall",
+        ),
+    ],
+)
+def test_a_calibration_that_makes_no_sense_is_refused(tmp_path, bundle, calibration, message):
+    content = json.loads((bundle / RECORD_FILE).read_text()) | {"calibration": calibration}
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=message):
+        read_record(tmp_path)

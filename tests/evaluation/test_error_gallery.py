@@ -1,0 +1,131 @@
+"""Which errors a report shows, and that each comes with a map of the network that made it."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from bright_and_dark import BRIGHT, DARK, learned, scene
+from matplotlib.image import imread
+
+from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
+from med_transfer.cohorts import Case, Cohort, PreparedCohort
+from med_transfer.cohorts.preparation import PreparedScan
+from med_transfer.evaluation.error_gallery import Error, chosen_errors, gallery
+from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
+
+LABELS = Labels(("bright", "dark"), multilabel=True)
+
+
+def one_hot(classes, n=3):
+    return np.eye(n, dtype=bool)[classes]
+
+
+def test_half_are_misses_in_turn_by_class_and_the_rest_the_surest():
+    truth, called = one_hot([0, 0, 0, 1, 2, 2]), one_hot([1, 1, 2, 2, 0, 2])
+    probabilities = np.array(
+        [[0.1, 0.6, 0.3], [0.3, 0.5, 0.2], [0.2, 0.1, 0.7], [0.0, 0.05, 0.95], [0.8, 0.0, 0.2], [0.1, 0.1, 0.8]]
+    )
+    assert chosen_errors(truth, called, probabilities, 4) == [
+        Error(0, "miss", 1),  # of class 0 the one with the least probability
+        Error(3, "miss", 2),  # of class 1
+        Error(4, "confident", 0),  # 0.95 is shown already
+        Error(2, "confident", 2),
+    ]
+    everything = chosen_errors(truth, called, probabilities, 12)
+    assert sorted(error.scan for error in everything) == [0, 1, 2, 3, 4]
+    assert chosen_errors(truth, called, probabilities, 0) == []
+    assert chosen_errors(truth, truth, probabilities, 5) == []
+
+
+def test_findings_that_were_missed_without_a_wrong_call_are_explained_themselves():
+    truth = np.array([[True, True], [False, False], [True, False]])
+    called = np.array([[True, False], [False, True], [True, False]])
+    probabilities = np.array([[0.9, 0.2], [0.1, 0.8], [0.7, 0.1]])
+    assert chosen_errors(truth, called, probabilities, 6) == [Error(0, "miss", DARK), Error(1, "confident", DARK)]
+
+
+def record(region: str = "whole") -> BundleRecord:
+    return BundleRecord(
+        classes=LABELS.names,
+        multilabel=True,
+        operating_point=OperatingPoint.default(LABELS),
+        preprocessing=PreprocessingConfig.model_validate(
+            {"shape": (16, 16, 16), "spacing_mm": (3, 2, 2), "region": region}
+        ),
+        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="MIT", source="none"),
+        n_members=1,
+        input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
+        trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared() -> PreparedCohort:
+    """The second scan is labelled dark though it holds a bright ball; the third holds both and is labelled so."""
+    rng, right = np.random.default_rng(5), frozenset({"bright"})
+    images = [scene(rng, (4, 4, 5), None), scene(rng, (11, 4, 5), None), scene(rng, (5, 5, 5), (11, 12, 11))]
+    labels = [right, frozenset({"dark"}), frozenset({"bright", "dark"})]
+    cases = tuple(
+        Case(f"Example^Ann/{n}.nii", None, "Example^Ann", label)  # type: ignore[arg-type]
+        for n, label in enumerate(labels)
+    )
+    scans = tuple(PreparedScan(i.astype(np.float16), ("h",), np.zeros(1), ((1, 1, 1),), "", "", "") for i in images)
+    return PreparedCohort(Cohort(cases, LABELS), scans)
+
+
+def predictions_of(prepared: PreparedCohort, look: BundleRecord):
+    with torch.no_grad():
+        images = torch.from_numpy(np.stack(prepared.tensors).astype(np.float32))
+        probabilities = learned()(images).double().numpy()
+    unanswered = prepared.unanswered()
+    return [look.answer(one, p, 0.0) for one, p in zip(unanswered, probabilities, strict=True)]
+
+
+def test_an_error_is_shown_with_a_map_and_without_a_name(prepared):
+    look = record()
+    predictions = predictions_of(prepared, look)
+    assert predictions[1].predicted == "bright"
+    misses, checks = gallery(look, learned(), prepared, predictions, 1)
+    (miss,) = misses
+    assert (miss.row, miss.truth, miss.predicted, miss.explained) == (3, "dark", "bright", "bright")
+    assert (miss.kind, miss.through) == ("miss", "peak")
+    assert miss.probability == predictions[1].probabilities["bright"]
+    assert b"Example" not in miss.picture
+    assert "Example" not in repr(miss)
+    rgb = imread(io.BytesIO(miss.picture), format="jpeg").astype(float)
+    orange = (rgb[..., 0] - rgb[..., 2] > 60) & (rgb[..., 1] < 0.75 * rgb[..., 0])  # the letters are yellow
+    height = len(rgb) // 2
+    assert orange[height:].mean() > 0.02
+    assert orange[:height].mean() < 0.002
+    assert checks is not None
+    assert (checks.n, checks.n_empty, checks.n_no_better) == (1, 0, 0)
+    assert checks.element_mm == (12.0, 8.0, 8.0)
+    assert checks.drop is not None
+    assert checks.random_drop is not None
+    assert checks.drop > checks.random_drop
+
+
+def test_planes_go_through_the_region_where_there_is_one(prepared):
+    look = record("roi")
+    misses, _ = gallery(look, learned(), prepared, predictions_of(prepared, look), 6)
+    assert {miss.through for miss in misses} == {"region"}
+
+
+def test_without_an_error_or_by_wish_there_is_no_gallery(prepared):
+    look = record()
+    predictions = predictions_of(prepared, look)
+    assert gallery(look, learned(), prepared, predictions, 0) == ([], None)
+    assert gallery(look, learned(), prepared.subset([0]), predictions[:1], 6) == ([], None)
+    assert gallery(look, learned(), prepared.subset([]), [], 6) == ([], None)
+
+
+def test_the_network_is_explained_for_the_class_that_it_called(prepared):
+    """The map of BRIGHT lies on the bright ball; equal input gives an equal picture."""
+    look = record()
+    predictions = predictions_of(prepared, look)
+    first, again = (gallery(look, learned(), prepared, predictions, 1)[0][0] for _ in range(2))
+    assert first.picture == again.picture
+    assert first.explained == LABELS.names[BRIGHT]

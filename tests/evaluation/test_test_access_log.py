@@ -1,0 +1,114 @@
+"""How often a test set was opened: counted right whatever was interrupted, and no line is lost."""
+
+import json
+import logging
+
+import pytest
+
+from med_transfer.errors import OutputError, UsageError
+from med_transfer.evaluation.test_access_log import OPENINGS_FILE, Opening, opened
+from med_transfer.model.operating_point import OperatingPoint
+
+ARGMAX = OperatingPoint()
+MOVED = OperatingPoint(rule="class_threshold", thresholds={"solid": 0.3}, chosen_on="validation")
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "run" / OPENINGS_FILE
+
+
+def opening(lock: str = "a", point: OperatingPoint = ARGMAX, *, own: bool | None = True, cohort: str = "c") -> Opening:
+    return Opening(by="finetune", own=own, cohort_hash=cohort, n_scans=6, lock_hash=lock, operating_point=point)
+
+
+def open_once(file, *args, **kwargs):
+    with opened(file, opening(*args, **kwargs)) as openings:
+        return openings
+
+
+def test_the_line_is_there_before_anything_is_read(file):
+    with opened(file, opening()) as openings:
+        (line,) = file.read_text().splitlines()
+        assert json.loads(line)["event"] == "opened"
+    assert openings.sentence == "The run's own test set was opened once."
+    assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["opened", "reported"]
+
+
+def test_a_second_look_is_counted_and_says_under_which_decisions(file):
+    open_once(file)
+    assert open_once(file).sentence == "The run's own test set was opened 2 times, each time with the same decisions."
+    third = open_once(file, "b", MOVED)
+    assert (third.n, third.n_other_decisions, third.n_other_operating_points) == (3, 2, 2)
+    assert third.sentence.endswith("opened 3 times, 2 of the earlier times with another operating point.")
+    fourth = open_once(file, "retrained", MOVED)
+    assert (fourth.n_other_decisions, fourth.n_other_operating_points) == (3, 2)
+
+
+def test_only_something_decided_anew_is_warned_of(file):
+    assert open_once(file).level == logging.INFO
+    assert open_once(file).level == logging.INFO  # the same command again, as a resumed `labels budget` gives it
+    assert open_once(file, "b").level == logging.WARNING
+
+
+def test_a_retrained_network_is_another_decision(file):
+    open_once(file)
+    assert open_once(file, "b").sentence.endswith("2 times, 1 of the earlier times with other decisions.")
+
+
+def test_what_was_killed_after_the_opening_goes_on_and_counts_once(file):
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt), opened(file, opening()):
+            raise KeyboardInterrupt
+    assert open_once(file).n == 1
+    assert file.read_text().count('"opened"') == 1
+
+
+def test_what_was_killed_and_then_decided_otherwise_is_two_openings(file):
+    with pytest.raises(KeyboardInterrupt), opened(file, opening()):
+        raise KeyboardInterrupt
+    assert open_once(file, "b", MOVED).n == 2
+
+
+def test_a_line_that_a_kill_cut_off_is_no_opening(file):
+    open_once(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole.splitlines()[0][:40])
+    assert open_once(file).n == 2
+    assert file.read_bytes().startswith(whole)
+    assert all(json.loads(line) for line in file.read_text().splitlines())
+
+
+def test_other_cohorts_are_counted_by_themselves_and_own_patients_together(file):
+    open_once(file)
+    assert open_once(file, own=False, cohort="elsewhere").n == 1
+    assert open_once(file, own=False, cohort="elsewhere").sentence.startswith("The test set was opened 2 times")
+    assert open_once(file, own=True, cohort="half of the test patients").n == 2
+
+
+def test_a_bundle_that_does_not_know_its_test_patients_counts_by_scans(file):
+    open_once(file, own=None)
+    assert open_once(file, own=None).n == 2
+    assert open_once(file, own=None, cohort="other").n == 1
+
+
+def test_openings_in_a_file_that_cannot_be_written_to_are_counted_all_the_same(file, tmp_path):
+    open_once(file)
+    before = file.read_bytes()
+    with opened(tmp_path / "out" / OPENINGS_FILE, opening(), elsewhere=file) as openings:
+        assert openings.n == 2
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["nonsense\n", "{}\n", '{"event": "opened", "id": "x"}\n'])
+def test_a_damaged_line_is_not_passed_over(file, damage):
+    open_once(file)
+    file.write_text(file.read_text() + damage)
+    with pytest.raises(UsageError, match="line 3 is damaged.*Restore the file"):
+        open_once(file)
+
+
+def test_what_cannot_be_recorded_is_not_opened(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(OutputError), opened(tmp_path / "run" / OPENINGS_FILE, opening()):
+        pytest.fail("the test scans were read")

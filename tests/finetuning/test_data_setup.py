@@ -1,0 +1,60 @@
+"""What the network will see: the backbone's own input with the config's overrides."""
+
+import pytest
+
+from med_transfer.backbones import find_backbone
+from med_transfer.bundle import RECORD_FILE, BackboneRecord, BundleRecord, InputEnvelope, Provenance
+from med_transfer.cohorts import Cohort, CohortLock, PreparedCohort, Split, SplitConfig
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig, InputConfig
+from med_transfer.finetuning.data_setup import Plan, resolve_preprocessing
+from med_transfer.finetuning.record import _provenance
+from med_transfer.predictions.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
+
+
+def test_the_backbones_own_input_is_the_default():
+    spec = find_backbone("astra")
+    found = resolve_preprocessing(spec, FinetuneConfig(input=InputConfig(shape=(32, 64, 64), spacing_mm=(1, 0.5, 0.5))))
+    assert found.orientation == "SRA"
+    assert found.window_hu == spec.input.window_hu
+    assert found.output_range == spec.input.output_range
+    assert (found.shape, found.spacing_mm) == ((32, 64, 64), (1, 0.5, 0.5))
+
+
+def test_the_config_overrides():
+    found = resolve_preprocessing(
+        find_backbone("resnet18-w32"), FinetuneConfig(input=InputConfig(window_hu=(-100, 300), region="foreground"))
+    )
+    assert (found.window_hu, found.region) == ((-100, 300), "foreground")
+
+
+def test_too_small_an_input_is_refused():
+    config = FinetuneConfig(input=InputConfig(shape=(8, 32, 32)))
+    with pytest.raises(ConfigError, match=r"input.shape: shape \[8, 32, 32\]; expected at least .* for resnet18-w32"):
+        resolve_preprocessing(find_backbone("resnet18-w32"), config)
+
+
+def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
+    """Otherwise a patient of the source could judge the network two transfers later."""
+    spec = find_backbone("resnet18-w32")
+    before = BundleRecord(
+        classes=("a", "b"),
+        preprocessing=PreprocessingConfig(),
+        backbone=BackboneRecord(name=spec.name, pooled_stages=(-1,), licence="", source=""),
+        n_members=1,
+        input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(1, 1, 1), n_scans=1),
+        trained_on=Provenance(cohort_hash="", patient_hashes=("earlier",), content_hashes=("image",)),
+    )
+    (tmp_path / RECORD_FILE).write_text(before.model_dump_json())
+    lock = CohortLock(classes=("a", "b"), multilabel=False, split=SplitConfig(), cases=(), cohort_hash="c")
+    plan = Plan(PreprocessingConfig(), PreparedCohort(Cohort((), Labels(("a", "b"))), ()), Split((), ()), lock)
+
+    found = _provenance(plan, FinetuneConfig(backbone=BackboneConfig(weights=tmp_path)))
+
+    assert found == Provenance(
+        cohort_hash="c", patient_hashes=("earlier",), content_hashes=("image",), from_source=before.trained_on
+    )
+    scratch = FinetuneConfig(backbone=BackboneConfig(name=spec.name))
+    assert _provenance(plan, scratch) == Provenance(cohort_hash="c", patient_hashes=(), content_hashes=())
+    assert len(_provenance(plan, FinetuneConfig()).content_hashes) == 51  # the scans that the default learned from

@@ -1,0 +1,349 @@
+"""What each strategy freezes, what learns and when, and which combinations are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from small_network import SmallEncoder, small_classifier, small_images
+from torch import nn
+
+from med_transfer.config import load_config
+from med_transfer.errors import ConfigError, UnknownKey
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.initialisation import check_transfer, without_effect
+from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.strategies import STRATEGIES, find_strategy
+from med_transfer.finetuning.transfer_config import TransferConfig
+from med_transfer.model.classifier import Classifier
+from med_transfer.predictions.labels import Labels
+
+STEM, FIRST, SECOND = ("encoder.conv1", "encoder.bn1"), ("encoder.layer1",), ("encoder.layer2",)
+EXAMPLES = Path(__file__).parents[2] / "configs/transfer"
+EVERYTHING = (*STEM, *FIRST, *SECOND, "head")
+
+
+def config(strategy: str, from_source: bool = True, **sections) -> FinetuneConfig:
+    transfer = {"strategy": strategy} | sections.pop("transfer", {})
+    training = {"learning_rate": 0.01, "epochs": 4, "warmup_epochs": 0, "dropout": 0} | sections.pop("training", {})
+    values = {"transfer": transfer, "training": training, "augmentation": {"mixup": 0}} | sections
+    return FinetuneConfig.model_validate(values).resolved(from_source=from_source)
+
+
+def train(classifier: Classifier, settings: FinetuneConfig, penalties=(), steps: int = 3) -> FinetuningModule:
+    """A few steps as Lightning makes them, in the first epoch."""
+    strategy = find_strategy(settings.transfer)
+    module = FinetuningModule(
+        classifier, settings, labels=Labels(("a", "b")), class_weights=torch.ones(2), steps_per_epoch=steps, seed=0,
+        strategy=strategy, penalties=penalties,
+    )  # fmt: skip
+    adamw = module.configure_optimizers()["optimizer"]
+    module.train()
+    module.on_train_epoch_start()
+    images, truth = small_images(), torch.eye(2)[torch.arange(8) % 2].bool()
+    for _ in range(steps):
+        adamw.zero_grad()
+        module.training_step((images, truth), 0).backward()
+        adamw.step()
+    return module
+
+
+def moved(classifier: Classifier, before: dict[str, torch.Tensor]) -> set[str]:
+    """Names of the tensors that are no longer what they were."""
+    return {name for name, tensor in classifier.state_dict().items() if not tensor.equal(before[name])}
+
+
+def state(classifier: Classifier) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "learns"),
+    [
+        ("full", {}, EVERYTHING),
+        ("layerwise_lr_decay", {}, EVERYTHING),
+        ("lp_ft", {}, EVERYTHING),
+        ("gradual_unfreezing", {}, ("head",)),
+        ("surgical", {"surgical": {"stages": [0]}}, (*STEM, "head")),
+        ("surgical", {"surgical": {"stages": [1, 2]}}, (*FIRST, *SECOND, "head")),
+    ],
+)
+def test_what_learns_learns_and_what_is_frozen_stays(strategy, options, learns):
+    classifier = small_classifier()
+    before = state(classifier)
+    train(classifier, config(strategy, transfer=options))
+    weights = {name for name, _ in classifier.named_parameters()}
+    assert moved(classifier, before) & weights == {name for name in weights if name.startswith(learns)}
+    assert not moved(classifier, before) - weights  # BatchNorm's statistics are the source's
+
+
+def test_from_scratch_everything_learns_statistics_too():
+    classifier = small_classifier()
+    before = state(classifier)
+    train(classifier, config("scratch", from_source=False))
+    assert moved(classifier, before) == set(before)
+
+
+@pytest.mark.parametrize(("stages", "follows"), [([2], SECOND), ([0], STEM)])
+def test_statistics_of_a_frozen_stage_stay_even_when_batch_norm_trains(stages, follows):
+    classifier = small_classifier()
+    before = state(classifier)
+    train(classifier, config("surgical", transfer={"batch_norm": "train", "surgical": {"stages": stages}}))
+    statistics = {name for name in moved(classifier, before) if "running" in name}
+    assert statistics
+    assert all(name.startswith(follows) for name in statistics)
+
+
+@pytest.mark.parametrize("strategy", ["full", "lora"])
+def test_batch_norm_train_moves_statistics(strategy):
+    classifier = small_classifier()
+    chosen = find_strategy(TransferConfig(strategy=strategy))
+    chosen.build(classifier)
+    chosen.begin(classifier)
+    before = state(classifier)
+    train(classifier, config(strategy, transfer={"batch_norm": "train"}))
+    assert all(name in moved(classifier, before) for name in before if "running" in name)
+
+
+def test_gradual_unfreezing_goes_from_the_head_to_the_stem():
+    strategy = find_strategy(
+        TransferConfig.model_validate({"strategy": "gradual_unfreezing", "gradual_unfreezing": {"epochs_per_stage": 2}})
+    )
+    schedule = [sorted(strategy.learning_stages(epoch, 3)) for epoch in range(8)]
+    assert schedule == [[], [], [2], [2], [1, 2], [1, 2], [0, 1, 2], [0, 1, 2]]
+    classifier = small_classifier()
+    strategy.set_learning(classifier, epoch=2)
+    assert [p.requires_grad for p in classifier.encoder.layer2.parameters()] == [True] * 4
+    assert not any(p.requires_grad for p in classifier.encoder.layer1.parameters())
+    assert classifier.head.weight.requires_grad
+
+
+def test_frozen_stages_stay_frozen_whatever_the_schedule():
+    classifier = small_classifier()
+    find_strategy(TransferConfig(strategy="gradual_unfreezing")).set_learning(classifier, epoch=9, freeze_stages=2)
+    assert [any(p.requires_grad for p in stage.parameters()) for stage in classifier.encoder.stages()] == [
+        False, False, True,
+    ]  # fmt: skip
+
+
+def test_the_optimiser_holds_from_the_start_what_is_unfrozen_later():
+    classifier = small_classifier()
+    module = train(classifier, config("gradual_unfreezing", training={"epochs": 4}), steps=1)
+    held = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    assert held == {id(p) for p in classifier.parameters()}
+
+
+def test_automatic_is_what_it_always_was():
+    found = FinetuneConfig().resolved(from_source=True)
+    assert (found.transfer.strategy, found.transfer.batch_norm) == ("layerwise_lr_decay", "source")
+    assert (found.training.stage_decay, found.training.learning_rate) == (0.7, 3e-4)
+    assert found.training.freeze_norm_statistics is True
+    scratch = FinetuneConfig().resolved(from_source=False)
+    assert (scratch.transfer.strategy, scratch.transfer.batch_norm) == ("scratch", "train")
+    assert (scratch.training.stage_decay, scratch.training.learning_rate) == (1.0, 1e-3)
+
+
+def test_rates_are_the_strategys_own_unless_set():
+    assert config("full").training.stage_decay == 1.0
+    assert config("full", training={"stage_decay": 0.5}).training.stage_decay == 0.5
+    assert config("lora", training={"learning_rate": None}).training.learning_rate == 1e-3
+
+
+def test_the_scratch_twin_has_the_budget_and_nothing_of_the_source():
+    settings = FinetuneConfig.model_validate(
+        {
+            "transfer": {"strategy": "lp_ft", "regularise": ["l2_sp", "bss"], "batch_norm": "bn_adapt"},
+            "training": {"epochs": 7, "stage_decay": 0.3, "freeze_stages": 2, "averaging": "ema"},
+            "backbone": {"weights": "somewhere"},
+        }
+    )
+    twin = settings.scratch_twin_config().resolved(from_source=False)
+    assert (twin.transfer.strategy, twin.transfer.regularise, twin.transfer.batch_norm) == ("scratch", (), "train")
+    assert (twin.training.stage_decay, twin.training.freeze_stages) == (1.0, 0)
+    assert twin.backbone.weights is None
+    assert (twin.training.epochs, twin.training.averaging) == (7, "ema")
+    assert (twin.augmentation, twin.split, twin.seed) == (settings.augmentation, settings.split, settings.seed)
+
+
+def test_every_strategy_in_the_config_exists():
+    names = set(TransferConfig.model_fields["strategy"].annotation.__args__)
+    assert names == {*STRATEGIES, "auto"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"transfer": {"strategy": "linear_probe", "regularise": ["l2_sp"]}}, "l2_sp with linear_probe: its features"),
+        ({"transfer": {"strategy": "linear_probe", "regularise": ["bss"]}}, "bss with linear_probe"),
+        ({"transfer": {"strategy": "linear_probe", "batch_norm": "train"}}, "batch_norm train with linear_probe"),
+        ({"transfer": {"strategy": "adapters", "batch_norm": "train"}}, "batch_norm train with adapters: every stage"),
+        ({"transfer": {"strategy": "lora", "regularise": ["l2_sp"]}}, "l2_sp with lora: the source's weights are fro"),
+        ({"transfer": {"strategy": "adapters", "regularise": ["l2_sp"]}}, "l2_sp with adapters"),
+        ({"transfer": {"strategy": "scratch", "regularise": ["delta"]}}, "delta with scratch: there is no source"),
+        ({"transfer": {"strategy": "scratch", "batch_norm": "bn_adapt"}}, "batch_norm bn_adapt with scratch"),
+        ({"transfer": {"strategy": "scratch", "on_harm": "fallback"}}, "fallback with scratch: nothing is transferred"),
+        ({"transfer": {"regularise": ["bss", "bss"]}}, "regularise names one penalty twice: bss, bss"),
+        ({"transfer": {"strategy": "surgical"}}, "surgical without surgical.stages: say which stages learn"),
+        ({"transfer": {"on_harm": "fallback"}, "scratch_twin": False}, "fallback without scratch_twin: there is no ne"),
+        ({"transfer": {"strategy": "scratch"}, "backbone": {"weights": "x"}}, "scratch with backbone.weights"),
+        (
+            {"transfer": {"strategy": "linear_probe"}, "training": {"averaging": "swa"}},
+            "averaging swa with linear_prob",
+        ),
+        ({"transfer": {"strategy": "layerwise_lr_decay"}, "training": {"stage_decay": 1}}, "that is transfer.strategy"),
+        ({"transfer": {"strategy": "lora"}, "training": {"freeze_stages": 1}}, "freeze_stages with lora"),
+        (
+            {"transfer": {"strategy": "surgical", "surgical": {"stages": [1]}}, "training": {"freeze_stages": 1}},
+            "freeze_stages with surgical: surgical.stages says",
+        ),
+        (
+            {"transfer": {"batch_norm": "source"}, "training": {"freeze_norm_statistics": False}},
+            "freeze_norm_statistics false with transfer.batch_norm source",
+        ),
+        (
+            {"transfer": {"batch_norm": "train"}, "training": {"freeze_norm_statistics": True}},
+            "freeze_norm_statistics true with transfer.batch_norm train",
+        ),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused_with_the_reason(values, message):
+    with pytest.raises(ValidationError, match=message):
+        FinetuneConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("transfer", [{"strategy": "full"}, {"regularise": ["l2_sp"]}, {"batch_norm": "source"}])
+def test_a_source_strategy_needs_a_source(transfer):
+    with pytest.raises(ConfigError, match="random values: there is nothing to transfer; expected strategy auto or scr"):
+        FinetuneConfig.model_validate({"transfer": transfer}).resolved(from_source=False)
+
+
+def test_a_refusal_and_a_wrong_key_read_well_on_the_command_line():
+    with pytest.raises(ConfigError, match="transfer: l2_sp with linear_probe: its features are frozen"):
+        load_config(FinetuneConfig, None, ["transfer.strategy=linear_probe", "transfer.regularise=[l2_sp]"])
+    with pytest.raises(UnknownKey, match="transfer.stragety: no such key; expected transfer.strategy perhaps"):
+        load_config(FinetuneConfig, None, ["transfer.stragety=full"])
+    with pytest.raises(ConfigError, match="found 'lpft'; expected 'auto', 'scratch', 'linear_probe'"):
+        load_config(FinetuneConfig, None, ["transfer.strategy=lpft"])
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_are_valid_and_resolve(path):
+    assert load_config(FinetuneConfig, path).resolved(from_source=True).transfer.strategy in STRATEGIES
+
+
+def test_the_written_config_says_what_automatic_became_and_is_read_again():
+    written = FinetuneConfig().with_strategy(from_source=True)
+    again = FinetuneConfig.model_validate(written.model_dump(mode="json"))
+    assert again == written == again.with_strategy(from_source=True)
+
+
+def every_config(from_source: bool) -> Iterator[FinetuneConfig]:
+    """All that goes together of what the strategy, BatchNorm, freezing and falling back can be set to."""
+    strategies = set(TransferConfig.model_fields["strategy"].annotation.__args__) - (
+        {"scratch"} if from_source else set()
+    )
+    choices = itertools.product(
+        sorted(strategies), ["auto", "source", "bn_adapt", "train"],
+        ["report", "fallback"], [(), ("l2_sp",)], [None, 0.5, 1], [0, 1], [None, False, True],
+    )  # fmt: skip
+    for strategy, batch_norm, on_harm, regularise, decay, frozen, kept in choices:
+        transfer = {"strategy": strategy, "batch_norm": batch_norm, "on_harm": on_harm, "regularise": regularise}
+        training = {"stage_decay": decay, "freeze_stages": frozen, "freeze_norm_statistics": kept}
+        transfer |= {"surgical": {"stages": [1]}}
+        with contextlib.suppress(ValidationError):
+            yield FinetuneConfig.model_validate({"transfer": transfer, "training": training})
+
+
+@pytest.mark.parametrize("from_source", [True, False])
+def test_whatever_can_be_asked_for_is_written_as_a_config_that_can_be_read_again(from_source):
+    """Else a run that was killed could not go on."""
+    n_resolved, refused = 0, set()
+    for asked in every_config(from_source):
+        try:
+            written = asked.with_strategy(from_source=from_source)
+        except ConfigError as error:
+            refused.add(str(error))
+            continue
+        n_resolved += 1
+        assert written.with_strategy(from_source=from_source) == written
+        twin = asked.scratch_twin_config()
+        for config in (written, written.resolved(from_source=from_source), twin, twin.resolved(from_source=False)):
+            assert FinetuneConfig.model_validate(config.model_dump(mode="json")) == config
+    assert n_resolved > 50
+    assert bool(refused) != from_source
+    assert all("nothing to transfer" in reason for reason in refused)
+
+
+def test_automatic_with_no_stage_slower_is_full():
+    asked = FinetuneConfig.model_validate({"training": {"stage_decay": 1}})
+    assert asked.with_strategy(from_source=True).transfer.strategy == "full"
+    assert asked.with_strategy(from_source=False).transfer.strategy == "scratch"
+
+
+def test_a_config_that_was_changed_in_python_into_one_that_makes_no_sense_is_refused():
+    fallback = FinetuneConfig(transfer=TransferConfig(on_harm="fallback"))
+    without_twin = fallback.model_copy(update={"scratch_twin": False})
+    with pytest.raises(ConfigError, match="on_harm fallback without scratch_twin: there is no network to fall back to"):
+        without_twin.with_strategy(from_source=True)
+
+
+def test_what_holds_back_a_source_is_without_effect_where_there_is_none():
+    training = {"freeze_norm_statistics": True, "freeze_stages": 2, "stage_decay": 0.5}
+    asked = FinetuneConfig.model_validate({"transfer": {"on_harm": "fallback"}, "training": training})
+    found = asked.with_strategy(from_source=False)
+    assert (found.transfer.on_harm, found.training.freeze_stages, found.training.stage_decay) == ("report", 0, None)
+    assert without_effect(asked, found, SmallEncoder()) == [
+        "transfer.on_harm, training.stage_decay, training.freeze_stages, training.freeze_norm_statistics without "
+        "effect: the network starts from random values"
+    ]
+    transferred = asked.with_strategy(from_source=True)
+    assert (transferred.transfer.on_harm, transferred.training) == ("fallback", asked.training)
+    assert without_effect(asked, transferred, SmallEncoder()) == []
+
+
+@pytest.mark.parametrize(
+    ("epochs", "pace", "frozen", "warning"),
+    [
+        (4, 4, 0, "4 epochs a stage: in 4 epochs only the head ever learns; all stages need 13 epochs"),
+        (5, 4, 0, "in 5 epochs only the deepest 1 of 3 stages ever learn; all stages need 13 epochs"),
+        (12, 4, 0, "only the deepest 2 of 3 stages ever learn; all stages need 13 epochs"),
+        (13, 4, 0, ""),
+        (8, 4, 1, "only the deepest 1 of 3 stages ever learn; all stages need 9 epochs"),
+        (9, 4, 1, ""),
+        (1, 4, 3, ""),  # all frozen: as asked
+    ],
+)
+def test_gradual_unfreezing_that_ends_before_its_last_stage_is_warned_of(epochs, pace, frozen, warning):
+    settings = config(
+        "gradual_unfreezing", transfer={"gradual_unfreezing": {"epochs_per_stage": pace}},
+        training={"epochs": epochs, "freeze_stages": frozen},
+    )  # fmt: skip
+    found = without_effect(settings, settings, SmallEncoder())
+    assert len(found) == bool(warning)
+    assert warning in "".join(found)
+    classifier, learned = small_classifier(), set()
+    for epoch in range(epochs):  # what the schedule itself does
+        find_strategy(settings.transfer).set_learning(classifier, epoch, frozen)
+        stages = classifier.encoder.stages()
+        learned |= {n for n, stage in enumerate(stages) if any(p.requires_grad for p in stage.parameters())}
+    assert (len(learned) < 3 - frozen) == bool(warning)
+
+
+def test_what_the_backbone_lacks_is_refused():
+    with pytest.raises(ConfigError, match=r"transfer.surgical.stages: stages \[7\]; expected numbers from 0 to 2"):
+        check_transfer(config("surgical", transfer={"surgical": {"stages": [7]}}), SmallEncoder())
+    pooled = config("full", backbone={"name": "resnet18-w32", "pooled_stages": [0, 2]})
+    message = (
+        r"backbone.pooled_stages: pooled stages \[0, 2\]; expected different numbers from -2 to 1 for resnet18-w32"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_transfer(pooled, SmallEncoder())
+    without = SmallEncoder()
+    without.bn1, without.layer1[1], without.layer2[1] = nn.Identity(), nn.Identity(), nn.Identity()
+    with pytest.raises(ConfigError, match="bn_adapt with a backbone that has no BatchNorm"):
+        check_transfer(config("full", transfer={"batch_norm": "bn_adapt"}), without)

@@ -1,0 +1,137 @@
+"""Nested subsets by patient; the probe's curve is scikit-learn's on the same subsets, done by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import recall_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from med_transfer.errors import TooFewPatients
+from med_transfer.labelling.curve_samples import Judgements, curve_samples
+from med_transfer.labelling.nested_subsets import geometric_sizes, nested_order, patient_strata
+from med_transfer.labelling.probe_curve import CurvePlan, lessons, probe_curve
+from med_transfer.predictions.labels import Labels
+
+LABELS = Labels(("a", "b", "c"))
+PLAN = CurvePlan(smallest=9, n_sizes=4, repeats=2, n_folds=3, seed=1)
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    rng = np.random.default_rng(0)
+    patients = [f"p{number // 2:02d}" for number in range(72)]
+    classes = np.repeat(rng.permutation(np.repeat([0, 1, 2], [18, 12, 6])), 2)
+    features = rng.normal(size=(72, 8))
+    features[:, :3] += 1.2 * np.eye(3)[classes]
+    return features, np.eye(3, dtype=bool)[classes], patients
+
+
+def test_subsets_are_nested_whole_patients_and_apart_from_who_is_judged(cohort):
+    _, truth, patients = cohort
+    taught, names = lessons(truth, patients, PLAN), np.array(patients)
+    assert len(taught) == 2 * 3 * 4
+    before: set[str] = set()
+    for lesson in taught:
+        learning, judged = set(names[lesson.train]), set(names[lesson.test])
+        assert len(learning) == lesson.n_patients
+        assert not learning & judged
+        assert lesson.train.sum() == 2 * len(learning)  # both scans of each
+        if lesson.size:
+            assert before < learning
+        assert truth[lesson.train].any(axis=0).all()
+        before = learning
+    for repeat in range(2):
+        of_repeat = [lesson.test for lesson in taught if lesson.repeat == repeat and lesson.size == 0]
+        assert (np.sum(of_repeat, axis=0) == 1).all()
+
+
+def test_every_beginning_holds_the_classes_in_their_shares(cohort):
+    _, truth, patients = cohort
+    strata = patient_strata(truth, patients)
+    order = nested_order(strata, np.random.default_rng(3))
+    assert sorted(order) == sorted(set(patients))
+    for length in (6, 12, 24, 36):
+        counts = np.bincount([strata[patient] for patient in order[:length]], minlength=3)
+        assert np.abs(counts - length * np.array([18, 12, 6]) / 36).max() <= 1.5
+    backwards = dict(reversed(strata.items()))
+    assert nested_order(backwards, np.random.default_rng(3)) == order
+    assert nested_order(strata, np.random.default_rng(4)) != order
+
+
+def test_a_patient_of_two_findings_counts_as_the_rarer_one():
+    truth = np.array([[1, 0], [1, 1], [1, 0], [0, 0]], dtype=bool)
+    assert patient_strata(truth, ["p", "q", "r", "s"]) == {"p": 0, "q": 1, "r": 0, "s": 2}
+
+
+def test_sizes_are_geometric_and_end_with_everyone():
+    assert geometric_sizes(5, 80, 5) == (5, 10, 20, 40, 80)
+    assert geometric_sizes(5, 7, 6) == (5, 6, 7)
+    assert geometric_sizes(5, 5, 6) == (5,)
+    with pytest.raises(TooFewPatients, match="4 patients to learn from in a fold; expected at least the smallest"):
+        geometric_sizes(5, 4, 4)
+
+
+def test_probe_curve_is_scikit_learns_on_the_same_subsets(cohort):
+    features, truth, patients = cohort
+    expected = np.zeros((2, 4, 72, 3))
+    narrow = FunctionTransformer(lambda table: table / np.sqrt(8))
+    for lesson in lessons(truth, patients, PLAN):
+        regression = LogisticRegression(C=10, class_weight="balanced", max_iter=5000, tol=1e-8)
+        model = make_pipeline(StandardScaler(), narrow, regression)
+        model.fit(features[lesson.train], truth[lesson.train].argmax(1))
+        expected[lesson.repeat, lesson.size, lesson.test] = model.predict_proba(features[lesson.test])
+    judged = probe_curve(features, truth, patients, LABELS, PLAN)
+    assert judged.probabilities == pytest.approx(expected, abs=1e-3)
+
+    own = truth.argmax(1)
+    for c, curve in enumerate(curve_samples(judged, "sensitivity", 50)):
+        by_hand = [
+            np.mean([recall_score(own, one.argmax(1), labels=[c], average=None)[0] for one in of_size])
+            for of_size in expected.swapaxes(0, 1)
+        ]
+        assert curve.values == pytest.approx(np.array(by_hand))
+        assert curve.labelled == (18, 12, 6)[c]
+        assert (np.diff(curve.patients) > 0).all()
+        assert curve.draws.mean(axis=0) == pytest.approx(curve.values, abs=0.1)
+    (auc,) = curve_samples(judged, "macro_auc", 50)
+    by_hand = [np.mean([roc_auc_score(truth, one) for one in of_size]) for of_size in expected.swapaxes(0, 1)]
+    assert auc.values == pytest.approx(np.array(by_hand), abs=1e-3)
+    assert (auc.name, auc.labelled, auc.patients[0]) == ("all classes", 36, 9)
+
+
+def test_sizes_with_equally_many_of_a_class_are_one_point(cohort):
+    _, truth, patients = cohort
+    learned = np.array([[[2, 1, 1], [2, 2, 1], [3, 2, 1]]], dtype=float)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size=(1, 3, 72))
+    judged = Judgements(learned, learned.sum(-1), probabilities, truth, tuple(patients), LABELS)
+    first, _, last = curve_samples(judged, "sensitivity", 20)
+    each = [recall_score(truth.argmax(1), one.argmax(1), average=None) for one in probabilities[0]]
+    assert first.patients.tolist() == [2, 3]
+    assert first.values == pytest.approx([(each[0][0] + each[1][0]) / 2, each[2][0]])
+    assert last.values == pytest.approx([np.mean([one[2] for one in each])])
+
+
+def test_draws_resample_the_repeats_as_well_as_the_patients(cohort):
+    """Of two repeats one is always right and one always wrong: a draw has two of the one, of the other, or both."""
+    _, truth, patients = cohort
+    right = truth.astype(float)
+    probabilities = np.stack([[right] * 3, [(1 - right) / 2] * 3])
+    learned = np.tile(np.array([2.0, 4.0, 8.0])[:, None], (2, 1, 3))
+    judged = Judgements(learned, learned.sum(-1), probabilities, truth, tuple(patients), LABELS)
+    for curve in (*curve_samples(judged, "sensitivity", 400), *curve_samples(judged, "macro_auc", 400)):
+        assert curve.values == pytest.approx([0.5] * 3)
+        np.testing.assert_array_equal(curve.draws, curve.draws[:, [0, 0, 0]])  # the same repeats for all sizes
+        shares = [(curve.draws[:, 0] == value).mean() for value in (0, 0.5, 1)]
+        assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.07)
+
+
+def test_findings_have_curves_too(cohort):
+    features, truth, patients = cohort
+    findings = Labels(("effusion", "nodule"), multilabel=True)
+    judged = probe_curve(features, truth[:, :2], patients, findings, PLAN)
+    names = [curve.name for curve in curve_samples(judged, "sensitivity", 30)]
+    assert names == ["effusion", "nodule"]
+    assert np.isfinite(judged.probabilities).all()

@@ -1,0 +1,172 @@
+"""The measures of each class as they stand in metrics.json: their values, their intervals, and what bad input gives."""
+
+import numpy as np
+import pytest
+from simulated_scores import THREE, findings, three_classes
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from statsmodels.stats.proportion import proportion_confint
+
+from med_transfer.errors import UsageError
+from med_transfer.metrics import evaluate
+from med_transfer.metrics.binomial import wilson
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.intervals import PatientBootstrap, bca_interval
+
+EXTRA = ("f1", "lr_positive", "lr_negative", "average_precision", "partial_auc")
+
+
+def assess(data, **options):
+    return evaluate(data.truth, data.probabilities, data.patients, data.labels, n_boot=200, **options)
+
+
+@pytest.mark.parametrize("simulate", [three_classes, findings])
+def test_values_equal_scikit_learn_and_lie_in_their_intervals(simulate):
+    data = simulate()
+    metrics = assess(data)
+    called = data.probabilities >= 0.5
+    if not data.labels.multilabel:
+        called = np.eye(3, dtype=bool)[data.probabilities.argmax(axis=1)]
+    for c, name in enumerate(data.labels.names):
+        found, truth, score = metrics.classes[name], data.truth[:, c], data.probabilities[:, c]
+        assert found.f1.value == pytest.approx(f1_score(truth, called[:, c]))
+        assert found.average_precision.value == pytest.approx(average_precision_score(truth, score))
+        assert found.partial_auc.value == pytest.approx(roc_auc_score(truth, score, max_fpr=0.2))
+        sensitivity, specificity = found.sensitivity.value, found.specificity.value
+        assert found.lr_positive.value == pytest.approx(sensitivity / (1 - specificity))
+        assert found.lr_negative.value == pytest.approx((1 - sensitivity) / specificity)
+        for measure in EXTRA:
+            estimate = getattr(found, measure)
+            assert estimate.ci95[0] < estimate.value < estimate.ci95[1]
+            assert estimate.ci95_cluster is None
+    micro = roc_auc_score(data.truth, data.probabilities, average="micro")
+    macro = average_precision_score(data.truth, data.probabilities, average="macro")
+    assert metrics.micro_auc.value == pytest.approx(micro)
+    assert metrics.macro_average_precision.value == pytest.approx(macro)
+
+
+@pytest.mark.parametrize("method", ["clopper-pearson", "jeffreys"])
+def test_the_interval_of_rates_can_be_chosen(method):
+    found = assess(three_classes(), config=EvaluationConfig(interval=method)).classes["benign"]
+    theirs = {"clopper-pearson": "beta", "jeffreys": "jeffreys"}[method]
+    expected = proportion_confint(found.counts.true_positive, found.n, method=theirs)
+    assert found.sensitivity.ci95 == pytest.approx(expected)
+    assert method.split("-")[0] in found.sensitivity.method.lower()
+
+
+def test_f1_is_resampled_over_patients():
+    data = three_classes(60, scans_per_patient=2)
+    found = assess(data, seed=4).classes["healthy"].f1
+    called = data.probabilities.argmax(axis=1) == 0
+
+    def statistic(weights):
+        return np.array([f1_score(data.truth[:, 0], called, sample_weight=row) for row in weights])
+
+    bootstrap = PatientBootstrap(data.patients, 200, 4)
+    expected = bca_interval(found.value, bootstrap.distribution(statistic), bootstrap.jackknife(statistic))
+    assert found.ci95 == pytest.approx(expected)
+    assert found.method == "F1; BCa bootstrap over patients (200 draws, seed 4)"
+
+
+def test_patients_with_several_scans_get_a_second_interval():
+    data = three_classes(scans_per_patient=3)
+    found = assess(data, config=EvaluationConfig(prevalence={"benign": 0.1})).classes["benign"]
+    beside = (found.sensitivity, found.specificity, found.lr_positive, found.lr_negative, found.at_prevalence.ppv)
+    for estimate in beside:
+        assert estimate.ci95_cluster[0] < estimate.value < estimate.ci95_cluster[1]
+        assert "BCa bootstrap over patients" in estimate.method
+    assert "Obuchowski's variance over patients" in found.auc.method
+    assert found.auc.ci95_cluster is None
+
+
+def test_predictive_values_are_given_where_a_prevalence_is_stated_and_only_there():
+    config = EvaluationConfig(prevalence={"malignant": 0.02})
+    classes = assess(three_classes(), config=config).classes
+    stated = classes["malignant"].at_prevalence
+    assert stated.prevalence == 0.02
+    assert stated.ppv.value < classes["malignant"].ppv.value
+    assert stated.npv.value > classes["malignant"].npv.value
+    assert classes["benign"].at_prevalence is None
+    with pytest.raises(UsageError, match="prevalence: maligant is no class; expected one of healthy, benign"):
+        assess(three_classes(), config=EvaluationConfig(prevalence={"maligant": 0.1}))
+
+
+def test_what_the_sample_can_show_is_stated_by_patient():
+    found = assess(three_classes(scans_per_patient=3), config=EvaluationConfig(interval_width=0.2))
+    stated = found.classes["benign"].sample_size
+    assert stated["sensitivity"].n_patients == found.classes["benign"].n_patients
+    assert stated["sensitivity"].wanted_width == 0.2
+    assert "patients not labelled benign" in stated["specificity"].sentence
+
+
+def test_perfect_calls_keep_an_interval_in_every_measure():
+    truth = np.eye(3, dtype=bool)[[0, 1, 2] * 5]
+    found = evaluate(truth, truth * 0.8 + 0.2 / 3, [f"p{i}" for i in range(15)], THREE, n_boot=100).classes["benign"]
+    for measure in ("f1", "average_precision", "partial_auc"):
+        estimate = getattr(found, measure)
+        assert estimate.value == pytest.approx(1)
+        assert estimate.ci95[0] < 0.95
+        assert "Wilson" in estimate.method
+        assert "draw" in estimate.method
+    overlap = wilson(5, 5)[0]
+    assert found.f1.ci95[0] == pytest.approx(2 * overlap / (1 + overlap))
+    assert found.average_precision.ci95 == pytest.approx(wilson(5, 5))
+    assert found.lr_positive.value is None
+    assert (found.lr_negative.value, found.lr_negative.ci95[0]) == (0, 0)
+
+
+def test_a_class_without_a_case():
+    truth, called = np.eye(3, dtype=bool)[[0, 0, 1, 1]], np.eye(3)[[0, 0, 1, 0]]
+    config = EvaluationConfig(prevalence={"malignant": 0.1})
+    metrics = evaluate(truth, called, list("abcd"), THREE, n_boot=50, config=config)
+    found = metrics.classes["malignant"]
+    for estimate in (*(getattr(found, name) for name in EXTRA), found.auc, found.at_prevalence.ppv):
+        assert (estimate.value, estimate.ci95) == (None, None)
+    no_case = "no scan of class malignant among the test scans"
+    for name in ("average_precision", "partial_auc", "lr_positive", "lr_negative"):
+        assert getattr(found, name).reason == no_case
+    assert found.f1.reason == "no scan of class malignant, and none was called so"
+    assert set(found.sample_size) == {"specificity"}
+    assert "without malignant" in metrics.macro_average_precision.method
+
+
+def test_a_class_with_one_case():
+    truth = np.eye(3, dtype=bool)[[0, 0, 0, 1, 1, 1, 2]]
+    probabilities = 0.2 + 0.4 * np.eye(3)[[0, 0, 1, 1, 1, 0, 2]]
+    found = evaluate(truth, probabilities, list("abcdefg"), THREE, n_boot=100).classes["malignant"]
+    assert found.sensitivity.ci95 == pytest.approx(wilson(1, 1))
+    assert found.auc.value == 1
+    assert 0 < found.auc.ci95[0] < 0.5
+    assert "Newcombe" in found.auc.method
+    assert found.average_precision.ci95 == pytest.approx(wilson(1, 1))
+    assert found.sample_size["sensitivity"].width > 0.7
+
+
+def test_all_scans_of_one_patient_count_as_one():
+    truth = np.eye(3, dtype=bool)[[0, 1, 2] * 4]
+    probabilities = 0.2 + 0.4 * np.eye(3)[[0, 1, 2, 0, 2, 2, 0, 1, 1, 0, 1, 2]]
+    found = evaluate(truth, probabilities, ["p"] * 12, THREE, n_boot=50).classes["benign"]
+    assert found.sensitivity.ci95_cluster == pytest.approx(wilson(0.75, 1))
+    assert "Wilson over patients, because every draw" in found.sensitivity.method
+    assert found.f1.ci95[1] - found.f1.ci95[0] > 0.7
+    assert found.auc.ci95[1] - found.auc.ci95[0] > 0.6
+    assert found.partial_auc.ci95[1] - found.partial_auc.ci95[0] > 0.3
+
+
+def test_one_answer_for_all_scans_has_an_auc_of_one_half_without_spread():
+    truth = np.eye(3, dtype=bool)[[0, 1, 2] * 4]
+    found = evaluate(truth, np.full((12, 3), 1 / 3), [f"p{i}" for i in range(12)], THREE, n_boot=50).classes["benign"]
+    for estimate in (found.auc, found.partial_auc):
+        assert estimate.value == pytest.approx(0.5)
+        assert estimate.ci95 == pytest.approx((0.5, 0.5))
+        assert "every scan gets the same answer" in estimate.method
+
+
+def test_probabilities_that_do_not_sum_to_one_are_refused_unless_findings():
+    data = three_classes(10)
+    broken = data.probabilities.copy()
+    broken[[1, 4]] *= 0.9
+    with pytest.raises(UsageError, match=r"probabilities: the probabilities of 2 of 10 scans do not sum to 1.*softmax"):
+        evaluate(data.truth, broken, data.patients, THREE)
+    rounded = np.round(data.probabilities, 4)
+    assert evaluate(data.truth, rounded, data.patients, THREE, n_boot=20).n_scans == 10
+    assert assess(findings(20)).n_scans == 20

@@ -1,0 +1,92 @@
+"""The variance of one AUC: a published example, sums over all pairs, and many simulated cohorts."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from med_transfer.metrics.auc import auc
+from med_transfer.metrics.delong import auc_variance, logit_interval
+
+
+def test_the_published_example_of_109_ct_ratings():
+    """Ratings 1 to 5 of 58 normal and 51 abnormal CTs: Hanley & McNeil 1982, table I.
+
+    Stata's manual prints for them, by DeLong's method ([R] roctab): area 0.8932, standard error 0.0307, 95 % interval
+    0.83295 to 0.95339 (not on the logit scale).
+    """
+    ratings = np.arange(1.0, 6)
+    score = np.r_[np.repeat(ratings, [33, 6, 6, 11, 2]), np.repeat(ratings, [3, 2, 2, 11, 33])]
+    truth = np.arange(109) >= 58
+    value, error = auc(truth, score), auc_variance(truth, score, one_each(109)) ** 0.5
+    assert value == pytest.approx(0.8932, abs=5e-5)
+    assert error == pytest.approx(0.0307, abs=5e-5)
+    assert (value - 1.959964 * error, value + 1.959964 * error) == pytest.approx((0.83295, 0.95339), abs=5e-6)
+
+
+def one_each(n):
+    return [f"p{i:03d}" for i in range(n)]
+
+
+def scored(seed, n, per_patient, *, same_truth=False):
+    """Scans of a patient score alike; ``same_truth``: and are all cases or none."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(rng.random(-(-n // per_patient)) < 0.4, per_patient)[:n] if same_truth else rng.random(n) < 0.4
+    patients = [f"p{i // per_patient}" for i in range(n)]
+    own = np.repeat(rng.normal(size=-(-n // per_patient)), per_patient)[:n]
+    return truth, np.round(own + rng.normal(size=n) + truth, 1), patients
+
+
+def obuchowski(truth, score, patients):
+    """The paper's S10, S01 and S11 by sums over all pairs of scans."""
+    kernel = (score[truth][:, None] > score[~truth]) + 0.5 * (score[truth][:, None] == score[~truth])
+    of_cases, of_others = np.array(patients)[truth], np.array(patients)[~truth]
+    area, names = kernel.mean(), sorted(set(patients))
+    v10 = {name: kernel.mean(axis=1)[of_cases == name] for name in names}
+    v01 = {name: kernel.mean(axis=0)[of_others == name] for name in names}
+    m, n = kernel.shape
+    i10, i01, i = len(set(of_cases)), len(set(of_others)), len(names)
+    s10 = i10 / ((i10 - 1) * m) * sum((v10[k].sum() - len(v10[k]) * area) ** 2 for k in names)
+    s01 = i01 / ((i01 - 1) * n) * sum((v01[k].sum() - len(v01[k]) * area) ** 2 for k in names)
+    both = sum((v10[k].sum() - len(v10[k]) * area) * (v01[k].sum() - len(v01[k]) * area) for k in names)
+    return s10 / m + s01 / n + 2 * i / (i - 1) * both / (m * n)
+
+
+@pytest.mark.parametrize("per_patient", [1, 2, 5])
+def test_the_variance_equals_the_paper_s_sums(per_patient):
+    truth, score, patients = scored(per_patient, 60, per_patient)
+    assert auc_variance(truth, score, patients) == pytest.approx(obuchowski(truth, score, patients))
+
+
+def test_with_one_scan_a_patient_it_is_delong_s():
+    truth, score, _ = scored(3, 50, 1)
+    kernel = (score[truth][:, None] > score[~truth]) + 0.5 * (score[truth][:, None] == score[~truth])
+    expected = kernel.mean(axis=1).var(ddof=1) / truth.sum() + kernel.mean(axis=0).var(ddof=1) / (~truth).sum()
+    assert auc_variance(truth, score, one_each(50)) == pytest.approx(expected)
+
+
+def test_the_variance_over_patients_is_that_of_new_patients():
+    found, areas = [], []
+    for seed in range(400):
+        truth, score, patients = scored(seed, 90, 3, same_truth=True)
+        areas.append(auc(truth, score))
+        found.append((auc_variance(truth, score, patients), auc_variance(truth, score, one_each(90))))
+    over_patients, over_scans = np.mean(found, axis=0)
+    assert over_patients == pytest.approx(np.var(areas), rel=0.15)
+    assert over_scans < 0.7 * np.var(areas)
+
+
+def test_one_patient_on_a_side_has_no_variance():
+    truth, score = np.array([True, True, False, False, False]), np.arange(5.0)
+    assert auc_variance(truth, score, ["a", "a", "b", "c", "d"]) is None
+    assert auc_variance(truth, score, ["a", "b", "c", "c", "c"]) is None
+    assert auc_variance(truth, score, ["a", "b", "c", "d", "d"]) is not None
+
+
+def test_the_logit_interval_is_symmetric_in_log_odds_and_stays_inside():
+    low, high = logit_interval(0.97, 0.0009)
+    half = 1.959964 * 0.03 / (0.97 * 0.03)
+    assert (logit(low), logit(high)) == pytest.approx((logit(0.97) - half, logit(0.97) + half), abs=1e-5)
+    assert 0 < low < 0.97 < high < 1
+    assert high == pytest.approx(expit(logit(0.97) + half))
+    assert logit_interval(1.0, 0.0009) is None
+    assert logit_interval(0.9, 0.0) is None

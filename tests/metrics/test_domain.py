@@ -1,0 +1,102 @@
+"""A cohort held against the development cohort: what is outside, strange, more frequent, or not known."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from med_transfer.metrics.cohort_profile import CohortProfile, Spread
+from med_transfer.metrics.domain import domain_of
+from med_transfer.metrics.overlap import Overlap
+
+CLASSES = ("benign", "malignant")
+ENVELOPE = ([(0.5, 0.5, 1.0)], [(0.9, 0.9, 2.5)])
+
+
+def profile(malignant, facts):
+    truth = np.array([[not ill, ill] for ill in malignant])
+    return CohortProfile.of(truth, CLASSES, [f"p{n // 2}" for n in range(len(truth))], facts)
+
+
+DEVELOPMENT = profile(
+    [True] * 10 + [False] * 30,
+    [{"kernel": "LUNG" if n % 4 else "B31f", "slice_thickness_mm": 1.0 + n % 3} for n in range(40)],
+)
+FACTS = [{"kernel": "LUNG", "slice_thickness_mm": 2.0}] * 6 + [{"kernel": "FC51", "slice_thickness_mm": 5.0}] * 3 + [{}]
+SPACING = np.array([[(0.7, 0.7, 2.0)]] * 7 + [[(0.7, 0.7, 5.0)]] * 2 + [[(0.4, 0.7, 5.0)]])
+NOVELTY = np.array([0.1, 0.3, 0.5, 0.5, 0.6, 0.7, 0.8, 0.94, 0.96, 1.0])
+
+
+def measured(training=DEVELOPMENT, abstain_above=0.9):
+    here = profile([True] * 6 + [False] * 4, FACTS)
+    return domain_of(
+        SPACING, NOVELTY, FACTS, here, envelope_mm=ENVELOPE, training=training, abstain_above=abstain_above
+    )
+
+
+def test_scans_outside_are_counted_with_wilson_s_interval():
+    domain = measured()
+    theirs = binomtest(3, 10).proportion_ci(method="wilson")
+    assert domain.outside_envelope.value == 0.3
+    assert domain.outside_envelope.ci95 == pytest.approx((theirs.low, theirs.high))
+    assert domain.outside_by_axis == {"column": 1, "row": 0, "slice": 3}
+
+
+def test_novelty_is_told_by_its_spread_and_its_share_above_the_limits():
+    domain = measured()
+    assert (domain.strange.value, domain.abstained.value) == (0.2, 0.3)
+    assert (domain.novelty.low, domain.novelty.median, domain.novelty.high) == (0.1, pytest.approx(0.65), 1.0)
+    assert measured(abstain_above=None).abstained is None
+
+
+def test_prevalence_and_acquisition_stand_beside_those_of_training():
+    domain = measured()
+    malignant = domain.prevalence["malignant"]
+    assert (malignant.training, malignant.here.value) == (0.25, 0.6)
+    thickness = domain.numbers["slice_thickness_mm"]
+    assert (thickness.training.low, thickness.training.high, thickness.here.n) == (1.0, 3.0, 9)
+    assert thickness.outside.value == pytest.approx(3 / 9)
+    kernel = domain.texts["kernel"]
+    assert kernel.training == {"LUNG": 0.75, "B31f": 0.25}
+    assert kernel.here == pytest.approx({"LUNG": 2 / 3, "FC51": 1 / 3})
+    assert kernel.unseen.value == pytest.approx(3 / 9)
+
+
+def test_what_an_older_bundle_does_not_remember_is_null():
+    domain = measured(training=None)
+    assert domain.prevalence["malignant"].training is None
+    assert domain.numbers["slice_thickness_mm"].training is None
+    assert domain.numbers["slice_thickness_mm"].outside is None
+    assert domain.texts["kernel"].unseen is None
+    assert domain.outside_envelope.value == 0.3
+
+
+def test_a_cohort_like_the_training_cohort_is_not_called_far():
+    rng = np.random.default_rng(0)
+    alike = np.full((200, 1, 3), (0.7, 0.7, 2.0))
+    facts = [{}] * 200
+    here = profile([True, False] * 100, facts)
+
+    def far(novelty, spacing):
+        return domain_of(
+            spacing, novelty, facts, here, envelope_mm=ENVELOPE, training=DEVELOPMENT, abstain_above=None
+        ).far
+
+    assert sum(far(rng.random(200), alike) for _ in range(20)) <= 2
+    assert far(rng.random(200) ** 0.2, alike)
+    assert far(rng.random(200), alike + np.where(np.arange(200) % 5, 0, 3)[:, None, None])
+
+
+def test_a_profile_counts_and_names_nobody():
+    assert DEVELOPMENT.prevalence == {"benign": 0.75, "malignant": 0.25}
+    assert (DEVELOPMENT.n_scans, DEVELOPMENT.n_patients) == (40, 20)
+    assert DEVELOPMENT.numbers["slice_thickness_mm"] == Spread.of([1.0 + n % 3 for n in range(40)])
+    assert CohortProfile.model_validate_json(DEVELOPMENT.model_dump_json()) == DEVELOPMENT
+    many = profile([True, False] * 30, [{"scanner_model": f"model {n}"} for n in range(60)])
+    assert len(many.texts["scanner_model"]) == 20
+
+
+def test_the_overlap_in_words():
+    assert Overlap(n_scans=9, n_patients=5, seen_scans=0, seen_patients=0).sentence == ""
+    assert Overlap(n_scans=9, n_patients=5, seen_scans=3, seen_patients=2).sentence == (
+        "3 of 9 scans (2 of 5 patients) were seen in training: these figures are not of new patients"
+    )

@@ -1,0 +1,100 @@
+"""Predictive values at a stated prevalence: Bayes' rule, and limits against the delta method done numerically."""
+
+import numpy as np
+import pytest
+from scipy.optimize import approx_fprime
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+from med_transfer.errors import UsageError
+from med_transfer.metrics.predictive_values import (
+    checked_prevalence,
+    npv_at,
+    ppv_at,
+    predictive_value_in,
+    read_prevalence,
+)
+from med_transfer.metrics.rates import Counts, npv, ppv
+from med_transfer.predictions.labels import Labels
+
+# Apolipoprotein E epsilon 4 and Alzheimer's disease: Mercaldo, Lau & Zhou 2007, table VIII.
+APOE = Counts(true_positive=240, false_positive=87, true_negative=288, false_negative=178)
+
+
+def bayes(rates, prevalence):
+    sensitivity, specificity = rates
+    true_calls, false_calls = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    true_rest, false_rest = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+    return true_calls / (true_calls + false_calls), true_rest / (true_rest + false_rest)
+
+
+@pytest.mark.parametrize("prevalence", [0.03, 0.2, 0.5])
+@pytest.mark.parametrize("which", [0, 1])
+def test_values_and_limits_equal_the_delta_method(which, prevalence):
+    rates = np.array([240 / 418, 288 / 375])
+    variances = rates * (1 - rates) / np.array([418, 375])
+    slope = approx_fprime(rates, lambda r: logit(bayes(r, prevalence)[which]), 1e-7)
+    half = norm.ppf(0.975) * np.sqrt(slope**2 @ variances)
+    value = bayes(rates, prevalence)[which]
+    found = (ppv_at, npv_at)[which](prevalence, "a", APOE)
+    assert found.value == pytest.approx(value)
+    assert found.ci95 == pytest.approx((expit(logit(value) - half), expit(logit(value) + half)), rel=1e-5)
+
+
+def test_at_the_sample_s_own_prevalence_they_are_the_sample_s():
+    own = 418 / 793
+    assert ppv_at(own, "a", APOE).value == pytest.approx(ppv(240, 87))
+    assert npv_at(own, "a", APOE).value == pytest.approx(npv(288, 178))
+
+
+def test_limits_cover_as_often_as_they_say():
+    rng, truth, held = np.random.default_rng(0), bayes((0.8, 0.9), 0.1)[0], 0
+    for tp, tn in zip(rng.binomial(40, 0.8, 1000), rng.binomial(60, 0.9, 1000), strict=True):
+        low, high = ppv_at(0.1, "a", Counts(tp, 60 - tn, tn, 40 - tp)).ci95
+        held += low <= truth <= high
+    assert held / 1000 == pytest.approx(0.95, abs=0.025)
+
+
+def test_a_rate_of_one_keeps_an_interval_and_says_that_it_was_adjusted():
+    found = ppv_at(0.1, "a", Counts(10, 0, 30, 5))
+    assert found.value == 1
+    assert found.ci95[0] < 0.8
+    assert found.ci95[1] == 1
+    assert "two successes and two failures added" in found.method
+    assert "added" not in ppv_at(0.1, "a", APOE).method
+
+
+@pytest.mark.parametrize(
+    ("counts", "measure", "reason"),
+    [
+        (Counts(0, 2, 8, 0), ppv_at, "no scan of class a among the test scans"),
+        (Counts(3, 0, 0, 2), npv_at, "no scan of another class than a among the test scans"),
+        (Counts(0, 0, 8, 3), ppv_at, "no test scan was called a"),
+        (Counts(3, 8, 0, 0), npv_at, "every test scan was called a"),
+    ],
+)
+def test_undefined_is_null_with_its_reason(counts, measure, reason):
+    found = measure(0.1, "a", counts)
+    assert (found.value, found.ci95, found.reason) == (None, None, reason)
+
+
+def test_tables_give_what_counts_give():
+    cells = {name: np.array([[float(n)]]) for name, n in vars(APOE).items()}
+    assert predictive_value_in("ppv", 0.03, cells) == pytest.approx(ppv_at(0.03, "a", APOE).value)
+    assert predictive_value_in("npv", 0.03, cells) == pytest.approx(npv_at(0.03, "a", APOE).value)
+
+
+def test_words_become_prevalences():
+    assert read_prevalence(["malignant=0.1", "a=b=0.25"]) == {"malignant": 0.1, "a=b": 0.25}
+    for word in ("malignant", "malignant=often", "malignant=10", "malignant=0", "=0.1", "malignant=nan"):
+        with pytest.raises(UsageError, match=r"--prevalence: .*; expected CLASS=SHARE with a share between 0 and 1"):
+            read_prevalence([word])
+
+
+def test_a_prevalence_that_cannot_be_is_refused():
+    two, findings = Labels(("a", "b")), Labels(("a", "b"), multilabel=True)
+    with pytest.raises(UsageError, match=r"prevalence: c is no class; expected one of a, b"):
+        checked_prevalence({"a": 0.1, "c": 0.2}, two)
+    with pytest.raises(UsageError, match=r"prevalence: shares that sum to 1.2; expected at most 1"):
+        checked_prevalence({"a": 0.6, "b": 0.6}, two)
+    assert checked_prevalence({"a": 0.6, "b": 0.6}, findings) == {"a": 0.6, "b": 0.6}

@@ -1,0 +1,91 @@
+"""Calibration slope and intercept against statsmodels, and where there is none."""
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax, logit
+from simulated_scores import three_classes
+
+from med_transfer.metrics.recalibration import binary_log_probability, intercept, slope
+
+ALONE = sm.families.Binomial()
+
+
+def binary(n=400, true_slope=0.6, true_intercept=0.5, scans_per_patient=1, seed=0):
+    """Probabilities whose log odds are off by a known slope and intercept; a patient's scans share half of them."""
+    rng = np.random.default_rng(seed)
+    own = np.repeat(rng.normal(0, 1.5, n // scans_per_patient), scans_per_patient)
+    odds = own + rng.normal(0, 0.5, n)
+    patients = [f"p{i // scans_per_patient}" for i in range(n)]
+    return expit(odds), (rng.random(n) < expit(true_slope * odds + true_intercept)).astype(int), patients
+
+
+def limits(value, error):
+    return value - 1.959964 * error, value + 1.959964 * error
+
+
+def test_slope_and_its_interval_equal_statsmodels():
+    p, truth, patients = binary()
+    ours = slope(binary_log_probability(p), truth, patients)
+    theirs = sm.GLM(truth, sm.add_constant(logit(p)), family=ALONE).fit()
+    assert ours.value == pytest.approx(theirs.params[1], rel=1e-6)
+    assert ours.ci95 == pytest.approx(limits(theirs.params[1], theirs.bse[1]), rel=1e-5)
+
+
+def test_intercept_and_its_interval_equal_statsmodels():
+    p, truth, patients = binary()
+    ours = intercept(binary_log_probability(p), truth, patients)
+    theirs = sm.GLM(truth, np.ones((len(p), 1)), family=ALONE, offset=logit(p)).fit()
+    assert ours.value == pytest.approx(theirs.params[0], rel=1e-6)
+    assert ours.ci95 == pytest.approx(limits(theirs.params[0], theirs.bse[0]), rel=1e-5)
+
+
+def test_with_several_scans_a_patient_the_interval_is_the_sandwich_of_statsmodels():
+    p, truth, patients = binary(scans_per_patient=4)
+    ours = slope(binary_log_probability(p), truth, patients)
+    groups = np.unique(patients, return_inverse=True)[1]
+    theirs = sm.GLM(truth, sm.add_constant(logit(p)), family=ALONE).fit(
+        cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False}
+    )
+    error = theirs.bse[1] * (100 / 99) ** 0.5
+    assert ours.ci95 == pytest.approx(limits(theirs.params[1], error), rel=1e-5)
+    assert "sandwich variance over patients" in ours.method
+
+
+def test_one_slope_for_three_classes_is_where_the_likelihood_is_greatest():
+    data = three_classes(300)
+    log_p, truth = np.log(data.probabilities), data.truth.argmax(axis=1)
+
+    def loss(x):
+        return -log_softmax(x[2] * log_p + np.r_[0, x[:2]], axis=1)[np.arange(300), truth].sum()
+
+    theirs = minimize(loss, [0.0, 0.0, 1.0], options={"gtol": 1e-8})
+    ours = slope(log_p, truth, data.patients)
+    assert ours.value == pytest.approx(theirs.x[2], rel=1e-4)
+    assert ours.ci95 == pytest.approx(limits(theirs.x[2], theirs.hess_inv[2, 2] ** 0.5), rel=0.02)
+
+
+def test_a_slope_below_one_tells_probabilities_that_are_too_extreme():
+    odds = np.random.default_rng(3).normal(0, 1.5, 4000)
+    truth = (np.random.default_rng(4).random(4000) < expit(odds)).astype(int)
+    patients = [str(i) for i in range(4000)]
+    for factor in (0.5, 1.0, 2.0):
+        found = slope(binary_log_probability(expit(factor * odds)), truth, patients)
+        assert found.ci95[0] < 1 / factor < found.ci95[1]
+    shifted = intercept(binary_log_probability(expit(odds - 1)), truth, patients)
+    assert shifted.ci95[0] < 1 < shifted.ci95[1]
+
+
+def test_where_there_is_none_it_says_why():
+    patients = list("abcdef")
+    truth = np.array([0, 0, 0, 1, 1, 1])
+    separate = slope(binary_log_probability(np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.9])), truth, patients)
+    assert (separate.value, "separate the truth without error" in separate.reason) == (None, True)
+    equal = slope(binary_log_probability(np.full(6, 0.4)), truth, patients)
+    assert (equal.value, equal.reason) == (None, "every scan has the same probability")
+    for measure in (slope, intercept):
+        found = measure(binary_log_probability(np.linspace(0, 1, 6)), np.ones(6, dtype=int), patients)
+        assert (found.value, "nothing but cases" in found.reason) == (None, True)
+    missing = slope(np.log(np.full((6, 3), 1 / 3)), truth, patients)
+    assert missing.reason == "a class has no test scan"

@@ -1,0 +1,133 @@
+"""A planted shortcut is found and named, a clean cohort is not flagged, on tables of simulated metadata."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from med_transfer.metrics import evaluate
+from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE, above_chance
+from med_transfer.metrics.shortcuts import Development, acquisition_within, fit_acquisition
+from med_transfer.predictions.labels import Labels
+
+THREE = Labels(("benign", "malignant", "normal"))
+PROTOCOLS = {"benign": 1.0, "malignant": 2.5, "normal": 5.0}
+
+
+def simulated(seed, *, planted=0.0, n=180, scans_per_patient=1):
+    """Facts and truth; with probability ``planted`` a scan's slice thickness is that of its class."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(rng.integers(3, size=n // scans_per_patient), scans_per_patient)
+    facts = []
+    for label in truth:
+        tied = rng.random() < planted
+        thickness = PROTOCOLS[THREE.names[label]] if tied else rng.choice([1.0, 2.5, 5.0])
+        scan = {
+            "kernel": str(rng.choice(["B31f", "B60f", "LUNG"])),
+            "slice_thickness_mm": float(thickness),
+            "pixel_spacing_mm": float(rng.uniform(0.5, 0.9)),
+            "n_slices": float(rng.integers(80, 400)),
+            "file_format": "dicom",
+        }
+        facts.append({name: value for name, value in scan.items() if name == "file_format" or rng.random() > 0.05})
+    patients = [f"p{number // scans_per_patient}" for number in range(len(truth))]
+    return facts, np.eye(3, dtype=bool)[truth], patients
+
+
+def measured(seed, **options):
+    """The test macro AUC of a model fitted on two thirds, and what development says."""
+    facts, truth, patients = simulated(seed, **options)
+    cut = 2 * len(facts) // 3
+    development = Development(facts[:cut], truth[:cut], patients[:cut], THREE)
+    probabilities, shortcuts = fit_acquisition(development, facts[cut:], seed, n_boot=200)
+    metrics = evaluate(
+        truth[cut:], np.full((len(facts) - cut, 3), 1 / 3), patients[cut:], THREE, n_boot=200, seed=seed,
+        baselines={ACQUISITION_BASELINE: probabilities},
+    )  # fmt: skip
+    return metrics.baselines[ACQUISITION_BASELINE].macro_auc, shortcuts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_planted_shortcut_is_found_and_named(seed):
+    macro_auc, shortcuts = measured(seed, planted=0.6)
+    assert above_chance(macro_auc)
+    assert above_chance(shortcuts.macro_auc)
+    assert shortcuts.strongest[0] == "slice_thickness_mm"
+    assert next(iter(shortcuts.facts)) == "slice_thickness_mm"
+    assert shortcuts.constant == ["file_format"]
+
+
+def test_a_clean_cohort_is_not_flagged():
+    found = [measured(seed) for seed in range(100, 112)]
+    assert sum(above_chance(macro_auc) for macro_auc, _ in found) <= 1  # 2.5 % of them by chance
+    assert np.mean([macro_auc.value for macro_auc, _ in found]) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([shortcuts.macro_auc.value for _, shortcuts in found]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_shortcut_that_singles_out_the_middle_of_a_scale_is_found():
+    facts, truth, patients = simulated(3)
+    for scan, label in zip(facts, truth.argmax(axis=1), strict=True):
+        scan["pixel_spacing_mm"] = 0.7 if label == 1 else scan.get("pixel_spacing_mm", 0.5) // 0.4 * 0.4
+    _, shortcuts = fit_acquisition(Development(facts, truth, patients, THREE), facts[:2], n_boot=100)
+    assert shortcuts.facts["pixel_spacing_mm"].value > 0.7
+
+
+def test_scans_of_one_patient_never_stand_on_both_sides():
+    """A fact that is the patient's own number predicts his other scans, and nobody else's."""
+    facts, truth, patients = simulated(5, n=160, scans_per_patient=4)
+    for scan, patient in zip(facts, patients, strict=True):
+        scan["kernel"] = patient
+    _, shortcuts = fit_acquisition(Development(facts, truth, patients, THREE), facts[:2], n_boot=100)
+    assert not above_chance(shortcuts.facts["kernel"])
+
+
+def test_probabilities_are_those_of_the_facts_of_the_test_scans():
+    facts, truth, patients = simulated(1, planted=1.0)
+    development = Development(facts[:120], truth[:120], patients[:120], THREE)
+    probabilities, shortcuts = fit_acquisition(development, facts[120:], n_boot=100)
+    assert probabilities.shape == (60, 3)
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(60))
+    assert roc_auc_score(truth[120:], probabilities) > 0.95
+    assert (shortcuts.n_scans, shortcuts.n_patients) == (120, 120)
+    again, _ = fit_acquisition(development, facts[120:], n_boot=100)
+    assert np.array_equal(again, probabilities)
+    odd, _ = fit_acquisition(development, [{}, {"kernel": "never seen", "n_slices": 1e9}], n_boot=100)
+    assert np.isfinite(odd).all()
+
+
+def test_several_findings_are_predicted_each_on_its_own():
+    rng = np.random.default_rng(0)
+    truth = rng.random((150, 2)) < 0.4
+    facts = [
+        {"kernel": "LUNG" if effusion else "B31f", "n_slices": 100.0 * rng.integers(9)} for effusion in truth[:, 0]
+    ]
+    labels = Labels(("effusion", "nodule"), multilabel=True)
+    development = Development(facts, truth, [f"p{n}" for n in range(150)], labels)
+    probabilities, shortcuts = fit_acquisition(development, facts, n_boot=100)
+    assert roc_auc_score(truth[:, 0], probabilities[:, 0]) == 1
+    assert shortcuts.strongest == ["kernel"]
+
+
+def test_scans_of_which_no_others_are_at_hand_are_judged_by_other_patients():
+    """A fact that is the patient's own number says nothing of him; a planted one does."""
+    facts, truth, patients = simulated(5, n=160, scans_per_patient=4, planted=0.8)
+    judged = Development(facts, truth, patients, THREE)
+    probabilities, shortcuts = acquisition_within(judged, n_boot=100)
+    assert shortcuts == fit_acquisition(judged, facts[:2], n_boot=100)[1]
+    assert roc_auc_score(truth, probabilities) == pytest.approx(shortcuts.macro_auc.value)
+    assert above_chance(shortcuts.macro_auc)
+    own = [{"kernel": patient} for patient in patients]
+    probabilities, _ = acquisition_within(Development(own, truth, patients, THREE), n_boot=100)
+    assert roc_auc_score(truth, probabilities) < 0.6
+
+
+def test_where_nothing_differs_or_nobody_can_be_held_out_the_figure_is_undefined():
+    same = [{"kernel": "LUNG"}] * 6
+    truth = np.eye(3, dtype=bool)[[0, 0, 0, 1, 1, 2]]
+    probabilities, shortcuts = fit_acquisition(Development(same, truth, list("abcdef"), THREE), same[:2])
+    assert probabilities is None
+    assert (shortcuts.macro_auc.value, shortcuts.macro_auc.reason) == (None, "no fact differs between the scans")
+    assert (shortcuts.constant, shortcuts.strongest) == (["kernel"], [])
+    some = [{"kernel": name} for name in "xyxyxy"]
+    probabilities, shortcuts = fit_acquisition(Development(some, truth, list("abcdef"), THREE), some[:2])
+    assert probabilities.shape == (2, 3)
+    assert shortcuts.macro_auc.reason == "a class has fewer than two patients"

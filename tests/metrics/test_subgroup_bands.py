@@ -1,0 +1,110 @@
+"""Columns become subgroups: bands at round limits, values as they are, the rare ones together."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from med_transfer.metrics.grouping import OTHER, SMALLEST_SUBGROUP, UNKNOWN, Grouping, group_column, is_private
+
+
+def of_patients(texts):
+    return [f"p{number}" for number in range(len(texts))]
+
+
+def grouped(column, values):
+    texts = [str(value) for value in values]
+    return group_column(column, texts, of_patients(texts))
+
+
+def test_ages_are_cut_into_decades_and_thin_bands_are_joined():
+    found = grouped("age", [38] * 3 + [44] * 12 + [55] * 15 + [61] * 20 + [79] * 4 + [83] * 7)
+    assert found.order == ("under 50", "50 to 59", "60 to 69", "70 or more")
+    assert [found.of_scan.count(band) for band in found.order] == [15, 15, 20, 11]
+    assert "decades" in found.how
+
+
+def test_slice_thickness_is_cut_at_limits_of_clinical_use_which_belong_to_the_band_below():
+    found = grouped("slice_thickness_mm", [1.0, 1.25, 1.5] * 5 + [2, 2.5] * 6 + [3, 5] * 8 + [7.5] * 11)
+    assert found.order == ("up to 1.5 mm", "over 1.5 to 2.5 mm", "over 2.5 to 5 mm", "over 5 mm")
+    assert [found.of_scan.count(band) for band in found.order] == [15, 12, 16, 11]
+
+
+def test_other_numbers_are_cut_at_round_numbers_near_their_terciles():
+    values = np.random.default_rng(0).normal(137, 21, 300).round(2)
+    found = grouped("tube_current_ma", values)
+    assert found.order == ("under 130", "130 to under 150", "150 or more")
+    assert found.order[0] == found.of_scan[int(values.argmin())]
+    assert min(found.of_scan.count(band) for band in found.order) > 60
+
+
+def test_few_different_numbers_are_codes():
+    found = grouped("site", ["10", "2.0", "2", "1"] * 12)
+    assert found.order == ("1", "2", "10")
+    assert found.of_scan.count("2") == 24
+
+
+def test_rare_values_are_pooled_and_cells_without_a_value_stand_apart():
+    found = grouped("kernel", ["B31f"] * 20 + ["LUNG"] * 14 + ["FC08"] * 3 + ["B60f"] * 2 + [""] * 4)
+    assert found.order == ("B31f", "LUNG", OTHER, UNKNOWN)
+    assert [found.of_scan.count(name) for name in found.order] == [20, 14, 5, 4]
+    assert found.how == "by value; 2 values of few patients are pooled as 'other'"
+
+
+def test_values_count_patients_and_not_scans():
+    texts = ["A"] * 30 + ["B"] * 30 + ["C"] * 30
+    patients = [f"a{i}" for i in range(30)] + ["b", "c"] * 30
+    assert group_column("scanner", texts, patients).order == ("A", OTHER)
+
+
+def test_too_few_patients_for_bands_leave_two_halves():
+    found = grouped("age", range(41, 53))
+    assert found.order == ("under 46", "46 or more")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (["CT"] * 30, "every scan has the same value"),
+        ([""] * 30, "no scan has a value"),
+        ([f"comment {n}" for n in range(30)], "30 different values, almost all of few patients"),
+    ],
+)
+def test_a_column_that_does_not_divide_says_why(values, reason):
+    found = grouped("column", values)
+    assert (found.unsuitable, found.order) == (reason, ())
+
+
+@pytest.mark.parametrize("column", ["patient_id", "StudyDate", "series uid", "Accession", "birth_year"])
+def test_names_of_identifiers_and_dates_are_known(column):
+    assert is_private(column)
+
+
+@pytest.mark.parametrize("column", ["age", "sex", "median_dose", "validated", "grid"])
+def test_names_of_other_columns_are_let_through(column):
+    assert not is_private(column)
+
+
+def test_partition_is_the_same_under_other_names():
+    assert Grouping.of("a", ["x", "y", "x"]).partition == Grouping.of("b", ["2", "1", "2"]).partition
+    assert Grouping.of("a", ["x", "y", "x"]).partition != Grouping.of("b", ["2", "2", "1"]).partition
+
+
+@given(
+    numbers=st.lists(st.floats(-1e4, 1e4, allow_nan=False), min_size=2, max_size=120),
+    column=st.sampled_from(["age", "slice_thickness_mm", "weight"]),
+)
+def test_bands_follow_the_order_of_the_numbers_and_leave_no_scan_out(numbers, column):
+    found = grouped(column, numbers)
+    if found.unsuitable:
+        assert len({str(number) for number in numbers}) < 2
+        return
+    assert len(found.of_scan) == len(numbers)
+    assert set(found.of_scan) == set(found.order)
+    if OTHER in found.order or len(set(numbers)) <= 5:
+        return
+    bands = [found.order.index(name) for name in found.of_scan]
+    order = np.argsort(numbers, kind="stable")
+    assert (np.diff(np.array(bands)[order]) >= 0).all()
+    if len(numbers) >= 60 and len(found.order) > 2:
+        assert min(found.of_scan.count(band) for band in found.order) >= SMALLEST_SUBGROUP

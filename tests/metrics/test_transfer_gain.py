@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from med_transfer.errors import UsageError
+from med_transfer.metrics.transfer_gain import _verdict, transfer_gain
+from med_transfer.predictions.labels import Labels
+
+LABELS = Labels(("benign", "malignant"))
+FINDINGS = Labels(("effusion", "nodule"), multilabel=True)
+PATIENTS = [f"p{i}" for i in range(100)]
+TRUTH = np.eye(2, dtype=bool)[np.arange(100) % 2]
+
+
+def network(signal, seed):
+    """Probabilities of a network whose logit separates the classes by ``signal`` standard deviations."""
+    logit = signal * (TRUTH[:, 1] - 0.5) + np.random.default_rng(seed).normal(size=100)
+    malignant = 1 / (1 + np.exp(-logit))
+    return np.stack([1 - malignant, malignant], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("transferred", "scratch", "verdict"), [(3.0, 0.5, "gain"), (0.5, 3.0, "harm"), (1.0, 1.0, "none")]
+)
+def test_the_verdict_follows_the_networks(transferred, scratch, verdict):
+    gain = transfer_gain(TRUTH, network(transferred, 1), network(scratch, 2), PATIENTS, LABELS)
+    assert gain.verdict == verdict
+    assert gain.n_patients == 100
+    for estimate in (gain.macro_auc, gain.balanced_sensitivity):
+        assert estimate.ci95[0] <= estimate.value <= estimate.ci95[1]
+    assert "paired" in gain.method
+
+
+def test_a_network_has_no_gain_over_itself():
+    same = network(1.0, 1)
+    gain = transfer_gain(TRUTH, same, same, PATIENTS, LABELS, n_boot=200)
+    assert (gain.verdict, gain.macro_auc.value, gain.macro_auc.ci95) == ("none", 0, (0, 0))
+
+
+def test_changing_sides_changes_the_sign_and_the_verdict():
+    one, other = network(3.0, 1), network(0.5, 2)
+    there, back = (transfer_gain(TRUTH, a, b, PATIENTS, LABELS, n_boot=300) for a, b in ((one, other), (other, one)))
+    assert (there.verdict, back.verdict) == ("gain", "harm")
+    assert there.macro_auc.value == -back.macro_auc.value
+    assert there.macro_auc.ci95 == pytest.approx(tuple(-limit for limit in back.macro_auc.ci95[::-1]))
+
+
+def test_pairing_finds_a_small_difference_that_two_separate_intervals_would_hide():
+    scratch = network(1.0, 1)
+    logit = np.log(scratch[:, 1] / scratch[:, 0]) + 0.6 * (TRUTH[:, 1] - 0.5)
+    better = np.stack([1 / (1 + np.exp(logit)), 1 / (1 + np.exp(-logit))], axis=1)
+    gain = transfer_gain(TRUTH, better, scratch, PATIENTS, LABELS)
+    assert gain.verdict == "gain"
+    assert gain.macro_auc.value < 0.15
+
+
+def test_repeated_scans_of_a_patient_are_no_new_evidence():
+    transferred, scratch = network(1.6, 1), network(1.0, 2)
+    once = transfer_gain(TRUTH, transferred, scratch, PATIENTS, LABELS)
+    repeated = [np.repeat(a, 5, axis=0) for a in (TRUTH, transferred, scratch)]
+    often = transfer_gain(*repeated, [p for p in PATIENTS for _ in range(5)], LABELS)
+    np.testing.assert_allclose(often.macro_auc.ci95, once.macro_auc.ci95)
+
+
+def test_few_false_verdicts_when_there_is_no_difference():
+    verdicts = [
+        transfer_gain(TRUTH, network(1.0, s), network(1.0, s + 1000), PATIENTS, LABELS, n_boot=200).verdict
+        for s in range(60)
+    ]
+    assert verdicts.count("none") >= 50
+
+
+@pytest.mark.parametrize(
+    ("signs", "verdict"),
+    [({1}, "gain"), ({0, 1}, "gain"), ({0}, "none"), ({-1, 1}, "none"), ({-1, 0}, "harm"), ({-1}, "harm")],
+)
+def test_measures_that_contradict_each_other_give_no_verdict(signs, verdict):
+    assert _verdict(signs) == verdict
+
+
+def test_findings():
+    truth = np.random.default_rng(0).random((100, 2)) < 0.4
+    gain = transfer_gain(truth, truth * 0.6 + 0.2, np.full((100, 2), 0.5), PATIENTS, FINDINGS, n_boot=200)
+    assert gain.verdict == "gain"
+    assert gain.macro_auc.value == pytest.approx(0.5)
+
+
+def test_one_class_alone_cannot_be_compared():
+    truth = np.eye(2, dtype=bool)[np.zeros(100, dtype=int)]
+    gain = transfer_gain(truth, network(1.0, 1), network(1.0, 2), PATIENTS, LABELS, n_boot=50)
+    assert gain.macro_auc.value is None
+    assert "no class has both cases and other scans" in gain.macro_auc.reason
+
+
+def test_arrays_of_different_length_are_refused():
+    with pytest.raises(UsageError, match=r"probabilities: shape \(99, 2\); expected \(100, 2\)"):
+        transfer_gain(TRUTH, network(1.0, 1), network(1.0, 2)[:99], PATIENTS, LABELS)
