@@ -148,9 +148,13 @@ def aucs(size: int, truth: float, samples: int, resamples: int, seed: int) -> It
     known = np.arange(size) % 2 == 0
     scores = rng.normal(size=(samples, size)) + known * np.sqrt(2) * norm.ppf(truth)
     kinds = (
-        "DeLong, plain", "DeLong, logit", "Newcombe", "DeLong, logit, as printed", "bootstrap percentile",
+        "DeLong, plain",
+        "DeLong, logit",
+        "Newcombe",
+        "DeLong, logit, as printed",
+        "bootstrap percentile",
         "bootstrap BCa",
-    )  # fmt: skip
+    )
     tallies = {kind: Tally(truth) for kind in kinds}
     for sample, score in enumerate(scores):
         for kind, interval in _auc_intervals(known, score, resamples, sample).items():
@@ -243,16 +247,19 @@ def _tally(truth: float, intervals: Iterable[Interval | None]) -> Tally:
 PARTS = {
     "A proportion, one scan a patient": (proportions, "rate"),
     f"A proportion, {SCANS_PER_PATIENT} scans a patient, correlation {CORRELATION} within a patient": (
-        clustered_proportions, "rate",
+        clustered_proportions,
+        "rate",
     ),
     "An AUC, half of the patients are cases": (aucs, "AUC"),
     f"Two sensitivities on the same cases, {MARGIN:g} apart, latent correlation {CORRELATION}": (
-        sensitivity_differences, "sensitivity of the better",
+        sensitivity_differences,
+        "sensitivity of the better",
     ),
     f"Two AUCs on the same patients, {MARGIN:g} apart, correlation {CORRELATION} within cases and others": (
-        auc_differences, "AUC of the better",
+        auc_differences,
+        "AUC of the better",
     ),
-}  # fmt: skip
+}
 
 
 def main() -> None:

@@ -44,14 +44,26 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.selection.probes import probe_answers
 
 BACKBONES = {
-    "scratch": "resnet18-w32", "small": "med-transfer-small", "astra": "astra",
-    "random": "resnet18-w32", "lite0": "slices-efficientnet-lite0",
-}  # fmt: skip
+    "scratch": "resnet18-w32",
+    "small": "med-transfer-small",
+    "astra": "astra",
+    "random": "resnet18-w32",
+    "lite0": "slices-efficientnet-lite0",
+}
 ARMS = (
-    "diameter", "handcrafted", "probe-random", "probe-small", "probe-lite0", "probe-astra", "small", "scratch",
-    *(f"small-{variant}" for variant in TRANSFER), "lite0-attention", "astra",
+    "diameter",
+    "handcrafted",
+    "probe-random",
+    "probe-small",
+    "probe-lite0",
+    "probe-astra",
+    "small",
+    "scratch",
+    *(f"small-{variant}" for variant in TRANSFER),
+    "lite0-attention",
+    "astra",
     "astra-layerwise_lr_decay",
-)  # fmt: skip
+)
 ALL = 0  # labels a class: all there are
 
 
@@ -169,8 +181,8 @@ def probed(
     """The linear probe of ``med-transfer select``, on all training cases."""
     table, labels = frozen_features(crops, job.arm.removeprefix("probe-"), weights, out), Labels(TASKS[job.task])
     truth = np.eye(len(labels), dtype=bool)[crops.labels[job.task]]
-    learn, judge = (np.isin(np.arange(len(truth)), cases) for cases in (training, test))
-    return probe_answers(table, truth, learn, judge, labels)
+    learn, evaluate = (np.isin(np.arange(len(truth)), cases) for cases in (training, test))
+    return probe_answers(table, truth, learn, evaluate, labels)
 
 
 def frozen_features(crops: Crops, name: str, weights: Path | None, out: Path) -> np.ndarray:

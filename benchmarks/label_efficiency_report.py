@@ -44,12 +44,19 @@ CURVES = {
     "diameter": "diameter",
 }
 PAIRS = (
-    (DEFAULT, "scratch"), (DEFAULT, "small"), (DEFAULT, "probe-small"), (DEFAULT, "handcrafted"),
-    (DEFAULT, "astra-layerwise_lr_decay"), (DEFAULT, "lite0-attention"),
-    (f"{DEFAULT} + handcrafted", "handcrafted"), (f"{DEFAULT} + handcrafted", DEFAULT),
-    ("small", "scratch"), ("small", "astra"), ("small", "handcrafted"),
+    (DEFAULT, "scratch"),
+    (DEFAULT, "small"),
+    (DEFAULT, "probe-small"),
+    (DEFAULT, "handcrafted"),
+    (DEFAULT, "astra-layerwise_lr_decay"),
+    (DEFAULT, "lite0-attention"),
+    (f"{DEFAULT} + handcrafted", "handcrafted"),
+    (f"{DEFAULT} + handcrafted", DEFAULT),
+    ("small", "scratch"),
+    ("small", "astra"),
+    ("small", "handcrafted"),
     *((f"small-{strategy}", DEFAULT) for strategy in TRANSFER if f"small-{strategy}" != DEFAULT),
-)  # fmt: skip
+)
 Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # truth, probabilities, weights -> [replicate]
 
 

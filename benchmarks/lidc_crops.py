@@ -83,11 +83,21 @@ def handcrafted_features(hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[flo
     centre = hu[core].astype(np.float64) if core.any() else inside
     surface = mask.sum() - core.sum()
     return [
-        volume, volume ** (1 / 3), *extent, surface / mask.sum(),
-        inside.mean(), inside.std(), *np.percentile(inside, [5, 25, 50, 75, 95]),
-        (inside < -300).mean(), (inside > 0).mean(), (inside > 150).mean(),
-        around.mean(), around.std(), centre.mean(), centre.mean() - around.mean(),
-    ]  # fmt: skip
+        volume,
+        volume ** (1 / 3),
+        *extent,
+        surface / mask.sum(),
+        inside.mean(),
+        inside.std(),
+        *np.percentile(inside, [5, 25, 50, 75, 95]),
+        (inside < -300).mean(),
+        (inside > 0).mean(),
+        (inside > 150).mean(),
+        around.mean(),
+        around.std(),
+        centre.mean(),
+        centre.mean() - around.mean(),
+    ]
 
 
 def load(path: Path) -> Crops:

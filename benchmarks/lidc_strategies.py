@@ -69,7 +69,7 @@ def resized(hu: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSubset:
     """What is to be learned from, how, and by a network with which input.
 
     Attributes:
@@ -97,15 +97,24 @@ class Lesson:
 
 
 def transferred(
-    loaded: LoadedBackbone, pooled_stages: tuple[int, ...], variant: str, steps: int, batch: int,
-    crops: Crops, task: str, training: np.ndarray, test: np.ndarray, seed: int, device: torch.device,
+    loaded: LoadedBackbone,
+    pooled_stages: tuple[int, ...],
+    variant: str,
+    steps: int,
+    batch: int,
+    crops: Crops,
+    task: str,
+    training: np.ndarray,
+    test: np.ndarray,
+    seed: int,
+    device: torch.device,
     shape: tuple[int, int, int] = SHAPE,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Train on the cases ``training``, give the probabilities of the cases ``test`` [case, class]."""
     torch.manual_seed(seed)
     images = torch.from_numpy(crops.images[training]).to(device).float()[:, None]
     config, truth = strategy_config(variant, steps), crops.labels[task][training]
-    lesson = Lesson(images, truth, crops.patients[training], config, loaded.spec.input, shape)
+    lesson = TrainingSubset(images, truth, crops.patients[training], config, loaded.spec.input, shape)
     network = Classifier(loaded.encoder, len(TASKS[task]), pooled_stages, dropout=0.0)
     strategy = find_strategy(config.transfer)
     strategy.check(network.encoder)
@@ -121,7 +130,7 @@ def transferred(
     return logits.float().softmax(1).cpu().numpy()
 
 
-def begin(network: Classifier, strategy: Strategy, lesson: Lesson, batch: int) -> list[Penalty]:
+def begin(network: Classifier, strategy: Strategy, lesson: TrainingSubset, batch: int) -> list[Penalty]:
     """Adapted statistics, a probe's head, what the strategy adds, and the penalties towards that start."""
     if lesson.config.transfer.batch_norm == "bn_adapt":
         adapt_statistics(network.encoder, lesson.centres(batch))
@@ -133,7 +142,7 @@ def begin(network: Classifier, strategy: Strategy, lesson: Lesson, batch: int) -
 
 
 def learn(
-    network: Classifier, strategy: Strategy, penalties: list[Penalty], lesson: Lesson, batch: int, seed: int
+    network: Classifier, strategy: Strategy, penalties: list[Penalty], lesson: TrainingSubset, batch: int, seed: int
 ) -> None:
     """All steps, over augmented batches with every class equally often."""
     device, training = lesson.images.device, lesson.config.training
@@ -161,7 +170,7 @@ def learn(
 
 
 @torch.no_grad()
-def probe_head(network: Classifier, lesson: Lesson) -> LinearHead:
+def probe_head(network: Classifier, lesson: TrainingSubset) -> LinearHead:
     """A logistic head on frozen features; its strength by macro AUC over five folds of the training patients."""
     network.eval()
     x = torch.cat([network.features(part) for part in lesson.centres(32)]).cpu().numpy()

@@ -241,9 +241,16 @@ def _torchio(image: torchio.ScalarImage, affine_ras: NDArray, shape: tuple[int, 
 def _simpleitk(image: SimpleITK.Image, affine: geometry.Affine, shape: tuple[int, int, int]) -> NDArray[np.float32]:
     spacing = np.array(geometry.spacing_mm(affine))
     resampled = SimpleITK.Resample(
-        image, list(shape), SimpleITK.Transform(), SimpleITK.sitkLinear, affine[:3, 3].tolist(), spacing.tolist(),
-        (affine[:3, :3] / spacing).ravel().tolist(), WINDOW_HU[0], SimpleITK.sitkFloat32,
-    )  # fmt: skip
+        image,
+        list(shape),
+        SimpleITK.Transform(),
+        SimpleITK.sitkLinear,
+        affine[:3, 3].tolist(),
+        spacing.tolist(),
+        (affine[:3, :3] / spacing).ravel().tolist(),
+        WINDOW_HU[0],
+        SimpleITK.sitkFloat32,
+    )
     windowed = SimpleITK.IntensityWindowing(resampled, *WINDOW_HU, 0.0, 1.0)
     return SimpleITK.GetArrayFromImage(windowed).transpose(2, 1, 0)
 
@@ -345,14 +352,14 @@ def _float_libraries(affine: geometry.Affine, grid: Grid) -> dict[str, Callable[
     return {
         OURS: lambda voxels: resample(voxels, affine, grid),
         "ours, without low-pass": lambda voxels: resample(voxels, affine, grid, antialias=False),
-        "MONAI": lambda voxels: spatial(
-            MetaTensor(torch.from_numpy(voxels)[None], affine=in_ras), out_ras, grid.shape
-        )[0].numpy(),
-        "TorchIO": lambda voxels: to_grid(
-            torchio.ScalarImage(tensor=torch.from_numpy(voxels)[None], affine=in_ras.numpy())
-        ).data[0].numpy(),
+        "MONAI": lambda voxels: spatial(MetaTensor(torch.from_numpy(voxels)[None], affine=in_ras), out_ras, grid.shape)[
+            0
+        ].numpy(),
+        "TorchIO": lambda voxels: (
+            to_grid(torchio.ScalarImage(tensor=torch.from_numpy(voxels)[None], affine=in_ras.numpy())).data[0].numpy()
+        ),
         "SimpleITK": itk,
-    }  # fmt: skip
+    }
 
 
 def _waves(frequency: NDArray[np.float64], shape: tuple[int, int, int], affine: geometry.Affine) -> NDArray[np.float32]:

@@ -47,9 +47,13 @@ def ranking_quality(order: Sequence[str], results: Mapping[str, float]) -> Ranki
     foretold = -np.arange(len(order), dtype=np.float64)
     achieved = np.array([results[name] for name in order])
     return RankingQuality(
-        kendall_tau(foretold, achieved), weighted_tau(foretold, achieved), regret(foretold, achieved), len(order),
-        chosen=order[0], best=max(order, key=lambda name: results[name]),
-    )  # fmt: skip
+        kendall_tau(foretold, achieved),
+        weighted_tau(foretold, achieved),
+        regret(foretold, achieved),
+        len(order),
+        chosen=order[0],
+        best=max(order, key=lambda name: results[name]),
+    )
 
 
 def kendall_tau(foretold: ArrayLike, achieved: ArrayLike) -> float | None:

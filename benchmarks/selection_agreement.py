@@ -36,16 +36,20 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.selection.features import StageFeatures, extract
 from med_transfer.selection.measuring import MeasuredLayer, layers_of, measure_layers
 from med_transfer.selection.probes import patient_folds
-from med_transfer.selection.ranking import Contender, in_order
+from med_transfer.selection.ranking import CandidateScores, in_order
 from med_transfer.selection.target import Target
 
 CONTROLS = {"small": "random", "astra": "random-astra", "lite0": "random-lite0"}
 RANKED = ("random", *CONTROLS)
 FINE_TUNED = {"random": "scratch", "small": DEFAULT, "astra": "astra-layerwise_lr_decay", "lite0": "lite0-attention"}
 SCORES = {
-    "linear probe, cross-validated": "macro_auc", "k-NN": "knn_macro_auc", "LogME": "log_me", "N-LEEP": "n_leep",
-    "H-score": "h_score", "TransRate": "trans_rate",
-}  # fmt: skip
+    "linear probe, cross-validated": "macro_auc",
+    "k-NN": "knn_macro_auc",
+    "LogME": "log_me",
+    "N-LEEP": "n_leep",
+    "H-score": "h_score",
+    "TransRate": "trans_rate",
+}
 
 
 Key = tuple[str, int, int]  # task, labels a class, split
@@ -72,9 +76,9 @@ class Measured:
     standard_error: float
     activations_mib: float
 
-    def contender(self, name: str) -> Contender:
+    def contender(self, name: str) -> CandidateScores:
         score = self.best.score
-        return Contender(name, score.macro_auc, score.standard_error, score.log_me, self.activations_mib)
+        return CandidateScores(name, score.macro_auc, score.standard_error, score.log_me, self.activations_mib)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What does ``finetune --on-harm fallback`` keep where ``med-transfer select`` recommends nothing?
 
 For a cell (task, labels a class, split) of label_efficiency.py: five folds by patient over the training cases, the
-source and its twin from scratch trained on four and asked about the fifth, and the verdict of ``transfer_gain`` on
+source and its baseline from scratch trained on four and asked about the fifth, and the verdict of ``transfer_gain`` on
 these answers. No test case is looked at. Epochs are not chosen on the fold, as ``finetune`` would: steps are the
 benchmark's.
 

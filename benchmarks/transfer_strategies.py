@@ -59,7 +59,7 @@ def cohort(folder: Path, config: PhantomConfig) -> Path:
 
 
 def settings(transfer: dict, weights: Path | None, seed: int) -> FinetuneConfig:
-    values = TARGET_CONFIG.model_dump() | {"transfer": transfer, "scratch_twin": False, "seed": seed}
+    values = TARGET_CONFIG.model_dump() | {"transfer": transfer, "from_scratch_baseline": False, "seed": seed}
     return FinetuneConfig.model_validate(values | {"backbone": {"weights": weights}})
 
 

@@ -7,6 +7,7 @@ Works for every pydantic model and knows none of them. Scalars follow YAML 1.2's
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import reprlib
 import types
@@ -20,6 +21,8 @@ from pydantic_core import ErrorDetails
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import ConfigError, UnknownKey
+
+log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -58,7 +61,8 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
 
     Args:
         model: the pydantic model; it should forbid extra keys.
-        path: a YAML file; None starts from the model's defaults.
+        path: a YAML file; None starts from the model's defaults. Old names of keys, in the model's ``renamed_keys``,
+            are taken with a warning that says the new one.
         overrides: ``section.key=value`` with the value in YAML, applied in order over the file.
 
     Raises:
@@ -67,6 +71,7 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
     """
     values = {} if path is None else _read(Path(path))
     overridden = [_apply(values, text) for text in overrides]
+    _rename_keys(values, getattr(model, "renamed_keys", {}))
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -121,6 +126,31 @@ def _apply(values: dict[str, Any], override: str) -> str:
             raise ConfigError(f"{name} is {reprlib.repr(section)}", where=f"--set {override}", expected="a section")
     section[parts[-1]] = _parse(text, f"--set {override}")
     return ".".join(parts)
+
+
+def _rename_keys(values: dict[str, Any], renamed: Mapping[str, str]) -> None:
+    """Move what stands under an old name in place; a key under both names is left for the model to refuse."""
+    for old, new in renamed.items():
+        *parents, last = old.split(".")
+        section: Any = values
+        for part in parents:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and last in section and _value_at(values, new) is None:
+            log.warning("config key %s is now called %s", old, new)
+            _set(values, new, section.pop(last))
+
+
+def _value_at(values: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for part in parents:
+        values = values.setdefault(part, {})
+    values[last] = value
 
 
 def _explain(

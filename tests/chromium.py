@@ -18,9 +18,17 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 COMMAND = next((found for name in NAMES if (found := shutil.which(name))), None)
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions",
-    "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe", "--hide-scrollbars",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--remote-debugging-pipe",
+    "--hide-scrollbars",
+)
 
 
 class Tab:
@@ -104,9 +112,12 @@ def tab(profile: Path) -> Iterator[Tab]:
     # It speaks on descriptors 3 and 4, which only a shell can set without a race.
     speaking = ("sh", "-c", f'exec "$0" "$@" 3</dev/fd/{read} 4>/dev/fd/{write}')
     process = subprocess.Popen(
-        [*speaking, COMMAND, *_FLAGS, f"--user-data-dir={profile}"], pass_fds=(read, write),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [*speaking, COMMAND, *_FLAGS, f"--user-data-dir={profile}"],
+        pass_fds=(read, write),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     for end in (to_browser[0], from_browser[1], read, write):
         os.close(end)
     try:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from simulated_scores import findings, three_classes
 
-from med_transfer.metrics import evaluate
+from med_transfer.metrics import compute_metrics
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import LearningCurve, MapChecks, Miss, RunSummary, cohort_counts
@@ -62,7 +62,7 @@ def metrics_of(data, **options):
     noise = rng.random((n, 3))
     noise = noise if data.labels.multilabel else noise / noise.sum(axis=1, keepdims=True)
     gain = transfer_gain(data.truth, data.probabilities, noise, data.patients, data.labels, n_boot=200)
-    return evaluate(
+    return compute_metrics(
         data.truth,
         data.probabilities,
         data.patients,
@@ -95,9 +95,16 @@ CURVES = [
 ]
 MISSES = [Miss(7, "<b>7</b>", "malignant", "malignant", 0.91, "confident", picture(), "peak")]
 CHECKS = MapChecks(
-    n=6, n_empty=1, element_mm=(4.0, 3.0, 3.0), hidden_share=0.05, drop=0.31, random_drop=-0.001, n_no_better=1,
-    correlation=0.12, correlation_limit=0.5,
-)  # fmt: skip
+    n=6,
+    n_empty=1,
+    element_mm=(4.0, 3.0, 3.0),
+    hidden_share=0.05,
+    drop=0.31,
+    random_drop=-0.001,
+    n_no_better=1,
+    correlation=0.12,
+    correlation_limit=0.5,
+)
 
 
 def evidence(data, metrics, **options):

@@ -11,7 +11,7 @@ from small_network import SmallEncoder
 from med_transfer.backbones import LoadedBackbone, LoadReport, find_backbone
 from med_transfer.cohorts import Case, Cohort, CohortLock, PreparedCohort, PreparedScan, Split, SplitConfig
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
@@ -19,9 +19,9 @@ SIDE, MARGIN = 8, 1
 CHECKERBOARD = np.indices((SIDE + 2 * MARGIN,) * 3).sum(axis=0) % 2 * 2.0 - 1.0
 
 
-def small_plan(
+def small_run_data(
     signal: float, n: int, n_test: int, seed: int = 0, members: int = 1, random_labels: bool = False
-) -> Plan:
+) -> RunData:
     """``n`` development scans, of which a third validates (several members: an equal part each), then test scans."""
     random, total = np.random.default_rng(seed), n + n_test
     has = np.arange(total) % 2 == 1
@@ -43,7 +43,7 @@ def small_plan(
     split = Split(tuple(range(n, total)), validation, rest)
     lock = CohortLock(classes=("with", "without"), multilabel=False, split=SplitConfig(), cases=(), cohort_hash="c")
     prepared = PreparedCohort(Cohort(cases, Labels(("with", "without"))), scans)
-    return Plan(PreprocessingConfig(shape=(SIDE,) * 3), prepared, split, lock)
+    return RunData(PreprocessingConfig(shape=(SIDE,) * 3), prepared, split, lock)
 
 
 def source_of(kind: str, seed: int = 0) -> LoadedBackbone:

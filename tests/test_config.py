@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 import yaml
@@ -194,3 +194,28 @@ def test_unwritable_config(tmp_path):
     (tmp_path / "c.yaml").mkdir()
     with pytest.raises(OutputError, match=r"c\.yaml: cannot be written"):
         dump_config(Config(), tmp_path / "c.yaml")
+
+
+class Renamed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    renamed_keys: ClassVar[dict[str, str]] = {"old": "new", "part.rate": "section.learning_rate"}
+
+    new: int = 0
+    part: dict[str, int] = {}
+    section: dict[str, float] = {}
+
+
+def test_an_old_key_is_taken_once_with_a_message_that_names_the_new_one(tmp_path, caplog):
+    path = tmp_path / "config.yaml"
+    path.write_text("old: 3\npart: {rate: 1}\n")
+    read = load_config(Renamed, path, ("part.rate=2",))
+    assert (read.new, read.part, read.section) == (3, {}, {"learning_rate": 2})
+    assert [record.getMessage() for record in caplog.records] == [
+        "config key old is now called new",
+        "config key part.rate is now called section.learning_rate",
+    ]
+
+
+def test_a_key_under_its_old_and_its_new_name_is_refused(tmp_path):
+    with pytest.raises(UnknownKey, match="old"):
+        load_config(Renamed, None, ("old=1", "new=2"))

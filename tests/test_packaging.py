@@ -28,10 +28,25 @@ EXTRAS = PROJECT["optional-dependencies"]
 HEAVY = {"torch", "monai", "numpy", "scipy", "pandas", "sklearn", "lightning", "matplotlib", "pydicom", "nibabel"}
 COMES_WITH = {"pydantic-core": "pydantic", "markupsafe": "jinja2"}  # parts of a declared package, versioned by it
 PROMISED = {
-    "find_series", "read_scan", "Series", "Volume", "Cohort", "list_backbones", "load_backbone", "finetune",
-    "FinetuneConfig", "Run", "evaluate", "explain", "compare", "load_bundle", "Predictor", "TransferClassifier",
-    "pretrain", "select_backbone",
-}  # fmt: skip
+    "find_series",
+    "read_scan",
+    "Series",
+    "Volume",
+    "Cohort",
+    "list_backbones",
+    "load_backbone",
+    "finetune",
+    "FinetuneConfig",
+    "Run",
+    "evaluate",
+    "explain",
+    "compare",
+    "load_bundle",
+    "Predictor",
+    "TransferClassifier",
+    "pretrain",
+    "select_backbone",
+}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -219,9 +234,17 @@ def test_source_distribution_holds_no_data(tmp_path):
     (folder,) = (tmp_path / "out").iterdir()
     kept = {path.name for path in folder.iterdir()}
     assert kept <= {
-        "med_transfer", "configs", "docs", "tests", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE",
-        "PKG-INFO", ".gitignore",
-    }  # fmt: skip
+        "med_transfer",
+        "configs",
+        "docs",
+        "tests",
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "PKG-INFO",
+        ".gitignore",
+    }
     weights = sum(path.stat().st_size for path in (PACKAGE / "backbones/shipped").iterdir())
     assert archive.stat().st_size < weights + 2**21
 
@@ -247,8 +270,11 @@ def test_make_refuses_an_old_python(tmp_path):
     old.chmod(0o755)
     answer = subprocess.run(
         ["make", "demo", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     assert answer.returncode == 2
     assert "needs Python 3.11 or newer" in answer.stderr
     assert "is Python 3.9.2" in answer.stderr

@@ -97,26 +97,49 @@ def pretrain(
 
 
 def evaluate(
-    bundle: Path | str, cohort: Cohort | Path | str, out: Path | str = "evaluation", *,
-    subgroups: Sequence[str] | None = None, allow_overlap: bool = False, progress: Progress = silent,
-    language: Language = "en", config: EvaluationConfig | None = None, gallery: int = 6,
-) -> Metrics:  # fmt: skip
+    bundle: Path | str,
+    cohort: Cohort | Path | str,
+    out: Path | str = "evaluation",
+    *,
+    subgroups: Sequence[str] | None = None,
+    allow_overlap: bool = False,
+    progress: Progress = silent,
+    language: Language = "en",
+    config: EvaluationConfig | None = None,
+    gallery: int = 6,
+) -> Metrics:
     """Judge a bundle on another cohort; see :func:`med_transfer.evaluation.external.evaluate_bundle`.
 
     ``gallery`` is the number of errors, at most 12, that the report shows with where the network looked.
     """
     return evaluate_bundle(
-        bundle, cohort, out, progress, subgroups=subgroups, allow_overlap=allow_overlap, language=language,
-        config=config, explain=ExplainConfig(gallery=gallery),
-    )  # fmt: skip
+        bundle,
+        cohort,
+        out,
+        progress,
+        subgroups=subgroups,
+        allow_overlap=allow_overlap,
+        language=language,
+        config=config,
+        explain=ExplainConfig(gallery=gallery),
+    )
 
 
 def explain(
-    bundle: Path | str, scans: Path | str, out: Path | str = "explanation", *, method: MethodName = "gradcam",
-    class_name: str | None = None, stage: int | None = None, window_mm: float | None = None,
-    stride_mm: float | None = None, fill: Fill = "mean", draws: int | None = None, device: str = "auto",
+    bundle: Path | str,
+    scans: Path | str,
+    out: Path | str = "explanation",
+    *,
+    method: MethodName = "gradcam",
+    class_name: str | None = None,
+    stage: int | None = None,
+    window_mm: float | None = None,
+    stride_mm: float | None = None,
+    fill: Fill = "mean",
+    draws: int | None = None,
+    device: str = "auto",
     progress: Progress = silent,
-) -> ExplainedScans:  # fmt: skip
+) -> ExplainedScans:
     """Map where a bundle's network looks in scans; see :func:`med_transfer.inference.explain.explain_scans`.
 
     Args:

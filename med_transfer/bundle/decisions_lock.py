@@ -32,9 +32,17 @@ def reported_metrics() -> tuple[str, ...]:
     """Names of the measures that a run reports: all that this version measures, none picked afterwards."""
     of_class = [name for name, field in ClassMetrics.model_fields.items() if "Estimate" in str(field.annotation)]
     overall = [name for name, field in Metrics.model_fields.items() if "Estimate" in str(field.annotation)]
-    return (*(f"classes.{name}" for name in of_class), *overall, "confusion_matrix", "calibration", "decision_curves",
-            "prediction_sets", "abstention", "baselines",
-            "transfer_gain")  # fmt: skip
+    return (
+        *(f"classes.{name}" for name in of_class),
+        *overall,
+        "confusion_matrix",
+        "calibration",
+        "decision_curves",
+        "prediction_sets",
+        "abstention",
+        "baselines",
+        "transfer_gain",
+    )
 
 
 def decisions(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,14 +80,18 @@ def require_lock(record: Mapping[str, Any], where: Path, run: Path | None = None
         changed = sorted(key for key in {*locked, *found} if locked.get(key) != found.get(key))
         if changed:
             raise BundleError(
-                f"not as it was locked before the test: {', '.join(changed)}", where=where,
-                expected=f"what {DECISIONS_FILE} of the run holds", action=again,
-            )  # fmt: skip
+                f"not as it was locked before the test: {', '.join(changed)}",
+                where=where,
+                expected=f"what {DECISIONS_FILE} of the run holds",
+                action=again,
+            )
     if found[LOCK_HASH] and found[LOCK_HASH] != lock_hash(record):
         raise BundleError(
-            "the operating point, or another decision, was changed after it was locked", where=where,
-            expected=f"decisions with SHA-256 {found[LOCK_HASH][:12]}", action=again,
-        )  # fmt: skip
+            "the operating point, or another decision, was changed after it was locked",
+            where=where,
+            expected=f"decisions with SHA-256 {found[LOCK_HASH][:12]}",
+            action=again,
+        )
 
 
 def _read_lock(path: Path) -> dict[str, Any]:

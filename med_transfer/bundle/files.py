@@ -109,9 +109,11 @@ def load_network(bundle_root: Path | str) -> Ensemble:
         raise BundleError("weights are missing", where=weights, action="Copy the whole bundle folder again")
     if _sha256(weights) != record.weights_sha256:
         raise BundleError(
-            "weights are not the ones this bundle was made with", where=weights,
-            expected=f"SHA-256 {record.weights_sha256[:12]}...", action="Copy the whole bundle folder again",
-        )  # fmt: skip
+            "weights are not the ones this bundle was made with",
+            where=weights,
+            expected=f"SHA-256 {record.weights_sha256[:12]}...",
+            action="Copy the whole bundle folder again",
+        )
     ensemble = _empty_network(record)
     try:
         tensors = load_file(weights)
@@ -126,9 +128,10 @@ def _empty_network(record: BundleRecord) -> Ensemble:
     spec = backbones().get(record.backbone.name)
     if spec is None:
         raise BundleError(
-            f"backbone {record.backbone.name!r} is unknown to this version", where=RECORD_FILE,
+            f"backbone {record.backbone.name!r} is unknown to this version",
+            where=RECORD_FILE,
             action="Update med-transfer",
-        )  # fmt: skip
+        )
     pooled, plan = record.backbone.pooled_stages, record.backbone.plan
     build = widened(plan.architecture.build if plan else spec.build, record.preprocessing.n_channels)
     bottleneck = record.transfer.bottleneck if record.transfer else None
@@ -166,15 +169,22 @@ def _monai_metadata(record: BundleRecord) -> dict:
     (depth, height, width), (low, high) = look.shape, look.output_range
     tensor = {"dtype": "float32", "is_patch_data": False}
     image = tensor | {
-        "type": "image", "format": "hounsfield" if look.modality == "CT" else "magnitude",
-        "modality": look.modality or "n/a", "num_channels": look.n_channels,
-        "spatial_shape": [depth, height, width], "value_range": [low, high],
+        "type": "image",
+        "format": "hounsfield" if look.modality == "CT" else "magnitude",
+        "modality": look.modality or "n/a",
+        "num_channels": look.n_channels,
+        "spatial_shape": [depth, height, width],
+        "value_range": [low, high],
         "channel_def": {str(number): one.column for number, one in enumerate(look.channels)} or {"0": "image"},
-    }  # fmt: skip
+    }
     scores = tensor | {
-        "type": "probabilities", "format": "classes", "num_channels": len(record.classes), "spatial_shape": [1],
-        "value_range": [0, 1], "channel_def": {str(number): name for number, name in enumerate(record.classes)},
-    }  # fmt: skip
+        "type": "probabilities",
+        "format": "classes",
+        "num_channels": len(record.classes),
+        "spatial_shape": [1],
+        "value_range": [0, 1],
+        "channel_def": {str(number): name for number, name in enumerate(record.classes)},
+    }
     versions_ = record.versions
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",

@@ -27,7 +27,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         *_set_rows(record),
         *_fusion_rows(record),
         ("Cohort hash", record.trained_on.cohort_hash),
-    ]  # fmt: skip
+    ]
 
 
 def model_card(record: BundleRecord, cohort: Cohort) -> str:
@@ -58,10 +58,12 @@ def _spacing_rows(record: BundleRecord) -> list[tuple[str, str]]:
     first = record.input_envelope
     seen = zip(record.preprocessing.columns, (first, *first.further), strict=False)
     return [
-        (f"Spacing seen in training{f' ({column})' if first.further else ''}",
-         f"{_mm(one.spacing_mm_low)} to {_mm(one.spacing_mm_high)} (column, row, slice)")
+        (
+            f"Spacing seen in training{f' ({column})' if first.further else ''}",
+            f"{_mm(one.spacing_mm_low)} to {_mm(one.spacing_mm_high)} (column, row, slice)",
+        )
         for column, one in seen
-    ]  # fmt: skip
+    ]
 
 
 def intensities(config: PreprocessingConfig) -> str:

@@ -72,11 +72,18 @@ def import_(
     from med_transfer.errors import BackboneError, UsageError
 
     if (file is None) == (not download):
-        raise UsageError("both a file and --download" if download else "neither a file nor --download",
-                         where="backbones import", expected="one of them")  # fmt: skip
+        raise UsageError(
+            "both a file and --download" if download else "neither a file nor --download",
+            where="backbones import",
+            expected="one of them",
+        )
     if source_provenance(file) is not None:  # under the catalogue's name, nobody would ask whom it has seen
-        raise BackboneError("a network of your own, which remembers its patients", where=file,
-                            expected="a published file", action="Give it as backbone.weights")  # fmt: skip
+        raise BackboneError(
+            "a network of your own, which remembers its patients",
+            where=file,
+            expected="a published file",
+            action="Give it as backbone.weights",
+        )
     spec = find_backbone(name)
     require_accepted(spec, accept_licence)  # before anything is fetched
     if download:
@@ -84,8 +91,15 @@ def import_(
             file = download_weights(spec, lambda done, total: progress(f"{name}, MiB", done >> 20, total >> 20))
     path, report = import_backbone(name, file or "", accept_licence=accept_licence)
     if as_json:
-        say_json({"path": str(path), "matched": len(report.matched), "missing": report.missing,
-                  "unexpected": report.unexpected, "ignored": len(report.ignored)})  # fmt: skip
+        say_json(
+            {
+                "path": str(path),
+                "matched": len(report.matched),
+                "missing": report.missing,
+                "unexpected": report.unexpected,
+                "ignored": len(report.ignored),
+            }
+        )
         return
     say(str(report))
     say(f"{path}: from now on, the name {name} is enough")
@@ -139,8 +153,10 @@ def _say_fit(fit: Fit) -> None:
     from med_transfer.cli.terminal import say
 
     say(f"{fit.verdict}: {fit.reason}")
-    say(f"{fit.n_scans} scans, effective rank {fit.features.effective_rank:.1f}, "
-        f"mean cosine {fit.features.mean_cosine:.3f}")  # fmt: skip
+    say(
+        f"{fit.n_scans} scans, effective rank {fit.features.effective_rank:.1f}, "
+        f"mean cosine {fit.features.mean_cosine:.3f}"
+    )
     for name, tried in sorted(fit.tried.items(), key=lambda item: item[1].distance):
         figures = f"correlation {tried.correlation:5.2f}  shift {tried.shift:6.3f} sd  spread {tried.spread:6.3f}"
         say(f"  {name:<28} {figures}")

@@ -39,9 +39,16 @@ def command(
     config = EvaluationConfig(interval=interval or "wilson", prevalence=read_prevalence(prevalence or ()))
     with progress_bars() as progress:
         metrics = evaluate_bundle(
-            bundle, cohort, out, progress, subgroups=column_names(subgroups), allow_overlap=allow_overlap,
-            language=language, config=config, explain=ExplainConfig(gallery=gallery),
-        )  # fmt: skip
+            bundle,
+            cohort,
+            out,
+            progress,
+            subgroups=column_names(subgroups),
+            allow_overlap=allow_overlap,
+            language=language,
+            config=config,
+            explain=ExplainConfig(gallery=gallery),
+        )
     if as_json:
         say_json(metrics.model_dump(mode="json", by_alias=True))
     else:

@@ -24,8 +24,10 @@ def command(
     ] = None,
     stage: Annotated[
         int | None,
-        typer.Option(help="Grad-CAM: stage of the network, -1 the deepest; default: the deepest that is fine enough.",
-                     show_default=False),
+        typer.Option(
+            help="Grad-CAM: stage of the network, -1 the deepest; default: the deepest that is fine enough.",
+            show_default=False,
+        ),
     ] = None,
     window_mm: Annotated[
         float | None,
@@ -39,21 +41,32 @@ def command(
     ] = "mean",
     draws: Annotated[
         int | None,
-        typer.Option(help="Random weights in the sanity check; default: 3, for occlusion 1; 0: none.",
-                     show_default=False),
+        typer.Option(
+            help="Random weights in the sanity check; default: 3, for occlusion 1; 0: none.", show_default=False
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Map where the network looks, in the scan's coordinates, and say how far the map can be trusted."""
     from med_transfer.api import explain
     from med_transfer.cli.terminal import progress_bars, say, say_json
 
     with progress_bars() as progress:
         found = explain(
-            bundle, scans, out, method=method, class_name=class_name, stage=stage, window_mm=window_mm,
-            stride_mm=stride_mm, fill=fill, draws=draws, device=device, progress=progress,
-        )  # fmt: skip
+            bundle,
+            scans,
+            out,
+            method=method,
+            class_name=class_name,
+            stage=stage,
+            window_mm=window_mm,
+            stride_mm=stride_mm,
+            fill=fill,
+            draws=draws,
+            device=device,
+            progress=progress,
+        )
     if as_json:
         say_json([record and record.model_dump(mode="json", by_alias=True) for record in found.records])
     else:

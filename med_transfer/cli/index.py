@@ -52,8 +52,10 @@ def command(
     if as_json:
         say_json(asdict(index))
     else:
-        say(f"{index.n_listed} series listed, {index.n_not_chosen} not chosen, {index.n_unlabelled} without a label, "
-            f"{index.n_rejected} rejected, {index.n_ignored} other files; {index.n_files} files in all")  # fmt: skip
+        say(
+            f"{index.n_listed} series listed, {index.n_not_chosen} not chosen, {index.n_unlabelled} without a label, "
+            f"{index.n_rejected} rejected, {index.n_ignored} other files; {index.n_files} files in all"
+        )
         say(str(index.cohort))
         say(str(index.quality))
     raise typer.Exit(1 if index.n_rejected else 0)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from med_transfer.cohorts.sheet import Row
     from med_transfer.errors import ScanError
     from med_transfer.scans import Ignored, Region, Survey, Volume
-    from med_transfer.scans.inspection.page import Look
+    from med_transfer.scans.inspection.page import ScanSummary
 
 NAME = "inspect"
 _SILENT = 8  # as many scans are done before a bar says anything
-LookAt = Callable[..., "Look"]  # view=True for one with pictures
+LookAt = Callable[..., "ScanSummary"]  # view=True for one with pictures
 
 
 def command(
@@ -72,13 +72,13 @@ def _cases(table: Path, max_gap_mm: float) -> list[LookAt]:
     return [partial(_look_at_case, case, _label(row), max_gap_mm) for case, row in zip(cases, rows, strict=True)]
 
 
-def _look_at_case(case: Case, label: str, max_gap_mm: float, *, view: bool) -> Look:
+def _look_at_case(case: Case, label: str, max_gap_mm: float, *, view: bool) -> ScanSummary:
     from med_transfer.errors import ScanError
     from med_transfer.scans import Verdict, read_scan
-    from med_transfer.scans.inspection.page import Look, look_at_volume, refused
+    from med_transfer.scans.inspection.page import ScanSummary, look_at_volume, refused
 
     rows = {"series": case.scan, "row": str(case.row), "series_uid": case.series_uid, "label": label}
-    look = Look(f"row {case.row}: {case.scan}", {name: text for name, text in rows.items() if text}, Verdict())
+    look = ScanSummary(f"row {case.row}: {case.scan}", {name: text for name, text in rows.items() if text}, Verdict())
     try:
         volume = read_scan(case.path, case.series_uid, max_gap_mm=max_gap_mm)
         region, reason = _region(case, volume)
@@ -110,13 +110,13 @@ def _label(row: Row) -> str:
     return row.get("label") or ", ".join(findings)
 
 
-def _look_at_all(to_look_at: Sequence[LookAt], n_views: int) -> list[Look]:
+def _look_at_all(to_look_at: Sequence[LookAt], n_views: int) -> list[ScanSummary]:
     """Each in turn, the first usable ones with pictures."""
     from med_transfer.cli.terminal import progress_bars
 
     if len(to_look_at) <= _SILENT:
         return [*_looks(to_look_at, n_views)]
-    looks: list[Look] = []
+    looks: list[ScanSummary] = []
     with progress_bars() as progress:
         for look in _looks(to_look_at, n_views):
             looks.append(look)
@@ -124,15 +124,15 @@ def _look_at_all(to_look_at: Sequence[LookAt], n_views: int) -> list[Look]:
     return looks
 
 
-def _looks(to_look_at: Sequence[LookAt], n_views: int) -> Iterator[Look]:
+def _looks(to_look_at: Sequence[LookAt], n_views: int) -> Iterator[ScanSummary]:
     drawn = 0
-    for look_at in to_look_at:
-        look = look_at(view=drawn < n_views)
+    for inspect_file in to_look_at:
+        look = inspect_file(view=drawn < n_views)
         drawn += look.view is not None
         yield look
 
 
-def _say(looks: Sequence[Look], ignored: Sequence[Ignored], as_json: bool) -> None:
+def _say(looks: Sequence[ScanSummary], ignored: Sequence[Ignored], as_json: bool) -> None:
     from med_transfer.cli.terminal import say, say_json
 
     if as_json:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 NAME = "labels"
 app = typer.Typer(
-    help="How many more labelled patients are needed, and which scans to label next.", no_args_is_help=True,
+    help="How many more labelled patients are needed, and which scans to label next.",
+    no_args_is_help=True,
     rich_markup_mode=None,
-)  # fmt: skip
+)
 
 
 @app.command()
@@ -59,9 +60,15 @@ def budget(
     from med_transfer.labelling.report import as_record
 
     asked = BudgetSettings(
-        target=target, measure=measure, classes=tuple(classes or ()), finetune=finetune, smallest=smallest,  # type: ignore[arg-type]
-        n_sizes=sizes, repeats=repeats, multiple=multiple,
-    )  # fmt: skip
+        target=target,
+        measure=measure,  # type: ignore[arg-type]
+        classes=tuple(classes or ()),
+        finetune=finetune,
+        smallest=smallest,
+        n_sizes=sizes,
+        repeats=repeats,
+        multiple=multiple,
+    )
     chosen = {"name": backbone, "weights": _bundle_of(weights)}
     words = [
         f"backbone.{key}={json.dumps(str(value), ensure_ascii=False)}"

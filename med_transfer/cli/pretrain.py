@@ -52,8 +52,15 @@ def command(
     record = json.loads(done.curve.read_text(encoding="utf-8"))
     measured = next(entry["measured"] for entry in reversed(record["curve"]) if "measured" in entry)
     if as_json:
-        say_json({"encoder": str(done.encoder), "steps": record["steps"], "scans": done.n_scans,
-                  "left_out": done.n_left_out, "measured": measured})  # fmt: skip
+        say_json(
+            {
+                "encoder": str(done.encoder),
+                "steps": record["steps"],
+                "scans": done.n_scans,
+                "left_out": done.n_left_out,
+                "measured": measured,
+            }
+        )
     else:
         say(f"{done.n_scans} scans, {done.n_left_out} left out, {record['steps']} steps in {record['seconds']:.0f} s")
         say("  " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in measured.items()))

@@ -43,6 +43,7 @@ def require_columns(cohort: Cohort, columns: Iterable[str]) -> None:
     missing = [column for column in columns if not any(case.scan_in(column) for case in cohort.cases)]
     if missing:
         raise CohortError(
-            f"no scan in column {', '.join(missing)}", where=cohort.path or "",
+            f"no scan in column {', '.join(missing)}",
+            where=cohort.path or "",
             expected=f"columns {', '.join(columns)}, one for each scan of a case (input.channels)",
-        )  # fmt: skip
+        )

@@ -153,9 +153,10 @@ def _link(rows: list[dict[str, str]], labels: Path) -> list[dict[str, str] | Non
     columns = [name for name in sheet.columns if name not in _LINKS]
     if link is None or not any(name == "label" or name.startswith("label_") for name in columns):
         raise CohortError(
-            f"columns {', '.join(sheet.columns)}", where=labels,
+            f"columns {', '.join(sheet.columns)}",
+            where=labels,
             expected=f"label (or label_<finding>) and one of {', '.join(_LINKS)}",
-        )  # fmt: skip
+        )
     entries = _entries(sheet, link)
     told = [name for name in ("patient", *columns) if name in sheet.columns]
     linked = [
@@ -164,9 +165,11 @@ def _link(rows: list[dict[str, str]], labels: Path) -> list[dict[str, str] | Non
     ]
     if not any(linked):
         raise CohortError(
-            f"none of {len(entries)} rows matches a series by {link}", where=labels,
-            expected=f"{link} as in the files", action="Compare with the quality table",
-        )  # fmt: skip
+            f"none of {len(entries)} rows matches a series by {link}",
+            where=labels,
+            expected=f"{link} as in the files",
+            action="Compare with the quality table",
+        )
     return linked
 
 

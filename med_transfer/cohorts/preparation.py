@@ -164,9 +164,11 @@ def prepare_cohort(
         progress(index + 1, len(cohort.cases))
     if not usable:
         raise NothingDone(
-            f"none of {len(failed)} scans can be used", where=cohort.path or "", expected="at least one",
+            f"none of {len(failed)} scans can be used",
+            where=cohort.path or "",
+            expected="at least one",
             action=f"The first reason: {failed[0].reason}",
-        )  # fmt: skip
+        )
     return PreparedCohort(cohort.subset(usable), tuple(scans), tuple(failed))
 
 

@@ -17,14 +17,14 @@ from med_transfer.evaluation.subgroup_columns import cohort_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
-from med_transfer.metrics import EvaluationConfig, Metrics, TransferGain, evaluate
-from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics import EvaluationConfig, Metrics, TransferGain, compute_metrics
+from med_transfer.metrics.decision_records import AccessCounts
 from med_transfer.metrics.domain import Domain
 from med_transfer.metrics.fusion import fusion_figures
 from med_transfer.metrics.fusion_metrics import FusionMetrics
 from med_transfer.metrics.overlap import Overlap
 from med_transfer.metrics.prediction_sets import measure_sets
-from med_transfer.metrics.record import FitGap, KeptNetwork
+from med_transfer.metrics.record import GeneralisationGap, KeptNetwork
 from med_transfer.metrics.set_metrics import SetMetrics
 from med_transfer.metrics.shortcut_metrics import Shortcuts
 from med_transfer.model.ensemble import Ensemble
@@ -37,15 +37,29 @@ from med_transfer.report.writing import write_report
 _BATCH = 16
 
 
-def judge(
-    record: BundleRecord, prepared: PreparedCohort, probabilities: NDArray[np.float64], novelty: NDArray[np.float64],
-    out: Path, summary: RunSummary, *, baselines: Mapping[str, NDArray[np.float64]] | None = None,
-    gain: TransferGain | None = None, curves: Sequence[LearningCurve] = (), seed: int = 0,
-    kept: KeptNetwork | None = None, gap: FitGap | None = None, subgroups: Sequence[str] | None = None,
-    shortcuts: Shortcuts | None = None, overlap: Overlap | None = None, domain: Domain | None = None,
-    openings: Openings | None = None, config: EvaluationConfig | None = None, ensemble: Ensemble | None = None,
+def evaluate(
+    record: BundleRecord,
+    prepared: PreparedCohort,
+    probabilities: NDArray[np.float64],
+    novelty: NDArray[np.float64],
+    out: Path,
+    summary: RunSummary,
+    *,
+    baselines: Mapping[str, NDArray[np.float64]] | None = None,
+    gain: TransferGain | None = None,
+    curves: Sequence[LearningCurve] = (),
+    seed: int = 0,
+    kept: KeptNetwork | None = None,
+    gap: GeneralisationGap | None = None,
+    subgroups: Sequence[str] | None = None,
+    shortcuts: Shortcuts | None = None,
+    overlap: Overlap | None = None,
+    domain: Domain | None = None,
+    openings: AccessCounts | None = None,
+    config: EvaluationConfig | None = None,
+    ensemble: Ensemble | None = None,
     explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
-) -> Metrics:  # fmt: skip
+) -> Metrics:
     """Write predictions, metrics and report of scans with labels.
 
     A bundle with a fusion gets it measured too. The table's ``predicted`` stays the network's call; metrics and report
@@ -54,7 +68,7 @@ def judge(
     Args:
         record: of the bundle that is judged.
         prepared: the scans, as the network sees them, with the scans that could not be used.
-        probabilities: [scan, class]; novelty: [scan]; see :func:`assess`.
+        probabilities: [scan, class]; novelty: [scan]; see :func:`predict`.
         out: folder to write to.
         summary: what the report says of the run.
         baselines: name to probabilities [scan, class] on the same scans.
@@ -85,12 +99,19 @@ def judge(
     _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
     if shown is not probabilities:
         predictions = [record.answer(one, shown[row], float(novelty[row])) for row, one in enumerate(predictions)]
-    metrics = evaluate(
-        cohort.truth, shown, cohort.patients, cohort.labels, operating_point=record.operating_point,
-        failed=prepared.failed, baselines=baselines or {},
-        subgroups=cohort_subgroups(prepared, subgroups, channel_columns(record.preprocessing)), transfer_gain=gain,
-        config=config, seed=seed,
-    )  # fmt: skip
+    metrics = compute_metrics(
+        cohort.truth,
+        shown,
+        cohort.patients,
+        cohort.labels,
+        operating_point=record.operating_point,
+        failed=prepared.failed,
+        baselines=baselines or {},
+        subgroups=cohort_subgroups(prepared, subgroups, channel_columns(record.preprocessing)),
+        transfer_gain=gain,
+        config=config,
+        seed=seed,
+    )
     metrics = metrics.model_copy(
         update={
             "kept_network": kept,
@@ -107,19 +128,19 @@ def judge(
     metrics.save(out / "metrics.json")
     misses, checks = gallery(record, ensemble, prepared, predictions, explain.gallery) if ensemble else ([], None)
     evidence = Evidence(
-        metrics, summary, curves, misses, checks, truth=cohort.truth, probabilities=shown, patients=cohort.patients,
-    )  # fmt: skip
+        metrics, summary, curves, misses, checks, truth=cohort.truth, probabilities=shown, patients=cohort.patients
+    )
     write_report(out / "report.html", evidence)
     return metrics
 
 
 @torch.inference_mode()
-def assess(ensemble: Ensemble, prepared: PreparedCohort) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def predict(ensemble: Ensemble, prepared: PreparedCohort) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities [scan, class] and novelty [scan] of prepared scans; on a GPU when there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ensemble = ensemble.to(device).eval()
     images = [torch.from_numpy(tensor.astype(np.float32)) for tensor in prepared.tensors]
-    results = [ensemble.assess(torch.stack(images[i : i + _BATCH]).to(device)) for i in range(0, len(images), _BATCH)]
+    results = [ensemble.predict(torch.stack(images[i : i + _BATCH]).to(device)) for i in range(0, len(images), _BATCH)]
     ensemble.cpu()
     probabilities, novelty = (torch.cat(parts).cpu().double().numpy() for parts in zip(*results, strict=True))
     return probabilities, novelty
@@ -158,17 +179,27 @@ def _fusion_metrics(
 
 
 def _set_metrics(
-    record: BundleRecord, prepared: PreparedCohort, probabilities: NDArray[np.float64],
-    config: EvaluationConfig | None, seed: int,
-) -> SetMetrics | None:  # fmt: skip
+    record: BundleRecord,
+    prepared: PreparedCohort,
+    probabilities: NDArray[np.float64],
+    config: EvaluationConfig | None,
+    seed: int,
+) -> SetMetrics | None:
     """Of the network's own probabilities, which the sets were made for, also where the fused model is reported."""
     sets, cohort = record.prediction_sets, prepared.cohort
     if sets is None:
         return None
     return measure_sets(
-        cohort.truth, sets.members(probabilities), cohort.patients, cohort.labels, target=sets.coverage,
-        thresholds=sets.thresholds, n_patients=sets.n_patients, config=config, seed=seed,
-    )  # fmt: skip
+        cohort.truth,
+        sets.members(probabilities),
+        cohort.patients,
+        cohort.labels,
+        target=sets.coverage,
+        thresholds=sets.thresholds,
+        n_patients=sets.n_patients,
+        config=config,
+        seed=seed,
+    )
 
 
 def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Prediction]) -> None:

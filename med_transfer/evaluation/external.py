@@ -25,13 +25,13 @@ from med_transfer.bundle import (
 from med_transfer.bundle.model_card import model_card_rows
 from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
-from med_transfer.evaluation.evaluate import assess, judge
+from med_transfer.evaluation.evaluate import evaluate, predict
 from med_transfer.evaluation.subgroup_columns import check_subgroups
-from med_transfer.evaluation.test_access_log import OPENINGS_FILE, Opening, opened
+from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.metrics import EvaluationConfig, Metrics
 from med_transfer.metrics.cohort_profile import CohortProfile
-from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics.decision_records import AccessCounts
 from med_transfer.metrics.domain import Domain, domain_of
 from med_transfer.metrics.overlap import Overlap
 from med_transfer.metrics.predictive_values import checked_prevalence
@@ -46,10 +46,17 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_bundle(
-    bundle: Path | str, cohort: Path | str | Cohort, out: Path | str, progress: Progress = silent, *,
-    subgroups: Sequence[str] | None = None, allow_overlap: bool = False, language: Language = "en",
-    config: EvaluationConfig | None = None, explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
-) -> Metrics:  # fmt: skip
+    bundle: Path | str,
+    cohort: Path | str | Cohort,
+    out: Path | str,
+    progress: Progress = silent,
+    *,
+    subgroups: Sequence[str] | None = None,
+    allow_overlap: bool = False,
+    language: Language = "en",
+    config: EvaluationConfig | None = None,
+    explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
+) -> Metrics:
     """Predict a labelled cohort and write predictions.csv, metrics.json and report.html. It counts as an opening.
 
     Args:
@@ -78,32 +85,45 @@ def evaluate_bundle(
     if not allow_overlap:  # by patient, before anything is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
     prepared = prepare_cohort(
-        cohort, Preprocessing(record.preprocessing), out / "prepared",
+        cohort,
+        Preprocessing(record.preprocessing),
+        out / "prepared",
         progress=lambda done, total: progress("reading scans", done, total),
-    )  # fmt: skip
+    )
     if not allow_overlap:
         _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
     overlap = _overlap(record, prepared)
     network = load_network(folder)
     with _opened(record, prepared, folder, out) as openings:
-        probabilities, novelty = assess(network, prepared)
+        probabilities, novelty = predict(network, prepared)
         within, shortcuts = baselines_within(prepared.handcrafted, _as_development(prepared))
         summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
-        return judge(
-            record, prepared, probabilities, novelty, out, summary, subgroups=subgroups, overlap=overlap,
-            baselines=_prevalence(record, len(prepared.scans)) | within, shortcuts=shortcuts,
-            domain=_domain(record, prepared, novelty), openings=openings, config=config,
-            ensemble=network, explain=explain,
-        )  # fmt: skip
+        return evaluate(
+            record,
+            prepared,
+            probabilities,
+            novelty,
+            out,
+            summary,
+            subgroups=subgroups,
+            overlap=overlap,
+            baselines=_prevalence(record, len(prepared.scans)) | within,
+            shortcuts=shortcuts,
+            domain=_domain(record, prepared, novelty),
+            openings=openings,
+            config=config,
+            ensemble=network,
+            explain=explain,
+        )
 
 
 @contextmanager
-def _opened(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: Path) -> Iterator[Openings]:
+def _opened(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: Path) -> Iterator[AccessCounts]:
     """Counted in the run folder; where there is none, or it cannot be written to, in the output folder."""
     run = run_folder(bundle)
-    of_run = run / OPENINGS_FILE if run else None
+    of_run = run / ACCESS_LOG_FILE if run else None
     writable = of_run is not None and os.access(of_run if of_run.exists() else of_run.parent, os.W_OK)
-    opening = Opening(
+    opening = Access(
         by="evaluate",
         own=bool(_seen(record.held_out, prepared.cohort, prepared.content_hashes)) if record.held_out else None,
         cohort_hash=labelled_scans_hash(prepared.cohort, prepared.content_hashes),
@@ -112,9 +132,9 @@ def _opened(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: P
         operating_point=record.operating_point,
     )
     if of_run is not None and writable:
-        counted = opened(of_run, opening)
+        counted = record_access(of_run, opening)
     else:
-        counted = opened(out / OPENINGS_FILE, opening, elsewhere=of_run)
+        counted = record_access(out / ACCESS_LOG_FILE, opening, elsewhere=of_run)
     with counted as openings:
         log.log(openings.level, openings.sentence)
         yield openings
@@ -140,9 +160,10 @@ def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_ha
     through = f" ({of_source} of them by its source or pretraining)" if of_source else ""
     raise PatientLeak(
         f"the bundle was trained on {len(seen)} of these scans or their patients{through}: {named}",
-        where=cohort.path or "", expected="patients that the bundle never saw",
+        where=cohort.path or "",
+        expected="patients that the bundle never saw",
         action="Leave those rows out, or pass --allow-overlap: the figures are then not of new patients",
-    )  # fmt: skip
+    )
 
 
 def _seen(known: Provenance | HeldOut | None, cohort: Cohort, content_hashes: Sequence[Images]) -> tuple[int, ...]:
@@ -170,11 +191,14 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
     cohort, facts = prepared.cohort, [scan.acquisition for scan in prepared.scans]
     envelopes = (record.input_envelope, *record.input_envelope.further)
     return domain_of(
-        np.array([scan.spacings_mm for scan in prepared.scans]), novelty, facts,
+        np.array([scan.spacings_mm for scan in prepared.scans]),
+        novelty,
+        facts,
         CohortProfile.of(cohort.truth, cohort.labels.names, cohort.patients, facts),
         envelope_mm=([one.spacing_mm_low for one in envelopes], [one.spacing_mm_high for one in envelopes]),
-        training=record.development, abstain_above=record.abstain_above_novelty,
-    )  # fmt: skip
+        training=record.development,
+        abstain_above=record.abstain_above_novelty,
+    )
 
 
 def _summary(

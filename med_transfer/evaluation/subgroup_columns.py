@@ -30,9 +30,11 @@ def check_subgroups(cohort: Cohort, columns: Sequence[str] | None) -> None:
         if column not in known:
             near = get_close_matches(column, known, n=1)
             raise UsageError(
-                f"subgroup column {column!r} is not in the table", where=cohort.path or "",
-                expected=f"one of {', '.join(known)}", action=f"Did you mean {near[0]}?" if near else "",
-            )  # fmt: skip
+                f"subgroup column {column!r} is not in the table",
+                where=cohort.path or "",
+                expected=f"one of {', '.join(known)}",
+                action=f"Did you mean {near[0]}?" if near else "",
+            )
 
 
 def cohort_subgroups(
@@ -44,10 +46,14 @@ def cohort_subgroups(
     the scans, is left out; one
     that divides them as an earlier one does is only mentioned there. A column that was named is always in the answer.
     """
-    names = columns if columns is not None else [
-        *(name for name in _table_columns(prepared.cohort) if name not in channels and not is_private(name)),
-        *(name for name in _FACTS_BY_DEFAULT if name not in _table_columns(prepared.cohort)),
-    ]  # fmt: skip
+    names = (
+        columns
+        if columns is not None
+        else [
+            *(name for name in _table_columns(prepared.cohort) if name not in channels and not is_private(name)),
+            *(name for name in _FACTS_BY_DEFAULT if name not in _table_columns(prepared.cohort)),
+        ]
+    )
     groupings = [group_column(name, _texts(prepared, name), prepared.cohort.patients) for name in dict.fromkeys(names)]
     return groupings if columns is not None else _distinct([one for one in groupings if not one.unsuitable])
 

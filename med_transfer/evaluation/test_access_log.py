@@ -20,17 +20,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from med_transfer.atomic import output_error
 from med_transfer.errors import UsageError
-from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics.decision_records import AccessCounts
 from med_transfer.model.operating_point import OperatingPoint
 
-OPENINGS_FILE = "test_openings.jsonl"
+ACCESS_LOG_FILE = "test_openings.jsonl"
 
 
 class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Opening(_Line):
+class Access(_Line):
     """A network is about to read test scans.
 
     Attributes:
@@ -49,7 +49,7 @@ class Opening(_Line):
     lock_hash: str
     operating_point: OperatingPoint
 
-    def is_of(self, other: Opening) -> bool:
+    def is_of(self, other: Access) -> bool:
         """Whether both are of one test set: the run's own, or the same scans."""
         return (self.own and other.own) or self.cohort_hash == other.cohort_hash
 
@@ -58,7 +58,7 @@ class _Opened(_Line):
     event: Literal["opened"] = "opened"
     id: str
     at: str
-    opening: Opening
+    opening: Access
 
 
 class _Reported(_Line):
@@ -70,7 +70,7 @@ class _Reported(_Line):
 
 
 @contextmanager
-def opened(file: Path, opening: Opening, elsewhere: Path | None = None) -> Iterator[Openings]:
+def record_access(file: Path, opening: Access, elsewhere: Path | None = None) -> Iterator[AccessCounts]:
     """Record an opening before the block reads a test scan, and after it that there are results.
 
     An opening without results, of the same scans under the same decisions, was interrupted: it is gone on with and not
@@ -96,10 +96,10 @@ def opened(file: Path, opening: Opening, elsewhere: Path | None = None) -> Itera
     _append(file, _Reported(id=key, at=_now()))
 
 
-def count(opening: Opening, earlier: Sequence[Opening]) -> Openings:
+def count(opening: Access, earlier: Sequence[Access]) -> AccessCounts:
     """What an opening is to those before it."""
     same = [one for one in earlier if one.is_of(opening)]
-    return Openings(
+    return AccessCounts(
         n=len(same) + 1,
         own=opening.own,
         n_other_decisions=sum(one.lock_hash != opening.lock_hash for one in same),
@@ -109,7 +109,7 @@ def count(opening: Opening, earlier: Sequence[Opening]) -> Openings:
     )
 
 
-def _interrupted(lines: Sequence[_Opened | _Reported], opening: Opening) -> str:
+def _interrupted(lines: Sequence[_Opened | _Reported], opening: Access) -> str:
     """Id of the last opening of all when it is this one and has no results; else empty."""
     if lines and isinstance(lines[-1], _Opened) and lines[-1].opening == opening:
         return lines[-1].id
@@ -136,9 +136,11 @@ def _parse(line: bytes, file: Path, number: int) -> _Opened | _Reported:
         return kind.model_validate_json(line)
     except (ValueError, KeyError, TypeError, ValidationError):
         raise UsageError(
-            f"line {number} is damaged", where=file, expected="lines as they were written",
+            f"line {number} is damaged",
+            where=file,
+            expected="lines as they were written",
             action="Restore the file: it tells how often the test set was opened",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _append(file: Path, line: _Opened | _Reported) -> None:

@@ -51,9 +51,16 @@ class Explanation:
 
 
 def explain(
-    ensemble: Ensemble, image: Tensor, class_index: int, method: Method, *, fill: float | None = None,
-    draws: int = 3, n_random: int = 20, seed: int = 0,
-) -> Explanation:  # fmt: skip
+    ensemble: Ensemble,
+    image: Tensor,
+    class_index: int,
+    method: Method,
+    *,
+    fill: float | None = None,
+    draws: int = 3,
+    n_random: int = 20,
+    seed: int = 0,
+) -> Explanation:
     """The map of one input for one class, with its faithfulness and its dependence on the weights.
 
     Args:

@@ -52,9 +52,16 @@ class Deletion:
 
 @torch.inference_mode()
 def deletion(
-    ensemble: Ensemble, image: Tensor, class_index: int, heat: HeatMap, *, fill: float | None = None,
-    share: float = 0.05, n_random: int = 20, seed: int = 0,
-) -> Deletion | None:  # fmt: skip
+    ensemble: Ensemble,
+    image: Tensor,
+    class_index: int,
+    heat: HeatMap,
+    *,
+    fill: float | None = None,
+    share: float = 0.05,
+    n_random: int = 20,
+    seed: int = 0,
+) -> Deletion | None:
     """Hide the most important share of the input, and the same region moved elsewhere at random.
 
     A region that is moved over an edge comes in again at the other side, so that size and shape stay.

@@ -73,7 +73,8 @@ def _stage(wanted: int | None, maps: Sequence[Tensor], gradients: Sequence[Tenso
     chosen = wanted + len(maps) if wanted < 0 else wanted
     if chosen not in useful:
         raise ConfigError(
-            f"stage {wanted}: the class does not depend on it", where="Grad-CAM",
+            f"stage {wanted}: the class does not depend on it",
+            where="Grad-CAM",
             expected=f"one of {', '.join(map(str, useful))} of this network",
-        )  # fmt: skip
+        )
     return chosen

@@ -46,9 +46,14 @@ class Occlusion:
 
     @classmethod
     def in_mm(
-        cls, shape: Triple, spacing_mm: tuple[float, float, float], window_mm: float | None = None,
-        stride_mm: float | None = None, fill: float | None = None, progress: Progress = lambda done, total: None,
-    ) -> Occlusion:  # fmt: skip
+        cls,
+        shape: Triple,
+        spacing_mm: tuple[float, float, float],
+        window_mm: float | None = None,
+        stride_mm: float | None = None,
+        fill: float | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> Occlusion:
         """A cube of so many mm, rounded to voxels.
 
         Args:

@@ -18,9 +18,16 @@ _MOST_OPAQUE = 0.75
 
 
 def heat_picture(
-    voxels: NDArray, heat: NDArray[np.floating], affine: geometry.Affine, window: Window, through_mm: ArrayLike, *,
-    region: Region | None = None, kind: Literal["png", "jpeg"] = "png", height_inches: float = 2.4,
-) -> bytes:  # fmt: skip
+    voxels: NDArray,
+    heat: NDArray[np.floating],
+    affine: geometry.Affine,
+    window: Window,
+    through_mm: ArrayLike,
+    *,
+    region: Region | None = None,
+    kind: Literal["png", "jpeg"] = "png",
+    height_inches: float = 2.4,
+) -> bytes:
     """PNG or JPEG of two rows: axial, coronal and sagittal plane, plain above and with the map below.
 
     Orange speaks for the class, blue against it; the strongest value of the whole map is the most opaque. Holds no

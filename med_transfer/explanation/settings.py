@@ -53,10 +53,7 @@ class MapSettings:
             return GradCAM(self.stage)
         fill = floor if self.fill == "floor" else None
         width, height, depth = geometry.spacing_mm(grid.affine)
-        return Occlusion.in_mm(
-            grid.shape, (depth, height, width), self.window_mm, self.stride_mm, fill,
-            progress,
-        )  # fmt: skip
+        return Occlusion.in_mm(grid.shape, (depth, height, width), self.window_mm, self.stride_mm, fill, progress)
 
     @property
     def n_draws(self) -> int:

@@ -17,8 +17,9 @@ def check_batch_norm(encoder: Encoder) -> None:
     if not _layers(encoder):
         raise ConfigError(
             "bn_adapt with a backbone that has no BatchNorm: there are no statistics to adapt",
-            where="transfer.batch_norm", expected="source or auto",
-        )  # fmt: skip
+            where="transfer.batch_norm",
+            expected="source or auto",
+        )
 
 
 @torch.no_grad()
@@ -64,8 +65,9 @@ class _Pooled:
         if self.count < 2:
             raise ConfigError(
                 "bn_adapt with a single value a channel: it has no variance",
-                where="transfer.batch_norm", expected="at least two training scans, or a larger input.shape",
-            )  # fmt: skip
+                where="transfer.batch_norm",
+                expected="at least two training scans, or a larger input.shape",
+            )
         layer.get_buffer("running_mean").copy_(self.mean)
         layer.get_buffer("running_var").copy_(self.squares / (self.count - 1))
 

@@ -66,9 +66,13 @@ class PairedSampler(WeightedRandomSampler):
 
 
 def training_batches(
-    tensors: Tensors, truth: Truth, config: FinetuneConfig, preprocessing: PreprocessingConfig, seed: int,
+    tensors: Tensors,
+    truth: Truth,
+    config: FinetuneConfig,
+    preprocessing: PreprocessingConfig,
+    seed: int,
     unlabelled: Tensors = (),
-) -> DataLoader:  # fmt: skip
+) -> DataLoader:
     """Endless variety, equal classes: each epoch draws scans with replacement and augments each draw anew.
 
     With ``unlabelled`` scans a batch has a third part, as many images of them.
@@ -94,9 +98,12 @@ def training_batches(
 
 
 def validation_batches(
-    tensors: Tensors, truth: Truth, config: FinetuneConfig, preprocessing: PreprocessingConfig,
+    tensors: Tensors,
+    truth: Truth,
+    config: FinetuneConfig,
+    preprocessing: PreprocessingConfig,
     batch_size: int | None = None,
-) -> DataLoader:  # fmt: skip
+) -> DataLoader:
     """Each scan once, in order, without augmentation; in batches of the training's size unless another is given."""
     plain = config.augmentation.model_copy(update={"strength": 0.0})
     middle = augmentation(plain, preprocessing.shape, preprocessing.output_range)

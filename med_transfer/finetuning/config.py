@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -191,7 +191,7 @@ class FinetuneConfig(_Config):
     """A whole run. The resolved config is written to ``RUN/config.yaml``.
 
     Attributes:
-        scratch_twin: also train the same network from scratch, same folds and budget, and report the gain.
+        from_scratch_baseline: also train the same network from scratch, same folds and budget, and report the gain.
         calibration: how logits become probabilities, see CalibrationConfig.
         fusion: the network with handcrafted features and clinical columns, see FusionConfig; None: the network alone.
         operating_point: how probabilities become calls, see OperatingPointConfig. This and the next may change in a
@@ -202,6 +202,8 @@ class FinetuneConfig(_Config):
         abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
     """
 
+    renamed_keys: ClassVar[dict[str, str]] = {"scratch_twin": "from_scratch_baseline"}
+
     backbone: BackboneConfig = BackboneConfig()
     input: InputConfig = InputConfig()
     split: SplitConfig = SplitConfig()
@@ -209,7 +211,7 @@ class FinetuneConfig(_Config):
     transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
     calibration: CalibrationConfig = CalibrationConfig()
-    scratch_twin: bool = True
+    from_scratch_baseline: bool = True
     fusion: FusionConfig | None = None
     operating_point: OperatingPointConfig = OperatingPointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -254,10 +256,10 @@ class FinetuneConfig(_Config):
             training = training.model_copy(update={"freeze_norm_statistics": keeps})
         return config.model_copy(update={"training": training})
 
-    def scratch_twin_config(self) -> FinetuneConfig:
+    def from_scratch_config(self) -> FinetuneConfig:
         """The same run without its source."""
         backbone, training = self.backbone.model_copy(update={"weights": None}), self.training.without_source()
-        parts = {"backbone": backbone, "transfer": self.transfer.scratch_twin(), "training": training}
+        parts = {"backbone": backbone, "transfer": self.transfer.from_scratch(), "training": training}
         return self.model_copy(update=parts)
 
 
@@ -278,8 +280,8 @@ def _contradiction(config: FinetuneConfig) -> str:
         rule = config.operating_point.rule
         return f"operating_point.rule {rule} with fusion.report fused: thresholds are chosen for the network alone"
     strategy = transfer.strategy
-    if transfer.on_harm == "fallback" and not config.scratch_twin:
-        return "transfer.on_harm fallback without scratch_twin: there is no network to fall back to"
+    if transfer.on_harm == "fallback" and not config.from_scratch_baseline:
+        return "transfer.on_harm fallback without from_scratch_baseline: there is no network to fall back to"
     if strategy == "scratch" and config.backbone.weights is not None:
         return "transfer.strategy scratch with backbone.weights: from scratch no weights are loaded"
     if strategy == "linear_probe" and training.averaging != "none":

@@ -31,11 +31,11 @@ LOCK_FILE = "cohort.lock.json"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run works on; the same for the transferred network and its scratch twin.
+class RunData:
+    """What a run works on; the same for the transferred network and its from-scratch baseline.
 
     Attributes:
-        unlabelled: scans for alignment or mapping, which the scratch twin has no use for.
+        unlabelled: scans for alignment or mapping, which the from-scratch baseline has no use for.
     """
 
     preprocessing: PreprocessingConfig
@@ -45,7 +45,9 @@ class Plan:
     unlabelled: PreparedCohort | None = None
 
 
-def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: Path, progress: Progress) -> Plan:
+def prepare_run_data(
+    cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: Path, progress: Progress
+) -> RunData:
     """Read every scan once, split by patient, prove that nothing leaks, and write ``cohort.lock.json``.
 
     Raises:
@@ -55,9 +57,12 @@ def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: P
     """
     preprocessing = resolve_preprocessing(spec, config)
     prepared = prepare_cohort(
-        cohort, Preprocessing(preprocessing), out / "prepared", margin_voxels(preprocessing.shape),
+        cohort,
+        Preprocessing(preprocessing),
+        out / "prepared",
+        margin_voxels(preprocessing.shape),
         lambda done, total: progress("reading scans", done, total),
-    )  # fmt: skip
+    )
     split = split_cohort(prepared.cohort, config.split)
     check_leakage(prepared.cohort, prepared.content_hashes, split)
     lock = CohortLock.of(prepared.cohort, prepared.content_hashes, split, config.split)
@@ -65,12 +70,12 @@ def make_plan(cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: P
     if config.transfer.unlabelled:
         cache = out / "prepared"
         unlabelled = prepare_unlabelled(config.transfer.unlabelled, prepared, split, preprocessing, cache, progress)
-    plan = Plan(preprocessing, prepared, split, lock, unlabelled)
-    _refuse_what_the_source_saw(plan, source_weights(config))
+    run_data = RunData(preprocessing, prepared, split, lock, unlabelled)
+    _refuse_what_the_source_saw(run_data, source_weights(config))
     _write_lock(lock, out / LOCK_FILE)
     if unlabelled:
         lock_unlabelled(unlabelled, out / UNLABELLED_LOCK_FILE)
-    return plan
+    return run_data
 
 
 def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> PreprocessingConfig:
@@ -89,9 +94,10 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
         raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from None
     if any(size < least for size, least in zip(preprocessing.shape, spec.input.minimum_shape, strict=True)):
         raise ConfigError(
-            f"shape {list(preprocessing.shape)}", where="input.shape",
+            f"shape {list(preprocessing.shape)}",
+            where="input.shape",
             expected=f"at least {list(spec.input.minimum_shape)} for {spec.name}",
-        )  # fmt: skip
+        )
     return preprocessing
 
 
@@ -113,33 +119,37 @@ def refuse_adapted_source(weights: Path | None) -> None:
     transfer = read_record(weights).transfer
     if transfer is not None and transfer.adapter_reduction:
         raise BackboneError(
-            "the source has adapters, which cannot be transferred", where=weights,
+            "the source has adapters, which cannot be transferred",
+            where=weights,
             expected="a bundle of another strategy, for example lora",
             action="Give the weights that its adapters were added to, or train it again",
-        )  # fmt: skip
+        )
 
 
 def _write_lock(lock: CohortLock, path: Path) -> None:
     """Write the lock, or find the same one there from a run that was killed."""
     if path.exists() and CohortLock.read(path).cohort_hash != lock.cohort_hash:
         raise UsageError(
-            "the folder holds a run on another cohort", where=path, expected="a new folder, or the same cohort",
+            "the folder holds a run on another cohort",
+            where=path,
+            expected="a new folder, or the same cohort",
             action="Choose another -o",
-        )  # fmt: skip
+        )
     lock.write(path)
 
 
-def _refuse_what_the_source_saw(plan: Plan, weights: Path | None) -> None:
+def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None:
     """A network of one's own remembers the patients it was trained on: none of them may judge its offspring."""
     source = source_provenance(weights)
     if source is None:
         return
-    test = plan.prepared.subset(plan.split.test)
+    test = run_data.prepared.subset(run_data.split.test)
     seen = seen_before(test.cohort, test.content_hashes, source.patient_hashes, source.content_hashes)
     if seen:
         named = ", ".join(str(test.cohort.cases[i]) for i in seen[:5])
         raise PatientLeak(
             f"the source was trained on {len(seen)} test scans or their patients: {named}",
-            where=weights, expected="test patients that the source never saw",
+            where=weights,
+            expected="test patients that the source never saw",
             action="Mark those rows split=train, or choose another source",
-        )  # fmt: skip
+        )

@@ -12,13 +12,13 @@ from med_transfer.finetuning.batches import Tensors
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.mapping import fit_autoencoder, fit_coral
-from med_transfer.finetuning.member_data import MemberData
+from med_transfer.finetuning.member_data import FoldData
 from med_transfer.model.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
 
-def set_bottleneck(classifier: Classifier, data: MemberData, config: FinetuneConfig, source: FeatureSource) -> None:
+def set_bottleneck(classifier: Classifier, data: FoldData, config: FinetuneConfig, source: FeatureSource) -> None:
     """Fit the autoencoder on training and unlabelled scans and put its first layer into the classifier, in place.
 
     Does nothing where none is configured. Validation scans are not learned from; what is kept of them is logged.
@@ -36,7 +36,7 @@ def set_bottleneck(classifier: Classifier, data: MemberData, config: FinetuneCon
 
 
 def labelled_features(
-    classifier: Classifier, data: MemberData, config: FinetuneConfig, read: Callable[[Classifier, Tensors], Tensor]
+    classifier: Classifier, data: FoldData, config: FinetuneConfig, read: Callable[[Classifier, Tensors], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Features [scan, feature] of training and validation scans, as the network's head is to be judged on them.
 

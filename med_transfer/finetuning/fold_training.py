@@ -26,9 +26,9 @@ from med_transfer.finetuning.callbacks.random_states import RandomStates
 from med_transfer.finetuning.callbacks.weight_averaging import WeightAverage, first_averaged_epoch
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
 from med_transfer.finetuning.features import FeatureSource
-from med_transfer.finetuning.initialisation import prepare_start
+from med_transfer.finetuning.initialisation import initialise
 from med_transfer.finetuning.losses import LOWER_IS_BETTER
-from med_transfer.finetuning.member_data import MemberData
+from med_transfer.finetuning.member_data import FoldData
 from med_transfer.finetuning.module import FinetuningModule
 from med_transfer.finetuning.strategies import find_strategy
 from med_transfer.model.classifier import Classifier
@@ -41,7 +41,7 @@ RESUME_FILE = "resume.ckpt"
 
 
 @dataclass(frozen=True)
-class TrainedMember:
+class TrainedNetwork:
     """A classifier with its best weights, in evaluation mode, and its course: one row an epoch."""
 
     classifier: Classifier
@@ -49,10 +49,17 @@ class TrainedMember:
     best_epoch: int
 
 
-def train_member(
-    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
-    labels: Labels, folder: Path, *, seed: int, progress: Callback | None = None,
-) -> TrainedMember:  # fmt: skip
+def train_network(
+    classifier: Classifier,
+    data: FoldData,
+    config: FinetuneConfig,
+    preprocessing: PreprocessingConfig,
+    labels: Labels,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Callback | None = None,
+) -> TrainedNetwork:
     """Train with early stopping and restore the best weights, as a plain network.
 
     ``folder`` keeps the state: a finished member is loaded, an interrupted one goes on from its last epoch.
@@ -65,7 +72,7 @@ def train_member(
     if weights.exists() and course.exists():
         classifier.load_state_dict(load_file(weights))
         record = json.loads(course.read_text())
-        return TrainedMember(classifier.eval(), record["history"], record["best_epoch"])
+        return TrainedNetwork(classifier.eval(), record["history"], record["best_epoch"])
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
     history, best_epoch = _learn(classifier, data, config, preprocessing, labels, folder, seed, progress)
@@ -76,17 +83,23 @@ def train_member(
     write_bytes(weights, save(state))
     write_text(course, json.dumps({"history": history, "best_epoch": best_epoch}))
     (folder / RESUME_FILE).unlink(missing_ok=True)
-    return TrainedMember(classifier.eval(), history, best_epoch)
+    return TrainedNetwork(classifier.eval(), history, best_epoch)
 
 
 def _learn(
-    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
-    labels: Labels, folder: Path, seed: int, progress: Callback | None,
-) -> tuple[list[dict[str, float]], int]:  # fmt: skip
+    classifier: Classifier,
+    data: FoldData,
+    config: FinetuneConfig,
+    preprocessing: PreprocessingConfig,
+    labels: Labels,
+    folder: Path,
+    seed: int,
+    progress: Callback | None,
+) -> tuple[list[dict[str, float]], int]:
     """From the strategy's start to its end; the classifier has the best weights. Course and best epoch."""
     strategy = find_strategy(config.transfer)
     source = FeatureSource(folder.parent / "features", config, preprocessing)
-    start = prepare_start(classifier, data, config, preprocessing, labels, source)
+    start = initialise(classifier, data, config, preprocessing, labels, source)
     if not strategy.trains:
         log.info("linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in (start.row or {}).items()))
         return [start.row or {}], 0
@@ -94,10 +107,16 @@ def _learn(
     batches = training_batches(data.train_tensors, data.train_truth, config, preprocessing, seed, unlabelled)
     weights = loss_weights(data.train_truth, config, multilabel=labels.multilabel)
     module = FinetuningModule(
-        classifier, config, labels=labels, class_weights=weights, steps_per_epoch=len(batches), seed=seed,
-        strategy=strategy, penalties=start.penalties,
+        classifier,
+        config,
+        labels=labels,
+        class_weights=weights,
+        steps_per_epoch=len(batches),
+        seed=seed,
+        strategy=strategy,
+        penalties=start.penalties,
         alignment=find_alignment(config.transfer.align, classifier.n_features),
-    )  # fmt: skip
+    )
     unseen = validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
     best = _fit(module, batches, unseen, config.training, folder, progress)
     classifier.load_state_dict(best.weights)
@@ -106,9 +125,13 @@ def _learn(
 
 
 def _fit(
-    module: FinetuningModule, batches: DataLoader, unseen: DataLoader, training: TrainingConfig, folder: Path,
+    module: FinetuningModule,
+    batches: DataLoader,
+    unseen: DataLoader,
+    training: TrainingConfig,
+    folder: Path,
     progress: Callback | None,
-) -> BestWeights:  # fmt: skip
+) -> BestWeights:
     best, resume_file = BestWeights(first_averaged_epoch(training)), folder / RESUME_FILE
     averaging = [WeightAverage(training)] if training.averaging != "none" else []
     state = [RandomStates(batches, module.random), ResumePoint(resume_file)]
@@ -145,9 +168,12 @@ def _trainer(training: TrainingConfig, callbacks: list[Callback]) -> L.Trainer:
         precision=precision(training.precision),  # type: ignore[arg-type]
         gradient_clip_val=training.gradient_clip,
         callbacks=[*callbacks, stopping],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         num_sanity_val_steps=0,
-    )  # fmt: skip
+    )
 
 
 def precision(configured: str) -> str:

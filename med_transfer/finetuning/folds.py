@@ -17,14 +17,14 @@ from torch import Tensor
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
-from med_transfer.finetuning.fold_training import TrainedMember, train_member
-from med_transfer.finetuning.generalisation_gap import fit_gap
-from med_transfer.finetuning.member_data import member_data
+from med_transfer.finetuning.fold_training import TrainedNetwork, train_network
+from med_transfer.finetuning.generalisation_gap import measure_gap
+from med_transfer.finetuning.member_data import fold_data
 from med_transfer.finetuning.strategies import find_strategy
-from med_transfer.metrics.record import FitGap
+from med_transfer.metrics.record import GeneralisationGap
 from med_transfer.model.calibration import calibrate
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
@@ -45,14 +45,14 @@ class TrainedEnsemble:
     """
 
     ensemble: Ensemble
-    members: tuple[TrainedMember, ...]
+    members: tuple[TrainedNetwork, ...]
     validation: NDArray[np.float64]
-    gap: FitGap
+    gap: GeneralisationGap
 
 
 def train_fold(
-    plan: Plan, source: LoadedBackbone, config: FinetuneConfig, number: int, folder: Path, listener: Callback
-) -> TrainedMember:
+    run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, number: int, folder: Path, listener: Callback
+) -> TrainedNetwork:
     """Train one fold's member from its own copy of the source's encoder.
 
     Args:
@@ -62,28 +62,28 @@ def train_fold(
         listener: told of every epoch.
     """
     pooled = config.backbone.pooled_stages or source.spec.pooled_stages
-    labels, seed = plan.prepared.cohort.labels, config.seed + number
+    labels, seed = run_data.prepared.cohort.labels, config.seed + number
     torch.manual_seed(seed)  # the head starts from here
     classifier = Classifier(
         copy.deepcopy(source.encoder), len(labels), pooled, config.training.dropout, config.transfer.bottleneck
     )
     find_strategy(config.transfer).build(classifier)
-    data = member_data(plan.prepared, plan.split, number, plan.unlabelled)
-    return train_member(classifier, data, config, plan.preprocessing, labels, folder, seed=seed, progress=listener)
+    data = fold_data(run_data.prepared, run_data.split, number, run_data.unlabelled)
+    return train_network(classifier, data, config, run_data.preprocessing, labels, folder, seed=seed, progress=listener)
 
 
 def train_folds(
-    plan: Plan, source: LoadedBackbone, config: FinetuneConfig, folder: Path, progress: Progress, stage: str
+    run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, folder: Path, progress: Progress, stage: str
 ) -> TrainedEnsemble:
     """Train one classifier a fold and calibrate them together. ``config`` is a resolved one."""
-    prepared, split, labels = plan.prepared, plan.split, plan.prepared.cohort.labels
-    reader = FeatureSource(folder / "features", config, plan.preprocessing)
+    prepared, split, labels = run_data.prepared, run_data.split, run_data.prepared.cohort.labels
+    reader = FeatureSource(folder / "features", config, run_data.preprocessing)
     read = reader.computed if find_strategy(config.transfer).trains else reader.cached
     trained, novelties, seen, unseen = [], [], [], []
     for number in range(split.n_members):
         listener = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_members}", progress)
-        result = train_fold(plan, source, config, number, folder / f"fold-{number}", listener)
-        data = member_data(prepared, split, number, plan.unlabelled)
+        result = train_fold(run_data, source, config, number, folder / f"fold-{number}", listener)
+        data = fold_data(prepared, split, number, run_data.unlabelled)
         known, held_out = labelled_features(result.classifier, data, config, read)
         trained.append(result)
         novelties.append(Novelty(result.classifier.n_features).fit(known, held_out))
@@ -93,10 +93,12 @@ def train_folds(
     patients = [prepared.cohort.patients[row] for row in chain.from_iterable(split.validation)]
     calibrated = calibrate(logits, truth, patients, labels, config.calibration.method)
     ensemble = Ensemble(
-        [member.classifier for member in trained], novelties, multilabel=labels.multilabel,
+        [member.classifier for member in trained],
+        novelties,
+        multilabel=labels.multilabel,
         calibrator=calibrated.calibrator,
-    ).eval()  # fmt: skip
-    gap = fit_gap(seen, unseen, labels, config.training.gap_limit)
+    ).eval()
+    gap = measure_gap(seen, unseen, labels, config.training.gap_limit)
     log.log(logging.WARNING if gap.exceeded else logging.INFO, "%s: %s", stage, gap.sentence)
     return TrainedEnsemble(ensemble, tuple(trained), calibrated.probabilities, gap)
 

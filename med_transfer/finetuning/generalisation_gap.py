@@ -9,17 +9,21 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.finetuning.losses import classification_loss, monitored_figure
-from med_transfer.metrics.record import FitGap
+from med_transfer.metrics.record import GeneralisationGap
 from med_transfer.predictions.labels import Labels
 
-Judged = Sequence[tuple[NDArray[np.floating], NDArray[np.bool_]]]  # logits and truth [scan, class] of each member
+CrossValidatedPredictions = Sequence[
+    tuple[NDArray[np.floating], NDArray[np.bool_]]
+]  # logits and truth [scan, class] of each member
 
 
-def fit_gap(seen: Judged, unseen: Judged, labels: Labels, limit: float) -> FitGap:
+def measure_gap(
+    seen: CrossValidatedPredictions, unseen: CrossValidatedPredictions, labels: Labels, limit: float
+) -> GeneralisationGap:
     """Compare the members on the scans they learned from and on those they did not, neither of them augmented."""
     training_sensitivity, training_loss = _pooled(seen, labels)
     validation_sensitivity, validation_loss = _pooled(unseen, labels)
-    return FitGap(
+    return GeneralisationGap(
         training_sensitivity=training_sensitivity,
         validation_sensitivity=validation_sensitivity,
         training_loss=training_loss,
@@ -28,7 +32,7 @@ def fit_gap(seen: Judged, unseen: Judged, labels: Labels, limit: float) -> FitGa
     )
 
 
-def _pooled(judged: Judged, labels: Labels) -> tuple[float | None, float]:
+def _pooled(judged: CrossValidatedPredictions, labels: Labels) -> tuple[float | None, float]:
     """Balanced sensitivity (None when undefined) and loss of all members' scans together."""
     logits, truth = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*judged, strict=True))
     loss = float(classification_loss(logits, truth.to(logits), multilabel=labels.multilabel))

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.bundle.model_card import model_card_rows
-from med_transfer.evaluation.evaluate import assess, judge
+from med_transfer.evaluation.evaluate import evaluate, predict
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.metrics import Metrics, fit_handcrafted, prevalence_only
-from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics.decision_records import AccessCounts
 from med_transfer.metrics.record import KeptNetwork
 from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
@@ -23,40 +23,65 @@ from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts, participant_flow
 
 
-def judge_run(
-    plan: Plan, config: FinetuneConfig, record: BundleRecord, trained: TrainedEnsemble,
-    scratch: TrainedEnsemble | None, kept: KeptNetwork, out: Path, seconds: float, openings: Openings,
-) -> Metrics:  # fmt: skip
+def evaluate_held_out(
+    run_data: RunData,
+    config: FinetuneConfig,
+    record: BundleRecord,
+    trained: TrainedEnsemble,
+    scratch: TrainedEnsemble | None,
+    kept: KeptNetwork,
+    out: Path,
+    seconds: float,
+    openings: AccessCounts,
+) -> Metrics:
     """Predict the test scans, measure what the transfer gained, and write the results.
 
     Every result is of the network that was kept; the transfer gain is always transferred minus scratch.
     """
-    test = plan.prepared.subset(plan.split.test).without_margin(margin_voxels(plan.preprocessing.shape))
-    answers = assess(trained.ensemble, test)
+    test = run_data.prepared.subset(run_data.split.test).without_margin(margin_voxels(run_data.preprocessing.shape))
+    answers = predict(trained.ensemble, test)
     gain, bundled = None, trained
     if scratch is not None:
-        without, cohort = assess(scratch.ensemble, test), test.cohort
+        without, cohort = predict(scratch.ensemble, test), test.cohort
         gain = transfer_gain(cohort.truth, answers[0], without[0], cohort.patients, cohort.labels, config.seed)
         if kept.fell_back:
             answers, bundled = without, scratch
-    baselines, shortcuts = _baselines(plan, config.seed)
-    return judge(
-        record, test, *answers, out, _summary(plan, config, record, bundled, kept, seconds),
-        baselines=baselines, gain=gain, curves=_curves(bundled, config), seed=config.seed,
-        kept=kept, gap=bundled.gap, subgroups=config.subgroups, shortcuts=shortcuts, config=config.evaluation,
-        openings=openings, ensemble=bundled.ensemble, explain=config.explain,
-    )  # fmt: skip
+    baselines, shortcuts = _baselines(run_data, config.seed)
+    return evaluate(
+        record,
+        test,
+        *answers,
+        out,
+        _summary(run_data, config, record, bundled, kept, seconds),
+        baselines=baselines,
+        gain=gain,
+        curves=_curves(bundled, config),
+        seed=config.seed,
+        kept=kept,
+        gap=bundled.gap,
+        subgroups=config.subgroups,
+        shortcuts=shortcuts,
+        config=config.evaluation,
+        openings=openings,
+        ensemble=bundled.ensemble,
+        explain=config.explain,
+    )
 
 
-def _baselines(plan: Plan, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts]:
+def _baselines(run_data: RunData, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts]:
     """Probabilities [test scan, class] of what a network must beat, fitted on the development scans."""
-    test, development = list(plan.split.test), list(plan.split.development)
-    features, truth, labels = plan.prepared.handcrafted, plan.prepared.cohort.truth, plan.prepared.cohort.labels
-    facts, patients = [scan.acquisition for scan in plan.prepared.scans], plan.prepared.cohort.patients
+    test, development = list(run_data.split.test), list(run_data.split.development)
+    features, truth, labels = (
+        run_data.prepared.handcrafted,
+        run_data.prepared.cohort.truth,
+        run_data.prepared.cohort.labels,
+    )
+    facts, patients = [scan.acquisition for scan in run_data.prepared.scans], run_data.prepared.cohort.patients
     acquisition, shortcuts = fit_acquisition(
         Development([facts[i] for i in development], truth[development], [patients[i] for i in development], labels),
-        [facts[i] for i in test], seed,
-    )  # fmt: skip
+        [facts[i] for i in test],
+        seed,
+    )
     baselines = {
         "prevalence": prevalence_only(truth[development], len(test)),
         "handcrafted": fit_handcrafted(
@@ -82,29 +107,32 @@ def _curves(trained: TrainedEnsemble, config: FinetuneConfig) -> list[LearningCu
 
 
 def _summary(
-    plan: Plan,
+    run_data: RunData,
     config: FinetuneConfig,
     record: BundleRecord,
     bundled: TrainedEnsemble,
     kept: KeptNetwork,
     seconds: float,
 ) -> RunSummary:
-    cohort, weights = plan.prepared.cohort, record.backbone.weights
+    cohort, weights = run_data.prepared.cohort, record.backbone.weights
     return RunSummary(
         title=cohort.path.parent.name if cohort.path else "cohort",
         question=f"Which of {', '.join(cohort.labels.names)}?",
         backbone=f"{record.backbone.name}, {'pretrained: ' + weights if weights else 'from scratch'}",
         backbone_licence=record.backbone.licence,
-        cohort=cohort_counts(cohort.truth, cohort.patients, _parts(plan), cohort.labels),
-        split=_split_sentence(plan),
+        cohort=cohort_counts(cohort.truth, cohort.patients, _parts(run_data), cohort.labels),
+        split=_split_sentence(run_data),
         flow=participant_flow(
-            cohort.patients, _parts(plan), [scan.patient for scan in plan.prepared.failed], plan.split.n_members
+            cohort.patients,
+            _parts(run_data),
+            [scan.patient for scan in run_data.prepared.failed],
+            run_data.split.n_members,
         ),
-        cross_validated=plan.split.n_members > 1,
+        cross_validated=run_data.split.n_members > 1,
         config=[
             ("Transfer", str(config.transfer)),
             ("Network kept", kept.sentence),
-            *_config_rows(plan, config),
+            *_config_rows(run_data, config),
             ("Training and validation", bundled.gap.sentence),
         ],
         seconds=seconds,
@@ -114,28 +142,28 @@ def _summary(
     )
 
 
-def _parts(plan: Plan) -> list[str]:
+def _parts(run_data: RunData) -> list[str]:
     """The part of each scan; with several folds every development scan is training for all members but one."""
-    parts = ["train"] * len(plan.prepared.scans)
-    for index in plan.split.test:
+    parts = ["train"] * len(run_data.prepared.scans)
+    for index in run_data.split.test:
         parts[index] = "test"
-    if plan.split.n_members == 1:
-        for index in plan.split.validation[0]:
+    if run_data.split.n_members == 1:
+        for index in run_data.split.validation[0]:
             parts[index] = "val"
     return parts
 
 
-def _split_sentence(plan: Plan) -> str:
-    members = plan.split.n_members
+def _split_sentence(run_data: RunData) -> str:
+    members = run_data.split.n_members
     how = f"{members} folds, one network each, averaged" if members > 1 else "one training and one validation part"
     return f"by patient, stratified by class: a test part that nothing was chosen on; the rest in {how}"
 
 
-def _config_rows(plan: Plan, config: FinetuneConfig) -> list[tuple[str, str]]:
-    training, repaired = config.training, sum(bool(scan.repair) for scan in plan.prepared.scans)
+def _config_rows(run_data: RunData, config: FinetuneConfig) -> list[tuple[str, str]]:
+    training, repaired = config.training, sum(bool(scan.repair) for scan in run_data.prepared.scans)
     stopping = f"{training.monitor.replace('_', ' ')}, patience {training.patience} of at most {training.epochs} epochs"
     return [
-        ("Development scans", str(len(plan.split.development))),
+        ("Development scans", str(len(run_data.split.development))),
         ("Scans repaired", str(repaired)),
         ("Augmentation", f"strength {config.augmentation.strength:g}, mixup {config.augmentation.mixup:g}"),
         ("Class balance", training.balance),

@@ -17,7 +17,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
 from med_transfer.finetuning.features import FeatureSource, best_device, tensor_hash
 from med_transfer.finetuning.losses import LOWER_IS_BETTER, classification_loss, monitored_figure
-from med_transfer.finetuning.member_data import MemberData
+from med_transfer.finetuning.member_data import FoldData
 from med_transfer.finetuning.regularisation import Penalty, find_penalties
 from med_transfer.finetuning.regularisation.delta import channel_attention
 from med_transfer.finetuning.strategies import find_strategy
@@ -52,7 +52,7 @@ def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
         )
 
 
-def without_effect(asked: FinetuneConfig, config: FinetuneConfig, encoder: Encoder) -> list[str]:
+def ignored_settings(asked: FinetuneConfig, config: FinetuneConfig, encoder: Encoder) -> list[str]:
     """What of a config does nothing in this run, a sentence each; ``config`` is ``asked`` with its strategy."""
     dropped = ["transfer.on_harm"] if asked.transfer.on_harm != config.transfer.on_harm else []
     dropped += [
@@ -77,7 +77,7 @@ def _never_unfrozen(config: FinetuneConfig, encoder: Encoder) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialisation:
     """What was prepared; ``row`` describes the probe as an epoch of training would be (None without a probe)."""
 
     penalties: list[Penalty]
@@ -85,10 +85,14 @@ class Start:
     row: dict[str, float] | None = None
 
 
-def prepare_start(
-    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig,
-    labels: Labels, source: FeatureSource,
-) -> Start:  # fmt: skip
+def initialise(
+    classifier: Classifier,
+    data: FoldData,
+    config: FinetuneConfig,
+    preprocessing: PreprocessingConfig,
+    labels: Labels,
+    source: FeatureSource,
+) -> Initialisation:
     """Change the classifier in place into what its training begins with; the same input gives the same start."""
     transfer = config.transfer
     strategy = find_strategy(transfer)
@@ -106,7 +110,7 @@ def prepare_start(
         set_head(classifier, probe)
     penalties = find_penalties(transfer, classifier.encoder, attention)
     strategy.begin(classifier)
-    return Start(penalties, probe, row)
+    return Initialisation(penalties, probe, row)
 
 
 @torch.no_grad()
@@ -116,9 +120,7 @@ def set_head(classifier: Classifier, head: LinearHead) -> None:
     classifier.head.bias.copy_(torch.from_numpy(head.bias))
 
 
-def _adapt(
-    classifier: Classifier, data: MemberData, config: FinetuneConfig, preprocessing: PreprocessingConfig
-) -> None:
+def _adapt(classifier: Classifier, data: FoldData, config: FinetuneConfig, preprocessing: PreprocessingConfig) -> None:
     """In the order of the scans' hashes: as good as shuffled, and the same whatever the order of the table's rows."""
     device, tensors = best_device(), sorted(data.train_tensors, key=tensor_hash)
     no_truth = np.zeros((len(tensors), 1), dtype=bool)
@@ -128,7 +130,7 @@ def _adapt(
     classifier.cpu()
 
 
-def _probe(known: Tensor, unseen: Tensor, data: MemberData, config: FinetuneConfig, labels: Labels) -> LinearHead:
+def _probe(known: Tensor, unseen: Tensor, data: FoldData, config: FinetuneConfig, labels: Labels) -> LinearHead:
     sign = -1 if config.training.monitor in LOWER_IS_BETTER else 1
 
     def score(logits: NDArray[np.float64]) -> float:
@@ -136,21 +138,30 @@ def _probe(known: Tensor, unseen: Tensor, data: MemberData, config: FinetuneConf
         return sign * figure
 
     return fit_probe(
-        known.numpy(), data.train_truth, config.transfer.probe.inverse_strengths, score, unseen.numpy(),
-        multilabel=labels.multilabel, balanced=config.training.balance != "none",
-    )  # fmt: skip
+        known.numpy(),
+        data.train_truth,
+        config.transfer.probe.inverse_strengths,
+        score,
+        unseen.numpy(),
+        multilabel=labels.multilabel,
+        balanced=config.training.balance != "none",
+    )
 
 
 def _row(
-    probe: LinearHead, known: Tensor, unseen: Tensor, data: MemberData, config: FinetuneConfig, labels: Labels
+    probe: LinearHead, known: Tensor, unseen: Tensor, data: FoldData, config: FinetuneConfig, labels: Labels
 ) -> dict[str, float]:
     """As an epoch of training is recorded."""
     train_loss, _ = _judge(torch.from_numpy(probe.logits(known.numpy())), data.train_truth, config, labels)
     val_loss, figure = _judge(torch.from_numpy(probe.logits(unseen.numpy())), data.val_truth, config, labels)
     return {
-        "epoch": 0.0, "train_loss": train_loss, "val_loss": val_loss, "figure": figure, "smoothed": figure,
+        "epoch": 0.0,
+        "train_loss": train_loss,
+        "val_loss": val_loss,
+        "figure": figure,
+        "smoothed": figure,
         "inverse_strength": probe.inverse_strength,
-    }  # fmt: skip
+    }
 
 
 def _judge(logits: Tensor, truth: NDArray[np.bool_], config: FinetuneConfig, labels: Labels) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from med_transfer.cohorts import PreparedCohort, Split
 
 
 @dataclass(frozen=True)
-class MemberData:
+class FoldData:
     """Prepared tensors and truth of one member's training and validation part, and tensors that have no truth."""
 
     train_tensors: list[NDArray[np.float16]]
@@ -21,13 +21,16 @@ class MemberData:
     unlabelled: list[NDArray[np.float16]] = field(default_factory=list)
 
 
-def member_data(
+def fold_data(
     prepared: PreparedCohort, split: Split, number: int, unlabelled: PreparedCohort | None = None
-) -> MemberData:
+) -> FoldData:
     """The training and validation part of one member; unlabelled scans are the same for all."""
     tensors, truth = prepared.tensors, prepared.cohort.truth
     training, validation = list(split.training(number)), list(split.validation[number])
-    return MemberData(
-        [tensors[i] for i in training], truth[training], [tensors[i] for i in validation], truth[validation],
+    return FoldData(
+        [tensors[i] for i in training],
+        truth[training],
+        [tensors[i] for i in validation],
+        truth[validation],
         unlabelled.tensors if unlabelled else [],
-    )  # fmt: skip
+    )

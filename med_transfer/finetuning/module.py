@@ -40,10 +40,18 @@ class FinetuningModule(L.LightningModule):
     class_weights: Tensor
 
     def __init__(
-        self, classifier: Classifier, config: FinetuneConfig, *, labels: Labels, class_weights: Tensor,
-        steps_per_epoch: int, seed: int, strategy: Strategy | None = None, penalties: Sequence[Penalty] = (),
+        self,
+        classifier: Classifier,
+        config: FinetuneConfig,
+        *,
+        labels: Labels,
+        class_weights: Tensor,
+        steps_per_epoch: int,
+        seed: int,
+        strategy: Strategy | None = None,
+        penalties: Sequence[Penalty] = (),
         alignment: Alignment | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         # a fifth faster than the default layout on a CPU: benchmarks/training_step.py
         self.classifier = channels_last(classifier)
@@ -138,8 +146,10 @@ class FinetuningModule(L.LightningModule):
         training = self.config.training
         self.strategy.set_learning(self.classifier, training.epochs - 1, training.freeze_stages)  # all that ever learns
         decay = "l2_sp" not in self.config.transfer.regularise
-        beside = list(self.alignment.parameters()) if self.alignment else []
-        adamw, schedule = optimiser(self.classifier, training, self.steps_per_epoch, decay=decay, beside=beside)
+        extra_parameters = list(self.alignment.parameters()) if self.alignment else []
+        adamw, schedule = optimiser(
+            self.classifier, training, self.steps_per_epoch, decay=decay, extra_parameters=extra_parameters
+        )
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -41,18 +41,24 @@ def _with_and_without_decay(parameters: Iterable[nn.Parameter], rate: float, dec
 
 
 def optimiser(
-    classifier: Classifier, config: TrainingConfig, steps_per_epoch: int, *, decay: bool = True,
-    beside: Sequence[nn.Parameter] = (),
-) -> tuple[AdamW, LambdaLR]:  # fmt: skip
+    classifier: Classifier,
+    config: TrainingConfig,
+    steps_per_epoch: int,
+    *,
+    decay: bool = True,
+    extra_parameters: Sequence[nn.Parameter] = (),
+) -> tuple[AdamW, LambdaLR]:
     """AdamW and its schedule, stepped once a batch: linear warm-up, then a cosine down to 1 % of the rate.
 
-    What learns ``beside`` the classifier has the head's rate and no weight decay.
+    What learns ``extra_parameters`` the classifier has the head's rate and no weight decay.
 
     For stochastic weight averaging the rate stays where it is when averaging begins (Izmailov et al. 2018).
     """
     groups = parameter_groups(classifier, config, decay=decay)
     rate = config.learning_rate
-    adamw = AdamW(groups + ([{"params": list(beside), "lr": rate, "weight_decay": 0.0}] if beside else []))
+    adamw = AdamW(
+        groups + ([{"params": list(extra_parameters), "lr": rate, "weight_decay": 0.0}] if extra_parameters else [])
+    )
     last = config.swa_start if config.averaging == "swa" else 1.0
     warmup = config.warmup_epochs * steps_per_epoch
     total = max(config.epochs * steps_per_epoch, 1)

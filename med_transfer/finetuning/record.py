@@ -9,7 +9,7 @@ from med_transfer.bundle import BackboneRecord, BundleRecord, HeldOut, InputEnve
 from med_transfer.bundle.decisions_lock import reported_metrics
 from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan, source_weights
+from med_transfer.finetuning.data_setup import RunData, source_weights
 from med_transfer.finetuning.decisions.deciding import decide
 from med_transfer.finetuning.decisions.prediction_sets import learn_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
@@ -21,37 +21,41 @@ from med_transfer.metrics.record import KeptNetwork
 
 
 def bundle_record(
-    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, trained: TrainedEnsemble, kept: KeptNetwork,
+    run_data: RunData,
+    config: FinetuneConfig,
+    source: LoadedBackbone,
+    trained: TrainedEnsemble,
+    kept: KeptNetwork,
     fusion: Fusion | None = None,
-) -> BundleRecord:  # fmt: skip
+) -> BundleRecord:
     """The record of the ensemble that was kept. Holds hashes of patients and scans, no identifiers.
 
-    ``config`` and ``source`` are those of that ensemble: the scratch twin's where it was fallen back to.
+    ``config`` and ``source`` are those of that ensemble: the from-scratch baseline's where it was fallen back to.
     """
-    labels = plan.prepared.cohort.labels
-    operating_point, chosen_point = decide(plan, config, trained)
+    labels = run_data.prepared.cohort.labels
+    operating_point, chosen_point = decide(run_data, config, trained)
     return BundleRecord(
         classes=labels.names,
         multilabel=labels.multilabel,
-        preprocessing=plan.preprocessing,
+        preprocessing=run_data.preprocessing,
         backbone=_backbone(config, source),
-        n_members=plan.split.n_members,
+        n_members=run_data.split.n_members,
         operating_point=operating_point,
         chosen_point=chosen_point,
         calibration=trained.ensemble.calibrator,
-        prediction_sets=learn_sets(plan, config, trained),
+        prediction_sets=learn_sets(run_data, config, trained),
         abstain_above_novelty=config.abstain_above_novelty,
-        input_envelope=_envelope(plan),
-        trained_on=_provenance(plan, config),
-        development=_profile(plan),
-        held_out=_held_out(plan),
-        transfer=_transfer(plan, config.transfer, kept),
+        input_envelope=_envelope(run_data),
+        trained_on=_provenance(run_data, config),
+        development=_profile(run_data),
+        held_out=_held_out(run_data),
+        transfer=_transfer(run_data, config.transfer, kept),
         fusion=fusion,
         reported=reported_metrics(),
     )
 
 
-def _transfer(plan: Plan, transfer: TransferConfig, kept: KeptNetwork) -> TransferRecord:
+def _transfer(run_data: RunData, transfer: TransferConfig, kept: KeptNetwork) -> TransferRecord:
     return TransferRecord(
         strategy=transfer.strategy,
         regularise=transfer.regularise,
@@ -60,7 +64,7 @@ def _transfer(plan: Plan, transfer: TransferConfig, kept: KeptNetwork) -> Transf
         align=transfer.align.method if transfer.align else None,
         mapping=transfer.mapping.method if transfer.mapping else None,
         bottleneck=transfer.bottleneck,
-        n_unlabelled=len(plan.unlabelled.scans) if transfer.unlabelled and plan.unlabelled else 0,
+        n_unlabelled=len(run_data.unlabelled.scans) if transfer.unlabelled and run_data.unlabelled else 0,
         fallback=kept.sentence if kept.fell_back else "",
     )
 
@@ -82,8 +86,8 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
     )
 
 
-def _envelope(plan: Plan) -> InputEnvelope:
-    spacings = np.array([plan.prepared.scans[index].spacings_mm for index in plan.split.development])
+def _envelope(run_data: RunData) -> InputEnvelope:
+    spacings = np.array([run_data.prepared.scans[index].spacings_mm for index in run_data.split.development])
     low, high = spacings.min(axis=0).tolist(), spacings.max(axis=0).tolist()
     first, *further = (
         InputEnvelope(spacing_mm_low=tuple(least), spacing_mm_high=tuple(most), n_scans=len(spacings))
@@ -92,32 +96,32 @@ def _envelope(plan: Plan) -> InputEnvelope:
     return first.model_copy(update={"further": tuple(further)})
 
 
-def _profile(plan: Plan) -> CohortProfile:
-    scans = plan.prepared.subset(plan.split.development)
+def _profile(run_data: RunData) -> CohortProfile:
+    scans = run_data.prepared.subset(run_data.split.development)
     cohort, facts = scans.cohort, [scan.acquisition for scan in scans.scans]
     return CohortProfile.of(cohort.truth, cohort.labels.names, cohort.patients, facts)
 
 
-def _held_out(plan: Plan) -> HeldOut:
-    test = [case for case in plan.lock.cases if case.role == "test"]
+def _held_out(run_data: RunData) -> HeldOut:
+    test = [case for case in run_data.lock.cases if case.role == "test"]
     return HeldOut(
         patient_hashes=tuple(sorted({case.patient_hash for case in test})),
         content_hashes=tuple(sorted({image for case in test for image in case.content_hashes})),
     )
 
 
-def _provenance(plan: Plan, config: FinetuneConfig) -> Provenance:
+def _provenance(run_data: RunData, config: FinetuneConfig) -> Provenance:
     """Everyone the network has learned from: this cohort's development part, unlabelled scans, and its sources."""
-    development = [case for case in plan.lock.cases if case.role != "test"]
+    development = [case for case in run_data.lock.cases if case.role != "test"]
     before = source_provenance(source_weights(config))
     patients = {case.patient_hash for case in development} | set(before.patient_hashes if before else ())
     images = {image for case in development for image in case.content_hashes}
     images |= set(before.content_hashes if before else ())
-    if config.transfer.unlabelled and plan.unlabelled:
-        patients |= set(patient_hashes(plan.unlabelled))
-        images |= plan.unlabelled.images
+    if config.transfer.unlabelled and run_data.unlabelled:
+        patients |= set(patient_hashes(run_data.unlabelled))
+        images |= run_data.unlabelled.images
     return Provenance(
-        cohort_hash=plan.lock.cohort_hash,
+        cohort_hash=run_data.lock.cohort_hash,
         patient_hashes=tuple(sorted(patients)),
         content_hashes=tuple(sorted(images)),
         from_source=before.model_copy(update={"from_source": None}) if before else None,

@@ -19,16 +19,22 @@ from med_transfer.errors import UsageError
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import LOCK_FILE, Plan, make_plan, refuse_adapted_source, resolve_preprocessing
+from med_transfer.finetuning.data_setup import (
+    LOCK_FILE,
+    RunData,
+    prepare_run_data,
+    refuse_adapted_source,
+    resolve_preprocessing,
+)
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
 from med_transfer.finetuning.decisions.deciding import check_decisions
 from med_transfer.finetuning.decisions.fallback import choose_network
 from med_transfer.finetuning.decisions.fusing import check_fusion, fuse_run
-from med_transfer.finetuning.decisions.locking import lock_run, opened_by_run
+from med_transfer.finetuning.decisions.locking import lock_run, record_run_access
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
-from med_transfer.finetuning.held_out_evaluation import judge_run
-from med_transfer.finetuning.initialisation import check_transfer, without_effect
+from med_transfer.finetuning.held_out_evaluation import evaluate_held_out
+from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.predictive_values import checked_prevalence
@@ -86,32 +92,38 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     _claim(out, config)
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)
-        for sentence in without_effect(asked, config, source.encoder):
+        for sentence in ignored_settings(asked, config, source.encoder):
             log.warning(sentence)
-        plan = make_plan(cohort, config, source.spec, out, progress)
-        check_fusion(plan.prepared.cohort, plan.split, config, warn=True)  # again, without what could not be read
-        check_decisions(plan.prepared.cohort, plan.split, config)
-        trained = train(plan, config, source, out / "training", progress)
-        scratch = _train_scratch_twin(plan, config, source, out / "training-scratch", progress)
-        kept = choose_network(plan, config, trained, scratch)
+        run_data = prepare_run_data(cohort, config, source.spec, out, progress)
+        check_fusion(
+            run_data.prepared.cohort, run_data.split, config, warn=True
+        )  # again, without what could not be read
+        check_decisions(run_data.prepared.cohort, run_data.split, config)
+        trained = train(run_data, config, source, out / "training", progress)
+        scratch = _train_from_scratch_baseline(run_data, config, source, out / "training-scratch", progress)
+        kept = choose_network(run_data, config, trained, scratch)
         log.info(kept.sentence)
         bundled, kept_config = trained, config
         if kept.fell_back and scratch is not None:
-            bundled, kept_config, source = scratch, config.scratch_twin_config(), from_scratch(source.spec, config.seed)
-        fusion = fuse_run(plan, kept_config, bundled)
-        record = bundle_record(plan, kept_config, source, bundled, kept, fusion)
-        bundle = save_bundle(out / BUNDLE_FOLDER, record, bundled.ensemble, model_card(record, plan.prepared.cohort))
+            bundled, kept_config, source = scratch, config.from_scratch_config(), from_scratch(source.spec, config.seed)
+        fusion = fuse_run(run_data, kept_config, bundled)
+        record = bundle_record(run_data, kept_config, source, bundled, kept, fusion)
+        bundle = save_bundle(
+            out / BUNDLE_FOLDER, record, bundled.ensemble, model_card(record, run_data.prepared.cohort)
+        )
         record = lock_run(out, bundle)
         log.info("decisions locked as %s", record.lock_hash)
-        with opened_by_run(out, plan, record) as openings:  # from here on test scans are read
+        with record_run_access(out, run_data, record) as openings:  # from here on test scans are read
             log.log(openings.level, openings.sentence)
-            judge_run(plan, config, record, trained, scratch, kept, out, time.monotonic() - started, openings)
+            evaluate_held_out(
+                run_data, config, record, trained, scratch, kept, out, time.monotonic() - started, openings
+            )
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)
 
 
 def train(
-    plan: Plan,
+    run_data: RunData,
     config: FinetuneConfig,
     source: LoadedBackbone,
     folder: Path,
@@ -120,17 +132,17 @@ def train(
 ) -> TrainedEnsemble:
     """All folds from one source; what is automatic in the config depends on whether there is one."""
     config = config.resolved(from_source=source.sha256 is not None)
-    return train_folds(plan, source, config, folder, progress, stage)
+    return train_folds(run_data, source, config, folder, progress, stage)
 
 
-def _train_scratch_twin(
-    plan: Plan, config: FinetuneConfig, source: LoadedBackbone, folder: Path, progress: Progress
+def _train_from_scratch_baseline(
+    run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, folder: Path, progress: Progress
 ) -> TrainedEnsemble | None:
     """The same network without the source, on the same folds with the same budget; None where there is no source."""
-    if source.sha256 is None or not config.scratch_twin:
+    if source.sha256 is None or not config.from_scratch_baseline:
         return None
     scratch = from_scratch(source.spec, config.seed)
-    return train(plan, config.scratch_twin_config(), scratch, folder, progress, "scratch twin")
+    return train(run_data, config.from_scratch_config(), scratch, folder, progress, "from-scratch baseline")
 
 
 def load_source(config: FinetuneConfig) -> LoadedBackbone:
@@ -165,9 +177,11 @@ def _claim(out: Path, config: FinetuneConfig) -> None:
         and _trained_as(load_config(FinetuneConfig, file)) != _trained_as(config)
     ):
         raise UsageError(
-            "the folder holds a run with another config", where=out, expected="a new folder, or the same config",
+            "the folder holds a run with another config",
+            where=out,
+            expected="a new folder, or the same config",
             action="Choose another -o",
-        )  # fmt: skip
+        )
     dump_config(config, file)
 
 

@@ -13,9 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from med_transfer.errors import ConfigError
 
 StrategyName = Literal[
-    "auto", "scratch", "linear_probe", "full", "layerwise_lr_decay", "lp_ft", "gradual_unfreezing", "surgical",
-    "lora", "adapters",
-]  # fmt: skip
+    "auto",
+    "scratch",
+    "linear_probe",
+    "full",
+    "layerwise_lr_decay",
+    "lp_ft",
+    "gradual_unfreezing",
+    "surgical",
+    "lora",
+    "adapters",
+]
 RegulariserName = Literal["l2_sp", "delta", "bss"]
 BatchNormMode = Literal["auto", "source", "bn_adapt", "train"]
 Strength = Annotated[float, Field(ge=0)]
@@ -183,12 +191,13 @@ class TransferConfig(_Config):
         if needs:
             raise ConfigError(
                 f"{', '.join(needs)} with a network that starts from random values: there is nothing to transfer",
-                where="transfer", expected="strategy auto or scratch",
+                where="transfer",
+                expected="strategy auto or scratch",
                 action="Choose a backbone with weights, or give backbone.weights",
-            )  # fmt: skip
+            )
         return self.model_copy(update={"strategy": "scratch", "batch_norm": "train", "on_harm": "report"})
 
-    def scratch_twin(self) -> TransferConfig:
+    def from_scratch(self) -> TransferConfig:
         """Of the same network without its source: nothing that needs one, no alignment, no mapping."""
         return TransferConfig(strategy="scratch", batch_norm="train")
 

@@ -27,9 +27,13 @@ LEAST = 2  # scans: one has no variance
 
 
 def prepare_unlabelled(
-    path: Path, labelled: PreparedCohort, split: Split, preprocessing: PreprocessingConfig, cache: Path,
+    path: Path,
+    labelled: PreparedCohort,
+    split: Split,
+    preprocessing: PreprocessingConfig,
+    cache: Path,
     progress: Progress,
-) -> PreparedCohort:  # fmt: skip
+) -> PreparedCohort:
     """Read every scan once, with the preprocessing of the labelled ones.
 
     A scan of a test patient, or a copy of a test image, is refused: a network that has looked at the scans it is judged
@@ -49,25 +53,31 @@ def prepare_unlabelled(
         NothingDone: no scan can be used.
     """
     prepared = prepare_cohort(
-        unlabelled_cohort(path), Preprocessing(preprocessing), cache, margin_voxels(preprocessing.shape),
+        unlabelled_cohort(path),
+        Preprocessing(preprocessing),
+        cache,
+        margin_voxels(preprocessing.shape),
         lambda done, total: progress("reading unlabelled scans", done, total),
-    )  # fmt: skip
+    )
     test = _also_in(prepared, labelled, split.test)
     if test:
         named = ", ".join(str(prepared.cohort.cases[i]) for i in test[:5])
         raise PatientLeak(
-            f"{len(test)} unlabelled scans are test scans of this run or of their patients: {named}", where=path,
-            expected="patients that are not in the test part", action="Take those scans out, or mark them split=test",
-        )  # fmt: skip
+            f"{len(test)} unlabelled scans are test scans of this run or of their patients: {named}",
+            where=path,
+            expected="patients that are not in the test part",
+            action="Take those scans out, or mark them split=test",
+        )
     development = set(_also_in(prepared, labelled, split.development))
     if development:
         log.info("left out %d unlabelled scans: they or their patients have labels in this run", len(development))
     kept = [index for index in range(len(prepared.scans)) if index not in development]
     if len(kept) < LEAST:
         raise CohortError(
-            f"{len(kept)} unlabelled scans are left of {len(prepared.scans)}", where=path,
+            f"{len(kept)} unlabelled scans are left of {len(prepared.scans)}",
+            where=path,
             expected=f"at least {LEAST} of patients who are not in the cohort",
-        )  # fmt: skip
+        )
     return prepared.subset(kept)
 
 
@@ -80,9 +90,11 @@ def lock_unlabelled(unlabelled: PreparedCohort, path: Path) -> None:
     lock = SourceLock.of(set(patient_hashes(unlabelled)), unlabelled.images)
     if path.exists() and SourceLock.read(path).source_hash != lock.source_hash:
         raise UsageError(
-            "the folder holds a run with other unlabelled scans", where=path,
-            expected="a new folder, or the same scans", action="Choose another -o",
-        )  # fmt: skip
+            "the folder holds a run with other unlabelled scans",
+            where=path,
+            expected="a new folder, or the same scans",
+            action="Choose another -o",
+        )
     lock.write(path)
 
 

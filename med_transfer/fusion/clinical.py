@@ -112,9 +112,11 @@ def learn_column(
     if len(set(known)) < 2:
         found = "the same value in every" if known else "no value in any"
         raise CohortError(
-            f"column {name!r} has {found} development scan", where=where, expected="at least two values",
+            f"column {name!r} has {found} development scan",
+            where=where,
+            expected="at least two values",
             action="Leave it out of fusion.columns",
-        )  # fmt: skip
+        )
     numeric = [_is_number(text) for text in known]
     if all(numeric):
         return Numbers.learn(name, np.array([math.nan if is_missing(text) else float(text) for text in texts]))
@@ -122,8 +124,9 @@ def learn_column(
         odd = next(n for n, text in enumerate(texts) if not is_missing(text) and not _is_number(text))
         raise CohortError(
             f"{rows[odd] if rows else f'scan {odd + 1}'} has something else than a number in column {name!r}",
-            where=where, expected="a number as in most rows, or an empty cell",
-        )  # fmt: skip
+            where=where,
+            expected="a number as in most rows, or an empty cell",
+        )
     having = defaultdict(set)
     for text, patient in zip(texts, patients, strict=True):
         having[text].add(patient)

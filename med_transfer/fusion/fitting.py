@@ -24,10 +24,18 @@ _INNER_FOLDS = 5
 
 
 def fit_fusion(
-    scans: FusionScans, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels,
-    handcrafted_names: Sequence[str], config: FusionConfig, *, balanced: bool = True, seed: int = 0,
-    rows: Sequence[object] | None = None, where: object = "",
-) -> Fusion:  # fmt: skip
+    scans: FusionScans,
+    truth: NDArray[np.bool_],
+    patients: Sequence[str],
+    labels: Labels,
+    handcrafted_names: Sequence[str],
+    config: FusionConfig,
+    *,
+    balanced: bool = True,
+    seed: int = 0,
+    rows: Sequence[object] | None = None,
+    where: object = "",
+) -> Fusion:
     """Fit every combination of the parts.
 
     Args:
@@ -78,9 +86,14 @@ def fit_fusion(
 
 
 def learn_inputs(
-    scans: FusionScans, patients: Sequence[str], labels: Labels, handcrafted_names: Sequence[str],
-    config: FusionConfig, rows: Sequence[object] | None = None, where: object = "",
-) -> Inputs:  # fmt: skip
+    scans: FusionScans,
+    patients: Sequence[str],
+    labels: Labels,
+    handcrafted_names: Sequence[str],
+    config: FusionConfig,
+    rows: Sequence[object] | None = None,
+    where: object = "",
+) -> Inputs:
     """Medians and levels of the development scans. Raises CohortError as :func:`learn_column`."""
     handcrafted: list[Numbers] = []
     if "handcrafted" in config.use:
@@ -151,30 +164,50 @@ def require_patients(
         if count < MINIMUM_PATIENTS:
             raise TooFewPatients(
                 f"class {name!r} has {count} patient{'' if count == 1 else 's'} {lacking}, too few for fusion",
-                where=where, expected=f"at least {MINIMUM_PATIENTS}", action=action,
-            )  # fmt: skip
+                where=where,
+                expected=f"at least {MINIMUM_PATIENTS}",
+                action=action,
+            )
 
 
 def _combination(
-    parts: tuple[Part, ...], names: Sequence[str], features: NDArray[np.float64], truth: NDArray[np.bool_],
-    patients: NDArray, labels: Labels, config: FusionConfig, balanced: bool, seed: int,
-) -> Combination:  # fmt: skip
+    parts: tuple[Part, ...],
+    names: Sequence[str],
+    features: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    patients: NDArray,
+    labels: Labels,
+    config: FusionConfig,
+    balanced: bool,
+    seed: int,
+) -> Combination:
     if config.penalty == "auto":
         strength = choose_penalty(features, truth, patients, multilabel=labels.multilabel, balanced=balanced, seed=seed)
     else:
         strength = config.penalty
     mean, scale, head = _fit(features, truth, strength, multilabel=labels.multilabel, balanced=balanced)
     return Combination(
-        parts=parts, features=tuple(names), mean=tuple(mean.tolist()), scale=tuple(scale.tolist()),
-        weight=tuple(map(tuple, head.weight.tolist())), bias=tuple(head.bias.tolist()), inverse_penalty=strength,
-        n_scans=len(truth), n_patients=len(set(patients.tolist())),
-    )  # fmt: skip
+        parts=parts,
+        features=tuple(names),
+        mean=tuple(mean.tolist()),
+        scale=tuple(scale.tolist()),
+        weight=tuple(map(tuple, head.weight.tolist())),
+        bias=tuple(head.bias.tolist()),
+        inverse_penalty=strength,
+        n_scans=len(truth),
+        n_patients=len(set(patients.tolist())),
+    )
 
 
 def choose_penalty(
-    features: NDArray[np.float64], truth: NDArray[np.bool_], patients: NDArray, *, multilabel: bool,
-    balanced: bool = True, seed: int = 0,
-) -> float:  # fmt: skip
+    features: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    patients: NDArray,
+    *,
+    multilabel: bool,
+    balanced: bool = True,
+    seed: int = 0,
+) -> float:
     """The ``C`` with the least cross-entropy on left-out patients; a tie goes to the strongest penalty."""
     folds = _inner_folds(truth, patients, seed)
     losses = []

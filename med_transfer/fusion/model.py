@@ -40,9 +40,11 @@ class FusionScans:
     def take(self, rows: NDArray[np.intp] | Sequence[int]) -> FusionScans:
         """The scans at these positions."""
         return FusionScans(
-            self.probabilities[rows], self.handcrafted[rows],
-            [self.within[row] for row in rows], [self.columns[row] for row in rows],
-        )  # fmt: skip
+            self.probabilities[rows],
+            self.handcrafted[rows],
+            [self.within[row] for row in rows],
+            [self.columns[row] for row in rows],
+        )
 
 
 class Inputs(Record):
@@ -90,9 +92,10 @@ class Inputs(Record):
                 learned = " or ".join(_PLACES[one] for one in self.within)
                 found.append(f"handcrafted features were learned {learned}, these are {_PLACES[scans.within[row]]}")
             undefined = [
-                one.name for one, value in zip(self.handcrafted, scans.handcrafted[row], strict=True)
+                one.name
+                for one, value in zip(self.handcrafted, scans.handcrafted[row], strict=True)
                 if not np.isfinite(value) and not one.with_missing
-            ]  # fmt: skip
+            ]
             found += [
                 f"handcrafted feature {name} is undefined here, and never was in training" for name in undefined[:1]
             ]

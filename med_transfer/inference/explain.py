@@ -53,9 +53,15 @@ class ExplainedScans:
 
 
 def explain_scans(
-    bundle: Path | str, scans: Path | str, out: Path | str, settings: MapSettings = MapSettings(), *,  # noqa: B008
-    class_name: str | None = None, device: str = "auto", progress: Progress = silent,
-) -> ExplainedScans:  # fmt: skip
+    bundle: Path | str,
+    scans: Path | str,
+    out: Path | str,
+    settings: MapSettings = MapSettings(),  # noqa: B008
+    *,
+    class_name: str | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> ExplainedScans:
     """Map where a bundle's network looks in each scan.
 
     One scan is written to ``out`` itself: map.nii.gz, picture.png, explanation.json. Of several each gets a folder
@@ -81,8 +87,9 @@ def explain_scans(
     predictor = Predictor(bundle / "bundle" if (bundle / "bundle").is_dir() else bundle, device)
     names = predictor.record.classes
     if class_name is not None and class_name not in names:
-        raise UsageError(f"class {class_name!r} is unknown to the bundle", where=bundle,
-                         expected=f"one of {', '.join(names)}")  # fmt: skip
+        raise UsageError(
+            f"class {class_name!r} is unknown to the bundle", where=bundle, expected=f"one of {', '.join(names)}"
+        )
     items, _ = scans_to_predict(Path(scans), predictor.preprocessing.config)
     if len(items) == 1:
         record = _explain_item(predictor, items[0], out, settings, class_name, progress)
@@ -97,8 +104,12 @@ def explain_scans(
         progress("explaining", number, len(items))
     _write_table(out / TABLE_FILE, items, folders, records, reasons)
     if not any(records):
-        raise NothingDone(f"none of {len(items)} scans can be explained", where=scans, expected="at least one",
-                          action=f"The first reason: {reasons[0]}")  # fmt: skip
+        raise NothingDone(
+            f"none of {len(items)} scans can be explained",
+            where=scans,
+            expected="at least one",
+            action=f"The first reason: {reasons[0]}",
+        )
     return ExplainedScans(folders, tuple(records), out / TABLE_FILE)
 
 
@@ -114,9 +125,13 @@ def _attempt(
 
 
 def _explain_item(
-    predictor: Predictor, item: ScanToPredict, folder: Path, settings: MapSettings, class_name: str | None,
+    predictor: Predictor,
+    item: ScanToPredict,
+    folder: Path,
+    settings: MapSettings,
+    class_name: str | None,
     progress: Progress,
-) -> ExplanationRecord:  # fmt: skip
+) -> ExplanationRecord:
     scans, region, mask = item.read(predictor)
     answer = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
     most_probable = max(answer.probabilities, key=answer.probabilities.__getitem__)
@@ -125,10 +140,13 @@ def _explain_item(
     grid, floor = preprocessing.grid(first, region), preprocessing.config.output_range[0]
     method = settings.on(grid, floor, lambda done, total: progress("hiding boxes", done, total))
     found = explain(
-        predictor.network, preprocessing(scans, region).to(predictor.device),
-        predictor.record.classes.index(chosen), method,
-        fill=floor if settings.fill == "floor" else None, draws=settings.n_draws,
-    )  # fmt: skip
+        predictor.network,
+        preprocessing(scans, region).to(predictor.device),
+        predictor.record.classes.index(chosen),
+        method,
+        fill=floor if settings.fill == "floor" else None,
+        draws=settings.n_draws,
+    )
     record = record_of(found, method, settings, grid, chosen, answer.predicted, predictor.record.fusion is not None)
     _write(folder, record, found, grid, first, _window(predictor, first))
     return record
@@ -144,9 +162,8 @@ def _window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
 
 
 def _write(
-    folder: Path, record: ExplanationRecord, found: Explanation, grid: Grid, volume: Volume,
-    window: tuple[float, float],
-) -> None:  # fmt: skip
+    folder: Path, record: ExplanationRecord, found: Explanation, grid: Grid, volume: Volume, window: tuple[float, float]
+) -> None:
     depth, height, width = volume.voxels.shape
     mapped = on_scan(found.heat.values, grid, volume.affine, (depth, height, width))
     write_map(folder / MAP_FILE, mapped, volume.affine)
@@ -156,9 +173,12 @@ def _write(
 
 
 def _write_table(
-    path: Path, items: list[ScanToPredict], folders: tuple[Path, ...], records: list[ExplanationRecord | None],
+    path: Path,
+    items: list[ScanToPredict],
+    folders: tuple[Path, ...],
+    records: list[ExplanationRecord | None],
     reasons: list[str],
-) -> None:  # fmt: skip
+) -> None:
     stream = io.StringIO()
     table = csv.DictWriter(stream, list(_row(None)), lineterminator="\n")
     table.writeheader()

@@ -30,9 +30,13 @@ class ReadsAndPredicts(Protocol):
     preprocessing: Preprocessing
 
     def predict(
-        self, source: Mapping[str, Volume], region: Region | None = None, *, mask: Volume | None = None,
+        self,
+        source: Mapping[str, Volume],
+        region: Region | None = None,
+        *,
+        mask: Volume | None = None,
         columns: Mapping[str, str] | None = None,
-    ) -> Prediction: ...  # fmt: skip
+    ) -> Prediction: ...
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,14 @@ class ScanToPredict:
 
 
 def predict_all(
-    predictor: ReadsAndPredicts, labels: Labels, scans: Path, out: Path, progress: Progress | None = None, *,
+    predictor: ReadsAndPredicts,
+    labels: Labels,
+    scans: Path,
+    out: Path,
+    progress: Progress | None = None,
+    *,
     fused: bool = False,
-) -> FolderOutcome:  # fmt: skip
+) -> FolderOutcome:
     """Predict every scan and write ``out/predictions.csv`` as it goes.
 
     Scans that the table already holds are not predicted again, so a killed run goes on where it was.
@@ -166,17 +175,21 @@ def scans_to_predict(scans: Path, config: PreprocessingConfig) -> tuple[list[Sca
         return [ScanToPredict(replace(case, columns=own)) for case, own in zip(cohort.cases, columns, strict=True)], 0
     if len(config.columns) > 1:
         raise CohortError(
-            f"the input is made of {len(config.columns)} scans a case", where=scans,
+            f"the input is made of {len(config.columns)} scans a case",
+            where=scans,
             expected=f"a .csv table with columns {', '.join(config.columns)}",
             action="A folder does not say which of its scans belong together, and in which order",
-        )  # fmt: skip
+        )
     found = survey(scans, max_gap_mm=config.max_gap_mm)
     base = scans if scans.is_dir() else scans.parent
     damaged = [ScanToPredict(_case(base, file.path, ""), damage=file.reason) for file in found.ignored if file.damaged]
     items = [ScanToPredict(_case(base, one.path, one.name), one) for one in found.series] + damaged
     if not items:
-        raise ScanNotFound(f"no scan among {len(found.ignored)} files", where=scans,
-                           expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files")  # fmt: skip
+        raise ScanNotFound(
+            f"no scan among {len(found.ignored)} files",
+            where=scans,
+            expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files",
+        )
     return items, len(found.ignored) - len(damaged)
 
 

@@ -43,9 +43,14 @@ class Predictor:
         self.network = load_network(bundle).to(self.device)
 
     def predict(
-        self, source: Source | Mapping[str, Source], region: Region | None = None, series_uid: str = "", *,
-        mask: Volume | None = None, columns: Mapping[str, str] | None = None,
-    ) -> Prediction:  # fmt: skip
+        self,
+        source: Source | Mapping[str, Source],
+        region: Region | None = None,
+        series_uid: str = "",
+        *,
+        mask: Volume | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Prediction:
         """Predict one scan, or one case of several.
 
         Args:
@@ -69,7 +74,7 @@ class Predictor:
         volume, source = scans[FIRST_CHANNEL], sources[FIRST_CHANNEL]
         image = self.preprocessing(scans, region)[None].to(self.device)
         with torch.inference_mode():
-            probabilities, novelty = self.network.assess(image)
+            probabilities, novelty = self.network.predict(image)
         origin = volume.provenance
         name = source if isinstance(source, Path | str) else origin.path
         unanswered = Prediction(str(name), "", origin.study_uid, origin.series_uid)
@@ -79,9 +84,14 @@ class Predictor:
         return replace(answer, seconds=round(time.monotonic() - started, 3))
 
     def _fused(
-        self, answer: Prediction, probabilities: NDArray[np.float64], volume: Volume, region: Region | None,
-        mask: Volume | None, columns: Mapping[str, str],
-    ) -> Prediction:  # fmt: skip
+        self,
+        answer: Prediction,
+        probabilities: NDArray[np.float64],
+        volume: Volume,
+        region: Region | None,
+        mask: Volume | None,
+        columns: Mapping[str, str],
+    ) -> Prediction:
         """The answer with its fused probabilities, where the bundle has a fusion and the scan all that it needs."""
         fusion = self.record.fusion
         if fusion is None:

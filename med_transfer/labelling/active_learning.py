@@ -59,9 +59,14 @@ def distance_from_call(probabilities: NDArray[np.float64], *, multilabel: bool =
 
 
 def choose_next(
-    features: NDArray[np.floating], probabilities: NDArray[np.float64], patients: Sequence[str], n: int, seed: int = 0,
-    *, multilabel: bool = False,
-) -> list[Chosen]:  # fmt: skip
+    features: NDArray[np.floating],
+    probabilities: NDArray[np.float64],
+    patients: Sequence[str],
+    n: int,
+    seed: int = 0,
+    *,
+    multilabel: bool = False,
+) -> list[Chosen]:
     """Up to ``n`` scans, the first to be labelled first; at most one a patient.
 
     The same call always gives the same answer. Fewer than ``n`` where there are fewer patients, or where what is left

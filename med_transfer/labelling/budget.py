@@ -27,9 +27,12 @@ __all__ = ["Budget", "BudgetSettings", "label_budget"]
 
 
 def label_budget(
-    cohort: Cohort, config: FinetuneConfig, out: Path | str, settings: BudgetSettings | None = None,
+    cohort: Cohort,
+    config: FinetuneConfig,
+    out: Path | str,
+    settings: BudgetSettings | None = None,
     progress: Progress = silent,
-) -> Budget:  # fmt: skip
+) -> Budget:
     """Measure learning curves on the training folds of a cohort, and write what they foretell.
 
     Args:
@@ -135,6 +138,8 @@ def _refuse_a_teacher_of_these(weights: Path | None, cohort: Cohort, hashes: Seq
     seen = seen_before(cohort, hashes, known.patient_hashes, known.content_hashes) if known else ()
     if seen:
         raise PatientLeak(
-            f"the source was trained on {len(seen)} of these scans or their patients", where=weights or "",
-            expected="a source that never saw these patients", action="Choose another source",
-        )  # fmt: skip
+            f"the source was trained on {len(seen)} of these scans or their patients",
+            where=weights or "",
+            expected="a source that never saw these patients",
+            action="Choose another source",
+        )

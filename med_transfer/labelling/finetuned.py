@@ -18,12 +18,12 @@ from med_transfer.backbones import load_backbone
 from med_transfer.bundle import load_network, read_record
 from med_transfer.cohorts import Cohort, prepare_cohort, split_cohort
 from med_transfer.errors import TooFewPatients
-from med_transfer.evaluation.evaluate import assess
+from med_transfer.evaluation.evaluate import predict
 from med_transfer.finetuning import FinetuneConfig, finetune
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.labelling.curve_samples import Judgements
-from med_transfer.labelling.probe_curve import CurvePlan, Lesson, judge_lessons, lessons
+from med_transfer.labelling.probe_curve import CurvePlan, TrainingSubset, evaluate_subsets, lessons
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
 
@@ -39,7 +39,7 @@ def start_of_finetuning(config: FinetuneConfig) -> tuple[str, PreprocessingConfi
 
 def finetuned_curve(
     cohort: Cohort, config: FinetuneConfig, plan: CurvePlan, folder: Path, progress: Progress
-) -> Judgements:  # fmt: skip
+) -> Judgements:
     """Every patient judged by runs that learned from ever more others; finished runs are not trained again.
 
     Args:
@@ -56,7 +56,7 @@ def finetuned_curve(
     plan = _divisible(cohort, config, plan)
     n_runs, done = len(lessons(cohort.truth, cohort.patients, plan)), 0
 
-    def answers(lesson: Lesson) -> NDArray[np.float64]:
+    def answers(lesson: TrainingSubset) -> NDArray[np.float64]:
         nonlocal done
         progress("fine-tunings", done, n_runs, f"{lesson.n_patients} patients")
         run = folder / f"repeat-{lesson.repeat}" / f"fold-{lesson.fold}" / f"patients-{lesson.n_patients}"
@@ -65,7 +65,7 @@ def finetuned_curve(
         done += 1
         return _judge(bundle, cohort.subset(np.flatnonzero(lesson.test)), folder)
 
-    judged = judge_lessons(answers, cohort.truth, cohort.patients, cohort.labels, plan)
+    judged = evaluate_subsets(answers, cohort.truth, cohort.patients, cohort.labels, plan)
     progress("fine-tunings", n_runs, n_runs)
     return judged
 
@@ -73,12 +73,12 @@ def finetuned_curve(
 def _network_alone(config: FinetuneConfig) -> FinetuneConfig:
     """The config without what has no say in the probabilities that are judged, some of which small subsets refuse."""
     record = config.model_dump()
-    record["transfer"]["on_harm"] = "report"  # without a twin there is nothing to fall back to
-    left_out = {"scratch_twin": False, "fusion": None, "operating_point": {}, "explain": {"gallery": 0}}
+    record["transfer"]["on_harm"] = "report"  # without that baseline there is nothing to fall back to
+    left_out = {"from_scratch_baseline": False, "fusion": None, "operating_point": {}, "explain": {"gallery": 0}}
     return FinetuneConfig.model_validate(record | left_out)
 
 
-def _taught(cohort: Cohort, lesson: Lesson) -> Cohort:
+def _taught(cohort: Cohort, lesson: TrainingSubset) -> Cohort:
     """The scans of a lesson, with the split column that makes a run of it."""
     chosen = cohort.subset(np.flatnonzero(lesson.train | lesson.test))
     tests = lesson.test[lesson.train | lesson.test]
@@ -116,4 +116,4 @@ def _judge(bundle: Path, cohort: Cohort, folder: Path) -> NDArray[np.float64]:
     preprocessing = read_record(bundle).preprocessing
     margin = margin_voxels(preprocessing.shape)
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), folder / "prepared", margin).without_margin(margin)
-    return assess(load_network(bundle), prepared)[0]
+    return predict(load_network(bundle), prepared)[0]

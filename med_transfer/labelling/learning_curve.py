@@ -108,13 +108,15 @@ def _guesses(values: NDArray[np.float64], near: PowerLaw | None) -> list[tuple[f
 def _check(sizes: NDArray[np.float64], values: NDArray[np.float64], errors: NDArray[np.float64]) -> None:
     if not sizes.shape == values.shape == errors.shape or sizes.ndim != 1 or len(sizes) < PARAMETERS:
         raise UsageError(
-            f"{sizes.size} sizes, {values.size} values, {errors.size} errors", where="learning curve",
+            f"{sizes.size} sizes, {values.size} values, {errors.size} errors",
+            where="learning curve",
             expected=f"as many of each, at least {PARAMETERS}",
-        )  # fmt: skip
+        )
     if sizes[0] <= 0 or (np.diff(sizes) <= 0).any():
         raise UsageError("sizes that do not rise", where="learning curve", expected="rising numbers above 0")
     if not ((values >= 0) & (values <= 1)).all() or not (errors > 0).all():
         raise UsageError(
-            "a performance outside 0 to 1 or a standard error that is not above 0", where="learning curve",
+            "a performance outside 0 to 1 or a standard error that is not above 0",
+            where="learning curve",
             expected="finite values in range",
-        )  # fmt: skip
+        )

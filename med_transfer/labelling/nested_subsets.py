@@ -20,9 +20,10 @@ def geometric_sizes(smallest: int, largest: int, n_sizes: int) -> tuple[int, ...
     """
     if largest < smallest:
         raise TooFewPatients(
-            f"{largest} patients to learn from in a fold", expected=f"at least the smallest subset, {smallest}",
+            f"{largest} patients to learn from in a fold",
+            expected=f"at least the smallest subset, {smallest}",
             action="Use a smaller smallest subset, more folds, or label more patients",
-        )  # fmt: skip
+        )
     return tuple(np.unique(np.round(np.geomspace(smallest, largest, n_sizes)).astype(int)).tolist())
 
 

@@ -46,9 +46,16 @@ class NextLabels:
 
 
 def next_labels(
-    bundle: Path | str, scans: Path | str, out: Path | str, n: int = 20, *, strange_above: float | None = None,
-    seed: int = 0, device: str = "auto", progress: Progress = silent,
-) -> NextLabels:  # fmt: skip
+    bundle: Path | str,
+    scans: Path | str,
+    out: Path | str,
+    n: int = 20,
+    *,
+    strange_above: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> NextLabels:
     """Choose the scans to label next: those the bundle is unsure of, unlike each other, one a patient.
 
     Args:
@@ -167,6 +174,8 @@ def _nothing_left(scans: Path, failed: dict[str, str], n_known: int, n_strange: 
     ]
     first = f"The first reason: {next(iter(failed.values()))}" if failed else ""
     return NothingDone(
-        f"no scan to choose from: {', '.join(parts)}", where=scans,
-        expected="scans without labels of the kind that the bundle was trained on", action=first,
-    )  # fmt: skip
+        f"no scan to choose from: {', '.join(parts)}",
+        where=scans,
+        expected="scans without labels of the kind that the bundle was trained on",
+        action=first,
+    )

@@ -15,11 +15,11 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.selection.measures.inputs import finite_table
 from med_transfer.selection.probes import patient_folds, probe_answers
 
-Answers = Callable[["Lesson"], NDArray[np.float64]]
+Answers = Callable[["TrainingSubset"], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSubset:
     """Who learns and who is judged by that: one fold of one repeat at one size.
 
     Attributes:
@@ -55,7 +55,7 @@ class CurvePlan:
     seed: int = 0
 
 
-def lessons(truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan) -> list[Lesson]:
+def lessons(truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan) -> list[TrainingSubset]:
     """Every subset to learn from: within a fold of a repeat each size holds the patients of all smaller ones.
 
     Args:
@@ -81,7 +81,7 @@ def lessons(truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan) 
         order = nested_order({patient: strata[patient] for patient in pool}, rng)
         for size, n_patients in enumerate(sizes):
             train, test = np.isin(names, order[:n_patients]), folds[repeat] == fold
-            taught.append(Lesson(repeat, size, fold, n_patients, train, test))
+            taught.append(TrainingSubset(repeat, size, fold, n_patients, train, test))
     return taught
 
 
@@ -103,12 +103,12 @@ def probe_curve(
     """
     table = finite_table(features)
     with threadpool_limits(1):  # hundreds of small fits: threads that wait for each other made them ten times slower
-        return judge_lessons(
+        return evaluate_subsets(
             lambda lesson: probe_answers(table, truth, lesson.train, lesson.test, labels), truth, patients, labels, plan
         )
 
 
-def judge_lessons(
+def evaluate_subsets(
     answers: Answers, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, plan: CurvePlan
 ) -> Judgements:
     """Gather what models say that are made by ``answers``: a lesson to probabilities [scan to judge, class]."""

@@ -11,7 +11,7 @@ from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
@@ -30,7 +30,7 @@ def certainty(probabilities: NDArray[np.float64], *, multilabel: bool) -> NDArra
 
 
 def abstention_curve(
-    scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig
+    scored: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> list[AbstentionPoint]:
     """From all scans called to few; scans that are equally certain stay together, and no point comes twice.
 
@@ -45,7 +45,11 @@ def abstention_curve(
 
 
 def _point(
-    scored: ScoredScans, called: NDArray[np.bool_], limit: float, bootstrap: PatientBootstrap, config: EvaluationConfig
+    scored: LabelledPredictions,
+    called: NDArray[np.bool_],
+    limit: float,
+    bootstrap: PatientBootstrap,
+    config: EvaluationConfig,
 ) -> AbstentionPoint:
     kept = scored.take(called)
     within = PatientBootstrap(kept.patients, bootstrap.n_boot, bootstrap.seed)

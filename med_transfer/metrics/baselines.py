@@ -46,9 +46,13 @@ def fit_handcrafted(
 
 
 def handcrafted_within(
-    features: NDArray[np.floating], truth: NDArray[np.bool_], folds: Sequence[Fold], seed: int = 0, *,
+    features: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    folds: Sequence[Fold],
+    seed: int = 0,
+    *,
     multilabel: bool = False,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """As :func:`fit_handcrafted`, for scans of which no others are at hand: each is predicted from other patients'.
 
     Args:

@@ -18,11 +18,11 @@ from med_transfer.metrics.calibration import (
 from med_transfer.metrics.calibration_metrics import Calibration, ClassCalibration
 from med_transfer.metrics.estimate import Estimate, Interval
 from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.recalibration import SMALLEST, binary_log_probability, intercept, slope
-from med_transfer.metrics.scored import ScoredScans
 
 
-def calibration(scored: ScoredScans, bootstrap: PatientBootstrap) -> Calibration:
+def calibration(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Calibration:
     """Overall and of each class."""
     names, multilabel = scored.labels.names, scored.labels.multilabel
     claimed, came_true = claims(scored.truth, scored.probabilities, multilabel=multilabel)
@@ -40,7 +40,7 @@ def calibration(scored: ScoredScans, bootstrap: PatientBootstrap) -> Calibration
     )
 
 
-def _of_class(scored: ScoredScans, c: int, bootstrap: PatientBootstrap) -> ClassCalibration:
+def _of_class(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> ClassCalibration:
     truth, probability = scored.truth[:, c], np.clip(scored.probabilities[:, c], 0, 1)
     squared = (probability - truth) ** 2
     draws = bootstrap.distribution(lambda weights: weights @ squared / weights.sum(axis=1))
@@ -54,13 +54,13 @@ def _of_class(scored: ScoredScans, c: int, bootstrap: PatientBootstrap) -> Class
     )
 
 
-def _overall_slope(scored: ScoredScans) -> Estimate:
+def _overall_slope(scored: LabelledPredictions) -> Estimate:
     if scored.labels.multilabel:
         return slope(*_pairs(scored))
     return slope(np.log(np.clip(scored.probabilities, SMALLEST, 1)), scored.truth.argmax(axis=1), scored.patients)
 
 
-def _pairs(scored: ScoredScans) -> tuple[NDArray[np.float64], NDArray[np.intp], list[str]]:
+def _pairs(scored: LabelledPredictions) -> tuple[NDArray[np.float64], NDArray[np.intp], list[str]]:
     """Every pair of scan and finding as a scan of its own, of the scan's patient."""
     patients = [patient for patient in scored.patients for _ in scored.labels.names]
     return binary_log_probability(scored.probabilities.ravel()), scored.truth.ravel().astype(int), patients

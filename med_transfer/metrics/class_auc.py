@@ -19,13 +19,13 @@ from med_transfer.metrics.class_rates import UNDEFINED_RATE
 from med_transfer.metrics.delong import auc_variance, logit_interval
 from med_transfer.metrics.estimate import Estimate, Interval
 from med_transfer.metrics.intervals import PatientBootstrap, Resampled, newcombe
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 
 _FEW = "no interval: most resamples lack the class or the rest, there are too few patients"
 _OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 
-def class_auc(scored: ScoredScans, c: int) -> Estimate:
+def class_auc(scored: LabelledPredictions, c: int) -> Estimate:
     """AUC of class ``c`` against the rest, DeLong's variance (Obuchowski's, by patient) on the logit scale.
 
     At 0 or 1, or with one patient on a side, where there is no variance: Newcombe's score method over patients.
@@ -46,7 +46,7 @@ def class_auc(scored: ScoredScans, c: int) -> Estimate:
     return Estimate(value=value, ci95=auc_bound(scored, c), method=method)
 
 
-def auc_bound(scored: ScoredScans, c: int) -> Interval | None:
+def auc_bound(scored: LabelledPredictions, c: int) -> Interval | None:
     """Interval of one class's AUC that does not resample; a patient counts once however many scans he has."""
     value = auc(scored.truth[:, c], scored.probabilities[:, c])
     if value is None:
@@ -56,7 +56,7 @@ def auc_bound(scored: ScoredScans, c: int) -> Interval | None:
     return newcombe(value, *_patients_on_each_side(scored, c))
 
 
-def average_precision(scored: ScoredScans, c: int, bootstrap: PatientBootstrap) -> Estimate:
+def average_precision(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> Estimate:
     """Average precision of class ``c``; where all draws agree, Wilson's limits over the patients with the class.
 
     That fallback is the binomial interval of Boyd, Eng & Page 2013 (ECML PKDD, LNCS 8190:451) with Wilson's limits.
@@ -72,7 +72,7 @@ def average_precision(scored: ScoredScans, c: int, bootstrap: PatientBootstrap) 
     return _estimate(found, "average precision", bootstrap)
 
 
-def partial_auc(scored: ScoredScans, c: int, bootstrap: PatientBootstrap) -> Estimate:
+def partial_auc(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> Estimate:
     """AUC of class ``c`` where the specificity is at least 0.8, on McClish's scale.
 
     The area is the mean over cases of a share in [0, 1]. Where all draws agree, its limits are Wilson's, over the
@@ -95,7 +95,7 @@ def partial_auc(scored: ScoredScans, c: int, bootstrap: PatientBootstrap) -> Est
     return Estimate(value=found.value, ci95=(float(limits[0]), float(limits[1])), method=method)
 
 
-def _resampled(scored: ScoredScans, c: int, bootstrap: PatientBootstrap, measure: _OF_CLASS) -> Resampled:
+def _resampled(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap, measure: _OF_CLASS) -> Resampled:
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return measure(scored.truth[:, c], scored.probabilities[:, c], weights)
 
@@ -109,11 +109,11 @@ def _estimate(found: Resampled, what: str, bootstrap: PatientBootstrap) -> Estim
     return Estimate(value=found.value, ci95=interval, method=method, reason="" if interval else _FEW)
 
 
-def _patients_on_each_side(scored: ScoredScans, c: int) -> tuple[int, int]:
+def _patients_on_each_side(scored: LabelledPredictions, c: int) -> tuple[int, int]:
     return scored.patients_among(scored.truth[:, c]), scored.patients_among(~scored.truth[:, c])
 
 
-def _lacking(scored: ScoredScans, c: int) -> str:
+def _lacking(scored: LabelledPredictions, c: int) -> str:
     """Why one class has no AUC: the reason why it lacks one of the two rates."""
     rate = "specificity" if scored.truth[:, c].any() else "sensitivity"
     return UNDEFINED_RATE[rate].format(name=scored.labels.names[c])

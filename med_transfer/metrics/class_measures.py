@@ -6,14 +6,14 @@ from med_transfer.metrics.class_auc import average_precision, class_auc, partial
 from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import RATES, count
 from med_transfer.metrics.record import ClassMetrics
 from med_transfer.metrics.sample_size import SampleSize, sample_size
-from med_transfer.metrics.scored import ScoredScans
 
 
 def class_metrics(
-    scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig
+    scored: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> dict[str, ClassMetrics]:
     """By class name, each against the rest."""
     rates = ClassRates.of(scored, bootstrap, config, resample=True)

@@ -12,6 +12,7 @@ from med_transfer.metrics.binomial import BINOMIAL, BINOMIAL_NAMES, wilson
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.estimate import Estimate, Interval
 from med_transfer.metrics.intervals import PatientBootstrap, Resampled
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.likelihood_ratios import likelihood_ratio
 from med_transfer.metrics.predictive_values import npv_at, ppv_at, predictive_value_in
 from med_transfer.metrics.rates import (
@@ -27,7 +28,6 @@ from med_transfer.metrics.rates import (
     weighted_cells,
 )
 from med_transfer.metrics.record import PredictiveValues
-from med_transfer.metrics.scored import ScoredScans
 
 UNDEFINED_RATE = {
     "sensitivity": "no scan of class {name} among the test scans",
@@ -47,7 +47,7 @@ class ResampledCells:
     jackknife: Cells
 
     @classmethod
-    def of(cls, scored: ScoredScans, bootstrap: PatientBootstrap) -> ResampledCells:
+    def of(cls, scored: LabelledPredictions, bootstrap: PatientBootstrap) -> ResampledCells:
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
             cells = weighted_cells(scored.truth, scored.predicted, weights)
             return np.stack([cells[name] for name in CELLS], axis=1)
@@ -63,7 +63,7 @@ class ResampledCells:
 
 
 def sensitivities(
-    scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig | None = None
+    scored: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig | None = None
 ) -> dict[str, Estimate]:
     """By class."""
     rates = ClassRates.of(scored, bootstrap, config or EvaluationConfig())
@@ -74,14 +74,19 @@ def sensitivities(
 class ClassRates:
     """Every rate of every class; the resamples are drawn once, and only where something is made of them."""
 
-    scored: ScoredScans
+    scored: LabelledPredictions
     bootstrap: PatientBootstrap
     config: EvaluationConfig
     cells: ResampledCells | None
 
     @classmethod
     def of(
-        cls, scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig, *, resample: bool = False
+        cls,
+        scored: LabelledPredictions,
+        bootstrap: PatientBootstrap,
+        config: EvaluationConfig,
+        *,
+        resample: bool = False,
     ) -> ClassRates:
         """``resample``: also where each patient has one scan, as :meth:`f1` needs."""
         cells = ResampledCells.of(scored, bootstrap) if resample or scored.clustered else None

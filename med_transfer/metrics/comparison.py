@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap, is_degenerate, percentile_interval
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.paired_proportions import newcombe_paired
 from med_transfer.metrics.rates import weighted_balanced_accuracy, weighted_rates
-from med_transfer.metrics.scored import ScoredScans
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Difference:
     sensitivity: dict[str, Estimate]
 
 
-def paired_difference(first: ScoredScans, second: ScoredScans, bootstrap: PatientBootstrap) -> Difference:
+def paired_difference(
+    first: LabelledPredictions, second: LabelledPredictions, bootstrap: PatientBootstrap
+) -> Difference:
     """First minus second, both measured in the same resampled patients.
 
     Pairing removes what both models share: which patients happen to be easy. A sensitivity is of few patients, where
@@ -55,7 +57,7 @@ def paired_difference(first: ScoredScans, second: ScoredScans, bootstrap: Patien
     return Difference(balanced, auc, by_class)
 
 
-def paired_sensitivity(first: ScoredScans, second: ScoredScans, c: int) -> Estimate:
+def paired_sensitivity(first: LabelledPredictions, second: LabelledPredictions, c: int) -> Estimate:
     """Difference of the sensitivities for class ``c``, which has a scan, where each patient has one scan."""
     ours, theirs = (model.predicted[first.truth[:, c], c] for model in (first, second))
     cells = (ours & theirs, ours & ~theirs, ~ours & theirs, ~ours & ~theirs)
@@ -64,7 +66,7 @@ def paired_sensitivity(first: ScoredScans, second: ScoredScans, c: int) -> Estim
     return Estimate(value=float(ours.mean() - theirs.mean()), ci95=interval, method=method)
 
 
-def _measures(scored: ScoredScans, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _measures(scored: LabelledPredictions, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Balanced accuracy, macro AUC and each class's sensitivity, [draw, 2 + class]."""
     multilabel = scored.labels.multilabel
     overall = [

@@ -20,9 +20,9 @@ from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.decision_curve import decision_curves
 from med_transfer.metrics.grouping import Grouping
 from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.predictive_values import checked_prevalence
 from med_transfer.metrics.record import BaselineMetrics, Bootstrap, Failed, Metrics, TransferGain
-from med_transfer.metrics.scored import ScoredScans
 from med_transfer.metrics.subgroups import subgroup_metrics, subgroup_tests
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
@@ -31,7 +31,7 @@ from med_transfer.predictions.record import Prediction
 _NONE: Mapping = MappingProxyType({})
 
 
-def evaluate(
+def compute_metrics(
     truth: NDArray[np.bool_],
     probabilities: NDArray[np.floating],
     patients: Sequence[str],
@@ -62,10 +62,10 @@ def evaluate(
         seed, n_boot: of the patient bootstrap.
 
     Raises:
-        UsageError: when arrays do not belong together (see ``ScoredScans``), or a prevalence is stated of no class.
+        UsageError: when arrays do not belong together (see ``LabelledPredictions``), or a prevalence is of no class.
         NothingDone: when there is no scan.
     """
-    scored = ScoredScans.of(truth, probabilities, patients, labels, operating_point)
+    scored = LabelledPredictions.of(truth, probabilities, patients, labels, operating_point)
     groupings = [Grouping.of(*one) for one in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
     bootstrap, config = PatientBootstrap(scored.patients, n_boot, seed), config or EvaluationConfig()
     checked_prevalence(config.prevalence, labels)
@@ -96,10 +96,13 @@ def evaluate(
 
 
 def _baseline(
-    scored: ScoredScans, probabilities: NDArray[np.floating], bootstrap: PatientBootstrap, config: EvaluationConfig
+    scored: LabelledPredictions,
+    probabilities: NDArray[np.floating],
+    bootstrap: PatientBootstrap,
+    config: EvaluationConfig,
 ) -> BaselineMetrics:
     """A baseline is called at the default operating point: the network's thresholds are not its own."""
-    other = ScoredScans.of(scored.truth, probabilities, scored.patients, scored.labels)
+    other = LabelledPredictions.of(scored.truth, probabilities, scored.patients, scored.labels)
     gain = paired_difference(scored, other, bootstrap)
     return BaselineMetrics(
         balanced_accuracy=measures.balanced_accuracy(other, bootstrap),

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from med_transfer.metrics.estimate import Interval, Record
 from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 
 THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.075, *(round(0.05 * step, 2) for step in range(2, 20)))
 
@@ -44,7 +44,7 @@ class DecisionCurve(Record):
     method: str
 
 
-def decision_curves(scored: ScoredScans, bootstrap: PatientBootstrap) -> dict[str, DecisionCurve]:
+def decision_curves(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> dict[str, DecisionCurve]:
     """Of every class that has cases and other scans, at :data:`THRESHOLDS`.
 
     It is the class's probability that is acted upon, not the call at the operating point. The prevalence is that of

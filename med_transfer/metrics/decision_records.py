@@ -47,7 +47,7 @@ class ChosenPoint(Record):
         }[self.rule]
 
 
-class Openings(Record):
+class AccessCounts(Record):
     """How often a network has read the test scans, with this time, and what had been decided then.
 
     Attributes:

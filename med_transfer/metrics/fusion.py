@@ -12,7 +12,7 @@ from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.fusion_metrics import FusionDifference, FusionModel
 from med_transfer.metrics.intervals import PatientBootstrap
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.predictions.labels import Labels
 
 Parts = tuple[str, ...]
@@ -40,7 +40,7 @@ def fusion_figures(
         seed, n_boot: of the patient bootstrap.
     """
     bootstrap = PatientBootstrap(patients, n_boot, seed)
-    scored = {parts: ScoredScans.of(truth, found, patients, labels) for parts, found in by_parts.items()}
+    scored = {parts: LabelledPredictions.of(truth, found, patients, labels) for parts, found in by_parts.items()}
     use = max(scored, key=len)
     alone = {_ALONE[part]: (part,) for part in use}
     without = {part: tuple(other for other in use if other != part) for part in use}
@@ -55,7 +55,7 @@ def fusion_figures(
     }
 
 
-def _model(scored: ScoredScans, bootstrap: PatientBootstrap) -> FusionModel:
+def _model(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> FusionModel:
     return FusionModel(
         macro_auc=measures.macro_auc(scored, bootstrap),
         balanced_accuracy=measures.balanced_accuracy(scored, bootstrap),
@@ -63,6 +63,8 @@ def _model(scored: ScoredScans, bootstrap: PatientBootstrap) -> FusionModel:
     )
 
 
-def _difference(fused: ScoredScans, other: ScoredScans, bootstrap: PatientBootstrap) -> FusionDifference:
+def _difference(
+    fused: LabelledPredictions, other: LabelledPredictions, bootstrap: PatientBootstrap
+) -> FusionDifference:
     found = paired_difference(fused, other, bootstrap)
     return FusionDifference(macro_auc=found.macro_auc, balanced_accuracy=found.balanced_accuracy)

@@ -15,14 +15,14 @@ from med_transfer.metrics.calibration import brier_by_scan
 from med_transfer.metrics.class_auc import auc_bound
 from med_transfer.metrics.estimate import Estimate, Interval
 from med_transfer.metrics.intervals import PatientBootstrap, Statistic, is_degenerate, percentile_interval
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import weighted_balanced_accuracy
-from med_transfer.metrics.scored import ScoredScans
 
 _TOO_FEW_DRAWS = "no interval: some class is missing from most resamples, there are too few patients"
 _NO_AUC = "no class has both cases and other scans"
 
 
-def balanced_accuracy(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+def balanced_accuracy(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Mean sensitivity of the classes (for findings: of sensitivity and specificity), see ``rates``."""
     multilabel = scored.labels.multilabel
 
@@ -41,7 +41,7 @@ def balanced_accuracy(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estim
     )
 
 
-def _balanced_bound(scored: ScoredScans, value: float) -> Interval | None:
+def _balanced_bound(scored: LabelledPredictions, value: float) -> Interval | None:
     """Mean of the Wilson limits of the rates that make up the balanced accuracy; patients count once."""
     if (scored.predicted == scored.predicted[0]).all():  # one answer for all scans: the same in any sample
         return value, value
@@ -55,7 +55,7 @@ def _balanced_bound(scored: ScoredScans, value: float) -> Interval | None:
     return _mean_interval(limits)
 
 
-def macro_auc(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+def macro_auc(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Mean AUC over the classes that have one."""
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -71,7 +71,7 @@ def macro_auc(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
     return _resampled(value, draws, what + _left_out(scored), bound, "the mean of Newcombe's limits", bootstrap)
 
 
-def micro_auc(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+def micro_auc(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """AUC of all (scan, class) pairs together; no interval where every draw agrees."""
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -84,14 +84,14 @@ def micro_auc(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
     return _resampled(value, bootstrap.distribution(statistic), what, None, "no interval", bootstrap)
 
 
-def macro_average_precision(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+def macro_average_precision(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Mean average precision over the classes that have cases; no interval where every draw agrees."""
     columns = np.flatnonzero(scored.truth.any(axis=0))
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         by_class = [
             weighted_average_precision(scored.truth[:, c], scored.probabilities[:, c], weights) for c in columns
-        ]  # fmt: skip
+        ]
         return np.mean(by_class, axis=0)
 
     what = "mean of the classes' average precisions" + _left_out(scored)
@@ -101,7 +101,7 @@ def macro_average_precision(scored: ScoredScans, bootstrap: PatientBootstrap) ->
     return _resampled(value, bootstrap.distribution(statistic), what, None, "no interval", bootstrap)
 
 
-def brier(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
+def brier(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Brier score, see ``calibration.brier_by_scan``."""
     by_scan = brier_by_scan(scored.truth, scored.probabilities, multilabel=scored.labels.multilabel)
     draws = bootstrap.distribution(lambda weights: weights @ by_scan / weights.sum(axis=1))
@@ -109,24 +109,24 @@ def brier(scored: ScoredScans, bootstrap: PatientBootstrap) -> Estimate:
     return Estimate(value=float(by_scan.mean()), ci95=percentile_interval(draws), method=f"{what}; {bootstrap}")
 
 
-def confusion_matrix(scored: ScoredScans) -> list[list[int]] | None:
+def confusion_matrix(scored: LabelledPredictions) -> list[list[int]] | None:
     """Scans by true class (row) and called class (column); None for several findings a scan."""
     if scored.labels.multilabel:
         return None
     return (scored.truth.T.astype(int) @ scored.predicted.astype(int)).tolist()
 
 
-def _value(statistic: Statistic, scored: ScoredScans) -> float | None:
+def _value(statistic: Statistic, scored: LabelledPredictions) -> float | None:
     value = float(statistic(np.ones((1, len(scored))))[0])
     return value if np.isfinite(value) else None
 
 
-def _defined(scored: ScoredScans) -> NDArray[np.bool_]:
+def _defined(scored: LabelledPredictions) -> NDArray[np.bool_]:
     cases = scored.truth.sum(axis=0)
     return (cases > 0) & (cases < len(scored)) if scored.labels.multilabel else cases > 0
 
 
-def _left_out(scored: ScoredScans) -> str:
+def _left_out(scored: LabelledPredictions) -> str:
     absent = [name for name, there in zip(scored.labels.names, _defined(scored), strict=True) if not there]
     return f" (without {', '.join(absent)}: undefined in the test scans)" if absent else ""
 

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from med_transfer.metrics.delong import delong
 from med_transfer.metrics.estimate import Record
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 
 _CLUSTERED = "some patients have several scans, which the test would count as independent; see the intervals"
 
@@ -33,7 +33,7 @@ class PairedTest(Record):
     reason: str = ""
 
 
-def mcnemar(first: ScoredScans, second: ScoredScans) -> PairedTest:
+def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTest:
     """Whether two models call equally many scans right, by the scans that only one of them calls right.
 
     A scan with several findings is called right when all of them are.
@@ -55,11 +55,11 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def _right(scored: ScoredScans) -> NDArray[np.bool_]:
+def _right(scored: LabelledPredictions) -> NDArray[np.bool_]:
     return (scored.predicted == scored.truth).all(axis=1)
 
 
-def delong_test(first: ScoredScans, second: ScoredScans) -> PairedTest:
+def delong_test(first: LabelledPredictions, second: LabelledPredictions) -> PairedTest:
     """Whether two models have the same macro AUC; see :func:`med_transfer.metrics.delong.delong`."""
     method = "DeLong, macro AUC"
     if first.clustered:
@@ -72,7 +72,7 @@ def delong_test(first: ScoredScans, second: ScoredScans) -> PairedTest:
     return PairedTest(method=method, p_value=found.p_value, found=text, reason=reason)
 
 
-def delong_margin_test(first: ScoredScans, second: ScoredScans, margin: float) -> PairedTest:
+def delong_margin_test(first: LabelledPredictions, second: LabelledPredictions, margin: float) -> PairedTest:
     """Whether the first macro AUC is less than ``margin`` below the second, one-sided by DeLong's variance."""
     method = f"DeLong, macro AUC less than {margin:g} below, one-sided"
     tested = delong_test(first, second)

@@ -11,16 +11,24 @@ from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.set_metrics import ClassSets, SetMetrics
 from med_transfer.predictions.labels import Labels
 
 
 def measure_sets(
-    truth: NDArray[np.bool_], members: NDArray[np.bool_], patients: Sequence[str], labels: Labels, *, target: float,
-    thresholds: Sequence[float], n_patients: Sequence[int], config: EvaluationConfig | None = None, seed: int = 0,
+    truth: NDArray[np.bool_],
+    members: NDArray[np.bool_],
+    patients: Sequence[str],
+    labels: Labels,
+    *,
+    target: float,
+    thresholds: Sequence[float],
+    n_patients: Sequence[int],
+    config: EvaluationConfig | None = None,
+    seed: int = 0,
     n_boot: int = 2000,
-) -> SetMetrics:  # fmt: skip
+) -> SetMetrics:
     """Measure prediction sets.
 
     Args:
@@ -38,7 +46,7 @@ def measure_sets(
         if not len(hits):
             return Estimate(value=None, ci95=None, method="", reason=without)
         one = Labels(("hit",), multilabel=True)
-        scored = ScoredScans.of(np.ones((len(hits), 1), dtype=bool), hits[:, None].astype(float), of, one)
+        scored = LabelledPredictions.of(np.ones((len(hits), 1), dtype=bool), hits[:, None].astype(float), of, one)
         return ClassRates.of(scored, PatientBootstrap(scored.patients, n_boot, seed), config).rate(0, "sensitivity")
 
     single = members.sum(axis=1) == 1

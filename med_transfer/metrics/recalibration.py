@@ -63,9 +63,12 @@ def _missing(truth: NDArray[np.intp], n_classes: int) -> str:
 
 
 def _estimate(
-    design: NDArray[np.float64], offset: NDArray[np.float64], truth: NDArray[np.intp], patients: Sequence[str],
+    design: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    truth: NDArray[np.intp],
+    patients: Sequence[str],
     method: str,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """The last parameter of the fit; its Wald interval, over patients where some have several scans."""
     found = _maximum(design, offset, truth)
     if found is None:
@@ -118,9 +121,12 @@ def _derivatives(
 
 
 def _covariance(
-    design: NDArray[np.float64], offset: NDArray[np.float64], truth: NDArray[np.intp], at: NDArray[np.float64],
+    design: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    truth: NDArray[np.intp],
+    at: NDArray[np.float64],
     patients: Sequence[str] | None,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """The inverse information; with patients the sandwich over them (Liang & Zeger 1986, Biometrika 73:13)."""
     score, information = _derivatives(design, offset, truth, at)
     bread = np.linalg.inv(information).astype(np.float64)

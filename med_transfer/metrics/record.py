@@ -13,7 +13,7 @@ from med_transfer.metrics.abstention_metrics import AbstentionPoint
 from med_transfer.metrics.calibration_metrics import Calibration
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.decision_curve import DecisionCurve
-from med_transfer.metrics.decision_records import ChosenPoint, Openings
+from med_transfer.metrics.decision_records import AccessCounts, ChosenPoint
 from med_transfer.metrics.domain import Domain
 from med_transfer.metrics.estimate import Estimate, Record
 from med_transfer.metrics.fusion_metrics import FusionMetrics
@@ -127,7 +127,7 @@ class KeptNetwork(Record):
         return self.kept == "scratch" and self.validation is not None
 
 
-class FitGap(Record):
+class GeneralisationGap(Record):
     """How much better the networks do on scans they learned from than on scans they did not; a sign of over-fitting.
 
     Both at the epoch that was kept, without augmentation, all members together. The validation scans chose that epoch,
@@ -236,10 +236,10 @@ class Metrics(Record):
     domain: Domain | None = None
     transfer_gain: TransferGain | None = None
     kept_network: KeptNetwork | None = None
-    fit_gap: FitGap | None = None
+    fit_gap: GeneralisationGap | None = None
     fusion: FusionMetrics | None = None
     chosen_point: ChosenPoint | None = None
-    openings: Openings | None = None
+    openings: AccessCounts | None = None
     failed: Failed = Failed()
     evaluation: EvaluationConfig = EvaluationConfig()
     bootstrap: Bootstrap

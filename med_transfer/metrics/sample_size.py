@@ -52,6 +52,12 @@ def sample_size(rate: str, name: str, value: float | None, n_patients: int, want
         f"{at_worst} if it is {worst:.2f}."
     )
     return SampleSize(
-        n_patients=n_patients, value=value, ci95=interval, wanted_width=wanted_width, n_needed=needed,
-        worst_value=worst, n_needed_at_worst=at_worst, sentence=text,
-    )  # fmt: skip
+        n_patients=n_patients,
+        value=value,
+        ci95=interval,
+        wanted_width=wanted_width,
+        n_needed=needed,
+        worst_value=worst,
+        n_needed_at_worst=at_worst,
+        sentence=text,
+    )

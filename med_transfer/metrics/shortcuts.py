@@ -21,7 +21,7 @@ from med_transfer.metrics import measures
 from med_transfer.metrics.cross_validation import Fold, patient_folds
 from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.shortcut_metrics import Shortcuts
 from med_transfer.predictions.labels import Labels
 
@@ -123,7 +123,7 @@ def _strength(
 ) -> Estimate:
     if probabilities is None:
         return _undefined("a class has fewer than two patients")
-    scored = ScoredScans.of(development.truth, probabilities, development.patients, development.labels)
+    scored = LabelledPredictions.of(development.truth, probabilities, development.patients, development.labels)
     return measures.macro_auc(scored, bootstrap)
 
 

@@ -14,9 +14,9 @@ from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.grouping import SMALLEST_SUBGROUP, UNKNOWN, Grouping
 from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.paired_tests import holm
 from med_transfer.metrics.record import Subgroup
-from med_transfer.metrics.scored import ScoredScans
 from med_transfer.metrics.subgroup_metrics import SubgroupTest
 
 N_PERMUTATIONS = 2000
@@ -25,7 +25,7 @@ _ROUNDING = 1e-9  # two ways to add up the same statistic
 
 
 def subgroup_metrics(
-    scored: ScoredScans, grouping: Grouping, bootstrap: PatientBootstrap, config: EvaluationConfig
+    scored: LabelledPredictions, grouping: Grouping, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> dict[str, Subgroup]:
     """The measures of each subgroup in its order; null with the reason below ``SMALLEST_SUBGROUP`` patients.
 
@@ -34,14 +34,15 @@ def subgroup_metrics(
     """
     if len(grouping.of_scan) != len(scored):
         raise UsageError(
-            f"{len(grouping.of_scan)} values", where=f"subgroups.{grouping.column}",
+            f"{len(grouping.of_scan)} values",
+            where=f"subgroups.{grouping.column}",
             expected=f"{len(scored)}, one for every scan",
-        )  # fmt: skip
+        )
     of_scan = np.asarray(grouping.of_scan)
     return {name: _measured(scored.take(of_scan == name), bootstrap, config) for name in grouping.order}
 
 
-def _measured(scored: ScoredScans, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
+def _measured(scored: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
     n, n_patients = len(scored), scored.n_patients
     if n_patients < SMALLEST_SUBGROUP:
         masked = Estimate(value=None, ci95=None, method="", reason=f"fewer than {SMALLEST_SUBGROUP} patients")
@@ -57,14 +58,16 @@ def _measured(scored: ScoredScans, bootstrap: PatientBootstrap, config: Evaluati
     )
 
 
-def subgroup_tests(scored: ScoredScans, groupings: Sequence[Grouping], seed: int = 0) -> dict[str, SubgroupTest]:
+def subgroup_tests(
+    scored: LabelledPredictions, groupings: Sequence[Grouping], seed: int = 0
+) -> dict[str, SubgroupTest]:
     """One test a column, corrected for their number by Holm's method (Holm 1979, Scand J Stat 6:65)."""
     tests = {grouping.column: _test(scored, grouping, seed) for grouping in groupings}
     corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
     return {column: test.model_copy(update={"p_holm": corrected[column]}) for column, test in tests.items()}
 
 
-def _test(scored: ScoredScans, grouping: Grouping, seed: int) -> SubgroupTest:
+def _test(scored: LabelledPredictions, grouping: Grouping, seed: int) -> SubgroupTest:
     of_scan = np.asarray(grouping.of_scan)
     sizes = {name: scored.patients_among(of_scan == name) for name in grouping.order}
     compared = [name for name, size in sizes.items() if size >= SMALLEST_SUBGROUP and name != UNKNOWN]
@@ -86,7 +89,7 @@ def _test(scored: ScoredScans, grouping: Grouping, seed: int) -> SubgroupTest:
     return test.model_copy(update={"statistic": statistic, "p_value": p_value, "method": _method(scored, seed)})
 
 
-def _method(scored: ScoredScans, seed: int) -> str:
+def _method(scored: LabelledPredictions, seed: int) -> str:
     rates = "sensitivity and specificity of every finding" if scored.labels.multilabel else "every class's sensitivity"
     return (
         f"sum of Pearson's chi-squared over {rates}; {N_PERMUTATIONS} permutations of the patients' subgroups within "
@@ -95,7 +98,7 @@ def _method(scored: ScoredScans, seed: int) -> str:
 
 
 def permutation_test(
-    scored: ScoredScans, groups: Sequence[str], n_permutations: int, seed: int
+    scored: LabelledPredictions, groups: Sequence[str], n_permutations: int, seed: int
 ) -> tuple[float, float | None]:
     """Whether the calls are right equally often in all subgroups, given the true class.
 

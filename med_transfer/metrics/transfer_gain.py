@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.record import TransferGain
-from med_transfer.metrics.scored import ScoredScans
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 
@@ -46,7 +46,7 @@ def transfer_gain(
 
     Source: negative transfer measured against scratch, Wang et al. 2019, CVPR, arXiv:1811.09751.
     """
-    transferred = ScoredScans.of(truth, probabilities, patients, labels, operating_point)
+    transferred = LabelledPredictions.of(truth, probabilities, patients, labels, operating_point)
     scratch = transferred.scored_by(scratch_probabilities)
     bootstrap = PatientBootstrap(transferred.patients, n_boot, seed)
     difference = paired_difference(transferred, scratch, bootstrap)

@@ -27,9 +27,13 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, n_classes: int, pooled_stages: tuple[int, ...] = (-1,), dropout: float = 0.2,
+        self,
+        encoder: Encoder,
+        n_classes: int,
+        pooled_stages: tuple[int, ...] = (-1,),
+        dropout: float = 0.2,
         bottleneck: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout {dropout}", expected="at least 0 and less than 1")
@@ -70,7 +74,8 @@ def stages_from_front(chosen: tuple[int, ...], available: int, backbone: str = "
     if not stages or len(set(stages)) < len(stages) or not all(0 <= stage < available for stage in stages):
         of = f" for {backbone}" if backbone else ""
         raise ConfigError(
-            f"pooled stages {list(chosen)}", where="backbone.pooled_stages",
+            f"pooled stages {list(chosen)}",
+            where="backbone.pooled_stages",
             expected=f"different numbers from {-available} to {available - 1}{of}",
-        )  # fmt: skip
+        )
     return stages

@@ -26,9 +26,13 @@ class Ensemble(nn.Module):
     """
 
     def __init__(
-        self, classifiers: Sequence[Classifier], novelties: Sequence[Novelty] | None = None, *,
-        multilabel: bool = False, calibrator: Calibrator = Uncalibrated(),  # noqa: B008 (frozen)
-    ) -> None:  # fmt: skip
+        self,
+        classifiers: Sequence[Classifier],
+        novelties: Sequence[Novelty] | None = None,
+        *,
+        multilabel: bool = False,
+        calibrator: Calibrator = Uncalibrated(),  # noqa: B008 (frozen)
+    ) -> None:
         super().__init__()
         self.multilabel, self.n_members, self.calibrator = multilabel, len(classifiers), calibrator
         novelties = novelties or [Novelty(classifier.n_features) for classifier in classifiers]
@@ -42,19 +46,19 @@ class Ensemble(nn.Module):
         return [self._member(number) for number in range(self.n_members)]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.assess(images)[0]
+        return self.predict(images)[0]
 
-    def assess(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities [batch, class] and novelty [batch], both in [0, 1]."""
-        return self.assess_features(self.member_features(images))
+        return self.predict_features(self.member_features(images))
 
     def member_features(self, images: Tensor) -> list[Tensor]:
         """Of each member the features [batch, feature] that its head reads."""
         images = images.contiguous(memory_format=torch.channels_last_3d)  # faster on a CPU
         return [self._member(number).features(images) for number in range(self.n_members)]
 
-    def assess_features(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """As :meth:`assess`, from each member's features."""
+    def predict_features(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As :meth:`predict`, from each member's features."""
         probabilities, ranks = [], []
         for number, of_member in enumerate(features):
             logits = self._member(number).head(of_member).float()

@@ -29,10 +29,15 @@ class LinearHead:
 
 
 def fit_probe(
-    features: NDArray[np.floating], truth: NDArray[np.bool_], inverse_strengths: Sequence[float],
-    score: Callable[[NDArray[np.float64]], float], features_val: NDArray[np.floating], *,
-    multilabel: bool = False, balanced: bool = True,
-) -> LinearHead:  # fmt: skip
+    features: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    inverse_strengths: Sequence[float],
+    score: Callable[[NDArray[np.float64]], float],
+    features_val: NDArray[np.floating],
+    *,
+    multilabel: bool = False,
+    balanced: bool = True,
+) -> LinearHead:
     """The probe whose strength of regularisation does best on the validation scans; a tie goes to the strongest.
 
     Args:

@@ -108,9 +108,10 @@ class OperatingPoint(BaseModel):
                     )
                 if not np.isfinite(row[called]) or (called != true and row[called] <= row[true]):
                     raise ConfigError(
-                        f"calling {called} what is {true} costs {row[called]:g}", where=where,
+                        f"calling {called} what is {true} costs {row[called]:g}",
+                        where=where,
                         expected=f"more than the right call, which costs {row[true]:g}",
-                    )  # fmt: skip
+                    )
 
     def _cost_matrix(self, labels: Labels) -> NDArray[np.float64]:
         """[true class, called class]."""

@@ -144,10 +144,15 @@ def _with_tubes(bare: Anatomy, rng: np.random.Generator) -> Anatomy:
         return lung_distance(bare, points[:, 0], points[:, 1], points[:, 2])
 
     lungs = [
-        vessel_tree(rng, hilum=(side * (bare.mediastinum + 4), 8, rng.uniform(-12, 2)), outward=side, distance=distance,
-                    hu=bare.blood_hu)
+        vessel_tree(
+            rng,
+            hilum=(side * (bare.mediastinum + 4), 8, rng.uniform(-12, 2)),
+            outward=side,
+            distance=distance,
+            hu=bare.blood_hu,
+        )
         for side in (-1.0, 1.0)
-    ]  # fmt: skip
+    ]
     tubes = join([*lungs, _great_vessels(bare), _airways(bare)])
     return replace(bare, tubes=tubes)
 

@@ -40,8 +40,18 @@ Fault = Literal["", "missing slice", "truncated file"]
 Progress = Callable[[int, int], None]
 
 COLUMNS = (
-    "scan", "patient", "label", "roi_x_mm", "roi_y_mm", "roi_z_mm", "roi_size_mm", "sex", "age", "site", "scanner"
-)  # fmt: skip
+    "scan",
+    "patient",
+    "label",
+    "roi_x_mm",
+    "roi_y_mm",
+    "roi_z_mm",
+    "roi_size_mm",
+    "sex",
+    "age",
+    "site",
+    "scanner",
+)
 
 
 class PhantomConfig(BaseModel):
@@ -210,9 +220,18 @@ def _row(path: str, identifier: str, patient: Patient, scan: Scan) -> dict[str, 
     x, y, z = scan.lesion_mm
     scanner = scan.acquisition.scanner
     values = (
-        path, identifier, patient.label, f"{x:.3f}", f"{y:.3f}", f"{z:.3f}", f"{scan.lesion_size_mm:.2f}",
-        patient.sex, patient.age, scanner.site, scanner.name,
-    )  # fmt: skip
+        path,
+        identifier,
+        patient.label,
+        f"{x:.3f}",
+        f"{y:.3f}",
+        f"{z:.3f}",
+        f"{scan.lesion_size_mm:.2f}",
+        patient.sex,
+        patient.age,
+        scanner.site,
+        scanner.name,
+    )
     return dict(zip(COLUMNS, values, strict=True))
 
 

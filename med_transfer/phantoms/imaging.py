@@ -50,11 +50,29 @@ SCANNERS: tuple[Scanner, ...] = (
     Scanner("A-256", _A, "Alpha 256", "south", Kernel("LUNG", 0.45, 0.5, 0.85), 34, ((1.25, 1.25), (2.5, 2.5)), True),
     Scanner("B-40", _B, "Beta 40", "north", Kernel("B31f", 0.85, 0.0, 0.40), 17, ((3.0, 5.0), (2.0, 3.0))),
     Scanner("B-128", _B, "Beta 128", "east", Kernel("B60f", 0.50, 0.35, 0.75), 30, ((1.0, 1.5), (2.0, 2.0))),
-    Scanner("C-16", _C, "Gamma 16", "south", Kernel("FC08", 0.80, 0.0, 0.45), 22, ((5.0, 5.0), (3.0, 3.0)),
-            table=False, head_first_file=False),
-    Scanner("C-80", _C, "Gamma 80", "east", Kernel("FC51", 0.50, 0.3, 0.70), 27, ((1.0, 1.0), (3.0, 3.0)),
-            head_first_file=False, kvp=100),
-)  # fmt: skip
+    Scanner(
+        "C-16",
+        _C,
+        "Gamma 16",
+        "south",
+        Kernel("FC08", 0.80, 0.0, 0.45),
+        22,
+        ((5.0, 5.0), (3.0, 3.0)),
+        table=False,
+        head_first_file=False,
+    ),
+    Scanner(
+        "C-80",
+        _C,
+        "Gamma 80",
+        "east",
+        Kernel("FC51", 0.50, 0.3, 0.70),
+        27,
+        ((1.0, 1.0), (3.0, 3.0)),
+        head_first_file=False,
+        kvp=100,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -77,9 +95,12 @@ class Acquisition:
 
 
 def draw_acquisition(
-    rng: np.random.Generator, anatomy: Anatomy, lesion_mm: tuple[float, float, float], shape: tuple[int, int, int],
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    lesion_mm: tuple[float, float, float],
+    shape: tuple[int, int, int],
     difficulty: float,
-) -> Acquisition:  # fmt: skip
+) -> Acquisition:
     """A random scanner and protocol whose scan of ``shape`` [depth, height, width] holds the lesion."""
     depth, height, width = shape
     scanner = SCANNERS[int(rng.integers(len(SCANNERS)))]

@@ -71,9 +71,13 @@ def draw_diameter_mm(rng: np.random.Generator) -> float:
 
 
 def draw_lesion(
-    rng: np.random.Generator, task: Task, label: str, centre_mm: tuple[float, float, float], diameter_mm: float,
+    rng: np.random.Generator,
+    task: Task,
+    label: str,
+    centre_mm: tuple[float, float, float],
+    diameter_mm: float,
     difficulty: float,
-) -> Lesion:  # fmt: skip
+) -> Lesion:
     """A random lesion of class ``label``; ``difficulty`` 0 .. 1 brings the classes closer to each other."""
     margins, textures = CLASSES["shape"], CLASSES["texture"]
     if task == "texture":

@@ -33,9 +33,11 @@ def require_same_place(first: Volume, other: Volume, grid: Grid, column: str) ->
     reason = _reason(first, other, grid)
     if reason:
         raise InputRejected(
-            f"{column}: {reason}", where=other.provenance.path, expected="a scan of the same place as the column scan",
+            f"{column}: {reason}",
+            where=other.provenance.path,
+            expected="a scan of the same place as the column scan",
             action="Register the scans first, or correct the table",
-        )  # fmt: skip
+        )
 
 
 def overlap(first: Volume, other: Volume, grid: Grid) -> float:

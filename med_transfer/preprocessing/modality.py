@@ -25,8 +25,10 @@ def require_modality(volume: Volume, wanted: str | None) -> None:
         return
     if found:
         raise InputRejected(
-            f"modality {found}", where=where, expected=f"{wanted}, as the preprocessing says",
+            f"modality {found}",
+            where=where,
+            expected=f"{wanted}, as the preprocessing says",
             action=f"Leave the scan out, or train with input.modality: {found}",
-        )  # fmt: skip
+        )
     if wanted == "CT" and (doubt := hounsfield_doubt(volume.voxels)):
         log.warning("%s: states no modality and is taken for CT, but %s", where, doubt)

@@ -111,9 +111,10 @@ def _require_all(columns: Iterable[str], volumes: Scans) -> None:
     missing = [column for column in columns if column not in volumes]
     if missing:
         raise InputRejected(
-            f"no scan for channel {', '.join(missing)}", where=volumes[FIRST_CHANNEL].provenance.path,
+            f"no scan for channel {', '.join(missing)}",
+            where=volumes[FIRST_CHANNEL].provenance.path,
             expected="a scan in each of these columns of the table, as in training",
-        )  # fmt: skip
+        )
 
 
 def _on_grid(volume: Volume, grid: Grid, config: PreprocessingConfig) -> NDArray[np.float32]:

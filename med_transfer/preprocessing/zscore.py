@@ -44,9 +44,11 @@ def zscore_window(volume: Volume, clip_sd: float) -> tuple[float, float]:
     sd = float(foreground.std()) if foreground.size else 0.0
     if not sd:
         raise UnusableVoxels(
-            "the foreground has one value, so there is no scale for z-scores", where=volume.provenance.path,
-            expected="a scan of a patient", action="Is it a mask? For values with a unit use normalisation window",
-        )  # fmt: skip
+            "the foreground has one value, so there is no scale for z-scores",
+            where=volume.provenance.path,
+            expected="a scan of a patient",
+            action="Is it a mask? For values with a unit use normalisation window",
+        )
     mean = float(foreground.mean())
     return mean - clip_sd * sd, mean + clip_sd * sd
 

@@ -43,8 +43,9 @@ def read_checkpoint(folder: Path, settings: str, source_scans: list[str] | None 
         ) from error
     if not same:
         raise BackboneError(
-            "checkpoint of another run", where=path,
+            "checkpoint of another run",
+            where=path,
             expected="the same source scans, teacher, settings and number of processes",
             action="Give the arguments it was started with, or another folder",
-        )  # fmt: skip
+        )
     return state

@@ -23,7 +23,7 @@ from med_transfer.pretraining.methods.method import Figures, Method
 from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, update_average
 from med_transfer.pretraining.probe import LinearProbe, effective_rank
 from med_transfer.pretraining.source.origin import Origin
-from med_transfer.pretraining.training_state import Course, draw_curve
+from med_transfer.pretraining.training_state import TrainingState, draw_curve
 from med_transfer.progress import Progress, silent
 
 ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "curve.png"
@@ -53,7 +53,7 @@ class Training:
         self.parallel = processes.wrapped(method)
         groups = parameter_groups(method.parameters(), self.config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.99))
-        self.course, self._gradient = Course(), torch.zeros(())
+        self.course, self._gradient = TrainingState(), torch.zeros(())
 
     @property
     def monitored(self) -> str:
@@ -122,10 +122,11 @@ class Training:
         """Before anything is told or written. With the norm of the step just done, the weights are finite."""
         if not torch.isfinite(self._gradient):
             raise ConfigError(
-                f"the gradient is not finite at step {self.course.step}", where="learning_rate",
+                f"the gradient is not finite at step {self.course.step}",
+                where="learning_rate",
                 expected="a training that converges",
                 action="Lower learning_rate, or raise warm_up, and run the same command with another -o",
-            )  # fmt: skip
+            )
 
     @torch.no_grad()
     def _measure(self) -> None:
@@ -163,11 +164,15 @@ class Training:
         save_checkpoint(
             self.out,
             {
-                "settings": self.origin.settings(), "source_scans": sorted(self.origin.source_scans), "method": method,
-                "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(), "chance": chance,
+                "settings": self.origin.settings(),
+                "source_scans": sorted(self.origin.source_scans),
+                "method": method,
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "chance": chance,
                 "course": self.course.to_json(),
             },
-        )  # fmt: skip
+        )
         record = self.origin.record(self.course.step, self.course.seconds, self.device)
         shown = record | {"monitored": self.monitored, "curve": self.course.curve}
         write_text(self.out / CURVE_FILE, json.dumps(shown, indent=1) + "\n")
@@ -181,7 +186,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, generator in self.method.generators().items():
             generator.set_state(state["chance"][self.processes.rank][name])
-        self.course = Course.from_json(state["course"])
+        self.course = TrainingState.from_json(state["course"])
         return True
 
 

@@ -19,7 +19,7 @@ from med_transfer.cohorts import Cohort, PreparedCohort, patient_hash, prepare_c
 from med_transfer.errors import CohortError, TooFewPatients
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.pretraining.config import PretrainingConfig
-from med_transfer.pretraining.methods.method import Material
+from med_transfer.pretraining.methods.method import PretrainingContext
 from med_transfer.progress import Progress
 
 _BATCH = 16
@@ -31,7 +31,7 @@ class LinearProbe:
     Source: Alain & Bengio 2017, arXiv:1610.01644 (linear probes).
     """
 
-    def __init__(self, prepared: PreparedCohort, material: Material) -> None:
+    def __init__(self, prepared: PreparedCohort, material: PretrainingContext) -> None:
         self.prepared, self.material = prepared, material
         cohort = prepared.cohort
         self.truth = cohort.truth
@@ -73,13 +73,16 @@ class LinearProbe:
         fewest = min(len(set(self.patients[truth])), len(set(self.patients[~truth])))
         if fewest < 2:
             raise TooFewPatients(
-                f"class {name!r} has {fewest} patient to probe with", where=self.prepared.cohort.path or "",
+                f"class {name!r} has {fewest} patient to probe with",
+                where=self.prepared.cohort.path or "",
                 expected="at least 2 patients with it, and 2 without",
-            )  # fmt: skip
+            )
         return StratifiedGroupKFold(min(self.material.config.probe.folds, fewest), shuffle=True, random_state=0)
 
 
-def linear_probe(config: PretrainingConfig, material: Material, folder: Path, progress: Progress) -> LinearProbe | None:
+def linear_probe(
+    config: PretrainingConfig, material: PretrainingContext, folder: Path, progress: Progress
+) -> LinearProbe | None:
     """The probe that the config asks for, its scans read once into ``folder``.
 
     Raises:
@@ -96,14 +99,20 @@ def linear_probe(config: PretrainingConfig, material: Material, folder: Path, pr
     has_region = all(case.mask or case.roi_centre_mm for case in cohort.cases)
     spec = material.input
     preprocessing = PreprocessingConfig(
-        orientation=spec.orientation, spacing_mm=settings.spacing_mm, shape=config.input_shape,
-        window_hu=spec.window_hu, output_range=spec.output_range,
-        region=settings.region or ("roi" if has_region else "foreground"), max_gap_mm=config.max_gap_mm,
-    )  # fmt: skip
+        orientation=spec.orientation,
+        spacing_mm=settings.spacing_mm,
+        shape=config.input_shape,
+        window_hu=spec.window_hu,
+        output_range=spec.output_range,
+        region=settings.region or ("roi" if has_region else "foreground"),
+        max_gap_mm=config.max_gap_mm,
+    )
     prepared = prepare_cohort(
-        cohort, Preprocessing(preprocessing), folder,
+        cohort,
+        Preprocessing(preprocessing),
+        folder,
         progress=lambda done, total: progress("reading the probe's scans", done, total),
-    )  # fmt: skip
+    )
     return LinearProbe(prepared, material)
 
 

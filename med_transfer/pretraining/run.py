@@ -24,7 +24,7 @@ from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, Training
 from med_transfer.pretraining.methods.contrastive import Contrastive
 from med_transfer.pretraining.methods.distillation import Distillation, teacher_dtype
 from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
-from med_transfer.pretraining.methods.method import Material, Method
+from med_transfer.pretraining.methods.method import Method, PretrainingContext
 from med_transfer.pretraining.methods.painted_nodules import PaintedNodules
 from med_transfer.pretraining.methods.supervised import SupervisedLabels, SupervisedMasks
 from med_transfer.pretraining.methods.teacher import Teacher
@@ -105,7 +105,7 @@ def pretrain(
         source = _source(scans, config, out, progress, processes)
         training, validation = source.scans.split(config.validation_scans)
         needs, pooled = networks.student.spec.input, networks.student.spec.pooled_stages
-        material = Material(config, needs, training, validation, where, pooled, processes.rank)
+        material = PretrainingContext(config, needs, training, validation, where, pooled, processes.rank)
         probe = linear_probe(config, material, out / "probe", progress) if processes.first else None
         origin = _origin(config, source.scans, networks, probe, processes)
         if processes.first:
@@ -137,7 +137,7 @@ def _load(config: PretrainingConfig) -> _Networks:
     )
 
 
-def _method(networks: _Networks, material: Material) -> Method:
+def _method(networks: _Networks, material: PretrainingContext) -> Method:
     config, encoder = material.config, networks.student.encoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # initial values of the heads
@@ -149,8 +149,10 @@ def _method(networks: _Networks, material: Material) -> Method:
             supervised = SupervisedLabels if config.supervised.target == "label" else SupervisedMasks
             return supervised(encoder, material)
         kinds: dict[str, type[Method]] = {
-            "contrastive": Contrastive, "masked_autoencoding": MaskedAutoencoding, "painted_nodules": PaintedNodules,
-        }  # fmt: skip
+            "contrastive": Contrastive,
+            "masked_autoencoding": MaskedAutoencoding,
+            "painted_nodules": PaintedNodules,
+        }
         return kinds[config.method](encoder, material)
 
 
@@ -218,9 +220,11 @@ def _refuse_another_run(out: Path, config: PretrainingConfig, networks: _Network
             load_config(PretrainingConfig, file)
     except ConfigError as error:
         raise UsageError(
-            f"the folder holds something else than a pretraining ({error.found})", where=file,
-            expected="a new folder, or that of this run", action="Choose another -o",
-        ) from error  # fmt: skip
+            f"the folder holds something else than a pretraining ({error.found})",
+            where=file,
+            expected="a new folder, or that of this run",
+            action="Choose another -o",
+        ) from error
 
 
 def _write_what_is_known(out: Path, config: PretrainingConfig, origin: Origin, source: Source) -> None:

@@ -16,7 +16,7 @@ LOG_STEPS = 50  # losses are averaged over so many
 
 
 @dataclass
-class Course:
+class TrainingState:
     """Goes into the checkpoint as JSON.
 
     Attributes:
@@ -37,7 +37,7 @@ class Course:
     counted: int = 0
 
     @classmethod
-    def from_json(cls, text: str) -> Course:
+    def from_json(cls, text: str) -> TrainingState:
         return cls(**json.loads(text))
 
     def to_json(self) -> str:

@@ -96,9 +96,15 @@ class Figure:
 
 
 def drawn(
-    name: str, title: str, description: str, size_inch: tuple[float, float], draw: Callable[[Canvas], None],
-    *, caption: str = "", width_rem: float = 34,
-) -> Figure:  # fmt: skip
+    name: str,
+    title: str,
+    description: str,
+    size_inch: tuple[float, float],
+    draw: Callable[[Canvas], None],
+    *,
+    caption: str = "",
+    width_rem: float = 34,
+) -> Figure:
     """Let ``draw`` draw on a matplotlib figure, with the colours of this module only (INK, MUTED, SERIES, ...)."""
     stream = io.StringIO()
     with style.context(["default", _STYLE]), warnings.catch_warnings():

@@ -53,9 +53,8 @@ def difference(estimate: Estimate, t: Translator) -> str:
     if estimate.ci95 is None:
         return f"{signed(estimate)} ({estimate.reason})"
     return t(
-        "{difference} (95 % CI {interval})",
-        difference=signed(estimate), interval=signed_interval(estimate.ci95, t),
-    )  # fmt: skip
+        "{difference} (95 % CI {interval})", difference=signed(estimate), interval=signed_interval(estimate.ci95, t)
+    )
 
 
 def scans(n: int, t: Translator) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics.decision_records import AccessCounts
 from med_transfer.page import Translator
 
 
-def times_opened(openings: Openings, t: Translator) -> str:
+def times_opened(openings: AccessCounts, t: Translator) -> str:
     """One sentence, for example ``The run's own test set was opened 3 times``; no full stop."""
     if openings.n == 1:
         return t("The run's own test set was opened once") if openings.own else t("The test set was opened once")
@@ -15,7 +15,7 @@ def times_opened(openings: Openings, t: Translator) -> str:
     return t("The test set was opened {n} times", n=openings.n)
 
 
-def decided_before(openings: Openings, t: Translator) -> str:
+def decided_before(openings: AccessCounts, t: Translator) -> str:
     """What had been decided the earlier times; empty when there was none."""
     if openings.n == 1:
         return ""

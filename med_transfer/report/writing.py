@@ -67,10 +67,14 @@ def _section(module: SectionModule, evidence: Evidence, shared: Translator, page
     if section is None:
         return None
     values = {
-        "evidence": evidence, "metrics": evidence.metrics, "run": evidence.run, "title": section.title, "t": in_page(t),
+        "evidence": evidence,
+        "metrics": evidence.metrics,
+        "run": evidence.run,
+        "title": section.title,
+        "t": in_page(t),
         "tables": {_key(table): _table(table, name, page) for table in section.tables},
         "figures": {_key(figure): _figure(figure, name) for figure in section.figures},
-    }  # fmt: skip
+    }
     html = page.get_template(f"sections/{name}.html.jinja").render(values | dict(section.values))
     return _Written(name, section.title, Markup(html), _files(name, section))
 

@@ -12,7 +12,7 @@ from med_transfer.scans.dicom.series import read_dicom, split_series
 from med_transfer.scans.formats.itk import read_itk
 from med_transfer.scans.formats.nifti import read_nifti
 from med_transfer.scans.library_noise import silence_readers
-from med_transfer.scans.search.survey import damaged_slices, look_at, require_exists, survey
+from med_transfer.scans.search.survey import damaged_slices, inspect_file, require_exists, survey
 from med_transfer.scans.series import Ignored, Series
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import require_usable
@@ -45,7 +45,7 @@ def read_volume(source: Path | str | Series, series_uid: str = "", *, max_gap_mm
         return _read(source, max_gap_mm)
     path = Path(source)
     require_exists(path)
-    found = None if path.is_dir() else look_at(path)
+    found = None if path.is_dir() else inspect_file(path)
     if found is None:
         return _read(_in_folder(path, series_uid, max_gap_mm), max_gap_mm)
     return _read(_in_file(path, found, series_uid, max_gap_mm), max_gap_mm)

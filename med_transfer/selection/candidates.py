@@ -130,7 +130,7 @@ def find_candidates(
             "no backbone's weights are at hand",
             expected=f"weights in {store_folder()}, an extra, or --weights NAME=PATH",
             action="`med-transfer backbones list` says where each one's weights come from",
-        )  # fmt: skip
+        )
     unique = {(candidate.spec.name, candidate.sha256): candidate for candidate in reversed(ready)}
     return Candidates(tuple(reversed(unique.values())), left_out)
 
@@ -147,7 +147,7 @@ def _named(spec: BackboneSpec, check: Check) -> Candidate:
             f"backbone {spec.name} has no published weights",
             expected=f"weights of your own: --weights {spec.name}=PATH",
             action="Without them it starts from random values, and there is nothing to transfer",
-        )  # fmt: skip
+        )
     return check(spec.name, spec, None)
 
 
@@ -164,9 +164,7 @@ def _at_hand(spec: BackboneSpec, check: Check, left_out: dict[str, str]) -> list
     return []
 
 
-def _checked(
-    name: str, spec: BackboneSpec, weights: Path | None, *, accept_licence: str, channels: int
-) -> Candidate:  # fmt: skip
+def _checked(name: str, spec: BackboneSpec, weights: Path | None, *, accept_licence: str, channels: int) -> Candidate:
     def load() -> LoadedBackbone:
         return load_backbone(spec.name, weights, accept_licence=accept_licence, channels=channels)
 

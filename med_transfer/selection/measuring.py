@@ -19,8 +19,8 @@ from med_transfer.selection.measures.hscore import regularised_h_score
 from med_transfer.selection.measures.leep import n_leep
 from med_transfer.selection.measures.logme import log_me
 from med_transfer.selection.measures.transrate import trans_rate
-from med_transfer.selection.probes import Judged, linear_probe, nearest_neighbours
-from med_transfer.selection.ranking import Contender, in_order
+from med_transfer.selection.probes import CrossValidatedPredictions, linear_probe, nearest_neighbours
+from med_transfer.selection.ranking import CandidateScores, in_order
 from med_transfer.selection.record import DomainGap, LayerScore, Stages, layer_text
 from med_transfer.selection.target import Target
 from med_transfer.selection.weights_check import Agreement
@@ -34,7 +34,7 @@ class MeasuredLayer:
     """A layer's figures, and the linear probe's answers that they come from."""
 
     score: LayerScore
-    probe: Judged
+    probe: CrossValidatedPredictions
 
 
 def layers_of(spec: BackboneSpec, also: Stages | None = None) -> list[Stages]:
@@ -59,7 +59,7 @@ def measure_layers(features: Sequence[StageFeatures], layers: Sequence[Stages], 
     measured = [_measure(joined_features(features, stages), stages, target) for stages in layers]
     by_name = {layer_text(one.score.stages): one for one in measured}
     contenders = [
-        Contender(name, one.score.macro_auc, one.score.standard_error, one.score.log_me, one.score.n_features)
+        CandidateScores(name, one.score.macro_auc, one.score.standard_error, one.score.log_me, one.score.n_features)
         for name, one in by_name.items()
     ]
     return [by_name[contender.name] for contender in in_order(contenders, len(target.cohort))]
@@ -98,9 +98,12 @@ def over_labels(measure: Measure, table: NDArray[np.float64], target: Target) ->
 
 
 def domain_gap(
-    features: Sequence[StageFeatures], best: Stages, source: SourceFeatures | None, patients: Sequence[str],
+    features: Sequence[StageFeatures],
+    best: Stages,
+    source: SourceFeatures | None,
+    patients: Sequence[str],
     why_unknown: str = NOTHING_STORED,
-) -> DomainGap:  # fmt: skip
+) -> DomainGap:
     """Everything that can be computed from what is known of the source, in the best layer where that is known.
 
     Args:

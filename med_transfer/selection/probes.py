@@ -31,7 +31,7 @@ Fit = Callable[[NDArray[np.float64], NDArray[np.intp]], ClassifierMixin]
 
 
 @dataclass(frozen=True)
-class Judged:
+class CrossValidatedPredictions:
     """Scans, each with probabilities from a model that never saw its patient.
 
     Attributes:
@@ -69,7 +69,7 @@ class Judged:
         bootstrap = PatientBootstrap(self.patients, _DRAWS)
         return bootstrap.distribution(lambda weights: weighted_macro_auc(self.truth, self.probabilities, weights))
 
-    def minus(self, other: Judged) -> tuple[float, float]:
+    def minus(self, other: CrossValidatedPredictions) -> tuple[float, float]:
         """Difference of the macro AUC on the same scans, and its standard error over resampled patients."""
         return self.macro_auc - other.macro_auc, float(np.nanstd(self.resampled - other.resampled))
 
@@ -95,7 +95,7 @@ def patient_folds(truth: NDArray[np.bool_], patients: Sequence[str], n_folds: in
 
 def linear_probe(
     features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray, labels: Labels
-) -> Judged:
+) -> CrossValidatedPredictions:
     """Class-balanced logistic regression, fitted on all folds but one and judged on that one, in turn.
 
     Features are standardised and divided by the root of their number, both by the training folds, so that one
@@ -136,7 +136,7 @@ def probe_answers(
 
 def nearest_neighbours(
     features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray, labels: Labels
-) -> Judged:
+) -> CrossValidatedPredictions:
     """Shares of the classes among the five nearest scans of the other folds, features standardised.
 
     Arguments and errors as :func:`linear_probe`.
@@ -156,20 +156,24 @@ def _fit_neighbours(train: NDArray[np.float64], target: NDArray[np.intp]) -> Cla
 
 def _judged(
     features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray, labels: Labels, fit: Fit
-) -> Judged:
+) -> CrossValidatedPredictions:
     table, folds = finite_table(features), np.asarray(folds)
     _check(table, truth, patients, folds)
     probabilities = np.zeros(truth.shape)
     with threadpool_limits(1):  # small fits: threads that wait for each other, on busy cores, take many times longer
         for fold in np.unique(folds):
             probabilities[folds == fold] = _answers(table, truth, folds != fold, folds == fold, labels, fit)
-    return Judged(truth, probabilities, tuple(patients), labels)
+    return CrossValidatedPredictions(truth, probabilities, tuple(patients), labels)
 
 
 def _answers(
-    table: NDArray[np.float64], truth: NDArray[np.bool_], train: NDArray[np.bool_], test: NDArray[np.bool_],
-    labels: Labels, fit: Fit,
-) -> NDArray[np.float64]:  # fmt: skip
+    table: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    train: NDArray[np.bool_],
+    test: NDArray[np.bool_],
+    labels: Labels,
+    fit: Fit,
+) -> NDArray[np.float64]:
     """Probabilities [scan to judge, class] by models of the training scans."""
     points, answers = _standardised(table, train), np.zeros((int(test.sum()), truth.shape[1]))
     for columns, target in _targets(truth, multilabel=labels.multilabel):
@@ -204,9 +208,13 @@ def _targets(truth: NDArray[np.bool_], *, multilabel: bool) -> list[tuple[list[i
 
 
 def _predict(
-    points: NDArray[np.float64], target: NDArray[np.intp], train: NDArray[np.bool_], test: NDArray[np.bool_],
-    n_columns: int, fit: Fit,
-) -> NDArray[np.float64]:  # fmt: skip
+    points: NDArray[np.float64],
+    target: NDArray[np.intp],
+    train: NDArray[np.bool_],
+    test: NDArray[np.bool_],
+    n_columns: int,
+    fit: Fit,
+) -> NDArray[np.float64]:
     n_outcomes = max(n_columns, 2)
     present = np.unique(target[train])
     probabilities = np.zeros((int(test.sum()), n_outcomes))

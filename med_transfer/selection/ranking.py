@@ -23,7 +23,7 @@ AnyProbed = TypeVar("AnyProbed", bound=Probed)
 
 
 @dataclass(frozen=True)
-class Contender:
+class CandidateScores:
     """What decides the place of a backbone, or of a layer.
 
     Attributes:
@@ -41,7 +41,7 @@ class Contender:
     cost: float
 
 
-def in_order(contenders: Sequence[Contender], scans: int) -> list[Contender]:
+def in_order(contenders: Sequence[CandidateScores], scans: int) -> list[CandidateScores]:
     """Best first.
 
     The one with the highest macro AUC leads, and whoever is at most its standard error below ties with it. In a tie
@@ -69,7 +69,7 @@ def tied_with_the_best(contenders: Sequence[AnyProbed]) -> list[AnyProbed]:
     return [one for one in contenders if one.macro_auc >= leader.macro_auc - leader.standard_error]
 
 
-def alike_by_evidence(contenders: Sequence[Contender], scans: int) -> list[Contender]:
+def alike_by_evidence(contenders: Sequence[CandidateScores], scans: int) -> list[CandidateScores]:
     """Those whose LogME lies less than one nat, over all scans, below the highest, that one included."""
     highest = max(one.log_me for one in contenders)
     return [one for one in contenders if not is_evidence(highest - one.log_me, scans)]
@@ -80,5 +80,5 @@ def is_evidence(log_me_gain: float, scans: int) -> bool:
     return log_me_gain * scans >= BARE_MENTION_NATS
 
 
-def _cheapest(one: Contender) -> tuple[float, float, float, str]:
+def _cheapest(one: CandidateScores) -> tuple[float, float, float, str]:
     return one.cost, -one.log_me, -one.macro_auc, one.name

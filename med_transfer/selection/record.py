@@ -175,7 +175,7 @@ class Selection:
             return ()
         weights = [f"backbone.weights={choice.weights}"] if choice.weights else []
         layer, fallback = f"backbone.pooled_stages={list(choice.best.stages)}", "transfer.on_harm=fallback"
-        how = (layer,) if self.recommended else (fallback, "scratch_twin=true")
+        how = (layer,) if self.recommended else (fallback, "from_scratch_baseline=true")
         return (f"backbone.name={choice.backbone}", *weights, *how)
 
 

@@ -118,19 +118,35 @@ def _details(score: BackboneScore) -> list[str]:
 
 
 _LAYER_HEAD = (
-    "weights", "stage", "features", "macro AUC", "balanced sens.", "k-NN AUC", "LogME", "H-score", "N-LEEP", "TransRate"
-)  # fmt: skip
+    "weights",
+    "stage",
+    "features",
+    "macro AUC",
+    "balanced sens.",
+    "k-NN AUC",
+    "LogME",
+    "H-score",
+    "N-LEEP",
+    "TransRate",
+)
 
 
 def _layer_rows(weights: str, layers: Sequence[LayerScore]) -> list[tuple[str, ...]]:
     return [
         (
-            weights, layer_text(one.stages), str(one.n_features), f"{one.macro_auc:.2f} ± {one.standard_error:.2f}",
-            f"{one.balanced_sensitivity:.2f}", f"{one.knn_macro_auc:.2f}", f"{one.log_me:.3f}", f"{one.h_score:.3f}",
-            f"{one.n_leep:.3f}", f"{one.trans_rate:.2f}",
+            weights,
+            layer_text(one.stages),
+            str(one.n_features),
+            f"{one.macro_auc:.2f} ± {one.standard_error:.2f}",
+            f"{one.balanced_sensitivity:.2f}",
+            f"{one.knn_macro_auc:.2f}",
+            f"{one.log_me:.3f}",
+            f"{one.h_score:.3f}",
+            f"{one.n_leep:.3f}",
+            f"{one.trans_rate:.2f}",
         )
         for one in layers
-    ]  # fmt: skip
+    ]
 
 
 def _gap(score: BackboneScore) -> str:

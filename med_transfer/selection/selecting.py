@@ -26,7 +26,7 @@ from med_transfer.selection.measuring import (
     measure_layers,
     over_labels,
 )
-from med_transfer.selection.ranking import Contender, in_order
+from med_transfer.selection.ranking import CandidateScores, in_order
 from med_transfer.selection.reasons import recommend, worth_a_try
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, Selection, Stages
 from med_transfer.selection.report import write_selection
@@ -35,9 +35,13 @@ from med_transfer.selection.target import Groups, Target, read_target
 
 
 def select(
-    cohort: Cohort, config: FinetuneConfig, out: Path | str, names: Sequence[str] | None = None,
-    weights: Sequence[tuple[str, Path | str]] = (), progress: Progress = silent,
-) -> Selection:  # fmt: skip
+    cohort: Cohort,
+    config: FinetuneConfig,
+    out: Path | str,
+    names: Sequence[str] | None = None,
+    weights: Sequence[tuple[str, Path | str]] = (),
+    progress: Progress = silent,
+) -> Selection:
     """Rank every backbone whose weights are at hand on the training folds of a cohort, and write the result.
 
     Args:
@@ -97,9 +101,11 @@ def _without_teachers_of_these(found: Candidates, cohort: Cohort, hashes: Sequen
     if not ready:
         name, reason = next(iter(left_out.items()))
         raise PatientLeak(
-            f"{name}: {reason}", where=cohort.path or "", expected="a source that never saw these patients",
+            f"{name}: {reason}",
+            where=cohort.path or "",
+            expected="a source that never saw these patients",
             action="Nothing else is left to rank; give other weights",
-        )  # fmt: skip
+        )
     return Candidates(tuple(ready), left_out)
 
 
@@ -145,7 +151,7 @@ def _leep(candidate: Candidate, features: Sequence[StageFeatures], target: Targe
 
 def _gap(
     candidate: Candidate, features: Sequence[StageFeatures], best: Stages, target: Target, config: FinetuneConfig
-) -> DomainGap:  # fmt: skip
+) -> DomainGap:
     source, reason = source_features(candidate), why_unknown(candidate)
     gap = domain_gap(features, best, source, target.cohort.patients, reason)
     return replace(gap, other_input=other_input(candidate, source, resolve_preprocessing(candidate.spec, config)))
@@ -166,7 +172,7 @@ def _selection(
 ) -> Selection:
     by_name = {score.name: score for score in scores}
     contenders = [
-        Contender(name, one.best.macro_auc, one.best.standard_error, one.best.log_me, one.cost.activations_mib)
+        CandidateScores(name, one.best.macro_auc, one.best.standard_error, one.best.log_me, one.cost.activations_mib)
         for name, one in by_name.items()
     ]
     ranking = tuple(by_name[contender.name] for contender in in_order(contenders, len(target.cohort)))

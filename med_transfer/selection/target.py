@@ -62,9 +62,7 @@ class _Gathered:
     failed: dict[int, str] = field(default_factory=dict)
 
 
-def read_target(
-    cohort: Cohort, config: FinetuneConfig, groups: Groups, folder: Path, progress: Progress
-) -> Target:  # fmt: skip
+def read_target(cohort: Cohort, config: FinetuneConfig, groups: Groups, folder: Path, progress: Progress) -> Target:
     """Read the scans, divide them as ``finetune`` would, and work out the features of the training folds.
 
     ``finetune`` divides the scans that can be used. So a scan that lands in the test set is read too, to see whether
@@ -87,9 +85,11 @@ def read_target(
     usable = [number for number in range(len(cohort)) if number not in found.failed]
     if not set(usable) - apart:
         raise NothingDone(
-            f"none of {len(found.failed)} scans can be used", where=cohort.path or "", expected="at least one",
+            f"none of {len(found.failed)} scans can be used",
+            where=cohort.path or "",
+            expected="at least one",
             action=f"The first reason: {next(iter(found.failed.values()))}",
-        )  # fmt: skip
+        )
     split = _split_usable(cohort, usable, found, config)
     development = {usable[position] for position in split.development}
     for preprocessing, networks in groups.items():  # nothing new, unless a scan that failed moved the folds
@@ -99,9 +99,15 @@ def read_target(
 
 
 def _gather(
-    found: _Gathered, cohort: Cohort, wanted: Sequence[int], development: set[int], library: FeatureLibrary,
-    networks: Sequence[Network], stage: str, progress: Progress,
-) -> None:  # fmt: skip
+    found: _Gathered,
+    cohort: Cohort,
+    wanted: Sequence[int],
+    development: set[int],
+    library: FeatureLibrary,
+    networks: Sequence[Network],
+    stage: str,
+    progress: Progress,
+) -> None:
     watched = set(sorted(development)[: min(_WATCHED, len(development) // 2)])
     for network in networks:
         found.features.setdefault(network.key, {})
@@ -126,9 +132,7 @@ def _split_usable(cohort: Cohort, usable: Sequence[int], found: _Gathered, confi
     return split
 
 
-def _assemble(
-    cohort: Cohort, usable: Sequence[int], split: Split, found: _Gathered, config: FinetuneConfig
-) -> Target:  # fmt: skip
+def _assemble(cohort: Cohort, usable: Sequence[int], split: Split, found: _Gathered, config: FinetuneConfig) -> Target:
     positions = [position for position in split.development if usable[position] not in found.failed]
     chosen = [usable[position] for position in positions]
     subset = cohort.subset(chosen)

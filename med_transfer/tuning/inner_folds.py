@@ -8,23 +8,23 @@ from dataclasses import replace
 
 from med_transfer.cohorts import Split
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan
-from med_transfer.finetuning.fold_training import TrainedMember
+from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.fold_training import TrainedNetwork
 
 
-def without_test_scans(plan: Plan) -> Plan:
+def without_test_scans(run_data: RunData) -> RunData:
     """The same folds of a cohort that has no test scans: neither their voxels nor their labels are in it."""
-    development = plan.split.development
+    development = run_data.split.development
     place = {case: position for position, case in enumerate(development)}
 
     def moved(cases: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(place[case] for case in cases)
 
-    split = Split((), tuple(map(moved, plan.split.validation)), moved(plan.split.always_training))
-    return replace(plan, prepared=replace(plan.prepared.subset(development), failed=()), split=split)
+    split = Split((), tuple(map(moved, run_data.split.validation)), moved(run_data.split.always_training))
+    return replace(run_data, prepared=replace(run_data.prepared.subset(development), failed=()), split=split)
 
 
-def kept_figure(member: TrainedMember) -> float:
+def kept_figure(member: TrainedNetwork) -> float:
     """The smoothed validation figure at the epoch whose weights were kept; NaN where the training diverged."""
     row = next((row for row in member.history if int(row["epoch"]) == member.best_epoch), None)
     return row["smoothed"] if row and math.isfinite(row["val_loss"]) else math.nan

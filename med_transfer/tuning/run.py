@@ -10,7 +10,7 @@ from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import NothingDone, UsageError
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan, make_plan, resolve_preprocessing
+from med_transfer.finetuning.data_setup import RunData, prepare_run_data, resolve_preprocessing
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.run import load_source
@@ -27,9 +27,14 @@ CONFIG_FILE = "tuning.yaml"
 
 
 def tune(
-    cohort: Cohort, config: TuneConfig, out: Path | str, *, minutes: float | None = 60.0, trials: int | None = None,
+    cohort: Cohort,
+    config: TuneConfig,
+    out: Path | str,
+    *,
+    minutes: float | None = 60.0,
+    trials: int | None = None,
     progress: Progress = silent,
-) -> Tuning:  # fmt: skip
+) -> Tuning:
     """Search the space on the inner folds of the development patients; trial 0 is the default config.
 
     The results are written after every trial. Called again on the same folder it goes on, with the trial that was
@@ -66,25 +71,26 @@ def tune(
     resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
     split_cohort(cohort, base.split)
     _claim(out, config)
-    plan = _read(cohort, base, source.spec, out, deadline, progress)
+    run_data = _read(cohort, base, source.spec, out, deadline, progress)
     search = Search(
-        without_test_scans(plan), source, config, strategies, out, deadline, progress, len(plan.prepared.failed)
+        without_test_scans(run_data), source, config, strategies, out, deadline, progress, len(run_data.prepared.failed)
     )
     return search.run(trials)
 
 
 def _read(
     cohort: Cohort, base: FinetuneConfig, spec: BackboneSpec, out: Path, deadline: Deadline, progress: Progress
-) -> Plan:
-    """The plan, within the time. Raises NothingDone, and as :func:`make_plan`."""
+) -> RunData:
+    """The plan, within the time. Raises NothingDone, and as :func:`prepare_run_data`."""
     try:
-        return make_plan(cohort, base, spec, out, deadline.watched(progress))
+        return prepare_run_data(cohort, base, spec, out, deadline.watched(progress))
     except OutOfTime:
         raise NothingDone(
-            f"the time of {deadline.minutes:g} minutes was over before all scans were read", where=out,
+            f"the time of {deadline.minutes:g} minutes was over before all scans were read",
+            where=out,
             expected="time for reading them and for the default config",
             action="Run the same command again, with more --minutes perhaps: what was read is kept",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _claim(out: Path, config: TuneConfig) -> None:
@@ -92,7 +98,9 @@ def _claim(out: Path, config: TuneConfig) -> None:
     file = out / CONFIG_FILE
     if file.exists() and (out / JOURNAL).exists() and load_config(TuneConfig, file) != config:
         raise UsageError(
-            "the folder holds a search with another config", where=out, expected="a new folder, or the same config",
+            "the folder holds a search with another config",
+            where=out,
+            expected="a new folder, or the same config",
             action="Choose another -o",
-        )  # fmt: skip
+        )
     dump_config(config, file)

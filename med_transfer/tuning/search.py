@@ -15,7 +15,7 @@ import numpy as np
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import train_fold
 from med_transfer.progress import Progress, silent
 from med_transfer.tuning.config import TuneConfig
@@ -24,7 +24,7 @@ from med_transfer.tuning.record import TrialRecord, Tuning
 from med_transfer.tuning.report import write_tuning
 from med_transfer.tuning.space import applied, draw
 from med_transfer.tuning.study import Study, Trial
-from med_transfer.tuning.watcher import Deadline, Hopeless, OutOfTime, Watcher
+from med_transfer.tuning.watcher import Deadline, OutOfTime, TrialPruned, Watcher
 
 _REPEATS = 20  # draws in a row that were tried before: the space holds nothing new
 
@@ -33,7 +33,7 @@ _REPEATS = 20  # draws in a row that were tried before: the space holds nothing 
 class Search:
     """Trials one after the other on a plan without test scans."""
 
-    plan: Plan
+    run_data: RunData
     source: LoadedBackbone
     config: TuneConfig
     strategies: list[str]
@@ -48,7 +48,7 @@ class Search:
 
     @property
     def n_folds(self) -> int:
-        return min(self.config.tuning.folds or self.plan.split.n_members, self.plan.split.n_members)
+        return min(self.config.tuning.folds or self.run_data.split.n_members, self.run_data.split.n_members)
 
     def run(self, trials: int | None) -> Tuning:
         """Until ``trials`` beside the default are done, or the time is over.
@@ -67,9 +67,11 @@ class Search:
         result = self._write(stopped)
         if result.best is None:
             raise NothingDone(
-                f"no trial is complete: {stopped}", where=self.out, expected="time for at least the default config",
+                f"no trial is complete: {stopped}",
+                where=self.out,
+                expected="time for at least the default config",
                 action="Run the same command again to go on, give more --minutes, or see trials.csv",
-            )  # fmt: skip
+            )
         return result
 
     def _go_on(self, trials: int | None) -> str:
@@ -109,7 +111,7 @@ class Search:
         try:
             with _timed(trial, known[trial.number].seconds):
                 figures = self._figures(trial, config, name)
-        except Hopeless:
+        except TrialPruned:
             trial.note(reason="below the median of the trials before it at the same epoch")
             self.study.prune(trial)
         else:
@@ -144,7 +146,7 @@ class Search:
 
             stage = f"trial {trial.number}, fold {fold + 1} of {self.n_folds}"
             watcher = Watcher(stage, self.progress, self.deadline, judge)
-            member = train_fold(self.plan, self.source, resolved, fold, self._folder(name, fold), watcher)
+            member = train_fold(self.run_data, self.source, resolved, fold, self._folder(name, fold), watcher)
             figures.append(kept_figure(member))
             epochs += len(member.history)
             trial.note(figures=figures, epochs=epochs)
@@ -156,13 +158,20 @@ class Search:
         return self.out / "training" / f"{name}-fold-{fold}"  # features of frozen encoders lie beside, for all trials
 
     def _write(self, stopped: str) -> Tuning:
-        cohort, split = self.plan.prepared.cohort, self.plan.split
+        cohort, split = self.run_data.prepared.cohort, self.run_data.split
         share = float(np.mean([len(split.validation[fold]) for fold in range(self.n_folds)])) / len(cohort)
         tuning = Tuning(
-            self.out, self.config, tuple(self.study.records()), tuple(self.strategies), stopped,
-            n_scans=len(cohort), n_patients=len(set(cohort.patients)), n_folds=self.n_folds, n_failed=self.n_failed,
+            self.out,
+            self.config,
+            tuple(self.study.records()),
+            tuple(self.strategies),
+            stopped,
+            n_scans=len(cohort),
+            n_patients=len(set(cohort.patients)),
+            n_folds=self.n_folds,
+            n_failed=self.n_failed,
             validation_share=share,
-        )  # fmt: skip
+        )
         write_tuning(tuning)
         return tuning
 

@@ -101,10 +101,11 @@ def usable_strategies(space: SearchSpace, base: FinetuneConfig, encoder: Encoder
         return ["scratch"]
     if from_source and "scratch" in (space.strategies or ()):
         raise ConfigError(
-            "scratch among the strategies of a config with a source", where="tuning.space.strategies",
+            "scratch among the strategies of a config with a source",
+            where="tuning.space.strategies",
             expected="strategies that transfer; finetune trains the network from scratch beside them",
             action="Tune it without backbone.weights, in another folder",
-        )  # fmt: skip
+        )
     fits = []
     for strategy in space.strategies or _AUTOMATIC:
         try:

@@ -14,7 +14,7 @@ from med_transfer.errors import MissingExtra
 from med_transfer.tuning.config import TuningConfig
 from med_transfer.tuning.record import TrialRecord
 from med_transfer.tuning.space import Draws
-from med_transfer.tuning.watcher import Hopeless
+from med_transfer.tuning.watcher import TrialPruned
 
 JOURNAL = "study.journal"
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
@@ -51,7 +51,7 @@ class Trial:
         self._reported.add(step)
         self._trial.report(figure, step)
         if self._trial.should_prune():
-            raise Hopeless
+            raise TrialPruned
 
     def note(self, **facts: Any) -> None:
         """Kept with the trial."""

@@ -18,7 +18,7 @@ from med_transfer.finetuning.module import FinetuningModule
 from med_transfer.progress import Progress
 
 
-class Hopeless(Exception):
+class TrialPruned(Exception):
     """The trial is below the median of the earlier ones at this point."""
 
 

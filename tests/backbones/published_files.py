@@ -99,12 +99,15 @@ def medicalnet_file(depth: int) -> Published:
 def merlin_file() -> Published:
     image = "encode_image.i3_resnet"
     rest = {
-        f"{image}.classifier.weight": (1692, 2048, 1, 1, 1), f"{image}.classifier.bias": (1692,),
-        f"{image}.contrastive_head.weight": (512, 2048, 1, 1, 1), f"{image}.contrastive_head.bias": (512,),
+        f"{image}.classifier.weight": (1692, 2048, 1, 1, 1),
+        f"{image}.classifier.bias": (1692,),
+        f"{image}.contrastive_head.weight": (512, 2048, 1, 1, 1),
+        f"{image}.contrastive_head.bias": (512,),
         "encode_text.text_encoder.embeddings.word_embeddings.weight": (50265, 768),
         "encode_text.text_encoder.encoder.layer.0.attention.self.query.weight": (768, 768),
-        "encode_text.linear_layer.weight": (512, 768), "logit_scale": (),
-    }  # fmt: skip
+        "encode_text.linear_layer.weight": (512, 768),
+        "logit_scale": (),
+    }
     return Published(dict(names_and_shapes(inflated_plan((3, 8, 36, 3)))), under(image), rest)
 
 
@@ -124,19 +127,26 @@ SUPREM = {"container": ("net",), "beside": {"optimizer": {"state": {}}, "schedul
 def suprem_swin_file(first: int = 48) -> Published:
     rest = {f"module.backbone.{name}": shape for name, shape in unetr_convolutions(first, 32)}
     head = {
-        "precls_conv.0.weight": (48,), "precls_conv.2.weight": (8, 48, 1, 1, 1), "GAP.0.weight": (768,),
-        "GAP.3.weight": (256, 768, 1, 1, 1), "controller.weight": (153, 512, 1, 1, 1),
-        "organ_embedding": (32, 512), "text_to_vision.weight": (256, 512),
-    }  # fmt: skip
+        "precls_conv.0.weight": (48,),
+        "precls_conv.2.weight": (8, 48, 1, 1, 1),
+        "GAP.0.weight": (768,),
+        "GAP.3.weight": (256, 768, 1, 1, 1),
+        "controller.weight": (153, 512, 1, 1, 1),
+        "organ_embedding": (32, 512),
+        "text_to_vision.weight": (256, 512),
+    }
     rest |= {f"module.{name}": shape for name, shape in head.items()}
     return Published(dict(swin_transformer(first)), under("module", "backbone", "swinViT"), rest, **SUPREM)
 
 
 def swin_5k_file(first: int = 48) -> Published:
     heads = {
-        "rotation_head.weight": (4, 768), "contrastive_head.weight": (512, 768), "contrastive_head.bias": (512,),
-        "conv.0.weight": (384, 768, 3, 3, 3), "conv.20.bias": (1,),
-    }  # fmt: skip
+        "rotation_head.weight": (4, 768),
+        "contrastive_head.weight": (512, 768),
+        "contrastive_head.bias": (512,),
+        "conv.0.weight": (384, 768, 3, 3, 3),
+        "conv.20.bias": (1,),
+    }
     return Published(
         dict(swin_transformer(first)),
         lambda name: "module." + name.replace("mlp.linear", "mlp.fc"),
@@ -147,10 +157,13 @@ def swin_5k_file(first: int = 48) -> Published:
 
 def swin_50k_file(first: int = 48) -> Published:
     rest = {
-        "encoder.mask_token": (1, 1, 48), "encoder.norm.weight": (768,), "encoder.norm.bias": (768,),
+        "encoder.mask_token": (1, 1, 48),
+        "encoder.norm.weight": (768,),
+        "encoder.norm.bias": (768,),
         "decoder.conv_block1.conv1.conv.weight": (384, 768, 3, 3, 3),
-        "out.conv.conv.weight": (1, 48, 1, 1, 1), "out.conv.conv.bias": (1,),
-    }  # fmt: skip
+        "out.conv.conv.weight": (1, 48, 1, 1, 1),
+        "out.conv.conv.bias": (1,),
+    }
     return Published(
         dict(swin_transformer(first)),
         lambda name: "encoder." + re.sub(r"^(layers\d\.0)", r"\1.0", name),
@@ -198,12 +211,13 @@ def vista3d_file(first: int = 48) -> Published:
     for name in ("up_layers", "up_layers_auto"):
         rest |= {f"image_encoder.{n}": s for n, s in ds_decoder(first, first, name, batch_norm=False)}
     rest |= {
-        "class_head.class_embeddings.weight": (512, first), "class_head.mlp.0.weight": (first, first),
+        "class_head.class_embeddings.weight": (512, first),
+        "class_head.mlp.0.weight": (first, first),
         "class_head.image_post_mapping.0.layer.conv1.conv.weight": (first, first, 3, 3, 3),
         "point_head.transformer.layers.0.mlp.linear1.weight": (512, first),
         "point_head.supported_embed.weight": (1, first),
         "point_head.pe_layer.positional_encoding_gaussian_matrix": (3, 24),
-    }  # fmt: skip
+    }
     return Published(dict(ds_encoder(first, batch_norm=False)), under("image_encoder", "encoder"), rest)
 
 

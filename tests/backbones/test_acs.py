@@ -43,9 +43,13 @@ def dense(conv, stride=None, padding=None):
         weight[channel].select(1 + side, (size - 1) // 2).copy_(conv.weight[channel])
     options = {"dilation": conv.dilation[0], "groups": conv.groups}
     return lambda x: F.conv3d(
-        x, weight, conv.bias, conv.stride[0] if stride is None else stride,
-        conv.padding[0] if padding is None else padding, **options,
-    )  # fmt: skip
+        x,
+        weight,
+        conv.bias,
+        conv.stride[0] if stride is None else stride,
+        conv.padding[0] if padding is None else padding,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 16), (13, 15, 18)], ids=str)

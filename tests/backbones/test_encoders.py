@@ -8,9 +8,7 @@ from med_transfer.backbones import backbones, load_backbone
 from med_transfer.backbones.networks.resnet import resnet, slim_resnet
 from med_transfer.backbones.weights.matching import load_tensors
 
-SLIM = Plan(
-    (2, 2, 2, 2), widths=(32, 64, 128, 256), stem_kernel=(3, 3, 3), stem_stride=(1, 1, 1), pool=(2, 2, 0)
-)  # fmt: skip
+SLIM = Plan((2, 2, 2, 2), widths=(32, 64, 128, 256), stem_kernel=(3, 3, 3), stem_stride=(1, 1, 1), pool=(2, 2, 0))
 RESNET50 = Plan((3, 4, 6, 3), bottleneck=True)
 
 

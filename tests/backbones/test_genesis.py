@@ -28,12 +28,16 @@ def suprem_heads():
 
 CONTAINERS = {
     "models-genesis": lambda state: {
-        "epoch": 500, "state_dict": under("module.", state), "optimizer_state_dict": {"state": {}, "param_groups": []}
+        "epoch": 500,
+        "state_dict": under("module.", state),
+        "optimizer_state_dict": {"state": {}, "param_groups": []},
     },
     "suprem-unet": lambda state: {
-        "net": under("module.backbone.", state) | suprem_heads(), "optimizer": {"state": {}}, "epoch": 9
+        "net": under("module.backbone.", state) | suprem_heads(),
+        "optimizer": {"state": {}},
+        "epoch": 9,
     },
-}  # fmt: skip
+}
 LICENCES = {"models-genesis": GENESIS_LICENCE, "suprem-unet": SUPREM_LICENCE}
 
 

@@ -29,7 +29,7 @@ N = 3
 def unet(kind: str):
     return UNetArchitecture(
         kind=kind, widths=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (2, 2, 2)), repeats=(1, 1)
-    ).build  # fmt: skip
+    ).build
 
 
 def photographs(make, **options):
@@ -133,4 +133,4 @@ def test_loading_by_name(tmp_path):
     assert loaded.spec.input.channels == loaded.encoder.channels == 2
     assert "from 1 channel(s) of the file to 2" in str(loaded.report)
     torch.testing.assert_close(loaded.encoder.conv1.weight.sum(1, keepdim=True), state["conv1.weight"])
-    assert from_scratch(loaded.spec).encoder.conv1.weight.shape[1] == 2  # the scratch twin's network
+    assert from_scratch(loaded.spec).encoder.conv1.weight.shape[1] == 2  # the from-scratch baseline's network

@@ -59,9 +59,7 @@ def test_bundle_is_a_source_again(run, inside):
     assert loaded.spec.plan == run[1].spec.plan
     x = torch.randn(1, 1, 8, 16, 16)
     with torch.no_grad():
-        torch.testing.assert_close(
-            loaded.encoder.eval()(x)[-1], load_network(run[0] / "bundle").member0.encoder(x)[-1]
-        )  # fmt: skip
+        torch.testing.assert_close(loaded.encoder.eval()(x)[-1], load_network(run[0] / "bundle").member0.encoder(x)[-1])
 
 
 def test_damaged_plan_in_a_bundle(run, tmp_path):

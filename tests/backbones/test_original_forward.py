@@ -201,7 +201,7 @@ def test_swin_unetr_of_monai(residual):
     torch.manual_seed(3)
     network = SwinUNETR(
         in_channels=1, out_channels=2, feature_size=12, use_v2=residual, downsample=PatchMergingBefore15
-    )  # fmt: skip
+    )
     x = noise(32, 64, 32)
     ours = ours_with(SwinEncoder(12, residual), network, find_backbone("vocomni-b").renaming, x)
     receivers = [network.encoder2, network.encoder3, network.encoder4, network.encoder10]

@@ -47,8 +47,9 @@ def encoder(tmp_path, state):
 def test_each_slice_of_a_map_is_the_2d_network_on_that_slice(encoder, state):
     x = rand(2, 1, 3, 40, 48)
     maps = encoder(x)
-    assert [tuple(m.shape) for m in maps] == [(2, c, 3, h, w) for c, h, w in
-                                              [(64, 10, 12), (128, 5, 6), (256, 3, 3), (512, 2, 2)]]  # fmt: skip
+    assert [tuple(m.shape) for m in maps] == [
+        (2, c, 3, h, w) for c, h, w in [(64, 10, 12), (128, 5, 6), (256, 3, 3), (512, 2, 2)]
+    ]
     for index in range(3):
         photograph = (x[:, :, index].repeat(1, 3, 1, 1) - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)
         for mine, theirs in zip(maps, resnet(18, state, photograph), strict=True):
@@ -127,11 +128,13 @@ def test_bundle_is_rebuilt_predicts_and_is_a_source(tmp_path, encoder):
         shape=(8, 32, 32), spacing_mm=(5, 2, 2), window_hu=spec.input.window_hu, output_range=spec.input.output_range
     )
     record = BundleRecord(
-        classes=("benign", "malignant"), preprocessing=preprocessing, n_members=1,
+        classes=("benign", "malignant"),
+        preprocessing=preprocessing,
+        n_members=1,
         backbone=BackboneRecord(name=spec.name, pooled_stages=(-1,), licence=spec.licence, source=spec.source),
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),
-    )  # fmt: skip
+    )
     ensemble = Ensemble([Classifier(encoder, 2)]).eval()
     bundle = save_bundle(tmp_path / "bundle", record, ensemble, "")
     hu = np.random.default_rng(0).integers(-900, 300, (32, 32, 8)).astype(np.int16)

@@ -88,12 +88,14 @@ def test_other_files_are_refused(tmp_path):
         ({"deep/features": np.zeros((2, 4), np.float32)}, "invalid literal"),
         ({"3/features": np.zeros(4, np.float32)}, "1 axes instead of 2"),
         (
-            {f"3/{part}": np.zeros(shape, np.float32) for part, shape in
-             (("mean", 4), ("components", (2, 5)), ("variances", 2), ("residual", ()))},
+            {
+                f"3/{part}": np.zeros(shape, np.float32)
+                for part, shape in (("mean", 4), ("components", (2, 5)), ("variances", 2), ("residual", ()))
+            },
             r"components of shape \[2, 5\] for layer 3",
         ),
     ],
-)  # fmt: skip
+)
 def test_damaged_files_are_refused(tmp_path, tensors, reason):
     path = tmp_path / "f.safetensors"
     metadata = {"format": "med_transfer source features 1", "weights_sha256": SHA, "n_scans": "4"}

@@ -15,9 +15,7 @@ from med_transfer.backbones import load_backbone
 from med_transfer.backbones.weights.weight_files import read_tensors
 from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
 
-SLIM = Plan(
-    (2, 2, 2, 2), widths=(32, 64, 128, 256), stem_kernel=(3, 3, 3), stem_stride=(1, 1, 1), pool=(2, 2, 0)
-)  # fmt: skip
+SLIM = Plan((2, 2, 2, 2), widths=(32, 64, 128, 256), stem_kernel=(3, 3, 3), stem_stride=(1, 1, 1), pool=(2, 2, 0))
 
 
 @pytest.fixture(scope="module")

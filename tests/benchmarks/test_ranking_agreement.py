@@ -13,13 +13,13 @@ from ranking_agreement import kendall_tau, ranking_quality, regret, weighted_tau
 from scipy import stats
 
 from med_transfer.errors import UsageError
-from med_transfer.selection.ranking import Contender, alike_by_evidence, in_order, tied_with_the_best
+from med_transfer.selection.ranking import CandidateScores, alike_by_evidence, in_order, tied_with_the_best
 
 values = st.lists(st.integers(0, 5), min_size=2, max_size=8)
 
 
 def contender(name, macro_auc, standard_error=0.02, log_me=0.0, cost=1.0):
-    return Contender(name, macro_auc, standard_error, log_me, cost)
+    return CandidateScores(name, macro_auc, standard_error, log_me, cost)
 
 
 # The order
@@ -32,9 +32,11 @@ def test_a_clear_difference_of_the_probe_decides():
 
 def test_within_one_standard_error_logme_decides_and_then_cost():
     close = [
-        contender("leader", 0.80, log_me=0.1), contender("evidence", 0.785, log_me=0.3),
-        contender("cheap", 0.79, log_me=0.291, cost=0.5), contender("out", 0.77, log_me=5),
-    ]  # fmt: skip
+        contender("leader", 0.80, log_me=0.1),
+        contender("evidence", 0.785, log_me=0.3),
+        contender("cheap", 0.79, log_me=0.291, cost=0.5),
+        contender("out", 0.77, log_me=5),
+    ]
     tied = tied_with_the_best(close)
     assert [one.name for one in tied] == ["leader", "evidence", "cheap"]
     assert [one.name for one in alike_by_evidence(tied, 100)] == ["evidence", "cheap"]
@@ -50,8 +52,10 @@ def test_the_same_difference_of_logme_counts_once_there_are_scans_enough(scans, 
 
 contenders = st.lists(
     st.builds(contender, st.text("abcdef", min_size=1), *(st.sampled_from([0.0, 0.5, 0.52, 0.6, 0.9]) for _ in "abcd")),
-    min_size=1, max_size=6, unique_by=lambda one: one.name,
-)  # fmt: skip
+    min_size=1,
+    max_size=6,
+    unique_by=lambda one: one.name,
+)
 
 
 @given(contenders, st.sampled_from([1, 3, 1000]), st.randoms())

@@ -36,9 +36,7 @@ def test_facts_are_those_of_the_header(cohort_csv):
 def test_what_a_file_does_not_state_is_absent(cohort_csv):
     volume = read_scan(scans_of(cohort_csv, "nifti")[0].path)
     facts = acquisition_facts(volume)
-    assert set(facts) == {
-        "file_format", "slice_spacing_mm", "pixel_spacing_mm", "n_slices", "n_rows", "n_columns"
-    }  # fmt: skip
+    assert set(facts) == {"file_format", "slice_spacing_mm", "pixel_spacing_mm", "n_slices", "n_rows", "n_columns"}
     odd = replace(volume.provenance, acquisition={"KVP": "high", "SliceThickness": "nan", "Manufacturer": " "})
     assert set(acquisition_facts(replace(volume, provenance=odd))) == {*facts, "contrast_agent"}
 

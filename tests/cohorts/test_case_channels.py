@@ -39,10 +39,15 @@ def write_scan(path: Path, seed: int) -> str:
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     rows = [
-        {"scan": write_scan(tmp_path / f"{n}.nii", n), "scan_late": write_scan(tmp_path / f"{n}-late.nii", 50 + n),
-         "patient": f"p{n}", "label": "ab"[n % 2], "scan_date": f"2020-0{1 + n % 2}"}
+        {
+            "scan": write_scan(tmp_path / f"{n}.nii", n),
+            "scan_late": write_scan(tmp_path / f"{n}-late.nii", 50 + n),
+            "patient": f"p{n}",
+            "label": "ab"[n % 2],
+            "scan_date": f"2020-0{1 + n % 2}",
+        }
         for n in range(6)
-    ]  # fmt: skip
+    ]
     return write_rows(tmp_path / "cohort.csv", rows)
 
 

@@ -51,8 +51,11 @@ def index(export, tmp_path):
 def test_without_rules_every_usable_series_is_listed(index):
     found = index()
     assert [row["scan"] for row in rows(found.cohort)] == [
-        "../export/a/B30f", "../export/a/B70f", "../export/b/B70f", "../export/n.nii",
-    ]  # fmt: skip
+        "../export/a/B30f",
+        "../export/a/B70f",
+        "../export/b/B70f",
+        "../export/n.nii",
+    ]
     assert [row["choice"] for row in rows(found.cohort)] == [
         *["one of 2 usable series of its study; no rules given"] * 2,
         "only usable series of its study",
@@ -78,11 +81,22 @@ def test_with_rules_one_series_a_study(index):
 def test_quality_table_has_every_series_with_its_reason(index):
     row = next(row for row in rows(index().quality) if row["series_uid"] == "1.2.97.2")
     assert row | {"slice_thickness_mm": ""} == {
-        "scan": "../export/a/B30f", "series_uid": "1.2.97.2", "modality": "CT", "format": "dicom", "files": "6",
-        "n_slices": "6", "size": "24 x 20 x 6", "spacing_mm": "2 x 2 x 2.5", "plane": "axial", "orientation": "LPS",
-        "kernel": "B30f", "slice_thickness_mm": "", "verdict": "accept", "reasons": "",
+        "scan": "../export/a/B30f",
+        "series_uid": "1.2.97.2",
+        "modality": "CT",
+        "format": "dicom",
+        "files": "6",
+        "n_slices": "6",
+        "size": "24 x 20 x 6",
+        "spacing_mm": "2 x 2 x 2.5",
+        "plane": "axial",
+        "orientation": "LPS",
+        "kernel": "B30f",
+        "slice_thickness_mm": "",
+        "verdict": "accept",
+        "reasons": "",
         "choice": "one of 2 usable series of its study; no rules given",
-    }  # fmt: skip
+    }
     reasons = {row["series_uid"]: row["reasons"] for row in rows(index().quality) if row["verdict"] == "reject"}
     assert reasons["1.2.97.3"] == "localizer (scout) images, not a volume"
     assert reasons["1.2.98.2"].startswith("1 slice missing: gap 5.00 mm between slices 2 and 3")
@@ -98,8 +112,18 @@ def test_quality_table_accounts_for_every_file(index, export):
     assert len(others) == found.n_ignored == 2
 
 
-@pytest.mark.parametrize("options", [{}, {"rules": SOFT_FIRST}, {"rules": SeriesRules.model_validate(
-    {"require": [{"description": "secretseries"}], "exclude": [{"description": "another"}]})}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rules": SOFT_FIRST},
+        {
+            "rules": SeriesRules.model_validate(
+                {"require": [{"description": "secretseries"}], "exclude": [{"description": "another"}]}
+            )
+        },
+    ],
+)
 def test_nothing_of_a_patient_in_any_file(index, options, tmp_path):
     found = index(**options)
     written = found.cohort.read_text() + found.quality.read_text() + str(found)

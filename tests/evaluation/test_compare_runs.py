@@ -19,11 +19,11 @@ from med_transfer.errors import UsageError
 from med_transfer.evaluation.comparison import compare_runs
 from med_transfer.evaluation.comparison.forest import forest
 from med_transfer.evaluation.comparison.report import as_markdown, as_page, names_of, scans_sentence, write_comparison
-from med_transfer.metrics import Metrics, evaluate
+from med_transfer.metrics import Metrics, compute_metrics
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.fusion_metrics import FusionMetrics
 from med_transfer.metrics.intervals import PatientBootstrap
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
@@ -40,9 +40,13 @@ def model(skill: float, seed: int) -> np.ndarray:
 
 
 def write_run(
-    folder: Path, probabilities: np.ndarray, scans: range = range(N), truth: np.ndarray = TRUTH,
-    labels: Labels = LABELS, point: OperatingPoint | None = None,
-) -> Path:  # fmt: skip
+    folder: Path,
+    probabilities: np.ndarray,
+    scans: range = range(N),
+    truth: np.ndarray = TRUTH,
+    labels: Labels = LABELS,
+    point: OperatingPoint | None = None,
+) -> Path:
     """The three files that a comparison reads, for the test scans at these positions."""
     names = [labels.names[k] for k in truth.argmax(1)]
     cases = tuple(Case(scan=f"s{i:02d}", path=Path(f"s{i}"), patient=f"p{i}", label=names[i]) for i in scans)
@@ -51,9 +55,9 @@ def write_run(
     folder.mkdir(parents=True)
     CohortLock.of(cohort, [()] * len(cases), split, SplitConfig()).write(folder / "cohort.lock.json")
     chosen = list(scans)
-    evaluate(truth[chosen], probabilities[chosen], cohort.patients, labels, operating_point=point, n_boot=50).save(
-        folder / "metrics.json"
-    )
+    compute_metrics(
+        truth[chosen], probabilities[chosen], cohort.patients, labels, operating_point=point, n_boot=50
+    ).save(folder / "metrics.json")
     with PredictionTable(folder / "predictions.csv", labels) as table:
         for i in scans:
             by_name = dict(zip(labels.names, probabilities[i].tolist(), strict=True))
@@ -67,9 +71,15 @@ def write_fused_run(folder: Path, image: np.ndarray, fused: np.ndarray, report: 
     """A run with both kinds of probabilities, whose metrics are of the kind that it reports."""
     write_run(folder, fused if report == "fused" else image)
     told = FusionMetrics(
-        use=["network", "handcrafted"], columns=[], report=report, n_scans=N, n_patients=N, n_fitted=90,
-        n_fitted_patients=90, inverse_penalty=1.0,
-    )  # fmt: skip
+        use=["network", "handcrafted"],
+        columns=[],
+        report=report,
+        n_scans=N,
+        n_patients=N,
+        n_fitted=90,
+        n_fitted_patients=90,
+        inverse_penalty=1.0,
+    )
     Metrics.load(folder / "metrics.json").model_copy(update={"fusion": told}).save(folder / "metrics.json")
     (folder / "predictions.csv").unlink()
     with PredictionTable(folder / "predictions.csv", LABELS, fused=True) as table:
@@ -92,7 +102,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def test_differences_are_the_evaluations_own(runs):
     _, strong, _ = compare_runs(runs, seed=3, n_boot=200)
-    first = ScoredScans.of(TRUTH, model(0.3, 1), [f"p{i}" for i in range(N)], LABELS)
+    first = LabelledPredictions.of(TRUTH, model(0.3, 1), [f"p{i}" for i in range(N)], LABELS)
     expected = paired_difference(first.scored_by(model(3.0, 2)), first, PatientBootstrap(first.patients, 200, 3))
     assert strong.macro_auc is not None
     assert strong.macro_auc.value == pytest.approx(expected.macro_auc.value, abs=1e-5)
@@ -155,8 +165,10 @@ def test_any_run_can_be_the_reference(runs):
 def test_only_shared_scans_are_compared_and_the_count_is_said(runs):
     result = compare_runs(runs)
     assert [(one.n_shared, one.n_reference, one.metrics.n_scans) for one in result] == [
-        (N, N, N), (N, N, N), (N - 10, N, N - 10)
-    ]  # fmt: skip
+        (N, N, N),
+        (N, N, N),
+        (N - 10, N, N - 10),
+    ]
     sentence = "each is compared on those it shares with the reference only: strong 45 of 45, fewer 35 of 45"
     assert sentence in scans_sentence(result)
     assert scans_sentence(result[:2]) == "All runs were tested on the same 45 scans."
@@ -183,7 +195,7 @@ def test_runs_that_do_not_belong_together_are_refused(runs, tmp_path):
 def test_the_probabilities_that_a_run_reports_are_compared(tmp_path, report):
     image, fused, weak = model(0.3, 1), model(3.0, 2), write_run(tmp_path / "weak", model(0.3, 5))
     run = write_fused_run(tmp_path / "both", image, fused, report)
-    first = ScoredScans.of(TRUTH, model(0.3, 5), [f"p{i}" for i in range(N)], LABELS)
+    first = LabelledPredictions.of(TRUTH, model(0.3, 5), [f"p{i}" for i in range(N)], LABELS)
     shown = fused if report == "fused" else image
     expected = paired_difference(first.scored_by(shown), first, PatientBootstrap(first.patients, 200))
     result = compare_runs([weak, run], n_boot=200)

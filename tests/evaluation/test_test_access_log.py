@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from med_transfer.errors import OutputError, UsageError
-from med_transfer.evaluation.test_access_log import OPENINGS_FILE, Opening, opened
+from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
 from med_transfer.model.operating_point import OperatingPoint
 
 ARGMAX = OperatingPoint()
@@ -15,20 +15,20 @@ MOVED = OperatingPoint(rule="class_threshold", thresholds={"solid": 0.3}, chosen
 
 @pytest.fixture
 def file(tmp_path):
-    return tmp_path / "run" / OPENINGS_FILE
+    return tmp_path / "run" / ACCESS_LOG_FILE
 
 
-def opening(lock: str = "a", point: OperatingPoint = ARGMAX, *, own: bool | None = True, cohort: str = "c") -> Opening:
-    return Opening(by="finetune", own=own, cohort_hash=cohort, n_scans=6, lock_hash=lock, operating_point=point)
+def opening(lock: str = "a", point: OperatingPoint = ARGMAX, *, own: bool | None = True, cohort: str = "c") -> Access:
+    return Access(by="finetune", own=own, cohort_hash=cohort, n_scans=6, lock_hash=lock, operating_point=point)
 
 
 def open_once(file, *args, **kwargs):
-    with opened(file, opening(*args, **kwargs)) as openings:
+    with record_access(file, opening(*args, **kwargs)) as openings:
         return openings
 
 
 def test_the_line_is_there_before_anything_is_read(file):
-    with opened(file, opening()) as openings:
+    with record_access(file, opening()) as openings:
         (line,) = file.read_text().splitlines()
         assert json.loads(line)["event"] == "opened"
     assert openings.sentence == "The run's own test set was opened once."
@@ -58,14 +58,14 @@ def test_a_retrained_network_is_another_decision(file):
 
 def test_what_was_killed_after_the_opening_goes_on_and_counts_once(file):
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt), opened(file, opening()):
+        with pytest.raises(KeyboardInterrupt), record_access(file, opening()):
             raise KeyboardInterrupt
     assert open_once(file).n == 1
     assert file.read_text().count('"opened"') == 1
 
 
 def test_what_was_killed_and_then_decided_otherwise_is_two_openings(file):
-    with pytest.raises(KeyboardInterrupt), opened(file, opening()):
+    with pytest.raises(KeyboardInterrupt), record_access(file, opening()):
         raise KeyboardInterrupt
     assert open_once(file, "b", MOVED).n == 2
 
@@ -95,7 +95,7 @@ def test_a_bundle_that_does_not_know_its_test_patients_counts_by_scans(file):
 def test_openings_in_a_file_that_cannot_be_written_to_are_counted_all_the_same(file, tmp_path):
     open_once(file)
     before = file.read_bytes()
-    with opened(tmp_path / "out" / OPENINGS_FILE, opening(), elsewhere=file) as openings:
+    with record_access(tmp_path / "out" / ACCESS_LOG_FILE, opening(), elsewhere=file) as openings:
         assert openings.n == 2
     assert file.read_bytes() == before
 
@@ -110,5 +110,5 @@ def test_a_damaged_line_is_not_passed_over(file, damage):
 
 def test_what_cannot_be_recorded_is_not_opened(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(OutputError), opened(tmp_path / "run" / OPENINGS_FILE, opening()):
+    with pytest.raises(OutputError), record_access(tmp_path / "run" / ACCESS_LOG_FILE, opening()):
         pytest.fail("the test scans were read")

@@ -146,8 +146,10 @@ def test_a_table_with_a_broken_scan_goes_on(bundle, tmp_path, command):
     with (tmp_path / "out/explanations.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["scan"], row["folder"]) for row in rows] == [
-        ("one.nii.gz", "0001"), ("two.nii.gz", ""), ("three.nii.gz", "0003"),
-    ]  # fmt: skip
+        ("one.nii.gz", "0001"),
+        ("two.nii.gz", ""),
+        ("three.nii.gz", "0003"),
+    ]
     assert rows[1]["reason"].startswith("two.nii.gz: ")
     assert float(rows[0]["probability"]) > 0
     assert not (tmp_path / "out/0002").exists()

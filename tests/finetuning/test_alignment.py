@@ -152,7 +152,7 @@ def shifted_problem(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 
 def trained(method: str | None, weight: float, seed: int) -> tuple[float, float]:
     """Accuracy on the target, and how well the two sides' features are told apart."""
-    x, truth, y, judge = shifted_problem(seed)
+    x, truth, y, evaluate = shifted_problem(seed)
     torch.manual_seed(seed)
     network, head = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)), nn.Linear(4, 2)
     alignment = ALIGNMENTS[method](weight, 4) if method else None
@@ -168,7 +168,7 @@ def trained(method: str | None, weight: float, seed: int) -> tuple[float, float]
         loss.backward()
         adam.step()
     with torch.no_grad():
-        right = (head(network(y)).argmax(1) == judge).float().mean()
+        right = (head(network(y)).argmax(1) == evaluate).float().mean()
     return float(right), domain_accuracy(network(x), network(y))
 
 

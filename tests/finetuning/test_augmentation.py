@@ -10,8 +10,16 @@ from med_transfer.finetuning.config import AugmentationConfig
 
 SHAPE = (16, 20, 24)
 RANGE = (-1.0, 1.0)
-ONLY_SPATIAL = {"elastic": 0, "intensity_shift": 0, "intensity_scale": 0, "gamma": 0, "noise": 0, "blur_voxels": 0,
-                "low_resolution": 0, "dropout": 0}  # fmt: skip
+ONLY_SPATIAL = {
+    "elastic": 0,
+    "intensity_shift": 0,
+    "intensity_scale": 0,
+    "gamma": 0,
+    "noise": 0,
+    "blur_voxels": 0,
+    "low_resolution": 0,
+    "dropout": 0,
+}
 
 
 def wide_image(seed: int = 0) -> torch.Tensor:

@@ -7,7 +7,7 @@ from med_transfer.bundle import RECORD_FILE, BackboneRecord, BundleRecord, Input
 from med_transfer.cohorts import Cohort, CohortLock, PreparedCohort, Split, SplitConfig
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig, InputConfig
-from med_transfer.finetuning.data_setup import Plan, resolve_preprocessing
+from med_transfer.finetuning.data_setup import RunData, resolve_preprocessing
 from med_transfer.finetuning.record import _provenance
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
@@ -48,13 +48,13 @@ def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
     )
     (tmp_path / RECORD_FILE).write_text(before.model_dump_json())
     lock = CohortLock(classes=("a", "b"), multilabel=False, split=SplitConfig(), cases=(), cohort_hash="c")
-    plan = Plan(PreprocessingConfig(), PreparedCohort(Cohort((), Labels(("a", "b"))), ()), Split((), ()), lock)
+    run_data = RunData(PreprocessingConfig(), PreparedCohort(Cohort((), Labels(("a", "b"))), ()), Split((), ()), lock)
 
-    found = _provenance(plan, FinetuneConfig(backbone=BackboneConfig(weights=tmp_path)))
+    found = _provenance(run_data, FinetuneConfig(backbone=BackboneConfig(weights=tmp_path)))
 
     assert found == Provenance(
         cohort_hash="c", patient_hashes=("earlier",), content_hashes=("image",), from_source=before.trained_on
     )
     scratch = FinetuneConfig(backbone=BackboneConfig(name=spec.name))
-    assert _provenance(plan, scratch) == Provenance(cohort_hash="c", patient_hashes=(), content_hashes=())
-    assert len(_provenance(plan, FinetuneConfig()).content_hashes) == 51  # the scans that the default learned from
+    assert _provenance(run_data, scratch) == Provenance(cohort_hash="c", patient_hashes=(), content_hashes=())
+    assert len(_provenance(run_data, FinetuneConfig()).content_hashes) == 51  # the scans that the default learned from

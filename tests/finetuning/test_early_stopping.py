@@ -10,13 +10,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from small_network import small_classifier
-from small_plan import small_config, small_plan
+from small_run_data import small_config, small_run_data
 
 from med_transfer.finetuning import module
-from med_transfer.finetuning.fold_training import train_member
-from med_transfer.finetuning.member_data import member_data
+from med_transfer.finetuning.fold_training import train_network
+from med_transfer.finetuning.member_data import fold_data
 
-PLAN = small_plan(signal=0.7, n=24, n_test=4)
+PLAN = small_run_data(signal=0.7, n=24, n_test=4)
 
 
 class AfterEachEpoch(Callback):
@@ -38,11 +38,17 @@ def figures(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
 def train_and_check(training: dict, best: int, n_epochs: int, folder: Path) -> list[dict[str, float]]:
     """Train, and find so many epochs and the weights of the best one, in the network and in its file."""
     config = small_config("full", training=training).resolved(from_source=True)
-    data, watch = member_data(PLAN.prepared, PLAN.split, 0), AfterEachEpoch()
-    trained = train_member(
-        small_classifier(), data, config, PLAN.preprocessing, PLAN.prepared.cohort.labels, folder, seed=0,
+    data, watch = fold_data(PLAN.prepared, PLAN.split, 0), AfterEachEpoch()
+    trained = train_network(
+        small_classifier(),
+        data,
+        config,
+        PLAN.preprocessing,
+        PLAN.prepared.cohort.labels,
+        folder,
+        seed=0,
         progress=watch,
-    )  # fmt: skip
+    )
     assert [row["epoch"] for row in trained.history] == list(range(n_epochs))
     assert trained.best_epoch == best
     kept = trained.classifier.head.weight

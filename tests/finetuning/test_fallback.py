@@ -29,14 +29,14 @@ def blind_source(tmp_path_factory) -> Path:
     return path
 
 
-def harmed(plan, config, trained, scratch) -> KeptNetwork:
+def harmed(run_data, config, trained, scratch) -> KeptNetwork:
     """As :func:`choose_network` decides on enough scans; the few here cannot show it (see test_planted_transfer)."""
     none = Estimate(value=-0.3, ci95=(-0.5, -0.1), method="")
     gain = TransferGain(balanced_sensitivity=none, macro_auc=none, verdict="harm", n_patients=4, method="")
     return KeptNetwork(kept="scratch", rule="fallback", validation=gain, sentence="Transfer harmed on them.")
 
 
-def test_the_bundle_after_a_fallback_is_the_scratch_twin_in_every_respect(
+def test_the_bundle_after_a_fallback_is_the_from_scratch_baseline_in_every_respect(
     cohort_csv, blind_source, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(run_module, "choose_network", harmed)
@@ -49,8 +49,8 @@ def test_the_bundle_after_a_fallback_is_the_scratch_twin_in_every_respect(
     )
     run = mt.finetune(cohort_csv, out=tmp_path, overrides=(*overrides, f"backbone.weights={blind_source}"))
     bundled = load_file(run.bundle / "models/model.safetensors")
-    twin = load_file(tmp_path / "training-scratch/fold-0/best.safetensors")
-    assert all(bundled[f"member0.{name}"].equal(tensor) for name, tensor in twin.items())
+    baseline = load_file(tmp_path / "training-scratch/fold-0/best.safetensors")
+    assert all(bundled[f"member0.{name}"].equal(tensor) for name, tensor in baseline.items())
 
     record = read_record(run.bundle)
     assert (record.transfer.strategy, record.transfer.fallback) == ("scratch", "Transfer harmed on them.")

@@ -14,17 +14,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from small_plan import MARGIN, small_config, small_plan, source_of
+from small_run_data import MARGIN, small_config, small_run_data, source_of
 
 from med_transfer.cohorts import Cohort, PreparedCohort, Split
-from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.deciding import decide
 from med_transfer.finetuning.decisions.fallback import choose_network
 from med_transfer.finetuning.decisions.fusing import fuse_run
 from med_transfer.finetuning.decisions.prediction_sets import learn_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.run import train
-from med_transfer.metrics.record import FitGap
+from med_transfer.metrics.record import GeneralisationGap
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.progress import silent
 
@@ -36,15 +36,15 @@ FOLDS = tuple(tuple(np.flatnonzero(part).tolist()) for part in (PATIENT >= 10, P
 IN_FOLD_ORDER = list(chain.from_iterable(FOLDS))
 
 
-def plan_of_two_folds() -> Plan:
+def plan_of_two_folds() -> RunData:
     """The later patients validate first; a quarter of the patients has the class ``with``."""
-    plan = small_plan(signal=0.7, n=SCANS, n_test=0)
+    run_data = small_run_data(signal=0.7, n=SCANS, n_test=0)
     cases = tuple(
         replace(case, patient=f"p{patient:02d}", label="with" if has else "without", columns={"age": str(age)})
-        for case, patient, has, age in zip(plan.prepared.cohort.cases, PATIENT, HAS, AGE, strict=True)
+        for case, patient, has, age in zip(run_data.prepared.cohort.cases, PATIENT, HAS, AGE, strict=True)
     )
-    cohort = Cohort(cases, plan.prepared.cohort.labels)
-    return replace(plan, prepared=PreparedCohort(cohort, plan.prepared.scans), split=Split((), FOLDS))
+    cohort = Cohort(cases, run_data.prepared.cohort.labels)
+    return replace(run_data, prepared=PreparedCohort(cohort, run_data.prepared.scans), split=Split((), FOLDS))
 
 
 PLAN = plan_of_two_folds()
@@ -57,7 +57,9 @@ def probability_of_with(seed: int) -> NDArray[np.float64]:
 
 def trained_ensemble(p: NDArray[np.float64]) -> TrainedEnsemble:
     """One that said so of its validation scans."""
-    gap = FitGap(training_sensitivity=1, validation_sensitivity=1, training_loss=0, validation_loss=0, limit=0.2)
+    gap = GeneralisationGap(
+        training_sensitivity=1, validation_sensitivity=1, training_loss=0, validation_loss=0, limit=0.2
+    )
     return TrainedEnsemble(Ensemble([]), (), np.stack([p, 1 - p], axis=1)[IN_FOLD_ORDER], gap)
 
 

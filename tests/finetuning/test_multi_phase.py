@@ -17,9 +17,14 @@ from med_transfer.scans import read_scan
 
 RECIPE = Path(__file__).parents[2] / "configs/recipes/multi_phase.yaml"
 ONE_EPOCH = (
-    *TINY, "input.shape=[16,16,16]", "input.spacing_mm=[2,2,2]", "training.epochs=1", "split.kind=holdout",
-    "split.val_fraction=0.34", "backbone.name=resnet18-w32",
-)  # fmt: skip
+    *TINY,
+    "input.shape=[16,16,16]",
+    "input.spacing_mm=[2,2,2]",
+    "training.epochs=1",
+    "split.kind=holdout",
+    "split.val_fraction=0.34",
+    "backbone.name=resnet18-w32",
+)
 
 
 def second_phase(scan: Path, out: Path) -> Path:

@@ -56,6 +56,7 @@ def test_an_unknown_key_is_named_with_the_nearest():
 def test_a_threshold_is_not_chosen_for_a_model_that_the_validation_scans_have_fitted():
     with pytest.raises(ConfigError, match=r"operating_point.rule youden with fusion.report fused"):
         load_config(
-            FinetuneConfig, None,
+            FinetuneConfig,
+            None,
             ["operating_point.rule=youden", "fusion.use=[network,handcrafted]", "fusion.report=fused"],
-        )  # fmt: skip
+        )

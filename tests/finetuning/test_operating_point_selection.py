@@ -168,18 +168,30 @@ NO_NODULE = np.array([[True, False], [False, False]])
 @pytest.mark.parametrize(
     ("labels", "config", "error", "message"),
     [
-        (CLASSES, {"rule": "sensitivity", "at_least": 0.9, "class": "Solid"}, ConfigError,
-         "operating_point.class: class 'Solid'; expected one of ground-glass, part-solid, solid"),
+        (
+            CLASSES,
+            {"rule": "sensitivity", "at_least": 0.9, "class": "Solid"},
+            ConfigError,
+            "operating_point.class: class 'Solid'; expected one of ground-glass, part-solid, solid",
+        ),
         (CLASSES, {"rule": "sensitivity", "at_least": 0.9}, ConfigError, "rule sensitivity without class"),
         (CLASSES, {"rule": "thresholds", "thresholds": {"Solid": 0.9}}, ConfigError, "a threshold for 'Solid'"),
         (FINDINGS, {"rule": "thresholds", "thresholds": {"nodule": 0.9}}, ConfigError, "no threshold for effusion"),
-        (FINDINGS, {"rule": "cost", "costs": {"nodule": {"effusion": 1}}}, ConfigError,
-         r"rule cost with several findings.*State for each finding the threshold \(cost of a false alarm\)"),
-        (CLASSES, {"rule": "cost", "costs": {"solid": {"part-solid": 2}}}, ConfigError,
-         "no cost of calling part-solid what is ground-glass"),
+        (
+            FINDINGS,
+            {"rule": "cost", "costs": {"nodule": {"effusion": 1}}},
+            ConfigError,
+            r"rule cost with several findings.*State for each finding the threshold \(cost of a false alarm\)",
+        ),
+        (
+            CLASSES,
+            {"rule": "cost", "costs": {"solid": {"part-solid": 2}}},
+            ConfigError,
+            "no cost of calling part-solid what is ground-glass",
+        ),
         (FINDINGS, {"rule": "youden"}, TooFewPatients, "no validation scan of nodule, so its threshold"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_had_is_refused_before_training(labels, config, error, message):
     truth = NO_NODULE if labels is FINDINGS else np.eye(3, dtype=bool)
     with pytest.raises(error, match=message):

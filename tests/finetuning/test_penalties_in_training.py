@@ -13,8 +13,8 @@ from small_network import small_classifier, small_images
 from test_strategies_in_training import PLAN, Watch, resolved, run_member
 
 from med_transfer.finetuning.features import FeatureSource
-from med_transfer.finetuning.initialisation import prepare_start
-from med_transfer.finetuning.member_data import member_data
+from med_transfer.finetuning.initialisation import initialise
+from med_transfer.finetuning.member_data import fold_data
 from med_transfer.model.classifier import Classifier
 
 
@@ -68,9 +68,9 @@ def test_a_strong_penalty_keeps_small_what_it_is_on(
 
 def test_deltas_attention_is_what_the_probe_loses_with_each_channel_in_every_pooled_stage(tmp_path):
     config = resolved(transfer={"regularise": ["delta"], "delta": {"attention": True}})
-    classifier, data = Classifier(small_classifier().encoder, 2, (0, 1)), member_data(PLAN.prepared, PLAN.split, 0)
+    classifier, data = Classifier(small_classifier().encoder, 2, (0, 1)), fold_data(PLAN.prepared, PLAN.split, 0)
     reader = FeatureSource(tmp_path, config, PLAN.preprocessing)
-    start = prepare_start(classifier, data, config, PLAN.preprocessing, PLAN.prepared.cohort.labels, reader)
+    start = initialise(classifier, data, config, PLAN.preprocessing, PLAN.prepared.cohort.labels, reader)
 
     features = reader.cached(classifier, data.train_tensors).double().numpy()
 

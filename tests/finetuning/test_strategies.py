@@ -16,7 +16,7 @@ from torch import nn
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError, UnknownKey
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.initialisation import check_transfer, without_effect
+from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
 from med_transfer.finetuning.module import FinetuningModule
 from med_transfer.finetuning.strategies import STRATEGIES, find_strategy
 from med_transfer.finetuning.transfer_config import TransferConfig
@@ -39,9 +39,15 @@ def train(classifier: Classifier, settings: FinetuneConfig, penalties=(), steps:
     """A few steps as Lightning makes them, in the first epoch."""
     strategy = find_strategy(settings.transfer)
     module = FinetuningModule(
-        classifier, settings, labels=Labels(("a", "b")), class_weights=torch.ones(2), steps_per_epoch=steps, seed=0,
-        strategy=strategy, penalties=penalties,
-    )  # fmt: skip
+        classifier,
+        settings,
+        labels=Labels(("a", "b")),
+        class_weights=torch.ones(2),
+        steps_per_epoch=steps,
+        seed=0,
+        strategy=strategy,
+        penalties=penalties,
+    )
     adamw = module.configure_optimizers()["optimizer"]
     module.train()
     module.on_train_epoch_start()
@@ -127,8 +133,10 @@ def test_frozen_stages_stay_frozen_whatever_the_schedule():
     classifier = small_classifier()
     find_strategy(TransferConfig(strategy="gradual_unfreezing")).set_learning(classifier, epoch=9, freeze_stages=2)
     assert [any(p.requires_grad for p in stage.parameters()) for stage in classifier.encoder.stages()] == [
-        False, False, True,
-    ]  # fmt: skip
+        False,
+        False,
+        True,
+    ]
 
 
 def test_the_optimiser_holds_from_the_start_what_is_unfrozen_later():
@@ -154,7 +162,7 @@ def test_rates_are_the_strategys_own_unless_set():
     assert config("lora", training={"learning_rate": None}).training.learning_rate == 1e-3
 
 
-def test_the_scratch_twin_has_the_budget_and_nothing_of_the_source():
+def test_the_from_scratch_baseline_has_the_budget_and_nothing_of_the_source():
     settings = FinetuneConfig.model_validate(
         {
             "transfer": {"strategy": "lp_ft", "regularise": ["l2_sp", "bss"], "batch_norm": "bn_adapt"},
@@ -162,12 +170,20 @@ def test_the_scratch_twin_has_the_budget_and_nothing_of_the_source():
             "backbone": {"weights": "somewhere"},
         }
     )
-    twin = settings.scratch_twin_config().resolved(from_source=False)
-    assert (twin.transfer.strategy, twin.transfer.regularise, twin.transfer.batch_norm) == ("scratch", (), "train")
-    assert (twin.training.stage_decay, twin.training.freeze_stages) == (1.0, 0)
-    assert twin.backbone.weights is None
-    assert (twin.training.epochs, twin.training.averaging) == (7, "ema")
-    assert (twin.augmentation, twin.split, twin.seed) == (settings.augmentation, settings.split, settings.seed)
+    baseline = settings.from_scratch_config().resolved(from_source=False)
+    assert (baseline.transfer.strategy, baseline.transfer.regularise, baseline.transfer.batch_norm) == (
+        "scratch",
+        (),
+        "train",
+    )
+    assert (baseline.training.stage_decay, baseline.training.freeze_stages) == (1.0, 0)
+    assert baseline.backbone.weights is None
+    assert (baseline.training.epochs, baseline.training.averaging) == (7, "ema")
+    assert (baseline.augmentation, baseline.split, baseline.seed) == (
+        settings.augmentation,
+        settings.split,
+        settings.seed,
+    )
 
 
 def test_every_strategy_in_the_config_exists():
@@ -189,7 +205,10 @@ def test_every_strategy_in_the_config_exists():
         ({"transfer": {"strategy": "scratch", "on_harm": "fallback"}}, "fallback with scratch: nothing is transferred"),
         ({"transfer": {"regularise": ["bss", "bss"]}}, "regularise names one penalty twice: bss, bss"),
         ({"transfer": {"strategy": "surgical"}}, "surgical without surgical.stages: say which stages learn"),
-        ({"transfer": {"on_harm": "fallback"}, "scratch_twin": False}, "fallback without scratch_twin: there is no ne"),
+        (
+            {"transfer": {"on_harm": "fallback"}, "from_scratch_baseline": False},
+            "fallback without from_scratch_baseline: there is no ne",
+        ),
         ({"transfer": {"strategy": "scratch"}, "backbone": {"weights": "x"}}, "scratch with backbone.weights"),
         (
             {"transfer": {"strategy": "linear_probe"}, "training": {"averaging": "swa"}},
@@ -248,9 +267,14 @@ def every_config(from_source: bool) -> Iterator[FinetuneConfig]:
         {"scratch"} if from_source else set()
     )
     choices = itertools.product(
-        sorted(strategies), ["auto", "source", "bn_adapt", "train"],
-        ["report", "fallback"], [(), ("l2_sp",)], [None, 0.5, 1], [0, 1], [None, False, True],
-    )  # fmt: skip
+        sorted(strategies),
+        ["auto", "source", "bn_adapt", "train"],
+        ["report", "fallback"],
+        [(), ("l2_sp",)],
+        [None, 0.5, 1],
+        [0, 1],
+        [None, False, True],
+    )
     for strategy, batch_norm, on_harm, regularise, decay, frozen, kept in choices:
         transfer = {"strategy": strategy, "batch_norm": batch_norm, "on_harm": on_harm, "regularise": regularise}
         training = {"stage_decay": decay, "freeze_stages": frozen, "freeze_norm_statistics": kept}
@@ -271,8 +295,13 @@ def test_whatever_can_be_asked_for_is_written_as_a_config_that_can_be_read_again
             continue
         n_resolved += 1
         assert written.with_strategy(from_source=from_source) == written
-        twin = asked.scratch_twin_config()
-        for config in (written, written.resolved(from_source=from_source), twin, twin.resolved(from_source=False)):
+        baseline = asked.from_scratch_config()
+        for config in (
+            written,
+            written.resolved(from_source=from_source),
+            baseline,
+            baseline.resolved(from_source=False),
+        ):
             assert FinetuneConfig.model_validate(config.model_dump(mode="json")) == config
     assert n_resolved > 50
     assert bool(refused) != from_source
@@ -287,9 +316,11 @@ def test_automatic_with_no_stage_slower_is_full():
 
 def test_a_config_that_was_changed_in_python_into_one_that_makes_no_sense_is_refused():
     fallback = FinetuneConfig(transfer=TransferConfig(on_harm="fallback"))
-    without_twin = fallback.model_copy(update={"scratch_twin": False})
-    with pytest.raises(ConfigError, match="on_harm fallback without scratch_twin: there is no network to fall back to"):
-        without_twin.with_strategy(from_source=True)
+    without_baseline = fallback.model_copy(update={"from_scratch_baseline": False})
+    with pytest.raises(
+        ConfigError, match="on_harm fallback without from_scratch_baseline: there is no network to fall back to"
+    ):
+        without_baseline.with_strategy(from_source=True)
 
 
 def test_what_holds_back_a_source_is_without_effect_where_there_is_none():
@@ -297,13 +328,13 @@ def test_what_holds_back_a_source_is_without_effect_where_there_is_none():
     asked = FinetuneConfig.model_validate({"transfer": {"on_harm": "fallback"}, "training": training})
     found = asked.with_strategy(from_source=False)
     assert (found.transfer.on_harm, found.training.freeze_stages, found.training.stage_decay) == ("report", 0, None)
-    assert without_effect(asked, found, SmallEncoder()) == [
+    assert ignored_settings(asked, found, SmallEncoder()) == [
         "transfer.on_harm, training.stage_decay, training.freeze_stages, training.freeze_norm_statistics without "
         "effect: the network starts from random values"
     ]
     transferred = asked.with_strategy(from_source=True)
     assert (transferred.transfer.on_harm, transferred.training) == ("fallback", asked.training)
-    assert without_effect(asked, transferred, SmallEncoder()) == []
+    assert ignored_settings(asked, transferred, SmallEncoder()) == []
 
 
 @pytest.mark.parametrize(
@@ -320,10 +351,11 @@ def test_what_holds_back_a_source_is_without_effect_where_there_is_none():
 )
 def test_gradual_unfreezing_that_ends_before_its_last_stage_is_warned_of(epochs, pace, frozen, warning):
     settings = config(
-        "gradual_unfreezing", transfer={"gradual_unfreezing": {"epochs_per_stage": pace}},
+        "gradual_unfreezing",
+        transfer={"gradual_unfreezing": {"epochs_per_stage": pace}},
         training={"epochs": epochs, "freeze_stages": frozen},
-    )  # fmt: skip
-    found = without_effect(settings, settings, SmallEncoder())
+    )
+    found = ignored_settings(settings, settings, SmallEncoder())
     assert len(found) == bool(warning)
     assert warning in "".join(found)
     classifier, learned = small_classifier(), set()

@@ -14,29 +14,29 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from scipy.special import softmax
 from small_network import SmallEncoder, small_classifier
-from small_plan import small_config, small_plan, source_of
+from small_run_data import small_config, small_run_data, source_of
 
-from med_transfer.finetuning import features, member
+from med_transfer.finetuning import features, fold_training
 from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
 from med_transfer.finetuning.callbacks.weight_averaging import first_averaged_epoch
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
-from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.features import FeatureSource
-from med_transfer.finetuning.fold_training import TrainedMember, train_member
-from med_transfer.finetuning.generalisation_gap import fit_gap
-from med_transfer.finetuning.initialisation import prepare_start
-from med_transfer.finetuning.member_data import member_data
+from med_transfer.finetuning.fold_training import TrainedNetwork, train_network
+from med_transfer.finetuning.generalisation_gap import measure_gap
+from med_transfer.finetuning.initialisation import initialise
+from med_transfer.finetuning.member_data import fold_data
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.run import train
 from med_transfer.finetuning.strategies import find_strategy
-from med_transfer.metrics.record import FitGap
+from med_transfer.metrics.record import GeneralisationGap
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.linear_head import probe_model
 from med_transfer.predictions.labels import Labels
 from med_transfer.progress import silent
 
-PLAN = small_plan(signal=0.7, n=36, n_test=10)
+PLAN = small_run_data(signal=0.7, n=36, n_test=10)
 STRATEGIES = {
     "full": {},
     "lp_ft": {},
@@ -59,12 +59,19 @@ def start_classifier(config: FinetuneConfig) -> Classifier:
 
 
 def run_member(
-    config: FinetuneConfig, folder: Path, plan: Plan = PLAN, progress: Callback | None = None
-) -> TrainedMember:
-    data = member_data(plan.prepared, plan.split, 0)
+    config: FinetuneConfig, folder: Path, run_data: RunData = PLAN, progress: Callback | None = None
+) -> TrainedNetwork:
+    data = fold_data(run_data.prepared, run_data.split, 0)
     classifier = start_classifier(config)
-    return train_member(
-        classifier, data, config, plan.preprocessing, plan.prepared.cohort.labels, folder, seed=0, progress=progress
+    return train_network(
+        classifier,
+        data,
+        config,
+        run_data.preprocessing,
+        run_data.prepared.cohort.labels,
+        folder,
+        seed=0,
+        progress=progress,
     )
 
 
@@ -101,15 +108,17 @@ def weights(classifier: Classifier) -> dict[str, torch.Tensor]:
 )
 def test_a_killed_training_ends_as_one_that_was_not(strategy, averaging, tmp_path, monkeypatch):
     """With chance in draws, augmentation, mixup and dropout: all of it goes on where it was."""
-    monkeypatch.setattr(member, "ResumePoint", lambda path: ResumePoint(path, seconds=0.0))
+    monkeypatch.setattr(fold_training, "ResumePoint", lambda path: ResumePoint(path, seconds=0.0))
     config = resolved(
-        strategy, training={"averaging": averaging, "epochs": 5, "swa_start": 0.2, "dropout": 0.5},
-        augmentation={"strength": 1.0, "mixup": 0.4}, transfer={"regularise": ["delta"], "batch_norm": "bn_adapt"},
-    )  # fmt: skip
+        strategy,
+        training={"averaging": averaging, "epochs": 5, "swa_start": 0.2, "dropout": 0.5},
+        augmentation={"strength": 1.0, "mixup": 0.4},
+        transfer={"regularise": ["delta"], "batch_norm": "bn_adapt"},
+    )
     whole = run_member(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run_member(config, tmp_path / "killed", progress=Kill(epoch=3))
-    assert (tmp_path / "killed" / member.RESUME_FILE).exists()
+    assert (tmp_path / "killed" / fold_training.RESUME_FILE).exists()
     again = run_member(config, tmp_path / "killed")
     assert [row["epoch"] for row in again.history] == [0, 1, 2, 3, 4]
     assert again.history == whole.history
@@ -143,10 +152,10 @@ def test_gradual_unfreezing_lets_a_stage_more_move_in_each_epoch(tmp_path):
 
 
 def test_probe_then_finetune_starts_from_the_probes_head(tmp_path):
-    config, data = resolved("lp_ft"), member_data(PLAN.prepared, PLAN.split, 0)
+    config, data = resolved("lp_ft"), fold_data(PLAN.prepared, PLAN.split, 0)
     classifier, labels = start_classifier(config), PLAN.prepared.cohort.labels
     reader = FeatureSource(tmp_path, config, PLAN.preprocessing)
-    start = prepare_start(classifier, data, config, PLAN.preprocessing, labels, reader)
+    start = initialise(classifier, data, config, PLAN.preprocessing, labels, reader)
     torch.testing.assert_close(classifier.head.weight, torch.from_numpy(start.probe.weight).float())
     torch.testing.assert_close(classifier.head.bias, torch.from_numpy(start.probe.bias).float())
     probe = run_member(resolved("linear_probe"), tmp_path / "probe").classifier
@@ -154,7 +163,7 @@ def test_probe_then_finetune_starts_from_the_probes_head(tmp_path):
 
 
 def test_the_linear_probe_is_scikit_learns_regression_on_the_cached_features(tmp_path):
-    config, data = resolved("linear_probe"), member_data(PLAN.prepared, PLAN.split, 0)
+    config, data = resolved("linear_probe"), fold_data(PLAN.prepared, PLAN.split, 0)
     trained = run_member(config, tmp_path / "fold-0")
     source = small_classifier().state_dict()
     found = trained.classifier.state_dict()
@@ -172,18 +181,18 @@ def test_frozen_features_are_computed_once(tmp_path, monkeypatch):
     computed = []
     real = features.features
     monkeypatch.setattr(features, "features", lambda *a: computed.append(len(out := real(*a))) or out)
-    plan = small_plan(signal=0.7, n=40, n_test=4, members=4)
+    run_data = small_run_data(signal=0.7, n=40, n_test=4, members=4)
     config = small_config("linear_probe")
-    first = train(plan, config, source_of("sees"), tmp_path, silent)
+    first = train(run_data, config, source_of("sees"), tmp_path, silent)
     assert sum(computed) == 40
     (file,) = (tmp_path / "features").iterdir()
-    again = train(plan, config, source_of("sees"), tmp_path, silent)
+    again = train(run_data, config, source_of("sees"), tmp_path, silent)
     assert sum(computed) == 40
     np.testing.assert_array_equal(first.validation, again.validation)
-    train(plan, config, source_of("blind"), tmp_path / "other", silent)  # another encoder: other features
+    train(run_data, config, source_of("blind"), tmp_path / "other", silent)  # another encoder: other features
     assert {f.name for f in (tmp_path / "other/features").iterdir()} != {file.name}
     file.write_bytes(b"damaged")
-    train(plan, config, source_of("sees"), tmp_path, silent)
+    train(run_data, config, source_of("sees"), tmp_path, silent)
     assert sum(computed) == 120
 
 
@@ -240,33 +249,33 @@ def test_swa_keeps_the_rate_from_where_it_begins():
 def test_gap_between_training_and_validation():
     labels, truth = Labels(("a", "b")), np.eye(2, dtype=bool)[[0, 0, 1, 1]]
     right, half = np.where(truth, 2.0, -2.0), np.where(truth[[0, 2, 2, 0]], 2.0, -2.0)
-    gap = fit_gap([(right, truth)], [(half, truth)], labels, limit=0.2)
+    gap = measure_gap([(right, truth)], [(half, truth)], labels, limit=0.2)
     assert (gap.training_sensitivity, gap.validation_sensitivity, gap.difference) == (1.0, 0.5, 0.5)
     assert gap.training_loss == pytest.approx(np.log1p(np.exp(-4)))
     assert gap.validation_loss == pytest.approx((np.log1p(np.exp(-4)) + np.log1p(np.exp(4))) / 2)
     assert gap.exceeded
     assert "a gap of +0.50 (limit 0.20)" in gap.sentence
     assert "learned their training scans by heart" in gap.sentence
-    assert not fit_gap([(right, truth)], [(half, truth)], labels, limit=0.5).exceeded
-    nothing = FitGap(
+    assert not measure_gap([(right, truth)], [(half, truth)], labels, limit=0.5).exceeded
+    nothing = GeneralisationGap(
         training_sensitivity=None, validation_sensitivity=None, training_loss=1, validation_loss=1, limit=0
     )
     assert (nothing.exceeded, "undefined" in nothing.sentence) == (False, True)
 
 
 def test_a_network_that_learns_by_heart_is_warned_of(tmp_path, caplog):
-    plan = small_plan(signal=0.0, n=24, n_test=4, seed=3)
+    run_data = small_run_data(signal=0.0, n=24, n_test=4, seed=3)
     config = small_config(
         "linear_probe", transfer={"probe": {"inverse_strengths": [1e4]}}, training={"gap_limit": 0.05}
     )
-    trained = train(plan, config, source_of("sees", 3), tmp_path, silent)
+    trained = train(run_data, config, source_of("sees", 3), tmp_path, silent)
     assert trained.gap.exceeded
     assert [r.levelname for r in caplog.records if "a gap of" in r.message] == ["WARNING"]
 
     caplog.clear()
     lenient = config.model_copy(update={"training": config.training.model_copy(update={"gap_limit": 1.0})})
     with caplog.at_level(logging.INFO):
-        again = train(plan, lenient, source_of("sees", 3), tmp_path, silent)
+        again = train(run_data, lenient, source_of("sees", 3), tmp_path, silent)
     assert again.gap.difference == trained.gap.difference > 0.2  # above the default too
     assert not again.gap.exceeded
     assert [r.levelname for r in caplog.records if "a gap of" in r.message] == ["INFO"]
@@ -276,7 +285,7 @@ def test_adapted_statistics_are_in_what_is_written_and_stay_in_training(tmp_path
     config = resolved("full", transfer={"batch_norm": "bn_adapt"})
     trained = run_member(config, tmp_path).classifier.encoder
     source = small_classifier().encoder
-    data = member_data(PLAN.prepared, PLAN.split, 0)
+    data = fold_data(PLAN.prepared, PLAN.split, 0)
     images = torch.from_numpy(np.stack(data.train_tensors)[..., 1:-1, 1:-1, 1:-1].astype(np.float32))
     with torch.no_grad():
         response = source.conv1(images)
@@ -286,7 +295,7 @@ def test_adapted_statistics_are_in_what_is_written_and_stay_in_training(tmp_path
 
 def test_adapted_statistics_depend_on_neither_the_order_of_the_table_nor_the_trainings_batch(tmp_path):
     """Rows sorted by class, as in many tables, against rows in another order; and a batch of one scan."""
-    data, labels = member_data(PLAN.prepared, PLAN.split, 0), PLAN.prepared.cohort.labels
+    data, labels = fold_data(PLAN.prepared, PLAN.split, 0), PLAN.prepared.cohort.labels
     second = data.train_truth[:, 1]
     tensors = [tensor * (3 if bright else 1) for tensor, bright in zip(data.train_tensors, second, strict=True)]
     by_class, mixed = np.argsort(second, kind="stable"), np.random.default_rng(0).permutation(len(tensors))
@@ -295,7 +304,7 @@ def test_adapted_statistics_depend_on_neither_the_order_of_the_table_nor_the_tra
         config = resolved("full", transfer={"batch_norm": "bn_adapt"}, training={"batch_size": batch_size})
         ordered = replace(data, train_tensors=[tensors[i] for i in order], train_truth=data.train_truth[order])
         classifier, reader = start_classifier(config), FeatureSource(tmp_path, config, PLAN.preprocessing)
-        prepare_start(classifier, ordered, config, PLAN.preprocessing, labels, reader)
+        initialise(classifier, ordered, config, PLAN.preprocessing, labels, reader)
         statistics.append({name: x for name, x in classifier.encoder.state_dict().items() if "running" in name})
     first, *others = statistics
     assert all(x.equal(first[name]) for other in others for name, x in other.items())
@@ -307,7 +316,9 @@ def test_adapted_statistics_depend_on_neither_the_order_of_the_table_nor_the_tra
 
 
 def test_novelty_of_a_network_with_few_features_and_ensembles_of_adapters_answer(tmp_path):
-    trained = train(small_plan(0.7, 36, 4, members=2), small_config("adapters"), source_of("sees"), tmp_path, silent)
+    trained = train(
+        small_run_data(0.7, 36, 4, members=2), small_config("adapters"), source_of("sees"), tmp_path, silent
+    )
     assert isinstance(trained.ensemble, Ensemble)
     assert trained.validation.shape == (36, 2)
     assert isinstance(trained.members[0].classifier.encoder, SmallEncoder)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_expit, log_softmax
 from small_network import small_classifier, small_images
-from small_plan import small_config
+from small_run_data import small_config
 
 from med_transfer.finetuning.module import FinetuningModule
 from med_transfer.predictions.labels import Labels
@@ -43,9 +43,13 @@ def test_the_loss_of_a_step_is_numpys(multilabel, alpha, smoothing):
     classifier = small_classifier(n_classes=3).eval()  # with the source's statistics a scan's answer is its own
     config = small_config("full", training={"label_smoothing": smoothing}, augmentation={"strength": 0, "mixup": alpha})
     step = FinetuningModule(
-        classifier, config, labels=Labels(CLASSES, multilabel), class_weights=torch.tensor(WEIGHTS), steps_per_epoch=1,
+        classifier,
+        config,
+        labels=Labels(CLASSES, multilabel),
+        class_weights=torch.tensor(WEIGHTS),
+        steps_per_epoch=1,
         seed=SEED,
-    )  # fmt: skip
+    )
     images, truth = small_images(N), FINDINGS if multilabel else ONE_CLASS
     seen, targets = (mixed_by_hand(one, alpha) if alpha else one for one in (images.numpy(), truth))
     logits = classifier(torch.tensor(seen, dtype=torch.float32)).detach().double().numpy()

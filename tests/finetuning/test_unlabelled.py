@@ -12,7 +12,7 @@ from command_line import TINY, read_rows, settings
 from lightning.pytorch.callbacks import Callback
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from small_plan import small_config, small_plan, source_of
+from small_run_data import small_config, small_run_data, source_of
 
 import med_transfer as mt
 from med_transfer.backbones import find_backbone, load_backbone
@@ -20,15 +20,15 @@ from med_transfer.bundle import load_network, read_record
 from med_transfer.cohorts import Cohort, patient_hash
 from med_transfer.config import load_config
 from med_transfer.errors import CohortError, ConfigError, PatientLeak, UsageError
-from med_transfer.finetuning import member
+from med_transfer.finetuning import fold_training
 from med_transfer.finetuning.batches import training_batches
 from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan, make_plan
+from med_transfer.finetuning.data_setup import RunData, prepare_run_data
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import check_transfer
-from med_transfer.finetuning.member_data import member_data
+from med_transfer.finetuning.member_data import fold_data
 from med_transfer.finetuning.run import train
 from med_transfer.finetuning.unlabelled import lock_unlabelled, prepare_unlabelled
 from med_transfer.model.classifier import Classifier
@@ -37,15 +37,18 @@ from med_transfer.progress import silent
 HERE = "."  # exists; the plans below bring their unlabelled scans along
 
 
-def with_unlabelled(shift: float = 0.5, n: int = 20) -> Plan:
+def with_unlabelled(shift: float = 0.5, n: int = 20) -> RunData:
     """A plan whose unlabelled scans are brighter than the labelled ones."""
-    plan, others = small_plan(signal=0.7, n=36, n_test=10), small_plan(signal=0.7, n=n, n_test=0, seed=7).prepared
+    run_data, others = (
+        small_run_data(signal=0.7, n=36, n_test=10),
+        small_run_data(signal=0.7, n=n, n_test=0, seed=7).prepared,
+    )
     scans = tuple(
         replace(s, tensor=s.tensor + np.float16(shift), content_hashes=(f"u{s.content_hashes[0]}",))
         for s in others.scans
     )
     cases = tuple(replace(case, patient=f"u{case.patient}", label=None) for case in others.cohort.cases)
-    return replace(plan, unlabelled=replace(others, cohort=Cohort(cases, others.cohort.labels), scans=scans))
+    return replace(run_data, unlabelled=replace(others, cohort=Cohort(cases, others.cohort.labels), scans=scans))
 
 
 PLAN = with_unlabelled()
@@ -73,7 +76,7 @@ class Kill(Callback):
 
 def test_a_batch_holds_as_many_unlabelled_images_each_as_often(tmp_path):
     config = align("mmd", training={"epoch_scans": 800, "batch_size": 50})
-    data = member_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
+    data = fold_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
     marked = [np.full_like(tensor, number) for number, tensor in enumerate(data.unlabelled)]
     read = [
         list(training_batches(data.train_tensors, data.train_truth, config, PLAN.preprocessing, 3, marked))
@@ -91,14 +94,14 @@ def test_a_batch_holds_as_many_unlabelled_images_each_as_often(tmp_path):
 @pytest.mark.parametrize("method", ["mmd", "dann"])
 def test_a_killed_alignment_ends_as_one_that_was_not(method, tmp_path, monkeypatch):
     """The domain classifier, its optimiser, and the draws of unlabelled scans go on where they were."""
-    monkeypatch.setattr(member, "ResumePoint", lambda path: ResumePoint(path, seconds=0.0))
+    monkeypatch.setattr(fold_training, "ResumePoint", lambda path: ResumePoint(path, seconds=0.0))
     config = align(method, training={"epochs": 5, "dropout": 0.5}, augmentation={"strength": 1.0, "mixup": 0.4})
     whole = train(PLAN, config, source_of("sees"), tmp_path / "whole", silent)
     with monkeypatch.context() as patch:
         patch.setattr("med_transfer.finetuning.folds.TrainingProgress", Kill)
         with pytest.raises(KeyboardInterrupt):
             train(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
-    assert (tmp_path / "killed/fold-0" / member.RESUME_FILE).exists()
+    assert (tmp_path / "killed/fold-0" / fold_training.RESUME_FILE).exists()
     again = train(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
     assert again.members[0].history == whole.members[0].history
     assert [np.isfinite(row["alignment"]) for row in again.members[0].history] == [True] * 5
@@ -111,10 +114,8 @@ def test_a_killed_alignment_ends_as_one_that_was_not(method, tmp_path, monkeypat
 def test_alignment_brings_the_features_of_brighter_scans_nearer(tmp_path):
     def gap(config: FinetuneConfig, folder: Path) -> float:
         trained = train(PLAN, config, source_of("sees"), folder, silent).members[0].classifier
-        reader, data = FeatureSource(folder, config, PLAN.preprocessing), member_data(PLAN.prepared, PLAN.split, 0)
-        known, other = (
-            reader.computed(trained, part) for part in (data.train_tensors, PLAN.unlabelled.tensors)
-        )  # fmt: skip
+        reader, data = FeatureSource(folder, config, PLAN.preprocessing), fold_data(PLAN.prepared, PLAN.split, 0)
+        known, other = (reader.computed(trained, part) for part in (data.train_tensors, PLAN.unlabelled.tensors))
         return float((known.mean(0) - other.mean(0)).norm() / known.std(0).norm())
 
     training = {
@@ -130,12 +131,12 @@ def test_alignment_brings_the_features_of_brighter_scans_nearer(tmp_path):
     assert gap(align("mmd", **sections), tmp_path / "aligned") < 0.7 * plain
 
 
-def test_the_scratch_twin_is_trained_without_alignment_for_as_many_steps(tmp_path):
+def test_the_from_scratch_baseline_is_trained_without_alignment_for_as_many_steps(tmp_path):
     config = align("mmd")
-    twin = config.scratch_twin_config()
-    assert (twin.transfer.align, twin.transfer.mapping, twin.training) == (None, None, config.training)
-    with_scans = train(PLAN, twin, source_of("random"), tmp_path / "a", silent)
-    without = train(replace(PLAN, unlabelled=None), twin, source_of("random"), tmp_path / "b", silent)
+    baseline = config.from_scratch_config()
+    assert (baseline.transfer.align, baseline.transfer.mapping, baseline.training) == (None, None, config.training)
+    with_scans = train(PLAN, baseline, source_of("random"), tmp_path / "a", silent)
+    without = train(replace(PLAN, unlabelled=None), baseline, source_of("random"), tmp_path / "b", silent)
     assert with_scans.members[0].history == without.members[0].history
     assert "alignment" not in with_scans.members[0].history[0]
 
@@ -164,7 +165,7 @@ def test_coral_leaves_a_plain_network_whose_figures_are_on_recoloured_features(t
     assert all(
         t.equal(classifier.encoder.state_dict()[name]) for name, t in source_of("sees").encoder.state_dict().items()
     )
-    data = member_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
+    data = fold_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
     reader = FeatureSource(tmp_path / "features", config, PLAN.preprocessing)
     known, _ = labelled_features(classifier, data, config, reader.cached)
     other = reader.cached(classifier, data.unlabelled)
@@ -209,15 +210,15 @@ def test_unlabelled_scans_that_are_not_there_are_said_before_anything_is_read():
         check_transfer(config.with_strategy(from_source=True), load_backbone("resnet18-w32", scratch=True).encoder)
 
 
-def prepared_with(plan: Plan, table: Path, cache: Path):
-    return prepare_unlabelled(table, plan.prepared, plan.split, plan.preprocessing, cache, silent)
+def prepared_with(run_data: RunData, table: Path, cache: Path):
+    return prepare_unlabelled(table, run_data.prepared, run_data.split, run_data.preprocessing, cache, silent)
 
 
 @pytest.fixture(scope="module")
-def phantom_plan(cohort_csv, tmp_path_factory) -> Plan:
+def phantom_plan(cohort_csv, tmp_path_factory) -> RunData:
     config = load_config(FinetuneConfig, None, TINY)
     out = tmp_path_factory.mktemp("plan")
-    return make_plan(Cohort.read(cohort_csv), config, find_backbone("resnet18-w32"), out, silent)
+    return prepare_run_data(Cohort.read(cohort_csv), config, find_backbone("resnet18-w32"), out, silent)
 
 
 def table_of(cases, folder: Path, patient: str = "patient", rename: str = "") -> Path:
@@ -269,20 +270,31 @@ def test_a_run_does_not_go_on_with_other_unlabelled_scans(phantom_plan, unseen_c
         (("transfer.align.method=coral", "transfer.align.unlabelled={}"), None, "aligned by coral"),
         (("transfer.align.method=dann", "transfer.align.unlabelled={}"), None, "aligned by dann"),
         (
-            ("transfer.strategy=linear_probe", "transfer.mapping.method=autoencoder",
-             "transfer.mapping.bottleneck=5", "transfer.mapping.unlabelled={}"),
-            5, "features mapped by autoencoder",
+            (
+                "transfer.strategy=linear_probe",
+                "transfer.mapping.method=autoencoder",
+                "transfer.mapping.bottleneck=5",
+                "transfer.mapping.unlabelled={}",
+            ),
+            5,
+            "features mapped by autoencoder",
         ),
         (
             ("transfer.strategy=linear_probe", "transfer.mapping.method=coral", "transfer.mapping.unlabelled={}"),
-            None, "features mapped by coral",
+            None,
+            "features mapped by coral",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_run_with_unlabelled_scans_ends_as_a_bundle_that_predicts(
     words, bottleneck, name, cohort_csv, unseen_csv, finished, tmp_path, command
 ):
-    own = ("split.kind=holdout", "split.val_fraction=0.34", f"backbone.weights={finished.bundle}", "scratch_twin=false")
+    own = (
+        "split.kind=holdout",
+        "split.val_fraction=0.34",
+        f"backbone.weights={finished.bundle}",
+        "from_scratch_baseline=false",
+    )
     pictures = "explain.gallery=6" if bottleneck else "explain.gallery=0"  # a plain network's are drawn elsewhere
     own += ("training.epochs=1", pictures)
     overrides = settings(*TINY, *own, *(word.format(unseen_csv) for word in words))

@@ -204,21 +204,21 @@ def test_a_bundle_is_a_source_and_its_gain_is_reported(transferred):
 
 @pytest.fixture(scope="module")
 def without_source(command, transferred, cohort_csv, tmp_path_factory) -> FinishedRun:
-    """A run of its own of what the transferred run's scratch twin is to be: the same config without the source."""
+    """What the transferred run's from-scratch baseline is to be: the same config without the source."""
     folder = tmp_path_factory.mktemp("runs") / "without-source"
     own = ("transfer.strategy=scratch", "transfer.batch_norm=train", "backbone.weights=null", "explain.gallery=0")
     config = transferred.folder / "config.yaml"
     return FinishedRun(folder, command("finetune", cohort_csv, "-c", config, "-o", folder, *settings(*own)))
 
 
-def test_the_scratch_twin_is_the_network_of_a_run_without_the_source(transferred, without_source):
+def test_the_from_scratch_baseline_is_the_network_of_a_run_without_the_source(transferred, without_source):
     assert without_source.outcome.code == 0, without_source.outcome.err
     record = read_record(without_source.bundle)
     assert (record.backbone.weights, record.backbone.sha256) == (None, None)
-    twin = load_file(transferred.folder / "training-scratch/fold-0/best.safetensors")
+    baseline = load_file(transferred.folder / "training-scratch/fold-0/best.safetensors")
     alone = load_file(without_source.folder / "training/fold-0/best.safetensors")
-    assert twin.keys() == alone.keys()
-    assert all(tensor.equal(alone[name]) for name, tensor in twin.items())
+    assert baseline.keys() == alone.keys()
+    assert all(tensor.equal(alone[name]) for name, tensor in baseline.items())
 
 
 def test_the_gain_is_the_transferred_networks_figures_minus_the_other_runs(transferred, without_source):

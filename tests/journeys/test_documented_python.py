@@ -16,7 +16,7 @@ from med_transfer.metrics import Metrics
 from med_transfer.tuning import TuneConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
-PROBE = ("transfer.strategy=linear_probe", "scratch_twin=false", "explain.gallery=0")
+PROBE = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "explain.gallery=0")
 
 
 def blocks(page: str) -> list[str]:

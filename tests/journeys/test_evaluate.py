@@ -110,9 +110,7 @@ def test_what_was_seen_in_training_is_judged_only_when_allowed_and_is_said_first
     assert f"warning: {said}" in allowed.out
     assert "not used for training" not in allowed.out
     overlap = json.loads((tmp_path / "out" / "metrics.json").read_text())["overlap"]
-    assert overlap == {
-        "n_scans": 18, "n_patients": 18, "seen_scans": 12, "seen_patients": 12, "seen_by_source": None
-    }  # fmt: skip
+    assert overlap == {"n_scans": 18, "n_patients": 18, "seen_scans": 12, "seen_patients": 12, "seen_by_source": None}
     report = (tmp_path / "out" / "report.html").read_text()
     assert report.index("12 of 18 scans were seen in training") < report.index("Who was judged</h2>")
     assert "no patient of this cohort was used in training" not in report

@@ -13,7 +13,7 @@ from sklearn.metrics import recall_score
 
 from med_transfer.bundle import RECORD_FILE, read_record
 from med_transfer.bundle.decisions_lock import DECISIONS_FILE
-from med_transfer.evaluation.test_access_log import OPENINGS_FILE
+from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE
 
 OWN = (*TINY, "training.epochs=1")
 SENSITIVE = ("operating_point.rule=sensitivity", "operating_point.class=part-solid", "operating_point.at_least=0.9")
@@ -28,7 +28,7 @@ def contents(path: Path) -> dict:
 
 
 def lines_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / OPENINGS_FILE).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / ACCESS_LOG_FILE).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,11 @@ def copied(run: FinishedRun, tmp_path) -> Path:
 def own_test_csv(run: FinishedRun, cohort_csv, tmp_path_factory) -> Path:
     """The rows of the run's own test patients."""
     role = {case["scan"]: case["role"] for case in contents(run.folder / "cohort.lock.json")["cases"]}
-    rows = [row | {"scan": str(cohort_csv.parent / row["scan"])} for row in read_rows(cohort_csv)
-            if role[row["scan"]] == "test"]  # fmt: skip
+    rows = [
+        row | {"scan": str(cohort_csv.parent / row["scan"])}
+        for row in read_rows(cohort_csv)
+        if role[row["scan"]] == "test"
+    ]
     return write_rows(tmp_path_factory.mktemp("own") / "cohort.csv", rows)
 
 
@@ -71,8 +74,14 @@ def test_the_point_is_chosen_locked_and_reported(run: FinishedRun):
     assert (metrics["openings"]["n"], metrics["openings"]["own"]) == (1, True)
     assert "was opened" not in run.outcome.out
     page = (run.folder / "report.html").read_text()
-    for words in ("Operating point</h2>", "sensitivity of part-solid at least 90 %", lock["lock_hash"],
-                  "12 validation scans of 12 patients", "test set was opened once", "each once"):  # fmt: skip
+    for words in (
+        "Operating point</h2>",
+        "sensitivity of part-solid at least 90 %",
+        lock["lock_hash"],
+        "12 validation scans of 12 patients",
+        "test set was opened once",
+        "each once",
+    ):
         assert words in page, words
 
 
@@ -116,9 +125,11 @@ def test_another_operating_point_trains_nothing_and_is_a_second_opening(
     assert (third["openings"]["n"], third["openings"]["own"]) == (3, True)
     assert third["openings"]["lock_hash"] == after.lock_hash
     assert [line["opening"]["by"] for line in lines_of(copied) if line["event"] == "opened"] == [
-        "finetune", "finetune", "evaluate"
-    ]  # fmt: skip
-    assert not (tmp_path / "out" / OPENINGS_FILE).exists()
+        "finetune",
+        "finetune",
+        "evaluate",
+    ]
+    assert not (tmp_path / "out" / ACCESS_LOG_FILE).exists()
     classes = contents(copied / "metrics.json")["classes"]
     assert {name: one["counts"] for name, one in third["classes"].items()} == {
         name: one["counts"] for name, one in classes.items()
@@ -129,8 +140,8 @@ def test_the_same_again_says_so_and_a_run_killed_after_its_opening_goes_on_with_
     assert finetune(cohort_csv, copied, *SENSITIVE).code == 0
     openings = contents(copied / "metrics.json")["openings"]
     assert (openings["n"], openings["n_other_decisions"]) == (2, 0)
-    text = (copied / OPENINGS_FILE).read_text().splitlines(keepends=True)
-    (copied / OPENINGS_FILE).write_text("".join(text[:-1]))  # opened a second time, and killed before any result
+    text = (copied / ACCESS_LOG_FILE).read_text().splitlines(keepends=True)
+    (copied / ACCESS_LOG_FILE).write_text("".join(text[:-1]))  # opened a second time, and killed before any result
     (copied / "metrics.json").unlink()
     assert finetune(cohort_csv, copied, *SENSITIVE).code == 0
     assert contents(copied / "metrics.json")["openings"]["n"] == 2
@@ -138,7 +149,7 @@ def test_the_same_again_says_so_and_a_run_killed_after_its_opening_goes_on_with_
 
 
 def test_nothing_is_read_where_the_opening_cannot_be_recorded(copied: Path, cohort_csv):
-    (copied / OPENINGS_FILE).write_text("nonsense\n")
+    (copied / ACCESS_LOG_FILE).write_text("nonsense\n")
     (copied / "predictions.csv").unlink()
     outcome = finetune(cohort_csv, copied, *SENSITIVE)
     assert (outcome.code, "line 1 is damaged" in outcome.err) == (2, True)
@@ -186,13 +197,20 @@ LOWER = {"rule": "class_threshold", "thresholds": {"part-solid": 0.01}, "costs":
 @pytest.mark.parametrize(
     ("changes", "in_run", "away"),
     [
-        ({"operating_point": LOWER}, "not as it was locked before the test: operating_point; expected what",
-         "the operating point, or another decision, was changed after it was locked; expected decisions with SHA-256"),
-        ({"calibration": {"method": "none"}, "abstain_above_novelty": 0.5},
-         "not as it was locked before the test: abstain_above_novelty, calibration", "was changed after it was locked"),
+        (
+            {"operating_point": LOWER},
+            "not as it was locked before the test: operating_point; expected what",
+            "the operating point, or another decision, was changed after it was locked; "
+            "expected decisions with SHA-256",
+        ),
+        (
+            {"calibration": {"method": "none"}, "abstain_above_novelty": 0.5},
+            "not as it was locked before the test: abstain_above_novelty, calibration",
+            "was changed after it was locked",
+        ),
         ({"held_out": None}, "before the test: held_out", "was changed after it was locked"),
     ],
-)  # fmt: skip
+)
 def test_a_bundle_that_was_changed_afterwards_is_refused(
     command: Command, copied: Path, own_test_csv, tmp_path, changes, in_run, away
 ):

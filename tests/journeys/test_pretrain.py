@@ -28,9 +28,16 @@ from med_transfer.scans import Provenance, Volume
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    "input_shape=[16,16,16]", "crops.shape=[16,16,16]", "batch=4", "spacing_mm=3", "validation_scans=2", "steps=2",
-    "crops.scans_per_batch=4", "masked_autoencoding.statistics_batches=1", "contrastive.embedding=16",
-)  # fmt: skip
+    "input_shape=[16,16,16]",
+    "crops.shape=[16,16,16]",
+    "batch=4",
+    "spacing_mm=3",
+    "validation_scans=2",
+    "steps=2",
+    "crops.scans_per_batch=4",
+    "masked_autoencoding.statistics_batches=1",
+    "contrastive.embedding=16",
+)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +130,7 @@ def test_what_the_pretraining_has_seen_is_judged_by_the_bundle_only_when_allowed
     own = (f"backbone.weights={pretrained}", "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1")
     run = tmp_path / "run"
     table = write_rows(tmp_path / "cohort.csv", rows)
-    outcome = command("finetune", table, "-o", run, *settings(*TINY, *own, "scratch_twin=false"))
+    outcome = command("finetune", table, "-o", run, *settings(*TINY, *own, "from_scratch_baseline=false"))
     assert outcome.code == 0, outcome.err
 
     seen = [row | {"scan": str(source_csv.parent / row["scan"])} for row in read_rows(source_csv)]
@@ -172,9 +179,12 @@ def chest_source(tmp_path_factory) -> Path:
 def test_labels_from_python(source_csv, tmp_path):
     steps = []
     done = mt.pretrain(
-        source_csv, out=tmp_path, overrides=(*SMALL, "method=supervised"), device="cpu",
+        source_csv,
+        out=tmp_path,
+        overrides=(*SMALL, "method=supervised"),
+        device="cpu",
         progress=lambda stage, done, total, note="": steps.append((stage, done)),
-    )  # fmt: skip
+    )
     assert (done.n_scans, done.n_left_out) == (9, 0)
     assert steps[-1] == ("pretraining", 2)
     lock = SourceLock.read(tmp_path / "source.lock.json")
@@ -209,10 +219,22 @@ main()
 """
     )
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), "pretrain",
-        str(chest_source), "-o", str(tmp_path / "out"), "--method", "contrastive", "--device", "cpu",
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+        "pretrain",
+        str(chest_source),
+        "-o",
+        str(tmp_path / "out"),
+        "--method",
+        "contrastive",
+        "--device",
+        "cpu",
         *settings(*SMALL, "validation_scans=1"),
-    ]  # fmt: skip
+    ]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     outcome = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=200)
     assert outcome.returncode == 0, outcome.stderr

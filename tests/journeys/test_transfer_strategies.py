@@ -54,7 +54,7 @@ def test_a_linear_probe_is_the_source_with_another_head_and_is_never_chosen_on_t
 @pytest.mark.parametrize("strategy", ["lora", "adapters"])
 def test_a_bundle_made_with_few_parameters_predicts(command, finished, cohort_csv, unseen_csv, tmp_path, strategy):
     run = tmp_path / "run"
-    finetune(command, cohort_csv, finished.bundle, run, f"transfer.strategy={strategy}", "scratch_twin=false")
+    finetune(command, cohort_csv, finished.bundle, run, f"transfer.strategy={strategy}", "from_scratch_baseline=false")
     check_run(run, strategy)
     assert predictions_are_whole(command, run, unseen_csv, tmp_path / "out")
     if strategy == "adapters":
@@ -75,7 +75,7 @@ def test_a_bundle_made_with_a_penalty_predicts(
     command, finished, cohort_csv, unseen_csv, tmp_path, strategy, penalty, option
 ):
     run, way = tmp_path / "run", (f"transfer.strategy={strategy}", f"transfer.regularise=[{penalty}]")
-    own = (f"transfer.{option}", "scratch_twin=false", "explain.gallery=0")
+    own = (f"transfer.{option}", "from_scratch_baseline=false", "explain.gallery=0")
     finetune(command, cohort_csv, finished.bundle, run, *way, *own)
     check_run(run, strategy, penalty)
     assert predictions_are_whole(command, run, unseen_csv, tmp_path / "out")

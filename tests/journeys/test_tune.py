@@ -71,7 +71,7 @@ def test_tune_again_tries_nothing_twice_and_speaks_json(command, tuned, cohort_c
 
 def test_finetune_takes_the_best_config_and_keeps_the_same_test_scans(command, tuned, cohort_csv, tmp_path):
     words = ("finetune", cohort_csv, "-o", tmp_path / "run", "-c", tuned.folder / "best.yaml")
-    outcome = command(*words, *settings("scratch_twin=false"))
+    outcome = command(*words, *settings("from_scratch_baseline=false"))
     assert outcome.code == 0, outcome.err
     locks = [json.loads((folder / "cohort.lock.json").read_text()) for folder in (tuned.folder, tmp_path / "run")]
     assert locks[0] == locks[1]

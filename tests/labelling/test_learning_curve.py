@@ -46,8 +46,10 @@ def samples_of(law: PowerLaw, noise: float = 0.01, seed: int = 0, labelled: int 
 
 laws = st.builds(
     lambda start, share, rate: PowerLaw(6.0, start, start + share * (1 - start), rate),
-    st.floats(0.1, 0.8), st.floats(0.2, 0.98), st.floats(0.2, 1.5),
-)  # fmt: skip
+    st.floats(0.1, 0.8),
+    st.floats(0.2, 0.98),
+    st.floats(0.2, 1.5),
+)
 
 
 @settings(max_examples=30)

@@ -8,19 +8,23 @@ from statsmodels.stats.proportion import proportion_confint
 from med_transfer.metrics.abstention import SHARES, abstention_curve, certainty
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.prediction_sets import measure_sets
-from med_transfer.metrics.scored import ScoredScans
 
 
 def measured(data, thresholds, **options):
     return measure_sets(
-        data.truth, data.probabilities >= np.array(thresholds), data.patients, data.labels, thresholds=thresholds,
+        data.truth,
+        data.probabilities >= np.array(thresholds),
+        data.patients,
+        data.labels,
+        thresholds=thresholds,
         **{"target": 0.9, "n_patients": (30, 30, 30), "n_boot": 200} | options,
-    )  # fmt: skip
+    )
 
 
 def curve(data):
-    scored = ScoredScans.of(data.truth, data.probabilities, data.patients, data.labels)
+    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
     return abstention_curve(scored, PatientBootstrap(data.patients, 50), EvaluationConfig())
 
 
@@ -64,9 +68,14 @@ def test_without_scans_of_a_class_its_coverage_is_undefined():
     data = three_classes()
     there = ~data.truth[:, 2]
     found = measure_sets(
-        data.truth[there], data.probabilities[there] > 0.2, list(np.array(data.patients)[there]), THREE,
-        target=0.9, thresholds=(0.2,) * 3, n_patients=(9,) * 3,
-    )  # fmt: skip
+        data.truth[there],
+        data.probabilities[there] > 0.2,
+        list(np.array(data.patients)[there]),
+        THREE,
+        target=0.9,
+        thresholds=(0.2,) * 3,
+        n_patients=(9,) * 3,
+    )
     assert found.classes["malignant"].coverage.value is None
     assert found.classes["malignant"].coverage.reason == "no scan of class malignant among the test scans"
 

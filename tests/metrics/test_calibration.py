@@ -16,12 +16,12 @@ from med_transfer.metrics.calibration import (
 )
 from med_transfer.metrics.calibration_metrics import Calibration
 from med_transfer.metrics.intervals import PatientBootstrap
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.predictions.labels import Labels
 
 
 def scored(data):
-    return ScoredScans.of(data.truth, data.probabilities, data.patients, data.labels)
+    return LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
 
 
 def test_brier_equals_scikit_learn():

@@ -7,11 +7,11 @@ from sklearn.metrics import confusion_matrix
 
 from med_transfer.metrics.decision_curve import THRESHOLDS, decision_curves
 from med_transfer.metrics.intervals import PatientBootstrap
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 
 
 def curves_of(data, n_boot=200):
-    scored = ScoredScans.of(data.truth, data.probabilities, data.patients, data.labels)
+    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
     return decision_curves(scored, PatientBootstrap(data.patients, n_boot))
 
 

@@ -9,9 +9,9 @@ from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.delong import AucDifference, delong
 from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.non_inferiority import non_inferiority
 from med_transfer.metrics.paired_tests import delong_margin_test, delong_test
-from med_transfer.metrics.scored import ScoredScans
 from med_transfer.predictions.labels import Labels
 
 
@@ -40,7 +40,7 @@ def test_without_an_interval_nothing_is_shown_and_the_reason_is_given():
 
 def test_two_perfect_models_on_few_scans_are_not_shown_to_be_alike():
     truth = np.eye(2, dtype=bool)[[0, 1] * 5]
-    one = ScoredScans.of(truth, 0.1 + 0.8 * truth, [f"p{i}" for i in range(10)], Labels(("a", "b")))
+    one = LabelledPredictions.of(truth, 0.1 + 0.8 * truth, [f"p{i}" for i in range(10)], Labels(("a", "b")))
     difference = paired_difference(one, one.scored_by(0.2 + 0.6 * truth), PatientBootstrap(one.patients)).macro_auc
     assert difference.ci95 == (0, 0)
     found = non_inferiority(difference, 0.05)
@@ -61,7 +61,7 @@ def two_models(seed, skill, other_skill, n=80):
     scores = [1 / (1 + np.exp(-(shared + rng.normal(size=n) + s * truth))) for s in (skill, other_skill)]
     table, patients = np.column_stack([~truth, truth]), [f"p{i}" for i in range(n)]
     first, second = (np.column_stack([1 - p, p]) for p in scores)
-    one = ScoredScans.of(table, first, patients, Labels(("a", "b")))
+    one = LabelledPredictions.of(table, first, patients, Labels(("a", "b")))
     return one, one.scored_by(second)
 
 
@@ -87,7 +87,7 @@ def test_one_model_against_itself_and_several_scans_a_patient_have_no_test():
     first, _ = two_models(3, 1, 1, n=20)
     itself = delong_margin_test(first, first, 0.1)
     assert (itself.p_value, "every placement agrees" in itself.reason) == (None, True)
-    twice = ScoredScans.of(first.truth, first.probabilities, ["p"] * 2 + list(first.patients[2:]), first.labels)
+    twice = LabelledPredictions.of(first.truth, first.probabilities, ["p"] * 2 + list(first.patients[2:]), first.labels)
     assert "some patients have several scans" in delong_margin_test(twice, twice, 0.1).reason
     assert AucDifference(0.1, 0.0).p_above(-0.1) is None
 

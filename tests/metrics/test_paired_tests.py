@@ -12,9 +12,9 @@ from med_transfer.metrics.auc import auc
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.delong import delong, placements
 from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.paired_proportions import newcombe_paired
 from med_transfer.metrics.paired_tests import corrected, delong_test, holm, mcnemar, mcnemar_p
-from med_transfer.metrics.scored import ScoredScans
 from med_transfer.predictions.labels import Labels
 
 TWO, THREE = Labels(("a", "b")), Labels(("a", "b", "c"))
@@ -142,7 +142,7 @@ def test_the_macro_variance_is_that_over_new_cohorts():
 
 def test_delong_agrees_with_the_patient_bootstrap_on_three_classes():
     truth, one, two = three_classes(np.random.default_rng(1), 150, 1.5, 0.8)
-    first = ScoredScans.of(truth, one, [f"p{i}" for i in range(150)], THREE)
+    first = LabelledPredictions.of(truth, one, [f"p{i}" for i in range(150)], THREE)
     second = first.scored_by(two)
     found = delong(truth, one, two, multilabel=False)
     interval = paired_difference(first, second, PatientBootstrap(first.patients)).macro_auc
@@ -170,9 +170,9 @@ def test_equal_models_are_not_different():
     assert (found.value, found.variance, found.p_value) == (0, 0, 1)
 
 
-def scored(truth: np.ndarray, right: list[bool], patients: list[str] | None = None) -> ScoredScans:
+def scored(truth: np.ndarray, right: list[bool], patients: list[str] | None = None) -> LabelledPredictions:
     called = np.where(np.array(right)[:, None], truth, ~truth).astype(float)
-    return ScoredScans.of(truth, 0.1 + 0.8 * called, patients or [f"p{i}" for i in range(len(truth))], TWO)
+    return LabelledPredictions.of(truth, 0.1 + 0.8 * called, patients or [f"p{i}" for i in range(len(truth))], TWO)
 
 
 def test_mcnemar_counts_the_scans_that_one_alone_calls_right():
@@ -221,7 +221,7 @@ def test_the_correction_counts_the_runs():
 def test_differences_of_sensitivity_are_those_of_the_resampled_scans():
     truth, one, two = three_classes(np.random.default_rng(5), 45, 1.5, 0.5)
     patients = [f"p{i // 2}" for i in range(45)]
-    first = ScoredScans.of(truth, one, patients, THREE)
+    first = LabelledPredictions.of(truth, one, patients, THREE)
     bootstrap = PatientBootstrap(first.patients, n_boot=300, seed=4)
     found = paired_difference(first, first.scored_by(two), bootstrap)
     right = [(p.argmax(1) == truth.argmax(1)).astype(float) for p in (one, two)]

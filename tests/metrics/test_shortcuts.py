@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from med_transfer.metrics import evaluate
+from med_transfer.metrics import compute_metrics
 from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE, above_chance
 from med_transfer.metrics.shortcuts import Development, acquisition_within, fit_acquisition
 from med_transfer.predictions.labels import Labels
@@ -39,10 +39,15 @@ def measured(seed, **options):
     cut = 2 * len(facts) // 3
     development = Development(facts[:cut], truth[:cut], patients[:cut], THREE)
     probabilities, shortcuts = fit_acquisition(development, facts[cut:], seed, n_boot=200)
-    metrics = evaluate(
-        truth[cut:], np.full((len(facts) - cut, 3), 1 / 3), patients[cut:], THREE, n_boot=200, seed=seed,
+    metrics = compute_metrics(
+        truth[cut:],
+        np.full((len(facts) - cut, 3), 1 / 3),
+        patients[cut:],
+        THREE,
+        n_boot=200,
+        seed=seed,
         baselines={ACQUISITION_BASELINE: probabilities},
-    )  # fmt: skip
+    )
     return metrics.baselines[ACQUISITION_BASELINE].macro_auc, shortcuts
 
 

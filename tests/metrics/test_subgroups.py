@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 from simulated_scores import findings, three_classes
 
-from med_transfer.metrics import evaluate
+from med_transfer.metrics import compute_metrics
 from med_transfer.metrics.grouping import UNKNOWN, Grouping
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.subgroups import permutation_test, subgroup_tests
 from med_transfer.predictions.labels import Labels
 
@@ -19,7 +19,7 @@ def scored_calls(truth, right, patients=None):
     truth, right = np.asarray(truth), np.asarray(right, dtype=bool)
     called = np.where(right, truth, 1 - truth)
     patients = patients or [f"p{number}" for number in range(len(truth))]
-    return ScoredScans.of(np.eye(2, dtype=bool)[truth], np.eye(2)[called] * 0.8 + 0.1, patients, TWO)
+    return LabelledPredictions.of(np.eye(2, dtype=bool)[truth], np.eye(2)[called] * 0.8 + 0.1, patients, TWO)
 
 
 def drawn_calls(rng, n, sensitivity):
@@ -45,9 +45,12 @@ def test_p_is_scipy_s_for_one_class(seed):
     truth, groups = np.ones(60, dtype=int), np.where(np.arange(60) < 25, "a", "b").tolist()
     _, ours = permutation_test(scored_calls(truth, right), groups, 9999, 0)
     theirs = stats.permutation_test(
-        (right[:25], right[25:]), lambda a, b: abs(np.mean(a) - np.mean(b)), n_resamples=9999, rng=seed,
+        (right[:25], right[25:]),
+        lambda a, b: abs(np.mean(a) - np.mean(b)),
+        n_resamples=9999,
+        rng=seed,
         alternative="greater",
-    )  # fmt: skip
+    )
     assert ours == pytest.approx(theirs.pvalue, abs=0.02)
 
 
@@ -101,7 +104,7 @@ def test_holm_over_columns_is_that_of_statsmodels():
 def test_of_several_findings_sensitivity_and_specificity_are_compared():
     data = findings(400)
     groups = np.where(np.arange(400) % 2, "a", "b")
-    scored = ScoredScans.of(data.truth, data.probabilities, data.patients, data.labels)
+    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
     worse = np.where((groups == "b")[:, None], 1 - data.probabilities, data.probabilities)
     assert permutation_test(scored, groups.tolist(), 499, 0)[1] > 0.05
     assert permutation_test(scored.scored_by(worse), groups.tolist(), 499, 0)[1] == pytest.approx(1 / 500)
@@ -114,7 +117,7 @@ def test_the_record_says_what_was_compared_and_how():
         "scanner": ["A"] * 110 + ["B"] * 5 + ["C"] * 5,
         "site": ["x"] * 60 + [UNKNOWN] * 60,
     }
-    metrics = evaluate(data.truth, data.probabilities, data.patients, data.labels, subgroups=columns, n_boot=100)
+    metrics = compute_metrics(data.truth, data.probabilities, data.patients, data.labels, subgroups=columns, n_boot=100)
     sex, scanner, site = (metrics.subgroup_tests[name] for name in columns)
     assert sex.compared == ["f", "m"]
     assert "2000 permutations of the patients' subgroups within true class (seed 0)" in sex.method
@@ -122,7 +125,7 @@ def test_the_record_says_what_was_compared_and_how():
     assert (scanner.too_small, scanner.p_value) == (["B", "C"], None)
     assert scanner.reason == "fewer than two subgroups of at least 10 patients"
     assert site.compared == ["x"]
-    again = evaluate(data.truth, data.probabilities, data.patients, data.labels, subgroups=columns, n_boot=100)
+    again = compute_metrics(data.truth, data.probabilities, data.patients, data.labels, subgroups=columns, n_boot=100)
     assert again == metrics
 
 

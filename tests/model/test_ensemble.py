@@ -43,7 +43,7 @@ def test_weights_survive_a_round_trip_with_everything_that_was_fitted(images):
     copy = Ensemble(members(1)[:1]).eval()
     copy.load_state_dict(ensemble.state_dict())
     with torch.no_grad():
-        for ours, theirs in zip(ensemble.assess(images), copy.assess(images), strict=True):
+        for ours, theirs in zip(ensemble.predict(images), copy.predict(images), strict=True):
             torch.testing.assert_close(ours, theirs)
 
 

@@ -62,8 +62,10 @@ def test_mask_lies_round_the_region_in_both_formats(tmp_path):
             scan, mask = read(table.parent / row["scan"]), read(table.parent / row["mask"])
             assert mask.GetSize() == scan.GetSize()
             np.testing.assert_allclose(mask.GetOrigin(), scan.GetOrigin(), atol=1e-3)
-            points = [mask.TransformIndexToPhysicalPoint([int(n) for n in index[::-1]])
-                      for index in np.argwhere(SimpleITK.GetArrayFromImage(mask))]  # fmt: skip
+            points = [
+                mask.TransformIndexToPhysicalPoint([int(n) for n in index[::-1]])
+                for index in np.argwhere(SimpleITK.GetArrayFromImage(mask))
+            ]
             centre = [float(row[f"roi_{axis}_mm"]) for axis in "xyz"]
             assert np.abs(np.mean(points, axis=0) - centre).max() < max(scan.GetSpacing()) / 2
 
@@ -102,7 +104,7 @@ def test_faults_are_what_they_say(tmp_path):
     plain, faulty = (PhantomConfig(faults=f, **SMALL) for f in (False, True))
     good = rows_of(write_cohort(tmp_path / "plain", plain))
     table = write_cohort(tmp_path / "faulty", faulty)
-    bad = rows_of(table)[len(good):]  # fmt: skip
+    bad = rows_of(table)[len(good) :]
     assert [row["patient"] for row in bad] == ["texture-8000", "texture-8001"]
     gapped, cut = (table.parent / row["scan"] for row in bad)
     z = np.sort([float(pydicom.dcmread(p).ImagePositionPatient[2]) for p in gapped.iterdir()])

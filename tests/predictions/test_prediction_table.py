@@ -17,10 +17,19 @@ OK = Prediction("b.nii.gz", "007", "1.2", "1.2.3", "ok", "", {"high": 0.1, "low"
 ROWS = [
     replace(OK, prediction_set="{}"),
     Prediction("a.nii.gz", "8", status="failed", reason="UnreadableScan: cut off, at 5", seconds=0.125),
-    replace(OK, scan="a.nii.gz", patient="8", series_uid="2", probabilities={"high": 1 / 3, "low": 2 / 3},
-            abstained=True, novelty=None, seconds=2.0, prediction_set="high;low"),
+    replace(
+        OK,
+        scan="a.nii.gz",
+        patient="8",
+        series_uid="2",
+        probabilities={"high": 1 / 3, "low": 2 / 3},
+        abstained=True,
+        novelty=None,
+        seconds=2.0,
+        prediction_set="high;low",
+    ),
     Prediction('=cmd|"x",\n.nii.gz', "ö", status="rejected", reason="gap of 10 mm"),
-]  # fmt: skip
+]
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 predictions = st.builds(
     Prediction,

@@ -37,9 +37,15 @@ def on_grid_by_sitk(volume: Volume, affine: np.ndarray, shape_kji) -> np.ndarray
     spacing = np.array(geometry.spacing_mm(affine))
     direction = (affine[:3, :3] / spacing).ravel().tolist()
     resampled = sitk.Resample(
-        image, list(shape_kji[::-1]), sitk.Transform(), sitk.sitkLinear, affine[:3, 3].tolist(), spacing.tolist(),
-        direction, -9999.0,
-    )  # fmt: skip
+        image,
+        list(shape_kji[::-1]),
+        sitk.Transform(),
+        sitk.sitkLinear,
+        affine[:3, 3].tolist(),
+        spacing.tolist(),
+        direction,
+        -9999.0,
+    )
     return sitk.GetArrayFromImage(resampled)
 
 

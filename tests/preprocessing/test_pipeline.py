@@ -50,9 +50,15 @@ def resample_with_sitk(scan: Volume, affine: np.ndarray, shape_kji: tuple[int, i
     spacing = np.array(geometry.spacing_mm(affine))
     direction = (affine[:3, :3] / spacing).ravel().tolist()
     resampled = sitk.Resample(
-        as_sitk(scan), list(shape_kji[::-1]), sitk.Transform(), sitk.sitkLinear, affine[:3, 3].tolist(),
-        spacing.tolist(), direction, -9999.0,
-    )  # fmt: skip
+        as_sitk(scan),
+        list(shape_kji[::-1]),
+        sitk.Transform(),
+        sitk.sitkLinear,
+        affine[:3, 3].tolist(),
+        spacing.tolist(),
+        direction,
+        -9999.0,
+    )
     return sitk.GetArrayFromImage(resampled)
 
 

@@ -53,9 +53,12 @@ def test_input_is_that_of_monai_with_the_same_mean_and_spread():
     scan = volume(head())
     low, high = zscore_window(scan, CLIP_SD)
     config = PreprocessingConfig(
-        normalisation="zscore", clip_sd=CLIP_SD, output_range=(-CLIP_SD, CLIP_SD), shape=(20, 40, 40),
+        normalisation="zscore",
+        clip_sd=CLIP_SD,
+        output_range=(-CLIP_SD, CLIP_SD),
+        shape=(20, 40, 40),
         spacing_mm=(1, 1, 1),
-    )  # fmt: skip
+    )
     ours = Preprocessing(config)(scan)[0].numpy()
     normalise = NormalizeIntensity(subtrahend=(low + high) / 2, divisor=(high - low) / (2 * CLIP_SD))
     reference = np.clip(np.asarray(normalise(scan.voxels)), -CLIP_SD, CLIP_SD)

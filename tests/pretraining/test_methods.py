@@ -247,8 +247,11 @@ def test_neighbours_in_one_scan_are_no_negatives():
     )
     apart = different_places(crops)
     assert apart.tolist() == [
-        [False, False, True, True], [False, False, True, True], [True, True, False, True], [True, True, True, False],
-    ]  # fmt: skip
+        [False, False, True, True],
+        [False, False, True, True],
+        [True, True, False, True],
+        [True, True, True, False],
+    ]
 
 
 def test_what_a_method_needs_is_said(chest):

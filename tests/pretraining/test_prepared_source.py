@@ -16,7 +16,7 @@ from med_transfer.errors import CohortError, NothingDone, ScanNotFound
 from med_transfer.phantoms import PhantomConfig, write_cohort, write_dicom_series, write_nifti
 from med_transfer.pretraining import PretrainingConfig, prepare_source
 from med_transfer.pretraining.source import reading as reading_module
-from med_transfer.pretraining.source.prepared import kept
+from med_transfer.pretraining.source.prepared import cached_scan
 from med_transfer.scans import geometry, read_mask, read_scan
 
 MASKED = {"method": "supervised", "supervised": {"target": "mask"}}
@@ -168,6 +168,6 @@ def test_no_scan_at_all(tmp_path):
 def test_equal_voxels_are_kept_once(labelled, tmp_path):
     scan = labelled.scans[0]
     for number in range(2):
-        kept(tmp_path, f"key{number}", lambda: scan, "scan")
-    kept(tmp_path, "key2", lambda: replace(scan, spacing_mm=(1.0, 1.0, 1.0)), "scan")
+        cached_scan(tmp_path, f"key{number}", lambda: scan, "scan")
+    cached_scan(tmp_path, "key2", lambda: replace(scan, spacing_mm=(1.0, 1.0, 1.0)), "scan")
     assert len(list(tmp_path.glob("*.voxels.npy"))) == 2

@@ -31,5 +31,6 @@ def test_vectors_have_no_weight_decay_and_frozen_weights_are_left_out():
     module[1].requires_grad_(False)
     weights, vectors = parameter_groups(module.parameters(), 0.1)
     assert [(p.ndim, len(g["params"]), g["weight_decay"]) for g in (weights, vectors) for p in g["params"]] == [
-        (2, 1, 0.1), (1, 1, 0.0),
-    ]  # fmt: skip
+        (2, 1, 0.1),
+        (1, 1, 0.0),
+    ]

@@ -14,7 +14,7 @@ from med_transfer.backbones.weights.source_features import read_source_features
 from med_transfer.backbones.weights.weight_files import hash_weights
 from med_transfer.pretraining import SourceScans
 from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
-from med_transfer.pretraining.methods.method import Material
+from med_transfer.pretraining.methods.method import PretrainingContext
 from med_transfer.pretraining.source.source_gap import N_INPUTS, input_in_words, write_source_of
 from med_transfer.selection.measures.discrepancy import mmd
 from med_transfer.selection.measures.frechet import frechet_distance, gaussian_of
@@ -30,7 +30,7 @@ def encoder_file(chest, tmp_path_factory):
 
 def deepest_features(scans: SourceScans, encoder_file, folder):
     """[input, feature] of other scans, looked at in the same way."""
-    method = MaskedAutoencoding(tiny_student(), Material(tiny_config(MAE), STUDENT_INPUT, scans, None, CPU))
+    method = MaskedAutoencoding(tiny_student(), PretrainingContext(tiny_config(MAE), STUDENT_INPUT, scans, None, CPU))
     folder.mkdir()
     path = write_source_of(method, shutil.copy(encoder_file, folder / encoder_file.name))
     return read_source_features(path, sha256(encoder_file)).table((2,))

@@ -15,7 +15,7 @@ from med_transfer.pretraining.loop import Training
 from med_transfer.pretraining.methods.contrastive import Contrastive
 from med_transfer.pretraining.methods.distillation import Distillation
 from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
-from med_transfer.pretraining.methods.method import Material, Method
+from med_transfer.pretraining.methods.method import Method, PretrainingContext
 from med_transfer.pretraining.methods.painted_nodules import PaintedNodules
 from med_transfer.pretraining.methods.supervised import SupervisedLabels, SupervisedMasks
 from med_transfer.pretraining.methods.teacher import Teacher
@@ -25,12 +25,19 @@ CPU = torch.device("cpu")
 STUDENT_INPUT = InputSpec(1, "SPL", (-1000.0, 1000.0), (-1.0, 1.0), minimum_shape=(8, 8, 8))
 TEACHER_INPUT = InputSpec(1, "SRA", (-1000.0, 200.0), (0.0, 1.0), minimum_shape=(8, 16, 16))
 SETTINGS = {
-    "steps": 4, "batch": 8, "validation_scans": 1, "warm_up": 0.1, "input_shape": (8, 8, 8), "checkpoint_seconds": 1e6,
-    "crops": CropConfig(shape=(8, 16, 16), scans_per_batch=2), "ema": 0.9,
-    "distillation": {"stages": 2, "calibration_batches": 2}, "contrastive": {"embedding": 16},
+    "steps": 4,
+    "batch": 8,
+    "validation_scans": 1,
+    "warm_up": 0.1,
+    "input_shape": (8, 8, 8),
+    "checkpoint_seconds": 1e6,
+    "crops": CropConfig(shape=(8, 16, 16), scans_per_batch=2),
+    "ema": 0.9,
+    "distillation": {"stages": 2, "calibration_batches": 2},
+    "contrastive": {"embedding": 16},
     "masked_autoencoding": {"block": 4, "statistics_batches": 2},
     "painted_nodules": {"located_stages": 2, "calibration_batches": 2},
-}  # fmt: skip
+}
 
 
 class TinyEncoder(Encoder):
@@ -82,15 +89,18 @@ def tiny_config(method: str, **changes) -> PretrainingConfig:
 def tiny_method(method: str, source: SourceScans, **changes) -> Method:
     config = tiny_config(method, **changes)
     training, validation = source.split(config.validation_scans)
-    material = Material(config, STUDENT_INPUT, training, validation, CPU, pooled_stages=(0, -1))
+    material = PretrainingContext(config, STUDENT_INPUT, training, validation, CPU, pooled_stages=(0, -1))
     with torch.random.fork_rng():
         torch.manual_seed(2)
         if method == "distillation":
             return Distillation(tiny_student(), material, Teacher(tiny_teacher(), TEACHER_INPUT, 2))
         kinds = {
-            "masked_autoencoding": MaskedAutoencoding, "contrastive": Contrastive,
-            "labels": SupervisedLabels, "masks": SupervisedMasks, "painted_nodules": PaintedNodules,
-        }  # fmt: skip
+            "masked_autoencoding": MaskedAutoencoding,
+            "contrastive": Contrastive,
+            "labels": SupervisedLabels,
+            "masks": SupervisedMasks,
+            "painted_nodules": PaintedNodules,
+        }
         return kinds[method](tiny_student(), material)
 
 

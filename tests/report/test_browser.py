@@ -54,8 +54,11 @@ def test_nothing_overflows_complains_or_is_fetched(page, reports, language, widt
     page.open(reports[language], width, dark=dark)
     assert page.value("document.documentElement.scrollWidth") <= width
     assert page.value(OUTSIDE) == []
-    assert [event["request"]["url"] for event in page.told("Network.requestWillBeSent")
-            if not event["request"]["url"].startswith("data:")] == [reports[language].resolve().as_uri()]  # fmt: skip
+    assert [
+        event["request"]["url"]
+        for event in page.told("Network.requestWillBeSent")
+        if not event["request"]["url"].startswith("data:")
+    ] == [reports[language].resolve().as_uri()]
     complaints = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Network.loadingFailed")
     assert [event for name in complaints for event in page.told(name)] == []
 

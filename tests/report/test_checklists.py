@@ -36,8 +36,18 @@ def rows(given, name):
 def test_every_item_of_the_published_lists_is_there_in_order():
     sub = {"15": "abcd", "16": "abc", "17": "ab", "26": "ab", "40": "ab"}
     stard = [f"{n}{letter}" for n in range(1, 41) for letter in sub.get(str(n), [""])]
-    sub = {"3": "abc", "5": "ab", "6": "abc", "8": "abc", "9": "abc", "12": "abcdefg", "18": "abcdef", "20": "abc",
-           "23": "ab", "27": "abc"}  # fmt: skip
+    sub = {
+        "3": "abc",
+        "5": "ab",
+        "6": "abc",
+        "8": "abc",
+        "9": "abc",
+        "12": "abcdefg",
+        "18": "abcdef",
+        "20": "abc",
+        "23": "ab",
+        "27": "abc",
+    }
     tripod = [f"{n}{letter}" for n in range(1, 28) for letter in sub.get(str(n), [""])]
     claim = [str(n) for n in range(1, 45)]
     for name, numbers in zip(NAMES, (stard, claim, tripod), strict=True):

@@ -18,9 +18,14 @@ THRESHOLDS = (0.2, 0.3, 0.0)
 def with_sets(kind, target=0.9):
     data = MAKE[kind]()
     sets = measure_sets(
-        data.truth, data.probabilities >= np.array(THRESHOLDS), data.patients, data.labels, target=target,
-        thresholds=THRESHOLDS, n_patients=(31, 40, 5),
-    )  # fmt: skip
+        data.truth,
+        data.probabilities >= np.array(THRESHOLDS),
+        data.patients,
+        data.labels,
+        target=target,
+        thresholds=THRESHOLDS,
+        n_patients=(31, 40, 5),
+    )
     return evidence(data, sample(kind).metrics.model_copy(update={"prediction_sets": sets}))
 
 

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from simulated_scores import THREE, three_classes
 from statsmodels.stats.proportion import proportion_confint
 
-from med_transfer.metrics import evaluate
+from med_transfer.metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 
 
@@ -84,7 +84,7 @@ def test_what_the_patients_can_show_is_said_in_words(tmp_path):
 def test_what_is_undefined_is_shown_so_with_its_reason_and_never_as_zero(tmp_path):
     truth = np.eye(3, dtype=bool)[[0, 0, 1, 1]]
     config = EvaluationConfig(prevalence={"malignant": 0.1})
-    metrics = evaluate(truth, np.eye(3)[[0, 0, 1, 0]], list("abcd"), THREE, n_boot=50, config=config)
+    metrics = compute_metrics(truth, np.eye(3)[[0, 0, 1, 0]], list("abcd"), THREE, n_boot=50, config=config)
     known = {"truth": truth, "probabilities": np.eye(3)[[0, 0, 1, 0]], "patients": "abcd"}
     page = Page(write(tmp_path / "report.html", evidence(three_classes(3), metrics, **known)))
     assert "undefined no scan of class malignant among the test scans" in page.text

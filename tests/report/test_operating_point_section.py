@@ -10,28 +10,35 @@ from simulated_scores import findings, three_classes
 
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
 from med_transfer.finetuning.decisions.operating_point_selection import choose_point
-from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics.decision_records import AccessCounts
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import cohort_counts
 from med_transfer.report.sections.first_screen_trust import trust_notices
 
 DATA, VALIDATION = three_classes(240), three_classes(90)
 HASH = "0123456789abcdef" * 4
-COSTS = {"healthy": {"benign": 1, "malignant": 2}, "benign": {"healthy": 1, "malignant": 1.5},
-         "malignant": {"healthy": 20, "benign": 9}}  # fmt: skip
+COSTS = {
+    "healthy": {"benign": 1, "malignant": 2},
+    "benign": {"healthy": 1, "malignant": 1.5},
+    "malignant": {"healthy": 20, "benign": 9},
+}
 
 
 def opened(n=1, **changes):
-    return Openings(**{"n": n, "own": True, "lock_hash": HASH, "cohort_hash": "c"} | changes)
+    return AccessCounts(**{"n": n, "own": True, "lock_hash": HASH, "cohort_hash": "c"} | changes)
 
 
 def decided(data=DATA, validation=VALIDATION, *, openings=None, n_networks=1, **config):
     """Metrics of a run whose operating point was chosen on other scans."""
     wanted = OperatingPointConfig.model_validate(config)
     point, reached = choose_point(
-        wanted, validation.probabilities, validation.truth, validation.patients, validation.labels,
+        wanted,
+        validation.probabilities,
+        validation.truth,
+        validation.patients,
+        validation.labels,
         n_networks=n_networks,
-    )  # fmt: skip
+    )
     metrics = metrics_of(data, operating_point=point)
     return metrics.model_copy(update={"chosen_point": reached, "openings": openings or opened()})
 
@@ -46,10 +53,15 @@ def test_the_section_tells_aim_threshold_what_was_reached_and_the_lock(tmp_path)
     reached = metrics.chosen_point.sensitivity["malignant"]
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
     for words in (
-        "sensitivity of malignant at least 90 %", "90 validation scans of 90 patients", HASH,
-        "The run's own test set was opened once", f"{100 * reached.value:.1f} %",
-        f"{100 * reached.ci95[0]:.1f} to {100 * reached.ci95[1]:.1f}", "by the mean of 5", "Only the test scans tell",
-    ):  # fmt: skip
+        "sensitivity of malignant at least 90 %",
+        "90 validation scans of 90 patients",
+        HASH,
+        "The run's own test set was opened once",
+        f"{100 * reached.value:.1f} %",
+        f"{100 * reached.ci95[0]:.1f} to {100 * reached.ci95[1]:.1f}",
+        "by the mean of 5",
+        "Only the test scans tell",
+    ):
         assert words in page.text, words
     healthy, _, row = rows_of(tmp_path, "operating_point-reached")
     assert row["Class"] == "malignant"
@@ -69,10 +81,12 @@ def test_an_undecided_report_says_nothing_of_it(tmp_path):
         ({}, ("the most probable class, or findings at 0.5", "no scan: stated before training")),
         ({"rule": "youden"}, ("specificity − 1 of each class against the rest (Youden 1950)",)),
         ({"rule": "thresholds", "thresholds": {"benign": 0.2}}, ("thresholds stated before training", "0.2")),
-        ({"rule": "cost", "costs": COSTS}, 
-         ("least expected cost (Elkan 2001)", "Cost of calling (column) what is (row)", "1.5", "20")),
+        (
+            {"rule": "cost", "costs": COSTS},
+            ("least expected cost (Elkan 2001)", "Cost of calling (column) what is (row)", "1.5", "20"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_rule_is_told(tmp_path, config, words):
     page = Page(write(tmp_path / "report.html", evidence(DATA, decided(**config))))
     assert all(word in page.text for word in words)
@@ -101,13 +115,19 @@ def test_a_bundle_that_does_not_tell_how_it_was_chosen_still_tells_its_openings(
     ("openings", "title", "text"),
     [
         (opened(2), "The run's own test set was opened 2 times", "Each time with the same decisions."),
-        (opened(3, n_other_decisions=2), "The run's own test set was opened 3 times",
-         "2 of the earlier times with other decisions."),
-        (opened(3, n_other_decisions=2, n_other_operating_points=1), "The run's own test set was opened 3 times",
-         "1 of the earlier times with another operating point."),
+        (
+            opened(3, n_other_decisions=2),
+            "The run's own test set was opened 3 times",
+            "2 of the earlier times with other decisions.",
+        ),
+        (
+            opened(3, n_other_decisions=2, n_other_operating_points=1),
+            "The run's own test set was opened 3 times",
+            "1 of the earlier times with another operating point.",
+        ),
         (opened(2, own=False), "The test set was opened 2 times", "Each time with the same decisions."),
     ],
-)  # fmt: skip
+)
 def test_more_than_one_opening_is_a_warning_on_the_first_screen(openings, title, text):
     metrics = metrics_of(DATA).model_copy(update={"openings": openings})
     (notice,) = trust_notices(Evidence(metrics, sample().run))

@@ -98,9 +98,14 @@ def with_domain(novelty, training=True):
     facts = [{"kernel": "LUNG", "n_slices": 90.0}] * 240
     here = CohortProfile.of(DATA.truth, THREE.names, DATA.patients, facts)
     domain = domain_of(
-        np.ones((240, 1, 3)), novelty, facts, here, envelope_mm=([(1, 1, 1)], [(1, 1, 1)]),
-        training=here if training else None, abstain_above=0.9,
-    )  # fmt: skip
+        np.ones((240, 1, 3)),
+        novelty,
+        facts,
+        here,
+        envelope_mm=([(1, 1, 1)], [(1, 1, 1)]),
+        training=here if training else None,
+        abstain_above=0.9,
+    )
     return metrics_of(DATA).model_copy(update={"domain": domain})
 
 

@@ -67,15 +67,29 @@ def write_segmentation(
     n = voxels.shape[3] if voxels.ndim == 4 else int(voxels.max()) if kind == "LABELMAP" else 1
     segments = [
         highdicom.seg.SegmentDescription(
-            number, labels[(number - 1) % len(labels)], codes.SCT.Organ, codes.SCT.Liver,
+            number,
+            labels[(number - 1) % len(labels)],
+            codes.SCT.Organ,
+            codes.SCT.Liver,
             highdicom.seg.SegmentAlgorithmTypeValues.MANUAL,
         )
         for number in range(1, n + 1)
-    ]  # fmt: skip
+    ]
     dataset = highdicom.seg.Segmentation(
-        [pydicom.dcmread(path) for path in paths], voxels.copy(), kind, segments,
-        highdicom.UID(), 2, highdicom.UID(), 1, "maker", "model", "1", "1", **options,
-    )  # fmt: skip
+        [pydicom.dcmread(path) for path in paths],
+        voxels.copy(),
+        kind,
+        segments,
+        highdicom.UID(),
+        2,
+        highdicom.UID(),
+        1,
+        "maker",
+        "model",
+        "1",
+        "1",
+        **options,
+    )
     if syntax in (DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian):
         dataset.file_meta.TransferSyntaxUID = syntax
     elif syntax != ExplicitVRLittleEndian:

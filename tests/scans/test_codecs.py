@@ -318,13 +318,27 @@ def test_jp2_file_instead_of_codestream():
 @pytest.mark.parametrize(
     "name",
     [
-        "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm", "JPEG2000.dcm", "MR_small_jp2klossless.dcm",
-        "JPEGLSNearLossless_08.dcm", "JPEGLSNearLossless_16.dcm", "MR_small_jpeg_ls_lossless.dcm",
-        "MR_small_RLE.dcm", "rtdose_rle.dcm", "rtdose_rle_1frame.dcm", "JPGExtended.dcm",
-        "CT_small.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "MR_small_padded.dcm",
-        "rtdose.dcm", "rtdose_expb.dcm", "examples_overlay.dcm", "examples_palette.dcm",
+        "693_J2KI.dcm",
+        "J2K_pixelrep_mismatch.dcm",
+        "JPEG2000.dcm",
+        "MR_small_jp2klossless.dcm",
+        "JPEGLSNearLossless_08.dcm",
+        "JPEGLSNearLossless_16.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "MR_small_RLE.dcm",
+        "rtdose_rle.dcm",
+        "rtdose_rle_1frame.dcm",
+        "JPGExtended.dcm",
+        "CT_small.dcm",
+        "MR_small_bigendian.dcm",
+        "MR_small_implicit.dcm",
+        "MR_small_padded.dcm",
+        "rtdose.dcm",
+        "rtdose_expb.dcm",
+        "examples_overlay.dcm",
+        "examples_palette.dcm",
     ],
-)  # fmt: skip
+)
 def test_files_of_pydicom(name):
     path = get_testdata_file(name, download=False)
     if path is None:

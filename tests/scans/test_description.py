@@ -27,8 +27,12 @@ def test_rows_of_a_series(tmp_path):
     write_series(tmp_path / "ct", hounsfield((5, 7, 9)), plane_affine("coronal"), series_uid="1.2.3")
     (series,) = find_series(tmp_path)
     assert describe_series(series) == {
-        "series": str(tmp_path / "ct"), "series_uid": "1.2.3", "kind": "dicom CT", "files": "5", "verdict": "accept",
-    }  # fmt: skip
+        "series": str(tmp_path / "ct"),
+        "series_uid": "1.2.3",
+        "kind": "dicom CT",
+        "files": "5",
+        "verdict": "accept",
+    }
     rows = describe_volume(read_scan(series))
     low, middle, high = np.percentile(hounsfield((5, 7, 9)), [1, 50, 99])
     assert rows["values"] == f"1 % {low:.0f}, median {middle:.0f}, 99 % {high:.0f} HU"

@@ -153,8 +153,8 @@ def test_legacy_converted_ct_as_highdicom_makes_it(tmp_path):
     tags = {"Manufacturer": "A", "SeriesNumber": 1, "ContentDate": "20200101", "ContentTime": "101500"}
     paths = write_series(tmp_path / "single", hu, affine, **empty, **tags)
     legacy = LegacyConvertedEnhancedCTImage(
-        [pydicom.dcmread(path) for path in paths], generate_uid(), 2, generate_uid(), 1,
-    )  # fmt: skip
+        [pydicom.dcmread(path) for path in paths], generate_uid(), 2, generate_uid(), 1
+    )
     (tmp_path / "multi").mkdir()
     legacy.save_as(tmp_path / "multi" / "e.dcm")
     volume, single = read_scan(tmp_path / "multi"), read_scan(tmp_path / "single")

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from med_transfer.errors import GeometryRejected
 from med_transfer.scans import find_series, read_scan
 from med_transfer.scans.dicom.codecs import PixelFormat
-from med_transfer.scans.dicom.geometry_verdict import MIN_SLICES, judge
+from med_transfer.scans.dicom.geometry_verdict import MIN_SLICES, slices_verdict
 from med_transfer.scans.dicom.header import Slice, StoredPixels
 from med_transfer.scans.dicom.slice_geometry import arrange
 
@@ -191,9 +191,9 @@ def test_rejected_series_are_not_decoded(tmp_path):
 def test_verdict_does_not_depend_on_order(order, plane):
     affine = plane_affine(plane)
     slices = [_header(k, tuple(affine[:3, 3] + k * affine[:3, 2]), affine) for k in (0, 1, 2, 3, 4.7, 5)]
-    expected = judge(arrange(slices))
+    expected = slices_verdict(arrange(slices))
     assert "uneven gaps" in str(expected)
-    assert judge(arrange([slices[n] for n in order])) == expected
+    assert slices_verdict(arrange([slices[n] for n in order])) == expected
 
 
 def _header(number, position_mm, affine) -> Slice:

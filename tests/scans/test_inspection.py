@@ -19,7 +19,7 @@ from med_transfer.errors import OutputError, ScanNotFound
 from med_transfer.scans import Provenance, Region, Verdict, Volume, survey
 from med_transfer.scans.inspection.histogram import histogram
 from med_transfer.scans.inspection.page import (
-    Look,
+    ScanSummary,
     look_at_series,
     look_at_volume,
     refused,
@@ -83,9 +83,9 @@ def body(shape=(20, 40, 40), inside=40, lung=None) -> np.ndarray:
     return voxels
 
 
-def look(voxels: np.ndarray, modality: str = "CT", region: Region | None = None) -> Look:
+def look(voxels: np.ndarray, modality: str = "CT", region: Region | None = None) -> ScanSummary:
     volume = Volume(voxels, np.diag([1.0, 1.0, 2.0, 1.0]), Provenance(Path("x"), "dicom", modality=modality))
-    return look_at_volume(Look("x", {}, Verdict()), volume, region, view=True)
+    return look_at_volume(ScanSummary("x", {}, Verdict()), volume, region, view=True)
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_page_appears_whole_or_not_at_all(mixed, tmp_path):
 
 def test_no_picture_without_a_usable_series(tmp_path):
     with pytest.raises(ScanNotFound, match=r"no usable series to draw"):
-        write_picture(refused(Look("x", {}, Verdict()), "why"), tmp_path / "p.png")
+        write_picture(refused(ScanSummary("x", {}, Verdict()), "why"), tmp_path / "p.png")
     assert not list(tmp_path.iterdir())
 
 

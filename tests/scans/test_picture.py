@@ -20,10 +20,8 @@ SPACING = (1.5, 2.0, 3.0)
 SHAPE = (16, 20, 24)  # depth, height, width of the LPS scan
 LANDMARK = (19, 4, 13)  # i, j, k: to the left, to the front, to the head
 AXES = [
-    "".join(letters)
-    for order in itertools.permutations(("RL", "AP", "IS"))
-    for letters in itertools.product(*order)
-]  # fmt: skip
+    "".join(letters) for order in itertools.permutations(("RL", "AP", "IS")) for letters in itertools.product(*order)
+]
 # Where a left, anterior, superior point belongs: (right half, upper half) of axial, coronal and sagittal plane.
 CORNERS = {"axial": (True, True), "coronal": (True, True), "sagittal": (False, True)}
 EDGES = {"axial": "ALPR", "coronal": "SLIR", "sagittal": "SPIA"}  # top, right, bottom, left

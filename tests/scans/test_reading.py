@@ -27,9 +27,9 @@ def test_dicom_and_its_twin_agree(plane, shape, seed, suffix):
     hu, affine = hounsfield(shape, seed), plane_affine(plane)
     with tempfile.TemporaryDirectory() as name:
         write_series(Path(name, "dicom"), hu, affine)
-        twin = Path(name, f"twin.{suffix}")
-        SimpleITK.WriteImage(as_image(hu, affine), twin)
-        first, second = read_scan(Path(name, "dicom")), read_scan(twin)
+        baseline = Path(name, f"baseline.{suffix}")
+        SimpleITK.WriteImage(as_image(hu, affine), baseline)
+        first, second = read_scan(Path(name, "dicom")), read_scan(baseline)
     np.testing.assert_array_equal(first.voxels, second.voxels)
     np.testing.assert_allclose(first.affine, second.affine, atol=1e-4)
     assert first.content_hash == second.content_hash
@@ -37,7 +37,7 @@ def test_dicom_and_its_twin_agree(plane, shape, seed, suffix):
 
 
 def test_content_hash_survives_stored_axes(tmp_path):
-    """A twin that stores the axes in another order and direction is still the same scan."""
+    """A baseline that stores the axes in another order and direction is still the same scan."""
     image = as_image(hounsfield(), plane_affine())
     SimpleITK.WriteImage(image, tmp_path / "a.nii.gz")
     SimpleITK.WriteImage(SimpleITK.DICOMOrient(image, "SAR"), tmp_path / "b.nii.gz")

@@ -45,10 +45,10 @@ def test_ct_equals_simpleitk(folder):
     ],
 )
 def test_mr_equals_its_nifti_twin(folder):
-    volume, twin = read_scan(MR / folder), read_scan(MR / f"{folder}_ground_truth.nii.gz")
+    volume, baseline = read_scan(MR / folder), read_scan(MR / f"{folder}_ground_truth.nii.gz")
     assert volume.provenance.modality == "MR"
     assert str(volume.verdict) == "accept"
-    assert volume.content_hash == twin.content_hash
+    assert volume.content_hash == baseline.content_hash
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,11 @@ def test_a_landmark_stays_where_it_was(tmp_path, degrees, offsets):
 
 
 @given(
-    st.lists(st.floats(1.0, 4.0), min_size=3, max_size=9), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5),
+    st.lists(st.floats(1.0, 4.0), min_size=3, max_size=9),
+    st.floats(-0.5, 0.5),
+    st.floats(-0.5, 0.5),
     st.sampled_from([np.int16, np.float32]),
-)  # fmt: skip
+)
 def test_a_linear_field_comes_back(gaps, tilt_i, tilt_j, dtype):
     """Whatever the gaps and the tilt: trilinear interpolation gives a linear field back, inside."""
     along = np.concatenate([[0.0], np.cumsum(gaps)])

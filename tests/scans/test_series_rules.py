@@ -23,8 +23,15 @@ def series(name: str = "1", *, study: str = "S", n_slices: int = 60, spacing_mm:
     acquisition = {key: other.pop(key) for key in list(other) if key[0].isupper()}
     affine = np.diag([1.0, 1.0, spacing_mm, 1.0])
     values = {"format": "dicom", "modality": "CT", "verdict": Verdict(), "affine": affine, **other}
-    return Series(Path(name), (Path(name),), study_uid=study, series_uid=name, n_slices=n_slices,
-                  acquisition=acquisition, **values)  # fmt: skip
+    return Series(
+        Path(name),
+        (Path(name),),
+        study_uid=study,
+        series_uid=name,
+        n_slices=n_slices,
+        acquisition=acquisition,
+        **values,
+    )
 
 
 def rules(**lists) -> SeriesRules:
@@ -137,8 +144,11 @@ def test_a_description_decides_and_is_never_quoted(tmp_path):
         tmp_path / "mip", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.2", SeriesDescription="SECRETX MIP"
     )
     found = find_series(tmp_path)
-    for lists in ({"prefer": [{"description": "thorax"}]}, {"exclude": [{"description": "mip"}]},
-                  {"require": [{"description": "secretseriestext"}]}):  # fmt: skip
+    for lists in (
+        {"prefer": [{"description": "thorax"}]},
+        {"exclude": [{"description": "mip"}]},
+        {"require": [{"description": "secretseriestext"}]},
+    ):
         assert taken(found, rules(**lists)) == ["1.2.3.1"]
         assert "SECRET" not in " ".join(said(found, rules(**lists)).values())
     reasons = said(found, rules(exclude=[{"description": "mip"}]))
@@ -147,19 +157,30 @@ def test_a_description_decides_and_is_never_quoted(tmp_path):
 
 
 KERNELS, SPACINGS = ("B30f", "B70f"), (1.0, 2.0, 5.0)
-some_series = st.fixed_dictionaries({
-    "study": st.sampled_from(("S", "T", "")), "kernel": st.sampled_from(KERNELS), "n": st.integers(3, 5),
-    "mm": st.sampled_from(SPACINGS), "usable": st.booleans(),
-})  # fmt: skip
+some_series = st.fixed_dictionaries(
+    {
+        "study": st.sampled_from(("S", "T", "")),
+        "kernel": st.sampled_from(KERNELS),
+        "n": st.integers(3, 5),
+        "mm": st.sampled_from(SPACINGS),
+        "usable": st.booleans(),
+    }
+)
 
 
 @given(st.lists(some_series, max_size=8), st.permutations(range(8)))
 def test_one_series_a_study_whatever_the_order_and_a_reason_for_each(drawn, order):
     made = [
-        series(str(k), study=one["study"], n_slices=one["n"], spacing_mm=one["mm"], ConvolutionKernel=one["kernel"],
-               verdict=Verdict() if one["usable"] else Verdict("reject", ("bad",)))
+        series(
+            str(k),
+            study=one["study"],
+            n_slices=one["n"],
+            spacing_mm=one["mm"],
+            ConvolutionKernel=one["kernel"],
+            verdict=Verdict() if one["usable"] else Verdict("reject", ("bad",)),
+        )
         for k, one in enumerate(drawn)
-    ]  # fmt: skip
+    ]
     given_rules = rules(require=[{"slice_spacing_mm": [None, 2]}], prefer=[{"kernel": "B3"}])
     choices = choose(made, given_rules)
     assert [choice.series for choice in choices] == made

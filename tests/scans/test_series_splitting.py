@@ -57,9 +57,13 @@ def test_overlapping_acquisitions_at_other_positions(tmp_path):
     """A second pass that starts in the middle of the first, between its slices."""
     write_series(tmp_path, hounsfield((9, 7, 9), 1), series_uid="1.2.3", names=names("a", 9), AcquisitionNumber=1)
     write_series(
-        tmp_path, hounsfield((9, 7, 9), 2), series_uid="1.2.3", names=names("b", 9), AcquisitionNumber=2,
+        tmp_path,
+        hounsfield((9, 7, 9), 2),
+        series_uid="1.2.3",
+        names=names("b", 9),
+        AcquisitionNumber=2,
         offsets=np.arange(9) + 4.3,
-    )  # fmt: skip
+    )
     assert [(one.part, one.n_slices, str(one.verdict)) for one in find_series(tmp_path)] == [
         ("AcquisitionNumber 1", 9, "accept"),
         ("AcquisitionNumber 2", 9, "accept"),
@@ -77,9 +81,11 @@ def test_parts_of_one_volume_with_a_missing_slice_are_never_two_volumes(tmp_path
     """Either half alone would look whole, and half of the organ would be gone without a word."""
     places = [0, 1, 2, 3, 5, 6, 7, 8]
     write_series(
-        tmp_path, hounsfield((8, 7, 9)), offsets=places,
+        tmp_path,
+        hounsfield((8, 7, 9)),
+        offsets=places,
         change=lambda k, d: setattr(d, "AcquisitionNumber", number(places[k])),
-    )  # fmt: skip
+    )
     (series,) = find_series(tmp_path)
     assert str(series.verdict).startswith("reject: 1 slice missing")
 
@@ -102,9 +108,7 @@ def test_a_phase_that_lacks_a_slice_is_rejected_and_the_other_is_not(tmp_path):
 
 def test_scout_without_a_label_is_set_apart(tmp_path):
     hu = phase(tmp_path, "ct", 1)
-    write_series(
-        tmp_path, hounsfield((1, 40, 33)), plane_affine("coronal"), series_uid="1.2.3", names=["scout"]
-    )  # fmt: skip
+    write_series(tmp_path, hounsfield((1, 40, 33)), plane_affine("coronal"), series_uid="1.2.3", names=["scout"])
     axial, scout = find_series(tmp_path)
     assert (axial.n_slices, str(axial.verdict)) == (5, "accept")
     assert str(scout.verdict) == "reject: 1 slice, fewer than 3"

@@ -101,9 +101,22 @@ def score(name, macro_auc, gain, log_me=0.0, activations=10.0, **changes):
     best, random = layer(macro_auc, log_me), layer(macro_auc - gain)
     gap = DomainGap(None, None, None, None, None, None, None, "nothing is known")
     one = BackboneScore(
-        name, "astra", None, "", "MIT", True, best, (best,), random, (random,), gain, 0.04, None, gap,
+        name,
+        "astra",
+        None,
+        "",
+        "MIT",
+        True,
+        best,
+        (best,),
+        random,
+        (random,),
+        gain,
+        0.04,
+        None,
+        gap,
         Cost(1.0, 10.0, activations, "cpu"),
-    )  # fmt: skip
+    )
     return replace(one, **changes)
 
 

@@ -183,7 +183,7 @@ def test_a_bundle_whose_features_pass_a_bottleneck(command, cohort_csv, target_c
     frozen = ("transfer.strategy=linear_probe", "transfer.mapping.method=autoencoder", "transfer.mapping.bottleneck=4")
     own = (f"backbone.weights={finished.bundle}", "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1")
     made = command(
-        "finetune", cohort_csv, "-o", tmp_path / "run", *settings(*TINY, *own, *frozen, "scratch_twin=false")
+        "finetune", cohort_csv, "-o", tmp_path / "run", *settings(*TINY, *own, *frozen, "from_scratch_baseline=false")
     )
     assert made.code == 0, made.err
     outcome = command(*words(target_csv, tmp_path / "out", tmp_path / "run"))
@@ -234,9 +234,13 @@ def test_from_python(selected, target_csv, finished, random_weights):
     given = [(NAME, finished.bundle), (NAME, random_weights)]
     stages = []
     selection = mt.select_backbone(
-        target_csv, out=selected[0], names=[NAME], weights=given, overrides=(*TINY, *INPUT),
+        target_csv,
+        out=selected[0],
+        names=[NAME],
+        weights=given,
+        overrides=(*TINY, *INPUT),
         progress=lambda stage, done, total, note="": stages.append(stage),
-    )  # fmt: skip
+    )
     assert {"features", "measures"} == set(stages)
     record = json.loads((selected[0] / "selection.json").read_text())
     assert [score.name for score in selection.ranking] == [score["name"] for score in record["ranking"]]
@@ -253,10 +257,10 @@ def test_from_python(selected, target_csv, finished, random_weights):
     assert load_config(FinetuneConfig, None, typed[6::2]) == config.model_copy(update={"seed": 3})
     assert f"--set backbone.name={NAME}" in as_markdown(chosen)
     tried = dataclasses.replace(selection, recommended=None, to_try=best.name)
-    typed = shlex.split(next_command(tried, target_csv, None, ("scratch_twin=false",)))
+    typed = shlex.split(next_command(tried, target_csv, None, ("from_scratch_baseline=false",)))
     config = load_config(FinetuneConfig, None, typed[6::2])
     assert (str(config.backbone.weights), config.backbone.pooled_stages) == (best.weights, None)
-    assert (config.transfer.on_harm, config.scratch_twin) == ("fallback", True)
+    assert (config.transfer.on_harm, config.from_scratch_baseline) == ("fallback", True)
     assert f"To try {best.name}, give" in as_markdown(tried)
     assert "To take it, give" in as_markdown(chosen)
 

@@ -68,9 +68,13 @@ def test_logme_by_the_authors_fixed_point():
             alpha, beta = gamma / (mean @ mean), (40 - gamma) / misfit
         log_det = np.log(alpha + beta * values).sum()
         evidences.append(
-            20 * np.log(beta) + 3 * np.log(alpha) - 20 * np.log(2 * np.pi)
-            - beta / 2 * misfit - alpha / 2 * mean @ mean - log_det / 2
-        )  # fmt: skip
+            20 * np.log(beta)
+            + 3 * np.log(alpha)
+            - 20 * np.log(2 * np.pi)
+            - beta / 2 * misfit
+            - alpha / 2 * mean @ mean
+            - log_det / 2
+        )
     assert log_me(table, labels) == pytest.approx(np.mean(evidences) / 40, abs=1e-6)
 
 

@@ -28,9 +28,13 @@ def scans(count, first=0):
 
 def images(volumes, needs):
     config = PreprocessingConfig(
-        orientation=needs.orientation, spacing_mm=needs.spacing_mm, shape=needs.shape, region="foreground",
-        window_hu=needs.window_hu, output_range=needs.output_range,
-    )  # fmt: skip
+        orientation=needs.orientation,
+        spacing_mm=needs.spacing_mm,
+        shape=needs.shape,
+        region="foreground",
+        window_hu=needs.window_hu,
+        output_range=needs.output_range,
+    )
     return [Preprocessing(config)(volume)[None] for volume in volumes]
 
 

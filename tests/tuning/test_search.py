@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_plan import small_config, small_plan, source_of
+from small_run_data import small_config, small_run_data, source_of
 
 from med_transfer.config import load_config
 from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.fold_training import TrainedMember
+from med_transfer.finetuning.fold_training import TrainedNetwork
 from med_transfer.finetuning.folds import train_folds
 from med_transfer.progress import silent
 from med_transfer.tuning import TuneConfig, Tuning
@@ -27,11 +27,11 @@ from med_transfer.tuning.report import as_markdown
 from med_transfer.tuning.search import Search
 from med_transfer.tuning.space import applied
 from med_transfer.tuning.study import Study
-from med_transfer.tuning.watcher import Deadline, Hopeless
+from med_transfer.tuning.watcher import Deadline, TrialPruned
 
 pytest.importorskip("optuna")
 
-PLAN = small_plan(0.6, 16, 6, members=2)
+PLAN = small_run_data(0.6, 16, 6, members=2)
 SPACE = {"strategies": ["full", "linear_probe"], "regularise": [], "learning_rate": [1e-4, 1e-1]}
 
 
@@ -41,10 +41,10 @@ def tune_config(training: dict | None = None, **tuning) -> TuneConfig:
     return TuneConfig.model_validate(base.model_dump() | {"tuning": values})
 
 
-def search(out: Path, config: TuneConfig | None = None, *, plan=PLAN, minutes=None, progress=silent) -> Search:
+def search(out: Path, config: TuneConfig | None = None, *, run_data=PLAN, minutes=None, progress=silent) -> Search:
     config = config or tune_config()
     names = list(config.tuning.space.strategies or ())
-    return Search(without_test_scans(plan), source_of("sees"), config, names, out, Deadline(minutes), progress)
+    return Search(without_test_scans(run_data), source_of("sees"), config, names, out, Deadline(minutes), progress)
 
 
 def outcome(tuning: Tuning) -> list[tuple]:
@@ -146,17 +146,20 @@ def test_test_scans_have_no_say(unbroken, tmp_path):
         cases[i] = replace(cases[i], label=turned[str(cases[i].label)])
         scans[i] = replace(scans[i], tensor=np.full_like(scans[i].tensor, np.nan))
     cohort = replace(spoilt.cohort, cases=tuple(cases))
-    plan = replace(PLAN, prepared=replace(spoilt, cohort=cohort, scans=tuple(scans)))
-    assert outcome(search(tmp_path, plan=plan).run(3)) == outcome(unbroken)
+    run_data = replace(PLAN, prepared=replace(spoilt, cohort=cohort, scans=tuple(scans)))
+    assert outcome(search(tmp_path, run_data=run_data).run(3)) == outcome(unbroken)
 
 
 def test_the_plan_of_a_search_holds_no_test_scan():
-    plan = replace(PLAN, split=replace(PLAN.split, test=(0, 5), validation=((1, 2, 3), (4, 6, 7))))
-    inner = without_test_scans(plan)
+    run_data = replace(PLAN, split=replace(PLAN.split, test=(0, 5), validation=((1, 2, 3), (4, 6, 7))))
+    inner = without_test_scans(run_data)
     assert inner.split.test == ()
     assert [case.scan for case in inner.prepared.cohort.cases] == ["1", "2", "3", "4", "6", "7"]
     for fold in range(2):
-        for part, whole in (("training", plan.split.training(fold)), ("validation", plan.split.validation[fold])):
+        for part, whole in (
+            ("training", run_data.split.training(fold)),
+            ("validation", run_data.split.validation[fold]),
+        ):
             chosen = inner.split.training(fold) if part == "training" else inner.split.validation[fold]
             assert [inner.prepared.cohort.cases[i].scan for i in chosen] == [str(i) for i in whole]
 
@@ -164,11 +167,15 @@ def test_the_plan_of_a_search_holds_no_test_scan():
 def test_a_hopeless_trial_is_stopped_early(tmp_path):
     """A network that cannot learn at a rate of 1e-9, after one that can."""
     config = tune_config(
-        {"epochs": 8, "learning_rate": 0.02}, pruning=True, prune_after_trials=1, prune_after_epochs=2, seed=1,
+        {"epochs": 8, "learning_rate": 0.02},
+        pruning=True,
+        prune_after_trials=1,
+        prune_after_epochs=2,
+        seed=1,
         space=SPACE | {"strategies": ["full"], "learning_rate": [1e-9, 2e-9]},
-    )  # fmt: skip
+    )
     config = TuneConfig.model_validate(config.model_dump() | {"transfer": {"strategy": "full"}})
-    found = search(tmp_path, config, plan=small_plan(1.0, 24, 6, members=2)).run(2)
+    found = search(tmp_path, config, run_data=small_run_data(1.0, 24, 6, members=2)).run(2)
     assert [one.state for one in found.trials] == ["complete", "pruned", "pruned"]
     assert found.best is not None
     assert found.best.number == 0
@@ -185,7 +192,7 @@ def test_the_median_of_the_same_step_decides(tmp_path):
         study.complete(trial, value)
     low = study.next()
     low.report(0, 0.1)  # too early
-    with pytest.raises(Hopeless):
+    with pytest.raises(TrialPruned):
         low.report(1, 0.1)
     study.prune(low)
     fair = study.next()
@@ -221,7 +228,7 @@ def test_what_was_found_in_time_is_given(tmp_path):
 
 def test_a_training_that_diverged_has_no_figure(tmp_path):
     fine = {"epoch": 0.0, "val_loss": 0.5, "smoothed": 0.6}
-    member = TrainedMember(None, [fine, fine | {"epoch": 1.0, "val_loss": float("nan")}], 1)  # type: ignore[arg-type]
+    member = TrainedNetwork(None, [fine, fine | {"epoch": 1.0, "val_loss": float("nan")}], 1)  # type: ignore[arg-type]
     assert np.isnan(kept_figure(member))
     assert kept_figure(replace(member, best_epoch=0)) == 0.6
     config = tune_config({"learning_rate": 1e30, "gradient_clip": 1e30, "warmup_epochs": 0})
@@ -250,9 +257,9 @@ def test_features_are_mapped_in_a_trial_as_in_the_run_that_follows(tmp_path, map
     config = tune_config(space={"strategies": ["linear_probe"], "regularise": []})
     transfer = {"strategy": "linear_probe", "mapping": mapping}
     config = TuneConfig.model_validate(config.model_dump() | {"transfer": transfer})
-    plan = replace(PLAN, unlabelled=small_plan(0.6, 6, 0, seed=1).prepared)
-    tuning = search(tmp_path, config, plan=plan).run(0)
+    run_data = replace(PLAN, unlabelled=small_run_data(0.6, 6, 0, seed=1).prepared)
+    tuning = search(tmp_path, config, run_data=run_data).run(0)
     assert tuning.default is not None
-    trained = train_folds(plan, source_of("sees"), config.base.resolved(from_source=True), tmp_path, silent, "run")
+    trained = train_folds(run_data, source_of("sees"), config.base.resolved(from_source=True), tmp_path, silent, "run")
     figures = [member.history[0]["figure"] for member in trained.members]
     assert list(tuning.default.figures) == pytest.approx(figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from small_network import SmallEncoder
-from small_plan import small_config
+from small_run_data import small_config
 
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError, UnknownKey
@@ -13,8 +13,15 @@ from med_transfer.tuning.space import applied, draw, usable_strategies
 
 optuna = pytest.importorskip("optuna")
 EVERYTHING = (
-    "linear_probe", "lp_ft", "layerwise_lr_decay", "full", "gradual_unfreezing", "surgical", "lora", "adapters"
-)  # fmt: skip
+    "linear_probe",
+    "lp_ft",
+    "layerwise_lr_decay",
+    "full",
+    "gradual_unfreezing",
+    "surgical",
+    "lora",
+    "adapters",
+)
 
 
 def strategies(space: SearchSpace, base=None, *, from_source: bool = True) -> list[str]:
@@ -54,9 +61,14 @@ def test_every_draw_is_a_config_and_stays_in_its_limits():
 
 def test_what_is_not_searched_stays_as_the_config_has_it():
     space = SearchSpace(
-        strategies=("full",), learning_rate=None, stage_decay=None, augmentation_strength=None, mixup=None,
-        dropout=(0.1, 0.1), regularise=(),
-    )  # fmt: skip
+        strategies=("full",),
+        learning_rate=None,
+        stage_decay=None,
+        augmentation_strength=None,
+        mixup=None,
+        dropout=(0.1, 0.1),
+        regularise=(),
+    )
     base = small_config(transfer={"regularise": ["bss"]}, training={"learning_rate": 0.02})
     for values in draws(space, strategies(space, base), 5):
         assert values == {"transfer.strategy": "full", "training.dropout": 0.1}
@@ -81,7 +93,7 @@ def test_automatic_strategies_follow_the_source_and_the_config():
         ({"strategies": ["full"], "augmentation_strength": [0, 9]}, r"strength: .*less than or equal to 3"),
         ({"strategies": ["layerwise_lr_decay"], "stage_decay": [0.5, 1]}, "stage_decay 1 with layerwise_lr_decay"),
     ],
-)  # fmt: skip
+)
 def test_a_space_that_cannot_work_is_refused_before_anything_is_read(space, message):
     with pytest.raises(ConfigError, match=message):
         strategies(SearchSpace.model_validate(space))
@@ -107,7 +119,7 @@ def test_a_strategy_that_was_named_and_contradicts_the_config_is_refused():
         ("tuning.space.strategies=[fulll]", ConfigError, "found 'fulll'"),
         ("training.monitor=loss", ConfigError, "training.monitor loss without tuning.objective"),
     ],
-)  # fmt: skip
+)
 def test_a_config_that_is_wrong_says_why(override, kind, message):
     with pytest.raises(kind, match=message):
         load_config(TuneConfig, None, [override])

@@ -12,13 +12,20 @@ def _ct_fm(name: str, repository: str, notes: str) -> BackboneSpec:
         name=name,
         build=ct_fm,
         input=InputSpec(
-            1, "SPL", (-1024.0, 2048.0), (0.0, 1.0),
-            minimum_shape=(16, 16, 16), spacing_mm=(3.0, 1.0, 1.0), shape=(24, 128, 128),
+            1,
+            "SPL",
+            (-1024.0, 2048.0),
+            (0.0, 1.0),
+            minimum_shape=(16, 16, 16),
+            spacing_mm=(3.0, 1.0, 1.0),
+            shape=(24, 128, 128),
         ),
         stage_channels=(32, 64, 128, 256, 512),
         parameters=77_760_992,
         # Both repositories call their file model.safetensors; the folder keeps them apart
-        weights=WeightsSource(f"{repository}/model.safetensors", f"https://huggingface.co/project-lighter/{repository}"),
+        weights=WeightsSource(
+            f"{repository}/model.safetensors", f"https://huggingface.co/project-lighter/{repository}"
+        ),
         licence="Apache-2.0 (as stated on the model card)",
         commercial_use=True,
         source="https://github.com/project-lighter/CT-FM",
@@ -29,7 +36,7 @@ def _ct_fm(name: str, repository: str, notes: str) -> BackboneSpec:
             f"{notes}Spacing and shape are those of the pretraining; the model cards do not name them. Scans are "
             "cropped to the body."
         ),
-    )  # fmt: skip
+    )
 
 
 SPECS = (

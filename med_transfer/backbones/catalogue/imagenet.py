@@ -118,8 +118,14 @@ def _lite_names() -> Renaming:
     blocks = [(stage, block) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
     numbers = [(rf"^_blocks\.{n}\.", f"blocks.{stage}.{block}.") for n, (stage, block) in enumerate(blocks)]
     first = {"project_conv": "conv_pw", "bn1": "bn1", "bn2": "bn2"}  # the only block that does not expand
-    later = {"expand_conv": "conv_pw", "bn2": "bn3", "bn1": "bn2", "bn0": "bn1", "depthwise_conv": "conv_dw",
-             "project_conv": "conv_pwl"}  # fmt: skip
+    later = {
+        "expand_conv": "conv_pw",
+        "bn2": "bn3",
+        "bn1": "bn2",
+        "bn0": "bn1",
+        "depthwise_conv": "conv_dw",
+        "project_conv": "conv_pwl",
+    }
     parts = [(rf"^(blocks\.0\.0)\._{old}\.", rf"\1.{new}.") for old, new in first.items()]
     parts += [(rf"^(blocks.*)\._{old}\.", rf"\1.{new}.") for old, new in later.items()]
     ends = [(r"^_conv_", "conv_"), (r"^_bn0\.", "bn1."), (r"^_bn1\.", "bn2.")]

@@ -25,8 +25,13 @@ def _whole_body(spacing_mm: float, file: str) -> BackboneSpec:
         name=f"wholebody-segresnet-{spacing_mm:g}mm",
         build=lambda: segresnet(32),
         input=InputSpec(
-            1, "RAS", (-1024.0, 2048.0), (-1.0, 1.0),
-            minimum_shape=(8, 8, 8), spacing_mm=(spacing_mm, spacing_mm, spacing_mm), shape=(96, 96, 96),
+            1,
+            "RAS",
+            (-1024.0, 2048.0),
+            (-1.0, 1.0),
+            minimum_shape=(8, 8, 8),
+            spacing_mm=(spacing_mm, spacing_mm, spacing_mm),
+            shape=(96, 96, 96),
         ),
         stage_channels=(32, 64, 128, 256),
         parameters=17_590_752,
@@ -41,15 +46,20 @@ def _whole_body(spacing_mm: float, file: str) -> BackboneSpec:
             "The bundle maps the lowest and highest value of each scan to -1 and 1. A crop does not know those, so "
             "that this program takes a fixed window instead, wide enough for air and bone: its choice."
         ),
-    )  # fmt: skip
+    )
 
 
 _NODULES = BackboneSpec(
     name="lung-nodule-resnet50",
     build=NoduleDetectorEncoder,
     input=InputSpec(
-        1, "RAS", (-1024.0, 300.0), (0.0, 1.0),
-        minimum_shape=(8, 8, 4), spacing_mm=(0.703125, 0.703125, 1.25), shape=(192, 192, 80),
+        1,
+        "RAS",
+        (-1024.0, 300.0),
+        (0.0, 1.0),
+        minimum_shape=(8, 8, 4),
+        spacing_mm=(0.703125, 0.703125, 1.25),
+        shape=(192, 192, 80),
     ),
     stage_channels=(256, 512),
     parameters=2_859_072,
@@ -66,14 +76,19 @@ _NODULES = BackboneSpec(
         "The file holds a ResNet-50 only up to its second stage, and so does this encoder. Trained on LIDC-IDRI: a "
         "cohort from that collection is no independent test of it."
     ),
-)  # fmt: skip
+)
 
 _BTCV = BackboneSpec(
     name="swin-btcv",
     build=swin,
     input=InputSpec(
-        1, "RAS", (-175.0, 250.0), (0.0, 1.0),
-        minimum_shape=(32, 32, 32), spacing_mm=(1.5, 1.5, 2.0), shape=(96, 96, 96),
+        1,
+        "RAS",
+        (-175.0, 250.0),
+        (0.0, 1.0),
+        minimum_shape=(32, 32, 32),
+        spacing_mm=(1.5, 1.5, 2.0),
+        shape=(96, 96, 96),
     ),
     stage_channels=(48, 96, 192, 384, 768),
     parameters=8_062_002,
@@ -85,21 +100,24 @@ _BTCV = BackboneSpec(
     paper="Hatamizadeh et al. 2022, arXiv:2201.01266; Tang et al. 2022, arXiv:2111.14791",
     training_data="24 abdominal CT of BTCV with 13 organs drawn",
     notes="The transformer alone; the convolutions of Swin UNETR and its decoder are left out.",
-)  # fmt: skip
+)
 
 _VISTA3D = BackboneSpec(
     name="vista3d",
     build=vista3d,
     input=InputSpec(
-        1, "RAS", (-963.8247715525971, 1053.678477684517), (0.0, 1.0),
-        minimum_shape=(32, 32, 32), spacing_mm=(1.5, 1.5, 1.5), shape=(128, 128, 128),
+        1,
+        "RAS",
+        (-963.8247715525971, 1053.678477684517),
+        (0.0, 1.0),
+        minimum_shape=(32, 32, 32),
+        spacing_mm=(1.5, 1.5, 1.5),
+        shape=(128, 128, 128),
     ),
     stage_channels=(48, 96, 192, 384, 768),
     parameters=174_951_120,
     weights=_weights("model_vista3d.pt"),
-    renaming=Renaming(
-        prefixes=("image_encoder",), ignore=(r"up_layers(_auto)?\.", r"class_head\.", r"point_head\.")
-    ),
+    renaming=Renaming(prefixes=("image_encoder",), ignore=(r"up_layers(_auto)?\.", r"class_head\.", r"point_head\.")),
     licence="NVIDIA NCLS v1 (non-commercial)",
     commercial_use=False,
     must_accept=True,
@@ -110,7 +128,7 @@ _VISTA3D = BackboneSpec(
         "For research and evaluation only, and so is every network fine-tuned from it; whoever passes one on adds the "
         "licence's full text. Instance normalisation needs more than one voxel in the deepest map."
     ),
-)  # fmt: skip
+)
 
 SPECS = (
     _whole_body(1.5, "model_wholebody_ct_segmentation.pt"),

@@ -36,9 +36,17 @@ _ARCHITECTURE = _USUAL.architecture
 
 
 def _outline(
-    name: str, weights: WeightsSource, training_data: str, stored_axes: str, notes: str, *, licence: str, free: bool,
-    source: str, paper: str,
-) -> BackboneSpec:  # fmt: skip
+    name: str,
+    weights: WeightsSource,
+    training_data: str,
+    stored_axes: str,
+    notes: str,
+    *,
+    licence: str,
+    free: bool,
+    source: str,
+    paper: str,
+) -> BackboneSpec:
     entry = BackboneSpec(
         name=name,
         build=_ARCHITECTURE.build,

@@ -116,23 +116,35 @@ def transferred(net: PlanarSource, way: Transfer) -> BackboneSpec:
 # The ways -----------------------------------------------------------------------------------------------------
 
 INFLATED = Transfer(
-    "inflated", partial(_volumetric, "centre"), "inflated", (8, 32, 32),
+    "inflated",
+    partial(_volumetric, "centre"),
+    "inflated",
+    (8, 32, 32),
     "Kernels are inflated on their middle slice: at first each slice gives what the 2D network gives for it.",
-)  # fmt: skip
+)
 INFLATED_MEAN = Transfer(
-    "inflated-mean", partial(_volumetric, "mean"), "inflated", (8, 32, 32),
+    "inflated-mean",
+    partial(_volumetric, "mean"),
+    "inflated",
+    (8, 32, 32),
     "Kernels are spread evenly over three slices, as in I3D (arXiv:1705.07750): at first slices are averaged.",
-)  # fmt: skip
+)
 ACS = Transfer(
-    "acs", partial(_volumetric, "acs"), "planar", (32, 32, 32),
+    "acs",
+    partial(_volumetric, "acs"),
+    "planar",
+    (32, 32, 32),
     "The 2D kernels look at axial, coronal and sagittal planes (ACS convolution, arXiv:1911.10477); equal voxel "
     "sizes along all axes suit it best.",
-)  # fmt: skip
+)
 SLICES = Transfer(
-    "slices", _slices, "slices", (1, 32, 32),
+    "slices",
+    _slices,
+    "slices",
+    (1, 32, 32),
     "The 2D network runs on every slice; gated attention (arXiv:1802.04712) weighs the slices, equally before it "
     "has learnt.",
-)  # fmt: skip
+)
 
 
 def windowed(way: Transfer) -> Transfer:
@@ -141,6 +153,4 @@ def windowed(way: Transfer) -> Transfer:
         f"{way.notes} Lung, soft tissue and bone windows, cut from the input, are its three channels: leave "
         "input.window_hu and input.output_range as they are."
     )
-    return replace(
-        way, suffix="-windows", window_hu=THREE_WINDOWS_RANGE_HU, windows_hu=THREE_WINDOWS_HU, notes=notes
-    )  # fmt: skip
+    return replace(way, suffix="-windows", window_hu=THREE_WINDOWS_RANGE_HU, windows_hu=THREE_WINDOWS_HU, notes=notes)

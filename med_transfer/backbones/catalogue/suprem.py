@@ -24,9 +24,14 @@ _LICENCE_NOTE = (
 
 def _input(minimum: int) -> InputSpec:
     return InputSpec(
-        1, "RAS", (-175.0, 250.0), (0.0, 1.0),
-        minimum_shape=(minimum, minimum, minimum), spacing_mm=(1.5, 1.5, 1.5), shape=(96, 96, 96),
-    )  # fmt: skip
+        1,
+        "RAS",
+        (-175.0, 250.0),
+        (0.0, 1.0),
+        minimum_shape=(minimum, minimum, minimum),
+        spacing_mm=(1.5, 1.5, 1.5),
+        shape=(96, 96, 96),
+    )
 
 
 def _weights(network: str) -> WeightsSource:
@@ -55,12 +60,14 @@ _SWIN = BackboneSpec(
     renaming=Renaming(
         prefixes=("swinViT",),
         ignore=(
-            r"(en|de)coder\d+\.", r"out\.",  # convolutions beside the transformer, and the output
-            r"(precls_conv|GAP|controller|text_to_vision)\.", r"organ_embedding",  # one head for all organs
+            r"(en|de)coder\d+\.",
+            r"out\.",  # convolutions beside the transformer, and the output
+            r"(precls_conv|GAP|controller|text_to_vision)\.",
+            r"organ_embedding",  # one head for all organs
         ),
     ),
     notes=f"The transformer alone; the convolutions of Swin UNETR and its decoder are left out. {_LICENCE_NOTE}",
     **_COMMON,
-)  # fmt: skip
+)
 
 SPECS = (_SEGRESNET, _SWIN)

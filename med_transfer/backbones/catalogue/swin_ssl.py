@@ -19,16 +19,14 @@ def _swin(name: str, **facts) -> BackboneSpec:
     return BackboneSpec(
         name=name,
         build=swin,
-        input=InputSpec(
-            1, "RAS", (-1000.0, 1000.0), (0.0, 1.0), minimum_shape=(32, 32, 32), shape=(96, 96, 96)
-        ),
+        input=InputSpec(1, "RAS", (-1000.0, 1000.0), (0.0, 1.0), minimum_shape=(32, 32, 32), shape=(96, 96, 96)),
         stage_channels=(48, 96, 192, 384, 768),
         parameters=8_062_002,
         licence="none stated for the weights (code: Apache-2.0)",
         commercial_use=False,
         redistribution=False,
         **facts,
-    )  # fmt: skip
+    )
 
 
 _5K = _swin(

@@ -11,9 +11,7 @@ SPECS = (
         name="r3d18-kinetics",
         build=r3d18,
         # Depth stands for time; an axial slice lies as it does on a screen
-        input=InputSpec(
-            1, "SPL", (-1000.0, 1000.0), (0.0, 1.0), minimum_shape=(8, 16, 16), shape=(16, 112, 112)
-        ),
+        input=InputSpec(1, "SPL", (-1000.0, 1000.0), (0.0, 1.0), minimum_shape=(8, 16, 16), shape=(16, 112, 112)),
         stage_channels=(64, 128, 256, 512),
         parameters=33_166_272,
         weights=WeightsSource("r3d_18-b3b3357e.pth", "https://download.pytorch.org/models/r3d_18-b3b3357e.pth"),
@@ -35,4 +33,4 @@ SPECS = (
             "standardises each as in training. torchvision warns that terms of the training data may apply to weights."
         ),
     ),
-)  # fmt: skip
+)

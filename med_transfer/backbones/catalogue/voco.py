@@ -20,8 +20,13 @@ def _voco(size: str, name: str, file: str, training_data: str) -> BackboneSpec:
         name=name,
         build=partial(swin_v2, first),
         input=InputSpec(
-            1, "RAS", (-175.0, 250.0), (0.0, 1.0),
-            minimum_shape=(32, 32, 32), spacing_mm=(1.5, 1.5, 1.5), shape=(96, 96, 96),
+            1,
+            "RAS",
+            (-175.0, 250.0),
+            (0.0, 1.0),
+            minimum_shape=(32, 32, 32),
+            spacing_mm=(1.5, 1.5, 1.5),
+            shape=(96, 96, 96),
         ),
         stage_channels=tuple(first * 2**level for level in range(5)),
         parameters=_PARAMETERS[size],
@@ -42,7 +47,7 @@ def _voco(size: str, name: str, file: str, training_data: str) -> BackboneSpec:
             "transformer alone; the convolutions of Swin UNETR and its decoder are left out. Spacing and window are "
             "the defaults of the training script."
         ),
-    )  # fmt: skip
+    )
 
 
 SPECS = (

@@ -62,9 +62,10 @@ class ToVolume:
         own_tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if type(module) not in _ANY_DIMENSION and (own_tensors or not any(module.children())):
             raise BackboneError(
-                f"layer {type(module).__name__} cannot be made 3D", expected="convolutions, BatchNorm and poolings",
+                f"layer {type(module).__name__} cannot be made 3D",
+                expected="convolutions, BatchNorm and poolings",
                 action="Use the backbone slice by slice (slices-...)",
-            )  # fmt: skip
+            )
         for name, child in module.named_children():
             setattr(module, name, self(child))
         return module
@@ -100,10 +101,18 @@ def inflate_convolution(conv: nn.Conv2d, *, flat: bool, same: bool = False, kern
     size, stride, padding = _along_depth(conv, flat)
     padding = conv.padding if isinstance(conv.padding, str) else (padding, *conv.padding)
     inflated: nn.Conv3d = skip_init(  # type: ignore[assignment]  # its values are set below
-        SameConv3d if same else nn.Conv3d, conv.in_channels, conv.out_channels, (size, *conv.kernel_size),
-        (stride, *conv.stride), padding, (conv.dilation[0], *conv.dilation), conv.groups, conv.bias is not None,
-        conv.padding_mode, device=conv.weight.device,
-    )  # fmt: skip
+        SameConv3d if same else nn.Conv3d,
+        conv.in_channels,
+        conv.out_channels,
+        (size, *conv.kernel_size),
+        (stride, *conv.stride),
+        padding,
+        (conv.dilation[0], *conv.dilation),
+        conv.groups,
+        conv.bias is not None,
+        conv.padding_mode,
+        device=conv.weight.device,
+    )
     with torch.no_grad():
         inflated.weight.copy_(inflate_kernel(conv.weight, size, kernel))
         if conv.bias is not None and inflated.bias is not None:
@@ -163,9 +172,7 @@ def _average_pool(pool: nn.AvgPool2d, to: ToVolume) -> nn.Module:
     """Without padding along depth, so that the padding's zeros do not darken the outer slices."""
     size, stride, padding = (_pair(v) for v in (pool.kernel_size, pool.stride, pool.padding))
     depth = 1 if to.flat else stride[0]
-    return nn.AvgPool3d(
-        (depth, *size), (depth, *stride), (0, *padding), pool.ceil_mode, pool.count_include_pad
-    )  # fmt: skip
+    return nn.AvgPool3d((depth, *size), (depth, *stride), (0, *padding), pool.ceil_mode, pool.count_include_pad)
 
 
 def _adaptive_pool(pool: nn.AdaptiveAvgPool2d, to: ToVolume) -> nn.Module:

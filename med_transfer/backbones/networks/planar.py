@@ -71,9 +71,16 @@ def torchvision_resnet(depth: int) -> PlanarNetwork:
     """
     block, layers = _RESNETS[depth]
     net = ResNet(
-        block, list(layers), _WIDTHS, spatial_dims=2, n_input_channels=3, conv1_t_size=7, conv1_t_stride=2,
-        feed_forward=False, bias_downsample=False,
-    )  # fmt: skip
+        block,
+        list(layers),
+        _WIDTHS,
+        spatial_dims=2,
+        n_input_channels=3,
+        conv1_t_size=7,
+        conv1_t_stride=2,
+        feed_forward=False,
+        bias_downsample=False,
+    )
     stages = (("conv1", "bn1", "act", "maxpool"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
     widths = _WIDTHS if block == "basic" else [4 * width for width in _WIDTHS]
     return PlanarNetwork(_pruned(net, stages), stages, tuple(widths))

@@ -53,8 +53,14 @@ class SwinEncoder(Encoder):
         self.embedded = nn.Identity()
         for level, (channels, heads) in enumerate(zip(self.stage_channels, _HEADS, strict=False), start=1):
             layer = BasicLayer(
-                channels, depth, heads, _WINDOW, [0.0] * depth, qkv_bias=True, downsample=PatchMergingBefore15  # type: ignore[arg-type]
-            )  # fmt: skip
+                channels,
+                depth,
+                heads,
+                _WINDOW,
+                [0.0] * depth,
+                qkv_bias=True,
+                downsample=PatchMergingBefore15,  # type: ignore[arg-type]
+            )
             self.add_module(f"layers{level}", nn.ModuleList([layer]))  # the names are MONAI's
             if residual:
                 block = UnetrBasicBlock(3, channels, channels, 3, 1, norm_name="instance", res_block=True)

@@ -24,9 +24,16 @@ class VideoResNetEncoder(ResNetEncoder):
 
     def __init__(self, blocks: Sequence[int] = (2, 2, 2, 2), widths: Sequence[int] = (64, 128, 256, 512)) -> None:
         net = ResNet(
-            "basic", list(blocks), list(widths), spatial_dims=3, n_input_channels=3, feed_forward=False,
-            conv1_t_size=(3, 7, 7), conv1_t_stride=(1, 2, 2), bias_downsample=False,  # type: ignore[arg-type]
-        )  # fmt: skip
+            "basic",
+            list(blocks),
+            list(widths),
+            spatial_dims=3,
+            n_input_channels=3,
+            feed_forward=False,
+            conv1_t_size=(3, 7, 7),  # type: ignore[arg-type]
+            conv1_t_stride=(1, 2, 2),  # type: ignore[arg-type]
+            bias_downsample=False,
+        )
         super().__init__(net, max_pool=nn.Identity())
 
     def forward(self, x: Tensor) -> list[Tensor]:

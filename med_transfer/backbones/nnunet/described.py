@@ -91,14 +91,17 @@ def _model_folder(given: Path) -> Path:
         return below[0]
     if below:
         raise BackboneError(
-            f"{len(below)} models: {', '.join(folder.name for folder in below[:5])}", where=given, expected="one",
+            f"{len(below)} models: {', '.join(folder.name for folder in below[:5])}",
+            where=given,
+            expected="one",
             action="Give the folder of one of them",
-        )  # fmt: skip
+        )
     raise BackboneError(
-        f"no {PLANS_FILE}, which says how the network is built and what it expects", where=given,
+        f"no {PLANS_FILE}, which says how the network is built and what it expects",
+        where=given,
         expected=f"an nnU-Net v2 model ({PLANS_FILE}, fold_0/{_CHECKPOINTS[0]}) or a checkpoint in it",
         action="Copy the whole model folder, not the checkpoint alone",
-    )  # fmt: skip
+    )
 
 
 def _checkpoint(given: Path, model: Path) -> Path:
@@ -142,10 +145,11 @@ def _plan_in_metadata(file: Path) -> NetworkPlan:
         raise BackboneError(f"truncated or damaged ({error})", where=file, action="Get the file again") from None
     if plan is None:
         raise BackboneError(
-            "holds tensors but not how their network is built", where=file,
+            "holds tensors but not how their network is built",
+            where=file,
             expected="a file that med_transfer imported, a bundle, or the model's own folder",
             action="Names and shapes do not tell strides: give the model's folder",
-        )  # fmt: skip
+        )
     return _plan(plan, file)
 
 

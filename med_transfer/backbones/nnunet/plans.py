@@ -90,9 +90,10 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 def _only_one(configurations: Mapping[str, Any], path: Path) -> str:
     usable = [
-        name for name in configurations
+        name
+        for name in configurations
         if name.startswith("3d") and "previous_stage" not in _inherited(configurations, name, path)
-    ]  # fmt: skip
+    ]
     if len(usable) == 1:
         return usable[0]
     raise BackboneError(

@@ -37,9 +37,14 @@ class LoadedBackbone:
 
 
 def load_backbone(
-    name: str, weights: Path | str | None = None, *, scratch: bool = False, seed: int = 0, accept_licence: str = "",
+    name: str,
+    weights: Path | str | None = None,
+    *,
+    scratch: bool = False,
+    seed: int = 0,
+    accept_licence: str = "",
     channels: int = 1,
-) -> LoadedBackbone:  # fmt: skip
+) -> LoadedBackbone:
     """Build the encoder of a backbone and load its weights. Nothing is downloaded.
 
     Args:

@@ -76,9 +76,14 @@ class Comparison:
         counts = {"n_shared": self.n_shared, "n_reference": self.n_reference, "n_scans": self.metrics.n_scans}
         plain = {name: record and record.model_dump(mode="json") for name, record in records.items()}
         return {
-            "run": str(self.run), "judged": self.judged, **counts, **plain, "sensitivity_difference": by_class or None,
-            "margin": self.margin, "non_inferiority": self._verdicts(),
-        }  # fmt: skip
+            "run": str(self.run),
+            "judged": self.judged,
+            **counts,
+            **plain,
+            "sensitivity_difference": by_class or None,
+            "margin": self.margin,
+            "non_inferiority": self._verdicts(),
+        }
 
     def _verdicts(self) -> dict[str, object] | None:
         if self.macro_auc is None or self.balanced_sensitivity is None or self.margin is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from med_transfer.cohorts import CohortLock
 from med_transfer.errors import UsageError
 from med_transfer.metrics import Metrics
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
@@ -63,9 +63,10 @@ class FinishedRun:
         if not all(found):
             raise UsageError(
                 f"{sum(not one for one in found)} test scans without fused probabilities",
-                where=self.folder / "predictions.csv", expected="one for every scan, as metrics.json reports them",
+                where=self.folder / "predictions.csv",
+                expected="one for every scan, as metrics.json reports them",
                 action="Judge the run again",
-            )  # fmt: skip
+            )
         return np.array([[one[name] for name in self.metrics.labels] for one in found])
 
 
@@ -73,7 +74,7 @@ def _key(row: Prediction, truth: dict) -> Key:
     return (row.scan, row.series_uid) if (row.scan, row.series_uid) in truth else (row.scan, "")
 
 
-def shared_scans(reference: FinishedRun, other: FinishedRun) -> tuple[ScoredScans, ScoredScans]:
+def shared_scans(reference: FinishedRun, other: FinishedRun) -> tuple[LabelledPredictions, LabelledPredictions]:
     """The test scans that both predicted, as the reference and as the other scored them, each at its operating point.
 
     Raises:
@@ -90,12 +91,10 @@ def shared_scans(reference: FinishedRun, other: FinishedRun) -> tuple[ScoredScan
     _same_truth(reference, other, keys)
     truth = reference.labels.one_hot([reference.truth[key] for key in keys])
     patients = [reference.predictions[key].patient for key in keys]
-    ours = ScoredScans.of(
+    ours = LabelledPredictions.of(
         truth, reference.probabilities(keys), patients, reference.labels, reference.metrics.operating_point
     )
-    theirs = replace(
-        ours, probabilities=other.probabilities(keys), operating_point=other.metrics.operating_point
-    )  # fmt: skip
+    theirs = replace(ours, probabilities=other.probabilities(keys), operating_point=other.metrics.operating_point)
     return ours, theirs
 
 
@@ -105,5 +104,7 @@ def _same_truth(reference: FinishedRun, other: FinishedRun, keys: list[Key]) -> 
         raise UsageError(
             f"{len(differ)} shared test scans have another label than in {reference.folder}, the first is "
             f"{differ[0][0]}: {other.truth[differ[0]]} and not {reference.truth[differ[0]]}",
-            where=other.folder, expected="one truth for both runs", action="Train both on the same table",
-        )  # fmt: skip
+            where=other.folder,
+            expected="one truth for both runs",
+            action="Train both on the same table",
+        )

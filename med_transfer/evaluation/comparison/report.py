@@ -109,11 +109,17 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
     margin = comparisons[0].margin
     held = [("run", "measure", "difference", "verdict"), *verdicts(comparisons)]
     parts = [
-        "# Runs side by side", f"Reference: {names[0]}. {scans_sentence(comparisons)}", _table(runs),
-        "## Differences", _table(rows),
+        "# Runs side by side",
+        f"Reference: {names[0]}. {scans_sentence(comparisons)}",
+        _table(runs),
+        "## Differences",
+        _table(rows),
         *([] if margin is None else [f"## Non-inferiority with a margin of {margin:g}", _table(held)]),
-        "## Second opinion", _table(tests), method_of(comparisons), f"> {CHOICE_WARNING}",
-    ]  # fmt: skip
+        "## Second opinion",
+        _table(tests),
+        method_of(comparisons),
+        f"> {CHOICE_WARNING}",
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -8,8 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Rule = Literal["argmax", "youden", "sensitivity", "cost", "thresholds"]
 _KEYS: dict[str, tuple[str, ...]] = {
-    "argmax": (), "youden": (), "sensitivity": ("class", "at_least"), "cost": ("costs",), "thresholds": ("thresholds",),
-}  # fmt: skip
+    "argmax": (),
+    "youden": (),
+    "sensitivity": ("class", "at_least"),
+    "cost": ("costs",),
+    "thresholds": ("thresholds",),
+}
 _NEEDED = {"sensitivity": "at_least", "cost": "costs", "thresholds": "thresholds"}
 
 
@@ -37,9 +41,11 @@ class OperatingPointConfig(BaseModel):
     @model_validator(mode="after")
     def _keys_belong_to_the_rule(self) -> OperatingPointConfig:
         given = {
-            "class": self.for_class is not None, "at_least": self.at_least is not None,
-            "costs": bool(self.costs), "thresholds": bool(self.thresholds),
-        }  # fmt: skip
+            "class": self.for_class is not None,
+            "at_least": self.at_least is not None,
+            "costs": bool(self.costs),
+            "thresholds": bool(self.thresholds),
+        }
         foreign = [key for key, there in given.items() if there and key not in _KEYS[self.rule]]
         if foreign:
             takes = ", ".join(_KEYS[self.rule]) or "no other key"

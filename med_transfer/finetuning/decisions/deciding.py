@@ -7,7 +7,7 @@ from itertools import chain
 
 from med_transfer.cohorts import Cohort, Split
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.operating_point_selection import check_point, choose_point
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.metrics.decision_records import ChosenPoint
@@ -25,17 +25,22 @@ def check_decisions(cohort: Cohort, split: Split, config: FinetuneConfig) -> Non
     check_point(config.operating_point, cohort.subset(_validation(split)).truth, cohort.labels)
 
 
-def decide(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> tuple[OperatingPoint, ChosenPoint]:
+def decide(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble) -> tuple[OperatingPoint, ChosenPoint]:
     """The operating point of the ensemble that was kept, and what it reaches on the validation scans.
 
     Raises:
         ConfigError, TooFewPatients: as :func:`.operating_point_selection.choose_point`.
     """
-    cohort = plan.prepared.cohort.subset(_validation(plan.split))
+    cohort = run_data.prepared.cohort.subset(_validation(run_data.split))
     point, reached = choose_point(
-        config.operating_point, trained.validation, cohort.truth, cohort.patients, cohort.labels,
-        n_networks=plan.split.n_members, seed=config.seed,
-    )  # fmt: skip
+        config.operating_point,
+        trained.validation,
+        cohort.truth,
+        cohort.patients,
+        cohort.labels,
+        n_networks=run_data.split.n_members,
+        seed=config.seed,
+    )
     log.info("operating point: %s; called is %s", reached.aim, point)
     return point, reached
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import chain
 
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.metrics.record import KeptNetwork
 from med_transfer.metrics.transfer_gain import transfer_gain
 
 
 def choose_network(
-    plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble, scratch: TrainedEnsemble | None
+    run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble, scratch: TrainedEnsemble | None
 ) -> KeptNetwork:
     """The transferred network, unless ``transfer.on_harm`` is ``fallback`` and transfer harms on validation scans.
 
@@ -26,8 +26,8 @@ def choose_network(
     if rule == "report" or scratch is None:
         sentence = "The transferred network was kept; whether transfer helped or harmed was only to be reported."
         return KeptNetwork(kept="transferred", rule=rule, sentence=sentence)
-    validation = list(chain.from_iterable(plan.split.validation))
-    cohort = plan.prepared.cohort.subset(validation)
+    validation = list(chain.from_iterable(run_data.split.validation))
+    cohort = run_data.prepared.cohort.subset(validation)
     found = transfer_gain(
         cohort.truth, trained.validation, scratch.validation, cohort.patients, cohort.labels, config.seed
     )

@@ -12,7 +12,7 @@ from med_transfer.cohorts import Cohort, Split
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES
 from med_transfer.errors import CohortError
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import Plan
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.fusion import Fusion, FusionScans
 from med_transfer.fusion.clinical import learn_column
@@ -41,9 +41,10 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: 
     for name in config.fusion.columns:
         if name not in there:
             raise CohortError(
-                f"fusion.columns has {name!r}, which the table does not", where=where,
+                f"fusion.columns has {name!r}, which the table does not",
+                where=where,
                 expected=f"one of {', '.join(there)}" if there else "a column beside scan, patient and label",
-            )  # fmt: skip
+            )
         texts = [case.columns.get(name, "") for case in development.cases]
         learn_column(name, texts, development.patients, rows, where)
         if warn:
@@ -51,7 +52,7 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: 
                 log.warning("fusion: %s", warning)
 
 
-def fuse_run(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> Fusion | None:
+def fuse_run(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble) -> Fusion | None:
     """The fusion of the ensemble that was kept; None where the config wants none.
 
     Each development scan's output is that of the member that did not train on it. With a single split only the
@@ -63,23 +64,35 @@ def fuse_run(plan: Plan, config: FinetuneConfig, trained: TrainedEnsemble) -> Fu
     """
     if config.fusion is None:
         return None
-    development = list(plan.split.development)
-    cohort = plan.prepared.cohort
+    development = list(run_data.split.development)
+    cohort = run_data.prepared.cohort
     outputs = np.full((len(cohort), len(cohort.labels)), np.nan)
-    outputs[list(chain.from_iterable(plan.split.validation))] = trained.validation
+    outputs[list(chain.from_iterable(run_data.split.validation))] = trained.validation
     fusion = fit_fusion(
-        _scans(plan, development, outputs[development]), cohort.truth[development],
-        [cohort.patients[i] for i in development], cohort.labels, FEATURE_NAMES, config.fusion,
-        balanced=config.training.balance != "none", seed=config.seed,
-        rows=[str(cohort.cases[i]) for i in development], where=cohort.path or "fusion",
-    )  # fmt: skip
+        _scans(run_data, development, outputs[development]),
+        cohort.truth[development],
+        [cohort.patients[i] for i in development],
+        cohort.labels,
+        FEATURE_NAMES,
+        config.fusion,
+        balanced=config.training.balance != "none",
+        seed=config.seed,
+        rows=[str(cohort.cases[i]) for i in development],
+        where=cohort.path or "fusion",
+    )
     whole = fusion.combinations[0]
-    log.info("fusion of %s, %s: fitted on %d scans of %d patients, C %g", ", ".join(config.fusion.use),
-             config.fusion.method, whole.n_scans, whole.n_patients, whole.inverse_penalty)  # fmt: skip
+    log.info(
+        "fusion of %s, %s: fitted on %d scans of %d patients, C %g",
+        ", ".join(config.fusion.use),
+        config.fusion.method,
+        whole.n_scans,
+        whole.n_patients,
+        whole.inverse_penalty,
+    )
     return fusion
 
 
-def _scans(plan: Plan, rows: list[int], probabilities: NDArray[np.float64]) -> FusionScans:
-    cases = [plan.prepared.cohort.cases[row] for row in rows]
-    features = plan.prepared.handcrafted[rows]
+def _scans(run_data: RunData, rows: list[int], probabilities: NDArray[np.float64]) -> FusionScans:
+    cases = [run_data.prepared.cohort.cases[row] for row in rows]
+    features = run_data.prepared.handcrafted[rows]
     return FusionScans(probabilities, features, [case.within for case in cases], [case.columns for case in cases])

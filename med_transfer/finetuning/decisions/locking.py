@@ -9,9 +9,9 @@ from pathlib import Path
 
 from med_transfer.bundle import RECORD_FILE, BundleRecord, read_record
 from med_transfer.bundle.decisions_lock import write_lock
-from med_transfer.evaluation.test_access_log import OPENINGS_FILE, Opening, opened
-from med_transfer.finetuning.data_setup import Plan
-from med_transfer.metrics.decision_records import Openings
+from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
+from med_transfer.finetuning.data_setup import RunData
+from med_transfer.metrics.decision_records import AccessCounts
 
 
 def lock_run(run: Path, bundle: Path) -> BundleRecord:
@@ -25,15 +25,15 @@ def lock_run(run: Path, bundle: Path) -> BundleRecord:
 
 
 @contextmanager
-def opened_by_run(run: Path, plan: Plan, record: BundleRecord) -> Iterator[Openings]:
-    """Around everything in which a network reads the run's test scans. Raises as :func:`opened`."""
-    opening = Opening(
+def record_run_access(run: Path, run_data: RunData, record: BundleRecord) -> Iterator[AccessCounts]:
+    """Around everything in which a network reads the run's test scans. Raises as :func:`record_access`."""
+    opening = Access(
         by="finetune",
         own=True,
-        cohort_hash=plan.lock.cohort_hash,
-        n_scans=len(plan.split.test),
+        cohort_hash=run_data.lock.cohort_hash,
+        n_scans=len(run_data.split.test),
         lock_hash=record.lock_hash,
         operating_point=record.operating_point,
     )
-    with opened(run / OPENINGS_FILE, opening) as openings:
+    with record_access(run / ACCESS_LOG_FILE, opening) as openings:
         yield openings

@@ -17,7 +17,7 @@ from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.decision_records import ChosenPoint
 from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
-from med_transfer.metrics.scored import ScoredScans
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 
@@ -40,9 +40,11 @@ def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: 
     """
     if config.rule == "cost" and labels.multilabel:
         raise ConfigError(
-            "rule cost with several findings a scan", where="operating_point.rule", expected="rule thresholds",
+            "rule cost with several findings a scan",
+            where="operating_point.rule",
+            expected="rule thresholds",
             action="State for each finding the threshold (cost of a false alarm) / (that + cost of a miss)",
-        )  # fmt: skip
+        )
     for name in [config.for_class] if config.for_class is not None else []:
         if name not in labels.names:
             known = ", ".join(labels.names)
@@ -59,15 +61,22 @@ def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: 
         if lacking:
             raise TooFewPatients(
                 f"no validation scan {lacking} {name}, so its threshold cannot be chosen",
-                where="operating_point", expected="both kinds among the validation scans",
+                where="operating_point",
+                expected="both kinds among the validation scans",
                 action="Choose another rule, or a split with more validation scans",
-            )  # fmt: skip
+            )
 
 
 def choose_point(
-    config: OperatingPointConfig, probabilities: NDArray[np.floating], truth: NDArray[np.bool_],
-    patients: Sequence[str], labels: Labels, *, n_networks: int = 1, seed: int = 0,
-) -> tuple[OperatingPoint, ChosenPoint]:  # fmt: skip
+    config: OperatingPointConfig,
+    probabilities: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    patients: Sequence[str],
+    labels: Labels,
+    *,
+    n_networks: int = 1,
+    seed: int = 0,
+) -> tuple[OperatingPoint, ChosenPoint]:
     """The operating point, and what it reaches on the validation scans.
 
     Args:
@@ -85,7 +94,7 @@ def choose_point(
     check_point(config, truth, labels)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     point = _chosen(config, probabilities, truth, labels) if config.is_chosen else _stated(config, labels)
-    scored = ScoredScans.of(truth, probabilities, patients, labels, point)
+    scored = LabelledPredictions.of(truth, probabilities, patients, labels, point)
     rates = ClassRates.of(scored, PatientBootstrap(scored.patients, seed=seed), EvaluationConfig())
     reached = ChosenPoint(
         rule=config.rule,
@@ -146,9 +155,10 @@ def _chosen(
         if thresholds[name] <= 0:
             raise ConfigError(
                 f"no threshold above 0 reaches the aim for {name}: the networks give probability 0 to its scans",
-                where="operating_point", expected="an aim that the validation scans can reach",
+                where="operating_point",
+                expected="an aim that the validation scans can reach",
                 action="Run the same command with another operating_point; what was trained is kept",
-            )  # fmt: skip
+            )
     rule = "threshold" if labels.multilabel else "class_threshold"
     return OperatingPoint(rule=rule, thresholds=thresholds, chosen_on="validation")
 
@@ -181,7 +191,7 @@ def _on_validation(rates: ClassRates, name: str, config: OperatingPointConfig) -
     }
 
 
-def _warnings(config: OperatingPointConfig, scored: ScoredScans) -> list[str]:
+def _warnings(config: OperatingPointConfig, scored: LabelledPredictions) -> list[str]:
     """What to know of a threshold that was chosen for a sensitivity."""
     found = []
     for name in _whose(config, scored.labels) if config.at_least is not None else ():

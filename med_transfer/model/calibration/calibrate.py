@@ -62,9 +62,13 @@ def calibrate(
 
 
 def cross_fitted(
-    method: FittedMethod, logits: NDArray[np.floating], truth: NDArray[np.bool_], patients: Sequence[str], *,
+    method: FittedMethod,
+    logits: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    patients: Sequence[str],
+    *,
     multilabel: bool,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """Probabilities [scan, class] of each scan by a calibration fitted on other patients (one alone: on him)."""
     found = np.full(truth.shape, np.nan)
     for known, left_out in _folds(truth, np.asarray(patients)):
@@ -87,11 +91,13 @@ def _choose(
     allowed = _allowed(truth, patients, labels)
     losses = {
         method: _loss_by_patient(
-            cross_fitted(method, logits, truth, patients, multilabel=labels.multilabel), truth, patients,
+            cross_fitted(method, logits, truth, patients, multilabel=labels.multilabel),
+            truth,
+            patients,
             multilabel=labels.multilabel,
         )
         for method in allowed
-    }  # fmt: skip
+    }
     best = min(allowed, key=lambda method: losses[method].mean())
     chosen: FittedMethod = next(method for method in allowed if _within_one_error(losses[method] - losses[best]))
     figures = ", ".join(f"{method} {loss.mean():.3f}" for method, loss in losses.items())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from med_transfer.backbones import Encoder
 from med_transfer.pretraining.methods.losses import VICReg, nt_xent
-from med_transfer.pretraining.methods.method import Figures, Material, Method
+from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
 from med_transfer.pretraining.source.crops import Crops
 
 
@@ -32,7 +32,7 @@ class Contrastive(Method):
 
     figure = "retrieval"
 
-    def __init__(self, encoder: Encoder, material: Material) -> None:
+    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
         super().__init__(encoder, material)
         features = sum(encoder.stage_channels[stage] for stage in material.pooled_stages)
         settings = self.config.contrastive

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from med_transfer.backbones import Encoder
 from med_transfer.pretraining.methods.losses import DistillationLoss, VICReg
-from med_transfer.pretraining.methods.method import Figures, Material, Method
+from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
 from med_transfer.pretraining.methods.teacher import Teacher
 
 
@@ -21,7 +21,7 @@ class Distillation(Method):
     paints = True
     not_saved = ("teacher.encoder.",)
 
-    def __init__(self, encoder: Encoder, material: Material, teacher: Teacher) -> None:
+    def __init__(self, encoder: Encoder, material: PretrainingContext, teacher: Teacher) -> None:
         super().__init__(encoder, material)
         self.teacher, self.stages = teacher, material.config.distillation.stages
         channels = tuple(encoder.stage_channels[-self.stages :])

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import update_bn
 
 from med_transfer.backbones import Encoder
 from med_transfer.pretraining.methods.decoder import LightDecoder
-from med_transfer.pretraining.methods.method import Figures, Material, Method
+from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, encoder_input, reorient
 
 
@@ -27,7 +27,7 @@ class MaskedAutoencoding(Method):
     figure = "explained"
     paints = True
 
-    def __init__(self, encoder: Encoder, material: Material) -> None:
+    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
         super().__init__(encoder, material)
         self.decoder = LightDecoder(encoder.stage_channels, self.config.masked_autoencoding.decoder_channels)
         self.blocks = torch.Generator(material.device).manual_seed(material.seed + 3)

@@ -22,7 +22,7 @@ Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Material:
+class PretrainingContext:
     """What a method works with.
 
     Attributes:
@@ -62,7 +62,7 @@ class Method(nn.Module):
     paints: bool = False
     not_saved: tuple[str, ...] = ()
 
-    def __init__(self, encoder: Encoder, material: Material) -> None:
+    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
         super().__init__()
         self.encoder, self.material, self.config = encoder, material, material.config
         self.crops = self.sampler(material.training, material.seed)

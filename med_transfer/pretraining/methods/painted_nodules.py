@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
-from med_transfer.pretraining.methods.method import Figures, Material, Method
+from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
 from med_transfer.pretraining.painting.lung_scenes import LungScenes
 from med_transfer.pretraining.painting.nodules import FACTS, KINDS, Nodules
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient
@@ -30,7 +30,7 @@ class PaintedNodules(Method):
     figure = "explained"
     paints = True
 
-    def __init__(self, encoder: Encoder, material: Material) -> None:
+    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
         super().__init__(encoder, material)
         if self.scenes is None:
             raise ConfigError(

@@ -15,7 +15,7 @@ from med_transfer.backbones import Encoder
 from med_transfer.errors import CohortError
 from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.methods.decoder import LightDecoder
-from med_transfer.pretraining.methods.method import Figures, Material, Method
+from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
 from med_transfer.pretraining.source.crops import CENTRE, MASK, TISSUE, WHOLE, CropSampler
 from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient
@@ -26,7 +26,7 @@ class SupervisedLabels(Method):
 
     figure = "log_likelihood"
 
-    def __init__(self, encoder: Encoder, material: Material) -> None:
+    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
         super().__init__(encoder, material)
         self.truth = _truth(material.training, self.labels).to(material.device)
         features = sum(encoder.stage_channels[stage] for stage in material.pooled_stages)
@@ -73,7 +73,7 @@ class SupervisedMasks(Method):
 
     figure = "dice"
 
-    def __init__(self, encoder: Encoder, material: Material) -> None:
+    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
         super().__init__(encoder, material)
         self.decoder = LightDecoder(encoder.stage_channels, self.config.supervised.decoder_channels)
 
@@ -126,9 +126,10 @@ def _dice(predicted: Tensor, truth: Tensor) -> Tensor:
 def _labels(source: SourceScans) -> Labels:
     if source.labels is None:
         raise CohortError(
-            "the source has no labels", expected="a cohort.csv with a label column",
+            "the source has no labels",
+            expected="a cohort.csv with a label column",
             action="Give a table instead of a folder, or choose another method",
-        )  # fmt: skip
+        )
     return source.labels
 
 

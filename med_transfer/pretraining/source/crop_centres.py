@@ -17,7 +17,7 @@ _BODY_HU = -400.0
 
 
 @dataclass(frozen=True)
-class Places:
+class CropCentres:
     """Voxel indices (z, y, x), float32 [n, 3], of neighbourhoods that are lung, and that are other tissue."""
 
     lung: NDArray[np.float32]
@@ -27,7 +27,7 @@ class Places:
         return bool(len(self.lung) or len(self.tissue))
 
 
-def find_places(voxels: NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> Places:
+def find_places(voxels: NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> CropCentres:
     """Judge the neighbourhoods of a scan [depth, height, width] in HU."""
     window = [min(n, max(1, round(_NEIGHBOURHOOD_MM / mm))) for n, mm in zip(voxels.shape, spacing_mm, strict=True)]
     stride = [max(1, n // 3) for n in window]
@@ -47,7 +47,7 @@ def find_places(voxels: NDArray[np.int16], spacing_mm: tuple[float, float, float
     def places(chosen: Tensor) -> NDArray[np.float32]:
         return (chosen.nonzero() * torch.tensor(stride) + offset).numpy()
 
-    return Places(places(lung), places(tissue))
+    return CropCentres(places(lung), places(tissue))
 
 
 def _body(average_hu: Tensor) -> Tensor:

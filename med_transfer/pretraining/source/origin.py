@@ -15,9 +15,12 @@ from med_transfer.pretraining.config import PretrainingConfig
 
 # What may differ between two parts of one run: where files lie, and how fast it goes.
 _NOT_OF_THE_RUN = {
-    "weights": True, "checkpoint_seconds": True, "channels_last": True, "distillation": {"teacher_weights"},
+    "weights": True,
+    "checkpoint_seconds": True,
+    "channels_last": True,
+    "distillation": {"teacher_weights"},
     "probe": {"cohort"},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

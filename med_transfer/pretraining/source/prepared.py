@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from med_transfer.atomic import atomic_path, write_text
 from med_transfer.errors import UnusableVoxels
-from med_transfer.pretraining.source.crop_centres import Places, find_places
+from med_transfer.pretraining.source.crop_centres import CropCentres, find_places
 from med_transfer.pretraining.source.scans import SourceScan
 
 
-def kept(folder: Path, key: str, make: Callable[[], SourceScan], where: object) -> SourceScan:
+def cached_scan(folder: Path, key: str, make: Callable[[], SourceScan], where: object) -> SourceScan:
     """The scan that ``make`` gives, from ``folder`` if it was made before under this key; its arrays are on disk.
 
     Raises:
@@ -53,20 +53,24 @@ def _write(folder: Path, key: str, scan: SourceScan) -> None:
     mask = f"{key}.mask.npy" if scan.mask is not None else None
     if scan.mask is not None:
         _save_array(folder / f"{key}.mask.npy", scan.mask)
-    places = scan.places or Places(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
+    places = scan.places or CropCentres(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
     with atomic_path(folder / f"{key}.places.npz") as temporary:
         np.savez(temporary, lung=places.lung, tissue=places.tissue)
     record = {
-        "spacing_mm": scan.spacing_mm, "content_hash": scan.content_hash, "patient_hash": scan.patient_hash,
-        "centre": scan.centre, "voxels": voxels, "mask": mask,
-    }  # fmt: skip
+        "spacing_mm": scan.spacing_mm,
+        "content_hash": scan.content_hash,
+        "patient_hash": scan.patient_hash,
+        "centre": scan.centre,
+        "voxels": voxels,
+        "mask": mask,
+    }
     write_text(folder / f"{key}.json", json.dumps(record))  # last: it says that all the rest is there
 
 
 def _read(folder: Path, path: Path) -> SourceScan:
     record = json.loads(path.read_text(encoding="utf-8"))
     with np.load(path.with_suffix(".places.npz"), allow_pickle=False) as file:
-        places = Places(file["lung"], file["tissue"])
+        places = CropCentres(file["lung"], file["tissue"])
     return SourceScan(
         voxels=np.load(folder / record["voxels"], mmap_mode="r", allow_pickle=False),
         spacing_mm=tuple(record["spacing_mm"]),

@@ -16,7 +16,7 @@ from med_transfer.cohorts import Case, Cohort, patient_hash, region_of_case
 from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnusableVoxels
 from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.config import PretrainingConfig
-from med_transfer.pretraining.source.prepared import kept
+from med_transfer.pretraining.source.prepared import cached_scan
 from med_transfer.pretraining.source.scans import SourceScan, SourceScans, prepare, stored_scans
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Series, Volume, find_series, identity, read_scan
@@ -81,7 +81,7 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
     left_out = []
     for done, entry in enumerate(entries, start=1):
         try:
-            scan = replace(kept(folder, entry.key, entry.read, entry.name), label=entry.label)
+            scan = replace(cached_scan(folder, entry.key, entry.read, entry.name), label=entry.label)
             # a copy of a scan counts once; another labelled region in it counts again, another mask is added
             key = (scan.content_hash, *((scan.centre, scan.label) if labels else ()))
             found[key] = _with_mask(found[key], scan.mask) if key in found else scan
@@ -91,9 +91,11 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
         progress("reading scans", done, len(entries))
     if not found:
         raise NothingDone(
-            f"none of {len(left_out)} scans can be used", where=scans, expected="at least one",
+            f"none of {len(left_out)} scans can be used",
+            where=scans,
+            expected="at least one",
             action=f"The first reason: {left_out[0].reason}",
-        )  # fmt: skip
+        )
     return Source(SourceScans(tuple(found.values()), labels), tuple(left_out))
 
 
@@ -109,9 +111,11 @@ def _entries(scans: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], 
         return _of_table(scans, config)
     if config.method == "supervised":
         raise CohortError(
-            "no table", where=scans, expected=f"a cohort.csv with a {config.supervised.target} in every row",
+            "no table",
+            where=scans,
+            expected=f"a cohort.csv with a {config.supervised.target} in every row",
             action="med-transfer index makes one, or choose a method that needs no labels",
-        )  # fmt: skip
+        )
     if scans.suffix.lower() == ".npz" and not scans.is_dir():
         return _of_stored(scans), None
     entries = [_of_series(series, config) for series in find_series(scans)]
@@ -153,10 +157,11 @@ def _of_table(path: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], 
     for case in cases if with_region else ():
         if case.mask is None and (with_mask or case.roi_centre_mm is None):
             raise CohortError(
-                f"{case} has no {'mask' if with_mask else 'region of interest'}", where=path,
+                f"{case} has no {'mask' if with_mask else 'region of interest'}",
+                where=path,
                 expected="a mask in every row" if with_mask else "roi_x_mm ... roi_size_mm or a mask in every row",
                 action="" if with_mask else "Or set supervised.region=whole",
-            )  # fmt: skip
+            )
     entries = [_of_case(case, config, with_region, labelled) for case in cases]
     return entries, cohort.labels if labelled else None
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from med_transfer.errors import ConfigError, NotAScan, ScanNotFound
 from med_transfer.predictions.labels import Labels
-from med_transfer.pretraining.source.crop_centres import Places
+from med_transfer.pretraining.source.crop_centres import CropCentres
 from med_transfer.scans import Volume, geometry
 
 SPACE_MM = 10.0  # air kept around the body
@@ -43,7 +43,7 @@ class SourceScan:
     spacing_mm: tuple[float, float, float]
     content_hash: str
     patient_hash: str = ""
-    places: Places | None = None
+    places: CropCentres | None = None
     mask: NDArray[np.uint8] | None = None
     centre: tuple[float, float, float] | None = None
     label: str | frozenset[str] | None = None
@@ -120,9 +120,10 @@ class SourceScans:
         if not training:
             raise ConfigError(
                 f"{len(self)} source scans of {len(patients)} patients, {validation_scans} of them for validation",
-                where="validation_scans", expected="something left to learn from",
+                where="validation_scans",
+                expected="something left to learn from",
                 action="Give more scans, or set validation_scans lower (0 measures nothing)",
-            )  # fmt: skip
+            )
         return SourceScans(tuple(training), self.labels), SourceScans(tuple(kept_out), self.labels)
 
 

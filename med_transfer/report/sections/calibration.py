@@ -52,18 +52,27 @@ def _by_class(metrics: Metrics, t: Translator) -> Table:
         "by-class",
         t("Each class against the rest"),
         (
-            t("Class"), t("Brier score"), t("Reliability"), t("Resolution"), t("Uncertainty"),
-            t("Expected calibration error"), t("Slope"), t("Intercept"),
+            t("Class"),
+            t("Brier score"),
+            t("Reliability"),
+            t("Resolution"),
+            t("Uncertainty"),
+            t("Expected calibration error"),
+            t("Slope"),
+            t("Intercept"),
         ),
         [
             (
-                name, estimated(found.brier, "decimal", t), *_parts(found.decomposition),
-                estimated(found.ece, "decimal", t), estimated(found.slope, "decimal", t),
+                name,
+                estimated(found.brier, "decimal", t),
+                *_parts(found.decomposition),
+                estimated(found.ece, "decimal", t),
+                estimated(found.slope, "decimal", t),
                 estimated(found.intercept, "signed", t),
             )
             for name, found in metrics.calibration.classes.items()
         ],
-    )  # fmt: skip
+    )
 
 
 def _parts(found: BrierDecomposition) -> list[Cell]:
@@ -105,9 +114,11 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], caption: str, t: Transla
     spoken = "; ".join(
         t(
             "predicted {predicted}, observed {observed} of {n}",
-            predicted=f"{b.mean_probability:.0%}", observed=f"{b.observed:.0%}", n=b.n,
+            predicted=f"{b.mean_probability:.0%}",
+            observed=f"{b.observed:.0%}",
+            n=b.n,
         )
         for b in bins
-    )  # fmt: skip
+    )
     title = t("Reliability diagram")
     return drawn("reliability", title, spoken, (4.6, 4.4), draw, caption=caption, width_rem=29)

@@ -94,6 +94,4 @@ def _table(name: str, checklist: Checklist, answered: list[tuple[Item, Status, s
 
 def _counted(checklist: Checklist, answered: list[tuple[Item, Status, str]], t: Translator) -> str:
     n = {status: sum(one == status for _, one, _ in answered) for status in _STATUS}
-    return t(
-        "{name}: {whole} items from the run, {part} in part, {author} for the author", name=checklist.name, **n
-    )  # fmt: skip
+    return t("{name}: {whole} items from the run, {part} in part, {author} for the author", name=checklist.name, **n)

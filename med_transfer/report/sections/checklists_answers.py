@@ -38,16 +38,19 @@ def _question(evidence: Evidence, t: Translator) -> str:
 def _categories(evidence: Evidence, t: Translator) -> str:
     metrics = evidence.metrics
     names = ", ".join(metrics.labels)
-    return t("Several findings a scan: {names}", names=names) if metrics.multilabel else t(
-        "One class a scan: {names}", names=names
-    )  # fmt: skip
+    return (
+        t("Several findings a scan: {names}", names=names)
+        if metrics.multilabel
+        else t("One class a scan: {names}", names=names)
+    )
 
 
 def _excluded(evidence: Evidence, t: Translator) -> str:
     return t(
         "Data level: {n} of {asked} scans could not be used, by reason in 'Who was judged'",
-        n=evidence.metrics.failed.n, asked=evidence.n_asked,
-    )  # fmt: skip
+        n=evidence.metrics.failed.n,
+        asked=evidence.n_asked,
+    )
 
 
 def _flow(evidence: Evidence, t: Translator) -> str | None:
@@ -56,8 +59,9 @@ def _flow(evidence: Evidence, t: Translator) -> str | None:
         return None
     return t(
         "Diagram in 'Who was judged', from {scans} of {patients} in the cohort table on",
-        scans=scans(flow.found.scans, t), patients=patients(flow.found.patients, t),
-    )  # fmt: skip
+        scans=scans(flow.found.scans, t),
+        patients=patients(flow.found.patients, t),
+    )
 
 
 def _software(evidence: Evidence, t: Translator) -> str | None:
@@ -73,9 +77,7 @@ def _division(evidence: Evidence, t: Translator) -> str | None:
 def _disjoint(evidence: Evidence, t: Translator) -> str:
     overlap = evidence.metrics.overlap
     if overlap and overlap.seen_scans:
-        return t(
-            "Not disjoint: {n} of {all} scans were seen in training", n=overlap.seen_scans, all=overlap.n_scans
-        )  # fmt: skip
+        return t("Not disjoint: {n} of {all} scans were seen in training", n=overlap.seen_scans, all=overlap.n_scans)
     return t("By patient and by image: a patient or an identical image on both sides is refused")
 
 
@@ -113,8 +115,9 @@ def _sample_size(evidence: Evidence, t: Translator) -> str:
     metrics = evidence.metrics
     return t(
         "Not planned by the program. Judged: {scans} of {patients}; the intervals show what so many can tell",
-        scans=scans(metrics.n_scans, t), patients=patients(metrics.n_patients, t),
-    )  # fmt: skip
+        scans=scans(metrics.n_scans, t),
+        patients=patients(metrics.n_patients, t),
+    )
 
 
 def _errors(evidence: Evidence, t: Translator) -> str | None:
@@ -134,7 +137,7 @@ def _prevalence(evidence: Evidence, t: Translator) -> str:
     shares = evidence.metrics.prevalence.items()
     return t(
         "Among the test scans: {shares}", shares=", ".join(f"{name} {100 * share:.0f} %" for name, share in shares)
-    )  # fmt: skip
+    )
 
 
 def _external(evidence: Evidence, t: Translator) -> str | None:
@@ -171,9 +174,10 @@ def _selection(evidence: Evidence, t: Translator) -> str | None:
         return None
     kept = ", ".join(f"{curve.name}: {curve.best_epoch}" for curve in evidence.curves)
     return t(
-        "Epoch with the best {measure} in validation; kept: {kept}", measure=evidence.curves[0].monitored_name,
+        "Epoch with the best {measure} in validation; kept: {kept}",
+        measure=evidence.curves[0].monitored_name,
         kept=kept,
-    )  # fmt: skip
+    )
 
 
 def _internal(evidence: Evidence, t: Translator) -> str | None:
@@ -191,7 +195,7 @@ def _licence(evidence: Evidence, t: Translator) -> str:
     return t(
         "The folder 'bundle' of the run is the whole model; licence of the weights it began with: {licence}",
         licence=evidence.run.backbone_licence,
-    )  # fmt: skip
+    )
 
 
 _PREPROCESSING = _rows("Input", "Modality", "Intensities", "Channel ", "Scans repaired")

@@ -30,12 +30,15 @@ def _coverage(sets: SetMetrics, t: Translator) -> Table:
         "coverage",
         t("How often the set of a scan of each class holds that class"),
         (
-            t("Class"), t("Asked"), t("Reached on test scans"), t("In the set from probability"),
+            t("Class"),
+            t("Asked"),
+            t("Reached on test scans"),
+            t("In the set from probability"),
             t("Validation patients"),
         ),
         [*rows, (t("All"), asked, estimated(sets.coverage, "percent", t), nothing, nothing)],
         total=True,
-    )  # fmt: skip
+    )
 
 
 def _row(found: ClassSets, t: Translator) -> list[Cell]:
@@ -63,9 +66,11 @@ def _notes(sets: SetMetrics, evidence: Evidence, t: Translator) -> list[str]:
     always = [name for name, one in sets.classes.items() if one.threshold == 0]
     if always:
         found.append(
-            t("In every set, because there are too few validation patients to rule it out: {classes}.",
-              classes=", ".join(always))
-        )  # fmt: skip
+            t(
+                "In every set, because there are too few validation patients to rule it out: {classes}.",
+                classes=", ".join(always),
+            )
+        )
     single = sets.right_when_single
     if single is not None and single.value is not None:
         found.append(

@@ -41,8 +41,5 @@ def _by_finding(metrics: Metrics, t: Translator) -> Table:
         "by-finding",
         t("A scan can have several findings: one two-by-two table a finding instead of a confusion matrix."),
         (t("Finding"), t("True positive"), t("False negative"), t("False positive"), t("True negative")),
-        [
-            (name, n.true_positive, n.false_negative, n.false_positive, n.true_negative)
-            for name, n in counts.items()
-        ],
-    )  # fmt: skip
+        [(name, n.true_positive, n.false_negative, n.false_positive, n.true_negative) for name, n in counts.items()],
+    )

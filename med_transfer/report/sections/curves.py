@@ -42,10 +42,14 @@ def roc_curves(
     aucs = {name: found.auc.value for name, found in metrics.classes.items()}
     spoken = "; ".join(f"{name}: AUC {t('undefined') if v is None else f'{v:.3f}'}" for name, v in aucs.items())
     return drawn(
-        "roc", t("ROC curves, one class against the rest"), spoken, (4.6, 4.4), draw,
+        "roc",
+        t("ROC curves, one class against the rest"),
+        spoken,
+        (4.6, 4.4),
+        draw,
         caption=t("Each class against the rest, AUC in brackets. Dot: the operating point. Grey line: chance."),
         width_rem=29,
-    )  # fmt: skip
+    )
 
 
 def _curve(

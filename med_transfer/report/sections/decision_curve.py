@@ -54,16 +54,31 @@ def _ranges(points: Sequence[NetBenefit]) -> str:
 def _points(metrics: Metrics, t: Translator) -> Table:
     """For the file alone: too long for the page, which has the figure."""
     low, high = t("95 % CI, low"), t("95 % CI, high")
-    columns = (t("Class"), t("Threshold"), t("Net benefit"), low, high, t("Treat everyone"), t("Gain"),
-               t("Gain, low"), t("Gain, high"))  # fmt: skip
+    columns = (
+        t("Class"),
+        t("Threshold"),
+        t("Net benefit"),
+        low,
+        high,
+        t("Treat everyone"),
+        t("Gain"),
+        t("Gain, low"),
+        t("Gain, high"),
+    )
     rows = [(name, *_row(point)) for name, curve in metrics.decision_curves.items() for point in curve.points]
     return Table("points", t("Net benefit at every threshold"), columns, rows)
 
 
 def _row(point: NetBenefit) -> list[Cell]:
     none = (None, None)
-    values = (point.threshold, point.net_benefit, *(point.ci95 or none), point.treat_all, point.gain,
-              *(point.gain_ci95 or none))  # fmt: skip
+    values = (
+        point.threshold,
+        point.net_benefit,
+        *(point.ci95 or none),
+        point.treat_all,
+        point.gain,
+        *(point.gain_ci95 or none),
+    )
     return [Cell("–" if value is None else f"{value:.3f}", values={"": value}) for value in values]
 
 
@@ -100,8 +115,9 @@ def _panel(axes: Axes, name: str, curve: DecisionCurve, prevalence: float, t: Tr
     benefit = [point.net_benefit for point in curve.points]
     low, high = np.array([point.ci95 or (np.nan, np.nan) for point in curve.points]).T
     axes.axhline(0, color=MUTED, linewidth=0.9)
-    axes.plot(thresholds, [point.treat_all for point in curve.points], "--", color=INK, linewidth=1,
-              label=t("Treat everyone"))  # fmt: skip
+    axes.plot(
+        thresholds, [point.treat_all for point in curve.points], "--", color=INK, linewidth=1, label=t("Treat everyone")
+    )
     axes.fill_between(thresholds, low, high, color=SERIES[0], alpha=0.2, linewidth=0)
     axes.plot(thresholds, benefit, color=SERIES[0], label=t("Act on the probability"))
     axes.set_title(short(name), fontsize=10)

@@ -30,8 +30,9 @@ def _distance(domain: Domain, t: Translator) -> Table:
     outside = t("Spacing outside that of training") + (f" ({axes})" if axes else "")
     strange = t(
         "Stranger than {share} of held-out scans; {chance} by chance",
-        share=f"{STRANGE:.0%}", chance=f"{1 - STRANGE:.0%}",
-    )  # fmt: skip
+        share=f"{STRANGE:.0%}",
+        chance=f"{1 - STRANGE:.0%}",
+    )
     rows: list[tuple[str, Cell]] = [
         (outside, estimated(domain.outside_envelope, "percent", t)),
         (strange, estimated(domain.strange, "percent", t)),

@@ -51,7 +51,10 @@ def _doubts(checks: MapChecks, t: Translator) -> list[str]:
         )
     if 2 * checks.n_no_better > checks.n - checks.n_empty:
         doubts.append(
-            t("In {number} of {n} maps the strongest part matters no more to the answer than other parts do.",
-              number=checks.n_no_better, n=checks.n - checks.n_empty)
-        )  # fmt: skip
+            t(
+                "In {number} of {n} maps the strongest part matters no more to the answer than other parts do.",
+                number=checks.n_no_better,
+                n=checks.n - checks.n_empty,
+            )
+        )
     return doubts

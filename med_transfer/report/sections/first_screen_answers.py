@@ -73,9 +73,12 @@ def found(name: str, one: ClassMetrics, multilabel: bool, t: Translator) -> Foun
         return Found(name, rate.reason, wrongly)
     text = t(
         "found {found} of {scans} ({patients}): {rate} (95 % CI {interval})",
-        found=counts.true_positive, scans=scans(one.n, t), patients=patients(one.n_patients, t), rate=percent(rate),
+        found=counts.true_positive,
+        scans=scans(one.n, t),
+        patients=patients(one.n_patients, t),
+        rate=percent(rate),
         interval=percent_interval(rate.ci95, t),
-    )  # fmt: skip
+    )
     if rate.ci95_cluster:
         text += t(", over patients {interval}", interval=percent_interval(rate.ci95_cluster, t))
     return Found(name, text.replace(" %", NO_BREAK + "%").replace("% CI ", f"%{NO_BREAK}CI{NO_BREAK}"), wrongly)

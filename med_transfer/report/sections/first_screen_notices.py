@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from med_transfer.metrics.fusion_metrics import FusionMetrics
-from med_transfer.metrics.record import FitGap, KeptNetwork, Metrics, TransferGain
+from med_transfer.metrics.record import GeneralisationGap, KeptNetwork, Metrics, TransferGain
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import difference, scans
@@ -56,10 +56,16 @@ def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     """In the order of reading: fusion, transfer, what was kept, baseline, over-fitting, never called, failed, few."""
     metrics, judged = evidence.metrics, t(evidence.judged)
     found = [
-        _fusion(metrics.fusion, t), _leaks(metrics.fusion, t), _transfer(metrics.transfer_gain, t),
-        _kept(metrics.kept_network, t), _baseline(metrics, judged, t), _gap(metrics.fit_gap, t),
-        _never_called(metrics, t), _failed(evidence, t), _few(metrics, t),
-    ]  # fmt: skip
+        _fusion(metrics.fusion, t),
+        _leaks(metrics.fusion, t),
+        _transfer(metrics.transfer_gain, t),
+        _kept(metrics.kept_network, t),
+        _baseline(metrics, judged, t),
+        _gap(metrics.fit_gap, t),
+        _never_called(metrics, t),
+        _failed(evidence, t),
+        _few(metrics, t),
+    ]
     return [notice for notice in found if notice is not None]
 
 
@@ -72,8 +78,10 @@ def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
     level, title, text = _GAIN[gain.verdict]
     measured = t(
         "Transferred minus scratch: macro AUC {auc}; balanced sensitivity {sensitivity}; {n} patients.",
-        auc=difference(gain.macro_auc, t), sensitivity=difference(gain.balanced_sensitivity, t), n=gain.n_patients,
-    )  # fmt: skip
+        auc=difference(gain.macro_auc, t),
+        sensitivity=difference(gain.balanced_sensitivity, t),
+        n=gain.n_patients,
+    )
     return Notice(level, t(title), f"{t(text)} {measured}")
 
 
@@ -100,9 +108,8 @@ def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
     level, title = _FUSION[over.excludes_zero]
     lost = "; ".join(f"{part} {difference(one.macro_auc, t)}" for part, one in fusion.contributions.items())
     text = t(
-        "Fused minus image-only: macro AUC {gain}. Lost without each part: {lost}.",
-        gain=difference(over, t), lost=lost,
-    )  # fmt: skip
+        "Fused minus image-only: macro AUC {gain}. Lost without each part: {lost}.", gain=difference(over, t), lost=lost
+    )
     return Notice(level, t(title), f"{text} {shown}")
 
 
@@ -113,15 +120,17 @@ def _leaks(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
     return Notice("warning", t("A clinical column may give the answer away"), f"{text[:1].upper()}{text[1:]}.")
 
 
-def _gap(gap: FitGap | None, t: Translator) -> Notice | None:
+def _gap(gap: GeneralisationGap | None, t: Translator) -> Notice | None:
     if gap is None or not gap.exceeded:
         return None
     text = t(
         "Balanced sensitivity is {training} on training and {validation} on validation scans, a gap of {gap} (limit "
         "{limit}): the networks have learned their training scans by heart. See docs/transfer.md.",
-        training=f"{gap.training_sensitivity:.2f}", validation=f"{gap.validation_sensitivity:.2f}",
-        gap=f"{gap.difference:+.2f}", limit=f"{gap.limit:.2f}",
-    )  # fmt: skip
+        training=f"{gap.training_sensitivity:.2f}",
+        validation=f"{gap.validation_sensitivity:.2f}",
+        gap=f"{gap.difference:+.2f}",
+        limit=f"{gap.limit:.2f}",
+    )
     return Notice("warning", t("The networks over-fit"), text)
 
 
@@ -151,9 +160,10 @@ def _baseline(metrics: Metrics, judged: str, t: Translator) -> Notice | None:
 def _never_called(metrics: Metrics, t: Translator) -> Notice | None:
     """A high AUC hides that a class is never called: its sensitivity is 0 at this operating point."""
     never = [
-        name for name, one in metrics.classes.items()
+        name
+        for name, one in metrics.classes.items()
         if one.n and not one.counts.true_positive + one.counts.false_positive
-    ]  # fmt: skip
+    ]
     if not never:
         return None
     return Notice(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.decision_records import Openings
+from med_transfer.metrics.decision_records import AccessCounts
 from med_transfer.metrics.domain import Domain
 from med_transfer.metrics.overlap import Overlap
 from med_transfer.metrics.record import Metrics
@@ -18,9 +18,12 @@ def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     """In the order of reading: overlap, openings, distance from training, shortcuts, subgroups that differ."""
     metrics = evidence.metrics
     found = [
-        _overlap(metrics.overlap, t), _openings(metrics.openings, t), _domain(metrics.domain, t),
-        _shortcut(metrics, t), *_subgroups(metrics, t),
-    ]  # fmt: skip
+        _overlap(metrics.overlap, t),
+        _openings(metrics.openings, t),
+        _domain(metrics.domain, t),
+        _shortcut(metrics, t),
+        *_subgroups(metrics, t),
+    ]
     return [notice for notice in found if notice is not None]
 
 
@@ -29,15 +32,16 @@ def _overlap(overlap: Overlap | None, t: Translator) -> Notice | None:
         return None
     title = t(
         "{seen} of {n} scans were seen in training: these figures are not of new patients",
-        seen=overlap.seen_scans, n=overlap.n_scans,
-    )  # fmt: skip
+        seen=overlap.seen_scans,
+        n=overlap.n_scans,
+    )
     text = t("They are of {seen} of the {n} patients.", seen=overlap.seen_patients, n=overlap.n_patients)
     if overlap.seen_by_source:
         text += " " + t("{n} of them were seen by the source network or its pretraining.", n=overlap.seen_by_source)
     return Notice("warning", title, text)
 
 
-def _openings(openings: Openings | None, t: Translator) -> Notice | None:
+def _openings(openings: AccessCounts | None, t: Translator) -> Notice | None:
     if openings is None or openings.n == 1:
         return None
     before = decided_before(openings, t)
@@ -45,7 +49,7 @@ def _openings(openings: Openings | None, t: Translator) -> Notice | None:
         "{before}. Figures of scans that were looked at before, and something then chosen or changed, are no first "
         "answer. See docs/operating_points.md.",
         before=before[:1].upper() + before[1:],
-    )  # fmt: skip
+    )
     return Notice("warning", times_opened(openings, t), text)
 
 
@@ -55,9 +59,10 @@ def _domain(domain: Domain | None, t: Translator) -> Notice | None:
     text = t(
         "{strange} of the scans (95 % CI {interval}) are stranger than 95 % of held-out scans, which chance makes 5 %; "
         "{outside} have a spacing outside that of training.",
-        strange=percent(domain.strange), interval=percent_interval(domain.strange.ci95, t),
+        strange=percent(domain.strange),
+        interval=percent_interval(domain.strange.ci95, t),
         outside=percent(domain.outside_envelope),
-    )  # fmt: skip
+    )
     if domain.far:
         return Notice("warning", t("This cohort lies far from the training cohort"), text)
     return Notice("neutral", t("This cohort is not shown to lie far from the training cohort"), text)
@@ -72,9 +77,11 @@ def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
         "From the acquisition alone a small model reaches macro AUC {auc} (95 % CI {interval}) on these test scans. "
         "Strongest: {facts}. The network's lead over it is {gain}. It may have learned how scans of each class were "
         "made: judge it on scans in which that does not go together. See docs/subgroups.md.",
-        auc=decimal(acquisition.macro_auc), interval=decimal_interval(acquisition.macro_auc.ci95, t),
-        facts=", ".join(shortcuts.strongest), gain=difference(acquisition.macro_auc_gain, t),
-    )  # fmt: skip
+        auc=decimal(acquisition.macro_auc),
+        interval=decimal_interval(acquisition.macro_auc.ci95, t),
+        facts=", ".join(shortcuts.strongest),
+        gain=difference(acquisition.macro_auc_gain, t),
+    )
     within = f" {t(FITTED_WITHIN)}" if metrics.external else ""
     return Notice("warning", t("How the scans were made gives the label away"), f"{text}{within}")
 
@@ -92,8 +99,12 @@ def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
         worst, best = (pick(measured, key=lambda pair: pair[0].value or 0.0) for pick in (min, max))
         text = t(
             "Balanced accuracy runs from {low} ({worst}) to {high} ({best}); p = {p}, corrected for all columns.",
-            low=percent(worst[0]), worst=worst[1], high=percent(best[0]), best=best[1], p=f"{test.p_holm:.2g}",
-        )  # fmt: skip
+            low=percent(worst[0]),
+            worst=worst[1],
+            high=percent(best[0]),
+            best=best[1],
+            p=f"{test.p_holm:.2g}",
+        )
         found.append(
             Notice("warning", t("Not equally good for all: subgroups of {column} differ", column=column), text)
         )

@@ -34,12 +34,12 @@ def _unusable(evidence: Evidence, t: Translator) -> str:
         return t(
             "{n} of the {asked} scans in the cohort table could not be used. They were left out before the scans were "
             "divided, so they are in no part and in no rate of this report.",
-            n=failed, asked=flow.found.scans,
-        )  # fmt: skip
+            n=failed,
+            asked=flow.found.scans,
+        )
     return t(
-        "{n} of {asked} scans gave no prediction. They are in no rate of this report.",
-        n=failed, asked=evidence.n_asked,
-    )  # fmt: skip
+        "{n} of {asked} scans gave no prediction. They are in no rate of this report.", n=failed, asked=evidence.n_asked
+    )
 
 
 def _cohort(run: RunSummary, t: Translator) -> Table:

@@ -100,8 +100,9 @@ def _laid_out(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> Diagram
     ]
     parts = [] if judged_alone else _parts(flow, used.bottom + _GAP, t)
     rail = used.bottom + _GAP / 2
-    arrows += [[(used.middle, used.bottom), (used.middle, rail), (box.middle, rail), (box.middle, box.y)]
-               for box in parts]  # fmt: skip
+    arrows += [
+        [(used.middle, used.bottom), (used.middle, rail), (box.middle, rail), (box.middle, box.y)] for box in parts
+    ]
     tested = parts[-1] if parts else used
     results = _results(metrics, max(box.bottom for box in [used, *parts]) + _GAP, t)
     arrows.append([(tested.middle, tested.bottom), (tested.middle, results[0].y)])
@@ -119,9 +120,7 @@ def _parts(flow: ParticipantFlow, y: float, t: Translator) -> list[Box]:
         for part, count in flow.parts.items()
     ]
     tallest = max(map(len, lines))
-    return [
-        Box(k * (width + gap), y, width, [*own, *[""] * (tallest - len(own))]) for k, own in enumerate(lines)
-    ]  # fmt: skip
+    return [Box(k * (width + gap), y, width, [*own, *[""] * (tallest - len(own))]) for k, own in enumerate(lines)]
 
 
 def _excluded(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> list[str]:
@@ -162,9 +161,11 @@ def _calls(metrics: Metrics, row: int, found: ClassMetrics, t: Translator) -> st
     if metrics.confusion_matrix is None:
         return t(
             "found {found}, missed {missed}; wrongly found in {wrong} of the {others} others",
-            found=counts.true_positive, missed=counts.false_negative, wrong=counts.false_positive,
+            found=counts.true_positive,
+            missed=counts.false_negative,
+            wrong=counts.false_positive,
             others=counts.false_positive + counts.true_negative,
-        )  # fmt: skip
+        )
     calls = dict(zip(metrics.labels, metrics.confusion_matrix[row], strict=True))
     own = metrics.labels[row]
     others = [f"{short(name, 30)} {n}" for name, n in calls.items() if n and name != own]

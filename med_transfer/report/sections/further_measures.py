@@ -45,11 +45,13 @@ def _ranking(metrics: Metrics, t: Translator) -> Table:
         "ranking",
         t("How well the probabilities tell a class from the rest, at no operating point, with 95 % intervals"),
         (
-            t("Class"), t("AUC"), t("AUC at specificity {least} or more", least=f"{100 * PARTIAL_FROM:.0f} %"),
+            t("Class"),
+            t("AUC"),
+            t("AUC at specificity {least} or more", least=f"{100 * PARTIAL_FROM:.0f} %"),
             t("Average precision"),
         ),
         rows,
-    )  # fmt: skip
+    )
 
 
 def _cell(found: Estimate | None, kind: Literal["decimal", "ratio"], t: Translator) -> Cell:

@@ -36,20 +36,18 @@ def _models(fusion: FusionMetrics, labels: list[str], t: Translator) -> Table:
         [t("Macro AUC"), *(estimated(m.macro_auc, "decimal", t) for m in models)],
         [t("Macro AUC, fused minus this"), *(estimated(d.macro_auc, "signed", t) for d in minus), none],
         [t("Balanced accuracy"), *(estimated(m.balanced_accuracy, "percent", t) for m in models)],
-        [
-            t("Balanced accuracy, fused minus this"),
-            *(estimated(d.balanced_accuracy, "signed", t) for d in minus), none,
-        ],
+        [t("Balanced accuracy, fused minus this"), *(estimated(d.balanced_accuracy, "signed", t) for d in minus), none],
         *(
             [t("Sensitivity, {name}", name=name), *(estimated(m.sensitivity[name], "percent", t) for m in models)]
             for name in labels
         ),
-    ]  # fmt: skip
+    ]
     caption = t(
         "The same {scans} test scans of {patients} patients by each model. Where the interval of a difference includes "
         "0, no difference is shown.",
-        scans=fusion.n_scans, patients=fusion.n_patients,
-    )  # fmt: skip
+        scans=fusion.n_scans,
+        patients=fusion.n_patients,
+    )
     names = [t(_PARTS.get(name, name)).capitalize() for name in fusion.models]
     return Table("models", caption, (t("Measure"), *names), rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.decision_records import ChosenPoint, Openings
+from med_transfer.metrics.decision_records import AccessCounts, ChosenPoint
 from med_transfer.metrics.record import Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
@@ -30,7 +30,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     return Section(t("Operating point"), tables, values={"chosen": chosen})
 
 
-def _decided(point: OperatingPoint, chosen: ChosenPoint | None, openings: Openings | None, t: Translator) -> Table:
+def _decided(point: OperatingPoint, chosen: ChosenPoint | None, openings: AccessCounts | None, t: Translator) -> Table:
     rows = [(t("A scan is called"), str(point))]
     if chosen is not None:
         rows = [(t("Aim"), _aim(chosen, t)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
@@ -64,11 +64,16 @@ def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
         "reached",
         t(
             "What it reached on {scans} validation scans of {patients} patients, and on the test scans; 95 % intervals",
-            scans=chosen.n_scans, patients=chosen.n_patients,
+            scans=chosen.n_scans,
+            patients=chosen.n_patients,
         ),
         (
-            t("Class"), t("Threshold"), t("Sensitivity, validation"), t("Specificity, validation"),
-            t("Sensitivity, test"), t("Specificity, test"),
+            t("Class"),
+            t("Threshold"),
+            t("Sensitivity, validation"),
+            t("Specificity, validation"),
+            t("Sensitivity, test"),
+            t("Specificity, test"),
         ),
         [
             (
@@ -81,7 +86,7 @@ def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
             )
             for name, found in metrics.classes.items()
         ],
-    )  # fmt: skip
+    )
 
 
 def _threshold(value: float | None) -> Cell:

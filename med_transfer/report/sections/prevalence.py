@@ -19,9 +19,14 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     if not rows:
         return None
     columns = (
-        t("Class"), t("Prevalence stated"), t("PPV there"), t("NPV there"), t("Prevalence here"), t("PPV here"),
+        t("Class"),
+        t("Prevalence stated"),
+        t("PPV there"),
+        t("NPV there"),
+        t("Prevalence here"),
+        t("PPV here"),
         t("NPV here"),
-    )  # fmt: skip
+    )
     caption = t("Predictive values at the stated prevalence, beside those among the test scans, with 95 % intervals")
     return Section(t("At another prevalence"), [Table("stated", caption, columns, rows)])
 

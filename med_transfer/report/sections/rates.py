@@ -15,8 +15,9 @@ def section(evidence: Evidence, t: Translator) -> Section:
     metrics = evidence.metrics
     caption = t(
         "Each class against the rest, with 95 % intervals ({rates}; AUC: {auc}).",
-        rates=_AUTHORS[metrics.evaluation.interval], auc="Obuchowski" if evidence.clustered else "DeLong",
-    )  # fmt: skip
+        rates=_AUTHORS[metrics.evaluation.interval],
+        auc="Obuchowski" if evidence.clustered else "DeLong",
+    )
     if evidence.clustered:
         caption += " " + t("†: interval over patients.")
     table = Table(

@@ -40,9 +40,16 @@ def _stated(evidence: Evidence) -> Iterator[tuple[str, str, SampleSize]]:
 def _in_words(name: str, rate: str, one: SampleSize, t: Translator) -> str:
     return t(
         _SENTENCES[rate],
-        n=one.n_patients, name=name, value=_two(one.value), low=_two(one.ci95[0]), high=_two(one.ci95[1]),
-        wanted=f"{one.wanted_width:g}", needed=one.n_needed, most=one.n_needed_at_worst, worst=_two(one.worst_value),
-    )  # fmt: skip
+        n=one.n_patients,
+        name=name,
+        value=_two(one.value),
+        low=_two(one.ci95[0]),
+        high=_two(one.ci95[1]),
+        wanted=f"{one.wanted_width:g}",
+        needed=one.n_needed,
+        most=one.n_needed_at_worst,
+        worst=_two(one.worst_value),
+    )
 
 
 def _two(number: float) -> str:
@@ -55,11 +62,16 @@ def _table(stated: list[tuple[str, str, SampleSize]], t: Translator) -> Table:
         "patients",
         t("Patients there are, and patients that an interval of width {wanted} needs", wanted=wanted),
         (
-            t("Class"), t("Rate"), t("Found"), t("Patients"), t("Width of the interval"), t("Needed, same rate"),
+            t("Class"),
+            t("Rate"),
+            t("Found"),
+            t("Patients"),
+            t("Width of the interval"),
+            t("Needed, same rate"),
             t("Needed at most"),
         ),
         [(name, *_row(rate, one, t)) for name, rate, one in stated],
-    )  # fmt: skip
+    )
 
 
 def _row(rate: str, one: SampleSize, t: Translator) -> tuple[Cell | str | int, ...]:

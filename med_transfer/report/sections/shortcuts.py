@@ -52,4 +52,4 @@ def _facts(shortcuts: Shortcuts, t: Translator, *, external: bool) -> Table:
             (t("All together"), estimated(shortcuts.macro_auc, "decimal", t)),
         ],
         total=True,
-    )  # fmt: skip
+    )

@@ -73,16 +73,17 @@ def _table(number: int, column: str, groups: Mapping[str, Subgroup], metrics: Me
         f"{number}-{safe}" if safe else str(number),
         t("By {column}", column=column),
         (
-            column, t("Scans (patients)"), t("Balanced accuracy"),
-            *(t("Sensitivity, {name}", name=name) for name in metrics.labels), t("Macro AUC"),
+            column,
+            t("Scans (patients)"),
+            t("Balanced accuracy"),
+            *(t("Sensitivity, {name}", name=name) for name in metrics.labels),
+            t("Macro AUC"),
         ),
         [(value or t("(empty)"), *_group(group, metrics.labels, t)) for value, group in groups.items()],
-    )  # fmt: skip
+    )
 
 
 def _group(group: Subgroup, labels: list[str], t: Translator) -> list[Cell]:
     counts = Cell(f"{group.n} ({group.n_patients})", values={t("scans"): group.n, t("patients"): group.n_patients})
     rates = [estimated(group.sensitivity[name], "percent", t) for name in labels]
-    return [
-        counts, estimated(group.balanced_accuracy, "percent", t), *rates, estimated(group.macro_auc, "decimal", t)
-    ]  # fmt: skip
+    return [counts, estimated(group.balanced_accuracy, "percent", t), *rates, estimated(group.macro_auc, "decimal", t)]

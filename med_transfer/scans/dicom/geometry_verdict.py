@@ -37,12 +37,12 @@ _Numbers = tuple[float, ...]
 _MAX_NAMED = 6  # slices or gaps that one message names before it counts the rest
 
 
-def judge_content(slices: Sequence[Slice]) -> Verdict:
+def content_verdict(slices: Sequence[Slice]) -> Verdict:
     """Verdict on what the images are, wherever they lie: reject unless they are plain CT, MR or PT images."""
     return _first_rejection(slices, _CONTENT)
 
 
-def judge(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
+def slices_verdict(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
     """Verdict on slices in order (see :func:`arrange`), identical repeats already dropped.
 
     Uneven gaps up to ``max_gap_mm`` are repaired by interpolation between the true positions; beyond it, and without

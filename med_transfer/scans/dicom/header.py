@@ -18,9 +18,29 @@ from med_transfer.scans.dicom.functional_groups import FRAME_KEYWORDS, frames_of
 _PREFIX_AT = 128  # DICOM PS3.10 section 7.1: 128 bytes of preamble, then "DICM"
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 _VALUE_REPRESENTATIONS = {
-    b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"OB", b"OW", b"PN", b"SH", b"SL", b"SS", b"ST",
-    b"TM", b"UI", b"UL", b"UN", b"US", b"UT",
-}  # fmt: skip
+    b"AE",
+    b"AS",
+    b"CS",
+    b"DA",
+    b"DS",
+    b"DT",
+    b"IS",
+    b"LO",
+    b"LT",
+    b"OB",
+    b"OW",
+    b"PN",
+    b"SH",
+    b"SL",
+    b"SS",
+    b"ST",
+    b"TM",
+    b"UI",
+    b"UL",
+    b"UN",
+    b"US",
+    b"UT",
+}
 _MOST_COMPRESSED = 4000  # an image of a single value reaches some hundred; beyond that a size is damaged or an attack
 _LONGEST_FIRST_VALUE = 1024  # bytes; the first element of a file without preamble is a short text or a group length
 
@@ -221,8 +241,9 @@ def _slice(path: Path, header: Header, values: Values, frame: int = 0, frames: i
 
 def _pixels(header: Header, values: Values, frame: int, frames: int) -> StoredPixels:
     allocated = _integer(values, "BitsAllocated", 16)
-    padding = [_integer(values, keyword, 0) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
-               if keyword in values]  # fmt: skip
+    padding = [
+        _integer(values, keyword, 0) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit") if keyword in values
+    ]
     stored = PixelFormat(
         syntax=header.syntax,
         rows=_integer(values, "Rows", 0),

@@ -75,11 +75,11 @@ def _is_usable(slices: Sequence[Slice], max_gap_mm: float) -> bool:
 
 def _judged(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Slice, ...], Verdict]:
     arranged = arrange(slices)
-    verdict = geometry_verdict.judge_content(arranged)
+    verdict = geometry_verdict.content_verdict(arranged)
     if not verdict.usable:
         return arranged, verdict
     kept, remark = _without_repeats(arranged)
-    verdict = geometry_verdict.judge(kept, max_gap_mm)
+    verdict = geometry_verdict.slices_verdict(kept, max_gap_mm)
     if remark:
         verdict = Verdict("repair" if verdict.usable else "reject", (*verdict.reasons, remark))
     return kept, verdict

@@ -14,7 +14,7 @@ from med_transfer.scans.verdict import Verdict
 NOMINAL = Verdict("accept", ("affine is nominal: the file does not say where the voxels lie in the patient",))
 
 
-def judge_grid(shape_ijk: Sequence[int], affine: geometry.Affine, channels: int = 1) -> Verdict:
+def grid_verdict(shape_ijk: Sequence[int], affine: geometry.Affine, channels: int = 1) -> Verdict:
     """Reject unless the file holds one three-dimensional volume of single values on a rectangular grid."""
     reasons = [*_shape_reasons(shape_ijk, channels), *_affine_reasons(affine)]
     return Verdict("reject", tuple(reasons)) if reasons else Verdict()

@@ -9,7 +9,7 @@ import numpy as np
 
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans import geometry
-from med_transfer.scans.formats.grid_verdict import NOMINAL, judge_grid
+from med_transfer.scans.formats.grid_verdict import NOMINAL, grid_verdict
 from med_transfer.scans.formats.metaimage import require_header, require_whole
 from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.series import Series
@@ -32,8 +32,17 @@ def itk_series(path: Path) -> Series:
     """
     reader = _open(path)
     size = reader.GetSize()
-    return Series(path, (path,), _format(path), "", "", "", size[2] if len(size) > 2 else 1, _verdict(reader),
-                  affine=_affine(reader))  # fmt: skip
+    return Series(
+        path,
+        (path,),
+        _format(path),
+        "",
+        "",
+        "",
+        size[2] if len(size) > 2 else 1,
+        _verdict(reader),
+        affine=_affine(reader),
+    )
 
 
 def read_itk(path: Path) -> Volume:
@@ -89,7 +98,7 @@ def _open(path: Path) -> SimpleITK.ImageFileReader:
 def _verdict(reader: SimpleITK.ImageFileReader) -> Verdict:
     import SimpleITK
 
-    verdict = judge_grid(reader.GetSize(), _affine(reader), channels=reader.GetNumberOfComponents())
+    verdict = grid_verdict(reader.GetSize(), _affine(reader), channels=reader.GetNumberOfComponents())
     if "complex" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()):
         verdict = verdict.joined(Verdict("reject", ("complex values",)))
     # An NRRD file names its space; MetaImage has a position and axes always.

@@ -11,7 +11,7 @@ import numpy as np
 
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans import geometry
-from med_transfer.scans.formats.grid_verdict import NOMINAL, judge_grid
+from med_transfer.scans.formats.grid_verdict import NOMINAL, grid_verdict
 from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict, require_usable_series
@@ -35,8 +35,9 @@ def nifti_series(path: Path) -> Series:
     """
     image = _open(path)
     shape = image.shape
-    return Series(path, (path,), "nifti", "", "", "", shape[2] if len(shape) > 2 else 1, _verdict(image),
-                  affine=_affine(image))  # fmt: skip
+    return Series(
+        path, (path,), "nifti", "", "", "", shape[2] if len(shape) > 2 else 1, _verdict(image), affine=_affine(image)
+    )
 
 
 def read_nifti(path: Path) -> Volume:
@@ -120,7 +121,7 @@ def _load_whole(path: Path) -> Nifti1Image:
 
 def _verdict(image: Nifti1Image) -> Verdict:
     dtype = np.dtype(image.get_data_dtype())
-    verdict = judge_grid(image.shape, _affine(image), channels=len(dtype.names or (0,)))
+    verdict = grid_verdict(image.shape, _affine(image), channels=len(dtype.names or (0,)))
     if dtype.kind == "c":
         verdict = verdict.joined(Verdict("reject", ("complex values",)))
     placed = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0

@@ -53,7 +53,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Look:
+class ScanSummary:
     """One scan as it was found.
 
     Attributes:
@@ -80,9 +80,9 @@ class Look:
         return rows | dict(self.acquisition)
 
 
-def look_at_series(series: Series, title: str, *, max_gap_mm: float = 0.0, view: bool = False) -> Look:
+def look_at_series(series: Series, title: str, *, max_gap_mm: float = 0.0, view: bool = False) -> ScanSummary:
     """A series of a survey; one that cannot be used says why and has no view."""
-    look = Look(title, describe_series(series), series.verdict, describe_acquisition(series.acquisition))
+    look = ScanSummary(title, describe_series(series), series.verdict, describe_acquisition(series.acquisition))
     if not series.verdict.usable:
         return look
     try:
@@ -91,7 +91,9 @@ def look_at_series(series: Series, title: str, *, max_gap_mm: float = 0.0, view:
         return refused(look, str(error))
 
 
-def look_at_volume(look: Look, volume: Volume, region: Region | None = None, *, view: bool = False) -> Look:
+def look_at_volume(
+    look: ScanSummary, volume: Volume, region: Region | None = None, *, view: bool = False
+) -> ScanSummary:
     """The same look with what the voxels show."""
     return replace(
         look,
@@ -105,13 +107,13 @@ def look_at_volume(look: Look, volume: Volume, region: Region | None = None, *, 
     )
 
 
-def refused(look: Look, reason: str) -> Look:
+def refused(look: ScanSummary, reason: str) -> ScanSummary:
     """The same look at a scan that cannot be read."""
     verdict = Verdict("reject", (reason,))
     return replace(look, rows={**look.rows, "verdict": str(verdict)}, verdict=verdict)
 
 
-def write_picture(look: Look | None, path: Path) -> None:
+def write_picture(look: ScanSummary | None, path: Path) -> None:
     """PNG of the three planes of a look. Raises ScanNotFound when there is none, OutputError."""
     if look is None or look.view is None:
         raise ScanNotFound("no usable series to draw", action="See the verdicts")
@@ -119,7 +121,12 @@ def write_picture(look: Look | None, path: Path) -> None:
 
 
 def write_inspection(
-    path: Path, title: str, looks: Sequence[Look], ignored: Sequence[Ignored], base: Path, n_files: int | None = None
+    path: Path,
+    title: str,
+    looks: Sequence[ScanSummary],
+    ignored: Sequence[Ignored],
+    base: Path,
+    n_files: int | None = None,
 ) -> None:
     """Write the page whole or not at all; equal input gives an equal file.
 
@@ -139,10 +146,13 @@ def write_inspection(
     for one in ignored:
         reasons[not one.damaged, one.reason].append(shown_path(one.path, base))
     text = page.render(
-        title=title, looks=looks, n_files=n_files, n_ignored=len(ignored),
+        title=title,
+        looks=looks,
+        n_files=n_files,
+        n_ignored=len(ignored),
         n_damaged=sum(one.damaged for one in ignored),
         ignored=[(not whole, reason, paths) for (whole, reason), paths in sorted(reasons.items())],
-    )  # fmt: skip
+    )
     write_text(path, text)
 
 

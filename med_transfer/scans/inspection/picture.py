@@ -64,9 +64,12 @@ def sides(direction: ArrayLike) -> str:
 
 
 def planes(
-    voxels: NDArray, affine: geometry.Affine, window: Window, region: Region | None = None,
+    voxels: NDArray,
+    affine: geometry.Affine,
+    window: Window,
+    region: Region | None = None,
     through_mm: ArrayLike | None = None,
-) -> tuple[Plane, ...]:  # fmt: skip
+) -> tuple[Plane, ...]:
     """Axial, coronal and sagittal plane along the voxels' own axes, through a point, the region's middle or the scan's.
 
     Args:
@@ -87,9 +90,15 @@ def planes(
 
 
 def _plane(
-    voxels: NDArray, affine: geometry.Affine, window: Window, at: NDArray, extent: NDArray | None,
-    across: int, columns: int, rows: int,
-) -> Plane:  # fmt: skip
+    voxels: NDArray,
+    affine: geometry.Affine,
+    window: Window,
+    at: NDArray,
+    extent: NDArray | None,
+    across: int,
+    columns: int,
+    rows: int,
+) -> Plane:
     image = voxels.take(at[across], axis=2 - across)
     spacing = geometry.spacing_mm(affine)
     height, width = image.shape
@@ -190,9 +199,11 @@ def _draw(figure: Figure, plane: Plane, place: Box, inches: float) -> None:
     axes.set_axis_off()
     gap = 0.5 * _MARGIN_INCHES / size
     for x, y, letters in (
-        (0.5, 1 + gap[1], plane.top), (1 + gap[0], 0.5, plane.right), (0.5, -gap[1], plane.bottom),
+        (0.5, 1 + gap[1], plane.top),
+        (1 + gap[0], 0.5, plane.right),
+        (0.5, -gap[1], plane.bottom),
         (-gap[0], 0.5, plane.left),
-    ):  # fmt: skip
+    ):
         axes.text(x, y, letters, color="#ffd24d", fontsize=7, transform=axes.transAxes, ha="center", va="center")
     if plane.box:
         x, top, right, bottom = plane.box

@@ -105,9 +105,11 @@ def _require_labels(voxels: NDArray, where: Path) -> None:
     present = voxels[voxels != 0]
     if present.size and present.min() != present.max() and not np.array_equal(np.rint(present), present):
         raise UnusableVoxels(
-            "values between whole numbers, as in a map of probabilities", where=where, expected=expected,
+            "values between whole numbers, as in a map of probabilities",
+            where=where,
+            expected=expected,
             action="Write a mask with the voxels above your threshold",
-        )  # fmt: skip
+        )
 
 
 def _label_value(voxels: NDArray, name: str, where: Path) -> int:

@@ -104,8 +104,12 @@ def _inside(folder: Path, name: str, archive: Path) -> Path:
     """Where a member goes. Absolute names, drive letters and ``..`` would lead out of the folder."""
     pure = PurePosixPath(name.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or ":" in name or "\0" in name:
-        raise UnreadableScan("archive with a member that leads out of it", where=archive, expected="relative paths",
-                             action="Unpack it yourself if you trust it")  # fmt: skip
+        raise UnreadableScan(
+            "archive with a member that leads out of it",
+            where=archive,
+            expected="relative paths",
+            action="Unpack it yourself if you trust it",
+        )
     return folder / pure
 
 

@@ -25,7 +25,7 @@ from med_transfer.scans.verdict import Decision, Verdict
 log = logging.getLogger(__name__)
 
 Stamp = tuple[int, int]
-Look = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
+ScanSummary = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
 _SCHEMA = 1  # raise it when Slice or an entry changes its meaning
 _MIN_FILES = 64  # below that, reading the headers is as quick as reading an index
 _KEPT = 100  # trees
@@ -67,7 +67,7 @@ class HeaderIndex:
         self._seen: dict[str, _Entry] = {}
         self._changed = False
 
-    def get(self, path: Path, stamp: Stamp) -> Look | None:
+    def get(self, path: Path, stamp: Stamp) -> ScanSummary | None:
         """What was seen in this file, if it has not changed since."""
         name = self._name(path)
         entry = self._entries.get(name)
@@ -78,7 +78,7 @@ class HeaderIndex:
             return _series(path, entry.volume)
         return entry.no_scan or tuple(replace(slice_, path=path) for slice_ in entry.slices)
 
-    def put(self, path: Path, stamp: Stamp, look: Look) -> None:
+    def put(self, path: Path, stamp: Stamp, look: ScanSummary) -> None:
         self._changed = True
         self._seen[self._name(path)] = _entry(stamp, look)
 
@@ -121,7 +121,7 @@ def _load(path: Path | None) -> dict[str, _Entry]:
     return stored.files if stored.schema == _SCHEMA else {}
 
 
-def _entry(stamp: Stamp, look: Look) -> _Entry:
+def _entry(stamp: Stamp, look: ScanSummary) -> _Entry:
     if isinstance(look, str):
         return _Entry(stamp, no_scan=look)
     if isinstance(look, Series):

@@ -16,7 +16,7 @@ from med_transfer.scans.formats.itk import FORMATS, itk_series
 from med_transfer.scans.formats.nifti import SUFFIXES, nifti_series
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.archives import is_archive, unpacked
-from med_transfer.scans.search.header_index import HeaderIndex, Look
+from med_transfer.scans.search.header_index import HeaderIndex, ScanSummary
 from med_transfer.scans.series import Ignored, Series, Survey
 
 _READERS = 8  # threads
@@ -60,7 +60,7 @@ def find_series(folder: Path | str, *, max_gap_mm: float = 0.0) -> list[Series]:
     return list(survey(folder, max_gap_mm=max_gap_mm).series)
 
 
-def look_at(path: Path) -> tuple[Slice, ...] | Series | None:
+def inspect_file(path: Path) -> tuple[Slice, ...] | Series | None:
     """What one file is: DICOM images, a series in a file of its own, or None for an archive.
 
     Raises:
@@ -102,7 +102,7 @@ def first_bytes(path: Path) -> bytes:
 # The files of a tree ------------------------------------------------------------------------------------------
 
 
-def _looks(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, Look | None]]:
+def _looks(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, ScanSummary | None]]:
     """Each file with what it is; None for an archive. Damaged files go to ``ignored``."""
     index = HeaderIndex(folder if folder.is_dir() else folder.parent)
     unknown: dict[Path, tuple[int, int]] = {}
@@ -123,7 +123,7 @@ def _looks(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, Look | 
     index.save()
 
 
-def _looked_at(paths: list[Path]) -> list[Look | Ignored | None]:
+def _looked_at(paths: list[Path]) -> list[ScanSummary | Ignored | None]:
     """In threads where the files come slowly (a network drive); from memory, one after the other is quicker."""
     started, worked = time.perf_counter(), time.thread_time()
     first = [_look(path) for path in paths[:_TRIED]]
@@ -134,9 +134,9 @@ def _looked_at(paths: list[Path]) -> list[Look | Ignored | None]:
         return first + list(pool.map(_look, paths[_TRIED:]))
 
 
-def _look(path: Path) -> Look | Ignored | None:
+def _look(path: Path) -> ScanSummary | Ignored | None:
     try:
-        return look_at(path)
+        return inspect_file(path)
     except NotAScan as error:
         return error.found
     except ScanError as error:

@@ -25,8 +25,9 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     if len(table) <= table.shape[1] + 1:
         raise UsageError(
             f"{len(table)} scans and {table.shape[1]} features: the plain H-score means nothing",
-            expected="more scans than features", action="Use regularised_h_score",
-        )  # fmt: skip
+            expected="more scans than features",
+            action="Use regularised_h_score",
+        )
     return _between(table, classes, shrinkage=0.0)
 
 

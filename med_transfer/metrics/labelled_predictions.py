@@ -18,7 +18,7 @@ _SUM_ROUNDING = 1e-3  # probabilities that were written with a few decimals may 
 
 
 @dataclass(frozen=True, eq=False)
-class ScoredScans:
+class LabelledPredictions:
     """Arrays that belong together.
 
     Attributes:
@@ -76,7 +76,7 @@ class ScoredScans:
         patients: Sequence[str],
         labels: Labels,
         operating_point: OperatingPoint | None = None,
-    ) -> ScoredScans:
+    ) -> LabelledPredictions:
         """Build from anything that numpy reads; without an operating point, the default of the labels."""
         return cls(
             truth=np.asarray(truth, dtype=bool),
@@ -107,11 +107,11 @@ class ScoredScans:
         """Number of patients who have one of the scans marked in a boolean [scan]."""
         return len({patient for patient, marked in zip(self.patients, scans, strict=True) if marked})
 
-    def scored_by(self, probabilities: NDArray[np.floating]) -> ScoredScans:
+    def scored_by(self, probabilities: NDArray[np.floating]) -> LabelledPredictions:
         """The same scans with other probabilities, for a baseline or a second network."""
         return replace(self, probabilities=np.asarray(probabilities, dtype=np.float64))
 
-    def take(self, scans: NDArray[np.bool_]) -> ScoredScans:
+    def take(self, scans: NDArray[np.bool_]) -> LabelledPredictions:
         """Only the scans marked in a boolean [scan]."""
         patients = tuple(patient for patient, marked in zip(self.patients, scans, strict=True) if marked)
         return replace(self, truth=self.truth[scans], probabilities=self.probabilities[scans], patients=patients)
