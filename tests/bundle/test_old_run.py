@@ -1,0 +1,171 @@
+"""A run folder and a bundle from before the modules, the words and the config's keys had their names of today.
+
+``old_run`` was made on phantoms by version 0.1.0: a linear probe on med-transfer-small in two folds, with its
+from-scratch baseline, a fusion, thresholds chosen on validation scans, prediction sets and abstention. The encoder of
+its weights is the shipped one and is not kept a second time: see :func:`assemble_weights`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import Command
+from safetensors.torch import load_file
+
+import med_transfer as mt
+from med_transfer.backbones import find_backbone
+from med_transfer.config import load_config
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.metrics import Metrics
+from med_transfer.phantoms import PhantomConfig, write_cohort
+
+OLD = Path(__file__).parents[1] / "old_run"
+SMALL = {"format": "nifti", "shape": (24, 64, 64), "difficulty": 0.2}
+
+
+def assemble_weights(models: Path) -> None:
+    """The old safetensors file, byte for byte: its header, the shipped encoder in float32, and its own heads.
+
+    BatchNorm's counters of batches (the only integers) are not loaded with a backbone, and so are zero.
+    """
+    header, heads = ((models / f"model.safetensors.{part}").read_bytes() for part in ("header", "heads"))
+    layout = json.loads(header[8:])
+    layout.pop("__metadata__", None)
+    weights = find_backbone("med-transfer-small").weights
+    assert weights is not None
+    assert weights.shipped is not None
+    encoder, data, taken = load_file(weights.shipped), {}, 0
+    for name, entry in sorted(layout.items()):
+        start, end = entry["data_offsets"]
+        if ".encoder." in name:
+            tensor = encoder[name.partition(".encoder.")[2]]
+            data[start] = (tensor.float() if tensor.is_floating_point() else tensor * 0).numpy().tobytes()
+        else:
+            data[start] = heads[taken : taken + end - start]
+            taken += end - start
+    (models / "model.safetensors").write_bytes(header + b"".join(data[start] for start in sorted(data)))
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The old run folder, whole."""
+    folder = tmp_path_factory.mktemp("old") / "run"
+    shutil.copytree(OLD / "run", folder)
+    models = folder / "bundle" / "models"
+    assemble_weights(models)
+    record = json.loads((folder / "bundle" / "med_transfer.json").read_text())
+    assert hashlib.sha256((models / "model.safetensors").read_bytes()).hexdigest() == record["weights_sha256"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cohort that the old version predicted and evaluated: patients that the run had not seen."""
+    folder = tmp_path_factory.mktemp("others") / "other"
+    table = write_cohort(folder, PhantomConfig(patients_per_class=2, seed=6, scans_per_patient=(1, 1), **SMALL))
+    table.write_text(table.read_text().replace("texture-00", "other-00"))
+    for path in (folder / "scans").iterdir():
+        path.rename(path.with_name(path.name.replace("texture-00", "other-00")))
+    return table
+
+
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Every value of nested dicts and lists, with where it stands."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from leaves(part, f"{path}.{key}")
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from leaves(part, f"{path}[{number}]")
+    else:
+        yield path, value
+
+
+def differences(one: Metrics, other: Metrics, tolerance: float) -> list[str]:
+    """Where two metrics differ by more than rounding on another processor."""
+    first, second = (dict(leaves(metrics.model_dump(mode="json"))) for metrics in (one, other))
+    return sorted(first.keys() ^ second.keys()) + [
+        f"{path}: {value} and {second[path]}"
+        for path, value in first.items()
+        if path in second and value != second[path] and not _close(value, second[path], tolerance)
+    ]
+
+
+def _close(first: object, second: object, tolerance: float) -> bool:
+    numbers = all(isinstance(value, int | float) for value in (first, second))
+    return numbers and math.isclose(first, second, rel_tol=tolerance, abs_tol=tolerance)  # type: ignore[arg-type]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_an_old_bundle_predicts_the_same(old: Path, others: Path, tmp_path: Path) -> None:
+    mt.load_bundle(old / "bundle").predict_folder(others, tmp_path)
+    written, before = rows(tmp_path / "predictions.csv"), rows(OLD / "predictions.csv")
+    assert len(written) == len(before) == 6
+    for row, row_before in zip(written, before, strict=True):
+        assert row.keys() == row_before.keys()
+        for column, value in row_before.items():
+            if column.startswith(("p_", "fused_p_")) or column == "novelty":
+                assert float(row[column]) == pytest.approx(float(value), abs=1e-5), column
+            else:
+                assert row[column] == value, column
+
+
+def test_an_old_run_is_evaluated_to_the_same_numbers(old: Path, others: Path, tmp_path: Path, command: Command) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(old, copy)
+    outcome = command("evaluate", copy, others, "-o", tmp_path / "evaluation")
+    assert outcome.code == 0, outcome.err
+    now, before = Metrics.load(tmp_path / "evaluation/metrics.json"), Metrics.load(OLD / "evaluation.json")
+    assert differences(now, before, 1e-4) == []
+
+
+def test_an_old_run_is_compared_and_read(old: Path, tmp_path: Path, command: Command) -> None:
+    assert Metrics.load(old / "metrics.json").n_scans == 12
+    outcome = command("compare", old, old, "-o", tmp_path / "compare")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "compare/compare.html").exists()
+
+
+def test_an_old_bundle_is_a_monai_bundle_still(old: Path, others: Path) -> None:
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(old / "bundle/configs/inference.json")
+    parser["bundle_root"] = str(old / "bundle")
+    predictor = parser.get_parsed_content("predictor")
+    assert predictor.record.classes == ("ground-glass", "part-solid", "solid")
+    assert len(parser.get_parsed_content("network_def").state_dict()) > 200
+
+
+def test_an_old_config_is_taken_with_messages_that_name_the_new_keys(old: Path, caplog) -> None:
+    config = load_config(FinetuneConfig, old / "config.yaml")
+    assert config.from_scratch_baseline
+    assert "config key scratch_twin is now called from_scratch_baseline" in caplog.text
+
+
+def test_an_old_run_goes_on_to_the_same_predictions(old: Path, tmp_path: Path, command: Command) -> None:
+    """As after a kill before the first epoch: the folder is recognised, and trains to what it trained to before."""
+    table = write_cohort(
+        tmp_path / "cohort", PhantomConfig(patients_per_class=9, seed=5, scans_per_patient=(1, 2), **SMALL)
+    )
+    copy = tmp_path / "run"
+    shutil.copytree(old, copy, ignore=shutil.ignore_patterns("bundle", "predictions.csv", "metrics.json", "decisions*"))
+    outcome = command("finetune", table, "-c", OLD / "run/config.yaml", "-o", copy)
+    assert outcome.code == 0, outcome.err
+    written, before = rows(copy / "predictions.csv"), rows(OLD / "run/predictions.csv")
+    assert len(written) == len(before) == 12
+    for row, row_before in zip(written, before, strict=True):
+        assert row["scan"] == row_before["scan"]
+        for column in (name for name in row_before if name.startswith("p_")):
+            assert float(row[column]) == pytest.approx(float(row_before[column]), abs=2e-3), column
