@@ -1,9 +1,10 @@
-"""Prepared scans as batches: augmented and balanced for training, plain for validation."""
+"""The prepared scans of one fold, and their batches: augmented and balanced for training, plain for validation."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,12 +14,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, WeightedRandomSampler
 
+from med_transfer.cohorts import PreparedCohort, Split
 from med_transfer.finetuning.augmentation import augmentation
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.preprocessing import PreprocessingConfig
 
 Tensors = Sequence[NDArray[np.float16]]
 Truth = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """Prepared tensors and truth of one fold's training and validation part, and tensors that have no truth."""
+
+    train_tensors: list[NDArray[np.float16]]
+    train_truth: Truth
+    val_tensors: list[NDArray[np.float16]]
+    val_truth: Truth
+    unlabelled: list[NDArray[np.float16]] = field(default_factory=list)
+
+
+def fold_data(
+    prepared: PreparedCohort, split: Split, number: int, unlabelled: PreparedCohort | None = None
+) -> FoldData:
+    """The training and validation part of one fold; unlabelled scans are the same for all."""
+    tensors, truth = prepared.tensors, prepared.cohort.truth
+    training, validation = list(split.training(number)), list(split.validation[number])
+    return FoldData(
+        [tensors[i] for i in training],
+        truth[training],
+        [tensors[i] for i in validation],
+        truth[validation],
+        unlabelled.tensors if unlabelled else [],
+    )
 
 
 class PreparedScans(Dataset):

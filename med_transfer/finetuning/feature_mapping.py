@@ -8,11 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from med_transfer.finetuning.batches import Tensors
+from med_transfer.finetuning.batches import FoldData, Tensors
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.mapping import fit_autoencoder, fit_coral
-from med_transfer.finetuning.member_data import FoldData
 from med_transfer.model.classifier import Classifier
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.alignment import find_alignment
-from med_transfer.finetuning.batches import loss_weights, training_batches, validation_batches
+from med_transfer.finetuning.batches import FoldData, loss_weights, training_batches, validation_batches
 from med_transfer.finetuning.callbacks.checkpoints import BestWeights, ResumePoint
 from med_transfer.finetuning.callbacks.random_states import RandomStates
 from med_transfer.finetuning.callbacks.weight_averaging import WeightAverage, first_averaged_epoch
@@ -28,7 +28,6 @@ from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import initialise
 from med_transfer.finetuning.losses import LOWER_IS_BETTER
-from med_transfer.finetuning.member_data import FoldData
 from med_transfer.finetuning.module import FinetuningModule
 from med_transfer.finetuning.strategies import find_strategy
 from med_transfer.model.classifier import Classifier

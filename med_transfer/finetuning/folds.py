@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
+from med_transfer.finetuning.batches import fold_data
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
@@ -22,7 +23,6 @@ from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.fold_training import TrainedNetwork, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
-from med_transfer.finetuning.member_data import fold_data
 from med_transfer.finetuning.strategies import find_strategy
 from med_transfer.metrics.record import GeneralisationGap
 from med_transfer.model.calibration import calibrate

@@ -12,12 +12,11 @@ from torch import Tensor
 from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batch_norm import adapt_statistics, check_batch_norm
-from med_transfer.finetuning.batches import validation_batches
+from med_transfer.finetuning.batches import FoldData, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
 from med_transfer.finetuning.features import FeatureSource, best_device, tensor_hash
 from med_transfer.finetuning.losses import LOWER_IS_BETTER, classification_loss, monitored_figure
-from med_transfer.finetuning.member_data import FoldData
 from med_transfer.finetuning.regularisation import Penalty, find_penalties
 from med_transfer.finetuning.regularisation.delta import channel_attention
 from med_transfer.finetuning.strategies import find_strategy

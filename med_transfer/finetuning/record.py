@@ -10,8 +10,7 @@ from med_transfer.bundle.decisions_lock import reported_metrics
 from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, source_weights
-from med_transfer.finetuning.decisions.deciding import decide
-from med_transfer.finetuning.decisions.prediction_sets import learn_sets
+from med_transfer.finetuning.decisions.validation_decisions import choose_operating_point, choose_prediction_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.finetuning.unlabelled import patient_hashes
@@ -33,7 +32,7 @@ def bundle_record(
     ``config`` and ``source`` are those of that ensemble: the from-scratch baseline's where it was fallen back to.
     """
     labels = run_data.prepared.cohort.labels
-    operating_point, chosen_point = decide(run_data, config, trained)
+    operating_point, chosen_point = choose_operating_point(run_data, config, trained)
     return BundleRecord(
         classes=labels.names,
         multilabel=labels.multilabel,
@@ -43,7 +42,7 @@ def bundle_record(
         operating_point=operating_point,
         chosen_point=chosen_point,
         calibration=trained.ensemble.calibrator,
-        prediction_sets=learn_sets(run_data, config, trained),
+        prediction_sets=choose_prediction_sets(run_data, config, trained),
         abstain_above_novelty=config.abstain_above_novelty,
         input_envelope=_envelope(run_data),
         trained_on=_provenance(run_data, config),

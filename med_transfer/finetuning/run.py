@@ -27,10 +27,10 @@ from med_transfer.finetuning.data_setup import (
     resolve_preprocessing,
 )
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
-from med_transfer.finetuning.decisions.deciding import check_decisions
 from med_transfer.finetuning.decisions.fallback import choose_network
 from med_transfer.finetuning.decisions.fusing import check_fusion, fuse_run
 from med_transfer.finetuning.decisions.locking import lock_run, record_run_access
+from med_transfer.finetuning.decisions.validation_decisions import check_operating_point
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.held_out_evaluation import evaluate_held_out
@@ -86,7 +86,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
     split = split_cohort(cohort, config.split)
     check_fusion(cohort, split, config)
-    check_decisions(cohort, split, config)
+    check_operating_point(cohort, split, config)
     check_subgroups(cohort, config.subgroups)
     checked_prevalence(config.evaluation.prevalence, cohort.labels)
     _claim(out, config)
@@ -98,7 +98,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         check_fusion(
             run_data.prepared.cohort, run_data.split, config, warn=True
         )  # again, without what could not be read
-        check_decisions(run_data.prepared.cohort, run_data.split, config)
+        check_operating_point(run_data.prepared.cohort, run_data.split, config)
         trained = train(run_data, config, source, out / "training", progress)
         scratch = _train_from_scratch_baseline(run_data, config, source, out / "training-scratch", progress)
         kept = choose_network(run_data, config, trained, scratch)

@@ -13,8 +13,8 @@ from small_network import small_classifier
 from small_run_data import small_config, small_run_data
 
 from med_transfer.finetuning import module
+from med_transfer.finetuning.batches import fold_data
 from med_transfer.finetuning.fold_training import train_network
-from med_transfer.finetuning.member_data import fold_data
 
 PLAN = small_run_data(signal=0.7, n=24, n_test=4)
 

@@ -18,10 +18,9 @@ from small_run_data import MARGIN, small_config, small_run_data, source_of
 
 from med_transfer.cohorts import Cohort, PreparedCohort, Split
 from med_transfer.finetuning.data_setup import RunData
-from med_transfer.finetuning.decisions.deciding import decide
 from med_transfer.finetuning.decisions.fallback import choose_network
 from med_transfer.finetuning.decisions.fusing import fuse_run
-from med_transfer.finetuning.decisions.prediction_sets import learn_sets
+from med_transfer.finetuning.decisions.validation_decisions import choose_operating_point, choose_prediction_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.run import train
 from med_transfer.metrics.record import GeneralisationGap
@@ -100,7 +99,7 @@ def test_all_scans_of_a_patient_are_calibrated_by_the_same_others(tmp_path):
 def test_the_threshold_of_a_sensitivity_is_that_of_each_scans_own_output():
     wanted = {"rule": "sensitivity", "class": "with", "at_least": 0.8}
     p = probability_of_with(0)
-    point, reached = decide(PLAN, small_config(operating_point=wanted), trained_ensemble(p))
+    point, reached = choose_operating_point(PLAN, small_config(operating_point=wanted), trained_ensemble(p))
     assert point.thresholds == {"with": np.sort(p[HAS])[2]}  # 8 of 10 reach it
     assert reached.sensitivity["with"].value == 0.8
     assert reached.specificity["with"].value == pytest.approx((p[~HAS] < point.thresholds["with"]).mean())
@@ -108,7 +107,7 @@ def test_the_threshold_of_a_sensitivity_is_that_of_each_scans_own_output():
 
 def test_prediction_sets_are_those_of_each_scans_own_output():
     p = probability_of_with(0)
-    sets = learn_sets(PLAN, small_config(calibration={"set_coverage": 0.8}), trained_ensemble(p))
+    sets = choose_prediction_sets(PLAN, small_config(calibration={"set_coverage": 0.8}), trained_ensemble(p))
     lowest = [np.minimum(one[:PATIENTS], one[PATIENTS:]) for one in (p, 1 - p)]
     with_it, without = lowest[0][HAS[:PATIENTS]], lowest[1][~HAS[:PATIENTS]]
     assert sets.n_patients == (5, 15)

@@ -12,9 +12,9 @@ from scipy.special import log_softmax, softmax
 from small_network import small_classifier, small_images
 from test_strategies_in_training import PLAN, Watch, resolved, run_member
 
+from med_transfer.finetuning.batches import fold_data
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import initialise
-from med_transfer.finetuning.member_data import fold_data
 from med_transfer.model.classifier import Classifier
 
 

@@ -17,6 +17,7 @@ from small_network import SmallEncoder, small_classifier
 from small_run_data import small_config, small_run_data, source_of
 
 from med_transfer.finetuning import features, fold_training
+from med_transfer.finetuning.batches import fold_data
 from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
 from med_transfer.finetuning.callbacks.weight_averaging import first_averaged_epoch
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
@@ -25,7 +26,6 @@ from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.fold_training import TrainedNetwork, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.finetuning.initialisation import initialise
-from med_transfer.finetuning.member_data import fold_data
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.run import train
 from med_transfer.finetuning.strategies import find_strategy

@@ -21,14 +21,13 @@ from med_transfer.cohorts import Cohort, patient_hash
 from med_transfer.config import load_config
 from med_transfer.errors import CohortError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning import fold_training
-from med_transfer.finetuning.batches import training_batches
+from med_transfer.finetuning.batches import fold_data, training_batches
 from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, prepare_run_data
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import check_transfer
-from med_transfer.finetuning.member_data import fold_data
 from med_transfer.finetuning.run import train
 from med_transfer.finetuning.unlabelled import lock_unlabelled, prepare_unlabelled
 from med_transfer.model.classifier import Classifier
