@@ -13,3 +13,12 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """Tells nobody."""
+
+
+def named(progress: Progress, name: str) -> Progress:
+    """The same listener, told ``name`` instead of the stage; ``{stage}`` in it stands for the job's own word."""
+
+    def tell(stage: str, done: int, total: int, note: str = "") -> None:
+        progress(name.format(stage=stage), done, total, note)
+
+    return tell

@@ -10,7 +10,7 @@ from med_transfer.finetuning import FinetuneConfig, Run, finetune
 from med_transfer.inference import FolderOutcome, load_bundle
 from med_transfer.page import Language
 from med_transfer.phantoms import PhantomConfig, write_cohort
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, named, silent
 
 SOURCE = PhantomConfig(task="shape", patients_per_class=36, scans_per_patient=(1, 1), format="nifti", seed=1)
 TARGET = PhantomConfig(
@@ -64,13 +64,14 @@ def demonstrate(out: Path, progress: Progress = silent, language: Language = "en
     Raises:
         OutputError: the folder cannot be written.
     """
-    source = finetune(
-        _cohort(out / "source", SOURCE, progress), SOURCE_CONFIG, out / "source-run", _named(progress, "source")
-    )
+    cohort = _cohort(out / "source", SOURCE, progress)
+    source = finetune(cohort, SOURCE_CONFIG, out / "source-run", named(progress, "source: {stage}"))
     backbone = TARGET_CONFIG.backbone.model_copy(update={"weights": source.bundle})
     report = TARGET_CONFIG.report.model_copy(update={"language": language})
     config = TARGET_CONFIG.model_copy(update={"backbone": backbone, "report": report})
-    target = finetune(_cohort(out / "target", TARGET, progress), config, out / "run", _named(progress, "target"))
+    target = finetune(
+        _cohort(out / "target", TARGET, progress), config, out / "run", named(progress, "target: {stage}")
+    )
     _cohort(out / "unseen", UNSEEN, progress)
     batch = load_bundle(target.bundle).predict_folder(out / "unseen" / "cohort.csv", out / "predictions", progress)
     return Demonstration(source, target, batch)
@@ -79,12 +80,5 @@ def demonstrate(out: Path, progress: Progress = silent, language: Language = "en
 def _cohort(folder: Path, config: PhantomConfig, progress: Progress) -> Cohort:
     table = folder / "cohort.csv"
     if not table.exists():
-        write_cohort(folder, config, lambda done, total: progress(f"phantoms: {folder.name}", done, total))
+        write_cohort(folder, config, named(progress, f"phantoms: {folder.name}"))
     return Cohort.read(table)
-
-
-def _named(progress: Progress, name: str) -> Progress:
-    def tell(stage: str, done: int, total: int, note: str = "") -> None:
-        progress(f"{name}: {stage}", done, total, note)
-
-    return tell

@@ -11,6 +11,7 @@ from med_transfer.cli.options import AsJson
 
 if TYPE_CHECKING:
     from med_transfer.backbones import BackboneSpec
+    from med_transfer.progress import Progress
     from med_transfer.scans import Volume
     from med_transfer.selection.weights_check import Fit
 
@@ -88,7 +89,7 @@ def import_(
     require_accepted(spec, accept_licence)  # before anything is fetched
     if download:
         with progress_bars() as progress:
-            file = download_weights(spec, lambda done, total: progress(f"{name}, MiB", done >> 20, total >> 20))
+            file = download_weights(spec, _in_mib(progress))
     path, report = import_backbone(name, file or "", accept_licence=accept_licence)
     if as_json:
         say_json(
@@ -124,7 +125,7 @@ def verify(
     backbone = load_backbone(name, weights, accept_licence=accept_licence)
     volumes = _volumes(scans, limit)
     with progress_bars() as progress:
-        fit = verify(backbone, volumes, lambda done, total: progress("comparing inputs", done, total))
+        fit = verify(backbone, volumes, progress)
     if as_json:
         say_json(asdict(fit))
     else:
@@ -147,6 +148,13 @@ def _volumes(scans: Path, limit: int) -> list[Volume]:
             except ScanError as error:
                 logging.getLogger("med_transfer").warning("passed over: %s", error)
     return volumes
+
+
+def _in_mib(progress: Progress) -> Progress:
+    def tell(stage: str, done: int, total: int, note: str = "") -> None:
+        progress(f"{stage}, MiB", done >> 20, total >> 20, note)
+
+    return tell
 
 
 def _say_fit(fit: Fit) -> None:

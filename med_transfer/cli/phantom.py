@@ -24,5 +24,5 @@ def command(
 
     settings = load_config(PhantomConfig, config, overrides or ())
     with progress_bars() as progress:
-        table = write_cohort(out, settings, lambda done, total: progress("writing scans", done, total))
+        table = write_cohort(out, settings, progress)
     say(str(table))

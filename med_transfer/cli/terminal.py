@@ -8,20 +8,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from med_transfer.progress import Progress, silent
+
 
 class TerminalProgress:
     """Progress as bars, one a stage, with the time left; plain lines where stderr is not a terminal."""
 
     def __init__(self) -> None:
+        from rich import progress as rich_progress
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+        self._bars = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
         )
         self._tasks: dict = {}
@@ -42,10 +44,10 @@ class TerminalProgress:
 
 
 @contextmanager
-def progress_bars() -> Iterator:
+def progress_bars() -> Iterator[Progress]:
     """Bars on stderr; silence with ``--quiet``."""
     if not logging.getLogger("med_transfer").isEnabledFor(logging.WARNING):
-        yield lambda stage, done, total, note="": None
+        yield silent
         return
     with TerminalProgress() as bars:
         yield bars

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing
+from med_transfer.progress import Progress, silent
 from med_transfer.scans import Region, Volume, read_mask, region_of_mask
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 _RECORDED = ("content_hashes", "spacings_mm", "study_uid", "series_uid", "repair", "acquisition")
 _CACHE_FORMAT = 3  # a cached scan of an older version lacks what was added since, and is read again
 
-Progress = Callable[[int, int], None]
 Margin = tuple[int, int, int]
 
 
@@ -142,7 +142,7 @@ def prepare_cohort(
     preprocessing: Preprocessing,
     cache: Path,
     margin: Margin = (0, 0, 0),
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> PreparedCohort:
     """Read every scan of a cohort once; one that cannot be used is recorded with its reason, and the others go on.
 
@@ -161,7 +161,7 @@ def prepare_cohort(
         except ScanError as error:
             log.warning("left out: %s", error)
             failed.append(without_prediction(case, error))
-        progress(index + 1, len(cohort.cases))
+        progress("reading scans", index + 1, len(cohort.cases))
     if not usable:
         raise NothingDone(
             f"none of {len(failed)} scans can be used",

@@ -84,12 +84,7 @@ def evaluate_bundle(
     checked_prevalence(config.prevalence, cohort.labels)
     if not allow_overlap:  # by patient, before anything is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
-    prepared = prepare_cohort(
-        cohort,
-        Preprocessing(record.preprocessing),
-        out / "prepared",
-        progress=lambda done, total: progress("reading scans", done, total),
-    )
+    prepared = prepare_cohort(cohort, Preprocessing(record.preprocessing), out / "prepared", progress=progress)
     if not allow_overlap:
         _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
     overlap = _overlap(record, prepared)

@@ -6,7 +6,7 @@ Source: Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Netw
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,11 +18,10 @@ from torch import Tensor
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.heat import HeatMap, Triple
 from med_transfer.model.ensemble import Ensemble
+from med_transfer.progress import Progress, silent
 
 _SHARE_OF_SIDE = 4  # the window, where nobody states one, is a quarter of the shortest side
 _BATCH = 16
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Occlusion:
     window: Triple
     stride: Triple
     fill: float | None = None
-    progress: Progress = field(default=lambda done, total: None, compare=False)
+    progress: Progress = field(default=silent, compare=False)
 
     @classmethod
     def in_mm(
@@ -52,7 +51,7 @@ class Occlusion:
         window_mm: float | None = None,
         stride_mm: float | None = None,
         fill: float | None = None,
-        progress: Progress = lambda done, total: None,
+        progress: Progress = silent,
     ) -> Occlusion:
         """A cube of so many mm, rounded to voxels.
 
@@ -85,7 +84,7 @@ class Occlusion:
         for first in range(0, len(corners), _BATCH):
             hidden = torch.stack([self._hidden(image, corner) for corner in corners[first : first + _BATCH]])
             probabilities += ensemble(hidden)[:, class_index].tolist()
-            self.progress(len(probabilities), len(corners))
+            self.progress("hiding boxes", len(probabilities), len(corners))
         drops = whole - np.array(probabilities).reshape([len(along) for along in starts])
         middles = [np.array(along) + (size - 1) / 2 for along, size in zip(starts, self.window, strict=True)]
         depth, height, width = self.stride

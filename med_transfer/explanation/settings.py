@@ -8,8 +8,9 @@ from typing import Literal
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.gradcam import GradCAM
 from med_transfer.explanation.heat import Method
-from med_transfer.explanation.occlusion import Occlusion, Progress
+from med_transfer.explanation.occlusion import Occlusion
 from med_transfer.preprocessing.resampling.grid import Grid
+from med_transfer.progress import Progress, silent
 from med_transfer.scans import geometry
 
 MethodName = Literal["gradcam", "occlusion"]
@@ -47,7 +48,7 @@ class MapSettings:
         if self.draws is not None and self.draws < 0:
             raise ConfigError(f"{self.draws} draws", where=self.method, expected="at least 0")
 
-    def on(self, grid: Grid, floor: float, progress: Progress = lambda done, total: None) -> Method:
+    def on(self, grid: Grid, floor: float, progress: Progress = silent) -> Method:
         """The method for an input on this grid."""
         if self.method == "gradcam":
             return GradCAM(self.stage)

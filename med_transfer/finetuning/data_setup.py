@@ -56,13 +56,8 @@ def prepare_run_data(
         NothingDone: no scan can be used.
     """
     preprocessing = resolve_preprocessing(spec, config)
-    prepared = prepare_cohort(
-        cohort,
-        Preprocessing(preprocessing),
-        out / "prepared",
-        margin_voxels(preprocessing.shape),
-        lambda done, total: progress("reading scans", done, total),
-    )
+    margin = margin_voxels(preprocessing.shape)
+    prepared = prepare_cohort(cohort, Preprocessing(preprocessing), out / "prepared", margin, progress)
     split = split_cohort(prepared.cohort, config.split)
     check_leakage(prepared.cohort, prepared.content_hashes, split)
     lock = CohortLock.of(prepared.cohort, prepared.content_hashes, split, config.split)

@@ -18,7 +18,7 @@ from med_transfer.cohorts import (
 from med_transfer.errors import CohortError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.progress import Progress
+from med_transfer.progress import Progress, named
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +57,13 @@ def prepare_unlabelled(
         Preprocessing(preprocessing),
         cache,
         margin_voxels(preprocessing.shape),
-        lambda done, total: progress("reading unlabelled scans", done, total),
+        named(progress, "reading unlabelled scans"),
     )
     test = _also_in(prepared, labelled, split.test)
     if test:
-        named = ", ".join(str(prepared.cohort.cases[i]) for i in test[:5])
+        leaked = ", ".join(str(prepared.cohort.cases[i]) for i in test[:5])
         raise PatientLeak(
-            f"{len(test)} unlabelled scans are test scans of this run or of their patients: {named}",
+            f"{len(test)} unlabelled scans are test scans of this run or of their patients: {leaked}",
             where=path,
             expected="patients that are not in the test part",
             action="Take those scans out, or mark them split=test",

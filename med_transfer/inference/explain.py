@@ -138,7 +138,7 @@ def _explain_item(
     chosen = class_name or (answer.predicted if answer.predicted in answer.probabilities else most_probable)
     preprocessing, first = predictor.preprocessing, scans["scan"]
     grid, floor = preprocessing.grid(first, region), preprocessing.config.output_range[0]
-    method = settings.on(grid, floor, lambda done, total: progress("hiding boxes", done, total))
+    method = settings.on(grid, floor, progress)
     found = explain(
         predictor.network,
         preprocessing(scans, region).to(predictor.device),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,11 +17,10 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.progress import Progress, silent
 from med_transfer.scans import Region, Series, Volume, survey
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[..., None]
 
 
 class ReadsAndPredicts(Protocol):
@@ -87,7 +86,7 @@ def predict_all(
     labels: Labels,
     scans: Path,
     out: Path,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     *,
     fused: bool = False,
 ) -> FolderOutcome:
@@ -100,7 +99,7 @@ def predict_all(
         labels: the bundle's classes.
         scans: a folder tree of mixed DICOM and other files, one scan, or a ``.csv`` table (labels not needed).
         out: folder of the result.
-        progress: called with stage, done, total.
+        progress: told how many scans are done.
         fused: whether the predictor gives fused probabilities too.
 
     Raises:
@@ -114,8 +113,7 @@ def predict_all(
         for number, item in enumerate(items, start=1):
             if not done.take(item.case):
                 table.append(_predict(item, predictor))
-            if progress:
-                progress("predicting", number, len(items))
+            progress("predicting", number, len(items))
         table.finish()
     rows = PredictionTable.load(out / "predictions.csv")
     statuses = [row.status for row in rows]

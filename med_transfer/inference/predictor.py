@@ -15,10 +15,11 @@ from med_transfer.bundle import BundleRecord, load_network, read_record
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.errors import ConfigError
 from med_transfer.fusion import FusionScans
-from med_transfer.inference.folder import FolderOutcome, Progress, predict_all
+from med_transfer.inference.folder import FolderOutcome, predict_all
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.preprocessing.config import FIRST_CHANNEL
+from med_transfer.progress import Progress, silent
 from med_transfer.scans import Region, Series, Volume, read_scan
 
 Source = Path | str | Series | Volume
@@ -108,7 +109,7 @@ class Predictor:
         """Read a scan as the bundle's scans were read. Raises ScanError."""
         return read_scan(source, series_uid, max_gap_mm=self.record.preprocessing.max_gap_mm)
 
-    def predict_folder(self, scans: Path | str, out: Path | str, progress: Progress | None = None) -> FolderOutcome:
+    def predict_folder(self, scans: Path | str, out: Path | str, progress: Progress = silent) -> FolderOutcome:
         """Predict every scan of a folder tree or of a table; see :func:`med_transfer.inference.folder.predict_all`."""
         fused = self.record.fusion is not None
         return predict_all(self, self.record.labels, Path(scans), Path(out), progress, fused=fused)

@@ -6,7 +6,7 @@ For the command line (``med-transfer phantom OUT``)::
 
     table = write_cohort(Path("OUT"), PhantomConfig(task="texture", patients_per_class=20), progress=show)
 
-``progress(done, total)`` is called after each scan. OUT must not exist, or be an empty folder; it appears
+``show(stage, done, total)`` is called after each scan. OUT must not exist, or be an empty folder; it appears
 only when it is complete. On one core a scan takes about 0.15 s at the default shape. Layout::
 
     OUT/cohort.csv                 one row a scan: COLUMNS, and `mask` when masks are asked for
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +35,9 @@ from med_transfer.phantoms.dicom_series import SeriesDetails, write_dicom_series
 from med_transfer.phantoms.lesions import CLASSES
 from med_transfer.phantoms.nifti_file import write_nifti
 from med_transfer.phantoms.patient import DEFAULT_SHAPE, Patient, Scan, draw_patient, take_scan
+from med_transfer.progress import Progress, silent
 
 Fault = Literal["", "missing slice", "truncated file"]
-Progress = Callable[[int, int], None]
 
 COLUMNS = (
     "scan",
@@ -112,12 +112,12 @@ class _Job:
     labelled: bool = True
 
 
-def write_cohort(out: Path, config: PhantomConfig, progress: Progress | None = None) -> Path:
+def write_cohort(out: Path, config: PhantomConfig, progress: Progress = silent) -> Path:
     """Write the cohort into ``out`` and return the path of its ``cohort.csv``.
 
     Args:
         out: a folder that does not exist yet, or is empty.
-        progress: called with (scans done, scans in all) after each scan.
+        progress: told how many scans are written.
 
     Raises:
         OutputError: ``out`` holds something already, or cannot be written (permission, disk full).
@@ -129,8 +129,7 @@ def write_cohort(out: Path, config: PhantomConfig, progress: Progress | None = N
             row = _write_scan(folder, job, patient, config)
             if job.labelled:
                 rows.append(row)
-            if progress is not None:
-                progress(done, len(jobs))
+            progress("writing scans", done, len(jobs))
         if config.faults:
             faults.write_text_file(folder / "scans" / "export" / "readme.dcm")
         _write_table(folder / "cohort.csv", rows, masks=config.masks)

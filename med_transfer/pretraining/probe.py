@@ -20,7 +20,7 @@ from med_transfer.errors import CohortError, TooFewPatients
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.methods.method import PretrainingContext
-from med_transfer.progress import Progress
+from med_transfer.progress import Progress, named
 
 _BATCH = 16
 
@@ -107,12 +107,8 @@ def linear_probe(
         region=settings.region or ("roi" if has_region else "foreground"),
         max_gap_mm=config.max_gap_mm,
     )
-    prepared = prepare_cohort(
-        cohort,
-        Preprocessing(preprocessing),
-        folder,
-        progress=lambda done, total: progress("reading the probe's scans", done, total),
-    )
+    progress = named(progress, "reading the probe's scans")
+    prepared = prepare_cohort(cohort, Preprocessing(preprocessing), folder, progress=progress)
     return LinearProbe(prepared, material)
 
 

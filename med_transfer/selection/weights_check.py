@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from med_transfer.backbones import Encoder, InputSpec, LoadedBackbone
 from med_transfer.errors import NothingDone
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.progress import Progress, silent
 from med_transfer.scans import Volume
 
 GOOD_CORRELATION = 0.90  # measured: 0.96 and above for chest and abdominal CT through genuine CT weights
@@ -73,15 +74,13 @@ class Fit:
     n_scans: int
 
 
-def verify(
-    backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Callable[[int, int], None] = lambda done, total: None
-) -> Fit:
+def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Progress = silent) -> Fit:
     """Judge weights on scans of one's own.
 
     Args:
         backbone: the encoder with its weights, and what its entry says of the input.
         volumes: a few scans, better of several patients; a handful is enough for a network with batch normalisation.
-        progress: called with how many inputs were tried, of how many.
+        progress: told how many inputs were tried.
 
     Raises:
         NothingDone: no scans.
@@ -96,7 +95,7 @@ def verify(
     alternatives, tried = _alternatives(native, has_unit), {}
     for name, needs in alternatives.items():
         tried[name] = agreement(backbone.encoder, _images(volumes, needs))
-        progress(len(tried), len(alternatives))
+        progress("comparing inputs", len(tried), len(alternatives))
     verdict, reason = _judge(tried)
     return Fit(verdict, reason, tried["as its entry says"], features, tried, len(volumes))
 

@@ -66,7 +66,7 @@ def address(tmp_path):
 
 def test_the_file_arrives_whole_in_the_store(address, store):
     seen = []
-    path = download_weights(published_at(address), lambda done, total: seen.append((done, total)))
+    path = download_weights(published_at(address), lambda stage, done, total, note: seen.append((done, total)))
     assert path == store / "weights.pth"
     assert path.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))

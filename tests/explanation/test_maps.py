@@ -98,7 +98,7 @@ def test_occlusion_hides_each_channel_by_its_own_mean_and_interpolates_between_p
 
 def test_occlusion_tells_how_far_it_is(ensemble, image):
     told = []
-    method = Occlusion((8, 8, 8), (4, 4, 4), progress=lambda done, total: told.append((done, total)))
+    method = Occlusion((8, 8, 8), (4, 4, 4), progress=lambda stage, done, total: told.append((done, total)))
     method(ensemble, image, BRIGHT)
     assert told == [(16, 27), (27, 27)]
 

@@ -132,7 +132,7 @@ def test_unlabelled_scans_are_not_in_the_table(tmp_path):
 def test_progress_counts_to_the_end(tmp_path):
     seen = []
     config = PhantomConfig(unlabelled_patients=1, **SMALL)
-    rows = rows_of(write_cohort(tmp_path / "out", config, progress=lambda *step: seen.append(step)))
+    rows = rows_of(write_cohort(tmp_path / "out", config, progress=lambda stage, *step: seen.append(step)))
     assert seen == [(n, len(rows) + 1) for n in range(1, len(rows) + 2)]
 
 
@@ -186,7 +186,7 @@ def test_a_parent_that_is_a_file_is_an_output_error(tmp_path):
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path):
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 

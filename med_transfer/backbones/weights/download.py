@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,20 +13,21 @@ from med_transfer.atomic import atomic_path
 from med_transfer.backbones.spec import BackboneSpec
 from med_transfer.backbones.weights.store import store_folder
 from med_transfer.errors import UnsafeWeights, WeightsNotFound
+from med_transfer.progress import Progress, named, silent
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30.0
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def download_weights(spec: BackboneSpec, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
+def download_weights(spec: BackboneSpec, progress: Progress = silent) -> Path:
     """Fetch the published file of a backbone into the store folder; returns its path.
 
     Licence and hash are checked by ``load_backbone``, not here.
 
     Args:
         spec: the backbone; its source must name an address.
-        progress: called with bytes received and bytes in all (0 when the server does not say).
+        progress: told bytes received and bytes in all (0 when the server does not say); the stage is the backbone.
 
     Raises:
         WeightsNotFound: there is no address, no connection, or the file came incomplete; says what to fetch by hand
@@ -43,7 +44,7 @@ def download_weights(spec: BackboneSpec, progress: Callable[[int, int], None] = 
         _require_https(source.download_url)
         with urllib.request.urlopen(source.download_url, timeout=_TIMEOUT_SECONDS) as answer:
             _require_https(answer.url)  # a redirect may lead elsewhere
-            _write(_chunks(answer, progress), target)
+            _write(_chunks(answer, named(progress, spec.name)), target)
     except (urllib.error.URLError, http.client.HTTPException, _Interrupted) as error:
         raise WeightsNotFound(
             f"{source.file} cannot be downloaded ({getattr(error, 'reason', error)})",
@@ -57,7 +58,7 @@ class _Interrupted(Exception):
     """The connection broke; no OSError, which inside ``atomic_path`` would mean the disk."""
 
 
-def _chunks(answer: http.client.HTTPResponse, progress: Callable[[int, int], None]) -> Iterator[bytes]:
+def _chunks(answer: http.client.HTTPResponse, progress: Progress) -> Iterator[bytes]:
     total, done = int(answer.headers.get("Content-Length") or 0), 0
     while True:
         try:
@@ -67,7 +68,7 @@ def _chunks(answer: http.client.HTTPResponse, progress: Callable[[int, int], Non
         if not chunk:
             break
         done += len(chunk)
-        progress(done, total)
+        progress("download", done, total)
         yield chunk
     if done < total:
         raise _Interrupted(f"{done} of {total} bytes came")
