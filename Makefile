@@ -30,10 +30,12 @@ test: $(VENV)/installed-test ## set up, then every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(VENV)/installed-dev ## ruff's rules and format, pyright's types, the width of the pages
+lint: $(VENV)/installed-dev ## rules and format, types, unused dependencies, dead code, the width of the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/deptry .
+	$(BIN)/vulture
 	$(BIN)/mdformat --check $(PAGES)
 
 .PHONY: format

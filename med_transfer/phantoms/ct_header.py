@@ -67,60 +67,74 @@ def common_header(details: SeriesDetails, affine: geometry.Affine, voxels: NDArr
 
 
 def _patient_and_study(details: SeriesDetails) -> Dataset:
-    dataset = Dataset()
-    dataset.SpecificCharacterSet = "ISO_IR 100"
-    dataset.PatientName = "PHANTOM^" + ("".join(c for c in details.patient if c.isdigit()) or "0")
-    dataset.PatientID = details.patient
-    dataset.PatientBirthDate = ""
-    dataset.PatientSex = details.sex
+    dataset = _dataset(
+        SpecificCharacterSet="ISO_IR 100",
+        PatientName="PHANTOM^" + ("".join(c for c in details.patient if c.isdigit()) or "0"),
+        PatientID=details.patient,
+        PatientBirthDate="",
+        PatientSex=details.sex,
+        StudyInstanceUID=details.study_uid,
+        StudyDate="20200101",
+        StudyTime="120000",
+        StudyID=str(details.study),
+        AccessionNumber="",
+        StudyDescription=details.description,
+        ReferringPhysicianName="",
+    )
     if details.age is not None:
-        dataset.PatientAge = f"{details.age:03d}Y"
-    dataset.StudyInstanceUID = details.study_uid
-    dataset.StudyDate, dataset.StudyTime = "20200101", "120000"
-    dataset.StudyID, dataset.AccessionNumber = str(details.study), ""
-    dataset.StudyDescription = details.description
-    dataset.ReferringPhysicianName = ""
+        dataset.update(_dataset(PatientAge=f"{details.age:03d}Y"))
     return dataset
 
 
 def _series_and_equipment(details: SeriesDetails) -> Dataset:
-    scanner, dataset = details.scanner, Dataset()
-    dataset.Modality = "CT"
-    dataset.SeriesInstanceUID = details.series_uid
-    dataset.SeriesNumber = details.series
-    dataset.SeriesDescription = details.description
-    dataset.PatientPosition = "HFS"
-    dataset.BodyPartExamined = "CHEST"
-    dataset.FrameOfReferenceUID = details.uid("study", details.study, "frame of reference")
-    dataset.PositionReferenceIndicator = ""
-    dataset.Manufacturer, dataset.ManufacturerModelName = scanner.manufacturer, scanner.model
-    dataset.InstitutionName = f"Phantom Hospital {scanner.site.capitalize()}"
-    dataset.SoftwareVersions = "med_transfer phantoms"
-    dataset.ConvolutionKernel = scanner.kernel.name
-    dataset.KVP = scanner.kvp
-    dataset.AcquisitionNumber = 1
-    dataset.ContentDate, dataset.ContentTime = "20200101", "120000"
-    return dataset
+    scanner = details.scanner
+    return _dataset(
+        Modality="CT",
+        SeriesInstanceUID=details.series_uid,
+        SeriesNumber=details.series,
+        SeriesDescription=details.description,
+        PatientPosition="HFS",
+        BodyPartExamined="CHEST",
+        FrameOfReferenceUID=details.uid("study", details.study, "frame of reference"),
+        PositionReferenceIndicator="",
+        Manufacturer=scanner.manufacturer,
+        ManufacturerModelName=scanner.model,
+        InstitutionName=f"Phantom Hospital {scanner.site.capitalize()}",
+        SoftwareVersions="med_transfer phantoms",
+        ConvolutionKernel=scanner.kernel.name,
+        KVP=scanner.kvp,
+        AcquisitionNumber=1,
+        ContentDate="20200101",
+        ContentTime="120000",
+    )
 
 
 def _image(details: SeriesDetails, affine: geometry.Affine, voxels: NDArray, signed: bool) -> Dataset:
     column_mm, row_mm, slice_mm = geometry.spacing_mm(affine)
-    dataset = Dataset()
-    dataset.SOPClassUID = CTImageStorage
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    dataset.PixelSpacing = [_ds(row_mm), _ds(column_mm)]  # between rows first: PS3.3 10.7.1.3
     cosines = [*(affine[:3, 0] / column_mm), *(affine[:3, 1] / row_mm)]
-    dataset.ImageOrientationPatient = [_ds(c) for c in cosines]
-    dataset.SliceThickness = _ds(details.slice_thickness_mm or slice_mm)
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.Rows, dataset.Columns = voxels.shape[1:]
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
-    dataset.PixelRepresentation = int(signed)
+    rows, columns = voxels.shape[1:]
+    dataset = _dataset(
+        SOPClassUID=CTImageStorage,
+        ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
+        PixelSpacing=[_ds(row_mm), _ds(column_mm)],  # between rows first: PS3.3 10.7.1.3
+        ImageOrientationPatient=[_ds(c) for c in cosines],
+        SliceThickness=_ds(details.slice_thickness_mm or slice_mm),
+        SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2",
+        Rows=rows,
+        Columns=columns,
+        BitsAllocated=16,
+        BitsStored=16,
+        HighBit=15,
+        PixelRepresentation=int(signed),
+        RescaleIntercept="0" if signed else str(UNSIGNED_INTERCEPT),
+        RescaleSlope="1",
+        RescaleType="HU",
+        WindowCenter=["-600", "40"],
+        WindowWidth=["1500", "400"],
+    )
     if details.scanner.circle and not signed:
         dataset.add(DataElement(_PIXEL_PADDING_VALUE, "US", 0))
-    dataset.RescaleIntercept, dataset.RescaleSlope = ("0" if signed else str(UNSIGNED_INTERCEPT)), "1"
-    dataset.RescaleType = "HU"
-    dataset.WindowCenter, dataset.WindowWidth = ["-600", "40"], ["1500", "400"]
     return dataset
 
 
@@ -130,11 +144,19 @@ def slice_header(details: SeriesDetails, affine: geometry.Affine, k: int, depth:
     normal = np.cross(affine[:3, 0], affine[:3, 1])
     normal /= np.linalg.norm(normal)
     towards_head = affine[2, 2] > 0
+    return _dataset(
+        SOPInstanceUID=details.uid("study", details.study, "series", details.series, "slice", k),
+        InstanceNumber=depth - k if towards_head == details.scanner.head_first_file else k + 1,
+        ImagePositionPatient=[_ds(c) for c in position],
+        SliceLocation=_ds(float(position @ normal)),
+    )
+
+
+def _dataset(**elements: object) -> Dataset:
+    """Elements by the keywords of DICOM's dictionary."""
     dataset = Dataset()
-    dataset.SOPInstanceUID = details.uid("study", details.study, "series", details.series, "slice", k)
-    dataset.InstanceNumber = depth - k if towards_head == details.scanner.head_first_file else k + 1
-    dataset.ImagePositionPatient = [_ds(c) for c in position]
-    dataset.SliceLocation = _ds(float(position @ normal))
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
     return dataset
 
 

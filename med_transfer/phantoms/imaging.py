@@ -12,7 +12,6 @@ from med_transfer.phantoms.anatomy import APEX_MM, BASE_MM, Anatomy
 from med_transfer.phantoms.grid import Grid, centred_grid
 from med_transfer.scans import geometry
 
-MATRIX = 512  # pixel sizes are quoted for this matrix, and scaled to the one that is asked for
 _CIRCLE_HU = -1024  # outside the reconstruction circle
 _ROI_HALF_MM = 24.0  # a scan covers at least this much above and below the lesion, where it is long enough
 

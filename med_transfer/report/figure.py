@@ -19,8 +19,8 @@ from med_transfer.page.theme import LIGHT, Colour
 
 # Stand-ins that a drawing is given for the colours of the theme.
 COLOURS: dict[Colour, str] = {name: f"#0a0b{k:02x}" for k, name in enumerate(LIGHT, start=1)}
-INK, MUTED, RULE, SHADE, PAPER = (COLOURS[name] for name in ("ink", "muted", "rule", "shade", "paper"))
-GOOD, WARNING = COLOURS["good"], COLOURS["warning"]
+INK, MUTED, RULE, SHADE = (COLOURS[name] for name in ("ink", "muted", "rule", "shade"))
+WARNING = COLOURS["warning"]
 SERIES = tuple(colour for name, colour in COLOURS.items() if name.startswith("series-"))
 DASHES = ("-", "--", ":", "-.")
 

@@ -86,13 +86,8 @@ def centre_mm(affine: Affine, shape_kji: tuple[int, int, int]) -> NDArray[np.flo
     return to_world_mm(affine, (np.array(shape_kji[::-1]) - 1) / 2)
 
 
-def array_affine_ras(affine: Affine) -> Affine:
-    """The affine MONAI expects: array index (k, j, i) to RAS mm."""
-    return swap_lps_ras(np.asarray(affine, dtype=np.float64))[:, [2, 1, 0, 3]]
-
-
 def from_array_affine_ras(affine: Affine) -> Affine:
-    """Inverse of :func:`array_affine_ras`."""
+    """(i, j, k) to LPS mm, of the affine that MONAI keeps: array index (k, j, i) to RAS mm."""
     return swap_lps_ras(np.asarray(affine, dtype=np.float64)[:, [2, 1, 0, 3]])
 
 

@@ -23,11 +23,12 @@ _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 def import_optuna() -> ModuleType:
     """Optuna. Raises MissingExtra."""
     try:
-        return importlib.import_module("optuna")
+        import optuna
     except ImportError as error:
         raise MissingExtra(
             "package optuna is not installed", where="med-transfer tune", action="Run: pip install med-transfer[tune]"
         ) from error
+    return optuna
 
 
 class Trial:

@@ -1,14 +1,19 @@
 """Any 2D network as a 3D one: what each slice gives, along which axis what is strided, and what is refused."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from med_transfer.backbones.networks.inflation import SameConv3d, inflate, inflate_convolution, inflate_kernel
+from med_transfer.backbones.networks.inflation import SameConv3d, ToVolume, inflate_convolution, inflate_kernel
 from med_transfer.errors import BackboneError
+
+
+def inflate(network, kernel="centre", *, flat=False):
+    return ToVolume(partial(inflate_convolution, kernel=kernel), flat)(copy.deepcopy(network))
 
 
 def randn(*shape, seed=0):

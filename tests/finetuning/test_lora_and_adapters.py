@@ -66,7 +66,7 @@ def test_a_change_is_a_convolution_to_few_channels_and_one_of_kernel_one():
 
 @pytest.mark.parametrize("layer", [nn.Conv3d(3, 5, 3, padding=1), nn.Linear(6, 5)], ids=["convolution", "linear"])
 def test_same_as_peft(layer):
-    peft = pytest.importorskip("peft", reason="pip install med-transfer[peft]")
+    peft = pytest.importorskip("peft", reason="pip install peft")
     x = torch.randn(2, 3, 4, 4, 4) if isinstance(layer, nn.Conv3d) else torch.randn(2, 6)
     wrapped = peft.inject_adapter_in_model(
         peft.LoraConfig(r=2, lora_alpha=6, target_modules=["0"], init_lora_weights=False),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.spatial.array import SpatialResample
+from monai_affine import array_affine_ras
 from scans_in_space import EVERY_WAY, OBLIQUE, PARALLEL, grid_about, reference_resample, smooth, turned
 from threadpoolctl import threadpool_limits
 
@@ -67,9 +68,9 @@ def test_equals_the_definition_for_any_sizes(size, shape, spacing, axes, shift_m
 def test_equals_monai_without_low_pass(affine, padding):
     voxels = smooth()
     grid = grid_about(affine, voxels.shape, shape=(26, 24, 28))
-    image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(geometry.array_affine_ras(affine)))
+    image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(array_affine_ras(affine)))
     reference = SpatialResample(mode="bilinear", padding_mode=padding, align_corners=True)(
-        image, torch.from_numpy(geometry.array_affine_ras(grid.affine)), grid.shape
+        image, torch.from_numpy(array_affine_ras(grid.affine)), grid.shape
     )
     outside = "edge" if padding == "border" else 0.0
     ours = resample(voxels, affine, grid, outside=outside, antialias=False)

@@ -12,6 +12,7 @@ from monai.transforms.io.dictionary import LoadImaged
 from monai.transforms.spatial.array import Orientation, Resize, Spacing
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.utility.dictionary import EnsureChannelFirstd
+from monai_affine import array_affine_ras
 from scans_in_space import EVERY_WAY, reference_resample, smooth
 
 from med_transfer.errors import ConfigError, GeometryRejected, UnusableVoxels
@@ -33,7 +34,7 @@ CHAINS = {
 
 def image_of(affine: np.ndarray, voxels: np.ndarray | None = None) -> MetaTensor:
     voxels = smooth() if voxels is None else voxels
-    affine_ras = torch.from_numpy(geometry.array_affine_ras(affine))
+    affine_ras = torch.from_numpy(array_affine_ras(affine))
     return MetaTensor(torch.from_numpy(voxels)[None], affine=affine_ras, meta={"filename_or_obj": "scan.nii"})
 
 
@@ -69,7 +70,7 @@ def test_metadata_is_kept_and_the_input_is_left_alone():
 
 def test_every_channel_is_resampled():
     first, second = smooth(seed=1), smooth(seed=2)
-    affine = torch.from_numpy(geometry.array_affine_ras(EVERY_WAY["plain"]))
+    affine = torch.from_numpy(array_affine_ras(EVERY_WAY["plain"]))
     both = MetaTensor(torch.from_numpy(np.stack([first, second])), affine=affine)
     step = ResampleToGrid(spacing_mm=TWO_MM)
     ours = step(both)

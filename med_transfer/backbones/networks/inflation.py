@@ -11,7 +11,6 @@ arXiv:1611.02155.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -71,24 +70,13 @@ class ToVolume:
         return module
 
 
-def inflate(
-    network: nn.Module, kernel: Kernel = "centre", *, flat: bool = False, rules: Mapping[type, Rule] | None = None
-) -> nn.Module:
-    """A 3D copy of a 2D network with its weights.
+def inflate_kernel(weight: Tensor, depth: int, kernel: Kernel = "centre") -> Tensor:
+    """[out, in, depth, height, width] of [out, in, height, width]: on the middle slice alone, or spread evenly.
 
     With ``centre`` each slice of a volume gives what the 2D network gives for that slice, until a pooling or a
     squeeze-and-excitation mixes slices. With ``mean`` this holds for a volume of equal slices, away from its first and
     last ones.
     """
-
-    def convolution(conv: nn.Conv2d, *, flat: bool, same: bool = False) -> nn.Module:
-        return inflate_convolution(conv, flat=flat, same=same, kernel=kernel)
-
-    return ToVolume(convolution, flat, rules or {})(copy.deepcopy(network))
-
-
-def inflate_kernel(weight: Tensor, depth: int, kernel: Kernel = "centre") -> Tensor:
-    """[out, in, depth, height, width] of [out, in, height, width]: on the middle slice alone, or spread evenly."""
     if kernel == "mean":
         return weight.unsqueeze(2).expand(-1, -1, depth, -1, -1) / depth
     inflated = weight.new_zeros(*weight.shape[:2], depth, *weight.shape[2:])

@@ -49,10 +49,6 @@ class Teacher(nn.Module):
     def channels(self) -> tuple[int, ...]:
         return tuple(self.encoder.stage_channels[-self.stages :])
 
-    def statistics(self) -> dict[str, Tensor]:
-        """The calibration alone, without the encoder."""
-        return dict(self.named_buffers(recurse=False))
-
     @torch.no_grad()
     def raw_maps(self, hu: Tensor) -> list[Tensor]:
         """The last stages' maps in the orientation of the crops, in the encoder's own type."""

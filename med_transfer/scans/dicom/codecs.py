@@ -55,7 +55,6 @@ class PixelFormat:
     bits_allocated: int
     bits_stored: int
     signed: bool
-    photometric: str = "MONOCHROME2"
 
 
 @dataclass(frozen=True)

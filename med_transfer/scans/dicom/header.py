@@ -252,7 +252,6 @@ def _pixels(header: Header, values: Values, frame: int, frames: int) -> StoredPi
         bits_allocated=allocated,
         bits_stored=_integer(values, "BitsStored", allocated),
         signed=_integer(values, "PixelRepresentation", 0) == 1,
-        photometric=_first(values, "PhotometricInterpretation"),
     )
     return StoredPixels(stored, header.pixels_at, header.pixels_length, frame, frames, tuple(padding))
 
