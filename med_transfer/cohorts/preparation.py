@@ -79,15 +79,15 @@ def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 
     volume = volumes["scan"]
     region, mask = region_of_case(case, volume)
     handcrafted = features(volume, region, mask)
-    repaired = [one for one in volumes.values() if one.verdict.decision == "repair"]
+    repaired = [scan.verdict for scan in volumes.values() if scan.verdict.repairs]
     return PreparedScan(
         tensor=preprocessing(volumes, region, margin).numpy().astype(np.float16),
-        content_hashes=tuple(one.content_hash for one in volumes.values()),
+        content_hashes=tuple(scan.content_hash for scan in volumes.values()),
         handcrafted=np.array([handcrafted[name] for name in FEATURE_NAMES]),
-        spacings_mm=tuple(one.spacing_mm for one in volumes.values()),
+        spacings_mm=tuple(scan.spacing_mm for scan in volumes.values()),
         study_uid=volume.provenance.study_uid,
         series_uid=volume.provenance.series_uid,
-        repair="; ".join(reason for one in repaired for reason in one.verdict.reasons),
+        repair="; ".join(reason for verdict in repaired for reason in verdict.reasons),
         acquisition=acquisition_facts(volume),
     )
 

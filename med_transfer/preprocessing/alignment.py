@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from med_transfer.errors import InputRejected
 from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.scans import Volume, geometry
-from med_transfer.scans.formats.grid_verdict import NOMINAL
 
 LEAST_OVERLAP = 0.5  # of what the network sees of the first scan; beyond a scan's edge its last voxels are repeated
 _POINTS = 24  # along each axis of the grid, which is enough to measure a share
@@ -53,7 +52,7 @@ def _reason(first: Volume, other: Volume, grid: Grid) -> str:
     if len(frames) > 1:
         return "lies in another frame of reference than scan, so that its coordinates mean other places"
     same_grid = first.voxels.shape == other.voxels.shape and np.allclose(first.affine, other.affine, atol=1e-3)
-    if not same_grid and any(set(NOMINAL.reasons) & set(volume.verdict.reasons) for volume in (first, other)):
+    if not same_grid and not (first.verdict.placed and other.verdict.placed):
         return "it or scan does not say where it lies in the patient, and their grids differ"
     share = overlap(first, other, grid)
     if share < LEAST_OVERLAP:

@@ -9,28 +9,62 @@ from typing import Literal
 from med_transfer.errors import GeometryRejected
 
 Decision = Literal["accept", "repair", "reject"]
-_SEVERITY: tuple[Decision, ...] = ("accept", "repair", "reject")
+RepairKind = Literal["gantry_tilt", "uneven_gaps", "repeated_slices"]
+_NOT_PLACED = "affine is nominal: the file does not say where the voxels lie in the patient"
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What is changed so that a series forms one regular volume: the kind for programs, the reason for a person."""
+
+    kind: RepairKind
+    reason: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``reasons`` are sentences for a person; empty only for a plain ``accept``."""
+    """What was found of a series; the decision follows from it.
 
-    decision: Decision = "accept"
-    reasons: tuple[str, ...] = ()
+    Attributes:
+        rejections: why it cannot be used, in sentences.
+        repairs: what reading it changes.
+        remarks: what a person should know of a series that is used, in sentences.
+        placed: whether the file says where the voxels lie in the patient; else its affine gives sizes alone.
+    """
+
+    rejections: tuple[str, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+    remarks: tuple[str, ...] = ()
+    placed: bool = True
+
+    @property
+    def decision(self) -> Decision:
+        """The most severe that anything found asks for."""
+        return "reject" if self.rejections else ("repair" if self.repairs else "accept")
 
     @property
     def usable(self) -> bool:
-        return self.decision != "reject"
+        """Whether the series can be read as one volume."""
+        return not self.rejections
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """All that was found, in sentences for a person; empty only for a plain ``accept``."""
+        nominal = () if self.placed else (_NOT_PLACED,)
+        return (*self.rejections, *(repair.reason for repair in self.repairs), *nominal, *self.remarks)
 
     def joined(self, other: Verdict) -> Verdict:
-        """The more severe decision of the two, and the reasons of both, each once."""
-        decision = _SEVERITY[max(_SEVERITY.index(self.decision), _SEVERITY.index(other.decision))]
-        return Verdict(decision, tuple(dict.fromkeys((*self.reasons, *other.reasons))))
+        """What either found, each once."""
+        return Verdict(
+            tuple(dict.fromkeys((*self.rejections, *other.rejections))),
+            tuple(dict.fromkeys((*self.repairs, *other.repairs))),
+            tuple(dict.fromkeys((*self.remarks, *other.remarks))),
+            self.placed and other.placed,
+        )
 
     def remarked(self, remarks: Sequence[str]) -> Verdict:
-        """The same decision with further reasons."""
-        return self.joined(Verdict("accept", tuple(remarks)))
+        """The same verdict with further remarks."""
+        return self.joined(Verdict(remarks=tuple(remarks)))
 
     def __str__(self) -> str:
         return self.decision if not self.reasons else f"{self.decision}: {'; '.join(self.reasons)}"

@@ -15,7 +15,6 @@ from med_transfer.errors import InputRejected
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.preprocessing.alignment import overlap
 from med_transfer.scans import Provenance, Region, Verdict, Volume, geometry
-from med_transfer.scans.formats.grid_verdict import NOMINAL
 
 SHAPE = (24, 40, 44)
 TWO = {"channels": ("scan", "scan_late"), "spacing_mm": (1, 1, 1), "shape": (12, 14, 16)}
@@ -149,11 +148,11 @@ def test_overlap_is_the_share_of_slices(shift):
 
 
 def test_file_that_does_not_say_where_it_lies_needs_the_same_grid():
-    nominal = replace(scan(np.eye(4), 1, frame_of_reference=""), verdict=NOMINAL)
+    nominal = replace(scan(np.eye(4), 1, frame_of_reference=""), verdict=Verdict(placed=False))
     assert Preprocessing(PreprocessingConfig(**TWO))({"scan": scan(np.eye(4)), "scan_late": nominal}).shape[0] == 2
     other = np.diag([1.1, 1.1, 1.1, 1])
     assert "does not say where it lies" in reason_of(scan(other), nominal)
-    assert Verdict() != NOMINAL
+    assert Verdict() != nominal.verdict
 
 
 def test_the_same_image_twice_and_a_missing_one_are_rejected():

@@ -47,7 +47,7 @@ def taken(found: list[Series], given: SeriesRules | None) -> list[str]:
 
 
 SOFT, SHARP = series("soft", ConvolutionKernel="B30f"), series("sharp", ConvolutionKernel="B70f")
-REJECTED = series("bad", verdict=Verdict("reject", ("2 slices",)))
+REJECTED = series("bad", verdict=Verdict(rejections=("2 slices",)))
 
 
 def test_without_rules_every_usable_series_is_listed_and_says_how_many_there_are():
@@ -177,7 +177,7 @@ def test_one_series_a_study_whatever_the_order_and_a_reason_for_each(drawn, orde
             n_slices=one["n"],
             spacing_mm=one["mm"],
             ConvolutionKernel=one["kernel"],
-            verdict=Verdict() if one["usable"] else Verdict("reject", ("bad",)),
+            verdict=Verdict() if one["usable"] else Verdict(rejections=("bad",)),
         )
         for k, one in enumerate(drawn)
     ]

@@ -24,7 +24,7 @@ from med_transfer.scans.dicom.slice_geometry import (
     tolerance_mm,
     usual_gap_mm,
 )
-from med_transfer.scans.verdict import Verdict
+from med_transfer.scans.verdict import Repair, Verdict
 
 MODALITIES = ("CT", "MR", "PT")
 MIN_SLICES = 3  # two slices have a single gap, which nothing can confirm
@@ -53,7 +53,7 @@ def slices_verdict(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
         return rejection
     uneven = _gaps(slices)
     if uneven and _widest_gap_mm(slices) > max_gap_mm + SAME_POSITION_MM:
-        return Verdict("reject", (uneven,))
+        return Verdict(rejections=(uneven,))
     rejection = _first_rejection(slices, (_sideways,), () if uneven else (_drift,))
     return rejection if not rejection.usable else _usable(slices, uneven)
 
@@ -63,7 +63,7 @@ def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Ve
     for stage in stages:
         reasons = tuple(reason for check in stage if (reason := check(slices)))
         if reasons:
-            return Verdict("reject", reasons)
+            return Verdict(rejections=reasons)
     return Verdict()
 
 
@@ -240,9 +240,10 @@ def _drift(slices: Sequence[Slice]) -> str:
 
 def _usable(slices: Sequence[Slice], uneven: str) -> Verdict:
     remarks = tuple(remark for check in (_declared_tilt_only, _rescale_type) if (remark := check(slices)))
-    spaced = f"{uneven}: interpolated between the true positions" if uneven else ""
-    repairs = tuple(filter(None, (spaced, _tilt(slices))))
-    return Verdict("repair", (*repairs, *remarks)) if repairs else Verdict("accept", remarks)
+    repairs = [Repair("uneven_gaps", f"{uneven}: interpolated between the true positions")] if uneven else []
+    if tilt := _tilt(slices):
+        repairs.append(Repair("gantry_tilt", tilt))
+    return Verdict(repairs=tuple(repairs), remarks=remarks)
 
 
 def _tilt(slices: Sequence[Slice]) -> str:

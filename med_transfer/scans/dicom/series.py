@@ -19,7 +19,7 @@ from med_transfer.scans.dicom.series_splitting import group, phases, planes
 from med_transfer.scans.dicom.slice_geometry import affine_of, arrange, same_position
 from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.series import Series
-from med_transfer.scans.verdict import Verdict, require_usable_series
+from med_transfer.scans.verdict import Repair, Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
 from med_transfer.scans.voxel_checks import require_finite
 
@@ -78,14 +78,11 @@ def _judged(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Slice, ..
     verdict = geometry_verdict.content_verdict(arranged)
     if not verdict.usable:
         return arranged, verdict
-    kept, remark = _without_repeats(arranged)
-    verdict = geometry_verdict.slices_verdict(kept, max_gap_mm)
-    if remark:
-        verdict = Verdict("repair" if verdict.usable else "reject", (*verdict.reasons, remark))
-    return kept, verdict
+    kept, dropped = _without_repeats(arranged)
+    return kept, geometry_verdict.slices_verdict(kept, max_gap_mm).joined(Verdict(repairs=dropped))
 
 
-def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], str]:
+def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], tuple[Repair, ...]]:
     """Drops slices that repeat the one before, pixel for pixel. One that differs stays, and is then rejected."""
     kept, repeated = [arranged[0]], []
     for slice_ in arranged[1:]:
@@ -94,11 +91,12 @@ def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], st
         elif same_pixels(kept[-1], slice_):
             repeated.append(len(kept))
         else:
-            return arranged, ""
+            return arranged, ()
     if not repeated:
-        return arranged, ""
+        return arranged, ()
     places = ", ".join(str(number) for number in dict.fromkeys(repeated))
-    return tuple(kept), f"{len(repeated)} identical copies dropped, at the position of slices {places}"
+    reason = f"{len(repeated)} identical copies dropped, at the position of slices {places}"
+    return tuple(kept), (Repair("repeated_slices", reason),)
 
 
 def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
@@ -121,7 +119,7 @@ def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
     if series.modality == "CT" and (doubt := hounsfield_doubt(voxels)):
         remarks = (*remarks, doubt)
     affine = affine_of(slices)
-    if verdict.decision == "repair":
+    if verdict.repairs:
         positions = np.array([slice_.position_mm for slice_ in slices])
         fill = AIR_HU if series.modality == "CT" else min(float(voxels.min()), 0.0)
         voxels, affine = on_regular_grid(voxels, affine, positions, fill)
@@ -145,4 +143,4 @@ def rejected_for_damage(series: Series, damaged: Sequence[Path]) -> Series:
     """The same series, rejected: a damaged file beside it may be one of its slices, which nobody could tell."""
     names = ", ".join(path.name for path in damaged[:3]) + (" ..." if len(damaged) > 3 else "")
     reason = f"damaged DICOM files beside it may belong to it ({names})"
-    return replace(series, verdict=Verdict("reject", (*series.verdict.reasons, reason)))
+    return replace(series, verdict=series.verdict.joined(Verdict(rejections=(reason,))))

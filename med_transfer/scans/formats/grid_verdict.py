@@ -11,13 +11,21 @@ from med_transfer.scans import geometry
 from med_transfer.scans.dicom.geometry_verdict import FARTHEST_MM, MAX_SHEAR_DEGREES
 from med_transfer.scans.verdict import Verdict
 
-NOMINAL = Verdict("accept", ("affine is nominal: the file does not say where the voxels lie in the patient",))
 
+def grid_verdict(
+    shape_ijk: Sequence[int], affine: geometry.Affine, *, channels: int = 1, is_complex: bool = False, placed: bool
+) -> Verdict:
+    """Reject unless the file holds one three-dimensional volume of single real values on a rectangular grid.
 
-def grid_verdict(shape_ijk: Sequence[int], affine: geometry.Affine, channels: int = 1) -> Verdict:
-    """Reject unless the file holds one three-dimensional volume of single values on a rectangular grid."""
-    reasons = [*_shape_reasons(shape_ijk, channels), *_affine_reasons(affine)]
-    return Verdict("reject", tuple(reasons)) if reasons else Verdict()
+    Args:
+        shape_ijk: voxels along each axis, the fastest first.
+        affine: (i, j, k) to LPS mm.
+        channels: values a voxel.
+        is_complex: whether the values are complex numbers.
+        placed: whether the file says where the voxels lie in the patient.
+    """
+    reasons = [*_shape_reasons(shape_ijk, channels), *_affine_reasons(affine), *(["complex values"] * is_complex)]
+    return Verdict(rejections=tuple(reasons), placed=placed)
 
 
 def _shape_reasons(shape: Sequence[int], channels: int) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans import geometry
-from med_transfer.scans.formats.grid_verdict import NOMINAL, grid_verdict
+from med_transfer.scans.formats.grid_verdict import grid_verdict
 from med_transfer.scans.formats.metaimage import require_header, require_whole
 from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.series import Series
@@ -98,12 +98,14 @@ def _open(path: Path) -> SimpleITK.ImageFileReader:
 def _verdict(reader: SimpleITK.ImageFileReader) -> Verdict:
     import SimpleITK
 
-    verdict = grid_verdict(reader.GetSize(), _affine(reader), channels=reader.GetNumberOfComponents())
-    if "complex" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()):
-        verdict = verdict.joined(Verdict("reject", ("complex values",)))
-    # An NRRD file names its space; MetaImage has a position and axes always.
-    unplaced = _format(Path(reader.GetFileName())) == "nrrd" and not reader.HasMetaDataKey("NRRD_space")
-    return verdict.joined(NOMINAL) if unplaced else verdict
+    return grid_verdict(
+        reader.GetSize(),
+        _affine(reader),
+        channels=reader.GetNumberOfComponents(),
+        is_complex="complex" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()),
+        # An NRRD file names its space; MetaImage has a position and axes always.
+        placed=_format(Path(reader.GetFileName())) == "metaimage" or reader.HasMetaDataKey("NRRD_space"),
+    )
 
 
 def _affine(reader: SimpleITK.ImageFileReader) -> geometry.Affine:

@@ -11,7 +11,7 @@ import numpy as np
 
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans import geometry
-from med_transfer.scans.formats.grid_verdict import NOMINAL, grid_verdict
+from med_transfer.scans.formats.grid_verdict import grid_verdict
 from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict, require_usable_series
@@ -121,11 +121,13 @@ def _load_whole(path: Path) -> Nifti1Image:
 
 def _verdict(image: Nifti1Image) -> Verdict:
     dtype = np.dtype(image.get_data_dtype())
-    verdict = grid_verdict(image.shape, _affine(image), channels=len(dtype.names or (0,)))
-    if dtype.kind == "c":
-        verdict = verdict.joined(Verdict("reject", ("complex values",)))
-    placed = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
-    return verdict if placed else verdict.joined(NOMINAL)
+    return grid_verdict(
+        image.shape,
+        _affine(image),
+        channels=len(dtype.names or (0,)),
+        is_complex=dtype.kind == "c",
+        placed=int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0,
+    )
 
 
 def _affine(image: Nifti1Image) -> geometry.Affine:

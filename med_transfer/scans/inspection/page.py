@@ -109,7 +109,7 @@ def look_at_volume(
 
 def refused(look: ScanSummary, reason: str) -> ScanSummary:
     """The same look at a scan that cannot be read."""
-    verdict = Verdict("reject", (reason,))
+    verdict = Verdict(rejections=(reason,))
     return replace(look, rows={**look.rows, "verdict": str(verdict)}, verdict=verdict)
 
 

@@ -11,7 +11,6 @@ from scipy import ndimage
 
 from med_transfer.errors import GeometryRejected
 from med_transfer.scans import geometry
-from med_transfer.scans.formats.grid_verdict import NOMINAL
 from med_transfer.scans.volume import Provenance, Volume
 
 SAME_GRID_SHARE = 0.01  # of a voxel: how far the corners of equal grids may lie apart; headers are rounded
@@ -93,7 +92,7 @@ def require_inside(points_mm: ArrayLike, allowance_voxels: ArrayLike, grid: Volu
 
 def _require_placed(mask: Volume, grid: Volume) -> None:
     for volume, what in ((mask, "mask"), (grid, "scan")):
-        if set(NOMINAL.reasons) & set(volume.verdict.reasons):
+        if not volume.verdict.placed:
             raise GeometryRejected(
                 f"the {what} does not say where its voxels lie in the patient, and the two grids differ",
                 where=mask.provenance.path,

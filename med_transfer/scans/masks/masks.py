@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UnusableVoxels
-from med_transfer.scans.formats.grid_verdict import NOMINAL
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.masks.mask_placement import onto_grid, require_same_frame
 from med_transfer.scans.masks.region_object import object_kind
@@ -91,9 +90,7 @@ def _read_labels(source: Path | Series, name: str) -> Volume:
 
 def _without_doubts(verdict: Verdict) -> Verdict:
     """What was repaired, and that nothing says where the voxels lie; not that they are no Hounsfield units."""
-    if verdict.decision == "repair":
-        return verdict
-    return NOMINAL if set(NOMINAL.reasons) & set(verdict.reasons) else Verdict()
+    return verdict if verdict.repairs else Verdict(placed=verdict.placed)
 
 
 def _require_labels(voxels: NDArray, where: Path) -> None:

@@ -79,7 +79,7 @@ def read_structure_set(path: Path, onto: Volume, name: str = "") -> Volume:
     for contour in contours:
         _require_on_a_slice(contour, onto, path)
     voxels, remarks = _drawn(contours, onto)
-    return Volume(voxels, onto.affine, provenance, Verdict("accept", remarks))
+    return Volume(voxels, onto.affine, provenance, Verdict(remarks=remarks))
 
 
 def _frame_of_reference(dataset: Dataset, number: int) -> str:

@@ -20,13 +20,13 @@ from med_transfer.atomic import atomic_path
 from med_transfer.errors import OutputError
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.series import Series
-from med_transfer.scans.verdict import Decision, Verdict
+from med_transfer.scans.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
 Stamp = tuple[int, int]
 ScanSummary = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
-_SCHEMA = 1  # raise it when Slice or an entry changes its meaning
+_SCHEMA = 2  # raise it when Slice or an entry changes its meaning
 _MIN_FILES = 64  # below that, reading the headers is as quick as reading an index
 _KEPT = 100  # trees
 
@@ -35,8 +35,7 @@ _KEPT = 100  # trees
 class _VolumeFile:
     format: str
     n_slices: int
-    decision: Decision
-    reasons: tuple[str, ...]
+    verdict: Verdict
     affine: tuple[float, ...]
 
 
@@ -126,15 +125,13 @@ def _entry(stamp: Stamp, look: ScanSummary) -> _Entry:
         return _Entry(stamp, no_scan=look)
     if isinstance(look, Series):
         affine = () if look.affine is None else tuple(float(number) for number in look.affine.ravel())
-        verdict = look.verdict
-        return _Entry(stamp, volume=_VolumeFile(look.format, look.n_slices, verdict.decision, verdict.reasons, affine))
+        return _Entry(stamp, volume=_VolumeFile(look.format, look.n_slices, look.verdict, affine))
     return _Entry(stamp, slices=tuple(replace(slice_, path=Path()) for slice_ in look))
 
 
 def _series(path: Path, stored: _VolumeFile) -> Series:
     affine = np.array(stored.affine).reshape(4, 4) if stored.affine else None
-    verdict = Verdict(stored.decision, stored.reasons)
-    return Series(path, (path,), stored.format, "", "", "", stored.n_slices, verdict, affine=affine)
+    return Series(path, (path,), stored.format, "", "", "", stored.n_slices, stored.verdict, affine=affine)
 
 
 def _forget_the_oldest(folder: Path) -> None:
