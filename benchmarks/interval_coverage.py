@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from med_transfer.metrics.auc import weighted_auc
-from med_transfer.metrics.binomial import BINOMIAL, wilson
+from med_transfer.metrics.binomial import BINOMIAL, newcombe_paired, wilson
 from med_transfer.metrics.delong import auc_variance, delong, logit_interval
-from med_transfer.metrics.estimate import Interval
 from med_transfer.metrics.intervals import (
     PatientBootstrap,
     Resampled,
@@ -35,7 +34,7 @@ from med_transfer.metrics.intervals import (
     newcombe,
     percentile_interval,
 )
-from med_transfer.metrics.paired_proportions import newcombe_paired
+from med_transfer.metrics.records.estimate import Interval
 
 SIZES, TRUTHS = (20, 50, 200), (0.5, 0.9, 0.99)
 SCANS_PER_PATIENT, CORRELATION, MARGIN = 3, 0.5, 0.05

@@ -21,7 +21,7 @@ from label_efficiency import Job, learned
 from label_efficiency_report import DEFAULT
 from lidc_crops import TASKS, Crops, few, load, split
 
-from med_transfer.metrics.record import TransferGain
+from med_transfer.metrics.records.metrics import TransferGain
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.predictions.labels import Labels
 from med_transfer.selection.probes import patient_folds

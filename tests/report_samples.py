@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from simulated_scores import findings, three_classes
 
-from med_transfer.metrics import compute_metrics
+from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import LearningCurve, MapChecks, Miss, RunSummary, cohort_counts

@@ -15,7 +15,8 @@ from med_transfer.explanation.settings import Fill, MapSettings, MethodName
 from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
 from med_transfer.inference.explain import ExplainedScans, explain_scans
-from med_transfer.metrics import EvaluationConfig, Metrics
+from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Language
 from med_transfer.pretraining import Pretrained, PretrainingConfig
 from med_transfer.pretraining import pretrain as _pretrain

@@ -20,29 +20,11 @@ from typing import Any
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import BundleError
-from med_transfer.metrics.record import ClassMetrics, Metrics
 
 DECISIONS_FILE = "decisions.lock.json"
 LOCK_HASH = "lock_hash"
 # Keys of the bundle's record that decide nothing. Everything else is locked, also what a later version adds to it.
 _NOT_DECIDED = (LOCK_HASH, "versions", "trained_on")
-
-
-def reported_metrics() -> tuple[str, ...]:
-    """Names of the measures that a run reports: all that this version measures, none picked afterwards."""
-    of_class = [name for name, field in ClassMetrics.model_fields.items() if "Estimate" in str(field.annotation)]
-    overall = [name for name, field in Metrics.model_fields.items() if "Estimate" in str(field.annotation)]
-    return (
-        *(f"classes.{name}" for name in of_class),
-        *overall,
-        "confusion_matrix",
-        "calibration",
-        "decision_curves",
-        "prediction_sets",
-        "abstention",
-        "baselines",
-        "transfer_gain",
-    )
 
 
 def decisions(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.backbones import NetworkPlan
 from med_transfer.fusion import Fusion
-from med_transfer.metrics.cohort_profile import CohortProfile
-from med_transfer.metrics.decision_records import ChosenPoint
+from med_transfer.metrics.records.decisions import ChosenPoint
+from med_transfer.metrics.records.domain import CohortProfile
 from med_transfer.model.calibration import Calibrator, PredictionSets, Uncalibrated
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels

@@ -33,8 +33,7 @@ def command(
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.evaluation.external import evaluate_bundle
     from med_transfer.explanation.config import ExplainConfig
-    from med_transfer.metrics import EvaluationConfig
-    from med_transfer.metrics.predictive_values import read_prevalence
+    from med_transfer.metrics.config import EvaluationConfig, read_prevalence
 
     config = EvaluationConfig(interval=interval or "wilson", prevalence=read_prevalence(prevalence or ()))
     with progress_bars() as progress:

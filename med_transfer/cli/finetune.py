@@ -42,7 +42,7 @@ def command(
     from med_transfer.cohorts import Cohort
     from med_transfer.config import load_config
     from med_transfer.finetuning import FinetuneConfig, finetune
-    from med_transfer.metrics.predictive_values import read_prevalence
+    from med_transfer.metrics.config import read_prevalence
 
     chosen = [f"transfer.on_harm={on_harm}"] if on_harm else []
     chosen += [f"subgroups={json.dumps(names)}"] if (names := column_names(subgroups)) is not None else []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from med_transfer.cli.terminal import say, say_json
-from med_transfer.metrics import Estimate, Metrics
-from med_transfer.metrics.fusion_metrics import FusionMetrics
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.fusion import FusionMetrics
+from med_transfer.metrics.records.metrics import Metrics
 
 
 def say_run(run, *, as_json: bool) -> None:

@@ -17,16 +17,16 @@ from med_transfer.evaluation.subgroup_columns import cohort_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
-from med_transfer.metrics import EvaluationConfig, Metrics, TransferGain, compute_metrics
-from med_transfer.metrics.decision_records import AccessCounts
-from med_transfer.metrics.domain import Domain
+from med_transfer.metrics.compute_metrics import compute_metrics
+from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.fusion import fusion_figures
-from med_transfer.metrics.fusion_metrics import FusionMetrics
-from med_transfer.metrics.overlap import Overlap
 from med_transfer.metrics.prediction_sets import measure_sets
-from med_transfer.metrics.record import GeneralisationGap, KeptNetwork
-from med_transfer.metrics.set_metrics import SetMetrics
-from med_transfer.metrics.shortcut_metrics import Shortcuts
+from med_transfer.metrics.records.decisions import AccessCounts
+from med_transfer.metrics.records.domain import Domain, Overlap
+from med_transfer.metrics.records.fusion import FusionMetrics
+from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork, Metrics, TransferGain
+from med_transfer.metrics.records.prediction_sets import SetMetrics
+from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable

@@ -29,14 +29,13 @@ from med_transfer.evaluation.evaluate import evaluate, predict
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
 from med_transfer.explanation.config import ExplainConfig
-from med_transfer.metrics import EvaluationConfig, Metrics
-from med_transfer.metrics.cohort_profile import CohortProfile
-from med_transfer.metrics.decision_records import AccessCounts
-from med_transfer.metrics.domain import Domain, domain_of
-from med_transfer.metrics.overlap import Overlap
-from med_transfer.metrics.predictive_values import checked_prevalence
+from med_transfer.metrics.baselines import baselines_within
+from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
+from med_transfer.metrics.domain import domain_of, profile_of
+from med_transfer.metrics.records.decisions import AccessCounts
+from med_transfer.metrics.records.domain import Domain, Overlap
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.shortcuts import Development
-from med_transfer.metrics.within_cohort import baselines_within
 from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
@@ -189,7 +188,7 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
         np.array([scan.spacings_mm for scan in prepared.scans]),
         novelty,
         facts,
-        CohortProfile.of(cohort.truth, cohort.labels.names, cohort.patients, facts),
+        profile_of(cohort.truth, cohort.labels.names, cohort.patients, facts),
         envelope_mm=([one.spacing_mm_low for one in envelopes], [one.spacing_mm_high for one in envelopes]),
         training=record.development,
         abstain_above=record.abstain_above_novelty,

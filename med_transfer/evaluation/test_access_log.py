@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from med_transfer.atomic import output_error
 from med_transfer.errors import UsageError
-from med_transfer.metrics.decision_records import AccessCounts
+from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.model.operating_point import OperatingPoint
 
 ACCESS_LOG_FILE = "test_openings.jsonl"

@@ -24,7 +24,7 @@ from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.fold_training import TrainedNetwork, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.finetuning.strategies import find_strategy
-from med_transfer.metrics.record import GeneralisationGap
+from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.calibration import calibrate
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.finetuning.losses import classification_loss, monitored_figure
-from med_transfer.metrics.record import GeneralisationGap
+from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.predictions.labels import Labels
 
 CrossValidatedPredictions = Sequence[

@@ -14,10 +14,10 @@ from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.metrics import Metrics, fit_handcrafted, prevalence_only
-from med_transfer.metrics.decision_records import AccessCounts
-from med_transfer.metrics.record import KeptNetwork
-from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
+from med_transfer.metrics.baselines import fit_handcrafted, prevalence_only
+from med_transfer.metrics.records.decisions import AccessCounts
+from med_transfer.metrics.records.metrics import KeptNetwork, Metrics
+from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts, participant_flow

@@ -6,7 +6,6 @@ import numpy as np
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.bundle import BackboneRecord, BundleRecord, HeldOut, InputEnvelope, Provenance, TransferRecord
-from med_transfer.bundle.decisions_lock import reported_metrics
 from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, source_weights
@@ -15,8 +14,9 @@ from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.finetuning.unlabelled import patient_hashes
 from med_transfer.fusion import Fusion
-from med_transfer.metrics.cohort_profile import CohortProfile
-from med_transfer.metrics.record import KeptNetwork
+from med_transfer.metrics.domain import profile_of
+from med_transfer.metrics.records.domain import CohortProfile
+from med_transfer.metrics.records.metrics import KeptNetwork, reported_metrics
 
 
 def bundle_record(
@@ -98,7 +98,7 @@ def _envelope(run_data: RunData) -> InputEnvelope:
 def _profile(run_data: RunData) -> CohortProfile:
     scans = run_data.prepared.subset(run_data.split.development)
     cohort, facts = scans.cohort, [scan.acquisition for scan in scans.scans]
-    return CohortProfile.of(cohort.truth, cohort.labels.names, cohort.patients, facts)
+    return profile_of(cohort.truth, cohort.labels.names, cohort.patients, facts)
 
 
 def _held_out(run_data: RunData) -> HeldOut:

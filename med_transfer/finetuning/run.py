@@ -36,9 +36,8 @@ from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.held_out_evaluation import evaluate_held_out
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
 from med_transfer.finetuning.record import bundle_record
-from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.predictive_values import checked_prevalence
-from med_transfer.metrics.record import Metrics
+from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.progress import Progress, silent
 
 log = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.metrics import measures
-from med_transfer.metrics.abstention_metrics import AbstentionPoint
 from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.metrics import AbstentionPoint
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 

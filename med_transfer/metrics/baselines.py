@@ -11,7 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from med_transfer.metrics.cross_validation import Fold
+from med_transfer.metrics.cross_validation import Fold, fewest_patients, patient_folds
+from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
+from med_transfer.metrics.shortcuts import Development, acquisition_within
 
 
 def prevalence_only(truth_train: NDArray[np.bool_], n_scans: int) -> NDArray[np.float64]:
@@ -91,3 +93,24 @@ def _model(seed: int) -> Pipeline:
 def _finite_or_nan(features: NDArray[np.floating]) -> NDArray[np.float64]:
     features = np.asarray(features, dtype=np.float64)
     return np.where(np.isfinite(features), features, np.nan)
+
+
+FEWEST_PATIENTS = 10  # of a class; below that a model that is fitted within the cohort says nothing
+
+
+def baselines_within(
+    features: NDArray[np.floating], judged: Development
+) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
+    """Name to probabilities [scan, class], and what the acquisition gives away; nothing where a class has few patients.
+
+    Args:
+        features: handcrafted ones [scan, feature].
+        judged: the scans, which learn from each other.
+    """
+    if fewest_patients(judged.truth, judged.patients) < FEWEST_PATIENTS:
+        return {}, None
+    folds = patient_folds(judged.truth, judged.patients, judged.labels)
+    handcrafted = handcrafted_within(features, judged.truth, folds, multilabel=judged.labels.multilabel)
+    acquisition, shortcuts = acquisition_within(judged)
+    facts = {ACQUISITION_BASELINE: acquisition} if acquisition is not None else {}
+    return {"handcrafted": handcrafted} | facts, shortcuts

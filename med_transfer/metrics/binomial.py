@@ -1,17 +1,17 @@
-"""Confidence intervals of a proportion, and how many patients a wanted width needs."""
+"""Confidence intervals of a proportion and of the difference of two, and how many patients a wanted width needs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 from scipy.stats import beta, norm
 
-from med_transfer.metrics.estimate import Interval
+from med_transfer.metrics.config import BinomialMethod
+from med_transfer.metrics.records.estimate import Interval
 
-BinomialMethod = Literal["wilson", "clopper-pearson", "jeffreys"]
 BinomialInterval = Callable[[float, float], Interval | None]
 
 Z95 = float(norm.ppf(0.975))
@@ -83,3 +83,37 @@ def trials_for_width(proportion: float, width: float) -> int:
     linear = 4 * v - 2 * w2
     x = (-linear + np.sqrt(linear**2 + 4 * (1 - w2) * w2)) / (2 * (1 - w2))
     return int(np.ceil(round(Z95**2 / x, 6)))
+
+
+def newcombe_paired(both: int, only_first: int, only_second: int, neither: int) -> Interval | None:
+    """95 % interval of the first proportion minus the second, from Wilson's limits of each; None without patients.
+
+    Has a width also where the two never differ, and stays within [-1, 1].
+
+    Args:
+        both, only_first, only_second, neither: patients by who of the two is right.
+
+    Source: Newcombe 1998, Stat Med 17:2635, method 10.
+    """
+    n = both + only_first + only_second + neither
+    one, two = wilson(both + only_first, n), wilson(both + only_second, n)
+    if one is None or two is None:
+        return None
+    first, second = (both + only_first) / n, (both + only_second) / n
+    correlation = _correlation(both, only_first, only_second, neither)
+
+    def half(ours: float, theirs: float) -> float:
+        return math.sqrt(max(ours**2 - 2 * correlation * ours * theirs + theirs**2, 0.0))
+
+    low, high = half(first - one[0], two[1] - second), half(second - two[0], one[1] - first)
+    return first - second - low, first - second + high
+
+
+def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
+    """Phi, with the continuity correction of the source where it is positive; 0 where a margin is empty."""
+    margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    if not margins:
+        return 0.0
+    product = both * neither - only_first * only_second
+    n = both + only_first + only_second + neither
+    return (max(product - n / 2, 0.0) if product > 0 else product) / math.sqrt(margins)

@@ -17,9 +17,9 @@ from med_transfer.metrics.auc import (
 from med_transfer.metrics.binomial import wilson
 from med_transfer.metrics.class_rates import UNDEFINED_RATE
 from med_transfer.metrics.delong import auc_variance, logit_interval
-from med_transfer.metrics.estimate import Estimate, Interval
 from med_transfer.metrics.intervals import PatientBootstrap, Resampled, newcombe
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.estimate import Estimate, Interval
 
 _FEW = "no interval: most resamples lack the class or the rest, there are too few patients"
 _OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]

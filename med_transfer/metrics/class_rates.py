@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from med_transfer.metrics.binomial import BINOMIAL, BINOMIAL_NAMES, wilson
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.estimate import Estimate, Interval
 from med_transfer.metrics.intervals import PatientBootstrap, Resampled
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.likelihood_ratios import likelihood_ratio
-from med_transfer.metrics.predictive_values import npv_at, ppv_at, predictive_value_in
+from med_transfer.metrics.predictive_values import likelihood_ratio, npv_at, ppv_at, predictive_value_in
 from med_transfer.metrics.rates import (
     CELLS,
     Cells,
@@ -27,7 +25,8 @@ from med_transfer.metrics.rates import (
     share,
     weighted_cells,
 )
-from med_transfer.metrics.record import PredictiveValues
+from med_transfer.metrics.records.class_metrics import PredictiveValues
+from med_transfer.metrics.records.estimate import Estimate, Interval
 
 UNDEFINED_RATE = {
     "sensitivity": "no scan of class {name} among the test scans",

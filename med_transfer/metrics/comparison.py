@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.metrics.auc import weighted_macro_auc
-from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.binomial import newcombe_paired
 from med_transfer.metrics.intervals import PatientBootstrap, is_degenerate, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.paired_proportions import newcombe_paired
 from med_transfer.metrics.rates import weighted_balanced_accuracy, weighted_rates
+from med_transfer.metrics.records.estimate import Estimate
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 
 from med_transfer.metrics import measures
 from med_transfer.metrics.abstention import abstention_curve
-from med_transfer.metrics.calibrated import calibration
-from med_transfer.metrics.class_measures import class_metrics
+from med_transfer.metrics.calibration import brier, calibration
+from med_transfer.metrics.class_metrics import class_metrics
 from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.comparison import paired_difference
-from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.decision_curve import decision_curves
 from med_transfer.metrics.grouping import Grouping
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.predictive_values import checked_prevalence
-from med_transfer.metrics.record import BaselineMetrics, Bootstrap, Failed, Metrics, TransferGain
+from med_transfer.metrics.records.metrics import BaselineMetrics, Bootstrap, Failed, Metrics, TransferGain
 from med_transfer.metrics.subgroups import subgroup_metrics, subgroup_tests
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
@@ -107,7 +106,7 @@ def _baseline(
     return BaselineMetrics(
         balanced_accuracy=measures.balanced_accuracy(other, bootstrap),
         macro_auc=measures.macro_auc(other, bootstrap),
-        brier=measures.brier(other, bootstrap),
+        brier=brier(other, bootstrap),
         sensitivity=sensitivities(other, bootstrap, config),
         macro_auc_gain=gain.macro_auc,
         balanced_accuracy_gain=gain.balanced_accuracy,

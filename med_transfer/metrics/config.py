@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from med_transfer.metrics.binomial import BinomialMethod
+from med_transfer.errors import UsageError
+from med_transfer.predictions.labels import Labels
 
+BinomialMethod = Literal["wilson", "clopper-pearson", "jeffreys"]
 Between = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -25,3 +29,35 @@ class EvaluationConfig(BaseModel):
     interval: BinomialMethod = "wilson"
     prevalence: dict[str, Between] = Field(default_factory=dict)
     interval_width: Between = 0.1
+
+
+def checked_prevalence(stated: dict[str, float], labels: Labels) -> dict[str, float]:
+    """The same. Raises UsageError for a name that is no class, and where classes that exclude each other sum over 1."""
+    unknown = sorted(set(stated) - set(labels.names))
+    if unknown:
+        raise UsageError(
+            f"{', '.join(unknown)} is no class", where="prevalence", expected=f"one of {', '.join(labels.names)}"
+        )
+    if not labels.multilabel and (total := sum(stated.values())) > 1 + 1e-9:
+        raise UsageError(
+            f"shares that sum to {total:g}", where="prevalence", expected="at most 1, as a scan has one class"
+        )
+    return stated
+
+
+def read_prevalence(words: Sequence[str]) -> dict[str, float]:
+    """From ``CLASS=0.1`` each. Raises UsageError."""
+    return dict(_prevalence_of(word) for word in words)
+
+
+def _prevalence_of(word: str) -> tuple[str, float]:
+    name, _, number = word.rpartition("=")
+    try:
+        share = float(number)
+    except ValueError:
+        share = math.nan
+    if not name or not 0 < share < 1:
+        raise UsageError(
+            f"{word!r}", where="--prevalence", expected="CLASS=SHARE with a share between 0 and 1, as malignant=0.1"
+        )
+    return name.strip(), share

@@ -4,44 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from med_transfer.metrics.estimate import Interval, Record
 from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.decision_curve import DecisionCurve, NetBenefit
 
 THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.075, *(round(0.05 * step, 2) for step in range(2, 20)))
-
-
-class NetBenefit(Record):
-    """At one threshold: who acts from it on holds a true positive to be worth (1 - threshold) / threshold false ones.
-
-    Attributes:
-        threshold: probability of the class from which on a scan is acted upon.
-        net_benefit: of the model, in true positives a scan; at most the prevalence. Treating no one has 0.
-        treat_all: of treating everyone.
-        gain: over the better of treating everyone and no one.
-        ci95, gain_ci95: of ``net_benefit`` and ``gain``, each threshold by itself.
-    """
-
-    threshold: float
-    net_benefit: float
-    ci95: Interval | None
-    treat_all: float
-    gain: float
-    gain_ci95: Interval | None
-
-    @property
-    def useful(self) -> bool:
-        """Whether the model is shown to be better than treating everyone and than treating no one."""
-        return self.gain_ci95 is not None and self.gain_ci95[0] > 0
-
-
-class DecisionCurve(Record):
-    """One class against the rest."""
-
-    points: list[NetBenefit] = Field(default_factory=list)
-    method: str
 
 
 def decision_curves(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> dict[str, DecisionCurve]:

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
 from med_transfer.metrics.binomial import Z95
-from med_transfer.metrics.estimate import Interval
+from med_transfer.metrics.records.estimate import Interval
 
 
 @dataclass(frozen=True)

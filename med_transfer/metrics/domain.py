@@ -6,84 +6,56 @@ the figures are a test of (Debray et al. 2015, J Clin Epidemiol 68:279).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
 
 from med_transfer.metrics.binomial import wilson
-from med_transfer.metrics.cohort_profile import CohortProfile, Spread
-from med_transfer.metrics.estimate import Estimate, Record
+from med_transfer.metrics.records.domain import (
+    STRANGE,
+    CohortProfile,
+    Domain,
+    NumberShift,
+    PrevalenceShift,
+    Spread,
+    TextShift,
+)
+from med_transfer.metrics.records.estimate import Estimate
 
-STRANGE = 0.95  # stranger than this share of held-out scans; 1 - STRANGE of them is expected by chance
 _AXES = ("column", "row", "slice")
+_MOST_VALUES = 20  # of a fact that is text; the rarer ones are not kept
 _ROUNDING = 1e-3  # mm; a spacing that differs by less is the same
 
 
-class NumberShift(Record):
-    """A fact that is a number.
-
-    Attributes:
-        training: None where the bundle does not remember it.
-        here: None where no scan of this cohort states it.
-        outside: share of the scans here that lie outside the range of training.
-    """
-
-    training: Spread | None
-    here: Spread | None
-    outside: Estimate | None
+def spread_of(values: Sequence[float] | NDArray[np.floating]) -> Spread:
+    """Of at least one finite number."""
+    low, quartile_1, median, quartile_3, high = np.quantile(np.asarray(values, float), [0, 0.25, 0.5, 0.75, 1])
+    return Spread(n=len(values), low=low, quartile_1=quartile_1, median=median, quartile_3=quartile_3, high=high)
 
 
-class TextShift(Record):
-    """A fact that is text: value to share of the scans, there and here.
-
-    Attributes:
-        unseen: share of the scans here with a value that no development scan had.
-    """
-
-    training: dict[str, float] | None
-    here: dict[str, float]
-    unseen: Estimate | None
-
-
-class PrevalenceShift(Record):
-    """A class: its share in training (None where the bundle does not remember it) and here."""
-
-    training: float | None
-    here: Estimate
-
-
-class Domain(Record):
-    """A cohort held against the development cohort of the bundle that is judged on it.
-
-    Attributes:
-        outside_envelope: share of scans with a spacing below or above everything in training, along any axis.
-        outside_by_axis: number of them along column, row and slice.
-        novelty: spread of the novelty, itself a share of held-out scans in [0, 1].
-        strange: share of scans stranger than 95 % of held-out scans; 5 % is expected of scans like those.
-        abstain_above: the bundle's limit; None: it never abstains, and ``abstained`` is None.
-        abstained: share of scans above that limit.
-        prevalence: by class.
-        numbers, texts: facts of the acquisition, by name.
-    """
-
-    outside_envelope: Estimate
-    outside_by_axis: dict[str, int]
-    novelty: Spread
-    strange: Estimate
-    abstain_above: float | None
-    abstained: Estimate | None
-    prevalence: dict[str, PrevalenceShift]
-    numbers: dict[str, NumberShift] = Field(default_factory=dict)
-    texts: dict[str, TextShift] = Field(default_factory=dict)
-
-    @property
-    def far(self) -> bool:
-        """Whether more scans than chance explains are strange, or lie outside the envelope."""
-        return any(
-            share.ci95 is not None and share.ci95[0] > 1 - STRANGE for share in (self.strange, self.outside_envelope)
-        )
+def profile_of(
+    truth: NDArray[np.bool_],
+    classes: Sequence[str],
+    patients: Sequence[str],
+    facts: Sequence[Mapping[str, str | float]],
+) -> CohortProfile:
+    """Counts and quantiles of scans with truth [scan, class] and their facts; one entry a scan in each."""
+    numbers, texts = {}, {}
+    for name in sorted({name for scan in facts for name in scan}):
+        values = [scan[name] for scan in facts if name in scan]
+        if all(isinstance(value, float) for value in values):
+            numbers[name] = spread_of([float(value) for value in values])
+        else:
+            texts[name] = dict(Counter(map(str, values)).most_common(_MOST_VALUES))
+    return CohortProfile(
+        n_scans=len(truth),
+        n_patients=len(set(patients)),
+        prevalence=dict(zip(classes, truth.mean(axis=0).tolist(), strict=True)),
+        numbers=numbers,
+        texts=texts,
+    )
 
 
 def domain_of(
@@ -111,7 +83,7 @@ def domain_of(
     return Domain(
         outside_envelope=_share(np.any(outside, axis=(1, 2))),
         outside_by_axis=dict(zip(_AXES, outside.any(axis=1).sum(axis=0).tolist(), strict=True)),
-        novelty=Spread.of(novelty),
+        novelty=spread_of(novelty),
         strange=_share(novelty > STRANGE),
         abstain_above=abstain_above,
         abstained=None if abstain_above is None else _share(novelty > abstain_above),

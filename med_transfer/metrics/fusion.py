@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from med_transfer.metrics import measures
 from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.comparison import paired_difference
-from med_transfer.metrics.fusion_metrics import FusionDifference, FusionModel
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.fusion import FusionDifference, FusionModel
 from med_transfer.predictions.labels import Labels
 
 Parts = tuple[str, ...]

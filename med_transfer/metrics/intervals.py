@@ -12,7 +12,7 @@ from scipy.optimize import root_scalar
 from scipy.stats import norm
 
 from med_transfer.metrics.binomial import Z95
-from med_transfer.metrics.estimate import Interval
+from med_transfer.metrics.records.estimate import Interval
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 

@@ -11,12 +11,11 @@ from med_transfer.metrics.auc import (
     weighted_micro_auc,
 )
 from med_transfer.metrics.binomial import wilson
-from med_transfer.metrics.calibration import brier_by_scan
 from med_transfer.metrics.class_auc import auc_bound
-from med_transfer.metrics.estimate import Estimate, Interval
 from med_transfer.metrics.intervals import PatientBootstrap, Statistic, is_degenerate, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import weighted_balanced_accuracy
+from med_transfer.metrics.records.estimate import Estimate, Interval
 
 _TOO_FEW_DRAWS = "no interval: some class is missing from most resamples, there are too few patients"
 _NO_AUC = "no class has both cases and other scans"
@@ -99,14 +98,6 @@ def macro_average_precision(scored: LabelledPredictions, bootstrap: PatientBoots
         return Estimate(value=None, ci95=None, method=what, reason="no class has a case among the test scans")
     value = float(statistic(np.ones((1, len(scored))))[0])
     return _resampled(value, bootstrap.distribution(statistic), what, None, "no interval", bootstrap)
-
-
-def brier(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
-    """Brier score, see ``calibration.brier_by_scan``."""
-    by_scan = brier_by_scan(scored.truth, scored.probabilities, multilabel=scored.labels.multilabel)
-    draws = bootstrap.distribution(lambda weights: weights @ by_scan / weights.sum(axis=1))
-    what = "mean over findings" if scored.labels.multilabel else "half the sum over classes"
-    return Estimate(value=float(by_scan.mean()), ci95=percentile_interval(draws), method=f"{what}; {bootstrap}")
 
 
 def confusion_matrix(scored: LabelledPredictions) -> list[list[int]] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from med_transfer.errors import UsageError
-from med_transfer.metrics.estimate import Estimate, Record
+from med_transfer.metrics.records.estimate import Estimate, Record
 
 _NO_WIDTH = 1e-12  # an interval without width would look like certainty
 Verdict = Literal["superior", "non-inferior", "not shown", "inferior"]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from med_transfer.metrics.delong import delong
-from med_transfer.metrics.estimate import Record
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.estimate import Record
 
 _CLUSTERED = "some patients have several scans, which the test would count as independent; see the intervals"
 

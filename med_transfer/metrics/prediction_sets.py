@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.set_metrics import ClassSets, SetMetrics
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.prediction_sets import ClassSets, SetMetrics
 from med_transfer.predictions.labels import Labels
 
 

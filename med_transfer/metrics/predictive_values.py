@@ -1,19 +1,18 @@
-"""What a call would mean where the class is rarer or more common than among the test scans."""
+"""What a prediction means for the patient: likelihood ratios, and predictive values at another prevalence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from med_transfer.errors import UsageError
 from med_transfer.metrics.binomial import Z95
-from med_transfer.metrics.estimate import Estimate
-from med_transfer.metrics.rates import Cells, Counts, rate_in
-from med_transfer.predictions.labels import Labels
+from med_transfer.metrics.rates import Cells, rate_in
+from med_transfer.metrics.records.class_metrics import Counts
+from med_transfer.metrics.records.estimate import Estimate
 
 METHOD = "from sensitivity and specificity at the stated prevalence; logit method (Mercaldo 2007)"
 _ADJUSTED = ", with two successes and two failures added to a rate of 0 or 1"
@@ -44,38 +43,6 @@ def predictive_value_in(which: str, prevalence: float, cells: Cells) -> NDArray[
         right, wrong = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
     with np.errstate(invalid="ignore"):
         return right / (right + wrong)
-
-
-def checked_prevalence(stated: dict[str, float], labels: Labels) -> dict[str, float]:
-    """The same. Raises UsageError for a name that is no class, and where classes that exclude each other sum over 1."""
-    unknown = sorted(set(stated) - set(labels.names))
-    if unknown:
-        raise UsageError(
-            f"{', '.join(unknown)} is no class", where="prevalence", expected=f"one of {', '.join(labels.names)}"
-        )
-    if not labels.multilabel and (total := sum(stated.values())) > 1 + 1e-9:
-        raise UsageError(
-            f"shares that sum to {total:g}", where="prevalence", expected="at most 1, as a scan has one class"
-        )
-    return stated
-
-
-def read_prevalence(words: Sequence[str]) -> dict[str, float]:
-    """From ``CLASS=0.1`` each. Raises UsageError."""
-    return dict(_read(word) for word in words)
-
-
-def _read(word: str) -> tuple[str, float]:
-    name, _, number = word.rpartition("=")
-    try:
-        share = float(number)
-    except ValueError:
-        share = math.nan
-    if not name or not 0 < share < 1:
-        raise UsageError(
-            f"{word!r}", where="--prevalence", expected="CLASS=SHARE with a share between 0 and 1, as malignant=0.1"
-        )
-    return name.strip(), share
 
 
 def _at(prevalence: float, name: str, counts: Counts, which: str) -> Estimate:
@@ -113,3 +80,56 @@ def _proportion(hits: int, total: int) -> tuple[float, float]:
         return hits / total, total
     adjusted = total + Z95**2
     return (hits + Z95**2 / 2) / adjusted, adjusted
+
+
+RATIO_METHOD = "log method (Simel 1991), 0.5 added to every cell where a count is 0"
+
+_UNBOUNDED = {
+    "positive": "no scan of another class was called {name}, so the ratio has no upper bound{limit}",
+    "negative": "every scan of another class was called {name}, so the ratio has no upper bound{limit}",
+}
+
+
+def likelihood_ratio(name: str, counts: Counts, which: Literal["positive", "negative"]) -> Estimate:
+    """``positive``: sensitivity / (1 - specificity); ``negative``: (1 - sensitivity) / specificity.
+
+    Zero cells: a ratio of 0 is 0 and its lower limit 0. A ratio with 0 below has no bound: its value is None, and the
+    reason tells the lower limit. In both, and where the standard error is 0, 0.5 is added to all four cells for the
+    limits only.
+
+    Args:
+        name: of the class, for the reason.
+        counts: of the class against the rest.
+
+    Source: Simel et al. 1991, J Clin Epidemiol 44:763; zero cells: Haldane 1956, Ann Hum Genet 20:309.
+    """
+    above, cases, below, others = _parts(counts, which)
+    if not cases or not others:
+        lacking = f"class {name}" if not cases else f"another class than {name}"
+        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=f"no scan of {lacking} among the test scans")
+    if not above and not below:
+        every = "no test scan was" if which == "positive" else "every test scan was"
+        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=f"{every} called {name}")
+    low, high = _ratio_limits(above, cases, below, others)
+    if not below:
+        reason = _UNBOUNDED[which].format(name=name, limit=f"; its lower limit is {low:.2f}")
+        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=reason)
+    value = (above / cases) / (below / others)
+    return Estimate(value=value, ci95=(0.0 if not above else min(low, value), max(high, value)), method=RATIO_METHOD)
+
+
+def _parts(counts: Counts, which: Literal["positive", "negative"]) -> tuple[int, int, int, int]:
+    """Hits among the cases, cases, hits among the others, others: the two proportions of the ratio."""
+    cases = counts.true_positive + counts.false_negative
+    others = counts.true_negative + counts.false_positive
+    if which == "positive":
+        return counts.true_positive, cases, counts.false_positive, others
+    return counts.false_negative, cases, counts.true_negative, others
+
+
+def _ratio_limits(above: float, cases: float, below: float, others: float) -> tuple[float, float]:
+    if not above or not below or (above == cases and below == others):
+        above, below, cases, others = above + 0.5, below + 0.5, cases + 1, others + 1
+    error = math.sqrt(1 / above - 1 / cases + 1 / below - 1 / others)
+    ratio = (above / cases) / (below / others)
+    return ratio * math.exp(-Z95 * error), ratio * math.exp(Z95 * error)

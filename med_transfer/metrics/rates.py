@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from med_transfer.metrics.records.class_metrics import Counts
 
 Mask = NDArray[np.bool_]
 Weights = NDArray[np.float64]
@@ -21,16 +23,6 @@ RATES = {
 
 
 CELLS = ("true_positive", "false_positive", "true_negative", "false_negative")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The 2 x 2 table of one class against the rest, in scans."""
-
-    true_positive: int
-    false_positive: int
-    true_negative: int
-    false_negative: int
 
 
 def share(hits: int, misses: int) -> float | None:

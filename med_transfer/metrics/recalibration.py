@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from med_transfer.metrics.binomial import Z95
-from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate
 
 SMALLEST = 1e-6  # probabilities beyond it are moved to it: a logarithm needs them above 0
 _STEPS, _TOLERANCE, _LARGEST = 50, 1e-9, 100.0

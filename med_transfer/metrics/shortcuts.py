@@ -19,10 +19,10 @@ from threadpoolctl import threadpool_limits
 
 from med_transfer.metrics import measures
 from med_transfer.metrics.cross_validation import Fold, patient_folds
-from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.shortcut_metrics import Shortcuts
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.predictions.labels import Labels
 
 Facts = Mapping[str, str | float]

@@ -11,13 +11,12 @@ from med_transfer.errors import UsageError
 from med_transfer.metrics import measures
 from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.grouping import SMALLEST_SUBGROUP, UNKNOWN, Grouping
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.paired_tests import holm
-from med_transfer.metrics.record import Subgroup
-from med_transfer.metrics.subgroup_metrics import SubgroupTest
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 
 N_PERMUTATIONS = 2000
 _BLOCK = 500  # permutations held in memory at once

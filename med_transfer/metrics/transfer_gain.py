@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.record import TransferGain
+from med_transfer.metrics.records.metrics import TransferGain
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.metrics.record import Metrics
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import sentence
 from med_transfer.report.run_summary import LearningCurve, MapChecks, Miss, RunSummary
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.estimate import Estimate, Interval
+from med_transfer.metrics.records.estimate import Estimate, Interval
 from med_transfer.page import Translator
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.decision_records import AccessCounts
+from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.page import Translator
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import Translator
 from med_transfer.report.numbers import (
     decimal,

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from med_transfer.bundle.decisions_lock import DECISIONS_FILE, lock_hash, reported_metrics, require_lock, write_lock
+from med_transfer.bundle.decisions_lock import DECISIONS_FILE, lock_hash, require_lock, write_lock
 from med_transfer.errors import BundleError
-from med_transfer.metrics.record import Metrics
+from med_transfer.metrics.records.metrics import Metrics, reported_metrics
 
 RECORD = {
     "classes": ["a", "b"],

@@ -23,7 +23,7 @@ import med_transfer as mt
 from med_transfer.backbones import find_backbone
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.metrics import Metrics
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.phantoms import PhantomConfig, write_cohort
 
 OLD = Path(__file__).parents[1] / "old_run"

@@ -19,11 +19,12 @@ from med_transfer.errors import UsageError
 from med_transfer.evaluation.comparison import compare_runs
 from med_transfer.evaluation.comparison.forest import forest
 from med_transfer.evaluation.comparison.report import as_markdown, as_page, names_of, scans_sentence, write_comparison
-from med_transfer.metrics import Metrics, compute_metrics
 from med_transfer.metrics.comparison import paired_difference
-from med_transfer.metrics.fusion_metrics import FusionMetrics
+from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.fusion import FusionMetrics
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction

@@ -15,8 +15,8 @@ from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
 from med_transfer.cli.summary import say_metrics
 from med_transfer.finetuning import run as run_module
-from med_transfer.metrics.estimate import Estimate
-from med_transfer.metrics.record import KeptNetwork, Metrics, TransferGain
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.metrics import KeptNetwork, Metrics, TransferGain
 
 
 @pytest.fixture(scope="module")

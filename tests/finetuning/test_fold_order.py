@@ -23,7 +23,7 @@ from med_transfer.finetuning.decisions.fusing import fuse_run
 from med_transfer.finetuning.decisions.validation_decisions import choose_operating_point, choose_prediction_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.run import train
-from med_transfer.metrics.record import GeneralisationGap
+from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.progress import silent
 

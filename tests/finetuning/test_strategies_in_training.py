@@ -29,7 +29,7 @@ from med_transfer.finetuning.initialisation import initialise
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.run import train
 from med_transfer.finetuning.strategies import find_strategy
-from med_transfer.metrics.record import GeneralisationGap
+from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.linear_head import probe_model

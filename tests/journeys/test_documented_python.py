@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from med_transfer.backbones import load_backbone
 from med_transfer.config import dump_config, load_config
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.metrics import Metrics
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.tuning import TuneConfig
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -15,7 +15,7 @@ from med_transfer.metrics.binomial import (
     trials_for_width,
     wilson,
 )
-from med_transfer.metrics.sample_size import sample_size
+from med_transfer.metrics.class_metrics import sample_size
 
 counts = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 

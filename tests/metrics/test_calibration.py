@@ -6,17 +6,18 @@ from simulated_scores import Simulated, findings, three_classes
 from sklearn.metrics import brier_score_loss
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from med_transfer.metrics.calibrated import calibration, calibration_error_interval
 from med_transfer.metrics.calibration import (
     brier_by_scan,
     brier_decomposition,
+    calibration,
+    calibration_error_interval,
     claims,
     expected_calibration_error,
     reliability,
 )
-from med_transfer.metrics.calibration_metrics import Calibration
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.calibration import Calibration
 from med_transfer.predictions.labels import Labels
 
 

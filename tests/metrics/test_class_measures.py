@@ -7,8 +7,8 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from med_transfer.errors import UsageError
-from med_transfer.metrics import compute_metrics
 from med_transfer.metrics.binomial import wilson
+from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap, bca_interval
 

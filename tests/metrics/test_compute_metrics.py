@@ -8,7 +8,8 @@ from simulated_scores import THREE, findings, three_classes
 from sklearn.metrics import confusion_matrix, recall_score, roc_auc_score
 
 from med_transfer.errors import CohortError, NothingDone, OutputError, UsageError
-from med_transfer.metrics import Metrics, compute_metrics
+from med_transfer.metrics.compute_metrics import compute_metrics
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.record import Prediction
 

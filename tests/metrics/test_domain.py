@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from med_transfer.metrics.cohort_profile import CohortProfile, Spread
-from med_transfer.metrics.domain import domain_of
-from med_transfer.metrics.overlap import Overlap
+from med_transfer.metrics.domain import domain_of, profile_of, spread_of
+from med_transfer.metrics.records.domain import CohortProfile, Overlap
 
 CLASSES = ("benign", "malignant")
 ENVELOPE = ([(0.5, 0.5, 1.0)], [(0.9, 0.9, 2.5)])
@@ -14,7 +13,7 @@ ENVELOPE = ([(0.5, 0.5, 1.0)], [(0.9, 0.9, 2.5)])
 
 def profile(malignant, facts):
     truth = np.array([[not ill, ill] for ill in malignant])
-    return CohortProfile.of(truth, CLASSES, [f"p{n // 2}" for n in range(len(truth))], facts)
+    return profile_of(truth, CLASSES, [f"p{n // 2}" for n in range(len(truth))], facts)
 
 
 DEVELOPMENT = profile(
@@ -89,7 +88,7 @@ def test_a_cohort_like_the_training_cohort_is_not_called_far():
 def test_a_profile_counts_and_names_nobody():
     assert DEVELOPMENT.prevalence == {"benign": 0.75, "malignant": 0.25}
     assert (DEVELOPMENT.n_scans, DEVELOPMENT.n_patients) == (40, 20)
-    assert DEVELOPMENT.numbers["slice_thickness_mm"] == Spread.of([1.0 + n % 3 for n in range(40)])
+    assert DEVELOPMENT.numbers["slice_thickness_mm"] == spread_of([1.0 + n % 3 for n in range(40)])
     assert CohortProfile.model_validate_json(DEVELOPMENT.model_dump_json()) == DEVELOPMENT
     many = profile([True, False] * 30, [{"scanner_model": f"model {n}"} for n in range(60)])
     assert len(many.texts["scanner_model"]) == 20

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats.contingency import relative_risk
 
-from med_transfer.metrics.likelihood_ratios import likelihood_ratio
-from med_transfer.metrics.rates import Counts
+from med_transfer.metrics.predictive_values import likelihood_ratio
+from med_transfer.metrics.records.class_metrics import Counts
 
 cell = st.integers(1, 60)
 

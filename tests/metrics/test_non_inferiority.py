@@ -7,11 +7,11 @@ from scipy.stats import norm
 from med_transfer.errors import UsageError
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.delong import AucDifference, delong
-from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.non_inferiority import non_inferiority
 from med_transfer.metrics.paired_tests import delong_margin_test, delong_test
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.predictions.labels import Labels
 
 

@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from med_transfer.metrics.auc import auc
+from med_transfer.metrics.binomial import newcombe_paired
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.delong import delong, placements
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.paired_proportions import newcombe_paired
 from med_transfer.metrics.paired_tests import corrected, delong_test, holm, mcnemar, mcnemar_p
 from med_transfer.predictions.labels import Labels
 

@@ -7,14 +7,10 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from med_transfer.errors import UsageError
-from med_transfer.metrics.predictive_values import (
-    checked_prevalence,
-    npv_at,
-    ppv_at,
-    predictive_value_in,
-    read_prevalence,
-)
-from med_transfer.metrics.rates import Counts, npv, ppv
+from med_transfer.metrics.config import checked_prevalence, read_prevalence
+from med_transfer.metrics.predictive_values import npv_at, ppv_at, predictive_value_in
+from med_transfer.metrics.rates import npv, ppv
+from med_transfer.metrics.records.class_metrics import Counts
 from med_transfer.predictions.labels import Labels
 
 # Apolipoprotein E epsilon 4 and Alzheimer's disease: Mercaldo, Lau & Zhou 2007, table VIII.

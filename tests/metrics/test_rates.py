@@ -6,7 +6,6 @@ from simulated_scores import findings, three_classes
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, precision_score, recall_score
 
 from med_transfer.metrics.rates import (
-    Counts,
     count,
     npv,
     ppv,
@@ -15,6 +14,7 @@ from med_transfer.metrics.rates import (
     weighted_balanced_accuracy,
     weighted_rates,
 )
+from med_transfer.metrics.records.class_metrics import Counts
 
 masks = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
 

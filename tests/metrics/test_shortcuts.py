@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from med_transfer.metrics import compute_metrics
-from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE, above_chance
+from med_transfer.metrics.compute_metrics import compute_metrics
+from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, above_chance
 from med_transfer.metrics.shortcuts import Development, acquisition_within, fit_acquisition
 from med_transfer.predictions.labels import Labels
 

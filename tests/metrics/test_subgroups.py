@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from simulated_scores import findings, three_classes
 
-from med_transfer.metrics import compute_metrics
+from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.grouping import UNKNOWN, Grouping
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.subgroups import permutation_test, subgroup_tests

@@ -11,7 +11,7 @@ from simulated_scores import three_classes
 
 import med_transfer.report.sections as sections
 from med_transfer.config import load_config
-from med_transfer.metrics.overlap import Overlap
+from med_transfer.metrics.records.domain import Overlap
 from med_transfer.page import ENGLISH
 from med_transfer.page.language import Catalogue, catalogue_path
 from med_transfer.report.evidence import Evidence

@@ -7,8 +7,8 @@ from report_samples import Page, evidence, metrics_of, sample, summary, write
 from simulated_scores import findings, three_classes
 from statsmodels.stats.proportion import proportion_confint
 
-from med_transfer.metrics.decision_records import ChosenPoint
-from med_transfer.metrics.overlap import Overlap
+from med_transfer.metrics.records.decisions import ChosenPoint
+from med_transfer.metrics.records.domain import Overlap
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import ENGLISH
 from med_transfer.predictions.record import Prediction

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from simulated_scores import THREE, three_classes
 from statsmodels.stats.proportion import proportion_confint
 
-from med_transfer.metrics import compute_metrics
+from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 
 

@@ -10,7 +10,7 @@ from simulated_scores import findings, three_classes
 
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
 from med_transfer.finetuning.decisions.operating_point_selection import choose_point
-from med_transfer.metrics.decision_records import AccessCounts
+from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import cohort_counts
 from med_transfer.report.sections.first_screen_trust import trust_notices

@@ -6,7 +6,7 @@ from report_samples import Page, evidence, metrics_of, sample, summary, write
 from simulated_scores import three_classes
 
 from med_transfer.errors import OutputError
-from med_transfer.metrics import compute_metrics
+from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 from med_transfer.report.evidence import Evidence

@@ -3,7 +3,7 @@ import io
 import pandas as pd
 import pytest
 
-from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import ENGLISH
 from med_transfer.report.table import Cell, Table, counted, estimated
 

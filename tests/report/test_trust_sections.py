@@ -4,10 +4,9 @@ import numpy as np
 from report_samples import Page, evidence, metrics_of, sample, write
 from simulated_scores import THREE, three_classes
 
-from med_transfer.metrics.cohort_profile import CohortProfile
-from med_transfer.metrics.domain import domain_of
-from med_transfer.metrics.overlap import Overlap
-from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE
+from med_transfer.metrics.domain import domain_of, profile_of
+from med_transfer.metrics.records.domain import Overlap
+from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.sections.first_screen_trust import trust_notices
@@ -96,7 +95,7 @@ def test_a_clean_cohort_is_not_warned_of_and_its_figures_are_shown(tmp_path):
 def with_domain(novelty, training=True):
     """Metrics of an external cohort that lies so far."""
     facts = [{"kernel": "LUNG", "n_slices": 90.0}] * 240
-    here = CohortProfile.of(DATA.truth, THREE.names, DATA.patients, facts)
+    here = profile_of(DATA.truth, THREE.names, DATA.patients, facts)
     domain = domain_of(
         np.ones((240, 1, 3)),
         novelty,

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.comparison.finished_run import FinishedRun, shared_scans
-from med_transfer.metrics import Estimate, Metrics
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.non_inferiority import NonInferiority, checked_margin, non_inferiority
 from med_transfer.metrics.paired_tests import PairedTest, corrected, delong_margin_test, delong_test, mcnemar
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.metrics import Metrics
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from med_transfer.cohorts import CohortLock
 from med_transfer.errors import UsageError
-from med_transfer.metrics import Metrics
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable

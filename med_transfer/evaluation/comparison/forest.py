@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from med_transfer.evaluation.comparison.compare import Comparison
-from med_transfer.metrics import Estimate
+from med_transfer.metrics.records.estimate import Estimate
 
 _STEPS = (0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 

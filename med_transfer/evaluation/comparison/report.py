@@ -9,8 +9,8 @@ from pathlib import Path
 from med_transfer.atomic import write_text
 from med_transfer.evaluation.comparison.compare import Comparison
 from med_transfer.evaluation.comparison.forest import differences, forest
-from med_transfer.metrics import Estimate
 from med_transfer.metrics.paired_tests import PairedTest
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import environment
 
 SCHEMA = 1

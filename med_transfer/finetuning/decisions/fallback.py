@@ -7,7 +7,7 @@ from itertools import chain
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.metrics.record import KeptNetwork
+from med_transfer.metrics.records.metrics import KeptNetwork
 from med_transfer.metrics.transfer_gain import transfer_gain
 
 

@@ -11,7 +11,7 @@ from med_transfer.bundle import RECORD_FILE, BundleRecord, read_record
 from med_transfer.bundle.decisions_lock import write_lock
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
 from med_transfer.finetuning.data_setup import RunData
-from med_transfer.metrics.decision_records import AccessCounts
+from med_transfer.metrics.records.decisions import AccessCounts
 
 
 def lock_run(run: Path, bundle: Path) -> BundleRecord:

@@ -14,10 +14,10 @@ from med_transfer.errors import ConfigError, TooFewPatients
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
 from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.decision_records import ChosenPoint
-from med_transfer.metrics.estimate import Estimate
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.decisions import ChosenPoint
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 

@@ -10,7 +10,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.operating_point_selection import check_point, choose_point
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.metrics.decision_records import ChosenPoint
+from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.model.calibration import PredictionSets, fit_prediction_sets
 from med_transfer.model.calibration.conformal import least_patients
 from med_transfer.model.operating_point import OperatingPoint

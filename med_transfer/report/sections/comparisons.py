@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from med_transfer.metrics.record import BaselineMetrics, Metrics, TransferGain
+from med_transfer.metrics.records.metrics import BaselineMetrics, Metrics, TransferGain
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

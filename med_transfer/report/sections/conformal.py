@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.record import Metrics
-from med_transfer.metrics.set_metrics import ClassSets, SetMetrics
+from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.metrics.records.prediction_sets import ClassSets, SetMetrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

@@ -5,8 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from med_transfer.metrics.abstention_metrics import AbstentionPoint
-from med_transfer.metrics.record import Metrics
+from med_transfer.metrics.records.metrics import AbstentionPoint, Metrics
 from med_transfer.page import Translator
 from med_transfer.report.figure import DASHES, INK, RULE, SERIES, Figure, drawn, short
 from med_transfer.report.numbers import percent

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from med_transfer.metrics.decision_curve import DecisionCurve, NetBenefit
-from med_transfer.metrics.record import Metrics
+from med_transfer.metrics.records.decision_curve import DecisionCurve, NetBenefit
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import INK, MUTED, SERIES, Figure, drawn, short

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from med_transfer.metrics.cohort_profile import Spread
-from med_transfer.metrics.domain import STRANGE, Domain, NumberShift, TextShift
-from med_transfer.metrics.estimate import Estimate
+from med_transfer.metrics.records.domain import STRANGE, Domain, NumberShift, Spread, TextShift
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

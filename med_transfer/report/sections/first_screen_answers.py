@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from med_transfer.metrics.estimate import Estimate
-from med_transfer.metrics.record import ClassMetrics, Metrics, TransferGain
+from med_transfer.metrics.records.class_metrics import ClassMetrics
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.metrics import Metrics, TransferGain
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from med_transfer.metrics.fusion_metrics import FusionMetrics
-from med_transfer.metrics.record import GeneralisationGap, KeptNetwork, Metrics, TransferGain
+from med_transfer.metrics.records.fusion import FusionMetrics
+from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork, Metrics, TransferGain
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import difference, scans

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.decision_records import AccessCounts
-from med_transfer.metrics.domain import Domain
-from med_transfer.metrics.overlap import Overlap
-from med_transfer.metrics.record import Metrics
-from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE, above_chance
+from med_transfer.metrics.records.decisions import AccessCounts
+from med_transfer.metrics.records.domain import Domain, Overlap
+from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, above_chance
 from med_transfer.page import ENGLISH, Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval

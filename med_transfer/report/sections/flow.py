@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from med_transfer.metrics.record import Failed
+from med_transfer.metrics.records.metrics import Failed
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import ALL_CLASSES, Count, RunSummary

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from med_transfer.metrics.record import ClassMetrics, Metrics
+from med_transfer.metrics.records.class_metrics import ClassMetrics
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import INK, MUTED, SHADE, Figure, drawn, short

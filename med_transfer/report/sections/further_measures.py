@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from med_transfer.metrics.auc import PARTIAL_FROM
-from med_transfer.metrics.estimate import Estimate
-from med_transfer.metrics.record import ClassMetrics, Metrics
+from med_transfer.metrics.records.class_metrics import ClassMetrics
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

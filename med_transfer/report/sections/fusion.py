@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.fusion_metrics import FusionMetrics
+from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.decision_records import AccessCounts, ChosenPoint
-from med_transfer.metrics.record import Metrics
+from med_transfer.metrics.records.decisions import AccessCounts, ChosenPoint
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.record import ClassMetrics
+from med_transfer.metrics.records.class_metrics import ClassMetrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.record import Metrics
-from med_transfer.metrics.shortcut_metrics import ACQUISITION_BASELINE, Shortcuts
+from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

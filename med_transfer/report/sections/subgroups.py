@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from med_transfer.metrics.record import Metrics, Subgroup
-from med_transfer.metrics.subgroup_metrics import SubgroupTest
+from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure as Canvas
 
-from med_transfer.metrics.estimate import Estimate
-from med_transfer.metrics.record import Metrics
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.figure import INK, MUTED, RULE, SERIES, Figure, drawn, short
 from med_transfer.report.numbers import percent, percent_interval

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from med_transfer.metrics.estimate import Record
+from med_transfer.metrics.records.estimate import Estimate, Record
 
 ALPHA = 0.05
 
@@ -38,3 +38,13 @@ class SubgroupTest(Record):
     def differ(self) -> bool:
         """Whether a difference was shown."""
         return self.p_holm is not None and self.p_holm < ALPHA
+
+
+class Subgroup(Record):
+    """The network among the scans of one subgroup; measures are null below the smallest size reported."""
+
+    n: int
+    n_patients: int
+    balanced_accuracy: Estimate
+    macro_auc: Estimate
+    sensitivity: dict[str, Estimate]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from med_transfer.metrics.estimate import Estimate, Record
+from med_transfer.metrics.records.estimate import Estimate, Record
 
 
 class ChosenPoint(Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from med_transfer.metrics.estimate import Estimate, Record
+from med_transfer.metrics.records.estimate import Estimate, Record
 
 
 class ReliabilityBin(Record):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from med_transfer.metrics.binomial import trials_for_width, wilson
 from med_transfer.metrics.class_auc import average_precision, class_auc, partial_auc
 from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import RATES, count
-from med_transfer.metrics.record import ClassMetrics
-from med_transfer.metrics.sample_size import SampleSize, sample_size
+from med_transfer.metrics.records.class_metrics import ClassMetrics, SampleSize
 
 
 def class_metrics(
@@ -48,3 +48,31 @@ def _sample_sizes(c: int, rates: ClassRates) -> dict[str, SampleSize]:
         if stated is not None:
             found[rate] = stated
     return found
+
+
+def sample_size(rate: str, name: str, value: float | None, n_patients: int, wanted_width: float) -> SampleSize | None:
+    """For a sensitivity or specificity with ``value`` in [0, 1]; None where there is none.
+
+    The width wanted lies in (0, 1). With several scans a patient the numbers hold as if a patient were called once.
+    """
+    interval = None if value is None else wilson(value * n_patients, n_patients)
+    if value is None or interval is None:
+        return None
+    worst = min(max(0.5, interval[0]), interval[1])
+    needed, at_worst = trials_for_width(value, wanted_width), trials_for_width(worst, wanted_width)
+    whose = f"labelled {name}" if rate == "sensitivity" else f"not labelled {name}"
+    text = (
+        f"With {n_patients} patients {whose}, a {rate} of {value:.2f} has an interval of {interval[0]:.2f} to "
+        f"{interval[1]:.2f}; for a width of {wanted_width:g} about {needed} are needed if it stays there, and up to "
+        f"{at_worst} if it is {worst:.2f}."
+    )
+    return SampleSize(
+        n_patients=n_patients,
+        value=value,
+        ci95=interval,
+        wanted_width=wanted_width,
+        n_needed=needed,
+        worst_value=worst,
+        n_needed_at_worst=at_worst,
+        sentence=text,
+    )

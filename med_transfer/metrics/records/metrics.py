@@ -9,60 +9,40 @@ from pydantic import Field, ValidationError
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
-from med_transfer.metrics.abstention_metrics import AbstentionPoint
-from med_transfer.metrics.calibration_metrics import Calibration
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.decision_curve import DecisionCurve
-from med_transfer.metrics.decision_records import AccessCounts, ChosenPoint
-from med_transfer.metrics.domain import Domain
-from med_transfer.metrics.estimate import Estimate, Record
-from med_transfer.metrics.fusion_metrics import FusionMetrics
-from med_transfer.metrics.overlap import Overlap
-from med_transfer.metrics.rates import Counts
-from med_transfer.metrics.sample_size import SampleSize
-from med_transfer.metrics.set_metrics import SetMetrics
-from med_transfer.metrics.shortcut_metrics import Shortcuts
-from med_transfer.metrics.subgroup_metrics import SubgroupTest
+from med_transfer.metrics.records.calibration import Calibration
+from med_transfer.metrics.records.class_metrics import ClassMetrics
+from med_transfer.metrics.records.decision_curve import DecisionCurve
+from med_transfer.metrics.records.decisions import AccessCounts, ChosenPoint
+from med_transfer.metrics.records.domain import Domain, Overlap
+from med_transfer.metrics.records.estimate import Estimate, Record
+from med_transfer.metrics.records.fusion import FusionMetrics
+from med_transfer.metrics.records.prediction_sets import SetMetrics
+from med_transfer.metrics.records.shortcuts import Shortcuts
+from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 from med_transfer.model.operating_point import OperatingPoint
 
 SCHEMA_VERSION = "1"
 
 
-class PredictiveValues(Record):
-    """PPV and NPV where the class has another prevalence, in (0, 1), than among the test scans."""
-
-    prevalence: float
-    ppv: Estimate
-    npv: Estimate
-
-
-class ClassMetrics(Record):
-    """One class against the rest, at the operating point.
+class AbstentionPoint(Record):
+    """The most certain scans are called at the operating point, the others are not.
 
     Attributes:
-        n, n_patients: test scans of the class, and the patients they come from.
-        counts: the 2 x 2 table in scans.
-        lr_positive, lr_negative: likelihood ratios of being called so, and of not being called so.
-        partial_auc: where the specificity is at least 0.8, on McClish's scale.
-        at_prevalence: PPV and NPV at the prevalence that the user stated.
-        sample_size: rate to what these patients can show of it, and how many a narrower interval needs.
+        share: of all test scans that are called.
+        n_scans: that are called.
+        certainty: of the least certain scan among them, see ``abstention.certainty``.
+        called: by class, the share of its scans that are called; None without such a scan.
+        sensitivity: by class, among the scans that are called.
+        balanced_accuracy: among the scans that are called.
     """
 
-    n: int
-    n_patients: int
-    counts: Counts
-    sensitivity: Estimate
-    specificity: Estimate
-    ppv: Estimate
-    npv: Estimate
-    auc: Estimate
-    f1: Estimate | None = None
-    lr_positive: Estimate | None = None
-    lr_negative: Estimate | None = None
-    average_precision: Estimate | None = None
-    partial_auc: Estimate | None = None
-    at_prevalence: PredictiveValues | None = None
-    sample_size: dict[str, SampleSize] = Field(default_factory=dict)
+    share: float
+    n_scans: int
+    certainty: float
+    called: dict[str, float | None]
+    sensitivity: dict[str, Estimate]
+    balanced_accuracy: Estimate
 
 
 class BaselineMetrics(Record):
@@ -79,16 +59,6 @@ class BaselineMetrics(Record):
     sensitivity: dict[str, Estimate]
     macro_auc_gain: Estimate
     balanced_accuracy_gain: Estimate
-
-
-class Subgroup(Record):
-    """The network among the scans of one subgroup; measures are null below the smallest size reported."""
-
-    n: int
-    n_patients: int
-    balanced_accuracy: Estimate
-    macro_auc: Estimate
-    sensitivity: dict[str, Estimate]
 
 
 class TransferGain(Record):
@@ -269,3 +239,20 @@ class Metrics(Record):
                 expected=f"a metrics.json of schema {SCHEMA_VERSION}",
                 action="Run evaluate again",
             ) from error
+
+
+def reported_metrics() -> tuple[str, ...]:
+    """Names of the measures that a run reports: all that this version measures, none picked afterwards."""
+    of_class = [name for name, field in ClassMetrics.model_fields.items() if "Estimate" in str(field.annotation)]
+    overall = [name for name, field in Metrics.model_fields.items() if "Estimate" in str(field.annotation)]
+    return (
+        *(f"classes.{name}" for name in of_class),
+        *overall,
+        "confusion_matrix",
+        "calibration",
+        "decision_curves",
+        "prediction_sets",
+        "abstention",
+        "baselines",
+        "transfer_gain",
+    )

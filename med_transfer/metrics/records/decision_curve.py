@@ -1,0 +1,38 @@
+"""What metrics.json says of acting on a class's probability."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from med_transfer.metrics.records.estimate import Interval, Record
+
+
+class NetBenefit(Record):
+    """At one threshold: who acts from it on holds a true positive to be worth (1 - threshold) / threshold false ones.
+
+    Attributes:
+        threshold: probability of the class from which on a scan is acted upon.
+        net_benefit: of the model, in true positives a scan; at most the prevalence. Treating no one has 0.
+        treat_all: of treating everyone.
+        gain: over the better of treating everyone and no one.
+        ci95, gain_ci95: of ``net_benefit`` and ``gain``, each threshold by itself.
+    """
+
+    threshold: float
+    net_benefit: float
+    ci95: Interval | None
+    treat_all: float
+    gain: float
+    gain_ci95: Interval | None
+
+    @property
+    def useful(self) -> bool:
+        """Whether the model is shown to be better than treating everyone and than treating no one."""
+        return self.gain_ci95 is not None and self.gain_ci95[0] > 0
+
+
+class DecisionCurve(Record):
+    """One class against the rest."""
+
+    points: list[NetBenefit] = Field(default_factory=list)
+    method: str

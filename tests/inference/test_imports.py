@@ -1,0 +1,43 @@
+"""Inference reads what it needs: records, but nothing that trains, evaluates, reports or does statistics."""
+
+import subprocess
+import sys
+
+import pytest
+
+TRAINS_OR_EVALUATES = (
+    *("evaluation", "finetuning", "labelling", "pretraining", "report", "selection", "tuning"),
+    *("api", "cli"),
+)
+MOST_FILES = 160
+
+
+def imported_by(module: str) -> set[str]:
+    """Modules of ours, without ``med_transfer.``, that a fresh interpreter has imported after ``module``."""
+    code = f"import sys, {module}; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[2] for name in done.stdout.split() if name.startswith("med_transfer.")}
+
+
+@pytest.fixture(scope="module")
+def of_predictor():
+    return imported_by("med_transfer.inference.predictor")
+
+
+def test_the_predictor_imports_no_room_that_trains_or_evaluates(of_predictor):
+    assert "bundle.record" in of_predictor
+    assert [name for name in sorted(of_predictor) if name.partition(".")[0] in TRAINS_OR_EVALUATES] == []
+
+
+def test_of_metrics_the_predictor_imports_records_alone(of_predictor):
+    computing = {name for name in of_predictor if name.startswith("metrics.")} - {"metrics.records"}
+    assert {name for name in computing if not name.startswith("metrics.records.")} == set()
+
+
+def test_the_predictor_imports_few_files(of_predictor):
+    assert len(of_predictor) <= MOST_FILES
+
+
+def test_records_of_metrics_import_nothing_that_computes():
+    of_metrics = {name for name in imported_by("med_transfer.metrics.records.metrics") if name.startswith("metrics.")}
+    assert {name for name in of_metrics if not name.startswith("metrics.records")} == {"metrics.config"}
