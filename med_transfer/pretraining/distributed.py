@@ -18,55 +18,60 @@ _LONGEST_WAIT = timedelta(days=2)  # the others wait while the first one reads t
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among the others; the first one writes."""
+class ProcessGroup:
+    """This process among those that train together; the main one, of rank 0, writes."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
+        """Whether this process writes and tells how far the training is."""
         return self.rank == 0
 
-    def wrapped(self, module: nn.Module) -> nn.Module:
+    def data_parallel(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over the processes."""
-        return DistributedDataParallel(module) if self.count > 1 else module
+        return DistributedDataParallel(module) if self.world_size > 1 else module
 
-    def agreed(self, values: Sequence[float]) -> list[float]:
-        """The first process's values, in all of them."""
-        if self.count == 1:
+    def broadcast(self, values: Sequence[float]) -> list[float]:
+        """The main process's values, in all of them."""
+        if self.world_size == 1:
             return list(values)
         shared = torch.tensor(values, dtype=torch.float64)
         dist.broadcast(shared, src=0)
         return shared.tolist()
 
-    def gathered(self, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Every process's state, in the first one; elsewhere nothing."""
-        if self.count == 1:
+    def gather(self, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Every process's state, by rank, in the main one; elsewhere nothing."""
+        if self.world_size == 1:
             return [state]
-        states: list[Any] | None = [None] * self.count if self.first else None
+        states: list[Any] | None = [None] * self.world_size if self.is_main else None
         dist.gather_object(state, states)
         return states or []
 
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world_size > 1:
             dist.barrier()
 
     def device(self, name: str) -> torch.device:
         """A GPU of its own for each process of a machine."""
-        return torch.device("cuda", get_node_local_rank()) if name == "cuda" and self.count > 1 else torch.device(name)
+        return (
+            torch.device("cuda", get_node_local_rank())
+            if name == "cuda" and self.world_size > 1
+            else torch.device(name)
+        )
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def process_group() -> Iterator[ProcessGroup]:
     """The processes that torchrun started, or this one alone."""
     if not dist.is_available() or not dist.is_torchelastic_launched():
-        yield Processes()
+        yield ProcessGroup()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=_LONGEST_WAIT)
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()

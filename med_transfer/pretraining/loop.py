@@ -18,7 +18,7 @@ from med_transfer.atomic import write_bytes, write_text
 from med_transfer.backbones import Encoder, channels_last
 from med_transfer.errors import ConfigError
 from med_transfer.pretraining.checkpoint import read_checkpoint, save_checkpoint
-from med_transfer.pretraining.distributed import Processes
+from med_transfer.pretraining.distributed import ProcessGroup
 from med_transfer.pretraining.methods.method import Figures, Method
 from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, update_average
 from med_transfer.pretraining.probe import LinearProbe, effective_rank
@@ -40,23 +40,24 @@ class Training:
         origin: Origin,
         out: Path,
         probe: LinearProbe | None = None,
-        processes: Processes = Processes(),  # noqa: B008  frozen
+        group: ProcessGroup = ProcessGroup(),  # noqa: B008  frozen
         progress: Progress = silent,
     ) -> None:
         self.config, self.origin, self.out = method.config, origin, out
-        self.probe, self.processes, self.progress = probe, processes, progress
-        self.device = method.material.device
+        self.probe, self.group, self.progress = probe, group, progress
+        self.device = method.context.device
         self.method = method.to(self.device).train()
         if self.config.channels_last:
             channels_last(self.method)
         self.average = copy.deepcopy(method.encoder).eval().requires_grad_(False)
-        self.parallel = processes.wrapped(method)
+        self.parallel = group.data_parallel(method)
         groups = parameter_groups(method.parameters(), self.config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.99))
-        self.course, self._gradient = TrainingState(), torch.zeros(())
+        self.state, self._gradient = TrainingState(), torch.zeros(())
 
     @property
     def monitored(self) -> str:
+        """Name of the figure that decides which encoder is kept and when to stop: the probe's, else the method's."""
         return PROBE_FIGURE if self.probe else self.method.figure
 
     def run(self) -> Path:
@@ -70,59 +71,59 @@ class Training:
         if not self._restore():
             self.method.begin()
             self._measure()  # what the start is worth: the curve shows what the training adds to it
-        clock, saved_at = _Clock(self.device, self.course.seconds), self.course.seconds
+        clock, saved_at = _Clock(self.device, self.state.seconds), self.state.seconds
         with _interruptible() as interrupted:
-            while not self.course.ended:
+            while not self.state.ended:
                 self._step()
-                self.course.seconds, stop = self.processes.agreed([clock.seconds(), float(interrupted())])
-                due = self.course.step % self.config.probe.every_steps == 0
-                self.course.ended = self._spent() >= 1
-                if due or self.course.ended:
+                self.state.seconds, stop = self.group.broadcast([clock.seconds(), float(interrupted())])
+                due = self.state.step % self.config.probe.every_steps == 0
+                self.state.ended = self._spent() >= 1
+                if due or self.state.ended:
                     self._measure()
-                if due or stop or self.course.ended or self.course.seconds - saved_at > self.config.checkpoint_seconds:
+                if due or stop or self.state.ended or self.state.seconds - saved_at > self.config.checkpoint_seconds:
                     self._save()
-                    saved_at = self.course.seconds
-                if stop and not self.course.ended:
+                    saved_at = self.state.seconds
+                if stop and not self.state.ended:
                     raise KeyboardInterrupt
         return self.out / ENCODER_FILE
 
     def _step(self) -> None:
         rate = self.config.learning_rate * learning_rate_share(self._spent(), self.config.warm_up)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
         losses = self.parallel(self.method.draw())
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         learning = [p for p in self.method.parameters() if p.grad is not None]
         self._gradient = nn.utils.clip_grad_norm_(learning, self.config.gradient_clip)
         self.optimizer.step()
-        self.course.add(losses)
-        step = self.course.step
+        self.state.add(losses)
+        step = self.state.step
         update_average(self.average, self.method.encoder, min(self.config.ema, step / (step + 10)))
         self._tell(losses["loss"])
 
     def _spent(self) -> float:
         """Share of the budget."""
         if self.config.steps is not None:
-            return self.course.step / self.config.steps
-        return self.course.seconds / (60 * float(self.config.minutes or 0))
+            return self.state.step / self.config.steps
+        return self.state.seconds / (60 * float(self.config.minutes or 0))
 
     def _tell(self, loss: Tensor) -> None:
-        if self.course.step % TELL_STEPS and self.course.step != self.config.steps:
+        if self.state.step % TELL_STEPS and self.state.step != self.config.steps:
             return  # reading the loss waits for the device
         self._require_finite()
         note = f"loss {float(loss.detach()):.4f}"
         if self.config.steps is not None:
-            self.progress("pretraining", self.course.step, self.config.steps, note)
+            self.progress("pretraining", self.state.step, self.config.steps, note)
         elif self.config.minutes is not None:
-            done, total = round(self.course.seconds), round(60 * self.config.minutes)
+            done, total = round(self.state.seconds), round(60 * self.config.minutes)
             self.progress("pretraining (seconds)", min(done, total), total, note)
 
     def _require_finite(self) -> None:
         """Before anything is told or written. With the norm of the step just done, the weights are finite."""
         if not torch.isfinite(self._gradient):
             raise ConfigError(
-                f"the gradient is not finite at step {self.course.step}",
+                f"the gradient is not finite at step {self.state.step}",
                 where="learning_rate",
                 expected="a training that converges",
                 action="Lower learning_rate, or raise warm_up, and run the same command with another -o",
@@ -130,20 +131,20 @@ class Training:
 
     @torch.no_grad()
     def _measure(self) -> None:
-        """Figures into the curve, in the first process; the encoder is written unless an earlier one was better."""
+        """Figures into the curve, in the main process; the encoder is written unless an earlier one was better."""
         self._require_finite()
-        ended = self.course.ended
-        if self.processes.first:
+        ended = self.state.ended
+        if self.group.is_main:
             self.method.eval()
             finished = self.method.finished(self.average)
-            best = self.course.measured(self._figures(finished), self.monitored, self.config.stop_when)
+            best = self.state.measured(self._figures(finished), self.monitored, self.config.stop_when)
             self.method.train()
-            draw_curve(self.course.curve, self.monitored, self.out / FIGURE_FILE)
+            draw_curve(self.state.curve, self.monitored, self.out / FIGURE_FILE)
             if best:
-                now = (self.course.step, self.course.seconds, self.device)
+                now = (self.state.step, self.state.seconds, self.device)
                 write_bytes(self.out / ENCODER_FILE, save(_halved(finished), metadata=self.origin.metadata(*now)))
-        (stopped,) = self.processes.agreed([float(self.course.ended)])
-        self.course.ended = ended or bool(stopped)
+        (stopped,) = self.group.broadcast([float(self.state.ended)])
+        self.state.ended = ended or bool(stopped)
 
     def _figures(self, finished: Encoder) -> Figures:
         figures = dict(self.method.quality(self.average))
@@ -157,8 +158,8 @@ class Training:
     def _save(self) -> None:
         """Everything that a resumed run needs; the curve for people."""
         self._require_finite()
-        chance = self.processes.gathered({name: g.get_state() for name, g in self.method.generators().items()})
-        if not self.processes.first:
+        generators = self.group.gather({name: g.get_state() for name, g in self.method.generators().items()})
+        if not self.group.is_main:
             return
         method = {k: v for k, v in self.method.state_dict().items() if not k.startswith(self.method.not_saved)}
         save_checkpoint(
@@ -169,24 +170,24 @@ class Training:
                 "method": method,
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "chance": chance,
-                "course": self.course.to_json(),
+                "chance": generators,
+                "course": self.state.to_json(),
             },
         )
-        record = self.origin.record(self.course.step, self.course.seconds, self.device)
-        shown = record | {"monitored": self.monitored, "curve": self.course.curve}
+        record = self.origin.record(self.state.step, self.state.seconds, self.device)
+        shown = record | {"monitored": self.monitored, "curve": self.state.curve}
         write_text(self.out / CURVE_FILE, json.dumps(shown, indent=1) + "\n")
 
     def _restore(self) -> bool:
-        state = read_checkpoint(self.out, self.origin.settings(), sorted(self.origin.source_scans))
-        if state is None:
+        checkpoint = read_checkpoint(self.out, self.origin.settings(), sorted(self.origin.source_scans))
+        if checkpoint is None:
             return False
-        self.method.load_state_dict(state["method"], strict=False)  # without what never changes
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(checkpoint["method"], strict=False)  # without what never changes
+        self.average.load_state_dict(checkpoint["average"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
         for name, generator in self.method.generators().items():
-            generator.set_state(state["chance"][self.processes.rank][name])
-        self.course = TrainingState.from_json(state["course"])
+            generator.set_state(checkpoint["chance"][self.group.rank][name])
+        self.state = TrainingState.from_json(checkpoint["course"])
         return True
 
 

@@ -31,8 +31,8 @@ class LinearProbe:
     Source: Alain & Bengio 2017, arXiv:1610.01644 (linear probes).
     """
 
-    def __init__(self, prepared: PreparedCohort, material: PretrainingContext) -> None:
-        self.prepared, self.material = prepared, material
+    def __init__(self, prepared: PreparedCohort, context: PretrainingContext) -> None:
+        self.prepared, self.context = prepared, context
         cohort = prepared.cohort
         self.truth = cohort.truth
         patients = {patient: number for number, patient in enumerate(sorted(set(cohort.patients)))}
@@ -40,8 +40,8 @@ class LinearProbe:
         self.folds = [self._folds(column, name) for column, name in zip(self.truth.T, cohort.labels.names, strict=True)]
 
     def seen(self) -> tuple[set[str], set[str]]:
-        """Hashes of the patients and of the scans."""
-        return {patient_hash(one) for one in self.prepared.cohort.patients}, self.prepared.images
+        """Hashes of the patients, and content hashes of the scans, that the probe is fitted on."""
+        return {patient_hash(patient) for patient in self.prepared.cohort.patients}, self.prepared.images
 
     def __call__(self, encoder: Encoder) -> float:
         """Macro AUC, one class against the rest, of predictions for patients that each fit did not see."""
@@ -62,10 +62,10 @@ class LinearProbe:
         features = []
         for start in range(0, len(self.prepared.scans), _BATCH):
             tensors = self.prepared.tensors[start : start + _BATCH]
-            x = torch.from_numpy(np.stack(tensors).astype(np.float32)).to(self.material.device)
-            x = x.expand(-1, self.material.input.channels, -1, -1, -1)
-            maps = encoder.eval()(x.contiguous(memory_format=self.material.layout))
-            pooled = [maps[stage].mean((2, 3, 4)) for stage in self.material.pooled_stages]
+            x = torch.from_numpy(np.stack(tensors).astype(np.float32)).to(self.context.device)
+            x = x.expand(-1, self.context.input.channels, -1, -1, -1)
+            maps = encoder.eval()(x.contiguous(memory_format=self.context.layout))
+            pooled = [maps[stage].mean((2, 3, 4)) for stage in self.context.pooled_stages]
             features.append(torch.cat(pooled, dim=1).double().cpu().numpy())
         return np.concatenate(features)
 
@@ -77,11 +77,11 @@ class LinearProbe:
                 where=self.prepared.cohort.path or "",
                 expected="at least 2 patients with it, and 2 without",
             )
-        return StratifiedGroupKFold(min(self.material.config.probe.folds, fewest), shuffle=True, random_state=0)
+        return StratifiedGroupKFold(min(self.context.config.probe.folds, fewest), shuffle=True, random_state=0)
 
 
 def linear_probe(
-    config: PretrainingConfig, material: PretrainingContext, folder: Path, progress: Progress
+    config: PretrainingConfig, context: PretrainingContext, folder: Path, progress: Progress
 ) -> LinearProbe | None:
     """The probe that the config asks for, its scans read once into ``folder``.
 
@@ -97,7 +97,7 @@ def linear_probe(
     if not len(cohort):
         raise CohortError("every row is marked split=test", where=settings.cohort, expected="rows to probe with")
     has_region = all(case.mask or case.roi_centre_mm for case in cohort.cases)
-    spec = material.input
+    spec = context.input
     preprocessing = PreprocessingConfig(
         orientation=spec.orientation,
         spacing_mm=settings.spacing_mm,
@@ -109,7 +109,7 @@ def linear_probe(
     )
     progress = named(progress, "reading the probe's scans")
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), folder, progress=progress)
-    return LinearProbe(prepared, material)
+    return LinearProbe(prepared, context)
 
 
 def effective_rank(features: Tensor) -> float:

@@ -19,7 +19,7 @@ from med_transfer.config import dump_config, load_config
 from med_transfer.errors import ConfigError, UsageError
 from med_transfer.pretraining.checkpoint import read_checkpoint
 from med_transfer.pretraining.config import PretrainingConfig
-from med_transfer.pretraining.distributed import Processes, joined
+from med_transfer.pretraining.distributed import ProcessGroup, process_group
 from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, Training
 from med_transfer.pretraining.methods.contrastive import Contrastive
 from med_transfer.pretraining.methods.distillation import Distillation, teacher_dtype
@@ -56,10 +56,12 @@ class Pretrained:
 
     @property
     def encoder(self) -> Path:
+        """The weights, a safetensors file that ``load_backbone`` reads."""
         return self.folder / ENCODER_FILE
 
     @property
     def curve(self) -> Path:
+        """Losses and measurements over the steps, JSON."""
         return self.folder / CURVE_FILE
 
 
@@ -81,7 +83,7 @@ def pretrain(
     """Train an encoder on source scans, and write it as a file that ``load_backbone`` reads.
 
     Called again on the same folder after a kill, it goes on where it was. Under torchrun, every process draws crops
-    of its own, gradients are averaged, and the first process writes.
+    of its own, gradients are averaged, and the main process writes.
 
     Args:
         scans: a folder of scans, a cohort.csv, a file that ``SourceScans.save`` wrote, or scans already read.
@@ -97,24 +99,26 @@ def pretrain(
         OutputError: a result cannot be written.
     """
     out = Path(out)
-    with joined() as processes:
-        progress = progress if processes.first else silent
-        where = processes.device(_device(device))
+    with process_group() as group:
+        progress = progress if group.is_main else silent
+        on_device = group.device(_device(device))
         networks = _load(config)
-        _refuse_another_run(out, config, networks, processes)
-        source = _source(scans, config, out, progress, processes)
+        _refuse_another_run(out, config, networks, group)
+        source = _source(scans, config, out, progress, group)
         training, validation = source.scans.split(config.validation_scans)
-        needs, pooled = networks.student.spec.input, networks.student.spec.pooled_stages
-        material = PretrainingContext(config, needs, training, validation, where, pooled, processes.rank)
-        probe = linear_probe(config, material, out / "probe", progress) if processes.first else None
-        origin = _origin(config, source.scans, networks, probe, processes)
-        if processes.first:
-            _write_what_is_known(out, config, origin, source)
-        method = _method(networks, material)
-        encoder = Training(method, origin, out, probe, processes, progress).run()
-        if processes.first:
+        spec = networks.student.spec
+        context = PretrainingContext(
+            config, spec.input, training, validation, on_device, spec.pooled_stages, group.rank
+        )
+        probe = linear_probe(config, context, out / "probe", progress) if group.is_main else None
+        origin = _origin(config, source.scans, networks, probe, group)
+        if group.is_main:
+            _write_beginning(out, config, origin, source)
+        method = _method(networks, context)
+        encoder = Training(method, origin, out, probe, group, progress).run()
+        if group.is_main:
             write_source_of(method, encoder)
-        processes.wait()
+        group.barrier()
         return Pretrained(out, config.backbone, len(source.scans), len(source.left_out))
 
 
@@ -131,70 +135,70 @@ def _load(config: PretrainingConfig) -> _Networks:
         )
     if config.method != "distillation":
         return _Networks(student, None)
-    wanted = config.distillation
+    settings = config.distillation
     return _Networks(
-        student, load_backbone(wanted.teacher, wanted.teacher_weights, accept_licence=wanted.accept_licence)
+        student, load_backbone(settings.teacher, settings.teacher_weights, accept_licence=settings.accept_licence)
     )
 
 
-def _method(networks: _Networks, material: PretrainingContext) -> Method:
-    config, encoder = material.config, networks.student.encoder
+def _method(networks: _Networks, context: PretrainingContext) -> Method:
+    config, encoder = context.config, networks.student.encoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # initial values of the heads
         if networks.teacher is not None:
-            dtype, stages = teacher_dtype(material.device), config.distillation.stages
+            dtype, stages = teacher_dtype(context.device), config.distillation.stages
             teacher = Teacher(networks.teacher.encoder, networks.teacher.spec.input, stages, dtype)
-            return Distillation(encoder, material, teacher)
+            return Distillation(encoder, context, teacher)
         if config.method == "supervised":
             supervised = SupervisedLabels if config.supervised.target == "label" else SupervisedMasks
-            return supervised(encoder, material)
+            return supervised(encoder, context)
         kinds: dict[str, type[Method]] = {
             "contrastive": Contrastive,
             "masked_autoencoding": MaskedAutoencoding,
             "painted_nodules": PaintedNodules,
         }
-        return kinds[config.method](encoder, material)
+        return kinds[config.method](encoder, context)
 
 
 def _source(
-    scans: Path | str | SourceScans, config: PretrainingConfig, out: Path, progress: Progress, processes: Processes
+    scans: Path | str | SourceScans, config: PretrainingConfig, out: Path, progress: Progress, group: ProcessGroup
 ) -> Source:
-    """The scans, read by the first process while the others wait; these then find them prepared."""
+    """The scans, read by the main process while the others wait; these then find them prepared."""
     if isinstance(scans, SourceScans):
         return Source(scans)
-    if not processes.first:
-        processes.wait()
+    if not group.is_main:
+        group.barrier()
     source = prepare_source(Path(scans), config, out / "prepared", progress)
-    if processes.first:
-        processes.wait()
+    if group.is_main:
+        group.barrier()
     return source
 
 
 def _origin(
-    config: PretrainingConfig, scans: SourceScans, networks: _Networks, probe: LinearProbe | None, processes: Processes
+    config: PretrainingConfig, scans: SourceScans, networks: _Networks, probe: LinearProbe | None, group: ProcessGroup
 ) -> Origin:
     student, teacher = networks.student, networks.teacher
-    loaded = [one for one in (student, teacher) if one is not None and one.sha256 is not None]
+    published = [network for network in (student, teacher) if network is not None and network.sha256 is not None]
     return Origin(
         config=config,
         lock=_lock(config, scans, probe),
         source_scans=scans.content_hashes,
         start_sha256=student.sha256 or "",
         teacher_sha256=(teacher.sha256 or "") if teacher else "",
-        licences=tuple(sorted({one.spec.licence for one in loaded} | _inherited_licences(config))),
-        processes=processes.count,
+        licences=tuple(sorted({network.spec.licence for network in published} | _inherited_licences(config))),
+        processes=group.world_size,
     )
 
 
 def _lock(config: PretrainingConfig, scans: SourceScans, probe: LinearProbe | None) -> SourceLock:
     """Everyone this encoder learns from. Whom the probe looks at counts where it decides when to stop."""
     patients, images = set(scans.patient_hashes), set(scans.content_hashes)
-    for before in map(source_provenance, _made_from(config)):
-        if before is not None:
-            patients, images = patients | set(before.patient_hashes), images | set(before.content_hashes)
+    for lock in map(source_provenance, _made_from(config)):
+        if lock is not None:
+            patients, images = patients | set(lock.patient_hashes), images | set(lock.content_hashes)
     if probe is not None and config.stop_when is not None:
-        probed, their_images = probe.seen()
-        patients, images = patients | probed, images | their_images
+        probe_patients, probe_images = probe.seen()
+        patients, images = patients | probe_patients, images | probe_images
     return SourceLock.of(patients, images)
 
 
@@ -211,9 +215,9 @@ def _inherited_licences(config: PretrainingConfig) -> set[str]:
     return {licence for weights in _made_from(config) for licence in source_licences(weights)}
 
 
-def _refuse_another_run(out: Path, config: PretrainingConfig, networks: _Networks, processes: Processes) -> None:
+def _refuse_another_run(out: Path, config: PretrainingConfig, networks: _Networks, group: ProcessGroup) -> None:
     """Before hours of reading; whether the scans are the same is seen when they are read."""
-    read_checkpoint(out, _origin(config, SourceScans(()), networks, None, processes).settings())
+    read_checkpoint(out, _origin(config, SourceScans(()), networks, None, group).settings())
     file = out / CONFIG_FILE
     try:
         if file.exists():
@@ -227,14 +231,14 @@ def _refuse_another_run(out: Path, config: PretrainingConfig, networks: _Network
         ) from error
 
 
-def _write_what_is_known(out: Path, config: PretrainingConfig, origin: Origin, source: Source) -> None:
+def _write_beginning(out: Path, config: PretrainingConfig, origin: Origin, source: Source) -> None:
     """Before the training, so that what an unfinished run leaves behind remembers too, and holds nothing of another."""
     source_features_path(out / ENCODER_FILE).unlink(missing_ok=True)
     dump_config(config, out / CONFIG_FILE)
     origin.lock.write(out / SOURCE_LOCK_FILE)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([("scan", "reason"), *((one.scan, one.reason) for one in source.left_out)])
+    writer.writerows([("scan", "reason"), *((scan.scan, scan.reason) for scan in source.left_out)])
     write_text(out / LEFT_OUT_FILE, text.getvalue())
 
 

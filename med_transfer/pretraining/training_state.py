@@ -38,9 +38,11 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, text: str) -> TrainingState:
+        """What :meth:`to_json` wrote."""
         return cls(**json.loads(text))
 
     def to_json(self) -> str:
+        """Everything, the losses brought to the CPU."""
         return json.dumps(asdict(replace(self, losses={name: float(value) for name, value in self.losses.items()})))
 
     def add(self, losses: dict[str, Tensor]) -> None:
@@ -58,7 +60,7 @@ class TrainingState:
         self.losses, self.counted = {}, 0
 
     def measured(self, figures: dict[str, float], monitored: str, stop: StopConfig | None) -> bool:
-        """Add a measurement; tells whether the encoder is the best so far, and ends the course where that says so."""
+        """Add a measurement; tells whether the encoder is the best so far, and ends the training without gain."""
         self.close_entry()
         self.curve.append(self._now() | {"measured": {name: round(value, 5) for name, value in figures.items()}})
         value = figures.get(monitored)
@@ -79,7 +81,7 @@ def draw_curve(curve: list[dict], monitored: str, path: Path) -> None:
     above, below = figure.subplots(2, 1, sharex=True)
     measured = [(entry["step"], entry["measured"]) for entry in curve if "measured" in entry]
     losses = [(entry["step"], entry["loss"]) for entry in curve if "loss" in entry]
-    figures = [(step, found[monitored]) for step, found in measured if monitored in found]
+    figures = [(step, values[monitored]) for step, values in measured if monitored in values]
     for axes, name, points in ((above, "loss", losses), (below, monitored, figures)):
         axes.plot([x for x, _ in points], [y for _, y in points], marker="." if len(points) < 50 else None)
         axes.set_ylabel(name.replace("_", " "))

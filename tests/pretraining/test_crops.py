@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from med_transfer.errors import UnusableVoxels
 from med_transfer.pretraining import CropConfig, SourceScan, SourceScans
-from med_transfer.pretraining.source.crop_centres import find_places
+from med_transfer.pretraining.source.crop_centres import find_crop_centres
 from med_transfer.pretraining.source.crops import CENTRE, MASK, WHOLE, CropSampler
 from med_transfer.pretraining.source.interpolation import interpolate, rotation_matrices
 
@@ -89,10 +89,10 @@ def test_a_table_beside_the_body_is_no_place_for_a_crop():
     voxels[:, 5:45, 20:60] = 40 + 60 * np.random.default_rng(0).standard_normal((20, 40, 40))
     voxels[:, 72:74] = 300
     voxels[:, 74:] = -850
-    places = find_places(voxels.astype(np.int16), (3.0, 1.5, 1.5))
-    assert len(places.tissue)
-    assert places.tissue[:, 1].max() < 50
-    assert not len(places.lung)
+    centres = find_crop_centres(voxels.astype(np.int16), (3.0, 1.5, 1.5))
+    assert len(centres.tissue)
+    assert centres.tissue[:, 1].max() < 50
+    assert not len(centres.lung)
 
 
 def test_scans_of_air_are_refused():
@@ -152,8 +152,8 @@ def test_a_pair_overlaps_and_keeps_left_and_right(chest):
     assert ((second.size_mm / first.size_mm - 1).abs() <= 0.0501).all()
     # the body lies in the middle of x: what is to the left of it in the scan stays left in the crop
     left = np.broadcast_to(np.arange(80, dtype=np.int16), (24, 80, 80))
-    places = [find_places(scan.voxels, scan.spacing_mm) for scan in chest.scans]
-    ramps = [replace(scan, voxels=left, places=at) for scan, at in zip(chest.scans, places, strict=True)]
+    centres = [find_crop_centres(scan.voxels, scan.spacing_mm) for scan in chest.scans]
+    ramps = [replace(scan, voxels=left, crop_centres=at) for scan, at in zip(chest.scans, centres, strict=True)]
     ramp = SourceScans(tuple(ramps))
     for crops in CropSampler(ramp, config, CPU, seed=0).pairs(40, shift=0.25, stretch=0.05):
         means = crops.hu.mean((1, 2, 3))

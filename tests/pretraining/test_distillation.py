@@ -16,7 +16,7 @@ def test_the_student_agrees_with_the_teacher_on_scans_kept_out(chest, tmp_path):
     settings = {"steps": 80, "batch": 16, "learning_rate": 1e-2, "probe": {"every_steps": 20}}
     training = tiny_training("distillation", chest, tmp_path, **settings)
     training.run()
-    on_maps = [entry["maps"] for entry in training.course.curve if "maps" in entry]
+    on_maps = [entry["maps"] for entry in training.state.curve if "maps" in entry]
     assert on_maps[-1] < 0.9 * on_maps[0]
     agreement = [figures["agreement"] for figures in measured(tmp_path)]
     assert agreement[-1] > max(0, agreement[0])

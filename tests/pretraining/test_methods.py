@@ -170,8 +170,8 @@ def test_the_file_remembers_what_it_came_from(labelled, tmp_path):
 def test_the_budget_can_be_wall_time(chest, tmp_path):
     training = tiny_training("contrastive", chest, tmp_path, steps=None, minutes=0.01)
     training.run()
-    assert training.course.seconds >= 0.6
-    assert training.course.step >= 1
+    assert training.state.seconds >= 0.6
+    assert training.state.step >= 1
 
 
 def test_a_training_that_diverges_leaves_no_more_than_the_start(chest, tmp_path):
@@ -186,7 +186,7 @@ def test_stops_when_nothing_is_gained_and_keeps_the_best(chest, tmp_path):
     settings = {"steps": 40, "probe": {"every_steps": 2}, "stop_when": {"patience": 3, "least_gain": 1.0}}
     training = tiny_training("masked_autoencoding", chest, tmp_path, **settings)
     training.run()
-    assert training.course.step == 6  # the measurement of the start is the best, three more gain nothing
+    assert training.state.step == 6  # the measurement of the start is the best, three more gain nothing
     with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
         assert json.loads(file.metadata()["steps"]) == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -215,7 +215,7 @@ def test_the_finished_encoder_has_the_statistics_of_whole_crops(chest, tmp_path)
     training.run()
     finished = training.method.finished(training.average)
     first = finished.blocks[0]
-    sampler = training.method.sampler(training.method.material.training, seed=1)
+    sampler = training.method.sampler(training.method.context.training, seed=1)
     inputs = [training.method.windowed(sampler.batch(8).hu, degraded=False) for _ in range(2)]
     means = torch.stack([first[0](x).mean((0, 2, 3, 4)) for x in inputs]).mean(0)
     torch.testing.assert_close(first[1].running_mean, means)

@@ -56,7 +56,7 @@ def test_a_folder_is_read_once_and_its_patients_are_remembered(phantoms, tmp_pat
     for ours, theirs in zip(again.scans, first.scans, strict=True):
         assert isinstance(ours.voxels, np.memmap)
         np.testing.assert_array_equal(ours.voxels, theirs.voxels)
-        np.testing.assert_array_equal(ours.places.tissue, theirs.places.tissue)
+        np.testing.assert_array_equal(ours.crop_centres.tissue, theirs.crop_centres.tissue)
         assert (ours.content_hash, ours.spacing_mm) == (theirs.content_hash, theirs.spacing_mm)
 
 

@@ -60,7 +60,7 @@ def test_inputs_are_those_of_the_training_scans_as_they_are(chest):
     method = tiny_method(MAE, chest, crops=changes, views={"noise": 1.0, "shift": 1.0})
     before = method.crops.random.get_state()
     (x, scans), *_ = method.plain_inputs(8, seed=4)
-    again = tiny_method(MAE, chest, crops=changes).sampler(method.material.training, seed=4).batch(8)
+    again = tiny_method(MAE, chest, crops=changes).sampler(method.context.training, seed=4).batch(8)
     torch.testing.assert_close(x, method.windowed(again.hu, degraded=False))
     assert scans.tolist() == again.scan.tolist()
     assert method.crops.random.get_state().equal(before)

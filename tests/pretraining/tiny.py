@@ -89,11 +89,11 @@ def tiny_config(method: str, **changes) -> PretrainingConfig:
 def tiny_method(method: str, source: SourceScans, **changes) -> Method:
     config = tiny_config(method, **changes)
     training, validation = source.split(config.validation_scans)
-    material = PretrainingContext(config, STUDENT_INPUT, training, validation, CPU, pooled_stages=(0, -1))
+    context = PretrainingContext(config, STUDENT_INPUT, training, validation, CPU, pooled_stages=(0, -1))
     with torch.random.fork_rng():
         torch.manual_seed(2)
         if method == "distillation":
-            return Distillation(tiny_student(), material, Teacher(tiny_teacher(), TEACHER_INPUT, 2))
+            return Distillation(tiny_student(), context, Teacher(tiny_teacher(), TEACHER_INPUT, 2))
         kinds = {
             "masked_autoencoding": MaskedAutoencoding,
             "contrastive": Contrastive,
@@ -101,7 +101,7 @@ def tiny_method(method: str, source: SourceScans, **changes) -> Method:
             "masks": SupervisedMasks,
             "painted_nodules": PaintedNodules,
         }
-        return kinds[method](tiny_student(), material)
+        return kinds[method](tiny_student(), context)
 
 
 def tiny_training(method: str, source: SourceScans, out: Path, progress=None, **changes) -> Training:

@@ -32,42 +32,42 @@ class Contrastive(Method):
 
     figure = "retrieval"
 
-    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
-        super().__init__(encoder, material)
-        features = sum(encoder.stage_channels[stage] for stage in material.pooled_stages)
+    def __init__(self, encoder: Encoder, context: PretrainingContext) -> None:
+        super().__init__(encoder, context)
+        features = sum(encoder.stage_channels[stage] for stage in context.pooled_stages)
         settings = self.config.contrastive
         self.vicreg = VICReg(features) if settings.loss == "vicreg" else None
         self.project = None if self.vicreg else _projection(features, settings.embedding)
 
     def draw(self) -> Pair:
+        """Two degraded views of each of ``batch`` crops."""
         settings = self.config.contrastive
         first, second = self.crops.pairs(self.config.batch, settings.shift, settings.stretch)
         views = torch.cat([self.windowed(crops.hu) for crops in (first, second)])
         return Pair(views, different_places(first))
 
     def forward(self, batch: Pair) -> dict[str, Tensor]:
+        """``loss``, and ``found``: the share of views whose partner is nearest."""
         with self.half_precision():
             features = self.pooled(self.maps(batch.views))
             if self.vicreg is not None:
-                return {"loss": self.vicreg(features), "found": _found(features.detach(), batch.comparable)}
+                return {"loss": self.vicreg(features), "found": _retrieved(features.detach(), batch.comparable)}
             embeddings = self.project(features) if self.project is not None else features
-        loss, found = nt_xent(embeddings, self.config.contrastive.temperature, batch.comparable)
-        return {"loss": loss, "found": found}
+        loss, retrieved = nt_xent(embeddings, self.config.contrastive.temperature, batch.comparable)
+        return {"loss": loss, "found": retrieved}
 
     def quality(self, encoder: Encoder) -> Figures:
         """Share of held-out views whose other view has the nearest features of all, and what chance would give."""
-        if self.material.validation is None:
+        if self.context.validation is None:
             return {}
         settings = self.config.contrastive
-        pairs = self.sampler(self.material.validation, seed=0).pairs(
-            self.config.batch, settings.shift, settings.stretch
-        )
+        pairs = self.sampler(self.context.validation, seed=0).pairs(self.config.batch, settings.shift, settings.stretch)
         views = torch.cat([self.windowed(crops.hu, degraded=False) for crops in pairs])
         with self.half_precision():
             features = self.pooled(self.maps(views, encoder))
         comparable = different_places(pairs[0])
         others = 2 * comparable.float().sum(1) + 1
-        return {"retrieval": float(_found(features, comparable)), "chance": float((1 / others).mean())}
+        return {"retrieval": float(_retrieved(features, comparable)), "chance": float((1 / others).mean())}
 
 
 def different_places(crops: Crops) -> Tensor:
@@ -77,7 +77,7 @@ def different_places(crops: Crops) -> Tensor:
     return ~(near & (scan[:, None] == scan[None]))
 
 
-def _found(features: Tensor, comparable: Tensor) -> Tensor:
+def _retrieved(features: Tensor, comparable: Tensor) -> Tensor:
     """Share of views whose partner is nearest, after the features' common part is taken away."""
     return nt_xent(F.normalize(features.float() - features.float().mean(0)), 1.0, comparable)[1]
 

@@ -21,20 +21,23 @@ class Distillation(Method):
     paints = True
     not_saved = ("teacher.encoder.",)
 
-    def __init__(self, encoder: Encoder, material: PretrainingContext, teacher: Teacher) -> None:
-        super().__init__(encoder, material)
-        self.teacher, self.stages = teacher, material.config.distillation.stages
+    def __init__(self, encoder: Encoder, context: PretrainingContext, teacher: Teacher) -> None:
+        super().__init__(encoder, context)
+        self.teacher, self.stages = teacher, context.config.distillation.stages
         channels = tuple(encoder.stage_channels[-self.stages :])
         self.loss = DistillationLoss(channels, teacher.channels)
         self.vicreg = VICReg(channels[-1])
 
     def begin(self) -> None:
+        """Measure the teacher's channels."""
         self.teacher.calibrate([self.draw() for _ in range(self.config.distillation.calibration_batches)])
 
     def draw(self) -> Tensor:
+        """HU crops [batch, 1, depth, height, width], lung scenes painted in where the config asks for them."""
         return self.painted(self.crops.batch(self.config.batch), self.scenes)
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """``loss`` and its parts: ``maps``, ``means`` and ``vicreg``, the last before its weight."""
         targets = self.teacher(batch)
         views = torch.cat([self.windowed(batch) for _ in range(2)])
         with self.half_precision():

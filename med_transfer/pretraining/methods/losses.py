@@ -47,6 +47,7 @@ class DistillationLoss(nn.Module):
         return on_maps, on_means
 
     def predicted_means(self, maps: list[Tensor]) -> list[Tensor]:
+        """The teacher's standardised means as the student tells them: [batch, teacher channel] of each stage."""
         return [layer(m.mean((2, 3, 4))) for layer, m in zip(self.to_mean, maps, strict=True)]
 
 
@@ -87,13 +88,13 @@ def nt_xent(embeddings: Tensor, temperature: float, comparable: Tensor) -> tuple
     """
     half = len(embeddings) // 2
     unit = F.normalize(embeddings.float(), dim=1)
-    likeness = unit @ unit.T / temperature
+    similarity = unit @ unit.T / temperature
     partner = torch.arange(2 * half, device=unit.device).roll(half)
-    wanted = comparable.repeat(2, 2).clone()
-    wanted[torch.arange(2 * half, device=unit.device), partner] = True
-    wanted.fill_diagonal_(False)
-    likeness = likeness.masked_fill(~wanted, -torch.inf)
-    return F.cross_entropy(likeness, partner), (likeness.argmax(1) == partner).float().mean()
+    compared = comparable.repeat(2, 2).clone()
+    compared[torch.arange(2 * half, device=unit.device), partner] = True
+    compared.fill_diagonal_(False)
+    similarity = similarity.masked_fill(~compared, -torch.inf)
+    return F.cross_entropy(similarity, partner), (similarity.argmax(1) == partner).float().mean()
 
 
 def _off_diagonal_square(embedding: Tensor) -> Tensor:

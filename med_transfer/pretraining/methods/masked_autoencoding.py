@@ -27,12 +27,13 @@ class MaskedAutoencoding(Method):
     figure = "explained"
     paints = True
 
-    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
-        super().__init__(encoder, material)
+    def __init__(self, encoder: Encoder, context: PretrainingContext) -> None:
+        super().__init__(encoder, context)
         self.decoder = LightDecoder(encoder.stage_channels, self.config.masked_autoencoding.decoder_channels)
-        self.blocks = torch.Generator(material.device).manual_seed(material.seed + 3)
+        self.blocks = torch.Generator(context.device).manual_seed(context.seed + 3)
 
     def generators(self) -> dict[str, torch.Generator]:
+        """With the one that chooses the hidden blocks."""
         return super().generators() | {"blocks": self.blocks}
 
     def draw(self) -> tuple[Tensor, Tensor]:
@@ -41,6 +42,7 @@ class MaskedAutoencoding(Method):
         return x, self._hidden(len(x), self.blocks)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """``loss``: mean squared error on hidden voxels; ``mean_predictor``: that of the visible mean."""
         x, hidden = batch
         with self.half_precision():
             error, of_mean = self._errors(x, hidden, self.encoder)
@@ -54,7 +56,7 @@ class MaskedAutoencoding(Method):
         hidden = self._hidden(len(x), torch.Generator(x.device).manual_seed(0))
         with self.half_precision():
             error, of_mean = self._errors(x, hidden, encoder)
-        (low, high), (bottom, top) = self.material.input.window_hu, self.material.input.output_range
+        (low, high), (bottom, top) = self.context.input.window_hu, self.context.input.output_range
         hu = float(error.sqrt()) * (high - low) / (top - bottom)
         return {"explained": float(1 - error / of_mean), "error_hu": hu}
 
@@ -63,9 +65,9 @@ class MaskedAutoencoding(Method):
 
         Source: Wu & Johnson 2021, arXiv:2105.07576, section 3 (statistics measured again after training).
         """
-        sampler = self.sampler(self.material.training, seed=1)
+        sampler = self.sampler(self.context.training, seed=1)
         batches = [
-            encoder_input(self.windowed(sampler.batch(self.config.batch).hu, degraded=False), self.material.input)
+            encoder_input(self.windowed(sampler.batch(self.config.batch).hu, degraded=False), self.context.input)
             for _ in range(self.config.masked_autoencoding.statistics_batches)
         ]
         whole = copy.deepcopy(encoder)
@@ -86,7 +88,7 @@ class MaskedAutoencoding(Method):
 
     def _errors(self, x: Tensor, hidden: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor]:
         """Mean squared error on hidden voxels: the network's, and that of each crop's visible mean."""
-        spec = self.material.input
+        spec = self.context.input
         visible = 1 - hidden
         mean = (x * visible).sum((1, 2, 3, 4), keepdim=True) / visible.sum((1, 2, 3, 4), keepdim=True)
         maps = self.maps(x * visible + mean * hidden, encoder)

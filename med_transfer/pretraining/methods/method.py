@@ -42,10 +42,12 @@ class PretrainingContext:
 
     @property
     def seed(self) -> int:
+        """Of this process's crops; the config's own in the main one."""
         return self.config.seed + RANK_STRIDE * self.rank
 
     @property
     def layout(self) -> torch.memory_format:
+        """Memory layout of the encoder's input."""
         return torch.channels_last_3d if self.config.channels_last else torch.contiguous_format
 
 
@@ -62,15 +64,16 @@ class Method(nn.Module):
     paints: bool = False
     not_saved: tuple[str, ...] = ()
 
-    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
+    def __init__(self, encoder: Encoder, context: PretrainingContext) -> None:
         super().__init__()
-        self.encoder, self.material, self.config = encoder, material, material.config
-        self.crops = self.sampler(material.training, material.seed)
-        self.degrade = Degradation(self.config.views, material.device, material.seed + 2)
-        self.scenes = self._scenes(material.seed + 1)
+        self.encoder, self.context, self.config = encoder, context, context.config
+        self.crops = self.sampler(context.training, context.seed)
+        self.degrade = Degradation(self.config.views, context.device, context.seed + 2)
+        self.scenes = self._scenes(context.seed + 1)
 
     def sampler(self, source: SourceScans, seed: int) -> CropSampler:
-        return CropSampler(source, self.config.crops, self.material.device, seed)
+        """Draws the crops that the method learns from; a method that wants others overrides it."""
+        return CropSampler(source, self.config.crops, self.context.device, seed)
 
     def begin(self) -> None:
         """Whatever must be done before the first step, and not again when a run goes on."""
@@ -95,9 +98,9 @@ class Method(nn.Module):
         return encoder
 
     def generators(self) -> dict[str, torch.Generator]:
-        """Every source of chance; their states make a resumed run go on with the same crops."""
-        named = {"crops": self.crops.random, "scans": self.crops.choice, "views": self.degrade.random}
-        return named | ({"scenes": self.scenes.random} if self.scenes else {})
+        """Every random generator by name; their states make a resumed run go on with the same crops."""
+        generators = {"crops": self.crops.random, "scans": self.crops.choice, "views": self.degrade.random}
+        return generators | ({"scenes": self.scenes.random} if self.scenes else {})
 
     def plain_inputs(self, count: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the training scans: windowed crops, neither turned nor made worse, and the number of each one's scan."""
@@ -109,9 +112,9 @@ class Method(nn.Module):
     @cached_property
     def held_out(self) -> Crops | None:
         """The same crops of the validation scans at every measurement."""
-        if self.material.validation is None:
+        if self.context.validation is None:
             return None
-        return self.sampler(self.material.validation, seed=0).batch(self.config.batch)
+        return self.sampler(self.context.validation, seed=0).batch(self.config.batch)
 
     def painted(self, crops: Crops, scenes: Callable[[Crops], Tensor] | None) -> Tensor:
         """HU, with lung scenes where the config asks for them."""
@@ -124,23 +127,23 @@ class Method(nn.Module):
 
     def windowed(self, hu: Tensor, degraded: bool = True) -> Tensor:
         """Crops on the encoder's grid, in its range of values, in the orientation of the crops."""
-        spec = self.material.input
+        spec = self.context.input
         x = window(reduce(hu, self.config.input_shape), spec.window_hu, spec.output_range)
         return self.degrade(x, spec.output_range) if degraded else x
 
     def maps(self, x: Tensor, encoder: Encoder | None = None) -> list[Tensor]:
         """Feature maps of windowed crops, in the encoder's orientation."""
-        return (encoder or self.encoder)(encoder_input(x, self.material.input, self.material.layout))
+        return (encoder or self.encoder)(encoder_input(x, self.context.input, self.context.layout))
 
     def pooled(self, maps: list[Tensor]) -> Tensor:
         """[batch, feature]."""
-        return torch.cat([maps[stage].mean((2, 3, 4)) for stage in self.material.pooled_stages], dim=1).float()
+        return torch.cat([maps[stage].mean((2, 3, 4)) for stage in self.context.pooled_stages], dim=1).float()
 
     def half_precision(self) -> torch.autocast:
         """bf16 on a GPU; never on a CPU, where its gradients are wrong (decision 6)."""
-        device = self.material.device.type
+        device = self.context.device.type
         return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
     def _scenes(self, seed: int) -> LungScenes | None:
         lung = self.config.lung_scenes
-        return LungScenes(lung, self.material.device, seed) if lung else None
+        return LungScenes(lung, self.context.device, seed) if lung else None

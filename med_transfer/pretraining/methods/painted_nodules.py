@@ -30,8 +30,8 @@ class PaintedNodules(Method):
     figure = "explained"
     paints = True
 
-    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
-        super().__init__(encoder, material)
+    def __init__(self, encoder: Encoder, context: PretrainingContext) -> None:
+        super().__init__(encoder, context)
         if self.scenes is None:
             raise ConfigError(
                 "nothing to paint", where="lung_scenes", expected="its settings, or {} for the usual ones"
@@ -51,15 +51,17 @@ class PaintedNodules(Method):
     def begin(self) -> None:
         """Measure centre and spread of the facts, so that each weighs the same."""
         drawn = [self.draw()[1] for _ in range(self.config.painted_nodules.calibration_batches)]
-        facts = torch.cat([one.facts[one.present] for one in drawn])
+        facts = torch.cat([nodules.facts[nodules.present] for nodules in drawn])
         self.centre.copy_(facts.mean(0))
         self.spread.copy_(facts.std(0).clamp_min(1e-3))
 
     def draw(self) -> Batch:
+        """Windowed crops with nodules, and what they are."""
         hu, nodules = self.painter.with_nodules(self.crops.batch(self.config.batch))
         return self.windowed(hu), nodules
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` and its parts before their weights: ``facts`` where there is a nodule, ``kind``, ``place``."""
         x, nodules = batch
         with self.half_precision():
             maps = self.maps(x)
@@ -94,7 +96,7 @@ class PaintedNodules(Method):
         """HU of :attr:`held_out` with the same nodules at every measurement, and what they are."""
         if self.held_out is None:
             return None
-        return LungScenes(self.painter.config, self.material.device, seed=0).with_nodules(self.held_out)
+        return LungScenes(self.painter.config, self.context.device, seed=0).with_nodules(self.held_out)
 
     def _standard(self, facts: Tensor) -> Tensor:
         return (facts - self.centre) / self.spread
@@ -109,11 +111,11 @@ class PaintedNodules(Method):
 
     def _place_loss(self, logits: list[Tensor], nodules: Nodules) -> Tensor:
         truth = reduce(torch.cat([nodules.mask, nodules.solid], dim=1), self.config.input_shape)
-        truth = reorient(truth, CROP_ORIENTATION, self.material.input.orientation)
+        truth = reorient(truth, CROP_ORIENTATION, self.context.input.orientation)
         each = [
             F.binary_cross_entropy_with_logits(
-                one, F.adaptive_avg_pool3d(truth, (one.shape[2], one.shape[3], one.shape[4]))
+                stage, F.adaptive_avg_pool3d(truth, (stage.shape[2], stage.shape[3], stage.shape[4]))
             )
-            for one in logits
+            for stage in logits
         ]
         return torch.stack(each).mean() if each else truth.new_zeros(())

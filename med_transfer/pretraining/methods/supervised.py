@@ -26,36 +26,40 @@ class SupervisedLabels(Method):
 
     figure = "log_likelihood"
 
-    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
-        super().__init__(encoder, material)
-        self.truth = _truth(material.training, self.labels).to(material.device)
-        features = sum(encoder.stage_channels[stage] for stage in material.pooled_stages)
+    def __init__(self, encoder: Encoder, context: PretrainingContext) -> None:
+        super().__init__(encoder, context)
+        self.truth = _truth(context.training, self.labels).to(context.device)
+        features = sum(encoder.stage_channels[stage] for stage in context.pooled_stages)
         self.head = nn.Linear(features, len(self.labels))
 
     @property
     def labels(self) -> Labels:
-        return _labels(self.material.training)
+        """The source cohort's classes. Raises CohortError where it has none."""
+        return _labels(self.context.training)
 
     def sampler(self, source: SourceScans, seed: int) -> CropSampler:
-        kind = CENTRE if self.material.config.supervised.region == "roi" else WHOLE
-        config, device = self.material.config.crops, self.material.device
+        """Crops around the regions of interest, or whole scans, classes equally often."""
+        kind = CENTRE if self.context.config.supervised.region == "roi" else WHOLE
+        config, device = self.context.config.crops, self.context.device
         return CropSampler(source, config, device, seed, {kind: 1.0}, _class_weights(_truth(source, self.labels)))
 
     def draw(self) -> tuple[Tensor, Tensor]:
+        """Windowed crops, and the truth [batch, class] of their scans."""
         crops = self.crops.batch(self.config.batch)
         return self.windowed(crops.hu), self.truth[crops.scan.to(self.truth.device)]
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """``loss``: smoothed cross-entropy, of each finding where a scan has several."""
         x, truth = batch
         with self.half_precision():
             logits = self.head(self.pooled(self.maps(x)))
         return {"loss": self._loss(logits.float(), truth, self.config.supervised.label_smoothing)}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """On held-out crops, classes drawn equally: mean log-likelihood, and share of right calls."""
-        if self.held_out is None or self.material.validation is None:
+        """On held-out crops, classes drawn equally: mean log-likelihood, and share of right predictions."""
+        if self.held_out is None or self.context.validation is None:
             return {}
-        truth = _truth(self.material.validation, self.labels)[self.held_out.scan].to(self.material.device)
+        truth = _truth(self.context.validation, self.labels)[self.held_out.scan].to(self.context.device)
         with self.half_precision():
             logits = self.head(self.pooled(self.maps(self.windowed(self.held_out.hu, degraded=False), encoder))).float()
         likelihood = -float(self._loss(logits, truth, smoothing=0.0))
@@ -73,34 +77,37 @@ class SupervisedMasks(Method):
 
     figure = "dice"
 
-    def __init__(self, encoder: Encoder, material: PretrainingContext) -> None:
-        super().__init__(encoder, material)
+    def __init__(self, encoder: Encoder, context: PretrainingContext) -> None:
+        super().__init__(encoder, context)
         self.decoder = LightDecoder(encoder.stage_channels, self.config.supervised.decoder_channels)
 
     def sampler(self, source: SourceScans, seed: int) -> CropSampler:
+        """Crops centred in masks and in other tissue. Raises CohortError where no scan has a mask."""
         if not any(scan.mask is not None and (scan.mask > 127).any() for scan in source.scans):
             raise CohortError("no scan has a mask", expected="a mask in the rows of the source cohort")
-        inside = self.material.config.supervised.inside
-        config, device = self.material.config.crops, self.material.device
+        inside = self.context.config.supervised.inside
+        config, device = self.context.config.crops, self.context.device
         return CropSampler(source, config, device, seed, {MASK: inside, TISSUE: 1 - inside})
 
     def draw(self) -> tuple[Tensor, Tensor]:
+        """Windowed crops, and their masks on the encoder's grid."""
         crops = self.crops.batch(self.config.batch, with_masks=True)
         return self.windowed(crops.hu), self._target(crops.mask)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """``loss`` and its two parts, ``cross_entropy`` and ``dice_loss``."""
         x, mask = batch
         with self.half_precision():
             logits = self._logits(x, self.encoder)
-        overlap = 1 - _dice(logits.sigmoid(), mask)
+        dice_loss = 1 - _dice(logits.sigmoid(), mask)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, mask)
-        return {"loss": cross_entropy + overlap, "cross_entropy": cross_entropy, "dice_loss": overlap}
+        return {"loss": cross_entropy + dice_loss, "cross_entropy": cross_entropy, "dice_loss": dice_loss}
 
     def quality(self, encoder: Encoder) -> Figures:
         """Dice of all held-out crops together, at one half."""
-        if self.material.validation is None:
+        if self.context.validation is None:
             return {}
-        crops = self.sampler(self.material.validation, seed=0).batch(self.config.batch, with_masks=True)
+        crops = self.sampler(self.context.validation, seed=0).batch(self.config.batch, with_masks=True)
         with self.half_precision():
             logits = self._logits(self.windowed(crops.hu, degraded=False), encoder)
         return {"dice": float(_dice((logits > 0).float(), (self._target(crops.mask) > 0.5).float()))}
@@ -112,7 +119,7 @@ class SupervisedMasks(Method):
         return reduce(mask, self.config.input_shape)
 
     def _logits(self, x: Tensor, encoder: Encoder) -> Tensor:
-        spec = self.material.input
+        spec = self.context.input
         shape = reorient(x, CROP_ORIENTATION, spec.orientation).shape[2:]
         decoded = self.decoder(self.maps(x, encoder), tuple(shape))
         return reorient(decoded, spec.orientation, CROP_ORIENTATION).float()

@@ -47,6 +47,7 @@ class Teacher(nn.Module):
 
     @property
     def channels(self) -> tuple[int, ...]:
+        """Channels of the distilled maps, shallow to deep."""
         return tuple(self.encoder.stage_channels[-self.stages :])
 
     @torch.no_grad()
@@ -83,6 +84,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, hu: Tensor) -> Targets:
+        """Targets of HU crops [batch, 1, depth, height, width]."""
         maps, means = [], []
         for stage, raw in enumerate(self.raw_maps(hu)):
             raw = raw.float()

@@ -1,4 +1,4 @@
-"""What painting into crops needs: chance with a seed, positions in millimetres, soft edges."""
+"""What painting into crops needs: seeded random numbers, positions in millimetres, soft edges."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Chance:
-    """Random numbers on the device; the state of ``random`` makes a resumed run go on with the same pictures."""
+class RandomNumbers:
+    """Drawn on the device; the state of ``random`` makes a resumed run go on with the same pictures."""
 
     def __init__(self, device: torch.device, seed: int) -> None:
         self.device = device
         self.random = torch.Generator(device).manual_seed(seed)
 
     def share(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1)."""
         return torch.rand(shape, generator=self.random, device=self.device)
 
     def between(self, low: float, high: float, *shape: int) -> Tensor:
+        """Uniform in [low, high)."""
         return low + (high - low) * self.share(*shape)
 
     def normal(self, *shape: int) -> Tensor:
+        """Standard normal."""
         return torch.randn(shape, generator=self.random, device=self.device)
 
     def direction(self, n: int) -> Tensor:
+        """Unit vectors [n, 3], uniform over the sphere."""
         return F.normalize(self.normal(n, 3), dim=1)
 
     def offset(self, size_mm: Tensor) -> Tensor:
@@ -47,6 +51,7 @@ def position_mm(hu: Tensor, size_mm: Tensor) -> Tensor:
 
 
 def distance_to_line(position: Tensor, point: Tensor, direction: Tensor) -> Tensor:
+    """Millimetres from each position [batch, 3, ...] to a line through a point, [batch, 1, ...]; unit directions."""
     offset = position - point[:, :, None, None, None]
     direction = direction[:, :, None, None, None]
     along = (offset * direction).sum(1, keepdim=True)
@@ -59,4 +64,5 @@ def inside(signed_distance_mm: Tensor, edge_mm: float) -> Tensor:
 
 
 def blend(hu: Tensor, mask: Tensor, value_hu: Tensor, texture: Tensor | float = 0.0) -> Tensor:
+    """HU with a value [batch] and its texture in the place of what a mask (shares of voxels) covers."""
     return hu + mask * (wide(value_hu) + texture - hu)

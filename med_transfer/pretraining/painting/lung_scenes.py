@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from med_transfer.pretraining.painting.brush import Chance, blend, distance_to_line, inside, position_mm, wide
+from med_transfer.pretraining.painting.brush import RandomNumbers, blend, distance_to_line, inside, position_mm, wide
 from med_transfer.pretraining.painting.nodules import NodulePainter, Nodules
 from med_transfer.pretraining.source.crops import Crops
 from med_transfer.pretraining.view_config import LungSceneConfig
@@ -26,12 +26,13 @@ class LungScenes:
     """Paints; the state of its generator makes a resumed run go on with the same pictures."""
 
     def __init__(self, config: LungSceneConfig, device: torch.device, seed: int) -> None:
-        self.config, self.chance = config, Chance(device, seed)
-        self.nodules = NodulePainter(config, self.chance)
+        self.config, self.draws = config, RandomNumbers(device, seed)
+        self.nodules = NodulePainter(config, self.draws)
 
     @property
     def random(self) -> torch.Generator:
-        return self.chance.random
+        """Decides all that is painted."""
+        return self.draws.random
 
     def __call__(self, crops: Crops) -> Tensor:
         """HU [batch, 1, depth, height, width] with scenes painted in; ``crops`` is left as it is."""
@@ -39,8 +40,8 @@ class LungScenes:
 
     def with_nodules(self, crops: Crops) -> tuple[Tensor, Nodules]:
         """As :meth:`__call__`, and what was painted."""
-        made = ~crops.lung & (self.chance.share(len(crops.hu)) < self.config.lung)
-        nodule = self.chance.share(len(crops.hu)) < torch.where(made | crops.lung, *self.config.nodule)
+        made = ~crops.lung & (self.draws.share(len(crops.hu)) < self.config.lung)
+        nodule = self.draws.share(len(crops.hu)) < torch.where(made | crops.lung, *self.config.nodule)
         hu, painted = crops.hu.clone(), Nodules.none_in(crops.hu)
         for part in made.nonzero()[:, 0].split(_CHUNK):
             hu[part] = self._lung(hu[part], crops.size_mm[part])
@@ -52,34 +53,34 @@ class LungScenes:
     def _lung(self, hu: Tensor, size_mm: Tensor) -> Tensor:
         n = len(hu)
         position = position_mm(hu, size_mm)
-        plain = self.chance.share(n) < self.config.plain
+        plain = self.draws.share(n) < self.config.plain
         hu = torch.where(wide(plain), self._parenchyma(hu), self._from_fat(hu))
         for _ in range(self.config.vessels):
-            radius = self.chance.between(0.4, 2.2, n)
-            distance = distance_to_line(position, self.chance.offset(size_mm), self.chance.direction(n))
-            hu = blend(hu, inside(distance - radius[:, None, None, None, None], 0.5), self.chance.between(-50, 80, n))
-        wall = (position * self.chance.direction(n)[:, :, None, None, None]).sum(1, keepdim=True)
+            radius = self.draws.between(0.4, 2.2, n)
+            distance = distance_to_line(position, self.draws.offset(size_mm), self.draws.direction(n))
+            hu = blend(hu, inside(distance - radius[:, None, None, None, None], 0.5), self.draws.between(-50, 80, n))
+        wall = (position * self.draws.direction(n)[:, :, None, None, None]).sum(1, keepdim=True)
         depth = torch.where(
-            self.chance.share(n) < self.config.pleura, self.chance.between(0.1, 0.8, n) * size_mm.amin(1) / 2, 1e6
+            self.draws.share(n) < self.config.pleura, self.draws.between(0.1, 0.8, n) * size_mm.amin(1) / 2, 1e6
         )
-        return blend(hu, inside(depth[:, None, None, None, None] - wall, 0.7), self.chance.between(-80, 80, n))
+        return blend(hu, inside(depth[:, None, None, None, None] - wall, 0.7), self.draws.between(-80, 80, n))
 
     def _from_fat(self, hu: Tensor) -> Tensor:
         n = len(hu)
         return fat_to_lung(
             hu,
-            lung_hu=self.chance.between(-920, -780, n),
-            solid_hu=self.chance.between(-20, 60, n),
-            share=self.chance.between(0.6, 0.98, n),
-            power=self.chance.between(1, 3, n),
+            lung_hu=self.draws.between(-920, -780, n),
+            solid_hu=self.draws.between(-20, 60, n),
+            share=self.draws.between(0.6, 0.98, n),
+            power=self.draws.between(1, 3, n),
         )
 
     def _parenchyma(self, hu: Tensor) -> Tensor:
         n = len(hu)
-        noise = torch.randn(hu.shape, generator=self.chance.random, device=self.chance.device)
+        noise = torch.randn(hu.shape, generator=self.draws.random, device=self.draws.device)
         grain = F.avg_pool3d(noise, 3, stride=1, padding=1) * 3
-        cloud = wide(self.chance.between(5, 60, n)) * self.chance.field(hu, (6, 12, 12))
-        return wide(self.chance.between(-930, -780, n)) + cloud + wide(self.chance.between(10, 60, n)) * grain
+        cloud = wide(self.draws.between(5, 60, n)) * self.draws.field(hu, (6, 12, 12))
+        return wide(self.draws.between(-930, -780, n)) + cloud + wide(self.draws.between(10, 60, n)) * grain
 
 
 def fat_to_lung(hu: Tensor, lung_hu: Tensor, solid_hu: Tensor, share: Tensor, power: Tensor) -> Tensor:
@@ -94,8 +95,8 @@ def fat_to_lung(hu: Tensor, lung_hu: Tensor, solid_hu: Tensor, share: Tensor, po
         power: [batch]; above 1, more of the tissue becomes lung.
     """
     sample = hu[:, 0, ::4, ::8, ::8].flatten(1).clamp_min(_FAT_HU).sort(dim=1).values
-    places = (share * (sample.shape[1] - 1)).long()
-    low, high = sample[:, sample.shape[1] // 20], sample.gather(1, places[:, None])[:, 0]
+    quantile = (share * (sample.shape[1] - 1)).long()
+    low, high = sample[:, sample.shape[1] // 20], sample.gather(1, quantile[:, None])[:, 0]
     high = torch.maximum(high, low + 120)  # uniform tissue must not become pure noise
     grade = ((hu - wide(low)) / wide(high - low)).clamp(0, 1) ** wide(power)
     return wide(lung_hu) + grade * wide(solid_hu - lung_hu) + (hu - wide(high)).clamp_min(0)

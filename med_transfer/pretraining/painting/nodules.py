@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from med_transfer.pretraining.painting.brush import Chance, blend, inside, position_mm, wide
+from med_transfer.pretraining.painting.brush import RandomNumbers, blend, inside, position_mm, wide
 from med_transfer.pretraining.view_config import LungSceneConfig
 
 KINDS = ("none", "solid", "ground glass", "part-solid", "calcified")
@@ -46,34 +46,35 @@ class Nodules:
 
     @property
     def present(self) -> Tensor:
+        """Bool [batch]: there is a nodule."""
         return self.kind > 0
 
-    def put(self, places: Tensor, painted: Nodules) -> None:
+    def put(self, crops: Tensor, painted: Nodules) -> None:
         """Enter what was painted into these crops of the batch."""
         for field in fields(self):
-            getattr(self, field.name)[places] = getattr(painted, field.name)
+            getattr(self, field.name)[crops] = getattr(painted, field.name)
 
 
 class NodulePainter:
     """One nodule near the middle of each crop: smooth or bumpy, round or long, of any kind of ``KINDS``."""
 
-    def __init__(self, config: LungSceneConfig, chance: Chance) -> None:
-        self.config, self.chance = config, chance
-        self.shares = torch.tensor(config.kinds, device=chance.device).cumsum(0)
+    def __init__(self, config: LungSceneConfig, draws: RandomNumbers) -> None:
+        self.config, self.draws = config, draws
+        self.shares = torch.tensor(config.kinds, device=draws.device).cumsum(0)
 
     def __call__(self, hu: Tensor, size_mm: Tensor) -> tuple[Tensor, Nodules]:
         """HU [batch, 1, depth, height, width] with a nodule in each crop, and what it is."""
-        n, chance = len(hu), self.chance
+        n, draws = len(hu), self.draws
         low, high = self.config.radius_mm
-        radius = torch.minimum(low * (high / low) ** chance.share(n), 0.4 * size_mm.amin(1))
-        position = position_mm(hu, size_mm) - (0.15 * chance.offset(size_mm))[:, :, None, None, None]
-        stretch = chance.between(0.75, 1.33, n, 3)
+        radius = torch.minimum(low * (high / low) ** draws.share(n), 0.4 * size_mm.amin(1))
+        position = position_mm(hu, size_mm) - (0.15 * draws.offset(size_mm))[:, :, None, None, None]
+        stretch = draws.between(0.75, 1.33, n, 3)
         distance = (position * stretch[:, :, None, None, None]).square().sum(1, keepdim=True).sqrt()
-        bumps = 0.45 * chance.share(n)
-        outward = wide(bumps * radius) * (chance.field(hu, (4, 8, 8)) + 0.4 * chance.field(hu, (12, 24, 24)))
+        bumps = 0.45 * draws.share(n)
+        outward = wide(bumps * radius) * (draws.field(hu, (4, 8, 8)) + 0.4 * draws.field(hu, (12, 24, 24)))
         mask = inside(distance - wide(radius) - outward, _EDGE_MM)
-        kind = 1 + torch.bucketize(chance.share(n) * self.shares[-1], self.shares).clamp_max(len(KINDS) - 2)
-        core = torch.where(kind == _PART_SOLID, chance.between(0.3, 0.75, n), torch.zeros(n, device=hu.device))
+        kind = 1 + torch.bucketize(draws.share(n) * self.shares[-1], self.shares).clamp_max(len(KINDS) - 2)
+        core = torch.where(kind == _PART_SOLID, draws.between(0.3, 0.75, n), torch.zeros(n, device=hu.device))
         core_mask = torch.where(wide(core) > 0, inside(distance - wide(core * radius) - outward, _EDGE_MM), 0.0)
         painted = torch.maximum(hu, self._filled(hu, mask, core_mask, kind))  # vessels stay visible in ground glass
         whole = (kind == _SOLID) | (kind == _CALCIFIED)
@@ -83,10 +84,10 @@ class NodulePainter:
         return painted, Nodules(kind, mask, solid, facts)
 
     def _filled(self, hu: Tensor, mask: Tensor, core_mask: Tensor, kind: Tensor) -> Tensor:
-        n, between = len(hu), self.chance.between
+        n, between = len(hu), self.draws.between
         density = torch.where(kind == _SOLID, between(-60, 90, n), between(-750, -350, n))
         density = torch.where(kind == _CALCIFIED, between(150, 700, n), density)
-        texture = wide(between(5, 80, n)) * self.chance.field(hu, (8, 16, 16))
+        texture = wide(between(5, 80, n)) * self.draws.field(hu, (8, 16, 16))
         return blend(blend(hu, mask, density, texture), core_mask, between(-60, 60, n))
 
     def _facts(self, hu: Tensor, mask: Tensor, solid: Tensor, bumps: Tensor, long: Tensor, core: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class CropCentres:
         return bool(len(self.lung) or len(self.tissue))
 
 
-def find_places(voxels: NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> CropCentres:
+def find_crop_centres(voxels: NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> CropCentres:
     """Judge the neighbourhoods of a scan [depth, height, width] in HU."""
     window = [min(n, max(1, round(_NEIGHBOURHOOD_MM / mm))) for n, mm in zip(voxels.shape, spacing_mm, strict=True)]
     stride = [max(1, n // 3) for n in window]
@@ -44,10 +44,10 @@ def find_places(voxels: NDArray[np.int16], spacing_mm: tuple[float, float, float
     tissue = inside & (average > -600) & (spread > 40) & ~lung
     offset = torch.tensor([(n - 1) / 2 for n in window])
 
-    def places(chosen: Tensor) -> NDArray[np.float32]:
+    def middles(chosen: Tensor) -> NDArray[np.float32]:
         return (chosen.nonzero() * torch.tensor(stride) + offset).numpy()
 
-    return CropCentres(places(lung), places(tissue))
+    return CropCentres(middles(lung), middles(tissue))
 
 
 def _body(average_hu: Tensor) -> Tensor:

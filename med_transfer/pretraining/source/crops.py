@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.errors import UnusableVoxels
-from med_transfer.pretraining.source.crop_centres import find_places
+from med_transfer.pretraining.source.crop_centres import find_crop_centres
 from med_transfer.pretraining.source.interpolation import box_around, interpolate, rotation_matrices
 from med_transfer.pretraining.source.scans import SourceScan, SourceScans
 from med_transfer.pretraining.view_config import CropConfig
 
-LUNG, TISSUE, CENTRE, MASK, WHOLE = "lung", "tissue", "centre", "mask", "whole"  # kinds of place
-_MOST_PLACES = 4096  # voxels of a mask that are remembered as centres
+LUNG, TISSUE, CENTRE, MASK, WHOLE = "lung", "tissue", "centre", "mask", "whole"  # kinds of crop centre
+_MOST_CENTRES = 4096  # voxels of a mask that are remembered as centres
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ class _Candidate:
     voxels: Tensor | NDArray[np.int16]
     mask: Tensor | NDArray[np.uint8] | None
     spacing_mm: Tensor
-    places: dict[str, Tensor]
+    centres: dict[str, Tensor]
 
 
 class CropSampler:
     """Draws batches of crops; the same seed gives the same crops on the same kind of device.
 
     Args:
-        mixture: kind of place to share of the batch; None: lung as far as there is any, and other tissue.
-        weights: how often each scan is drawn, relative; None: by the square root of its places.
+        mixture: kind of crop centre to share of the batch; None: lung as far as there is any, and other tissue.
+        weights: how often each scan is drawn, relative; None: by the square root of its number of centres.
 
     Raises:
         UnusableVoxels: no scan has any structure to look at.
@@ -92,7 +92,9 @@ class CropSampler:
         mixture = mixture or {LUNG: config.lung, TISSUE: 1 - config.lung}
         resident = source.nbytes <= config.resident_gib * 2**30
         scans = [_candidate(n, scan, device, resident) for n, scan in enumerate(source.scans)]
-        self._scans = {kind: found for kind in mixture if (found := [s for s in scans if len(s.places[kind])])}
+        self._scans = {
+            kind: usable for kind in mixture if (usable := [scan for scan in scans if len(scan.centres[kind])])
+        }
         if not self._scans:
             raise UnusableVoxels(
                 "nothing but air or uniform matter in the source scans", expected="CT in Hounsfield units"
@@ -110,7 +112,7 @@ class CropSampler:
         return other
 
     def batch(self, size: int, with_masks: bool = False) -> Crops:
-        """``size`` crops from ``scans_per_batch`` scans for each kind of place."""
+        """``size`` crops from ``scans_per_batch`` scans for each kind of centre."""
         return _joined(
             [self._cut(scan, self._pose(scan, kind, n), kind, with_masks) for scan, kind, n in self._plan(size)]
         )
@@ -130,7 +132,7 @@ class CropSampler:
         return _joined(first), _joined(second)
 
     def _plan(self, size: int) -> list[tuple[_Candidate, str, int]]:
-        """Which scans, for which kind of place, and how many crops of each."""
+        """Which scans, for which kind of centre, and how many crops of each."""
         total, left, plan = sum(self._mixture.values()), size, []
         for place, (kind, share) in enumerate(self._mixture.items(), start=1):
             wanted = left if place == len(self._mixture) else round(size * share / total) if total else 0
@@ -138,16 +140,16 @@ class CropSampler:
             if not wanted:
                 continue
             scans, groups = self._scans[kind], min(wanted, self.config.scans_per_batch)
-            weights = [self._weights[s.number] if self._weights else math.sqrt(len(s.places[kind])) for s in scans]
+            weights = [self._weights[s.number] if self._weights else math.sqrt(len(s.centres[kind])) for s in scans]
             drawn = torch.multinomial(torch.tensor(weights), groups, replacement=True, generator=self.choice)
             counts = [wanted // groups + (n < wanted % groups) for n in range(groups)]
             plan += [(scans[i], kind, n) for i, n in zip(drawn.tolist(), counts, strict=True)]
         return plan
 
     def _pose(self, scan: _Candidate, kind: str, count: int) -> _Pose:
-        places = scan.places[kind]
-        index = torch.randint(len(places), (count,), generator=self.random, device=self.device)
-        centre_mm = places[index] * scan.spacing_mm + self._uniform(count, 3) * self.config.shift_mm
+        centres = scan.centres[kind]
+        index = torch.randint(len(centres), (count,), generator=self.random, device=self.device)
+        centre_mm = centres[index] * scan.spacing_mm + self._uniform(count, 3) * self.config.shift_mm
         size_mm = self._size_mm(count, scan if kind == WHOLE else None)
         return _Pose(centre_mm, self._axes(size_mm), size_mm, self._limits(count))
 
@@ -181,7 +183,7 @@ class CropSampler:
             centre_mm, axes_mm, limits = (x[n : n + 1] for x in (pose.centre_mm, pose.axes_mm, pose.limits))
             box = box_around(voxels.shape, spacing_mm, centre_mm[0], axes_mm[0])
             read = torch.from_numpy(np.array(voxels[box])).to(self.device)
-            start = torch.tensor([kept.start for kept in box], device=self.device)
+            start = torch.tensor([axis.start for axis in box], device=self.device)
             crops.append(interpolate(read, spacing_mm, centre_mm - start * spacing_mm, axes_mm, shape, limits))
         return torch.cat(crops)
 
@@ -229,14 +231,14 @@ def _joined(parts: list[Crops]) -> Crops:
 
 
 def _candidate(number: int, scan: SourceScan, device: torch.device, resident: bool) -> _Candidate:
-    places = scan.places or find_places(scan.voxels, scan.spacing_mm)
-    found = {LUNG: places.lung, TISSUE: places.tissue, CENTRE: np.empty((0, 3)), MASK: np.empty((0, 3))}
-    found[WHOLE] = (np.array([scan.voxels.shape]) - 1) / 2
+    usual = scan.crop_centres or find_crop_centres(scan.voxels, scan.spacing_mm)
+    centres = {LUNG: usual.lung, TISSUE: usual.tissue, CENTRE: np.empty((0, 3)), MASK: np.empty((0, 3))}
+    centres[WHOLE] = (np.array([scan.voxels.shape]) - 1) / 2
     if scan.centre is not None:
-        found[CENTRE] = np.array([scan.centre])
+        centres[CENTRE] = np.array([scan.centre])
     if scan.mask is not None:
         inside = np.argwhere(scan.mask > 127)
-        found[MASK] = inside[:: max(1, len(inside) // _MOST_PLACES)]
+        centres[MASK] = inside[:: max(1, len(inside) // _MOST_CENTRES)]
 
     def placed(array: NDArray) -> Tensor | NDArray:
         return torch.from_numpy(np.array(array)).to(device) if resident else array
@@ -246,5 +248,5 @@ def _candidate(number: int, scan: SourceScan, device: torch.device, resident: bo
         placed(scan.voxels),
         None if scan.mask is None else placed(scan.mask),
         torch.tensor(scan.spacing_mm, device=device),
-        {kind: torch.tensor(np.array(at), dtype=torch.float32, device=device) for kind, at in found.items()},
+        {kind: torch.tensor(np.array(at), dtype=torch.float32, device=device) for kind, at in centres.items()},
     )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from med_transfer.atomic import atomic_path, write_text
 from med_transfer.errors import UnusableVoxels
-from med_transfer.pretraining.source.crop_centres import CropCentres, find_places
+from med_transfer.pretraining.source.crop_centres import CropCentres, find_crop_centres
 from med_transfer.pretraining.source.scans import SourceScan
 
 
@@ -37,12 +37,12 @@ def cached_scan(folder: Path, key: str, make: Callable[[], SourceScan], where: o
     record = folder / f"{key}.json"
     if not record.exists():
         scan = make()
-        places = scan.places or find_places(scan.voxels, scan.spacing_mm)
-        if not places and scan.centre is None:
+        centres = scan.crop_centres or find_crop_centres(scan.voxels, scan.spacing_mm)
+        if not centres and scan.centre is None:
             raise UnusableVoxels(
                 "nothing but air or uniform matter", where=where, expected="a body in Hounsfield units"
             )
-        _write(folder, key, replace(scan, places=places))
+        _write(folder, key, replace(scan, crop_centres=centres))
     return _read(folder, record)
 
 
@@ -53,9 +53,9 @@ def _write(folder: Path, key: str, scan: SourceScan) -> None:
     mask = f"{key}.mask.npy" if scan.mask is not None else None
     if scan.mask is not None:
         _save_array(folder / f"{key}.mask.npy", scan.mask)
-    places = scan.places or CropCentres(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
+    centres = scan.crop_centres or CropCentres(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
     with atomic_path(folder / f"{key}.places.npz") as temporary:
-        np.savez(temporary, lung=places.lung, tissue=places.tissue)
+        np.savez(temporary, lung=centres.lung, tissue=centres.tissue)
     record = {
         "spacing_mm": scan.spacing_mm,
         "content_hash": scan.content_hash,
@@ -70,13 +70,13 @@ def _write(folder: Path, key: str, scan: SourceScan) -> None:
 def _read(folder: Path, path: Path) -> SourceScan:
     record = json.loads(path.read_text(encoding="utf-8"))
     with np.load(path.with_suffix(".places.npz"), allow_pickle=False) as file:
-        places = CropCentres(file["lung"], file["tissue"])
+        centres = CropCentres(file["lung"], file["tissue"])
     return SourceScan(
         voxels=np.load(folder / record["voxels"], mmap_mode="r", allow_pickle=False),
         spacing_mm=tuple(record["spacing_mm"]),
         content_hash=record["content_hash"],
         patient_hash=record["patient_hash"],
-        places=places,
+        crop_centres=centres,
         mask=np.load(folder / record["mask"], mmap_mode="r", allow_pickle=False) if record["mask"] else None,
         centre=tuple(record["centre"]) if record["centre"] else None,
     )

@@ -77,26 +77,26 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
         NothingDone: there are scans, and none can be used.
     """
     entries, labels = _entries(scans, config)
-    found: dict[tuple, SourceScan] = {}
+    usable: dict[tuple, SourceScan] = {}
     left_out = []
     for done, entry in enumerate(entries, start=1):
         try:
             scan = replace(cached_scan(folder, entry.key, entry.read, entry.name), label=entry.label)
             # a copy of a scan counts once; another labelled region in it counts again, another mask is added
             key = (scan.content_hash, *((scan.centre, scan.label) if labels else ()))
-            found[key] = _with_mask(found[key], scan.mask) if key in found else scan
+            usable[key] = _with_mask(usable[key], scan.mask) if key in usable else scan
         except ScanError as error:
             log.warning("left out: %s", error)
             left_out.append(LeftOut(entry.name, str(error)))
         progress("reading scans", done, len(entries))
-    if not found:
+    if not usable:
         raise NothingDone(
             f"none of {len(left_out)} scans can be used",
             where=scans,
             expected="at least one",
             action=f"The first reason: {left_out[0].reason}",
         )
-    return Source(SourceScans(tuple(found.values()), labels), tuple(left_out))
+    return Source(SourceScans(tuple(usable.values()), labels), tuple(left_out))
 
 
 def _with_mask(scan: SourceScan, mask: NDArray[np.uint8] | None) -> SourceScan:

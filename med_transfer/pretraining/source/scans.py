@@ -33,7 +33,7 @@ class SourceScan:
         spacing_mm: along depth, height, width.
         content_hash: of the scan as it was read (``Volume.content_hash``), before anything here was done to it.
         patient_hash: see ``cohorts.lock.patient_hash``; empty where the patient is not known.
-        places: what is worth a crop; None: not looked for yet.
+        crop_centres: what is worth a crop; None: not searched yet.
         mask: uint8, 255 where the voxel lies wholly in the table's mask.
         centre: voxel index (z, y, x) of the middle of the table's region of interest.
         label: of the table.
@@ -43,7 +43,7 @@ class SourceScan:
     spacing_mm: tuple[float, float, float]
     content_hash: str
     patient_hash: str = ""
-    places: CropCentres | None = None
+    crop_centres: CropCentres | None = None
     mask: NDArray[np.uint8] | None = None
     centre: tuple[float, float, float] | None = None
     label: str | frozenset[str] | None = None
@@ -61,6 +61,7 @@ class SourceScans:
 
     @property
     def content_hashes(self) -> tuple[str, ...]:
+        """Of each scan, in order."""
         return tuple(scan.content_hash for scan in self.scans)
 
     @property
@@ -70,6 +71,7 @@ class SourceScans:
 
     @property
     def nbytes(self) -> int:
+        """Of all voxels."""
         return sum(scan.voxels.nbytes for scan in self.scans)
 
     @classmethod
@@ -181,7 +183,7 @@ def prepare(
     centre = None
     if centre_mm is not None:
         index = geometry.to_index(affine, centre_mm)[::-1]
-        z, y, x = ((i + 0.5) / r - 0.5 - kept.start for i, r, kept in zip(index, ratio, box, strict=True))
+        z, y, x = ((i + 0.5) / r - 0.5 - part.start for i, r, part in zip(index, ratio, box, strict=True))
         centre = (float(z), float(y), float(x))
     return SourceScan(np.ascontiguousarray(voxels[box]), spacing, content_hash, mask=inside, centre=centre)
 
