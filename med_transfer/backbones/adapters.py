@@ -30,6 +30,7 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The map plus its correction."""
         change = self.up(F.gelu(self.down(x.movedim(1, -1))))
         return x + change.movedim(-1, 1)
 
@@ -53,16 +54,16 @@ def adapted_stages(encoder: Encoder) -> list[nn.Module]:
         BackboneError: a stage ends in no module of the encoder, so nothing can be put after it.
     """
     own = {id(module) for module in encoder.modules()}
-    found = [_last_module(stage, own) for stage in encoder.stages()[1:]]
-    places = [module for module in found if module is not None]
-    if len(places) != len(encoder.stage_channels):
+    last = [_last_module(stage, own) for stage in encoder.stages()[1:]]
+    adapted = [module for module in last if module is not None]
+    if len(adapted) != len(encoder.stage_channels):
         raise BackboneError(
             "adapters cannot be placed: not every stage of this backbone ends in a module of its own",
             where=type(encoder).__name__,
             expected="a stem, then one stage for each feature map",
             action="Choose another transfer.strategy, for example lora",
         )
-    return places
+    return adapted
 
 
 def _last_module(stage: nn.Module, own: Collection[int]) -> nn.Module | None:

@@ -50,24 +50,24 @@ def fit_channels(encoder: Encoder, tensors: dict[str, Tensor]) -> tuple[dict[str
         colours = own.shape[1] // encoder.channels
         if kernel is None or kernel.ndim != own.ndim or kernel.shape[1] == own.shape[1] or kernel.shape[1] % colours:
             continue
-        found = kernel.shape[1] // colours
+        given = kernel.shape[1] // colours
         fitted[f"{name}.weight"] = _spread(kernel, colours, encoder.channels)
-        sentence = f"First convolution: from {found} channel(s) of the file to {encoder.channels}."
+        sentence = f"First convolution: from {given} channel(s) of the file to {encoder.channels}."
     return fitted, sentence
 
 
 def _spread(kernel: Tensor, colours: int, channels: int) -> Tensor:
-    """[out, colours * found, ...] to [out, colours * channels, ...]: summed over those found, divided among these."""
-    one = kernel.unflatten(1, (colours, -1)).sum(2)
-    return one.repeat_interleave(channels, dim=1) / channels
+    """[out, colours * given, ...] to [out, colours * channels, ...]: summed over the given, divided among these."""
+    single = kernel.unflatten(1, (colours, -1)).sum(2)
+    return single.repeat_interleave(channels, dim=1) / channels
 
 
 def _build_wide(build: Builder, channels: int) -> Encoder:
     """Each channel gets random kernels of its own, and all together respond as strongly as one did."""
     encoder = build()
     for convolution in _input_convolutions(encoder).values():
-        one = _kernel(convolution).detach()
-        wide = torch.randn_like(one.repeat_interleave(channels, dim=1)) * (one.std() / math.sqrt(channels))
+        kernel = _kernel(convolution).detach()
+        wide = torch.randn_like(kernel.repeat_interleave(channels, dim=1)) * (kernel.std() / math.sqrt(channels))
         convolution.register_parameter("weight", nn.Parameter(wide))
         if isinstance(convolution, nn.Conv2d | nn.Conv3d):
             convolution.in_channels = wide.shape[1]

@@ -56,10 +56,10 @@ def require_lock(record: Mapping[str, Any], where: Path, run: Path | None = None
         BundleError: the record was changed, is not the one that the run locked, or the run's lock is damaged.
     """
     again = "Restore the file; or run finetune on the run's folder: it decides, locks and opens the test set again"
-    found = decisions(record) | {LOCK_HASH: record.get(LOCK_HASH, "")}
+    present = decisions(record) | {LOCK_HASH: record.get(LOCK_HASH, "")}
     if run is not None:
         locked = _read_lock(run / DECISIONS_FILE)
-        changed = sorted(key for key in {*locked, *found} if locked.get(key) != found.get(key))
+        changed = sorted(key for key in {*locked, *present} if locked.get(key) != present.get(key))
         if changed:
             raise BundleError(
                 f"not as it was locked before the test: {', '.join(changed)}",
@@ -67,11 +67,11 @@ def require_lock(record: Mapping[str, Any], where: Path, run: Path | None = None
                 expected=f"what {DECISIONS_FILE} of the run holds",
                 action=again,
             )
-    if found[LOCK_HASH] and found[LOCK_HASH] != lock_hash(record):
+    if present[LOCK_HASH] and present[LOCK_HASH] != lock_hash(record):
         raise BundleError(
             "the operating point, or another decision, was changed after it was locked",
             where=where,
-            expected=f"decisions with SHA-256 {found[LOCK_HASH][:12]}",
+            expected=f"decisions with SHA-256 {present[LOCK_HASH][:12]}",
             action=again,
         )
 

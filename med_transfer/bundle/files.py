@@ -165,17 +165,18 @@ _MONAI_INFERENCE = {
 
 
 def _monai_metadata(record: BundleRecord) -> dict:
-    look = record.preprocessing
-    (depth, height, width), (low, high) = look.shape, look.output_range
+    preprocessing = record.preprocessing
+    (depth, height, width), (low, high) = preprocessing.shape, preprocessing.output_range
     tensor = {"dtype": "float32", "is_patch_data": False}
     image = tensor | {
         "type": "image",
-        "format": "hounsfield" if look.modality == "CT" else "magnitude",
-        "modality": look.modality or "n/a",
-        "num_channels": look.n_channels,
+        "format": "hounsfield" if preprocessing.modality == "CT" else "magnitude",
+        "modality": preprocessing.modality or "n/a",
+        "num_channels": preprocessing.n_channels,
         "spatial_shape": [depth, height, width],
         "value_range": [low, high],
-        "channel_def": {str(number): one.column for number, one in enumerate(look.channels)} or {"0": "image"},
+        "channel_def": {str(number): channel.column for number, channel in enumerate(preprocessing.channels)}
+        or {"0": "image"},
     }
     scores = tensor | {
         "type": "probabilities",

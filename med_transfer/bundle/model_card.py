@@ -60,9 +60,9 @@ def _spacing_rows(record: BundleRecord) -> list[tuple[str, str]]:
     return [
         (
             f"Spacing seen in training{f' ({column})' if first.further else ''}",
-            f"{_mm(one.spacing_mm_low)} to {_mm(one.spacing_mm_high)} (column, row, slice)",
+            f"{_mm(channel.spacing_mm_low)} to {_mm(channel.spacing_mm_high)} (column, row, slice)",
         )
-        for column, one in seen
+        for column, channel in seen
     ]
 
 
@@ -95,8 +95,8 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 
 def _calibration(record: BundleRecord) -> str:
-    found = record.calibration
-    return f"{found} on {found.n} validation scans{'; ' if found.note else ''}{found.note}"
+    fitted = record.calibration
+    return f"{fitted} on {fitted.n} validation scans{'; ' if fitted.note else ''}{fitted.note}"
 
 
 def _set_rows(record: BundleRecord) -> list[tuple[str, str]]:

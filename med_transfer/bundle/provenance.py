@@ -37,8 +37,8 @@ def source_provenance(weights: Path | None) -> Provenance | None:
         return None
     return Provenance(
         cohort_hash=locks[0].source_hash,
-        patient_hashes=tuple(sorted({one for lock in locks for one in lock.patient_hashes})),
-        content_hashes=tuple(sorted({one for lock in locks for one in lock.content_hashes})),
+        patient_hashes=tuple(sorted(set().union(*(lock.patient_hashes for lock in locks)))),
+        content_hashes=tuple(sorted(set().union(*(lock.content_hashes for lock in locks)))),
     )
 
 
@@ -56,10 +56,10 @@ def source_licences(weights: Path | None) -> tuple[str, ...]:
     if (bundle := _bundle(weights)) is not None:
         return (read_record(bundle).backbone.licence,)
     try:
-        found = json.loads(_header(_encoder(weights)).get(_LICENCES_METADATA, "[]"))
+        names = json.loads(_header(_encoder(weights)).get(_LICENCES_METADATA, "[]"))
     except ValueError:
         return ()
-    return tuple(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
 def _bundle(weights: Path) -> Path | None:

@@ -150,6 +150,7 @@ class BundleRecord(_Record):
 
     @property
     def labels(self) -> Labels:
+        """The classes, and whether a scan may have several."""
         return Labels(self.classes, self.multilabel)
 
     def answer(self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float) -> Prediction:

@@ -43,12 +43,14 @@ class GradCAM:
         Raises:
             ConfigError: there is no such stage, or the class's logit does not depend on it.
         """
-        found = [_activation(member, image, class_index, self.stage) for member in ensemble.members]
-        stage, small = found[0][0], torch.stack([activation for _, activation in found]).mean(0)
+        stages, activations = zip(
+            *(_activation(member, image, class_index, self.stage) for member in ensemble.members), strict=True
+        )
+        small = torch.stack(activations).mean(0)
         size = tuple(image.shape[1:])
         values = F.interpolate(small[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
         depth, height, width = (n / m for n, m in zip(size, small.shape, strict=True))
-        return HeatMap(values.cpu().numpy().astype(np.float32), (depth, height, width), stage)
+        return HeatMap(values.cpu().numpy().astype(np.float32), (depth, height, width), stages[0])
 
 
 def _activation(classifier: Classifier, image: Tensor, class_index: int, stage: int | None) -> tuple[int, Tensor]:

@@ -98,7 +98,7 @@ class Occlusion:
 
 
 def _voxels(mm: float, spacing_mm: tuple[float, float, float]) -> Triple:
-    depth, height, width = (max(1, round(mm / one)) for one in spacing_mm)
+    depth, height, width = (max(1, round(mm / spacing)) for spacing in spacing_mm)
     return depth, height, width
 
 
@@ -110,6 +110,6 @@ def _starts(n: int, size: int, step: int) -> list[int]:
 
 def _between(drops: NDArray[np.float64], middles: Sequence[NDArray], shape: Sequence[int]) -> NDArray[np.float32]:
     """Linear interpolation between the boxes' middles, one axis after another; beyond the outermost it stays equal."""
-    for axis, (known, n) in enumerate(zip(middles, shape, strict=True)):
-        drops = np.apply_along_axis(lambda line, known=known, n=n: np.interp(np.arange(n), known, line), axis, drops)
+    for axis, (middle, n) in enumerate(zip(middles, shape, strict=True)):
+        drops = np.apply_along_axis(lambda line, middle=middle, n=n: np.interp(np.arange(n), middle, line), axis, drops)
     return drops.astype(np.float32)

@@ -86,12 +86,18 @@ class ExplanationRecord(_Record):
 
 
 def record_of(
-    found: Explanation, method: Method, settings: MapSettings, grid: Grid, class_name: str, predicted: str, fused: bool
+    explanation: Explanation,
+    method: Method,
+    settings: MapSettings,
+    grid: Grid,
+    class_name: str,
+    predicted: str,
+    fused: bool,
 ) -> ExplanationRecord:
     """The record of one map.
 
     Args:
-        found: the map and its checks.
+        explanation: the map and its checks.
         method, settings: it was made with.
         grid: of the input that it is of.
         class_name: that it explains; ``predicted`` is what the network calls.
@@ -99,12 +105,12 @@ def record_of(
     """
     spacing = np.array(geometry.spacing_mm(grid.affine))[::-1]
     occlusion = method if isinstance(method, Occlusion) else None
-    heat, hidden, checked = found.heat, found.deletion, found.sanity
+    heat, hidden, checked = explanation.heat, explanation.deletion, explanation.sanity
     seen = seen_region(grid)
     return ExplanationRecord(
         method=settings.method,
         class_name=class_name,
-        probability=found.probability,
+        probability=explanation.probability,
         predicted=predicted,
         stage=heat.stage,
         window_mm=_triple(np.array(occlusion.window) * spacing) if occlusion else None,
@@ -127,7 +133,7 @@ def record_of(
         and SanityRecord(
             rank_correlation=checked.correlation, correlations=checked.correlations, passed=checked.passed
         ),
-        doubts=found.doubts,
+        doubts=explanation.doubts,
         fused=fused,
     )
 

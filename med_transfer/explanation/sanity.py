@@ -83,8 +83,8 @@ def _draw(module: nn.Module) -> None:
         parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
 
 
-def rank_correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
     """Spearman's rho of two maps, voxel by voxel; 0 where one of them is constant."""
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
-    return float(np.corrcoef(stats.rankdata(one), stats.rankdata(other))[0, 1])
+    return float(np.corrcoef(stats.rankdata(first), stats.rankdata(second))[0, 1])

@@ -58,4 +58,5 @@ class MapSettings:
 
     @property
     def n_draws(self) -> int:
+        """Random networks that the sanity check compares with: ``draws``, or what the method can afford."""
         return _DRAWS[self.method] if self.draws is None else self.draws

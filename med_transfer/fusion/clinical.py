@@ -40,15 +40,15 @@ class Numbers(Record):
 
     @property
     def features(self) -> tuple[str, ...]:
+        """Names of the features it becomes."""
         return (self.name, f"{self.name} missing") if self.with_missing else (self.name,)
 
     @classmethod
     def learn(cls, name: str, values: NDArray[np.float64]) -> Numbers:
         """From values [scan], NaN where missing."""
-        known = values[np.isfinite(values)]
-        return cls(
-            name=name, median=float(np.median(known)) if len(known) else 0.0, with_missing=len(known) < len(values)
-        )
+        finite = values[np.isfinite(values)]
+        median = float(np.median(finite)) if len(finite) else 0.0
+        return cls(name=name, median=median, with_missing=len(finite) < len(values))
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """[scan, feature] of values [scan], NaN where missing."""
@@ -57,6 +57,7 @@ class Numbers(Record):
         return np.stack([filled, missing], axis=1) if self.with_missing else filled[:, None]
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """As :meth:`encode`, of the table's texts."""
         return self.encode(np.array([math.nan if is_missing(text) else float(text) for text in texts]))
 
     def trouble(self, text: str) -> str:
@@ -77,6 +78,7 @@ class Categories(Record):
 
     @property
     def features(self) -> tuple[str, ...]:
+        """Names of the features it becomes, one a level."""
         return tuple(f"{self.name}={level}" for level in (*self.levels, OTHER))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -108,16 +110,16 @@ def learn_column(
     Raises:
         CohortError: empty, constant, or numbers with something else among them.
     """
-    known = [text for text in texts if not is_missing(text)]
-    if len(set(known)) < 2:
-        found = "the same value in every" if known else "no value in any"
+    filled = [text for text in texts if not is_missing(text)]
+    if len(set(filled)) < 2:
+        fault = "the same value in every" if filled else "no value in any"
         raise CohortError(
-            f"column {name!r} has {found} development scan",
+            f"column {name!r} has {fault} development scan",
             where=where,
             expected="at least two values",
             action="Leave it out of fusion.columns",
         )
-    numeric = [_is_number(text) for text in known]
+    numeric = [_is_number(text) for text in filled]
     if all(numeric):
         return Numbers.learn(name, np.array([math.nan if is_missing(text) else float(text) for text in texts]))
     if np.mean(numeric) > _MOSTLY:
@@ -130,7 +132,7 @@ def learn_column(
     having = defaultdict(set)
     for text, patient in zip(texts, patients, strict=True):
         having[text].add(patient)
-    levels = sorted(text for text in set(known) if len(having[text]) >= FEWEST_PATIENTS)
+    levels = sorted(text for text in set(filled) if len(having[text]) >= FEWEST_PATIENTS)
     return Categories(name=name, levels=tuple(levels))
 
 

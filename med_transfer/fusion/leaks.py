@@ -24,26 +24,26 @@ def leaking_columns(texts: Mapping[str, Sequence[str]], truth: NDArray[np.bool_]
         truth: boolean [scan, class] of the same scans.
         patients: one entry a scan.
     """
-    found = []
+    warnings = []
     for name, values in texts.items():
         if _tells_class(values, truth):
-            found.append(
+            warnings.append(
                 f"column {name} tells the class of almost every development scan: make sure that it is known before "
                 "the diagnosis and is not made from it"
             )
         if _tells_patient(values, patients):
-            found.append(
+            warnings.append(
                 f"column {name} tells who the patient is: a new patient has no such value; leave it out of "
                 "fusion.columns"
             )
-    return found
+    return warnings
 
 
 def _tells_class(values: Sequence[str], truth: NDArray[np.bool_]) -> bool:
-    known = np.array([not is_missing(value) for value in values])
-    if known.sum() < _FEWEST_SCANS:
+    filled = np.array([not is_missing(value) for value in values])
+    if filled.sum() < _FEWEST_SCANS:
         return False
-    texts, outcome = [value for value, there in zip(values, known, strict=True) if there], truth[known]
+    texts, outcome = [value for value in values if not is_missing(value)], truth[filled]
     if len(set(texts)) <= min(_MOST_CODES, len(texts) // 2):
         return any(_purity(texts, kind) >= _SURE for kind in _outcomes(outcome))
     try:

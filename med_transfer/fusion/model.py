@@ -77,32 +77,34 @@ class Inputs(Record):
         if part == "network":
             return network_features(scans.probabilities, multilabel=self.multilabel)
         if part == "handcrafted":
-            return np.hstack([one.encode(scans.handcrafted[:, n]) for n, one in enumerate(self.handcrafted)])
-        texts = {one.name: [columns.get(one.name, "") for columns in scans.columns] for one in self.columns}
-        return np.hstack([one.encode_texts(texts[one.name]) for one in self.columns])
+            return np.hstack([feature.encode(scans.handcrafted[:, n]) for n, feature in enumerate(self.handcrafted)])
+        blocks = [
+            column.encode_texts([texts.get(column.name, "") for texts in scans.columns]) for column in self.columns
+        ]
+        return np.hstack(blocks)
 
     def troubles(self, scans: FusionScans) -> list[str]:
         """For each scan why it cannot be fused, empty when it can."""
         return [self._trouble(scans, row) for row in range(len(scans))]
 
     def _trouble(self, scans: FusionScans, row: int) -> str:
-        found = []
+        reasons = []
         if "handcrafted" in self.use:
             if scans.within[row] not in self.within:
-                learned = " or ".join(_PLACES[one] for one in self.within)
-                found.append(f"handcrafted features were learned {learned}, these are {_PLACES[scans.within[row]]}")
+                learned = " or ".join(_PLACES[within] for within in self.within)
+                reasons.append(f"handcrafted features were learned {learned}, these are {_PLACES[scans.within[row]]}")
             undefined = [
-                one.name
-                for one, value in zip(self.handcrafted, scans.handcrafted[row], strict=True)
-                if not np.isfinite(value) and not one.with_missing
+                feature.name
+                for feature, value in zip(self.handcrafted, scans.handcrafted[row], strict=True)
+                if not np.isfinite(value) and not feature.with_missing
             ]
-            found += [
+            reasons += [
                 f"handcrafted feature {name} is undefined here, and never was in training" for name in undefined[:1]
             ]
-        for one in self.columns:
-            text = scans.columns[row].get(one.name)
-            found.append(f"column {one.name} is not given" if text is None else one.trouble(text))
-        return "; ".join(reason for reason in found if reason)
+        for column in self.columns:
+            text = scans.columns[row].get(column.name)
+            reasons.append(f"column {column.name} is not given" if text is None else column.trouble(text))
+        return "; ".join(reason for reason in reasons if reason)
 
 
 def network_features(probabilities: NDArray[np.floating], *, multilabel: bool) -> NDArray[np.float64]:
@@ -198,4 +200,4 @@ class Fusion(Record):
     def by_parts(self, scans: FusionScans) -> dict[tuple[str, ...], NDArray[np.float64]]:
         """Probabilities [scan, class] of every combination, and of the network alone."""
         alone: dict[tuple[str, ...], NDArray[np.float64]] = {("network",): scans.probabilities}
-        return alone | {one.parts: self.apply(one, scans) for one in self.combinations}
+        return alone | {combination.parts: self.apply(combination, scans) for combination in self.combinations}

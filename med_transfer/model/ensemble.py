@@ -46,6 +46,7 @@ class Ensemble(nn.Module):
         return [self._member(number) for number in range(self.n_members)]
 
     def forward(self, images: Tensor) -> Tensor:
+        """Calibrated probabilities [batch, class], the mean of the members."""
         return self.predict(images)[0]
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,11 +37,11 @@ class Novelty(nn.Module):
         self.mean.copy_(training.mean(0))
         centred = training - self.mean
         _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-        kept = min(_COMPONENTS, len(training) // 4, len(singular))
+        n_components = min(_COMPONENTS, len(training) // 4, len(singular))
         variances = singular**2 / max(len(training) - 1, 1)
-        self.components.zero_()[:kept] = directions[:kept]
-        self.variances.fill_(1.0)[:kept] = variances[:kept].clamp_min(1e-8)
-        self.residual.copy_((variances[kept:].sum() / max(training.shape[1] - kept, 1)).clamp_min(1e-8))
+        self.components.zero_()[:n_components] = directions[:n_components]
+        self.variances.fill_(1.0)[:n_components] = variances[:n_components].clamp_min(1e-8)
+        self.residual.copy_((variances[n_components:].sum() / max(training.shape[1] - n_components, 1)).clamp_min(1e-8))
         self.reference.copy_(torch.quantile(self.distance(held_out), torch.linspace(0, 1, _QUANTILES)))
         return self
 

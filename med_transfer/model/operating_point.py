@@ -77,10 +77,10 @@ class OperatingPoint(BaseModel):
             self._require_costs(labels)
 
     def _require_thresholds(self, labels: Labels) -> None:
-        where, known = "operating_point.thresholds", ", ".join(labels.names)
+        where, classes = "operating_point.thresholds", ", ".join(labels.names)
         for name, value in self.thresholds.items():
             if name not in labels.names:
-                raise ConfigError(f"a threshold for {name!r}", where=where, expected=f"one of {known}")
+                raise ConfigError(f"a threshold for {name!r}", where=where, expected=f"one of {classes}")
             if not 0 <= value <= 1 or (value == 0 and self.rule == "class_threshold"):
                 raise ConfigError(
                     f"found {value:g} for {name}", where=where, expected="a probability above 0, at most 1"
@@ -89,7 +89,7 @@ class OperatingPoint(BaseModel):
         if self.rule == "threshold" and missing:
             raise ConfigError(f"no threshold for {', '.join(missing)}", where=where, expected="one for every finding")
         if self.rule == "class_threshold" and not self.thresholds:
-            raise ConfigError("no threshold", where=where, expected=f"one for at least one of {known}")
+            raise ConfigError("no threshold", where=where, expected=f"one for at least one of {classes}")
 
     def _require_costs(self, labels: Labels) -> None:
         """Every wrong call has a cost, above that of the right call (Elkan 2001, section 1.2)."""

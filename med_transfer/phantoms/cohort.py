@@ -263,5 +263,5 @@ def _refuse_content(out: Path) -> None:
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists():
-        found = "the folder is not empty" if out.is_dir() else "a file of this name exists"
-        raise OutputError(found, where=out, expected="a new or empty folder", action="Choose another folder")
+        obstacle = "the folder is not empty" if out.is_dir() else "a file of this name exists"
+        raise OutputError(obstacle, where=out, expected="a new or empty folder", action="Choose another folder")

@@ -50,10 +50,12 @@ class SeriesDetails:
 
     @property
     def study_uid(self) -> str:
+        """The same for every series of the study."""
         return self.uid("study", self.study)
 
     @property
     def series_uid(self) -> str:
+        """The same for every slice of the series."""
         return self.uid("study", self.study, "series", self.series)
 
 

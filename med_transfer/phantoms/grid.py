@@ -28,6 +28,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Voxels along depth, height, width."""
         return self.z.size, self.y.size, self.x.size
 
     @property

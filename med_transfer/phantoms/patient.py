@@ -86,7 +86,7 @@ def phantom_volume(
     Raises:
         ConfigError: for an unknown label.
     """
-    tasks: list[Task] = [known for known, names in CLASSES.items() if label in names and task in (None, known)]
+    tasks: list[Task] = [kind for kind, names in CLASSES.items() if label in names and task in (None, kind)]
     if not tasks:
         names = ", ".join(name for names in CLASSES.values() for name in names)
         raise ConfigError(f"unknown class {label!r}", where="label", expected=f"one of {names}")

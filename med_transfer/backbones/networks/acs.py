@@ -43,9 +43,11 @@ class AcsConv3d(nn.Module):
         self.padding = None if same else (conv.padding[0], *conv.padding)
 
     def extra_repr(self) -> str:
+        """Kernel, stride and padding, for the printed network."""
         return f"{tuple(self.weight.shape)}, stride={self.stride}, padding={self.padding or 'same'}"
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, channel, depth, height, width]; output channels in the order axial, coronal, sagittal."""
         pads = self._pads(x)
         if self.size == 1:  # all three views are the same
             return _convolve(x, self.weight.unsqueeze(2), self.bias, self.stride, pads, self.dilation, self.groups)

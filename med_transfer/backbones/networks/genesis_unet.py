@@ -37,16 +37,9 @@ class GenesisEncoder(Encoder):
         self.stage_channels = tuple(widths[1:])
 
     def stages(self) -> list[nn.Module]:
+        """The level at full size, then each halving with the level behind it."""
         deeper = (self.down_tr128, self.down_tr256, self.down_tr512)
         return [self.down_tr64, *(nn.Sequential(self.halve, level) for level in deeper)]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.down_tr64(x)
-        maps = []
-        for level in (self.down_tr128, self.down_tr256, self.down_tr512):
-            x = level(self.halve(x))
-            maps.append(x)
-        return maps
 
 
 class _Level(nn.Module):

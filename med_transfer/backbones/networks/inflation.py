@@ -31,7 +31,9 @@ Triple = tuple[int, int, int]
 class Convolution(Protocol):
     """Makes the 3D layer of a 2D convolution; ``same`` pads as TensorFlow does, whatever the layer's own padding."""
 
-    def __call__(self, conv: nn.Conv2d, *, flat: bool, same: bool = False) -> nn.Module: ...
+    def __call__(self, conv: nn.Conv2d, *, flat: bool, same: bool = False) -> nn.Module:
+        """The 3D layer; with ``flat`` it has stride 1 along depth."""
+        ...
 
 
 Rule = Callable[..., nn.Module]  # (the 2D module, the ToVolume at work): the 3D module
@@ -122,6 +124,7 @@ class SameConv3d(nn.Conv3d):
     """Pads as TensorFlow's SAME: the output has ceil(size / stride) voxels, an odd voxel of padding lies behind."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """[batch, channel, depth, height, width], each axis divided by its stride and rounded up."""
         pads = [
             same_padding(*axis)
             for axis in zip(input.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)

@@ -89,6 +89,7 @@ class NNUNetEncoder(Encoder):
         self.stage_channels = architecture.widths if residual else architecture.widths[1:]
 
     def stages(self) -> list[nn.Module]:
+        """The stem convolution where there is one, then a part for each resolution."""
         return list(self.context) if self.stem is None else [self.stem, *self.context]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monai.networks.nets.resnet import ResNet
-from torch import Tensor, nn
+from torch import nn
 
 from med_transfer.backbones.encoder import Encoder
 
@@ -39,8 +39,5 @@ class NoduleDetectorEncoder(Encoder):
         self.stage_channels = tuple(4 * width for width in widths)
 
     def stages(self) -> list[nn.Module]:
+        """The stem with its pooling, then the two stages of the detector."""
         return [nn.Sequential(self.conv1, self.bn1, self.act, self.maxpool), self.layer1, self.layer2]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        first = self.layer1(self.maxpool(self.act(self.bn1(self.conv1(x)))))
-        return [first, self.layer2(first)]

@@ -45,6 +45,7 @@ class AsPhotograph(nn.Module):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, 3 * channel, depth, height, width] of [batch, channel, depth, height, width]."""
         x = x.unsqueeze(1)
         if self.windowed:
             x = (x * self._colours("scale") + self._colours("shift")).clamp(0, 1)

@@ -51,6 +51,7 @@ class PlanarEncoder(Encoder):
         self.parts, self.stage_channels = planar.stages, planar.channels
 
     def stages(self) -> list[nn.Module]:
+        """The parts of ``net`` that make each map; those of the stem come after the photograph."""
         stages = [[self.net.get_submodule(name) for name in stage] for stage in self.parts]
         return [nn.Sequential(*stage) for stage in ([self.photograph, *stages[0]], *stages[1:])]
 

@@ -47,18 +47,15 @@ class ResNetEncoder(Encoder):
         self.stage_channels = tuple(_out_channels(layer[-1]) for layer in self.stages()[1:])  # type: ignore[index]
 
     def stages(self) -> list[nn.Module]:
+        """The stem with its pooling, then the four layers."""
         stem = nn.Sequential(self.conv1, self.bn1, self.act, self.maxpool)
         return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """One map a layer; what each is to the input, the builders below state."""
         if self.repeat_channels > 1:
             x = x.unsqueeze(1).expand(-1, self.repeat_channels, *x.shape[1:]).flatten(1, 2)
-        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
-        maps = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
-            maps.append(x)
-        return maps
+        return super().forward(x)
 
 
 class ZeroPaddedShortcut(nn.Module):
@@ -72,6 +69,7 @@ class ZeroPaddedShortcut(nn.Module):
         self.channels, self.stride = channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, depth, height, width] of a map with at most as many channels."""
         x = x[:, :, :: self.stride, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.channels - x.shape[1]))
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.segresnet_ds import SegResEncoder
-from torch import Tensor, nn
+from torch import nn
 
 from med_transfer.backbones.encoder import Encoder
 
@@ -31,15 +31,8 @@ class SegResNetEncoder(Encoder):
         self.stage_channels = tuple(net.init_filters * 2**level for level in range(len(net.blocks_down)))
 
     def stages(self) -> list[nn.Module]:
+        """The first convolution, then the blocks of each resolution, the finest first."""
         return [self.convInit, *self.down_layers]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.convInit(x)
-        maps = []
-        for layer in self.down_layers:
-            x = layer(x)
-            maps.append(x)
-        return maps
 
 
 class SegResNetDSEncoder(SegResEncoder, Encoder):

@@ -52,6 +52,7 @@ class SliceEncoder(PlanarEncoder):
         return [*earlier, nn.ModuleList([self.attention, last])]
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Each slice's 2D maps, put back on top of each other along depth."""
         slices = self.photograph(x).transpose(1, 2)
         maps = self.net_maps(slices.flatten(0, 1))
         return [m.unflatten(0, slices.shape[:2]).transpose(1, 2) for m in maps]
@@ -61,5 +62,6 @@ class SliceEncoder(PlanarEncoder):
         return self.attention(maps[-1].mean(dim=(3, 4)).transpose(1, 2))
 
     def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
+        """Features [batch, channel]: means over height and width, weighted over depth by :meth:`slice_weights`."""
         weights = self.slice_weights(maps)
         return torch.cat([torch.einsum("bcd,bd->bc", maps[s].mean(dim=(3, 4)), weights) for s in stages], dim=1)

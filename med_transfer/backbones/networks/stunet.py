@@ -35,6 +35,7 @@ class STUNetEncoder(Encoder):
         self.stage_channels = tuple(widths[1:])
 
     def stages(self) -> list[nn.Module]:
+        """The residual blocks of each resolution, the input's own first."""
         return list(self.conv_blocks_context)
 
 
@@ -51,6 +52,7 @@ class ResidualBlock(nn.Module):
         self.act = nn.LeakyReLU(0.01)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, made, depth, height, width], each axis divided by ``stride``."""
         y = self.act(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         return self.act(y + (x if self.conv3 is None else self.conv3(x)))

@@ -71,6 +71,7 @@ class SwinEncoder(Encoder):
         return [self.patch_embed, self.embedded, *(nn.Sequential(*modules) for modules in self._levels())]
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Five maps, each normalised over its channels."""
         x = self.embedded(self.patch_embed(x))
         maps = [_normalised(x)]
         for modules in self._levels():

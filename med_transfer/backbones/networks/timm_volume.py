@@ -21,6 +21,7 @@ class NormAct3d(_BatchNorm):
         """Any volume will do; the rules below build it for volumes only."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Normalised, then timm's dropout and activation."""
         return self.act(self.drop(super().forward(input)))  # type: ignore[operator]
 
 
@@ -32,6 +33,7 @@ class ChannelNorm3d(nn.LayerNorm):
         self.load_state_dict(norm.state_dict())
 
     def forward(self, input: Tensor) -> Tensor:
+        """Each voxel normalised over its channels."""
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -44,6 +46,7 @@ class ConvNeXtBlock3d(nn.Module):
         self.gamma, self.drop_path = block.gamma, block.drop_path
 
     def forward(self, x: Tensor) -> Tensor:
+        """A map of the same shape."""
         y = self.mlp(self.norm(self.conv_dw(x).movedim(1, -1)))  # type: ignore[operator]
         y = y if self.gamma is None else y * self.gamma
         return x + self.drop_path(y.movedim(-1, 1))  # type: ignore[operator]
@@ -58,6 +61,7 @@ class SqueezeExcite3d(nn.Module):
         self.act1, self.gate = block.act1, block.gate
 
     def forward(self, x: Tensor) -> Tensor:
+        """The map, each channel times its weight in [0, 1]."""
         squeezed = self.act1(self.conv_reduce(x.mean((2, 3, 4), keepdim=True)))  # type: ignore[operator]
         return x * self.gate(self.conv_expand(squeezed))  # type: ignore[operator]
 

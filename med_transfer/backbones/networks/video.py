@@ -37,6 +37,7 @@ class VideoResNetEncoder(ResNetEncoder):
         super().__init__(net, max_pool=nn.Identity())
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Four maps of a scan [batch, 1, depth, height, width] in [0, 1]."""
         colours = [(x - mean) / std for mean, std in zip(KINETICS_MEAN, KINETICS_STD, strict=True)]
         return super().forward(torch.cat(colours, dim=1))
 

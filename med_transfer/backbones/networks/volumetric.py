@@ -52,12 +52,14 @@ class VolumetricEncoder(PlanarEncoder):
                 self.net.set_submodule(name, to_volume(self.net.get_submodule(name)))
 
     def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """2D kernels of a file inflated where this encoder has a 3D one; with ``acs`` they stay as they are."""
         if self.way == "acs":
             return tensors
         own = self.state_dict()
         return {name: _adapted(tensor, own.get(name), self.way) for name, tensor in tensors.items()}
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """The parts of the network one after another, on the scan as a photograph."""
         return self.net_maps(self.photograph(x))
 
 

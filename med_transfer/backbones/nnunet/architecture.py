@@ -83,23 +83,23 @@ def read_architecture(settings: Mapping[str, Any]) -> UNetArchitecture:
     kind, arguments = _new_form(settings) if "architecture" in settings else _old_form(settings)
     if kind not in _KINDS:
         raise ValueError(f"network class {kind}")
-    found = _Arguments.model_validate(arguments)
-    repeats = getattr(found, _REPEATS[kind])
+    described = _Arguments.model_validate(arguments)
+    repeats = getattr(described, _REPEATS[kind])
     if repeats is None:
         raise KeyError(_REPEATS[kind])
-    number, norm = found.n_stages, found.norm_op_kwargs or _NormArguments()
-    batch, activation = "BatchNorm" in found.norm_op, found.nonlin_kwargs or _ActivationArguments()
+    number, norm = described.n_stages, described.norm_op_kwargs or _NormArguments()
+    batch, activation = "BatchNorm" in described.norm_op, described.nonlin_kwargs or _ActivationArguments()
     return UNetArchitecture(
         kind=_KINDS[kind],
-        widths=_each(found.features_per_stage, number),
-        kernels=tuple(_triple(size) for size in _each(found.kernel_sizes, number)),
-        strides=tuple(_triple(size) for size in _each(found.strides, number)),
+        widths=_each(described.features_per_stage, number),
+        kernels=tuple(_triple(size) for size in _each(described.kernel_sizes, number)),
+        strides=tuple(_triple(size) for size in _each(described.strides, number)),
         repeats=_each(repeats, number),
-        conv_bias=found.conv_bias,
+        conv_bias=described.conv_bias,
         norm="batch" if batch else "instance",
         norm_eps=norm.eps,
         norm_affine=batch if norm.affine is None else norm.affine,  # PyTorch's own defaults
-        slope=activation.negative_slope if "LeakyReLU" in found.nonlin else 0.0,
+        slope=activation.negative_slope if "LeakyReLU" in described.nonlin else 0.0,
     )
 
 

@@ -39,13 +39,13 @@ def read_plans(path: Path, configuration: str, stored_axes: str) -> NetworkPlan:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "architecture"
-        found = f"{where}: {first['msg']} (found {str(first['input'])[:80]})"
+        fault = f"{where}: {first['msg']} (found {str(first['input'])[:80]})"
     except KeyError as error:
-        found = f"{error.args[0]} is missing"
+        fault = f"{error.args[0]} is missing"
     except (TypeError, ValueError, IndexError, AttributeError) as error:
-        found = f"cannot be understood ({error})"
+        fault = f"cannot be understood ({error})"
     raise BackboneError(
-        found,
+        fault,
         where=path,
         expected="a 3D PlainConvUNet or ResidualEncoderUNet of nnU-Net v2 with one CT channel "
         "(CTNormalization; ZScoreNormalization is approximated)",
@@ -136,10 +136,10 @@ def _intensities(
         return Z_SCORE_WINDOW_HU, Z_SCORE_RANGE
     if schemes[0] != "CTNormalization":
         raise ValueError(f"intensities normalised by {schemes[0]}")
-    known = plans.get("foreground_intensity_properties_per_channel")
-    found = (known or plans["foreground_intensity_properties_by_modality"])["0"]
-    low, high = float(found["percentile_00_5"]), float(found["percentile_99_5"])
-    mean, deviation = float(found["mean"]), max(float(found["std"]), 1e-8)
+    per_channel = plans.get("foreground_intensity_properties_per_channel")
+    statistics = (per_channel or plans["foreground_intensity_properties_by_modality"])["0"]
+    low, high = float(statistics["percentile_00_5"]), float(statistics["percentile_99_5"])
+    mean, deviation = float(statistics["mean"]), max(float(statistics["std"]), 1e-8)
     return (low, high), ((low - mean) / deviation, (high - mean) / deviation)
 
 

@@ -92,22 +92,22 @@ def load_tensors(
         BackboneError: a tensor holds NaN or infinity.
     """
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
-    found, ignored = _own_names(tensors, wanted, where, renaming)
-    found, channels = fit_channels(encoder, encoder.adapt(found))
-    fitting = {name: found[name] for name in wanted if name in found and _fits(found[name], wanted[name])}
-    absent = [name for name in wanted if name not in found]
+    renamed, ignored = _own_names(tensors, wanted, where, renaming)
+    adapted, channels = fit_channels(encoder, encoder.adapt(renamed))
+    fitting = {name: adapted[name] for name in wanted if name in adapted and _fits(adapted[name], wanted[name])}
+    absent = [name for name in wanted if name not in adapted]
     fresh = tuple(name for name in absent if name.partition(".")[0] in encoder.new_parts)
     report = LoadReport(
         matched=tuple(fitting),
         missing=tuple(name for name in absent if name not in fresh),
-        unexpected=tuple(name for name in found if name not in wanted),
-        mismatched=tuple(name for name in wanted if name in found and name not in fitting),
+        unexpected=tuple(name for name in adapted if name not in wanted),
+        mismatched=tuple(name for name in wanted if name in adapted and name not in fitting),
         ignored=ignored,
         fresh=fresh,
         channels=channels,
     )
     if report.mismatched or min(report.matched_share, report.used_share) < MINIMUM_SHARE:
-        raise _mismatch(report, found, wanted, where)
+        raise _mismatch(report, adapted, wanted, where)
     broken = tuple(name for name, tensor in fitting.items() if not torch.isfinite(tensor).all())
     if broken:
         raise BackboneError(f"NaN or infinite values in {_first(broken)}", where=where, expected="finite weights")
@@ -127,7 +127,7 @@ def _own_names(
     tensors: Mapping[str, Tensor], wanted: Collection[str], where: str, renaming: Renaming
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors of a file under the encoder's own names, and the names that were left out on purpose."""
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     ignored = []
     for key, tensor in tensors.items():
         name = _without_prefixes(key, wanted, renaming)
@@ -137,11 +137,11 @@ def _own_names(
         name = name if name in wanted else renaming(name)
         if name not in wanted and _NOT_ENCODER.match(name):
             ignored.append(key)
-        elif name in found:
+        elif name in renamed:
             raise WeightsMismatch(f"{name} occurs twice, under different prefixes", where=where, expected="one encoder")
         elif not _is_counter(name):
-            found[name] = tensor
-    return found, tuple(ignored)
+            renamed[name] = tensor
+    return renamed, tuple(ignored)
 
 
 def _without_prefixes(key: str, wanted: Collection[str], renaming: Renaming) -> str:
@@ -154,10 +154,10 @@ def _without_prefixes(key: str, wanted: Collection[str], renaming: Renaming) -> 
 
 
 def _mismatch(
-    report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
+    report: LoadReport, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
 ) -> WeightsMismatch:
     parts = [f"{len(report.matched)} of {len(wanted)} encoder tensors fit ({report.matched_share:.0%})"]
-    shapes = [f"{n} ({_shape(found[n])} in the file, {_shape(wanted[n])} here)" for n in report.mismatched]
+    shapes = [f"{n} ({_shape(given[n])} in the file, {_shape(wanted[n])} here)" for n in report.mismatched]
     for words, names in (("missing", report.missing), ("unexpected", report.unexpected), ("other shape", shapes)):
         if names:
             parts.append(f"{words}: {_first(names)}")
@@ -165,15 +165,15 @@ def _mismatch(
         "; ".join(parts),
         where=where,
         expected=f"at least {MINIMUM_SHARE:.0%} of the encoder's and of the file's, and none of another shape",
-        action=_other_dimensions(report, found, wanted)
-        or _other_channels(report, found, wanted)
+        action=_other_dimensions(report, given, wanted)
+        or _other_channels(report, given, wanted)
         or "Choose the backbone that this file was made for",
     )
 
 
-def _other_dimensions(report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+def _other_dimensions(report: LoadReport, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """A hint when kernels of a 2D network meet a 3D one, or the other way round."""
-    ranks = {(found[name].ndim, wanted[name].ndim) for name in report.mismatched}
+    ranks = {(given[name].ndim, wanted[name].ndim) for name in report.mismatched}
     if (4, 5) in ranks:
         return "The file is of a 2D network: give it to one made of 2D networks (inflated-..., acs-..., slices-...)"
     if (5, 4) in ranks:
@@ -181,11 +181,11 @@ def _other_dimensions(report: LoadReport, found: Mapping[str, Tensor], wanted: M
     return ""
 
 
-def _other_channels(report: LoadReport, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+def _other_channels(report: LoadReport, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """A hint when only the first convolution differs, and only in its input channels."""
     if len(report.mismatched) != 1 or report.missing:
         return ""
-    file, here = found[report.mismatched[0]].shape, wanted[report.mismatched[0]].shape
+    file, here = given[report.mismatched[0]].shape, wanted[report.mismatched[0]].shape
     if len(file) != 5 or file[0] != here[0] or file[2:] != here[2:]:
         return ""
     return f"The file was made for {file[1]} input channel(s), this backbone's first convolution takes {here[1]}"

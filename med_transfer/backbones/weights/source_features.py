@@ -79,8 +79,8 @@ class SourceFeatures:
         if layer in self.features:
             return self.features[layer]
         stages = [self.features.get((stage,)) for stage in layer]
-        tables = [one for one in stages if one is not None]
-        if len(tables) < len(layer) or len({len(one) for one in tables}) > 1:
+        tables = [table for table in stages if table is not None]
+        if len(tables) < len(layer) or len({len(table) for table in tables}) > 1:
             return None
         return np.concatenate(tables, axis=1)
 

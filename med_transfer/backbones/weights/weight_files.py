@@ -120,9 +120,9 @@ def _read_torch(stream: BinaryIO, where: str) -> object:
 
 
 def _unsafe(where: str, reason: str) -> UnsafeWeights:
-    found = re.search(r"GLOBAL ([\w.]+)", reason)
+    unsafe = re.search(r"GLOBAL ([\w.]+)", reason)
     return UnsafeWeights(
-        f"holds more than tensors ({found[1] if found else 'pickled Python objects'}) and could run code when opened",
+        f"holds more than tensors ({unsafe[1] if unsafe else 'pickled Python objects'}) and could run code when opened",
         where=where,
         expected="tensors only",
         action="It was not opened. Ask its author for a .safetensors file, or convert it where the author's own code "

@@ -69,13 +69,13 @@ def cross_fitted(
     *,
     multilabel: bool,
 ) -> NDArray[np.float64]:
-    """Probabilities [scan, class] of each scan by a calibration fitted on other patients (one alone: on him)."""
-    found = np.full(truth.shape, np.nan)
-    for known, left_out in _folds(truth, np.asarray(patients)):
-        calibrator = fit(method, logits[known], truth[known], multilabel=multilabel)
+    """Probabilities [scan, class] of each scan by a calibration fitted on other patients, if there are any."""
+    probabilities = np.full(truth.shape, np.nan)
+    for fitted_on, left_out in _folds(truth, np.asarray(patients)):
+        calibrator = fit(method, logits[fitted_on], truth[fitted_on], multilabel=multilabel)
         tensor = torch.from_numpy(np.asarray(logits[left_out], dtype=np.float64))
-        found[left_out] = calibrator.probabilities(tensor, multilabel=multilabel).numpy()
-    return found
+        probabilities[left_out] = calibrator.probabilities(tensor, multilabel=multilabel).numpy()
+    return probabilities
 
 
 def _choose(
@@ -147,4 +147,4 @@ def _folds(truth: NDArray[np.bool_], patients: NDArray) -> list[tuple[NDArray[np
     divider = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        return [(known, left_out) for known, left_out in divider.split(kind, kind, patients) if len(left_out)]
+        return [split for split in divider.split(kind, kind, patients) if len(split[1])]

@@ -24,7 +24,12 @@ class _Calibrator(BaseModel):
 
     def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
         """Calibrated probabilities [scan, class], float64, of logits [scan, class] of one network."""
-        raise NotImplementedError
+        logits = self._scaled(logits.double())
+        return logits.sigmoid() if multilabel else logits.softmax(1)
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        """Calibrated logits."""
+        return logits
 
     def fits(self, n_classes: int) -> bool:
         """Whether it is a calibration of so many classes."""
@@ -35,9 +40,6 @@ class Uncalibrated(_Calibrator):
     """Softmax, or sigmoid for several findings a scan, of the logits as they are."""
 
     method: Literal["none"] = "none"
-
-    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
-        return _activated(logits.double(), multilabel=multilabel)
 
     def __str__(self) -> str:
         return "none"
@@ -52,8 +54,8 @@ class TemperatureScaling(_Calibrator):
     method: Literal["temperature"] = "temperature"
     temperature: Annotated[float, Field(gt=0)]
 
-    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
-        return _activated(logits.double() / self.temperature, multilabel=multilabel)
+    def _scaled(self, logits: Tensor) -> Tensor:
+        return logits / self.temperature
 
     def __str__(self) -> str:
         return f"temperature {self.temperature:.2f}"
@@ -69,11 +71,11 @@ class VectorScaling(_Calibrator):
     scale: tuple[Annotated[float, Field(ge=0)], ...]
     bias: tuple[float, ...]
 
-    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
-        scale, bias = (logits.new_tensor(values, dtype=torch.float64) for values in (self.scale, self.bias))
-        return _activated(logits.double() * scale + bias, multilabel=multilabel)
+    def _scaled(self, logits: Tensor) -> Tensor:
+        return logits * logits.new_tensor(self.scale) + logits.new_tensor(self.bias)
 
     def fits(self, n_classes: int) -> bool:
+        """Whether there is a scale and a bias for each class."""
         return len(self.scale) == len(self.bias) == n_classes
 
     def __str__(self) -> str:
@@ -124,11 +126,13 @@ class IsotonicRegression(_Calibrator):
     curves: tuple[RisingCurve, ...]
 
     def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
+        """Read off the curves at the log odds of each class against the rest."""
         odds = log_odds(logits, multilabel=multilabel)
-        found = torch.stack([curve.at(odds[:, c]) for c, curve in enumerate(self.curves)], dim=1)
-        return found if multilabel else found / found.sum(1, keepdim=True)
+        each = torch.stack([curve.at(odds[:, c]) for c, curve in enumerate(self.curves)], dim=1)
+        return each if multilabel else each / each.sum(1, keepdim=True)
 
     def fits(self, n_classes: int) -> bool:
+        """Whether there is a curve for each class."""
         return len(self.curves) == n_classes
 
     def __str__(self) -> str:
@@ -147,7 +151,3 @@ def log_odds(logits: Tensor, *, multilabel: bool) -> Tensor:
         return logits
     own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
     return logits - logits[:, None, :].masked_fill(own, -torch.inf).logsumexp(2)
-
-
-def _activated(logits: Tensor, *, multilabel: bool) -> Tensor:
-    return logits.sigmoid() if multilabel else logits.softmax(1)

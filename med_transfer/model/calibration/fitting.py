@@ -60,8 +60,8 @@ def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.bool_], *, m
     def loss(log_temperature: float) -> float:
         return _log_loss(logits / np.exp(log_temperature), target, multilabel=multilabel)
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURE_RANGE)), method="bounded")
-    return float(np.exp(found["x"]))
+    minimum = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURE_RANGE)), method="bounded")
+    return float(np.exp(minimum["x"]))
 
 
 def fit_vector(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool) -> VectorScaling:
@@ -79,8 +79,8 @@ def fit_vector(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multila
     start = np.concatenate(
         [np.full(n_classes, 1 / fit_temperature(logits, truth, multilabel=multilabel)), np.zeros(n_classes)]
     )
-    found = minimize(loss_and_slope, start, jac=True, method="L-BFGS-B", bounds=limits)["x"]
-    scale, bias = found[:n_classes], found[n_classes:]
+    best = minimize(loss_and_slope, start, jac=True, method="L-BFGS-B", bounds=limits)["x"]
+    scale, bias = best[:n_classes], best[n_classes:]
     if not multilabel:
         bias = bias - bias.mean()
     return VectorScaling(scale=tuple(scale.tolist()), bias=tuple(bias.tolist()), n=len(truth))
@@ -98,8 +98,8 @@ def fit_isotonic(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multi
 
 
 def _rising_curve(odds: NDArray[np.float64], has: NDArray[np.bool_]) -> RisingCurve:
-    cases, others = int(has.sum()), int((~has).sum())
-    target = np.where(has, (cases + 1) / (cases + 2), 1 / (others + 2))
+    positives, negatives = int(has.sum()), int((~has).sum())
+    target = np.where(has, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     fitted = SklearnIsotonic(out_of_bounds="clip").fit(odds, target)
     x, y = fitted.X_thresholds_, np.maximum.accumulate(fitted.y_thresholds_)
     return RisingCurve(log_odds=tuple(x.tolist()), probability=tuple(y.tolist()))
