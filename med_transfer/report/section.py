@@ -16,8 +16,8 @@ from med_transfer.report.table import Table
 class Section:
     """One section, before it is HTML.
 
-    Its template, ``<name>.html.jinja`` beside its module, places ``tables.<name>`` and ``figures.<name>``, and has
-    ``evidence``, ``metrics``, ``run`` and everything in ``values``.
+    A template, ``<name>.html.jinja`` beside its module, places ``tables.<name>`` and ``figures.<name>``, and has
+    ``evidence``, ``metrics``, ``run`` and everything in ``values``. Without one, figures and tables follow each other.
 
     Attributes:
         title: its heading, translated; the page's navigation uses it too.

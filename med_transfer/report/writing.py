@@ -75,7 +75,8 @@ def _section(module: SectionModule, evidence: Evidence, shared: Translator, page
         "tables": {_key(table): _table(table, name, page) for table in section.tables},
         "figures": {_key(figure): _figure(figure, name) for figure in section.figures},
     }
-    html = page.get_template(f"sections/{name}.html.jinja").render(values | dict(section.values))
+    template = page.select_template([f"sections/{name}.html.jinja", "section.html.jinja"])
+    html = template.render(values | dict(section.values))
     return _Written(name, section.title, Markup(html), _files(name, section))
 
 

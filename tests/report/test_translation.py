@@ -12,11 +12,12 @@ import med_transfer
 from med_transfer.config import load_config
 from med_transfer.page import LANGUAGES, environment
 from med_transfer.page.language import Catalogue, catalogue_path, sentence, translator
+from med_transfer.report.sections import SECTIONS as ALL_SECTIONS
 
 PACKAGE = Path(med_transfer.__file__).parent
 SECTIONS = PACKAGE / "report" / "sections"
 TRANSLATED = [language for language in LANGUAGES if language != "en"]
-NAMES = sorted(path.name.removesuffix(".html.jinja") for path in SECTIONS.glob("*.html.jinja"))
+NAMES = sorted(module.__name__.rpartition(".")[2] for module in ALL_SECTIONS)
 
 
 def in_module(path):
@@ -37,9 +38,8 @@ def sentences(paths):
 
 
 def of_section(name):
-    """Its module, its template, and the modules that begin with its name."""
-    modules = [SECTIONS / f"{name}.py", *SECTIONS.glob(f"{name}_*.py")]
-    return sentences([*modules, SECTIONS / f"{name}.html.jinja"])
+    """Its module, its template where it has one, and the modules that begin with its name."""
+    return sentences([SECTIONS / f"{name}.py", *SECTIONS.glob(f"{name}_*.py"), *SECTIONS.glob(f"{name}.html.jinja")])
 
 
 def catalogue(place, language):

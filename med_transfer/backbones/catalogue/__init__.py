@@ -17,19 +17,20 @@ from med_transfer.backbones.catalogue import (
     voco,
 )
 
-SPECS = (
-    *small.SPECS,
-    *residual.SPECS,
-    *medicalnet.SPECS,
-    *merlin.SPECS,
-    *ct_fm.SPECS,
-    *suprem.SPECS,
-    *genesis.SPECS,
-    *swin_ssl.SPECS,
-    *voco.SPECS,
-    *stunet.SPECS,
-    *nnunet.SPECS,
-    *monai_bundles.SPECS,
-    *video.SPECS,
-    *imagenet.SPECS,
+FAMILIES = (  # in the order of `med-transfer backbones list`
+    small,
+    residual,
+    medicalnet,
+    merlin,
+    ct_fm,
+    suprem,
+    genesis,
+    swin_ssl,
+    voco,
+    stunet,
+    nnunet,
+    monai_bundles,
+    video,
+    imagenet,
 )
+SPECS = tuple(spec for family in FAMILIES for spec in family.SPECS)
