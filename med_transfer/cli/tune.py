@@ -40,26 +40,26 @@ def command(
     limit = 60.0 if minutes is None and trials is None else minutes
     try:
         with progress_bars() as progress:
-            found = tune(Cohort.read(cohort), settings, out, minutes=limit, trials=trials, progress=progress)
+            tuning = tune(Cohort.read(cohort), settings, out, minutes=limit, trials=trials, progress=progress)
     except KeyboardInterrupt:
         if (out / "best.yaml").exists():
             say(f"kept: {out / 'best.yaml'} holds the best so far, {out / 'tuning.md'} every trial")
         raise  # the program says that the same command goes on
     if as_json:
-        say_json(as_record(found))
+        say_json(as_record(tuning))
     else:
-        _say_outcome(found, cohort)
-    raise typer.Exit(1 if found.n_failed else 0)
+        _say_summary(tuning, cohort)
+    raise typer.Exit(1 if tuning.n_failed else 0)
 
 
-def _say_outcome(found: Tuning, cohort: Path) -> None:
+def _say_summary(tuning: Tuning, cohort: Path) -> None:
     from med_transfer.cli.terminal import say
     from med_transfer.tuning.report import WARNING, summary
 
-    say(f"{len(found.trials)} trials, {found.count('pruned')} of them stopped early; {found.stopped}")
-    say(summary(found))
-    for key, value in (found.best.values if found.best else {}).items():
+    say(f"{len(tuning.trials)} trials, {tuning.counts['pruned']} of them stopped early; {tuning.stopped}")
+    say(summary(tuning))
+    for key, value in (tuning.best.values if tuning.best else {}).items():
         say(f"  {key}: {value:.3g}" if isinstance(value, float) else f"  {key}: {value}")
     say(WARNING)
-    say(f"trials: {found.folder / 'tuning.md'}")
-    say(f"next: {shlex.join(['med-transfer', 'finetune', str(cohort), '-o', 'RUN', '-c', str(found.best_file)])}")
+    say(f"trials: {tuning.folder / 'tuning.md'}")
+    say(f"next: {shlex.join(['med-transfer', 'finetune', str(cohort), '-o', 'RUN', '-c', str(tuning.best_file)])}")

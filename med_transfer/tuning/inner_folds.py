@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
+
+import lightning as L
 
 from med_transfer.cohorts import Split
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.fold_training import TrainedNetwork
+from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.progress import Progress
+from med_transfer.tuning.deadline import Deadline
 
 
 def without_test_scans(run_data: RunData) -> RunData:
@@ -33,3 +41,28 @@ def kept_figure(member: TrainedNetwork) -> float:
 def config_name(config: FinetuneConfig) -> str:
     """The same for the same config, so that an interrupted trial finds its state."""
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+
+
+class TrialProgress(TrainingProgress):
+    """Tells each step, reports each epoch's best figure so far, and checks the deadline.
+
+    Args:
+        report: called with the epoch and the best smoothed figure up to it; may raise to end the trial.
+    """
+
+    def __init__(
+        self, stage: str, progress: Progress, deadline: Deadline, report: Callable[[int, float], None]
+    ) -> None:
+        super().__init__(stage, progress)
+        self.deadline, self.report = deadline, report
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Ends the training when the time is up. Raises OutOfTime, KeyboardInterrupt."""
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+        self.deadline.check()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Reports the best figure up to this epoch."""
+        if isinstance(pl_module, FinetuningModule):
+            best = max(row["smoothed"] for row in pl_module.history)
+            self.report(int(pl_module.history[-1]["epoch"]), best)

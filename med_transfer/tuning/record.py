@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import t as student
 
 from med_transfer.tuning.config import TuneConfig
+
+TrialState = Literal["complete", "pruned", "failed", "unfinished"]
+STATES: tuple[TrialState, ...] = ("complete", "pruned", "failed", "unfinished")
 
 
 @dataclass(frozen=True)
@@ -19,23 +22,31 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        state: ``complete``, ``pruned``, ``failed`` or ``unfinished``.
         value: mean of ``figures``; None unless complete.
         figures: of each inner fold that was finished.
         values: dotted keys of the config that differ from the default; empty for trial 0, the default itself.
         epochs: trained in all folds together.
         seconds: over all attempts.
-        reason: why it failed or was pruned, or which trial it repeats.
+        repeats: number of the earlier trial whose config it drew again, and whose figures it takes; else None.
     """
 
     number: int
-    state: str
+    state: TrialState
     value: float | None
     figures: tuple[float, ...]
     values: Mapping[str, Any]
     epochs: int
     seconds: float
-    reason: str
+    repeats: int | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it was pruned or failed, or which trial it repeats, in words; else empty."""
+        if self.repeats is not None:
+            return f"the same as trial {self.repeats}"
+        if self.state == "pruned":
+            return "below the median of the trials before it at the same epoch"
+        return "the training diverged" if self.state == "failed" else ""
 
 
 @dataclass(frozen=True)
@@ -122,5 +133,7 @@ class Tuning:
     def best_file(self) -> Path:
         return self.folder / "best.yaml"
 
-    def count(self, state: str) -> int:
-        return sum(trial.state == state for trial in self.trials)
+    @property
+    def counts(self) -> dict[TrialState, int]:
+        """Trials by how they ended."""
+        return {state: sum(trial.state == state for trial in self.trials) for state in STATES}

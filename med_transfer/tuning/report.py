@@ -19,6 +19,7 @@ WARNING = (
     "best of them. It is no estimate of how good the classifier is. Only the outer test scans of one final finetune, "
     "which no trial has seen, are. Tuning again after having looked at them makes them part of the tuning."
 )
+_METHOD = "mean over inner folds of the differences, corrected resampled t interval (Nadeau & Bengio 2003)"
 
 
 def write_tuning(tuning: Tuning) -> None:
@@ -32,16 +33,16 @@ def write_tuning(tuning: Tuning) -> None:
 
 def as_record(tuning: Tuning) -> dict[str, Any]:
     """What ``tuning.json`` holds."""
-    best, default, found = tuning.best, tuning.default, tuning.advantage
+    best, default, gained = tuning.best, tuning.default, tuning.advantage
     return {
         "schema": SCHEMA,
         "objective": tuning.config.objective,
         "objective_is": _objective(tuning),
-        "best": best and asdict(best),
-        "default": default and asdict(default),
-        "best_minus_default": found and asdict(found) | {"method": _METHOD},
+        "best": best and _trial_record(best),
+        "default": default and _trial_record(default),
+        "best_minus_default": gained and asdict(gained) | {"method": _METHOD},
         "best_config": str(tuning.best_file) if best else None,
-        "trials": {state: tuning.count(state) for state in ("complete", "pruned", "failed", "unfinished")},
+        "trials": tuning.counts,
         "strategies": list(tuning.strategies),
         "n_scans": tuning.n_scans,
         "n_patients": tuning.n_patients,
@@ -53,7 +54,8 @@ def as_record(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-_METHOD = "mean over inner folds of the differences, corrected resampled t interval (Nadeau & Bengio 2003)"
+def _trial_record(trial: TrialRecord) -> dict[str, Any]:
+    return asdict(trial) | {"reason": trial.reason}
 
 
 def _objective(tuning: Tuning) -> str:
@@ -65,28 +67,29 @@ def _objective(tuning: Tuning) -> str:
 
 
 def _as_csv(tuning: Tuning) -> str:
-    keys = list(dict.fromkeys(key for trial in tuning.trials for key in trial.values))
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     folds = [f"fold_{fold + 1}" for fold in range(tuning.n_folds)]
-    writer.writerow(["trial", "state", "value", *folds, "epochs", "seconds", "reason", *keys])
+    keys = dict.fromkeys(key for trial in tuning.trials for key in trial.values)
+    columns = ["trial", "state", "value", *folds, "epochs", "seconds", "reason", *keys]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writeheader()
     for trial in tuning.trials:
-        figures = [*trial.figures, *[""] * (tuning.n_folds - len(trial.figures))]
-        value = "" if trial.value is None else trial.value
-        chosen = [_text(trial.values.get(key, "")) for key in keys]
-        seconds = round(trial.seconds, 1)
-        writer.writerow([trial.number, trial.state, value, *figures, trial.epochs, seconds, trial.reason, *chosen])
+        row = {"trial": trial.number, "state": trial.state, "value": trial.value, "epochs": trial.epochs}
+        row |= {"seconds": round(trial.seconds, 1), "reason": trial.reason} | dict(
+            zip(folds, trial.figures, strict=False)
+        )
+        writer.writerow(row | {key: _cell(value) for key, value in trial.values.items()})
     return stream.getvalue()
 
 
-def _text(value: Any) -> Any:
+def _cell(value: Any) -> Any:
     """A list of words or numbers as one cell."""
     return " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
 
 
 def as_markdown(tuning: Tuning) -> str:
     """The choice, how it stands to the default, the warning, and every trial."""
-    states = ", ".join(f"{tuning.count(state)} {state}" for state in ("complete", "pruned", "failed", "unfinished"))
+    states = ", ".join(f"{count} {state}" for state, count in tuning.counts.items())
     parts = [
         "# A search for a better configuration",
         f"{len(tuning.trials)} trials ({states}) on {tuning.n_scans} development scans of {tuning.n_patients} patients."
@@ -97,60 +100,50 @@ def as_markdown(tuning: Tuning) -> str:
         f"> {WARNING}",
     ]
     if tuning.best is not None:
-        parts += ["## Chosen", _chosen(tuning.best), "    med-transfer finetune COHORT -o RUN -c best.yaml"]
-    parts += ["## Trials, best first", _trial_table(tuning)]
+        rows = [(f"`{key}`", _number(value)) for key, value in tuning.best.values.items()]
+        chosen = _table([("key", "value"), *rows]) if rows else "The default config."
+        parts += ["## Chosen", chosen, "    med-transfer finetune COHORT -o RUN -c best.yaml"]
+    ranked = sorted(tuning.trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
+    trials = [("trial", "figure", "folds", "epochs", "seconds", "what"), *map(_trial_row, ranked)]
+    parts += ["## Trials, best first", _table(trials)]
     return "\n\n".join(parts) + "\n"
 
 
 def summary(tuning: Tuning) -> str:
-    """The outcome in a sentence or two."""
-    best, default, found = tuning.best, tuning.default, tuning.advantage
-    if best is None or best.value is None:
+    """What came of the search, in a sentence or two."""
+    best, default, gained = tuning.best, tuning.default, tuning.advantage
+    if best is None:
         return "No trial is complete yet."
-    if default is None or default.value is None or found is None:
+    if default is None or gained is None:
         return f"Trial {best.number} leads with {best.value:.3f}; the default has no figure yet."
-    if best.number == 0:
+    if best is default:
         return f"No trial beat the default config, which reached {best.value:.3f}. best.yaml is the default."
-    return (
-        f"Trial {best.number} reached {best.value:.3f}, the default {default.value:.3f}: "
-        f"{advantage_text(found)}. {_meaning(found)}"
-    )
+    if gained.ci95 is None or gained.ci95[0] <= 0:
+        meaning = "That is not shown to be better than the default, even before the search's optimism is counted."
+    else:
+        meaning = "The interval does not count that the best of several trials was picked."
+    reached = f"Trial {best.number} reached {best.value:.3f}, the default {default.value:.3f}"
+    return f"{reached}: {advantage_text(gained)}. {meaning}"
 
 
-def advantage_text(found: Advantage) -> str:
+def advantage_text(gained: Advantage) -> str:
     """For example ``+0.031, 95 % interval over folds -0.020 to +0.082``."""
-    if found.ci95 is None:
-        return f"{found.mean:+.3f}, no interval from a single fold"
-    return f"{found.mean:+.3f}, 95 % interval over folds {found.ci95[0]:+.3f} to {found.ci95[1]:+.3f}"
-
-
-def _meaning(found: Advantage) -> str:
-    if found.ci95 is None or found.ci95[0] <= 0:
-        return "That is not shown to be better than the default, even before the search's optimism is counted."
-    return "The interval does not count that the best of several trials was picked."
-
-
-def _chosen(best: TrialRecord) -> str:
-    if not best.values:
-        return "The default config."
-    return _table([("key", "value"), *((f"`{key}`", _number(value)) for key, value in best.values.items())])
+    if gained.ci95 is None:
+        return f"{gained.mean:+.3f}, no interval from a single fold"
+    return f"{gained.mean:+.3f}, 95 % interval over folds {gained.ci95[0]:+.3f} to {gained.ci95[1]:+.3f}"
 
 
 def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(_text(value))
+    return f"{value:.3g}" if isinstance(value, float) else str(_cell(value))
 
 
-def _trial_table(tuning: Tuning) -> str:
-    ranked = sorted(tuning.trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
-    rows = [("trial", "figure", "folds", "epochs", "seconds", "what")]
-    for trial in ranked:
-        value = f"{trial.value:.3f}" if trial.value is not None else trial.state
-        folds = " ".join(f"{figure:.2f}" for figure in trial.figures)
-        what = ", ".join(f"{key} {_number(value)}" for key, value in trial.values.items())
-        what = what or ("the default" if trial.number == 0 else "")
-        note = f" ({trial.reason})" if trial.reason else ""
-        rows.append((str(trial.number), value, folds, str(trial.epochs), f"{trial.seconds:.0f}", what + note))
-    return _table(rows)
+def _trial_row(trial: TrialRecord) -> tuple[str, ...]:
+    value = f"{trial.value:.3f}" if trial.value is not None else trial.state
+    folds = " ".join(f"{figure:.2f}" for figure in trial.figures)
+    what = ", ".join(f"{key} {_number(value)}" for key, value in trial.values.items())
+    what = what or ("the default" if trial.number == 0 else "")
+    reason = f" ({trial.reason})" if trial.reason else ""
+    return (str(trial.number), value, folds, str(trial.epochs), f"{trial.seconds:.0f}", what + reason)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -16,12 +16,12 @@ from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.run import load_source
 from med_transfer.progress import Progress, silent
 from med_transfer.tuning.config import TuneConfig
+from med_transfer.tuning.deadline import Deadline, OutOfTime
 from med_transfer.tuning.inner_folds import without_test_scans
 from med_transfer.tuning.record import Tuning
 from med_transfer.tuning.search import Search
 from med_transfer.tuning.space import usable_strategies
 from med_transfer.tuning.study import JOURNAL, import_optuna
-from med_transfer.tuning.watcher import Deadline, OutOfTime
 
 CONFIG_FILE = "tuning.yaml"
 
@@ -83,7 +83,7 @@ def _read(
 ) -> RunData:
     """The plan, within the time. Raises NothingDone, and as :func:`prepare_run_data`."""
     try:
-        return prepare_run_data(cohort, base, spec, out, deadline.watched(progress))
+        return prepare_run_data(cohort, base, spec, out, deadline.checked(progress))
     except OutOfTime:
         raise NothingDone(
             f"the time of {deadline.minutes:g} minutes was over before all scans were read",

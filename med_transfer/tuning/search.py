@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,19 +19,22 @@ from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import train_fold
 from med_transfer.progress import Progress, silent
 from med_transfer.tuning.config import TuneConfig
-from med_transfer.tuning.inner_folds import config_name, kept_figure
+from med_transfer.tuning.deadline import Deadline, OutOfTime
+from med_transfer.tuning.inner_folds import TrialProgress, config_name, kept_figure
 from med_transfer.tuning.record import TrialRecord, Tuning
 from med_transfer.tuning.report import write_tuning
 from med_transfer.tuning.space import applied, draw
-from med_transfer.tuning.study import Study, Trial
-from med_transfer.tuning.watcher import Deadline, OutOfTime, TrialPruned, Watcher
+from med_transfer.tuning.study import Study, TrialPruned
 
-_REPEATS = 20  # draws in a row that were tried before: the space holds nothing new
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+_MOST_REPEATS = 20  # draws in a row that were tried before: the space holds nothing new
 
 
 @dataclass
 class Search:
-    """Trials one after the other on a plan without test scans."""
+    """Trials one after the other on run data without test scans."""
 
     run_data: RunData
     source: LoadedBackbone
@@ -45,10 +48,8 @@ class Search:
 
     def __post_init__(self) -> None:
         self.study = Study(self.out, self.config.tuning)
-
-    @property
-    def n_folds(self) -> int:
-        return min(self.config.tuning.folds or self.run_data.split.n_members, self.run_data.split.n_members)
+        n_members = self.run_data.split.n_members
+        self.n_folds = min(self.config.tuning.folds or n_members, n_members)
 
     def run(self, trials: int | None) -> Tuning:
         """Until ``trials`` beside the default are done, or the time is over.
@@ -57,8 +58,8 @@ class Search:
             NothingDone: no trial is complete.
         """
         try:
-            with self.deadline.interrupts.heeded():
-                stopped = self._go_on(trials)
+            with self.deadline.noting_interrupts():
+                stopped = self._try_until_done(trials)
         except OutOfTime:
             stopped = f"the time of {self.deadline.minutes:g} minutes was over; the same command goes on"
         except KeyboardInterrupt:
@@ -74,123 +75,92 @@ class Search:
             )
         return result
 
-    def _go_on(self, trials: int | None) -> str:
+    def _try_until_done(self, trials: int | None) -> str:
         """Why it ended. Raises OutOfTime."""
-        while trials is None or self._n_tried() <= trials:
-            if self._exhausted():
+        while True:
+            repeated = [trial.repeats is not None for trial in self.study.records() if trial.state != "unfinished"]
+            if trials is not None and repeated.count(False) > trials:
+                return "every trial that was asked for is done"
+            if len(repeated) >= _MOST_REPEATS and all(repeated[-_MOST_REPEATS:]):
                 return "the space holds nothing that was not tried"
             self.deadline.check()
-            self._try(self.study.next(evenly=self._repeated_itself()))
+            # The sampler comes back to a good config without options: then the next is drawn without it.
+            self._try(self.study.next(evenly=any(repeated[-1:])))
             self._write("it is still going on")
-        return "every trial that was asked for is done"
-
-    def _n_tried(self) -> int:
-        """Finished trials that were no repeats."""
-        return sum(one.state != "unfinished" and not _repeats(one) for one in self.study.records())
-
-    def _repeated_itself(self) -> bool:
-        """Whether the sampler came back to a config that is settled, as it does to a good one without options."""
-        latest = [one for one in self.study.records() if one.state != "unfinished"][-1:]
-        return any(map(_repeats, latest))
-
-    def _exhausted(self) -> bool:
-        latest = self.study.records()[-_REPEATS:]
-        return len(latest) == _REPEATS and all(map(_repeats, latest))
 
     def _try(self, trial: Trial) -> None:
-        """Train on one fold after the other; tell the study how it ended."""
-        space, known = self.config.tuning.space, self.study.records()
-        values = draw(trial.draws, space, self.strategies) if trial.number else {}
-        trial.note(values=values)
+        """Train on one fold after the other, and tell the study how it ended."""
+        values = draw(trial, self.config.tuning.space, self.strategies) if trial.number else {}
+        trial.set_user_attr("values", values)
         config = applied(self.config.base, values)
-        before = next((one for one in known if _answers(one, trial.number, config, self.config.base)), None)
-        if before is not None:
-            self._repeat(trial, before)
+        same = self._settled_by(trial, config)
+        if same is not None:  # the same network again would give the same figures
+            trial.set_user_attr("repeats", same.number)
+            trial.set_user_attr("figures", same.figures)
+            self.study.tell(trial, same.state, same.value)
             return
-        name = config_name(config)
+        folders = [self.out / "training" / f"{config_name(config)}-fold-{fold}" for fold in range(self.n_folds)]
         try:
-            with _timed(trial, known[trial.number].seconds):
-                figures = self._figures(trial, config, name)
+            figures = self._train(trial, config, folders)
         except TrialPruned:
-            trial.note(reason="below the median of the trials before it at the same epoch")
-            self.study.prune(trial)
+            self.study.tell(trial, "pruned")
         else:
-            self._finish(trial, figures)
-        for fold in range(self.n_folds):  # its networks are of no use any more
-            shutil.rmtree(self._folder(name, fold), ignore_errors=True)
+            if all(map(math.isfinite, figures)):
+                self.study.tell(trial, "complete", float(np.mean(figures)))
+            else:
+                self.study.tell(trial, "failed")
+        for folder in folders:  # its networks are of no use any more; features of frozen encoders lie beside them
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _finish(self, trial: Trial, figures: list[float]) -> None:
-        if all(map(math.isfinite, figures)):
-            self.study.complete(trial, float(np.mean(figures)))
-        else:
-            trial.note(reason="the training diverged")
-            self.study.fail(trial)
+    def _settled_by(self, trial: Trial, config: FinetuneConfig) -> TrialRecord | None:
+        """The earlier trial that had this config, if it came to an end."""
+        for earlier in self.study.records()[: trial.number]:
+            ended = earlier.state in ("complete", "pruned") and earlier.repeats is None
+            if ended and applied(self.config.base, earlier.values) == config:
+                return earlier
+        return None
 
-    def _repeat(self, trial: Trial, before: TrialRecord) -> None:
-        """The same network again would give the same figures."""
-        trial.note(reason=f"the same as trial {before.number}", figures=before.figures)
-        if before.value is None:
-            self.study.prune(trial)
-        else:
-            self.study.complete(trial, before.value)
+    def _train(self, trial: Trial, config: FinetuneConfig, folders: list[Path]) -> list[float]:
+        """Each fold's figure; the seconds of this attempt are added to the trial's. Raises TrialPruned, OutOfTime."""
+        started, before = time.monotonic(), self.study.records()[trial.number].seconds
+        try:
+            return self._train_folds(trial, config, folders)
+        finally:
+            trial.set_user_attr("seconds", before + time.monotonic() - started)
 
-    def _figures(self, trial: Trial, config: FinetuneConfig, name: str) -> list[float]:
-        """Each fold's figure. Raises Hopeless, OutOfTime."""
+    def _train_folds(self, trial: Trial, config: FinetuneConfig, folders: list[Path]) -> list[float]:
         resolved = config.resolved(from_source=self.source.sha256 is not None)
         steps, figures, epochs = resolved.training.epochs + 1, [], 0
-        for fold in range(self.n_folds):
+        for fold, folder in enumerate(folders):
             self.deadline.check()
-
-            def judge(epoch: int, best: float, at: int = fold * steps) -> None:
-                trial.report(at + epoch, float(np.mean([*figures, best])))
-
+            report = partial(self._report, trial, fold * steps, tuple(figures))
             stage = f"trial {trial.number}, fold {fold + 1} of {self.n_folds}"
-            watcher = Watcher(stage, self.progress, self.deadline, judge)
-            member = train_fold(self.run_data, self.source, resolved, fold, self._folder(name, fold), watcher)
+            listener = TrialProgress(stage, self.progress, self.deadline, report)
+            member = train_fold(self.run_data, self.source, resolved, fold, folder, listener)
             figures.append(kept_figure(member))
             epochs += len(member.history)
-            trial.note(figures=figures, epochs=epochs)
+            trial.set_user_attr("figures", figures)
+            trial.set_user_attr("epochs", epochs)
             if fold + 1 < self.n_folds:  # also where training stopped early, or a probe has no epochs
-                trial.report(fold * steps + steps - 1, float(np.mean(figures)))
+                self.study.report(trial, fold * steps + steps - 1, float(np.mean(figures)))
         return figures
 
-    def _folder(self, name: str, fold: int) -> Path:
-        return self.out / "training" / f"{name}-fold-{fold}"  # features of frozen encoders lie beside, for all trials
+    def _report(self, trial: Trial, first_step: int, earlier_folds: tuple[float, ...], epoch: int, best: float) -> None:
+        self.study.report(trial, first_step + epoch, float(np.mean([*earlier_folds, best])))
 
     def _write(self, stopped: str) -> Tuning:
         cohort, split = self.run_data.prepared.cohort, self.run_data.split
-        share = float(np.mean([len(split.validation[fold]) for fold in range(self.n_folds)])) / len(cohort)
         tuning = Tuning(
-            self.out,
-            self.config,
-            tuple(self.study.records()),
-            tuple(self.strategies),
-            stopped,
+            folder=self.out,
+            config=self.config,
+            trials=tuple(self.study.records()),
+            strategies=tuple(self.strategies),
+            stopped=stopped,
             n_scans=len(cohort),
             n_patients=len(set(cohort.patients)),
             n_folds=self.n_folds,
             n_failed=self.n_failed,
-            validation_share=share,
+            validation_share=float(np.mean([len(part) for part in split.validation[: self.n_folds]])) / len(cohort),
         )
         write_tuning(tuning)
         return tuning
-
-
-@contextmanager
-def _timed(trial: Trial, before: float) -> Iterator[None]:
-    """Note the seconds of this attempt and those before it, however it ends."""
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        trial.note(seconds=before + time.monotonic() - started)
-
-
-def _repeats(record: TrialRecord) -> bool:
-    return record.reason.startswith("the same as trial ")
-
-
-def _answers(record: TrialRecord, number: int, config: FinetuneConfig, base: FinetuneConfig) -> bool:
-    """Whether an earlier trial has settled this config."""
-    settled = record.state in ("complete", "pruned") and record.number < number and not _repeats(record)
-    return settled and applied(base, record.values) == config

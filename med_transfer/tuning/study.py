@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from med_transfer.errors import MissingExtra
 from med_transfer.tuning.config import TuningConfig
-from med_transfer.tuning.record import TrialRecord
-from med_transfer.tuning.space import Draws
-from med_transfer.tuning.watcher import TrialPruned
+from med_transfer.tuning.record import TrialRecord, TrialState
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial, Trial
 
 JOURNAL = "study.journal"
-_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+
+
+class TrialPruned(Exception):
+    """The trial is below the median of the earlier ones at this step."""
 
 
 def import_optuna() -> ModuleType:
@@ -31,36 +35,7 @@ def import_optuna() -> ModuleType:
     return optuna
 
 
-class Trial:
-    """One trial of a study, new or found unfinished."""
-
-    def __init__(self, trial: Any, reported: set[int]) -> None:
-        self._trial, self._reported = trial, reported
-
-    @property
-    def number(self) -> int:
-        return self._trial.number
-
-    @property
-    def draws(self) -> Draws:
-        return self._trial
-
-    def report(self, step: int, figure: float) -> None:
-        """A figure to compare with other trials' at the same step. Raises Hopeless."""
-        if step in self._reported or not math.isfinite(figure):
-            return
-        self._reported.add(step)
-        self._trial.report(figure, step)
-        if self._trial.should_prune():
-            raise TrialPruned
-
-    def note(self, **facts: Any) -> None:
-        """Kept with the trial."""
-        for name, value in facts.items():
-            self._trial.set_user_attr(name, value)
-
-
-class _OneProcess:
+class _NoLock:
     """In the place of Optuna's lock file, which a kill leaves behind and an interrupt can catch half renamed."""
 
     def acquire(self) -> bool:
@@ -79,67 +54,69 @@ class Study:
 
     def __init__(self, folder: Path, config: TuningConfig) -> None:
         self._optuna, self._config = import_optuna(), config
+        from optuna.storages.journal import JournalFileBackend
+
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
-        journal = importlib.import_module("optuna.storages.journal")
         folder.mkdir(parents=True, exist_ok=True)
-        backend = journal.JournalFileBackend(str(folder / JOURNAL), lock_obj=_OneProcess())
-        storage = self._optuna.storages.JournalStorage(backend)
+        backend = JournalFileBackend(str(folder / JOURNAL), lock_obj=_NoLock())  # type: ignore[arg-type]
         self._study = self._optuna.create_study(
-            storage=storage, study_name="tuning", direction="maximize", load_if_exists=True, pruner=self._pruner()
+            storage=self._optuna.storages.JournalStorage(backend),
+            study_name="tuning",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=self._optuna.pruners.MedianPruner(config.prune_after_trials, config.prune_after_epochs)
+            if config.pruning
+            else self._optuna.pruners.NopPruner(),
         )
-
-    def _pruner(self) -> Any:
-        if not self._config.pruning:
-            return self._optuna.pruners.NopPruner()
-        return self._optuna.pruners.MedianPruner(
-            n_startup_trials=self._config.prune_after_trials, n_warmup_steps=self._config.prune_after_epochs
-        )
-
-    def _frozen(self) -> list[Any]:
-        return self._study.get_trials(deepcopy=False)
 
     def next(self, *, evenly: bool = False) -> Trial:
-        """The one that was interrupted, with what it had drawn, or a new one; ``evenly`` ignores earlier results."""
-        running = [one for one in self._frozen() if one.state.name == "RUNNING"]
-        number = running[0].number if running else len(self._frozen())
-        seed = np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0]
-        self._study.sampler = self._sampler(int(seed), evenly)
-        if running:  # Optuna has no public way back to a trial that was left
-            again = self._optuna.trial.Trial(self._study, running[0]._trial_id)
-            return Trial(again, set(running[0].intermediate_values))
-        return Trial(self._study.ask(), set())
+        """The trial that was interrupted, with what it had drawn, or a new one; ``evenly`` ignores earlier results."""
+        trials = self._study.get_trials(deepcopy=False)
+        running = next((trial for trial in trials if trial.state.name == "RUNNING"), None)
+        self._study.sampler = self._sampler(running.number if running else len(trials), evenly)
+        if running is None:
+            return self._study.ask()
+        return self._optuna.trial.Trial(self._study, running._trial_id)  # Optuna has no public way back to it
 
-    def _sampler(self, seed: int, evenly: bool) -> Any:
+    def _sampler(self, number: int, evenly: bool) -> BaseSampler:
+        seed = int(np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0])
         if evenly:
             return self._optuna.samplers.RandomSampler(seed=seed)
         return self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._config.startup_trials)
 
-    def complete(self, trial: Trial, value: float) -> None:
-        self._study.tell(trial.number, value)
+    def report(self, trial: Trial, step: int, figure: float) -> None:
+        """A figure to compare with other trials' at the same step. Raises TrialPruned."""
+        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        if step in known or not math.isfinite(figure):  # a trial that goes on reports some steps again
+            return
+        trial.report(figure, step)
+        if trial.should_prune():
+            raise TrialPruned
 
-    def prune(self, trial: Trial) -> None:
-        self._tell(trial, "PRUNED")
-
-    def fail(self, trial: Trial) -> None:
-        self._tell(trial, "FAIL")
-
-    def _tell(self, trial: Trial, state: str) -> None:
-        self._study.tell(trial.number, state=self._optuna.trial.TrialState[state])
+    def tell(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
+        """How the trial ended; its ``value`` if it is complete."""
+        states = self._optuna.trial.TrialState
+        ended = {"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[state]
+        self._study.tell(trial.number, value, ended)
 
     def records(self) -> list[TrialRecord]:
         """Every trial, in order."""
-        return [_record(one) for one in self._frozen()]
+        return [_record(trial) for trial in self._study.get_trials(deepcopy=False)]
 
 
-def _record(frozen: Any) -> TrialRecord:
-    noted, state = frozen.user_attrs, _STATES.get(frozen.state.name, "unfinished")
+_STATES: dict[str, TrialState] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    noted: dict[str, Any] = trial.user_attrs
+    state = _STATES.get(trial.state.name, "unfinished")
     return TrialRecord(
-        number=frozen.number,
+        number=trial.number,
         state=state,
-        value=frozen.value if state == "complete" else None,
+        value=trial.value if state == "complete" else None,
         figures=tuple(noted.get("figures", ())),
         values=noted.get("values", {}),
         epochs=noted.get("epochs", 0),
         seconds=noted.get("seconds", 0.0),
-        reason=noted.get("reason", ""),
+        repeats=noted.get("repeats"),
     )

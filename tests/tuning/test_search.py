@@ -21,13 +21,13 @@ from med_transfer.finetuning.fold_training import TrainedNetwork
 from med_transfer.finetuning.folds import train_folds
 from med_transfer.progress import silent
 from med_transfer.tuning import TuneConfig, Tuning
+from med_transfer.tuning.deadline import Deadline
 from med_transfer.tuning.inner_folds import kept_figure, without_test_scans
 from med_transfer.tuning.record import advantage
 from med_transfer.tuning.report import as_markdown
 from med_transfer.tuning.search import Search
 from med_transfer.tuning.space import applied
-from med_transfer.tuning.study import Study
-from med_transfer.tuning.watcher import Deadline, TrialPruned
+from med_transfer.tuning.study import Study, TrialPruned
 
 pytest.importorskip("optuna")
 
@@ -47,8 +47,8 @@ def search(out: Path, config: TuneConfig | None = None, *, run_data=PLAN, minute
     return Search(without_test_scans(run_data), source_of("sees"), config, names, out, Deadline(minutes), progress)
 
 
-def outcome(tuning: Tuning) -> list[tuple]:
-    return [(one.number, one.state, one.value, one.figures, dict(one.values)) for one in tuning.trials]
+def trials_of(tuning: Tuning) -> list[tuple]:
+    return [(trial.number, trial.state, trial.value, trial.figures, dict(trial.values)) for trial in tuning.trials]
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -65,7 +65,7 @@ def test_the_default_is_trial_0_and_the_best_is_written_for_finetune(unbroken):
     first, best = unbroken.trials[0], unbroken.best
     assert (first.number, first.values, first.state) == (0, {}, "complete")
     assert best is not None
-    assert best.value == max(one.value for one in unbroken.complete)
+    assert best.value == max(trial.value for trial in unbroken.complete)
     assert best.value == pytest.approx(np.mean(best.figures))
     written = load_config(FinetuneConfig, unbroken.best_file)
     assert written == applied(unbroken.config.base, best.values)
@@ -75,10 +75,10 @@ def test_the_default_is_trial_0_and_the_best_is_written_for_finetune(unbroken):
 def test_tables_tell_the_same_as_the_trials(unbroken):
     table = rows(unbroken.folder)
     assert [int(row["trial"]) for row in table] == list(range(len(unbroken.trials)))
-    for row, one in zip(table, unbroken.trials, strict=True):
-        assert (float(row["value"]), row["state"]) == (one.value, "complete")
-        assert [float(row["fold_1"]), float(row["fold_2"])] == list(one.figures)
-        assert row["transfer.strategy"] == one.values.get("transfer.strategy", "")
+    for row, trial in zip(table, unbroken.trials, strict=True):
+        assert (float(row["value"]), row["state"]) == (trial.value, "complete")
+        assert [float(row["fold_1"]), float(row["fold_2"])] == list(trial.figures)
+        assert row["transfer.strategy"] == trial.values.get("transfer.strategy", "")
     record = json.loads((unbroken.folder / "tuning.json").read_text())
     assert unbroken.best is not None
     assert record["best"]["number"] == unbroken.best.number
@@ -99,11 +99,11 @@ def test_going_on_repeats_nothing_and_ends_as_one_that_was_not_stopped(unbroken,
     half = search(tmp_path).run(1)
     told = []
     whole = search(tmp_path, progress=lambda stage, *_, **__: told.append(stage)).run(3)
-    assert outcome(whole) == outcome(unbroken)
+    assert trials_of(whole) == trials_of(unbroken)
     assert whole.trials[: len(half.trials)] == half.trials
     assert not [stage for stage in told if stage.startswith(("trial 0,", "trial 1,"))]
     again = []
-    assert outcome(search(tmp_path, progress=lambda stage, *_: again.append(stage)).run(3)) == outcome(unbroken)
+    assert trials_of(search(tmp_path, progress=lambda stage, *_: again.append(stage)).run(3)) == trials_of(unbroken)
     assert again == []
 
 
@@ -119,7 +119,7 @@ def test_a_stopped_trial_is_kept_and_finished_later(unbroken, tmp_path):
     assert "stopped by hand; the same command goes on" in (tmp_path / "tuning.md").read_text().lower()
     told = []
     whole = search(tmp_path, progress=lambda stage, *_, **__: told.append(stage)).run(3)
-    assert outcome(whole) == outcome(unbroken)
+    assert trials_of(whole) == trials_of(unbroken)
     assert "trial 0, fold 1 of 2" not in told  # that fold was on disk
     assert "trial 0, fold 2 of 2" in told
 
@@ -147,7 +147,7 @@ def test_test_scans_have_no_say(unbroken, tmp_path):
         scans[i] = replace(scans[i], tensor=np.full_like(scans[i].tensor, np.nan))
     cohort = replace(spoilt.cohort, cases=tuple(cases))
     run_data = replace(PLAN, prepared=replace(spoilt, cohort=cohort, scans=tuple(scans)))
-    assert outcome(search(tmp_path, run_data=run_data).run(3)) == outcome(unbroken)
+    assert trials_of(search(tmp_path, run_data=run_data).run(3)) == trials_of(unbroken)
 
 
 def test_the_plan_of_a_search_holds_no_test_scan():
@@ -164,7 +164,7 @@ def test_the_plan_of_a_search_holds_no_test_scan():
             assert [inner.prepared.cohort.cases[i].scan for i in chosen] == [str(i) for i in whole]
 
 
-def test_a_hopeless_trial_is_stopped_early(tmp_path):
+def test_a_trial_below_the_median_is_stopped_early(tmp_path):
     """A network that cannot learn at a rate of 1e-9, after one that can."""
     config = tune_config(
         {"epochs": 8, "learning_rate": 0.02},
@@ -176,7 +176,7 @@ def test_a_hopeless_trial_is_stopped_early(tmp_path):
     )
     config = TuneConfig.model_validate(config.model_dump() | {"transfer": {"strategy": "full"}})
     found = search(tmp_path, config, run_data=small_run_data(1.0, 24, 6, members=2)).run(2)
-    assert [one.state for one in found.trials] == ["complete", "pruned", "pruned"]
+    assert [trial.state for trial in found.trials] == ["complete", "pruned", "pruned"]
     assert found.best is not None
     assert found.best.number == 0
     assert "No trial beat the default config" in (tmp_path / "tuning.md").read_text()
@@ -188,25 +188,26 @@ def test_the_median_of_the_same_step_decides(tmp_path):
     for value in (0.9, 0.7):
         trial = study.next()
         for step in range(3):
-            trial.report(step, value)
-        study.complete(trial, value)
+            study.report(trial, step, value)
+        study.tell(trial, "complete", value)
     low = study.next()
-    low.report(0, 0.1)  # too early
+    study.report(low, 0, 0.1)  # too early
     with pytest.raises(TrialPruned):
-        low.report(1, 0.1)
-    study.prune(low)
+        study.report(low, 1, 0.1)
+    study.tell(low, "pruned")
     fair = study.next()
     for step in range(3):
-        fair.report(step, 0.85)
-    assert [one.state for one in study.records()] == ["complete", "complete", "pruned", "unfinished"]
+        study.report(fair, step, 0.85)
+    assert [trial.state for trial in study.records()] == ["complete", "complete", "pruned", "unfinished"]
 
 
 def test_a_space_with_one_point_ends(tmp_path):
     config = tune_config(space=SPACE | {"strategies": ["linear_probe"]})
     found = search(tmp_path, config).run(50)
     assert found.stopped == "the space holds nothing that was not tried"
-    assert len({one.value for one in found.trials if one.number}) == 1
-    assert {one.reason for one in found.trials[2:]} == {"the same as trial 1"}
+    assert len({trial.value for trial in found.trials if trial.number}) == 1
+    assert {trial.reason for trial in found.trials[2:]} == {"the same as trial 1"}
+    assert {trial.repeats for trial in found.trials[2:]} == {1}
 
 
 def test_time_ends_a_search(tmp_path):

@@ -18,6 +18,6 @@ def test_what_a_kill_left_behind_stops_nothing(tmp_path):
 
 def test_nothing_but_the_journal_is_written(tmp_path):
     study = Study(tmp_path, TuningConfig())
-    study.complete(study.next(), 0.5)
+    study.tell(study.next(), "complete", 0.5)
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
-    assert [(one.number, one.state, one.value) for one in study.records()] == [(0, "complete", 0.5)]
+    assert [(trial.number, trial.state, trial.value) for trial in study.records()] == [(0, "complete", 0.5)]
