@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.nnunet.plan import NetworkPlan
@@ -37,6 +37,13 @@ class InputSpec:
     minimum_shape: Triple
     spacing_mm: tuple[float, float, float] | None = None
     shape: Triple | None = None
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a scan has to become, by the names of a preprocessing config; what is not prescribed is left out."""
+        stated = {field.name: getattr(self, field.name) for field in fields(self)}
+        of_the_network = ("channels", "minimum_shape")
+        return {name: value for name, value in stated.items() if value is not None and name not in of_the_network}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,7 +19,7 @@ from med_transfer.fusion.config import FusionConfig
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.model.calibration import CalibrationConfig
 from med_transfer.page import Language
-from med_transfer.preprocessing.config import ChannelConfig, Modality, Normalisation
+from med_transfer.preprocessing.config import InputConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[int, int, int]
@@ -43,39 +43,6 @@ class BackboneConfig(_Config):
     weights: Path | None = None
     accept_licence: str = ""
     pooled_stages: tuple[int, ...] | None = None
-
-
-class InputConfig(_Config):
-    """Overrides of what the backbone's entry says about its input; see PreprocessingConfig for the words.
-
-    Attributes:
-        normalisation: None: ``zscore`` for MR without a window of yours, ``window`` otherwise.
-        channels: columns of the cohort table whose scans are the channels; empty: the scan alone.
-    """
-
-    orientation: str | None = None
-    spacing_mm: tuple[float, float, float] | None = None
-    shape: Triple | None = None
-    modality: Modality = "CT"
-    normalisation: Normalisation | None = None
-    window_hu: tuple[float, float] | None = None
-    clip_sd: Annotated[float, Field(gt=0)] | None = None
-    output_range: tuple[float, float] | None = None
-    channels: tuple[ChannelConfig, ...] = ()
-    region: Literal["roi", "foreground", "whole"] = "whole"
-    outside: Literal["edge", "floor"] = "edge"
-    max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
-
-    @property
-    def n_channels(self) -> int:
-        return max(1, len(self.channels))
-
-    def overrides(self) -> dict[str, Any]:
-        """The values that go before the entry's, by the names of PreprocessingConfig."""
-        chosen = {name: value for name, value in self.model_dump().items() if value is not None}
-        if self.modality == "MR" and self.window_hu is None:
-            chosen.setdefault("normalisation", "zscore")
-        return chosen
 
 
 class AugmentationConfig(_Config):

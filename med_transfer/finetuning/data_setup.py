@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from med_transfer.backbones import BackboneSpec, weights_file
 from med_transfer.bundle import RECORD_FILE, read_record
 from med_transfer.bundle.provenance import source_provenance
@@ -79,14 +77,7 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
     Raises:
         ConfigError: a value that no input can have, or an input smaller than the backbone can work on.
     """
-    names = ("orientation", "spacing_mm", "shape", "window_hu", "output_range")
-    native = {name: value for name in names if (value := getattr(spec.input, name)) is not None}
-    try:
-        preprocessing = PreprocessingConfig(**(native | config.input.overrides()))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["input", *map(str, first["loc"][:1])])
-        raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from None
+    preprocessing = config.input.completed(spec.input.preprocessing)
     if any(size < least for size, least in zip(preprocessing.shape, spec.input.minimum_shape, strict=True)):
         raise ConfigError(
             f"shape {list(preprocessing.shape)}",

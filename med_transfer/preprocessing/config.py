@@ -1,11 +1,18 @@
-"""What the network sees: orientation, spacing, region, intensities, channels and shape. Saved in the bundle."""
+"""What the network sees: orientation, spacing, region, window, channels and shape. The defaults are here.
+
+A user sets any of it (``InputConfig``, the section ``input`` of a config), the backbone's entry completes the rest, and
+the result (``PreprocessingConfig``) is saved in the bundle.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from med_transfer.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(ge=8, le=1024)]
@@ -14,16 +21,16 @@ Normalisation = Literal["window", "zscore"]
 FIRST_CHANNEL = "scan"  # the column of the cohort table that every case has
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Config(BaseModel, frozen=True):
+    model_config = ConfigDict(extra="forbid")
 
 
-class ChannelConfig(_Config):
+class ChannelConfig(_Config, frozen=True):
     """One channel of the input. What is None is as in the config around it. A column's name alone may stand for it.
 
     Attributes:
         column: of the cohort table that names the channel's scan: ``scan``, or ``scan_<name>`` of your own.
-        modality, normalisation, window_hu: see PreprocessingConfig.
+        modality, normalisation, window_hu: see InputConfig.
     """
 
     column: str
@@ -44,16 +51,17 @@ class ChannelConfig(_Config):
         return column
 
 
-class PreprocessingConfig(_Config):
-    """Every triple is in array order: depth, height, width.
+class InputConfig(_Config, frozen=True):
+    """What the network sees; None is left to the backbone. Every triple is in array order: depth, height, width.
 
     Attributes:
         orientation: the side to which the array axes grow; ``SPL`` is the order of plain axial CT.
-        spacing_mm: voxel size; None fits the whole region into ``shape``.
+        spacing_mm: voxel size; where the backbone names none either, the whole region is fitted into ``shape``.
         shape: voxels of the network's input.
         modality: DICOM series of another modality are rejected; None takes every one. Other files state none.
         normalisation: which values are clipped to and mapped linearly to ``output_range``: a fixed ``window``, or each
-            scan's own mean and ``clip_sd`` standard deviations to both sides (``zscore``; see ``zscore.py``).
+            scan's own mean and ``clip_sd`` standard deviations to both sides (``zscore``; see ``zscore.py``). None:
+            ``zscore`` for MR without a window of yours, ``window`` otherwise.
         window_hu: of ``window``, in Hounsfield units for CT, in the file's unit otherwise.
         clip_sd: of ``zscore``.
         output_range: what the lower and the upper end become.
@@ -66,6 +74,47 @@ class PreprocessingConfig(_Config):
         max_gap_mm: a series with uneven gaps is interpolated where none is wider, and rejected otherwise (0: always).
     """
 
+    orientation: str | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    shape: tuple[int, int, int] | None = None
+    modality: Modality | None = "CT"
+    normalisation: Normalisation | None = None
+    window_hu: tuple[float, float] | None = None
+    clip_sd: Positive | None = None
+    output_range: tuple[float, float] | None = None
+    channels: tuple[ChannelConfig, ...] = ()
+    region: Literal["roi", "foreground", "whole"] = "whole"
+    outside: Literal["edge", "floor"] = "edge"
+    max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the network's input."""
+        return max(1, len(self.channels))
+
+    def completed(self, native: Mapping[str, Any]) -> PreprocessingConfig:
+        """Every None filled in: as the backbone was made for, and where that says nothing, by the default.
+
+        Args:
+            native: what the backbone prescribes, by the names of this config.
+
+        Raises:
+            ConfigError: a value that no input can have.
+        """
+        chosen = self.model_dump(exclude_none=True)
+        if self.modality == "MR" and self.window_hu is None:
+            chosen.setdefault("normalisation", "zscore")
+        try:
+            return PreprocessingConfig(**(dict(native) | chosen))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(["input", *map(str, first["loc"][:1])])
+            raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from None
+
+
+class PreprocessingConfig(InputConfig, frozen=True):
+    """An input with nothing left open, and its defaults; it is what a bundle saves and what ``Preprocessing`` does."""
+
     orientation: str = "SPL"
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     shape: tuple[Size, Size, Size] = (64, 96, 96)
@@ -74,14 +123,6 @@ class PreprocessingConfig(_Config):
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     clip_sd: Positive = 4.0
     output_range: tuple[float, float] = (-1.0, 1.0)
-    channels: tuple[ChannelConfig, ...] = ()
-    region: Literal["roi", "foreground", "whole"] = "whole"
-    outside: Literal["edge", "floor"] = "edge"
-    max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
-
-    @property
-    def n_channels(self) -> int:
-        return max(1, len(self.channels))
 
     @property
     def column_of_channel(self) -> tuple[str, ...]:
@@ -115,7 +156,7 @@ class PreprocessingConfig(_Config):
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> PreprocessingConfig:
-        if any(one.window_hu[0] >= one.window_hu[1] for one in self.by_channel):
+        if any(channel.window_hu[0] >= channel.window_hu[1] for channel in self.by_channel):
             raise ValueError("window_hu must rise, for example [-1000, 400]")
         if self.output_range[0] >= self.output_range[1]:
             raise ValueError("output_range must rise, for example [0, 1]")

@@ -97,16 +97,13 @@ def linear_probe(
     if not len(cohort):
         raise CohortError("every row is marked split=test", where=settings.cohort, expected="rows to probe with")
     has_region = all(case.mask or case.roi_centre_mm for case in cohort.cases)
-    spec = context.input
-    preprocessing = PreprocessingConfig(
-        orientation=spec.orientation,
-        spacing_mm=settings.spacing_mm,
-        shape=config.input_shape,
-        window_hu=spec.window_hu,
-        output_range=spec.output_range,
-        region=settings.region or ("roi" if has_region else "foreground"),
-        max_gap_mm=config.max_gap_mm,
-    )
+    chosen = {
+        "spacing_mm": settings.spacing_mm,
+        "shape": config.input_shape,
+        "region": settings.region or ("roi" if has_region else "foreground"),
+        "max_gap_mm": config.max_gap_mm,
+    }
+    preprocessing = PreprocessingConfig(**(context.input.preprocessing | chosen))
     progress = named(progress, "reading the probe's scans")
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), folder, progress=progress)
     return LinearProbe(prepared, context)
