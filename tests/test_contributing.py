@@ -1,0 +1,116 @@
+"""CONTRIBUTING.md taken at its word: what it says is done to a copy of the package, and then works."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+_BLOCK = re.compile(r"(?P<before>(?:(?!```).)*)\n\n *```(?P<language>\w+)\n(?P<code>.*?)\n *```", re.DOTALL)
+
+
+def apply(heading: str, copy: Path) -> None:
+    """Do what the blocks below a heading say; a block without a file's name before it goes on in the last one."""
+    file, text = None, PAGE.split(f"### {heading}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    for block in _BLOCK.finditer(text):
+        named = re.findall(r"`(med_transfer/\S+\.\w+)`:$", block["before"])
+        file = copy / named[-1] if named else file
+        code = textwrap.dedent(block["code"]) + "\n"
+        if block["language"] == "diff":
+            add_lines(file, code.splitlines())
+        else:
+            file.write_text(code, encoding="utf-8")
+
+
+def add_lines(file: Path, diff: list[str]) -> None:
+    """The lines with a plus, between those without, which must stand in the file exactly once."""
+    before, after = ("\n".join(line[1:] for line in diff if line[:1] in kinds) for kinds in (" ", " +"))
+    content = file.read_text(encoding="utf-8")
+    assert content.count(before) == 1, f"{file.name} has {content.count(before)} times:\n{before}"
+    file.write_text(content.replace(before, after), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the package in which all the examples of the page have been added."""
+    folder = tmp_path_factory.mktemp("contributed")
+    shutil.copytree(ROOT / "med_transfer", folder / "med_transfer", ignore=shutil.ignore_patterns("__pycache__"))
+    for heading in ("A backbone", "An augmentation", "A report section"):
+        apply(heading, folder)
+    return folder
+
+
+def in_copy(copy: Path, *arguments: str) -> str:
+    """Output of Python, for which the copy is the package."""
+    environment = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{ROOT / 'tests'}", "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_path_on_the_page_is_there():
+    rooms = {path.name for path in (ROOT / "med_transfer").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    table = PAGE.split("## Where things are")[1].split("Where is ...")[0]
+    assert set(re.findall(r"^\| `(\w+)/`", table, re.MULTILINE)) == rooms
+    answers = PAGE.split("Where is ...")[1].split("\n## ")[0]
+    paths = [path for path in re.findall(r"`([\w/]+(?:/|\.py))`", answers) if "/" in path]
+    assert len(paths) >= 8
+    assert [path for path in paths if not (ROOT / "med_transfer" / path).exists()] == []
+
+
+def test_the_backbone_is_listed_gives_features_and_passes_what_every_backbone_passes(copy):
+    script = """
+        import torch
+        from med_transfer.backbones import load_backbone
+        encoder = load_backbone("two-convolutions", scratch=True).encoder
+        maps = encoder(torch.rand(2, 1, 8, 8, 8))
+        print([tuple(m.shape) for m in maps], tuple(encoder.pool(maps, (0, -1)).shape))
+        """
+    assert "two-convolutions" in in_copy(copy, "-m", "med_transfer", "backbones", "list")
+    features = in_copy(copy, "-c", textwrap.dedent(script))
+    assert features == "[(2, 8, 4, 4, 4), (2, 16, 2, 2, 2)] (2, 24)\n"
+    for_every_backbone = [f"tests/backbones/{name}.py" for name in ("test_encoders", "test_registry_entries")]
+    assert "3 passed" in in_copy(copy, "-m", "pytest", "-q", *for_every_backbone, "-k", "two-convolutions")
+
+
+def test_the_augmentation_is_set_in_a_config_and_changes_an_image(copy):
+    script = """
+        import torch
+        from med_transfer.config import load_config
+        from med_transfer.finetuning import FinetuneConfig
+        from med_transfer.finetuning.augmentation import augmentation
+
+        def view(*settings):
+            config = load_config(FinetuneConfig, None, settings).augmentation
+            steps = augmentation(config, (16, 16, 16), (-1.0, 1.0))
+            steps.set_random_state(0)
+            return torch.as_tensor(steps(torch.rand(1, 20, 20, 20, generator=torch.Generator().manual_seed(0))))
+
+        ringing = "augmentation.ringing=1"
+        print(torch.equal(view(ringing), view(ringing)), torch.equal(view(ringing), view()))
+        print(torch.equal(view("augmentation.ringing=0"), view()))
+        print(torch.equal(view(ringing, "augmentation.strength=0"), view("augmentation.strength=0")))
+        """
+    assert in_copy(copy, "-c", textwrap.dedent(script)).split() == ["True", "False", "True", "True"]
+
+
+def test_the_report_section_is_on_the_page_in_its_place_and_translated(copy, tmp_path):
+    script = f"""
+        from pathlib import Path
+        from report_samples import sample, write
+        print(write(Path({str(tmp_path)!r}) / "report.html", sample()))
+        """
+    page = in_copy(copy, "-c", textwrap.dedent(script))
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    assert headings.index("Shares of the classes") == headings.index("Rates by class") + 1
+    assert (tmp_path / "report_files" / "tables" / "class_shares-shares.csv").exists()
+    translated = in_copy(copy, "-m", "pytest", "-q", "tests/report/test_translation.py", "-k", "class_shares")
+    assert "2 passed" in translated
