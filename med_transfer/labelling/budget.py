@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from med_transfer.backbones import BackboneSpec
 from med_transfer.cohorts import Cohort, Images, seen_before, split_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
@@ -53,8 +52,8 @@ def label_budget(
     wanted = settings.wanted(cohort.labels)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     measure = _by_finetuning if settings.finetune else _by_probe
-    judged, target, backbone = measure(cohort, config, settings, out, progress)
-    curves = curve_samples(judged, settings.measure, settings.n_draws, settings.seed)
+    predictions, target, backbone = measure(cohort, config, settings, out, progress)
+    curves = curve_samples(predictions, settings.measure, settings.n_draws, settings.seed)
     chosen = [curve for curve in curves if settings.measure != "sensitivity" or curve.name in wanted]
     forecasts = []
     for done, curve in enumerate(chosen):
@@ -68,7 +67,7 @@ def label_budget(
         n_patients=len(set(target.cohort.patients)),
         n_scans=len(target.cohort),
         n_folds=len(set(target.folds.tolist())),
-        repeats=len(judged.probabilities),
+        repeats=len(predictions.probabilities),
         folder=out,
         failed=target.failed,
     )
@@ -91,33 +90,36 @@ def _by_probe(
     cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings, out: Path, progress: Progress
 ) -> tuple[Judgements, Target, str]:
     candidate = _candidate(config)
-    stages = _stages(config, candidate.spec)
-    _refuse_a_teacher_of_these(candidate.weights, cohort, [()] * len(cohort))
-    preprocessing = resolve_preprocessing(candidate.spec, config)
-    target = read_target(cohort, config, _groups(preprocessing, candidate.network), out / "cache", progress)
-    _refuse_a_teacher_of_these(candidate.weights, target.cohort, target.hashes)
+    spec, backbone = candidate.spec, config.backbone
+    stages = stages_from_front(backbone.pooled_stages or spec.pooled_stages, len(spec.stage_channels), spec.name)
+    groups = _groups(resolve_preprocessing(spec, config), candidate.network)
+    target = _unseen_target(candidate.weights, cohort, config, groups, out, progress)
     features = joined_features(target.features[candidate.network.key], stages)
-    learned = target.cohort
     progress("linear probes", 0, 1)
-    judged = probe_curve(features, learned.truth, learned.patients, learned.labels, curve_plan(target, settings))
+    predictions = probe_curve(
+        features, target.cohort.truth, target.cohort.patients, target.cohort.labels, curve_plan(target, settings)
+    )
     progress("linear probes", 1, 1)
-    return judged, target, candidate.name
+    return predictions, target, candidate.name
 
 
 def _by_finetuning(
     cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings, out: Path, progress: Progress
 ) -> tuple[Judgements, Target, str]:
     name, preprocessing = start_of_finetuning(config)
-    _refuse_a_teacher_of_these(config.backbone.weights, cohort, [()] * len(cohort))
-    target = read_target(cohort, config, _groups(preprocessing), out / "cache", progress)
-    _refuse_a_teacher_of_these(config.backbone.weights, target.cohort, target.hashes)
-    judged = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
-    return judged, target, name
+    target = _unseen_target(config.backbone.weights, cohort, config, _groups(preprocessing), out, progress)
+    predictions = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
+    return predictions, target, name
 
 
-def _stages(config: FinetuneConfig, spec: BackboneSpec) -> tuple[int, ...]:
-    """The feature maps that the head of the run will read."""
-    return stages_from_front(config.backbone.pooled_stages or spec.pooled_stages, len(spec.stage_channels), spec.name)
+def _unseen_target(
+    weights: Path | None, cohort: Cohort, config: FinetuneConfig, groups: Groups, out: Path, progress: Progress
+) -> Target:
+    """The training folds with what the networks make of them. Raises PatientLeak, by the table before by the images."""
+    _refuse_leaking_source(weights, cohort, [()] * len(cohort))
+    target = read_target(cohort, config, groups, out / "cache", progress)
+    _refuse_leaking_source(weights, target.cohort, target.hashes)
+    return target
 
 
 def _groups(preprocessing: PreprocessingConfig, *networks: Network) -> Groups:
@@ -132,10 +134,10 @@ def _candidate(config: FinetuneConfig) -> Candidate:
     return find_candidates([backbone.name], given, backbone.accept_licence, config.input.n_channels).ready[0]
 
 
-def _refuse_a_teacher_of_these(weights: Path | None, cohort: Cohort, hashes: Sequence[Images]) -> None:
+def _refuse_leaking_source(weights: Path | None, cohort: Cohort, hashes: Sequence[Images]) -> None:
     """A network that has learned from these patients knows their answers with any number of labels."""
-    known = source_provenance(weights)
-    seen = seen_before(cohort, hashes, known.patient_hashes, known.content_hashes) if known else ()
+    source = source_provenance(weights)
+    seen = seen_before(cohort, hashes, source.patient_hashes, source.content_hashes) if source else ()
     if seen:
         raise PatientLeak(
             f"the source was trained on {len(seen)} of these scans or their patients",

@@ -61,7 +61,7 @@ def _draw_fit(axes: Axes, forecast: Forecast, curve: PowerLaw, present: float) -
     seen = np.geomspace(curve.smallest, present, 60)
     beyond = np.geomspace(present, present * forecast.multiple, 60)
     both = np.concatenate([seen, beyond])
-    low, high = np.percentile([one.at(both) for one in forecast.curves], [2.5, 97.5], axis=0)
+    low, high = np.percentile([resampled.at(both) for resampled in forecast.curves], [2.5, 97.5], axis=0)
     axes.fill_between(both, low, high, color=_COLOUR, alpha=0.15, linewidth=0)
     axes.plot(seen, curve.at(seen), color=_COLOUR, linewidth=1.5, label="fitted")
     axes.plot(beyond, curve.at(beyond), color=_COLOUR, linewidth=1.5, linestyle="--", label="foretold")

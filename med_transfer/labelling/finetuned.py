@@ -40,7 +40,7 @@ def start_of_finetuning(config: FinetuneConfig) -> tuple[str, PreprocessingConfi
 def finetuned_curve(
     cohort: Cohort, config: FinetuneConfig, plan: CurvePlan, folder: Path, progress: Progress
 ) -> Judgements:
-    """Every patient judged by runs that learned from ever more others; finished runs are not trained again.
+    """Predictions of every patient by runs that learned from ever more others; finished runs are not trained again.
 
     Args:
         cohort: the training folds, each scan usable.
@@ -56,32 +56,32 @@ def finetuned_curve(
     plan = _divisible(cohort, config, plan)
     n_runs, done = len(lessons(cohort.truth, cohort.patients, plan)), 0
 
-    def answers(lesson: TrainingSubset) -> NDArray[np.float64]:
+    def answers(subset: TrainingSubset) -> NDArray[np.float64]:
         nonlocal done
-        progress("fine-tunings", done, n_runs, f"{lesson.n_patients} patients")
-        run = folder / f"repeat-{lesson.repeat}" / f"fold-{lesson.fold}" / f"patients-{lesson.n_patients}"
+        progress("fine-tunings", done, n_runs, f"{subset.n_patients} patients")
+        run = folder / f"repeat-{subset.repeat}" / f"fold-{subset.fold}" / f"patients-{subset.n_patients}"
         _share_prepared_scans(run, folder)
-        bundle = finetune(_taught(cohort, lesson), config, run).bundle
+        bundle = finetune(_subset_cohort(cohort, subset), config, run).bundle
         done += 1
-        return _judge(bundle, cohort.subset(np.flatnonzero(lesson.test)), folder)
+        return _predict(bundle, cohort.subset(np.flatnonzero(subset.test)), folder)
 
-    judged = evaluate_subsets(answers, cohort.truth, cohort.patients, cohort.labels, plan)
+    predictions = evaluate_subsets(answers, cohort.truth, cohort.patients, cohort.labels, plan)
     progress("fine-tunings", n_runs, n_runs)
-    return judged
+    return predictions
 
 
 def _network_alone(config: FinetuneConfig) -> FinetuneConfig:
-    """The config without what has no say in the probabilities that are judged, some of which small subsets refuse."""
+    """The config without what has no say in the predictions; small subsets refuse some of it."""
     record = config.model_dump()
     record["transfer"]["on_harm"] = "report"  # without that baseline there is nothing to fall back to
     left_out = {"from_scratch_baseline": False, "fusion": None, "operating_point": {}, "explain": {"gallery": 0}}
     return FinetuneConfig.model_validate(record | left_out)
 
 
-def _taught(cohort: Cohort, lesson: TrainingSubset) -> Cohort:
-    """The scans of a lesson, with the split column that makes a run of it."""
-    chosen = cohort.subset(np.flatnonzero(lesson.train | lesson.test))
-    tests = lesson.test[lesson.train | lesson.test]
+def _subset_cohort(cohort: Cohort, subset: TrainingSubset) -> Cohort:
+    """The scans of a training subset and of its test patients, with the split column that makes a run of it."""
+    chosen = cohort.subset(np.flatnonzero(subset.train | subset.test))
+    tests = subset.test[subset.train | subset.test]
     cases = [replace(case, split="test" if test else "train") for case, test in zip(chosen.cases, tests, strict=True)]
     return replace(chosen, cases=tuple(cases))
 
@@ -92,8 +92,8 @@ def _divisible(cohort: Cohort, config: FinetuneConfig, plan: CurvePlan) -> Curve
     for smallest in range(plan.smallest, len(set(cohort.patients))):
         larger = replace(plan, smallest=smallest)
         try:
-            for lesson in lessons(cohort.truth, cohort.patients, larger):
-                split_cohort(_taught(cohort, lesson), config.split)
+            for subset in lessons(cohort.truth, cohort.patients, larger):
+                split_cohort(_subset_cohort(cohort, subset), config.split)
             return larger
         except TooFewPatients as error:
             refusal = refusal or error
@@ -111,7 +111,7 @@ def _share_prepared_scans(run: Path, folder: Path) -> None:
         prepared.symlink_to(shared.resolve(), target_is_directory=True)
 
 
-def _judge(bundle: Path, cohort: Cohort, folder: Path) -> NDArray[np.float64]:
+def _predict(bundle: Path, cohort: Cohort, folder: Path) -> NDArray[np.float64]:
     """Probabilities [scan, class] of the scans that the run did not learn from."""
     preprocessing = read_record(bundle).preprocessing
     margin = margin_voxels(preprocessing.shape)

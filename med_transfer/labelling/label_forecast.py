@@ -106,8 +106,8 @@ def _read_off(
     samples: CurveSamples, target: float, multiple: float, curve: PowerLaw, curves: tuple[PowerLaw, ...]
 ) -> Forecast:
     present = float(samples.patients[-1])
-    ratios = np.array([one.needed(target) / present for one in curves])
-    low, high = np.percentile([one.at(present) for one in curves], [2.5, 97.5])
+    ratios = np.array([resampled.needed(target) / present for resampled in curves])
+    low, high = np.percentile([resampled.at(present) for resampled in curves], [2.5, 97.5])
     now, ratio = float(curve.at(present)), curve.needed(target) / present
     outcome: Outcome = "reached" if now >= target else "forecast" if ratio <= multiple else "out of reach"
     return Forecast(
