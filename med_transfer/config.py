@@ -38,12 +38,12 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012  PyYAML's own way to declare them
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
+        keys = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
+            if key.value in keys:
                 line = key.start_mark.line + 1
                 raise ConfigError(f"key {key.value!r} appears twice", where=f"line {line}", expected="each key once")
-            seen.add(key.value)
+            keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -233,20 +233,20 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models_in(part)
 
 
-def _nearest(key: str, known: Sequence[str]) -> str:
+def _nearest(key: str, keys: Sequence[str]) -> str:
     """The known key most like this one by its last word, then as a whole; empty when nothing is alike.
 
     A key that exists in other sections gives all of them.
     """
     leaf = key.rpartition(".")[2]
-    elsewhere = [candidate for candidate in known if candidate.rpartition(".")[2] == leaf]
+    elsewhere = [candidate for candidate in keys if candidate.rpartition(".")[2] == leaf]
     if elsewhere:
         return " or ".join(elsewhere)
 
     def likeness(candidate: str) -> tuple[float, float]:
         return _ratio(leaf, candidate.rpartition(".")[2]), _ratio(key, candidate)
 
-    best = max(known, key=likeness, default="")
+    best = max(keys, key=likeness, default="")
     return best if likeness(best)[0] >= 0.6 else ""
 
 

@@ -1,4 +1,4 @@
-"""Jinja as every page uses it."""
+"""Jinja's environment as every page uses it: where templates lie, escaping, translation, colours."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
     Everything is escaped, what is not defined is an error. A template has ``t("A sentence with {value}", value=...)``,
     whose values are escaped too unless they are Markup, ``language``, and the palettes of the style.
     """
-    made = Environment(
+    jinja = Environment(
         loader=FileSystemLoader([*folders, FOLDER]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"t": in_page(t), "language": t.language, "light": LIGHT, "dark": DARK, "print": PRINT}
-    return made
+    jinja.globals |= {"t": in_page(t), "language": t.language, "light": LIGHT, "dark": DARK, "print": PRINT}
+    return jinja
 
 
 def in_page(t: Translator) -> Callable[..., Markup]:
-    """``t`` for templates: the sentence and its values become HTML."""
+    """``t`` for templates: the sentence and its values become HTML, escaped unless they are Markup."""
 
     def translate(sentence: str, /, **values: object) -> Markup:
         return Markup(escape(t.template(sentence))).format(**values)

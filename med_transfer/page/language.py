@@ -31,6 +31,7 @@ class Translator:
     sentences: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, sentence: str, /, **values: object) -> str:
+        """The translated sentence with its placeholders filled."""
         return self.template(sentence).format(**values)
 
     def template(self, sentence: str) -> str:
@@ -45,20 +46,20 @@ class Translator:
         """
         if self.language == "en":
             return self
-        more = load_config(Catalogue, catalogue_path(place, self.language)).root
-        return replace(self, sentences={**self.sentences, **more})
+        catalogue = load_config(Catalogue, catalogue_path(place, self.language)).root
+        return replace(self, sentences={**self.sentences, **catalogue})
 
 
 ENGLISH = Translator()
 
 
 def catalogue_path(place: Path, language: Language) -> Path:
-    """Where the catalogue of a module, named without its suffix, lies."""
+    """The catalogue of a module, which is named without its suffix: ``sections/flow`` to ``flow.zh_TW.yaml``."""
     return place.with_name(f"{place.name}.{language.replace('-', '_')}.yaml")
 
 
 def translator(language: Language) -> Translator:
-    """With the sentences that every page has."""
+    """A translator with the sentences that every page has. Raises ConfigError for a catalogue that cannot be read."""
     return Translator(language).reading(Path(__file__).parent / "layout")
 
 

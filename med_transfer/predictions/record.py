@@ -18,10 +18,10 @@ class Prediction:
         reason: one line; when ``ok`` empty, or why there is no fused prediction.
         probabilities: class name to calibrated probability in [0, 1]; empty unless ``ok``.
         fused: the same with what else is known of the scan; empty without a fusion, or when its inputs are missing.
-        predicted: the network's own call at the bundle's operating point; findings joined by ``;`` when multi-label.
+        predicted: the network's own class at the bundle's operating point; findings joined by ``;`` when multi-label.
         prediction_set: classes that the network cannot rule out, joined by ``;``; ``{}`` when it rules out all; empty
             when the bundle makes no sets. See :class:`med_transfer.model.calibration.PredictionSets`.
-        abstained: the scan lies outside what the model was trained on, or is too uncertain to call.
+        abstained: the scan lies outside what the model was trained on: its novelty is above the bundle's limit.
         novelty: share of training scans that lie nearer to the training data than this one, in [0, 1].
         seconds: wall time spent on this scan.
     """

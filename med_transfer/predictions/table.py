@@ -39,8 +39,8 @@ class PredictionTable:
     def __init__(self, path: Path, labels: Labels, *, fused: bool = False) -> None:
         self.path = Path(path)
         self._names, self._fused = labels.names, fused
-        known = _read(self.path, self._names, fused) if self.path.exists() else []
-        self._rows = [_row(prediction, self._names, fused) for prediction in known]
+        predictions = _read(self.path, self._names, fused) if self.path.exists() else []
+        self._rows = [_row(prediction, self._names, fused) for prediction in predictions]
         _write(self.path, _columns(self._names, fused), self._rows)
         try:
             self._file = self.path.open("ab", buffering=0)
@@ -53,7 +53,7 @@ class PredictionTable:
         return Counter((row[0], row[3]) for row in self._rows)
 
     def append(self, prediction: Prediction) -> None:
-        """Write one row, and be sure that it is on the disk."""
+        """Write one row, and be sure that it is on the disk. Raises OutputError, or UsageError for another class."""
         row = _row(prediction, self._names, self._fused)
         line = _line(row)
         size = os.fstat(self._file.fileno()).st_size
@@ -67,12 +67,13 @@ class PredictionTable:
         self._rows.append(row)
 
     def finish(self) -> None:
-        """Sort the rows by scan and series, and close."""
+        """Sort the rows by scan and series, and close. Raises OutputError."""
         self.close()
         rows = sorted(self._rows, key=lambda row: (row[0], row[3], row[:-1]))
         _write(self.path, _columns(self._names, self._fused), rows)
 
     def close(self) -> None:
+        """Close the file; the rows stay in the order in which they came."""
         self._file.close()
 
     def __enter__(self) -> PredictionTable:
@@ -85,7 +86,7 @@ class PredictionTable:
 
     @staticmethod
     def load(path: Path) -> list[Prediction]:
-        """The rows of a table, of whatever classes. Raises UsageError."""
+        """The rows of a table, of whatever classes. Raises UsageError for a file that is not a whole table."""
         return _read(Path(path), None)
 
 
@@ -130,10 +131,11 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def _read(path: Path, names: Sequence[str] | None, fused: bool = False) -> list[Prediction]:
     """``names`` None: whatever classes, fused or not, the header tells of."""
     header, *rows = _with_sets(_records(path))
-    found = header[len(_BEFORE) : -len(_AFTER)]
+    of_classes = header[len(_BEFORE) : -len(_AFTER)]
     if names is None:
-        fused = any(column.startswith(_FUSED) for column in found)
-        names = [column.removeprefix(_PROBABILITY) for column in (found[: len(found) // 2] if fused else found)]
+        fused = any(column.startswith(_FUSED) for column in of_classes)
+        plain = of_classes[: len(of_classes) // 2] if fused else of_classes
+        names = [column.removeprefix(_PROBABILITY) for column in plain]
         expected = "scan, patient ..."
     else:
         expected = ", ".join(_columns(names, fused))

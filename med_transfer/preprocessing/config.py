@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from med_transfer.errors import ConfigError
+from med_transfer.scans import geometry
 
 Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(ge=8, le=1024)]
@@ -60,7 +61,7 @@ class InputConfig(_Config, frozen=True):
         shape: voxels of the network's input.
         modality: DICOM series of another modality are rejected; None takes every one. Other files state none.
         normalisation: which values are clipped to and mapped linearly to ``output_range``: a fixed ``window``, or each
-            scan's own mean and ``clip_sd`` standard deviations to both sides (``zscore``; see ``zscore.py``). None:
+            scan's own mean and ``clip_sd`` standard deviations to both sides (``zscore``; see ``window.py``). None:
             ``zscore`` for MR without a window of yours, ``window`` otherwise.
         window_hu: of ``window``, in Hounsfield units for CT, in the file's unit otherwise.
         clip_sd: of ``zscore``.
@@ -143,7 +144,7 @@ class PreprocessingConfig(InputConfig, frozen=True):
     @field_validator("orientation")
     @classmethod
     def _three_axes(cls, letters: str) -> str:
-        if sorted({"R": "L", "A": "P", "I": "S"}.get(x, x) for x in letters.upper()) != ["L", "P", "S"]:
+        if sorted(geometry.world_axes(letters.upper())) != [0, 1, 2]:
             raise ValueError("three letters, one each of R/L, A/P and S/I, for example SPL")
         return letters.upper()
 

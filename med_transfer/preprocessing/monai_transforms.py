@@ -1,4 +1,4 @@
-"""The resampler as MONAI transforms, for pipelines of one's own.
+"""The resampler as MONAI transforms, for pipelines of your own.
 
 Compose([LoadImaged("image"), EnsureChannelFirstd("image"), ResampleToGridd("image", spacing_mm=(1.5, 1.5, 1.5)), ...])
 """
@@ -143,11 +143,7 @@ def _require_usable(
     where = "ResampleToGrid"
     if orientation is None and spacing_mm is None and shape is None:
         raise ConfigError("nothing to do", where=where, expected="orientation, spacing_mm or shape")
-    if orientation is not None and sorted({"R": "L", "A": "P", "I": "S"}.get(x, x) for x in orientation) != [
-        "L",
-        "P",
-        "S",
-    ]:
+    if orientation is not None and sorted(geometry.world_axes(orientation)) != [0, 1, 2]:
         raise ConfigError(f"orientation {orientation}", where=where, expected="three letters, one each of RL, AP, IS")
     if spacing_mm is not None and (len(spacing_mm) != 3 or not all(0 < mm < np.inf for mm in spacing_mm)):
         raise ConfigError(f"spacing_mm {tuple(spacing_mm)}", where=where, expected="three positive sizes in mm")

@@ -1,15 +1,53 @@
-"""Where the network looks: the region of interest of a scan when the table gives none."""
+"""Where the network looks: at a region that the cohort table gives, at the body, or at the whole scan."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure
 
+from med_transfer.errors import UnusableVoxels
+from med_transfer.preprocessing.config import PreprocessingConfig
+from med_transfer.preprocessing.window import foreground_threshold
 from med_transfer.scans import Region, Volume, geometry
 
 BODY_HU = -500.0  # between lung or air and soft tissue
 _COARSE_MM = 6.0  # the body's outline needs no finer grid
+
+
+def region_in_view(volume: Volume, config: PreprocessingConfig, region: Region | None) -> Region:
+    """The region that the config asks for.
+
+    Args:
+        volume: the first channel's scan.
+        config: says ``roi``, ``foreground`` or ``whole``.
+        region: from the cohort table; needed for ``roi``, ignored otherwise.
+
+    Raises:
+        UnusableVoxels: ``roi`` without a region, or with one outside the scan.
+    """
+    if config.region == "whole":
+        return whole(volume)
+    if config.region == "foreground":
+        by_zscores = config.by_channel[0].normalisation == "zscore"
+        return foreground(volume, foreground_threshold(volume) if by_zscores else BODY_HU)
+    if region is None:
+        raise UnusableVoxels(
+            "no region of interest",
+            where=volume.provenance.path,
+            expected="roi_x_mm, roi_y_mm, roi_z_mm or a mask, as in training",
+            action="Add them to the table, or train with input.region: whole or foreground",
+        )
+    index = geometry.to_index(volume.affine, region.centre_mm)
+    if (index < -0.5).any() or (index > np.array(volume.voxels.shape[::-1]) - 0.5).any():
+        raise UnusableVoxels(
+            f"region of interest at {tuple(round(mm, 1) for mm in region.centre_mm)} mm lies outside the scan",
+            where=volume.provenance.path,
+            expected="a point inside, in DICOM patient coordinates (LPS)",
+            action="RAS coordinates (NIfTI, 3D Slicer) need the sign of x and y changed",
+        )
+    return region
 
 
 def whole(volume: Volume) -> Region:
@@ -21,7 +59,7 @@ def foreground(volume: Volume, above: float = BODY_HU) -> Region:
     """The box around the largest connected body of values ``above`` so much; the whole scan when there is none."""
     steps = [max(1, round(_COARSE_MM / mm)) for mm in reversed(volume.spacing_mm)]
     coarse = volume.voxels[:: steps[0], :: steps[1], :: steps[2]] > above
-    parts: np.ndarray = np.asarray(measure.label(coarse, connectivity=1))  # the table is a part of its own
+    parts: NDArray[np.integer] = np.asarray(measure.label(coarse, connectivity=1))  # the table is a part of its own
     if not parts.any():
         return whole(volume)
     body = np.argmax(np.bincount(parts.ravel())[1:])
@@ -31,7 +69,7 @@ def foreground(volume: Volume, above: float = BODY_HU) -> Region:
     return _box(volume, first, last)
 
 
-def _box(volume: Volume, first_ijk: np.ndarray, last_ijk: np.ndarray) -> Region:
+def _box(volume: Volume, first_ijk: NDArray, last_ijk: NDArray) -> Region:
     """The LPS box around two opposite voxels, outer edges included."""
     steps = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
     corners = [first_ijk - 0.5 + np.array(s) * (last_ijk - first_ijk + 1) for s in steps]

@@ -1,9 +1,33 @@
-"""The window of values that the network tells apart."""
+"""The window of values that the network tells apart: fixed, or each scan's own (z-scores). Defaults: ``config.py``.
+
+Values of MR have no unit: the same tissue is bright in one scan and dark in the next. So each scan is measured by
+itself, as nnU-Net does (Isensee et al. 2021, Nature Methods 18:203). Air says nothing of the patient and its amount
+depends on the field of view, so only the foreground counts: voxels above t2 + 0.1 (t98 - t2), where t2 and t98 are the
+2nd and 98th percentile, the threshold of BET (Smith 2002, Human Brain Mapping 17:143). Padding (voxels at the scan's
+lowest value) is left out of the percentiles. A few very bright voxels (vessels, metal) must not set the scale: mean and
+standard deviation are taken after the foreground is clipped to its 0.5th and 99.5th percentile.
+"""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+
+from med_transfer.errors import UnusableVoxels
+from med_transfer.preprocessing.config import PreprocessingConfig
+from med_transfer.scans import Volume, geometry
+
+ROBUST_RANGE = (2.0, 98.0)  # percentiles
+FOREGROUND_SHARE = 0.1  # of the robust range
+CLIPPED_TO = (0.5, 99.5)  # percentiles of the foreground
+_MOST_VOXELS = 1_000_000  # enough for two decimals of a mean; a percentile of a whole CT would take seconds
+
+
+def window_of(volume: Volume, config: PreprocessingConfig) -> tuple[float, float]:
+    """The window of a scan, in its own unit: the config's, or that of its z-scores. Raises UnusableVoxels."""
+    return config.window_hu if config.normalisation == "window" else zscore_window(volume, config.clip_sd)
 
 
 def apply_window(voxels: NDArray[np.float32], window: tuple[float, float], output_range: tuple[float, float]) -> None:
@@ -18,3 +42,47 @@ def apply_window(voxels: NDArray[np.float32], window: tuple[float, float], outpu
         image *= scale
         image += bottom - low * scale
         np.clip(image, bottom, top, out=image)
+
+
+def foreground_threshold(volume: Volume) -> float:
+    """The value above which a voxel shows the patient, in the scan's own unit."""
+    return _threshold(_sample(volume))
+
+
+def zscore_window(volume: Volume, clip_sd: float) -> tuple[float, float]:
+    """The values that lie ``clip_sd`` standard deviations below and above the mean of the scan's foreground.
+
+    The same however the file stores its axes, and moved and scaled with the scan: for a x + b with a > 0 it is a w + b.
+
+    Raises:
+        UnusableVoxels: nothing in the foreground, or all of it has one value.
+    """
+    values = _sample(volume)
+    foreground = values[values > _threshold(values)]
+    if foreground.size:
+        foreground = np.clip(foreground, *np.percentile(foreground, CLIPPED_TO))
+    sd = float(foreground.std()) if foreground.size else 0.0
+    if not sd:
+        raise UnusableVoxels(
+            "the foreground has one value, so there is no scale for z-scores",
+            where=volume.provenance.path,
+            expected="a scan of a patient",
+            action="Is it a mask? For values with a unit use normalisation window",
+        )
+    mean = float(foreground.mean())
+    return mean - clip_sd * sd, mean + clip_sd * sd
+
+
+def _threshold(values: NDArray[np.float64]) -> float:
+    measured = values[values > values.min()]
+    if not measured.size:
+        return float(values.min())
+    low, high = np.percentile(measured, ROBUST_RANGE)
+    return float(low + FOREGROUND_SHARE * (high - low))
+
+
+def _sample(volume: Volume) -> NDArray[np.float64]:
+    """At most about a million voxels, evenly spread over the patient, whatever the order of the file's axes."""
+    voxels, _ = geometry.canonical(volume.voxels, volume.affine)
+    step = max(1, math.ceil((voxels.size / _MOST_VOXELS) ** (1 / 3)))
+    return voxels[::step, ::step, ::step].ravel().astype(np.float64)

@@ -69,6 +69,11 @@ def orientation(affine: Affine) -> str:
     return "".join(_LETTERS[best[c]][int(axes[best[c], c] > 0)] for c in range(3))
 
 
+def world_axes(letters: str) -> list[int]:
+    """The LPS axis (0, 1 or 2) along which each letter of an orientation lies; -1 for a letter that is none."""
+    return [next((axis for axis in range(3) if letter in _LETTERS[axis]), -1) for letter in letters]
+
+
 def to_world_mm(affine: Affine, index_ijk: ArrayLike) -> NDArray[np.float64]:
     """LPS mm of voxel indices; ``index_ijk`` and the result have shape [..., 3]."""
     affine = np.asarray(affine, dtype=np.float64)
@@ -105,7 +110,7 @@ def grid_affine(
     affine = np.eye(4)
     affine[:3, :3] = 0.0
     for array_axis, letter in enumerate(axes):
-        world_axis = next(a for a in range(3) if letter in _LETTERS[a])
+        world_axis = world_axes(letter)[0]
         sign = 1.0 if letter == _LETTERS[world_axis][1] else -1.0
         affine[world_axis, 2 - array_axis] = sign * spacing[array_axis]
     middle = (np.array(shape[::-1]) - 1) / 2

@@ -13,7 +13,7 @@ from scans_in_space import EVERY_WAY, smooth, turned
 
 from med_transfer.errors import InputRejected
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.preprocessing.alignment import overlap
+from med_transfer.preprocessing.channels import overlap
 from med_transfer.scans import Provenance, Region, Verdict, Volume, geometry
 
 SHAPE = (24, 40, 44)

@@ -9,7 +9,7 @@ import pytest
 from med_transfer.errors import InputRejected
 from med_transfer.finetuning.config import InputConfig
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.preprocessing.modality import require_modality
+from med_transfer.preprocessing.channels import require_modality
 from med_transfer.scans import Provenance, Volume
 
 CT = np.random.default_rng(0).normal(0, 300, (8, 40, 40)).astype(np.int16)
@@ -44,13 +44,13 @@ def test_file_that_states_none_and_holds_no_hounsfield_units_is_warned_of(caplog
 @pytest.mark.parametrize(
     ("given", "normalisation"),
     [
-        ({}, None),
+        ({}, "window"),
         ({"modality": "MR"}, "zscore"),
-        ({"modality": "MR", "window_hu": (0, 1200)}, None),
+        ({"modality": "MR", "window_hu": (0, 1200)}, "window"),
         ({"modality": "MR", "normalisation": "window"}, "window"),
-        ({"modality": "PT"}, None),
+        ({"modality": "PT"}, "window"),
         ({"normalisation": "zscore"}, "zscore"),
     ],
 )
 def test_mr_is_measured_by_itself_unless_a_window_is_given(given, normalisation):
-    assert InputConfig(**given).overrides().get("normalisation") == normalisation
+    assert InputConfig(**given).completed({}).normalisation == normalisation

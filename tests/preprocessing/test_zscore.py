@@ -11,7 +11,7 @@ from scipy import stats
 
 from med_transfer.errors import UnusableVoxels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.preprocessing.zscore import CLIPPED_TO, foreground_threshold, zscore_window
+from med_transfer.preprocessing.window import CLIPPED_TO, foreground_threshold, zscore_window
 from med_transfer.scans import Provenance, Volume
 
 CLIP_SD = 4.0

@@ -1,6 +1,14 @@
-"""Linear interpolation where the output's axes are oblique to the scan's, by SimpleITK."""
+"""Linear interpolation where the output's axes are oblique to the scan's, by SimpleITK.
+
+What the grid finds outside the scan is the nearest point of the scan's surface, or a fill value. The surface is six
+faces. A point beyond one of them takes its value from that face alone, by bilinear interpolation at its other two
+coordinates, which are clamped to the face. A face is small, so that this is much cheaper than widening the scan on all
+sides until it holds the grid.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK
@@ -8,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.preprocessing.resampling.grid import IndexMap, Triple
-from med_transfer.preprocessing.resampling.outside import finish_outside
+
+Floats = NDArray[np.float64]
 
 
 def resample_oblique(voxels: NDArray, where: IndexMap, shape: Triple, fill: float | None) -> NDArray[np.float32]:
@@ -30,7 +39,7 @@ def resample_oblique(voxels: NDArray, where: IndexMap, shape: Triple, fill: floa
     resampler.SetSize([int(n) for n in shape[::-1]])
     resampler.SetTransform(_transform(where))
     result = SimpleITK.GetArrayFromImage(resampler.Execute(SimpleITK.GetImageFromArray(voxels)))
-    finish_outside(result, voxels, where, fill)
+    _finish_outside(result, voxels, where, fill)
     return result
 
 
@@ -40,3 +49,82 @@ def _transform(where: IndexMap) -> SimpleITK.AffineTransform:
     transform.SetMatrix(where.matrix[::-1, ::-1].ravel().tolist())
     transform.SetTranslation(where.offset[::-1].tolist())
     return transform
+
+
+@dataclass(frozen=True)
+class _Face:
+    """The outermost voxels on one side; ``others`` are the array axes that run along it."""
+
+    axis: int
+    at: int  # index along the axis
+    side: int  # -1 at the first voxel, 1 at the last
+    others: tuple[int, int]
+    values: NDArray[np.float32]  # one row and column more than the scan has, so that each has a next one
+
+
+def _finish_outside(result: NDArray[np.float32], voxels: NDArray, where: IndexMap, fill: float | None) -> None:
+    """Sets, in place, what lies beyond the middles of the outermost voxels.
+
+    Args:
+        result: [depth, height, width] of the output; with ``fill``, it already holds that further out.
+        voxels: the scan.
+        where: output index to input index.
+        fill: None repeats the outermost voxels; with a value, the scan fades to it within one voxel, as linear
+            interpolation does when the value lies all around.
+    """
+    _, height, width = result.shape
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    in_plane = [(down * rows + right * columns).ravel() for _, down, right in where.matrix]
+    faces = _faces(voxels)
+    for number, plane in enumerate(result.reshape(len(result), -1)):
+        start = where.matrix[:, 0] * number + where.offset
+        done = np.zeros(plane.size, bool)
+        for face in faces:
+            beyond = _beyond(face, in_plane[face.axis], start[face.axis], within=np.inf if fill is None else 1.0)
+            points = np.flatnonzero(beyond & ~done)
+            if points.size:
+                done |= beyond
+                axes = face.others if fill is None else range(3)
+                index = {axis: in_plane[axis][points] + start[axis] for axis in axes}
+                plane[points] = _values(face, index, voxels.shape, fill)
+
+
+def _faces(voxels: NDArray) -> list[_Face]:
+    faces = []
+    for axis, size in enumerate(voxels.shape):
+        first, second = (other for other in range(3) if other != axis)
+        for at, side in ((0, -1), (size - 1, 1)):
+            values = np.pad(np.moveaxis(voxels, axis, 0)[at].astype(np.float32), (0, 1), mode="edge")
+            faces.append(_Face(axis, at, side, (first, second), values))
+    return faces
+
+
+def _beyond(face: _Face, along: Floats, start: float, within: float) -> NDArray[np.bool_]:
+    edge = face.at - start
+    beyond = along < edge if face.side < 0 else along > edge
+    if np.isfinite(within) and beyond.any():
+        beyond &= np.abs(along - edge) < within
+    return beyond
+
+
+def _values(face: _Face, index: dict[int, Floats], size: tuple[int, ...], fill: float | None) -> NDArray[np.float32]:
+    nearest = {other: np.clip(index[other], 0, size[other] - 1) for other in face.others}
+    value = _bilinear(face.values, *nearest.values())
+    if fill is None:
+        return value
+    weight = 1 - np.abs(index[face.axis] - face.at)
+    for other, clamped in nearest.items():
+        weight *= np.maximum(1 - np.abs(index[other] - clamped), 0)
+    return (fill + (value - fill) * weight).astype(np.float32)
+
+
+def _bilinear(image: NDArray[np.float32], row: Floats, column: Floats) -> NDArray[np.float32]:
+    """Values at fractional (row, column), at least 0 and less than the last row and column."""
+    above, left = row.astype(np.intp), column.astype(np.intp)
+    down, right = (row - above).astype(np.float32), (column - left).astype(np.float32)
+    flat, width = image.ravel(), image.shape[1]
+    corner = above * width + left
+    upper, lower = flat[corner], flat[corner + width]
+    upper += right * (flat[corner + 1] - upper)
+    lower += right * (flat[corner + (width + 1)] - lower)
+    return np.asarray(upper + down * (lower - upper), np.float32)

@@ -1,4 +1,4 @@
-"""May two scans of a case be channels of one input? Only where both say where they lie, and lie in the same place.
+"""May these scans be the channels of one input? Only where all are there, of the right modality, in the same place.
 
 Nothing is registered here: voxels are matched by the patient coordinates that the files state. A patient who breathed
 or moved between two scans of one frame of reference did so in the network's input too.
@@ -6,15 +6,57 @@ or moved between two scans of one frame of reference did so in the network's inp
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import InputRejected
+from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.scans import Volume, geometry
+from med_transfer.scans.hounsfield import hounsfield_doubt
 
+log = logging.getLogger(__name__)
+
+Scans = Mapping[str, Volume]  # the scans of a case, by the column of the cohort table that names each
 LEAST_OVERLAP = 0.5  # of what the network sees of the first scan; beyond a scan's edge its last voxels are repeated
 _POINTS = 24  # along each axis of the grid, which is enough to measure a share
+
+
+def require_columns(columns: Iterable[str], volumes: Scans) -> None:
+    """Refuse a case without a scan for one of the columns. Raises InputRejected."""
+    missing = [column for column in columns if column not in volumes]
+    if missing:
+        raise InputRejected(
+            f"no scan for channel {', '.join(missing)}",
+            where=volumes[FIRST_CHANNEL].provenance.path,
+            expected="a scan in each of these columns of the table, as in training",
+        )
+
+
+def require_modality(volume: Volume, wanted: str | None) -> None:
+    """Refuse a scan of another modality; one that states none is taken, with a warning where its values do not fit.
+
+    Args:
+        wanted: CT | MR | PT; None takes every scan.
+
+    Raises:
+        InputRejected: DICOM Modality (0008,0060) is another one.
+    """
+    modality, where = volume.provenance.modality, volume.provenance.path
+    if not wanted or modality == wanted:
+        return
+    if modality:
+        raise InputRejected(
+            f"modality {modality}",
+            where=where,
+            expected=f"{wanted}, as the preprocessing says",
+            action=f"Leave the scan out, or train with input.modality: {modality}",
+        )
+    if wanted == "CT" and (doubt := hounsfield_doubt(volume.voxels)):
+        log.warning("%s: states no modality and is taken for CT, but %s", where, doubt)
 
 
 def require_same_place(first: Volume, other: Volume, grid: Grid, column: str) -> None:
