@@ -21,6 +21,7 @@ from label_efficiency import Job, learned
 from label_efficiency_report import DEFAULT
 from lidc_crops import TASKS, Crops, few, load, split
 
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import TransferGain
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.predictions.labels import Labels
@@ -55,7 +56,7 @@ def verdict(crops: Crops, folder: Path, task: str, n: int, number: int) -> Trans
         return None
     transferred, scratch = (np.load(file)["probabilities"] for file in files)
     _, truth, patients = training_cases(crops, jobs[0])
-    return transfer_gain(truth, transferred, scratch, patients, Labels(TASKS[task]))
+    return transfer_gain(LabelledPredictions.of(truth, transferred, patients, Labels(TASKS[task])), scratch)
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ def report(name: str, seed: int, target: Path, config: FinetuneConfig, out: Path
     """One row. Seconds are of training alone, from the run's log; reading the scans is the same for all."""
     metrics = mt.finetune(target, config, out).metrics
     auc, sensitivity = metrics.macro_auc, metrics.balanced_accuracy
-    gap = metrics.fit_gap.difference if metrics.fit_gap else None
+    gap = metrics.generalisation_gap.difference if metrics.generalisation_gap else None
     cells = (
         name,
         seed,

@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from simulated_scores import findings, three_classes
 
-from med_transfer.metrics.compute_metrics import compute_metrics
+from med_transfer.metrics.compute_metrics import KnownFigures, compute_metrics
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import LearningCurve, MapChecks, Miss, RunSummary, cohort_counts
@@ -61,15 +63,11 @@ def metrics_of(data, **options):
     rng = np.random.default_rng(0)
     noise = rng.random((n, 3))
     noise = noise if data.labels.multilabel else noise / noise.sum(axis=1, keepdims=True)
-    gain = transfer_gain(data.truth, data.probabilities, noise, data.patients, data.labels, n_boot=200)
-    return compute_metrics(
-        data.truth,
-        data.probabilities,
-        data.patients,
-        data.labels,
-        n_boot=200,
-        **({"transfer_gain": gain, "baselines": {"handcrafted": noise, "prevalence": noise * 0 + 1 / 3}} | options),
-    )
+    point = options.pop("operating_point", None)
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels, point)
+    gain = options.pop("transfer_gain", transfer_gain(predictions, noise, n_boot=200))
+    given = {"baselines": {"handcrafted": noise, "prevalence": noise * 0 + 1 / 3}} | options
+    return compute_metrics(predictions, KnownFigures(transfer_gain=gain), resampling=Bootstrap(n_boot=200), **given)
 
 
 def summary(data, **options):

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
 from med_transfer.config import load_config
 from med_transfer.evaluation.comparison import Comparison, compare_runs
-from med_transfer.evaluation.external import evaluate_bundle
-from med_transfer.explanation.config import ExplainConfig
-from med_transfer.explanation.settings import Fill, MapSettings, MethodName
+from med_transfer.evaluation.external import EvaluationSettings, evaluate_bundle
+from med_transfer.explanation.settings import MapSettings
 from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
 from med_transfer.inference.explain import ExplainedScans, explain_scans
-from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.records.metrics import Metrics
-from med_transfer.page import Language
 from med_transfer.pretraining import Pretrained, PretrainingConfig
 from med_transfer.pretraining import pretrain as _pretrain
 from med_transfer.progress import Progress, silent
@@ -102,28 +100,16 @@ def evaluate(
     cohort: Cohort | Path | str,
     out: Path | str = "evaluation",
     *,
-    subgroups: Sequence[str] | None = None,
-    allow_overlap: bool = False,
     progress: Progress = silent,
-    language: Language = "en",
-    config: EvaluationConfig | None = None,
-    gallery: int = 6,
+    **settings: Any,
 ) -> Metrics:
-    """Judge a bundle on another cohort; see :func:`med_transfer.evaluation.external.evaluate_bundle`.
+    """Evaluate a bundle on another cohort; see :func:`med_transfer.evaluation.external.evaluate_bundle`.
 
-    ``gallery`` is the number of errors, at most 12, that the report shows with where the network looked.
+    Args:
+        bundle, cohort, out, progress: see there.
+        settings: fields of :class:`med_transfer.evaluation.external.EvaluationSettings`, as ``subgroups=["sex"]``.
     """
-    return evaluate_bundle(
-        bundle,
-        cohort,
-        out,
-        progress,
-        subgroups=subgroups,
-        allow_overlap=allow_overlap,
-        language=language,
-        config=config,
-        explain=ExplainConfig(gallery=gallery),
-    )
+    return evaluate_bundle(bundle, cohort, out, EvaluationSettings(**settings), progress)
 
 
 def explain(
@@ -131,24 +117,19 @@ def explain(
     scans: Path | str,
     out: Path | str = "explanation",
     *,
-    method: MethodName = "gradcam",
     class_name: str | None = None,
-    stage: int | None = None,
-    window_mm: float | None = None,
-    stride_mm: float | None = None,
-    fill: Fill = "mean",
-    draws: int | None = None,
     device: str = "auto",
     progress: Progress = silent,
+    **settings: Any,
 ) -> ExplainedScans:
     """Map where a bundle's network looks in scans; see :func:`med_transfer.inference.explain.explain_scans`.
 
     Args:
         bundle, scans, out, class_name, device, progress: see there.
-        method, stage, window_mm, stride_mm, fill, draws: see :class:`med_transfer.explanation.settings.MapSettings`.
+        settings: fields of :class:`med_transfer.explanation.settings.MapSettings`, as ``method="occlusion"``.
     """
-    settings = MapSettings(method, stage, window_mm, stride_mm, fill, draws)
-    return explain_scans(bundle, scans, out, settings, class_name=class_name, device=device, progress=progress)
+    chosen = MapSettings(**settings)
+    return explain_scans(bundle, scans, out, chosen, class_name=class_name, device=device, progress=progress)
 
 
 def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:

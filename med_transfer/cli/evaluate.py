@@ -20,7 +20,7 @@ def command(
     prevalence: Prevalence = None,
     interval: IntervalOfRates = None,
     allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Judge scans that were seen in training too, and say so.")
+        bool, typer.Option("--allow-overlap", help="Evaluate scans that were seen in training too, and say so.")
     ] = False,
     gallery: Annotated[
         int, typer.Option(min=0, max=12, help="Errors to show in the report, with where the network looked.")
@@ -28,26 +28,16 @@ def command(
     language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
-    """Judge a bundle on patients it was not trained on: per-class sensitivity, report, predictions."""
+    """Evaluate a bundle on patients it was not trained on: per-class sensitivity, report, predictions."""
     from med_transfer.cli.summary import say_metrics
     from med_transfer.cli.terminal import progress_bars, say, say_json
-    from med_transfer.evaluation.external import evaluate_bundle
-    from med_transfer.explanation.config import ExplainConfig
+    from med_transfer.evaluation.external import EvaluationSettings, evaluate_bundle
     from med_transfer.metrics.config import EvaluationConfig, read_prevalence
 
     config = EvaluationConfig(interval=interval or "wilson", prevalence=read_prevalence(prevalence or ()))
+    settings = EvaluationSettings(column_names(subgroups), allow_overlap, language, config, gallery)
     with progress_bars() as progress:
-        metrics = evaluate_bundle(
-            bundle,
-            cohort,
-            out,
-            progress,
-            subgroups=column_names(subgroups),
-            allow_overlap=allow_overlap,
-            language=language,
-            config=config,
-            explain=ExplainConfig(gallery=gallery),
-        )
+        metrics = evaluate_bundle(bundle, cohort, out, settings, progress)
     if as_json:
         say_json(metrics.model_dump(mode="json", by_alias=True))
     else:

@@ -27,8 +27,8 @@ def say_metrics(metrics: Metrics) -> None:
     say(f"{metrics.n_scans} test scans of {metrics.n_patients} patients{'' if seen else ', not used for training'}")
     if seen:
         say(f"  warning: {seen}")
-    if metrics.openings and metrics.openings.n > 1:
-        say(f"  warning: {metrics.openings.sentence}")
+    if metrics.test_set_access and metrics.test_set_access.n > 1:
+        say(f"  warning: {metrics.test_set_access.sentence}")
     width = max(len(name) for name in metrics.classes)
     for name, rates in metrics.classes.items():
         found = f"sensitivity {estimate_text(rates.sensitivity)}   specificity {estimate_text(rates.specificity)}"
@@ -46,8 +46,8 @@ def say_metrics(metrics: Metrics) -> None:
         say(f"    balanced sensitivity {estimate_text(gain.balanced_sensitivity, signed=True)}")
     if metrics.kept_network and metrics.kept_network.validation:
         say(f"  network kept: {metrics.kept_network.kept}, decided on validation scans")
-    if metrics.fit_gap and metrics.fit_gap.exceeded:
-        say(f"  over-fitting: {metrics.fit_gap.sentence}")
+    if metrics.generalisation_gap and metrics.generalisation_gap.exceeded:
+        say(f"  over-fitting: {metrics.generalisation_gap.sentence}")
     if metrics.failed.n:
         say(f"  {metrics.failed.n} scans gave no prediction; reasons in the report")
 

@@ -1,9 +1,10 @@
-"""Judging a bundle on scans it has not seen: predictions.csv, metrics.json and report.html."""
+"""Evaluating a bundle on scans it has not seen: predictions.csv, metrics.json and report.html."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,13 @@ from med_transfer.evaluation.subgroup_columns import cohort_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
-from med_transfer.metrics.compute_metrics import compute_metrics
+from med_transfer.metrics.compute_metrics import KnownFigures, compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.fusion import fusion_figures
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.prediction_sets import measure_sets
-from med_transfer.metrics.records.decisions import AccessCounts
-from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.fusion import FusionMetrics
-from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork, Metrics, TransferGain
-from med_transfer.metrics.records.prediction_sets import SetMetrics
-from med_transfer.metrics.records.shortcuts import Shortcuts
+from med_transfer.metrics.records.metrics import Bootstrap, Metrics
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
@@ -37,101 +35,100 @@ from med_transfer.report.writing import write_report
 _BATCH = 16
 
 
+@dataclass(frozen=True, eq=False)
+class EvaluationInput:
+    """A network's predictions of scans with labels, and what else is known of both: metrics and report are made of it.
+
+    Attributes:
+        record, ensemble: the bundle that is evaluated, and its network.
+        prepared: the scans, as the network sees them, with the scans that could not be used.
+        probabilities: [scan, class]; novelty: [scan]; see :func:`predict`.
+        summary: what the report says of the run.
+        baselines: name to probabilities [scan, class] on the same scans.
+        known: figures that are not computed from these predictions.
+        curves: of the training.
+    """
+
+    record: BundleRecord
+    ensemble: Ensemble
+    prepared: PreparedCohort
+    probabilities: NDArray[np.float64]
+    novelty: NDArray[np.float64]
+    summary: RunSummary
+    baselines: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    known: KnownFigures = field(default_factory=KnownFigures)
+    curves: Sequence[LearningCurve] = ()
+
+    def answers(self, probabilities: NDArray[np.float64]) -> list[Prediction]:
+        """The scans' predictions with probabilities [scan, class]."""
+        rows = zip(self.prepared.unanswered(), probabilities, self.novelty, strict=True)
+        return [self.record.answer(unanswered, row, float(novelty)) for unanswered, row, novelty in rows]
+
+    def labelled(self, probabilities: NDArray[np.float64]) -> LabelledPredictions:
+        """Probabilities [scan, class] with the scans' truth, at the bundle's operating point."""
+        cohort, point = self.prepared.cohort, self.record.operating_point
+        return LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels, point)
+
+
 def evaluate(
-    record: BundleRecord,
-    prepared: PreparedCohort,
-    probabilities: NDArray[np.float64],
-    novelty: NDArray[np.float64],
+    given: EvaluationInput,
     out: Path,
-    summary: RunSummary,
     *,
-    baselines: Mapping[str, NDArray[np.float64]] | None = None,
-    gain: TransferGain | None = None,
-    curves: Sequence[LearningCurve] = (),
-    seed: int = 0,
-    kept: KeptNetwork | None = None,
-    gap: GeneralisationGap | None = None,
+    config: EvaluationConfig = EvaluationConfig(),  # noqa: B008 (frozen)
     subgroups: Sequence[str] | None = None,
-    shortcuts: Shortcuts | None = None,
-    overlap: Overlap | None = None,
-    domain: Domain | None = None,
-    openings: AccessCounts | None = None,
-    config: EvaluationConfig | None = None,
-    ensemble: Ensemble | None = None,
     explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
+    seed: int = 0,
 ) -> Metrics:
     """Write predictions, metrics and report of scans with labels.
 
-    A bundle with a fusion gets it measured too. The table's ``predicted`` stays the network's call; metrics and report
+    A bundle with a fusion gets it measured too. The table's ``predicted`` stays the network's own; metrics and report
     are the fused model's where the fusion says so and every scan could be fused.
 
     Args:
-        record: of the bundle that is judged.
-        prepared: the scans, as the network sees them, with the scans that could not be used.
-        probabilities: [scan, class]; novelty: [scan]; see :func:`predict`.
+        given: what is evaluated.
         out: folder to write to.
-        summary: what the report says of the run.
-        baselines: name to probabilities [scan, class] on the same scans.
-        gain: over the same network from scratch.
-        curves: of the training.
-        seed: of the bootstrap.
-        kept, gap: of the training.
-        subgroups: columns to measure by; None: every suitable one.
-        shortcuts: what the acquisition of development scans gives away.
-        overlap, domain: how new and how far off the scans are to a bundle that is judged on another cohort.
-        openings: how often these scans were opened, with this time.
         config: which intervals the rates get, and the prevalence to state predictive values at.
-        ensemble: the network that gave the probabilities; None: no error is shown with where it looked.
+        subgroups: columns to measure by; None: every suitable one.
         explain: how many errors are shown.
+        seed: of the bootstrap.
     """
-    cohort = prepared.cohort
-    predictions = [
-        record.answer(unanswered, probabilities[row], float(novelty[row]))
-        for row, unanswered in enumerate(prepared.unanswered())
-    ]
-    shown, fusion = probabilities, None
+    record, prepared = given.record, given.prepared
+    predictions, reported, fusion = given.answers(given.probabilities), given.probabilities, None
     if record.fusion is not None:
-        scans = fusion_scans(prepared, probabilities)
-        fused = record.fusion.fuse(scans)
-        predictions = [fused.complete(answered, row, record.classes) for row, answered in enumerate(predictions)]
-        shown = fused.probabilities if record.fusion.report == "fused" and fused.done.all() else probabilities
-        fusion = _fusion_metrics(record.fusion, scans, fused, prepared, shown is fused.probabilities, seed)
+        predictions, reported, fusion = _fused(given, record.fusion, predictions, seed)
     _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
-    if shown is not probabilities:
-        predictions = [record.answer(one, shown[row], float(novelty[row])) for row, one in enumerate(predictions)]
+    sets = record.prediction_sets  # of the network's own probabilities, also where the fused model is reported
     metrics = compute_metrics(
-        cohort.truth,
-        shown,
-        cohort.patients,
-        cohort.labels,
-        operating_point=record.operating_point,
-        failed=prepared.failed,
-        baselines=baselines or {},
+        given.labelled(reported),
+        replace(
+            given.known,
+            fusion=fusion,
+            chosen_point=record.chosen_point,
+            prediction_sets=sets and measure_sets(given.labelled(given.probabilities), sets, config, seed),
+        ),
+        baselines=given.baselines,
         subgroups=cohort_subgroups(prepared, subgroups, channel_columns(record.preprocessing)),
-        transfer_gain=gain,
+        failed=prepared.failed,
         config=config,
-        seed=seed,
-    )
-    metrics = metrics.model_copy(
-        update={
-            "kept_network": kept,
-            "fit_gap": gap,
-            "fusion": fusion,
-            "shortcuts": shortcuts,
-            "overlap": overlap,
-            "domain": domain,
-            "chosen_point": record.chosen_point,
-            "prediction_sets": _set_metrics(record, prepared, probabilities, config, seed),
-            "openings": openings,
-        }
+        resampling=Bootstrap(seed=seed),
     )
     metrics.save(out / "metrics.json")
-    misses, checks = gallery(record, ensemble, prepared, predictions, explain.gallery) if ensemble else ([], None)
-    evidence = Evidence(
-        metrics, summary, curves, misses, checks, truth=cohort.truth, probabilities=shown, patients=cohort.patients
-    )
-    write_report(out / "report.html", evidence)
+    misses, checks = gallery(record, given.ensemble, prepared, given.answers(reported), explain.gallery)
+    arrays = {"truth": prepared.cohort.truth, "probabilities": reported, "patients": prepared.cohort.patients}
+    write_report(out / "report.html", Evidence(metrics, given.summary, given.curves, misses, checks, **arrays))
     return metrics
+
+
+def _fused(
+    given: EvaluationInput, fusion: Fusion, predictions: Sequence[Prediction], seed: int
+) -> tuple[list[Prediction], NDArray[np.float64], FusionMetrics]:
+    """The predictions with their fused probabilities, the probabilities to report, and what the fusion is worth."""
+    scans = fusion_scans(given.prepared, given.probabilities)
+    fused = fusion.fuse(scans)
+    reported = fusion.report == "fused" and bool(fused.done.all())
+    completed = [fused.complete(answered, row, given.record.classes) for row, answered in enumerate(predictions)]
+    figures = _fusion_metrics(fusion, scans, fused, given.prepared, reported, seed)
+    return completed, fused.probabilities if reported else given.probabilities, figures
 
 
 @torch.inference_mode()
@@ -178,32 +175,8 @@ def _fusion_metrics(
     )
 
 
-def _set_metrics(
-    record: BundleRecord,
-    prepared: PreparedCohort,
-    probabilities: NDArray[np.float64],
-    config: EvaluationConfig | None,
-    seed: int,
-) -> SetMetrics | None:
-    """Of the network's own probabilities, which the sets were made for, also where the fused model is reported."""
-    sets, cohort = record.prediction_sets, prepared.cohort
-    if sets is None:
-        return None
-    return measure_sets(
-        cohort.truth,
-        sets.members(probabilities),
-        cohort.patients,
-        cohort.labels,
-        target=sets.coverage,
-        thresholds=sets.thresholds,
-        n_patients=sets.n_patients,
-        config=config,
-        seed=seed,
-    )
-
-
 def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Prediction]) -> None:
-    path.unlink(missing_ok=True)  # judged anew, never resumed
+    path.unlink(missing_ok=True)  # evaluated anew, never resumed
     with PredictionTable(path, record.labels, fused=record.fusion is not None) as table:
         for prediction in predictions:
             table.append(prediction)

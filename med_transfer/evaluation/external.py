@@ -1,4 +1,4 @@
-"""A bundle judged on another cohort: an external validation, or a second look at the run's own test patients."""
+"""A bundle evaluated on another cohort: an external validation, or the run's own test patients once more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,19 @@ from med_transfer.bundle import (
 from med_transfer.bundle.model_card import model_card_rows
 from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort, seen_before
 from med_transfer.errors import PatientLeak
-from med_transfer.evaluation.evaluate import evaluate, predict
+from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.metrics.baselines import baselines_within
+from med_transfer.metrics.compute_metrics import KnownFigures
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.domain import domain_of, profile_of
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.shortcuts import Development
+from med_transfer.model.ensemble import Ensemble
 from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
@@ -44,80 +47,93 @@ from med_transfer.report.run_summary import RunSummary, cohort_counts, participa
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What a user may choose of an evaluation on another cohort.
+
+    Attributes:
+        subgroups: columns to measure by; None: every suitable one.
+        allow_overlap: evaluate scans that the network has learned from too; metrics and report then say how many.
+        language: of the report.
+        config: which intervals the rates get, and the prevalence to state predictive values at.
+        gallery: number of errors, at most 12, that the report shows with where the network looked.
+    """
+
+    subgroups: Sequence[str] | None = None
+    allow_overlap: bool = False
+    language: Language = "en"
+    config: EvaluationConfig = field(default_factory=EvaluationConfig)
+    gallery: int = 6
+
+
 def evaluate_bundle(
     bundle: Path | str,
     cohort: Path | str | Cohort,
     out: Path | str,
+    settings: EvaluationSettings = EvaluationSettings(),
     progress: Progress = silent,
-    *,
-    subgroups: Sequence[str] | None = None,
-    allow_overlap: bool = False,
-    language: Language = "en",
-    config: EvaluationConfig | None = None,
-    explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
 ) -> Metrics:
-    """Predict a labelled cohort and write predictions.csv, metrics.json and report.html. It counts as an opening.
+    """Predict a labelled cohort and write predictions.csv, metrics.json and report.html. It counts as test-set access.
 
     Args:
         bundle: a bundle folder, or the run folder that holds one.
         cohort: the table; its classes must be the bundle's.
         out: folder to write to.
+        settings: what is measured and shown.
         progress: told how far it is.
-        subgroups: columns to measure by; None: every suitable one.
-        allow_overlap: judge scans that the network has learned from too; metrics and report then say how many.
-        language: of the report.
-        config: which intervals the rates get, and the prevalence to state predictive values at.
-        explain: how many errors the report shows, with where the network looked.
 
     Raises:
-        UsageError: no such column; a prevalence is stated of no class; the run's record of openings is damaged.
+        UsageError: no such column; a prevalence is stated of no class; the run's test access log is damaged.
         PatientLeak: a patient or a scan that the bundle, its source or its pretraining was trained on.
         CohortError, BundleError, NothingDone, OutputError: as their names say.
     """
-    started, out = time.monotonic(), Path(out)
+    started, out, config = time.monotonic(), Path(out), settings.config
     folder = Path(bundle) / BUNDLE_FOLDER if (Path(bundle) / BUNDLE_FOLDER).is_dir() else Path(bundle)
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
-    check_subgroups(cohort, subgroups)
-    config = config or EvaluationConfig()
+    check_subgroups(cohort, settings.subgroups)
     checked_prevalence(config.prevalence, cohort.labels)
-    if not allow_overlap:  # by patient, before anything is read
+    if not settings.allow_overlap:  # by patient, before anything is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
     prepared = prepare_cohort(cohort, Preprocessing(record.preprocessing), out / "prepared", progress=progress)
-    if not allow_overlap:
+    if not settings.allow_overlap:
         _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
-    overlap = _overlap(record, prepared)
     network = load_network(folder)
-    with _opened(record, prepared, folder, out) as openings:
-        probabilities, novelty = predict(network, prepared)
-        within, shortcuts = baselines_within(prepared.handcrafted, _as_development(prepared))
-        summary = _summary(record, prepared, overlap, time.monotonic() - started, language)
+    with _test_access(record, prepared, folder, out) as access:
+        given = _predicted(record, network, prepared, access)
+        summary = replace(given.summary, seconds=time.monotonic() - started, language=settings.language)
+        explain = ExplainConfig(gallery=settings.gallery)
         return evaluate(
-            record,
-            prepared,
-            probabilities,
-            novelty,
-            out,
-            summary,
-            subgroups=subgroups,
-            overlap=overlap,
-            baselines=_prevalence(record, len(prepared.scans)) | within,
-            shortcuts=shortcuts,
-            domain=_domain(record, prepared, novelty),
-            openings=openings,
-            config=config,
-            ensemble=network,
-            explain=explain,
+            replace(given, summary=summary), out, config=config, subgroups=settings.subgroups, explain=explain
         )
 
 
+def _predicted(
+    record: BundleRecord, network: Ensemble, prepared: PreparedCohort, access: AccessCounts
+) -> EvaluationInput:
+    """The scans' predictions, and all that is known of them."""
+    probabilities, novelty = predict(network, prepared)
+    overlap = _overlap(record, prepared)
+    within, shortcuts = baselines_within(prepared.handcrafted, _as_development(prepared))
+    known = KnownFigures(
+        overlap=overlap,
+        domain=_domain(record, prepared, novelty),
+        shortcuts=shortcuts,
+        test_set_access=access,
+    )
+    baselines = _prevalence(record, len(prepared.scans)) | within
+    return EvaluationInput(
+        record, network, prepared, probabilities, novelty, _summary(record, prepared, overlap), baselines, known
+    )
+
+
 @contextmanager
-def _opened(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: Path) -> Iterator[AccessCounts]:
+def _test_access(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: Path) -> Iterator[AccessCounts]:
     """Counted in the run folder; where there is none, or it cannot be written to, in the output folder."""
     run = run_folder(bundle)
     of_run = run / ACCESS_LOG_FILE if run else None
     writable = of_run is not None and os.access(of_run if of_run.exists() else of_run.parent, os.W_OK)
-    opening = Access(
+    access = Access(
         by="evaluate",
         own=bool(_seen(record.held_out, prepared.cohort, prepared.content_hashes)) if record.held_out else None,
         cohort_hash=labelled_scans_hash(prepared.cohort, prepared.content_hashes),
@@ -126,9 +142,9 @@ def _opened(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: P
         operating_point=record.operating_point,
     )
     if of_run is not None and writable:
-        counted = record_access(of_run, opening)
+        counted = record_access(of_run, access)
     else:
-        counted = record_access(out / ACCESS_LOG_FILE, opening, elsewhere=of_run)
+        counted = record_access(out / ACCESS_LOG_FILE, access, elsewhere=of_run)
     with counted as openings:
         log.log(openings.level, openings.sentence)
         yield openings
@@ -195,9 +211,7 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
     )
 
 
-def _summary(
-    record: BundleRecord, prepared: PreparedCohort, overlap: Overlap, seconds: float, language: Language
-) -> RunSummary:
+def _summary(record: BundleRecord, prepared: PreparedCohort, overlap: Overlap) -> RunSummary:
     cohort, parts = prepared.cohort, ["test"] * len(prepared.scans)
     new = "no patient of this cohort was used in training (the bundle remembers whom it saw)"
     return RunSummary(
@@ -208,8 +222,7 @@ def _summary(
         cohort=cohort_counts(cohort.truth, cohort.patients, parts, cohort.labels),
         split=f"not at all: {overlap.sentence or new}",
         flow=participant_flow(cohort.patients, parts, [scan.patient for scan in prepared.failed]),
-        seconds=seconds,
+        seconds=0.0,
         software=versions(),
         model_card=model_card_rows(record),
-        language=language,
     )

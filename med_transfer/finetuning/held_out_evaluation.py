@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.bundle.model_card import model_card_rows
-from med_transfer.evaluation.evaluate import evaluate, predict
+from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.metrics.baselines import fit_handcrafted, prevalence_only
+from med_transfer.metrics.compute_metrics import KnownFigures
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.metrics import KeptNetwork, Metrics
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
@@ -23,48 +26,68 @@ from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts, participant_flow
 
 
+@dataclass(frozen=True)
+class TrainedNetworks:
+    """What a run has trained: the transferred ensemble, the one from scratch where there is one, and which is kept."""
+
+    transferred: TrainedEnsemble
+    scratch: TrainedEnsemble | None
+    kept: KeptNetwork
+
+    @property
+    def bundled(self) -> TrainedEnsemble:
+        """The one that the bundle holds."""
+        return self.scratch if self.kept.fell_back and self.scratch is not None else self.transferred
+
+
 def evaluate_held_out(
     run_data: RunData,
     config: FinetuneConfig,
     record: BundleRecord,
-    trained: TrainedEnsemble,
-    scratch: TrainedEnsemble | None,
-    kept: KeptNetwork,
+    networks: TrainedNetworks,
     out: Path,
     seconds: float,
-    openings: AccessCounts,
+    access: AccessCounts,
 ) -> Metrics:
     """Predict the test scans, measure what the transfer gained, and write the results.
 
     Every result is of the network that was kept; the transfer gain is always transferred minus scratch.
     """
     test = run_data.prepared.subset(run_data.split.test).without_margin(margin_voxels(run_data.preprocessing.shape))
-    answers = predict(trained.ensemble, test)
-    gain, bundled = None, trained
-    if scratch is not None:
-        without, cohort = predict(scratch.ensemble, test), test.cohort
-        gain = transfer_gain(cohort.truth, answers[0], without[0], cohort.patients, cohort.labels, config.seed)
-        if kept.fell_back:
-            answers, bundled = without, scratch
+    probabilities, novelty = predict(networks.transferred.ensemble, test)
+    gain, bundled = None, networks.bundled
+    if networks.scratch is not None:
+        of_scratch, novelty_of_scratch = predict(networks.scratch.ensemble, test)
+        cohort = test.cohort
+        transferred = LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels)
+        gain = transfer_gain(transferred, of_scratch, config.seed)
+        if bundled is networks.scratch:
+            probabilities, novelty = of_scratch, novelty_of_scratch
     baselines, shortcuts = _baselines(run_data, config.seed)
-    return evaluate(
+    given = EvaluationInput(
         record,
+        bundled.ensemble,
         test,
-        *answers,
+        probabilities,
+        novelty,
+        _summary(run_data, config, record, bundled, networks.kept, seconds),
+        baselines,
+        KnownFigures(
+            transfer_gain=gain,
+            kept_network=networks.kept,
+            generalisation_gap=bundled.gap,
+            shortcuts=shortcuts,
+            test_set_access=access,
+        ),
+        _curves(bundled, config),
+    )
+    return evaluate(
+        given,
         out,
-        _summary(run_data, config, record, bundled, kept, seconds),
-        baselines=baselines,
-        gain=gain,
-        curves=_curves(bundled, config),
-        seed=config.seed,
-        kept=kept,
-        gap=bundled.gap,
-        subgroups=config.subgroups,
-        shortcuts=shortcuts,
         config=config.evaluation,
-        openings=openings,
-        ensemble=bundled.ensemble,
+        subgroups=config.subgroups,
         explain=config.explain,
+        seed=config.seed,
     )
 
 

@@ -33,7 +33,7 @@ from med_transfer.finetuning.decisions.locking import lock_run, record_run_acces
 from med_transfer.finetuning.decisions.validation_decisions import check_operating_point
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
-from med_transfer.finetuning.held_out_evaluation import evaluate_held_out
+from med_transfer.finetuning.held_out_evaluation import TrainedNetworks, evaluate_held_out
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
@@ -102,9 +102,10 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         scratch = _train_from_scratch_baseline(run_data, config, source, out / "training-scratch", progress)
         kept = choose_network(run_data, config, trained, scratch)
         log.info(kept.sentence)
-        bundled, kept_config = trained, config
-        if kept.fell_back and scratch is not None:
-            bundled, kept_config, source = scratch, config.from_scratch_config(), from_scratch(source.spec, config.seed)
+        networks, kept_config = TrainedNetworks(trained, scratch, kept), config
+        if kept.fell_back:
+            kept_config, source = config.from_scratch_config(), from_scratch(source.spec, config.seed)
+        bundled = networks.bundled
         fusion = fuse_run(run_data, kept_config, bundled)
         record = bundle_record(run_data, kept_config, source, bundled, kept, fusion)
         bundle = save_bundle(
@@ -112,11 +113,9 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         )
         record = lock_run(out, bundle)
         log.info("decisions locked as %s", record.lock_hash)
-        with record_run_access(out, run_data, record) as openings:  # from here on test scans are read
-            log.log(openings.level, openings.sentence)
-            evaluate_held_out(
-                run_data, config, record, trained, scratch, kept, out, time.monotonic() - started, openings
-            )
+        with record_run_access(out, run_data, record) as access:  # from here on test scans are read
+            log.log(access.level, access.sentence)
+            evaluate_held_out(run_data, config, record, networks, out, time.monotonic() - started, access)
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -21,52 +22,78 @@ from med_transfer.metrics.decision_curve import decision_curves
 from med_transfer.metrics.grouping import Grouping
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.records.metrics import BaselineMetrics, Bootstrap, Failed, Metrics, TransferGain
+from med_transfer.metrics.records.decisions import AccessCounts, ChosenPoint
+from med_transfer.metrics.records.domain import Domain, Overlap
+from med_transfer.metrics.records.fusion import FusionMetrics
+from med_transfer.metrics.records.metrics import (
+    BaselineMetrics,
+    Bootstrap,
+    Failed,
+    GeneralisationGap,
+    KeptNetwork,
+    Metrics,
+    TransferGain,
+)
+from med_transfer.metrics.records.prediction_sets import SetMetrics
+from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.metrics.subgroups import subgroup_metrics, subgroup_tests
-from med_transfer.model.operating_point import OperatingPoint
-from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 
 _NONE: Mapping = MappingProxyType({})
 
 
+@dataclass(frozen=True)
+class KnownFigures:
+    """What metrics.json tells next to the statistics of the scans; fields are those of :class:`Metrics`.
+
+    Attributes:
+        transfer_gain: over the same network from scratch.
+        kept_network, generalisation_gap: of the training.
+        shortcuts: what the acquisition of development scans gives away.
+        overlap, domain: how new and how far off the scans are to a bundle that is evaluated on another cohort.
+        test_set_access: how often a network has read these scans, with this time.
+        fusion, prediction_sets, chosen_point: of a bundle that has them.
+    """
+
+    transfer_gain: TransferGain | None = None
+    kept_network: KeptNetwork | None = None
+    generalisation_gap: GeneralisationGap | None = None
+    shortcuts: Shortcuts | None = None
+    overlap: Overlap | None = None
+    domain: Domain | None = None
+    test_set_access: AccessCounts | None = None
+    fusion: FusionMetrics | None = None
+    prediction_sets: SetMetrics | None = None
+    chosen_point: ChosenPoint | None = None
+
+
 def compute_metrics(
-    truth: NDArray[np.bool_],
-    probabilities: NDArray[np.floating],
-    patients: Sequence[str],
-    labels: Labels,
+    scored: LabelledPredictions,
+    known: KnownFigures = KnownFigures(),
     *,
-    operating_point: OperatingPoint | None = None,
-    failed: Sequence[Prediction] = (),
     baselines: Mapping[str, NDArray[np.floating]] = _NONE,
     subgroups: Mapping[str, Sequence[str]] | Sequence[Grouping] = (),
-    transfer_gain: TransferGain | None = None,
-    config: EvaluationConfig | None = None,
-    seed: int = 0,
-    n_boot: int = 2000,
+    failed: Sequence[Prediction] = (),
+    config: EvaluationConfig = EvaluationConfig(),  # noqa: B008 (frozen)
+    resampling: Bootstrap = Bootstrap(),  # noqa: B008 (frozen)
 ) -> Metrics:
     """Measure a model on scans it was not trained on.
 
     Args:
-        truth: boolean [scan, class].
-        probabilities: [scan, class] in [0, 1].
-        patients: one entry a scan; scans of one patient are resampled together.
-        labels: class names.
-        operating_point: how probabilities become calls; by default the most probable class, or findings at 0.5.
-        failed: predictions that are not ``ok``; counted by reason, left out of every rate.
+        scored: the scans' truth and probabilities, with the operating point.
+        known: what is to stand in metrics.json next to the statistics.
         baselines: name to probabilities [scan, class] on the same scans.
         subgroups: from ``grouping``; or column to one value a scan, for example ``{"scanner": [...]}``.
-        transfer_gain: from ``med_transfer.metrics.transfer_gain``.
+        failed: predictions that are not ``ok``; counted by reason, left out of every rate.
         config: which interval the rates get, and the prevalence to state predictive values at.
-        seed, n_boot: of the patient bootstrap.
+        resampling: draws and seed of the patient bootstrap.
 
     Raises:
-        UsageError: when arrays do not belong together (see ``LabelledPredictions``), or a prevalence is of no class.
-        NothingDone: when there is no scan.
+        UsageError: a prevalence is of no class, or a subgroup column is not of these scans.
     """
-    scored = LabelledPredictions.of(truth, probabilities, patients, labels, operating_point)
+    labels = scored.labels
     groupings = [Grouping.of(*one) for one in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
-    bootstrap, config = PatientBootstrap(scored.patients, n_boot, seed), config or EvaluationConfig()
+    bootstrap = PatientBootstrap(scored.patients, resampling.n_boot, resampling.seed)
     checked_prevalence(config.prevalence, labels)
     return Metrics(
         labels=list(labels.names),
@@ -86,11 +113,11 @@ def compute_metrics(
         operating_point=scored.operating_point,
         baselines={name: _baseline(scored, other, bootstrap, config) for name, other in baselines.items()},
         subgroups={one.column: subgroup_metrics(scored, one, bootstrap, config) for one in groupings},
-        subgroup_tests=subgroup_tests(scored, groupings, seed),
-        transfer_gain=transfer_gain,
+        subgroup_tests=subgroup_tests(scored, groupings, resampling.seed),
         failed=_failed(failed),
         evaluation=config,
-        bootstrap=Bootstrap(n_boot=n_boot, seed=seed),
+        bootstrap=resampling,
+        **vars(known),
     )
 
 

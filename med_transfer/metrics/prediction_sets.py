@@ -13,33 +13,27 @@ from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.prediction_sets import ClassSets, SetMetrics
+from med_transfer.model.calibration import PredictionSets
 from med_transfer.predictions.labels import Labels
 
 
 def measure_sets(
-    truth: NDArray[np.bool_],
-    members: NDArray[np.bool_],
-    patients: Sequence[str],
-    labels: Labels,
-    *,
-    target: float,
-    thresholds: Sequence[float],
-    n_patients: Sequence[int],
-    config: EvaluationConfig | None = None,
+    predictions: LabelledPredictions,
+    sets: PredictionSets,
+    config: EvaluationConfig = EvaluationConfig(),  # noqa: B008 (frozen)
     seed: int = 0,
     n_boot: int = 2000,
 ) -> SetMetrics:
     """Measure prediction sets.
 
     Args:
-        truth, members: boolean [scan, class].
-        patients: one entry a scan.
-        labels: the classes.
-        target, thresholds, n_patients: of the sets, see SetMetrics and ClassSets; by class.
+        predictions: the scans, with the probabilities that the sets are made of.
+        sets: as they were learned from validation scans.
         config: which interval the shares get.
         seed, n_boot: of the bootstrap over patients, where some have several scans.
     """
-    config = config or EvaluationConfig()
+    truth, patients, labels = predictions.truth, predictions.patients, predictions.labels
+    members = sets.members(predictions.probabilities)
 
     def share(hits: NDArray[np.bool_], of: Sequence[str], without: str) -> Estimate:
         """A proportion with the intervals of every rate: the sensitivity of a finding that all scans have."""
@@ -53,7 +47,7 @@ def measure_sets(
     right = np.asarray((members & truth)[single].any(axis=1))
     of_pairs = [patient for patient, own in zip(patients, truth, strict=True) for _ in range(own.sum())]
     return SetMetrics(
-        target=target,
+        target=sets.coverage,
         coverage=share(members[truth], of_pairs, "no scan has a class"),
         classes={
             name: ClassSets(
@@ -62,8 +56,8 @@ def measure_sets(
                     _among(patients, truth[:, c]),
                     f"no scan of class {name} among the test scans",
                 ),
-                threshold=thresholds[c],
-                n_patients=n_patients[c],
+                threshold=sets.thresholds[c],
+                n_patients=sets.n_patients[c],
             )
             for c, name in enumerate(labels.names)
         },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,20 +11,10 @@ from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import TransferGain
-from med_transfer.model.operating_point import OperatingPoint
-from med_transfer.predictions.labels import Labels
 
 
 def transfer_gain(
-    truth: NDArray[np.bool_],
-    probabilities: NDArray[np.floating],
-    scratch_probabilities: NDArray[np.floating],
-    patients: Sequence[str],
-    labels: Labels,
-    seed: int = 0,
-    n_boot: int = 2000,
-    *,
-    operating_point: OperatingPoint | None = None,
+    transferred: LabelledPredictions, scratch_probabilities: NDArray[np.floating], seed: int = 0, n_boot: int = 2000
 ) -> TransferGain:
     """Transferred minus scratch on the same test scans, in resampled patients.
 
@@ -34,19 +23,15 @@ def transfer_gain(
     "shown to be equal".
 
     Args:
-        truth: boolean [scan, class].
-        probabilities, scratch_probabilities: [scan, class] of the two networks, trained at equal budget.
-        patients: one entry a scan.
-        labels: class names.
+        transferred: what the transferred network says of the scans; its operating point is that of both networks.
+        scratch_probabilities: [scan, class] of the network from scratch, trained at equal budget.
         seed, n_boot: of the patient bootstrap.
-        operating_point: of both networks; by default the most probable class, or findings at 0.5.
 
     Raises:
         UsageError: when the arrays do not belong together.
 
     Source: negative transfer measured against scratch, Wang et al. 2019, CVPR, arXiv:1811.09751.
     """
-    transferred = LabelledPredictions.of(truth, probabilities, patients, labels, operating_point)
     scratch = transferred.scored_by(scratch_probabilities)
     bootstrap = PatientBootstrap(transferred.patients, n_boot, seed)
     difference = paired_difference(transferred, scratch, bootstrap)

@@ -130,8 +130,12 @@ def test_an_old_run_is_evaluated_to_the_same_numbers(old: Path, others: Path, tm
     assert differences(now, before, 1e-4) == []
 
 
-def test_an_old_run_is_compared_and_read(old: Path, tmp_path: Path, command: Command) -> None:
-    assert Metrics.load(old / "metrics.json").n_scans == 12
+def test_an_old_run_is_compared_and_read(old: Path, tmp_path: Path, command: Command, caplog) -> None:
+    metrics = Metrics.load(old / "metrics.json")
+    assert metrics.n_scans == 12
+    assert metrics.generalisation_gap is not None
+    assert metrics.test_set_access is not None
+    assert "key fit_gap of Metrics is now called generalisation_gap" in caplog.text
     outcome = command("compare", old, old, "-o", tmp_path / "compare")
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "compare/compare.html").exists()

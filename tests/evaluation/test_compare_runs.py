@@ -24,7 +24,7 @@ from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.fusion import FusionMetrics
-from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.metrics.records.metrics import Bootstrap, Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
@@ -57,7 +57,8 @@ def write_run(
     CohortLock.of(cohort, [()] * len(cases), split, SplitConfig()).write(folder / "cohort.lock.json")
     chosen = list(scans)
     compute_metrics(
-        truth[chosen], probabilities[chosen], cohort.patients, labels, operating_point=point, n_boot=50
+        LabelledPredictions.of(truth[chosen], probabilities[chosen], cohort.patients, labels, point),
+        resampling=Bootstrap(n_boot=50),
     ).save(folder / "metrics.json")
     with PredictionTable(folder / "predictions.csv", labels) as table:
         for i in scans:

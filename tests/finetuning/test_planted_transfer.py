@@ -20,6 +20,7 @@ from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.fallback import choose_network
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.run import train
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.progress import silent
 
@@ -37,7 +38,9 @@ def verdict(run_data: RunData, networks: tuple[TrainedEnsemble, TrainedEnsemble]
     test = run_data.prepared.subset(run_data.split.test).without_margin((MARGIN,) * 3)
     transferred, scratch = (predict(network.ensemble, test)[0] for network in networks)
     cohort = test.cohort
-    return transfer_gain(cohort.truth, transferred, scratch, cohort.patients, cohort.labels, n_boot=500).verdict
+    return transfer_gain(
+        LabelledPredictions.of(cohort.truth, transferred, cohort.patients, cohort.labels), scratch, n_boot=500
+    ).verdict
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -64,14 +64,14 @@ def test_the_point_is_chosen_locked_and_reported(run: FinishedRun):
     assert (reached["n_scans"], reached["n_networks"]) == (12, 2)
     assert record.operating_point.chosen_on == "validation"
     assert lock["operating_point"] == metrics["operating_point"] == record.operating_point.model_dump()
-    assert lock["lock_hash"] == record.lock_hash == metrics["openings"]["lock_hash"]
+    assert lock["lock_hash"] == record.lock_hash == metrics["test_set_access"]["lock_hash"]
     assert lock["cohort_hash"] == contents(run.folder / "cohort.lock.json")["cohort_hash"]
     assert lock["weights_sha256"] == record.weights_sha256
     assert {"classes.sensitivity", "macro_auc", "transfer_gain"} <= set(lock["reported"])
     (opening, reported) = lines_of(run.folder)
     assert (opening["event"], reported["event"]) == ("opened", "reported")
     assert opening["opening"]["lock_hash"] == lock["lock_hash"]
-    assert (metrics["openings"]["n"], metrics["openings"]["own"]) == (1, True)
+    assert (metrics["test_set_access"]["n"], metrics["test_set_access"]["own"]) == (1, True)
     assert "was opened" not in run.outcome.out
     page = (run.folder / "report.html").read_text()
     for words in (
@@ -108,7 +108,7 @@ def test_another_operating_point_trains_nothing_and_is_a_second_opening(
     written = weights.stat().st_mtime_ns
     outcome = finetune(cohort_csv, copied, "operating_point.rule=youden")
     assert outcome.code == 0, outcome.err
-    after, openings = read_record(copied / "bundle"), contents(copied / "metrics.json")["openings"]
+    after, openings = read_record(copied / "bundle"), contents(copied / "metrics.json")["test_set_access"]
     assert weights.stat().st_mtime_ns == written
     assert (after.weights_sha256, set(after.operating_point.thresholds)) == (before.weights_sha256, set(after.classes))
     assert after.lock_hash != before.lock_hash
@@ -122,8 +122,8 @@ def test_another_operating_point_trains_nothing_and_is_a_second_opening(
     outcome = command("evaluate", copied, own_test_csv, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     third = contents(tmp_path / "out/metrics.json")
-    assert (third["openings"]["n"], third["openings"]["own"]) == (3, True)
-    assert third["openings"]["lock_hash"] == after.lock_hash
+    assert (third["test_set_access"]["n"], third["test_set_access"]["own"]) == (3, True)
+    assert third["test_set_access"]["lock_hash"] == after.lock_hash
     assert [line["opening"]["by"] for line in lines_of(copied) if line["event"] == "opened"] == [
         "finetune",
         "finetune",
@@ -138,13 +138,13 @@ def test_another_operating_point_trains_nothing_and_is_a_second_opening(
 
 def test_the_same_again_says_so_and_a_run_killed_after_its_opening_goes_on_with_it(copied: Path, cohort_csv):
     assert finetune(cohort_csv, copied, *SENSITIVE).code == 0
-    openings = contents(copied / "metrics.json")["openings"]
+    openings = contents(copied / "metrics.json")["test_set_access"]
     assert (openings["n"], openings["n_other_decisions"]) == (2, 0)
     text = (copied / ACCESS_LOG_FILE).read_text().splitlines(keepends=True)
     (copied / ACCESS_LOG_FILE).write_text("".join(text[:-1]))  # opened a second time, and killed before any result
     (copied / "metrics.json").unlink()
     assert finetune(cohort_csv, copied, *SENSITIVE).code == 0
-    assert contents(copied / "metrics.json")["openings"]["n"] == 2
+    assert contents(copied / "metrics.json")["test_set_access"]["n"] == 2
     assert len(lines_of(copied)) == 4
 
 
@@ -166,7 +166,7 @@ def test_another_cohort_is_counted_by_itself_with_the_prevalence_of_the_developm
         outcome = command("evaluate", copied, table, "-o", tmp_path / f"out-{number}")
         assert outcome.code == 0, outcome.err
         metrics = contents(tmp_path / f"out-{number}" / "metrics.json")
-        assert (metrics["openings"]["n"], metrics["openings"]["own"]) == (number, False)
+        assert (metrics["test_set_access"]["n"], metrics["test_set_access"]["own"]) == (number, False)
     record = read_record(copied / "bundle")
     assert record.development is not None
     shares = np.array([record.development.prevalence[name] for name in record.classes])
@@ -181,7 +181,7 @@ def test_a_bundle_away_from_its_run_counts_in_the_output_folder(
 ):
     bundle = shutil.copytree(run.bundle, tmp_path / "bundle")
     assert command("evaluate", bundle, own_test_csv, "-o", tmp_path / "out").code == 0
-    openings = contents(tmp_path / "out/metrics.json")["openings"]
+    openings = contents(tmp_path / "out/metrics.json")["test_set_access"]
     assert (openings["n"], openings["own"], len(lines_of(tmp_path / "out"))) == (1, True, 2)
     assert len(lines_of(run.folder)) == 2
 
@@ -242,6 +242,6 @@ def test_a_bundle_from_before_there_were_locks_still_loads(command: Command, run
     outcome = command("evaluate", bundle, own_test_csv, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     metrics = contents(tmp_path / "out/metrics.json")
-    assert (metrics["openings"]["own"], metrics["openings"]["lock_hash"]) == (None, "")
+    assert (metrics["test_set_access"]["own"], metrics["test_set_access"]["lock_hash"]) == (None, "")
     assert "prevalence" not in metrics["baselines"]
     assert "not locked: the bundle is from before there were locks" in (tmp_path / "out/report.html").read_text()

@@ -47,7 +47,7 @@ def test_a_linear_probe_is_the_source_with_another_head_and_is_never_chosen_on_t
     assert kept["sentence"] in html.unescape((run / "report.html").read_text())
     assert "network kept: transferred, decided on validation scans" in outcome.out
     assert metrics["transfer_gain"]["n_patients"] == metrics["n_patients"]
-    assert metrics["fit_gap"]["limit"] == 0.2
+    assert metrics["generalisation_gap"]["limit"] == 0.2
     assert "on training and" in (run / "run.log").read_text()
 
 

@@ -10,17 +10,13 @@ from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.prediction_sets import measure_sets
+from med_transfer.model.calibration import PredictionSets
 
 
 def measured(data, thresholds, **options):
-    return measure_sets(
-        data.truth,
-        data.probabilities >= np.array(thresholds),
-        data.patients,
-        data.labels,
-        thresholds=thresholds,
-        **{"target": 0.9, "n_patients": (30, 30, 30), "n_boot": 200} | options,
-    )
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
+    sets = PredictionSets(coverage=0.9, thresholds=thresholds, n_patients=(30, 30, 30))
+    return measure_sets(predictions, sets, n_boot=200, **options)
 
 
 def curve(data):
@@ -67,15 +63,10 @@ def test_with_several_scans_a_patient_there_is_an_interval_over_patients():
 def test_without_scans_of_a_class_its_coverage_is_undefined():
     data = three_classes()
     there = ~data.truth[:, 2]
-    found = measure_sets(
-        data.truth[there],
-        data.probabilities[there] > 0.2,
-        list(np.array(data.patients)[there]),
-        THREE,
-        target=0.9,
-        thresholds=(0.2,) * 3,
-        n_patients=(9,) * 3,
+    predictions = LabelledPredictions.of(
+        data.truth[there], data.probabilities[there], list(np.array(data.patients)[there]), THREE
     )
+    found = measure_sets(predictions, PredictionSets(coverage=0.9, thresholds=(0.2,) * 3, n_patients=(9,) * 3))
     assert found.classes["malignant"].coverage.value is None
     assert found.classes["malignant"].coverage.reason == "no scan of class malignant among the test scans"
 

@@ -11,12 +11,15 @@ from med_transfer.metrics.binomial import wilson
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap, bca_interval
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.metrics import Bootstrap
 
 EXTRA = ("f1", "lr_positive", "lr_negative", "average_precision", "partial_auc")
 
 
-def assess(data, **options):
-    return compute_metrics(data.truth, data.probabilities, data.patients, data.labels, n_boot=200, **options)
+def assess(data, *, operating_point=None, seed=0, **options):
+    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels, operating_point)
+    return compute_metrics(scored, resampling=Bootstrap(n_boot=200, seed=seed), **options)
 
 
 @pytest.mark.parametrize("simulate", [three_classes, findings])
@@ -100,9 +103,10 @@ def test_what_the_sample_can_show_is_stated_by_patient():
 
 def test_perfect_calls_keep_an_interval_in_every_measure():
     truth = np.eye(3, dtype=bool)[[0, 1, 2] * 5]
-    found = compute_metrics(truth, truth * 0.8 + 0.2 / 3, [f"p{i}" for i in range(15)], THREE, n_boot=100).classes[
-        "benign"
-    ]
+    found = compute_metrics(
+        LabelledPredictions.of(truth, truth * 0.8 + 0.2 / 3, [f"p{i}" for i in range(15)], THREE),
+        resampling=Bootstrap(n_boot=100),
+    ).classes["benign"]
     for measure in ("f1", "average_precision", "partial_auc"):
         estimate = getattr(found, measure)
         assert estimate.value == pytest.approx(1)
@@ -119,7 +123,9 @@ def test_perfect_calls_keep_an_interval_in_every_measure():
 def test_a_class_without_a_case():
     truth, called = np.eye(3, dtype=bool)[[0, 0, 1, 1]], np.eye(3)[[0, 0, 1, 0]]
     config = EvaluationConfig(prevalence={"malignant": 0.1})
-    metrics = compute_metrics(truth, called, list("abcd"), THREE, n_boot=50, config=config)
+    metrics = compute_metrics(
+        LabelledPredictions.of(truth, called, list("abcd"), THREE), resampling=Bootstrap(n_boot=50), config=config
+    )
     found = metrics.classes["malignant"]
     for estimate in (*(getattr(found, name) for name in EXTRA), found.auc, found.at_prevalence.ppv):
         assert (estimate.value, estimate.ci95) == (None, None)
@@ -134,7 +140,9 @@ def test_a_class_without_a_case():
 def test_a_class_with_one_case():
     truth = np.eye(3, dtype=bool)[[0, 0, 0, 1, 1, 1, 2]]
     probabilities = 0.2 + 0.4 * np.eye(3)[[0, 0, 1, 1, 1, 0, 2]]
-    found = compute_metrics(truth, probabilities, list("abcdefg"), THREE, n_boot=100).classes["malignant"]
+    found = compute_metrics(
+        LabelledPredictions.of(truth, probabilities, list("abcdefg"), THREE), resampling=Bootstrap(n_boot=100)
+    ).classes["malignant"]
     assert found.sensitivity.ci95 == pytest.approx(wilson(1, 1))
     assert found.auc.value == 1
     assert 0 < found.auc.ci95[0] < 0.5
@@ -146,7 +154,9 @@ def test_a_class_with_one_case():
 def test_all_scans_of_one_patient_count_as_one():
     truth = np.eye(3, dtype=bool)[[0, 1, 2] * 4]
     probabilities = 0.2 + 0.4 * np.eye(3)[[0, 1, 2, 0, 2, 2, 0, 1, 1, 0, 1, 2]]
-    found = compute_metrics(truth, probabilities, ["p"] * 12, THREE, n_boot=50).classes["benign"]
+    found = compute_metrics(
+        LabelledPredictions.of(truth, probabilities, ["p"] * 12, THREE), resampling=Bootstrap(n_boot=50)
+    ).classes["benign"]
     assert found.sensitivity.ci95_cluster == pytest.approx(wilson(0.75, 1))
     assert "Wilson over patients, because every draw" in found.sensitivity.method
     assert found.f1.ci95[1] - found.f1.ci95[0] > 0.7
@@ -156,9 +166,10 @@ def test_all_scans_of_one_patient_count_as_one():
 
 def test_one_answer_for_all_scans_has_an_auc_of_one_half_without_spread():
     truth = np.eye(3, dtype=bool)[[0, 1, 2] * 4]
-    found = compute_metrics(truth, np.full((12, 3), 1 / 3), [f"p{i}" for i in range(12)], THREE, n_boot=50).classes[
-        "benign"
-    ]
+    found = compute_metrics(
+        LabelledPredictions.of(truth, np.full((12, 3), 1 / 3), [f"p{i}" for i in range(12)], THREE),
+        resampling=Bootstrap(n_boot=50),
+    ).classes["benign"]
     for estimate in (found.auc, found.partial_auc):
         assert estimate.value == pytest.approx(0.5)
         assert estimate.ci95 == pytest.approx((0.5, 0.5))
@@ -170,7 +181,12 @@ def test_probabilities_that_do_not_sum_to_one_are_refused_unless_findings():
     broken = data.probabilities.copy()
     broken[[1, 4]] *= 0.9
     with pytest.raises(UsageError, match=r"probabilities: the probabilities of 2 of 10 scans do not sum to 1.*softmax"):
-        compute_metrics(data.truth, broken, data.patients, THREE)
+        compute_metrics(LabelledPredictions.of(data.truth, broken, data.patients, THREE))
     rounded = np.round(data.probabilities, 4)
-    assert compute_metrics(data.truth, rounded, data.patients, THREE, n_boot=20).n_scans == 10
+    assert (
+        compute_metrics(
+            LabelledPredictions.of(data.truth, rounded, data.patients, THREE), resampling=Bootstrap(n_boot=20)
+        ).n_scans
+        == 10
+    )
     assert assess(findings(20)).n_scans == 20

@@ -9,13 +9,15 @@ from sklearn.metrics import confusion_matrix, recall_score, roc_auc_score
 
 from med_transfer.errors import CohortError, NothingDone, OutputError, UsageError
 from med_transfer.metrics.compute_metrics import compute_metrics
-from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.metrics import Bootstrap, Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.record import Prediction
 
 
-def assess(data, **options):
-    return compute_metrics(data.truth, data.probabilities, data.patients, data.labels, n_boot=200, **options)
+def assess(data, *, operating_point=None, seed=0, **options):
+    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels, operating_point)
+    return compute_metrics(scored, resampling=Bootstrap(n_boot=200, seed=seed), **options)
 
 
 def all_estimates(metrics):
@@ -61,8 +63,10 @@ def test_the_interval_over_patients_is_given_when_patients_have_several_scans_an
 def test_scans_that_a_patient_repeats_do_not_narrow_the_interval_over_patients():
     once = three_classes(60)
     truth, probabilities = (np.repeat(array, 4, axis=0) for array in (once.truth, once.probabilities))
-    again = compute_metrics(truth, probabilities, [p for p in once.patients for _ in range(4)], THREE)
-    alone = compute_metrics(once.truth, once.probabilities, once.patients, THREE)
+    again = compute_metrics(
+        LabelledPredictions.of(truth, probabilities, [p for p in once.patients for _ in range(4)], THREE)
+    )
+    alone = compute_metrics(LabelledPredictions.of(once.truth, once.probabilities, once.patients, THREE))
     assert again.macro_auc.ci95 == pytest.approx(alone.macro_auc.ci95)
     wilson, cluster = (again.classes["benign"].sensitivity.ci95, again.classes["benign"].sensitivity.ci95_cluster)
     assert cluster[1] - cluster[0] > 1.5 * (wilson[1] - wilson[0])
@@ -71,12 +75,14 @@ def test_scans_that_a_patient_repeats_do_not_narrow_the_interval_over_patients()
 def test_perfect_separation_still_has_an_interval():
     truth = np.eye(3, dtype=bool)[[0, 1, 2] * 5]
     patients = [f"p{i}" for i in range(15)]
-    metrics = compute_metrics(truth, truth * 0.8 + 0.2 / 3, patients, THREE)
+    metrics = compute_metrics(LabelledPredictions.of(truth, truth * 0.8 + 0.2 / 3, patients, THREE))
     for estimate in (metrics.macro_auc, metrics.balanced_accuracy, metrics.classes["benign"].auc):
         assert estimate.value == pytest.approx(1)
         assert 0.4 < estimate.ci95[0] < 0.95
         assert "every bootstrap draw agrees" in estimate.method or "DeLong's variance is 0" in estimate.method
-    twins = compute_metrics(truth, truth * 0.8 + 0.2 / 3, [p for p in patients[:5] for _ in range(3)], THREE)
+    twins = compute_metrics(
+        LabelledPredictions.of(truth, truth * 0.8 + 0.2 / 3, [p for p in patients[:5] for _ in range(3)], THREE)
+    )
     assert twins.classes["benign"].sensitivity.ci95_cluster == pytest.approx(
         tuple(binomtest(5, 5).proportion_ci(method="wilson"))
     )
@@ -85,7 +91,9 @@ def test_perfect_separation_still_has_an_interval():
 def test_an_undefined_measure_is_null_with_its_reason():
     truth = np.eye(3, dtype=bool)[[0, 0, 1, 1]]
     called = np.eye(3)[[0, 0, 1, 0]]
-    metrics = compute_metrics(truth, called, list("abcd"), THREE, n_boot=200)
+    metrics = compute_metrics(
+        LabelledPredictions.of(truth, called, list("abcd"), THREE), resampling=Bootstrap(n_boot=200)
+    )
     found = metrics.classes["malignant"]
     for estimate in (found.sensitivity, found.ppv, found.auc):
         assert (estimate.value, estimate.ci95) == (None, None)
@@ -97,7 +105,10 @@ def test_an_undefined_measure_is_null_with_its_reason():
 
 
 def test_a_test_set_of_one_class_has_no_auc():
-    metrics = compute_metrics(np.eye(3, dtype=bool)[[0, 0]], np.full((2, 3), 1 / 3), ["a", "b"], THREE, n_boot=50)
+    metrics = compute_metrics(
+        LabelledPredictions.of(np.eye(3, dtype=bool)[[0, 0]], np.full((2, 3), 1 / 3), ["a", "b"], THREE),
+        resampling=Bootstrap(n_boot=50),
+    )
     assert metrics.macro_auc.value is None
     assert "no class" in metrics.macro_auc.reason
     assert metrics.classes["healthy"].auc.reason == "no scan of another class than healthy among the test scans"
@@ -169,22 +180,22 @@ def test_equal_seeds_give_equal_metrics():
 def test_five_hundred_scans_take_seconds():
     data = three_classes(500, scans_per_patient=2)
     begin = time.process_time()
-    compute_metrics(data.truth, data.probabilities, data.patients, data.labels)
+    compute_metrics(LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels))
     assert time.process_time() - begin < 5
 
 
 def test_wrong_arrays_are_refused():
     data = three_classes(10)
     with pytest.raises(UsageError, match=r"truth: shape \(9, 3\); expected \(10, 3\)"):
-        compute_metrics(data.truth[:9], data.probabilities, data.patients, THREE)
+        compute_metrics(LabelledPredictions.of(data.truth[:9], data.probabilities, data.patients, THREE))
     broken = data.probabilities.copy()
     broken[[2, 5], 1] = np.nan, 1.5
     with pytest.raises(UsageError, match="2 of 10 scans have a probability that is missing or out of range"):
-        compute_metrics(data.truth, broken, data.patients, THREE)
+        compute_metrics(LabelledPredictions.of(data.truth, broken, data.patients, THREE))
     with pytest.raises(CohortError, match="10 scans without exactly one class"):
-        compute_metrics(data.truth * False, data.probabilities, data.patients, THREE)
+        compute_metrics(LabelledPredictions.of(data.truth * False, data.probabilities, data.patients, THREE))
     with pytest.raises(NothingDone, match="no scan has a prediction"):
-        compute_metrics(data.truth[:0], data.probabilities[:0], [], THREE)
+        compute_metrics(LabelledPredictions.of(data.truth[:0], data.probabilities[:0], [], THREE))
 
 
 @pytest.mark.parametrize("simulate", [three_classes, findings])

@@ -5,6 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from med_transfer.metrics.compute_metrics import compute_metrics
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, above_chance
 from med_transfer.metrics.shortcuts import Development, acquisition_within, fit_acquisition
 from med_transfer.predictions.labels import Labels
@@ -40,12 +42,8 @@ def measured(seed, **options):
     development = Development(facts[:cut], truth[:cut], patients[:cut], THREE)
     probabilities, shortcuts = fit_acquisition(development, facts[cut:], seed, n_boot=200)
     metrics = compute_metrics(
-        truth[cut:],
-        np.full((len(facts) - cut, 3), 1 / 3),
-        patients[cut:],
-        THREE,
-        n_boot=200,
-        seed=seed,
+        LabelledPredictions.of(truth[cut:], np.full((len(facts) - cut, 3), 1 / 3), patients[cut:], THREE),
+        resampling=Bootstrap(n_boot=200, seed=seed),
         baselines={ACQUISITION_BASELINE: probabilities},
     )
     return metrics.baselines[ACQUISITION_BASELINE].macro_auc, shortcuts

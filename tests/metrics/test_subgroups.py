@@ -8,6 +8,7 @@ from simulated_scores import findings, three_classes
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.grouping import UNKNOWN, Grouping
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.metrics.subgroups import permutation_test, subgroup_tests
 from med_transfer.predictions.labels import Labels
 
@@ -117,7 +118,11 @@ def test_the_record_says_what_was_compared_and_how():
         "scanner": ["A"] * 110 + ["B"] * 5 + ["C"] * 5,
         "site": ["x"] * 60 + [UNKNOWN] * 60,
     }
-    metrics = compute_metrics(data.truth, data.probabilities, data.patients, data.labels, subgroups=columns, n_boot=100)
+    metrics = compute_metrics(
+        LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels),
+        resampling=Bootstrap(n_boot=100),
+        subgroups=columns,
+    )
     sex, scanner, site = (metrics.subgroup_tests[name] for name in columns)
     assert sex.compared == ["f", "m"]
     assert "2000 permutations of the patients' subgroups within true class (seed 0)" in sex.method
@@ -125,7 +130,11 @@ def test_the_record_says_what_was_compared_and_how():
     assert (scanner.too_small, scanner.p_value) == (["B", "C"], None)
     assert scanner.reason == "fewer than two subgroups of at least 10 patients"
     assert site.compared == ["x"]
-    again = compute_metrics(data.truth, data.probabilities, data.patients, data.labels, subgroups=columns, n_boot=100)
+    again = compute_metrics(
+        LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels),
+        resampling=Bootstrap(n_boot=100),
+        subgroups=columns,
+    )
     assert again == metrics
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from med_transfer.errors import UsageError
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.transfer_gain import _verdict, transfer_gain
 from med_transfer.predictions.labels import Labels
 
@@ -22,7 +23,7 @@ def network(signal, seed):
     ("transferred", "scratch", "verdict"), [(3.0, 0.5, "gain"), (0.5, 3.0, "harm"), (1.0, 1.0, "none")]
 )
 def test_the_verdict_follows_the_networks(transferred, scratch, verdict):
-    gain = transfer_gain(TRUTH, network(transferred, 1), network(scratch, 2), PATIENTS, LABELS)
+    gain = transfer_gain(LabelledPredictions.of(TRUTH, network(transferred, 1), PATIENTS, LABELS), network(scratch, 2))
     assert gain.verdict == verdict
     assert gain.n_patients == 100
     for estimate in (gain.macro_auc, gain.balanced_sensitivity):
@@ -32,13 +33,16 @@ def test_the_verdict_follows_the_networks(transferred, scratch, verdict):
 
 def test_a_network_has_no_gain_over_itself():
     same = network(1.0, 1)
-    gain = transfer_gain(TRUTH, same, same, PATIENTS, LABELS, n_boot=200)
+    gain = transfer_gain(LabelledPredictions.of(TRUTH, same, PATIENTS, LABELS), same, n_boot=200)
     assert (gain.verdict, gain.macro_auc.value, gain.macro_auc.ci95) == ("none", 0, (0, 0))
 
 
 def test_changing_sides_changes_the_sign_and_the_verdict():
     one, other = network(3.0, 1), network(0.5, 2)
-    there, back = (transfer_gain(TRUTH, a, b, PATIENTS, LABELS, n_boot=300) for a, b in ((one, other), (other, one)))
+    there, back = (
+        transfer_gain(LabelledPredictions.of(TRUTH, a, PATIENTS, LABELS), b, n_boot=300)
+        for a, b in ((one, other), (other, one))
+    )
     assert (there.verdict, back.verdict) == ("gain", "harm")
     assert there.macro_auc.value == -back.macro_auc.value
     assert there.macro_auc.ci95 == pytest.approx(tuple(-limit for limit in back.macro_auc.ci95[::-1]))
@@ -48,22 +52,25 @@ def test_pairing_finds_a_small_difference_that_two_separate_intervals_would_hide
     scratch = network(1.0, 1)
     logit = np.log(scratch[:, 1] / scratch[:, 0]) + 0.6 * (TRUTH[:, 1] - 0.5)
     better = np.stack([1 / (1 + np.exp(logit)), 1 / (1 + np.exp(-logit))], axis=1)
-    gain = transfer_gain(TRUTH, better, scratch, PATIENTS, LABELS)
+    gain = transfer_gain(LabelledPredictions.of(TRUTH, better, PATIENTS, LABELS), scratch)
     assert gain.verdict == "gain"
     assert gain.macro_auc.value < 0.15
 
 
 def test_repeated_scans_of_a_patient_are_no_new_evidence():
     transferred, scratch = network(1.6, 1), network(1.0, 2)
-    once = transfer_gain(TRUTH, transferred, scratch, PATIENTS, LABELS)
-    repeated = [np.repeat(a, 5, axis=0) for a in (TRUTH, transferred, scratch)]
-    often = transfer_gain(*repeated, [p for p in PATIENTS for _ in range(5)], LABELS)
+    once = transfer_gain(LabelledPredictions.of(TRUTH, transferred, PATIENTS, LABELS), scratch)
+    truth, transferred, scratch = (np.repeat(a, 5, axis=0) for a in (TRUTH, transferred, scratch))
+    patients = [p for p in PATIENTS for _ in range(5)]
+    often = transfer_gain(LabelledPredictions.of(truth, transferred, patients, LABELS), scratch)
     np.testing.assert_allclose(often.macro_auc.ci95, once.macro_auc.ci95)
 
 
 def test_few_false_verdicts_when_there_is_no_difference():
     verdicts = [
-        transfer_gain(TRUTH, network(1.0, s), network(1.0, s + 1000), PATIENTS, LABELS, n_boot=200).verdict
+        transfer_gain(
+            LabelledPredictions.of(TRUTH, network(1.0, s), PATIENTS, LABELS), network(1.0, s + 1000), n_boot=200
+        ).verdict
         for s in range(60)
     ]
     assert verdicts.count("none") >= 50
@@ -79,18 +86,20 @@ def test_measures_that_contradict_each_other_give_no_verdict(signs, verdict):
 
 def test_findings():
     truth = np.random.default_rng(0).random((100, 2)) < 0.4
-    gain = transfer_gain(truth, truth * 0.6 + 0.2, np.full((100, 2), 0.5), PATIENTS, FINDINGS, n_boot=200)
+    gain = transfer_gain(
+        LabelledPredictions.of(truth, truth * 0.6 + 0.2, PATIENTS, FINDINGS), np.full((100, 2), 0.5), n_boot=200
+    )
     assert gain.verdict == "gain"
     assert gain.macro_auc.value == pytest.approx(0.5)
 
 
 def test_one_class_alone_cannot_be_compared():
     truth = np.eye(2, dtype=bool)[np.zeros(100, dtype=int)]
-    gain = transfer_gain(truth, network(1.0, 1), network(1.0, 2), PATIENTS, LABELS, n_boot=50)
+    gain = transfer_gain(LabelledPredictions.of(truth, network(1.0, 1), PATIENTS, LABELS), network(1.0, 2), n_boot=50)
     assert gain.macro_auc.value is None
     assert "no class has both cases and other scans" in gain.macro_auc.reason
 
 
 def test_arrays_of_different_length_are_refused():
     with pytest.raises(UsageError, match=r"probabilities: shape \(99, 2\); expected \(100, 2\)"):
-        transfer_gain(TRUTH, network(1.0, 1), network(1.0, 2)[:99], PATIENTS, LABELS)
+        transfer_gain(LabelledPredictions.of(TRUTH, network(1.0, 1), PATIENTS, LABELS), network(1.0, 2)[:99])

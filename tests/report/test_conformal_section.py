@@ -2,12 +2,13 @@
 
 import csv
 
-import numpy as np
 import pytest
 from report_samples import Page, evidence, sample, write
 from simulated_scores import findings, three_classes
 
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.prediction_sets import measure_sets
+from med_transfer.model.calibration import PredictionSets
 from med_transfer.page.language import translator
 from med_transfer.report.sections import conformal, decision_curve
 
@@ -17,15 +18,8 @@ THRESHOLDS = (0.2, 0.3, 0.0)
 
 def with_sets(kind, target=0.9):
     data = MAKE[kind]()
-    sets = measure_sets(
-        data.truth,
-        data.probabilities >= np.array(THRESHOLDS),
-        data.patients,
-        data.labels,
-        target=target,
-        thresholds=THRESHOLDS,
-        n_patients=(31, 40, 5),
-    )
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
+    sets = measure_sets(predictions, PredictionSets(coverage=target, thresholds=THRESHOLDS, n_patients=(31, 40, 5)))
     return evidence(data, sample(kind).metrics.model_copy(update={"prediction_sets": sets}))
 
 

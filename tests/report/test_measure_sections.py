@@ -11,6 +11,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.metrics import Bootstrap
 
 
 def rows_of(folder, name):
@@ -84,7 +86,11 @@ def test_what_the_patients_can_show_is_said_in_words(tmp_path):
 def test_what_is_undefined_is_shown_so_with_its_reason_and_never_as_zero(tmp_path):
     truth = np.eye(3, dtype=bool)[[0, 0, 1, 1]]
     config = EvaluationConfig(prevalence={"malignant": 0.1})
-    metrics = compute_metrics(truth, np.eye(3)[[0, 0, 1, 0]], list("abcd"), THREE, n_boot=50, config=config)
+    metrics = compute_metrics(
+        LabelledPredictions.of(truth, np.eye(3)[[0, 0, 1, 0]], list("abcd"), THREE),
+        resampling=Bootstrap(n_boot=50),
+        config=config,
+    )
     known = {"truth": truth, "probabilities": np.eye(3)[[0, 0, 1, 0]], "patients": "abcd"}
     page = Page(write(tmp_path / "report.html", evidence(three_classes(3), metrics, **known)))
     assert "undefined no scan of class malignant among the test scans" in page.text

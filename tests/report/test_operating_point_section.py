@@ -40,7 +40,7 @@ def decided(data=DATA, validation=VALIDATION, *, openings=None, n_networks=1, **
         n_networks=n_networks,
     )
     metrics = metrics_of(data, operating_point=point)
-    return metrics.model_copy(update={"chosen_point": reached, "openings": openings or opened()})
+    return metrics.model_copy(update={"chosen_point": reached, "test_set_access": openings or opened()})
 
 
 def rows_of(folder, table):
@@ -104,7 +104,9 @@ def test_findings_have_a_threshold_each_and_few_cases_are_warned_of(tmp_path):
 
 
 def test_a_bundle_that_does_not_tell_how_it_was_chosen_still_tells_its_openings(tmp_path):
-    metrics = metrics_of(DATA).model_copy(update={"openings": opened(2, own=None, lock_hash="", n_other_decisions=0)})
+    metrics = metrics_of(DATA).model_copy(
+        update={"test_set_access": opened(2, own=None, lock_hash="", n_other_decisions=0)}
+    )
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
     assert "not locked: the bundle is from before there were locks" in page.text
     assert "The test set was opened 2 times, each time with the same decisions" in page.text
@@ -129,12 +131,12 @@ def test_a_bundle_that_does_not_tell_how_it_was_chosen_still_tells_its_openings(
     ],
 )
 def test_more_than_one_opening_is_a_warning_on_the_first_screen(openings, title, text):
-    metrics = metrics_of(DATA).model_copy(update={"openings": openings})
+    metrics = metrics_of(DATA).model_copy(update={"test_set_access": openings})
     (notice,) = trust_notices(Evidence(metrics, sample().run))
     assert (notice.level, notice.title) == ("warning", title)
     assert notice.text.startswith(text)
     assert openings.sentence.lower().startswith(title.lower())
-    once = metrics.model_copy(update={"openings": opened()})
+    once = metrics.model_copy(update={"test_set_access": opened()})
     assert trust_notices(Evidence(once, sample().run)) == []
 
 

@@ -7,6 +7,8 @@ from simulated_scores import three_classes
 
 from med_transfer.errors import OutputError
 from med_transfer.metrics.compute_metrics import compute_metrics
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 from med_transfer.report.evidence import Evidence
@@ -76,7 +78,10 @@ def test_a_small_run_makes_a_report_with_undefined_measures(tmp_path):
     truth = np.eye(3, dtype=bool)[[0, 0, 1]]
     data = three_classes()
     small = type(data)(truth, np.full((3, 3), 1 / 3), ["a", "b", "c"], data.labels)
-    metrics = compute_metrics(small.truth, small.probabilities, small.patients, small.labels, n_boot=50)
+    metrics = compute_metrics(
+        LabelledPredictions.of(small.truth, small.probabilities, small.patients, small.labels),
+        resampling=Bootstrap(n_boot=50),
+    )
     run = summary(three_classes(3))
     page = Page(write(tmp_path / "report.html", evidence(small, metrics, run=run, curves=(), misses=())))
     assert "no scan of class malignant among the test scans" in page.text

@@ -7,6 +7,7 @@ from itertools import chain
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import KeptNetwork
 from med_transfer.metrics.transfer_gain import transfer_gain
 
@@ -28,18 +29,17 @@ def choose_network(
         return KeptNetwork(kept="transferred", rule=rule, sentence=sentence)
     validation = list(chain.from_iterable(run_data.split.validation))
     cohort = run_data.prepared.cohort.subset(validation)
-    found = transfer_gain(
-        cohort.truth, trained.validation, scratch.validation, cohort.patients, cohort.labels, config.seed
-    )
-    kept = "scratch" if found.verdict == "harm" else "transferred"
+    transferred = LabelledPredictions.of(cohort.truth, trained.validation, cohort.patients, cohort.labels)
+    gain = transfer_gain(transferred, scratch.validation, config.seed)
+    kept = "scratch" if gain.verdict == "harm" else "transferred"
     why = {
         "harm": "Transfer harmed on them, so the network from scratch was kept",
         "none": "No difference was shown on them, so the transferred network was kept",
         "gain": "Transfer helped on them, so the transferred network was kept",
-    }[found.verdict]
+    }[gain.verdict]
     sentence = (
         f"Decided on the predictions of {len(validation)} validation scans by networks that had not trained on them, "
         f"before any test scan was predicted. {why}. Every figure on test scans is the kept network's; the transfer "
         "gain compares both."
     )
-    return KeptNetwork(kept=kept, rule=rule, validation=found, sentence=sentence)
+    return KeptNetwork(kept=kept, rule=rule, validation=gain, sentence=sentence)

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import logging
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+log = logging.getLogger(__name__)
 
 Interval = tuple[float, float]
 
 
 class Record(BaseModel):
-    """Base of everything in metrics.json: unknown keys are refused, values do not change."""
+    """Base of everything in metrics.json: unknown keys are refused, values do not change.
+
+    ``renamed_keys`` holds old name to new name; a file of an earlier version is read with a warning that tells both.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+    renamed_keys: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_old_names(cls, values: Any) -> Any:
+        old_names = [old for old in cls.renamed_keys if isinstance(values, dict) and old in values]
+        for old in old_names:
+            log.warning("key %s of %s is now called %s", old, cls.__name__, cls.renamed_keys[old])
+        return {cls.renamed_keys.get(key, key): value for key, value in values.items()} if old_names else values
 
 
 class Estimate(Record):

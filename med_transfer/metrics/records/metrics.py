@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -149,8 +149,8 @@ class Failed(Record):
 class Bootstrap(Record):
     """How the resampled intervals can be had again."""
 
-    n_boot: int
-    seed: int
+    n_boot: int = 2000
+    seed: int = 0
 
 
 class Metrics(Record):
@@ -177,9 +177,11 @@ class Metrics(Record):
             the bundle was developed on; None for the test scans of a run.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         chosen_point: how the operating point was chosen; None for a bundle that does not tell.
-        openings: how often these test scans were read by a network, and under which lock.
-        kept_network, fit_gap: of a training run; None for a bundle that was judged alone.
+        test_set_access: how often these test scans were read by a network, and under which lock.
+        kept_network, generalisation_gap: of a training run; None for a bundle that was judged alone.
     """
+
+    renamed_keys: ClassVar[dict[str, str]] = {"fit_gap": "generalisation_gap", "openings": "test_set_access"}
 
     schema_version: Literal["1"] = Field(default=SCHEMA_VERSION, alias="schema")
     labels: list[str]
@@ -206,10 +208,10 @@ class Metrics(Record):
     domain: Domain | None = None
     transfer_gain: TransferGain | None = None
     kept_network: KeptNetwork | None = None
-    fit_gap: GeneralisationGap | None = None
+    generalisation_gap: GeneralisationGap | None = None
     fusion: FusionMetrics | None = None
     chosen_point: ChosenPoint | None = None
-    openings: AccessCounts | None = None
+    test_set_access: AccessCounts | None = None
     failed: Failed = Failed()
     evaluation: EvaluationConfig = EvaluationConfig()
     bootstrap: Bootstrap

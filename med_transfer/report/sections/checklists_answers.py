@@ -181,7 +181,7 @@ def _selection(evidence: Evidence, t: Translator) -> str | None:
 
 
 def _internal(evidence: Evidence, t: Translator) -> str | None:
-    gap = evidence.metrics.fit_gap
+    gap = evidence.metrics.generalisation_gap
     if gap is None or not _trained(evidence):
         return None
     return t("Test scans of the same cohort, on this page; {gap}", gap=gap.sentence)

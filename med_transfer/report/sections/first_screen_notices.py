@@ -61,7 +61,7 @@ def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
         _transfer(metrics.transfer_gain, t),
         _kept(metrics.kept_network, t),
         _baseline(metrics, judged, t),
-        _gap(metrics.fit_gap, t),
+        _gap(metrics.generalisation_gap, t),
         _never_called(metrics, t),
         _failed(evidence, t),
         _few(metrics, t),

@@ -18,7 +18,7 @@ def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     metrics = evidence.metrics
     found = [
         _overlap(metrics.overlap, t),
-        _openings(metrics.openings, t),
+        _openings(metrics.test_set_access, t),
         _domain(metrics.domain, t),
         _shortcut(metrics, t),
         *_subgroups(metrics, t),

@@ -21,7 +21,7 @@ _AIM = {
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
     metrics = evidence.metrics
-    chosen, openings = metrics.chosen_point, metrics.openings
+    chosen, openings = metrics.chosen_point, metrics.test_set_access
     if chosen is None and openings is None:
         return None
     tables = [_decided(metrics.operating_point, chosen, openings, t)]
