@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from med_transfer.backbones import InputSpec, LoadedBackbone, load_backbone
 from med_transfer.predictions.labels import Labels
-from med_transfer.selection.probes import probe_answers
+from med_transfer.selection.probes import predict_by_probe
 
 BACKBONES = {
     "scratch": "resnet18-w32",
@@ -182,7 +182,7 @@ def probed(
     table, labels = frozen_features(crops, job.arm.removeprefix("probe-"), weights, out), Labels(TASKS[job.task])
     truth = np.eye(len(labels), dtype=bool)[crops.labels[job.task]]
     learn, evaluate = (np.isin(np.arange(len(truth)), cases) for cases in (training, test))
-    return probe_answers(table, truth, learn, evaluate, labels)
+    return predict_by_probe(table, truth, learn, evaluate, labels)
 
 
 def frozen_features(crops: Crops, name: str, weights: Path | None, out: Path) -> np.ndarray:

@@ -25,8 +25,8 @@ from med_transfer.finetuning.strategies import Strategy, find_strategy
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.linear_head import LinearHead, fit_head
+from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.pretraining.source.views import encoder_input, reduce, window
-from med_transfer.selection.probes import patient_folds
 
 SHAPE = (16, 32, 32)  # 32 mm
 # for 2D networks, whose deepest maps are a 32nd of their input; finer takes hours without a GPU

@@ -33,9 +33,9 @@ from selection_fallback import verdict
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.cohorts import Cohort
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.selection.features import StageFeatures, extract
 from med_transfer.selection.measuring import MeasuredLayer, layers_of, measure_layers
-from med_transfer.selection.probes import patient_folds
 from med_transfer.selection.ranking import CandidateScores, in_order
 from med_transfer.selection.target import Target
 

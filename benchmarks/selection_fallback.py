@@ -25,7 +25,7 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import TransferGain
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.predictions.labels import Labels
-from med_transfer.selection.probes import patient_folds
+from med_transfer.predictions.patient_folds import patient_folds
 
 ARMS = (DEFAULT, "scratch")  # the same network, with and without its source
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError, PatientLeak, TooFewPatients
+from med_transfer.predictions.patient_folds import patient_folds
 
 Images = tuple[str, ...]  # ``Volume.content_hash`` of each scan of a case; empty where none was read
 
@@ -167,18 +167,11 @@ def _split_development(cohort: Cohort, test: NDArray, development: NDArray, conf
 
 def _folds(cohort: Cohort, among: NDArray, n_folds: int, seed: int) -> list[NDArray]:
     """Disjoint parts that cover ``among``: whole patients, scans of each class in near equal number."""
-    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and a config needs only SplitConfig
-
     patients = np.array(cohort.patients)[among]
     order = np.argsort(patients, kind="stable")  # the result must not depend on the order of the rows
     strata, patients, among = _strata(cohort, among)[order], patients[order], among[order]
-    if np.bincount(strata).max() < n_folds:  # too few of a kind to stratify at all
-        strata = np.zeros_like(strata)
-    divider = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # A stratum may be small when its class is also found in patients of a rarer one; _require_classes judges.
-        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        return [among[part] for _, part in divider.split(among, strata, patients)]
+    folds = patient_folds(strata, patients.tolist(), n_folds, seed)  # a stratum may be small: _require_classes judges
+    return [among[folds == number] for number in range(n_folds)]
 
 
 def _typical_part(cohort: Cohort, among: NDArray, fraction: float, seed: int) -> NDArray:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from med_transfer.errors import TooFewPatients
 from med_transfer.fusion.clinical import Numbers, learn_column
@@ -17,6 +15,7 @@ from med_transfer.fusion.leaks import leaking_columns
 from med_transfer.fusion.model import Combination, Fusion, FusionScans, Inputs
 from med_transfer.model.linear_head import LinearHead, fit_head
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.patient_folds import held_out_in_turn, patient_counts, patient_folds
 
 MINIMUM_PATIENTS = 5  # of each class; for findings, with and without each
 INVERSE_PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C, strongest penalty first
@@ -156,11 +155,7 @@ def require_patients(
             "Use split.kind=kfold, where every development scan has one (with a single split only the validation scans "
             "do), add patients, or leave fusion out"
         )
-    kinds = [(name, truth[:, c]) for c, name in enumerate(labels.names)]
-    if labels.multilabel:
-        kinds += [(f"no {name}", ~truth[:, c]) for c, name in enumerate(labels.names)]
-    for name, having in kinds:
-        count = len({patient for patient, has in zip(patients, having, strict=True) if has})
+    for name, count in patient_counts(truth, patients, labels).items():
         if count < MINIMUM_PATIENTS:
             raise TooFewPatients(
                 f"class {name!r} has {count} patient{'' if count == 1 else 's'} {lacking}, too few for fusion",
@@ -209,7 +204,8 @@ def choose_penalty(
     seed: int = 0,
 ) -> float:
     """The ``C`` with the least cross-entropy on left-out patients; a tie goes to the strongest penalty."""
-    folds = _inner_folds(truth, patients, seed)
+    n_folds = min(_INNER_FOLDS, len(set(patients.tolist())))
+    folds = held_out_in_turn(patient_folds(truth, patients.tolist(), n_folds, seed))
     losses = []
     for strength in INVERSE_PENALTIES:
         logits = np.zeros(truth.shape)
@@ -230,18 +226,6 @@ def _fit(
     scale = np.where(scale > 1e-9 * np.maximum(np.abs(mean), 1), scale, 1.0)  # a constant feature says nothing
     head = fit_head((features - mean) / scale, truth, strength, multilabel=multilabel, balanced=balanced)
     return mean, scale, head
-
-
-def _inner_folds(truth: NDArray[np.bool_], patients: NDArray, seed: int) -> list[tuple[NDArray, NDArray]]:
-    _, strata = np.unique(truth, axis=0, return_inverse=True)
-    strata = strata.ravel()
-    n_folds = min(_INNER_FOLDS, len(set(patients.tolist())))
-    if np.bincount(strata).max() < n_folds:
-        strata = np.zeros_like(strata)
-    divider = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        return [(training, left_out) for training, left_out in divider.split(strata, strata, patients) if len(left_out)]
 
 
 def _cross_entropy(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool, balanced: bool) -> float:

@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_limits
 from med_transfer.labelling.curve_samples import Judgements, count_patients
 from med_transfer.labelling.nested_subsets import geometric_sizes, nested_order, patient_strata
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.selection.measures.inputs import finite_table
-from med_transfer.selection.probes import patient_folds, probe_answers
+from med_transfer.selection.probes import predict_by_probe
 
 Answers = Callable[["TrainingSubset"], NDArray[np.float64]]
 
@@ -104,7 +105,11 @@ def probe_curve(
     table = finite_table(features)
     with threadpool_limits(1):  # hundreds of small fits: threads that wait for each other made them ten times slower
         return evaluate_subsets(
-            lambda lesson: probe_answers(table, truth, lesson.train, lesson.test, labels), truth, patients, labels, plan
+            lambda lesson: predict_by_probe(table, truth, lesson.train, lesson.test, labels),
+            truth,
+            patients,
+            labels,
+            plan,
         )
 
 

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from med_transfer.metrics.cross_validation import Fold, fewest_patients, patient_folds
+from med_transfer.metrics.cross_validation import fewest_patients, held_out_folds
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.metrics.shortcuts import Development, acquisition_within
+from med_transfer.model.linear_head import fit_predict
+from med_transfer.predictions.patient_folds import Fold
 
 
 def prevalence_only(truth_train: NDArray[np.bool_], n_scans: int) -> NDArray[np.float64]:
@@ -41,10 +43,12 @@ def fit_handcrafted(
         multilabel: several findings a scan: one model a finding.
     """
     train, test = _finite_or_nan(features_train), _finite_or_nan(features_test)
-    if multilabel:
-        findings = range(truth_train.shape[1])
-        return np.stack([_fit(train, truth_train[:, c].astype(int), test, 2, seed)[:, 1] for c in findings], axis=1)
-    return _fit(train, truth_train.argmax(axis=1), test, truth_train.shape[1], seed)
+    model = make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True),
+        StandardScaler(),
+        LogisticRegression(class_weight="balanced", max_iter=5000, random_state=seed),
+    )
+    return fit_predict(model, train, truth_train, test, multilabel=multilabel)
 
 
 def handcrafted_within(
@@ -59,7 +63,7 @@ def handcrafted_within(
 
     Args:
         features: [scan, feature]; truth: boolean [scan, class].
-        folds: from :func:`~med_transfer.metrics.cross_validation.patient_folds`; at least two.
+        folds: from :func:`~med_transfer.metrics.cross_validation.held_out_folds`; at least two.
         seed, multilabel: as there.
     """
     probabilities = np.zeros(truth.shape)
@@ -68,26 +72,6 @@ def handcrafted_within(
             features[train], truth[train], features[held_out], seed, multilabel=multilabel
         )
     return probabilities
-
-
-def _fit(
-    train: NDArray[np.float64], target: NDArray[np.integer], test: NDArray[np.float64], n_classes: int, seed: int
-) -> NDArray[np.float64]:
-    probabilities = np.zeros((len(test), n_classes))
-    present = np.unique(target)
-    if len(present) == 1:  # nothing to tell apart
-        probabilities[:, present[0]] = 1.0
-        return probabilities
-    probabilities[:, present] = _model(seed).fit(train, target).predict_proba(test)
-    return probabilities
-
-
-def _model(seed: int) -> Pipeline:
-    return make_pipeline(
-        SimpleImputer(strategy="median", keep_empty_features=True),
-        StandardScaler(),
-        LogisticRegression(class_weight="balanced", max_iter=5000, random_state=seed),
-    )
 
 
 def _finite_or_nan(features: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -109,7 +93,7 @@ def baselines_within(
     """
     if fewest_patients(judged.truth, judged.patients) < FEWEST_PATIENTS:
         return {}, None
-    folds = patient_folds(judged.truth, judged.patients, judged.labels)
+    folds = held_out_folds(judged.truth, judged.patients, judged.labels)
     handcrafted = handcrafted_within(features, judged.truth, folds, multilabel=judged.labels.multilabel)
     acquisition, shortcuts = acquisition_within(judged)
     facts = {ACQUISITION_BASELINE: acquisition} if acquisition is not None else {}

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold, StratifiedGroupKFold
+from sklearn.model_selection import KFold
 
 from med_transfer.predictions.labels import Labels
-
-Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
+from med_transfer.predictions.patient_folds import Fold, held_out_in_turn, patient_folds
 
 _FOLDS = 5
 
 
-def patient_folds(truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, seed: int = 0) -> list[Fold]:
+def held_out_folds(truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, seed: int = 0) -> list[Fold]:
     """Scans to learn from and scans to predict, at most five times; no patient is in both.
 
     Args:
@@ -31,8 +30,7 @@ def patient_folds(truth: NDArray[np.bool_], patients: Sequence[str], labels: Lab
     if folds < 2:
         return []
     if not labels.multilabel:
-        stratified = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        return list(stratified.split(everyone, truth.argmax(axis=1), everyone))
+        return held_out_in_turn(patient_folds(truth.argmax(axis=1), patients, folds, seed))
     names = np.unique(everyone)
     divided = KFold(folds, shuffle=True, random_state=seed).split(names)
     held_out = [np.isin(everyone, names[chosen]) for _, chosen in divided]

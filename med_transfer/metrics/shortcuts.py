@@ -13,17 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from threadpoolctl import threadpool_limits
 
 from med_transfer.metrics import measures
-from med_transfer.metrics.cross_validation import Fold, patient_folds
+from med_transfer.metrics.cross_validation import held_out_folds
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.shortcuts import Shortcuts
+from med_transfer.model.linear_head import fit_predict
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.patient_folds import Fold
 
 Facts = Mapping[str, str | float]
 
@@ -86,7 +88,7 @@ def _measured(development: Development, seed: int, n_boot: int) -> tuple[Shortcu
     """How strong the facts are, each and together; and what all say of each scan by models of other patients."""
     names = sorted({name for scan in development.facts for name in scan})
     varying = [name for name in names if len({scan.get(name) for scan in development.facts}) > 1]
-    folds = patient_folds(development.truth, development.patients, development.labels, seed)
+    folds = held_out_folds(development.truth, development.patients, development.labels, seed)
     bootstrap = PatientBootstrap(development.patients, n_boot, seed)
     alone = {name: _strength(development, _held_out(development, [name], folds), bootstrap) for name in varying}
     together = _held_out(development, varying, folds)
@@ -134,13 +136,15 @@ def _undefined(reason: str) -> Estimate:
 def _predict(
     development: Development, rows: NDArray[np.intp], asked: Sequence[Facts], names: Sequence[str]
 ) -> NDArray[np.float64]:
-    known = [development.facts[row] for row in rows]
-    limits = {name: _limits(known, name) for name in names}
-    train, test = _categories(known, limits), _categories(asked, limits)
-    truth = development.truth[rows]
-    if development.labels.multilabel:
-        return np.stack([_fit(train, column, test)[:, -1] for column in truth.T.astype(int)], axis=1)
-    return _fit(train, truth.argmax(axis=1), test, truth.shape[1])
+    learned = [development.facts[row] for row in rows]
+    limits = {name: _limits(learned, name) for name in names}
+    train, test = _categories(learned, limits), _categories(asked, limits)
+    rare = min(_RARE, max(1, len(train) // 10))
+    model = make_pipeline(
+        OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=rare),
+        LogisticRegression(class_weight="balanced", max_iter=2000),
+    )
+    return fit_predict(model, train, development.truth[rows], test, multilabel=development.labels.multilabel)
 
 
 def _limits(known: Sequence[Facts], name: str) -> NDArray[np.float64] | None:
@@ -161,21 +165,3 @@ def _categories(scans: Sequence[Facts], limits: Mapping[str, NDArray[np.float64]
         return str(value) if cuts is None else f"band {np.searchsorted(cuts, value, side='left')}"
 
     return np.array([[category(scan, name) for name in limits] for scan in scans], dtype=str)
-
-
-def _fit(train: NDArray[np.str_], target: NDArray, test: NDArray[np.str_], n_classes: int = 2) -> NDArray[np.float64]:
-    """Probabilities [scan, class]; of a class that is not in ``target``, 0."""
-    probabilities, present = np.zeros((len(test), n_classes)), np.unique(target)
-    if len(present) == 1:
-        probabilities[:, present[0]] = 1.0
-        return probabilities
-    probabilities[:, present] = _model(train).fit(train, target).predict_proba(test)
-    return probabilities
-
-
-def _model(train: NDArray[np.str_]) -> Pipeline:
-    rare = min(_RARE, max(1, len(train) // 10))
-    return make_pipeline(
-        OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=rare),
-        LogisticRegression(class_weight="balanced", max_iter=2000),
-    )

@@ -1,4 +1,4 @@
-"""The linear probe: scikit-learn's logistic regression on frozen features, as a linear layer."""
+"""The linear probe: scikit-learn's logistic regression on frozen features, as a linear layer or as probabilities."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -78,10 +79,37 @@ def fit_head(
 
 
 def probe_model(inverse_strength: float, *, balanced: bool) -> Pipeline:
-    """The model itself."""
+    """Logistic regression with scikit-learn's ``C`` on standardised features, its classes weighed alike or not."""
     weights = "balanced" if balanced else None
     model = LogisticRegression(C=inverse_strength, class_weight=weights, max_iter=MAX_ITERATIONS)
     return make_pipeline(StandardScaler(), model)
+
+
+def fit_predict(
+    model: BaseEstimator, train: NDArray, truth: NDArray[np.bool_], test: NDArray, *, multilabel: bool
+) -> NDArray[np.float64]:
+    """Probabilities [test scan, class] by a scikit-learn classifier, fitted anew; 0 of a class that it was not shown.
+
+    Args:
+        model: fitted on all classes at once, or for several findings a scan on each finding's absence and presence.
+        train, test: its inputs, one row a scan.
+        truth: boolean [training scan, class].
+        multilabel: several findings a scan.
+    """
+    if multilabel:
+        return np.stack([_predict(model, train, finding.astype(int), test, 2)[:, 1] for finding in truth.T], axis=1)
+    return _predict(model, train, truth.argmax(axis=1), test, truth.shape[1])
+
+
+def _predict(
+    model: BaseEstimator, train: NDArray, target: NDArray[np.integer], test: NDArray, n_classes: int
+) -> NDArray[np.float64]:
+    probabilities, present = np.zeros((len(test), n_classes)), np.unique(target)
+    if len(present) == 1:  # nothing to tell apart
+        probabilities[:, present] = 1.0
+    else:
+        probabilities[:, present] = model.fit(train, target).predict_proba(test)  # type: ignore[attr-defined]
+    return probabilities
 
 
 def _fit(

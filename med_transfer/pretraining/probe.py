@@ -7,22 +7,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
 from med_transfer.cohorts import Cohort, PreparedCohort, patient_hash, prepare_cohort
 from med_transfer.errors import CohortError, TooFewPatients
+from med_transfer.model.linear_head import fit_predict, probe_model
+from med_transfer.predictions.patient_folds import Fold, held_out_in_turn, patient_folds
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.methods.method import PretrainingContext
 from med_transfer.progress import Progress, named
 
 _BATCH = 16
+_INVERSE_STRENGTH = 0.1  # scikit-learn's C
 
 
 class LinearProbe:
@@ -35,8 +34,7 @@ class LinearProbe:
         self.prepared, self.context = prepared, context
         cohort = prepared.cohort
         self.truth = cohort.truth
-        patients = {patient: number for number, patient in enumerate(sorted(set(cohort.patients)))}
-        self.patients = np.array([patients[patient] for patient in cohort.patients])
+        self.patients = np.array(cohort.patients)
         self.folds = [self._folds(column, name) for column, name in zip(self.truth.T, cohort.labels.names, strict=True)]
 
     def seen(self) -> tuple[set[str], set[str]]:
@@ -52,10 +50,12 @@ class LinearProbe:
         ]
         return float(np.mean(aucs))
 
-    def _predicted(self, features: NDArray, truth: NDArray[np.bool_], folds: StratifiedGroupKFold) -> NDArray:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"))
-        fitted = cross_val_predict(model, features, truth, groups=self.patients, cv=folds, method="predict_proba")
-        return np.asarray(fitted)[:, 1]
+    def _predicted(self, features: NDArray, truth: NDArray[np.bool_], folds: list[Fold]) -> NDArray[np.float64]:
+        model, probabilities = probe_model(_INVERSE_STRENGTH, balanced=True), np.zeros(len(truth))
+        for train, test in folds:
+            finding = fit_predict(model, features[train], truth[train, None], features[test], multilabel=True)
+            probabilities[test] = finding[:, 0]
+        return probabilities
 
     @torch.no_grad()
     def _features(self, encoder: Encoder) -> NDArray[np.float64]:
@@ -69,7 +69,7 @@ class LinearProbe:
             features.append(torch.cat(pooled, dim=1).double().cpu().numpy())
         return np.concatenate(features)
 
-    def _folds(self, truth: NDArray[np.bool_], name: str) -> StratifiedGroupKFold:
+    def _folds(self, truth: NDArray[np.bool_], name: str) -> list[Fold]:
         fewest = min(len(set(self.patients[truth])), len(set(self.patients[~truth])))
         if fewest < 2:
             raise TooFewPatients(
@@ -77,7 +77,8 @@ class LinearProbe:
                 where=self.prepared.cohort.path or "",
                 expected="at least 2 patients with it, and 2 without",
             )
-        return StratifiedGroupKFold(min(self.context.config.probe.folds, fewest), shuffle=True, random_state=0)
+        n_folds = min(self.context.config.probe.folds, fewest)
+        return held_out_in_turn(patient_folds(truth, self.patients.tolist(), n_folds))
 
 
 def linear_probe(

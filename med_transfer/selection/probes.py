@@ -1,4 +1,4 @@
-"""What frozen features are worth: nearest neighbours and a linear probe, each patient judged by models without them."""
+"""What frozen features are worth: a linear probe and nearest neighbours, cross-validated by patient."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -19,6 +19,7 @@ from med_transfer.errors import UsageError
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.rates import weighted_balanced_accuracy
+from med_transfer.model.linear_head import fit_predict
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 from med_transfer.selection.measures.inputs import finite_table, in_own_axes
@@ -27,7 +28,7 @@ _PENALTY = 10.0  # scikit-learn's C, for rows of mean squared length 1
 _NEIGHBOURS = 5
 _DRAWS = 500
 
-Fit = Callable[[NDArray[np.float64], NDArray[np.intp]], ClassifierMixin]
+Make = Callable[[int], BaseEstimator]  # of the number of training scans
 
 
 @dataclass(frozen=True)
@@ -74,29 +75,10 @@ class CrossValidatedPredictions:
         return self.macro_auc - other.macro_auc, float(np.nanstd(self.resampled - other.resampled))
 
 
-def patient_folds(truth: NDArray[np.bool_], patients: Sequence[str], n_folds: int = 5, seed: int = 0) -> NDArray:
-    """A fold number a scan, [scan]: whole patients, classes (or patterns of findings) spread evenly.
-
-    Raises:
-        UsageError: fewer patients than folds.
-    """
-    if len(set(patients)) < n_folds:
-        raise UsageError(f"{len(set(patients))} patients for {n_folds} folds", expected="at least one a fold")
-    _, strata = np.unique(truth, axis=0, return_inverse=True)
-    strata = strata.ravel()
-    if np.bincount(strata).max() < n_folds:  # too few of a kind to stratify
-        strata = np.zeros_like(strata)
-    folds = np.zeros(len(truth), dtype=np.intp)
-    divider = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    for number, (_, part) in enumerate(divider.split(folds, strata, list(patients))):
-        folds[part] = number
-    return folds
-
-
 def linear_probe(
     features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray, labels: Labels
 ) -> CrossValidatedPredictions:
-    """Class-balanced logistic regression, fitted on all folds but one and judged on that one, in turn.
+    """Class-balanced logistic regression, fitted on all folds but one and tested on that one, in turn.
 
     Features are standardised and divided by the root of their number, both by the training folds, so that one
     penalty (C = 10) means the same for a layer of 32 features and for one of 2048. Constant features make every class
@@ -106,7 +88,7 @@ def linear_probe(
         features: [scan, feature].
         truth: boolean [scan, class]; for several findings a scan one model a finding.
         patients: one entry a scan; no patient may be in two folds.
-        folds: a fold number a scan, as from :func:`patient_folds`.
+        folds: a fold number a scan, as from :func:`~med_transfer.predictions.patient_folds.patient_folds`.
         labels: class names.
 
     Raises:
@@ -114,24 +96,24 @@ def linear_probe(
 
     Source: linear probes, Alain & Bengio 2016, arXiv:1610.01644.
     """
-    return _judged(features, truth, patients, folds, labels, _fit_linear)
+    return _cross_validated(features, truth, patients, folds, labels, _linear)
 
 
-def probe_answers(
+def predict_by_probe(
     features: ArrayLike, truth: NDArray[np.bool_], train: NDArray[np.bool_], test: NDArray[np.bool_], labels: Labels
 ) -> NDArray[np.float64]:
-    """What the model of :func:`linear_probe`, fitted on some scans, says of others: [scan to judge, class].
+    """Probabilities [test scan, class] by the model of :func:`linear_probe`, fitted on the training scans.
 
     Args:
         features: [scan, feature].
         truth: boolean [scan, class]; only that of the training scans is looked at.
-        train, test: boolean [scan]; who learns, and who is judged.
+        train, test: boolean [scan].
         labels: class names.
 
     Raises:
         UsageError: features that are no finite table.
     """
-    return _answers(finite_table(features), truth, train, test, labels, _fit_linear)
+    return _predicted(finite_table(features), truth, train, test, labels, _linear)
 
 
 def nearest_neighbours(
@@ -143,42 +125,42 @@ def nearest_neighbours(
 
     Source: Wu et al. 2018, CVPR, arXiv:1805.01978.
     """
-    return _judged(features, truth, patients, folds, labels, _fit_neighbours)
+    return _cross_validated(features, truth, patients, folds, labels, _neighbours)
 
 
-def _fit_linear(train: NDArray[np.float64], target: NDArray[np.intp]) -> ClassifierMixin:
-    return LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=5000, tol=1e-7).fit(train, target)
+def _linear(n_train: int) -> BaseEstimator:
+    return LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=5000, tol=1e-7)
 
 
-def _fit_neighbours(train: NDArray[np.float64], target: NDArray[np.intp]) -> ClassifierMixin:
-    return KNeighborsClassifier(min(_NEIGHBOURS, len(train))).fit(train, target)
+def _neighbours(n_train: int) -> BaseEstimator:
+    return KNeighborsClassifier(min(_NEIGHBOURS, n_train))
 
 
-def _judged(
-    features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray, labels: Labels, fit: Fit
+def _cross_validated(
+    features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray, labels: Labels, make: Make
 ) -> CrossValidatedPredictions:
     table, folds = finite_table(features), np.asarray(folds)
     _check(table, truth, patients, folds)
     probabilities = np.zeros(truth.shape)
     with threadpool_limits(1):  # small fits: threads that wait for each other, on busy cores, take many times longer
         for fold in np.unique(folds):
-            probabilities[folds == fold] = _answers(table, truth, folds != fold, folds == fold, labels, fit)
+            probabilities[folds == fold] = _predicted(table, truth, folds != fold, folds == fold, labels, make)
     return CrossValidatedPredictions(truth, probabilities, tuple(patients), labels)
 
 
-def _answers(
+def _predicted(
     table: NDArray[np.float64],
     truth: NDArray[np.bool_],
     train: NDArray[np.bool_],
     test: NDArray[np.bool_],
     labels: Labels,
-    fit: Fit,
+    make: Make,
 ) -> NDArray[np.float64]:
-    """Probabilities [scan to judge, class] by models of the training scans."""
-    points, answers = _standardised(table, train), np.zeros((int(test.sum()), truth.shape[1]))
-    for columns, target in _targets(truth, multilabel=labels.multilabel):
-        answers[:, columns] = _predict(points, target, train, test, len(columns), fit)
-    return answers
+    """Probabilities [test scan, class] by a model of the training scans."""
+    points = _standardised(table, train)
+    constant = not np.ptp(points[train], axis=0).any()
+    model = DummyClassifier(strategy="uniform") if constant else make(int(train.sum()))
+    return fit_predict(model, points[train], truth[train], points[test], multilabel=labels.multilabel)
 
 
 def _check(table: NDArray, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray) -> None:
@@ -188,7 +170,7 @@ def _check(table: NDArray, truth: NDArray[np.bool_], patients: Sequence[str], fo
             expected="one of each a scan",
         )
     if len(np.unique(folds)) < 2:
-        raise UsageError("one fold", expected="at least two: one learns and one judges")
+        raise UsageError("one fold", expected="at least two: one to learn from and one to test on")
     by_patient = {(patient, int(fold)) for patient, fold in zip(patients, folds, strict=True)}
     if len(by_patient) > len(set(patients)):
         raise UsageError("a patient in two folds", expected="all scans of a patient in one", action="Use patient_folds")
@@ -198,28 +180,3 @@ def _standardised(table: NDArray[np.float64], train: NDArray[np.bool_]) -> NDArr
     """Mean 0 and variance 1 over the training scans, divided by the root of the number of features."""
     scaled = StandardScaler().fit(table[train]).transform(table) / np.sqrt(table.shape[1])
     return in_own_axes(scaled)
-
-
-def _targets(truth: NDArray[np.bool_], *, multilabel: bool) -> list[tuple[list[int], NDArray[np.intp]]]:
-    """What is fitted: all classes at once, or each finding's absence and presence apart; the columns it fills."""
-    if multilabel:
-        return [([column], truth[:, column].astype(np.intp)) for column in range(truth.shape[1])]
-    return [(list(range(truth.shape[1])), truth.argmax(axis=1))]
-
-
-def _predict(
-    points: NDArray[np.float64],
-    target: NDArray[np.intp],
-    train: NDArray[np.bool_],
-    test: NDArray[np.bool_],
-    n_columns: int,
-    fit: Fit,
-) -> NDArray[np.float64]:
-    n_outcomes = max(n_columns, 2)
-    present = np.unique(target[train])
-    probabilities = np.zeros((int(test.sum()), n_outcomes))
-    if len(present) == 1 or not np.ptp(points[train], axis=0).any():
-        probabilities[:, present] = 1 / len(present)
-    else:
-        probabilities[:, present] = fit(points[train], target[train]).predict_proba(points[test])  # type: ignore[attr-defined]
-    return probabilities[:, -n_columns:]

@@ -21,11 +21,11 @@ from med_transfer.cohorts import (
 )
 from med_transfer.errors import NothingDone, ScanError
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.features import FeatureLibrary, StageFeatures
-from med_transfer.selection.probes import patient_folds
 
 log = logging.getLogger(__name__)
 

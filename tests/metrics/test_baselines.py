@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from med_transfer.metrics.baselines import fit_handcrafted, handcrafted_within, prevalence_only
-from med_transfer.metrics.cross_validation import patient_folds
+from med_transfer.metrics.cross_validation import held_out_folds
 from med_transfer.predictions.labels import Labels
 
 
@@ -57,7 +57,7 @@ def test_handcrafted_for_findings_fits_each_on_its_own():
 def test_handcrafted_within_a_cohort_is_scikit_learns_cross_validation_by_patient():
     features, truth = feature_table()
     patients = [f"p{number // 2}" for number in range(90)]
-    folds = patient_folds(truth, patients, Labels(("a", "b", "c")))
+    folds = held_out_folds(truth, patients, Labels(("a", "b", "c")))
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=5000))
     expected = cross_val_predict(model, features, truth.argmax(axis=1), cv=folds, method="predict_proba")
     np.testing.assert_allclose(handcrafted_within(features, truth, folds), expected, atol=1e-6)

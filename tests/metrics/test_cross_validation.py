@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from med_transfer.metrics.cross_validation import fewest_patients, patient_folds
+from med_transfer.metrics.cross_validation import fewest_patients, held_out_folds
 from med_transfer.predictions.labels import Labels
 
 PATIENTS = [f"p{number // 2}" for number in range(60)]
@@ -13,7 +13,7 @@ SEVERAL = np.random.default_rng(0).random((60, 3)) < 0.4
 
 @pytest.mark.parametrize(("truth", "multilabel"), [(ONE, False), (SEVERAL, True)])
 def test_every_scan_is_held_out_once_and_nobody_stands_on_both_sides(truth, multilabel):
-    folds = patient_folds(truth, PATIENTS, Labels(("a", "b", "c"), multilabel=multilabel), seed=1)
+    folds = held_out_folds(truth, PATIENTS, Labels(("a", "b", "c"), multilabel=multilabel), seed=1)
     assert len(folds) == 5
     assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(60))
     for train, held_out in folds:
@@ -28,4 +28,4 @@ def test_a_class_of_few_patients_makes_fewer_folds_and_one_of_one_patient_none()
         truth[:, 1] = np.arange(60) < 2 * n_patients
         truth[:, 0] = ~truth[:, 1]
         assert fewest_patients(truth, PATIENTS) == n_patients
-        assert len(patient_folds(truth, PATIENTS, Labels(("a", "b")))) == n_folds
+        assert len(held_out_folds(truth, PATIENTS, Labels(("a", "b")))) == n_folds

@@ -16,7 +16,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from med_transfer.errors import UsageError
 from med_transfer.predictions.labels import Labels
-from med_transfer.selection.probes import linear_probe, nearest_neighbours, patient_folds
+from med_transfer.predictions.patient_folds import patient_folds
+from med_transfer.selection.probes import linear_probe, nearest_neighbours
 
 LABELS = Labels(("a", "b", "c"))
 FINDINGS = Labels(("effusion", "nodule"), multilabel=True)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from med_transfer.model.calibration.calibrators import Calibrator
 from med_transfer.model.calibration.config import FittedMethod, Method
 from med_transfer.model.calibration.fitting import fit
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.patient_folds import Fold, held_out_in_turn, patient_counts, patient_folds
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def cross_fitted(
 ) -> NDArray[np.float64]:
     """Probabilities [scan, class] of each scan by a calibration fitted on other patients, if there are any."""
     probabilities = np.full(truth.shape, np.nan)
-    for fitted_on, left_out in _folds(truth, np.asarray(patients)):
+    for fitted_on, left_out in _folds(truth, patients):
         calibrator = fit(method, logits[fitted_on], truth[fitted_on], multilabel=multilabel)
         tensor = torch.from_numpy(np.asarray(logits[left_out], dtype=np.float64))
         probabilities[left_out] = calibrator.probabilities(tensor, multilabel=multilabel).numpy()
@@ -126,25 +125,14 @@ def _loss_by_patient(
 def _too_few(method: FittedMethod, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels) -> str:
     """Why a method has too few patients to learn from; empty when it has not. Findings need as many without them."""
     least = LEAST_PATIENTS[method]
-    groups = [(name, truth[:, c]) for c, name in enumerate(labels.names)]
-    if labels.multilabel:
-        groups += [(f"no {name}", ~truth[:, c]) for c, name in enumerate(labels.names)]
-    for name, having in groups:
-        count = len({patient for patient, has in zip(patients, having, strict=True) if has})
+    for name, count in patient_counts(truth, patients, labels).items():
         if count < least:
             return f"{count} validation patients of class {name!r}, {least} are needed"
     return ""
 
 
-def _folds(truth: NDArray[np.bool_], patients: NDArray) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Positions to fit on and left out; patients apart, classes spread. One patient cannot be divided."""
-    n_folds = min(_FOLDS, len(np.unique(patients)))
+def _folds(truth: NDArray[np.bool_], patients: Sequence[str]) -> list[Fold]:
+    """One patient cannot be divided, and is fitted on and left out."""
+    n_folds = min(_FOLDS, len(set(patients)))
     everyone = np.arange(len(truth))
-    if n_folds < 2:
-        return [(everyone, everyone)]
-    _, kind = np.unique(truth, axis=0, return_inverse=True)
-    kind = kind.ravel() if np.bincount(kind.ravel()).max() >= n_folds else np.zeros(len(truth), dtype=int)
-    divider = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        return [split for split in divider.split(kind, kind, patients) if len(split[1])]
+    return held_out_in_turn(patient_folds(truth, patients, n_folds)) if n_folds > 1 else [(everyone, everyone)]

@@ -11,8 +11,9 @@ from scipy.spatial.distance import cdist, pdist
 
 from med_transfer.errors import UsageError
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.selection.measures.inputs import finite_table
-from med_transfer.selection.probes import linear_probe, patient_folds
+from med_transfer.selection.probes import linear_probe
 
 _SIDES = Labels(("source", "target"))
 
