@@ -3,32 +3,32 @@
 ::
 
     MedTransferError
-    ├── UsageError                  exit code 2: the command, a config or an input table is wrong
-    │   ├── ConfigError             a config value is out of range or of the wrong type
-    │   │   └── UnknownKey          a config key that does not exist; names the nearest known one
-    │   ├── CohortError             the cohort table cannot be used
-    │   │   ├── MissingLabel        a scan without a label, or a label without a scan
-    │   │   ├── TooFewPatients      a class has too few patients for the split that was asked for
-    │   │   └── PatientLeak         one patient, or one identical scan, on both sides of a split
-    │   ├── BackboneError           the backbone cannot be built or its weights cannot be used
+    ├── UsageError
+    │   ├── ConfigError
+    │   │   └── UnknownKey
+    │   ├── CohortError
+    │   │   ├── MissingLabel
+    │   │   ├── TooFewPatients
+    │   │   └── PatientLeak
+    │   ├── BackboneError
     │   │   ├── UnknownBackbone
-    │   │   ├── MissingExtra        an optional package that this backbone or codec needs
+    │   │   ├── MissingExtra
     │   │   ├── WeightsNotFound
-    │   │   ├── WeightsMismatch     too few encoder tensors matched
-    │   │   ├── UnsafeWeights       a file that would run code, or whose hash is not the pinned one
-    │   │   └── LicenceNotAccepted  weights under a restricted licence that was not accepted by name
-    │   └── BundleError             a bundle folder is incomplete or inconsistent
-    ├── ScanError                   one scan cannot be used; a batch records it and goes on
-    │   ├── ScanNotFound            nothing there, or nothing in it that is an image
-    │   ├── NotAScan                the file is something else than its name says
-    │   ├── UnreadableScan          truncated or corrupt
-    │   ├── MissingCodec            compressed in a way that no installed package decodes
-    │   ├── AmbiguousScan           several series where one is expected
-    │   ├── GeometryRejected        the slices do not form one regular volume
-    │   ├── InputRejected           a sound scan, but not what the input is made of (modality, channel)
-    │   └── UnusableVoxels          NaN, constant, or outside what CT can contain
-    ├── OutputError                 a result cannot be written (disk full, no permission)
-    └── NothingDone                 exit code 3: every scan failed
+    │   │   ├── WeightsMismatch
+    │   │   ├── UnsafeWeights
+    │   │   └── LicenceNotAccepted
+    │   └── BundleError
+    ├── ScanError
+    │   ├── ScanNotFound
+    │   ├── NotAScan
+    │   ├── UnreadableScan
+    │   ├── MissingCodec
+    │   ├── AmbiguousScan
+    │   ├── GeometryRejected
+    │   ├── InputRejected
+    │   └── UnusableVoxels
+    ├── OutputError
+    └── NothingDone
 
 A message is one line that says what was found, where, what was expected and what to do. It never holds
 a patient's name, identifier or date; series UIDs and file paths stay in local messages.
@@ -72,104 +72,112 @@ def _rebuild(kind: type[MedTransferError], found: str, where: str, expected: str
 
 
 class UsageError(MedTransferError):
+    """The command, a config or an input table is wrong: exit code 2."""
+
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    pass
+    """A config value is out of range or of the wrong type."""
 
 
 class UnknownKey(ConfigError):
-    pass
+    """A config key that does not exist; names the nearest known one."""
 
 
 class CohortError(UsageError):
-    pass
+    """The cohort table cannot be used."""
 
 
 class MissingLabel(CohortError):
-    pass
+    """A scan without a label, or a label without a scan."""
 
 
 class TooFewPatients(CohortError):
-    pass
+    """A class has too few patients for the split that was asked for."""
 
 
 class PatientLeak(CohortError):
-    pass
+    """One patient, or one identical scan, on both sides of a split."""
 
 
 class BackboneError(UsageError):
-    pass
+    """The backbone cannot be built or its weights cannot be used."""
 
 
 class UnknownBackbone(BackboneError):
-    pass
+    """No backbone has this name."""
 
 
 class MissingExtra(BackboneError):
-    pass
+    """An optional package that this backbone or codec needs."""
 
 
 class WeightsNotFound(BackboneError):
-    pass
+    """No weights where they were looked for, or none given."""
 
 
 class WeightsMismatch(BackboneError):
-    pass
+    """Too few encoder tensors matched."""
 
 
 class UnsafeWeights(BackboneError):
-    pass
+    """A file that would run code, or whose hash is not the pinned one."""
 
 
 class LicenceNotAccepted(BackboneError):
-    pass
+    """Weights under a restricted licence that was not accepted by name."""
 
 
 class BundleError(UsageError):
-    pass
+    """A bundle folder is incomplete or inconsistent."""
 
 
 class ScanError(MedTransferError):
-    pass
+    """One scan cannot be used; a batch records it and goes on."""
 
 
 class ScanNotFound(ScanError):
+    """Nothing there, or nothing in it that is an image."""
+
     exit_code = 2
 
 
 class NotAScan(ScanError):
-    pass
+    """The file is something else than its name says."""
 
 
 class UnreadableScan(ScanError):
-    pass
+    """Truncated or corrupt."""
 
 
 class MissingCodec(ScanError):
-    pass
+    """Compressed in a way that no installed package decodes."""
 
 
 class AmbiguousScan(ScanError):
-    pass
+    """Several series where one is expected."""
 
 
 class GeometryRejected(ScanError):
-    pass
+    """The slices do not form one regular volume."""
 
 
 class InputRejected(ScanError):
-    pass
+    """A sound scan, but not what the input is made of (modality, channel)."""
 
 
 class UnusableVoxels(ScanError):
-    pass
+    """NaN, constant, or outside what CT can contain."""
 
 
 class OutputError(MedTransferError):
+    """A result cannot be written (disk full, no permission)."""
+
     exit_code = 2
 
 
 class NothingDone(MedTransferError):
+    """Every scan failed: exit code 3."""
+
     exit_code = 3

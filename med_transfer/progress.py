@@ -8,7 +8,9 @@ from typing import Protocol
 class Progress(Protocol):
     """Called with the stage's name, steps done, steps in all and a short note."""
 
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Told of one more step; ``done`` and ``total`` count from 0 in each stage."""
+        ...
 
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:

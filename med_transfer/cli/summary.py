@@ -63,6 +63,7 @@ def _say_fusion(fusion: FusionMetrics) -> None:
 
 
 def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:
+    """For example ``0.87 [0.79, 0.93]``; with a plus sign where ``signed``."""
     if estimate.value is None:
         return "undefined"
     sign = "+" if signed else ""

@@ -29,6 +29,7 @@ class TerminalProgress:
         self._tasks: dict = {}
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Draw one more step; a new stage begins a new bar."""
         if stage not in self._tasks:
             for task in self._tasks.values():
                 self._bars.stop_task(task)

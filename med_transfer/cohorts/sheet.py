@@ -26,6 +26,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
+    """A table as text.
+
+    Attributes:
+        path: where it was read.
+        columns: names of the head line.
+        rows: column to cell.
+    """
+
     path: Path
     columns: tuple[str, ...]
     rows: tuple[Row, ...]

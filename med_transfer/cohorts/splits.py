@@ -55,6 +55,7 @@ class Split:
 
     @property
     def n_members(self) -> int:
+        """Folds, and with them members of the ensemble."""
         return len(self.validation)
 
     @property

@@ -54,11 +54,13 @@ class EachChannel(Randomizable):
         self.step, self.R = step, step.R
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> EachChannel:
+        """Seeds the step; as MONAI asks of every random transform."""
         self.step.set_random_state(seed, state)
         self.R = self.step.R
         return self
 
     def __call__(self, image: Tensor) -> Tensor:
+        """The step on each channel of [channel, depth, height, width] by itself."""
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         return torch.cat([torch.as_tensor(self.step(channel[None])) for channel in plain])
 

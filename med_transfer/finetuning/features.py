@@ -21,6 +21,7 @@ from med_transfer.preprocessing import PreprocessingConfig
 
 
 def best_device() -> torch.device:
+    """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

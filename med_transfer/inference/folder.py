@@ -35,7 +35,9 @@ class ReadsAndPredicts(Protocol):
         *,
         mask: Volume | None = None,
         columns: Mapping[str, str] | None = None,
-    ) -> Prediction: ...
+    ) -> Prediction:
+        """As :meth:`med_transfer.inference.Predictor.predict`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class BudgetSettings:
 
     @property
     def way(self) -> Way:
+        """How the curves are measured."""
         return "fine-tuning" if self.finetune else "linear probe"
 
     def wanted(self, labels: Labels) -> tuple[str, ...]:

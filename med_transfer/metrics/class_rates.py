@@ -47,6 +47,8 @@ class ResampledCells:
 
     @classmethod
     def of(cls, scored: LabelledPredictions, bootstrap: PatientBootstrap) -> ResampledCells:
+        """The cells of the sample and of every resample."""
+
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
             cells = weighted_cells(scored.truth, scored.predicted, weights)
             return np.stack([cells[name] for name in CELLS], axis=1)

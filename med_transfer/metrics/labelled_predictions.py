@@ -96,6 +96,7 @@ class LabelledPredictions:
 
     @cached_property
     def n_patients(self) -> int:
+        """Patients, however many scans each has."""
         return len(set(self.patients))
 
     @property

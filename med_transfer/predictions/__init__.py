@@ -1,0 +1,1 @@
+"""Class names, the record of one scan's prediction, and predictions.csv."""

@@ -18,6 +18,8 @@ ALL_CLASSES = "All"
 
 @dataclass(frozen=True)
 class Count:
+    """Scans, and the patients they are of."""
+
     scans: int
     patients: int
 
@@ -40,6 +42,7 @@ class ParticipantFlow:
 
     @property
     def used(self) -> Count:
+        """Found and not excluded."""
         return Count(self.found.scans - self.excluded.scans, self.found.patients - self.excluded.patients)
 
 

@@ -13,10 +13,14 @@ class Probed(Protocol):
     """What a cross-validated linear probe has told of."""
 
     @property
-    def macro_auc(self) -> float: ...
+    def macro_auc(self) -> float:
+        """Of the cross-validated probe, in [0, 1]."""
+        ...
 
     @property
-    def standard_error(self) -> float: ...
+    def standard_error(self) -> float:
+        """Of the macro AUC."""
+        ...
 
 
 AnyProbed = TypeVar("AnyProbed", bound=Probed)

@@ -41,6 +41,7 @@ class Layer:
     bias: Tensor
 
     def __call__(self, rows: Tensor) -> Tensor:
+        """Logits [scan, class] of features [scan, feature]."""
         return rows @ self.weight.double().T + self.bias.double()
 
 

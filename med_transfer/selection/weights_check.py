@@ -51,6 +51,7 @@ class Agreement:
 
     @property
     def distance(self) -> float:
+        """How far the mean and the spread are off, together."""
         return self.shift + self.spread
 
 

@@ -110,6 +110,7 @@ class Tuning:
 
     @property
     def complete(self) -> tuple[TrialRecord, ...]:
+        """The trials that have a value."""
         return tuple(trial for trial in self.trials if trial.value is not None)
 
     @property
@@ -131,6 +132,7 @@ class Tuning:
 
     @property
     def best_file(self) -> Path:
+        """The best trial's config, as ``finetune`` takes it."""
         return self.folder / "best.yaml"
 
     @property

@@ -46,6 +46,7 @@ class Comparison:
 
     @property
     def is_reference(self) -> bool:
+        """Whether the others are compared with this run."""
         return self.macro_auc is None
 
     @property

@@ -44,6 +44,7 @@ class FinishedRun:
 
     @property
     def labels(self) -> Labels:
+        """Its class names."""
         return Labels(tuple(self.metrics.labels), self.metrics.multilabel)
 
     @property

@@ -16,6 +16,7 @@ class DeepCoral(Alignment):
     """
 
     def forward(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> Tensor:
+        """The weighted loss of two batches of features [scan, feature]."""
         return self.weight * coral_loss(labelled, unlabelled)
 
 

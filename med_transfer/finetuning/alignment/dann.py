@@ -29,6 +29,7 @@ class DomainAdversary(Alignment):
         self.domain = nn.Sequential(nn.Linear(n_features, INNER), nn.ReLU(), nn.Linear(INNER, 1))
 
     def forward(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> Tensor:
+        """The weighted loss of two batches of features [scan, feature], at a share ``progress`` of the training."""
         strength = self.weight * (2 / (1 + math.exp(-10 * progress)) - 1)
         with torch.autocast(labelled.device.type, enabled=False):
             known, other = (

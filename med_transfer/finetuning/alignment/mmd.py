@@ -17,6 +17,7 @@ class MultiKernelMMD(Alignment):
     """
 
     def forward(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> Tensor:
+        """The weighted loss of two batches of features [scan, feature]."""
         return self.weight * mmd_loss(labelled, unlabelled)
 
 

@@ -27,6 +27,7 @@ class BestWeights(Callback):
         self.figure = float("nan")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keeps the weights if no epoch before was better."""
         if not isinstance(pl_module, FinetuningModule):
             return
         row = pl_module.history[-1]
@@ -37,9 +38,11 @@ class BestWeights(Callback):
             self.weights = {name: t.detach().cpu().clone() for name, t in pl_module.classifier.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: the best weights and whose they are."""
         return {"weights": self.weights, "epoch": self.epoch, "figure": self.figure}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of a checkpoint, as :meth:`state_dict` gave it."""
         self.weights, self.epoch, self.figure = state_dict["weights"], state_dict["epoch"], state_dict["figure"]
 
 
@@ -51,6 +54,7 @@ class ResumePoint(Callback):
         self._written = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the state if the last time is long enough ago."""
         # Not earlier: a state from within the epoch makes Lightning end that epoch again, without its figures.
         if time.monotonic() - self._written < self.seconds:
             return

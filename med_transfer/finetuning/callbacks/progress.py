@@ -18,6 +18,7 @@ class TrainingProgress(Callback):
         self.stage, self.progress = stage, progress
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Tells one more step."""
         total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
         note = f"epoch {trainer.current_epoch + 1}"
         if isinstance(pl_module, FinetuningModule) and pl_module.history:

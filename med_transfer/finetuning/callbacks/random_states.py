@@ -31,6 +31,7 @@ class RandomStates(Callback):
         self._restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: the state of every generator."""
         return {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -42,9 +43,11 @@ class RandomStates(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of a checkpoint; restored when the next epoch begins."""
         self._restored = state_dict
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restores what a checkpoint brought."""
         state, self._restored = self._restored, None
         if state is None:
             return

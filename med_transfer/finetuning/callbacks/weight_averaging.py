@@ -36,17 +36,21 @@ class WeightAverage(Callback):
         self._last: dict[str, Tensor] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begins with a copy of the network."""
         averaging = get_ema_multi_avg_fn(self.config.ema_decay) if self.config.averaging == "ema" else None
         self.averaged = AveragedModel(_network(pl_module), multi_avg_fn=averaging, use_buffers=True)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Follows the network to its device."""
         self.averaged.to(pl_module.device)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """One more step in the exponential mean."""
         if self.config.averaging == "ema":
             self.averaged.update_parameters(_network(pl_module))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Puts the mean in the place of the last weights."""
         network = _network(pl_module)
         if trainer.current_epoch < self.first_epoch:
             return
@@ -56,14 +60,17 @@ class WeightAverage(Callback):
         network.load_state_dict(self.averaged.module.state_dict())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Puts the last weights back, to learn on from."""
         if self._last:
             _network(pl_module).load_state_dict(self._last)
             self._last = {}
 
     def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: the mean."""
         return self.averaged.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of a checkpoint, as :meth:`state_dict` gave it."""
         self.averaged.load_state_dict(state_dict)
 
 

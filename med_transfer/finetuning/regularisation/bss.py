@@ -19,6 +19,7 @@ class BatchSpectralShrinkage:
         self.strength, self.k = strength, k
 
     def __call__(self, step: Step) -> Tensor:
+        """The penalty of one batch."""
         with torch.autocast(step.features.device.type, enabled=False):
             singular = torch.linalg.svdvals(step.features.float())
         return self.strength * singular[-self.k :].square().sum()

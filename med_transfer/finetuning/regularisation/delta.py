@@ -33,6 +33,7 @@ class Delta:
         self.source = copy.deepcopy(source).eval().requires_grad_(False)
 
     def __call__(self, step: Step) -> Tensor:
+        """The penalty of one batch."""
         with torch.no_grad():
             before = self.source.to(step.images.device)(step.images)
         pairs = zip(step.maps, before, strict=True)

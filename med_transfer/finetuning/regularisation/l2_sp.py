@@ -21,6 +21,7 @@ class L2SP:
         self.start = {name: weight.detach().clone() for name, weight in source.named_parameters()}
 
     def __call__(self, step: Step) -> Tensor:
+        """The penalty of one batch."""
         weights = dict(step.classifier.encoder.named_parameters())
         head = step.classifier.head
         self.start = {name: start.to(head.weight.device) for name, start in self.start.items()}

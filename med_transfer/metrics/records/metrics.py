@@ -124,6 +124,7 @@ class GeneralisationGap(Record):
 
     @property
     def exceeded(self) -> bool:
+        """Whether the difference is known and above the limit."""
         return self.difference is not None and self.difference > self.limit
 
     @property

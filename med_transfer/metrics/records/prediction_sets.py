@@ -37,6 +37,7 @@ class SetMetrics(Record):
 
     @property
     def mean_size(self) -> float:
+        """Classes in a set, on average."""
         return sum(size * n for size, n in enumerate(self.sizes)) / sum(self.sizes)
 
     @property

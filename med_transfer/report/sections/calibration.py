@@ -17,6 +17,7 @@ from med_transfer.report.table import Cell, Table, estimated
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
+    """This part of the report in the language of ``t``."""
     metrics = evidence.metrics
     caption = (
         t("What was predicted against what is so, all findings; the number is how many findings.")

@@ -44,6 +44,7 @@ class Item(BaseModel):
     whole: bool = False
 
     def asks(self, language: Language) -> str:
+        """The item's text in that language."""
         return self.zh_tw if language == "zh-TW" else self.en
 
 
@@ -63,6 +64,7 @@ def read_checklist(name: str) -> Checklist:
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
+    """This part of the report in the language of ``t``."""
     tables, lists = [], []
     for name in NAMES:
         checklist = read_checklist(name)

@@ -14,6 +14,7 @@ _VERDICTS = {"gain": sentence("gain"), "none": sentence("no difference shown"), 
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
     tables = []
     if metrics.baselines:

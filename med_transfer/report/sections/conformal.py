@@ -12,6 +12,7 @@ from med_transfer.report.table import Cell, Table, counted, estimated
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
     sets = metrics.prediction_sets
     tables = [_coverage(sets, t), _sizes(sets, metrics, t)] if sets is not None else []

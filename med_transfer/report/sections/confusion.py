@@ -10,6 +10,7 @@ from med_transfer.report.table import Cell, Table, counted
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
+    """This part of the report in the language of ``t``."""
     metrics = evidence.metrics
     if metrics.confusion_matrix is None:
         return Section(t("Calls by finding"), [_by_finding(metrics, t)])

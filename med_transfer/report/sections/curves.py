@@ -17,6 +17,7 @@ from med_transfer.report.section import Section
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     if evidence.truth is None or evidence.probabilities is None:
         return None
     return Section(t("ROC curves"), figures=[roc_curves(evidence.truth, evidence.probabilities, evidence.metrics, t)])

@@ -20,6 +20,7 @@ _COLUMNS = 3  # of panels
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
     if not metrics.decision_curves:
         return None

@@ -15,6 +15,7 @@ _AXES = {"column": sentence("column"), "row": sentence("row"), "slice": sentence
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     domain = evidence.metrics.domain
     if domain is None:
         return None

@@ -10,6 +10,7 @@ from med_transfer.report.table import Cell, Table
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     checks = evidence.map_checks
     if checks is None:
         return None

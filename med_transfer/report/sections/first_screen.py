@@ -14,6 +14,7 @@ from med_transfer.report.table import Cell, Table, estimated
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
+    """This part of the report in the language of ``t``."""
     metrics = evidence.metrics
     return Section(
         t("Summary"),

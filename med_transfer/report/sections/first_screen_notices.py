@@ -47,6 +47,8 @@ _FUSION: dict[int, tuple[Level, str]] = {
 
 @dataclass(frozen=True)
 class Notice:
+    """A box on the first screen: how grave, its heading, its sentences."""
+
     level: Level
     title: str
     text: str

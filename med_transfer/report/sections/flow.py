@@ -14,6 +14,7 @@ from med_transfer.report.table import Cell, Table
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
+    """This part of the report in the language of ``t``."""
     tables, failed, flow = [_cohort(evidence.run, t)], evidence.metrics.failed, evidence.run.flow
     if failed.n:
         tables.append(_failed(failed, t))

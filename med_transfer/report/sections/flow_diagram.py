@@ -38,14 +38,17 @@ class Box:
 
     @property
     def height(self) -> float:
+        """Of its lines and the padding, in the drawing's units."""
         return 2 * _PAD + _LINE * len(self.lines)
 
     @property
     def bottom(self) -> float:
+        """y of its lower edge."""
         return self.y + self.height
 
     @property
     def middle(self) -> float:
+        """x of its middle."""
         return self.x + self.width / 2
 
 
@@ -58,6 +61,7 @@ class Diagram:
 
     @property
     def height(self) -> float:
+        """Down to the lowest box."""
         return max(box.bottom for box in self.boxes)
 
 

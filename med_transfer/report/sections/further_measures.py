@@ -16,6 +16,7 @@ from med_transfer.report.table import Cell, Table, estimated
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
     if all(found.f1 is None for found in metrics.classes.values()):
         return None

@@ -20,6 +20,7 @@ _PARTS = {
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     fusion = evidence.metrics.fusion
     if fusion is None:
         return None

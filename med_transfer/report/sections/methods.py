@@ -9,4 +9,5 @@ from med_transfer.report.section import Section
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
+    """This part of the report in the language of ``t``."""
     return Section(t("Methods"), values={"interval": BINOMIAL_NAMES[evidence.metrics.evaluation.interval]})

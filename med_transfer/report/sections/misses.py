@@ -18,6 +18,7 @@ _THROUGH = {
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     if not evidence.misses:
         return None
     places = dict.fromkeys(_THROUGH[miss.through] for miss in evidence.misses)

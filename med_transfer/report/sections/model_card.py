@@ -12,6 +12,7 @@ from med_transfer.report.table import Table
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
+    """This part of the report in the language of ``t``."""
     run = evidence.run
     model = [(t("Backbone"), run.backbone), (t("Licence of its weights"), run.backbone_licence), *run.model_card]
     tables = [_pairs("model", t("The model"), [*model, (t("Time"), duration(run.seconds))], t)]

@@ -20,6 +20,7 @@ _AIM = {
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
     chosen, openings = metrics.chosen_point, metrics.test_set_access
     if chosen is None and openings is None:

@@ -10,6 +10,7 @@ from med_transfer.report.table import Cell, Table, estimated
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
     rows = [
         _row(name, found, found.at_prevalence, metrics.prevalence[name], t)

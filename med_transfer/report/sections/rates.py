@@ -12,6 +12,7 @@ _AUTHORS = {"wilson": "Wilson", "clopper-pearson": "Clopper-Pearson", "jeffreys"
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
+    """This part of the report in the language of ``t``."""
     metrics = evidence.metrics
     caption = t(
         "Each class against the rest, with 95 % intervals ({rates}; AUC: {auc}).",

@@ -24,6 +24,7 @@ _NAMES = {"sensitivity": sentence("Sensitivity"), "specificity": sentence("Speci
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     stated = list(_stated(evidence))
     if not stated:
         return None

@@ -11,6 +11,7 @@ from med_transfer.report.table import Table, estimated
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     shortcuts = evidence.metrics.shortcuts
     if shortcuts is None:
         return None

@@ -15,6 +15,7 @@ from med_transfer.report.table import Cell, Table, estimated
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
     shown = {column: groups for column, groups in metrics.subgroups.items() if groups}
     if not metrics.subgroup_tests and not shown:

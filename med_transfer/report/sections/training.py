@@ -12,6 +12,7 @@ from med_transfer.report.section import Section
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
+    """This part of the report in the language of ``t``; None where there is nothing to show."""
     figures = [learning_curve(curve, number, t) for number, curve in enumerate(evidence.curves, start=1)]
     return Section(t("Training"), figures=figures) if figures else None
 

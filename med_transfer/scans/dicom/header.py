@@ -99,6 +99,7 @@ class StoredPixels:
 
     @property
     def encapsulated(self) -> bool:
+        """Whether the pixels are compressed frames (PS3.5 A.4)."""
         return self.format.syntax not in _UNCOMPRESSED and not UID(self.format.syntax).is_deflated
 
     @property
@@ -148,14 +149,17 @@ class Slice:
 
     @property
     def rows(self) -> int:
+        """Pixels along a column."""
         return self.pixels.format.rows
 
     @property
     def columns(self) -> int:
+        """Pixels along a row."""
         return self.pixels.format.columns
 
     @property
     def is_localizer(self) -> bool:
+        """Whether ImageType says so."""
         return "LOCALIZER" in self.image_type
 
 

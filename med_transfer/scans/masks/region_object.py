@@ -105,6 +105,7 @@ def _listed(regions: Sequence[tuple[int, str]]) -> str:
 
 
 def provenance_of(dataset: Dataset, path: Path, kind: Kind, frame_of_reference: object) -> Provenance:
+    """Where a mask of a DICOM object came from."""
     return Provenance(
         path=path,
         format="dicom",

@@ -78,6 +78,7 @@ class HeaderIndex:
         return entry.no_scan or tuple(replace(slice_, path=path) for slice_ in entry.slices)
 
     def put(self, path: Path, stamp: Stamp, look: ScanSummary) -> None:
+        """Note what was seen in a file with this stamp."""
         self._changed = True
         self._seen[self._name(path)] = _entry(stamp, look)
 
