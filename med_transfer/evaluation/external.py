@@ -37,6 +37,7 @@ from med_transfer.metrics.domain import domain_of, profile_of
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.shortcuts import Development
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.page import Language
@@ -213,14 +214,14 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
 
 def _summary(record: BundleRecord, prepared: PreparedCohort, overlap: Overlap) -> RunSummary:
     cohort, parts = prepared.cohort, ["test"] * len(prepared.scans)
-    new = "no patient of this cohort was used in training (the bundle remembers whom it saw)"
+    new = Sentence("no patient of this cohort was used in training (the bundle remembers whom it saw)")
     return RunSummary(
         title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
         question=f"Which of {', '.join(record.classes)}?",
         backbone=record.backbone.name,
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, parts, cohort.labels),
-        split=f"not at all: {overlap.sentence or new}",
+        split=Sentence("not at all: {why}", why=overlap.sentence or new),
         flow=participant_flow(cohort.patients, parts, [scan.patient for scan in prepared.failed]),
         seconds=0.0,
         software=versions(),

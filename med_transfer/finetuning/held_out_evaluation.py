@@ -20,6 +20,7 @@ from med_transfer.metrics.compute_metrics import KnownFigures
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.metrics import KeptNetwork, Metrics
+from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.metrics.transfer_gain import transfer_gain
@@ -178,17 +179,31 @@ def _parts(run_data: RunData) -> list[str]:
 
 def _split_sentence(run_data: RunData) -> str:
     members = run_data.split.n_members
-    how = f"{members} folds, one network each, averaged" if members > 1 else "one training and one validation part"
-    return f"by patient, stratified by class: a test part that nothing was chosen on; the rest in {how}"
+    how = Sentence("one training and one validation part")
+    if members > 1:
+        how = Sentence("{n} folds, one network each, averaged", n=members)
+    return Sentence(
+        "by patient, stratified by class: a test part that nothing was chosen on; the rest in {how}", how=how
+    )
 
 
 def _config_rows(run_data: RunData, config: FinetuneConfig) -> list[tuple[str, str]]:
     training, repaired = config.training, sum(bool(scan.repair) for scan in run_data.prepared.scans)
-    stopping = f"{training.monitor.replace('_', ' ')}, patience {training.patience} of at most {training.epochs} epochs"
+    stopping = Sentence(
+        "{figure}, patience {patience} of at most {epochs} epochs",
+        figure=training.monitor.replace("_", " "),
+        patience=training.patience,
+        epochs=training.epochs,
+    )
+    augmentation = Sentence(
+        "strength {strength:g}, mixup {mixup:g}",
+        strength=config.augmentation.strength,
+        mixup=config.augmentation.mixup,
+    )
     return [
         ("Development scans", str(len(run_data.split.development))),
         ("Scans repaired", str(repaired)),
-        ("Augmentation", f"strength {config.augmentation.strength:g}, mixup {config.augmentation.mixup:g}"),
+        ("Augmentation", augmentation),
         ("Class balance", training.balance),
         ("Early stopping", stopping),
         ("Seed", str(config.seed)),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.errors import CohortError
+from med_transfer.metrics.records.sentence import Sentence
 
 OTHER = "other/missing"
 FEWEST_PATIENTS = 2  # a category of fewer patients is one of the others
@@ -63,10 +64,9 @@ class Numbers(Record):
     def trouble(self, text: str) -> str:
         """Why a value cannot be used at prediction; empty when it can."""
         if is_missing(text):
-            return (
-                "" if self.with_missing else f"column {self.name} has no value here, and never lacked one in training"
-            )
-        return "" if _is_number(text) else f"column {self.name} is not a number here"
+            missing = Sentence("column {name} has no value here, and never lacked one in training", name=self.name)
+            return "" if self.with_missing else missing
+        return "" if _is_number(text) else Sentence("column {name} is not a number here", name=self.name)
 
 
 class Categories(Record):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from med_transfer.fusion.clinical import is_missing
 from med_transfer.metrics.auc import auc
+from med_transfer.metrics.records.sentence import Sentence
 
 _MOST_CODES = 10  # a column of at most so many different values may be a code for the class
 _SURE = 0.98
@@ -28,13 +29,19 @@ def leaking_columns(texts: Mapping[str, Sequence[str]], truth: NDArray[np.bool_]
     for name, values in texts.items():
         if _tells_class(values, truth):
             warnings.append(
-                f"column {name} tells the class of almost every development scan: make sure that it is known before "
-                "the diagnosis and is not made from it"
+                Sentence(
+                    "column {name} tells the class of almost every development scan: make sure that it is known before "
+                    "the diagnosis and is not made from it",
+                    name=name,
+                )
             )
         if _tells_patient(values, patients):
             warnings.append(
-                f"column {name} tells who the patient is: a new patient has no such value; leave it out of "
-                "fusion.columns"
+                Sentence(
+                    "column {name} tells who the patient is: a new patient has no such value; leave it out of "
+                    "fusion.columns",
+                    name=name,
+                )
             )
     return warnings
 

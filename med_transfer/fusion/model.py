@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from med_transfer.fusion.clinical import Column, Numbers, Record
 from med_transfer.fusion.config import Method, Part
+from med_transfer.metrics.records.sentence import Sentence, joined
 from med_transfer.predictions.record import Prediction
 
 Within = Literal["mask", "roi", "whole"]
@@ -88,23 +89,28 @@ class Inputs(Record):
         return [self._trouble(scans, row) for row in range(len(scans))]
 
     def _trouble(self, scans: FusionScans, row: int) -> str:
-        reasons = []
+        reasons: list[str] = []
         if "handcrafted" in self.use:
             if scans.within[row] not in self.within:
                 learned = " or ".join(_PLACES[within] for within in self.within)
-                reasons.append(f"handcrafted features were learned {learned}, these are {_PLACES[scans.within[row]]}")
+                here = _PLACES[scans.within[row]]
+                reasons.append(
+                    Sentence("handcrafted features were learned {there}, these are {here}", there=learned, here=here)
+                )
             undefined = [
                 feature.name
                 for feature, value in zip(self.handcrafted, scans.handcrafted[row], strict=True)
                 if not np.isfinite(value) and not feature.with_missing
             ]
             reasons += [
-                f"handcrafted feature {name} is undefined here, and never was in training" for name in undefined[:1]
+                Sentence("handcrafted feature {name} is undefined here, and never was in training", name=name)
+                for name in undefined[:1]
             ]
         for column in self.columns:
             text = scans.columns[row].get(column.name)
-            reasons.append(f"column {column.name} is not given" if text is None else column.trouble(text))
-        return "; ".join(reason for reason in reasons if reason)
+            given = text is not None
+            reasons.append(column.trouble(text) if given else Sentence("column {name} is not given", name=column.name))
+        return joined(*reasons)
 
 
 def network_features(probabilities: NDArray[np.floating], *, multilabel: bool) -> NDArray[np.float64]:

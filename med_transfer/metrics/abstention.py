@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +12,7 @@ from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.reasons import SCANS_CALLED
 from med_transfer.metrics.records.metrics import AbstentionPoint
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -51,21 +53,14 @@ def _point(
     bootstrap: PatientBootstrap,
     config: EvaluationConfig,
 ) -> AbstentionPoint:
-    kept = scored.take(called)
+    kept = replace(scored.take(called), scans=SCANS_CALLED)
     within = PatientBootstrap(kept.patients, bootstrap.n_boot, bootstrap.seed)
-    found = sensitivities(kept, within, config)
     truth = zip(scored.labels.names, scored.truth.T, strict=True)
     return AbstentionPoint(
         share=len(kept) / len(scored),
         n_scans=len(kept),
         certainty=limit,
         called={name: float(called[has].mean()) if has.any() else None for name, has in truth},
-        sensitivity={name: _of_called(one) for name, one in found.items()},
-        balanced_accuracy=_of_called(measures.balanced_accuracy(kept, within)),
+        sensitivity=sensitivities(kept, within, config),
+        balanced_accuracy=measures.balanced_accuracy(kept, within),
     )
-
-
-def _of_called(found: Estimate) -> Estimate:
-    """With words that tell these scans from all test scans."""
-    swapped = {key: getattr(found, key).replace("the test scans", "the scans called") for key in ("method", "reason")}
-    return found.model_copy(update=swapped)

@@ -10,6 +10,7 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.recalibration import SMALLEST, binary_log_probability, intercept, slope
 from med_transfer.metrics.records.calibration import BrierDecomposition, Calibration, ClassCalibration, ReliabilityBin
 from med_transfer.metrics.records.estimate import Estimate, Interval
+from med_transfer.metrics.records.sentence import Sentence, joined
 
 N_BINS = 10
 
@@ -32,8 +33,9 @@ def brier(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Brier score, see ``calibration.brier_by_scan``."""
     by_scan = brier_by_scan(scored.truth, scored.probabilities, multilabel=scored.labels.multilabel)
     draws = bootstrap.distribution(lambda weights: weights @ by_scan / weights.sum(axis=1))
-    what = "mean over findings" if scored.labels.multilabel else "half the sum over classes"
-    return Estimate(value=float(by_scan.mean()), ci95=percentile_interval(draws), method=f"{what}; {bootstrap}")
+    what = Sentence("mean over findings") if scored.labels.multilabel else Sentence("half the sum over classes")
+    method = joined(what, bootstrap.described("percentile"))
+    return Estimate(value=float(by_scan.mean()), ci95=percentile_interval(draws), method=method)
 
 
 def brier_decomposition(claimed: NDArray[np.float64], came_true: NDArray[np.bool_]) -> BrierDecomposition:
@@ -119,7 +121,7 @@ def calibration(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Cal
     """Overall and of each class."""
     names, multilabel = scored.labels.names, scored.labels.multilabel
     claimed, came_true = claims(scored.truth, scored.probabilities, multilabel=multilabel)
-    of = "all findings" if multilabel else "the most probable class"
+    of = Sentence("all findings") if multilabel else Sentence("the most probable class")
     by_class = {name: _of_class(scored, c, bootstrap) for c, name in enumerate(names)}
     return Calibration(
         brier=brier(scored, bootstrap),
@@ -139,9 +141,11 @@ def _of_class(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap) 
     draws = bootstrap.distribution(lambda weights: weights @ squared / weights.sum(axis=1))
     binary = (binary_log_probability(probability), truth.astype(int), scored.patients)
     return ClassCalibration(
-        brier=Estimate(value=float(squared.mean()), ci95=percentile_interval(draws), method=str(bootstrap)),
+        brier=Estimate(
+            value=float(squared.mean()), ci95=percentile_interval(draws), method=bootstrap.described("percentile")
+        ),
         decomposition=brier_decomposition(probability, truth),
-        ece=_ece(probability, truth, bootstrap, "this class"),
+        ece=_ece(probability, truth, bootstrap, Sentence("this class")),
         slope=slope(*binary),
         intercept=intercept(*binary),
     )
@@ -161,7 +165,8 @@ def _pairs(scored: LabelledPredictions) -> tuple[NDArray[np.float64], NDArray[np
 
 def _ece(claimed: NDArray[np.float64], came_true: NDArray[np.bool_], bootstrap: PatientBootstrap, of: str) -> Estimate:
     value = expected_calibration_error(reliability(claimed, came_true))
-    method = f"probability of {of}, {N_BINS} bins of equal width; {bootstrap.described('basic and distance')}"
+    bins = Sentence("probability of {of}, {n} bins of equal width", of=of, n=N_BINS)
+    method = joined(bins, bootstrap.described("basic and distance"))
     return Estimate(value=value, ci95=calibration_error_interval(claimed, came_true, bootstrap), method=method)
 
 

@@ -15,13 +15,13 @@ from med_transfer.metrics.auc import (
     weighted_partial_auc,
 )
 from med_transfer.metrics.binomial import wilson
-from med_transfer.metrics.class_rates import UNDEFINED_RATE
+from med_transfer.metrics.class_rates import undefined_rate
 from med_transfer.metrics.delong import auc_variance, logit_interval
 from med_transfer.metrics.intervals import PatientBootstrap, Resampled, newcombe
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.reasons import CLASS_OR_REST_MISSING
 from med_transfer.metrics.records.estimate import Estimate, Interval
 
-_FEW = "no interval: most resamples lack the class or the rest, there are too few patients"
 _OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -62,7 +62,7 @@ def average_precision(scored: LabelledPredictions, c: int, bootstrap: PatientBoo
     That fallback is the binomial interval of Boyd, Eng & Page 2013 (ECML PKDD, LNCS 8190:451) with Wilson's limits.
     """
     if not scored.truth[:, c].any():
-        reason = UNDEFINED_RATE["sensitivity"].format(name=scored.labels.names[c])
+        reason = undefined_rate(scored, c, "sensitivity")
         return Estimate(value=None, ci95=None, method="average precision", reason=reason)
     found = _resampled(scored, c, bootstrap, weighted_average_precision)
     cases = scored.patients_among(scored.truth[:, c])
@@ -106,7 +106,7 @@ def _resampled(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap,
 def _estimate(found: Resampled, what: str, bootstrap: PatientBootstrap) -> Estimate:
     interval, kind = found.interval()
     method = f"{what}; {bootstrap.described(kind)}"
-    return Estimate(value=found.value, ci95=interval, method=method, reason="" if interval else _FEW)
+    return Estimate(value=found.value, ci95=interval, method=method, reason="" if interval else CLASS_OR_REST_MISSING)
 
 
 def _patients_on_each_side(scored: LabelledPredictions, c: int) -> tuple[int, int]:
@@ -116,4 +116,4 @@ def _patients_on_each_side(scored: LabelledPredictions, c: int) -> tuple[int, in
 def _lacking(scored: LabelledPredictions, c: int) -> str:
     """Why one class has no AUC: the reason why it lacks one of the two rates."""
     rate = "specificity" if scored.truth[:, c].any() else "sensitivity"
-    return UNDEFINED_RATE[rate].format(name=scored.labels.names[c])
+    return undefined_rate(scored, c, rate)

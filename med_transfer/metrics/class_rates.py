@@ -25,15 +25,11 @@ from med_transfer.metrics.rates import (
     share,
     weighted_cells,
 )
+from med_transfer.metrics.reasons import CLASS_MISSING, all_called, no_case, no_other, none_called
 from med_transfer.metrics.records.class_metrics import PredictiveValues
 from med_transfer.metrics.records.estimate import Estimate, Interval
+from med_transfer.metrics.records.sentence import Sentence
 
-UNDEFINED_RATE = {
-    "sensitivity": "no scan of class {name} among the test scans",
-    "specificity": "no scan of another class than {name} among the test scans",
-    "ppv": "no test scan was called {name}",
-    "npv": "every test scan was called {name}",
-}
 _MOST_UNBOUNDED = 0.01  # share of draws without bound above which a likelihood ratio gets no interval over patients
 
 
@@ -71,6 +67,14 @@ def sensitivities(
     return {name: rates.rate(c, "sensitivity") for c, name in enumerate(scored.labels.names)}
 
 
+def undefined_rate(scored: LabelledPredictions, c: int, rate: str) -> str:
+    """Why class ``c`` has no sensitivity, specificity, PPV or NPV."""
+    name = scored.labels.names[c]
+    if rate in ("sensitivity", "specificity"):
+        return (no_case if rate == "sensitivity" else no_other)(name, scored.scans)
+    return none_called(name) if rate == "ppv" else all_called(name)
+
+
 @dataclass(frozen=True)
 class ClassRates:
     """Every rate of every class; the resamples are drawn once, and only where something is made of them."""
@@ -98,8 +102,7 @@ class ClassRates:
         hits, misses = rate_of(name, self._counts(c))
         value, method = share(hits, misses), BINOMIAL_NAMES[self.config.interval]
         if value is None:
-            reason = UNDEFINED_RATE[name].format(name=self.scored.labels.names[c])
-            return Estimate(value=None, ci95=None, method=method, reason=reason)
+            return Estimate(value=None, ci95=None, method=method, reason=undefined_rate(self.scored, c, name))
         interval = BINOMIAL[self.config.interval](hits, hits + misses)
         if not self.scored.clustered or self.cells is None:
             return Estimate(value=value, ci95=interval, method=method)
@@ -113,7 +116,7 @@ class ClassRates:
         counts, name = self._counts(c), self.scored.labels.names[c]
         value = f1(counts.true_positive, counts.false_positive, counts.false_negative)
         if value is None:
-            reason = f"no scan of class {name}, and none was called so"
+            reason = Sentence("no scan of class {name}, and none was called so", name=name)
             return Estimate(value=None, ci95=None, method="F1", reason=reason)
         if self.cells is None:
             raise ValueError("F1 needs the resamples")
@@ -125,7 +128,7 @@ class ClassRates:
             return limits and (2 * limits[0] / (1 + limits[0]), 2 * limits[1] / (1 + limits[1]))
 
         interval, how = self._over_patients(self.cells.resampled(c, f1_in), from_wilson)
-        reason = "" if interval else "no interval: most resamples lack the class, there are too few patients"
+        reason = "" if interval else CLASS_MISSING
         return Estimate(value=value, ci95=interval, method=f"F1; {how}", reason=reason)
 
     def likelihood_ratio(self, c: int, which: str) -> Estimate:

@@ -12,7 +12,9 @@ from med_transfer.metrics.binomial import newcombe_paired
 from med_transfer.metrics.intervals import PatientBootstrap, is_degenerate, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import weighted_balanced_accuracy, weighted_rates
+from med_transfer.metrics.reasons import NO_CLASS_WITH_BOTH, SOME_CLASS_MISSING
 from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.sentence import Sentence
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def paired_difference(
 
     values = statistic(np.ones((1, len(first))))[0]
     draws = bootstrap.distribution(statistic)
-    method = f"difference, paired {bootstrap}"
+    method = Sentence("difference, paired {bootstrap}", bootstrap=bootstrap.described("percentile"))
     balanced, auc = (_estimate(values[k], draws[:, k], method) for k in range(2))
     by_class = {name: _of_class(values[2 + c], draws[:, 2 + c], method) for c, name in enumerate(first.labels.names)}
     if not first.clustered:
@@ -62,7 +64,7 @@ def paired_sensitivity(first: LabelledPredictions, second: LabelledPredictions, 
     ours, theirs = (model.predicted[first.truth[:, c], c] for model in (first, second))
     cells = (ours & theirs, ours & ~theirs, ~ours & theirs, ~ours & ~theirs)
     interval = newcombe_paired(*(int(cell.sum()) for cell in cells))
-    method = "difference; Newcombe's score interval for pairs"
+    method = Sentence("difference; Newcombe's score interval for pairs")
     return Estimate(value=float(ours.mean() - theirs.mean()), ci95=interval, method=method)
 
 
@@ -79,16 +81,16 @@ def _measures(scored: LabelledPredictions, weights: NDArray[np.float64]) -> NDAr
 
 def _of_class(value: float, draws: NDArray[np.float64], method: str) -> Estimate:
     if not np.isfinite(value):
-        return Estimate(value=None, ci95=None, method=method, reason="no scan of this class")
+        return Estimate(value=None, ci95=None, method=method, reason=Sentence("no scan of this class"))
     if is_degenerate(draws):  # an interval without width would look like certainty
-        reason = "every resample agrees: the scans of this class are called alike, or too few"
+        reason = Sentence("every resample agrees: the scans of this class are called alike, or too few")
         return Estimate(value=float(value), ci95=None, method=method, reason=reason)
     return _estimate(value, draws, method)
 
 
 def _estimate(value: float, draws: NDArray[np.float64], method: str) -> Estimate:
     if not np.isfinite(value):
-        return Estimate(value=None, ci95=None, method=method, reason="no class has both cases and other scans")
+        return Estimate(value=None, ci95=None, method=method, reason=NO_CLASS_WITH_BOTH)
     interval = percentile_interval(draws)
-    reason = "" if interval else "no interval: some class is missing from most resamples, there are too few patients"
+    reason = "" if interval else SOME_CLASS_MISSING
     return Estimate(value=float(value), ci95=interval, method=method, reason=reason)

@@ -12,6 +12,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.metrics.records.sentence import Sentence
+
 SMALLEST_SUBGROUP = 10  # patients; fewer say nothing about the subgroup and may point at a person
 UNKNOWN, OTHER = "not known", "other"
 _MOST_VALUES = 8
@@ -20,6 +22,8 @@ _FEW_NUMBERS = 5  # a column of so few different numbers holds codes or steps, n
 # parameter). Up to 5 mm: measurable disease (Eisenhauer et al. 2009, RECIST 1.1, Eur J Cancer 45:228).
 _THICKNESS_LIMITS_MM = (1.5, 2.5, 5.0)
 _PRIVATE = {"id", "uid", "mrn", "accession", "date", "birth", "dob", "birthdate"}
+
+BY_VALUE = Sentence("by value")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Grouping:
     column: str
     of_scan: tuple[str, ...]
     order: tuple[str, ...]
-    how: str = "by value"
+    how: str = BY_VALUE
     unsuitable: str = ""
     same_as: tuple[str, ...] = ()
 
@@ -69,7 +73,7 @@ def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> 
     """
     known = {text for text in texts if text}
     if len(known) < 2:
-        found = "every scan has the same value" if known else "no scan has a value"
+        found = Sentence("every scan has the same value") if known else Sentence("no scan has a value")
         return Grouping(column, tuple(texts), (), unsuitable=found)
     numbers = np.array([_number(text) for text in texts])
     if all(np.isfinite(number) for number, text in zip(numbers, texts, strict=True) if text):
@@ -104,14 +108,15 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
     kept = [text for text in known if len(having[text]) >= SMALLEST_SUBGROUP][:_MOST_VALUES]
     rest = len(known) - len(kept)
     if len(kept) < 2 and len(known) > _MOST_VALUES:
-        return Grouping(
-            column, tuple(texts), (), unsuitable=f"{len(known)} different values, almost all of few patients"
-        )
+        why = Sentence("{n} different values, almost all of few patients", n=len(known))
+        return Grouping(column, tuple(texts), (), unsuitable=why)
     if rest < 2 or not kept:  # one rare value is its own "other"; of rare values alone nothing is left to compare
         kept, rest = known, 0
     order = sorted(kept, key=lambda text: (_number(text) if math.isfinite(_number(text)) else 0.0, text))
     names = tuple(text if text in kept else OTHER if text else UNKNOWN for text in texts)
-    how = f"by value; {rest} values of few patients are pooled as {OTHER!r}" if rest else "by value"
+    how = BY_VALUE
+    if rest:
+        how = Sentence("by value; {n} values of few patients are pooled as {other!r}", n=rest, other=OTHER)
     return Grouping(column, names, (*order, *_present(names, OTHER, UNKNOWN, but=kept)), how)
 
 

@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.records.estimate import Interval
+from med_transfer.metrics.records.sentence import Sentence
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -136,9 +137,11 @@ class PatientBootstrap:
         kept = ((self._patient_of_scan != block[:, None]).astype(np.float64) for block in blocks)
         return np.concatenate([statistic(weights) for weights in kept])
 
-    def described(self, kind: str) -> str:
+    def described(self, kind: str) -> Sentence:
         """In words, with the kind of interval that is made of the draws."""
-        return f"{kind} bootstrap over patients ({self.n_boot} draws, seed {self.seed})"
+        return Sentence(
+            "{kind} bootstrap over patients ({n} draws, seed {seed})", kind=kind, n=self.n_boot, seed=self.seed
+        )
 
     def __str__(self) -> str:
         return self.described("percentile")

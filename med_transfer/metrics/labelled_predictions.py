@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import CohortError, NothingDone, UsageError
+from med_transfer.metrics.reasons import TEST_SCANS
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 
@@ -27,6 +28,7 @@ class LabelledPredictions:
         patients: one entry a scan.
         labels: names of the classes.
         operating_point: how probabilities become calls.
+        scans: what the scans are called where a sentence says why a measure is undefined.
 
     Raises:
         NothingDone: when there is no scan.
@@ -40,6 +42,7 @@ class LabelledPredictions:
     patients: Sequence[str]
     labels: Labels
     operating_point: OperatingPoint
+    scans: str = TEST_SCANS
 
     def __post_init__(self) -> None:
         n_scans = len(self.patients)

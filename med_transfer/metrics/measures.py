@@ -15,10 +15,11 @@ from med_transfer.metrics.class_auc import auc_bound
 from med_transfer.metrics.intervals import PatientBootstrap, Statistic, is_degenerate, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import weighted_balanced_accuracy
+from med_transfer.metrics.reasons import DRAWS_AGREE, NO_CLASS_WITH_BOTH, ONE_ANSWER, SOME_CLASS_MISSING
 from med_transfer.metrics.records.estimate import Estimate, Interval
+from med_transfer.metrics.records.sentence import Sentence, joined
 
-_TOO_FEW_DRAWS = "no interval: some class is missing from most resamples, there are too few patients"
-_NO_AUC = "no class has both cases and other scans"
+_NO_INTERVAL = Sentence("no interval")
 
 
 def balanced_accuracy(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
@@ -28,15 +29,20 @@ def balanced_accuracy(scored: LabelledPredictions, bootstrap: PatientBootstrap) 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return weighted_balanced_accuracy(scored.truth, scored.predicted, weights, multilabel=multilabel)
 
-    what = "mean of the classes' sensitivities"
+    what = Sentence("mean of the classes' sensitivities")
     if multilabel:
-        what = "mean over findings of (sensitivity + specificity) / 2"
+        what = Sentence("mean over findings of (sensitivity + specificity) / 2")
     value = _value(statistic, scored)
     if value is None:
-        return Estimate(value=None, ci95=None, method=what, reason=_NO_AUC)
+        return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
     draws = bootstrap.distribution(statistic)
     return _resampled(
-        value, draws, what + _left_out(scored), _balanced_bound(scored, value), "the mean of Wilson limits", bootstrap
+        value,
+        draws,
+        _without_absent(what, scored),
+        _balanced_bound(scored, value),
+        Sentence("the mean of Wilson limits"),
+        bootstrap,
     )
 
 
@@ -60,14 +66,16 @@ def macro_auc(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estim
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return weighted_macro_auc(scored.truth, scored.probabilities, weights)
 
-    what = "mean of the classes' one-against-the-rest AUCs"
+    what = Sentence("mean of the classes' one-against-the-rest AUCs")
     value = _value(statistic, scored)
     if value is None:
-        return Estimate(value=None, ci95=None, method=what, reason=_NO_AUC)
+        return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
     bounds = [auc_bound(scored, c) for c in range(len(scored.labels))]
     bound = _mean_interval([b for b in bounds if b is not None])
     draws = bootstrap.distribution(statistic)
-    return _resampled(value, draws, what + _left_out(scored), bound, "the mean of Newcombe's limits", bootstrap)
+    return _resampled(
+        value, draws, _without_absent(what, scored), bound, Sentence("the mean of Newcombe's limits"), bootstrap
+    )
 
 
 def micro_auc(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
@@ -76,11 +84,11 @@ def micro_auc(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estim
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return weighted_micro_auc(scored.truth, scored.probabilities, weights)
 
-    what = "all pairs of scan and class together"
+    what = Sentence("all pairs of scan and class together")
     value = _value(statistic, scored)
     if value is None:
-        return Estimate(value=None, ci95=None, method=what, reason="no pair of scan and class to tell apart")
-    return _resampled(value, bootstrap.distribution(statistic), what, None, "no interval", bootstrap)
+        return Estimate(value=None, ci95=None, method=what, reason=Sentence("no pair of scan and class to tell apart"))
+    return _resampled(value, bootstrap.distribution(statistic), what, None, _NO_INTERVAL, bootstrap)
 
 
 def macro_average_precision(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
@@ -93,11 +101,12 @@ def macro_average_precision(scored: LabelledPredictions, bootstrap: PatientBoots
         ]
         return np.mean(by_class, axis=0)
 
-    what = "mean of the classes' average precisions" + _left_out(scored)
+    what = _without_absent(Sentence("mean of the classes' average precisions"), scored)
     if not len(columns):
-        return Estimate(value=None, ci95=None, method=what, reason="no class has a case among the test scans")
+        reason = Sentence("no class has a case among {scans}", scans=scored.scans)
+        return Estimate(value=None, ci95=None, method=what, reason=reason)
     value = float(statistic(np.ones((1, len(scored))))[0])
-    return _resampled(value, bootstrap.distribution(statistic), what, None, "no interval", bootstrap)
+    return _resampled(value, bootstrap.distribution(statistic), what, None, _NO_INTERVAL, bootstrap)
 
 
 def confusion_matrix(scored: LabelledPredictions) -> list[list[int]] | None:
@@ -117,9 +126,12 @@ def _defined(scored: LabelledPredictions) -> NDArray[np.bool_]:
     return (cases > 0) & (cases < len(scored)) if scored.labels.multilabel else cases > 0
 
 
-def _left_out(scored: LabelledPredictions) -> str:
-    absent = [name for name, there in zip(scored.labels.names, _defined(scored), strict=True) if not there]
-    return f" (without {', '.join(absent)}: undefined in the test scans)" if absent else ""
+def _without_absent(what: str, scored: LabelledPredictions) -> str:
+    """What is measured, and which classes are left out of it."""
+    absent = ", ".join(name for name, there in zip(scored.labels.names, _defined(scored), strict=True) if not there)
+    if not absent:
+        return what
+    return Sentence("{what} (without {absent}: undefined in {scans})", what=what, absent=absent, scans=scored.scans)
 
 
 def _mean_interval(limits: list[Interval | None]) -> Interval | None:
@@ -141,12 +153,16 @@ def _resampled(
     """An estimate with the interval of its draws, or ``bound`` when all draws agree."""
     if is_degenerate(draws):
         constant = bound is not None and bound[0] == bound[1]
-        why = "every scan gets the same answer" if constant else "every bootstrap draw agrees"
+        why = ONE_ANSWER if constant else DRAWS_AGREE
         if bound is None:
-            return Estimate(value=value, ci95=None, method=what, reason=f"no interval: {why}")
-        method = f"{what}; {'no spread' if constant else bound_method + ' over patients'}, because {why}"
-        return Estimate(value=value, ci95=bound, method=method)
+            return Estimate(value=value, ci95=None, method=what, reason=Sentence("no interval: {why}", why=why))
+        how = Sentence("no spread, because {why}", why=why)
+        if not constant:
+            how = Sentence("{limits} over patients, because {why}", limits=bound_method, why=why)
+        return Estimate(value=value, ci95=bound, method=joined(what, how))
     interval = percentile_interval(draws)
     missing = 1 - float(np.isfinite(draws).mean())
-    method = f"{what}; {bootstrap}" + (f", {missing:.1%} of draws lacked a class" if missing else "")
-    return Estimate(value=value, ci95=interval, method=method, reason="" if interval else _TOO_FEW_DRAWS)
+    method = joined(what, bootstrap.described("percentile"))
+    if missing:
+        method = Sentence("{method}, {share} of draws lacked a class", method=method, share=f"{missing:.1%}")
+    return Estimate(value=value, ci95=interval, method=method, reason="" if interval else SOME_CLASS_MISSING)

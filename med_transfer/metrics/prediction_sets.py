@@ -11,8 +11,10 @@ from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.reasons import no_case
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.prediction_sets import ClassSets, SetMetrics
+from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.model.calibration import PredictionSets
 from med_transfer.predictions.labels import Labels
 
@@ -48,13 +50,13 @@ def measure_sets(
     of_pairs = [patient for patient, own in zip(patients, truth, strict=True) for _ in range(own.sum())]
     return SetMetrics(
         target=sets.coverage,
-        coverage=share(members[truth], of_pairs, "no scan has a class"),
+        coverage=share(members[truth], of_pairs, Sentence("no scan has a class")),
         classes={
             name: ClassSets(
                 coverage=share(
                     members[truth[:, c], c],
                     _among(patients, truth[:, c]),
-                    f"no scan of class {name} among the test scans",
+                    no_case(name),
                 ),
                 threshold=sets.thresholds[c],
                 n_patients=sets.n_patients[c],

@@ -11,8 +11,10 @@ from scipy.special import expit
 
 from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.rates import Cells, rate_in
+from med_transfer.metrics.reasons import all_called, no_case, no_other, none_called
 from med_transfer.metrics.records.class_metrics import Counts
 from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.sentence import Sentence
 
 METHOD = "from sensitivity and specificity at the stated prevalence; logit method (Mercaldo 2007)"
 _ADJUSTED = ", with two successes and two failures added to a rate of 0 or 1"
@@ -48,16 +50,15 @@ def predictive_value_in(which: str, prevalence: float, cells: Cells) -> NDArray[
 def _at(prevalence: float, name: str, counts: Counts, which: str) -> Estimate:
     cases, others = counts.true_positive + counts.false_negative, counts.true_negative + counts.false_positive
     if not cases or not others:
-        lacking = f"class {name}" if not cases else f"another class than {name}"
-        return Estimate(value=None, ci95=None, method=METHOD, reason=f"no scan of {lacking} among the test scans")
+        return Estimate(value=None, ci95=None, method=METHOD, reason=no_other(name) if cases else no_case(name))
     # Of those who get this call (positive or negative), the right ones come from one group, the wrong from the other.
     right, wrong = (counts.true_positive, cases), (counts.false_positive, others)
     odds = prevalence / (1 - prevalence)
     if which == "negative":
         right, wrong, odds = (counts.true_negative, others), (counts.false_negative, cases), 1 / odds
     if not right[0] and not wrong[0]:
-        every = "no test scan was" if which == "positive" else "every test scan was"
-        return Estimate(value=None, ci95=None, method=METHOD, reason=f"{every} called {name}")
+        reason = none_called(name) if which == "positive" else all_called(name)
+        return Estimate(value=None, ci95=None, method=METHOD, reason=reason)
     share_right, share_wrong = right[0] / right[1], wrong[0] / wrong[1]
     value = share_right * odds / (share_right * odds + share_wrong)
     low, high = _limits(right, wrong, odds)
@@ -84,11 +85,6 @@ def _proportion(hits: int, total: int) -> tuple[float, float]:
 
 RATIO_METHOD = "log method (Simel 1991), 0.5 added to every cell where a count is 0"
 
-_UNBOUNDED = {
-    "positive": "no scan of another class was called {name}, so the ratio has no upper bound{limit}",
-    "negative": "every scan of another class was called {name}, so the ratio has no upper bound{limit}",
-}
-
 
 def likelihood_ratio(name: str, counts: Counts, which: Literal["positive", "negative"]) -> Estimate:
     """``positive``: sensitivity / (1 - specificity); ``negative``: (1 - sensitivity) / specificity.
@@ -105,17 +101,30 @@ def likelihood_ratio(name: str, counts: Counts, which: Literal["positive", "nega
     """
     above, cases, below, others = _parts(counts, which)
     if not cases or not others:
-        lacking = f"class {name}" if not cases else f"another class than {name}"
-        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=f"no scan of {lacking} among the test scans")
+        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=no_other(name) if cases else no_case(name))
     if not above and not below:
-        every = "no test scan was" if which == "positive" else "every test scan was"
-        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=f"{every} called {name}")
+        reason = none_called(name) if which == "positive" else all_called(name)
+        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=reason)
     low, high = _ratio_limits(above, cases, below, others)
     if not below:
-        reason = _UNBOUNDED[which].format(name=name, limit=f"; its lower limit is {low:.2f}")
-        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=reason)
+        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=_unbounded(name, which, low))
     value = (above / cases) / (below / others)
     return Estimate(value=value, ci95=(0.0 if not above else min(low, value), max(high, value)), method=RATIO_METHOD)
+
+
+def _unbounded(name: str, which: Literal["positive", "negative"], low: float) -> Sentence:
+    limit = f"{low:.2f}"
+    if which == "positive":
+        return Sentence(
+            "no scan of another class was called {name}, so the ratio has no upper bound; its lower limit is {limit}",
+            name=name,
+            limit=limit,
+        )
+    return Sentence(
+        "every scan of another class was called {name}, so the ratio has no upper bound; its lower limit is {limit}",
+        name=name,
+        limit=limit,
+    )
 
 
 def _parts(counts: Counts, which: Literal["positive", "negative"]) -> tuple[int, int, int, int]:

@@ -10,11 +10,12 @@ from scipy.special import log_softmax, softmax
 
 from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.sentence import Sentence
 
 SMALLEST = 1e-6  # probabilities beyond it are moved to it: a logarithm needs them above 0
 _STEPS, _TOLERANCE, _LARGEST = 50, 1e-9, 100.0
-_SEPARATED = "probabilities separate the truth without error, so that no slope is too steep"
-_EQUAL = "every scan has the same probability"
+_SEPARATED = Sentence("probabilities separate the truth without error, so that no slope is too steep")
+_EQUAL = Sentence("every scan has the same probability")
 
 
 def binary_log_probability(probability: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,7 +60,9 @@ def intercept(log_probability: NDArray[np.float64], truth: NDArray[np.intp], pat
 def _missing(truth: NDArray[np.intp], n_classes: int) -> str:
     if len(np.unique(truth)) == n_classes:
         return ""
-    return "no case, or nothing but cases, among the test scans" if n_classes == 2 else "a class has no test scan"
+    if n_classes == 2:
+        return Sentence("no case, or nothing but cases, among the test scans")
+    return Sentence("a class has no test scan")
 
 
 def _estimate(

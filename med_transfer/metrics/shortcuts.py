@@ -22,6 +22,7 @@ from med_transfer.metrics.cross_validation import held_out_folds
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.model.linear_head import fit_predict
 from med_transfer.predictions.labels import Labels
@@ -97,7 +98,7 @@ def _measured(development: Development, seed: int, n_boot: int) -> tuple[Shortcu
         n_patients=len(set(development.patients)),
         macro_auc=_strength(development, together, bootstrap)
         if varying
-        else _undefined("no fact differs between the scans"),
+        else _undefined(Sentence("no fact differs between the scans")),
         facts=dict(sorted(alone.items(), key=lambda item: -(item[1].value or 0.0))),
         constant=[name for name in names if name not in varying],
         method=(
@@ -124,7 +125,7 @@ def _strength(
     development: Development, probabilities: NDArray[np.float64] | None, bootstrap: PatientBootstrap
 ) -> Estimate:
     if probabilities is None:
-        return _undefined("a class has fewer than two patients")
+        return _undefined(Sentence("a class has fewer than two patients"))
     scored = LabelledPredictions.of(development.truth, probabilities, development.patients, development.labels)
     return measures.macro_auc(scored, bootstrap)
 

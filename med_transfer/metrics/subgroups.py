@@ -16,6 +16,7 @@ from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.paired_tests import holm
 from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 
 N_PERMUTATIONS = 2000
@@ -44,7 +45,9 @@ def subgroup_metrics(
 def _measured(scored: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
     n, n_patients = len(scored), scored.n_patients
     if n_patients < SMALLEST_SUBGROUP:
-        masked = Estimate(value=None, ci95=None, method="", reason=f"fewer than {SMALLEST_SUBGROUP} patients")
+        masked = Estimate(
+            value=None, ci95=None, method="", reason=Sentence("fewer than {n} patients", n=SMALLEST_SUBGROUP)
+        )
         sensitivity = dict.fromkeys(scored.labels.names, masked)
         return Subgroup(n=n, n_patients=n_patients, balanced_accuracy=masked, macro_auc=masked, sensitivity=sensitivity)
     within = PatientBootstrap(scored.patients, bootstrap.n_boot, bootstrap.seed)
@@ -78,12 +81,12 @@ def _test(scored: LabelledPredictions, grouping: Grouping, seed: int) -> Subgrou
         too_small=[name for name, size in sizes.items() if size < SMALLEST_SUBGROUP],
     )
     if len(compared) < 2:
-        few = f"fewer than two subgroups of at least {SMALLEST_SUBGROUP} patients"
+        few = Sentence("fewer than two subgroups of at least {n} patients", n=SMALLEST_SUBGROUP)
         return test.model_copy(update={"reason": grouping.unsuitable or few})
     among = np.isin(of_scan, compared)
     statistic, p_value = permutation_test(scored.take(among), of_scan[among].tolist(), N_PERMUTATIONS, seed)
     if p_value is None:
-        reason = "no class with right and wrong calls lies in several subgroups"
+        reason = Sentence("no class with right and wrong calls lies in several subgroups")
         return test.model_copy(update={"reason": reason})
     return test.model_copy(update={"statistic": statistic, "p_value": p_value, "method": _method(scored, seed)})
 

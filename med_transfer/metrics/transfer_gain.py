@@ -11,6 +11,7 @@ from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import TransferGain
+from med_transfer.metrics.records.sentence import Sentence
 
 
 def transfer_gain(
@@ -40,8 +41,11 @@ def transfer_gain(
         macro_auc=difference.macro_auc,
         verdict=_verdict({difference.balanced_accuracy.excludes_zero, difference.macro_auc.excludes_zero}),
         n_patients=transferred.n_patients,
-        method=f"transferred minus scratch on the same scans, paired {bootstrap}; gain or harm when the 95 % interval"
-        " of either measure excludes 0 and the other does not contradict; not corrected for looking at two measures",
+        method=Sentence(
+            "transferred minus scratch on the same scans, paired {bootstrap}; gain or harm when the 95 % interval of "
+            "either measure excludes 0 and the other does not contradict; not corrected for looking at two measures",
+            bootstrap=bootstrap.described("percentile"),
+        ),
     )
 
 

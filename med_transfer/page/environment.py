@@ -18,7 +18,8 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
     """Templates of ``folders`` and of this package, among them ``layout.html.jinja``, which a page extends.
 
     Everything is escaped, what is not defined is an error. A template has ``t("A sentence with {value}", value=...)``,
-    whose values are escaped too unless they are Markup, ``language``, and the palettes of the style.
+    whose values are escaped too unless they are Markup, ``said`` for text that a record holds, ``language``, and the
+    palettes of the style.
     """
     jinja = Environment(
         loader=FileSystemLoader([*folders, FOLDER]),
@@ -27,7 +28,8 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.globals |= {"t": in_page(t), "language": t.language, "light": LIGHT, "dark": DARK, "print": PRINT}
+    jinja.globals |= {"t": in_page(t), "said": t.said, "language": t.language}
+    jinja.globals |= {"light": LIGHT, "dark": DARK, "print": PRINT}
     return jinja
 
 
@@ -35,6 +37,6 @@ def in_page(t: Translator) -> Callable[..., Markup]:
     """``t`` for templates: the sentence and its values become HTML, escaped unless they are Markup."""
 
     def translate(sentence: str, /, **values: object) -> Markup:
-        return Markup(escape(t.template(sentence))).format(**values)
+        return Markup(escape(t.template(sentence))).format(**{name: t.said(value) for name, value in values.items()})
 
     return translate

@@ -6,10 +6,10 @@ translates. A sentence without a translation is shown in English.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from pydantic import RootModel
 
@@ -17,22 +17,39 @@ from med_transfer.config import load_config
 
 Language = Literal["en", "zh-TW"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
+_Value = TypeVar("_Value")
 
 
 class Catalogue(RootModel[dict[str, str]]):
     """English sentence to its translation, both with the same ``{placeholders}``."""
 
 
+@runtime_checkable
+class Sayable(Protocol):
+    """English text that knows its template and values, see :class:`med_transfer.metrics.records.sentence.Sentence`."""
+
+    def said(self, t: Callable[..., str]) -> str:
+        """In the language of ``t``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Translator:
-    """Called with an English sentence and the values of its placeholders, gives the sentence in ``language``."""
+    """Called with an English sentence and the values of its placeholders, gives the sentence in ``language``.
+
+    A value that can itself be said in another language (see :class:`Sayable`) is.
+    """
 
     language: Language = "en"
     sentences: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, sentence: str, /, **values: object) -> str:
         """The translated sentence with its placeholders filled."""
-        return self.template(sentence).format(**values)
+        return self.template(sentence).format(**{name: self.said(value) for name, value in values.items()})
+
+    def said(self, value: _Value) -> _Value | str:
+        """A value in ``language`` where it can be said so; anything else as it is."""
+        return value.said(self) if isinstance(value, Sayable) else value
 
     def template(self, sentence: str) -> str:
         """The translated sentence, its placeholders not yet filled."""

@@ -51,7 +51,7 @@ def difference(estimate: Estimate, t: Translator) -> str:
     if estimate.value is None:
         return t("undefined ({reason})", reason=estimate.reason)
     if estimate.ci95 is None:
-        return f"{signed(estimate)} ({estimate.reason})"
+        return f"{signed(estimate)} ({t.said(estimate.reason)})"
     return t(
         "{difference} (95 % CI {interval})", difference=signed(estimate), interval=signed_interval(estimate.ci95, t)
     )

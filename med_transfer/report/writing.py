@@ -56,8 +56,8 @@ def write_report(path: Path | str, evidence: Evidence) -> None:
 
 
 def report_translator(language: Language) -> Translator:
-    """With the sentences that all sections share."""
-    return translator(language).reading(_FOLDER / "report")
+    """With the sentences that all sections share, and those that records hold."""
+    return translator(language).reading(_FOLDER / "reasons").reading(_FOLDER / "report")
 
 
 def _section(module: SectionModule, evidence: Evidence, shared: Translator, page: Environment) -> _Written | None:

@@ -10,9 +10,11 @@ from report_samples import Page, sample, write
 
 import med_transfer
 from med_transfer.config import load_config
+from med_transfer.metrics.reasons import no_case
 from med_transfer.page import LANGUAGES, environment
 from med_transfer.page.language import Catalogue, catalogue_path, sentence, translator
 from med_transfer.report.sections import SECTIONS as ALL_SECTIONS
+from med_transfer.report.writing import report_translator
 
 PACKAGE = Path(med_transfer.__file__).parent
 SECTIONS = PACKAGE / "report" / "sections"
@@ -77,6 +79,25 @@ def test_what_sections_share_is_translated(place, paths, language):
     assert set(catalogue(PACKAGE / place, language)) - everywhere == set(), "translated, but never said"
 
 
+def sentences_of_records():
+    """Templates of every Sentence in the package."""
+    calls = [
+        node
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Sentence"
+    ]
+    assert all(isinstance(call.args[0], ast.Constant) for call in calls), "Sentence() of something not constant"
+    return {call.args[0].value for call in calls}
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_what_records_hold_is_translated(language):
+    own = set(catalogue(PACKAGE / "report" / "reasons", language))
+    assert sentences_of_records() - own == set(), "not translated"
+    assert own - sentences_of_records() == set(), "translated, but never said"
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.zh_TW.yaml")), ids=lambda path: path.name)
 def test_a_translation_keeps_the_placeholders(path):
     for english, translated in load_config(Catalogue, path).root.items():
@@ -87,6 +108,13 @@ def test_a_translation_keeps_the_placeholders(path):
 def test_a_sentence_without_translation_stays_english():
     assert translator("zh-TW")("No one has said {this} yet", this="that") == "No one has said that yet"
     assert sentence("marked") == "marked"
+
+
+def test_a_sentence_that_a_record_holds_is_said_in_the_readers_language_with_its_values():
+    t = report_translator("zh-TW")
+    assert t.said(no_case("nodule")) == "測試掃描中沒有類別 nodule 的掃描"
+    assert t("undefined ({reason})", reason=no_case("nodule")) == "無法定義（測試掃描中沒有類別 nodule 的掃描）"
+    assert t.said("a plain string") == "a plain string"
 
 
 def test_values_are_escaped_in_a_template():

@@ -9,7 +9,18 @@ from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import KeptNetwork
+from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.transfer_gain import transfer_gain
+
+_NO_TRANSFER = Sentence("There was no transfer: the network is from scratch.")
+_ONLY_REPORTED = Sentence(
+    "The transferred network was kept; whether transfer helped or harmed was only to be reported."
+)
+_WHY = {
+    "harm": Sentence("Transfer harmed on them, so the network from scratch was kept"),
+    "none": Sentence("No difference was shown on them, so the transferred network was kept"),
+    "gain": Sentence("Transfer helped on them, so the transferred network was kept"),
+}
 
 
 def choose_network(
@@ -23,23 +34,18 @@ def choose_network(
     """
     rule = config.transfer.on_harm
     if config.transfer.strategy == "scratch":
-        return KeptNetwork(kept="scratch", rule=rule, sentence="There was no transfer: the network is from scratch.")
+        return KeptNetwork(kept="scratch", rule=rule, sentence=_NO_TRANSFER)
     if rule == "report" or scratch is None:
-        sentence = "The transferred network was kept; whether transfer helped or harmed was only to be reported."
-        return KeptNetwork(kept="transferred", rule=rule, sentence=sentence)
+        return KeptNetwork(kept="transferred", rule=rule, sentence=_ONLY_REPORTED)
     validation = list(chain.from_iterable(run_data.split.validation))
     cohort = run_data.prepared.cohort.subset(validation)
     transferred = LabelledPredictions.of(cohort.truth, trained.validation, cohort.patients, cohort.labels)
     gain = transfer_gain(transferred, scratch.validation, config.seed)
     kept = "scratch" if gain.verdict == "harm" else "transferred"
-    why = {
-        "harm": "Transfer harmed on them, so the network from scratch was kept",
-        "none": "No difference was shown on them, so the transferred network was kept",
-        "gain": "Transfer helped on them, so the transferred network was kept",
-    }[gain.verdict]
-    sentence = (
-        f"Decided on the predictions of {len(validation)} validation scans by networks that had not trained on them, "
-        f"before any test scan was predicted. {why}. Every figure on test scans is the kept network's; the transfer "
-        "gain compares both."
+    sentence = Sentence(
+        "Decided on the predictions of {n} validation scans by networks that had not trained on them, before any test "
+        "scan was predicted. {why}. Every figure on test scans is the kept network's; the transfer gain compares both.",
+        n=len(validation),
+        why=_WHY[gain.verdict],
     )
     return KeptNetwork(kept=kept, rule=rule, validation=gain, sentence=sentence)

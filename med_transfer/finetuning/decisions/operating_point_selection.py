@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,16 @@ from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.reasons import VALIDATION_SCANS
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.sentence import Sentence, joined
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 
 log = logging.getLogger(__name__)
 
-_OPTIMISTIC = "; on the scans that the threshold was chosen on, so rather too high"
+_OPTIMISTIC = Sentence("on the scans that the threshold was chosen on, so rather too high")
 
 
 def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: Labels) -> None:
@@ -94,7 +97,7 @@ def choose_point(
     check_point(config, truth, labels)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     point = _chosen(config, probabilities, truth, labels) if config.is_chosen else _stated(config, labels)
-    scored = LabelledPredictions.of(truth, probabilities, patients, labels, point)
+    scored = replace(LabelledPredictions.of(truth, probabilities, patients, labels, point), scans=VALIDATION_SCANS)
     rates = ClassRates.of(scored, PatientBootstrap(scored.patients, seed=seed), EvaluationConfig())
     reached = ChosenPoint(
         rule=config.rule,
@@ -180,14 +183,12 @@ def _whose(config: OperatingPointConfig, labels: Labels) -> tuple[str, ...]:
 
 
 def _on_validation(rates: ClassRates, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
-    """A rate by class, in words that tell validation from test scans."""
+    """A rate by class; its method says where the threshold was chosen on the same scans."""
     found = {label: rates.rate(c, name) for c, label in enumerate(rates.scored.labels.names)}
-    optimistic = _OPTIMISTIC if config.is_chosen else ""
+    if not config.is_chosen:
+        return found
     return {
-        label: one.model_copy(
-            update={"method": one.method + optimistic, "reason": one.reason.replace("test scan", "validation scan")}
-        )
-        for label, one in found.items()
+        label: rate.model_copy(update={"method": joined(rate.method, _OPTIMISTIC)}) for label, rate in found.items()
     }
 
 
@@ -200,9 +201,16 @@ def _warnings(config: OperatingPointConfig, scored: LabelledPredictions) -> list
         n = int(cases.sum())
         if _needed(n, config.at_least or 0) == n:
             found.append(
-                f"{config.at_least:g} of {n} validation scans of {name} is all of them, so the threshold is the lowest "
-                "probability among them: one scan decides it"
+                Sentence(
+                    "{share:g} of {n} validation scans of {name} is all of them, so the threshold is the lowest "
+                    "probability among them: one scan decides it",
+                    share=config.at_least,
+                    n=n,
+                    name=name,
+                )
             )
         if called.all():
-            found.append(f"the sensitivity of {name} is reached only by calling every validation scan so")
+            found.append(
+                Sentence("the sensitivity of {name} is reached only by calling every validation scan so", name=name)
+            )
     return found

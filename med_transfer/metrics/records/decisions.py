@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from med_transfer.metrics.records.estimate import Estimate, Record
+from med_transfer.metrics.records.sentence import Sentence, Text
 
 
 class ChosenPoint(Record):
@@ -31,19 +32,21 @@ class ChosenPoint(Record):
     n_networks: int = 1
     sensitivity: dict[str, Estimate]
     specificity: dict[str, Estimate]
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Text] = Field(default_factory=list)
 
     @property
     def aim(self) -> str:
         """The rule in words."""
         if self.rule == "sensitivity":
-            whose = f"of {self.for_class}" if self.for_class else "of every finding"
-            return f"sensitivity {whose} at least {self.at_least:g}"
+            at_least = f"{self.at_least:g}"
+            if self.for_class is None:
+                return Sentence("sensitivity of every finding at least {at_least}", at_least=at_least)
+            return Sentence("sensitivity of {name} at least {at_least}", name=self.for_class, at_least=at_least)
         return {
-            "argmax": "the most probable class, or findings at 0.5",
-            "youden": "greatest sensitivity + specificity - 1 of each class against the rest (Youden 1950)",
-            "cost": "least expected cost (Elkan 2001)",
-            "thresholds": "thresholds stated before training",
+            "argmax": Sentence("the most probable class, or findings at 0.5"),
+            "youden": Sentence("greatest sensitivity + specificity - 1 of each class against the rest (Youden 1950)"),
+            "cost": Sentence("least expected cost (Elkan 2001)"),
+            "thresholds": Sentence("thresholds stated before training"),
         }[self.rule]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from med_transfer.metrics.records.estimate import Estimate, Record
+from med_transfer.metrics.records.sentence import Sentence
 
 STRANGE = 0.95  # stranger than this share of held-out scans; 1 - STRANGE of them is expected by chance
 
@@ -124,7 +125,11 @@ class Overlap(Record):
         """In words; empty when nothing was seen."""
         if not self.seen_scans:
             return ""
-        return (
-            f"{self.seen_scans} of {self.n_scans} scans ({self.seen_patients} of {self.n_patients} patients) were seen "
-            "in training: these figures are not of new patients"
+        return Sentence(
+            "{seen} of {n} scans ({seen_patients} of {n_patients} patients) were seen in training: these figures are "
+            "not of new patients",
+            seen=self.seen_scans,
+            n=self.n_scans,
+            seen_patients=self.seen_patients,
+            n_patients=self.n_patients,
         )

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 log = logging.getLogger(__name__)
 
+from med_transfer.metrics.records.sentence import Text
+
 Interval = tuple[float, float]
 
 
@@ -44,8 +46,8 @@ class Estimate(Record):
     value: float | None
     ci95: Interval | None
     ci95_cluster: Interval | None = None
-    method: str
-    reason: str = ""
+    method: Text
+    reason: Text = ""
 
     @property
     def excludes_zero(self) -> int:

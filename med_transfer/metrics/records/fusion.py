@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from med_transfer.metrics.records.estimate import Estimate, Record
+from med_transfer.metrics.records.sentence import Text
 
 
 class FusionModel(Record):
@@ -48,11 +49,11 @@ class FusionMetrics(Record):
     report: Literal["image", "fused"]
     n_scans: int
     n_patients: int
-    not_fused: dict[str, int] = Field(default_factory=dict)
+    not_fused: dict[Text, int] = Field(default_factory=dict)
     n_fitted: int
     n_fitted_patients: int
     inverse_penalty: float
     models: dict[str, FusionModel] = Field(default_factory=dict)
     fused_minus: dict[str, FusionDifference] = Field(default_factory=dict)
     contributions: dict[str, FusionDifference] = Field(default_factory=dict)
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Text] = Field(default_factory=list)

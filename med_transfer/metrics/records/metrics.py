@@ -18,6 +18,7 @@ from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.estimate import Estimate, Record
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.prediction_sets import SetMetrics
+from med_transfer.metrics.records.sentence import Sentence, Text
 from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 from med_transfer.model.operating_point import OperatingPoint
@@ -89,7 +90,7 @@ class KeptNetwork(Record):
     kept: Literal["transferred", "scratch"]
     rule: Literal["report", "fallback"]
     validation: TransferGain | None = None
-    sentence: str
+    sentence: Text
 
     @property
     def fell_back(self) -> bool:
@@ -131,13 +132,20 @@ class GeneralisationGap(Record):
     def sentence(self) -> str:
         """In words and numbers."""
         if self.training_sensitivity is None or self.validation_sensitivity is None or self.difference is None:
-            return "the gap between training and validation is undefined"
-        text = (
-            f"balanced sensitivity {self.training_sensitivity:.2f} on training and "
-            f"{self.validation_sensitivity:.2f} on validation scans, a gap of {self.difference:+.2f} "
-            f"(limit {self.limit:.2f}); loss {self.training_loss:.2f} and {self.validation_loss:.2f}"
+            return Sentence("the gap between training and validation is undefined")
+        gap = Sentence(
+            "balanced sensitivity {training:.2f} on training and {validation:.2f} on validation scans, a gap of "
+            "{gap:+.2f} (limit {limit:.2f}); loss {training_loss:.2f} and {validation_loss:.2f}",
+            training=self.training_sensitivity,
+            validation=self.validation_sensitivity,
+            gap=self.difference,
+            limit=self.limit,
+            training_loss=self.training_loss,
+            validation_loss=self.validation_loss,
         )
-        return text + (": the networks have learned their training scans by heart" if self.exceeded else "")
+        if not self.exceeded:
+            return gap
+        return Sentence("{gap}: the networks have learned their training scans by heart", gap=gap)
 
 
 class Failed(Record):

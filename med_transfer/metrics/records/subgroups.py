@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from med_transfer.metrics.records.estimate import Estimate, Record
+from med_transfer.metrics.records.sentence import Text
 
 ALPHA = 0.05
 
@@ -23,7 +24,7 @@ class SubgroupTest(Record):
         method: statistic, permutation and seed, in words.
     """
 
-    how: str
+    how: Text
     same_as: list[str] = Field(default_factory=list)
     compared: list[str] = Field(default_factory=list)
     fewest_patients: int = 0
@@ -32,7 +33,7 @@ class SubgroupTest(Record):
     p_value: float | None = None
     p_holm: float | None = None
     method: str = ""
-    reason: str = ""
+    reason: Text = ""
 
     @property
     def differ(self) -> bool:

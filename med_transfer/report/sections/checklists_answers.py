@@ -84,7 +84,7 @@ def _disjoint(evidence: Evidence, t: Translator) -> str:
 def _threshold(evidence: Evidence, t: Translator) -> str:
     point, chosen = evidence.metrics.operating_point, evidence.metrics.chosen_point
     how = t("fixed before training") if point.chosen_on == "fixed" else t("chosen on validation scans")
-    aim = f" ({chosen.aim})" if chosen and point.chosen_on == "validation" else ""
+    aim = f" ({t.said(chosen.aim)})" if chosen and point.chosen_on == "validation" else ""
     return t("Calibrated probabilities; called is {rule}, {how}{aim}", rule=point, how=how, aim=aim)
 
 

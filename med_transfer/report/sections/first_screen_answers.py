@@ -58,8 +58,8 @@ def figures_of_the_run(evidence: Evidence, t: Translator) -> list[tuple[str, str
     accuracy, auc = metrics.balanced_accuracy, metrics.macro_auc
     return [
         (t("Test scans"), str(metrics.n_scans), t("of {n} patients", n=metrics.n_patients)),
-        (t("Balanced accuracy"), percent(accuracy), percent_interval(accuracy.ci95, t) or accuracy.reason),
-        (t("Macro AUC"), decimal(auc), decimal_interval(auc.ci95, t) or auc.reason),
+        (t("Balanced accuracy"), percent(accuracy), percent_interval(accuracy.ci95, t) or t.said(accuracy.reason)),
+        (t("Macro AUC"), decimal(auc), decimal_interval(auc.ci95, t) or t.said(auc.reason)),
         _gain(metrics.transfer_gain, t),
         (t("Unusable scans"), str(metrics.failed.n), t("of {n} asked", n=evidence.n_asked)),
     ]
@@ -71,7 +71,7 @@ def found(name: str, one: ClassMetrics, multilabel: bool, t: Translator) -> Foun
     others = counts.false_positive + counts.true_negative
     wrongly = t("{n} of the {others} other scans were wrongly called so.", n=counts.false_positive, others=others)
     if rate.value is None or rate.ci95 is None:
-        return Found(name, rate.reason, wrongly)
+        return Found(name, t.said(rate.reason), wrongly)
     text = t(
         "found {found} of {scans} ({patients}): {rate} (95 % CI {interval})",
         found=counts.true_positive,
@@ -132,7 +132,11 @@ def _gain(gain: TransferGain | None, t: Translator) -> tuple[str, str, str]:
     by_calls = gain.verdict != "none" and not _excludes_zero(gain.macro_auc)
     shown = gain.balanced_sensitivity if by_calls else gain.macro_auc
     name = t("Transfer gain, balanced sensitivity") if by_calls else t("Transfer gain, macro AUC")
-    return name, signed(shown), f"{signed_interval(shown.ci95, t) or shown.reason}: {t(_VERDICTS[gain.verdict])}"
+    return (
+        name,
+        signed(shown),
+        f"{signed_interval(shown.ci95, t) or t.said(shown.reason)}: {t(_VERDICTS[gain.verdict])}",
+    )
 
 
 def _excludes_zero(difference: Estimate) -> bool:

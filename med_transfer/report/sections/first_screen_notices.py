@@ -91,8 +91,8 @@ def _kept(kept: KeptNetwork | None, t: Translator) -> Notice | None:
     if kept is None or kept.validation is None:
         return None
     if kept.fell_back:
-        return Notice("warning", t("The bundle holds the network from scratch"), kept.sentence)
-    return Notice("neutral", t("The bundle holds the transferred network"), kept.sentence)
+        return Notice("warning", t("The bundle holds the network from scratch"), t.said(kept.sentence))
+    return Notice("neutral", t("The bundle holds the transferred network"), t.said(kept.sentence))
 
 
 def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
@@ -105,7 +105,7 @@ def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
             "Every figure outside the fusion's table is the fused model's, but for the transfer gain and the training."
         )
     if not fusion.models:
-        return Notice("warning", t("No scan could be fused"), f"{'; '.join(fusion.not_fused)}. {shown}")
+        return Notice("warning", t("No scan could be fused"), f"{'; '.join(map(t.said, fusion.not_fused))}. {shown}")
     over = fusion.fused_minus["image-only"].macro_auc
     level, title = _FUSION[over.excludes_zero]
     lost = "; ".join(f"{part} {difference(one.macro_auc, t)}" for part, one in fusion.contributions.items())
@@ -118,7 +118,7 @@ def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
 def _leaks(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
     if fusion is None or not fusion.warnings:
         return None
-    text = "; ".join(fusion.warnings)
+    text = "; ".join(map(t.said, fusion.warnings))
     return Notice("warning", t("A clinical column may give the answer away"), f"{text[:1].upper()}{text[1:]}.")
 
 

@@ -41,7 +41,7 @@ def _tests(tests: Mapping[str, SubgroupTest], t: Translator) -> Table:
 
 
 def _column(column: str, test: SubgroupTest, t: Translator) -> Cell:
-    notes = (test.how,) if test.how else ()
+    notes = (t.said(test.how),) if test.how else ()
     if test.same_as:
         notes += (t("divides the scans as {columns} does", columns=", ".join(test.same_as)),)
     return Cell(column, notes, {"": column})

@@ -1,0 +1,36 @@
+"""Why a measure or its interval is undefined, where several measures share the reason."""
+
+from __future__ import annotations
+
+from med_transfer.metrics.records.sentence import Sentence
+
+TEST_SCANS = Sentence("the test scans")
+VALIDATION_SCANS = Sentence("the validation scans")
+SCANS_CALLED = Sentence("the scans called")
+
+NO_CLASS_WITH_BOTH = Sentence("no class has both cases and other scans")
+SOME_CLASS_MISSING = Sentence("no interval: some class is missing from most resamples, there are too few patients")
+CLASS_MISSING = Sentence("no interval: most resamples lack the class, there are too few patients")
+CLASS_OR_REST_MISSING = Sentence("no interval: most resamples lack the class or the rest, there are too few patients")
+ONE_ANSWER = Sentence("every scan gets the same answer")
+DRAWS_AGREE = Sentence("every bootstrap draw agrees")
+
+
+def no_case(name: str, scans: str = TEST_SCANS) -> Sentence:
+    """No scan has the class."""
+    return Sentence("no scan of class {name} among {scans}", name=name, scans=scans)
+
+
+def no_other(name: str, scans: str = TEST_SCANS) -> Sentence:
+    """Every scan has the class."""
+    return Sentence("no scan of another class than {name} among {scans}", name=name, scans=scans)
+
+
+def none_called(name: str) -> Sentence:
+    """No scan was called so."""
+    return Sentence("no test scan was called {name}", name=name)
+
+
+def all_called(name: str) -> Sentence:
+    """Every scan was called so."""
+    return Sentence("every test scan was called {name}", name=name)

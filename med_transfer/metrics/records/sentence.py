@@ -1,0 +1,49 @@
+"""English text that remembers how it was made, so that a page can still say it in another language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Annotated, Any
+
+from pydantic import ValidatorFunctionWrapHandler, WrapValidator
+
+
+class Sentence(str):
+    """Text made of a template and its values; files hold the text alone, as of any other string.
+
+    Args:
+        template: English with ``{placeholders}``: the code of what is said, and the key of its translations.
+        values: numbers, names, or further sentences.
+    """
+
+    template: str
+    values: dict[str, Any]
+
+    def __new__(cls, template: str, /, **values: object) -> Sentence:
+        made = super().__new__(cls, template.format(**values))
+        made.template, made.values = template, values
+        return made
+
+    def said(self, t: Callable[..., str]) -> str:
+        """In the language of ``t``, a page's translator, which says the values too."""
+        return t(self.template, **self.values)
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        return (self.template,), self.values
+
+
+def joined(*sentences: str) -> str:
+    """All of them, with semicolons between; empty for none."""
+    return reduce(_pair, filter(None, sentences), "")
+
+
+def _pair(first: str, second: str) -> str:
+    return Sentence("{first}; {second}", first=first, second=second) if first else second
+
+
+def _kept(value: object, handler: ValidatorFunctionWrapHandler) -> str:
+    return value if isinstance(value, Sentence) else handler(value)
+
+
+Text = Annotated[str, WrapValidator(_kept)]  # of a record: a Sentence stays one, which pydantic's own str would not

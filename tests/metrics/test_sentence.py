@@ -1,0 +1,33 @@
+"""A sentence is text to everyone but a page that says it in another language."""
+
+import copy
+import pickle
+
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.sentence import Sentence, joined
+
+ALL = Sentence("all {n}", n=3)
+REASON = Sentence("no scan of {name}, {share:.1f} of {what}", name="{braces}", share=0.25, what=ALL)
+
+
+def test_it_is_a_string_made_of_its_template():
+    assert REASON == "no scan of {braces}, 0.2 of all 3"
+    assert {str(REASON): 1} == {REASON: 1}
+    assert [joined(), joined("", "one"), joined("one", "", "two")] == ["", "one", "one; two"]
+
+
+def test_a_record_keeps_it_and_writes_text():
+    estimate = Estimate(value=None, ci95=None, method="m", reason=REASON)
+    assert isinstance(estimate.reason, Sentence)
+    assert Estimate.model_validate_json(estimate.model_dump_json()) == estimate
+    assert estimate.model_dump(mode="json")["reason"] == str(REASON)
+
+
+def test_copies_keep_template_and_values():
+    for again in (pickle.loads(pickle.dumps(REASON)), copy.deepcopy(REASON)):
+        assert (again, again.template, again.values) == (REASON, REASON.template, REASON.values)
+
+
+def test_its_values_are_said_too():
+    said = REASON.said(lambda template, **values: f"<{template}|{sorted(values)}>")
+    assert said == "<no scan of {name}, {share:.1f} of {what}|['name', 'share', 'what']>"
