@@ -31,7 +31,7 @@ def command(
     keep_patient_ids: Annotated[bool, typer.Option("--keep-patient-ids", help="Write PatientID as it is.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find and judge every series, choose one a study, link a label sheet, and write cohort.csv and a quality table."""
+    """Find every series with its verdict, choose one a study, link labels, and write cohort.csv and a quality table."""
     from dataclasses import asdict
 
     from med_transfer.cli.terminal import say, say_json

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "inspect"
 _SILENT = 8  # as many scans are done before a bar says anything
-LookAt = Callable[..., "ScanSummary"]  # view=True for one with pictures
+Summarise = Callable[..., "ScanSummary"]  # view=True for one with pictures
 
 
 def command(
@@ -45,47 +45,52 @@ def command(
 
     found = None if scan.suffix.lower() == ".csv" else survey(scan, max_gap_mm=max_gap_mm)
     ignored = found.ignored if found else ()
-    to_look_at = _cases(scan, max_gap_mm) if found is None else _series(found, scan, max_gap_mm)
-    looks = _look_at_all(to_look_at, max(limit if html else 0, int(picture is not None)))
-    _say(looks, ignored, as_json)
+    pending = _cases(scan, max_gap_mm) if found is None else _series(found, scan, max_gap_mm)
+    summaries = _summarise_all(pending, max(limit if html else 0, int(picture is not None)))
+    _say(summaries, ignored, as_json)
     if picture:
-        write_picture(next((look for look in looks if look.view), None), picture)
+        write_picture(next((summary for summary in summaries if summary.view), None), picture)
     if html:
-        write_inspection(html, str(scan), looks, ignored, scan, count_files(found) if found else None)
-    if not looks and not ignored:
+        write_inspection(html, str(scan), summaries, ignored, scan, count_files(found) if found else None)
+    if not summaries and not ignored:
         raise ScanNotFound("no files", where=scan, expected="DICOM, NIfTI, NRRD or MetaImage")
-    usable = sum(look.verdict.usable for look in looks)
-    raise typer.Exit(0 if usable == len(looks) > 0 else (1 if usable else 3))
+    usable = sum(summary.verdict.usable for summary in summaries)
+    raise typer.Exit(0 if usable == len(summaries) > 0 else (1 if usable else 3))
 
 
-def _series(found: Survey, scan: Path, max_gap_mm: float) -> list[LookAt]:
-    from med_transfer.scans.inspection.page import look_at_series, shown_path
+def _series(found: Survey, scan: Path, max_gap_mm: float) -> list[Summarise]:
+    from med_transfer.scans.inspection.page import shown_path, summarise_series
 
-    return [partial(look_at_series, one, shown_path(one.path, scan), max_gap_mm=max_gap_mm) for one in found.series]
+    return [
+        partial(summarise_series, series, shown_path(series.path, scan), max_gap_mm=max_gap_mm)
+        for series in found.series
+    ]
 
 
-def _cases(table: Path, max_gap_mm: float) -> list[LookAt]:
+def _cases(table: Path, max_gap_mm: float) -> list[Summarise]:
     from med_transfer.cohorts import Cohort
     from med_transfer.cohorts.sheet import read_sheet
 
     cases, rows = Cohort.read(table, labelled=False).cases, read_sheet(table).rows
-    return [partial(_look_at_case, case, _label(row), max_gap_mm) for case, row in zip(cases, rows, strict=True)]
+    return [partial(_summarise_case, case, _label(row), max_gap_mm) for case, row in zip(cases, rows, strict=True)]
 
 
-def _look_at_case(case: Case, label: str, max_gap_mm: float, *, view: bool) -> ScanSummary:
+def _summarise_case(case: Case, label: str, max_gap_mm: float, *, view: bool) -> ScanSummary:
     from med_transfer.errors import ScanError
     from med_transfer.scans import Verdict, read_scan
-    from med_transfer.scans.inspection.page import ScanSummary, look_at_volume, refused
+    from med_transfer.scans.inspection.page import ScanSummary, refused, summarise_volume
 
     rows = {"series": case.scan, "row": str(case.row), "series_uid": case.series_uid, "label": label}
-    look = ScanSummary(f"row {case.row}: {case.scan}", {name: text for name, text in rows.items() if text}, Verdict())
+    summary = ScanSummary(
+        f"row {case.row}: {case.scan}", {name: text for name, text in rows.items() if text}, Verdict()
+    )
     try:
         volume = read_scan(case.path, case.series_uid, max_gap_mm=max_gap_mm)
         region, reason = _region(case, volume)
     except ScanError as error:
-        return refused(look, _without_folders(error, case))
-    look = look_at_volume(look, volume, region, view=view)
-    return refused(look, reason) if reason else look
+        return refused(summary, _without_folders(error, case))
+    summary = summarise_volume(summary, volume, region, view=view)
+    return refused(summary, reason) if reason else summary
 
 
 def _region(case: Case, volume: Volume) -> tuple[Region | None, str]:
@@ -110,36 +115,36 @@ def _label(row: Row) -> str:
     return row.get("label") or ", ".join(findings)
 
 
-def _look_at_all(to_look_at: Sequence[LookAt], n_views: int) -> list[ScanSummary]:
+def _summarise_all(pending: Sequence[Summarise], n_views: int) -> list[ScanSummary]:
     """Each in turn, the first usable ones with pictures."""
     from med_transfer.cli.terminal import progress_bars
 
-    if len(to_look_at) <= _SILENT:
-        return [*_looks(to_look_at, n_views)]
-    looks: list[ScanSummary] = []
+    if len(pending) <= _SILENT:
+        return [*_summaries(pending, n_views)]
+    summaries: list[ScanSummary] = []
     with progress_bars() as progress:
-        for look in _looks(to_look_at, n_views):
-            looks.append(look)
-            progress("inspecting", len(looks), len(to_look_at))
-    return looks
+        for summary in _summaries(pending, n_views):
+            summaries.append(summary)
+            progress("inspecting", len(summaries), len(pending))
+    return summaries
 
 
-def _looks(to_look_at: Sequence[LookAt], n_views: int) -> Iterator[ScanSummary]:
+def _summaries(pending: Sequence[Summarise], n_views: int) -> Iterator[ScanSummary]:
     drawn = 0
-    for inspect_file in to_look_at:
-        look = inspect_file(view=drawn < n_views)
-        drawn += look.view is not None
-        yield look
+    for summarise in pending:
+        summary = summarise(view=drawn < n_views)
+        drawn += summary.view is not None
+        yield summary
 
 
-def _say(looks: Sequence[ScanSummary], ignored: Sequence[Ignored], as_json: bool) -> None:
+def _say(summaries: Sequence[ScanSummary], ignored: Sequence[Ignored], as_json: bool) -> None:
     from med_transfer.cli.terminal import say, say_json
 
     if as_json:
-        rows = [{**look.rows, "acquisition": dict(look.acquisition)} for look in looks]
-        say_json({"series": rows, "ignored": [{"path": str(one.path), "reason": one.reason} for one in ignored]})
+        rows = [{**summary.rows, "acquisition": dict(summary.acquisition)} for summary in summaries]
+        say_json({"series": rows, "ignored": [{"path": str(file.path), "reason": file.reason} for file in ignored]})
         return
-    for look in looks:
-        say("\n".join(f"{key:<12} {value}" for key, value in look.rows.items()) + "\n")
-    for one in ignored:
-        say(f"no scan      {one.path}: {one.reason}")
+    for summary in summaries:
+        say("\n".join(f"{key:<12} {value}" for key, value in summary.rows.items()) + "\n")
+    for file in ignored:
+        say(f"no scan      {file.path}: {file.reason}")

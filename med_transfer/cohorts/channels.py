@@ -21,11 +21,11 @@ def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = 
     Raises:
         ScanError: one that the table names cannot be used; the message says which and why.
     """
-    found = {column: scan for column in config.columns if (scan := case.scan_in(column))}
-    sources = {column: path for column, (path, _) in found.items()} | ({"scan": series} if series else {})
+    scans = {column: scan for column in config.columns if (scan := case.scan_in(column))}
+    sources = {column: path for column, (path, _) in scans.items()} | ({"scan": series} if series else {})
     return {
         column: read_scan(sources[column], series_uid, max_gap_mm=config.max_gap_mm)
-        for column, (_, series_uid) in found.items()
+        for column, (_, series_uid) in scans.items()
     }
 
 

@@ -79,21 +79,21 @@ def write_index(
         CohortError: the label table cannot be linked, or the key is too short.
         OutputError: a table cannot be written.
     """
-    found = survey(scans, max_gap_mm=max_gap_mm)
-    if not found.series:
+    contents = survey(scans, max_gap_mm=max_gap_mm)
+    if not contents.series:
         raise ScanNotFound(
-            f"no series among {len(found.ignored)} files", where=scans, expected="DICOM, NIfTI, NRRD or MetaImage"
+            f"no series among {len(contents.ignored)} files", where=scans, expected="DICOM, NIfTI, NRRD or MetaImage"
         )
-    choices = choose(found.series, rules)
+    choices = choose(contents.series, rules)
     rows = [_row(choice, out) for choice in choices]
     linked = _link(rows, labels) if labels else [_cohort_row(row) for row in rows]
     chosen = [row for row, choice in zip(linked, choices, strict=True) if choice.chosen]
     listed = [row for row in chosen if row]
     _name_patients(listed, key_file, keep_patient_ids)
     quality = out.with_name(out.stem + ".quality.csv")
-    _write(quality, _QUALITY, [*rows, *(_ignored_row(one, out) for one in found.ignored)])
+    _write(quality, _QUALITY, [*rows, *(_ignored_row(file, out) for file in contents.ignored)])
     _write(out, tuple(listed[0]) if listed else _COHORT, listed)
-    usable = sum(series.verdict.usable for series in found.series)
+    usable = sum(series.verdict.usable for series in contents.series)
     return Index(
         cohort=out,
         quality=quality,
@@ -101,8 +101,8 @@ def write_index(
         n_not_chosen=usable - len(chosen),
         n_unlabelled=len(chosen) - len(listed),
         n_rejected=len(rows) - usable,
-        n_ignored=len(found.ignored),
-        n_files=count_files(found),
+        n_ignored=len(contents.ignored),
+        n_files=count_files(contents),
     )
 
 

@@ -102,12 +102,12 @@ class PreparedCohort:
 
     @property
     def tensors(self) -> list[NDArray[np.float16]]:
-        """One a scan, in order: voxels [channel, depth, height, width]."""
+        """Network inputs [channel, depth, height, width], one a scan."""
         return [scan.tensor for scan in self.scans]
 
     @property
     def content_hashes(self) -> list[Images]:
-        """One entry a scan: the hashes of its channels."""
+        """SHA-256 of the voxels of each scan's images."""
         return [scan.content_hashes for scan in self.scans]
 
     @property

@@ -26,12 +26,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as text.
+    """A table as it was read: every cell is text without spaces around it.
 
     Attributes:
-        path: where it was read.
-        columns: names of the head line.
-        rows: column to cell.
+        path: of the file.
+        columns: names in their order.
+        rows: without the empty ones.
     """
 
     path: Path

@@ -63,6 +63,6 @@ class SourceLock(BaseModel):
         write_text(path, self.model_dump_json(by_alias=True, indent=2) + "\n")
 
     def computed_hash(self) -> str:
-        """SHA-256 of the content, without the hash it carries."""
+        """SHA-256 of everything in the lock but the hash itself."""
         content = self.model_dump(mode="json", by_alias=True, exclude={"source_hash"})
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

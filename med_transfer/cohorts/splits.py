@@ -55,7 +55,7 @@ class Split:
 
     @property
     def n_members(self) -> int:
-        """Folds, and with them members of the ensemble."""
+        """Networks of the ensemble: one for each tuple of validation cases."""
         return len(self.validation)
 
     @property

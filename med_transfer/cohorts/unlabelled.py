@@ -25,7 +25,7 @@ def unlabelled_cohort(path: Path) -> Cohort:
         series = find_series(path)
         if not series:
             raise ScanNotFound("no scan", where=path, expected="DICOM, NIfTI, NRRD or MetaImage, or a cohort table")
-        return Cohort(tuple(_case(path, one) for one in series), NO_LABELS, path)
+        return Cohort(tuple(_case(path, found) for found in series), NO_LABELS, path)
     cohort = Cohort.read(path, labelled=False)
     kept = [number for number, case in enumerate(cohort.cases) if case.split != "test"]
     if not kept:

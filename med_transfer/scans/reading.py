@@ -45,10 +45,10 @@ def read_volume(source: Path | str | Series, series_uid: str = "", *, max_gap_mm
         return _read(source, max_gap_mm)
     path = Path(source)
     require_exists(path)
-    found = None if path.is_dir() else inspect_file(path)
-    if found is None:
+    content = None if path.is_dir() else inspect_file(path)
+    if content is None:
         return _read(_in_folder(path, series_uid, max_gap_mm), max_gap_mm)
-    return _read(_in_file(path, found, series_uid, max_gap_mm), max_gap_mm)
+    return _read(_in_file(path, content, series_uid, max_gap_mm), max_gap_mm)
 
 
 def _read(series: Series, max_gap_mm: float) -> Volume:
@@ -57,43 +57,43 @@ def _read(series: Series, max_gap_mm: float) -> Volume:
     return read_nifti(series.files[0]) if series.format == "nifti" else read_itk(series.files[0])
 
 
-def _in_file(path: Path, found: tuple[Slice, ...] | Series, series_uid: str, max_gap_mm: float) -> Series:
-    series = found if isinstance(found, Series) else _one(path, split_series(found, max_gap_mm), series_uid)
+def _in_file(path: Path, content: tuple[Slice, ...] | Series, series_uid: str, max_gap_mm: float) -> Series:
+    series = content if isinstance(content, Series) else _named(path, split_series(content, max_gap_mm), series_uid)
     if series_uid and series_uid not in (series.name, series.series_uid):
         raise ScanNotFound(f"the file is not of series {series_uid}", where=path)
     return replace(series, path=path)
 
 
-def _one(path: Path, candidates: Sequence[Series], series_uid: str) -> Series:
+def _named(path: Path, candidates: Sequence[Series], series_uid: str) -> Series:
     """Of the volumes in one file (an enhanced object may hold several phases), the one that is meant."""
-    named = [one for one in candidates if one.name == series_uid] or list(candidates)
+    named = [series for series in candidates if series.name == series_uid] or list(candidates)
     if len(named) > 1:
         raise _ambiguous(path, named)
     return named[0]
 
 
 def _in_folder(path: Path, series_uid: str, max_gap_mm: float) -> Series:
-    found = survey(path, max_gap_mm=max_gap_mm)
-    candidates = [one for one in found.series if one.format == "dicom"] or list(found.series)
+    contents = survey(path, max_gap_mm=max_gap_mm)
+    candidates = [series for series in contents.series if series.format == "dicom"] or list(contents.series)
     if series_uid:
-        named = [one for one in candidates if one.name == series_uid]
-        candidates = named or [one for one in candidates if one.series_uid == series_uid]
+        named = [series for series in candidates if series.name == series_uid]
+        candidates = named or [series for series in candidates if series.series_uid == series_uid]
     if not candidates:
-        raise _nothing(path, series_uid, found.ignored)
-    usable = [one for one in candidates if one.verdict.usable]
+        raise _nothing(path, series_uid, contents.ignored)
+    usable = [series for series in candidates if series.verdict.usable]
     if len(usable) == 1:
         return usable[0]
     if usable:
         raise _ambiguous(path, usable)
-    _require_undamaged(candidates, found.ignored)
+    _require_undamaged(candidates, contents.ignored)
     if len(candidates) > 1:
-        reasons = [f"{_name(one)}: {'; '.join(one.verdict.reasons)}" for one in candidates]
+        reasons = [f"{_name(series)}: {'; '.join(series.verdict.reasons)}" for series in candidates]
         raise GeometryRejected(f"none of {len(candidates)} series is usable ({' | '.join(reasons)})", where=path)
     return candidates[0]
 
 
 def _nothing(path: Path, series_uid: str, ignored: Sequence[Ignored]) -> ScanNotFound | UnreadableScan:
-    damaged = [one for one in ignored if one.damaged]
+    damaged = [file for file in ignored if file.damaged]
     if damaged:
         return UnreadableScan(f"no readable image; {damaged[0].path.name}: {damaged[0].reason}", where=path)
     if series_uid:
@@ -102,8 +102,10 @@ def _nothing(path: Path, series_uid: str, ignored: Sequence[Ignored]) -> ScanNot
 
 
 def _ambiguous(path: Path, usable: Sequence[Series]) -> AmbiguousScan:
-    names = ", ".join(f"{_name(one)} ({one.modality or one.format}, {one.n_slices} slices)" for one in usable)
-    copies = len({one.name for one in usable}) < len(usable)
+    names = ", ".join(
+        f"{_name(series)} ({series.modality or series.format}, {series.n_slices} slices)" for series in usable
+    )
+    copies = len({series.name for series in usable}) < len(usable)
     return AmbiguousScan(
         f"{len(usable)} usable series: {names}",
         where=path,
@@ -114,8 +116,8 @@ def _ambiguous(path: Path, usable: Sequence[Series]) -> AmbiguousScan:
 
 def _require_undamaged(candidates: Sequence[Series], ignored: Sequence[Ignored]) -> None:
     for series in candidates:
-        for one in damaged_slices(series, ignored):
-            raise UnreadableScan(one.reason, where=one.path, action="Export the series again, or remove the file")
+        for file in damaged_slices(series, ignored):
+            raise UnreadableScan(file.reason, where=file.path, action="Export the series again, or remove the file")
 
 
 def _name(series: Series) -> str:

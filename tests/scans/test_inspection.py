@@ -20,10 +20,10 @@ from med_transfer.scans import Provenance, Region, Verdict, Volume, survey
 from med_transfer.scans.inspection.histogram import histogram
 from med_transfer.scans.inspection.page import (
     ScanSummary,
-    look_at_series,
-    look_at_volume,
     refused,
     shown_path,
+    summarise_series,
+    summarise_volume,
     write_inspection,
     write_picture,
 )
@@ -67,7 +67,7 @@ class Page(HTMLParser):
 
 def inspected(folder: Path, out: Path, **options) -> Page:
     found = survey(folder)
-    looks = [look_at_series(one, shown_path(one.path, folder), view=True) for one in found.series]
+    looks = [summarise_series(one, shown_path(one.path, folder), view=True) for one in found.series]
     write_inspection(out, "my scans", looks, found.ignored, folder, **options)
     return Page(out)
 
@@ -85,7 +85,7 @@ def body(shape=(20, 40, 40), inside=40, lung=None) -> np.ndarray:
 
 def look(voxels: np.ndarray, modality: str = "CT", region: Region | None = None) -> ScanSummary:
     volume = Volume(voxels, np.diag([1.0, 1.0, 2.0, 1.0]), Provenance(Path("x"), "dicom", modality=modality))
-    return look_at_volume(ScanSummary("x", {}, Verdict()), volume, region, view=True)
+    return summarise_volume(ScanSummary("x", {}, Verdict()), volume, region, view=True)
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ class StoredPixels:
 
     @property
     def encapsulated(self) -> bool:
-        """Whether the pixels are compressed frames (PS3.5 A.4)."""
+        """Whether frames lie compressed in fragments (PS3.5 A.4), not one after the other."""
         return self.format.syntax not in _UNCOMPRESSED and not UID(self.format.syntax).is_deflated
 
     @property
@@ -149,17 +149,17 @@ class Slice:
 
     @property
     def rows(self) -> int:
-        """Pixels along a column."""
+        """Height of the image in pixels."""
         return self.pixels.format.rows
 
     @property
     def columns(self) -> int:
-        """Pixels along a row."""
+        """Width of the image in pixels."""
         return self.pixels.format.columns
 
     @property
     def is_localizer(self) -> bool:
-        """Whether ImageType says so."""
+        """Whether ImageType (0008,0008) says that it is a scout."""
         return "LOCALIZER" in self.image_type
 
 

@@ -15,7 +15,7 @@ from med_transfer.scans.dicom import geometry_verdict
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.dicom.pixels import AIR_HU, same_pixels, stack
 from med_transfer.scans.dicom.regular_grid import on_regular_grid
-from med_transfer.scans.dicom.series_splitting import group, phases, planes
+from med_transfer.scans.dicom.series_splitting import group_by_series, split_phases, split_planes
 from med_transfer.scans.dicom.slice_geometry import affine_of, arrange, same_position
 from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.series import Series
@@ -26,16 +26,16 @@ from med_transfer.scans.voxel_checks import require_finite
 
 def all_series(slices: Iterable[Slice], max_gap_mm: float = 0.0) -> list[Series]:
     """Every series among the images of a folder tree, in whatever order and mixture they come."""
-    return [one for members in group(slices) for one in split_series(members, max_gap_mm)]
+    return [volume for members in group_by_series(slices) for volume in split_series(members, max_gap_mm)]
 
 
 def split_series(members: Sequence[Slice], max_gap_mm: float = 0.0) -> list[Series]:
     """The volumes among the images of one SeriesInstanceUID: one, as a rule; else each is named by its ``part``."""
-    by_plane = planes(members)
+    by_plane = split_planes(members)
     if len(by_plane) > 1:
-        found = [one for plane, part in by_plane for one in _phases(part, max_gap_mm, plane)]
-        if any(one.verdict.usable for one in found):  # else the stray images may be slices of it, wrongly labelled
-            return found
+        volumes = [volume for plane, part in by_plane for volume in _phases(part, max_gap_mm, plane)]
+        if any(volume.verdict.usable for volume in volumes):  # else stray images may be slices of it, wrongly labelled
+            return volumes
     return _phases(members, max_gap_mm)
 
 
@@ -43,7 +43,7 @@ def _phases(members: Sequence[Slice], max_gap_mm: float, plane: str = "") -> lis
     whole = as_series(members, max_gap_mm, plane)
     if whole.verdict.usable:
         return [whole]
-    apart = phases(members, partial(_is_usable, max_gap_mm=max_gap_mm))
+    apart = split_phases(members, partial(_is_usable, max_gap_mm=max_gap_mm))
     if len(apart) == 1:
         return [whole]
     return [as_series(part, max_gap_mm, " ".join(filter(None, (plane, name)))) for name, part in apart]
@@ -51,29 +51,30 @@ def _phases(members: Sequence[Slice], max_gap_mm: float, plane: str = "") -> lis
 
 def as_series(slices: Sequence[Slice], max_gap_mm: float = 0.0, part: str = "") -> Series:
     """One series from the images of one volume, in any order."""
-    kept, verdict = _judged(slices, max_gap_mm)
-    first = kept[0]
+    ordered, verdict = _with_verdict(slices, max_gap_mm)
+    first = ordered[0]
     return Series(
-        path=Path(os.path.commonpath([slice_.path.parent for slice_ in kept])),
-        files=tuple(dict.fromkeys(slice_.path for slice_ in kept)),
+        path=Path(os.path.commonpath([slice_.path.parent for slice_ in ordered])),
+        files=tuple(dict.fromkeys(slice_.path for slice_ in ordered)),
         format="dicom",
         modality=first.modality,
         study_uid=first.study_uid,
         series_uid=first.series_uid,
-        n_slices=len(kept),
+        n_slices=len(ordered),
         verdict=verdict,
         part=part,
-        affine=affine_of(kept) if verdict.usable else None,
+        affine=affine_of(ordered) if verdict.usable else None,
         acquisition=dict(first.acquisition),
-        slices=kept,
+        slices=ordered,
     )
 
 
 def _is_usable(slices: Sequence[Slice], max_gap_mm: float) -> bool:
-    return _judged(slices, max_gap_mm)[1].usable
+    return _with_verdict(slices, max_gap_mm)[1].usable
 
 
-def _judged(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Slice, ...], Verdict]:
+def _with_verdict(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Slice, ...], Verdict]:
+    """The slices in order without repeats, and the verdict on them."""
     arranged = arrange(slices)
     verdict = geometry_verdict.content_verdict(arranged)
     if not verdict.usable:
@@ -110,7 +111,7 @@ def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
     for slice_ in series.slices:
         if slice_.damage:
             raise UnreadableScan(slice_.damage, where=slice_.path, action="Export the series again, or remove the file")
-    slices, verdict = _judged(series.slices, max_gap_mm)
+    slices, verdict = _with_verdict(series.slices, max_gap_mm)
     if series.verdict.usable or max_gap_mm == 0.0:
         verdict = series.verdict.joined(verdict)
     require_usable_series(verdict, series.path)

@@ -16,7 +16,7 @@ _MOSTLY = 0.8
 Part = tuple[str, list[Slice]]  # what tells the part apart from the rest of its series, empty for the whole
 
 
-def group(slices: Iterable[Slice]) -> list[list[Slice]]:
+def group_by_series(slices: Iterable[Slice]) -> list[list[Slice]]:
     """Slices by series; localizers that share a series' UID form a group of their own.
 
     A series spread over several folders stays one, unless the folders hold the same images: those are copies.
@@ -38,7 +38,7 @@ def _without_copies(members: list[Slice]) -> list[list[Slice]]:
     return list(folders.values()) if copied else [members]
 
 
-def planes(members: Sequence[Slice]) -> list[Part]:
+def split_planes(members: Sequence[Slice]) -> list[Part]:
     """Images that lie across the others (a scout that is not marked as one) apart from them."""
     if not all(s.orientation for s in members):
         return [("", list(members))]
@@ -49,10 +49,10 @@ def planes(members: Sequence[Slice]) -> list[Part]:
         return [("", list(members))]
     main = [s for s, same in zip(members, with_it, strict=True) if same]
     others = [s for s, same in zip(members, with_it, strict=True) if not same]
-    return [("", main), *((f"plane {number}", part) for number, (_, part) in enumerate(planes(others), start=2))]
+    return [("", main), *((f"plane {number}", part) for number, (_, part) in enumerate(split_planes(others), start=2))]
 
 
-def phases(members: Sequence[Slice], usable: Callable[[Sequence[Slice]], bool]) -> list[Part]:
+def split_phases(members: Sequence[Slice], usable: Callable[[Sequence[Slice]], bool]) -> list[Part]:
     """Acquisitions, phases, echoes or b-values of one series apart, by the first attribute that tells them apart.
 
     An attribute does so when every image has it, no part holds two images at one place, one part at least is a usable

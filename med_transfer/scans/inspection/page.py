@@ -80,24 +80,24 @@ class ScanSummary:
         return rows | dict(self.acquisition)
 
 
-def look_at_series(series: Series, title: str, *, max_gap_mm: float = 0.0, view: bool = False) -> ScanSummary:
+def summarise_series(series: Series, title: str, *, max_gap_mm: float = 0.0, view: bool = False) -> ScanSummary:
     """A series of a survey; one that cannot be used says why and has no view."""
-    look = ScanSummary(title, describe_series(series), series.verdict, describe_acquisition(series.acquisition))
+    summary = ScanSummary(title, describe_series(series), series.verdict, describe_acquisition(series.acquisition))
     if not series.verdict.usable:
-        return look
+        return summary
     try:
-        return look_at_volume(look, read_scan(series, max_gap_mm=max_gap_mm), view=view)
+        return summarise_volume(summary, read_scan(series, max_gap_mm=max_gap_mm), view=view)
     except ScanError as error:
-        return refused(look, str(error))
+        return refused(summary, str(error))
 
 
-def look_at_volume(
-    look: ScanSummary, volume: Volume, region: Region | None = None, *, view: bool = False
+def summarise_volume(
+    summary: ScanSummary, volume: Volume, region: Region | None = None, *, view: bool = False
 ) -> ScanSummary:
-    """The same look with what the voxels show."""
+    """The same summary with what the voxels show."""
     return replace(
-        look,
-        rows={**look.rows, **describe_volume(volume)},
+        summary,
+        rows={**summary.rows, **describe_volume(volume)},
         verdict=volume.verdict,
         acquisition=describe_acquisition(volume.provenance.acquisition),
         size=" × ".join(str(n) for n in reversed(volume.voxels.shape)),
@@ -107,23 +107,23 @@ def look_at_volume(
     )
 
 
-def refused(look: ScanSummary, reason: str) -> ScanSummary:
-    """The same look at a scan that cannot be read."""
+def refused(summary: ScanSummary, reason: str) -> ScanSummary:
+    """The same summary of a scan that cannot be read."""
     verdict = Verdict(rejections=(reason,))
-    return replace(look, rows={**look.rows, "verdict": str(verdict)}, verdict=verdict)
+    return replace(summary, rows={**summary.rows, "verdict": str(verdict)}, verdict=verdict)
 
 
-def write_picture(look: ScanSummary | None, path: Path) -> None:
-    """PNG of the three planes of a look. Raises ScanNotFound when there is none, OutputError."""
-    if look is None or look.view is None:
+def write_picture(summary: ScanSummary | None, path: Path) -> None:
+    """PNG of the three planes of a summary. Raises ScanNotFound when there is none, OutputError."""
+    if summary is None or summary.view is None:
         raise ScanNotFound("no usable series to draw", action="See the verdicts")
-    write_bytes(path, side_by_side(look.view.planes, look.view.window))
+    write_bytes(path, side_by_side(summary.view.planes, summary.view.window))
 
 
 def write_inspection(
     path: Path,
     title: str,
-    looks: Sequence[ScanSummary],
+    summaries: Sequence[ScanSummary],
     ignored: Sequence[Ignored],
     base: Path,
     n_files: int | None = None,
@@ -133,7 +133,7 @@ def write_inspection(
     Args:
         path: where to; folders are made.
         title: what was inspected, as the user named it.
-        looks: in the order of the page.
+        summaries: in the order of the page.
         ignored: files that are no scans.
         base: the folder that paths of ignored files are shown relative to.
         n_files: files looked at; None where nobody counted them.
@@ -143,14 +143,14 @@ def write_inspection(
     """
     page = _environment().get_template(_TEMPLATE)
     reasons: dict[tuple[bool, str], list[str]] = defaultdict(list)
-    for one in ignored:
-        reasons[not one.damaged, one.reason].append(shown_path(one.path, base))
+    for file in ignored:
+        reasons[not file.damaged, file.reason].append(shown_path(file.path, base))
     text = page.render(
         title=title,
-        looks=looks,
+        summaries=summaries,
         n_files=n_files,
         n_ignored=len(ignored),
-        n_damaged=sum(one.damaged for one in ignored),
+        n_damaged=sum(file.damaged for file in ignored),
         ignored=[(not whole, reason, paths) for (whole, reason), paths in sorted(reasons.items())],
     )
     write_text(path, text)

@@ -86,7 +86,7 @@ def planes(
     at = np.clip(np.rint(middle), 0, size - 1).astype(int)
     extent = None if region is None else _extent(affine, region)
     axes = ((2, 0, 1), (1, 0, 2), (0, 1, 2))  # across, columns, rows
-    return tuple(_plane(voxels, affine, window, at, extent, *order) for order in axes)
+    return tuple(_plane(voxels, affine, window, at, extent, order) for order in axes)
 
 
 def _plane(
@@ -95,10 +95,10 @@ def _plane(
     window: Window,
     at: NDArray,
     extent: NDArray | None,
-    across: int,
-    columns: int,
-    rows: int,
+    axes: tuple[int, int, int],
 ) -> Plane:
+    """The plane through voxel ``at``; ``axes`` are the voxel axes across it, along its columns and along its rows."""
+    across, columns, rows = axes
     image = voxels.take(at[across], axis=2 - across)
     spacing = geometry.spacing_mm(affine)
     height, width = image.shape

@@ -149,4 +149,4 @@ def _resample_into(
 def _box(present: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
     """First array index of what is present, and the one behind the last."""
     along = [np.flatnonzero(present.any(axis=tuple(set(range(3)) - {axis}))) for axis in range(3)]
-    return np.array([found[0] for found in along]), np.array([found[-1] + 1 for found in along])
+    return np.array([present[0] for present in along]), np.array([present[-1] + 1 for present in along])

@@ -59,19 +59,19 @@ def read_mask(path: Path | str, onto: Volume | None = None, name: str = "") -> V
 
 
 def _in_folder(folder: Path) -> Path | Series:
-    found = survey(folder)
+    contents = survey(folder)
     # A label map may pass for a series of images: its SOP class is younger than pydicom's list.
-    unknown = [file for series in found.series if series.modality == "SEG" for file in series.files]
-    objects = [path for path in (*(one.path for one in found.ignored), *unknown) if object_kind(path)]
-    candidates = objects or list(found.series)
+    unknown = [file for series in contents.series if series.modality == "SEG" for file in series.files]
+    objects = [path for path in (*(file.path for file in contents.ignored), *unknown) if object_kind(path)]
+    candidates = objects or list(contents.series)
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        names = ", ".join(_named(one) for one in candidates)
+        names = ", ".join(_named(candidate) for candidate in candidates)
         raise AmbiguousScan(f"{len(candidates)} masks: {names}", where=folder, expected="one", action="Name its file")
-    for one in found.ignored:
-        if one.damaged:
-            raise UnreadableScan(one.reason, where=one.path)
+    for file in contents.ignored:
+        if file.damaged:
+            raise UnreadableScan(file.reason, where=file.path)
     raise ScanNotFound("no mask", where=folder, expected="a mask file, or a DICOM SEG, RTSTRUCT or series")
 
 

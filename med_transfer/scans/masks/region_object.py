@@ -74,12 +74,12 @@ def pick(regions: Sequence[tuple[int, str]], name: str, what: str, path: Path) -
         raise UnusableVoxels(f"no {what} in the object", where=path)
     if len({number for number, _ in regions}) < len(regions):
         raise UnreadableScan(f"two {what}s have one number", where=path)
-    found = _named(regions, name) if name else [number for number, _ in regions]
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    numbers = _named(regions, name) if name else [number for number, _ in regions]
+    if len(numbers) == 1:
+        return numbers[0]
+    if not numbers:
         raise ScanNotFound(f"no {what} {name!r}", where=path, expected=f"one of {_listed(regions)}")
-    several = [region for region in regions if region[0] in found]
+    several = [region for region in regions if region[0] in numbers]
     raise AmbiguousScan(
         f"{len(several)} {what}s: {_listed(several)}",
         where=path,
@@ -105,7 +105,7 @@ def _listed(regions: Sequence[tuple[int, str]]) -> str:
 
 
 def provenance_of(dataset: Dataset, path: Path, kind: Kind, frame_of_reference: object) -> Provenance:
-    """Where a mask of a DICOM object came from."""
+    """Of a DICOM SEG or RTSTRUCT file; the frame of reference is that of its image or ROI, None where it names none."""
     return Provenance(
         path=path,
         format="dicom",

@@ -47,7 +47,7 @@ def read_segmentation(path: Path, name: str = "") -> list[Volume]:
         grid = grid_of(frames)
         if grid is None:
             affines = [frame.affine(slab_mm(frame, frames)) for frame in chosen]
-            return [Volume(one[None], affine, provenance) for one, affine in zip(pixels, affines, strict=True)]
+            return [Volume(frame[None], affine, provenance) for frame, affine in zip(pixels, affines, strict=True)]
         affine, slices = grid
         stack = _stacked(pixels, [slices[frame.index] for frame in chosen], max(slices) + 1, path)
         return [Volume(stack, affine, provenance)]
@@ -56,7 +56,9 @@ def read_segmentation(path: Path, name: str = "") -> list[Volume]:
 def _segments(dataset: Dataset) -> list[tuple[int, str]]:
     """Number and label of each; a label map's background is none of them (PS3.3 C.8.20.2.3)."""
     background = int(dataset.get("PixelPaddingValue") or 0) if _kind(dataset) == "LABELMAP" else None
-    found = [(int(one.SegmentNumber), str(one.get("SegmentLabel") or "")) for one in dataset.SegmentSequence]
+    found = [
+        (int(segment.SegmentNumber), str(segment.get("SegmentLabel") or "")) for segment in dataset.SegmentSequence
+    ]
     return [(number, label) for number, label in found if number != background]
 
 

@@ -68,7 +68,7 @@ def read_structure_set(path: Path, onto: Volume, name: str = "") -> Volume:
     """
     dataset = load_object(path)
     with damage_reported(path):
-        rois = [(int(one.ROINumber), str(one.get("ROIName") or "")) for one in dataset.StructureSetROISequence]
+        rois = [(int(item.ROINumber), str(item.get("ROIName") or "")) for item in dataset.StructureSetROISequence]
         number = pick(rois, name, "ROI", path)
         label = f"ROI {dict(rois)[number] or number}"
         provenance = provenance_of(dataset, path, "RTSTRUCT", _frame_of_reference(dataset, number))
@@ -83,15 +83,15 @@ def read_structure_set(path: Path, onto: Volume, name: str = "") -> Volume:
 
 
 def _frame_of_reference(dataset: Dataset, number: int) -> str:
-    roi = next(one for one in dataset.StructureSetROISequence if int(one.ROINumber) == number)
+    roi = next(item for item in dataset.StructureSetROISequence if int(item.ROINumber) == number)
     if own := roi.get("ReferencedFrameOfReferenceUID"):
         return str(own)
-    listed = {str(one.get("FrameOfReferenceUID")) for one in dataset.get("ReferencedFrameOfReferenceSequence") or []}
+    listed = {str(item.get("FrameOfReferenceUID")) for item in dataset.get("ReferencedFrameOfReferenceSequence") or []}
     return listed.pop() if len(listed) == 1 else ""
 
 
 def _contours(dataset: Dataset, number: int, label: str, onto: Volume, path: Path) -> Iterator[_Contour]:
-    rois = [one for one in dataset.get("ROIContourSequence") or [] if int(one.ReferencedROINumber) == number]
+    rois = [item for item in dataset.get("ROIContourSequence") or [] if int(item.ReferencedROINumber) == number]
     items = [item for roi in rois for item in roi.get("ContourSequence") or []]
     for place, item in enumerate(items, 1):
         values = np.array(item.get("ContourData") or [], dtype=float)
@@ -138,13 +138,13 @@ def _off_slice(contour: _Contour, onto: Volume) -> str:
 def _planes(contours: Sequence[_Contour]) -> list[_Plane]:
     """Contours by plane, in order. One that is there twice counts once: it would undo itself."""
     groups: list[list[_Contour]] = []
-    for contour in sorted(contours, key=lambda one: one.slice_index):
+    for contour in sorted(contours, key=lambda contour: contour.slice_index):
         if not groups or contour.slice_index - groups[-1][0].slice_index > _PLANE_SHARE:
             groups.append([])
         groups[-1].append(contour)
     planes = []
     for group in groups:
-        once = {np.round(one.index, _DECIMALS).tobytes(): one for one in group}
+        once = {np.round(contour.index, _DECIMALS).tobytes(): contour for contour in group}
         planes.append(_Plane(group[0].slice_index, tuple(once.values())))
     return planes
 

@@ -81,9 +81,9 @@ def states_contrast(acquisition: Mapping[str, str]) -> bool:
     return acquisition.get("ContrastBolusAgent", "").strip().upper() not in _NO_AGENT
 
 
-def count_files(found: Survey) -> int:
+def count_files(survey: Survey) -> int:
     """Files that a survey accounts for, as part of a series or as ignored."""
-    return len({path for one in found.series for path in one.files} | {one.path for one in found.ignored})
+    return len({path for series in survey.series for path in series.files} | {file.path for file in survey.ignored})
 
 
 def is_hounsfield(volume: Volume) -> bool:

@@ -1,4 +1,4 @@
-"""What was read of a folder tree's headers, kept, so that a second look at an unchanged tree reads none again.
+"""What was read of a folder tree's headers, kept, so that a second survey of an unchanged tree reads none again.
 
 One file a tree, in the user's cache folder, readable by its owner only. It holds no patient's name, identifier or date
 (see :class:`Slice`), and can be deleted at any time. A file counts as unchanged while its size and time of change are
@@ -25,7 +25,7 @@ from med_transfer.scans.verdict import Verdict
 log = logging.getLogger(__name__)
 
 Stamp = tuple[int, int]
-ScanSummary = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
+FileContent = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
 _SCHEMA = 2  # raise it when Slice or an entry changes its meaning
 _MIN_FILES = 64  # below that, reading the headers is as quick as reading an index
 _KEPT = 100  # trees
@@ -57,7 +57,7 @@ _ADAPTER = TypeAdapter(_Stored)
 
 
 class HeaderIndex:
-    """The looks at the files of one tree. ``MED_TRANSFER_CACHE`` names another cache folder; ``off`` keeps nothing."""
+    """What each file of one tree holds. ``MED_TRANSFER_CACHE`` names another cache folder; ``off`` keeps nothing."""
 
     def __init__(self, folder: Path) -> None:
         self._root = folder
@@ -66,7 +66,7 @@ class HeaderIndex:
         self._seen: dict[str, _Entry] = {}
         self._changed = False
 
-    def get(self, path: Path, stamp: Stamp) -> ScanSummary | None:
+    def get(self, path: Path, stamp: Stamp) -> FileContent | None:
         """What was seen in this file, if it has not changed since."""
         name = self._name(path)
         entry = self._entries.get(name)
@@ -77,13 +77,13 @@ class HeaderIndex:
             return _series(path, entry.volume)
         return entry.no_scan or tuple(replace(slice_, path=path) for slice_ in entry.slices)
 
-    def put(self, path: Path, stamp: Stamp, look: ScanSummary) -> None:
-        """Note what was seen in a file with this stamp."""
+    def put(self, path: Path, stamp: Stamp, content: FileContent) -> None:
+        """Remember what a file holds, as long as its size and time of change stay those of ``stamp``."""
         self._changed = True
-        self._seen[self._name(path)] = _entry(stamp, look)
+        self._seen[self._name(path)] = _entry(stamp, content)
 
     def save(self) -> None:
-        """Keep what was seen. A cache folder that cannot be written is no error: the next look reads again."""
+        """Keep what was seen. A cache folder that cannot be written is no error: the next survey reads again."""
         gone = len(self._seen) < len(self._entries)
         if self._path is None or not (self._changed or gone) or len(self._seen) < _MIN_FILES:
             return
@@ -121,13 +121,13 @@ def _load(path: Path | None) -> dict[str, _Entry]:
     return stored.files if stored.schema == _SCHEMA else {}
 
 
-def _entry(stamp: Stamp, look: ScanSummary) -> _Entry:
-    if isinstance(look, str):
-        return _Entry(stamp, no_scan=look)
-    if isinstance(look, Series):
-        affine = () if look.affine is None else tuple(float(number) for number in look.affine.ravel())
-        return _Entry(stamp, volume=_VolumeFile(look.format, look.n_slices, look.verdict, affine))
-    return _Entry(stamp, slices=tuple(replace(slice_, path=Path()) for slice_ in look))
+def _entry(stamp: Stamp, content: FileContent) -> _Entry:
+    if isinstance(content, str):
+        return _Entry(stamp, no_scan=content)
+    if isinstance(content, Series):
+        affine = () if content.affine is None else tuple(float(number) for number in content.affine.ravel())
+        return _Entry(stamp, volume=_VolumeFile(content.format, content.n_slices, content.verdict, affine))
+    return _Entry(stamp, slices=tuple(replace(slice_, path=Path()) for slice_ in content))
 
 
 def _series(path: Path, stored: _VolumeFile) -> Series:
@@ -136,6 +136,6 @@ def _series(path: Path, stored: _VolumeFile) -> Series:
 
 
 def _forget_the_oldest(folder: Path) -> None:
-    kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in kept[_KEPT:]:
+    trees = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in trees[_KEPT:]:
         path.unlink(missing_ok=True)

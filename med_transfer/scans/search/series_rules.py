@@ -144,11 +144,11 @@ def choose(series: Sequence[Series], rules: SeriesRules | None = None) -> list[C
         UnreadableScan: a rule asks for the description and the file cannot be read any more.
     """
     studies: dict[Hashable, list[Series]] = defaultdict(list)
-    for number, one in enumerate(series):
-        studies[_study(one, number)].append(one)
+    for number, candidate in enumerate(series):
+        studies[_study(candidate, number)].append(candidate)
     choices = [choice for members in studies.values() for choice in _study_choices(members, rules)]
     by_series = {id(choice.series): choice for choice in choices}
-    return [by_series[id(one)] for one in series]
+    return [by_series[id(candidate)] for candidate in series]
 
 
 def _study(series: Series, number: int) -> Hashable:
@@ -157,14 +157,14 @@ def _study(series: Series, number: int) -> Hashable:
 
 
 def _study_choices(members: Sequence[Series], rules: SeriesRules | None) -> list[Choice]:
-    usable = [one for one in members if one.verdict.usable]
-    choices = [Choice(one, False, "not usable: see its verdict") for one in members if not one.verdict.usable]
+    usable = [series for series in members if series.verdict.usable]
+    choices = [Choice(series, False, "not usable: see its verdict") for series in members if not series.verdict.usable]
     if rules is None:
-        return choices + [Choice(one, True, _without_rules(one, len(usable))) for one in usable]
-    refusals = [(one, _refusal(one, rules)) for one in usable]
-    choices += [Choice(one, False, f"not chosen: {refusal}") for one, refusal in refusals if refusal]
-    left = [one for one, refusal in refusals if not refusal]
-    return choices + _ranked(left, rules, len(usable))
+        return choices + [Choice(series, True, _without_rules(series, len(usable))) for series in usable]
+    refusals = [(series, _refusal(series, rules)) for series in usable]
+    choices += [Choice(series, False, f"not chosen: {refusal}") for series, refusal in refusals if refusal]
+    admitted = [series for series, refusal in refusals if not refusal]
+    return choices + _ranked(admitted, rules, len(usable))
 
 
 def _without_rules(series: Series, usable: int) -> str:
@@ -178,22 +178,23 @@ def _without_rules(series: Series, usable: int) -> str:
 def _refusal(series: Series, rules: SeriesRules) -> str:
     for number, rule in enumerate(rules.require, start=1):
         if unmet := rule.unmet(series):
-            return f"requirement {number} not met, {_said(series, unmet, rule)}"
+            return f"requirement {number} not met, {_condition_in_words(series, unmet, rule)}"
     for number, rule in enumerate(rules.exclude, start=1):
         if not rule.unmet(series):
-            return f"excluded by rule {number}, {', '.join(_said(series, name, rule) for name in rule.conditions)}"
+            met = ", ".join(_condition_in_words(series, name, rule) for name in rule.conditions)
+            return f"excluded by rule {number}, {met}"
     return ""
 
 
 def _ranked(candidates: Sequence[Series], rules: SeriesRules, usable: int) -> list[Choice]:
     if not candidates:
         return []
-    best, *others = sorted(candidates, key=lambda one: _rank(one, rules))
+    best, *others = sorted(candidates, key=lambda series: _rank(series, rules))
     if not others:
         return [Choice(best, True, f"chosen: {_alone(best, usable)}")]
     over, under = _difference(best, others[0], rules)
-    chosen = Choice(best, True, f"chosen: prefers {over} over {under} of {_called(others[0], best)}")
-    return [chosen, *(_passed_over(one, best, rules) for one in others)]
+    chosen = Choice(best, True, f"chosen: prefers {over} over {under} of {_told_apart(others[0], best)}")
+    return [chosen, *(_passed_over(series, best, rules) for series in others)]
 
 
 def _alone(series: Series, usable: int) -> str:
@@ -204,7 +205,7 @@ def _alone(series: Series, usable: int) -> str:
 
 def _passed_over(series: Series, best: Series, rules: SeriesRules) -> Choice:
     over, under = _difference(best, series, rules)
-    return Choice(series, False, f"not chosen: prefers {over} of {_called(best, series)} over {under}")
+    return Choice(series, False, f"not chosen: prefers {over} of {_told_apart(best, series)} over {under}")
 
 
 def _rank(series: Series, rules: SeriesRules) -> tuple:
@@ -219,9 +220,9 @@ def _difference(better: Series, worse: Series, rules: SeriesRules) -> tuple[str,
     for rule in rules.prefer:
         unmet = rule.unmet(worse)
         if unmet and not rule.unmet(better):
-            return _said(better, unmet, rule), _said(worse, unmet, rule)
+            return _condition_in_words(better, unmet, rule), _condition_in_words(worse, unmet, rule)
     for name in ("n_slices", "slice_spacing_mm"):
-        first, second = _described(better, name), _described(worse, name)
+        first, second = _value_in_words(better, name), _value_in_words(worse, name)
         if first != second:
             return first, second
     return "the first by name", "the equal images"
@@ -261,15 +262,15 @@ def _holds(series: Series, name: str, wanted: Value | tuple) -> bool:
     return value == wanted
 
 
-def _said(series: Series, name: str, rule: Rule) -> str:
+def _condition_in_words(series: Series, name: str, rule: Rule) -> str:
     """A condition in words, with the value of this series; of a description only whether it matches."""
     if name == "description":
         wanted = rule.conditions[name]
         return "a description that matches" if _holds(series, name, wanted) else "a description that does not match"
-    return _described(series, name)
+    return _value_in_words(series, name)
 
 
-def _described(series: Series, name: str) -> str:
+def _value_in_words(series: Series, name: str) -> str:
     value = _value(series, name)
     words = name.removesuffix("_mm").replace("_", " ")
     if value is None:
@@ -281,9 +282,9 @@ def _described(series: Series, name: str) -> str:
     return f"{words} {value:g} mm" if isinstance(value, float) else f"{words} {value}"
 
 
-def _called(series: Series, beside: Series) -> str:
+def _told_apart(series: Series, other: Series) -> str:
     """A name that tells it from the other one: copies of one series differ only in their place."""
-    if series.name and series.name != beside.name:
+    if series.name and series.name != other.name:
         return f"series {series.name}"
     return f"the series in {series.path.name}"
 

@@ -16,7 +16,7 @@ from med_transfer.scans.formats.itk import FORMATS, itk_series
 from med_transfer.scans.formats.nifti import SUFFIXES, nifti_series
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.archives import is_archive, unpacked
-from med_transfer.scans.search.header_index import HeaderIndex, ScanSummary
+from med_transfer.scans.search.header_index import FileContent, HeaderIndex
 from med_transfer.scans.series import Ignored, Series, Survey
 
 _READERS = 8  # threads
@@ -27,8 +27,8 @@ _MOSTLY_WAITING = 3.0  # elapsed over computing time
 def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     """Every series in a folder and below it (or of one file or archive), and every file that is none.
 
-    Reads headers only, and none again of files that have not changed since the last look. One bad file never stops the
-    search; it is listed as ignored, and a DICOM series beside it is rejected: the file may be one of its slices.
+    Reads headers only, and none again of files that have not changed since the last survey. One bad file never stops
+    the search; it is listed as ignored, and a DICOM series beside it is rejected: the file may be one of its slices.
 
     Args:
         folder: a folder tree, an archive (zip, tar) or a file.
@@ -43,16 +43,16 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     if folder.is_file() and is_archive(folder, first_bytes(folder)):
         return _in_archive(folder, max_gap_mm)
     ignored: list[Ignored] = []
-    looks = dict(_looks(folder, ignored))
-    found = [_in_archive(path, max_gap_mm) for path in looks if looks[path] is None]
-    slices = [slice_ for look in looks.values() if isinstance(look, tuple) for slice_ in look]
-    ignored += [Ignored(path, look) for path, look in looks.items() if isinstance(look, str)]
-    series = [_beside_damage(one, ignored) for one in all_series(slices, max_gap_mm)]
-    series += [look for look in looks.values() if isinstance(look, Series)]
-    series += [one for inner in found for one in inner.series]
-    ignored += [one for inner in found for one in inner.ignored]
-    series.sort(key=lambda one: (str(one.path), one.name, one.files))
-    return Survey(tuple(series), tuple(sorted(ignored, key=lambda one: one.path)))
+    contents = dict(_contents(folder, ignored))
+    archives = [_in_archive(path, max_gap_mm) for path in contents if contents[path] is None]
+    slices = [slice_ for content in contents.values() if isinstance(content, tuple) for slice_ in content]
+    ignored += [Ignored(path, content) for path, content in contents.items() if isinstance(content, str)]
+    series = [_beside_damage(whole, ignored) for whole in all_series(slices, max_gap_mm)]
+    series += [content for content in contents.values() if isinstance(content, Series)]
+    series += [within for archive in archives for within in archive.series]
+    ignored += [file for archive in archives for file in archive.ignored]
+    series.sort(key=lambda whole: (str(whole.path), whole.name, whole.files))
+    return Survey(tuple(series), tuple(sorted(ignored, key=lambda file: file.path)))
 
 
 def find_series(folder: Path | str, *, max_gap_mm: float = 0.0) -> list[Series]:
@@ -102,39 +102,39 @@ def first_bytes(path: Path) -> bytes:
 # The files of a tree ------------------------------------------------------------------------------------------
 
 
-def _looks(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, ScanSummary | None]]:
+def _contents(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, FileContent | None]]:
     """Each file with what it is; None for an archive. Damaged files go to ``ignored``."""
     index = HeaderIndex(folder if folder.is_dir() else folder.parent)
-    unknown: dict[Path, tuple[int, int]] = {}
+    unread: dict[Path, tuple[int, int]] = {}
     for path in _files(folder, ignored):
         stamp = _stamp(path)  # before reading: a file that changes meanwhile will count as changed
-        known = index.get(path, stamp)
-        if known is None:
-            unknown[path] = stamp
+        stored = index.get(path, stamp)
+        if stored is None:
+            unread[path] = stamp
         else:
-            yield path, known
-    for path, look in zip(unknown, _looked_at(list(unknown)), strict=True):
-        if isinstance(look, Ignored):
-            ignored.append(look)
+            yield path, stored
+    for path, content in zip(unread, _read_all(list(unread)), strict=True):
+        if isinstance(content, Ignored):
+            ignored.append(content)
             continue
-        if look is not None:
-            index.put(path, unknown[path], look)
-        yield path, look
+        if content is not None:
+            index.put(path, unread[path], content)
+        yield path, content
     index.save()
 
 
-def _looked_at(paths: list[Path]) -> list[ScanSummary | Ignored | None]:
+def _read_all(paths: list[Path]) -> list[FileContent | Ignored | None]:
     """In threads where the files come slowly (a network drive); from memory, one after the other is quicker."""
     started, worked = time.perf_counter(), time.thread_time()
-    first = [_look(path) for path in paths[:_TRIED]]
+    first = [_read_file(path) for path in paths[:_TRIED]]
     waited = (time.perf_counter() - started) > _MOSTLY_WAITING * (time.thread_time() - worked)
     if not waited:
-        return first + [_look(path) for path in paths[_TRIED:]]
+        return first + [_read_file(path) for path in paths[_TRIED:]]
     with ThreadPoolExecutor(_READERS) as pool:
-        return first + list(pool.map(_look, paths[_TRIED:]))
+        return first + list(pool.map(_read_file, paths[_TRIED:]))
 
 
-def _look(path: Path) -> ScanSummary | Ignored | None:
+def _read_file(path: Path) -> FileContent | Ignored | None:
     try:
         return inspect_file(path)
     except NotAScan as error:
@@ -183,8 +183,8 @@ def _in_archive(archive: Path, max_gap_mm: float) -> Survey:
     except UnreadableScan as error:
         return Survey((), (Ignored(archive, error.found, damaged=True),))
     inner = survey(folder, max_gap_mm=max_gap_mm)
-    series = tuple(replace(one, path=archive) for one in inner.series)
-    ignored = tuple(replace(one, path=archive / one.path.relative_to(folder)) for one in inner.ignored)
+    series = tuple(replace(found, path=archive) for found in inner.series)
+    ignored = tuple(replace(file, path=archive / file.path.relative_to(folder)) for file in inner.ignored)
     return Survey(series, ignored)
 
 
@@ -192,10 +192,10 @@ def damaged_slices(series: Series, ignored: Sequence[Ignored]) -> list[Ignored]:
     """Damaged files beside a DICOM series that may be slices of it; a file of another format cannot be one."""
     folders = {path.parent for path in series.files}
     other_formats = (*SUFFIXES, *FORMATS)
-    beside = [one for one in ignored if one.damaged and one.path.parent in folders]
-    return [one for one in beside if not one.path.name.lower().endswith(other_formats)]
+    in_folders = [file for file in ignored if file.damaged and file.path.parent in folders]
+    return [file for file in in_folders if not file.path.name.lower().endswith(other_formats)]
 
 
 def _beside_damage(series: Series, ignored: Sequence[Ignored]) -> Series:
-    damaged = [one.path for one in damaged_slices(series, ignored)]
+    damaged = [file.path for file in damaged_slices(series, ignored)]
     return rejected_for_damage(series, damaged) if damaged else series
