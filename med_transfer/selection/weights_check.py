@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -93,12 +94,13 @@ def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Progre
     if not remembers(backbone.encoder):
         return _without_memory(features, len(volumes))
     has_unit = any(volume.provenance.modality != "MR" for volume in volumes)
-    alternatives, tried = _alternatives(native, has_unit), {}
-    for name, needs in alternatives.items():
-        tried[name] = agreement(backbone.encoder, _images(volumes, needs))
-        progress("comparing inputs", len(tried), len(alternatives))
-    verdict, reason = _judge(tried)
-    return Fit(verdict, reason, tried["as its entry says"], features, tried, len(volumes))
+    inputs, agreements = _alternatives(native, has_unit), []
+    for alternative in inputs:
+        agreements.append(agreement(backbone.encoder, _images(volumes, alternative.needs)))
+        progress("comparing inputs", len(agreements), len(inputs))
+    verdict, reason = _verdict(inputs, agreements)
+    tried = {alternative.name: found for alternative, found in zip(inputs, agreements, strict=True)}
+    return Fit(verdict, reason, agreements[0], features, tried, len(volumes))
 
 
 def agreement(encoder: Encoder, images: Iterable[Tensor]) -> Agreement:
@@ -163,13 +165,27 @@ def _normalisations(encoder: Encoder) -> Iterator[tuple[str, _BatchNorm]]:
 # The inputs to try --------------------------------------------------------------------------------------------
 
 
-def _alternatives(native: InputSpec, has_unit: bool) -> dict[str, InputSpec]:
+@dataclass(frozen=True)
+class _Alternative:
+    """One way to give scans to the network, and what of the entry's own way is changed in it."""
+
+    changed: Literal["nothing", "window", "axes"]
+    name: str
+    needs: InputSpec
+
+
+def _alternatives(native: InputSpec, has_unit: bool) -> list[_Alternative]:
     """The entry's own input, the same in other windows where values have a unit, and the same with other axes."""
-    inputs = {"as its entry says": native}
     windows = [window for window in _WINDOWS_HU if has_unit and window != native.window_hu]
-    inputs |= {f"window {low:g} to {high:g} HU": replace(native, window_hu=(low, high)) for low, high in windows}
-    inputs |= {f"axes {axes}": _turned(native, axes) for axes in _AXES if not _same_axes(axes, native.orientation)}
-    return inputs
+    turns = [axes for axes in _AXES if not _same_axes(axes, native.orientation)]
+    return [
+        _Alternative("nothing", "as its entry says", native),
+        *(
+            _Alternative("window", f"window {low:g} to {high:g} HU", replace(native, window_hu=(low, high)))
+            for low, high in windows
+        ),
+        *(_Alternative("axes", f"axes {axes}", _turned(native, axes)) for axes in turns),
+    ]
 
 
 def _kinds(orientation: str) -> str:
@@ -202,12 +218,14 @@ def _images(volumes: Sequence[Volume], needs: InputSpec) -> Iterator[Tensor]:
 # Verdicts -----------------------------------------------------------------------------------------------------
 
 
-def _judge(tried: dict[str, Agreement]) -> tuple[str, str]:
-    native = tried["as its entry says"]
-    best = min(tried, key=lambda name: tried[name].distance)
+def _verdict(inputs: Sequence[_Alternative], agreements: Sequence[Agreement]) -> tuple[str, str]:
+    """The verdict and its reason; the first input is the entry's own."""
+    native = agreements[0]
+    best, closest = min(zip(inputs, agreements, strict=True), key=lambda pair: pair[1].distance)
     shown = f"correlation {native.correlation:.2f}, shift {native.shift:.2f} sd, spread {native.spread:.2f}"
-    if tried[best].distance < CLEARLY_BETTER * native.distance and tried[best].correlation >= GOOD_CORRELATION:
-        return f"wrong {best.split()[0]}", f"with {best} the scans agree better than with the entry's own ({shown})"
+    if closest.distance < CLEARLY_BETTER * native.distance and closest.correlation >= GOOD_CORRELATION:
+        reason = f"with {best.name} the scans agree better than with the entry's own ({shown})"
+        return f"wrong {best.changed}", reason
     if native.correlation >= GOOD_CORRELATION:
         return "fits", f"the scans have the statistics that the network remembers ({shown})"
     if native.correlation < POOR_CORRELATION:

@@ -1,4 +1,9 @@
-"""Whether a MetaImage is whole. ITK would complain on the terminal, where a program may be reading."""
+"""Whether a MetaImage is whole, asked before ITK opens it.
+
+ITK's own ReadImageInformation does not refuse what is refused here: it takes a size of -4 for 4294967292, a spacing of
+"x y z" for zeros, and a data file that is missing or too short for a good one; what it does refuse it also complains
+about on the terminal, where a program may be reading. To keep that away takes a process of its own for every file.
+"""
 
 from __future__ import annotations
 
