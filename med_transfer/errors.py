@@ -53,14 +53,17 @@ class MedTransferError(Exception):
         self.found, self.where, self.expected, self.action = found, str(where), expected, action
         super().__init__(self._message())
 
-    def _message(self) -> str:
-        message = f"{self.where}: {self.found}" if self.where else self.found
-        if self.expected:
-            message += f"; expected {self.expected}"
-        message = message.rstrip(".") + "."
+    @property
+    def problem(self) -> str:
+        """The message without the place."""
+        problem = f"{self.found}; expected {self.expected}" if self.expected else self.found
+        problem = problem.rstrip(".") + "."
         if self.action:
-            message += f" {self.action.rstrip('.')}."
-        return " ".join(message.split())
+            problem += f" {self.action.rstrip('.')}."
+        return " ".join(problem.split())
+
+    def _message(self) -> str:
+        return " ".join(f"{self.where}: {self.problem}".split()) if self.where else self.problem
 
     def __reduce__(self):
         """Rebuild from the parts, so that an error survives a trip between worker processes."""

@@ -177,13 +177,28 @@ def prepare_cohort(
 def without_prediction(case: Case, error: ScanError) -> Prediction:
     """The record of a scan that gave none: rejected as no input of this kind, or failed; without local folders."""
     status = "rejected" if isinstance(error, GeometryRejected | InputRejected) else "failed"
-    reason = str(error).replace(str(case.path), case.scan)
+    elsewhere = "" if error.where.startswith(str(case.path)) or not error.where else f"{error.where}: "
+    names = {str(case.path): case.scan}
     for column, name in case.columns.items():
         if column.startswith("scan_") and (scan := case.scan_in(column)):
-            reason = reason.replace(str(scan[0]), name)
+            names[str(scan[0])] = name
     if case.mask is not None:
-        reason = reason.replace(str(case.mask), case.mask.name)
-    return Prediction(case.scan, case.patient, series_uid=case.series_uid, status=status, reason=reason)
+        names[str(case.mask)] = case.mask.name
+
+    def without_folders(text: str) -> str:
+        for path, name in names.items():
+            text = text.replace(path, name)
+        return text
+
+    return Prediction(
+        case.scan,
+        case.patient,
+        series_uid=case.series_uid,
+        status=status,
+        reason=without_folders(str(error)),
+        problem=without_folders(f"{elsewhere}{error.problem}"),
+        found=without_folders(" ".join(f"{elsewhere}{error.found}".split()).rstrip(".")),
+    )
 
 
 def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margin) -> PreparedScan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from med_transfer.metrics.records.metrics import (
     TransferGain,
 )
 from med_transfer.metrics.records.prediction_sets import SetMetrics
+from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.metrics.subgroups import subgroup_metrics, subgroup_tests
 from med_transfer.predictions.record import Prediction
@@ -141,8 +141,14 @@ def _baseline(
 
 
 def _failed(predictions: Sequence[Prediction]) -> Failed:
-    """Count by reason, most frequent first. The path of the scan, or of a file in it, is taken off: equal ones meet."""
-    reasons = [
-        re.sub(rf"^{re.escape(p.scan)}(/[^:]*)?: ", "", p.reason) or p.status for p in predictions if p.status != "ok"
-    ]
-    return Failed(n=len(reasons), reasons=dict(Counter(reasons).most_common()))
+    """Count by problem, most frequent first: without the place, equal ones meet."""
+    problems = [_problem(prediction) for prediction in predictions if prediction.status != "ok"]
+    return Failed(n=len(problems), reasons=dict(Counter(problems).most_common()))
+
+
+def _problem(prediction: Prediction) -> str:
+    """Why there is no prediction, without the place; it remembers what was found."""
+    if not prediction.problem:
+        return prediction.reason or prediction.status
+    advice = prediction.problem.removeprefix(prediction.found)
+    return Sentence("{found}{advice}", found=prediction.found, advice=advice)

@@ -24,6 +24,8 @@ class Prediction:
         abstained: the scan lies outside what the model was trained on: its novelty is above the bundle's limit.
         novelty: share of training scans that lie nearer to the training data than this one, in [0, 1].
         seconds: wall time spent on this scan.
+        problem: ``reason`` without the scan's place; equal ones count together. Only in memory.
+        found: the first words of ``problem``: what was wrong, without what was expected and what to do.
     """
 
     scan: str
@@ -39,3 +41,5 @@ class Prediction:
     seconds: float = 0.0
     fused: dict[str, float] = field(default_factory=dict)
     prediction_set: str = ""
+    problem: str = ""
+    found: str = ""

@@ -159,8 +159,10 @@ def test_subgroups_of_few_patients_are_masked():
 
 def test_failed_scans_are_counted_by_reason_without_their_path():
     failed = [
-        Prediction("a", status="rejected", reason="a: gap between slices."),
-        Prediction("b", status="rejected", reason="b/0001.dcm: gap between slices."),
+        Prediction("a", status="rejected", reason="a: gap between slices.", problem="gap between slices.", found="gap"),
+        Prediction(
+            "b", status="rejected", reason="b/0001.dcm: gap between slices.", problem="gap between slices.", found="gap"
+        ),
         Prediction("c", status="failed", reason="truncated"),
         Prediction("d", status="failed"),
         Prediction("e"),

@@ -9,19 +9,26 @@ import pytest
 from report_samples import Page, evidence, metrics_of, sample, summary, write
 from simulated_scores import three_classes
 
+from med_transfer.cohorts import Case, without_prediction
+from med_transfer.errors import GeometryRejected, UnreadableScan
 from med_transfer.page import ENGLISH
-from med_transfer.predictions.record import Prediction
 from med_transfer.report.run_summary import Count, participant_flow
 from med_transfer.report.sections import flow_diagram as flow_diagram_module
-from med_transfer.report.sections.flow_diagram import Box, by_finding, flow_diagram, wrapped
+from med_transfer.report.sections.flow_diagram import Box, flow_diagram, wrapped
 from med_transfer.report.writing import report_translator
 
 DATA = three_classes()
 N = len(DATA.patients)
+
+
+def case(number, patient):
+    return Case(f"scans/{number}", Path(f"scans/{number}"), patient, None)
+
+
 FAILED = [
-    Prediction("scans/1", "gone", status="rejected", reason="scans/1: 3 slices are missing; expected none."),
-    Prediction("scans/2", DATA.patients[0], status="failed", reason="scans/2: truncated."),
-    Prediction("scans/3", "gone", status="rejected", reason="scans/3: 3 slices are missing; expected less."),
+    without_prediction(case(1, "gone"), GeometryRejected("3 slices are missing", where="scans/1", expected="none")),
+    without_prediction(case(2, DATA.patients[0]), UnreadableScan("truncated", where="scans/2")),
+    without_prediction(case(3, "gone"), GeometryRejected("3 slices are missing", where="scans/3", expected="less")),
 ]
 
 
@@ -106,8 +113,16 @@ def test_findings_are_told_in_two_by_two_numbers():
 
 
 def test_equal_findings_count_together():
-    reasons = {"tilt 4.5; expected none.": 1, "cut off. Export it again.": 2, "tilt 4.5; expected less.": 2}
-    assert by_finding(reasons) == {"tilt 4.5": 3, "cut off": 2}
+    tilted, less = (GeometryRejected("tilt 4.5", where="a", expected=expected) for expected in ("none", "less"))
+    cut_off = UnreadableScan("cut off", where="b", action="Export it again")
+    failed = [without_prediction(case(1, "p"), error) for error in (tilted, cut_off, cut_off, less, less)]
+    counted = metrics_of(DATA, failed=failed, transfer_gain=None, baselines={}).failed
+    assert counted.reasons == {
+        "tilt 4.5; expected none.": 1,
+        "cut off. Export it again.": 2,
+        "tilt 4.5; expected less.": 2,
+    }
+    assert counted.found == {"tilt 4.5": 3, "cut off": 2}
 
 
 def test_lines_fit_and_lose_nothing():

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-log = logging.getLogger(__name__)
-
 from med_transfer.metrics.records.sentence import Text
+
+log = logging.getLogger(__name__)
 
 Interval = tuple[float, float]
 

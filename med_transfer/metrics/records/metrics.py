@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -149,10 +150,22 @@ class GeneralisationGap(Record):
 
 
 class Failed(Record):
-    """Scans that gave no prediction; they are in no rate of this file."""
+    """Scans that gave no prediction; they are in no rate of this file.
+
+    Attributes:
+        reasons: what was found wrong, what was expected and what to do, to number of scans.
+    """
 
     n: int = 0
-    reasons: dict[str, int] = Field(default_factory=dict)
+    reasons: dict[Text, int] = Field(default_factory=dict)
+
+    @property
+    def found(self) -> dict[str, int]:
+        """Scans by what was found wrong alone, the most frequent first; by the whole reason in a record from a file."""
+        counted: Counter[str] = Counter()
+        for reason, n in self.reasons.items():
+            counted[reason.values["found"] if isinstance(reason, Sentence) else reason] += n
+        return dict(counted.most_common())
 
 
 class Bootstrap(Record):

@@ -10,7 +10,6 @@ from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork,
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import difference, scans
-from med_transfer.report.sections.flow_diagram import by_finding
 
 Level = Literal["good", "neutral", "warning"]
 
@@ -180,7 +179,7 @@ def _failed(evidence: Evidence, t: Translator) -> Notice | None:
     failed = evidence.metrics.failed
     if not failed.n:
         return None
-    reasons = list(by_finding(failed.reasons).items())
+    reasons = list(failed.found.items())
     named = "; ".join(f"{reason} ({scans(n, t)})" for reason, n in reasons[:MOST_REASONS])
     rest = sum(n for _, n in reasons[MOST_REASONS:])
     return Notice(

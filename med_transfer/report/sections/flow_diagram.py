@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -131,7 +130,7 @@ def _parts(flow: ParticipantFlow, y: float, t: Translator) -> list[Box]:
 def _excluded(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> list[str]:
     if not flow.excluded.scans:
         return [t("Excluded: none")]
-    said = by_finding(metrics.failed.reasons)
+    said = metrics.failed.found
     shown = dict(list(said.items())[:_REASONS])
     rest = sum(said.values()) - sum(shown.values())
     lines = [
@@ -139,15 +138,6 @@ def _excluded(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> list[st
         *(f"{reason} ({n})" for reason, n in shown.items()),
     ]
     return [*lines, *([t("other reasons ({n})", n=rest)] if rest else [])]
-
-
-def by_finding(reasons: Mapping[str, int]) -> dict[str, int]:
-    """Scans by what was found wrong with them, the most frequent first, without what was expected and what to do."""
-    counted: dict[str, int] = {}
-    for reason, n in reasons.items():
-        found = re.split(r"; expected |\.(?:\s+[A-Z]|$)", reason)[0]
-        counted[found] = counted.get(found, 0) + n
-    return dict(sorted(counted.items(), key=lambda pair: -pair[1]))
 
 
 def _results(metrics: Metrics, y: float, t: Translator) -> list[Box]:
