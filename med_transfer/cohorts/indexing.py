@@ -1,4 +1,4 @@
-"""From a folder of scans to a cohort table: every series judged, patients under pseudonyms, labels linked."""
+"""From a folder of scans to a cohort table: a verdict on every series, patients under pseudonyms, labels linked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cohort.lock.json``: what a model was trained on, so that no one judges it on the same patients."""
+"""``cohort.lock.json``: what a model was trained on, so that it is never evaluated on the same patients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``source.lock.json``: whose scans a pretraining has seen, so that none of them may judge what comes of it."""
+"""``source.lock.json``: whose scans a pretraining has seen, so that nothing made from it is evaluated on them."""
 
 from __future__ import annotations
 

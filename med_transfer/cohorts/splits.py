@@ -1,4 +1,4 @@
-"""Which patients teach, which steer the training, and which judge: splits by patient, never by scan."""
+"""Training, validation and test parts: splits by patient, never by scan."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class SplitConfig(BaseModel):
     """How a cohort is divided.
 
     Attributes:
-        kind: ``kfold`` trains one member a fold, each judged on its own validation fold; ``holdout`` trains one.
+        kind: ``kfold`` trains one member a fold, each validated on its own fold; ``holdout`` trains one.
         folds: members of the ensemble (kfold only).
         test_fraction: share of the scans that no member ever sees, rounded to one part in a whole number (0.3 is a
-            third); 0 keeps none, and every case is then judged by the member that did not train on it.
+            third); 0 keeps none, and every case is then evaluated by the member that did not train on it.
         val_fraction: share of the development scans that steer the training (holdout only), rounded likewise.
         seed: the same seed gives the same split, whatever the order of the rows.
     """

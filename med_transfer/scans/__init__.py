@@ -1,4 +1,4 @@
-"""Finds series on disk, judges their geometry and reads them as volumes in patient coordinates."""
+"""Finds series on disk, gives a verdict on their geometry, and reads them as volumes in patient coordinates."""
 
 from med_transfer.scans.masks.masks import read_mask
 from med_transfer.scans.reading import read_scan

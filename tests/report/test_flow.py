@@ -113,8 +113,8 @@ def test_findings_are_told_in_two_by_two_numbers():
 
 
 def test_equal_findings_count_together():
-    tilted, less = (GeometryRejected("tilt 4.5", where="a", expected=expected) for expected in ("none", "less"))
-    cut_off = UnreadableScan("cut off", where="b", action="Export it again")
+    tilted, less = (GeometryRejected("tilt 4.5", where="scans/1", expected=expected) for expected in ("none", "less"))
+    cut_off = UnreadableScan("cut off", where="scans/1/0.dcm", action="Export it again")
     failed = [without_prediction(case(1, "p"), error) for error in (tilted, cut_off, cut_off, less, less)]
     counted = metrics_of(DATA, failed=failed, transfer_gain=None, baselines={}).failed
     assert counted.reasons == {

@@ -21,6 +21,7 @@ class Sentence(str):
     values: dict[str, Any]
 
     def __new__(cls, template: str, /, **values: object) -> Sentence:
+        """The template with its values filled in, which both stay attributes of the text."""
         made = super().__new__(cls, template.format(**values))
         made.template, made.values = template, values
         return made

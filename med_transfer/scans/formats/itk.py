@@ -24,7 +24,7 @@ FORMATS = {".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metai
 
 
 def itk_series(path: Path) -> Series:
-    """The file as a series, judged by its header.
+    """The file as a series, with a verdict from its header.
 
     Raises:
         NotAScan: not of the format that its name says.

@@ -27,7 +27,7 @@ _HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 
 
 def nifti_series(path: Path) -> Series:
-    """The file as a series, judged by its header.
+    """The file as a series, with a verdict from its header.
 
     Raises:
         NotAScan: not NIfTI in spite of its name.
