@@ -56,14 +56,13 @@ def in_copy(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_every_path_on_the_page_is_there():
+def test_every_room_is_on_the_map_and_every_path_is_there(copy):
     rooms = {path.name for path in (ROOT / "med_transfer").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    table = PAGE.split("## Where things are")[1].split("Where is ...")[0]
-    assert set(re.findall(r"^\| `(\w+)/`", table, re.MULTILINE)) == rooms
-    answers = PAGE.split("Where is ...")[1].split("\n## ")[0]
-    paths = [path for path in re.findall(r"`([\w/]+(?:/|\.py))`", answers) if "/" in path]
-    assert len(paths) >= 8
-    assert [path for path in paths if not (ROOT / "med_transfer" / path).exists()] == []
+    assert set(re.findall(r"^\| `(\w+)/`", PAGE, re.MULTILINE)) == rooms
+    paths = set(re.findall(r"`(\w+/[\w/.]*)`", PAGE.split("Where is ...")[1]))
+    assert len(paths) >= 30
+    missing = [path for path in paths if not any((at / path).exists() for at in (ROOT, copy, copy / "med_transfer"))]
+    assert missing == []
 
 
 def test_the_backbone_is_listed_gives_features_and_passes_what_every_backbone_passes(copy):
