@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import PreparedCohort
-from med_transfer.explanation import Explanation, GradCAM, explain
-from med_transfer.explanation.picture import heat_picture
+from med_transfer.explanation import Explanation, GradCAM, MapCheckSettings, explain
+from med_transfer.explanation.picture import PictureStyle, heat_picture
 from med_transfer.explanation.sanity import MOST_CORRELATED
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
@@ -22,7 +22,7 @@ from med_transfer.report.run_summary import MapChecks, Miss
 from med_transfer.scans import geometry
 
 _DRAWS, _RANDOM_REGIONS = 1, 10  # for each error; over the errors of a gallery they add up
-_HEIGHT_INCHES = 1.2  # two pictures stand side by side on the page
+_PICTURE = PictureStyle("jpeg", height_inches=1.2)  # two stand side by side on the page
 _FIRST_ROW = 2  # of a table opened as a spreadsheet: row 1 is the header
 
 
@@ -89,18 +89,18 @@ def gallery(
     """
     if not n or not predictions:
         return [], None
-    probabilities = np.array([[one.probabilities[name] for name in record.classes] for one in predictions])
+    probabilities = np.array([[scan.probabilities[name] for name in record.classes] for scan in predictions])
     called, truth = record.operating_point.calls(probabilities, record.labels), prepared.cohort.truth
     errors = chosen_errors(truth, called, probabilities, n)
     if not errors:
         return [], None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ensemble = ensemble.to(device).eval()
-    found = list(_explained_errors(errors, ensemble, prepared, device))
+    explanations = list(_explained_errors(errors, ensemble, prepared, device))
     ensemble.cpu()
     misses = []
-    for error, one in zip(errors, found, strict=True):
-        picture, through = _picture(record, prepared.tensors[error.scan][0], one)
+    for error, explanation in zip(errors, explanations, strict=True):
+        picture, through = _picture(record, prepared.tensors[error.scan][0], explanation)
         misses.append(
             Miss(
                 row=error.scan + _FIRST_ROW,
@@ -113,10 +113,10 @@ def gallery(
                 probability=float(probabilities[error.scan, error.class_index]),
                 picture=picture,
                 through=through,
-                empty=one.heat.empty,
+                empty=explanation.heat.empty,
             )
         )
-    return misses, _checks(record, found)
+    return misses, _checks(record, explanations)
 
 
 def _explained_errors(
@@ -124,37 +124,38 @@ def _explained_errors(
 ) -> Iterator[Explanation]:
     for seed, error in enumerate(errors):  # each with random weights and regions of its own
         image = torch.from_numpy(prepared.tensors[error.scan].astype(np.float32)).to(device)
-        yield explain(ensemble, image, error.class_index, GradCAM(), draws=_DRAWS, n_random=_RANDOM_REGIONS, seed=seed)
+        checks = MapCheckSettings(draws=_DRAWS, n_random=_RANDOM_REGIONS, seed=seed)
+        yield explain(ensemble, image, error.class_index, GradCAM(), checks)
 
 
 def _picture(
-    record: BundleRecord, image: NDArray[np.float16], found: Explanation
+    record: BundleRecord, image: NDArray[np.float16], explanation: Explanation
 ) -> tuple[bytes, Literal["region", "peak", "middle"]]:
     """JPEG, and through which point its planes go. Where the spacing is each scan's own, voxels are shown square."""
-    look, voxels = record.preprocessing, image.astype(np.float32)
+    preprocessing, voxels = record.preprocessing, image.astype(np.float32)
     depth, height, width = voxels.shape
-    affine = geometry.grid_affine(look.orientation, look.spacing_mm or (1, 1, 1), (0, 0, 0), (depth, height, width))
+    affine = geometry.grid_affine(
+        preprocessing.orientation, preprocessing.spacing_mm or (1, 1, 1), (0, 0, 0), (depth, height, width)
+    )
     window = (float(voxels.min()), float(voxels.max()))
-    through = "region" if look.region == "roi" else "middle" if found.heat.empty else "peak"
-    point = geometry.to_world_mm(affine, found.heat.peak[::-1]) if through == "peak" else (0.0, 0.0, 0.0)
-    return heat_picture(
-        voxels, found.heat.values, affine, window, point, kind="jpeg", height_inches=_HEIGHT_INCHES
-    ), through
+    through = "region" if preprocessing.region == "roi" else "middle" if explanation.heat.empty else "peak"
+    point = geometry.to_world_mm(affine, explanation.heat.peak[::-1]) if through == "peak" else (0.0, 0.0, 0.0)
+    return heat_picture(voxels, explanation.heat.values, affine, window, point, style=_PICTURE), through
 
 
-def _checks(record: BundleRecord, found: Sequence[Explanation]) -> MapChecks:
-    hidden = [one.deletion for one in found if one.deletion is not None]
-    correlations = [one.sanity.correlation for one in found if one.sanity is not None]
+def _checks(record: BundleRecord, explanations: Sequence[Explanation]) -> MapChecks:
+    deletions = [explanation.deletion for explanation in explanations if explanation.deletion is not None]
+    correlations = [explanation.sanity.correlation for explanation in explanations if explanation.sanity is not None]
     spacing = record.preprocessing.spacing_mm
-    element = found[0].heat.element_voxels
+    element = explanations[0].heat.element_voxels
     return MapChecks(
-        n=len(found),
-        n_empty=sum(one.heat.empty for one in found),
+        n=len(explanations),
+        n_empty=sum(explanation.heat.empty for explanation in explanations),
         element_mm=spacing and (element[0] * spacing[0], element[1] * spacing[1], element[2] * spacing[2]),
-        hidden_share=hidden[0].share if hidden else None,
-        drop=float(np.mean([one.drop for one in hidden])) if hidden else None,
-        random_drop=float(np.mean([one.random_drop for one in hidden])) if hidden else None,
-        n_no_better=sum(not one.beats_chance for one in hidden),
+        hidden_share=deletions[0].share if deletions else None,
+        drop=float(np.mean([deletion.drop for deletion in deletions])) if deletions else None,
+        random_drop=float(np.mean([deletion.random_drop for deletion in deletions])) if deletions else None,
+        n_no_better=sum(not deletion.beats_chance for deletion in deletions),
         correlation=float(np.mean(correlations)) if correlations else None,
         correlation_limit=MOST_CORRELATED,
     )

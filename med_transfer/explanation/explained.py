@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from med_transfer.explanation.faithfulness import Deletion, deletion
+from med_transfer.explanation.faithfulness import Deletion, MapCheckSettings, deletion
 from med_transfer.explanation.heat import HeatMap, Method
 from med_transfer.explanation.sanity import MOST_CORRELATED, Sanity, sanity
 from med_transfer.model.ensemble import Ensemble
@@ -55,11 +55,7 @@ def explain(
     image: Tensor,
     class_index: int,
     method: Method,
-    *,
-    fill: float | None = None,
-    draws: int = 3,
-    n_random: int = 20,
-    seed: int = 0,
+    checks: MapCheckSettings = MapCheckSettings(),  # noqa: B008  frozen
 ) -> Explanation:
     """The map of one input for one class, with its faithfulness and its dependence on the weights.
 
@@ -68,10 +64,7 @@ def explain(
         image: [channel, depth, height, width], as the preprocessing gives it.
         class_index: of the class.
         method: how the map is made.
-        fill: what hidden voxels show, in the network's units; None: the input's mean.
-        draws: of random weights for the sanity check, each costing as much as the map; 0 leaves it out.
-        n_random: regions that the strongest one is held against.
-        seed: of the random regions and weights.
+        checks: how it is put to the test.
     """
     heat = method(ensemble, image, class_index)
     with torch.inference_mode():
@@ -79,6 +72,6 @@ def explain(
     return Explanation(
         heat,
         probability,
-        deletion(ensemble, image, class_index, heat, fill=fill, n_random=n_random, seed=seed),
-        sanity(ensemble, image, class_index, method, heat, draws=draws, seed=seed) if draws else None,
+        deletion(ensemble, image, class_index, heat, checks),
+        sanity(ensemble, image, class_index, method, heat, checks) if checks.draws else None,
     )

@@ -21,6 +21,26 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
+class MapCheckSettings:
+    """How a map is put to the test.
+
+    Attributes:
+        share: of the input's voxels, the map's most important ones, that is hidden, in (0, 1).
+        fill: what hidden voxels show, in the network's units; None: the mean of the input, of each channel.
+        n_random: regions elsewhere that the hidden one is held against.
+        draws: of random weights for the sanity check, each costing as much as the map; 0 leaves it out. A smooth map
+            correlates with another by chance, so one draw says little.
+        seed: of the random regions and weights.
+    """
+
+    share: float = 0.05
+    fill: float | None = None
+    n_random: int = 20
+    draws: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Deletion:
     """What hiding the map's most important voxels did to the probability of the class.
 
@@ -56,11 +76,7 @@ def deletion(
     image: Tensor,
     class_index: int,
     heat: HeatMap,
-    *,
-    fill: float | None = None,
-    share: float = 0.05,
-    n_random: int = 20,
-    seed: int = 0,
+    checks: MapCheckSettings = MapCheckSettings(),
 ) -> Deletion | None:
     """Hide the most important share of the input, and the same region moved elsewhere at random.
 
@@ -69,21 +85,19 @@ def deletion(
     Args:
         ensemble, image, class_index: as the map was made with.
         heat: the map.
-        fill: what is shown instead, in the network's units; None: the mean of the input, of each channel.
-        share: of the voxels that is hidden, in (0, 1).
-        n_random: other regions.
-        seed: of where they lie.
+        checks: what is hidden, by what, and how many other regions it is held against.
 
     Returns:
         None when nothing in the map speaks for the class: then there is nothing to hide.
     """
     if heat.empty:
         return None
-    rng = np.random.default_rng(seed)
-    important = _most_important(heat.values, share)
-    shifts = [rng.integers(0, important.shape) for _ in range(n_random)]
+    rng = np.random.default_rng(checks.seed)
+    important = _most_important(heat.values, checks.share)
+    shifts = [rng.integers(0, important.shape) for _ in range(checks.n_random)]
     regions = [important, *(np.roll(important, tuple(shift), (0, 1, 2)) for shift in shifts)]
-    shown = image.mean(dim=(1, 2, 3), keepdim=True) if fill is None else torch.full_like(image[:, :1, :1, :1], fill)
+    mean = image.mean(dim=(1, 2, 3), keepdim=True)
+    shown = mean if checks.fill is None else torch.full_like(mean, checks.fill)
     whole = ensemble(image[None])[0, class_index].item()
     drops: list[float] = []
     for start in range(0, len(regions), _BATCH):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,14 @@ _FOR, _AGAINST = (255, 122, 0), (0, 114, 255)  # orange and blue are told apart 
 _MOST_OPAQUE = 0.75
 
 
+@dataclass(frozen=True)
+class PictureStyle:
+    """Kind of file, and height of the tallest plane at 150 pixels an inch; lower planes have larger letters."""
+
+    kind: Literal["png", "jpeg"] = "png"
+    height_inches: float = 2.4
+
+
 def heat_picture(
     voxels: NDArray,
     heat: NDArray[np.floating],
@@ -25,8 +33,7 @@ def heat_picture(
     through_mm: ArrayLike,
     *,
     region: Region | None = None,
-    kind: Literal["png", "jpeg"] = "png",
-    height_inches: float = 2.4,
+    style: PictureStyle = PictureStyle(),
 ) -> bytes:
     """PNG or JPEG of two rows: axial, coronal and sagittal plane, plain above and with the map below.
 
@@ -40,8 +47,7 @@ def heat_picture(
         window: the values shown black and white.
         through_mm: the point where the planes meet, LPS mm.
         region: drawn as a box.
-        kind: of file.
-        height_inches: of the tallest plane, at 150 pixels an inch; lower planes have larger letters beside them.
+        style: kind of file and size.
     """
     shown = planes(voxels, affine, window, region, through_mm)
     strongest = float(np.nanmax(np.abs(heat))) if np.isfinite(heat).any() else 0.0
@@ -50,7 +56,9 @@ def heat_picture(
         replace(plane, image=_blend(plane.image, over.image))
         for plane, over in zip(shown, planes(share, affine, (-1.0, 1.0), None, through_mm), strict=True)
     ]
-    return _below_each_other([side_by_side(row, height_inches=height_inches) for row in (shown, coloured)], kind)
+    return _below_each_other(
+        [side_by_side(row, height_inches=style.height_inches) for row in (shown, coloured)], style.kind
+    )
 
 
 def _blend(grey: NDArray[np.uint8], share: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
+from med_transfer.explanation.faithfulness import MapCheckSettings
 from med_transfer.explanation.heat import HeatMap, Method
 from med_transfer.model.ensemble import Ensemble
 
@@ -43,19 +44,18 @@ class Sanity:
 
 
 def sanity(
-    ensemble: Ensemble, image: Tensor, class_index: int, method: Method, heat: HeatMap, *, draws: int = 3, seed: int = 0
+    ensemble: Ensemble, image: Tensor, class_index: int, method: Method, heat: HeatMap, checks: MapCheckSettings
 ) -> Sanity | None:
     """Make the map again with random weights; None when nothing in the map speaks for the class.
 
     Args:
         ensemble, image, class_index, method: as the map was made with.
         heat: the map.
-        draws: of random weights, at least 1. A smooth map correlates with another by chance, so one draw says little.
-        seed: of the first draw.
+        checks: how often, at least once, and the seed of the first draw.
     """
     if heat.empty:
         return None
-    others = [method(randomised(ensemble, seed + draw), image, class_index) for draw in range(draws)]
+    others = [method(randomised(ensemble, checks.seed + draw), image, class_index) for draw in range(checks.draws)]
     return Sanity(tuple(rank_correlation(heat.values, other.values) for other in others))
 
 

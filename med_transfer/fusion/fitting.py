@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import TooFewPatients
 from med_transfer.fusion.clinical import Numbers, learn_column
-from med_transfer.fusion.config import FusionConfig, Method, Part
+from med_transfer.fusion.config import FusionConfig, Method, Part, Penalty
 from med_transfer.fusion.leaks import leaking_columns
 from med_transfer.fusion.model import Combination, Fusion, FusionScans, Inputs
 from med_transfer.model.linear_head import LinearHead, fit_head
@@ -22,33 +24,42 @@ INVERSE_PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scik
 _INNER_FOLDS = 5
 
 
-def fit_fusion(
-    scans: FusionScans,
-    truth: NDArray[np.bool_],
-    patients: Sequence[str],
-    labels: Labels,
-    handcrafted_names: Sequence[str],
-    config: FusionConfig,
-    *,
-    balanced: bool = True,
-    seed: int = 0,
-    rows: Sequence[object] | None = None,
-    where: object = "",
-) -> Fusion:
-    """Fit every combination of the parts.
+@dataclass(frozen=True, eq=False)
+class DevelopmentScans:
+    """The scans that a fusion is fitted on.
 
-    Args:
-        scans: the development scans. For ``stacked`` probabilities must come from a network that was not trained on
+    Attributes:
+        scans: what is known of them. For ``stacked`` probabilities must come from a network that was not trained on
             the scan; NaN where there is none, and then the scan is left out of every combination with the network in
             it. For ``mean`` they are not looked at.
         truth: boolean [scan, class].
         patients: one entry a scan.
         labels: the classes.
         handcrafted_names: of the columns of ``scans.handcrafted``.
+        rows, where: how messages name the scans and the table.
+    """
+
+    scans: FusionScans
+    truth: NDArray[np.bool_]
+    patients: Sequence[str]
+    labels: Labels
+    handcrafted_names: Sequence[str]
+    rows: Sequence[object] | None = None
+    where: object = ""
+
+    def texts(self, name: str) -> list[str]:
+        """A column's text of each scan; empty where it has none."""
+        return [columns.get(name, "") for columns in self.scans.columns]
+
+
+def fit_fusion(development: DevelopmentScans, config: FusionConfig, *, balanced: bool = True, seed: int = 0) -> Fusion:
+    """Fit every combination of the parts.
+
+    Args:
+        development: the scans to learn from.
         config: what to fuse.
         balanced: weigh classes by inverse frequency.
         seed: of the inner folds.
-        rows, where: how messages name the scans and the table.
 
     Raises:
         TooFewPatients: too few scans to learn from.
@@ -57,54 +68,56 @@ def fit_fusion(
     Source: Wolpert 1992, Neural Networks 5:241 (stacked generalisation); for equal weights Clemen 1989,
     International Journal of Forecasting 5:559; Claeskens et al. 2016, ibid. 32:754.
     """
+    scans, truth, patients = development.scans, development.truth, np.asarray(development.patients)
     everyone = list(range(len(scans)))
     out_of_fold = np.flatnonzero(np.isfinite(scans.probabilities).all(axis=1)).tolist()
-    teachers = everyone if config.method == "mean" else out_of_fold
-    require_patients(truth[teachers], [patients[row] for row in teachers], labels, config.method, where)
-    inputs = learn_inputs(scans, patients, labels, handcrafted_names, config, rows, where)
-    found: dict[tuple[Part, ...], Combination] = {}
+    learned_from = everyone if config.method == "mean" else out_of_fold
+    require_patients(
+        truth[learned_from], patients[learned_from].tolist(), development.labels, config.method, development.where
+    )
+    inputs = learn_inputs(development, config)
+    combinations: dict[tuple[Part, ...], Combination] = {}
     for parts in reversed(combinations_of(config.use)):
         others: tuple[Part, ...] = tuple(part for part in parts if part != "network")
         if config.method == "mean" and "network" in parts:
-            found[parts] = mean_with_network(parts, inputs, found[others])
+            combinations[parts] = mean_with_network(parts, inputs, combinations[others])
             continue
         chosen = out_of_fold if "network" in parts else everyone
-        of_patients = np.array([patients[row] for row in chosen])
         features = np.hstack([inputs.block(part, scans.take(chosen)) for part in parts])
-        names = [name for part in parts for name in inputs.names(part)]
-        found[parts] = _combination(parts, names, features, truth[chosen], of_patients, labels, config, balanced, seed)
-    texts = {name: [columns.get(name, "") for columns in scans.columns] for name in config.columns}
+        regression = _regression(
+            features, truth[chosen], patients[chosen], config.penalty, inputs.multilabel, balanced, seed
+        )
+        names = tuple(name for part in parts for name in inputs.names(part))
+        combinations[parts] = Combination(parts=parts, features=names, **regression)
     return Fusion(
         inputs=inputs,
-        combinations=tuple(found[parts] for parts in combinations_of(config.use)),
+        combinations=tuple(combinations[parts] for parts in combinations_of(config.use)),
         method=config.method,
         report=config.report,
         balanced=balanced,
-        warnings=tuple(leaking_columns(texts, truth, patients)),
+        warnings=tuple(
+            leaking_columns({name: development.texts(name) for name in config.columns}, truth, development.patients)
+        ),
     )
 
 
-def learn_inputs(
-    scans: FusionScans,
-    patients: Sequence[str],
-    labels: Labels,
-    handcrafted_names: Sequence[str],
-    config: FusionConfig,
-    rows: Sequence[object] | None = None,
-    where: object = "",
-) -> Inputs:
+def learn_inputs(development: DevelopmentScans, config: FusionConfig) -> Inputs:
     """Medians and levels of the development scans. Raises CohortError as :func:`learn_column`."""
-    handcrafted: list[Numbers] = []
+    scans, labels, handcrafted = development.scans, development.labels, []
     if "handcrafted" in config.use:
-        handcrafted = [Numbers.learn(name, scans.handcrafted[:, n]) for n, name in enumerate(handcrafted_names)]
-    texts = {name: [columns.get(name, "") for columns in scans.columns] for name in config.columns}
+        names = development.handcrafted_names
+        handcrafted = [Numbers.learn(name, scans.handcrafted[:, n]) for n, name in enumerate(names)]
+    columns = [
+        learn_column(name, development.texts(name), development.patients, development.rows, development.where)
+        for name in config.columns
+    ]
     return Inputs(
         use=config.use,
         classes=labels.names,
         multilabel=labels.multilabel,
         handcrafted=tuple(handcrafted),
         within=tuple(sorted(set(scans.within))) if handcrafted else (),
-        columns=tuple(learn_column(name, texts[name], patients, rows, where) for name in config.columns),
+        columns=tuple(columns),
     )
 
 
@@ -165,33 +178,28 @@ def require_patients(
             )
 
 
-def _combination(
-    parts: tuple[Part, ...],
-    names: Sequence[str],
+def _regression(
     features: NDArray[np.float64],
     truth: NDArray[np.bool_],
     patients: NDArray,
-    labels: Labels,
-    config: FusionConfig,
+    penalty: Penalty,
+    multilabel: bool,
     balanced: bool,
     seed: int,
-) -> Combination:
-    if config.penalty == "auto":
-        strength = choose_penalty(features, truth, patients, multilabel=labels.multilabel, balanced=balanced, seed=seed)
-    else:
-        strength = config.penalty
-    mean, scale, head = _fit(features, truth, strength, multilabel=labels.multilabel, balanced=balanced)
-    return Combination(
-        parts=parts,
-        features=tuple(names),
-        mean=tuple(mean.tolist()),
-        scale=tuple(scale.tolist()),
-        weight=tuple(map(tuple, head.weight.tolist())),
-        bias=tuple(head.bias.tolist()),
-        inverse_penalty=strength,
-        n_scans=len(truth),
-        n_patients=len(set(patients.tolist())),
-    )
+) -> dict[str, Any]:
+    """The fields of a Combination that are fitted."""
+    if penalty == "auto":
+        penalty = choose_penalty(features, truth, patients, multilabel=multilabel, balanced=balanced, seed=seed)
+    mean, scale, head = _fit(features, truth, penalty, multilabel=multilabel, balanced=balanced)
+    return {
+        "mean": tuple(mean.tolist()),
+        "scale": tuple(scale.tolist()),
+        "weight": tuple(map(tuple, head.weight.tolist())),
+        "bias": tuple(head.bias.tolist()),
+        "inverse_penalty": penalty,
+        "n_scans": len(truth),
+        "n_patients": len(set(patients.tolist())),
+    }
 
 
 def choose_penalty(

@@ -14,7 +14,7 @@ import numpy as np
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import NothingDone, ScanError, UsageError
-from med_transfer.explanation import Explanation, explain
+from med_transfer.explanation import Explanation, MapCheckSettings, explain
 from med_transfer.explanation.files import write_map
 from med_transfer.explanation.mapping import on_scan
 from med_transfer.explanation.picture import heat_picture
@@ -139,16 +139,17 @@ def _explain_item(
     preprocessing, first = predictor.preprocessing, scans["scan"]
     grid, floor = preprocessing.grid(first, region), preprocessing.config.output_range[0]
     method = settings.on(grid, floor, progress)
-    found = explain(
+    explanation = explain(
         predictor.network,
         preprocessing(scans, region).to(predictor.device),
         predictor.record.classes.index(chosen),
         method,
-        fill=floor if settings.fill == "floor" else None,
-        draws=settings.n_draws,
+        MapCheckSettings(fill=floor if settings.fill == "floor" else None, draws=settings.n_draws),
     )
-    record = record_of(found, method, settings, grid, chosen, answer.predicted, predictor.record.fusion is not None)
-    _write(folder, record, found, grid, first, _window(predictor, first))
+    record = record_of(
+        explanation, method, settings, grid, chosen, answer.predicted, predictor.record.fusion is not None
+    )
+    _write(folder, record, explanation, grid, first, _window(predictor, first))
     return record
 
 
@@ -162,10 +163,15 @@ def _window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
 
 
 def _write(
-    folder: Path, record: ExplanationRecord, found: Explanation, grid: Grid, volume: Volume, window: tuple[float, float]
+    folder: Path,
+    record: ExplanationRecord,
+    explanation: Explanation,
+    grid: Grid,
+    volume: Volume,
+    window: tuple[float, float],
 ) -> None:
     depth, height, width = volume.voxels.shape
-    mapped = on_scan(found.heat.values, grid, volume.affine, (depth, height, width))
+    mapped = on_scan(explanation.heat.values, grid, volume.affine, (depth, height, width))
     write_map(folder / MAP_FILE, mapped, volume.affine)
     picture = heat_picture(volume.voxels, mapped, volume.affine, window, record.peak_lps_mm, region=seen_region(grid))
     write_bytes(folder / PICTURE_FILE, picture)

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from matplotlib.image import imread
 
-from med_transfer.explanation.picture import heat_picture
+from med_transfer.explanation.picture import PictureStyle, heat_picture
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -13,7 +13,7 @@ AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 def drawn(heat: np.ndarray, kind="png") -> tuple[np.ndarray, np.ndarray]:
     """Upper and lower row as RGB in [0, 1]."""
     voxels = np.full(heat.shape, 0.5, np.float32)
-    picture = heat_picture(voxels, heat, AFFINE, (0.0, 1.0), (10.0, 10.0, 10.0), kind=kind)
+    picture = heat_picture(voxels, heat, AFFINE, (0.0, 1.0), (10.0, 10.0, 10.0), style=PictureStyle(kind))
     rgb = imread(io.BytesIO(picture), format=kind)[..., :3]
     rgb = rgb / 255 if kind == "jpeg" else rgb
     return rgb[: len(rgb) // 2], rgb[len(rgb) // 2 :]
@@ -46,6 +46,8 @@ def test_an_empty_map_and_what_was_not_seen_leave_the_scan_as_it_is():
 
 def test_a_jpeg_is_small():
     rng = np.random.default_rng(0)
-    picture = heat_picture(rng.random((24, 24, 24)), rng.random((24, 24, 24)), AFFINE, (0, 1), (5, 5, 5), kind="jpeg")
+    picture = heat_picture(
+        rng.random((24, 24, 24)), rng.random((24, 24, 24)), AFFINE, (0, 1), (5, 5, 5), style=PictureStyle("jpeg")
+    )
     assert picture[:2] == b"\xff\xd8"
     assert len(picture) < 150_000

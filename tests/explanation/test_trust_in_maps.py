@@ -11,7 +11,7 @@ import torch
 from bright_and_dark import BRIGHT, DARK, both_findings, learned
 from scipy import stats
 
-from med_transfer.explanation import GradCAM, HeatMap, Occlusion, explain
+from med_transfer.explanation import GradCAM, HeatMap, MapCheckSettings, Occlusion, explain
 from med_transfer.explanation.faithfulness import deletion
 from med_transfer.explanation.sanity import MOST_CORRELATED, randomised, rank_correlation, sanity
 from med_transfer.model.ensemble import Ensemble
@@ -44,7 +44,7 @@ def image() -> torch.Tensor:
 @pytest.mark.parametrize("method", [GradCAM(), Occlusion((5, 5, 5), (4, 4, 4))], ids=["gradcam", "occlusion"])
 def test_random_weights_change_the_map(ensemble, image, method, class_index):
     heat = method(ensemble, image, class_index)
-    checked = sanity(ensemble, image, class_index, method, heat, draws=3)
+    checked = sanity(ensemble, image, class_index, method, heat, MapCheckSettings(draws=3))
     assert checked is not None
     assert len(checked.correlations) == 3
     assert checked.passed
@@ -52,7 +52,7 @@ def test_random_weights_change_the_map(ensemble, image, method, class_index):
 
 
 def test_an_edge_detector_is_found_out(ensemble, image):
-    found = explain(ensemble, image, BRIGHT, Edges(), draws=2)
+    found = explain(ensemble, image, BRIGHT, Edges(), MapCheckSettings(draws=2))
     assert found.sanity is not None
     assert found.sanity.correlations == (1.0, 1.0)
     assert not found.sanity.passed
@@ -101,7 +101,7 @@ def test_rank_correlation_is_spearmans():
 
 
 def test_hiding_what_the_map_shows_costs_more_than_hiding_anything_else(ensemble, image):
-    found = explain(ensemble, image, BRIGHT, GradCAM(0), draws=0)
+    found = explain(ensemble, image, BRIGHT, GradCAM(0), MapCheckSettings(draws=0))
     assert found.deletion is not None
     assert found.deletion.share == pytest.approx(0.05, abs=0.001)
     assert found.deletion.drop > 5 * abs(found.deletion.random_drop)
@@ -120,7 +120,9 @@ def test_a_map_of_the_wrong_place_is_found_out(ensemble, image):
 @torch.no_grad()
 def test_deletion_is_the_probability_without_the_strongest_voxels(ensemble, image):
     values = np.random.default_rng(0).random((16,) * 3).astype(np.float32)
-    found = deletion(ensemble, image, DARK, HeatMap(values, (1.0,) * 3), fill=0.5, share=0.2, n_random=3)
+    found = deletion(
+        ensemble, image, DARK, HeatMap(values, (1.0,) * 3), MapCheckSettings(fill=0.5, share=0.2, n_random=3)
+    )
     hidden = image.clone()
     hidden[0][torch.from_numpy(values >= np.quantile(values, 0.8))] = 0.5
     expected = (ensemble(image[None]) - ensemble(hidden[None]))[0, DARK].item()

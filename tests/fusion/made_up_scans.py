@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.fusion import FusionConfig, FusionScans
-from med_transfer.fusion.fitting import fit_fusion
+from med_transfer.fusion.fitting import DevelopmentScans, fit_fusion
 from med_transfer.predictions.labels import Labels
 
 NAMES = ("diameter_mm", "mean_hu")
@@ -54,4 +54,5 @@ def fit(data: MadeUp, *columns: str, use=None, scans: FusionScans | None = None,
     use = use or (("network", "handcrafted", "columns") if columns else ("network", "handcrafted"))
     chosen = {key: options.pop(key) for key in ("penalty", "method") if key in options}
     config = FusionConfig(use=use, columns=columns, **({"method": "stacked"} | chosen))
-    return fit_fusion(scans or data.scans, data.truth, data.patients, data.labels, NAMES, config, **options)
+    development = DevelopmentScans(scans or data.scans, data.truth, data.patients, data.labels, NAMES)
+    return fit_fusion(development, config, **options)

@@ -35,51 +35,25 @@ _RENAMING = Renaming(
 _ARCHITECTURE = _USUAL.architecture
 
 
-def _outline(
-    name: str,
-    weights: WeightsSource,
-    training_data: str,
-    stored_axes: str,
-    notes: str,
-    *,
-    licence: str,
-    free: bool,
-    source: str,
-    paper: str,
-) -> BackboneSpec:
-    entry = BackboneSpec(
-        name=name,
-        build=_ARCHITECTURE.build,
-        input=InputSpec(1, _USUAL.orientation, _USUAL.window_hu, _USUAL.output_range, minimum_shape=(64, 64, 64)),
-        stage_channels=_ARCHITECTURE.widths[1:],
-        parameters=0,
-        weights=weights,
-        licence=licence,
-        commercial_use=free,
-        redistribution=free,
-        renaming=_RENAMING,
-        source=source,
-        paper=paper,
-        training_data=training_data,
-        notes=notes,
-    )
-    return replace(complete(entry, _USUAL), from_weights=partial(from_weights, stored_axes=stored_axes))
-
-
-_NNUNET = _outline(
-    "nnunet-v2",
-    WeightsSource(file="nnUNetTrainer__nnUNetPlans__3d_fullres", url="your own training, or a model's author"),
-    "what the model's own data set holds",
-    "SPL",
-    "Architecture, patch, spacing, axis order and intensities are read from plans.json: PlainConvUNet and "
+_NNUNET = BackboneSpec(
+    name="nnunet-v2",
+    build=_ARCHITECTURE.build,
+    input=InputSpec(1, _USUAL.orientation, _USUAL.window_hu, _USUAL.output_range, minimum_shape=(64, 64, 64)),
+    stage_channels=_ARCHITECTURE.widths[1:],
+    parameters=0,  # counted below
+    weights=WeightsSource(file="nnUNetTrainer__nnUNetPlans__3d_fullres", url="your own training, or a model's author"),
+    licence="of whoever trained the model",
+    commercial_use=False,
+    redistribution=False,
+    renaming=_RENAMING,
+    source="https://github.com/MIC-DKFZ/nnUNet",
+    paper="Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z",
+    training_data="what the model's own data set holds",
+    notes="Architecture, patch, spacing, axis order and intensities are read from plans.json: PlainConvUNet and "
     "ResidualEncoderUNet in 3D with one CT channel. Where a plan says ZScoreNormalization (MR), the z-score of a scan "
     "is approximated: -1000 to 1000 HU become -1 to 3. A plan does not tell how the training files were oriented: "
     "plain axial CT (SPL) is taken unless nnU-Net's reorienting reader was used; input.orientation changes it. Of "
     "several folds fold_all is taken, or else the first. Who trained the model decides on its licence.",
-    licence="of whoever trained the model",
-    free=False,
-    source="https://github.com/MIC-DKFZ/nnUNet",
-    paper="Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z",
 )
 
 _TOTALSEGMENTATOR = {  # name: folder of the published weights, what it was trained on
@@ -95,20 +69,31 @@ _TOTALSEGMENTATOR = {  # name: folder of the published weights, what it was trai
 
 def _totalsegmentator(part: str) -> BackboneSpec:
     folder, training_data = _TOTALSEGMENTATOR[part]
-    return _outline(
-        f"totalsegmentator-{part}",
-        WeightsSource(file=folder, url="https://github.com/wasserth/TotalSegmentator (totalseg_download_weights)"),
-        training_data,
-        "SAR",
-        "TotalSegmentator turns every scan to RAS before its networks see it. Architecture, patch, spacing and "
+    return replace(
+        _NNUNET,
+        name=f"totalsegmentator-{part}",
+        weights=WeightsSource(
+            file=folder, url="https://github.com/wasserth/TotalSegmentator (totalseg_download_weights)"
+        ),
+        training_data=training_data,
+        notes="TotalSegmentator turns every scan to RAS before its networks see it. Architecture, patch, spacing and "
         "intensities are read from the folder's plans.json. The licence is that of the open tasks, of which this is "
         "one; other tasks of TotalSegmentator need a licence of their own (some forbid commercial use): read it, then "
         "give their folder to nnunet-v2.",
         licence="Apache-2.0",
-        free=True,
+        commercial_use=True,
+        redistribution=True,
         source="https://github.com/wasserth/TotalSegmentator",
         paper="Wasserthal et al. 2023, TotalSegmentator, doi:10.1148/ryai.230024",
     )
 
 
-SPECS = (_NNUNET, *map(_totalsegmentator, _TOTALSEGMENTATOR))
+def _completed(entry: BackboneSpec, stored_axes: str) -> BackboneSpec:
+    """With the usual plan's figures until a model's folder is read, whose arrays lie along ``stored_axes``."""
+    return replace(complete(entry, _USUAL), from_weights=partial(from_weights, stored_axes=stored_axes))
+
+
+SPECS = (
+    _completed(_NNUNET, stored_axes="SPL"),
+    *(_completed(_totalsegmentator(part), stored_axes="SAR") for part in _TOTALSEGMENTATOR),
+)

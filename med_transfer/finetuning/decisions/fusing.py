@@ -16,7 +16,7 @@ from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.fusion import Fusion, FusionScans
 from med_transfer.fusion.clinical import learn_column
-from med_transfer.fusion.fitting import fit_fusion, require_patients
+from med_transfer.fusion.fitting import DevelopmentScans, fit_fusion, require_patients
 from med_transfer.fusion.leaks import leaking_columns
 
 log = logging.getLogger(__name__)
@@ -68,18 +68,16 @@ def fuse_run(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble
     cohort = run_data.prepared.cohort
     outputs = np.full((len(cohort), len(cohort.labels)), np.nan)
     outputs[list(chain.from_iterable(run_data.split.validation))] = trained.validation
-    fusion = fit_fusion(
+    scans = DevelopmentScans(
         _scans(run_data, development, outputs[development]),
         cohort.truth[development],
         [cohort.patients[i] for i in development],
         cohort.labels,
         FEATURE_NAMES,
-        config.fusion,
-        balanced=config.training.balance != "none",
-        seed=config.seed,
         rows=[str(cohort.cases[i]) for i in development],
         where=cohort.path or "fusion",
     )
+    fusion = fit_fusion(scans, config.fusion, balanced=config.training.balance != "none", seed=config.seed)
     whole = fusion.combinations[0]
     log.info(
         "fusion of %s, %s: fitted on %d scans of %d patients, C %g",
