@@ -1,5 +1,6 @@
 """Cohort table, splits by patient, the locks that record who was seen, and scans prepared for training."""
 
+from med_transfer.cohorts.array_cache import ArrayCache, CacheEntry, cache_key
 from med_transfer.cohorts.channels import channel_columns, read_scans, require_columns
 from med_transfer.cohorts.lock import CohortLock, labelled_scans_hash, overlap, patient_hash, seen_before
 from med_transfer.cohorts.preparation import (
@@ -18,6 +19,8 @@ from med_transfer.cohorts.unlabelled import unlabelled_cohort
 
 __all__ = [
     "SOURCE_LOCK_FILE",
+    "ArrayCache",
+    "CacheEntry",
     "Case",
     "Cohort",
     "CohortLock",
@@ -27,6 +30,7 @@ __all__ = [
     "SourceLock",
     "Split",
     "SplitConfig",
+    "cache_key",
     "channel_columns",
     "check_leakage",
     "labelled_scans_hash",

@@ -5,8 +5,6 @@ Each scan's result is kept in a file of its own, so that a run that was killed g
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -15,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.atomic import atomic_path
 from med_transfer.cohorts.acquisition import Facts, acquisition_facts
+from med_transfer.cohorts.array_cache import ArrayCache, cache_key
 from med_transfer.cohorts.channels import read_scans, require_columns
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.splits import Images
@@ -29,6 +27,7 @@ from med_transfer.scans import Region, Volume, read_mask, region_of_mask
 
 log = logging.getLogger(__name__)
 
+_ARRAYS = ("tensor", "handcrafted")
 _RECORDED = ("content_hashes", "spacings_mm", "study_uid", "series_uid", "repair", "acquisition")
 _CACHE_FORMAT = 3  # a cached scan of an older version lacks what was added since, and is read again
 
@@ -202,22 +201,14 @@ def without_prediction(case: Case, error: ScanError) -> Prediction:
 
 
 def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margin) -> PreparedScan:
-    path = cache / f"{preparation_key(case, preprocessing, margin)}.npz"
-    if path.exists():
-        return _load(path)
+    key = preparation_key(case, preprocessing, margin)
+    if entry := ArrayCache(cache).read(key):
+        hashes, spacings = tuple(entry.record["content_hashes"]), tuple(map(tuple, entry.record["spacings_mm"]))
+        return PreparedScan(**{**entry.arrays, **entry.record, "content_hashes": hashes, "spacings_mm": spacings})
     prepared = prepare_scan(case, preprocessing, margin)
-    record = {name: getattr(prepared, name) for name in _RECORDED}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, tensor=prepared.tensor, handcrafted=prepared.handcrafted, record=json.dumps(record))
+    arrays, record = ({name: getattr(prepared, name) for name in names} for names in (_ARRAYS, _RECORDED))
+    ArrayCache(cache).write(key, arrays, record)
     return prepared
-
-
-def _load(path: Path) -> PreparedScan:
-    with np.load(path, allow_pickle=False) as stored:
-        record = json.loads(str(stored["record"]))
-        record["content_hashes"] = tuple(record["content_hashes"])
-        record["spacings_mm"] = tuple(map(tuple, record["spacings_mm"]))
-        return PreparedScan(tensor=stored["tensor"], handcrafted=stored["handcrafted"], **record)
 
 
 def preparation_key(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)) -> str:
@@ -228,4 +219,4 @@ def preparation_key(case: Case, preprocessing: Preprocessing, margin: Margin = (
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
     region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name]
     what = [_CACHE_FORMAT, [(str(path), series_uid) for path, series_uid in scans], region, stamps, margin]
-    return hashlib.sha256(json.dumps([what, preprocessing.config.model_dump()]).encode()).hexdigest()[:32]
+    return cache_key(what, preprocessing.config.model_dump(mode="json"))

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from med_transfer.atomic import write_bytes
 from med_transfer.backbones import Encoder
+from med_transfer.cohorts import ArrayCache, cache_key
 from med_transfer.finetuning.batches import Tensors, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.model.classifier import Classifier
+from med_transfer.model.features import best_device, pooled_features
 from med_transfer.preprocessing import PreprocessingConfig
-
-
-def best_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@torch.no_grad()
-def features(classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """The encoder's pooled features [scan, feature] of batches of images and truth, in their order, on the CPU."""
-    device = best_device()
-    classifier = classifier.to(device).eval()
-    result = torch.cat([classifier.source_features(images.to(device)).float().cpu() for images, _ in batches])
-    classifier.cpu()
-    return result
 
 
 class FeatureSource:
@@ -44,7 +27,7 @@ class FeatureSource:
     """
 
     def __init__(self, folder: Path, config: FinetuneConfig, preprocessing: PreprocessingConfig) -> None:
-        self.folder, self.config, self.preprocessing = folder, config, preprocessing
+        self.cache, self.config, self.preprocessing = ArrayCache(folder), config, preprocessing
 
     def computed(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """[scan, feature], computed now."""
@@ -55,24 +38,24 @@ class FeatureSource:
         return _mapped(classifier, self.by_frozen_encoder(classifier, tensors))
 
     def _by_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
-        no_truth = np.zeros((len(tensors), 1), dtype=bool)
-        return features(classifier, validation_batches(tensors, no_truth, self.config, self.preprocessing))
+        batches = validation_batches(tensors, np.zeros((len(tensors), 1), bool), self.config, self.preprocessing)
+        images, device = (images for images, _ in batches), best_device()
+        encoder = classifier.cpu().eval().encoder.to(device)
+        features = pooled_features(encoder, images, classifier.pooled_stages, device)
+        classifier.cpu()
+        return features
 
     def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """As :meth:`cached`, before any bottleneck."""
-        path = self.folder / f"{self._name(classifier)}.safetensors"
-        known, names = _read(path), [tensor_hash(tensor) for tensor in tensors]
-        new = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name not in known}
-        if new:
-            rows = self._by_encoder(classifier, list(new.values()))
-            known |= dict(zip(new, rows.clone().unbind(), strict=True))
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, save({name: row.clone() for name, row in known.items()}))
-        return torch.stack([known[name] for name in names])
-
-    def _name(self, classifier: Classifier) -> str:
         shape = f"{self.preprocessing.shape}-{classifier.pooled_stages}"
-        return hashlib.sha256((encoder_hash(classifier.encoder) + shape).encode()).hexdigest()[:16]
+        key, names = cache_key(encoder_hash(classifier.encoder), shape), [tensor_hash(tensor) for tensor in tensors]
+        entry = self.cache.read(key)
+        rows = dict(entry.arrays) if entry else {}
+        new = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name not in rows}
+        if new:
+            rows |= dict(zip(new, self._by_encoder(classifier, list(new.values())).numpy(), strict=True))
+            self.cache.write(key, rows)
+        return torch.from_numpy(np.stack([rows[name] for name in names]))
 
 
 @torch.no_grad()
@@ -92,10 +75,3 @@ def encoder_hash(encoder: Encoder) -> str:
 def tensor_hash(tensor: np.ndarray) -> str:
     """Of a prepared scan: its content and shape."""
     return hashlib.sha256(np.ascontiguousarray(tensor).tobytes() + str(tensor.shape).encode()).hexdigest()[:32]
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path) if path.exists() else {}
-    except SafetensorError:  # damaged: computed again
-        return {}

@@ -15,12 +15,13 @@ from med_transfer.finetuning.batch_norm import adapt_statistics, check_batch_nor
 from med_transfer.finetuning.batches import FoldData, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
-from med_transfer.finetuning.features import FeatureSource, best_device, tensor_hash
+from med_transfer.finetuning.features import FeatureSource, tensor_hash
 from med_transfer.finetuning.losses import LOWER_IS_BETTER, classification_loss, monitored_figure
 from med_transfer.finetuning.regularisation import Penalty, find_penalties
 from med_transfer.finetuning.regularisation.delta import channel_attention
 from med_transfer.finetuning.strategies import find_strategy
 from med_transfer.model.classifier import Classifier, stages_from_front
+from med_transfer.model.features import best_device
 from med_transfer.model.linear_head import LinearHead, fit_probe
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig

@@ -2,13 +2,11 @@
 
 ::
 
-    FOLDER/KEY.npz      of one scan; KEY from its files, its region, the preprocessing and the bundle's weights
+    FOLDER/KEY.safetensors      of one scan; KEY from its files, its region, the preprocessing and the bundle's weights
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from med_transfer.atomic import atomic_path
-from med_transfer.cohorts import Images, preparation_key, without_prediction
+from med_transfer.cohorts import ArrayCache, Images, cache_key, preparation_key, without_prediction
 from med_transfer.errors import ScanError
 from med_transfer.inference import Predictor, ScanToPredict
 from med_transfer.progress import Progress
 from med_transfer.scans import identity
 
 log = logging.getLogger(__name__)
+
+_ARRAYS = ("features", "probabilities")
+_RECORDED = ("novelty", "content_hashes", "series_uid", "study_uid")
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,9 @@ def see_scans(
 
 
 def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
-    key = [preparation_key(item.case, predictor.preprocessing), predictor.record.weights_sha256]
-    path = cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
-    if path.exists():
-        return _load(path)
+    key = cache_key(preparation_key(item.case, predictor.preprocessing), predictor.record.weights_sha256)
+    if entry := ArrayCache(cache).read(key):
+        return SeenScan(**{**entry.arrays, **entry.record, "content_hashes": tuple(entry.record["content_hashes"])})
     scans, region, _ = item.read(predictor)
     image = predictor.preprocessing(scans, region)[None].to(predictor.device)
     with torch.inference_mode():
@@ -105,18 +104,6 @@ def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
         series_uid=item.case.series_uid or scans["scan"].provenance.series_uid,
         study_uid=scans["scan"].provenance.study_uid,
     )
-    _save(path, seen)
+    arrays, record = ({name: getattr(seen, name) for name in names} for names in (_ARRAYS, _RECORDED))
+    ArrayCache(cache).write(key, arrays, record)
     return seen
-
-
-def _save(path: Path, seen: SeenScan) -> None:
-    record = {name: getattr(seen, name) for name in ("novelty", "content_hashes", "series_uid", "study_uid")}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, features=seen.features, probabilities=seen.probabilities, record=np.array(json.dumps(record)))
-
-
-def _load(path: Path) -> SeenScan:
-    with np.load(path, allow_pickle=False) as stored:
-        record = json.loads(str(stored["record"]))
-        record["content_hashes"] = tuple(record["content_hashes"])
-        return SeenScan(features=stored["features"], probabilities=stored["probabilities"], **record)

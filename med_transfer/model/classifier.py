@@ -55,10 +55,6 @@ class Classifier(nn.Module):
         """[batch, n_features] of the encoder's feature maps."""
         return self.mapping(self.encoder.pool(maps, self.pooled_stages))
 
-    def source_features(self, x: Tensor) -> Tensor:
-        """What the encoder alone says of a batch: as :meth:`features`, before any bottleneck."""
-        return self.encoder.pool(self.encoder(x), self.pooled_stages)
-
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, n_classes] of a batch [batch, channel, depth, height, width]."""
         return self.head(self.dropout(self.features(x)))

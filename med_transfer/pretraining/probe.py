@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from med_transfer.backbones import Encoder
 from med_transfer.cohorts import Cohort, PreparedCohort, patient_hash, prepare_cohort
 from med_transfer.errors import CohortError, TooFewPatients
+from med_transfer.model.features import pooled_features
 from med_transfer.model.linear_head import fit_predict, probe_model
 from med_transfer.predictions.patient_folds import Fold, held_out_in_turn, patient_folds
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
@@ -57,17 +59,16 @@ class LinearProbe:
             probabilities[test] = finding[:, 0]
         return probabilities
 
-    @torch.no_grad()
     def _features(self, encoder: Encoder) -> NDArray[np.float64]:
-        features = []
-        for start in range(0, len(self.prepared.scans), _BATCH):
-            tensors = self.prepared.tensors[start : start + _BATCH]
-            x = torch.from_numpy(np.stack(tensors).astype(np.float32)).to(self.context.device)
-            x = x.expand(-1, self.context.input.channels, -1, -1, -1)
-            maps = encoder.eval()(x.contiguous(memory_format=self.context.layout))
-            pooled = [maps[stage].mean((2, 3, 4)) for stage in self.context.pooled_stages]
-            features.append(torch.cat(pooled, dim=1).double().cpu().numpy())
-        return np.concatenate(features)
+        pooled = pooled_features(encoder, self._batches(), self.context.pooled_stages, self.context.device)
+        return pooled.double().numpy()
+
+    def _batches(self) -> Iterator[Tensor]:
+        tensors = self.prepared.tensors
+        for start in range(0, len(tensors), _BATCH):
+            images = torch.from_numpy(np.stack(tensors[start : start + _BATCH]).astype(np.float32))
+            channels = images.expand(-1, self.context.input.channels, -1, -1, -1)
+            yield channels.contiguous(memory_format=self.context.layout)
 
     def _folds(self, truth: NDArray[np.bool_], name: str) -> list[Fold]:
         fewest = min(len(set(self.patients[truth])), len(set(self.patients[~truth])))

@@ -2,9 +2,9 @@
 
 ::
 
-    FOLDER/scans/KEY.json       content of a scan as it lay on disk: hash of its voxels, hash of the network's input
-    FOLDER/features/KEY.npz     the means over space of every feature map; KEY from the two hashes, the preprocessing
-                                and the weights
+    FOLDER/scans/KEY.json               a scan as it lay on disk: hash of its voxels, hash of the network's input
+    FOLDER/features/KEY.safetensors     the means over space of every feature map; KEY from the two hashes, the
+                                        preprocessing and the weights
 
 So a second look at unchanged files reads no scan, and a moved or renamed scan is read but passes no network again.
 """
@@ -24,9 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from med_transfer.atomic import atomic_path, write_text
+from med_transfer.atomic import write_text
 from med_transfer.backbones import Encoder, channels_last
-from med_transfer.cohorts import Case, Images, preparation_key, prepare_scan
+from med_transfer.cohorts import ArrayCache, CacheEntry, Case, Images, cache_key, preparation_key, prepare_scan
+from med_transfer.model.features import best_device, stage_features
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.weights_check import Agreement, remembers, watched
@@ -66,7 +67,7 @@ class FeatureLibrary:
 
     def __init__(self, folder: Path, preprocessing: PreprocessingConfig) -> None:
         self.folder, self.preprocessing = folder, Preprocessing(preprocessing)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device, self._cache = best_device(), ArrayCache(folder / "features")
         self._encoders: dict[str, Encoder] = {}
 
     def look_up(
@@ -84,9 +85,9 @@ class FeatureLibrary:
         """
         index = self.folder / "scans" / f"{preparation_key(case, self.preprocessing)}.json"
         identity = _identity(index.read_text()) if index.exists() else None
-        found = [_read(self._path(identity, network)) if identity else None for network in networks]
-        if identity is not None and all(found):
-            return identity, tuple(one for one in found if one)
+        cached = [self._read(identity, network) for network in networks] if identity else []
+        if identity is not None and all(cached):
+            return identity, tuple(features for features in cached if features)
         prepared = prepare_scan(case, self.preprocessing)
         identity = ScanIdentity(prepared.content_hashes, hashlib.sha256(prepared.tensor.tobytes()).hexdigest())
         image = torch.from_numpy(prepared.tensor.astype(np.float32))[None]
@@ -95,20 +96,22 @@ class FeatureLibrary:
         return identity, features
 
     def _features(self, identity: ScanIdentity, image: Tensor, network: Network, watch: bool) -> StageFeatures:
-        path = self._path(identity, network)
-        known = _read(path)
-        if known is not None:
-            return known
+        if cached := self._read(identity, network):
+            return cached
         if network.key not in self._encoders:
             self._encoders[network.key] = channels_last(network.load().to(self.device))
         features = extract(self._encoders[network.key], image.to(self.device), watch=watch and network.seed is None)
-        _write(path, features)
+        record = {name: value for name, value in asdict(features).items() if name != "stages"}
+        arrays = {f"stage{number}": stage for number, stage in enumerate(features.stages)}
+        self._cache.write(self._key(identity, network), arrays, record)
         return features
 
-    def _path(self, identity: ScanIdentity, network: Network) -> Path:
-        what = [_FORMAT, asdict(identity), self.preprocessing.config.model_dump(mode="json"), network.key]
-        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
-        return self.folder / "features" / f"{key}.npz"
+    def _read(self, identity: ScanIdentity, network: Network) -> StageFeatures | None:
+        entry = self._cache.read(self._key(identity, network))
+        return _stage_features(entry) if entry else None
+
+    def _key(self, identity: ScanIdentity, network: Network) -> str:
+        return cache_key(_FORMAT, asdict(identity), self.preprocessing.config.model_dump(mode="json"), network.key)
 
 
 def _identity(text: str) -> ScanIdentity:
@@ -131,7 +134,7 @@ def extract(encoder: Encoder, image: Tensor, *, watch: bool = False) -> StageFea
         with watched(encoder) if watch else nullcontext() as agreement_so_far:
             started = time.perf_counter()
             maps = encoder(image.contiguous(memory_format=torch.channels_last_3d))
-            stages = tuple(encoder.pool(maps, (stage,))[0].float().cpu().numpy() for stage in range(len(maps)))
+            stages = tuple(features[0] for features in stage_features(encoder, maps))
             seconds = time.perf_counter() - started
             agreement = agreement_so_far() if agreement_so_far else None
     finally:
@@ -140,18 +143,7 @@ def extract(encoder: Encoder, image: Tensor, *, watch: bool = False) -> StageFea
     return StageFeatures(stages, None if watch else seconds, numbers * 4 / 2**20, agreement, image.device.type)
 
 
-def _write(path: Path, features: StageFeatures) -> None:
-    record = asdict(features) | {"stages": len(features.stages)}
-    arrays = {f"stage{number}": stage for number, stage in enumerate(features.stages)}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
-
-
-def _read(path: Path) -> StageFeatures | None:
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as stored:
-        record = json.loads(str(stored["record"]))
-        record["stages"] = tuple(stored[f"stage{number}"] for number in range(record["stages"]))
-    record["agreement"] = Agreement(**record["agreement"]) if record["agreement"] else None
-    return StageFeatures(**record)
+def _stage_features(entry: CacheEntry) -> StageFeatures:
+    stages, record = tuple(entry.arrays[f"stage{number}"] for number in range(len(entry.arrays))), entry.record
+    agreement = Agreement(**record["agreement"]) if record["agreement"] else None
+    return StageFeatures(**{**record, "stages": stages, "agreement": agreement})

@@ -179,8 +179,8 @@ def test_the_linear_probe_is_scikit_learns_regression_on_the_cached_features(tmp
 
 def test_frozen_features_are_computed_once(tmp_path, monkeypatch):
     computed = []
-    real = features.features
-    monkeypatch.setattr(features, "features", lambda *a: computed.append(len(out := real(*a))) or out)
+    real = features.pooled_features
+    monkeypatch.setattr(features, "pooled_features", lambda *a: computed.append(len(out := real(*a))) or out)
     run_data = small_run_data(signal=0.7, n=40, n_test=4, members=4)
     config = small_config("linear_probe")
     first = train(run_data, config, source_of("sees"), tmp_path, silent)

@@ -13,6 +13,7 @@ from torch import Tensor
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.weights.source_features import SourceFeatures, source_features_path, write_source_features
 from med_transfer.backbones.weights.weight_files import hash_weights
+from med_transfer.model.features import stage_features
 from med_transfer.pretraining.methods.method import Method
 
 N_INPUTS = 256
@@ -57,5 +58,4 @@ def _as_written(encoder: Encoder, encoder_file: Path) -> Encoder:
 @torch.no_grad()
 def _stages(method: Method, x: Tensor, encoder: Encoder) -> list[np.ndarray]:
     """[input, feature] of each stage."""
-    maps = method.maps(x, encoder)
-    return [encoder.pool(maps, (stage,)).float().cpu().numpy() for stage in range(len(maps))]
+    return stage_features(encoder, method.maps(x, encoder))

@@ -1,0 +1,55 @@
+"""What was worked out of scans, kept on disk: arrays and a record, in a file named by what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from med_transfer.atomic import write_bytes
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """Arrays by name, and whatever else there is to keep, as JSON values."""
+
+    arrays: Mapping[str, NDArray]
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ArrayCache:
+    """``FOLDER/KEY.safetensors``, each written atomically, so that processes may share the folder."""
+
+    folder: Path
+
+    def read(self, key: str) -> CacheEntry | None:
+        """What was kept under a key of :func:`cache_key`; None when there is nothing, or it is damaged."""
+        path = self.folder / f"{key}.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="np") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+                return CacheEntry(arrays, json.loads(file.metadata()["record"]))
+        except SafetensorError:
+            return None
+
+    def write(self, key: str, arrays: Mapping[str, NDArray], record: Mapping[str, Any] | None = None) -> None:
+        """Keep an entry, in place of an earlier one. Raises OutputError."""
+        contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+        content = save(contiguous, metadata={"record": json.dumps(dict(record or {}))})
+        write_bytes(self.folder / f"{key}.safetensors", content)
+
+
+def cache_key(*made_from: object) -> str:
+    """Of JSON values that say all that an entry depends on."""
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
