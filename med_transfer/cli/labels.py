@@ -128,11 +128,12 @@ def next_(
     from dataclasses import asdict
 
     from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.inference import load_bundle
     from med_transfer.labelling import next_labels
 
     with progress_bars() as progress:
         found = next_labels(
-            bundle, scans, out, n, strange_above=strange_above, seed=seed, device=device, progress=progress
+            load_bundle(bundle, device), scans, out, n, strange_above=strange_above, seed=seed, progress=progress
         )
     if as_json:
         say_json(asdict(found))

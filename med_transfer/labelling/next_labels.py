@@ -14,7 +14,7 @@ from med_transfer.atomic import write_text
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Case, Cohort, seen_before
 from med_transfer.errors import NothingDone, UsageError
-from med_transfer.inference import load_bundle, scans_to_predict
+from med_transfer.inference import Predictor, load_bundle, scans_to_predict
 from med_transfer.labelling.active_learning import Chosen, choose_next, entropy
 from med_transfer.labelling.unlabelled import Unlabelled, see_scans
 from med_transfer.progress import Progress, silent
@@ -46,27 +46,25 @@ class NextLabels:
 
 
 def next_labels(
-    bundle: Path | str,
+    bundle: Predictor | Path | str,
     scans: Path | str,
     out: Path | str,
     n: int = 20,
     *,
     strange_above: float | None = None,
     seed: int = 0,
-    device: str = "auto",
     progress: Progress = silent,
 ) -> NextLabels:
     """Choose the scans to label next: those the bundle is unsure of, unlike each other, one a patient.
 
     Args:
-        bundle: of a finished run.
+        bundle: of a finished run: its folder, or what ``load_bundle`` made of it, on a device of your choice.
         scans: a folder tree, one scan, or a table of scans (labels not needed).
         out: table to write; ``-strange.csv`` and a ``.cache`` folder are put beside it.
         n: how many scans to choose, at least 1.
         strange_above: novelty in [0, 1] above which a scan is listed apart; None takes the bundle's own limit for
             abstaining, or 0.99.
         seed: of the drawing.
-        device: ``auto``, ``cpu`` or ``cuda``.
         progress: told how far it is.
 
     Raises:
@@ -81,7 +79,7 @@ def next_labels(
         raise UsageError(f"{n} scans to choose", expected="at least 1")
     if strange_above is not None and not 0 <= strange_above <= 1:
         raise UsageError(f"novelty limit {strange_above}", expected="from 0 to 1")
-    out, predictor = Path(out), load_bundle(bundle, device)
+    out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
     items, _ = scans_to_predict(Path(scans), predictor.record.preprocessing)
     found, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
     fresh = _without_the_taught(found, predictor.record)

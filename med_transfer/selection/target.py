@@ -23,7 +23,7 @@ from med_transfer.errors import NothingDone, ScanError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.preprocessing import PreprocessingConfig
-from med_transfer.progress import Progress
+from med_transfer.progress import Progress, named
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.features import FeatureLibrary, StageFeatures
 
@@ -81,7 +81,9 @@ def read_target(cohort: Cohort, config: FinetuneConfig, groups: Groups, folder: 
     for number, (preprocessing, networks) in enumerate(groups.items(), start=1):
         stage = "features" if len(groups) == 1 else f"features, input {number} of {len(groups)}"
         wanted = to_read if number == 1 else sorted(development - set(found.failed))
-        _gather(found, cohort, wanted, development, FeatureLibrary(folder, preprocessing), networks, stage, progress)
+        _gather(
+            found, cohort, wanted, development, FeatureLibrary(folder, preprocessing), networks, named(progress, stage)
+        )
     usable = [number for number in range(len(cohort)) if number not in found.failed]
     if not set(usable) - apart:
         raise NothingDone(
@@ -94,7 +96,7 @@ def read_target(cohort: Cohort, config: FinetuneConfig, groups: Groups, folder: 
     development = {usable[position] for position in split.development}
     for preprocessing, networks in groups.items():  # nothing new, unless a scan that failed moved the folds
         late = sorted(n for n in development if any(n not in found.features[network.key] for network in networks))
-        _gather(found, cohort, late, development, FeatureLibrary(folder, preprocessing), networks, "features", progress)
+        _gather(found, cohort, late, development, FeatureLibrary(folder, preprocessing), networks, progress)
     return _assemble(cohort, usable, split, found, config)
 
 
@@ -105,7 +107,6 @@ def _gather(
     development: set[int],
     library: FeatureLibrary,
     networks: Sequence[Network],
-    stage: str,
     progress: Progress,
 ) -> None:
     watched = set(sorted(development)[: min(_WATCHED, len(development) // 2)])
@@ -122,7 +123,7 @@ def _gather(
         except ScanError as error:
             log.warning("left out: %s", error)
             found.failed[number] = without_prediction(case, error).reason
-        progress(stage, done, len(wanted))
+        progress("features", done, len(wanted))
 
 
 def _split_usable(cohort: Cohort, usable: Sequence[int], found: _Gathered, config: FinetuneConfig) -> Split:
