@@ -21,7 +21,6 @@ from med_transfer.finetuning.batch_norm import adapt_statistics, keep_frozen_sta
 from med_transfer.finetuning.initialisation import set_head
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.regularisation import Penalty, Step, find_penalties
-from med_transfer.finetuning.strategies import Strategy, find_strategy
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.linear_head import LinearHead, fit_head
@@ -39,7 +38,7 @@ TRANSFER: dict[str, dict] = {
     "lora": {"strategy": "lora"},
     "adapters": {"strategy": "adapters"},
     "gradual_unfreezing": {"strategy": "gradual_unfreezing"},
-    "surgical": {"strategy": "surgical", "surgical": {"stages": [3, 4]}},
+    "surgical": {"strategy": {"name": "surgical", "stages": [3, 4]}},
     "l2_sp": {"strategy": "full", "regularise": ["l2_sp"]},
     "delta": {"strategy": "full", "regularise": ["delta"]},
     "bss": {"strategy": "full", "regularise": ["bss"]},
@@ -116,12 +115,12 @@ def transferred(
     config, truth = strategy_config(variant, steps), crops.labels[task][training]
     lesson = TrainingSubset(images, truth, crops.patients[training], config, loaded.spec.input, shape)
     network = Classifier(loaded.encoder, len(TASKS[task]), pooled_stages, dropout=0.0)
-    strategy = find_strategy(config.transfer)
+    strategy = config.transfer.strategy
     strategy.check(network.encoder)
     strategy.build(network)
     network = channels_last(network.to(device))
-    penalties = begin(network, strategy, lesson, batch)
-    learn(network, strategy, penalties, lesson, batch, seed)
+    penalties = prepare(network, lesson, batch)
+    learn(network, penalties, lesson, batch, seed)
     strategy.finish(network)
     unseen = torch.from_numpy(crops.images[test]).float()[:, None]
     with torch.no_grad():
@@ -130,31 +129,29 @@ def transferred(
     return logits.float().softmax(1).cpu().numpy()
 
 
-def begin(network: Classifier, strategy: Strategy, lesson: TrainingSubset, batch: int) -> list[Penalty]:
+def prepare(network: Classifier, lesson: TrainingSubset, batch: int) -> list[Penalty]:
     """Adapted statistics, a probe's head, what the strategy adds, and the penalties towards that start."""
     if lesson.config.transfer.batch_norm == "bn_adapt":
         adapt_statistics(network.encoder, lesson.centres(batch))
-    if strategy.head_from_probe:
+    if lesson.config.transfer.strategy.head_from_probe:
         set_head(network, probe_head(network, lesson))
     penalties = find_penalties(lesson.config.transfer, network.encoder)
-    strategy.begin(network)
+    lesson.config.transfer.strategy.prepare(network)
     return penalties
 
 
-def learn(
-    network: Classifier, strategy: Strategy, penalties: list[Penalty], lesson: TrainingSubset, batch: int, seed: int
-) -> None:
+def learn(network: Classifier, penalties: list[Penalty], lesson: TrainingSubset, batch: int, seed: int) -> None:
     """All steps, over augmented batches with every class equally often."""
-    device, training = lesson.images.device, lesson.config.training
+    device, training, transfer = lesson.images.device, lesson.config.training, lesson.config.transfer
     random, choose = torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)
-    strategy.set_learning(network, training.epochs - 1)  # all that ever learns
-    decay = "l2_sp" not in lesson.config.transfer.regularise
-    adamw, schedule = optimiser(network, training, STEPS_AN_EPOCH, decay=decay)
+    transfer.strategy.set_learning(network, training.epochs - 1)  # all that ever learns
+    decay = "l2_sp" not in transfer.regularise
+    adamw, schedule = optimiser(network, training, transfer.strategy, STEPS_AN_EPOCH, decay=decay)
     for step in range(training.epochs * STEPS_AN_EPOCH):
         if step % STEPS_AN_EPOCH == 0:
             network.train()
-            strategy.set_learning(network, step // STEPS_AN_EPOCH)
-            keep_frozen_statistics(network.encoder, everywhere=bool(training.freeze_norm_statistics))
+            transfer.strategy.set_learning(network, step // STEPS_AN_EPOCH)
+            keep_frozen_statistics(network.encoder, everywhere=transfer.batch_norm != "train")
         cases = torch.from_numpy(balanced(lesson.truth, batch, choose)).to(device)
         x = lesson.seen(augmented(lesson.images[cases], random))
         maps = network.encoder(x)

@@ -25,6 +25,7 @@ from med_transfer.errors import ConfigError, UnknownKey
 log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
+MISSING = object()  # what is no value of a config
 
 _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -62,7 +63,8 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
     Args:
         model: the pydantic model; it should forbid extra keys.
         path: a YAML file; None starts from the model's defaults. Old names of keys, in the model's ``renamed_keys``,
-            are taken with a warning that says the new one.
+            are taken with a warning that says the new one; what needs more than a new name its ``upgrade`` does. Where
+            its ``short_forms`` has a section, a word is short for the section with that word under the key given there.
         overrides: ``section.key=value`` with the value in YAML, applied in order over the file.
 
     Raises:
@@ -70,8 +72,13 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
         ConfigError: missing file, YAML syntax, a key twice, a value of the wrong type or out of range.
     """
     values = {} if path is None else _read(Path(path))
-    overridden = [_apply(values, text) for text in overrides]
+    short_forms = getattr(model, "short_forms", {})
+    for section, key in short_forms.items():
+        if isinstance(word := _value_at(values, section), str):
+            put(values, section, {key: word})
+    overridden = [_apply(values, text, short_forms) for text in overrides]
     _rename_keys(values, getattr(model, "renamed_keys", {}))
+    getattr(model, "upgrade", lambda values: None)(values)
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -110,12 +117,15 @@ def _parse(text: str, where: str) -> Any:
         raise ConfigError(f"not valid YAML: {problem}", where=where + line) from error
 
 
-def _apply(values: dict[str, Any], override: str) -> str:
+def _apply(values: dict[str, Any], override: str, short_forms: Mapping[str, str]) -> str:
     """Set one ``section.key=value`` in place; returns the dotted key."""
     dotted, equals, text = override.partition("=")
     parts = [part.strip() for part in dotted.split(".")]
     if not equals or not all(parts):
         raise ConfigError(f"{override!r}", where="--set", expected="section.key=value")
+    value, key = _parse(text, f"--set {override}"), ".".join(parts)
+    if key in short_forms and isinstance(value, str):
+        parts.append(short_forms[key])
     section = values
     for depth, part in enumerate(parts[:-1], start=1):
         if section.get(part) is None:
@@ -124,29 +134,38 @@ def _apply(values: dict[str, Any], override: str) -> str:
         if not isinstance(section, dict):
             name = ".".join(parts[:depth])
             raise ConfigError(f"{name} is {reprlib.repr(section)}", where=f"--set {override}", expected="a section")
-    section[parts[-1]] = _parse(text, f"--set {override}")
-    return ".".join(parts)
+    section[parts[-1]] = value
+    return key
 
 
 def _rename_keys(values: dict[str, Any], renamed: Mapping[str, str]) -> None:
     """Move what stands under an old name in place; a key under both names is left for the model to refuse."""
     for old, new in renamed.items():
-        *parents, last = old.split(".")
-        section: Any = values
-        for part in parents:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict) and last in section and _value_at(values, new) is None:
+        if _value_at(values, new) is None and (value := take(values, old)) is not MISSING:
             log.warning("config key %s is now called %s", old, new)
-            _set(values, new, section.pop(last))
+            put(values, new, value)
 
 
 def _value_at(values: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
+    for part in dotted.split(".") if dotted else ():
         values = values.get(part) if isinstance(values, dict) else None
     return values
 
 
-def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+def take(values: dict[str, Any], dotted: str) -> Any:
+    """Remove and return what stands under a dotted key, or ``MISSING``; a section that is empty then goes too."""
+    parents, _, last = dotted.rpartition(".")
+    section = _value_at(values, parents)
+    if not isinstance(section, dict) or last not in section:
+        return MISSING
+    value = section.pop(last)
+    if parents and not section:
+        take(values, parents)
+    return value
+
+
+def put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set what stands under a dotted key, in sections that are made where there are none."""
     *parents, last = dotted.split(".")
     for part in parents:
         values = values.setdefault(part, {})
@@ -165,7 +184,10 @@ def _explain(
     also = list(dict.fromkeys(_dotted(problem["loc"], values) for problem in others))
     action = f"Look also at {', '.join(also[:5])}" if also else ""
     if first["type"] == "extra_forbidden":
-        near = _nearest(key, list(_known_keys(model)))
+        known = list(dict.fromkeys(_known_keys(model)))
+        if key in known:  # of another section of a union; the location holds which one this is
+            return UnknownKey(f"no such key with {first['loc'][-2]}", where=where, action=action)
+        near = _nearest(key, known)
         return UnknownKey("no such key", where=where, expected=f"{near} perhaps" if near else "", action=action)
     return ConfigError(_found(first), where=where, expected=_expected(first), action=action)
 
@@ -175,6 +197,8 @@ def _found(problem: ErrorDetails) -> str:
         return "missing"
     if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
         return problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "union_tag_invalid" and "ctx" in problem:
+        return f"found {problem['ctx']['tag']!r}"
     return f"found {reprlib.repr(problem['input'])}"
 
 
@@ -188,6 +212,8 @@ def _expected(problem: ErrorDetails) -> str:
         return "more values"
     if problem["type"] == "too_long" and "ctx" in problem:
         return f"{problem['ctx']['max_length']} values"
+    if problem["type"] == "union_tag_invalid" and "ctx" in problem:
+        return problem["ctx"]["expected_tags"]
     if problem["type"] == "missing":
         return "a value"
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):

@@ -59,7 +59,7 @@ def source_of(kind: str, seed: int = 0) -> LoadedBackbone:
     return LoadedBackbone(encoder, find_backbone("resnet18-w32"), LoadReport(), None if kind == "random" else "sha")
 
 
-def small_config(strategy: str = "auto", **sections) -> FinetuneConfig:
+def small_config(strategy: str | dict = "auto", **sections) -> FinetuneConfig:
     transfer = {"strategy": strategy} | sections.pop("transfer", {})
     training = {"epochs": 4, "epoch_scans": 1, "batch_size": 8, "warmup_epochs": 0.5} | sections.pop("training", {})
     values = {"transfer": transfer, "training": training, "augmentation": {"strength": 0, "mixup": 0}} | sections

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -11,9 +12,7 @@ from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
-from med_transfer.finetuning.strategies import Strategy, find_strategy
-from med_transfer.finetuning.strategies.layerwise_lr_decay import LayerwiseLRDecay
-from med_transfer.finetuning.strategies.scratch import Scratch
+from med_transfer.finetuning.old_settings import upgrade_strategy
 from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.fusion.config import FusionConfig
 from med_transfer.metrics.config import EvaluationConfig
@@ -87,11 +86,6 @@ class TrainingConfig(_Config):
     Attributes:
         epochs: at most; one epoch draws ``max(training scans, epoch_scans)`` scans.
         balance: classes are drawn equally often (``sampling``), weighted in the loss (``weights``), or left alone.
-        learning_rate: of the head and the deepest stage; None: the strategy's own (3e-4 for most, 1e-3 from scratch).
-        stage_decay: each earlier stage learns at this share of the next one's rate; None: the strategy's own (0.7 or
-            1). This and the next two hold a source back; a network from scratch ignores them.
-        freeze_stages: how many stages, from the input, never change.
-        freeze_norm_statistics: BatchNorm's running statistics stay; None: as ``transfer.batch_norm`` says.
         averaging: the weights that are judged and kept: the last step's (``none``), their exponential mean over steps
             (``ema``), or their mean over the last epochs at a constant rate, without early stopping (``swa``).
         ema_decay: weight of the past at each step.
@@ -106,16 +100,12 @@ class TrainingConfig(_Config):
     epochs: Annotated[int, Field(ge=1)] = 60
     epoch_scans: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 16
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    stage_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_epochs: Annotated[float, Field(ge=0)] = 2.0
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     label_smoothing: Share = 0.05
     balance: Literal["sampling", "weights", "none"] = "sampling"
-    freeze_stages: Annotated[int, Field(ge=0)] = 0
-    freeze_norm_statistics: bool | None = None
     averaging: Literal["none", "ema", "swa"] = "none"
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     swa_start: Annotated[float, Field(ge=0, lt=1)] = 0.75
@@ -125,23 +115,6 @@ class TrainingConfig(_Config):
     patience: Annotated[int, Field(ge=1)] = 15
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: Annotated[int, Field(ge=0)] | None = None
-
-    def without_source(self) -> TrainingConfig:
-        """Nothing frozen, slowed or kept: there is nothing of a source to protect."""
-        keeps = None if self.freeze_norm_statistics else self.freeze_norm_statistics
-        return self.model_copy(update={"stage_decay": None, "freeze_stages": 0, "freeze_norm_statistics": keeps})
-
-    def resolved(self, *, from_source: bool, strategy: Strategy | None = None) -> TrainingConfig:
-        """Every automatic value filled in. From scratch nothing is frozen, slowed or kept: that would be unfair."""
-        strategy = strategy or (LayerwiseLRDecay() if from_source else Scratch())
-        values: dict = {"learning_rate": self.learning_rate or strategy.learning_rate}
-        if not from_source:
-            return self.without_source().model_copy(
-                update=values | {"stage_decay": 1.0, "freeze_norm_statistics": False}
-            )
-        values["stage_decay"] = self.stage_decay or strategy.stage_decay
-        values["freeze_norm_statistics"] = self.freeze_norm_statistics is not False
-        return self.model_copy(update=values)
 
 
 class ReportConfig(_Config):
@@ -170,6 +143,8 @@ class FinetuneConfig(_Config):
     """
 
     renamed_keys: ClassVar[dict[str, str]] = {"scratch_twin": "from_scratch_baseline"}
+    short_forms: ClassVar[dict[str, str]] = {"transfer.strategy": "name"}
+    upgrade: ClassVar[Callable[[dict[str, Any]], None]] = upgrade_strategy
 
     backbone: BackboneConfig = BackboneConfig()
     input: InputConfig = InputConfig()
@@ -195,7 +170,7 @@ class FinetuneConfig(_Config):
             raise ValueError(reason)
         return self
 
-    def with_strategy(self, *, from_source: bool) -> FinetuneConfig:
+    def resolved(self, *, from_source: bool) -> FinetuneConfig:
         """What ``transfer`` leaves automatic filled in, and without a source nothing that only holds one back.
 
         The result is written and read again when the run goes on, so it must be a valid config too.
@@ -203,31 +178,12 @@ class FinetuneConfig(_Config):
         Raises:
             ConfigError: something that needs a source where there is none, or parts that do not go together.
         """
-        transfer, training, choice = self.transfer, self.training, {}
-        if not from_source:
-            training = training.without_source()
-        elif transfer.batch_norm == "auto" and training.freeze_norm_statistics is False:
-            choice["batch_norm"] = "train"
-        if from_source and transfer.strategy == "auto" and training.stage_decay == 1:
-            choice["strategy"] = "full"  # what layerwise_lr_decay is when no stage is slower
-        transfer = transfer.model_copy(update=choice).resolved(from_source=from_source)
-        return _validated(self.model_copy(update={"transfer": transfer, "training": training}))
-
-    def resolved(self, *, from_source: bool) -> FinetuneConfig:
-        """Every automatic value of transfer and training filled in. Raises ConfigError as :meth:`with_strategy`."""
-        config = self.with_strategy(from_source=from_source)
-        strategy = find_strategy(config.transfer)
-        training = config.training.resolved(from_source=from_source, strategy=strategy)
-        if from_source:
-            keeps = config.transfer.batch_norm != "train"
-            training = training.model_copy(update={"freeze_norm_statistics": keeps})
-        return config.model_copy(update={"training": training})
+        return _validated(self.model_copy(update={"transfer": self.transfer.resolved(from_source=from_source)}))
 
     def from_scratch_config(self) -> FinetuneConfig:
         """The same run without its source."""
-        backbone, training = self.backbone.model_copy(update={"weights": None}), self.training.without_source()
-        parts = {"backbone": backbone, "transfer": self.transfer.from_scratch(), "training": training}
-        return self.model_copy(update=parts)
+        backbone = self.backbone.model_copy(update={"weights": None})
+        return self.model_copy(update={"backbone": backbone, "transfer": self.transfer.from_scratch()})
 
 
 def _validated(config: FinetuneConfig) -> FinetuneConfig:
@@ -241,30 +197,17 @@ def _validated(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _contradiction(config: FinetuneConfig) -> str:
-    """Why transfer and training do not go together; empty when they do."""
-    transfer, training = config.transfer, config.training
+    """Why the sections do not go together; empty when they do."""
+    transfer, training, strategy = config.transfer, config.training, config.transfer.strategy
     if config.operating_point.is_chosen and config.fusion is not None and config.fusion.report == "fused":
         rule = config.operating_point.rule
         return f"operating_point.rule {rule} with fusion.report fused: thresholds are chosen for the network alone"
-    strategy = transfer.strategy
     if transfer.on_harm == "fallback" and not config.from_scratch_baseline:
         return "transfer.on_harm fallback without from_scratch_baseline: there is no network to fall back to"
-    if strategy == "scratch" and config.backbone.weights is not None:
+    if strategy.name == "scratch" and config.backbone.weights is not None:
         return "transfer.strategy scratch with backbone.weights: from scratch no weights are loaded"
-    if strategy == "linear_probe" and training.averaging != "none":
-        return f"training.averaging {training.averaging} with linear_probe: there are no steps to average over"
-    if strategy == "layerwise_lr_decay" and training.stage_decay == 1:
-        return "training.stage_decay 1 with layerwise_lr_decay: that is transfer.strategy full"
-    if strategy in ("linear_probe", "lora", "adapters") and training.freeze_stages:
-        return f"training.freeze_stages with {strategy}: every stage of the source is frozen already"
-    if strategy == "surgical" and training.freeze_stages:
-        return "training.freeze_stages with surgical: surgical.stages says which stages learn"
+    if not strategy.trains and training.averaging != "none":
+        return f"training.averaging {training.averaging} with {strategy.name}: there are no steps to average over"
     if transfer.align and training.batch_size < 2:
         return "training.batch_size 1 with transfer.align: one scan has no distribution"
-    moving = training.freeze_norm_statistics is False
-    if moving and (strategy in ("linear_probe", "adapters") or transfer.batch_norm in ("source", "bn_adapt")):
-        kept = strategy if strategy in ("linear_probe", "adapters") else f"transfer.batch_norm {transfer.batch_norm}"
-        return f"training.freeze_norm_statistics false with {kept}, which keeps them"
-    if training.freeze_norm_statistics and transfer.batch_norm == "train":
-        return "training.freeze_norm_statistics true with transfer.batch_norm train, which does not keep them"
     return ""

@@ -89,7 +89,7 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
 
 def source_weights(config: FinetuneConfig) -> Path | None:
     """The file that the transfer starts from; None from scratch, and where an installed package brings the weights."""
-    if config.transfer.strategy == "scratch":
+    if config.transfer.strategy.name == "scratch":
         return None
     return weights_file(config.backbone.name, config.backbone.weights)
 

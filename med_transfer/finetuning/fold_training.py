@@ -29,7 +29,6 @@ from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import initialise
 from med_transfer.finetuning.losses import LOWER_IS_BETTER
 from med_transfer.finetuning.module import FinetuningModule
-from med_transfer.finetuning.strategies import find_strategy
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
@@ -96,10 +95,9 @@ def _learn(
     progress: Callback | None,
 ) -> tuple[list[dict[str, float]], int]:
     """From the strategy's start to its end; the classifier has the best weights. Course and best epoch."""
-    strategy = find_strategy(config.transfer)
     source = FeatureSource(folder.parent / "features", config, preprocessing)
     start = initialise(classifier, data, config, preprocessing, labels, source)
-    if not strategy.trains:
+    if not config.transfer.strategy.trains:
         log.info("linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in (start.row or {}).items()))
         return [start.row or {}], 0
     unlabelled = data.unlabelled if config.transfer.align else []
@@ -112,14 +110,13 @@ def _learn(
         class_weights=weights,
         steps_per_epoch=len(batches),
         seed=seed,
-        strategy=strategy,
         penalties=start.penalties,
         alignment=find_alignment(config.transfer.align, classifier.n_features),
     )
     unseen = validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
     best = _fit(module, batches, unseen, config.training, folder, progress)
     classifier.load_state_dict(best.weights)
-    strategy.finish(classifier)
+    config.transfer.strategy.finish(classifier)
     return module.history, best.epoch
 
 

@@ -23,7 +23,6 @@ from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.fold_training import TrainedNetwork, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
-from med_transfer.finetuning.strategies import find_strategy
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.calibration import calibrate
 from med_transfer.model.classifier import Classifier
@@ -67,7 +66,7 @@ def train_fold(
     classifier = Classifier(
         copy.deepcopy(source.encoder), len(labels), pooled, config.training.dropout, config.transfer.bottleneck
     )
-    find_strategy(config.transfer).build(classifier)
+    config.transfer.strategy.build(classifier)
     data = fold_data(run_data.prepared, run_data.split, number, run_data.unlabelled)
     return train_network(classifier, data, config, run_data.preprocessing, labels, folder, seed=seed, progress=listener)
 
@@ -78,7 +77,7 @@ def train_folds(
     """Train one classifier a fold and calibrate them together. ``config`` is a resolved one."""
     prepared, split, labels = run_data.prepared, run_data.split, run_data.prepared.cohort.labels
     reader = FeatureSource(folder / "features", config, run_data.preprocessing)
-    read = reader.computed if find_strategy(config.transfer).trains else reader.cached
+    read = reader.computed if config.transfer.strategy.trains else reader.cached
     trained, novelties, seen, unseen = [], [], [], []
     for number in range(split.n_members):
         listener = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_members}", progress)

@@ -19,7 +19,6 @@ from med_transfer.finetuning.features import FeatureSource, tensor_hash
 from med_transfer.finetuning.losses import LOWER_IS_BETTER, classification_loss, monitored_figure
 from med_transfer.finetuning.regularisation import Penalty, find_penalties
 from med_transfer.finetuning.regularisation.delta import channel_attention
-from med_transfer.finetuning.strategies import find_strategy
 from med_transfer.model.classifier import Classifier, stages_from_front
 from med_transfer.model.features import best_device
 from med_transfer.model.linear_head import LinearHead, fit_probe
@@ -36,12 +35,9 @@ def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
         ConfigError: stages, feature maps or BatchNorm that it does not have; unlabelled scans that are not there.
         BackboneError: nowhere to put adapters.
     """
-    find_strategy(config.transfer).check(encoder)
+    config.transfer.strategy.check(encoder)
     if config.backbone.pooled_stages:
         stages_from_front(config.backbone.pooled_stages, len(encoder.stage_channels), config.backbone.name)
-    count, stages = config.training.freeze_stages, len(encoder.stages())
-    if count > stages:
-        raise ConfigError(f"{count} stages to freeze", where="training.freeze_stages", expected=f"at most {stages}")
     if config.transfer.batch_norm == "bn_adapt":
         check_batch_norm(encoder)
     unlabelled = config.transfer.unlabelled
@@ -53,27 +49,13 @@ def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
 
 
 def ignored_settings(asked: FinetuneConfig, config: FinetuneConfig, encoder: Encoder) -> list[str]:
-    """What of a config does nothing in this run, a sentence each; ``config`` is ``asked`` with its strategy."""
+    """What of a config does nothing in this run, a sentence each; ``config`` is ``asked``, resolved."""
+    strategy = config.transfer.strategy
     dropped = ["transfer.on_harm"] if asked.transfer.on_harm != config.transfer.on_harm else []
-    dropped += [
-        f"training.{name}"
-        for name in ("stage_decay", "freeze_stages", "freeze_norm_statistics")
-        if getattr(asked.training, name) != getattr(config.training, name)
-    ]
-    found = [f"{', '.join(dropped)} without effect: the network starts from random values"] if dropped else []
-    return found + (_never_unfrozen(config, encoder) if config.transfer.strategy == "gradual_unfreezing" else [])
-
-
-def _never_unfrozen(config: FinetuneConfig, encoder: Encoder) -> list[str]:
-    """Gradual unfreezing that ends before its last stage."""
-    pace, epochs = config.transfer.gradual_unfreezing.epochs_per_stage, config.training.epochs
-    count, frozen = len(encoder.stages()), config.training.freeze_stages
-    learning = min((epochs - 1) // pace, count - frozen)
-    if learning == count - frozen:
-        return []
-    reached = f"only the deepest {learning} of {count} stages ever learn" if learning else "only the head ever learns"
-    needed = (count - frozen) * pace + 1
-    return [f"gradual_unfreezing, {pace} epochs a stage: in {epochs} epochs {reached}; all stages need {needed} epochs"]
+    asked_settings = asked.transfer.strategy.model_dump(exclude={"name"}, exclude_defaults=True)
+    dropped += [f"transfer.strategy.{name}" for name in asked_settings if name not in type(strategy).model_fields]
+    ignored = [f"{', '.join(dropped)} without effect: the network starts from random values"] if dropped else []
+    return ignored + strategy.warnings(encoder, config.training.epochs)
 
 
 @dataclass(frozen=True)
@@ -94,8 +76,7 @@ def initialise(
     source: FeatureSource,
 ) -> Initialisation:
     """Change the classifier in place into what its training begins with; the same input gives the same start."""
-    transfer = config.transfer
-    strategy = find_strategy(transfer)
+    transfer, strategy = config.transfer, config.transfer.strategy
     if transfer.batch_norm == "bn_adapt":
         _adapt(classifier, data, config, preprocessing)
     set_bottleneck(classifier, data, config, source)
@@ -109,7 +90,7 @@ def initialise(
     if strategy.head_from_probe and probe is not None:
         set_head(classifier, probe)
     penalties = find_penalties(transfer, classifier.encoder, attention)
-    strategy.begin(classifier)
+    strategy.prepare(classifier)
     return Initialisation(penalties, probe, row)
 
 

@@ -19,8 +19,6 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.losses import LOWER_IS_BETTER, classification_loss, monitored_figure
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.regularisation import Penalty, Step
-from med_transfer.finetuning.strategies import Strategy
-from med_transfer.finetuning.strategies.full import Full
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
 
@@ -48,7 +46,6 @@ class FinetuningModule(L.LightningModule):
         class_weights: Tensor,
         steps_per_epoch: int,
         seed: int,
-        strategy: Strategy | None = None,
         penalties: Sequence[Penalty] = (),
         alignment: Alignment | None = None,
     ) -> None:
@@ -59,7 +56,7 @@ class FinetuningModule(L.LightningModule):
         self.labels, self.multilabel = labels, labels.multilabel
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.steps_per_epoch = steps_per_epoch
-        self.strategy, self.penalties, self.alignment = strategy or Full(), tuple(penalties), alignment
+        self.penalties, self.alignment = tuple(penalties), alignment
         self.random = np.random.default_rng(seed)
         self.history: list[dict[str, float]] = []
         self._training_losses: list[Tensor] = []
@@ -76,9 +73,9 @@ class FinetuningModule(L.LightningModule):
         )
 
     def on_train_epoch_start(self) -> None:
-        training = self.config.training
-        self.strategy.set_learning(self.classifier, self.current_epoch, training.freeze_stages)
-        keep_frozen_statistics(self.classifier.encoder, everywhere=bool(training.freeze_norm_statistics))
+        transfer = self.config.transfer
+        transfer.strategy.set_learning(self.classifier, self.current_epoch)
+        keep_frozen_statistics(self.classifier.encoder, everywhere=transfer.batch_norm != "train")
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         images, targets = mixup(batch[0], batch[1].float(), self.config.augmentation.mixup, self.random)
@@ -143,12 +140,15 @@ class FinetuningModule(L.LightningModule):
         return not figure >= than if lower else not figure <= than
 
     def configure_optimizers(self) -> Any:
-        training = self.config.training
-        self.strategy.set_learning(self.classifier, training.epochs - 1, training.freeze_stages)  # all that ever learns
-        decay = "l2_sp" not in self.config.transfer.regularise
-        extra_parameters = list(self.alignment.parameters()) if self.alignment else []
+        training, transfer = self.config.training, self.config.transfer
+        transfer.strategy.set_learning(self.classifier, training.epochs - 1)  # all that ever learns
         adamw, schedule = optimiser(
-            self.classifier, training, self.steps_per_epoch, decay=decay, extra_parameters=extra_parameters
+            self.classifier,
+            training,
+            transfer.strategy,
+            self.steps_per_epoch,
+            decay="l2_sp" not in transfer.regularise,
+            extra_parameters=list(self.alignment.parameters()) if self.alignment else [],
         )
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

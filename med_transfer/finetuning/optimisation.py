@@ -9,25 +9,22 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from med_transfer.errors import ConfigError
 from med_transfer.finetuning.config import TrainingConfig
+from med_transfer.finetuning.strategies import Strategy
 from med_transfer.model.classifier import Classifier
 
 
-def parameter_groups(classifier: Classifier, config: TrainingConfig, *, decay: bool = True) -> list[dict]:
-    """Groups for the optimiser: the head and deepest stage learn fastest, each earlier stage ``stage_decay`` slower.
+def parameter_groups(classifier: Classifier, strategy: Strategy, weight_decay: float) -> list[dict]:
+    """Groups for the optimiser, each at the strategy's rate: the head and deepest stage, then each earlier stage.
 
-    Biases and norm layers get no weight decay; with ``decay`` False nothing does. Frozen parameters are left out.
+    Biases and norm layers get no weight decay. Frozen parameters are left out.
     """
-    rate, stage_decay, weight_decay = config.learning_rate, config.stage_decay, config.weight_decay if decay else 0.0
-    if rate is None or stage_decay is None:
-        raise ConfigError("no learning rate", where="training.learning_rate", expected="a resolved TrainingConfig")
     stages = classifier.encoder.stages()
     in_stages = {id(p) for stage in stages for p in stage.parameters()}
     head = [p for p in classifier.parameters() if id(p) not in in_stages]
-    groups = _with_and_without_decay(head, rate, weight_decay)
+    groups = _with_and_without_decay(head, strategy.rate(), weight_decay)
     for depth, stage in enumerate(reversed(stages)):
-        groups += _with_and_without_decay(stage.parameters(), rate * stage_decay**depth, weight_decay)
+        groups += _with_and_without_decay(stage.parameters(), strategy.rate(depth), weight_decay)
     return groups
 
 
@@ -43,6 +40,7 @@ def _with_and_without_decay(parameters: Iterable[nn.Parameter], rate: float, dec
 def optimiser(
     classifier: Classifier,
     config: TrainingConfig,
+    strategy: Strategy,
     steps_per_epoch: int,
     *,
     decay: bool = True,
@@ -50,15 +48,13 @@ def optimiser(
 ) -> tuple[AdamW, LambdaLR]:
     """AdamW and its schedule, stepped once a batch: linear warm-up, then a cosine down to 1 % of the rate.
 
-    What learns ``extra_parameters`` the classifier has the head's rate and no weight decay.
+    ``extra_parameters`` have the head's rate and no weight decay; with ``decay`` False nothing has one.
 
     For stochastic weight averaging the rate stays where it is when averaging begins (Izmailov et al. 2018).
     """
-    groups = parameter_groups(classifier, config, decay=decay)
-    rate = config.learning_rate
-    adamw = AdamW(
-        groups + ([{"params": list(extra_parameters), "lr": rate, "weight_decay": 0.0}] if extra_parameters else [])
-    )
+    groups = parameter_groups(classifier, strategy, config.weight_decay if decay else 0.0)
+    extra = [{"params": list(extra_parameters), "lr": strategy.rate(), "weight_decay": 0.0}] if extra_parameters else []
+    adamw = AdamW(groups + extra)
     last = config.swa_start if config.averaging == "swa" else 1.0
     warmup = config.warmup_epochs * steps_per_epoch
     total = max(config.epochs * steps_per_epoch, 1)

@@ -11,6 +11,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, source_weights
 from med_transfer.finetuning.decisions.validation_decisions import choose_operating_point, choose_prediction_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.strategies import Adapters
 from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.finetuning.unlabelled import patient_hashes
 from med_transfer.fusion import Fusion
@@ -56,10 +57,10 @@ def bundle_record(
 
 def _transfer(run_data: RunData, transfer: TransferConfig, kept: KeptNetwork) -> TransferRecord:
     return TransferRecord(
-        strategy=transfer.strategy,
+        strategy=transfer.strategy.name,
         regularise=transfer.regularise,
         batch_norm=transfer.batch_norm,
-        adapter_reduction=transfer.adapters.reduction if transfer.strategy == "adapters" else None,
+        adapter_reduction=transfer.strategy.reduction if isinstance(transfer.strategy, Adapters) else None,
         align=transfer.align.method if transfer.align else None,
         mapping=transfer.mapping.method if transfer.mapping else None,
         bottleneck=transfer.bottleneck,

@@ -79,7 +79,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     out = Path(out)
     started = time.monotonic()
     source = load_source(config)
-    asked, config = config, config.with_strategy(from_source=source.sha256 is not None)
+    asked, config = config, config.resolved(from_source=source.sha256 is not None)
     check_transfer(config, source.encoder)
     precision(config.training.precision)
     resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
@@ -149,7 +149,7 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
     Raises:
         BackboneError: the backbone or its weights cannot be used.
     """
-    if config.transfer.strategy == "scratch":
+    if config.transfer.strategy.name == "scratch":
         return load_backbone(config.backbone.name, scratch=True, seed=config.seed, channels=config.input.n_channels)
     refuse_adapted_source(config.backbone.weights)
     return load_backbone(

@@ -11,25 +11,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.errors import ConfigError
+from med_transfer.finetuning.strategies import AnyStrategy, Scratch
+from med_transfer.finetuning.strategies.by_stage import Auto
 
-StrategyName = Literal[
-    "auto",
-    "scratch",
-    "linear_probe",
-    "full",
-    "layerwise_lr_decay",
-    "lp_ft",
-    "gradual_unfreezing",
-    "surgical",
-    "lora",
-    "adapters",
-]
 RegulariserName = Literal["l2_sp", "delta", "bss"]
 BatchNormMode = Literal["auto", "source", "bn_adapt", "train"]
 Strength = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-
-_FROZEN_WEIGHTS = {"lora", "adapters"}  # the source's own weights do not move
 
 
 class _Config(BaseModel):
@@ -55,31 +43,6 @@ class BSSConfig(_Config):
 
     strength: Strength = 0.001
     k: Annotated[int, Field(ge=1)] = 1
-
-
-class LoRAConfig(_Config):
-    """LoRA: rank of the change of each convolution and linear layer; the change is scaled by ``alpha / rank``."""
-
-    rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Positive = 8.0
-
-
-class AdaptersConfig(_Config):
-    """Adapters: a stage's channels are reduced by this factor inside its adapter."""
-
-    reduction: Annotated[int, Field(ge=1)] = 4
-
-
-class GradualConfig(_Config):
-    """Gradual unfreezing: after how many epochs the next stage, from the deepest to the stem, begins to learn."""
-
-    epochs_per_stage: Annotated[int, Field(ge=1)] = 1
-
-
-class SurgicalConfig(_Config):
-    """Surgical fine-tuning: the stages that learn, counted from the input; 0 is the stem."""
-
-    stages: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
 
 class ProbeConfig(_Config):
@@ -130,8 +93,7 @@ class TransferConfig(_Config):
     """How the source's network becomes the target's; docs/transfer.md says which one when.
 
     Attributes:
-        strategy: ``auto`` is ``layerwise_lr_decay`` from a source (``full`` where ``training.stage_decay`` is 1) and
-            ``scratch`` without one.
+        strategy: one of med_transfer/finetuning/strategies by its ``name``, with its settings; the name alone will do.
         regularise: penalties that hold the network to its source (``l2_sp``, ``delta``) or shrink what hardly varies
             (``bss``).
         batch_norm: ``source`` normalises with the source's statistics, ``bn_adapt`` with those of the training scans
@@ -142,17 +104,13 @@ class TransferConfig(_Config):
             when transfer harms on the validation scans; without a source there is nothing to choose.
     """
 
-    strategy: StrategyName = "auto"
+    strategy: AnyStrategy = Auto()
     regularise: tuple[RegulariserName, ...] = ()
     batch_norm: BatchNormMode = "auto"
     align: AlignConfig | None = None
     mapping: MappingConfig | None = None
     on_harm: Literal["report", "fallback"] = "report"
     probe: ProbeConfig = ProbeConfig()
-    gradual_unfreezing: GradualConfig = GradualConfig()
-    surgical: SurgicalConfig = SurgicalConfig()
-    lora: LoRAConfig = LoRAConfig()
-    adapters: AdaptersConfig = AdaptersConfig()
     l2_sp: L2SPConfig = L2SPConfig()
     delta: DeltaConfig = DeltaConfig()
     bss: BSSConfig = BSSConfig()
@@ -175,18 +133,16 @@ class TransferConfig(_Config):
         return self.mapping.bottleneck if self.mapping and self.mapping.method == "autoencoder" else None
 
     def resolved(self, *, from_source: bool) -> TransferConfig:
-        """Every ``auto`` filled in.
+        """Every ``auto`` filled in; without a source nothing is kept that only holds one back.
 
         Raises:
             ConfigError: something that needs a source where there is none.
         """
-        if not from_source:
-            return self._without_source()
-        values = {"strategy": "layerwise_lr_decay"} if self.strategy == "auto" else {}
-        return self.model_copy(update=values | ({"batch_norm": "source"} if self.batch_norm == "auto" else {}))
-
-    def _without_source(self) -> TransferConfig:
-        needs = [self.strategy] if self.strategy not in ("auto", "scratch") else []
+        strategy = self.strategy.resolved(from_source=from_source)
+        if from_source:
+            batch_norm = "source" if self.batch_norm == "auto" else self.batch_norm
+            return self.model_copy(update={"strategy": strategy, "batch_norm": batch_norm})
+        needs = [] if isinstance(strategy, Scratch) else [self.strategy.name]
         needs += self.regularise + (() if self.batch_norm in ("auto", "train") else (self.batch_norm,))
         if needs:
             raise ConfigError(
@@ -195,14 +151,14 @@ class TransferConfig(_Config):
                 expected="strategy auto or scratch",
                 action="Choose a backbone with weights, or give backbone.weights",
             )
-        return self.model_copy(update={"strategy": "scratch", "batch_norm": "train", "on_harm": "report"})
+        return self.model_copy(update={"strategy": strategy, "batch_norm": "train", "on_harm": "report"})
 
     def from_scratch(self) -> TransferConfig:
         """Of the same network without its source: nothing that needs one, no alignment, no mapping."""
-        return TransferConfig(strategy="scratch", batch_norm="train")
+        return TransferConfig(strategy=Scratch(learning_rate=self.strategy.learning_rate), batch_norm="train")
 
     def __str__(self) -> str:
-        parts = [self.strategy, *self.regularise, f"BatchNorm {self.batch_norm}"]
+        parts = [self.strategy.name, *self.regularise, f"BatchNorm {self.batch_norm}"]
         parts += [f"aligned by {self.align.method}"] if self.align else []
         parts += [f"features mapped by {self.mapping.method}"] if self.mapping else []
         return ", ".join(parts)
@@ -210,35 +166,14 @@ class TransferConfig(_Config):
 
 def _contradiction(config: TransferConfig) -> str:
     """Why the parts do not go together; empty when they do."""
-    strategy, regularise = config.strategy, config.regularise
+    regularise, mapping = config.regularise, config.mapping
     if len(set(regularise)) < len(regularise):
         return f"regularise names one penalty twice: {', '.join(regularise)}"
-    if strategy == "scratch" and regularise:
-        return f"{regularise[0]} with scratch: there is no source to stay near"
-    if strategy == "scratch" and config.batch_norm in ("source", "bn_adapt"):
-        return f"batch_norm {config.batch_norm} with scratch: there are no source statistics"
-    if strategy == "scratch" and config.on_harm == "fallback":
-        return "on_harm fallback with scratch: nothing is transferred, so nothing can harm"
-    if strategy == "linear_probe" and regularise:
-        return f"{regularise[0]} with linear_probe: its features are frozen, there is nothing to regularise"
-    if strategy == "linear_probe" and config.batch_norm == "train":
-        return "batch_norm train with linear_probe: its features are computed once and never in training"
-    if strategy == "adapters" and config.batch_norm == "train":
-        return "batch_norm train with adapters: every stage is frozen, and a frozen stage keeps its statistics"
-    if strategy in _FROZEN_WEIGHTS and "l2_sp" in regularise:
-        return f"l2_sp with {strategy}: the source's weights are frozen and cannot leave it; delta can be used"
-    if strategy == "surgical" and not config.surgical.stages:
-        return "surgical without surgical.stages: say which stages learn, 0 is the stem (see docs/transfer.md)"
-    return _contradiction_of_features(config)
-
-
-def _contradiction_of_features(config: TransferConfig) -> str:
-    """The same, of what is done to features."""
-    align, mapping = config.align, config.mapping
-    if align and config.strategy == "linear_probe":
-        return "align with linear_probe: its features are frozen and cannot be aligned; mapping can be used"
-    if mapping and config.strategy != "linear_probe":
-        return f"mapping with {config.strategy}: it maps frozen features, so strategy must be linear_probe"
+    parts = [*regularise, f"batch_norm {config.batch_norm}", f"on_harm {config.on_harm}"]
+    parts += [name for name in ("align", "mapping") if getattr(config, name)]
+    for part in parts:
+        if part in config.strategy.refuses:
+            return f"{part} with {config.strategy.name}: {config.strategy.refuses[part]}"
     if mapping and mapping.method == "coral" and mapping.unlabelled is None:
         return "mapping coral without mapping.unlabelled: say which scans the features are to look like"
     if mapping and mapping.method == "coral" and config.on_harm == "fallback":

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.transfer_config import RegulariserName, StrategyName
+from med_transfer.finetuning.strategies import STRATEGIES
+from med_transfer.finetuning.transfer_config import RegulariserName
 
 Objective = Literal["balanced_sensitivity", "macro_auc"]
 
@@ -23,6 +24,15 @@ PositiveRange = Annotated[tuple[Annotated[float, Field(gt=0)], float], AfterVali
 Whole = Annotated[int, Field(ge=1)]
 
 
+def _known(strategy: str) -> str:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"one of {', '.join(STRATEGIES)}")
+    return strategy
+
+
+StrategyName = Annotated[str, AfterValidator(_known)]
+
+
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,8 +43,8 @@ class SearchSpace(_Config):
     Attributes:
         strategies: of ``transfer.strategy``; None takes ``linear_probe``, ``lp_ft``, ``layerwise_lr_decay``, ``full``
             and ``gradual_unfreezing`` as far as the config allows them, or ``scratch`` where there is no source.
-        learning_rate: limits of ``training.learning_rate``, searched by its logarithm.
-        stage_decay: limits of ``training.stage_decay``; for ``layerwise_lr_decay`` and ``gradual_unfreezing`` only.
+        learning_rate: limits of ``transfer.strategy.learning_rate``, searched by its logarithm.
+        stage_decay: limits of ``transfer.strategy.stage_decay``, of ``layerwise_lr_decay`` and ``gradual_unfreezing``.
         augmentation_strength: limits of ``augmentation.strength``.
         mixup: limits of ``augmentation.mixup``.
         dropout: limits of ``training.dropout``.

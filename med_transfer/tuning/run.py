@@ -65,7 +65,7 @@ def tune(
     deadline, out, base = Deadline(minutes), Path(out), config.base
     source = load_source(base)
     from_source = source.sha256 is not None
-    check_transfer(base.with_strategy(from_source=from_source), source.encoder)
+    check_transfer(base.resolved(from_source=from_source), source.encoder)
     strategies = usable_strategies(config.tuning.space, base, source.encoder, from_source=from_source)
     precision(base.training.precision)
     resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written

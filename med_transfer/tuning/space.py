@@ -8,9 +8,11 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from med_transfer.backbones import Encoder
+from med_transfer.config import put
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.initialisation import check_transfer
+from med_transfer.finetuning.strategies import STRATEGIES
 from med_transfer.tuning.config import SearchSpace
 
 Values = dict[str, Any]  # a config's dotted keys
@@ -40,9 +42,9 @@ def draw(draws: Draws, space: SearchSpace, strategies: Sequence[str]) -> Values:
         if limits is not None:
             values[key] = draws.suggest_float(key, *limits, log=log)
 
-    number("training.learning_rate", space.learning_rate, log=True)
+    number("transfer.strategy.learning_rate", space.learning_rate, log=True)
     if strategy in _BY_STAGE:
-        number("training.stage_decay", space.stage_decay)
+        number("transfer.strategy.stage_decay", space.stage_decay)
     number("augmentation.strength", space.augmentation_strength)
     number("augmentation.mixup", space.mixup)
     number("training.dropout", space.dropout)
@@ -55,16 +57,16 @@ def _options(draws: Draws, space: SearchSpace, strategy: str) -> Values:
     """Of the strategy, and the penalties that go with it."""
     values: Values = {}
     choices = {
-        "lora": ("transfer.lora.rank", space.lora_rank),
-        "adapters": ("transfer.adapters.reduction", space.adapter_reduction),
-        "gradual_unfreezing": ("transfer.gradual_unfreezing.epochs_per_stage", space.epochs_per_stage),
+        "lora": ("transfer.strategy.rank", space.lora_rank),
+        "adapters": ("transfer.strategy.reduction", space.adapter_reduction),
+        "gradual_unfreezing": ("transfer.strategy.epochs_per_stage", space.epochs_per_stage),
     }
     key, options = choices.get(strategy, ("", ()))
     if options:
         values[key] = draws.suggest_categorical(key, list(options))
     if strategy == "surgical" and space.surgical_stages:
         named = {" ".join(map(str, stages)): stages for stages in space.surgical_stages}
-        values["transfer.surgical.stages"] = named[draws.suggest_categorical("transfer.surgical.stages", list(named))]
+        values["transfer.strategy.stages"] = named[draws.suggest_categorical("transfer.strategy.stages", list(named))]
     if space.regularise and strategy in _UNPENALISED:
         values["transfer.regularise"] = ()
     elif space.regularise:
@@ -74,14 +76,15 @@ def _options(draws: Draws, space: SearchSpace, strategy: str) -> Values:
 
 
 def applied(base: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
-    """The base with the values in the place of its own. Raises ConfigError: they do not go together."""
-    record = base.model_dump()
-    for key, value in values.items():
-        *sections, name = key.split(".")
-        place = record
-        for section in sections:
-            place = place[section]
-        place[name] = value
+    """The base with the values in the place of its own. Raises ConfigError: they do not go together.
+
+    Another strategy keeps the settings that it shares with the base's.
+    """
+    record, settings = base.model_dump(), base.transfer.strategy.model_dump(exclude_defaults=True)
+    strategy = STRATEGIES[values.get("transfer.strategy", base.transfer.strategy.name)]
+    record["transfer"]["strategy"] = {key: value for key, value in settings.items() if key in strategy.model_fields}
+    for key, value in {"transfer.strategy": base.transfer.strategy.name, **values}.items():
+        put(record, "transfer.strategy.name" if key == "transfer.strategy" else key, value)
     try:
         return FinetuneConfig.model_validate(record)
     except ValidationError as error:
@@ -123,10 +126,12 @@ def usable_strategies(space: SearchSpace, base: FinetuneConfig, encoder: Encoder
 
 def _lighter(space: SearchSpace, strategy: str) -> Values:
     """What the space itself decides, so that it is not held against the strategy."""
-    stages = {"transfer.surgical.stages": space.surgical_stages[0]} if space.surgical_stages else {}
-    penalties = {"transfer.regularise": ()} if space.regularise else {}
-    decay = {"training.stage_decay": None} if space.stage_decay and strategy in _BY_STAGE else {}
-    return stages | penalties | decay
+    values: Values = {"transfer.regularise": ()} if space.regularise else {}
+    if strategy == "surgical" and space.surgical_stages:
+        values["transfer.strategy.stages"] = space.surgical_stages[0]
+    if strategy in _BY_STAGE and space.stage_decay:
+        values["transfer.strategy.stage_decay"] = space.stage_decay[0]
+    return values
 
 
 def _check_edges(

@@ -16,7 +16,7 @@ from med_transfer.bundle import (
     load_network,
     save_bundle,
 )
-from med_transfer.finetuning.strategies.full import Full
+from med_transfer.finetuning.strategies.by_stage import Full
 from med_transfer.inference import Predictor
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
@@ -116,9 +116,9 @@ def test_gradients_reach_the_attention_from_the_first_step():
 
 def test_all_stages_frozen_freezes_the_attention_with_them():
     classifier = Classifier(load_backbone("slices-resnet18", scratch=True).encoder, 2)
-    Full().set_learning(classifier, 0, freeze_stages=4)
+    Full(freeze_stages=4).set_learning(classifier, 0)
     assert all(p.requires_grad for p in classifier.encoder.attention.parameters())
-    Full().set_learning(classifier, 0, freeze_stages=5)
+    Full(freeze_stages=5).set_learning(classifier, 0)
     assert not any(p.requires_grad for p in classifier.encoder.parameters())
 
 

@@ -20,8 +20,10 @@ from med_transfer.progress import silent
 
 N = 32
 FUSION = {"use": ["network", "handcrafted", "columns"], "columns": ["age", "ward"], "penalty": 0.1, "method": "stacked"}
-LONG = {"epochs": 40, "epoch_scans": N, "dropout": 0, "label_smoothing": 0, "weight_decay": 0, "learning_rate": 0.02}
-CONFIG = small_config("scratch", training=LONG | {"averaging": "swa"}, fusion=FUSION)  # without early stopping
+LONG = {"epochs": 40, "epoch_scans": N, "dropout": 0, "label_smoothing": 0, "weight_decay": 0}
+CONFIG = small_config(
+    {"name": "scratch", "learning_rate": 0.02}, training=LONG | {"averaging": "swa"}, fusion=FUSION
+)  # without early stopping
 
 
 def with_knowledge(run_data: RunData, seed: int = 0) -> RunData:

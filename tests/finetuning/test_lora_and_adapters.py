@@ -20,17 +20,17 @@ from med_transfer.model.classifier import Classifier
 
 
 def trained_lora(rank: int = 2):
-    classifier, strategy = small_classifier(), LoRA(rank, alpha=4.0)
-    strategy.begin(classifier)
+    classifier, strategy = small_classifier(), LoRA(rank=rank, alpha=4.0)
+    strategy.prepare(classifier)
     before = state(classifier)
-    train(classifier, config("lora", transfer={"lora": {"rank": rank, "alpha": 4.0}}))
+    train(classifier, config("lora", settings={"rank": rank, "alpha": 4.0}))
     return classifier, strategy, before
 
 
 def test_lora_starts_as_the_source():
     classifier = small_classifier().eval()
     expected = classifier(small_images())
-    LoRA().begin(classifier)
+    LoRA().prepare(classifier)
     assert classifier(small_images()).equal(expected)
 
 
@@ -90,7 +90,7 @@ def test_attention_gets_changes_too():
     attention, tokens = encoder.attention.eval(), torch.randn(2, 5, 8)
     plain = attention(tokens, tokens, tokens)[0]
     strategy = LoRA(rank=2)
-    strategy.begin(classifier)
+    strategy.prepare(classifier)
     torch.testing.assert_close(attention(tokens, tokens, tokens)[0], plain)
     for module in attention.modules():
         if isinstance(module, LowRankChange):
@@ -119,7 +119,7 @@ def test_acs_convolutions_learn_a_change_that_is_merged_exactly():
     strategy, before = LoRA(rank=2), state(classifier)
     with torch.no_grad():
         plain = classifier(x)
-        strategy.begin(classifier)
+        strategy.prepare(classifier)
         assert classifier(x).equal(plain)
         for module in classifier.modules():
             if isinstance(module, LowRankChange):

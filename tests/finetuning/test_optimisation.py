@@ -13,7 +13,8 @@ from med_transfer.finetuning.config import AugmentationConfig, FinetuneConfig, T
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.optimisation import optimiser, parameter_groups
-from med_transfer.finetuning.strategies.full import Full
+from med_transfer.finetuning.strategies.by_stage import Full
+from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.model.classifier import Classifier
 from med_transfer.preprocessing import PreprocessingConfig
 
@@ -28,7 +29,7 @@ def rate_of(groups: list[dict], parameter: nn.Parameter) -> float:
 
 
 def test_earlier_stages_learn_slower(classifier):
-    groups = parameter_groups(classifier, TrainingConfig(learning_rate=1.0, stage_decay=0.5))
+    groups = parameter_groups(classifier, Full(learning_rate=1.0, stage_decay=0.5), weight_decay=0.05)
     stages = classifier.encoder.stages()
     rates = [rate_of(groups, next(stage.parameters())) for stage in stages]
     assert rates == [0.5 ** (len(stages) - 1 - depth) for depth in range(len(stages))]
@@ -36,20 +37,15 @@ def test_earlier_stages_learn_slower(classifier):
 
 
 def test_every_learning_parameter_is_in_one_group_and_norms_do_not_decay(classifier):
-    groups = parameter_groups(classifier, TrainingConfig(learning_rate=1.0, stage_decay=0.7))
+    groups = parameter_groups(classifier, Full(learning_rate=1.0, stage_decay=0.7), weight_decay=0.05)
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in classifier.parameters())
     assert all(group["weight_decay"] == 0 for group in groups if group["params"][0].ndim == 1)
 
 
-def test_unresolved_learning_rate_is_refused(classifier):
-    with pytest.raises(ConfigError, match="training.learning_rate: no learning rate; expected a resolved"):
-        parameter_groups(classifier, TrainingConfig())
-
-
 def test_schedule_warms_up_and_falls_to_a_hundredth(classifier):
-    config = TrainingConfig(learning_rate=1.0, epochs=10, warmup_epochs=2, stage_decay=1)
-    adamw, schedule = optimiser(classifier, config, steps_per_epoch=5)
+    config = TrainingConfig(epochs=10, warmup_epochs=2)
+    adamw, schedule = optimiser(classifier, config, Full(learning_rate=1.0), steps_per_epoch=5)
     rates = []
     for _ in range(50):
         rates.append(adamw.param_groups[0]["lr"])
@@ -63,17 +59,16 @@ def test_schedule_warms_up_and_falls_to_a_hundredth(classifier):
 
 
 def test_from_scratch_nothing_is_frozen_slowed_or_kept():
-    config = TrainingConfig(freeze_stages=3, stage_decay=0.5, freeze_norm_statistics=True)
-    scratch, transferred = config.resolved(from_source=False), config.resolved(from_source=True)
-    assert (scratch.freeze_stages, scratch.stage_decay, scratch.freeze_norm_statistics) == (0, 1.0, False)
-    assert (transferred.freeze_stages, transferred.stage_decay) == (3, 0.5)
-    assert TrainingConfig().resolved(from_source=True).freeze_norm_statistics is True
-    assert TrainingConfig(freeze_norm_statistics=False).resolved(from_source=True).freeze_norm_statistics is False
+    config = FinetuneConfig.model_validate({"transfer": {"strategy": {"freeze_stages": 3, "stage_decay": 0.5}}})
+    scratch, transferred = (config.resolved(from_source=source).transfer for source in (False, True))
+    assert (list(scratch.strategy.learning_stages(0, 5)), scratch.strategy.rate(4)) == ([0, 1, 2, 3, 4], 1e-3)
+    assert (list(transferred.strategy.learning_stages(0, 5)), transferred.strategy.rate(2)) == ([3, 4], 3e-4 / 4)
+    assert (scratch.batch_norm, transferred.batch_norm) == ("train", "source")
 
 
 def test_frozen_stages_get_no_gradient():
     classifier = Classifier(load_backbone("resnet18-w32").encoder, 3)
-    Full().set_learning(classifier, epoch=0, freeze_stages=2)
+    Full(freeze_stages=2).set_learning(classifier, epoch=0)
     classifier(torch.randn(2, 1, 16, 16, 16)).sum().backward()
     stages = classifier.encoder.stages()
     assert all(p.grad is None for stage in stages[:2] for p in stage.parameters())
@@ -81,9 +76,9 @@ def test_frozen_stages_get_no_gradient():
 
 
 def test_too_many_stages_to_freeze():
-    with pytest.raises(ConfigError, match="training.freeze_stages: 9 stages to freeze; expected at most 5"):
+    with pytest.raises(ConfigError, match="transfer.strategy.freeze_stages: 9 stages to freeze; expected at most 5"):
         check_transfer(
-            FinetuneConfig(training=TrainingConfig(freeze_stages=9)).resolved(from_source=True),
+            FinetuneConfig(transfer=TransferConfig(strategy=Full(freeze_stages=9))).resolved(from_source=True),
             load_backbone("resnet18-w32").encoder,
         )
 

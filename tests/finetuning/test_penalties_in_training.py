@@ -21,7 +21,7 @@ from med_transfer.model.classifier import Classifier
 def after_training(folder: Path, **transfer) -> Classifier:
     """As the last step leaves it, whatever the best epoch was."""
     watch = Watch()
-    config = resolved(transfer=transfer, training={"learning_rate": 1e-3, "epoch_scans": 80})
+    config = resolved(settings={"learning_rate": 1e-3}, transfer=transfer, training={"epoch_scans": 80})
     classifier = run_member(config, folder, progress=watch).classifier
     classifier.load_state_dict(watch.steps[-1][1], strict=False)
     return classifier

@@ -54,8 +54,8 @@ def test_a_source_that_knows_the_signal_is_a_gain(strategy, seed, tmp_path):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_source_that_destroys_the_signal_is_a_harm_and_is_fallen_back_from(seed, tmp_path):
     run_data = small_run_data(signal=1.5, n=90, n_test=150, seed=seed)
-    training = {"epochs": 6, "freeze_stages": 1}
-    config = small_config("full", training=training, transfer={"on_harm": "fallback"}).with_strategy(from_source=True)
+    strategy, transfer = {"name": "full", "freeze_stages": 1}, {"on_harm": "fallback"}
+    config = small_config(strategy, training={"epochs": 6}, transfer=transfer).resolved(from_source=True)
     networks = both(run_data, config, "blind", tmp_path, seed)
     assert verdict(run_data, networks) == "harm"
     kept = choose_network(run_data, config, *networks)
@@ -69,7 +69,8 @@ def test_a_source_that_destroys_the_signal_is_a_harm_and_is_fallen_back_from(see
 # Where a scan of the class "with" is brighter than its noise, which has a standard deviation of 1: 27 voxels.
 BRIGHT_SPOTS = np.zeros((SIDE + 2 * MARGIN,) * 3)
 BRIGHT_SPOTS[MARGIN::3, MARGIN::3, MARGIN::3] = 4.0
-QUICK = {"epochs": 8, "learning_rate": 0.003}
+QUICK = {"epochs": 8}
+PROBE = {"name": "linear_probe", "learning_rate": 0.003}  # the rate is the baseline's
 
 
 def plan_of_bright_spots(seed: int) -> RunData:
@@ -97,7 +98,7 @@ def source_of_one_polarity(sign: int, seed: int) -> LoadedBackbone:
 def test_a_source_of_the_inverted_contrast_is_a_harm_and_the_same_of_the_right_one_is_not(seed, tmp_path):
     """Features that are frozen: no training can turn the contrast round."""
     run_data = plan_of_bright_spots(seed)
-    config = small_config("linear_probe", training=QUICK, transfer={"on_harm": "fallback"})
+    config = small_config(PROBE, training=QUICK, transfer={"on_harm": "fallback"})
     baseline = train(
         run_data, config.from_scratch_config(), source_of("random", seed + 100), tmp_path / "baseline", silent
     )
@@ -109,7 +110,7 @@ def test_a_source_of_the_inverted_contrast_is_a_harm_and_the_same_of_the_right_o
 
 def test_a_source_that_learned_the_labels_the_other_way_round_does_no_harm(tmp_path):
     """Its head, which is always wrong, is not carried over, and its features tell the classes apart."""
-    run_data, config = plan_of_bright_spots(seed=0), small_config("linear_probe", training=QUICK)
+    run_data, config = plan_of_bright_spots(seed=0), small_config(PROBE, training=QUICK)
     scratch, every = config.from_scratch_config(), range(len(run_data.prepared.scans))
     contrary = replace(run_data, prepared=replace(run_data.prepared, cohort=_inverted(run_data, every)))
     wrong = train(contrary, scratch, source_of("random"), tmp_path / "source", silent)

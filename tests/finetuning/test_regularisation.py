@@ -106,7 +106,7 @@ def test_l2_sp_without_limit_stays_at_the_source():
     """One step of Adam is as long as the rate whatever the gradient; from there the penalty leads back."""
     source, rate = small_classifier(), 1e-3
     free, held = copy.deepcopy(source), copy.deepcopy(source)
-    settings = config("full", training={"learning_rate": rate, "epochs": 60})
+    settings = config("full", settings={"learning_rate": rate}, training={"epochs": 60})
     train(free, settings, steps=60)
     train(held, settings, penalties=[L2SP(source.encoder, 1e8, 0.0)], steps=60)
     assert distance(free, source) > 15 * rate

@@ -96,7 +96,7 @@ def some_weights(tmp_path_factory) -> Path:
     [
         (False, "transfer.on_harm=fallback"),
         (False, "training.freeze_norm_statistics=true"),
-        (True, "training.stage_decay=1"),
+        (True, "transfer.strategy.stage_decay=1"),
         (True, "training.freeze_norm_statistics=false"),
     ],
 )

@@ -18,7 +18,8 @@ from med_transfer.errors import ConfigError, UnknownKey
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
 from med_transfer.finetuning.module import FinetuningModule
-from med_transfer.finetuning.strategies import STRATEGIES, find_strategy
+from med_transfer.finetuning.strategies import STRATEGIES, Scratch
+from med_transfer.finetuning.strategies.by_stage import GradualUnfreezing, LayerwiseLRDecay
 from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
@@ -29,15 +30,15 @@ EVERYTHING = (*STEM, *FIRST, *SECOND, "head")
 
 
 def config(strategy: str, from_source: bool = True, **sections) -> FinetuneConfig:
-    transfer = {"strategy": strategy} | sections.pop("transfer", {})
-    training = {"learning_rate": 0.01, "epochs": 4, "warmup_epochs": 0, "dropout": 0} | sections.pop("training", {})
+    settings = {"name": strategy, "learning_rate": 0.01} | sections.pop("settings", {})
+    transfer = {"strategy": settings} | sections.pop("transfer", {})
+    training = {"epochs": 4, "warmup_epochs": 0, "dropout": 0} | sections.pop("training", {})
     values = {"transfer": transfer, "training": training, "augmentation": {"mixup": 0}} | sections
     return FinetuneConfig.model_validate(values).resolved(from_source=from_source)
 
 
 def train(classifier: Classifier, settings: FinetuneConfig, penalties=(), steps: int = 3) -> FinetuningModule:
     """A few steps as Lightning makes them, in the first epoch."""
-    strategy = find_strategy(settings.transfer)
     module = FinetuningModule(
         classifier,
         settings,
@@ -45,7 +46,6 @@ def train(classifier: Classifier, settings: FinetuneConfig, penalties=(), steps:
         class_weights=torch.ones(2),
         steps_per_epoch=steps,
         seed=0,
-        strategy=strategy,
         penalties=penalties,
     )
     adamw = module.configure_optimizers()["optimizer"]
@@ -75,14 +75,14 @@ def state(classifier: Classifier) -> dict[str, torch.Tensor]:
         ("layerwise_lr_decay", {}, EVERYTHING),
         ("lp_ft", {}, EVERYTHING),
         ("gradual_unfreezing", {}, ("head",)),
-        ("surgical", {"surgical": {"stages": [0]}}, (*STEM, "head")),
-        ("surgical", {"surgical": {"stages": [1, 2]}}, (*FIRST, *SECOND, "head")),
+        ("surgical", {"stages": [0]}, (*STEM, "head")),
+        ("surgical", {"stages": [1, 2]}, (*FIRST, *SECOND, "head")),
     ],
 )
 def test_what_learns_learns_and_what_is_frozen_stays(strategy, options, learns):
     classifier = small_classifier()
     before = state(classifier)
-    train(classifier, config(strategy, transfer=options))
+    train(classifier, config(strategy, settings=options))
     weights = {name for name, _ in classifier.named_parameters()}
     assert moved(classifier, before) & weights == {name for name in weights if name.startswith(learns)}
     assert not moved(classifier, before) - weights  # BatchNorm's statistics are the source's
@@ -99,7 +99,7 @@ def test_from_scratch_everything_learns_statistics_too():
 def test_statistics_of_a_frozen_stage_stay_even_when_batch_norm_trains(stages, follows):
     classifier = small_classifier()
     before = state(classifier)
-    train(classifier, config("surgical", transfer={"batch_norm": "train", "surgical": {"stages": stages}}))
+    train(classifier, config("surgical", transfer={"batch_norm": "train"}, settings={"stages": stages}))
     statistics = {name for name in moved(classifier, before) if "running" in name}
     assert statistics
     assert all(name.startswith(follows) for name in statistics)
@@ -108,18 +108,16 @@ def test_statistics_of_a_frozen_stage_stay_even_when_batch_norm_trains(stages, f
 @pytest.mark.parametrize("strategy", ["full", "lora"])
 def test_batch_norm_train_moves_statistics(strategy):
     classifier = small_classifier()
-    chosen = find_strategy(TransferConfig(strategy=strategy))
+    chosen = STRATEGIES[strategy]()
     chosen.build(classifier)
-    chosen.begin(classifier)
+    chosen.prepare(classifier)
     before = state(classifier)
     train(classifier, config(strategy, transfer={"batch_norm": "train"}))
     assert all(name in moved(classifier, before) for name in before if "running" in name)
 
 
 def test_gradual_unfreezing_goes_from_the_head_to_the_stem():
-    strategy = find_strategy(
-        TransferConfig.model_validate({"strategy": "gradual_unfreezing", "gradual_unfreezing": {"epochs_per_stage": 2}})
-    )
+    strategy = GradualUnfreezing(epochs_per_stage=2)
     schedule = [sorted(strategy.learning_stages(epoch, 3)) for epoch in range(8)]
     assert schedule == [[], [], [2], [2], [1, 2], [1, 2], [0, 1, 2], [0, 1, 2]]
     classifier = small_classifier()
@@ -131,7 +129,7 @@ def test_gradual_unfreezing_goes_from_the_head_to_the_stem():
 
 def test_frozen_stages_stay_frozen_whatever_the_schedule():
     classifier = small_classifier()
-    find_strategy(TransferConfig(strategy="gradual_unfreezing")).set_learning(classifier, epoch=9, freeze_stages=2)
+    GradualUnfreezing(freeze_stages=2).set_learning(classifier, epoch=9)
     assert [any(p.requires_grad for p in stage.parameters()) for stage in classifier.encoder.stages()] == [
         False,
         False,
@@ -148,35 +146,38 @@ def test_the_optimiser_holds_from_the_start_what_is_unfrozen_later():
 
 def test_automatic_is_what_it_always_was():
     found = FinetuneConfig().resolved(from_source=True)
-    assert (found.transfer.strategy, found.transfer.batch_norm) == ("layerwise_lr_decay", "source")
-    assert (found.training.stage_decay, found.training.learning_rate) == (0.7, 3e-4)
-    assert found.training.freeze_norm_statistics is True
+    assert (found.transfer.strategy.name, found.transfer.batch_norm) == ("layerwise_lr_decay", "source")
+    assert [found.transfer.strategy.rate(depth) for depth in (0, 1)] == [3e-4, 3e-4 * 0.7]
     scratch = FinetuneConfig().resolved(from_source=False)
-    assert (scratch.transfer.strategy, scratch.transfer.batch_norm) == ("scratch", "train")
-    assert (scratch.training.stage_decay, scratch.training.learning_rate) == (1.0, 1e-3)
+    assert (scratch.transfer.strategy.name, scratch.transfer.batch_norm) == ("scratch", "train")
+    assert [scratch.transfer.strategy.rate(depth) for depth in (0, 1)] == [1e-3, 1e-3]
 
 
 def test_rates_are_the_strategys_own_unless_set():
-    assert config("full").training.stage_decay == 1.0
-    assert config("full", training={"stage_decay": 0.5}).training.stage_decay == 0.5
-    assert config("lora", training={"learning_rate": None}).training.learning_rate == 1e-3
+    assert config("full").transfer.strategy.rate(2) == 0.01
+    assert config("full", settings={"stage_decay": 0.5}).transfer.strategy.rate(2) == 0.0025
+    assert config("lora", settings={"learning_rate": None}).transfer.strategy.rate() == 1e-3
 
 
 def test_the_from_scratch_baseline_has_the_budget_and_nothing_of_the_source():
     settings = FinetuneConfig.model_validate(
         {
-            "transfer": {"strategy": "lp_ft", "regularise": ["l2_sp", "bss"], "batch_norm": "bn_adapt"},
-            "training": {"epochs": 7, "stage_decay": 0.3, "freeze_stages": 2, "averaging": "ema"},
+            "transfer": {
+                "strategy": {"name": "lp_ft", "stage_decay": 0.3, "freeze_stages": 2},
+                "regularise": ["l2_sp", "bss"],
+                "batch_norm": "bn_adapt",
+            },
+            "training": {"epochs": 7, "averaging": "ema"},
             "backbone": {"weights": "somewhere"},
         }
     )
     baseline = settings.from_scratch_config().resolved(from_source=False)
-    assert (baseline.transfer.strategy, baseline.transfer.regularise, baseline.transfer.batch_norm) == (
+    assert (baseline.transfer.strategy.name, baseline.transfer.regularise, baseline.transfer.batch_norm) == (
         "scratch",
         (),
         "train",
     )
-    assert (baseline.training.stage_decay, baseline.training.freeze_stages) == (1.0, 0)
+    assert baseline.transfer.strategy == Scratch()
     assert baseline.backbone.weights is None
     assert (baseline.training.epochs, baseline.training.averaging) == (7, "ema")
     assert (baseline.augmentation, baseline.split, baseline.seed) == (
@@ -186,9 +187,10 @@ def test_the_from_scratch_baseline_has_the_budget_and_nothing_of_the_source():
     )
 
 
-def test_every_strategy_in_the_config_exists():
-    names = set(TransferConfig.model_fields["strategy"].annotation.__args__)
-    assert names == {*STRATEGIES, "auto"}
+def test_a_rate_that_was_stated_is_the_baselines_too():
+    stated = FinetuneConfig.model_validate({"transfer": {"strategy": {"name": "lora", "learning_rate": 2e-4}}})
+    assert stated.from_scratch_config().transfer.strategy == Scratch(learning_rate=2e-4)
+    assert FinetuneConfig().from_scratch_config().transfer.strategy.rate() == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_every_strategy_in_the_config_exists():
         ({"transfer": {"strategy": "scratch", "batch_norm": "bn_adapt"}}, "batch_norm bn_adapt with scratch"),
         ({"transfer": {"strategy": "scratch", "on_harm": "fallback"}}, "fallback with scratch: nothing is transferred"),
         ({"transfer": {"regularise": ["bss", "bss"]}}, "regularise names one penalty twice: bss, bss"),
-        ({"transfer": {"strategy": "surgical"}}, "surgical without surgical.stages: say which stages learn"),
+        ({"transfer": {"strategy": "surgical"}}, "transfer.strategy.surgical.stages\n  Field required"),
         (
             {"transfer": {"on_harm": "fallback"}, "from_scratch_baseline": False},
             "fallback without from_scratch_baseline: there is no ne",
@@ -214,19 +216,11 @@ def test_every_strategy_in_the_config_exists():
             {"transfer": {"strategy": "linear_probe"}, "training": {"averaging": "swa"}},
             "averaging swa with linear_prob",
         ),
-        ({"transfer": {"strategy": "layerwise_lr_decay"}, "training": {"stage_decay": 1}}, "that is transfer.strategy"),
-        ({"transfer": {"strategy": "lora"}, "training": {"freeze_stages": 1}}, "freeze_stages with lora"),
+        ({"transfer": {"strategy": {"name": "layerwise_lr_decay", "stage_decay": 1}}}, "stage_decay\n.* less than 1"),
+        ({"transfer": {"strategy": {"name": "lora", "freeze_stages": 1}}}, "lora.freeze_stages\n  Extra inputs"),
         (
-            {"transfer": {"strategy": "surgical", "surgical": {"stages": [1]}}, "training": {"freeze_stages": 1}},
-            "freeze_stages with surgical: surgical.stages says",
-        ),
-        (
-            {"transfer": {"batch_norm": "source"}, "training": {"freeze_norm_statistics": False}},
-            "freeze_norm_statistics false with transfer.batch_norm source",
-        ),
-        (
-            {"transfer": {"batch_norm": "train"}, "training": {"freeze_norm_statistics": True}},
-            "freeze_norm_statistics true with transfer.batch_norm train",
+            {"transfer": {"strategy": {"name": "surgical", "stages": [1], "freeze_stages": 1}}},
+            "surgical.freeze_stages\n  Extra inputs",
         ),
     ],
 )
@@ -252,20 +246,18 @@ def test_a_refusal_and_a_wrong_key_read_well_on_the_command_line():
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_examples_are_valid_and_resolve(path):
-    assert load_config(FinetuneConfig, path).resolved(from_source=True).transfer.strategy in STRATEGIES
+    assert load_config(FinetuneConfig, path).resolved(from_source=True).transfer.strategy.name in STRATEGIES
 
 
 def test_the_written_config_says_what_automatic_became_and_is_read_again():
-    written = FinetuneConfig().with_strategy(from_source=True)
+    written = FinetuneConfig().resolved(from_source=True)
     again = FinetuneConfig.model_validate(written.model_dump(mode="json"))
-    assert again == written == again.with_strategy(from_source=True)
+    assert again == written == again.resolved(from_source=True)
 
 
 def every_config(from_source: bool) -> Iterator[FinetuneConfig]:
     """All that goes together of what the strategy, BatchNorm, freezing and falling back can be set to."""
-    strategies = set(TransferConfig.model_fields["strategy"].annotation.__args__) - (
-        {"scratch"} if from_source else set()
-    )
+    strategies = set(STRATEGIES) - ({"scratch"} if from_source else set())
     choices = itertools.product(
         sorted(strategies),
         ["auto", "source", "bn_adapt", "train"],
@@ -273,14 +265,15 @@ def every_config(from_source: bool) -> Iterator[FinetuneConfig]:
         [(), ("l2_sp",)],
         [None, 0.5, 1],
         [0, 1],
-        [None, False, True],
+        [None, 1e-4],
     )
-    for strategy, batch_norm, on_harm, regularise, decay, frozen, kept in choices:
-        transfer = {"strategy": strategy, "batch_norm": batch_norm, "on_harm": on_harm, "regularise": regularise}
-        training = {"stage_decay": decay, "freeze_stages": frozen, "freeze_norm_statistics": kept}
-        transfer |= {"surgical": {"stages": [1]}}
+    for strategy, batch_norm, on_harm, regularise, decay, frozen, rate in choices:
+        settings = {"name": strategy, "stage_decay": decay, "freeze_stages": frozen, "learning_rate": rate}
+        settings |= {"stages": [1]}
+        settings = {key: value for key, value in settings.items() if key in STRATEGIES[strategy].model_fields}
+        transfer = {"batch_norm": batch_norm, "on_harm": on_harm, "regularise": regularise, "strategy": settings}
         with contextlib.suppress(ValidationError):
-            yield FinetuneConfig.model_validate({"transfer": transfer, "training": training})
+            yield FinetuneConfig.model_validate({"transfer": transfer})
 
 
 @pytest.mark.parametrize("from_source", [True, False])
@@ -289,19 +282,14 @@ def test_whatever_can_be_asked_for_is_written_as_a_config_that_can_be_read_again
     n_resolved, refused = 0, set()
     for asked in every_config(from_source):
         try:
-            written = asked.with_strategy(from_source=from_source)
+            written = asked.resolved(from_source=from_source)
         except ConfigError as error:
             refused.add(str(error))
             continue
         n_resolved += 1
-        assert written.with_strategy(from_source=from_source) == written
+        assert written.resolved(from_source=from_source) == written
         baseline = asked.from_scratch_config()
-        for config in (
-            written,
-            written.resolved(from_source=from_source),
-            baseline,
-            baseline.resolved(from_source=False),
-        ):
+        for config in (written, baseline, baseline.resolved(from_source=False)):
             assert FinetuneConfig.model_validate(config.model_dump(mode="json")) == config
     assert n_resolved > 50
     assert bool(refused) != from_source
@@ -309,9 +297,9 @@ def test_whatever_can_be_asked_for_is_written_as_a_config_that_can_be_read_again
 
 
 def test_automatic_with_no_stage_slower_is_full():
-    asked = FinetuneConfig.model_validate({"training": {"stage_decay": 1}})
-    assert asked.with_strategy(from_source=True).transfer.strategy == "full"
-    assert asked.with_strategy(from_source=False).transfer.strategy == "scratch"
+    asked = FinetuneConfig.model_validate({"transfer": {"strategy": {"stage_decay": 1}}})
+    assert asked.resolved(from_source=True).transfer.strategy.name == "full"
+    assert asked.resolved(from_source=False).transfer.strategy.name == "scratch"
 
 
 def test_a_config_that_was_changed_in_python_into_one_that_makes_no_sense_is_refused():
@@ -320,20 +308,20 @@ def test_a_config_that_was_changed_in_python_into_one_that_makes_no_sense_is_ref
     with pytest.raises(
         ConfigError, match="on_harm fallback without from_scratch_baseline: there is no network to fall back to"
     ):
-        without_baseline.with_strategy(from_source=True)
+        without_baseline.resolved(from_source=True)
 
 
 def test_what_holds_back_a_source_is_without_effect_where_there_is_none():
-    training = {"freeze_norm_statistics": True, "freeze_stages": 2, "stage_decay": 0.5}
-    asked = FinetuneConfig.model_validate({"transfer": {"on_harm": "fallback"}, "training": training})
-    found = asked.with_strategy(from_source=False)
-    assert (found.transfer.on_harm, found.training.freeze_stages, found.training.stage_decay) == ("report", 0, None)
+    settings = {"freeze_stages": 2, "stage_decay": 0.5}
+    asked = FinetuneConfig.model_validate({"transfer": {"on_harm": "fallback", "strategy": settings}})
+    found = asked.resolved(from_source=False)
+    assert (found.transfer.on_harm, found.transfer.strategy) == ("report", Scratch())
     assert ignored_settings(asked, found, SmallEncoder()) == [
-        "transfer.on_harm, training.stage_decay, training.freeze_stages, training.freeze_norm_statistics without "
-        "effect: the network starts from random values"
+        "transfer.on_harm, transfer.strategy.stage_decay, transfer.strategy.freeze_stages without effect: the network "
+        "starts from random values"
     ]
-    transferred = asked.with_strategy(from_source=True)
-    assert (transferred.transfer.on_harm, transferred.training) == ("fallback", asked.training)
+    transferred = asked.resolved(from_source=True)
+    assert (transferred.transfer.on_harm, transferred.transfer.strategy) == ("fallback", LayerwiseLRDecay(**settings))
     assert ignored_settings(asked, transferred, SmallEncoder()) == []
 
 
@@ -352,23 +340,23 @@ def test_what_holds_back_a_source_is_without_effect_where_there_is_none():
 def test_gradual_unfreezing_that_ends_before_its_last_stage_is_warned_of(epochs, pace, frozen, warning):
     settings = config(
         "gradual_unfreezing",
-        transfer={"gradual_unfreezing": {"epochs_per_stage": pace}},
-        training={"epochs": epochs, "freeze_stages": frozen},
+        settings={"epochs_per_stage": pace, "freeze_stages": frozen},
+        training={"epochs": epochs},
     )
     found = ignored_settings(settings, settings, SmallEncoder())
     assert len(found) == bool(warning)
     assert warning in "".join(found)
     classifier, learned = small_classifier(), set()
     for epoch in range(epochs):  # what the schedule itself does
-        find_strategy(settings.transfer).set_learning(classifier, epoch, frozen)
+        settings.transfer.strategy.set_learning(classifier, epoch)
         stages = classifier.encoder.stages()
         learned |= {n for n, stage in enumerate(stages) if any(p.requires_grad for p in stage.parameters())}
     assert (len(learned) < 3 - frozen) == bool(warning)
 
 
 def test_what_the_backbone_lacks_is_refused():
-    with pytest.raises(ConfigError, match=r"transfer.surgical.stages: stages \[7\]; expected numbers from 0 to 2"):
-        check_transfer(config("surgical", transfer={"surgical": {"stages": [7]}}), SmallEncoder())
+    with pytest.raises(ConfigError, match=r"transfer.strategy.stages: stages \[7\]; expected numbers from 0 to 2"):
+        check_transfer(config("surgical", settings={"stages": [7]}), SmallEncoder())
     pooled = config("full", backbone={"name": "resnet18-w32", "pooled_stages": [0, 2]})
     message = (
         r"backbone.pooled_stages: pooled stages \[0, 2\]; expected different numbers from -2 to 1 for resnet18-w32"

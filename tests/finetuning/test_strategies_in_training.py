@@ -28,7 +28,7 @@ from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.finetuning.initialisation import initialise
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.run import train
-from med_transfer.finetuning.strategies import find_strategy
+from med_transfer.finetuning.strategies.by_stage import Full
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
@@ -41,20 +41,20 @@ STRATEGIES = {
     "full": {},
     "lp_ft": {},
     "gradual_unfreezing": {},
-    "lora": {"lora": {"rank": 2}},
-    "adapters": {"adapters": {"reduction": 2}},
-    "surgical": {"surgical": {"stages": [1]}},
+    "lora": {"rank": 2},
+    "adapters": {"reduction": 2},
+    "surgical": {"stages": [1]},
 }
 
 
 def resolved(strategy: str = "full", **sections) -> FinetuneConfig:
-    options = STRATEGIES.get(strategy, {}) | sections.pop("transfer", {})
-    return small_config(strategy, transfer=options, **sections).resolved(from_source=True)
+    settings = {"name": strategy} | STRATEGIES.get(strategy, {}) | sections.pop("settings", {})
+    return small_config(settings, **sections).resolved(from_source=True)
 
 
 def start_classifier(config: FinetuneConfig) -> Classifier:
     classifier = small_classifier(dropout=config.training.dropout)
-    find_strategy(config.transfer).build(classifier)
+    config.transfer.strategy.build(classifier)
     return classifier
 
 
@@ -232,10 +232,8 @@ def test_swa_is_the_mean_of_the_last_epochs_and_no_earlier_one_is_kept(tmp_path)
 
 
 def test_swa_keeps_the_rate_from_where_it_begins():
-    config = TrainingConfig(
-        learning_rate=1.0, stage_decay=1, epochs=10, warmup_epochs=0, averaging="swa", swa_start=0.5
-    )
-    adamw, schedule = optimiser(small_classifier(), config, steps_per_epoch=4)
+    config = TrainingConfig(epochs=10, warmup_epochs=0, averaging="swa", swa_start=0.5)
+    adamw, schedule = optimiser(small_classifier(), config, Full(learning_rate=1.0), steps_per_epoch=4)
     rates = []
     for _ in range(40):
         rates.append(adamw.param_groups[0]["lr"])

@@ -120,13 +120,12 @@ def test_alignment_brings_the_features_of_brighter_scans_nearer(tmp_path):
     training = {
         "epochs": 8,
         "epoch_scans": 64,
-        "learning_rate": 0.02,
         "smoothing": 0,
         "patience": 8,
         "averaging": "ema",
     }
     sections = {"training": training | {"averaging": "swa", "swa_start": 0.9}}
-    plain = gap(small_config("full", **sections), tmp_path / "plain")
+    plain = gap(small_config({"name": "full", "learning_rate": 0.02}, **sections), tmp_path / "plain")
     assert gap(align("mmd", **sections), tmp_path / "aligned") < 0.7 * plain
 
 
@@ -206,7 +205,7 @@ def test_unlabelled_scans_that_are_not_there_are_said_before_anything_is_read():
     with pytest.raises(
         ConfigError, match=r"transfer.align.unlabelled: nowhere.csv does not exist; expected a cohort ta"
     ):
-        check_transfer(config.with_strategy(from_source=True), load_backbone("resnet18-w32", scratch=True).encoder)
+        check_transfer(config.resolved(from_source=True), load_backbone("resnet18-w32", scratch=True).encoder)
 
 
 def prepared_with(run_data: RunData, table: Path, cache: Path):

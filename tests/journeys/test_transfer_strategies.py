@@ -83,7 +83,7 @@ def test_a_bundle_made_with_a_penalty_predicts(
 
 def check_run(run: Path, strategy: str, *penalties: str) -> None:
     """The strategy and its penalties stand in the config, the report and the bundle."""
-    assert yaml.safe_load((run / "config.yaml").read_text())["transfer"]["strategy"] == strategy
+    assert yaml.safe_load((run / "config.yaml").read_text())["transfer"]["strategy"]["name"] == strategy
     assert f"{', '.join((strategy, *penalties))}, BatchNorm source" in (run / "report.html").read_text()
     transfer = read_record(run / "bundle").transfer
     assert (transfer.strategy, transfer.regularise, transfer.fallback) == (strategy, penalties, "")

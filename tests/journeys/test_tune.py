@@ -51,9 +51,9 @@ def test_tune_writes_a_config_that_is_the_best_trial(tuned):
     assert float(best["value"]) == max(float(row["value"]) for row in table if row["value"])
     config = load_config(FinetuneConfig, tuned.folder / "best.yaml")
     if best["transfer.strategy"]:
-        assert config.transfer.strategy == best["transfer.strategy"]
-    if best.get("training.learning_rate"):
-        assert config.training.learning_rate == pytest.approx(float(best["training.learning_rate"]))
+        assert config.transfer.strategy.name == best["transfer.strategy"]
+    if best.get("transfer.strategy.learning_rate"):
+        assert config.transfer.strategy.learning_rate == pytest.approx(float(best["transfer.strategy.learning_rate"]))
     assert "Only the outer test scans of one final finetune" in tuned.outcome.out
     assert f"-c {tuned.folder / 'best.yaml'}" in tuned.outcome.out.splitlines()[-1]
     lock = json.loads((tuned.folder / "cohort.lock.json").read_text())

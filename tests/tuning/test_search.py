@@ -41,6 +41,11 @@ def tune_config(training: dict | None = None, **tuning) -> TuneConfig:
     return TuneConfig.model_validate(base.model_dump() | {"tuning": values})
 
 
+def with_full(config: TuneConfig, learning_rate: float) -> TuneConfig:
+    transfer = {"strategy": {"name": "full", "learning_rate": learning_rate}}
+    return TuneConfig.model_validate(config.model_dump() | {"transfer": transfer})
+
+
 def search(out: Path, config: TuneConfig | None = None, *, run_data=PLAN, minutes=None, progress=silent) -> Search:
     config = config or tune_config()
     names = list(config.tuning.space.strategies or ())
@@ -167,14 +172,14 @@ def test_the_plan_of_a_search_holds_no_test_scan():
 def test_a_trial_below_the_median_is_stopped_early(tmp_path):
     """A network that cannot learn at a rate of 1e-9, after one that can."""
     config = tune_config(
-        {"epochs": 8, "learning_rate": 0.02},
+        {"epochs": 8},
         pruning=True,
         prune_after_trials=1,
         prune_after_epochs=2,
         seed=1,
         space=SPACE | {"strategies": ["full"], "learning_rate": [1e-9, 2e-9]},
     )
-    config = TuneConfig.model_validate(config.model_dump() | {"transfer": {"strategy": "full"}})
+    config = with_full(config, 0.02)
     found = search(tmp_path, config, run_data=small_run_data(1.0, 24, 6, members=2)).run(2)
     assert [trial.state for trial in found.trials] == ["complete", "pruned", "pruned"]
     assert found.best is not None
@@ -232,8 +237,8 @@ def test_a_training_that_diverged_has_no_figure(tmp_path):
     member = TrainedNetwork(None, [fine, fine | {"epoch": 1.0, "val_loss": float("nan")}], 1)  # type: ignore[arg-type]
     assert np.isnan(kept_figure(member))
     assert kept_figure(replace(member, best_epoch=0)) == 0.6
-    config = tune_config({"learning_rate": 1e30, "gradient_clip": 1e30, "warmup_epochs": 0})
-    config = TuneConfig.model_validate(config.model_dump() | {"transfer": {"strategy": "full"}})
+    config = tune_config({"gradient_clip": 1e30, "warmup_epochs": 0})
+    config = with_full(config, 1e30)
     with pytest.raises(NothingDone, match="no trial is complete"):
         search(tmp_path, config).run(0)
     assert (rows(tmp_path)[0]["state"], rows(tmp_path)[0]["reason"]) == ("failed", "the training diverged")

@@ -40,19 +40,19 @@ def test_every_draw_is_a_config_and_stays_in_its_limits():
     base, seen = small_config(), set()
     for values in draws(space, strategies(space)):
         config = applied(base, values)
-        strategy = config.transfer.strategy
+        strategy = config.transfer.strategy.name
         seen.add((strategy, config.transfer.regularise))
         config.resolved(from_source=True)
         if strategy == "linear_probe":
             assert set(values) == {"transfer.strategy", "transfer.regularise"}
             continue
-        assert 3e-5 <= (config.training.learning_rate or 0) <= 3e-3
+        assert 3e-5 <= (config.transfer.strategy.learning_rate or 0) <= 3e-3
         assert 0 <= config.augmentation.strength <= 2
         assert 0 <= config.augmentation.mixup <= 0.4
         assert 0 <= config.training.dropout <= 0.6
-        assert ("training.stage_decay" in values) == (strategy in ("layerwise_lr_decay", "gradual_unfreezing"))
+        assert ("transfer.strategy.stage_decay" in values) == (strategy in ("layerwise_lr_decay", "gradual_unfreezing"))
         assert ("transfer.l2_sp.strength" in values) == ("l2_sp" in config.transfer.regularise)
-        assert (config.transfer.surgical.stages in ((0,), (1, 2))) == (strategy == "surgical")
+        assert (values.get("transfer.strategy.stages") in ((0,), (1, 2))) == (strategy == "surgical")
         if strategy in ("lora", "adapters"):
             assert config.transfer.regularise == ()
     assert {strategy for strategy, _ in seen} == set(EVERYTHING)
@@ -69,11 +69,11 @@ def test_what_is_not_searched_stays_as_the_config_has_it():
         dropout=(0.1, 0.1),
         regularise=(),
     )
-    base = small_config(transfer={"regularise": ["bss"]}, training={"learning_rate": 0.02})
+    base = small_config({"learning_rate": 0.02}, transfer={"regularise": ["bss"]})
     for values in draws(space, strategies(space, base), 5):
         assert values == {"transfer.strategy": "full", "training.dropout": 0.1}
         config = applied(base, values)
-        assert (config.training.learning_rate, config.transfer.regularise) == (0.02, ("bss",))
+        assert (config.transfer.strategy.learning_rate, config.transfer.regularise) == (0.02, ("bss",))
 
 
 def test_automatic_strategies_follow_the_source_and_the_config():
@@ -88,10 +88,10 @@ def test_automatic_strategies_follow_the_source_and_the_config():
     ("space", "message"),
     [
         ({"strategies": ["scratch"]}, "scratch among the strategies of a config with a source; expected"),
-        ({"strategies": ["surgical"]}, "surgical without surgical.stages"),
+        ({"strategies": ["surgical"]}, "transfer.strategy.surgical.stages: Field required"),
         ({"strategies": ["surgical"], "surgical_stages": [[0], [7]]}, "7"),
         ({"strategies": ["full"], "augmentation_strength": [0, 9]}, r"strength: .*less than or equal to 3"),
-        ({"strategies": ["layerwise_lr_decay"], "stage_decay": [0.5, 1]}, "stage_decay 1 with layerwise_lr_decay"),
+        ({"strategies": ["layerwise_lr_decay"], "stage_decay": [0.5, 1]}, "stage_decay: Input should be less than 1"),
     ],
 )
 def test_a_space_that_cannot_work_is_refused_before_anything_is_read(space, message):

@@ -33,7 +33,7 @@ def choose_network(
     somewhat better than they are; the difference is what decides. No test scan has been predicted yet.
     """
     rule = config.transfer.on_harm
-    if config.transfer.strategy == "scratch":
+    if config.transfer.strategy.name == "scratch":
         return KeptNetwork(kept="scratch", rule=rule, sentence=_NO_TRANSFER)
     if rule == "report" or scratch is None:
         return KeptNetwork(kept="transferred", rule=rule, sentence=_ONLY_REPORTED)

@@ -1,36 +1,51 @@
-"""Transfer strategies, one a file: what of a network learns, from which start, in which epoch."""
+"""Transfer strategies: what of a network learns, from which start, in which epoch, and how fast.
+
+Each is its own section of the config: ``transfer.strategy`` is a union of them, told apart by ``name``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
+
+from pydantic import BeforeValidator, Field
 
 from med_transfer.finetuning.strategies.adapters import Adapters
-from med_transfer.finetuning.strategies.full import Full
-from med_transfer.finetuning.strategies.gradual_unfreezing import GradualUnfreezing
-from med_transfer.finetuning.strategies.layerwise_lr_decay import LayerwiseLRDecay
-from med_transfer.finetuning.strategies.linear_probe import LinearProbe
+from med_transfer.finetuning.strategies.by_stage import (
+    Auto,
+    Full,
+    GradualUnfreezing,
+    LayerwiseLRDecay,
+    LinearProbe,
+    ProbeThenFinetune,
+    Scratch,
+    Surgical,
+)
 from med_transfer.finetuning.strategies.lora import LoRA
-from med_transfer.finetuning.strategies.lp_ft import ProbeThenFinetune
-from med_transfer.finetuning.strategies.scratch import Scratch
 from med_transfer.finetuning.strategies.strategy import Strategy
-from med_transfer.finetuning.strategies.surgical import Surgical
-from med_transfer.finetuning.transfer_config import TransferConfig
 
-__all__ = ["STRATEGIES", "Strategy", "find_strategy"]
+__all__ = ["STRATEGIES", "Adapters", "AnyStrategy", "Scratch", "Strategy"]
 
-STRATEGIES: dict[str, Callable[[TransferConfig], Strategy]] = {
-    "scratch": lambda config: Scratch(),
-    "linear_probe": lambda config: LinearProbe(),
-    "full": lambda config: Full(),
-    "layerwise_lr_decay": lambda config: LayerwiseLRDecay(),
-    "lp_ft": lambda config: ProbeThenFinetune(),
-    "gradual_unfreezing": lambda config: GradualUnfreezing(config.gradual_unfreezing.epochs_per_stage),
-    "surgical": lambda config: Surgical(config.surgical.stages),
-    "lora": lambda config: LoRA(config.lora.rank, config.lora.alpha),
-    "adapters": lambda config: Adapters(config.adapters.reduction),
-}
+_Union = (
+    Auto
+    | Scratch
+    | LinearProbe
+    | Full
+    | LayerwiseLRDecay
+    | ProbeThenFinetune
+    | GradualUnfreezing
+    | Surgical
+    | LoRA
+    | Adapters
+)
 
 
-def find_strategy(config: TransferConfig) -> Strategy:
-    """The strategy of a resolved config (``auto`` has none)."""
-    return STRATEGIES[config.strategy](config)
+def _by_name(value: Any) -> Any:
+    """A word is short for the strategy of that name; settings without a name are of ``auto``."""
+    if isinstance(value, str):
+        return {"name": value}
+    return {"name": "auto"} | dict(value) if isinstance(value, Mapping) else value
+
+
+AnyStrategy = Annotated[_Union, Field(discriminator="name"), BeforeValidator(_by_name)]
+STRATEGIES: dict[str, type[Strategy]] = {kind.model_fields["name"].default: kind for kind in get_args(_Union)}

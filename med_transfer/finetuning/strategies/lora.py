@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
-from med_transfer.finetuning.strategies.strategy import Strategy
+from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates
 from med_transfer.model.classifier import Classifier
 
 
@@ -42,18 +43,22 @@ class LowRankChange(nn.Module):
         return weight + (self.scale * self.up @ self.down).view(weight.shape)
 
 
-class LoRA(Strategy):
+class LoRA(DecayingRates):
     """Every convolution and linear layer keeps its weights and learns a low-rank change; the head learns.
 
     Everything else (biases, norm layers) is frozen. BatchNorm's statistics do as ``transfer.batch_norm`` says.
     Merged before the bundle is written: the bundle holds a plain network.
+
+    Attributes:
+        rank: of the change of each convolution and linear layer.
+        alpha: the change is scaled by ``alpha / rank``.
     """
 
-    learning_rate: ClassVar[float] = 1e-3
-    all_stages_frozen: ClassVar[bool] = True
-
-    def __init__(self, rank: int = 8, alpha: float = 8.0) -> None:
-        self.rank, self.alpha = rank, alpha
+    name: Literal["lora"] = "lora"
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 8.0
+    default_rate: ClassVar[float] = 1e-3
+    refuses: ClassVar[dict[str, str]] = {**DecayingRates.refuses, "l2_sp": SOURCE_FROZEN}
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
         return ()
@@ -64,12 +69,12 @@ class LoRA(Strategy):
                 "the backbone has no convolution or linear layer", where="transfer.strategy", expected="not lora"
             )
 
-    def begin(self, classifier: Classifier) -> None:
+    def prepare(self, classifier: Classifier) -> None:
         for layer, name in list(_weights(classifier.encoder)):
             change = LowRankChange(getattr(layer, name), self.rank, self.alpha)
             parametrize.register_parametrization(layer, name, change)
 
-    def set_learning(self, classifier: Classifier, epoch: int, freeze_stages: int = 0) -> None:
+    def set_learning(self, classifier: Classifier, epoch: int) -> None:
         classifier.encoder.requires_grad_(False)
         for module in classifier.encoder.modules():
             if isinstance(module, LowRankChange):

@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.backbones import Encoder
-from med_transfer.errors import ConfigError
 from med_transfer.model.classifier import Classifier
 
+SOURCE_FROZEN = "the source's weights are frozen and cannot leave it; delta can be used"
 
-class Strategy:
-    """The base: every stage learns from the first epoch on. The head always learns.
+
+class Strategy(BaseModel):
+    """The base: every stage learns from the first epoch on, at one rate. The head always learns.
+
+    A strategy is also its own section of the config, ``transfer.strategy``: what it can be told are its fields. The
+    field ``name`` is the word in the config.
 
     Attributes:
-        learning_rate: of the head and the deepest stage, where the config leaves it to the strategy.
-        stage_decay: rate of a stage as a share of the next deeper one's, where the config leaves it to the strategy.
+        learning_rate: of the head and the deepest stage; None: ``default_rate``. One that is stated is the from-scratch
+            baseline's too.
         head_from_probe: the head starts from the logistic regression on the frozen features.
         trains: whether there is a training by gradients at all.
-        all_stages_frozen: the source's own weights never change, whatever else does.
+        refuses: other parts of ``transfer`` that do not go with it, and why.
     """
 
-    learning_rate: ClassVar[float] = 3e-4
-    stage_decay: ClassVar[float] = 1.0
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+    default_rate: ClassVar[float] = 3e-4
     head_from_probe: ClassVar[bool] = False
     trains: ClassVar[bool] = True
-    all_stages_frozen: ClassVar[bool] = False
+    refuses: ClassVar[dict[str, str]] = {"mapping": "it maps frozen features, so strategy must be linear_probe"}
+
+    def rate(self, depth: int = 0) -> float:
+        """Learning rate of the stage ``depth`` stages before the deepest one; of the head at 0."""
+        return self.learning_rate or self.default_rate
+
+    def resolved(self, *, from_source: bool) -> Strategy:
+        """The strategy that is meant, which depends on the source for ``auto`` alone."""
+        return self
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
         """The stages that learn in an epoch (counted from 0); stage 0 is the stem."""
@@ -34,25 +51,35 @@ class Strategy:
     def check(self, encoder: Encoder) -> None:
         """Refuse a backbone that this strategy cannot work on. Raises ConfigError or BackboneError."""
 
+    def warnings(self, encoder: Encoder, epochs: int) -> list[str]:
+        """What of it does nothing in so many epochs, a sentence each."""
+        return []
+
     def build(self, classifier: Classifier) -> None:
         """Add what stays in the network for good, and so is in the bundle's record."""
 
-    def begin(self, classifier: Classifier) -> None:
+    def prepare(self, classifier: Classifier) -> None:
         """Add what is there in training only."""
 
-    def set_learning(self, classifier: Classifier, epoch: int, freeze_stages: int = 0) -> None:
-        """Let learn what learns in this epoch and nothing else; the first ``freeze_stages`` never do."""
+    def set_learning(self, classifier: Classifier, epoch: int) -> None:
+        """Let learn what learns in this epoch and nothing else."""
         stages = classifier.encoder.stages()
         learning = self.learning_stages(epoch, len(stages))
         for number, stage in enumerate(stages):
-            stage.requires_grad_(number in learning and number >= freeze_stages)
+            stage.requires_grad_(number in learning)
 
     def finish(self, classifier: Classifier) -> None:
-        """Make a plain network again of what :meth:`begin` added to."""
+        """Make a plain network again of what :meth:`prepare` added to."""
 
 
-def check_stages(encoder: Encoder, stages: Collection[int], where: str) -> None:
-    """Raises ConfigError when the encoder lacks one of these stages."""
-    count = len(encoder.stages())
-    if any(stage >= count for stage in stages):
-        raise ConfigError(f"stages {list(stages)}", where=where, expected=f"numbers from 0 to {count - 1}")
+class DecayingRates(Strategy):
+    """Each stage may learn slower than the next deeper one: general features lie near the input.
+
+    Attributes:
+        stage_decay: rate of a stage as a share of the next deeper one's.
+    """
+
+    stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def rate(self, depth: int = 0) -> float:
+        return super().rate() * self.stage_decay**depth

@@ -1,0 +1,62 @@
+"""Settings of strategies under the keys that they had before they stood in ``transfer.strategy``."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from med_transfer.config import MISSING, take
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.strategies import STRATEGIES, Strategy
+
+log = logging.getLogger(__name__)
+
+_OLD_KEYS = {  # the setting of a strategy that each one is now, and the value that every config.yaml spelled out
+    "training.learning_rate": ("learning_rate", None),
+    "training.stage_decay": ("stage_decay", None),
+    "training.freeze_stages": ("freeze_stages", 0),
+    "transfer.gradual_unfreezing.epochs_per_stage": ("epochs_per_stage", 1),
+    "transfer.surgical.stages": ("stages", []),
+    "transfer.lora.rank": ("rank", 8),
+    "transfer.lora.alpha": ("alpha", 8),
+    "transfer.adapters.reduction": ("reduction", 4),
+}
+_OLD_BATCH_NORM = "training.freeze_norm_statistics"
+
+
+def upgrade_strategy(values: dict[str, Any]) -> None:
+    """Move old keys of a config in place, with a warning that names the new one.
+
+    What another strategy than the chosen one could be told did nothing, and is dropped: with a warning where it was set
+    to something, silently where it is the default.
+
+    Raises:
+        ConfigError: two keys that say the opposite of BatchNorm.
+    """
+    transfer = values.setdefault("transfer", {})
+    strategy = transfer.setdefault("strategy", {}) if isinstance(transfer, dict) else None
+    if not isinstance(strategy, dict):
+        return  # the model says what is wrong
+    chosen = strategy.get("name", "auto")
+    settings = STRATEGIES.get(chosen, Strategy).model_fields
+    for old, (new, default) in _OLD_KEYS.items():
+        value = take(values, old)
+        if value is MISSING or value == default:
+            continue
+        if new in settings and new not in strategy:
+            log.warning("config key %s is now called transfer.strategy.%s", old, new)
+            strategy[new] = value
+        else:
+            log.warning("config key %s is without effect with transfer.strategy %s", old, chosen)
+    _upgrade_batch_norm(values, transfer)
+
+
+def _upgrade_batch_norm(values: dict[str, Any], transfer: dict[str, Any]) -> None:
+    """Whether statistics are kept was a second word for ``train`` or any other ``batch_norm``."""
+    kept, chosen = take(values, _OLD_BATCH_NORM), transfer.get("batch_norm", "auto")
+    if kept in (MISSING, None):
+        return
+    if kept == (chosen == "train") and chosen != "auto":
+        raise ConfigError(f"{str(kept).lower()} with transfer.batch_norm {chosen}", where=_OLD_BATCH_NORM)
+    transfer["batch_norm"] = chosen if kept else "train"
+    log.warning("config key %s is now transfer.batch_norm: %s", _OLD_BATCH_NORM, transfer["batch_norm"])

@@ -1,0 +1,181 @@
+"""Strategies that say by whole stages what learns: all of them, none, some, or ever more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from med_transfer.backbones import Encoder
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.strategies.strategy import DecayingRates, Strategy
+
+_NOTHING_NEAR = "there is no source to stay near"
+_NO_STATISTICS = "there are no source statistics"
+_FROZEN = "its features are frozen, there is nothing to regularise"
+Stage = Annotated[int, Field(ge=0)]
+
+
+class Scratch(Strategy):
+    """No transfer: everything learns from random values at one, higher rate. BatchNorm learns its own statistics."""
+
+    name: Literal["scratch"] = "scratch"
+    default_rate: ClassVar[float] = 1e-3
+    refuses: ClassVar[dict[str, str]] = {
+        **Strategy.refuses,
+        "l2_sp": _NOTHING_NEAR,
+        "delta": _NOTHING_NEAR,
+        "bss": _NOTHING_NEAR,
+        "batch_norm source": _NO_STATISTICS,
+        "batch_norm bn_adapt": _NO_STATISTICS,
+        "on_harm fallback": "nothing is transferred, so nothing can harm",
+    }
+
+
+class LinearProbe(Strategy):
+    """Frozen features and a logistic regression: the cheapest transfer, and the hardest to over-fit.
+
+    Nothing of the encoder changes, its statistics included; the head is scikit-learn's, see model/linear_head.py. Only
+    the from-scratch baseline has a learning rate.
+    """
+
+    name: Literal["linear_probe"] = "linear_probe"
+    head_from_probe: ClassVar[bool] = True
+    trains: ClassVar[bool] = False
+    refuses: ClassVar[dict[str, str]] = {
+        "l2_sp": _FROZEN,
+        "delta": _FROZEN,
+        "bss": _FROZEN,
+        "batch_norm train": "its features are computed once and never in training",
+        "align": "its features are frozen and cannot be aligned; mapping can be used",
+    }
+
+    def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        return ()
+
+
+class FreezableStages(DecayingRates):
+    """Every stage learns from the first step, but for the first ones where that is asked for.
+
+    BatchNorm: scale and shift learn, statistics as ``transfer.batch_norm`` says; a frozen stage keeps its own.
+
+    Attributes:
+        freeze_stages: how many stages, from the input, never learn.
+    """
+
+    freeze_stages: Stage = 0
+
+    def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        return range(self.freeze_stages, n_stages)
+
+    def check(self, encoder: Encoder) -> None:
+        n_stages = len(encoder.stages())
+        if self.freeze_stages > n_stages:
+            raise ConfigError(
+                f"{self.freeze_stages} stages to freeze",
+                where="transfer.strategy.freeze_stages",
+                expected=f"at most {n_stages}",
+            )
+
+
+class Full(FreezableStages):
+    """Every stage and the head learn from the first step, at the same rate unless ``stage_decay`` is set."""
+
+    name: Literal["full"] = "full"
+
+
+class LayerwiseLRDecay(FreezableStages):
+    """As ``full``, but each stage at a share of the next deeper one's rate; a share of 1 is ``full``.
+
+    Source: discriminative fine-tuning, Howard & Ruder 2018, arXiv:1801.06146.
+    """
+
+    name: Literal["layerwise_lr_decay"] = "layerwise_lr_decay"
+    stage_decay: Annotated[float, Field(gt=0, lt=1)] = 0.7
+
+
+class ProbeThenFinetune(FreezableStages):
+    """As ``full``, but the head starts from the linear probe's, so that its first, large errors distort no feature.
+
+    Source: Kumar et al. 2022, ICLR, arXiv:2202.10054.
+    """
+
+    name: Literal["lp_ft"] = "lp_ft"
+    head_from_probe: ClassVar[bool] = True
+
+
+class GradualUnfreezing(FreezableStages):
+    """In the first ``epochs_per_stage`` epochs only the head learns; then the next deeper stage joins, to the stem.
+
+    Earlier stages also learn slower, as in the paper. Source: Howard & Ruder 2018, arXiv:1801.06146.
+
+    Attributes:
+        epochs_per_stage: after how many epochs the next stage, from the deepest to the stem, learns too.
+    """
+
+    name: Literal["gradual_unfreezing"] = "gradual_unfreezing"
+    stage_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    epochs_per_stage: Annotated[int, Field(ge=1)] = 1
+
+    def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        return range(max(self.freeze_stages, n_stages - epoch // self.epochs_per_stage), n_stages)
+
+    def warnings(self, encoder: Encoder, epochs: int) -> list[str]:
+        """Of a training that ends before the last stage learns."""
+        n_stages, pace = len(encoder.stages()), self.epochs_per_stage
+        learning, unfrozen = len(self.learning_stages(epochs - 1, n_stages)), n_stages - self.freeze_stages
+        if learning == unfrozen:
+            return []
+        reached = (
+            f"only the deepest {learning} of {n_stages} stages ever learn" if learning else "only the head ever learns"
+        )
+        needed = unfrozen * pace + 1
+        return [
+            f"gradual_unfreezing, {pace} epochs a stage: in {epochs} epochs {reached}; all stages need {needed} epochs"
+        ]
+
+
+class Surgical(DecayingRates):
+    """Only chosen stages and the head learn.
+
+    The first stages where scans look different (scanner, kernel, contrast), the last where the question differs.
+    BatchNorm: a frozen stage keeps its statistics, a learning one does as ``transfer.batch_norm`` says.
+    Source: surgical fine-tuning, Lee et al. 2023, ICLR, arXiv:2210.11466.
+
+    Attributes:
+        stages: that learn, counted from the input; 0 is the stem.
+    """
+
+    name: Literal["surgical"] = "surgical"
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+    def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        return self.stages
+
+    def check(self, encoder: Encoder) -> None:
+        n_stages = len(encoder.stages())
+        if any(stage >= n_stages for stage in self.stages):
+            raise ConfigError(
+                f"stages {list(self.stages)}",
+                where="transfer.strategy.stages",
+                expected=f"numbers from 0 to {n_stages - 1}",
+            )
+
+
+class Auto(Strategy):
+    """``layerwise_lr_decay`` from a source (``full`` where ``stage_decay`` is 1) and ``scratch`` without one.
+
+    Attributes:
+        stage_decay, freeze_stages: of what it becomes; they hold a source back, and a network from scratch has neither.
+    """
+
+    name: Literal["auto"] = "auto"
+    stage_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    freeze_stages: Stage = 0
+
+    def resolved(self, *, from_source: bool) -> Strategy:
+        if not from_source:
+            return Scratch(learning_rate=self.learning_rate)
+        kind = Full if self.stage_decay == 1 else LayerwiseLRDecay
+        return kind.model_validate(self.model_dump(exclude={"name"}, exclude_none=True))
