@@ -56,9 +56,9 @@ def _anywhere(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 @functools.cache
-def learned(n_members: int = 1, *, steps: int = 50) -> Ensemble:
+def learned(n_fold_models: int = 1, *, steps: int = 50) -> Ensemble:
     """Trained for some seconds; the classes are ``BRIGHT`` and ``DARK``, any number of them a scan."""
-    return Ensemble([_member(seed, steps) for seed in range(n_members)], multilabel=True).eval()
+    return Ensemble([_member(seed, steps) for seed in range(n_fold_models)], multilabel=True).eval()
 
 
 def _member(seed: int, steps: int) -> Classifier:

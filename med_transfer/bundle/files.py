@@ -136,7 +136,7 @@ def _empty_network(record: BundleRecord) -> Ensemble:
     build = widened(plan.architecture.build if plan else spec.build, record.preprocessing.n_channels)
     bottleneck = record.transfer.bottleneck if record.transfer else None
     classifiers = [
-        Classifier(build(), len(record.classes), pooled, bottleneck=bottleneck) for _ in range(record.n_members)
+        Classifier(build(), len(record.classes), pooled, bottleneck=bottleneck) for _ in range(record.n_fold_models)
     ]
     if record.transfer and record.transfer.adapter_reduction:
         for classifier in classifiers:
@@ -197,7 +197,7 @@ def _monai_metadata(record: BundleRecord) -> dict:
             name: versions_[name] for name in ("med-transfer", "safetensors", "pydicom", "nibabel")
         },
         "task": "classification of scans: " + ", ".join(record.classes),
-        "description": f"Ensemble of {record.n_members} networks on {record.backbone.name}, made by med_transfer",
+        "description": f"Ensemble of {record.n_fold_models} networks on {record.backbone.name}, made by med_transfer",
         "authors": "the owner of the cohort",
         "copyright": "the owner of the cohort",
         "intended_use": record.intended_use,

@@ -15,7 +15,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         ("Intended use", record.intended_use),
         ("Classes", ", ".join(record.classes) + (" (any number of them)" if record.multilabel else "")),
         ("Operating point", str(record.operating_point)),
-        ("Networks", f"{record.n_members}, their calibrated probabilities averaged"),
+        ("Networks", f"{record.n_fold_models}, their calibrated probabilities averaged"),
         ("Backbone", f"{backbone.name}, {'weights ' + backbone.weights if backbone.weights else 'from scratch'}"),
         *_transfer_rows(record),
         ("Backbone licence", backbone.licence),

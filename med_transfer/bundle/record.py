@@ -122,7 +122,7 @@ class BundleRecord(_Record):
     multilabel: bool = False
     preprocessing: PreprocessingConfig
     backbone: BackboneRecord
-    n_members: int
+    n_fold_models: int = Field(validation_alias="n_members", serialization_alias="n_members")
     operating_point: OperatingPoint = OperatingPoint()
     chosen_point: ChosenPoint | None = None
     calibration: Calibrator = Uncalibrated()

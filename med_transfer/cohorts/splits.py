@@ -54,7 +54,7 @@ class Split:
     always_training: tuple[int, ...] = ()
 
     @property
-    def n_members(self) -> int:
+    def n_fold_models(self) -> int:
         """Networks of the ensemble: one for each tuple of validation cases."""
         return len(self.validation)
 

@@ -44,7 +44,7 @@ class GradCAM:
             ConfigError: there is no such stage, or the class's logit does not depend on it.
         """
         stages, activations = zip(
-            *(_activation(member, image, class_index, self.stage) for member in ensemble.members), strict=True
+            *(_activation(member, image, class_index, self.stage) for member in ensemble.fold_models), strict=True
         )
         small = torch.stack(activations).mean(0)
         size = tuple(image.shape[1:])

@@ -67,7 +67,7 @@ def randomised(ensemble: Ensemble, seed: int) -> Ensemble:
     drawn = copy.deepcopy(ensemble)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        for member in drawn.members:
+        for member in drawn.fold_models:
             for module in member.modules():
                 _draw(module)
     return drawn.eval()

@@ -86,7 +86,7 @@ class TrainingConfig(_Config):
     Attributes:
         epochs: at most; one epoch draws ``max(training scans, epoch_scans)`` scans.
         balance: classes are drawn equally often (``sampling``), weighted in the loss (``weights``), or left alone.
-        averaging: the weights that are judged and kept: the last step's (``none``), their exponential mean over steps
+        averaging: weights that are validated and kept: the last step's (``none``), their exponential mean over steps
             (``ema``), or their mean over the last epochs at a constant rate, without early stopping (``swa``).
         ema_decay: weight of the past at each step.
         swa_start: share of the epochs after which averaging begins.

@@ -125,7 +125,7 @@ def _write_lock(lock: CohortLock, path: Path) -> None:
 
 
 def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None:
-    """A network of one's own remembers the patients it was trained on: none of them may judge its offspring."""
+    """A network of one's own remembers the patients it was trained on: none of them may be among its test patients."""
     source = source_provenance(weights)
     if source is None:
         return

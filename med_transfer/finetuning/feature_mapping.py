@@ -1,4 +1,4 @@
-"""Frozen features mapped for one member: an autoencoder's bottleneck into the network, CORAL before the head learns."""
+"""Frozen features mapped for a fold model: an autoencoder's bottleneck in the network, CORAL before the head learns."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def set_bottleneck(classifier: Classifier, data: FoldData, config: FinetuneConfi
     if mapping is None or mapping.method != "autoencoder":
         return
     parts = [data.train_tensors, *([data.unlabelled] if data.unlabelled else [])]
-    known = torch.cat([source.by_frozen_encoder(classifier, part) for part in parts])
-    fitted = fit_autoencoder(known, mapping.bottleneck, noise=mapping.noise, steps=mapping.steps, seed=config.seed)
+    features = torch.cat([source.by_frozen_encoder(classifier, part) for part in parts])
+    fitted = fit_autoencoder(features, mapping.bottleneck, noise=mapping.noise, steps=mapping.steps, seed=config.seed)
     layer = classifier.mapping[0]  # type: ignore[index]
     layer.load_state_dict(fitted.encoder.state_dict())
     kept = fitted.kept_variance(source.by_frozen_encoder(classifier, data.val_tensors))
@@ -37,15 +37,16 @@ def set_bottleneck(classifier: Classifier, data: FoldData, config: FinetuneConfi
 def labelled_features(
     classifier: Classifier, data: FoldData, config: FinetuneConfig, read: Callable[[Classifier, Tensors], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Features [scan, feature] of training and validation scans, as the network's head is to be judged on them.
+    """Features [scan, feature] of training and validation scans, as the network's head is evaluated on them.
 
     With CORAL they are recoloured to look like the unlabelled scans, for which the head is. Validation scans count as
     scans of the site that gave the labels.
     """
-    known, unseen = (read(classifier, part) for part in (data.train_tensors, data.val_tensors))
+    train_features, val_features = (read(classifier, part) for part in (data.train_tensors, data.val_tensors))
     mapping = config.transfer.mapping
     if mapping is None or mapping.method != "coral":
-        return known, unseen
-    recoloured = fit_coral(known.numpy(), read(classifier, data.unlabelled).numpy(), mapping.ridge)
-    known, unseen = (torch.from_numpy(recoloured(part.numpy())).to(known) for part in (known, unseen))
-    return known, unseen
+        return train_features, val_features
+    recoloured = fit_coral(train_features.numpy(), read(classifier, data.unlabelled).numpy(), mapping.ridge)
+    parts = (train_features, val_features)
+    train_features, val_features = (torch.from_numpy(recoloured(part.numpy())).to(part) for part in parts)
+    return train_features, val_features

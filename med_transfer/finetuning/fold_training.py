@@ -1,4 +1,4 @@
-"""Training of one member of the ensemble: one network, one validation part. Goes on after a kill."""
+"""Training of one fold model: one network, one validation part. Goes on after a kill."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RESUME_FILE = "resume.ckpt"
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A classifier with its best weights, in evaluation mode, and its course: one row an epoch."""
+    """A classifier with its best weights, in evaluation mode, and its history: one row an epoch."""
 
     classifier: Classifier
     history: list[dict[str, float]]
@@ -60,16 +60,16 @@ def train_network(
 ) -> TrainedNetwork:
     """Train with early stopping and restore the best weights, as a plain network.
 
-    ``folder`` keeps the state: a finished member is loaded, an interrupted one goes on from its last epoch.
+    ``folder`` keeps the state: a finished model is loaded, an interrupted one goes on from its last epoch.
 
     Args:
         classifier: with what the strategy builds for good; see ``Strategy.build``.
         config: resolved.
     """
-    weights, course = folder / "best.safetensors", folder / "history.json"
-    if weights.exists() and course.exists():
+    weights, history_file = folder / "best.safetensors", folder / "history.json"
+    if weights.exists() and history_file.exists():
         classifier.load_state_dict(load_file(weights))
-        record = json.loads(course.read_text())
+        record = json.loads(history_file.read_text())
         return TrainedNetwork(classifier.eval(), record["history"], record["best_epoch"])
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def train_network(
         parameter.data = parameter.data.contiguous()
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
     write_bytes(weights, save(state))
-    write_text(course, json.dumps({"history": history, "best_epoch": best_epoch}))
+    write_text(history_file, json.dumps({"history": history, "best_epoch": best_epoch}))
     (folder / RESUME_FILE).unlink(missing_ok=True)
     return TrainedNetwork(classifier.eval(), history, best_epoch)
 
@@ -94,7 +94,7 @@ def _learn(
     seed: int,
     progress: Callback | None,
 ) -> tuple[list[dict[str, float]], int]:
-    """From the strategy's start to its end; the classifier has the best weights. Course and best epoch."""
+    """From the strategy's start to its end; the classifier has the best weights. History and best epoch."""
     source = FeatureSource(folder.parent / "features", config, preprocessing)
     start = initialise(classifier, data, config, preprocessing, labels, source)
     if not config.transfer.strategy.trains:
@@ -113,8 +113,8 @@ def _learn(
         penalties=start.penalties,
         alignment=find_alignment(config.transfer.align, classifier.n_features),
     )
-    unseen = validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
-    best = _fit(module, batches, unseen, config.training, folder, progress)
+    validation = validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
+    best = _fit(module, batches, validation, config.training, folder, progress)
     classifier.load_state_dict(best.weights)
     config.transfer.strategy.finish(classifier)
     return module.history, best.epoch
@@ -123,7 +123,7 @@ def _learn(
 def _fit(
     module: FinetuningModule,
     batches: DataLoader,
-    unseen: DataLoader,
+    validation: DataLoader,
     training: TrainingConfig,
     folder: Path,
     progress: Callback | None,
@@ -137,7 +137,7 @@ def _fit(
         trainer = _trainer(training, [best, *averaging, *state, *([progress] if progress else [])])
         with _interruptible():
             trainer.fit(
-                module, batches, unseen, ckpt_path=resume_file if resume_file.exists() else None, weights_only=True
+                module, batches, validation, ckpt_path=resume_file if resume_file.exists() else None, weights_only=True
             )
     return best
 

@@ -1,4 +1,4 @@
-"""All members of an ensemble: each fold trained, calibrated together on what each had not seen."""
+"""The fold models of an ensemble: each trained on its fold, calibrated together on their validation scans."""
 
 from __future__ import annotations
 
@@ -35,30 +35,35 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """The ensemble, in evaluation mode on the CPU, each member's course, and how it was calibrated.
+    """The ensemble, in evaluation mode on the CPU, each fold model's course, and how it was calibrated.
 
     Attributes:
-        validation: probabilities [scan, class] of each development scan by the member that did not train on it,
-            calibrated on other patients, in the order of the members' validation parts.
+        validation: probabilities [scan, class] of each development scan by the fold model that did not train on it,
+            calibrated on other patients, in the order of the folds' validation parts.
         gap: between training and validation.
     """
 
     ensemble: Ensemble
-    members: tuple[TrainedNetwork, ...]
+    fold_models: tuple[TrainedNetwork, ...]
     validation: NDArray[np.float64]
     gap: GeneralisationGap
 
 
 def train_fold(
-    run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, number: int, folder: Path, listener: Callback
+    run_data: RunData,
+    source: LoadedBackbone,
+    config: FinetuneConfig,
+    number: int,
+    folder: Path,
+    progress_callback: Callback,
 ) -> TrainedNetwork:
-    """Train one fold's member from its own copy of the source's encoder.
+    """Train one fold model from its own copy of the source's encoder.
 
     Args:
         config: a resolved one.
-        number: of the fold; the member's seed is the config's plus this.
-        folder: keeps the member's state, and beside it the features of frozen encoders.
-        listener: told of every epoch.
+        number: of the fold; its model's seed is the config's plus this.
+        folder: keeps the model's state; the features of frozen encoders lie in its parent.
+        progress_callback: told of every epoch.
     """
     pooled = config.backbone.pooled_stages or source.spec.pooled_stages
     labels, seed = run_data.prepared.cohort.labels, config.seed + number
@@ -68,7 +73,9 @@ def train_fold(
     )
     config.transfer.strategy.build(classifier)
     data = fold_data(run_data.prepared, run_data.split, number, run_data.unlabelled)
-    return train_network(classifier, data, config, run_data.preprocessing, labels, folder, seed=seed, progress=listener)
+    return train_network(
+        classifier, data, config, run_data.preprocessing, labels, folder, seed=seed, progress=progress_callback
+    )
 
 
 def train_folds(
@@ -78,26 +85,26 @@ def train_folds(
     prepared, split, labels = run_data.prepared, run_data.split, run_data.prepared.cohort.labels
     reader = FeatureSource(folder / "features", config, run_data.preprocessing)
     read = reader.computed if config.transfer.strategy.trains else reader.cached
-    trained, novelties, seen, unseen = [], [], [], []
-    for number in range(split.n_members):
-        listener = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_members}", progress)
-        result = train_fold(run_data, source, config, number, folder / f"fold-{number}", listener)
+    trained, novelties, training, validation = [], [], [], []
+    for number in range(split.n_fold_models):
+        callback = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_fold_models}", progress)
+        result = train_fold(run_data, source, config, number, folder / f"fold-{number}", callback)
         data = fold_data(prepared, split, number, run_data.unlabelled)
-        known, held_out = labelled_features(result.classifier, data, config, read)
+        train_features, val_features = labelled_features(result.classifier, data, config, read)
         trained.append(result)
-        novelties.append(Novelty(result.classifier.n_features).fit(known, held_out))
-        seen.append((_logits(result.classifier, known), data.train_truth))
-        unseen.append((_logits(result.classifier, held_out), data.val_truth))
-    logits, truth = (np.concatenate(parts) for parts in zip(*unseen, strict=True))
+        novelties.append(Novelty(result.classifier.n_features).fit(train_features, val_features))
+        training.append((_logits(result.classifier, train_features), data.train_truth))
+        validation.append((_logits(result.classifier, val_features), data.val_truth))
+    logits, truth = (np.concatenate(parts) for parts in zip(*validation, strict=True))
     patients = [prepared.cohort.patients[row] for row in chain.from_iterable(split.validation)]
     calibrated = calibrate(logits, truth, patients, labels, config.calibration.method)
     ensemble = Ensemble(
-        [member.classifier for member in trained],
+        [model.classifier for model in trained],
         novelties,
         multilabel=labels.multilabel,
         calibrator=calibrated.calibrator,
     ).eval()
-    gap = measure_gap(seen, unseen, labels, config.training.gap_limit)
+    gap = measure_gap(training, validation, labels, config.training.gap_limit)
     log.log(logging.WARNING if gap.exceeded else logging.INFO, "%s: %s", stage, gap.sentence)
     return TrainedEnsemble(ensemble, tuple(trained), calibrated.probabilities, gap)
 

@@ -14,15 +14,15 @@ from med_transfer.predictions.labels import Labels
 
 CrossValidatedPredictions = Sequence[
     tuple[NDArray[np.floating], NDArray[np.bool_]]
-]  # logits and truth [scan, class] of each member
+]  # logits and truth [scan, class] of each fold model
 
 
 def measure_gap(
-    seen: CrossValidatedPredictions, unseen: CrossValidatedPredictions, labels: Labels, limit: float
+    training: CrossValidatedPredictions, validation: CrossValidatedPredictions, labels: Labels, limit: float
 ) -> GeneralisationGap:
-    """Compare the members on the scans they learned from and on those they did not, neither of them augmented."""
-    training_sensitivity, training_loss = _pooled(seen, labels)
-    validation_sensitivity, validation_loss = _pooled(unseen, labels)
+    """Compare the fold models on the scans they learned from and on those they did not, neither of them augmented."""
+    training_sensitivity, training_loss = _pooled(training, labels)
+    validation_sensitivity, validation_loss = _pooled(validation, labels)
     return GeneralisationGap(
         training_sensitivity=training_sensitivity,
         validation_sensitivity=validation_sensitivity,
@@ -32,9 +32,9 @@ def measure_gap(
     )
 
 
-def _pooled(judged: CrossValidatedPredictions, labels: Labels) -> tuple[float | None, float]:
-    """Balanced sensitivity (None when undefined) and loss of all members' scans together."""
-    logits, truth = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*judged, strict=True))
+def _pooled(predictions: CrossValidatedPredictions, labels: Labels) -> tuple[float | None, float]:
+    """Balanced sensitivity (None when undefined) and loss of all fold models' scans together."""
+    logits, truth = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*predictions, strict=True))
     loss = float(classification_loss(logits, truth.to(logits), multilabel=labels.multilabel))
     figure = monitored_figure("balanced_sensitivity", logits, truth, loss, labels)
     return (figure if np.isfinite(figure) else None), loss

@@ -119,14 +119,14 @@ def _curves(trained: TrainedEnsemble, config: FinetuneConfig) -> list[LearningCu
     return [
         LearningCurve(
             name=f"fold {number + 1}",
-            epochs=[int(row["epoch"]) for row in member.history],
-            train_loss=[row["train_loss"] for row in member.history],
-            val_loss=[row["val_loss"] for row in member.history],
-            monitored=[row["smoothed"] for row in member.history],
+            epochs=[int(row["epoch"]) for row in model.history],
+            train_loss=[row["train_loss"] for row in model.history],
+            val_loss=[row["val_loss"] for row in model.history],
+            monitored=[row["smoothed"] for row in model.history],
             monitored_name=config.training.monitor.replace("_", " ") + ", smoothed",
-            best_epoch=member.best_epoch,
+            best_epoch=model.best_epoch,
         )
-        for number, member in enumerate(trained.members)
+        for number, model in enumerate(trained.fold_models)
     ]
 
 
@@ -150,9 +150,9 @@ def _summary(
             cohort.patients,
             _parts(run_data),
             [scan.patient for scan in run_data.prepared.failed],
-            run_data.split.n_members,
+            run_data.split.n_fold_models,
         ),
-        cross_validated=run_data.split.n_members > 1,
+        cross_validated=run_data.split.n_fold_models > 1,
         config=[
             ("Transfer", str(config.transfer)),
             ("Network kept", kept.sentence),
@@ -167,21 +167,21 @@ def _summary(
 
 
 def _parts(run_data: RunData) -> list[str]:
-    """The part of each scan; with several folds every development scan is training for all members but one."""
+    """The part of each scan; with several folds every development scan is training for all fold models but one."""
     parts = ["train"] * len(run_data.prepared.scans)
     for index in run_data.split.test:
         parts[index] = "test"
-    if run_data.split.n_members == 1:
+    if run_data.split.n_fold_models == 1:
         for index in run_data.split.validation[0]:
             parts[index] = "val"
     return parts
 
 
 def _split_sentence(run_data: RunData) -> str:
-    members = run_data.split.n_members
+    n_folds = run_data.split.n_fold_models
     how = Sentence("one training and one validation part")
-    if members > 1:
-        how = Sentence("{n} folds, one network each, averaged", n=members)
+    if n_folds > 1:
+        how = Sentence("{n} folds, one network each, averaged", n=n_folds)
     return Sentence(
         "by patient, stratified by class: a test part that nothing was chosen on; the rest in {how}", how=how
     )

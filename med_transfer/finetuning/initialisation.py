@@ -1,4 +1,4 @@
-"""What the training of a member starts from: adapted statistics, a probe's head, penalties, the strategy's parts."""
+"""What a fold model is trained from: adapted statistics, a probe's head, penalties, the strategy's parts."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def initialise(
     probe = row = attention = None
     attends = "delta" in transfer.regularise and transfer.delta.attention
     if strategy.head_from_probe or attends:
-        known, unseen = labelled_features(classifier, data, config, source.cached)
-        probe = _probe(known, unseen, data, config, labels)
-        row = _row(probe, known, unseen, data, config, labels)
-        attention = _attention(classifier, probe, known, data.train_truth, labels) if attends else None
+        train_features, val_features = labelled_features(classifier, data, config, source.cached)
+        probe = _probe(train_features, val_features, data, config, labels)
+        row = _row(probe, train_features, val_features, data, config, labels)
+        attention = _attention(classifier, probe, train_features, data.train_truth, labels) if attends else None
     if strategy.head_from_probe and probe is not None:
         set_head(classifier, probe)
     penalties = find_penalties(transfer, classifier.encoder, attention)
@@ -111,30 +111,41 @@ def _adapt(classifier: Classifier, data: FoldData, config: FinetuneConfig, prepr
     classifier.cpu()
 
 
-def _probe(known: Tensor, unseen: Tensor, data: FoldData, config: FinetuneConfig, labels: Labels) -> LinearHead:
+def _probe(
+    train_features: Tensor, val_features: Tensor, data: FoldData, config: FinetuneConfig, labels: Labels
+) -> LinearHead:
     sign = -1 if config.training.monitor in LOWER_IS_BETTER else 1
 
     def score(logits: NDArray[np.float64]) -> float:
-        _, figure = _judge(torch.from_numpy(logits), data.val_truth, config, labels)
+        _, figure = _loss_and_figure(torch.from_numpy(logits), data.val_truth, config, labels)
         return sign * figure
 
     return fit_probe(
-        known.numpy(),
+        train_features.numpy(),
         data.train_truth,
         config.transfer.probe.inverse_strengths,
         score,
-        unseen.numpy(),
+        val_features.numpy(),
         multilabel=labels.multilabel,
         balanced=config.training.balance != "none",
     )
 
 
 def _row(
-    probe: LinearHead, known: Tensor, unseen: Tensor, data: FoldData, config: FinetuneConfig, labels: Labels
+    probe: LinearHead,
+    train_features: Tensor,
+    val_features: Tensor,
+    data: FoldData,
+    config: FinetuneConfig,
+    labels: Labels,
 ) -> dict[str, float]:
     """As an epoch of training is recorded."""
-    train_loss, _ = _judge(torch.from_numpy(probe.logits(known.numpy())), data.train_truth, config, labels)
-    val_loss, figure = _judge(torch.from_numpy(probe.logits(unseen.numpy())), data.val_truth, config, labels)
+    train_loss, _ = _loss_and_figure(
+        torch.from_numpy(probe.logits(train_features.numpy())), data.train_truth, config, labels
+    )
+    val_loss, figure = _loss_and_figure(
+        torch.from_numpy(probe.logits(val_features.numpy())), data.val_truth, config, labels
+    )
     return {
         "epoch": 0.0,
         "train_loss": train_loss,
@@ -145,19 +156,21 @@ def _row(
     }
 
 
-def _judge(logits: Tensor, truth: NDArray[np.bool_], config: FinetuneConfig, labels: Labels) -> tuple[float, float]:
+def _loss_and_figure(
+    logits: Tensor, truth: NDArray[np.bool_], config: FinetuneConfig, labels: Labels
+) -> tuple[float, float]:
     """Loss and monitored figure."""
-    known = torch.from_numpy(truth)
-    loss = float(classification_loss(logits, known.to(logits), multilabel=labels.multilabel))
-    return loss, monitored_figure(config.training.monitor, logits, known, loss, labels)
+    targets = torch.from_numpy(truth)
+    loss = float(classification_loss(logits, targets.to(logits), multilabel=labels.multilabel))
+    return loss, monitored_figure(config.training.monitor, logits, targets, loss, labels)
 
 
 def _attention(
-    classifier: Classifier, probe: LinearHead, known: Tensor, truth: NDArray[np.bool_], labels: Labels
+    classifier: Classifier, probe: LinearHead, train_features: Tensor, truth: NDArray[np.bool_], labels: Labels
 ) -> dict[int, Tensor]:
     """DELTA's attention for each pooled stage, each summing to one; the other stages have none."""
     weight, bias = (torch.from_numpy(part).float() for part in (probe.weight, probe.bias))
-    joined = channel_attention(known, weight, bias, torch.from_numpy(truth), multilabel=labels.multilabel)
+    joined = channel_attention(train_features, weight, bias, torch.from_numpy(truth), multilabel=labels.multilabel)
     stages = classifier.pooled_stages
     parts = joined.split([classifier.encoder.stage_channels[stage] for stage in stages])
     return {stage: part / part.sum() for stage, part in zip(stages, parts, strict=True)}

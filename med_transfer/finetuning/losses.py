@@ -29,9 +29,9 @@ def monitored_figure(monitor: str, logits: Tensor, truth: Tensor, val_loss: floa
     """``balanced_sensitivity``, ``macro_auc`` or ``loss`` of logits and truth [scan, class]; NaN when undefined."""
     if monitor == "loss":
         return val_loss
-    known, once = truth.numpy().astype(bool), np.ones((1, len(truth)))
+    present, once = truth.numpy().astype(bool), np.ones((1, len(truth)))
     scores = (logits.sigmoid() if labels.multilabel else logits.softmax(1)).double().numpy()
     if monitor == "macro_auc":
-        return float(weighted_macro_auc(known, scores, once)[0])
+        return float(weighted_macro_auc(present, scores, once)[0])
     called = OperatingPoint.default(labels).calls(scores, labels)
-    return float(weighted_balanced_accuracy(known, called, once, multilabel=labels.multilabel)[0])
+    return float(weighted_balanced_accuracy(present, called, once, multilabel=labels.multilabel)[0])

@@ -39,7 +39,7 @@ def bundle_record(
         multilabel=labels.multilabel,
         preprocessing=run_data.preprocessing,
         backbone=_backbone(config, source),
-        n_members=run_data.split.n_members,
+        n_fold_models=run_data.split.n_fold_models,
         operating_point=operating_point,
         chosen_point=chosen_point,
         calibration=trained.ensemble.calibrator,

@@ -185,8 +185,12 @@ def _claim(out: Path, config: FinetuneConfig) -> None:
 
 def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
     """What decides the training: everything but the operating point, how rates are stated and what is pictured."""
-    judged = {"operating_point": OperatingPointConfig(), "evaluation": EvaluationConfig(), "explain": ExplainConfig()}
-    return config.model_copy(update=judged)
+    not_trained = {
+        "operating_point": OperatingPointConfig(),
+        "evaluation": EvaluationConfig(),
+        "explain": ExplainConfig(),
+    }
+    return config.model_copy(update=not_trained)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
     scans, region, _ = item.read(predictor)
     image = predictor.preprocessing(scans, region)[None].to(predictor.device)
     with torch.inference_mode():
-        features = predictor.network.member_features(image)
+        features = predictor.network.fold_model_features(image)
         probabilities, novelty = predictor.network.predict_features(features)
     seen = SeenScan(
         features=torch.cat(features, dim=1)[0].float().cpu().numpy(),

@@ -15,14 +15,14 @@ from med_transfer.model.novelty import Novelty
 class Ensemble(nn.Module):
     """Input [batch, channel, depth, height, width] to probabilities [batch, class].
 
-    Each member's logits are turned into probabilities by the common ``calibrator`` and averaged. Weights are named
+    Each fold model's logits are turned into probabilities by the common ``calibrator`` and averaged. Weights are named
     ``member0.encoder...``, ``member0.head...``, ``novelty0...``; the calibration is in the bundle's record.
 
     Args:
         classifiers: one a fold.
-        novelties: what each one's features look like on scans it knows; unfitted ones when None.
+        novelties: what each one's features look like on its training scans; unfitted ones when None.
         multilabel: several findings a scan (sigmoid) instead of one class (softmax).
-        calibrator: from one member's logits to probabilities.
+        calibrator: from one fold model's logits to probabilities.
     """
 
     def __init__(
@@ -34,38 +34,38 @@ class Ensemble(nn.Module):
         calibrator: Calibrator = Uncalibrated(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
-        self.multilabel, self.n_members, self.calibrator = multilabel, len(classifiers), calibrator
+        self.multilabel, self.n_fold_models, self.calibrator = multilabel, len(classifiers), calibrator
         novelties = novelties or [Novelty(classifier.n_features) for classifier in classifiers]
         for number, (classifier, novelty) in enumerate(zip(classifiers, novelties, strict=True)):
             self.add_module(f"member{number}", classifier)
             self.add_module(f"novelty{number}", novelty)
 
     @property
-    def members(self) -> list[Classifier]:
+    def fold_models(self) -> list[Classifier]:
         """Each fold's classifier."""
-        return [self._member(number) for number in range(self.n_members)]
+        return [self._fold_model(number) for number in range(self.n_fold_models)]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Calibrated probabilities [batch, class], the mean of the members."""
+        """Calibrated probabilities [batch, class], the mean of the fold models."""
         return self.predict(images)[0]
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities [batch, class] and novelty [batch], both in [0, 1]."""
-        return self.predict_features(self.member_features(images))
+        return self.predict_features(self.fold_model_features(images))
 
-    def member_features(self, images: Tensor) -> list[Tensor]:
-        """Of each member the features [batch, feature] that its head reads."""
+    def fold_model_features(self, images: Tensor) -> list[Tensor]:
+        """Of each fold model the features [batch, feature] that its head reads."""
         images = images.contiguous(memory_format=torch.channels_last_3d)  # faster on a CPU
-        return [self._member(number).features(images) for number in range(self.n_members)]
+        return [self._fold_model(number).features(images) for number in range(self.n_fold_models)]
 
     def predict_features(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """As :meth:`predict`, from each member's features."""
+        """As :meth:`predict`, from each fold model's features."""
         probabilities, ranks = [], []
-        for number, of_member in enumerate(features):
-            logits = self._member(number).head(of_member).float()
+        for number, of_fold_model in enumerate(features):
+            logits = self._fold_model(number).head(of_fold_model).float()
             probabilities.append(self.calibrator.probabilities(logits, multilabel=self.multilabel).float())
-            ranks.append(self.get_submodule(f"novelty{number}")(of_member))
+            ranks.append(self.get_submodule(f"novelty{number}")(of_fold_model))
         return torch.stack(probabilities).mean(0), torch.stack(ranks).mean(0)
 
-    def _member(self, number: int) -> Classifier:
+    def _fold_model(self, number: int) -> Classifier:
         return self.get_submodule(f"member{number}")  # type: ignore[return-value]

@@ -148,7 +148,7 @@ def _assemble(cohort: Cohort, usable: Sequence[int], split: Split, found: _Gathe
 
 def _folds(cohort: Cohort, split: Split, positions: Sequence[int], config: FinetuneConfig) -> NDArray[np.intp]:
     """Those of the run itself; where it has a single validation part, as many as it would have."""
-    if split.n_members > 1:
+    if split.n_fold_models > 1:
         member = {case: number for number, part in enumerate(split.validation) for case in part}
         return np.array([member[position] for position in positions], dtype=np.intp)
     n_folds = min(config.split.folds, _fewest_patients(cohort))

@@ -32,9 +32,9 @@ def without_test_scans(run_data: RunData) -> RunData:
     return replace(run_data, prepared=replace(run_data.prepared.subset(development), failed=()), split=split)
 
 
-def kept_figure(member: TrainedNetwork) -> float:
+def kept_figure(model: TrainedNetwork) -> float:
     """The smoothed validation figure at the epoch whose weights were kept; NaN where the training diverged."""
-    row = next((row for row in member.history if int(row["epoch"]) == member.best_epoch), None)
+    row = next((row for row in model.history if int(row["epoch"]) == model.best_epoch), None)
     return row["smoothed"] if row and math.isfinite(row["val_loss"]) else math.nan
 
 

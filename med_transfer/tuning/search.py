@@ -48,8 +48,8 @@ class Search:
 
     def __post_init__(self) -> None:
         self.study = Study(self.out, self.config.tuning)
-        n_members = self.run_data.split.n_members
-        self.n_folds = min(self.config.tuning.folds or n_members, n_members)
+        n_fold_models = self.run_data.split.n_fold_models
+        self.n_folds = min(self.config.tuning.folds or n_fold_models, n_fold_models)
 
     def run(self, trials: int | None) -> Tuning:
         """Until ``trials`` beside the default are done, or the time is over.
@@ -136,9 +136,9 @@ class Search:
             report = partial(self._report, trial, fold * steps, tuple(figures))
             stage = f"trial {trial.number}, fold {fold + 1} of {self.n_folds}"
             listener = TrialProgress(stage, self.progress, self.deadline, report)
-            member = train_fold(self.run_data, self.source, resolved, fold, folder, listener)
-            figures.append(kept_figure(member))
-            epochs += len(member.history)
+            model = train_fold(self.run_data, self.source, resolved, fold, folder, listener)
+            figures.append(kept_figure(model))
+            epochs += len(model.history)
             trial.set_user_attr("figures", figures)
             trial.set_user_attr("epochs", epochs)
             if fold + 1 < self.n_folds:  # also where training stopped early, or a probe has no epochs

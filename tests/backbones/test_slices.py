@@ -130,7 +130,7 @@ def test_bundle_is_rebuilt_predicts_and_is_a_source(tmp_path, encoder):
     record = BundleRecord(
         classes=("benign", "malignant"),
         preprocessing=preprocessing,
-        n_members=1,
+        n_fold_models=1,
         backbone=BackboneRecord(name=spec.name, pooled_stages=(-1,), licence=spec.licence, source=spec.source),
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),

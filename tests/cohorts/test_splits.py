@@ -49,8 +49,8 @@ def test_no_patient_is_on_two_sides(cohort, config):
 def test_every_part_holds_every_class(cohort, config):
     split = split_cohort(cohort, config)
     assert bool(split.test) == (config.test_fraction > 0)
-    assert split.n_members == (config.folds if config.kind == "kfold" else 1)
-    for part in (split.test or split.development, *split.validation, *map(split.training, range(split.n_members))):
+    assert split.n_fold_models == (config.folds if config.kind == "kfold" else 1)
+    for part in (split.test or split.development, *split.validation, *map(split.training, range(split.n_fold_models))):
         assert cohort.truth[list(part)].any(axis=0).all()
 
 

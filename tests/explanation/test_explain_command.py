@@ -50,7 +50,7 @@ def bundle_at(folder: Path, *, multilabel: bool = False, columns: tuple[str, ...
             {"shape": (16, 16, 16), "spacing_mm": (2, 2, 2), "channels": channels, "region": region}
         ),
         backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="MIT", source="none"),
-        n_members=1,
+        n_fold_models=1,
         operating_point=OperatingPoint.default(Labels(("benign", "malignant"), multilabel)),
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),

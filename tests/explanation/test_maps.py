@@ -49,7 +49,7 @@ def test_gradcam_is_monais(ensemble, image, stage):
     class Logits(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.member = copy.deepcopy(ensemble.members[0])
+            self.member = copy.deepcopy(ensemble.fold_models[0])
 
         def forward(self, x):
             return self.member(x)
@@ -64,7 +64,7 @@ def test_gradcam_is_monais(ensemble, image, stage):
 
 def test_gradcam_of_an_ensemble_is_the_mean_of_its_members(image):
     pair = learned(2)
-    alone = [GradCAM(1)(Ensemble([one], multilabel=True).eval(), image, BRIGHT).values for one in pair.members]
+    alone = [GradCAM(1)(Ensemble([one], multilabel=True).eval(), image, BRIGHT).values for one in pair.fold_models]
     np.testing.assert_allclose(GradCAM(1)(pair, image, BRIGHT).values, np.mean(alone, axis=0), atol=1e-6)
 
 

@@ -80,15 +80,15 @@ def test_every_weight_is_drawn_anew_and_the_network_itself_stays(ensemble, image
 def test_parameters_outside_of_layers_are_shuffled(ensemble):
     changed = copy.deepcopy(ensemble)
     own = torch.arange(50.0)
-    changed.members[0].encoder.register_parameter("position", torch.nn.Parameter(own.clone()))
-    drawn = randomised(changed, 0).members[0].encoder.get_parameter("position")
+    changed.fold_models[0].encoder.register_parameter("position", torch.nn.Parameter(own.clone()))
+    drawn = randomised(changed, 0).fold_models[0].encoder.get_parameter("position")
     assert not torch.equal(drawn, own)
     torch.testing.assert_close(drawn.sort().values, own)
 
 
 def test_members_get_weights_of_their_own():
     pair = randomised(learned(2), 0)
-    assert not torch.equal(*(member.head.weight for member in pair.members))
+    assert not torch.equal(*(member.head.weight for member in pair.fold_models))
 
 
 def test_rank_correlation_is_spearmans():

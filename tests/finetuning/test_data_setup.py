@@ -42,7 +42,7 @@ def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
         classes=("a", "b"),
         preprocessing=PreprocessingConfig(),
         backbone=BackboneRecord(name=spec.name, pooled_stages=(-1,), licence="", source=""),
-        n_members=1,
+        n_fold_models=1,
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(1, 1, 1), n_scans=1),
         trained_on=Provenance(cohort_hash="", patient_hashes=("earlier",), content_hashes=("image",)),
     )

@@ -86,7 +86,7 @@ def test_all_scans_of_a_patient_are_calibrated_by_the_same_others(tmp_path):
     tensors = PLAN.prepared.without_margin((MARGIN,) * 3).tensors
     temperatures = np.zeros(SCANS)
     place = 0
-    for member, fold in zip(trained.members, FOLDS, strict=True):
+    for member, fold in zip(trained.fold_models, FOLDS, strict=True):
         images = torch.from_numpy(np.stack([tensors[row] for row in fold]).astype(np.float32))
         logits = member.classifier(images).detach().double().numpy()
         log_p = np.log(trained.validation[place : place + len(fold)])

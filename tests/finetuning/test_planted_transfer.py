@@ -114,7 +114,7 @@ def test_a_source_that_learned_the_labels_the_other_way_round_does_no_harm(tmp_p
     scratch, every = config.from_scratch_config(), range(len(run_data.prepared.scans))
     contrary = replace(run_data, prepared=replace(run_data.prepared, cohort=_inverted(run_data, every)))
     wrong = train(contrary, scratch, source_of("random"), tmp_path / "source", silent)
-    source = replace(source_of("sees"), encoder=wrong.members[0].classifier.encoder)
+    source = replace(source_of("sees"), encoder=wrong.fold_models[0].classifier.encoder)
     transferred = train(run_data, config, source, tmp_path / "transferred", silent)
     baseline = train(run_data, scratch, source_of("random", 100), tmp_path / "baseline", silent)
     assert verdict(run_data, (wrong, baseline)) == "harm"

@@ -65,7 +65,7 @@ def test_killed_training_goes_on_from_its_last_epoch(cohort_csv, tmp_path):
         assert [row["epoch"] for row in course["history"]] == list(range(EPOCHS))
         assert not (tmp_path / "training" / fold / fold_training.RESUME_FILE).exists()
     assert run.metrics.n_scans == 6
-    assert mt.load_bundle(run.bundle).record.n_members == 2
+    assert mt.load_bundle(run.bundle).record.n_fold_models == 2
 
 
 def test_killed_while_reading_and_in_the_first_epoch_ends_as_if_nothing_had_been(cohort_csv, tmp_path):

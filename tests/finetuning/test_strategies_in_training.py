@@ -319,5 +319,5 @@ def test_novelty_of_a_network_with_few_features_and_ensembles_of_adapters_answer
     )
     assert isinstance(trained.ensemble, Ensemble)
     assert trained.validation.shape == (36, 2)
-    assert isinstance(trained.members[0].classifier.encoder, SmallEncoder)
-    assert json.loads((tmp_path / "fold-0/history.json").read_text())["best_epoch"] == trained.members[0].best_epoch
+    assert isinstance(trained.fold_models[0].classifier.encoder, SmallEncoder)
+    assert json.loads((tmp_path / "fold-0/history.json").read_text())["best_epoch"] == trained.fold_models[0].best_epoch

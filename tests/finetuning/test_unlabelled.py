@@ -102,8 +102,8 @@ def test_a_killed_alignment_ends_as_one_that_was_not(method, tmp_path, monkeypat
             train(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
     assert (tmp_path / "killed/fold-0" / fold_training.RESUME_FILE).exists()
     again = train(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
-    assert again.members[0].history == whole.members[0].history
-    assert [np.isfinite(row["alignment"]) for row in again.members[0].history] == [True] * 5
+    assert again.fold_models[0].history == whole.fold_models[0].history
+    assert [np.isfinite(row["alignment"]) for row in again.fold_models[0].history] == [True] * 5
     expected = whole.ensemble.state_dict()
     assert all(tensor.equal(expected[name]) for name, tensor in again.ensemble.state_dict().items())
     plain = set(Classifier(source_of("sees").encoder, 2).state_dict())
@@ -112,7 +112,7 @@ def test_a_killed_alignment_ends_as_one_that_was_not(method, tmp_path, monkeypat
 
 def test_alignment_brings_the_features_of_brighter_scans_nearer(tmp_path):
     def gap(config: FinetuneConfig, folder: Path) -> float:
-        trained = train(PLAN, config, source_of("sees"), folder, silent).members[0].classifier
+        trained = train(PLAN, config, source_of("sees"), folder, silent).fold_models[0].classifier
         reader, data = FeatureSource(folder, config, PLAN.preprocessing), fold_data(PLAN.prepared, PLAN.split, 0)
         known, other = (reader.computed(trained, part) for part in (data.train_tensors, PLAN.unlabelled.tensors))
         return float((known.mean(0) - other.mean(0)).norm() / known.std(0).norm())
@@ -135,14 +135,14 @@ def test_the_from_scratch_baseline_is_trained_without_alignment_for_as_many_step
     assert (baseline.transfer.align, baseline.transfer.mapping, baseline.training) == (None, None, config.training)
     with_scans = train(PLAN, baseline, source_of("random"), tmp_path / "a", silent)
     without = train(replace(PLAN, unlabelled=None), baseline, source_of("random"), tmp_path / "b", silent)
-    assert with_scans.members[0].history == without.members[0].history
-    assert "alignment" not in with_scans.members[0].history[0]
+    assert with_scans.fold_models[0].history == without.fold_models[0].history
+    assert "alignment" not in with_scans.fold_models[0].history[0]
 
 
 def test_the_autoencoders_bottleneck_is_in_what_is_written(tmp_path, caplog):
     caplog.set_level("INFO", "med_transfer")
     trained = train(PLAN, mapped("autoencoder"), source_of("sees"), tmp_path, silent)
-    classifier = trained.members[0].classifier
+    classifier = trained.fold_models[0].classifier
     assert (classifier.n_features, classifier.head.in_features) == (3, 3)
     assert "% of the variance of the validation scans' features" in caplog.text
     stored = load_file(tmp_path / "fold-0/best.safetensors")
@@ -158,7 +158,7 @@ def test_the_autoencoders_bottleneck_is_in_what_is_written(tmp_path, caplog):
 def test_coral_leaves_a_plain_network_whose_figures_are_on_recoloured_features(tmp_path):
     config = mapped("coral", ridge=0.01)
     trained = train(PLAN, config, source_of("sees"), tmp_path, silent)
-    classifier, plain = trained.members[0].classifier, Classifier(source_of("sees").encoder, 2)
+    classifier, plain = trained.fold_models[0].classifier, Classifier(source_of("sees").encoder, 2)
     assert set(classifier.state_dict()) == set(plain.state_dict())
     assert all(
         t.equal(classifier.encoder.state_dict()[name]) for name, t in source_of("sees").encoder.state_dict().items()

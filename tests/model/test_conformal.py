@@ -16,7 +16,7 @@ def record(**changes):
         classes=("benign", "malignant"),
         preprocessing=PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 1, 1)),
         backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
-        n_members=2,
+        n_fold_models=2,
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
         **changes,

@@ -267,5 +267,5 @@ def test_features_are_mapped_in_a_trial_as_in_the_run_that_follows(tmp_path, map
     tuning = search(tmp_path, config, run_data=run_data).run(0)
     assert tuning.default is not None
     trained = train_folds(run_data, source_of("sees"), config.base.resolved(from_source=True), tmp_path, silent, "run")
-    figures = [member.history[0]["figure"] for member in trained.members]
+    figures = [member.history[0]["figure"] for member in trained.fold_models]
     assert list(tuning.default.figures) == pytest.approx(figures)

@@ -29,7 +29,7 @@ def choose_network(
     """The transferred network, unless ``transfer.on_harm`` is ``fallback`` and transfer harms on validation scans.
 
     Harm is the verdict that the report gives (:func:`transfer_gain`), on each development scan's prediction by the
-    member that did not train on it. Those scans also chose the epoch to keep, of both networks alike, so both look
+    fold model that did not train on it. Those scans also chose the epoch to keep, of both networks alike, so both look
     somewhat better than they are; the difference is what decides. No test scan has been predicted yet.
     """
     rule = config.transfer.on_harm

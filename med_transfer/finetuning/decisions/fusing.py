@@ -43,7 +43,7 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: 
             raise CohortError(
                 f"fusion.columns has {name!r}, which the table does not",
                 where=where,
-                expected=f"one of {', '.join(there)}" if there else "a column beside scan, patient and label",
+                expected=f"one of {', '.join(there)}" if there else "a column other than scan, patient and label",
             )
         texts = [case.columns.get(name, "") for case in development.cases]
         learn_column(name, texts, development.patients, rows, where)
@@ -55,7 +55,7 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: 
 def fuse_run(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble) -> Fusion | None:
     """The fusion of the ensemble that was kept; None where the config wants none.
 
-    Each development scan's output is that of the member that did not train on it. With a single split only the
+    Each development scan's output is that of the fold model that did not train on it. With a single split only the
     validation scans have one, and a stacked combination learns from these alone; combinations without the network
     learn from every development scan all the same.
 

@@ -88,7 +88,7 @@ def choose_point(
         truth: boolean [scan, class].
         patients: one entry a scan.
         labels: class names.
-        n_networks: members of the ensemble.
+        n_networks: fold models of the ensemble.
         seed: of the patient bootstrap behind the intervals.
 
     Raises:

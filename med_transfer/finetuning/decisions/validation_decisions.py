@@ -42,7 +42,7 @@ def choose_operating_point(
         cohort.truth,
         cohort.patients,
         cohort.labels,
-        n_networks=run_data.split.n_members,
+        n_networks=run_data.split.n_fold_models,
         seed=config.seed,
     )
     log.info("operating point: %s; called is %s", reached.aim, point)
