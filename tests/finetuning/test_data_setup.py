@@ -6,27 +6,29 @@ from med_transfer.backbones import find_backbone
 from med_transfer.bundle import RECORD_FILE, BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.cohorts import Cohort, CohortLock, PreparedCohort, Split, SplitConfig
 from med_transfer.errors import ConfigError
-from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig, InputConfig
+from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, resolve_preprocessing
 from med_transfer.finetuning.record import _provenance
 from med_transfer.predictions.labels import Labels
-from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.preprocessing import InputConfig, PreprocessingConfig
 
 
 def test_the_backbones_own_input_is_the_default():
     spec = find_backbone("astra")
-    found = resolve_preprocessing(spec, FinetuneConfig(input=InputConfig(shape=(32, 64, 64), spacing_mm=(1, 0.5, 0.5))))
-    assert found.orientation == "SRA"
-    assert found.window_hu == spec.input.window_hu
-    assert found.output_range == spec.input.output_range
-    assert (found.shape, found.spacing_mm) == ((32, 64, 64), (1, 0.5, 0.5))
+    preprocessing = resolve_preprocessing(
+        spec, FinetuneConfig(input=InputConfig(shape=(32, 64, 64), spacing_mm=(1, 0.5, 0.5)))
+    )
+    assert preprocessing.orientation == "SRA"
+    assert preprocessing.window_hu == spec.input.window_hu
+    assert preprocessing.output_range == spec.input.output_range
+    assert (preprocessing.shape, preprocessing.spacing_mm) == ((32, 64, 64), (1, 0.5, 0.5))
 
 
 def test_the_config_overrides():
-    found = resolve_preprocessing(
+    preprocessing = resolve_preprocessing(
         find_backbone("resnet18-w32"), FinetuneConfig(input=InputConfig(window_hu=(-100, 300), region="foreground"))
     )
-    assert (found.window_hu, found.region) == ((-100, 300), "foreground")
+    assert (preprocessing.window_hu, preprocessing.region) == ((-100, 300), "foreground")
 
 
 def test_too_small_an_input_is_refused():

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from med_transfer.errors import InputRejected
-from med_transfer.finetuning.config import InputConfig
-from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.preprocessing import InputConfig, Preprocessing, PreprocessingConfig
 from med_transfer.preprocessing.channels import require_modality
 from med_transfer.scans import Provenance, Volume
 
@@ -54,3 +53,8 @@ def test_file_that_states_none_and_holds_no_hounsfield_units_is_warned_of(caplog
 )
 def test_mr_is_measured_by_itself_unless_a_window_is_given(given, normalisation):
     assert InputConfig(**given).completed({}).normalisation == normalisation
+
+
+def test_no_modality_in_a_config_takes_every_one():
+    assert InputConfig().completed({}).modality == "CT"
+    assert InputConfig(modality=None).completed({}).modality is None
