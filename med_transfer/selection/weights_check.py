@@ -208,8 +208,9 @@ def _turned(native: InputSpec, axes: str) -> InputSpec:
 def _images(volumes: Sequence[Volume], needs: InputSpec) -> Iterator[Tensor]:
     shape = tuple(min(n, most) for n, most in zip(needs.shape or _DEFAULT_SHAPE, _LARGEST_SHAPE, strict=True))
     depth, height, width = (max(n, least) for n, least in zip(shape, needs.minimum_shape, strict=True))
-    tried = {"spacing_mm": needs.spacing_mm or (3.0, 1.5, 1.5), "shape": (depth, height, width), "region": "foreground"}
-    config = PreprocessingConfig(**(needs.preprocessing | tried))
+    spacing = needs.spacing_mm or (3.0, 1.5, 1.5)
+    chosen = {"spacing_mm": spacing, "shape": (depth, height, width), "region": "foreground"}
+    config = PreprocessingConfig(**(needs.preprocessing | chosen))
     in_window, by_itself = Preprocessing(config), Preprocessing(config.model_copy(update={"normalisation": "zscore"}))
     for volume in volumes:
         yield (by_itself if volume.provenance.modality == "MR" else in_window)(volume)[None]
