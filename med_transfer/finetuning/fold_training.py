@@ -25,10 +25,10 @@ from med_transfer.finetuning.callbacks.checkpoints import BestWeights, ResumePoi
 from med_transfer.finetuning.callbacks.random_states import RandomStates
 from med_transfer.finetuning.callbacks.weight_averaging import WeightAverage, first_averaged_epoch
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
+from med_transfer.finetuning.early_stopping import LOWER_IS_BETTER
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import initialise
-from med_transfer.finetuning.losses import LOWER_IS_BETTER
-from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig

@@ -14,9 +14,10 @@ from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batch_norm import adapt_statistics, check_batch_norm
 from med_transfer.finetuning.batches import FoldData, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.early_stopping import LOWER_IS_BETTER, monitored_figure
 from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
 from med_transfer.finetuning.features import FeatureSource, tensor_hash
-from med_transfer.finetuning.losses import LOWER_IS_BETTER, classification_loss, monitored_figure
+from med_transfer.finetuning.losses import classification_loss
 from med_transfer.finetuning.regularisation import Penalty, find_penalties
 from med_transfer.finetuning.regularisation.delta import channel_attention
 from med_transfer.model.classifier import Classifier, stages_from_front

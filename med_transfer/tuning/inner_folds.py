@@ -15,7 +15,7 @@ from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.fold_training import TrainedNetwork
-from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.progress import Progress
 from med_transfer.tuning.deadline import Deadline
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_network import small_classifier
 from small_run_data import small_config, small_run_data
 
-from med_transfer.finetuning import module
+from med_transfer.finetuning import lightning_module
 from med_transfer.finetuning.batches import fold_data
 from med_transfer.finetuning.fold_training import train_network
 
@@ -32,7 +32,7 @@ class AfterEachEpoch(Callback):
 def figures(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     """Instead of what the network reaches on its validation scans, epoch by epoch."""
     script: Iterator[float] = iter(values)
-    monkeypatch.setattr(module, "monitored_figure", lambda *_: next(script))
+    monkeypatch.setattr(lightning_module, "monitored_figure", lambda *_: next(script))
 
 
 def train_and_check(training: dict, best: int, n_epochs: int, folder: Path) -> list[dict[str, float]]:

@@ -17,7 +17,7 @@ from med_transfer.config import load_config
 from med_transfer.errors import ConfigError, UnknownKey
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
-from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.finetuning.strategies import STRATEGIES, Scratch
 from med_transfer.finetuning.strategies.by_stage import GradualUnfreezing, LayerwiseLRDecay
 from med_transfer.finetuning.transfer_config import TransferConfig

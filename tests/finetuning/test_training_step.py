@@ -10,7 +10,7 @@ from scipy.special import log_expit, log_softmax
 from small_network import small_classifier, small_images
 from small_run_data import small_config
 
-from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.predictions.labels import Labels
 
 SEED, N, CLASSES = 3, 8, ("a", "b", "c")

@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule
 
 
 class BestWeights(Callback):

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.progress import Progress
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from med_transfer.backbones import load_backbone
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
-from med_transfer.finetuning.module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
 

@@ -16,7 +16,8 @@ from med_transfer.finetuning.alignment import Alignment
 from med_transfer.finetuning.augmentation import mixup
 from med_transfer.finetuning.batch_norm import keep_frozen_statistics
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.losses import LOWER_IS_BETTER, classification_loss, monitored_figure
+from med_transfer.finetuning.early_stopping import LOWER_IS_BETTER, monitored_figure
+from med_transfer.finetuning.losses import classification_loss
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.regularisation import Penalty, Step
 from med_transfer.model.classifier import Classifier
