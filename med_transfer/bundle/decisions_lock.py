@@ -55,7 +55,7 @@ def require_lock(record: Mapping[str, Any], where: Path, run: Path | None = None
     Raises:
         BundleError: the record was changed, is not the one that the run locked, or the run's lock is damaged.
     """
-    again = "Restore the file; or run finetune on the run's folder: it decides, locks and opens the test set again"
+    again = "Restore the file; or run finetune on the run's folder: it decides, locks and reads the test set again"
     present = decisions(record) | {LOCK_HASH: record.get(LOCK_HASH, "")}
     if run is not None:
         locked = _read_lock(run / DECISIONS_FILE)

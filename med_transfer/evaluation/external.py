@@ -146,9 +146,9 @@ def _test_access(record: BundleRecord, prepared: PreparedCohort, bundle: Path, o
         counted = record_access(of_run, access)
     else:
         counted = record_access(out / ACCESS_LOG_FILE, access, elsewhere=of_run)
-    with counted as openings:
-        log.log(openings.level, openings.sentence)
-        yield openings
+    with counted as counts:
+        log.log(counts.level, counts.sentence)
+        yield counts
 
 
 def _prevalence(record: BundleRecord, n_scans: int) -> dict[str, NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""``test_openings.jsonl``: every time a network read test scans, under which decisions. Only ever appended to.
+"""``test_access_log.jsonl``: every time a network read test scans, under which decisions. Only ever appended to.
 
 A test set answers one question without bias; each further answer that is acted upon costs some of that. So it is
 counted how often it was asked (Dwork et al. 2015, Science 349:636). A line tells the time, the decisions' hash, the
@@ -8,26 +8,30 @@ test set's hash and the operating point; no patient.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from med_transfer.atomic import output_error
 from med_transfer.errors import UsageError
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.model.operating_point import OperatingPoint
 
-ACCESS_LOG_FILE = "test_openings.jsonl"
+log = logging.getLogger(__name__)
+
+ACCESS_LOG_FILE = "test_access_log.jsonl"
+_OLD_LOG_FILE = "test_openings.jsonl"  # its lines count; it is read and never written
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class Access(_Line):
@@ -39,7 +43,7 @@ class Access(_Line):
         cohort_hash: of the test set; of the whole cohort's lock in a run.
         n_scans: that it reads.
         lock_hash: of the decisions; empty for a bundle from before there were locks.
-        operating_point: which decides how often a test set was opened with another one.
+        operating_point: which decides how often a test set was read with another one.
     """
 
     by: Literal["finetune", "evaluate"]
@@ -54,15 +58,15 @@ class Access(_Line):
         return (self.own and other.own) or self.cohort_hash == other.cohort_hash
 
 
-class _Opened(_Line):
-    event: Literal["opened"] = "opened"
+class _Accessed(_Line):
+    event: Annotated[Literal["accessed"], BeforeValidator(lambda name: "accessed" if name == "opened" else name)]
     id: str
     at: str
-    opening: Access
+    access: Access = Field(validation_alias=AliasChoices("access", "opening"))
 
 
 class _Reported(_Line):
-    """The results of an opening lie on the disk."""
+    """The results of an access lie on the disk."""
 
     event: Literal["reported"] = "reported"
     id: str
@@ -70,53 +74,61 @@ class _Reported(_Line):
 
 
 @contextmanager
-def record_access(file: Path, opening: Access, elsewhere: Path | None = None) -> Iterator[AccessCounts]:
-    """Record an opening before the block reads a test scan, and after it that there are results.
+def record_access(file: Path, access: Access, elsewhere: Path | None = None) -> Iterator[AccessCounts]:
+    """Record an access before the block reads a test scan, and after it that there are results.
 
-    An opening without results, of the same scans under the same decisions, was interrupted: it is gone on with and not
+    An access without results, of the same scans under the same decisions, was interrupted: it is gone on with and not
     counted twice.
 
     Args:
-        file: to append to.
-        opening: what is about to be read.
-        elsewhere: another file of openings, which cannot be written to and is counted all the same.
+        file: to append to. A log beside it under the name of earlier versions is counted, too.
+        access: what is about to be read.
+        elsewhere: another log, which cannot be written to and is counted all the same.
 
     Raises:
         UsageError: the file was edited or damaged.
         OutputError: it cannot be written; nothing has been read then.
     """
     lines = _read(file)
-    interrupted = _interrupted(lines, opening)
+    interrupted = _interrupted(lines, access)
     key = interrupted or uuid.uuid4().hex[:12]
     if not interrupted:
-        _append(file, _Opened(id=key, at=_now(), opening=opening))
-    known = [*(_read(elsewhere) if elsewhere else ()), *lines]
-    earlier = [line.opening for line in known if isinstance(line, _Opened) and line.id != interrupted]
-    yield count(opening, earlier)
+        _append(file, _Accessed(event="accessed", id=key, at=_now(), access=access))
+    logged = [*(_read(elsewhere) if elsewhere else ()), *lines]
+    earlier = [line.access for line in logged if isinstance(line, _Accessed) and line.id != interrupted]
+    yield count(access, earlier)
     _append(file, _Reported(id=key, at=_now()))
 
 
-def count(opening: Access, earlier: Sequence[Access]) -> AccessCounts:
-    """What an opening is to those before it."""
-    same = [one for one in earlier if one.is_of(opening)]
+def count(access: Access, earlier: Sequence[Access]) -> AccessCounts:
+    """How often a test set was read, from an access and those before it."""
+    same = [before for before in earlier if before.is_of(access)]
     return AccessCounts(
         n=len(same) + 1,
-        own=opening.own,
-        n_other_decisions=sum(one.lock_hash != opening.lock_hash for one in same),
-        n_other_operating_points=sum(one.operating_point != opening.operating_point for one in same),
-        lock_hash=opening.lock_hash,
-        cohort_hash=opening.cohort_hash,
+        own=access.own,
+        n_other_decisions=sum(before.lock_hash != access.lock_hash for before in same),
+        n_other_operating_points=sum(before.operating_point != access.operating_point for before in same),
+        lock_hash=access.lock_hash,
+        cohort_hash=access.cohort_hash,
     )
 
 
-def _interrupted(lines: Sequence[_Opened | _Reported], opening: Access) -> str:
-    """Id of the last opening of all when it is this one and has no results; else empty."""
-    if lines and isinstance(lines[-1], _Opened) and lines[-1].opening == opening:
+def _interrupted(lines: Sequence[_Accessed | _Reported], access: Access) -> str:
+    """Id of the last access of all when it is this one and has no results; else empty."""
+    if lines and isinstance(lines[-1], _Accessed) and lines[-1].access == access:
         return lines[-1].id
     return ""
 
 
-def _read(file: Path) -> list[_Opened | _Reported]:
+def _read(file: Path) -> list[_Accessed | _Reported]:
+    """The lines of a log, after those of one under the old name."""
+    old = file.with_name(_OLD_LOG_FILE)
+    if old.exists():
+        log.warning("%s is now called %s: its lines are counted, new ones go there", old, file.name)
+    return [*_read_file(old), *_read_file(file)]
+
+
+def _read_file(file: Path) -> list[_Accessed | _Reported]:
     """A last line without its end was cut off by a kill, before anything was read."""
     if not file.exists():
         return []
@@ -124,26 +136,26 @@ def _read(file: Path) -> list[_Opened | _Reported]:
         content = file.read_bytes()
     except OSError as error:
         raise UsageError(
-            error.strerror or "cannot be read", where=file, expected="the openings of a test set"
+            error.strerror or "cannot be read", where=file, expected="the accesses of a test set"
         ) from error
     whole = content[: content.rfind(b"\n") + 1].splitlines()
     return [_parse(line, file, number) for number, line in enumerate(whole, start=1)]
 
 
-def _parse(line: bytes, file: Path, number: int) -> _Opened | _Reported:
+def _parse(line: bytes, file: Path, number: int) -> _Accessed | _Reported:
     try:
-        kind = _Reported if json.loads(line)["event"] == "reported" else _Opened
+        kind = _Reported if json.loads(line)["event"] == "reported" else _Accessed
         return kind.model_validate_json(line)
     except (ValueError, KeyError, TypeError, ValidationError):
         raise UsageError(
             f"line {number} is damaged",
             where=file,
             expected="lines as they were written",
-            action="Restore the file: it tells how often the test set was opened",
+            action="Restore the file: it tells how often the test set was read",
         ) from None
 
 
-def _append(file: Path, line: _Opened | _Reported) -> None:
+def _append(file: Path, line: _Accessed | _Reported) -> None:
     """One whole line, on the disk before anything else happens."""
     text = line.model_dump_json().encode() + b"\n"
     try:

@@ -72,7 +72,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: the backbone or its weights cannot be used.
         UsageError: the folder holds another run, there is no such subgroup column, a prevalence is of no class, or the
-            record of openings of the test set is damaged.
+            test access log is damaged.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """

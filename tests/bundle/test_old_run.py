@@ -167,6 +167,9 @@ def test_an_old_run_goes_on_to_the_same_predictions(old: Path, tmp_path: Path, c
     shutil.copytree(old, copy, ignore=shutil.ignore_patterns("bundle", "predictions.csv", "metrics.json", "decisions*"))
     outcome = command("finetune", table, "-c", OLD / "run/config.yaml", "-o", copy)
     assert outcome.code == 0, outcome.err
+    access = Metrics.load(copy / "metrics.json").test_set_access
+    assert access is not None
+    assert access.n == 2  # the old log of accesses is counted
     written, before = rows(copy / "predictions.csv"), rows(OLD / "run/predictions.csv")
     assert len(written) == len(before) == 12
     for row, row_before in zip(written, before, strict=True):

@@ -1,4 +1,4 @@
-"""How often a test set was opened: counted right whatever was interrupted, and no line is lost."""
+"""How often a test set was read: counted right whatever was interrupted, and no line is lost."""
 
 import json
 import logging
@@ -18,97 +18,117 @@ def file(tmp_path):
     return tmp_path / "run" / ACCESS_LOG_FILE
 
 
-def opening(lock: str = "a", point: OperatingPoint = ARGMAX, *, own: bool | None = True, cohort: str = "c") -> Access:
+def access(lock: str = "a", point: OperatingPoint = ARGMAX, *, own: bool | None = True, cohort: str = "c") -> Access:
     return Access(by="finetune", own=own, cohort_hash=cohort, n_scans=6, lock_hash=lock, operating_point=point)
 
 
-def open_once(file, *args, **kwargs):
-    with record_access(file, opening(*args, **kwargs)) as openings:
-        return openings
+def access_once(file, *args, **kwargs):
+    with record_access(file, access(*args, **kwargs)) as counts:
+        return counts
 
 
 def test_the_line_is_there_before_anything_is_read(file):
-    with record_access(file, opening()) as openings:
+    with record_access(file, access()) as counts:
         (line,) = file.read_text().splitlines()
-        assert json.loads(line)["event"] == "opened"
-    assert openings.sentence == "The run's own test set was opened once."
-    assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["opened", "reported"]
+        assert json.loads(line)["event"] == "accessed"
+    assert counts.sentence == "The run's own test set was read once."
+    assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["accessed", "reported"]
 
 
 def test_a_second_look_is_counted_and_says_under_which_decisions(file):
-    open_once(file)
-    assert open_once(file).sentence == "The run's own test set was opened 2 times, each time with the same decisions."
-    third = open_once(file, "b", MOVED)
+    access_once(file)
+    assert access_once(file).sentence == "The run's own test set was read 2 times, each time with the same decisions."
+    third = access_once(file, "b", MOVED)
     assert (third.n, third.n_other_decisions, third.n_other_operating_points) == (3, 2, 2)
-    assert third.sentence.endswith("opened 3 times, 2 of the earlier times with another operating point.")
-    fourth = open_once(file, "retrained", MOVED)
+    assert third.sentence.endswith("read 3 times, 2 of the earlier times with another operating point.")
+    fourth = access_once(file, "retrained", MOVED)
     assert (fourth.n_other_decisions, fourth.n_other_operating_points) == (3, 2)
 
 
 def test_only_something_decided_anew_is_warned_of(file):
-    assert open_once(file).level == logging.INFO
-    assert open_once(file).level == logging.INFO  # the same command again, as a resumed `labels budget` gives it
-    assert open_once(file, "b").level == logging.WARNING
+    assert access_once(file).level == logging.INFO
+    assert access_once(file).level == logging.INFO  # the same command again, as a resumed `labels budget` gives it
+    assert access_once(file, "b").level == logging.WARNING
 
 
 def test_a_retrained_network_is_another_decision(file):
-    open_once(file)
-    assert open_once(file, "b").sentence.endswith("2 times, 1 of the earlier times with other decisions.")
+    access_once(file)
+    assert access_once(file, "b").sentence.endswith("2 times, 1 of the earlier times with other decisions.")
 
 
-def test_what_was_killed_after_the_opening_goes_on_and_counts_once(file):
+def test_what_was_killed_after_the_access_goes_on_and_counts_once(file):
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt), record_access(file, opening()):
+        with pytest.raises(KeyboardInterrupt), record_access(file, access()):
             raise KeyboardInterrupt
-    assert open_once(file).n == 1
-    assert file.read_text().count('"opened"') == 1
+    assert access_once(file).n == 1
+    assert file.read_text().count('"accessed"') == 1
 
 
-def test_what_was_killed_and_then_decided_otherwise_is_two_openings(file):
-    with pytest.raises(KeyboardInterrupt), record_access(file, opening()):
+def test_what_was_killed_and_then_decided_otherwise_is_two_accesses(file):
+    with pytest.raises(KeyboardInterrupt), record_access(file, access()):
         raise KeyboardInterrupt
-    assert open_once(file, "b", MOVED).n == 2
+    assert access_once(file, "b", MOVED).n == 2
 
 
-def test_a_line_that_a_kill_cut_off_is_no_opening(file):
-    open_once(file)
+def test_a_line_that_a_kill_cut_off_is_no_access(file):
+    access_once(file)
     whole = file.read_bytes()
     file.write_bytes(whole + whole.splitlines()[0][:40])
-    assert open_once(file).n == 2
+    assert access_once(file).n == 2
     assert file.read_bytes().startswith(whole)
     assert all(json.loads(line) for line in file.read_text().splitlines())
 
 
 def test_other_cohorts_are_counted_by_themselves_and_own_patients_together(file):
-    open_once(file)
-    assert open_once(file, own=False, cohort="elsewhere").n == 1
-    assert open_once(file, own=False, cohort="elsewhere").sentence.startswith("The test set was opened 2 times")
-    assert open_once(file, own=True, cohort="half of the test patients").n == 2
+    access_once(file)
+    assert access_once(file, own=False, cohort="elsewhere").n == 1
+    assert access_once(file, own=False, cohort="elsewhere").sentence.startswith("The test set was read 2 times")
+    assert access_once(file, own=True, cohort="half of the test patients").n == 2
 
 
 def test_a_bundle_that_does_not_know_its_test_patients_counts_by_scans(file):
-    open_once(file, own=None)
-    assert open_once(file, own=None).n == 2
-    assert open_once(file, own=None, cohort="other").n == 1
+    access_once(file, own=None)
+    assert access_once(file, own=None).n == 2
+    assert access_once(file, own=None, cohort="other").n == 1
 
 
-def test_openings_in_a_file_that_cannot_be_written_to_are_counted_all_the_same(file, tmp_path):
-    open_once(file)
+def test_accesses_in_a_file_that_cannot_be_written_to_are_counted_all_the_same(file, tmp_path):
+    access_once(file)
     before = file.read_bytes()
-    with record_access(tmp_path / "out" / ACCESS_LOG_FILE, opening(), elsewhere=file) as openings:
-        assert openings.n == 2
+    with record_access(tmp_path / "out" / ACCESS_LOG_FILE, access(), elsewhere=file) as counts:
+        assert counts.n == 2
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["nonsense\n", "{}\n", '{"event": "opened", "id": "x"}\n'])
+@pytest.mark.parametrize("damage", ["nonsense\n", "{}\n", '{"event": "accessed", "id": "x"}\n'])
 def test_a_damaged_line_is_not_passed_over(file, damage):
-    open_once(file)
+    access_once(file)
     file.write_text(file.read_text() + damage)
     with pytest.raises(UsageError, match="line 3 is damaged.*Restore the file"):
-        open_once(file)
+        access_once(file)
 
 
-def test_what_cannot_be_recorded_is_not_opened(tmp_path):
+def test_a_log_under_its_old_name_is_counted_and_gone_on_with_under_the_new(file, caplog):
+    access_once(file)
+    old = file.with_name("test_openings.jsonl")
+    old.write_text(file.read_text().replace('"accessed"', '"opened"').replace('"access"', '"opening"'))
+    file.unlink()
+    before = old.read_bytes()
+    assert access_once(file, "b").sentence.endswith("read 2 times, 1 of the earlier times with other decisions.")
+    assert "test_openings.jsonl is now called test_access_log.jsonl" in caplog.text
+    assert old.read_bytes() == before
+    assert access_once(file, "b").n == 3
+
+
+def test_what_was_interrupted_under_the_old_name_counts_once(file):
+    with pytest.raises(KeyboardInterrupt), record_access(file, access()):
+        raise KeyboardInterrupt
+    file.rename(file.with_name("test_openings.jsonl"))
+    assert access_once(file).n == 1
+    assert access_once(file).n == 2
+
+
+def test_what_cannot_be_recorded_is_not_read(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(OutputError), record_access(tmp_path / "run" / ACCESS_LOG_FILE, opening()):
+    with pytest.raises(OutputError), record_access(tmp_path / "run" / ACCESS_LOG_FILE, access()):
         pytest.fail("the test scans were read")

@@ -1,4 +1,4 @@
-"""An operating point from the command line to a second look: chosen, locked, opened, counted, and not to be changed."""
+"""An operating point from the command line to a second look: chosen, locked, read, counted, and not to be changed."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def test_the_point_is_chosen_locked_and_reported(run: FinishedRun):
     assert lock["cohort_hash"] == contents(run.folder / "cohort.lock.json")["cohort_hash"]
     assert lock["weights_sha256"] == record.weights_sha256
     assert {"classes.sensitivity", "macro_auc", "transfer_gain"} <= set(lock["reported"])
-    (opening, reported) = lines_of(run.folder)
-    assert (opening["event"], reported["event"]) == ("opened", "reported")
-    assert opening["opening"]["lock_hash"] == lock["lock_hash"]
+    (access, reported) = lines_of(run.folder)
+    assert (access["event"], reported["event"]) == ("accessed", "reported")
+    assert access["access"]["lock_hash"] == lock["lock_hash"]
     assert (metrics["test_set_access"]["n"], metrics["test_set_access"]["own"]) == (1, True)
-    assert "was opened" not in run.outcome.out
+    assert "was read" not in run.outcome.out
     page = (run.folder / "report.html").read_text()
     for words in (
         "Operating point</h2>",
         "sensitivity of part-solid at least 90 %",
         lock["lock_hash"],
         "12 validation scans of 12 patients",
-        "test set was opened once",
+        "test set was read once",
         "each once",
     ):
         assert words in page, words
@@ -101,30 +101,30 @@ def test_the_calls_are_those_of_the_locked_point(run: FinishedRun):
     np.testing.assert_allclose([classes[name]["sensitivity"]["value"] for name in names], found)
 
 
-def test_another_operating_point_trains_nothing_and_is_a_second_opening(
+def test_another_operating_point_trains_nothing_and_is_a_second_access(
     command: Command, copied: Path, cohort_csv, own_test_csv, tmp_path
 ):
     before, weights = read_record(copied / "bundle"), copied / "training/fold-0/best.safetensors"
     written = weights.stat().st_mtime_ns
     outcome = finetune(cohort_csv, copied, "operating_point.rule=youden")
     assert outcome.code == 0, outcome.err
-    after, openings = read_record(copied / "bundle"), contents(copied / "metrics.json")["test_set_access"]
+    after, counts = read_record(copied / "bundle"), contents(copied / "metrics.json")["test_set_access"]
     assert weights.stat().st_mtime_ns == written
     assert (after.weights_sha256, set(after.operating_point.thresholds)) == (before.weights_sha256, set(after.classes))
     assert after.lock_hash != before.lock_hash
-    assert after.lock_hash == contents(copied / DECISIONS_FILE)["lock_hash"] == openings["lock_hash"]
-    assert (openings["n"], openings["n_other_decisions"], openings["n_other_operating_points"]) == (2, 1, 1)
-    said = "The run's own test set was opened 2 times, 1 of the earlier times with another operating point."
+    assert after.lock_hash == contents(copied / DECISIONS_FILE)["lock_hash"] == counts["lock_hash"]
+    assert (counts["n"], counts["n_other_decisions"], counts["n_other_operating_points"]) == (2, 1, 1)
+    said = "The run's own test set was read 2 times, 1 of the earlier times with another operating point."
     assert f"warning: {said}" in outcome.out
     page = (copied / "report.html").read_text()
-    assert page.index("test set was opened 2 times</b>1 of the earlier times with") < page.index("Who was judged</h2>")
+    assert page.index("test set was read 2 times</b>1 of the earlier times with") < page.index("Who was judged</h2>")
 
     outcome = command("evaluate", copied, own_test_csv, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     third = contents(tmp_path / "out/metrics.json")
     assert (third["test_set_access"]["n"], third["test_set_access"]["own"]) == (3, True)
     assert third["test_set_access"]["lock_hash"] == after.lock_hash
-    assert [line["opening"]["by"] for line in lines_of(copied) if line["event"] == "opened"] == [
+    assert [line["access"]["by"] for line in lines_of(copied) if line["event"] == "accessed"] == [
         "finetune",
         "finetune",
         "evaluate",
@@ -138,10 +138,10 @@ def test_another_operating_point_trains_nothing_and_is_a_second_opening(
 
 def test_the_same_again_says_so_and_a_run_killed_after_its_opening_goes_on_with_it(copied: Path, cohort_csv):
     assert finetune(cohort_csv, copied, *SENSITIVE).code == 0
-    openings = contents(copied / "metrics.json")["test_set_access"]
-    assert (openings["n"], openings["n_other_decisions"]) == (2, 0)
+    counts = contents(copied / "metrics.json")["test_set_access"]
+    assert (counts["n"], counts["n_other_decisions"]) == (2, 0)
     text = (copied / ACCESS_LOG_FILE).read_text().splitlines(keepends=True)
-    (copied / ACCESS_LOG_FILE).write_text("".join(text[:-1]))  # opened a second time, and killed before any result
+    (copied / ACCESS_LOG_FILE).write_text("".join(text[:-1]))  # read a second time, and killed before any result
     (copied / "metrics.json").unlink()
     assert finetune(cohort_csv, copied, *SENSITIVE).code == 0
     assert contents(copied / "metrics.json")["test_set_access"]["n"] == 2
@@ -181,8 +181,8 @@ def test_a_bundle_away_from_its_run_counts_in_the_output_folder(
 ):
     bundle = shutil.copytree(run.bundle, tmp_path / "bundle")
     assert command("evaluate", bundle, own_test_csv, "-o", tmp_path / "out").code == 0
-    openings = contents(tmp_path / "out/metrics.json")["test_set_access"]
-    assert (openings["n"], openings["own"], len(lines_of(tmp_path / "out"))) == (1, True, 2)
+    counts = contents(tmp_path / "out/metrics.json")["test_set_access"]
+    assert (counts["n"], counts["own"], len(lines_of(tmp_path / "out"))) == (1, True, 2)
     assert len(lines_of(run.folder)) == 2
 
 

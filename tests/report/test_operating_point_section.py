@@ -1,4 +1,4 @@
-"""What the page says of the operating point, of its lock, and of how often the test set was opened."""
+"""What the page says of the operating point, of its lock, and of how often the test set was read."""
 
 import csv
 from dataclasses import replace
@@ -24,11 +24,11 @@ COSTS = {
 }
 
 
-def opened(n=1, **changes):
+def accessed(n=1, **changes):
     return AccessCounts(**{"n": n, "own": True, "lock_hash": HASH, "cohort_hash": "c"} | changes)
 
 
-def decided(data=DATA, validation=VALIDATION, *, openings=None, n_networks=1, **config):
+def decided(data=DATA, validation=VALIDATION, *, counts=None, n_networks=1, **config):
     """Metrics of a run whose operating point was chosen on other scans."""
     wanted = OperatingPointConfig.model_validate(config)
     point, reached = choose_point(
@@ -40,7 +40,7 @@ def decided(data=DATA, validation=VALIDATION, *, openings=None, n_networks=1, **
         n_networks=n_networks,
     )
     metrics = metrics_of(data, operating_point=point)
-    return metrics.model_copy(update={"chosen_point": reached, "test_set_access": openings or opened()})
+    return metrics.model_copy(update={"chosen_point": reached, "test_set_access": counts or accessed()})
 
 
 def rows_of(folder, table):
@@ -56,7 +56,7 @@ def test_the_section_tells_aim_threshold_what_was_reached_and_the_lock(tmp_path)
         "sensitivity of malignant at least 90 %",
         "90 validation scans of 90 patients",
         HASH,
-        "The run's own test set was opened once",
+        "The run's own test set was read once",
         f"{100 * reached.value:.1f} %",
         f"{100 * reached.ci95[0]:.1f} to {100 * reached.ci95[1]:.1f}",
         "by the mean of 5",
@@ -103,55 +103,55 @@ def test_findings_have_a_threshold_each_and_few_cases_are_warned_of(tmp_path):
     assert f"{first[0].upper()}{first[1:]}." in page.text
 
 
-def test_a_bundle_that_does_not_tell_how_it_was_chosen_still_tells_its_openings(tmp_path):
+def test_a_bundle_that_does_not_tell_how_it_was_chosen_still_tells_its_test_set_access(tmp_path):
     metrics = metrics_of(DATA).model_copy(
-        update={"test_set_access": opened(2, own=None, lock_hash="", n_other_decisions=0)}
+        update={"test_set_access": accessed(2, own=None, lock_hash="", n_other_decisions=0)}
     )
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
     assert "not locked: the bundle is from before there were locks" in page.text
-    assert "The test set was opened 2 times, each time with the same decisions" in page.text
+    assert "The test set was read 2 times, each time with the same decisions" in page.text
     assert "on validation scans" not in page.text
 
 
 @pytest.mark.parametrize(
-    ("openings", "title", "text"),
+    ("counts", "title", "text"),
     [
-        (opened(2), "The run's own test set was opened 2 times", "Each time with the same decisions."),
+        (accessed(2), "The run's own test set was read 2 times", "Each time with the same decisions."),
         (
-            opened(3, n_other_decisions=2),
-            "The run's own test set was opened 3 times",
+            accessed(3, n_other_decisions=2),
+            "The run's own test set was read 3 times",
             "2 of the earlier times with other decisions.",
         ),
         (
-            opened(3, n_other_decisions=2, n_other_operating_points=1),
-            "The run's own test set was opened 3 times",
+            accessed(3, n_other_decisions=2, n_other_operating_points=1),
+            "The run's own test set was read 3 times",
             "1 of the earlier times with another operating point.",
         ),
-        (opened(2, own=False), "The test set was opened 2 times", "Each time with the same decisions."),
+        (accessed(2, own=False), "The test set was read 2 times", "Each time with the same decisions."),
     ],
 )
-def test_more_than_one_opening_is_a_warning_on_the_first_screen(openings, title, text):
-    metrics = metrics_of(DATA).model_copy(update={"test_set_access": openings})
+def test_more_than_one_access_is_a_warning_on_the_first_screen(counts, title, text):
+    metrics = metrics_of(DATA).model_copy(update={"test_set_access": counts})
     (notice,) = trust_notices(Evidence(metrics, sample().run))
     assert (notice.level, notice.title) == ("warning", title)
     assert notice.text.startswith(text)
-    assert openings.sentence.lower().startswith(title.lower())
-    once = metrics.model_copy(update={"test_set_access": opened()})
+    assert counts.sentence.lower().startswith(title.lower())
+    once = metrics.model_copy(update={"test_set_access": accessed()})
     assert trust_notices(Evidence(once, sample().run)) == []
 
 
 def test_in_chinese_nothing_of_it_is_left_in_english(tmp_path):
-    metrics = decided(rule="youden", openings=opened(3, n_other_decisions=1, n_other_operating_points=1))
+    metrics = decided(rule="youden", counts=accessed(3, n_other_decisions=1, n_other_operating_points=1))
     run = replace(summary(DATA), language="zh-TW", cross_validated=True)
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics, run=run)))
     for words in (
-        "此次執行自己的測試集開啟過 3 次",
+        "此次執行自己的測試集讀取過 3 次",
         "先前有 1 次使用其他操作點",
         "90 位病人的 90 次驗證掃描",
         "各驗證一次",
     ):
         assert words in page.text
-    assert "opened" not in page.text
+    assert "was read" not in page.text
 
 
 def test_with_cross_validation_every_development_scan_validates_once(tmp_path):

@@ -1,4 +1,4 @@
-"""Between training and test: the decisions are locked, and the opening of the test set is recorded."""
+"""Between training and test: the decisions are locked, and every access of the test set is recorded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lock_run(run: Path, bundle: Path) -> BundleRecord:
 @contextmanager
 def record_run_access(run: Path, run_data: RunData, record: BundleRecord) -> Iterator[AccessCounts]:
     """Around everything in which a network reads the run's test scans. Raises as :func:`record_access`."""
-    opening = Access(
+    access = Access(
         by="finetune",
         own=True,
         cohort_hash=run_data.lock.cohort_hash,
@@ -35,5 +35,5 @@ def record_run_access(run: Path, run_data: RunData, record: BundleRecord) -> Ite
         lock_hash=record.lock_hash,
         operating_point=record.operating_point,
     )
-    with record_access(run / ACCESS_LOG_FILE, opening) as openings:
-        yield openings
+    with record_access(run / ACCESS_LOG_FILE, access) as counts:
+        yield counts

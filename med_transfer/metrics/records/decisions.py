@@ -1,4 +1,4 @@
-"""What metrics.json and the bundle say of the decisions: the operating point, and how often a test set was opened."""
+"""What metrics.json and the bundle say of the decisions: the operating point, and how often a test set was read."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class AccessCounts(Record):
     """How often a network has read the test scans, with this time, and what had been decided then.
 
     Attributes:
-        n: openings of this test set that are known, with this one.
+        n: accesses of this test set that are known, with this one.
         own: whether patients of the run's own test set are in it; None where the bundle does not tell.
-        n_other_decisions: earlier openings under other decisions (another lock's hash).
+        n_other_decisions: earlier accesses under other decisions (another lock's hash).
         n_other_operating_points: those of them with another operating point.
         lock_hash: of the decisions that these figures are of; empty for a bundle from before there were locks.
         cohort_hash: of the test set.
@@ -71,7 +71,7 @@ class AccessCounts(Record):
 
     @property
     def level(self) -> int:
-        """Of logging: a warning where something was decided anew since an earlier opening."""
+        """Of logging: a warning where something was decided anew since an earlier access."""
         return logging.WARNING if self.n_other_decisions else logging.INFO
 
     @property
@@ -79,10 +79,10 @@ class AccessCounts(Record):
         """In words."""
         whose = "The run's own test set" if self.own else "The test set"
         if self.n == 1:
-            return f"{whose} was opened once."
+            return f"{whose} was read once."
         others = "each time with the same decisions"
         if self.n_other_operating_points:
             others = f"{self.n_other_operating_points} of the earlier times with another operating point"
         elif self.n_other_decisions:
             others = f"{self.n_other_decisions} of the earlier times with other decisions"
-        return f"{whose} was opened {self.n} times, {others}."
+        return f"{whose} was read {self.n} times, {others}."

@@ -9,16 +9,16 @@ from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, above_c
 from med_transfer.page import ENGLISH, Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval
-from med_transfer.report.openings import decided_before, times_opened
 from med_transfer.report.sections.first_screen_notices import FITTED_WITHIN, Notice
+from med_transfer.report.test_access import decided_before, times_read
 
 
 def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
-    """In the order of reading: overlap, openings, distance from training, shortcuts, subgroups that differ."""
+    """In the order of reading: overlap, test-set access, distance from training, shortcuts, subgroups that differ."""
     metrics = evidence.metrics
     found = [
         _overlap(metrics.overlap, t),
-        _openings(metrics.test_set_access, t),
+        _test_set_access(metrics.test_set_access, t),
         _domain(metrics.domain, t),
         _shortcut(metrics, t),
         *_subgroups(metrics, t),
@@ -40,16 +40,16 @@ def _overlap(overlap: Overlap | None, t: Translator) -> Notice | None:
     return Notice("warning", title, text)
 
 
-def _openings(openings: AccessCounts | None, t: Translator) -> Notice | None:
-    if openings is None or openings.n == 1:
+def _test_set_access(access: AccessCounts | None, t: Translator) -> Notice | None:
+    if access is None or access.n == 1:
         return None
-    before = decided_before(openings, t)
+    before = decided_before(access, t)
     text = t(
         "{before}. Figures of scans that were looked at before, and something then chosen or changed, are no first "
         "answer. See docs/operating_points.md.",
         before=before[:1].upper() + before[1:],
     )
-    return Notice("warning", times_opened(openings, t), text)
+    return Notice("warning", times_read(access, t), text)
 
 
 def _domain(domain: Domain | None, t: Translator) -> Notice | None:

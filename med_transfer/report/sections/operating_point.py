@@ -1,4 +1,4 @@
-"""At which threshold: the rule, what it reached on validation scans, its lock, and how often the test was opened."""
+"""At which threshold: the rule, what it reached on validation scans, its lock, and how often the test set was read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.openings import decided_before, times_opened
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
+from med_transfer.report.test_access import decided_before, times_read
 
 _AIM = {
     "argmax": sentence("the most probable class, or findings at 0.5"),
@@ -22,25 +22,25 @@ _AIM = {
 def section(evidence: Evidence, t: Translator) -> Section | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
-    chosen, openings = metrics.chosen_point, metrics.test_set_access
-    if chosen is None and openings is None:
+    chosen, access = metrics.chosen_point, metrics.test_set_access
+    if chosen is None and access is None:
         return None
-    tables = [_decided(metrics.operating_point, chosen, openings, t)]
+    tables = [_decided(metrics.operating_point, chosen, access, t)]
     tables += [_reached(metrics, chosen, t)] if chosen else []
     tables += [_costs(metrics.operating_point, metrics.labels, t)] if metrics.operating_point.costs else []
     return Section(t("Operating point"), tables, values={"chosen": chosen})
 
 
-def _decided(point: OperatingPoint, chosen: ChosenPoint | None, openings: AccessCounts | None, t: Translator) -> Table:
+def _decided(point: OperatingPoint, chosen: ChosenPoint | None, access: AccessCounts | None, t: Translator) -> Table:
     rows = [(t("A scan is called"), str(point))]
     if chosen is not None:
         rows = [(t("Aim"), _aim(chosen, t)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
-    if openings is not None:
-        opened = ", ".join(filter(None, [times_opened(openings, t), decided_before(openings, t)]))
-        locked = openings.lock_hash or t("not locked: the bundle is from before there were locks")
-        rows += [(t("Lock on all decisions (SHA-256)"), locked), (t("Openings"), opened)]
+    if access is not None:
+        read = ", ".join(filter(None, [times_read(access, t), decided_before(access, t)]))
+        locked = access.lock_hash or t("not locked: the bundle is from before there were locks")
+        rows += [(t("Lock on all decisions (SHA-256)"), locked), (t("Test-set access"), read)]
     return Table(
-        "decided", t("What was decided before the test set was opened"), (t("Decision"), t("Value")), rows, kind="text"
+        "decided", t("What was decided before the test set was read"), (t("Decision"), t("Value")), rows, kind="text"
     )
 
 
