@@ -69,7 +69,7 @@ class Provenance(_Record):
 
 
 class HeldOut(_Record):
-    """Whom the run is judged on: hashes of its test patients and of their scans, no identifiers."""
+    """Whom the run is evaluated on: hashes of its test patients and of their scans, no identifiers."""
 
     patient_hashes: tuple[str, ...]
     content_hashes: tuple[str, ...]

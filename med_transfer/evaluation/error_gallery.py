@@ -81,7 +81,7 @@ def gallery(
     """Pictures of at most ``n`` errors with Grad-CAM over them, and how far these maps can be trusted.
 
     Args:
-        record: of the bundle that is judged.
+        record: of the bundle that is evaluated.
         ensemble: its network; on a GPU while it is explained, when there is one, and then on the CPU.
         prepared: the scans, as the network sees them.
         predictions: of the same scans, in their order.

@@ -81,7 +81,7 @@ def record_access(file: Path, access: Access, elsewhere: Path | None = None) -> 
     counted twice.
 
     Args:
-        file: to append to. A log beside it under the name of earlier versions is counted, too.
+        file: to append to. A log next to it under the name of earlier versions is counted, too.
         access: what is about to be read.
         elsewhere: another log, which cannot be written to and is counted all the same.
 

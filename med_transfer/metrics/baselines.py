@@ -83,18 +83,18 @@ FEWEST_PATIENTS = 10  # of a class; below that a model that is fitted within the
 
 
 def baselines_within(
-    features: NDArray[np.floating], judged: Development
+    features: NDArray[np.floating], scans: Development
 ) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
     """Name to probabilities [scan, class], and what the acquisition gives away; nothing where a class has few patients.
 
     Args:
         features: handcrafted ones [scan, feature].
-        judged: the scans, which learn from each other.
+        scans: which learn from each other.
     """
-    if fewest_patients(judged.truth, judged.patients) < FEWEST_PATIENTS:
+    if fewest_patients(scans.truth, scans.patients) < FEWEST_PATIENTS:
         return {}, None
-    folds = held_out_folds(judged.truth, judged.patients, judged.labels)
-    handcrafted = handcrafted_within(features, judged.truth, folds, multilabel=judged.labels.multilabel)
-    acquisition, shortcuts = acquisition_within(judged)
+    folds = held_out_folds(scans.truth, scans.patients, scans.labels)
+    handcrafted = handcrafted_within(features, scans.truth, folds, multilabel=scans.labels.multilabel)
+    acquisition, shortcuts = acquisition_within(scans)
     facts = {ACQUISITION_BASELINE: acquisition} if acquisition is not None else {}
     return {"handcrafted": handcrafted} | facts, shortcuts

@@ -142,7 +142,7 @@ class ClassRates:
         if unbounded > _MOST_UNBOUNDED or resampled.degenerate:
             why = f"{unbounded:.0%} of draws have no bound" if unbounded else "every draw agrees"
             return found.model_copy(update={"method": f"{found.method}; no interval over patients: {why}"})
-        return self._beside(found, resampled)
+        return self._with_cluster_interval(found, resampled)
 
     def at_prevalence(self, c: int) -> PredictiveValues | None:
         """PPV and NPV at the stated prevalence of class ``c``; None where none is stated."""
@@ -157,11 +157,11 @@ class ClassRates:
                     c, lambda cells, which=which: predictive_value_in(which, prevalence, cells)
                 )
                 if estimate.value is not None and not resampled.degenerate:
-                    found[which] = self._beside(estimate, resampled)
+                    found[which] = self._with_cluster_interval(estimate, resampled)
         return PredictiveValues(prevalence=prevalence, **found)
 
-    def _beside(self, found: Estimate, resampled: Resampled) -> Estimate:
-        """The estimate with an interval over patients beside that over scans."""
+    def _with_cluster_interval(self, found: Estimate, resampled: Resampled) -> Estimate:
+        """The estimate with an interval over patients next to that over scans."""
         interval, kind = resampled.interval()
         method = f"{found.method}, over scans as if independent; ci95_cluster: {self.bootstrap.described(kind)}"
         return found.model_copy(update={"ci95_cluster": interval, "method": method})

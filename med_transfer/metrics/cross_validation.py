@@ -1,4 +1,4 @@
-"""One cohort to learn from and to judge: who is held out when, so that no patient is judged by a model that saw him."""
+"""One cohort to learn from and to evaluate on: who is held out when, so that no model predicts patients it saw."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from med_transfer.metrics.binomial import wilson
 from med_transfer.metrics.records.domain import (
-    STRANGE,
+    OUT_OF_DISTRIBUTION,
     CohortProfile,
     Domain,
     NumberShift,
@@ -84,7 +84,7 @@ def domain_of(
         outside_envelope=_share(np.any(outside, axis=(1, 2))),
         outside_by_axis=dict(zip(_AXES, outside.any(axis=1).sum(axis=0).tolist(), strict=True)),
         novelty=spread_of(novelty),
-        strange=_share(novelty > STRANGE),
+        out_of_distribution=_share(novelty > OUT_OF_DISTRIBUTION),
         abstain_above=abstain_above,
         abstained=None if abstain_above is None else _share(novelty > abstain_above),
         prevalence={

@@ -73,15 +73,15 @@ def fit_acquisition(
 
 
 def acquisition_within(
-    judged: Development, seed: int = 0, n_boot: int = 2000
+    scans: Development, seed: int = 0, n_boot: int = 2000
 ) -> tuple[NDArray[np.float64] | None, Shortcuts]:
     """As :func:`fit_acquisition`, for scans of which no others are at hand: each is predicted from other patients'.
 
     Args:
-        judged: the scans, which learn from each other.
+        scans: which learn from each other.
         seed: of folds and bootstrap; n_boot: draws.
     """
-    shortcuts, probabilities = _measured(judged, seed, n_boot)
+    shortcuts, probabilities = _measured(scans, seed, n_boot)
     return probabilities, shortcuts
 
 

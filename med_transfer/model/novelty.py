@@ -2,7 +2,7 @@
 
 The training scans' features are described by a Gaussian of low rank (probabilistic PCA, Tipping & Bishop 1999).
 A scan's squared Mahalanobis distance is turned into the share of held-out scans that lie nearer,
-so 0.99 means: stranger than 99 of 100 scans that the network had not seen either.
+so 0.99 means: less like the training scans than 99 of 100 scans that the network had not seen either.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Evidence:
         return flow.found.scans if flow else self.metrics.n_scans + self.metrics.failed.n
 
     @property
-    def judged(self) -> str:
+    def model(self) -> str:
         """What the main figures are of: ``fused model`` or ``network``."""
         fusion = self.metrics.fusion
         return sentence("fused model") if fusion and fusion.report == "fused" else sentence("network")

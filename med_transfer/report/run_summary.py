@@ -1,4 +1,4 @@
-"""What the report tells beside the metrics: the run, its learning curves, its worst misses."""
+"""What the report tells next to the metrics: the run, its learning curves, its worst misses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ParticipantFlow:
     Attributes:
         found: rows of the cohort table.
         excluded: scans that could not be used, and the patients of whom no scan is left.
-        parts: split to its scans; only ``test`` where a finished bundle was judged.
+        parts: split to its scans; only ``test`` where a finished bundle was evaluated.
         n_networks: members of the ensemble; of several, each is validated on a fold of ``train`` that it has not seen.
     """
 

@@ -16,7 +16,7 @@ from med_transfer.report.table import Table
 class Section:
     """One section, before it is HTML.
 
-    A template, ``<name>.html.jinja`` beside its module, places ``tables.<name>`` and ``figures.<name>``, and has
+    A template, ``<name>.html.jinja`` next to its module, places ``tables.<name>`` and ``figures.<name>``, and has
     ``evidence``, ``metrics``, ``run`` and everything in ``values``. Without one, figures and tables follow each other.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Writing the report: report.html, one file without network or scripts, and report_files/ beside it."""
+"""Writing the report: report.html, one file without network or scripts, and report_files/ next to it."""
 
 from __future__ import annotations
 

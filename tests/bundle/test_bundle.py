@@ -84,7 +84,7 @@ def test_a_bundle_is_a_source_for_the_next_transfer(bundle, ensemble):
             torch.testing.assert_close(ours, theirs)
 
 
-def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path, ensemble):
+def test_saving_again_replaces_and_leaves_nothing_with_cluster_interval(tmp_path, ensemble):
     for card in ("first", "second"):
         save_bundle(tmp_path / "bundle", record(), ensemble, card)
     assert (tmp_path / "bundle/docs/README.md").read_text() == "second"

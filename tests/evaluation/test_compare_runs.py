@@ -204,7 +204,7 @@ def test_the_probabilities_that_a_run_reports_are_compared(tmp_path, report):
     found = result[1]
     assert found.macro_auc == expected.macro_auc
     assert found.sensitivity == expected.sensitivity
-    assert found.judged == {"image": "network", "fused": "fused"}[report]
+    assert found.reported == {"image": "network", "fused": "fused"}[report]
     assert ("<small>fused model</small>" in as_page(result)) == (report == "fused")
     own, of_reference = found.metrics.macro_auc.value, result[0].metrics.macro_auc.value
     assert own - of_reference == pytest.approx(found.macro_auc.value)

@@ -112,7 +112,7 @@ def test_what_was_seen_in_training_is_judged_only_when_allowed_and_is_said_first
     overlap = json.loads((tmp_path / "out" / "metrics.json").read_text())["overlap"]
     assert overlap == {"n_scans": 18, "n_patients": 18, "seen_scans": 12, "seen_patients": 12, "seen_by_source": None}
     report = (tmp_path / "out" / "report.html").read_text()
-    assert report.index("12 of 18 scans were seen in training") < report.index("Who was judged</h2>")
+    assert report.index("12 of 18 scans were seen in training") < report.index("Who was evaluated</h2>")
     assert "no patient of this cohort was used in training" not in report
 
 
@@ -148,7 +148,9 @@ def test_an_external_cohort_whose_acquisition_tells_the_label_is_warned_of(
     assert metrics["baselines"]["acquisition"]["macro_auc"]["value"] == 1
     assert next(iter(metrics["shortcuts"]["facts"])) == "n_slices"
     report = (tmp_path / "report.html").read_text()
-    summary = report[: report.index("Who was judged</h2>")]
+    summary = report[: report.index("Who was evaluated</h2>")]
     assert "How the scans were made gives the label away" in summary
     assert "the handcrafted baseline" in summary
-    assert summary.count("It was fitted within this cohort, each patient judged by a model of the others.") == 2
+    assert (
+        summary.count("It was fitted within this cohort, each patient predicted by a model of the other patients.") == 2
+    )

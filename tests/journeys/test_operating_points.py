@@ -117,7 +117,7 @@ def test_another_operating_point_trains_nothing_and_is_a_second_access(
     said = "The run's own test set was read 2 times, 1 of the earlier times with another operating point."
     assert f"warning: {said}" in outcome.out
     page = (copied / "report.html").read_text()
-    assert page.index("test set was read 2 times</b>1 of the earlier times with") < page.index("Who was judged</h2>")
+    assert page.index("test set was read 2 times</b>1 of the earlier times with") < page.index("Who was evaluated</h2>")
 
     outcome = command("evaluate", copied, own_test_csv, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err

@@ -149,7 +149,7 @@ def test_what_the_pretraining_has_seen_is_judged_by_the_bundle_only_when_allowed
     assert json.loads((tmp_path / "out/metrics.json").read_text())["overlap"]["seen_by_source"] == 9
     report = (tmp_path / "out/report.html").read_text()
     said = report.index("9 of them were seen by the source network or its pretraining.")
-    assert report.index("9 of 9 scans were seen in training") < said < report.index("Who was judged</h2>")
+    assert report.index("9 of 9 scans were seen in training") < said < report.index("Who was evaluated</h2>")
 
 
 def test_a_chain_remembers_everyone(command, pretrained, chest_source, tmp_path):

@@ -42,7 +42,7 @@ def test_scans_outside_are_counted_with_wilson_s_interval():
 
 def test_novelty_is_told_by_its_spread_and_its_share_above_the_limits():
     domain = measured()
-    assert (domain.strange.value, domain.abstained.value) == (0.2, 0.3)
+    assert (domain.out_of_distribution.value, domain.abstained.value) == (0.2, 0.3)
     assert (domain.novelty.low, domain.novelty.median, domain.novelty.high) == (0.1, pytest.approx(0.65), 1.0)
     assert measured(abstain_above=None).abstained is None
 

@@ -78,10 +78,10 @@ def test_the_diagram_of_a_run_says_all_of_it():
             assert n == 0 or f"{other} {n}" in spoken
 
 
-def test_a_bundle_that_was_judged_alone_has_no_parts(tmp_path):
+def test_a_bundle_that_was_evaluated_alone_has_no_parts(tmp_path):
     given, flow = with_flow(["test"] * N)
     spoken = flow_diagram(flow, given, ENGLISH).description
-    assert "Judged" in spoken
+    assert "Evaluated" in spoken
     assert "Training" not in spoken
     page = Page(write(tmp_path / "report.html", given))
     assert f"3 of {N + 3} scans gave no prediction. They are in no rate of this report." in page.text

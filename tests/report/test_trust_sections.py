@@ -79,7 +79,7 @@ def test_a_shortcut_is_a_warning_that_names_the_fact(tmp_path):
 def test_of_another_cohort_it_is_said_that_the_small_models_were_fitted_within_it(tmp_path):
     far = with_domain(np.full(240, 0.99))
     metrics = with_acquisition(tied=True).model_copy(update={"domain": far.domain})
-    within = "It was fitted within this cohort, each patient judged by a model of the others."
+    within = "It was fitted within this cohort, each patient predicted by a model of the other patients."
     assert by_title(metrics)["How the scans were made gives the label away"].text.endswith(within)
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
     assert "cross-validated by patient on these 120 scans of 120 patients" in page.text
@@ -113,7 +113,9 @@ def test_a_cohort_that_lies_far_is_a_warning_and_what_is_not_known_is_said(tmp_p
     assert by_title(near)["This cohort is not shown to lie far from the training cohort"].level == "neutral"
     notice = by_title(far)["This cohort lies far from the training cohort"]
     assert notice.level == "warning"
-    assert notice.text.startswith("100.0 % of the scans (95 % CI 98.4 to 100.0) are stranger than 95 % of held-out")
+    assert notice.text.startswith(
+        "100.0 % of the scans (95 % CI 98.4 to 100.0) are out-of-distribution (of greater novelty"
+    )
     page = Page(write(tmp_path / "report.html", evidence(DATA, far)))
     for words in ("Distance from the training cohort", "LUNG 100%", "not known", "Above the limit at which the bundle"):
         assert words in page.text

@@ -26,7 +26,7 @@ class Comparison:
         n_reference: test scans that the reference predicted.
         sensitivity: difference by class.
         delong, mcnemar: second opinions, with Holm's correction over the runs that were compared.
-        judged: whose probabilities are compared: the ``network``'s or the ``fused`` model's, as the run reports.
+        reported: whose probabilities are compared: the ``network``'s or the ``fused`` model's, as the run reports.
         margin: the largest loss that would not matter, as stated; None: none was.
         delong_margin: whether the macro AUC is less than the margin below the reference's; corrected likewise.
     """
@@ -40,7 +40,7 @@ class Comparison:
     sensitivity: dict[str, Estimate] = field(default_factory=dict)
     delong: PairedTest | None = None
     mcnemar: PairedTest | None = None
-    judged: str = "network"
+    reported: str = "network"
     margin: float | None = None
     delong_margin: PairedTest | None = None
 
@@ -79,7 +79,7 @@ class Comparison:
         plain = {name: record and record.model_dump(mode="json") for name, record in records.items()}
         return {
             "run": str(self.run),
-            "judged": self.judged,
+            "reported": self.reported,
             **counts,
             **plain,
             "sensitivity_difference": by_class or None,
@@ -133,7 +133,7 @@ def compare_runs(
     compared = [_against(first, other, margin, seed, n_boot) for other in others]
     for test in ("delong", "mcnemar", "delong_margin"):
         compared = _corrected(compared, test)
-    return [Comparison(first.folder, first.metrics, n, n, judged=first.judged, margin=margin), *compared]
+    return [Comparison(first.folder, first.metrics, n, n, reported=first.reported, margin=margin), *compared]
 
 
 def _corrected(compared: Sequence[Comparison], test: str) -> list[Comparison]:
@@ -157,7 +157,7 @@ def _against(reference: FinishedRun, other: FinishedRun, margin: float | None, s
         sensitivity=difference.sensitivity,
         delong=delong_test(theirs, ours),
         mcnemar=mcnemar(theirs, ours),
-        judged=other.judged,
+        reported=other.reported,
         margin=margin,
         delong_margin=None if margin is None else delong_margin_test(theirs, ours, margin),
     )

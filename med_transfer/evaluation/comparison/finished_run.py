@@ -48,7 +48,7 @@ class FinishedRun:
         return Labels(tuple(self.metrics.labels), self.metrics.multilabel)
 
     @property
-    def judged(self) -> Literal["network", "fused"]:
+    def reported(self) -> Literal["network", "fused"]:
         """Whose probabilities the run's own metrics are of."""
         fusion = self.metrics.fusion
         return "fused" if fusion is not None and fusion.report == "fused" else "network"
@@ -60,7 +60,7 @@ class FinishedRun:
             UsageError: a scan without fused probabilities in a run that reports them.
         """
         rows = [self.predictions[key] for key in keys]
-        found = [row.fused if self.judged == "fused" else row.probabilities for row in rows]
+        found = [row.fused if self.reported == "fused" else row.probabilities for row in rows]
         if not all(found):
             raise UsageError(
                 f"{sum(not one for one in found)} test scans without fused probabilities",

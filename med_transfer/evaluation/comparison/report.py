@@ -31,7 +31,7 @@ MARGIN_METHOD = (
 )
 CHOICE_WARNING = (
     "To pick the run that looks best here is a choice made on test scans: its figure is then too good, and another "
-    "cohort has to judge it."
+    "cohort has to evaluate it."
 )
 
 

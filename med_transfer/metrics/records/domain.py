@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from med_transfer.metrics.records.estimate import Estimate, Record
 from med_transfer.metrics.records.sentence import Sentence
 
-STRANGE = 0.95  # stranger than this share of held-out scans; 1 - STRANGE of them is expected by chance
+OUT_OF_DISTRIBUTION = (
+    0.95  # of greater novelty than this share of held-out scans; the rest of them is expected by chance
+)
 
 
 class Spread(Record):
@@ -71,23 +75,25 @@ class PrevalenceShift(Record):
 
 
 class Domain(Record):
-    """A cohort held against the development cohort of the bundle that is judged on it.
+    """A cohort held against the development cohort of the bundle that is evaluated on it.
 
     Attributes:
         outside_envelope: share of scans with a spacing below or above everything in training, along any axis.
         outside_by_axis: number of them along column, row and slice.
         novelty: spread of the novelty, itself a share of held-out scans in [0, 1].
-        strange: share of scans stranger than 95 % of held-out scans; 5 % is expected of scans like those.
+        out_of_distribution: share of scans of greater novelty than 95 % of held-out scans; of scans like those 5 % are.
         abstain_above: the bundle's limit; None: it never abstains, and ``abstained`` is None.
         abstained: share of scans above that limit.
         prevalence: by class.
         numbers, texts: facts of the acquisition, by name.
     """
 
+    renamed_keys: ClassVar[dict[str, str]] = {"strange": "out_of_distribution"}
+
     outside_envelope: Estimate
     outside_by_axis: dict[str, int]
     novelty: Spread
-    strange: Estimate
+    out_of_distribution: Estimate
     abstain_above: float | None
     abstained: Estimate | None
     prevalence: dict[str, PrevalenceShift]
@@ -96,19 +102,20 @@ class Domain(Record):
 
     @property
     def far(self) -> bool:
-        """Whether more scans than chance explains are strange, or lie outside the envelope."""
+        """Whether more scans than chance explains are out-of-distribution, or lie outside the envelope."""
         return any(
-            share.ci95 is not None and share.ci95[0] > 1 - STRANGE for share in (self.strange, self.outside_envelope)
+            share.ci95 is not None and share.ci95[0] > 1 - OUT_OF_DISTRIBUTION
+            for share in (self.out_of_distribution, self.outside_envelope)
         )
 
 
 class Overlap(Record):
-    """How many of the judged scans were seen before.
+    """How many of the evaluated scans were seen before.
 
     A scan counts as seen when its patient's pseudonym or the very same image is among those that the bundle remembers.
 
     Attributes:
-        n_scans, n_patients: that were judged.
+        n_scans, n_patients: that were evaluated.
         seen_scans, seen_patients: that the network has learned from.
         seen_by_source: scans among them that the source network, or its pretraining, has learned from; None where the
             bundle does not tell its source's patients from its own.

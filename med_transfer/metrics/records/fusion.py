@@ -1,4 +1,4 @@
-"""What metrics.json says of the fusion: every model beside the others, and what each part adds."""
+"""What metrics.json says of the fusion: every model and the others, and what each part adds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FusionMetrics(Record):
         n_scans, n_patients: that could be fused.
         not_fused: reason to number of scans.
         method: ``mean`` of the network and a model of the other parts, or one ``stacked`` model.
-        n_fitted, n_fitted_patients: scans that the model beside the network, or the stacked one, was fitted on.
+        n_fitted, n_fitted_patients: scans that the model next to the network, or the stacked one, was fitted on.
         inverse_penalty: of the fused model.
         models: ``image-only``, ``handcrafted-only``, ``columns-only``, ``fused``.
         fused_minus: the fused model minus each of the others.

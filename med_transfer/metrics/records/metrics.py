@@ -193,14 +193,14 @@ class Metrics(Record):
         subgroups: column to value to measures.
         subgroup_tests: column to whether its subgroups differ.
         baselines: name to a simpler model on the same scans, fitted on development scans; where ``external``, within
-            the judged cohort, each patient by models of the others.
+            the evaluated cohort, each patient by models of the others.
         shortcuts: what the acquisition alone gives away; of another cohort None where it has too few patients.
-        overlap, domain: how far a cohort that a bundle was judged on is new to it, and how far it lies from the one
+        overlap, domain: how far a cohort that a bundle was evaluated on is new to it, and how far it lies from the one
             the bundle was developed on; None for the test scans of a run.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         chosen_point: how the operating point was chosen; None for a bundle that does not tell.
         test_set_access: how often these test scans were read by a network, and under which lock.
-        kept_network, generalisation_gap: of a training run; None for a bundle that was judged alone.
+        kept_network, generalisation_gap: of a training run; None for a bundle that was evaluated alone.
     """
 
     renamed_keys: ClassVar[dict[str, str]] = {"fit_gap": "generalisation_gap", "openings": "test_set_access"}
@@ -240,7 +240,7 @@ class Metrics(Record):
 
     @property
     def external(self) -> bool:
-        """Whether a bundle was judged on another cohort than that of its run."""
+        """Whether a bundle was evaluated on another cohort than that of its run."""
         return self.domain is not None
 
     def save(self, path: Path | str) -> None:

@@ -83,7 +83,7 @@ def _choose(
     """The simplest method within one standard error of the best, and how that was found.
 
     The error is that of the difference between the two methods' log losses, a patient being the unit: methods are
-    judged on the same patients, whose own difficulty cancels.
+    measured on the same patients, whose own difficulty cancels.
 
     Source: Breiman et al. 1984, Classification and Regression Trees, section 3.4.3 (one standard error rule).
     """

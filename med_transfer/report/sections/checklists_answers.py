@@ -47,7 +47,7 @@ def _categories(evidence: Evidence, t: Translator) -> str:
 
 def _excluded(evidence: Evidence, t: Translator) -> str:
     return t(
-        "Data level: {n} of {asked} scans could not be used, by reason in 'Who was judged'",
+        "Data level: {n} of {asked} scans could not be used, by reason in 'Who was evaluated'",
         n=evidence.metrics.failed.n,
         asked=evidence.n_asked,
     )
@@ -58,7 +58,7 @@ def _flow(evidence: Evidence, t: Translator) -> str | None:
     if flow is None:
         return None
     return t(
-        "Diagram in 'Who was judged', from {scans} of {patients} in the cohort table on",
+        "Diagram in 'Who was evaluated', from {scans} of {patients} in the cohort table on",
         scans=scans(flow.found.scans, t),
         patients=patients(flow.found.patients, t),
     )
@@ -71,7 +71,7 @@ def _software(evidence: Evidence, t: Translator) -> str | None:
 def _division(evidence: Evidence, t: Translator) -> str | None:
     if not _trained(evidence):
         return None
-    return t("Divided {how}; numbers in 'Who was judged'", how=evidence.run.split)
+    return t("Divided {how}; numbers in 'Who was evaluated'", how=evidence.run.split)
 
 
 def _disjoint(evidence: Evidence, t: Translator) -> str:
@@ -114,7 +114,7 @@ def _subgroups(evidence: Evidence, t: Translator) -> str | None:
 def _sample_size(evidence: Evidence, t: Translator) -> str:
     metrics = evidence.metrics
     return t(
-        "Not planned by the program. Judged: {scans} of {patients}; the intervals show what so many can tell",
+        "Not planned by the program. Evaluated: {scans} of {patients}; the intervals show what so many can tell",
         scans=scans(metrics.n_scans, t),
         patients=patients(metrics.n_patients, t),
     )
@@ -188,7 +188,7 @@ def _internal(evidence: Evidence, t: Translator) -> str | None:
 
 
 def _numbers(evidence: Evidence, t: Translator) -> str:
-    return t("Scans and patients by class and part in 'Who was judged'")
+    return t("Scans and patients by class and part in 'Who was evaluated'")
 
 
 def _licence(evidence: Evidence, t: Translator) -> str:
@@ -223,11 +223,14 @@ ANSWERS: dict[str, Answer] = {
     "measures": _measures,
     "missing": _missing,
     "model": _rows("Backbone", "Input", "Networks", "Classes"),
-    "not_updated": _always(lambda t: t("None: the network that was judged is the one in the bundle")),
+    "not_updated": _always(lambda t: t("None: the network that was evaluated is the one in the bundle")),
     "numbers": _numbers,
     "performance": _performance,
     "poor_input": _always(
-        lambda t: t("A scan that cannot be trusted is refused with its reason; a strange one is marked by its novelty")
+        lambda t: t(
+            "A scan that cannot be trusted is refused with its reason; "
+            "one that is out-of-distribution is marked by its novelty"
+        )
     ),
     "predictions": _always(
         lambda t: t(

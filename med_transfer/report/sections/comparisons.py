@@ -1,4 +1,4 @@
-"""The judged model beside its baselines, and what the transfer gained."""
+"""The evaluated model and its baselines, and what the transfer gained."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     metrics = evidence.metrics
     tables = []
     if metrics.baselines:
-        tables.append(_baselines(metrics, t(evidence.judged), t))
+        tables.append(_baselines(metrics, t(evidence.model), t))
     if metrics.transfer_gain:
         tables.append(_gain(metrics.transfer_gain, t))
     return Section(t("Comparisons"), tables) if tables else None
 
 
-def _baselines(metrics: Metrics, judged: str, t: Translator) -> Table:
+def _baselines(metrics: Metrics, model: str, t: Translator) -> Table:
     def row(title: str, of_model: Cell | str, of_baseline: Callable[[BaselineMetrics], Cell]) -> list[Cell | str]:
         return [title, of_model, *(of_baseline(baseline) for baseline in metrics.baselines.values())]
 
     rows = [
         row(t("Macro AUC"), estimated(metrics.macro_auc, "decimal", t), lambda b: estimated(b.macro_auc, "decimal", t)),
         row(
-            t("Macro AUC, {judged} minus baseline", judged=judged),
+            t("Macro AUC, {model} minus baseline", model=model),
             "",
             lambda b: estimated(b.macro_auc_gain, "signed", t),
         ),
@@ -54,8 +54,8 @@ def _baselines(metrics: Metrics, judged: str, t: Translator) -> Table:
             lambda b: estimated(b.brier, "decimal", t),
         ),
     ]
-    caption = t("The {judged} beside its baselines, on the same test scans", judged=judged)
-    return Table("baselines", caption, (t("Measure"), judged.capitalize(), *metrics.baselines), rows)
+    caption = t("The {model} and its baselines, on the same test scans", model=model)
+    return Table("baselines", caption, (t("Measure"), model.capitalize(), *metrics.baselines), rows)
 
 
 def _gain(gain: TransferGain, t: Translator) -> Table:

@@ -77,6 +77,6 @@ def _notes(sets: SetMetrics, evidence: Evidence, t: Translator) -> list[str]:
         found.append(
             t("Of the sets with exactly one class {share} hold the truth.", share=f"{100 * single.value:.1f} %")
         )
-    if evidence.judged == "fused model":
+    if evidence.model == "fused model":
         found.append(t("The sets are made of the network's own probabilities, not of the fused ones."))
     return found

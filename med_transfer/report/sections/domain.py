@@ -1,10 +1,10 @@
-"""How far the judged cohort lies from the one the network was developed on."""
+"""How far the evaluated cohort lies from the one the network was developed on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from med_transfer.metrics.records.domain import STRANGE, Domain, NumberShift, Spread, TextShift
+from med_transfer.metrics.records.domain import OUT_OF_DISTRIBUTION, Domain, NumberShift, Spread, TextShift
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
@@ -28,14 +28,14 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 def _distance(domain: Domain, t: Translator) -> Table:
     axes = ", ".join(f"{t(_AXES[axis])} {n}" for axis, n in domain.outside_by_axis.items() if n)
     outside = t("Spacing outside that of training") + (f" ({axes})" if axes else "")
-    strange = t(
-        "Stranger than {share} of held-out scans; {chance} by chance",
-        share=f"{STRANGE:.0%}",
-        chance=f"{1 - STRANGE:.0%}",
+    novel = t(
+        "Out-of-distribution: of greater novelty than {share} of held-out scans; {chance} by chance",
+        share=f"{OUT_OF_DISTRIBUTION:.0%}",
+        chance=f"{1 - OUT_OF_DISTRIBUTION:.0%}",
     )
     rows: list[tuple[str, Cell]] = [
         (outside, estimated(domain.outside_envelope, "percent", t)),
-        (strange, estimated(domain.strange, "percent", t)),
+        (novel, estimated(domain.out_of_distribution, "percent", t)),
     ]
     if domain.abstained is not None:
         above = t("Above the limit at which the bundle abstains ({limit})", limit=f"{domain.abstain_above:g}")

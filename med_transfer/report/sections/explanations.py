@@ -14,7 +14,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     checks = evidence.map_checks
     if checks is None:
         return None
-    values = {"doubts": _doubts(checks, t), "fused": evidence.judged == "fused model"}
+    values = {"doubts": _doubts(checks, t), "fused": evidence.model == "fused model"}
     return Section(t("Where the network looked"), [_table(checks, t)], values=values)
 
 

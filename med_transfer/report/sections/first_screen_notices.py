@@ -16,7 +16,7 @@ Level = Literal["good", "neutral", "warning"]
 STRONGEST_BASELINE = "handcrafted"
 MOST_REASONS = 3
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
-FITTED_WITHIN = sentence("It was fitted within this cohort, each patient judged by a model of the others.")
+FITTED_WITHIN = sentence("It was fitted within this cohort, each patient predicted by a model of the other patients.")
 
 _GAIN: dict[str, tuple[Level, str, str]] = {
     "gain": (
@@ -55,13 +55,13 @@ class Notice:
 
 def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     """In the order of reading: fusion, transfer, what was kept, baseline, over-fitting, never called, failed, few."""
-    metrics, judged = evidence.metrics, t(evidence.judged)
+    metrics, model = evidence.metrics, t(evidence.model)
     found = [
         _fusion(metrics.fusion, t),
         _leaks(metrics.fusion, t),
         _transfer(metrics.transfer_gain, t),
         _kept(metrics.kept_network, t),
-        _baseline(metrics, judged, t),
+        _baseline(metrics, model, t),
         _gap(metrics.generalisation_gap, t),
         _never_called(metrics, t),
         _failed(evidence, t),
@@ -73,7 +73,8 @@ def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
 def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
     if gain is None:
         text = t(
-            "No network from scratch was judged beside this one, so nothing is known about gain or negative transfer."
+            "No network from scratch was evaluated next to this one, "
+            "so nothing is known about gain or negative transfer."
         )
         return Notice("neutral", t("Transfer gain was not measured"), text)
     level, title, text = _GAIN[gain.verdict]
@@ -135,20 +136,20 @@ def _gap(gap: GeneralisationGap | None, t: Translator) -> Notice | None:
     return Notice("warning", t("The networks over-fit"), text)
 
 
-def _baseline(metrics: Metrics, judged: str, t: Translator) -> Notice | None:
+def _baseline(metrics: Metrics, model: str, t: Translator) -> Notice | None:
     """Warn unless the model's macro AUC is above the handcrafted baseline's beyond doubt."""
     baseline = metrics.baselines.get(STRONGEST_BASELINE)
     if baseline is None or baseline.macro_auc_gain.value is None:
         return None
     gain = baseline.macro_auc_gain
     if gain.excludes_zero > 0:
-        level, title = "good", t("The {judged} beats the handcrafted baseline", judged=judged)
+        level, title = "good", t("The {model} beats the handcrafted baseline", model=model)
         text = t("It beats a linear model on simple intensity and size features.")
     elif gain.value is not None and gain.value > 0:
-        level, title = "warning", t("The {judged} is not shown to beat the handcrafted baseline", judged=judged)
+        level, title = "warning", t("The {model} is not shown to beat the handcrafted baseline", model=model)
         text = t("It is ahead of a linear model on simple intensity and size features, but the interval includes 0.")
     else:
-        level, title = "warning", t("The {judged} does not beat the handcrafted baseline", judged=judged)
+        level, title = "warning", t("The {model} does not beat the handcrafted baseline", model=model)
         text = t(
             "It is no better than a linear model on simple intensity and size features, which is cheaper and easier "
             "to explain."

@@ -56,10 +56,11 @@ def _domain(domain: Domain | None, t: Translator) -> Notice | None:
     if domain is None:
         return None
     text = t(
-        "{strange} of the scans (95 % CI {interval}) are stranger than 95 % of held-out scans, which chance makes 5 %; "
+        "{novel} of the scans (95 % CI {interval}) are out-of-distribution (of greater novelty than 95 % of "
+        "held-out scans), which chance makes 5 %; "
         "{outside} have a spacing outside that of training.",
-        strange=percent(domain.strange),
-        interval=percent_interval(domain.strange.ci95, t),
+        novel=percent(domain.out_of_distribution),
+        interval=percent_interval(domain.out_of_distribution.ci95, t),
         outside=percent(domain.outside_envelope),
     )
     if domain.far:
@@ -75,7 +76,7 @@ def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
     text = t(
         "From the acquisition alone a small model reaches macro AUC {auc} (95 % CI {interval}) on these test scans. "
         "Strongest: {facts}. The network's lead over it is {gain}. It may have learned how scans of each class were "
-        "made: judge it on scans in which that does not go together. See docs/subgroups.md.",
+        "made: evaluate it on scans in which that does not go together. See docs/subgroups.md.",
         auc=decimal(acquisition.macro_auc),
         interval=decimal_interval(acquisition.macro_auc.ci95, t),
         facts=", ".join(shortcuts.strongest),

@@ -1,4 +1,4 @@
-"""Who was judged: scans and patients from the table to the call, and the scans that gave no answer."""
+"""Who was evaluated: scans and patients from the table to the call, and the scans that gave no answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def section(evidence: Evidence, t: Translator) -> Section:
     if failed.n:
         tables.append(_failed(failed, t))
     return Section(
-        t("Who was judged"),
+        t("Who was evaluated"),
         tables,
         [flow_diagram(flow, evidence, t)] if flow else [],
         {"unusable": _unusable(evidence, t)},

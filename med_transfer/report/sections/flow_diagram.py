@@ -94,15 +94,15 @@ def flow_diagram(flow: ParticipantFlow, evidence: Evidence, t: Translator) -> Fi
 def _laid_out(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> Diagram:
     found = Box(0, 0, _MAIN, _lines([t("In the cohort table"), _scans(flow.found, t)], _MAIN))
     excluded = Box(WIDTH - _SIDE, found.bottom + 0.08, _SIDE, _lines(_excluded(flow, metrics, t), _SIDE))
-    judged_alone = set(flow.parts) == {"test"}
-    title = t("Judged") if judged_alone else t("Used")
+    test_only = set(flow.parts) == {"test"}
+    title = t("Evaluated") if test_only else t("Used")
     used = Box(0, excluded.bottom + 0.12, _MAIN, _lines([title, _scans(flow.used, t)], _MAIN))
     turn = excluded.y + excluded.height / 2
     arrows = [
         [(found.middle, found.bottom), (used.middle, used.y)],
         [(found.middle, turn), (excluded.x, turn)],
     ]
-    parts = [] if judged_alone else _parts(flow, used.bottom + _GAP, t)
+    parts = [] if test_only else _parts(flow, used.bottom + _GAP, t)
     rail = used.bottom + _GAP / 2
     arrows += [
         [(used.middle, used.bottom), (used.middle, rail), (box.middle, rail), (box.middle, box.y)] for box in parts

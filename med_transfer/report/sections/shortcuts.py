@@ -17,19 +17,19 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
         return None
     tables = [_facts(shortcuts, t, external=evidence.metrics.external)] if shortcuts.facts else []
     if ACQUISITION_BASELINE in evidence.metrics.baselines:
-        tables.insert(0, _test(evidence.metrics, t(evidence.judged), t))
+        tables.insert(0, _test(evidence.metrics, t(evidence.model), t))
     return Section(t("Shortcuts"), tables)
 
 
-def _test(metrics: Metrics, judged: str, t: Translator) -> Table:
+def _test(metrics: Metrics, model: str, t: Translator) -> Table:
     acquisition = metrics.baselines[ACQUISITION_BASELINE]
     return Table(
         "test",
-        t("The acquisition alone beside the {judged}, on the same test scans; 0.5 is guessing", judged=judged),
+        t("The acquisition alone and the {model}, on the same test scans; 0.5 is guessing", model=model),
         (t("Model"), t("Macro AUC")),
         [
             (t("Acquisition alone"), estimated(acquisition.macro_auc, "decimal", t)),
-            (judged.capitalize(), estimated(metrics.macro_auc, "decimal", t)),
+            (model.capitalize(), estimated(metrics.macro_auc, "decimal", t)),
             (t("Difference"), estimated(acquisition.macro_auc_gain, "signed", t)),
         ],
     )
