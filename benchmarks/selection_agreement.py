@@ -36,7 +36,7 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.selection.features import StageFeatures, extract
 from med_transfer.selection.measuring import MeasuredLayer, layers_of, measure_layers
-from med_transfer.selection.ranking import CandidateScores, in_order
+from med_transfer.selection.ranking import RankingCriteria, rank
 from med_transfer.selection.target import Target
 
 CONTROLS = {"small": "random", "astra": "random-astra", "lite0": "random-lite0"}
@@ -76,9 +76,9 @@ class Measured:
     standard_error: float
     activations_mib: float
 
-    def contender(self, name: str) -> CandidateScores:
+    def contender(self, name: str) -> RankingCriteria:
         score = self.best.score
-        return CandidateScores(name, score.macro_auc, score.standard_error, score.log_me, self.activations_mib)
+        return RankingCriteria(name, score.macro_auc, score.standard_error, score.log_me, self.activations_mib)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def cell(crops: Crops, features: dict[str, list[StageFeatures]], task: str, n: i
     target = Target(cast(Cohort, cohort), patient_folds(truth, cohort.patients), (), {}, {})
     best = {name: _best_layer([table[case] for case in cases], name, target) for name, table in features.items()}
     measured = {name: _against_control(name, best, features[name][0].activations_mib) for name in RANKED}
-    order = [one.name for one in in_order([one.contender(name) for name, one in measured.items()], len(cases))]
+    order = [one.name for one in rank([one.contender(name) for name, one in measured.items()], len(cases))]
     worth = [name for name in order if measured[name].gain > measured[name].standard_error]
     scores = {
         measure: {name: float(getattr(one.best.score, key)) for name, one in measured.items()}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, Provenance, read_record
-from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
+from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, HeldOut, Provenance, read_record
+from med_transfer.cohorts import SOURCE_LOCK_FILE, Cohort, Images, SourceLock, seen_before
 from med_transfer.errors import CohortError
 
 LOCK_METADATA = (
@@ -40,6 +41,19 @@ def source_provenance(weights: Path | None) -> Provenance | None:
         patient_hashes=tuple(sorted(set().union(*(lock.patient_hashes for lock in locks)))),
         content_hashes=tuple(sorted(set().union(*(lock.content_hashes for lock in locks)))),
     )
+
+
+def seen_in_training(
+    provenance: Provenance | HeldOut | None, cohort: Cohort, content_hashes: Sequence[Images]
+) -> tuple[int, ...]:
+    """Positions of the scans of a cohort that are, or whose patients are, among those of a provenance, if there is one.
+
+    Args:
+        content_hashes: of the images of each scan; empty ones leave the comparison to the patients.
+    """
+    if provenance is None:
+        return ()
+    return seen_before(cohort, content_hashes, provenance.patient_hashes, provenance.content_hashes)
 
 
 def source_licences(weights: Path | None) -> tuple[str, ...]:

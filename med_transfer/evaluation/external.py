@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from med_transfer.bundle import (
     BUNDLE_FOLDER,
     BundleRecord,
-    HeldOut,
-    Provenance,
     load_network,
     read_record,
     run_folder,
     versions,
 )
 from med_transfer.bundle.model_card import model_card_rows
-from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort, seen_before
+from med_transfer.bundle.provenance import seen_in_training
+from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
 from med_transfer.evaluation.subgroup_columns import check_subgroups
@@ -136,7 +135,9 @@ def _test_access(record: BundleRecord, prepared: PreparedCohort, bundle: Path, o
     writable = of_run is not None and os.access(of_run if of_run.exists() else of_run.parent, os.W_OK)
     access = Access(
         by="evaluate",
-        own=bool(_seen(record.held_out, prepared.cohort, prepared.content_hashes)) if record.held_out else None,
+        own=bool(seen_in_training(record.held_out, prepared.cohort, prepared.content_hashes))
+        if record.held_out
+        else None,
         cohort_hash=labelled_scans_hash(prepared.cohort, prepared.content_hashes),
         n_scans=len(prepared.scans),
         lock_hash=record.lock_hash,
@@ -163,11 +164,11 @@ def _prevalence(record: BundleRecord, n_scans: int) -> dict[str, NDArray[np.floa
 
 
 def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:
-    seen = _seen(record.trained_on, cohort, content_hashes)
+    seen = seen_in_training(record.trained_on, cohort, content_hashes)
     if not seen:
         return
     named = ", ".join(str(cohort.cases[i]) for i in seen[:5])
-    of_source = len(_seen(record.trained_on.from_source, cohort, content_hashes))
+    of_source = len(seen_in_training(record.trained_on.from_source, cohort, content_hashes))
     through = f" ({of_source} of them by its source or pretraining)" if of_source else ""
     raise PatientLeak(
         f"the bundle was trained on {len(seen)} of these scans or their patients{through}: {named}",
@@ -177,19 +178,15 @@ def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_ha
     )
 
 
-def _seen(known: Provenance | HeldOut | None, cohort: Cohort, content_hashes: Sequence[Images]) -> tuple[int, ...]:
-    return seen_before(cohort, content_hashes, known.patient_hashes, known.content_hashes) if known else ()
-
-
 def _overlap(record: BundleRecord, prepared: PreparedCohort) -> Overlap:
     cohort, source = prepared.cohort, record.trained_on.from_source
-    seen = _seen(record.trained_on, cohort, prepared.content_hashes)
+    seen = seen_in_training(record.trained_on, cohort, prepared.content_hashes)
     return Overlap(
         n_scans=len(cohort),
         n_patients=len(set(cohort.patients)),
         seen_scans=len(seen),
         seen_patients=len({cohort.patients[i] for i in seen}),
-        seen_by_source=len(_seen(source, cohort, prepared.content_hashes)) if source else None,
+        seen_by_source=len(seen_in_training(source, cohort, prepared.content_hashes)) if source else None,
     )
 
 

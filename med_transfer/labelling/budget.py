@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from med_transfer.cohorts import Cohort, Images, seen_before, split_cohort
+from med_transfer.bundle.provenance import seen_in_training, source_provenance
+from med_transfer.cohorts import Cohort, Images, split_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.data_setup import resolve_preprocessing, source_provenance
-from med_transfer.labelling.curve_samples import Judgements, curve_samples
+from med_transfer.finetuning.data_setup import resolve_preprocessing
+from med_transfer.labelling.curve_samples import SubsetPredictions, curve_samples
 from med_transfer.labelling.finetuned import finetuned_curve, start_of_finetuning
 from med_transfer.labelling.label_forecast import forecast
 from med_transfer.labelling.probe_curve import CurvePlan, probe_curve
@@ -88,7 +89,7 @@ def curve_plan(target: Target, settings: BudgetSettings) -> CurvePlan:
 
 def _by_probe(
     cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings, out: Path, progress: Progress
-) -> tuple[Judgements, Target, str]:
+) -> tuple[SubsetPredictions, Target, str]:
     candidate = _candidate(config)
     spec, backbone = candidate.spec, config.backbone
     stages = stages_from_front(backbone.pooled_stages or spec.pooled_stages, len(spec.stage_channels), spec.name)
@@ -105,7 +106,7 @@ def _by_probe(
 
 def _by_finetuning(
     cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings, out: Path, progress: Progress
-) -> tuple[Judgements, Target, str]:
+) -> tuple[SubsetPredictions, Target, str]:
     name, preprocessing = start_of_finetuning(config)
     target = _unseen_target(config.backbone.weights, cohort, config, _groups(preprocessing), out, progress)
     predictions = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
@@ -136,8 +137,7 @@ def _candidate(config: FinetuneConfig) -> Candidate:
 
 def _refuse_leaking_source(weights: Path | None, cohort: Cohort, hashes: Sequence[Images]) -> None:
     """A network that has learned from these patients knows their answers with any number of labels."""
-    source = source_provenance(weights)
-    seen = seen_before(cohort, hashes, source.patient_hashes, source.content_hashes) if source else ()
+    seen = seen_in_training(source_provenance(weights), cohort, hashes)
     if seen:
         raise PatientLeak(
             f"the source was trained on {len(seen)} of these scans or their patients",

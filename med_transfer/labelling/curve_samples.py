@@ -22,8 +22,8 @@ ALL_CLASSES = "all classes"
 
 
 @dataclass(frozen=True)
-class Judgements:
-    """Every scan judged by models that never saw its patient, again for each size of training set and each repeat.
+class SubsetPredictions:
+    """Every scan predicted by models that never saw its patient, again for each size of training set and each repeat.
 
     Attributes:
         learned: patients that the models learned from [repeat, size, class], of each class, mean over the folds.
@@ -61,30 +61,34 @@ class CurveSamples:
     labelled: int
 
 
-def curve_samples(judged: Judgements, measure: Measure, n_draws: int = 400, seed: int = 0) -> list[CurveSamples]:
+def curve_samples(
+    predictions: SubsetPredictions, measure: Measure, n_draws: int = 400, seed: int = 0
+) -> list[CurveSamples]:
     """The learning curves: of the sensitivity one a class, of the macro AUC one in all.
 
-    A draw resamples the patients who are judged, the same for all sizes, and the repeats: it varies with who happened
-    to be judged and with who happened to be learned from.
+    A draw resamples the patients, the same for all sizes, and the repeats: it varies with who happened to be predicted
+    and with who happened to be learned from.
 
     Raises:
         UsageError: a measure that is none.
     """
     if measure not in MEASURES:
         raise UsageError(f"measure {measure!r}", expected=f"one of {', '.join(MEASURES)}")
-    values = _by_repeat(judged, measure, np.ones((1, len(judged.truth)))).mean(axis=1)[0]
-    bootstrap, rng = PatientBootstrap(judged.patients, n_draws, seed), np.random.default_rng(seed)
-    resampled = bootstrap.distribution(lambda weights: _by_repeat(judged, measure, weights))
+    values = _by_repeat(predictions, measure, np.ones((1, len(predictions.truth)))).mean(axis=1)[0]
+    bootstrap, rng = PatientBootstrap(predictions.patients, n_draws, seed), np.random.default_rng(seed)
+    resampled = bootstrap.distribution(lambda weights: _by_repeat(predictions, measure, weights))
     repeats = rng.integers(resampled.shape[1], size=(n_draws, resampled.shape[1]))
     draws = np.take_along_axis(resampled, repeats[:, :, None, None], axis=1).mean(axis=1)
-    patients = np.array(judged.patients, dtype=object)
+    patients = np.array(predictions.patients, dtype=object)
     if measure == "macro_auc":
-        sizes, everyone = judged.learned_in_all.mean(axis=0), len(set(judged.patients))
+        sizes, everyone = predictions.learned_in_all.mean(axis=0), len(set(predictions.patients))
         return [_rising(CurveSamples(ALL_CLASSES, sizes, values[:, 0], draws[:, :, 0], everyone))]
-    sizes = judged.learned.mean(axis=0)
+    sizes = predictions.learned.mean(axis=0)
     return [
-        _rising(CurveSamples(name, sizes[:, c], values[:, c], draws[:, :, c], len(set(patients[judged.truth[:, c]]))))
-        for c, name in enumerate(judged.labels.names)
+        _rising(
+            CurveSamples(name, sizes[:, c], values[:, c], draws[:, :, c], len(set(patients[predictions.truth[:, c]])))
+        )
+        for c, name in enumerate(predictions.labels.names)
     ]
 
 
@@ -96,25 +100,25 @@ def _rising(samples: CurveSamples) -> CurveSamples:
     return CurveSamples(samples.name, sizes, samples.values @ weights, samples.draws @ weights, samples.labelled)
 
 
-def _by_repeat(judged: Judgements, measure: Measure, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _by_repeat(predictions: SubsetPredictions, measure: Measure, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """[draw, repeat, size, class], for the macro AUC with one class, for each row of scan weights [draw, scan]."""
     return np.stack(
         [
-            np.stack([_measured(judged, one, measure, weights) for one in of_size], axis=1)
-            for of_size in judged.probabilities
+            np.stack([_measured(predictions, of_size, measure, weights) for of_size in of_repeat], axis=1)
+            for of_repeat in predictions.probabilities
         ],
         axis=1,
     )
 
 
 def _measured(
-    judged: Judgements, probabilities: NDArray[np.float64], measure: Measure, weights: NDArray[np.float64]
+    predictions: SubsetPredictions, probabilities: NDArray[np.float64], measure: Measure, weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """[draw, class]."""
     if measure == "macro_auc":
-        return weighted_macro_auc(judged.truth, probabilities, weights)[:, None]
-    calls = OperatingPoint.default(judged.labels).calls(probabilities, judged.labels)
-    return weighted_rates(judged.truth, calls, weights)["sensitivity"]
+        return weighted_macro_auc(predictions.truth, probabilities, weights)[:, None]
+    calls = OperatingPoint.default(predictions.labels).calls(probabilities, predictions.labels)
+    return weighted_rates(predictions.truth, calls, weights)["sensitivity"]
 
 
 def count_patients(truth: NDArray[np.bool_], patients: Sequence[str]) -> NDArray[np.intp]:

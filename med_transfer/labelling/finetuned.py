@@ -22,8 +22,8 @@ from med_transfer.evaluation.evaluate import predict
 from med_transfer.finetuning import FinetuneConfig, finetune
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.data_setup import resolve_preprocessing
-from med_transfer.labelling.curve_samples import Judgements
-from med_transfer.labelling.probe_curve import CurvePlan, TrainingSubset, evaluate_subsets, lessons
+from med_transfer.labelling.curve_samples import SubsetPredictions
+from med_transfer.labelling.probe_curve import CurvePlan, TrainingSubset, evaluate_subsets, training_subsets
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
 
@@ -39,7 +39,7 @@ def start_of_finetuning(config: FinetuneConfig) -> tuple[str, PreprocessingConfi
 
 def finetuned_curve(
     cohort: Cohort, config: FinetuneConfig, plan: CurvePlan, folder: Path, progress: Progress
-) -> Judgements:
+) -> SubsetPredictions:
     """Predictions of every patient by runs that learned from ever more others; finished runs are not trained again.
 
     Args:
@@ -54,9 +54,9 @@ def finetuned_curve(
     """
     config = _network_alone(config)
     plan = _divisible(cohort, config, plan)
-    n_runs, done = len(lessons(cohort.truth, cohort.patients, plan)), 0
+    n_runs, done = len(training_subsets(cohort.truth, cohort.patients, plan)), 0
 
-    def answers(subset: TrainingSubset) -> NDArray[np.float64]:
+    def train_and_predict(subset: TrainingSubset) -> NDArray[np.float64]:
         nonlocal done
         progress("fine-tunings", done, n_runs, f"{subset.n_patients} patients")
         run = folder / f"repeat-{subset.repeat}" / f"fold-{subset.fold}" / f"patients-{subset.n_patients}"
@@ -65,7 +65,7 @@ def finetuned_curve(
         done += 1
         return _predict(bundle, cohort.subset(np.flatnonzero(subset.test)), folder)
 
-    predictions = evaluate_subsets(answers, cohort.truth, cohort.patients, cohort.labels, plan)
+    predictions = evaluate_subsets(train_and_predict, cohort.truth, cohort.patients, cohort.labels, plan)
     progress("fine-tunings", n_runs, n_runs)
     return predictions
 
@@ -92,7 +92,7 @@ def _divisible(cohort: Cohort, config: FinetuneConfig, plan: CurvePlan) -> Curve
     for smallest in range(plan.smallest, len(set(cohort.patients))):
         larger = replace(plan, smallest=smallest)
         try:
-            for subset in lessons(cohort.truth, cohort.patients, larger):
+            for subset in training_subsets(cohort.truth, cohort.patients, larger):
                 split_cohort(_subset_cohort(cohort, subset), config.split)
             return larger
         except TooFewPatients as error:

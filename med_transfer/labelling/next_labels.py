@@ -12,7 +12,8 @@ import numpy as np
 
 from med_transfer.atomic import write_text
 from med_transfer.bundle import BundleRecord
-from med_transfer.cohorts import Case, Cohort, seen_before
+from med_transfer.bundle.provenance import seen_in_training
+from med_transfer.cohorts import Case, Cohort
 from med_transfer.errors import NothingDone, UsageError
 from med_transfer.inference import Predictor, load_bundle, scans_to_predict
 from med_transfer.labelling.active_learning import Chosen, choose_next, entropy
@@ -81,35 +82,38 @@ def next_labels(
         raise UsageError(f"novelty limit {strange_above}", expected="from 0 to 1")
     out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
     items, _ = scans_to_predict(Path(scans), predictor.record.preprocessing)
-    found, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
-    fresh = _without_the_taught(found, predictor.record)
+    usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
+    untrained = _not_trained_on(usable, predictor.record)
     limit = _limit(predictor.record, strange_above)
-    usual = [one for one in fresh if one.seen.novelty <= limit]
-    strange = sorted((one for one in fresh if one.seen.novelty > limit), key=lambda one: -one.seen.novelty)
+    usual = [scan for scan in untrained if scan.seen.novelty <= limit]
+    strange = sorted((scan for scan in untrained if scan.seen.novelty > limit), key=lambda scan: -scan.seen.novelty)
     apart = out.with_name(f"{out.stem}-strange.csv")
-    if fresh:
-        _write(apart, _STRANGE_COLUMNS, [_strange_row(one, limit) for one in strange])
+    if untrained:
+        _write(apart, _STRANGE_COLUMNS, [_strange_row(scan, limit) for scan in strange])
     if not usual:
-        raise _nothing_left(Path(scans), failed, len(found) - len(fresh), len(strange), apart)
+        raise _nothing_left(Path(scans), failed, len(usable) - len(untrained), len(strange), apart)
     chosen = _choose(usual, predictor.record, n, seed)
-    rows = [_row(rank, usual[one.position], one.distance, predictor.record) for rank, one in enumerate(chosen, start=1)]
+    rows = [
+        _row(rank, usual[choice.position], choice.distance, predictor.record)
+        for rank, choice in enumerate(chosen, start=1)
+    ]
     _write(out, _COLUMNS, rows)
-    return NextLabels(out, apart, len(chosen), len(strange), len(found) - len(fresh), failed)
+    return NextLabels(out, apart, len(chosen), len(strange), len(usable) - len(untrained), failed)
 
 
 def _choose(usual: Sequence[Unlabelled], record: BundleRecord, n: int, seed: int) -> list[Chosen]:
-    features = np.stack([one.seen.features for one in usual])
-    probabilities = np.stack([one.seen.probabilities for one in usual])
-    patients = [one.patient for one in usual]
+    features = np.stack([scan.seen.features for scan in usual])
+    probabilities = np.stack([scan.seen.probabilities for scan in usual])
+    patients = [scan.patient for scan in usual]
     return choose_next(features, probabilities, patients, n, seed, multilabel=record.multilabel)
 
 
-def _without_the_taught(found: Sequence[Unlabelled], record: BundleRecord) -> list[Unlabelled]:
+def _not_trained_on(scans: Sequence[Unlabelled], record: BundleRecord) -> list[Unlabelled]:
     """Scans whose labels the bundle has not learned from; by patient where that is known, and by image."""
-    cases = tuple(Case(one.scan, Path(one.scan), one.patient_in_files, None) for one in found)
-    hashes, known = [one.seen.content_hashes for one in found], record.trained_on
-    taught = seen_before(Cohort(cases, record.labels), hashes, known.patient_hashes, known.content_hashes)
-    return [one for number, one in enumerate(found) if number not in set(taught)]
+    cases = tuple(Case(scan.scan, Path(scan.scan), scan.patient_in_files, None) for scan in scans)
+    hashes = [scan.seen.content_hashes for scan in scans]
+    seen = set(seen_in_training(record.trained_on, Cohort(cases, record.labels), hashes))
+    return [scan for number, scan in enumerate(scans) if number not in seen]
 
 
 def _limit(record: BundleRecord, asked: float | None) -> float:
@@ -118,22 +122,22 @@ def _limit(record: BundleRecord, asked: float | None) -> float:
     return STRANGE_ABOVE if record.abstain_above_novelty is None else record.abstain_above_novelty
 
 
-def _row(rank: int, one: Unlabelled, distance: float, record: BundleRecord) -> dict[str, str]:
-    unsure = float(entropy(one.seen.probabilities[None], multilabel=record.multilabel)[0])
+def _row(rank: int, scan: Unlabelled, distance: float, record: BundleRecord) -> dict[str, str]:
+    unsure = float(entropy(scan.seen.probabilities[None], multilabel=record.multilabel)[0])
     return {
         "rank": str(rank),
-        "scan": one.scan,
-        "patient": one.patient,
-        "series_uid": one.seen.series_uid,
-        "reason": f"{_doubt(one, record)}; unlike those ranked before it" if rank > 1 else _doubt(one, record),
+        "scan": scan.scan,
+        "patient": scan.patient,
+        "series_uid": scan.seen.series_uid,
+        "reason": f"{_doubt(scan, record)}; unlike those ranked before it" if rank > 1 else _doubt(scan, record),
         "entropy": f"{unsure:.3f}",
         "distance": f"{distance:.3f}",
-        "novelty": f"{one.seen.novelty:.2f}",
+        "novelty": f"{scan.seen.novelty:.2f}",
     }
 
 
-def _doubt(one: Unlabelled, record: BundleRecord) -> str:
-    probabilities = one.seen.probabilities
+def _doubt(scan: Unlabelled, record: BundleRecord) -> str:
+    probabilities = scan.seen.probabilities
     if record.multilabel:
         nearest = int(np.abs(probabilities - 0.5).argmin())
         return f"unsure of {record.classes[nearest]} ({probabilities[nearest]:.2f})"
@@ -142,13 +146,13 @@ def _doubt(one: Unlabelled, record: BundleRecord) -> str:
     return f"{names[first]} ({probabilities[first]:.2f}) or {names[second]} ({probabilities[second]:.2f})"
 
 
-def _strange_row(one: Unlabelled, limit: float) -> dict[str, str]:
+def _strange_row(scan: Unlabelled, limit: float) -> dict[str, str]:
     return {
-        "scan": one.scan,
-        "patient": one.patient,
-        "series_uid": one.seen.series_uid,
+        "scan": scan.scan,
+        "patient": scan.patient,
+        "series_uid": scan.seen.series_uid,
         "reason": f"novelty above {limit:g}: perhaps out of scope; look at it before labelling",
-        "novelty": f"{one.seen.novelty:.2f}",
+        "novelty": f"{scan.seen.novelty:.2f}",
     }
 
 

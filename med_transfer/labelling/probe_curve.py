@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
-from med_transfer.labelling.curve_samples import Judgements, count_patients
+from med_transfer.labelling.curve_samples import SubsetPredictions, count_patients
 from med_transfer.labelling.nested_subsets import geometric_sizes, nested_order, patient_strata
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.selection.measures.inputs import finite_table
 from med_transfer.selection.probes import predict_by_probe
 
-Answers = Callable[["TrainingSubset"], NDArray[np.float64]]
+Predict = Callable[["TrainingSubset"], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class TrainingSubset:
-    """Who learns and who is judged by that: one fold of one repeat at one size.
+    """Who is trained on and who is tested: one fold of one repeat at one size.
 
     Attributes:
         repeat, size, fold: numbers from 0.
-        n_patients: that learn.
+        n_patients: to train on.
         train, test: boolean [scan]; no patient is in both.
     """
 
@@ -43,9 +43,9 @@ class CurvePlan:
 
     Attributes:
         smallest: patients in the smallest subset, of all classes together.
-        n_sizes: subsets, the largest being all patients outside the fold that is judged.
+        n_sizes: subsets, the largest being all patients outside the test fold.
         repeats: each with other folds and another order of the patients.
-        n_folds: parts that are judged in turn.
+        n_folds: parts that are tested in turn.
         seed: of folds and orders.
     """
 
@@ -56,8 +56,8 @@ class CurvePlan:
     seed: int = 0
 
 
-def lessons(truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan) -> list[TrainingSubset]:
-    """Every subset to learn from: within a fold of a repeat each size holds the patients of all smaller ones.
+def training_subsets(truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan) -> list[TrainingSubset]:
+    """Every subset to train on: within a fold of a repeat each size holds the patients of all smaller ones.
 
     Args:
         truth: boolean [scan, class].
@@ -76,20 +76,20 @@ def lessons(truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan) 
         for fold in range(plan.n_folds)
     }
     sizes = geometric_sizes(plan.smallest, min(map(len, pools.values())), plan.n_sizes)
-    taught = []
+    subsets = []
     for (repeat, fold), pool in pools.items():
         rng = np.random.default_rng((plan.seed, repeat, fold))
         order = nested_order({patient: strata[patient] for patient in pool}, rng)
         for size, n_patients in enumerate(sizes):
             train, test = np.isin(names, order[:n_patients]), folds[repeat] == fold
-            taught.append(TrainingSubset(repeat, size, fold, n_patients, train, test))
-    return taught
+            subsets.append(TrainingSubset(repeat, size, fold, n_patients, train, test))
+    return subsets
 
 
 def probe_curve(
     features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, plan: CurvePlan
-) -> Judgements:
-    """Every patient judged by the probe of :func:`~med_transfer.selection.probes.linear_probe`, at every size.
+) -> SubsetPredictions:
+    """Every patient predicted by the probe of :func:`~med_transfer.selection.probes.linear_probe`, at every size.
 
     Args:
         features: of the scans [scan, feature], from a network that learned from none of them.
@@ -104,27 +104,36 @@ def probe_curve(
     """
     table = finite_table(features)
     with threadpool_limits(1):  # hundreds of small fits: threads that wait for each other made them ten times slower
-        return evaluate_subsets(
-            lambda lesson: predict_by_probe(table, truth, lesson.train, lesson.test, labels),
-            truth,
-            patients,
-            labels,
-            plan,
-        )
+
+        def predict(subset: TrainingSubset) -> NDArray[np.float64]:
+            return predict_by_probe(table, truth, subset.train, subset.test, labels)
+
+        return evaluate_subsets(predict, truth, patients, labels, plan)
 
 
 def evaluate_subsets(
-    answers: Answers, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, plan: CurvePlan
-) -> Judgements:
-    """Gather what models say that are made by ``answers``: a lesson to probabilities [scan to judge, class]."""
-    taught = lessons(truth, patients, plan)
-    shape = (plan.repeats, 1 + max(one.size for one in taught))
+    predict: Predict, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, plan: CurvePlan
+) -> SubsetPredictions:
+    """Probabilities of every scan at every size, by the models of all subsets.
+
+    Args:
+        predict: trains on a subset; probabilities [test scan, class].
+        truth: boolean [scan, class].
+        patients: one entry a scan.
+        labels: class names.
+        plan: sizes, repeats and folds.
+
+    Raises:
+        As :func:`training_subsets`, and whatever ``predict`` raises.
+    """
+    subsets = training_subsets(truth, patients, plan)
+    shape = (plan.repeats, 1 + max(subset.size for subset in subsets))
     learned, in_all = np.zeros((*shape, len(labels))), np.zeros(shape)
     probabilities = np.zeros((*shape, *truth.shape))
     names = np.array(patients, dtype=str)
-    for one in taught:
-        place = (one.repeat, one.size)
-        learned[place] += count_patients(truth[one.train], names[one.train].tolist()) / plan.n_folds
-        in_all[place] += one.n_patients / plan.n_folds
-        probabilities[*place, one.test] = answers(one)
-    return Judgements(learned, in_all, probabilities, truth, tuple(patients), labels)
+    for subset in subsets:
+        cell = (subset.repeat, subset.size)
+        learned[cell] += count_patients(truth[subset.train], names[subset.train].tolist()) / plan.n_folds
+        in_all[cell] += subset.n_patients / plan.n_folds
+        probabilities[*cell, subset.test] = predict(subset)
+    return SubsetPredictions(learned, in_all, probabilities, truth, tuple(patients), labels)

@@ -71,20 +71,20 @@ def see_scans(
     Scans of a folder are told apart by PatientID, then by StudyInstanceUID, and where there is neither, each counts as
     a patient of its own.
     """
-    found, failed = [], {}
-    numbers: dict[str, str] = {}
+    usable, failed = [], {}
+    pseudonyms: dict[str, str] = {}
     for done, item in enumerate(items, start=1):
         try:
             seen = _see(predictor, item, cache)
-            known = item.case.patient or (identity(item.series).patient if item.series else "")
-            who = known or seen.study_uid or f"{item.case.scan} {item.case.series_uid}"
-            name = item.case.patient or numbers.setdefault(who, f"unlabelled-{len(numbers) + 1:05d}")
-            found.append(Unlabelled(item.case.scan, name, known, seen))
+            identifier = item.case.patient or (identity(item.series).patient if item.series else "")
+            who = identifier or seen.study_uid or f"{item.case.scan} {item.case.series_uid}"
+            name = item.case.patient or pseudonyms.setdefault(who, f"unlabelled-{len(pseudonyms) + 1:05d}")
+            usable.append(Unlabelled(item.case.scan, name, identifier, seen))
         except ScanError as error:
             log.warning("left out: %s", error)
             failed[item.case.scan] = without_prediction(item.case, error).reason
         progress("looking at scans", done, len(items))
-    return found, failed
+    return usable, failed
 
 
 def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:

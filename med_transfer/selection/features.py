@@ -30,9 +30,9 @@ from med_transfer.cohorts import ArrayCache, CacheEntry, Case, Images, cache_key
 from med_transfer.model.features import best_device, stage_features
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.selection.candidates import Network
-from med_transfer.selection.weights_check import Agreement, remembers, watched
+from med_transfer.selection.weights_check import Agreement, keeps_statistics, recorded_agreement
 
-_FORMAT = 2  # of what is kept of a scan; 2: normalisation layers of every kind are watched
+_FORMAT = 2  # of what is kept of a scan; 2: normalisation layers of every kind are compared
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class StageFeatures:
 
     Attributes:
         stages: of each feature map the mean over space, float32 [channel], shallow to deep.
-        seconds: of the forward pass; None when it was watched, which takes longer.
+        seconds: of the forward pass; None when statistics were compared meanwhile, which takes longer.
         activations_mib: of all layers' outputs, in single precision.
-        agreement: with what the normalisation layers remember; None when that was not looked at.
+        agreement: with the statistics that the normalisation layers keep; None when that was not looked at.
         device: cpu or cuda.
     """
 
@@ -71,14 +71,14 @@ class FeatureLibrary:
         self._encoders: dict[str, Encoder] = {}
 
     def look_up(
-        self, case: Case, networks: Sequence[Network], watch: bool = False
+        self, case: Case, networks: Sequence[Network], compare: bool = False
     ) -> tuple[ScanIdentity, tuple[StageFeatures, ...]]:
         """A scan's identity and its features by each network.
 
         Args:
             case: the scan.
             networks: may be empty: then the scan is only proven to be usable.
-            watch: also compare what passes the normalisation layers with what they remember.
+            compare: also compare what passes the normalisation layers with the stored statistics.
 
         Raises:
             ScanError: the scan cannot be used.
@@ -91,16 +91,16 @@ class FeatureLibrary:
         prepared = prepare_scan(case, self.preprocessing)
         identity = ScanIdentity(prepared.content_hashes, hashlib.sha256(prepared.tensor.tobytes()).hexdigest())
         image = torch.from_numpy(prepared.tensor.astype(np.float32))[None]
-        features = tuple(self._features(identity, image, network, watch) for network in networks)
+        features = tuple(self._features(identity, image, network, compare) for network in networks)
         write_text(index, json.dumps(asdict(identity)))
         return identity, features
 
-    def _features(self, identity: ScanIdentity, image: Tensor, network: Network, watch: bool) -> StageFeatures:
+    def _features(self, identity: ScanIdentity, image: Tensor, network: Network, compare: bool) -> StageFeatures:
         if cached := self._read(identity, network):
             return cached
         if network.key not in self._encoders:
             self._encoders[network.key] = channels_last(network.load().to(self.device))
-        features = extract(self._encoders[network.key], image.to(self.device), watch=watch and network.seed is None)
+        features = extract(self._encoders[network.key], image.to(self.device), compare=compare and network.seed is None)
         record = {name: value for name, value in asdict(features).items() if name != "stages"}
         arrays = {f"stage{number}": stage for number, stage in enumerate(features.stages)}
         self._cache.write(self._key(identity, network), arrays, record)
@@ -120,9 +120,9 @@ def _identity(text: str) -> ScanIdentity:
 
 
 @torch.inference_mode()
-def extract(encoder: Encoder, image: Tensor, *, watch: bool = False) -> StageFeatures:
+def extract(encoder: Encoder, image: Tensor, *, compare: bool = False) -> StageFeatures:
     """Features of one image [1, channel, depth, height, width] on the encoder's device."""
-    watch = watch and remembers(encoder)
+    compare = compare and keeps_statistics(encoder)
     numbers = 0
 
     def count(_: nn.Module, __: tuple, output: object) -> None:
@@ -131,7 +131,7 @@ def extract(encoder: Encoder, image: Tensor, *, watch: bool = False) -> StageFea
 
     hooks = [module.register_forward_hook(count) for module in encoder.modules() if not list(module.children())]
     try:
-        with watched(encoder) if watch else nullcontext() as agreement_so_far:
+        with recorded_agreement(encoder) if compare else nullcontext() as agreement_so_far:
             started = time.perf_counter()
             maps = encoder(image.contiguous(memory_format=torch.channels_last_3d))
             stages = tuple(features[0] for features in stage_features(encoder, maps))
@@ -140,7 +140,7 @@ def extract(encoder: Encoder, image: Tensor, *, watch: bool = False) -> StageFea
     finally:
         for hook in hooks:
             hook.remove()
-    return StageFeatures(stages, None if watch else seconds, numbers * 4 / 2**20, agreement, image.device.type)
+    return StageFeatures(stages, None if compare else seconds, numbers * 4 / 2**20, agreement, image.device.type)
 
 
 def _stage_features(entry: CacheEntry) -> StageFeatures:

@@ -20,7 +20,7 @@ from med_transfer.selection.measures.leep import n_leep
 from med_transfer.selection.measures.logme import log_me
 from med_transfer.selection.measures.transrate import trans_rate
 from med_transfer.selection.probes import CrossValidatedPredictions, linear_probe, nearest_neighbours
-from med_transfer.selection.ranking import CandidateScores, in_order
+from med_transfer.selection.ranking import RankingCriteria, rank
 from med_transfer.selection.record import DomainGap, LayerScore, Stages, layer_text
 from med_transfer.selection.target import Target
 from med_transfer.selection.weights_check import Agreement
@@ -31,7 +31,7 @@ Measure = Callable[[NDArray[np.float64], NDArray[np.integer]], float]
 
 @dataclass(frozen=True)
 class MeasuredLayer:
-    """A layer's figures, and the linear probe's answers that they come from."""
+    """A layer's figures, and the linear probe's predictions that they come from."""
 
     score: LayerScore
     probe: CrossValidatedPredictions
@@ -59,10 +59,10 @@ def measure_layers(features: Sequence[StageFeatures], layers: Sequence[Stages], 
     measured = [_measure(joined_features(features, stages), stages, target) for stages in layers]
     by_name = {layer_text(one.score.stages): one for one in measured}
     contenders = [
-        CandidateScores(name, one.score.macro_auc, one.score.standard_error, one.score.log_me, one.score.n_features)
+        RankingCriteria(name, one.score.macro_auc, one.score.standard_error, one.score.log_me, one.score.n_features)
         for name, one in by_name.items()
     ]
-    return [by_name[contender.name] for contender in in_order(contenders, len(target.cohort))]
+    return [by_name[contender.name] for contender in rank(contenders, len(target.cohort))]
 
 
 def _measure(table: NDArray[np.float64], stages: Stages, target: Target) -> MeasuredLayer:
@@ -148,7 +148,7 @@ def _layer_of_source(source: SourceFeatures, best: Stages) -> Stages:
 
 
 def _agreement(features: Sequence[StageFeatures]) -> Agreement | None:
-    """The median over the scans that were watched."""
+    """The median over the scans whose statistics were compared."""
     seen = [one.agreement for one in features if one.agreement is not None]
     if not seen:
         return None

@@ -27,8 +27,8 @@ AnyProbed = TypeVar("AnyProbed", bound=Probed)
 
 
 @dataclass(frozen=True)
-class CandidateScores:
-    """What decides the place of a backbone, or of a layer.
+class RankingCriteria:
+    """What decides the rank of a backbone, or of a layer.
 
     Attributes:
         macro_auc: of the cross-validated linear probe, in [0, 1].
@@ -45,7 +45,7 @@ class CandidateScores:
     cost: float
 
 
-def in_order(contenders: Sequence[CandidateScores], scans: int) -> list[CandidateScores]:
+def rank(contenders: Sequence[RankingCriteria], scans: int) -> list[RankingCriteria]:
     """Best first.
 
     The one with the highest macro AUC leads, and whoever is at most its standard error below ties with it. In a tie
@@ -69,14 +69,14 @@ def in_order(contenders: Sequence[CandidateScores], scans: int) -> list[Candidat
 
 def tied_with_the_best(contenders: Sequence[AnyProbed]) -> list[AnyProbed]:
     """Those whose macro AUC lies within one standard error of the highest, that one included."""
-    leader = max(contenders, key=lambda one: (one.macro_auc, one.standard_error))
-    return [one for one in contenders if one.macro_auc >= leader.macro_auc - leader.standard_error]
+    leader = max(contenders, key=lambda contender: (contender.macro_auc, contender.standard_error))
+    return [contender for contender in contenders if contender.macro_auc >= leader.macro_auc - leader.standard_error]
 
 
-def alike_by_evidence(contenders: Sequence[CandidateScores], scans: int) -> list[CandidateScores]:
+def alike_by_evidence(contenders: Sequence[RankingCriteria], scans: int) -> list[RankingCriteria]:
     """Those whose LogME lies less than one nat, over all scans, below the highest, that one included."""
-    highest = max(one.log_me for one in contenders)
-    return [one for one in contenders if not is_evidence(highest - one.log_me, scans)]
+    highest = max(contender.log_me for contender in contenders)
+    return [contender for contender in contenders if not is_evidence(highest - contender.log_me, scans)]
 
 
 def is_evidence(log_me_gain: float, scans: int) -> bool:
@@ -84,5 +84,5 @@ def is_evidence(log_me_gain: float, scans: int) -> bool:
     return log_me_gain * scans >= BARE_MENTION_NATS
 
 
-def _cheapest(one: CandidateScores) -> tuple[float, float, float, str]:
-    return one.cost, -one.log_me, -one.macro_auc, one.name
+def _cheapest(contender: RankingCriteria) -> tuple[float, float, float, str]:
+    return contender.cost, -contender.log_me, -contender.macro_auc, contender.name

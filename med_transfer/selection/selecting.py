@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from med_transfer.bundle.provenance import source_provenance
-from med_transfer.cohorts import Cohort, Images, seen_before, split_cohort
+from med_transfer.bundle.provenance import seen_in_training, source_provenance
+from med_transfer.cohorts import Cohort, Images, split_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.config import BackboneConfig
@@ -26,7 +26,7 @@ from med_transfer.selection.measuring import (
     measure_layers,
     over_labels,
 )
-from med_transfer.selection.ranking import CandidateScores, in_order
+from med_transfer.selection.ranking import RankingCriteria, rank
 from med_transfer.selection.reasons import recommend, worth_a_try
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, Selection, Stages
 from med_transfer.selection.report import write_selection
@@ -62,19 +62,19 @@ def select(
     out = Path(out)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     paths = [(name, Path(path)) for name, path in weights]
-    found = find_candidates(names, paths, config.backbone.accept_licence, config.input.n_channels)
-    for candidate in found.ready:
+    candidates = find_candidates(names, paths, config.backbone.accept_licence, config.input.n_channels)
+    for candidate in candidates.ready:
         layers_of(candidate.spec, config.backbone.pooled_stages)  # a wrong one is refused before anything is read
-    found = _without_teachers_of_these(found, cohort, [()] * len(cohort))  # by patient, before anything is read
-    target = read_target(cohort, config, _groups(found.ready, config), out / "cache", progress)
-    found = _without_teachers_of_these(found, target.cohort, target.hashes)
+    candidates = _without_leaks(candidates, cohort, [()] * len(cohort))  # by patient, before anything is read
+    target = read_target(cohort, config, _groups(candidates.ready, config), out / "cache", progress)
+    candidates = _without_leaks(candidates, target.cohort, target.hashes)
     controls: dict[str, list[MeasuredLayer]] = {}
     scores = []
-    for number, candidate in enumerate(found.ready, start=1):
-        progress("measures", number - 1, len(found.ready), candidate.name)
+    for number, candidate in enumerate(candidates.ready, start=1):
+        progress("measures", number - 1, len(candidates.ready), candidate.name)
         scores.append(_score(candidate, target, config, controls))
-    progress("measures", len(found.ready), len(found.ready))
-    selection = _selection(scores, found.left_out, target, config.backbone, out)
+    progress("measures", len(candidates.ready), len(candidates.ready))
+    selection = _selection(scores, candidates.left_out, target, config.backbone, out)
     write_selection(selection, config)
     return selection
 
@@ -84,16 +84,17 @@ def _groups(candidates: Sequence[Candidate], config: FinetuneConfig) -> Groups:
     groups: Groups = {}
     for candidate in candidates:
         networks = groups.setdefault(resolve_preprocessing(candidate.spec, config), [])
-        networks += [one for one in (candidate.network, candidate.control(config.seed)) if one not in networks]
+        networks += [
+            network for network in (candidate.network, candidate.control(config.seed)) if network not in networks
+        ]
     return groups
 
 
-def _without_teachers_of_these(found: Candidates, cohort: Cohort, hashes: Sequence[Images]) -> Candidates:
+def _without_leaks(candidates: Candidates, cohort: Cohort, hashes: Sequence[Images]) -> Candidates:
     """A network that has learned from these patients would look better than it is."""
-    ready, left_out = [], dict(found.left_out)
-    for candidate in found.ready:
-        known = source_provenance(candidate.weights)
-        seen = seen_before(cohort, hashes, known.patient_hashes, known.content_hashes) if known else ()
+    ready, left_out = [], dict(candidates.left_out)
+    for candidate in candidates.ready:
+        seen = seen_in_training(source_provenance(candidate.weights), cohort, hashes)
         if seen:
             left_out[candidate.name] = f"it was trained on {len(seen)} of these scans or their patients"
         else:
@@ -172,10 +173,10 @@ def _selection(
 ) -> Selection:
     by_name = {score.name: score for score in scores}
     contenders = [
-        CandidateScores(name, one.best.macro_auc, one.best.standard_error, one.best.log_me, one.cost.activations_mib)
+        RankingCriteria(name, one.best.macro_auc, one.best.standard_error, one.best.log_me, one.cost.activations_mib)
         for name, one in by_name.items()
     ]
-    ranking = tuple(by_name[contender.name] for contender in in_order(contenders, len(target.cohort)))
+    ranking = tuple(by_name[contender.name] for contender in rank(contenders, len(target.cohort)))
     recommended, reason = recommend(ranking, len(target.cohort), start)
     attempt = worth_a_try(ranking, start) if recommended is None else None
     labels = target.cohort.labels

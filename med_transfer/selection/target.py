@@ -23,13 +23,13 @@ from med_transfer.errors import NothingDone, ScanError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.preprocessing import PreprocessingConfig
-from med_transfer.progress import Progress, named
+from med_transfer.progress import Progress
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.features import FeatureLibrary, StageFeatures
 
 log = logging.getLogger(__name__)
 
-_WATCHED = 8  # scans that are compared with what the normalisation layers remember: more change nothing
+_N_COMPARED = 8  # scans whose statistics are compared with those of the normalisation layers: more change nothing
 
 Groups = dict[PreprocessingConfig, list[Network]]
 
@@ -54,12 +54,47 @@ class Target:
 
 
 @dataclass
-class _Gathered:
-    """By position in the cohort's table."""
+class _Readings:
+    """What the scans of a cohort gave so far, by position in its table.
 
+    Attributes:
+        folder: of the cache.
+        features: network's key to the features of each scan.
+        failed: position to the reason.
+    """
+
+    cohort: Cohort
+    folder: Path
+    progress: Progress
     hashes: dict[int, Images] = field(default_factory=dict)
     features: dict[str, dict[int, StageFeatures]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+
+    def add(
+        self,
+        wanted: Sequence[int],
+        development: set[int],
+        preprocessing: PreprocessingConfig,
+        networks: Sequence[Network],
+        stage: str = "features",
+    ) -> None:
+        """Read the wanted scans; only those of the development part are shown to the networks."""
+        library = FeatureLibrary(self.folder, preprocessing)
+        compared = set(sorted(development)[: min(_N_COMPARED, len(development) // 2)])
+        for network in networks:
+            self.features.setdefault(network.key, {})
+        for done, position in enumerate(wanted, start=1):
+            case = self.cohort.cases[position]
+            try:
+                shown = networks if position in development else ()
+                identity, of_networks = library.look_up(case, shown, compare=position in compared)
+                self.hashes[position] = identity.content_hashes
+                for network, features in zip(shown, of_networks, strict=True):
+                    self.features[network.key][position] = features
+            except ScanError as error:
+                log.warning("left out: %s", error)
+                self.failed[position] = without_prediction(case, error).reason
+            self.progress(stage, done, len(wanted))
 
 
 def read_target(cohort: Cohort, config: FinetuneConfig, groups: Groups, folder: Path, progress: Progress) -> Target:
@@ -76,73 +111,45 @@ def read_target(cohort: Cohort, config: FinetuneConfig, groups: Groups, folder: 
         require_columns(cohort, preprocessing.columns)
     development = set(split_cohort(cohort, config.split).development)
     apart = {number for number, case in enumerate(cohort.cases) if case.split == "test"}
-    found = _Gathered()
+    readings = _Readings(cohort, folder, progress)
     to_read = [number for number in range(len(cohort)) if number not in apart]
     for number, (preprocessing, networks) in enumerate(groups.items(), start=1):
         stage = "features" if len(groups) == 1 else f"features, input {number} of {len(groups)}"
-        wanted = to_read if number == 1 else sorted(development - set(found.failed))
-        _gather(
-            found, cohort, wanted, development, FeatureLibrary(folder, preprocessing), networks, named(progress, stage)
-        )
-    usable = [number for number in range(len(cohort)) if number not in found.failed]
+        wanted = to_read if number == 1 else sorted(development - set(readings.failed))
+        readings.add(wanted, development, preprocessing, networks, stage)
+    usable = [number for number in range(len(cohort)) if number not in readings.failed]
     if not set(usable) - apart:
         raise NothingDone(
-            f"none of {len(found.failed)} scans can be used",
+            f"none of {len(readings.failed)} scans can be used",
             where=cohort.path or "",
             expected="at least one",
-            action=f"The first reason: {next(iter(found.failed.values()))}",
+            action=f"The first reason: {next(iter(readings.failed.values()))}",
         )
-    split = _split_usable(cohort, usable, found, config)
+    split = _split_usable(usable, readings, config)
     development = {usable[position] for position in split.development}
     for preprocessing, networks in groups.items():  # nothing new, unless a scan that failed moved the folds
-        late = sorted(n for n in development if any(n not in found.features[network.key] for network in networks))
-        _gather(found, cohort, late, development, FeatureLibrary(folder, preprocessing), networks, progress)
-    return _assemble(cohort, usable, split, found, config)
+        late = sorted(n for n in development if any(n not in readings.features[network.key] for network in networks))
+        readings.add(late, development, preprocessing, networks)
+    return _assemble(usable, split, readings, config)
 
 
-def _gather(
-    found: _Gathered,
-    cohort: Cohort,
-    wanted: Sequence[int],
-    development: set[int],
-    library: FeatureLibrary,
-    networks: Sequence[Network],
-    progress: Progress,
-) -> None:
-    watched = set(sorted(development)[: min(_WATCHED, len(development) // 2)])
-    for network in networks:
-        found.features.setdefault(network.key, {})
-    for done, number in enumerate(wanted, start=1):
-        case = cohort.cases[number]
-        try:
-            shown = networks if number in development else ()
-            identity, features = library.look_up(case, shown, watch=number in watched)
-            found.hashes[number] = identity.content_hashes
-            for network, one in zip(shown, features, strict=True):
-                found.features[network.key][number] = one
-        except ScanError as error:
-            log.warning("left out: %s", error)
-            found.failed[number] = without_prediction(case, error).reason
-        progress("features", done, len(wanted))
-
-
-def _split_usable(cohort: Cohort, usable: Sequence[int], found: _Gathered, config: FinetuneConfig) -> Split:
-    remaining = cohort.subset(usable)
+def _split_usable(usable: Sequence[int], readings: _Readings, config: FinetuneConfig) -> Split:
+    remaining = readings.cohort.subset(usable)
     split = split_cohort(remaining, config.split)
-    check_leakage(remaining, [found.hashes.get(number, ()) for number in usable], split)
+    check_leakage(remaining, [readings.hashes.get(number, ()) for number in usable], split)
     return split
 
 
-def _assemble(cohort: Cohort, usable: Sequence[int], split: Split, found: _Gathered, config: FinetuneConfig) -> Target:
-    positions = [position for position in split.development if usable[position] not in found.failed]
+def _assemble(usable: Sequence[int], split: Split, readings: _Readings, config: FinetuneConfig) -> Target:
+    positions = [position for position in split.development if usable[position] not in readings.failed]
     chosen = [usable[position] for position in positions]
-    subset = cohort.subset(chosen)
+    subset = readings.cohort.subset(chosen)
     return Target(
         subset,
         _folds(subset, split, positions, config),
-        tuple(found.hashes[number] for number in chosen),
-        {key: tuple(features[number] for number in chosen) for key, features in found.features.items()},
-        {cohort.cases[number].scan: reason for number, reason in found.failed.items()},
+        tuple(readings.hashes[number] for number in chosen),
+        {key: tuple(features[number] for number in chosen) for key, features in readings.features.items()},
+        {readings.cohort.cases[number].scan: reason for number, reason in readings.failed.items()},
     )
 
 

@@ -1,6 +1,6 @@
 """Do these weights fit these scans? Answered without labels, from what the network has kept of its own training data.
 
-A network with batch normalisation remembers the mean and the spread of every channel of every layer. Scans like those
+A network with batch normalisation keeps the mean and the spread of every channel of every layer. Scans like those
 it was trained on, given to it in the same way, produce the same statistics. Another window shifts them, other axes
 change them in the deeper layers, another modality more so, and weights that are not what they claim agree with nothing.
 MR has no unit, so MR scans are given as z-scores of each scan, whatever the entry's window; files that name no modality
@@ -91,7 +91,7 @@ def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Progre
         raise NothingDone("no scan to compare with", expected="at least one usable scan")
     native = backbone.spec.input
     features = _features(backbone, list(_images(volumes, native)))
-    if not remembers(backbone.encoder):
+    if not keeps_statistics(backbone.encoder):
         return _without_memory(features, len(volumes))
     has_unit = any(volume.provenance.modality != "MR" for volume in volumes)
     inputs, agreements = _alternatives(native, has_unit), []
@@ -105,20 +105,20 @@ def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Progre
 
 def agreement(encoder: Encoder, images: Iterable[Tensor]) -> Agreement:
     """How the statistics of images [1, channel, depth, height, width] agree with the stored ones."""
-    with watched(encoder) as agreement_so_far, torch.inference_mode():
+    with recorded_agreement(encoder) as agreement_so_far, torch.inference_mode():
         for image in images:
             encoder.eval()(image)
         return agreement_so_far()
 
 
-def remembers(encoder: Encoder) -> bool:
+def keeps_statistics(encoder: Encoder) -> bool:
     """Whether an encoder has kept statistics of its training data to agree with."""
     return any(True for _ in _normalisations(encoder))
 
 
 @contextmanager
-def watched(encoder: Encoder) -> Iterator[Callable[[], Agreement]]:
-    """Looks at the normalisation layers while images pass through; what it gives tells how all of them agreed."""
+def recorded_agreement(encoder: Encoder) -> Iterator[Callable[[], Agreement]]:
+    """Records what passes the normalisation layers; the function that it gives tells how all images so far agreed."""
     layers = dict(_normalisations(encoder))
     sums = {name: torch.zeros(3, layer.num_features, dtype=torch.float64) for name, layer in layers.items()}
 

@@ -13,20 +13,20 @@ from ranking_agreement import kendall_tau, ranking_quality, regret, weighted_tau
 from scipy import stats
 
 from med_transfer.errors import UsageError
-from med_transfer.selection.ranking import CandidateScores, alike_by_evidence, in_order, tied_with_the_best
+from med_transfer.selection.ranking import RankingCriteria, alike_by_evidence, rank, tied_with_the_best
 
 values = st.lists(st.integers(0, 5), min_size=2, max_size=8)
 
 
 def contender(name, macro_auc, standard_error=0.02, log_me=0.0, cost=1.0):
-    return CandidateScores(name, macro_auc, standard_error, log_me, cost)
+    return RankingCriteria(name, macro_auc, standard_error, log_me, cost)
 
 
 # The order
 
 
 def test_a_clear_difference_of_the_probe_decides():
-    placed = in_order([contender("worse", 0.7, log_me=9, cost=0), contender("better", 0.8)], scans=1000)
+    placed = rank([contender("worse", 0.7, log_me=9, cost=0), contender("better", 0.8)], scans=1000)
     assert [one.name for one in placed] == ["better", "worse"]
 
 
@@ -40,14 +40,14 @@ def test_within_one_standard_error_logme_decides_and_then_cost():
     tied = tied_with_the_best(close)
     assert [one.name for one in tied] == ["leader", "evidence", "cheap"]
     assert [one.name for one in alike_by_evidence(tied, 100)] == ["evidence", "cheap"]
-    assert [one.name for one in in_order(close, 100)] == ["cheap", "evidence", "leader", "out"]
+    assert [one.name for one in rank(close, 100)] == ["cheap", "evidence", "leader", "out"]
 
 
 @pytest.mark.parametrize(("scans", "first"), [(30, "small"), (99, "small"), (101, "large")])
 def test_the_same_difference_of_logme_counts_once_there_are_scans_enough(scans, first):
     """A hundredth a scan is a third of a nat over 30 scans, and more than one over 101."""
     pair = [contender("large", 0.71, 0.08, log_me=-0.68, cost=14), contender("small", 0.68, 0.08, log_me=-0.69)]
-    assert in_order(pair, scans)[0].name == first
+    assert rank(pair, scans)[0].name == first
 
 
 contenders = st.lists(
@@ -60,12 +60,12 @@ contenders = st.lists(
 
 @given(contenders, st.sampled_from([1, 3, 1000]), st.randoms())
 def test_the_order_holds_everyone_and_not_the_order_of_asking(listed, scans, random):
-    placed = in_order(listed, scans)
+    placed = rank(listed, scans)
     assert sorted(one.name for one in placed) == sorted(one.name for one in listed)
     assert placed[0] in tied_with_the_best(listed)
     mixed = list(listed)
     random.shuffle(mixed)
-    assert in_order(mixed, scans) == placed
+    assert rank(mixed, scans) == placed
 
 
 # Its judgement

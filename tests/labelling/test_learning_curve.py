@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from med_transfer.errors import UsageError
-from med_transfer.labelling.curve_samples import CurveSamples, Judgements, curve_samples
+from med_transfer.labelling.curve_samples import CurveSamples, SubsetPredictions, curve_samples
 from med_transfer.labelling.label_forecast import forecast
 from med_transfer.labelling.learning_curve import PowerLaw, fit_power_law
 from med_transfer.predictions.labels import Labels
@@ -22,7 +22,7 @@ PLANTED = PowerLaw(smallest=6, start=0.4, asymptote=0.95, rate=0.6)
 TARGET = 0.88
 
 
-def simulated(seed: int, law: PowerLaw, n: int = 400, repeats: int = 4) -> Judgements:
+def simulated(seed: int, law: PowerLaw, n: int = 400, repeats: int = 4) -> SubsetPredictions:
     """Patients of two classes, called rightly as often as the law says; half by what they are, half by luck."""
     rng = np.random.default_rng(seed)
     truth = np.zeros((n, 2), dtype=bool)
@@ -35,7 +35,9 @@ def simulated(seed: int, law: PowerLaw, n: int = 400, repeats: int = 4) -> Judge
             of_size[np.arange(n), np.where(right, own, 1 - own)] = 1
     learned = np.tile(SIZES, (repeats, 1))
     patients = tuple(f"p{number}" for number in range(n))
-    return Judgements(np.stack([learned, learned], -1), 2 * learned, probabilities, truth, patients, Labels(("a", "b")))
+    return SubsetPredictions(
+        np.stack([learned, learned], -1), 2 * learned, probabilities, truth, patients, Labels(("a", "b"))
+    )
 
 
 def samples_of(law: PowerLaw, noise: float = 0.01, seed: int = 0, labelled: int = 100) -> CurveSamples:

@@ -10,9 +10,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from med_transfer.errors import TooFewPatients
-from med_transfer.labelling.curve_samples import Judgements, curve_samples
+from med_transfer.labelling.curve_samples import SubsetPredictions, curve_samples
 from med_transfer.labelling.nested_subsets import geometric_sizes, nested_order, patient_strata
-from med_transfer.labelling.probe_curve import CurvePlan, lessons, probe_curve
+from med_transfer.labelling.probe_curve import CurvePlan, probe_curve, training_subsets
 from med_transfer.predictions.labels import Labels
 
 LABELS = Labels(("a", "b", "c"))
@@ -31,20 +31,20 @@ def cohort():
 
 def test_subsets_are_nested_whole_patients_and_apart_from_who_is_judged(cohort):
     _, truth, patients = cohort
-    taught, names = lessons(truth, patients, PLAN), np.array(patients)
-    assert len(taught) == 2 * 3 * 4
+    subsets, names = training_subsets(truth, patients, PLAN), np.array(patients)
+    assert len(subsets) == 2 * 3 * 4
     before: set[str] = set()
-    for lesson in taught:
-        learning, judged = set(names[lesson.train]), set(names[lesson.test])
-        assert len(learning) == lesson.n_patients
+    for subset in subsets:
+        learning, judged = set(names[subset.train]), set(names[subset.test])
+        assert len(learning) == subset.n_patients
         assert not learning & judged
-        assert lesson.train.sum() == 2 * len(learning)  # both scans of each
-        if lesson.size:
+        assert subset.train.sum() == 2 * len(learning)  # both scans of each
+        if subset.size:
             assert before < learning
-        assert truth[lesson.train].any(axis=0).all()
+        assert truth[subset.train].any(axis=0).all()
         before = learning
     for repeat in range(2):
-        of_repeat = [lesson.test for lesson in taught if lesson.repeat == repeat and lesson.size == 0]
+        of_repeat = [subset.test for subset in subsets if subset.repeat == repeat and subset.size == 0]
         assert (np.sum(of_repeat, axis=0) == 1).all()
 
 
@@ -78,11 +78,11 @@ def test_probe_curve_is_scikit_learns_on_the_same_subsets(cohort):
     features, truth, patients = cohort
     expected = np.zeros((2, 4, 72, 3))
     narrow = FunctionTransformer(lambda table: table / np.sqrt(8))
-    for lesson in lessons(truth, patients, PLAN):
+    for subset in training_subsets(truth, patients, PLAN):
         regression = LogisticRegression(C=10, class_weight="balanced", max_iter=5000, tol=1e-8)
         model = make_pipeline(StandardScaler(), narrow, regression)
-        model.fit(features[lesson.train], truth[lesson.train].argmax(1))
-        expected[lesson.repeat, lesson.size, lesson.test] = model.predict_proba(features[lesson.test])
+        model.fit(features[subset.train], truth[subset.train].argmax(1))
+        expected[subset.repeat, subset.size, subset.test] = model.predict_proba(features[subset.test])
     judged = probe_curve(features, truth, patients, LABELS, PLAN)
     assert judged.probabilities == pytest.approx(expected, abs=1e-3)
 
@@ -106,7 +106,7 @@ def test_sizes_with_equally_many_of_a_class_are_one_point(cohort):
     _, truth, patients = cohort
     learned = np.array([[[2, 1, 1], [2, 2, 1], [3, 2, 1]]], dtype=float)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size=(1, 3, 72))
-    judged = Judgements(learned, learned.sum(-1), probabilities, truth, tuple(patients), LABELS)
+    judged = SubsetPredictions(learned, learned.sum(-1), probabilities, truth, tuple(patients), LABELS)
     first, _, last = curve_samples(judged, "sensitivity", 20)
     each = [recall_score(truth.argmax(1), one.argmax(1), average=None) for one in probabilities[0]]
     assert first.patients.tolist() == [2, 3]
@@ -120,7 +120,7 @@ def test_draws_resample_the_repeats_as_well_as_the_patients(cohort):
     right = truth.astype(float)
     probabilities = np.stack([[right] * 3, [(1 - right) / 2] * 3])
     learned = np.tile(np.array([2.0, 4.0, 8.0])[:, None], (2, 1, 3))
-    judged = Judgements(learned, learned.sum(-1), probabilities, truth, tuple(patients), LABELS)
+    judged = SubsetPredictions(learned, learned.sum(-1), probabilities, truth, tuple(patients), LABELS)
     for curve in (*curve_samples(judged, "sensitivity", 400), *curve_samples(judged, "macro_auc", 400)):
         assert curve.values == pytest.approx([0.5] * 3)
         np.testing.assert_array_equal(curve.draws, curve.draws[:, [0, 0, 0]])  # the same repeats for all sizes

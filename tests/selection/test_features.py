@@ -41,7 +41,7 @@ class TwoMaps(Encoder):
 
 def test_features_are_means_over_space_and_cost_is_counted():
     image = torch.arange(8.0).reshape(1, 1, 2, 2, 2)
-    found = extract(TwoMaps(), image, watch=True)
+    found = extract(TwoMaps(), image, compare=True)
     assert [stage.tolist() for stage in found.stages] == [[3.5, 7.0], [10.5]]
     assert found.activations_mib == (2 * 8 + 8) * 4 / 2**20
     assert found.agreement is None  # it remembers nothing
@@ -60,7 +60,7 @@ def test_features_are_what_the_classifier_reads():
 def test_watching_changes_no_feature_and_agrees_with_verification():
     encoder = load_backbone("resnet18-w32", seed=3).encoder.eval()
     image = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
-    plain, seen = extract(encoder, image), extract(encoder, image, watch=True)
+    plain, seen = extract(encoder, image), extract(encoder, image, compare=True)
     assert all(np.array_equal(a, b) for a, b in zip(plain.stages, seen.stages, strict=True))
     assert (plain.agreement, seen.seconds) == (None, None)
     assert dataclasses.astuple(seen.agreement) == pytest.approx(dataclasses.astuple(agreement(encoder, [image])))
@@ -69,7 +69,7 @@ def test_watching_changes_no_feature_and_agrees_with_verification():
 
 def test_a_network_of_slices_is_watched_too():
     image = torch.randn(1, 1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
-    found = extract(load_backbone("slices-resnet18", scratch=True).encoder.eval(), image, watch=True)
+    found = extract(load_backbone("slices-resnet18", scratch=True).encoder.eval(), image, compare=True)
     assert found.agreement.layers == 20
 
 
@@ -107,7 +107,7 @@ def same(first, second) -> bool:
 
 
 def test_a_second_look_needs_neither_scan_nor_weights(network, own, case, tmp_path):
-    first = FeatureLibrary(tmp_path / "cache", SMALL).look_up(case, [network], watch=True)
+    first = FeatureLibrary(tmp_path / "cache", SMALL).look_up(case, [network], compare=True)
     again = FeatureLibrary(tmp_path / "cache", SMALL).look_up(case, [taken_away(network, own)])
     assert same(first, again)
     assert first[1][0].agreement == again[1][0].agreement is not None

@@ -15,7 +15,7 @@ from med_transfer.errors import NothingDone
 from med_transfer.phantoms import phantom_volume
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.scans import Provenance, Volume
-from med_transfer.selection.weights_check import agreement, remembers, verify
+from med_transfer.selection.weights_check import agreement, keeps_statistics, verify
 
 SHAPE, SPACING_MM = (16, 32, 32), (8.0, 8.0, 8.0)
 WAYS = ("inflated", "acs", "slices")
@@ -88,7 +88,7 @@ def test_networks_made_of_2d_ones_remember_too(name):
     maps = [torch.cat(seen[layer]).transpose(0, 1).flatten(1).double() for layer in layers]
     shifts = [(m.mean(1) - layer.running_mean).abs().median() for m, layer in zip(maps, layers, strict=True)]
     spreads = [m.std(1, correction=0).log().abs().median() for m in maps]  # as stored: mean 0, variance 1
-    assert (remembers(encoder), found.layers) == (True, len(layers))
+    assert (keeps_statistics(encoder), found.layers) == (True, len(layers))
     assert found.shift == pytest.approx(np.median(shifts), rel=1e-4)
     assert found.spread == pytest.approx(np.median(spreads), rel=1e-4)
 
