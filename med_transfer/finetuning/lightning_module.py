@@ -65,6 +65,7 @@ class FinetuningModule(L.LightningModule):
         self._validation: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits [scan, class] of scans [scan, channel, depth, height, width]."""
         return self.classifier(images.contiguous(memory_format=torch.channels_last_3d))
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -74,11 +75,13 @@ class FinetuningModule(L.LightningModule):
         )
 
     def on_train_epoch_start(self) -> None:
+        """Lets learn what learns in this epoch."""
         transfer = self.config.transfer
         transfer.strategy.set_learning(self.classifier, self.current_epoch)
         keep_frozen_statistics(self.classifier.encoder, everywhere=transfer.batch_norm != "train")
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """Loss of one batch, its penalties and alignment included."""
         images, targets = mixup(batch[0], batch[1].float(), self.config.augmentation.mixup, self.random)
         seen = self._with_unlabelled(images, *batch[2:]).contiguous(memory_format=torch.channels_last_3d)
         all_maps = self.classifier.encoder(seen)
@@ -108,9 +111,11 @@ class FinetuningModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Keeps the logits of one batch until the epoch is over."""
         self._validation.append((self(batch[0]).float().cpu(), batch[1].cpu()))
 
     def on_validation_epoch_end(self) -> None:
+        """Writes the row of the history that early stopping reads."""
         logits, truth = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
         self._validation.clear()
         losses, self._training_losses = self._training_losses, []
@@ -141,6 +146,7 @@ class FinetuningModule(L.LightningModule):
         return not figure >= than if lower else not figure <= than
 
     def configure_optimizers(self) -> Any:
+        """AdamW with a rate a stage, and its schedule."""
         training, transfer = self.config.training, self.config.transfer
         transfer.strategy.set_learning(self.classifier, training.epochs - 1)  # all that ever learns
         adamw, schedule = optimiser(
@@ -154,7 +160,9 @@ class FinetuningModule(L.LightningModule):
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the history with the state."""
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up the history again."""
         self.history = checkpoint["history"]

@@ -51,14 +51,17 @@ class Run:
 
     @property
     def bundle(self) -> Path:
+        """Folder of the bundle."""
         return self.folder / BUNDLE_FOLDER
 
     @property
     def report(self) -> Path:
+        """The page for people."""
         return self.folder / "report.html"
 
     @property
     def metrics(self) -> Metrics:
+        """metrics.json, read again."""
         return Metrics.load(self.folder / "metrics.json")
 
 

@@ -26,9 +26,13 @@ _NONE = "none"
 class Draws(Protocol):
     """What of an Optuna trial is used."""
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+        ...
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number between the limits, drawn by its logarithm with ``log``."""
+        ...
 
 
 def draw(draws: Draws, space: SearchSpace, strategies: Sequence[str]) -> Values:

@@ -34,15 +34,19 @@ class Adapters(DecayingRates):
     }
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        """None: its adapters and the head learn."""
         return ()
 
     def check(self, encoder: Encoder) -> None:
+        """Refuse an encoder whose stages cannot be followed by an adapter. Raises BackboneError."""
         adapted_stages(encoder)
 
     def build(self, classifier: Classifier) -> None:
+        """Add the adapters, which stay in the network."""
         add_adapters(classifier.encoder, self.reduction)
 
     def set_learning(self, classifier: Classifier, epoch: int) -> None:
+        """Let the adapters learn and nothing else of the encoder."""
         classifier.encoder.requires_grad_(False)
         for module in classifier.encoder.modules():
             if isinstance(module, Adapter):

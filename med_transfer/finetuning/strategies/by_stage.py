@@ -52,6 +52,7 @@ class LinearProbe(Strategy):
     }
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        """None: only the head is fitted."""
         return ()
 
 
@@ -67,9 +68,11 @@ class FreezableStages(DecayingRates):
     freeze_stages: Stage = 0
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        """All but the first ``freeze_stages``."""
         return range(self.freeze_stages, n_stages)
 
     def check(self, encoder: Encoder) -> None:
+        """Refuse to freeze more stages than there are. Raises ConfigError."""
         n_stages = len(encoder.stages())
         if self.freeze_stages > n_stages:
             raise ConfigError(
@@ -119,6 +122,7 @@ class GradualUnfreezing(FreezableStages):
     epochs_per_stage: Annotated[int, Field(ge=1)] = 1
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        """One more from the deepest on every ``epochs_per_stage`` epochs."""
         return range(max(self.freeze_stages, n_stages - epoch // self.epochs_per_stage), n_stages)
 
     def warnings(self, encoder: Encoder, epochs: int) -> list[str]:
@@ -151,9 +155,11 @@ class Surgical(DecayingRates):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        """Those that were named."""
         return self.stages
 
     def check(self, encoder: Encoder) -> None:
+        """Refuse a stage that the encoder has not. Raises ConfigError."""
         n_stages = len(encoder.stages())
         if any(stage >= n_stages for stage in self.stages):
             raise ConfigError(
@@ -175,6 +181,7 @@ class Auto(Strategy):
     freeze_stages: Stage = 0
 
     def resolved(self, *, from_source: bool) -> Strategy:
+        """The strategy that it stands for."""
         if not from_source:
             return Scratch(learning_rate=self.learning_rate)
         kind = Full if self.stage_decay == 1 else LayerwiseLRDecay

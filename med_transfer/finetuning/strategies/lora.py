@@ -40,6 +40,7 @@ class LowRankChange(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The changed weight, in the shape of the given one."""
         return weight + (self.scale * self.up @ self.down).view(weight.shape)
 
 
@@ -61,26 +62,31 @@ class LoRA(DecayingRates):
     refuses: ClassVar[dict[str, str]] = {**DecayingRates.refuses, "l2_sp": SOURCE_FROZEN}
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        """None: the low-rank changes and the head learn."""
         return ()
 
     def check(self, encoder: Encoder) -> None:
+        """Refuse a backbone without a layer that can change. Raises ConfigError."""
         if not any(True for _ in _weights(encoder)):
             raise ConfigError(
                 "the backbone has no convolution or linear layer", where="transfer.strategy", expected="not lora"
             )
 
     def prepare(self, classifier: Classifier) -> None:
+        """Add the low-rank changes, for the training alone."""
         for layer, name in list(_weights(classifier.encoder)):
             change = LowRankChange(getattr(layer, name), self.rank, self.alpha)
             parametrize.register_parametrization(layer, name, change)
 
     def set_learning(self, classifier: Classifier, epoch: int) -> None:
+        """Let the low-rank changes learn and nothing else of the encoder."""
         classifier.encoder.requires_grad_(False)
         for module in classifier.encoder.modules():
             if isinstance(module, LowRankChange):
                 module.requires_grad_(True)
 
     def finish(self, classifier: Classifier) -> None:
+        """Merge the changes into the weights."""
         for layer, name in list(_weights(classifier.encoder)):
             if parametrize.is_parametrized(layer, name):
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)

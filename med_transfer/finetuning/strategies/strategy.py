@@ -82,4 +82,5 @@ class DecayingRates(Strategy):
     stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def rate(self, depth: int = 0) -> float:
+        """Learning rate of the stage ``depth`` stages before the deepest one, slower by ``stage_decay`` a stage."""
         return super().rate() * self.stage_decay**depth
