@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, WeightedRandomSampler
 from med_transfer.cohorts import PreparedCohort, Split
 from med_transfer.finetuning.augmentation import augmentation
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
 Tensors = Sequence[NDArray[np.float16]]
@@ -27,6 +28,7 @@ Truth = NDArray[np.bool_]
 class FoldData:
     """Prepared tensors and truth of one fold's training and validation part, and tensors that have no truth."""
 
+    labels: Labels
     train_tensors: list[NDArray[np.float16]]
     train_truth: Truth
     val_tensors: list[NDArray[np.float16]]
@@ -41,6 +43,7 @@ def fold_data(
     tensors, truth = prepared.tensors, prepared.cohort.truth
     training, validation = list(split.training(number)), list(split.validation[number])
     return FoldData(
+        prepared.cohort.labels,
         [tensors[i] for i in training],
         truth[training],
         [tensors[i] for i in validation],

@@ -28,9 +28,8 @@ from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
 from med_transfer.finetuning.early_stopping import LOWER_IS_BETTER
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import initialise
-from med_transfer.finetuning.lightning_module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
-from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
 log = logging.getLogger(__name__)
@@ -52,7 +51,6 @@ def train_network(
     data: FoldData,
     config: FinetuneConfig,
     preprocessing: PreprocessingConfig,
-    labels: Labels,
     folder: Path,
     *,
     seed: int,
@@ -73,7 +71,7 @@ def train_network(
         return TrainedNetwork(classifier.eval(), record["history"], record["best_epoch"])
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
-    history, best_epoch = _learn(classifier, data, config, preprocessing, labels, folder, seed, progress)
+    history, best_epoch = _learn(classifier, data, config, preprocessing, folder, seed, progress)
     for parameter in classifier.parameters():
         # Laid out in memory as one that is loaded: else features, and what is decided on them, differ in the last bits.
         parameter.data = parameter.data.contiguous()
@@ -89,29 +87,29 @@ def _learn(
     data: FoldData,
     config: FinetuneConfig,
     preprocessing: PreprocessingConfig,
-    labels: Labels,
     folder: Path,
     seed: int,
     progress: Callback | None,
 ) -> tuple[list[dict[str, float]], int]:
     """From the strategy's start to its end; the classifier has the best weights. History and best epoch."""
     source = FeatureSource(folder.parent / "features", config, preprocessing)
-    start = initialise(classifier, data, config, preprocessing, labels, source)
+    start = initialise(classifier, data, config, preprocessing, source)
     if not config.transfer.strategy.trains:
         log.info("linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in (start.row or {}).items()))
         return [start.row or {}], 0
     unlabelled = data.unlabelled if config.transfer.align else []
     batches = training_batches(data.train_tensors, data.train_truth, config, preprocessing, seed, unlabelled)
-    weights = loss_weights(data.train_truth, config, multilabel=labels.multilabel)
     module = FinetuningModule(
         classifier,
         config,
-        labels=labels,
-        class_weights=weights,
+        LossTerms(
+            loss_weights(data.train_truth, config, multilabel=data.labels.multilabel),
+            start.penalties,
+            find_alignment(config.transfer.align, classifier.n_features),
+        ),
+        labels=data.labels,
         steps_per_epoch=len(batches),
         seed=seed,
-        penalties=start.penalties,
-        alignment=find_alignment(config.transfer.align, classifier.n_features),
     )
     validation = validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
     best = _fit(module, batches, validation, config.training, folder, progress)

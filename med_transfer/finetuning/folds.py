@@ -74,7 +74,7 @@ def train_fold(
     config.transfer.strategy.build(classifier)
     data = fold_data(run_data.prepared, run_data.split, number, run_data.unlabelled)
     return train_network(
-        classifier, data, config, run_data.preprocessing, labels, folder, seed=seed, progress=progress_callback
+        classifier, data, config, run_data.preprocessing, folder, seed=seed, progress=progress_callback
     )
 
 

@@ -73,7 +73,6 @@ def initialise(
     data: FoldData,
     config: FinetuneConfig,
     preprocessing: PreprocessingConfig,
-    labels: Labels,
     source: FeatureSource,
 ) -> Initialisation:
     """Change the classifier in place into what its training begins with; the same input gives the same start."""
@@ -85,9 +84,9 @@ def initialise(
     attends = "delta" in transfer.regularise and transfer.delta.attention
     if strategy.head_from_probe or attends:
         train_features, val_features = labelled_features(classifier, data, config, source.cached)
-        probe = _probe(train_features, val_features, data, config, labels)
-        row = _row(probe, train_features, val_features, data, config, labels)
-        attention = _attention(classifier, probe, train_features, data.train_truth, labels) if attends else None
+        probe = _probe(train_features, val_features, data, config)
+        row = _row(probe, train_features, val_features, data, config)
+        attention = _attention(classifier, probe, train_features, data.train_truth, data.labels) if attends else None
     if strategy.head_from_probe and probe is not None:
         set_head(classifier, probe)
     penalties = find_penalties(transfer, classifier.encoder, attention)
@@ -112,13 +111,11 @@ def _adapt(classifier: Classifier, data: FoldData, config: FinetuneConfig, prepr
     classifier.cpu()
 
 
-def _probe(
-    train_features: Tensor, val_features: Tensor, data: FoldData, config: FinetuneConfig, labels: Labels
-) -> LinearHead:
+def _probe(train_features: Tensor, val_features: Tensor, data: FoldData, config: FinetuneConfig) -> LinearHead:
     sign = -1 if config.training.monitor in LOWER_IS_BETTER else 1
 
     def score(logits: NDArray[np.float64]) -> float:
-        _, figure = _loss_and_figure(torch.from_numpy(logits), data.val_truth, config, labels)
+        _, figure = _loss_and_figure(torch.from_numpy(logits), data.val_truth, config, data.labels)
         return sign * figure
 
     return fit_probe(
@@ -127,7 +124,7 @@ def _probe(
         config.transfer.probe.inverse_strengths,
         score,
         val_features.numpy(),
-        multilabel=labels.multilabel,
+        multilabel=data.labels.multilabel,
         balanced=config.training.balance != "none",
     )
 
@@ -138,14 +135,13 @@ def _row(
     val_features: Tensor,
     data: FoldData,
     config: FinetuneConfig,
-    labels: Labels,
 ) -> dict[str, float]:
     """As an epoch of training is recorded."""
     train_loss, _ = _loss_and_figure(
-        torch.from_numpy(probe.logits(train_features.numpy())), data.train_truth, config, labels
+        torch.from_numpy(probe.logits(train_features.numpy())), data.train_truth, config, data.labels
     )
     val_loss, figure = _loss_and_figure(
-        torch.from_numpy(probe.logits(val_features.numpy())), data.val_truth, config, labels
+        torch.from_numpy(probe.logits(val_features.numpy())), data.val_truth, config, data.labels
     )
     return {
         "epoch": 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -26,6 +27,21 @@ from med_transfer.predictions.labels import Labels
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class LossTerms:
+    """What the loss is made of, beside the error on the labels.
+
+    Attributes:
+        class_weights: [class], of the error on the labels.
+        penalties: added to it.
+        alignment: of the features of labelled and unlabelled images; added too.
+    """
+
+    class_weights: Tensor
+    penalties: Sequence[Penalty] = ()
+    alignment: Alignment | None = None
+
+
 class FinetuningModule(L.LightningModule):
     """Loss, mixup, what learns in which epoch, penalties, alignment, and the monitored validation figure.
 
@@ -42,22 +58,20 @@ class FinetuningModule(L.LightningModule):
         self,
         classifier: Classifier,
         config: FinetuneConfig,
+        terms: LossTerms,
         *,
         labels: Labels,
-        class_weights: Tensor,
         steps_per_epoch: int,
         seed: int,
-        penalties: Sequence[Penalty] = (),
-        alignment: Alignment | None = None,
     ) -> None:
         super().__init__()
         # a fifth faster than the default layout on a CPU: benchmarks/training_step.py
         self.classifier = channels_last(classifier)
         self.config = config
         self.labels, self.multilabel = labels, labels.multilabel
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("class_weights", terms.class_weights, persistent=False)
         self.steps_per_epoch = steps_per_epoch
-        self.penalties, self.alignment = tuple(penalties), alignment
+        self.penalties, self.alignment = tuple(terms.penalties), terms.alignment
         self.random = np.random.default_rng(seed)
         self.history: list[dict[str, float]] = []
         self._training_losses: list[Tensor] = []
@@ -65,6 +79,7 @@ class FinetuningModule(L.LightningModule):
         self._validation: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits [batch, class]."""
         """Logits [scan, class] of scans [scan, channel, depth, height, width]."""
         return self.classifier(images.contiguous(memory_format=torch.channels_last_3d))
 
@@ -75,12 +90,14 @@ class FinetuningModule(L.LightningModule):
         )
 
     def on_train_epoch_start(self) -> None:
+        """Let learn what the strategy lets learn in this epoch."""
         """Lets learn what learns in this epoch."""
         transfer = self.config.transfer
         transfer.strategy.set_learning(self.classifier, self.current_epoch)
         keep_frozen_statistics(self.classifier.encoder, everywhere=transfer.batch_norm != "train")
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """The whole loss of a batch, mixup applied."""
         """Loss of one batch, its penalties and alignment included."""
         images, targets = mixup(batch[0], batch[1].float(), self.config.augmentation.mixup, self.random)
         seen = self._with_unlabelled(images, *batch[2:]).contiguous(memory_format=torch.channels_last_3d)
@@ -111,10 +128,12 @@ class FinetuningModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Keep logits and truth; what the validation scans say is a figure of all of them."""
         """Keeps the logits of one batch until the epoch is over."""
         self._validation.append((self(batch[0]).float().cpu(), batch[1].cpu()))
 
     def on_validation_epoch_end(self) -> None:
+        """Add the epoch's row to the history, and tell early stopping the smoothed figure."""
         """Writes the row of the history that early stopping reads."""
         logits, truth = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
         self._validation.clear()
@@ -146,6 +165,7 @@ class FinetuningModule(L.LightningModule):
         return not figure >= than if lower else not figure <= than
 
     def configure_optimizers(self) -> Any:
+        """AdamW over all that learns in any epoch, and its schedule by step."""
         """AdamW with a rate a stage, and its schedule."""
         training, transfer = self.config.training, self.config.transfer
         transfer.strategy.set_learning(self.classifier, training.epochs - 1)  # all that ever learns
@@ -161,8 +181,10 @@ class FinetuningModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the history with the state."""
+        """Keep the history beside Lightning's own state."""
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the history again."""
+        """Go on with the history of before."""
         self.history = checkpoint["history"]

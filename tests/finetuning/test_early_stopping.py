@@ -44,7 +44,6 @@ def train_and_check(training: dict, best: int, n_epochs: int, folder: Path) -> l
         data,
         config,
         PLAN.preprocessing,
-        PLAN.prepared.cohort.labels,
         folder,
         seed=0,
         progress=watch,

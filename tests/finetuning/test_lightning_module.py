@@ -8,7 +8,7 @@ from torch import nn
 
 from med_transfer.backbones import load_backbone
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
-from med_transfer.finetuning.lightning_module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
 
@@ -21,7 +21,7 @@ def module(multilabel: bool = False, **training) -> FinetuningModule:
     classifier = Classifier(load_backbone("resnet18-w32").encoder, 3)
     config = FinetuneConfig(training=TrainingConfig(**training))
     labels = Labels(("a", "b", "c"), multilabel)
-    return FinetuningModule(classifier, config, labels=labels, class_weights=torch.ones(3), steps_per_epoch=1, seed=0)
+    return FinetuningModule(classifier, config, LossTerms(torch.ones(3)), labels=labels, steps_per_epoch=1, seed=0)
 
 
 def test_balanced_sensitivity_is_scikit_learns():

@@ -17,7 +17,7 @@ from med_transfer.config import load_config
 from med_transfer.errors import ConfigError, UnknownKey
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
-from med_transfer.finetuning.lightning_module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.strategies import STRATEGIES, Scratch
 from med_transfer.finetuning.strategies.by_stage import GradualUnfreezing, LayerwiseLRDecay
 from med_transfer.finetuning.transfer_config import TransferConfig
@@ -42,11 +42,10 @@ def train(classifier: Classifier, settings: FinetuneConfig, penalties=(), steps:
     module = FinetuningModule(
         classifier,
         settings,
+        LossTerms(torch.ones(2), penalties),
         labels=Labels(("a", "b")),
-        class_weights=torch.ones(2),
         steps_per_epoch=steps,
         seed=0,
-        penalties=penalties,
     )
     adamw = module.configure_optimizers()["optimizer"]
     module.train()

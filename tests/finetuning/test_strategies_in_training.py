@@ -68,7 +68,6 @@ def run_member(
         data,
         config,
         run_data.preprocessing,
-        run_data.prepared.cohort.labels,
         folder,
         seed=0,
         progress=progress,
@@ -153,9 +152,9 @@ def test_gradual_unfreezing_lets_a_stage_more_move_in_each_epoch(tmp_path):
 
 def test_probe_then_finetune_starts_from_the_probes_head(tmp_path):
     config, data = resolved("lp_ft"), fold_data(PLAN.prepared, PLAN.split, 0)
-    classifier, labels = start_classifier(config), PLAN.prepared.cohort.labels
+    classifier = start_classifier(config)
     reader = FeatureSource(tmp_path, config, PLAN.preprocessing)
-    start = initialise(classifier, data, config, PLAN.preprocessing, labels, reader)
+    start = initialise(classifier, data, config, PLAN.preprocessing, reader)
     torch.testing.assert_close(classifier.head.weight, torch.from_numpy(start.probe.weight).float())
     torch.testing.assert_close(classifier.head.bias, torch.from_numpy(start.probe.bias).float())
     probe = run_member(resolved("linear_probe"), tmp_path / "probe").classifier
@@ -293,7 +292,7 @@ def test_adapted_statistics_are_in_what_is_written_and_stay_in_training(tmp_path
 
 def test_adapted_statistics_depend_on_neither_the_order_of_the_table_nor_the_trainings_batch(tmp_path):
     """Rows sorted by class, as in many tables, against rows in another order; and a batch of one scan."""
-    data, labels = fold_data(PLAN.prepared, PLAN.split, 0), PLAN.prepared.cohort.labels
+    data = fold_data(PLAN.prepared, PLAN.split, 0)
     second = data.train_truth[:, 1]
     tensors = [tensor * (3 if bright else 1) for tensor, bright in zip(data.train_tensors, second, strict=True)]
     by_class, mixed = np.argsort(second, kind="stable"), np.random.default_rng(0).permutation(len(tensors))
@@ -302,7 +301,7 @@ def test_adapted_statistics_depend_on_neither_the_order_of_the_table_nor_the_tra
         config = resolved("full", transfer={"batch_norm": "bn_adapt"}, training={"batch_size": batch_size})
         ordered = replace(data, train_tensors=[tensors[i] for i in order], train_truth=data.train_truth[order])
         classifier, reader = start_classifier(config), FeatureSource(tmp_path, config, PLAN.preprocessing)
-        initialise(classifier, ordered, config, PLAN.preprocessing, labels, reader)
+        initialise(classifier, ordered, config, PLAN.preprocessing, reader)
         statistics.append({name: x for name, x in classifier.encoder.state_dict().items() if "running" in name})
     first, *others = statistics
     assert all(x.equal(first[name]) for other in others for name, x in other.items())

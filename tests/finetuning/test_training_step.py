@@ -10,7 +10,7 @@ from scipy.special import log_expit, log_softmax
 from small_network import small_classifier, small_images
 from small_run_data import small_config
 
-from med_transfer.finetuning.lightning_module import FinetuningModule
+from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.predictions.labels import Labels
 
 SEED, N, CLASSES = 3, 8, ("a", "b", "c")
@@ -45,8 +45,8 @@ def test_the_loss_of_a_step_is_numpys(multilabel, alpha, smoothing):
     step = FinetuningModule(
         classifier,
         config,
+        LossTerms(torch.tensor(WEIGHTS)),
         labels=Labels(CLASSES, multilabel),
-        class_weights=torch.tensor(WEIGHTS),
         steps_per_epoch=1,
         seed=SEED,
     )
