@@ -40,8 +40,8 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     folder = Path(folder)
     require_exists(folder)
     silence_readers()
-    if folder.is_file() and is_archive(folder, first_bytes(folder)):
-        return _in_archive(folder, max_gap_mm)
+    if folder.is_file():
+        return _of_file(folder, max_gap_mm)
     ignored: list[Ignored] = []
     contents = dict(_contents(folder, ignored))
     archives = [_in_archive(path, max_gap_mm) for path in contents if contents[path] is None]
@@ -51,8 +51,7 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     series += [content for content in contents.values() if isinstance(content, Series)]
     series += [within for archive in archives for within in archive.series]
     ignored += [file for archive in archives for file in archive.ignored]
-    series.sort(key=lambda whole: (str(whole.path), whole.name, whole.files))
-    return Survey(tuple(series), tuple(sorted(ignored, key=lambda file: file.path)))
+    return Survey(tuple(sorted(series, key=_order)), tuple(sorted(ignored, key=lambda file: file.path)))
 
 
 def find_series(folder: Path | str, *, max_gap_mm: float = 0.0) -> list[Series]:
@@ -99,12 +98,30 @@ def first_bytes(path: Path) -> bytes:
         raise UnreadableScan(f"cannot be opened ({type(error).__name__})", where=path) from error
 
 
+def _of_file(path: Path, max_gap_mm: float) -> Survey:
+    """The survey of one file or archive. Raises UnreadableScan for one that cannot be opened."""
+    first_bytes(path)
+    content = _read_file(path)
+    if content is None:
+        return _in_archive(path, max_gap_mm)
+    if isinstance(content, str):
+        content = Ignored(path, content)
+    if isinstance(content, Ignored):
+        return Survey((), (content,))
+    series = [content] if isinstance(content, Series) else all_series(content, max_gap_mm)
+    return Survey(tuple(sorted(series, key=_order)), ())
+
+
+def _order(series: Series) -> tuple[str, str, tuple[Path, ...]]:
+    return str(series.path), series.name, series.files
+
+
 # The files of a tree ------------------------------------------------------------------------------------------
 
 
 def _contents(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, FileContent | None]]:
     """Each file with what it is; None for an archive. Damaged files go to ``ignored``."""
-    index = HeaderIndex(folder if folder.is_dir() else folder.parent)
+    index = HeaderIndex(folder)
     unread: dict[Path, tuple[int, int]] = {}
     for path in _files(folder, ignored):
         stamp = _stamp(path)  # before reading: a file that changes meanwhile will count as changed
@@ -153,9 +170,6 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
     """Files below a folder, in order of name, links followed once; hidden ones left out."""
-    if folder.is_file():
-        yield folder
-        return
 
     def unreadable(error: OSError) -> None:
         ignored.append(Ignored(Path(error.filename), f"folder cannot be opened ({type(error).__name__})", damaged=True))
