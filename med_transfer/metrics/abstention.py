@@ -32,7 +32,7 @@ def certainty(probabilities: NDArray[np.float64], *, multilabel: bool) -> NDArra
 
 
 def abstention_curve(
-    scored: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
+    predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> list[AbstentionPoint]:
     """From all scans called to few; scans that are equally certain stay together, and no point comes twice.
 
@@ -40,27 +40,27 @@ def abstention_curve(
 
     Source: El-Yaniv & Wiener 2010, JMLR 11:1605 (risk and coverage).
     """
-    certain = certainty(scored.probabilities, multilabel=scored.labels.multilabel)
+    certain = certainty(predictions.probabilities, multilabel=predictions.labels.multilabel)
     falling = np.sort(certain)[::-1]
-    limits = {float(falling[max(1, round(share * len(scored))) - 1]) for share in SHARES}
-    return [_point(scored, certain >= limit, limit, bootstrap, config) for limit in sorted(limits)]
+    limits = {float(falling[max(1, round(share * len(predictions))) - 1]) for share in SHARES}
+    return [_point(predictions, certain >= limit, limit, bootstrap, config) for limit in sorted(limits)]
 
 
 def _point(
-    scored: LabelledPredictions,
-    called: NDArray[np.bool_],
+    predictions: LabelledPredictions,
+    answered: NDArray[np.bool_],
     limit: float,
     bootstrap: PatientBootstrap,
     config: EvaluationConfig,
 ) -> AbstentionPoint:
-    kept = replace(scored.take(called), scans=SCANS_CALLED)
-    within = PatientBootstrap(kept.patients, bootstrap.n_boot, bootstrap.seed)
-    truth = zip(scored.labels.names, scored.truth.T, strict=True)
+    answered_predictions = replace(predictions.take(answered), scans=SCANS_CALLED)
+    within = PatientBootstrap(answered_predictions.patients, bootstrap.n_boot, bootstrap.seed)
+    truth = zip(predictions.labels.names, predictions.truth.T, strict=True)
     return AbstentionPoint(
-        share=len(kept) / len(scored),
-        n_scans=len(kept),
+        share=len(answered_predictions) / len(predictions),
+        n_scans=len(answered_predictions),
         certainty=limit,
-        called={name: float(called[has].mean()) if has.any() else None for name, has in truth},
-        sensitivity=sensitivities(kept, within, config),
-        balanced_accuracy=measures.balanced_accuracy(kept, within),
+        called={name: float(answered[has].mean()) if has.any() else None for name, has in truth},
+        sensitivity=sensitivities(answered_predictions, within, config),
+        balanced_accuracy=measures.balanced_accuracy(answered_predictions, within),
     )

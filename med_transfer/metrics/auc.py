@@ -11,7 +11,7 @@ PARTIAL_FROM = 0.8  # least specificity of the partial AUC
 def weighted_auc(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AUC for each row of scan weights, [draw]; NaN where cases or others are missing from the draw.
+    """AUC for each row of scan weights, [draw]; NaN where positives or negatives are missing from the draw.
 
     The probability that a case scores above another scan, ties counting half (Mann-Whitney). Scores are sorted
     once; all draws share the order.
@@ -27,11 +27,11 @@ def weighted_auc(
     ordered = score[order]
     ties = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # where each distinct score begins
     weights, truth = weights[:, order], truth[order]
-    cases = np.add.reduceat(weights * truth, ties, axis=1)
-    others = np.add.reduceat(weights * ~truth, ties, axis=1)
-    below = np.cumsum(others, axis=1) - others / 2
+    positives = np.add.reduceat(weights * truth, ties, axis=1)
+    negatives = np.add.reduceat(weights * ~truth, ties, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives / 2
     with np.errstate(invalid="ignore"):
-        return (cases * below).sum(axis=1) / (cases.sum(axis=1) * others.sum(axis=1))
+        return (positives * below).sum(axis=1) / (positives.sum(axis=1) * negatives.sum(axis=1))
 
 
 def auc(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
@@ -55,7 +55,7 @@ def class_aucs(
 def weighted_macro_auc(
     truth: NDArray[np.bool_], probabilities: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Mean AUC over the classes that have cases and others, [draw]; NaN where one of them was not drawn."""
+    """Mean AUC over the classes that have positives and negatives, [draw]; NaN where one of them was not drawn."""
     defined = truth.any(axis=0) & (~truth).any(axis=0)
     if not defined.any():
         return np.full(len(weights), np.nan)
@@ -77,8 +77,8 @@ def weighted_partial_auc(
 ) -> NDArray[np.float64]:
     """AUC where the specificity is at least so much, standardised: 0.5 without skill, 1 at best; [draw].
 
-    Below 0.5 the curve lies under the diagonal there. Shapes as in ``weighted_auc``; NaN where cases or others are
-    missing.
+    Below 0.5 the curve lies under the diagonal there. Shapes as in ``weighted_auc``; NaN where positives or negatives
+    are missing.
 
     Source: McClish 1989, Med Decis Making 9:190.
     """
@@ -102,9 +102,9 @@ def roc_points(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """False and true positive rate from (0, 0) at each distinct score, highest first: two [draw, point]."""
-    cases, others = _above_each_score(truth, score, weights)
+    positives, negatives = _above_each_score(truth, score, weights)
     with np.errstate(invalid="ignore"):
-        return others / others[:, -1:], cases / cases[:, -1:]
+        return negatives / negatives[:, -1:], positives / positives[:, -1:]
 
 
 def weighted_average_precision(
@@ -116,19 +116,19 @@ def weighted_average_precision(
 
     Source: Davis & Goadrich 2006, ICML, doi:10.1145/1143844.1143874; in the form of scikit-learn.
     """
-    cases, others = _above_each_score(truth, score, weights)
-    called = cases + others
+    positives, negatives = _above_each_score(truth, score, weights)
+    predicted = positives + negatives
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(called > 0, cases / called, 0)[:, 1:]
-        return (np.diff(cases, axis=1) * precision).sum(axis=1) / cases[:, -1]
+        precision = np.where(predicted > 0, positives / predicted, 0)[:, 1:]
+        return (np.diff(positives, axis=1) * precision).sum(axis=1) / positives[:, -1]
 
 
 def _above_each_score(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cases and others at or above each distinct score, highest first, with a first column of 0: [draw, point]."""
+    """Positives and negatives at or above each distinct score, highest first, after a column of 0: [draw, point]."""
     order = np.argsort(-score, kind="stable")
     ordered, truth, weights = score[order], truth[order], weights[:, order]
     last = np.r_[np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1]  # where each distinct score ends
-    cases, others = (np.cumsum(weights * kind, axis=1)[:, last] for kind in (truth, ~truth))
-    return np.pad(cases, ((0, 0), (1, 0))), np.pad(others, ((0, 0), (1, 0)))
+    positives, negatives = (np.cumsum(weights * kind, axis=1)[:, last] for kind in (truth, ~truth))
+    return np.pad(positives, ((0, 0), (1, 0))), np.pad(negatives, ((0, 0), (1, 0)))

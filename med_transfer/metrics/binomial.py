@@ -96,8 +96,8 @@ def newcombe_paired(both: int, only_first: int, only_second: int, neither: int) 
     Source: Newcombe 1998, Stat Med 17:2635, method 10.
     """
     n = both + only_first + only_second + neither
-    one, two = wilson(both + only_first, n), wilson(both + only_second, n)
-    if one is None or two is None:
+    first_interval, second_interval = wilson(both + only_first, n), wilson(both + only_second, n)
+    if first_interval is None or second_interval is None:
         return None
     first, second = (both + only_first) / n, (both + only_second) / n
     correlation = _correlation(both, only_first, only_second, neither)
@@ -105,7 +105,10 @@ def newcombe_paired(both: int, only_first: int, only_second: int, neither: int) 
     def half(ours: float, theirs: float) -> float:
         return math.sqrt(max(ours**2 - 2 * correlation * ours * theirs + theirs**2, 0.0))
 
-    low, high = half(first - one[0], two[1] - second), half(second - two[0], one[1] - first)
+    low, high = (
+        half(first - first_interval[0], second_interval[1] - second),
+        half(second - second_interval[0], first_interval[1] - first),
+    )
     return first - second - low, first - second + high
 
 

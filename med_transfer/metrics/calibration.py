@@ -29,11 +29,11 @@ def brier_by_scan(
     return squared.mean(axis=1) if multilabel else squared.sum(axis=1) / 2
 
 
-def brier(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
+def brier(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Brier score, see ``calibration.brier_by_scan``."""
-    by_scan = brier_by_scan(scored.truth, scored.probabilities, multilabel=scored.labels.multilabel)
+    by_scan = brier_by_scan(predictions.truth, predictions.probabilities, multilabel=predictions.labels.multilabel)
     draws = bootstrap.distribution(lambda weights: weights @ by_scan / weights.sum(axis=1))
-    what = Sentence("mean over findings") if scored.labels.multilabel else Sentence("half the sum over classes")
+    what = Sentence("mean over findings") if predictions.labels.multilabel else Sentence("half the sum over classes")
     method = joined(what, bootstrap.described("percentile"))
     return Estimate(value=float(by_scan.mean()), ci95=percentile_interval(draws), method=method)
 
@@ -117,29 +117,29 @@ def bin_excess(claimed: NDArray[np.float64], came_true: NDArray[np.bool_]) -> ND
     return (claimed - came_true)[:, None] * np.eye(N_BINS)[bin_of(claimed)]
 
 
-def calibration(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Calibration:
+def calibration(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Calibration:
     """Overall and of each class."""
-    names, multilabel = scored.labels.names, scored.labels.multilabel
-    claimed, came_true = claims(scored.truth, scored.probabilities, multilabel=multilabel)
+    names, multilabel = predictions.labels.names, predictions.labels.multilabel
+    claimed, came_true = claims(predictions.truth, predictions.probabilities, multilabel=multilabel)
     of = Sentence("all findings") if multilabel else Sentence("the most probable class")
-    by_class = {name: _of_class(scored, c, bootstrap) for c, name in enumerate(names)}
+    by_class = {name: _of_class(predictions, c, bootstrap) for c, name in enumerate(names)}
     return Calibration(
-        brier=brier(scored, bootstrap),
+        brier=brier(predictions, bootstrap),
         ece=_ece(claimed, came_true, bootstrap, of),
         bins=reliability(claimed, came_true),
-        mean_probability=dict(zip(names, scored.probabilities.mean(axis=0).tolist(), strict=True)),
-        decomposition=combined([found.decomposition for found in by_class.values()], multilabel=multilabel),
-        slope=_overall_slope(scored),
-        intercept=intercept(*_pairs(scored)) if multilabel else None,
+        mean_probability=dict(zip(names, predictions.probabilities.mean(axis=0).tolist(), strict=True)),
+        decomposition=combined([of_class.decomposition for of_class in by_class.values()], multilabel=multilabel),
+        slope=_overall_slope(predictions),
+        intercept=intercept(*_pairs(predictions)) if multilabel else None,
         classes=by_class,
     )
 
 
-def _of_class(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> ClassCalibration:
-    truth, probability = scored.truth[:, c], np.clip(scored.probabilities[:, c], 0, 1)
+def _of_class(predictions: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> ClassCalibration:
+    truth, probability = predictions.truth[:, c], np.clip(predictions.probabilities[:, c], 0, 1)
     squared = (probability - truth) ** 2
     draws = bootstrap.distribution(lambda weights: weights @ squared / weights.sum(axis=1))
-    binary = (binary_log_probability(probability), truth.astype(int), scored.patients)
+    binary = (binary_log_probability(probability), truth.astype(int), predictions.patients)
     return ClassCalibration(
         brier=Estimate(
             value=float(squared.mean()), ci95=percentile_interval(draws), method=bootstrap.described("percentile")
@@ -151,16 +151,18 @@ def _of_class(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap) 
     )
 
 
-def _overall_slope(scored: LabelledPredictions) -> Estimate:
-    if scored.labels.multilabel:
-        return slope(*_pairs(scored))
-    return slope(np.log(np.clip(scored.probabilities, SMALLEST, 1)), scored.truth.argmax(axis=1), scored.patients)
+def _overall_slope(predictions: LabelledPredictions) -> Estimate:
+    if predictions.labels.multilabel:
+        return slope(*_pairs(predictions))
+    return slope(
+        np.log(np.clip(predictions.probabilities, SMALLEST, 1)), predictions.truth.argmax(axis=1), predictions.patients
+    )
 
 
-def _pairs(scored: LabelledPredictions) -> tuple[NDArray[np.float64], NDArray[np.intp], list[str]]:
+def _pairs(predictions: LabelledPredictions) -> tuple[NDArray[np.float64], NDArray[np.intp], list[str]]:
     """Every pair of scan and finding as a scan of its own, of the scan's patient."""
-    patients = [patient for patient in scored.patients for _ in scored.labels.names]
-    return binary_log_probability(scored.probabilities.ravel()), scored.truth.ravel().astype(int), patients
+    patients = [patient for patient in predictions.patients for _ in predictions.labels.names]
+    return binary_log_probability(predictions.probabilities.ravel()), predictions.truth.ravel().astype(int), patients
 
 
 def _ece(claimed: NDArray[np.float64], came_true: NDArray[np.bool_], bootstrap: PatientBootstrap, of: str) -> Estimate:

@@ -25,95 +25,97 @@ from med_transfer.metrics.records.estimate import Estimate, Interval
 _OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 
-def class_auc(scored: LabelledPredictions, c: int) -> Estimate:
+def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
     """AUC of class ``c`` against the rest, DeLong's variance (Obuchowski's, by patient) on the logit scale.
 
     At 0 or 1, or with one patient on a side, where there is no variance: Newcombe's score method over patients.
     """
-    truth, score = scored.truth[:, c], scored.probabilities[:, c]
+    truth, score = predictions.truth[:, c], predictions.probabilities[:, c]
     value = auc(truth, score)
     if value is None:
-        return Estimate(value=None, ci95=None, method="one against the rest", reason=_lacking(scored, c))
+        return Estimate(value=None, ci95=None, method="one against the rest", reason=_lacking(predictions, c))
     if np.ptp(score) == 0:
         method = "one against the rest; no spread, because every scan gets the same answer"
         return Estimate(value=value, ci95=(value, value), method=method)
-    variance = auc_variance(truth, score, scored.patients)
+    variance = auc_variance(truth, score, predictions.patients)
     interval = None if variance is None else logit_interval(value, variance)
     if interval is not None:
-        whose = "Obuchowski's variance over patients" if scored.clustered else "DeLong's variance"
+        whose = "Obuchowski's variance over patients" if predictions.clustered else "DeLong's variance"
         return Estimate(value=value, ci95=interval, method=f"one against the rest; {whose}, logit scale")
     method = "one against the rest; Newcombe's score method over patients, because DeLong's variance is 0 or unknown"
-    return Estimate(value=value, ci95=auc_bound(scored, c), method=method)
+    return Estimate(value=value, ci95=auc_bound(predictions, c), method=method)
 
 
-def auc_bound(scored: LabelledPredictions, c: int) -> Interval | None:
+def auc_bound(predictions: LabelledPredictions, c: int) -> Interval | None:
     """Interval of one class's AUC that does not resample; a patient counts once however many scans he has."""
-    value = auc(scored.truth[:, c], scored.probabilities[:, c])
+    value = auc(predictions.truth[:, c], predictions.probabilities[:, c])
     if value is None:
         return None
-    if np.ptp(scored.probabilities[:, c]) == 0:  # one answer for all scans: 0.5 in any sample
+    if np.ptp(predictions.probabilities[:, c]) == 0:  # one answer for all scans: 0.5 in any sample
         return value, value
-    return newcombe(value, *_patients_on_each_side(scored, c))
+    return newcombe(value, *_patients_on_each_side(predictions, c))
 
 
-def average_precision(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> Estimate:
+def average_precision(predictions: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> Estimate:
     """Average precision of class ``c``; where all draws agree, Wilson's limits over the patients with the class.
 
     That fallback is the binomial interval of Boyd, Eng & Page 2013 (ECML PKDD, LNCS 8190:451) with Wilson's limits.
     """
-    if not scored.truth[:, c].any():
-        reason = undefined_rate(scored, c, "sensitivity")
+    if not predictions.truth[:, c].any():
+        reason = undefined_rate(predictions, c, "sensitivity")
         return Estimate(value=None, ci95=None, method="average precision", reason=reason)
-    found = _resampled(scored, c, bootstrap, weighted_average_precision)
-    cases = scored.patients_among(scored.truth[:, c])
-    if found.degenerate:
+    resampled = _resampled(predictions, c, bootstrap, weighted_average_precision)
+    n_patients = predictions.patients_among(predictions.truth[:, c])
+    if resampled.degenerate:
         method = "average precision; Wilson over the patients with the class, because every bootstrap draw agrees"
-        return Estimate(value=found.value, ci95=wilson(found.value * cases, cases), method=method)
-    return _estimate(found, "average precision", bootstrap)
+        return Estimate(value=resampled.value, ci95=wilson(resampled.value * n_patients, n_patients), method=method)
+    return _estimate(resampled, "average precision", bootstrap)
 
 
-def partial_auc(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> Estimate:
+def partial_auc(predictions: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> Estimate:
     """AUC of class ``c`` where the specificity is at least 0.8, on McClish's scale.
 
     The area is the mean over cases of a share in [0, 1]. Where all draws agree, its limits are Wilson's, over the
     patients of the smaller side: wide, but never without width.
     """
     what = f"AUC at specificity {PARTIAL_FROM:g} or more, standardised (McClish 1989)"
-    if auc(scored.truth[:, c], scored.probabilities[:, c]) is None:
-        return Estimate(value=None, ci95=None, method=what, reason=_lacking(scored, c))
-    found = _resampled(scored, c, bootstrap, weighted_partial_auc)
-    if np.ptp(scored.probabilities[:, c]) == 0:
+    if auc(predictions.truth[:, c], predictions.probabilities[:, c]) is None:
+        return Estimate(value=None, ci95=None, method=what, reason=_lacking(predictions, c))
+    resampled = _resampled(predictions, c, bootstrap, weighted_partial_auc)
+    if np.ptp(predictions.probabilities[:, c]) == 0:
         method = f"{what}; no spread, because every scan gets the same answer"
-        return Estimate(value=found.value, ci95=(found.value, found.value), method=method)
-    if not found.degenerate:
-        return _estimate(found, what, bootstrap)
-    largest, n = 1 - PARTIAL_FROM, min(_patients_on_each_side(scored, c))
-    area = (2 * found.value - 1) * (largest - largest**2 / 2) + largest**2 / 2
+        return Estimate(value=resampled.value, ci95=(resampled.value, resampled.value), method=method)
+    if not resampled.degenerate:
+        return _estimate(resampled, what, bootstrap)
+    largest, n = 1 - PARTIAL_FROM, min(_patients_on_each_side(predictions, c))
+    area = (2 * resampled.value - 1) * (largest - largest**2 / 2) + largest**2 / 2
     low, high = wilson(area / largest * n, n) or (0.0, 1.0)
     limits = standardised(np.array([low, high]) * largest, largest)
     method = f"{what}; Wilson over the patients of the smaller side, because every bootstrap draw agrees"
-    return Estimate(value=found.value, ci95=(float(limits[0]), float(limits[1])), method=method)
+    return Estimate(value=resampled.value, ci95=(float(limits[0]), float(limits[1])), method=method)
 
 
-def _resampled(scored: LabelledPredictions, c: int, bootstrap: PatientBootstrap, measure: _OF_CLASS) -> Resampled:
+def _resampled(predictions: LabelledPredictions, c: int, bootstrap: PatientBootstrap, measure: _OF_CLASS) -> Resampled:
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return measure(scored.truth[:, c], scored.probabilities[:, c], weights)
+        return measure(predictions.truth[:, c], predictions.probabilities[:, c], weights)
 
-    value = float(statistic(np.ones((1, len(scored))))[0])
+    value = float(statistic(np.ones((1, len(predictions))))[0])
     return Resampled(value, bootstrap.distribution(statistic), bootstrap.jackknife(statistic))
 
 
-def _estimate(found: Resampled, what: str, bootstrap: PatientBootstrap) -> Estimate:
-    interval, kind = found.interval()
+def _estimate(resampled: Resampled, what: str, bootstrap: PatientBootstrap) -> Estimate:
+    interval, kind = resampled.interval()
     method = f"{what}; {bootstrap.described(kind)}"
-    return Estimate(value=found.value, ci95=interval, method=method, reason="" if interval else CLASS_OR_REST_MISSING)
+    return Estimate(
+        value=resampled.value, ci95=interval, method=method, reason="" if interval else CLASS_OR_REST_MISSING
+    )
 
 
-def _patients_on_each_side(scored: LabelledPredictions, c: int) -> tuple[int, int]:
-    return scored.patients_among(scored.truth[:, c]), scored.patients_among(~scored.truth[:, c])
+def _patients_on_each_side(predictions: LabelledPredictions, c: int) -> tuple[int, int]:
+    return predictions.patients_among(predictions.truth[:, c]), predictions.patients_among(~predictions.truth[:, c])
 
 
-def _lacking(scored: LabelledPredictions, c: int) -> str:
+def _lacking(predictions: LabelledPredictions, c: int) -> str:
     """Why one class has no AUC: the reason why it lacks one of the two rates."""
-    rate = "specificity" if scored.truth[:, c].any() else "sensitivity"
-    return undefined_rate(scored, c, rate)
+    rate = "specificity" if predictions.truth[:, c].any() else "sensitivity"
+    return undefined_rate(predictions, c, rate)

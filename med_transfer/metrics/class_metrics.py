@@ -13,41 +13,41 @@ from med_transfer.metrics.records.class_metrics import ClassMetrics, SampleSize
 
 
 def class_metrics(
-    scored: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
+    predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> dict[str, ClassMetrics]:
     """By class name, each against the rest."""
-    rates = ClassRates.of(scored, bootstrap, config, resample=True)
-    return {name: _of_class(c, rates) for c, name in enumerate(scored.labels.names)}
+    rates = ClassRates.of(predictions, bootstrap, config, resample=True)
+    return {name: _of_class(c, rates) for c, name in enumerate(predictions.labels.names)}
 
 
 def _of_class(c: int, rates: ClassRates) -> ClassMetrics:
-    scored, bootstrap = rates.scored, rates.bootstrap
-    truth = scored.truth[:, c]
+    predictions, bootstrap = rates.predictions, rates.bootstrap
+    truth = predictions.truth[:, c]
     return ClassMetrics(
         n=int(truth.sum()),
-        n_patients=scored.patients_among(truth),
-        counts=count(truth, scored.predicted[:, c]),
+        n_patients=predictions.patients_among(truth),
+        counts=count(truth, predictions.predicted[:, c]),
         **{name: rates.rate(c, name) for name in RATES},
         f1=rates.f1(c),
         lr_positive=rates.likelihood_ratio(c, "positive"),
         lr_negative=rates.likelihood_ratio(c, "negative"),
-        auc=class_auc(scored, c),
-        average_precision=average_precision(scored, c, bootstrap),
-        partial_auc=partial_auc(scored, c, bootstrap),
+        auc=class_auc(predictions, c),
+        average_precision=average_precision(predictions, c, bootstrap),
+        partial_auc=partial_auc(predictions, c, bootstrap),
         at_prevalence=rates.at_prevalence(c),
         sample_size=_sample_sizes(c, rates),
     )
 
 
 def _sample_sizes(c: int, rates: ClassRates) -> dict[str, SampleSize]:
-    scored, name = rates.scored, rates.scored.labels.names[c]
-    found = {}
-    for rate, among in (("sensitivity", scored.truth[:, c]), ("specificity", ~scored.truth[:, c])):
-        value, n_patients = rates.rate(c, rate).value, scored.patients_among(among)
+    predictions, name = rates.predictions, rates.predictions.labels.names[c]
+    sizes = {}
+    for rate, among in (("sensitivity", predictions.truth[:, c]), ("specificity", ~predictions.truth[:, c])):
+        value, n_patients = rates.rate(c, rate).value, predictions.patients_among(among)
         stated = sample_size(rate, name, value, n_patients, rates.config.interval_width)
         if stated is not None:
-            found[rate] = stated
-    return found
+            sizes[rate] = stated
+    return sizes
 
 
 def sample_size(rate: str, name: str, value: float | None, n_patients: int, wanted_width: float) -> SampleSize | None:

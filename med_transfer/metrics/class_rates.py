@@ -42,14 +42,14 @@ class ResampledCells:
     jackknife: Cells
 
     @classmethod
-    def of(cls, scored: LabelledPredictions, bootstrap: PatientBootstrap) -> ResampledCells:
+    def of(cls, predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> ResampledCells:
         """The cells of the sample and of every resample."""
 
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            cells = weighted_cells(scored.truth, scored.predicted, weights)
+            cells = weighted_cells(predictions.truth, predictions.predicted, weights)
             return np.stack([cells[name] for name in CELLS], axis=1)
 
-        sample = statistic(np.ones((1, len(scored))))
+        sample = statistic(np.ones((1, len(predictions))))
         tables = (sample, bootstrap.distribution(statistic), bootstrap.jackknife(statistic))
         return cls(*({name: table[:, row] for row, name in enumerate(CELLS)} for table in tables))
 
@@ -60,18 +60,18 @@ class ResampledCells:
 
 
 def sensitivities(
-    scored: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig | None = None
+    predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig | None = None
 ) -> dict[str, Estimate]:
     """By class."""
-    rates = ClassRates.of(scored, bootstrap, config or EvaluationConfig())
-    return {name: rates.rate(c, "sensitivity") for c, name in enumerate(scored.labels.names)}
+    rates = ClassRates.of(predictions, bootstrap, config or EvaluationConfig())
+    return {name: rates.rate(c, "sensitivity") for c, name in enumerate(predictions.labels.names)}
 
 
-def undefined_rate(scored: LabelledPredictions, c: int, rate: str) -> str:
+def undefined_rate(predictions: LabelledPredictions, c: int, rate: str) -> str:
     """Why class ``c`` has no sensitivity, specificity, PPV or NPV."""
-    name = scored.labels.names[c]
+    name = predictions.labels.names[c]
     if rate in ("sensitivity", "specificity"):
-        return (no_case if rate == "sensitivity" else no_other)(name, scored.scans)
+        return (no_case if rate == "sensitivity" else no_other)(name, predictions.scans)
     return none_called(name) if rate == "ppv" else all_called(name)
 
 
@@ -79,7 +79,7 @@ def undefined_rate(scored: LabelledPredictions, c: int, rate: str) -> str:
 class ClassRates:
     """Every rate of every class; the resamples are drawn once, and only where something is made of them."""
 
-    scored: LabelledPredictions
+    predictions: LabelledPredictions
     bootstrap: PatientBootstrap
     config: EvaluationConfig
     cells: ResampledCells | None
@@ -87,24 +87,24 @@ class ClassRates:
     @classmethod
     def of(
         cls,
-        scored: LabelledPredictions,
+        predictions: LabelledPredictions,
         bootstrap: PatientBootstrap,
         config: EvaluationConfig,
         *,
         resample: bool = False,
     ) -> ClassRates:
         """``resample``: also where each patient has one scan, as :meth:`f1` needs."""
-        cells = ResampledCells.of(scored, bootstrap) if resample or scored.clustered else None
-        return cls(scored, bootstrap, config, cells)
+        cells = ResampledCells.of(predictions, bootstrap) if resample or predictions.clustered else None
+        return cls(predictions, bootstrap, config, cells)
 
     def rate(self, c: int, name: str) -> Estimate:
         """Sensitivity, specificity, PPV or NPV of class ``c``."""
         hits, misses = rate_of(name, self._counts(c))
         value, method = share(hits, misses), BINOMIAL_NAMES[self.config.interval]
         if value is None:
-            return Estimate(value=None, ci95=None, method=method, reason=undefined_rate(self.scored, c, name))
+            return Estimate(value=None, ci95=None, method=method, reason=undefined_rate(self.predictions, c, name))
         interval = BINOMIAL[self.config.interval](hits, hits + misses)
-        if not self.scored.clustered or self.cells is None:
+        if not self.predictions.clustered or self.cells is None:
             return Estimate(value=value, ci95=interval, method=method)
         resampled = self.cells.resampled(c, lambda cells: rate_in(name, cells))
         cluster, how = self._over_patients(resampled, lambda: wilson(value * (n := self._patients(c, name)), n))
@@ -113,17 +113,17 @@ class ClassRates:
 
     def f1(self, c: int) -> Estimate:
         """F1; where all draws agree, from the Wilson interval of J = TP / (TP + FP + FN), as F1 = 2 J / (1 + J)."""
-        counts, name = self._counts(c), self.scored.labels.names[c]
+        counts, name = self._counts(c), self.predictions.labels.names[c]
         value = f1(counts.true_positive, counts.false_positive, counts.false_negative)
         if value is None:
             reason = Sentence("no scan of class {name}, and none was called so", name=name)
             return Estimate(value=None, ci95=None, method="F1", reason=reason)
         if self.cells is None:
             raise ValueError("F1 needs the resamples")
-        concerned = self.scored.truth[:, c] | self.scored.predicted[:, c]
+        concerned = self.predictions.truth[:, c] | self.predictions.predicted[:, c]
 
         def from_wilson() -> Interval | None:
-            n, overlap = self.scored.patients_among(concerned), value / (2 - value)
+            n, overlap = self.predictions.patients_among(concerned), value / (2 - value)
             limits = wilson(overlap * n, n)
             return limits and (2 * limits[0] / (1 + limits[0]), 2 * limits[1] / (1 + limits[1]))
 
@@ -133,38 +133,38 @@ class ClassRates:
 
     def likelihood_ratio(self, c: int, which: str) -> Estimate:
         """``positive`` or ``negative``."""
-        name = self.scored.labels.names[c]
-        found = likelihood_ratio(name, self._counts(c), "positive" if which == "positive" else "negative")
-        if found.value is None or not self.scored.clustered or self.cells is None:
-            return found
+        name = self.predictions.labels.names[c]
+        ratio = likelihood_ratio(name, self._counts(c), "positive" if which == "positive" else "negative")
+        if ratio.value is None or not self.predictions.clustered or self.cells is None:
+            return ratio
         resampled = self.cells.resampled(c, lambda cells: likelihood_ratio_in(which, cells))
         unbounded = float(np.isinf(resampled.draws).mean())
         if unbounded > _MOST_UNBOUNDED or resampled.degenerate:
             why = f"{unbounded:.0%} of draws have no bound" if unbounded else "every draw agrees"
-            return found.model_copy(update={"method": f"{found.method}; no interval over patients: {why}"})
-        return self._with_cluster_interval(found, resampled)
+            return ratio.model_copy(update={"method": f"{ratio.method}; no interval over patients: {why}"})
+        return self._with_cluster_interval(ratio, resampled)
 
     def at_prevalence(self, c: int) -> PredictiveValues | None:
         """PPV and NPV at the stated prevalence of class ``c``; None where none is stated."""
-        name, counts = self.scored.labels.names[c], self._counts(c)
+        name, counts = self.predictions.labels.names[c], self._counts(c)
         prevalence = self.config.prevalence.get(name)
         if prevalence is None:
             return None
-        found = {"ppv": ppv_at(prevalence, name, counts), "npv": npv_at(prevalence, name, counts)}
-        if self.scored.clustered and self.cells is not None:
-            for which, estimate in found.items():
+        values = {"ppv": ppv_at(prevalence, name, counts), "npv": npv_at(prevalence, name, counts)}
+        if self.predictions.clustered and self.cells is not None:
+            for which, estimate in values.items():
                 resampled = self.cells.resampled(
                     c, lambda cells, which=which: predictive_value_in(which, prevalence, cells)
                 )
                 if estimate.value is not None and not resampled.degenerate:
-                    found[which] = self._with_cluster_interval(estimate, resampled)
-        return PredictiveValues(prevalence=prevalence, **found)
+                    values[which] = self._with_cluster_interval(estimate, resampled)
+        return PredictiveValues(prevalence=prevalence, **values)
 
-    def _with_cluster_interval(self, found: Estimate, resampled: Resampled) -> Estimate:
+    def _with_cluster_interval(self, estimate: Estimate, resampled: Resampled) -> Estimate:
         """The estimate with an interval over patients next to that over scans."""
         interval, kind = resampled.interval()
-        method = f"{found.method}, over scans as if independent; ci95_cluster: {self.bootstrap.described(kind)}"
-        return found.model_copy(update={"ci95_cluster": interval, "method": method})
+        method = f"{estimate.method}, over scans as if independent; ci95_cluster: {self.bootstrap.described(kind)}"
+        return estimate.model_copy(update={"ci95_cluster": interval, "method": method})
 
     def _over_patients(
         self, resampled: Resampled, otherwise: Callable[[], Interval | None]
@@ -179,10 +179,10 @@ class ClassRates:
         return interval, self.bootstrap.described(kind)
 
     def _counts(self, c: int):
-        return count(self.scored.truth[:, c], self.scored.predicted[:, c])
+        return count(self.predictions.truth[:, c], self.predictions.predicted[:, c])
 
     def _patients(self, c: int, rate: str) -> int:
         """Patients whose scans a rate is taken over."""
-        truth, predicted = self.scored.truth[:, c], self.scored.predicted[:, c]
+        truth, predicted = self.predictions.truth[:, c], self.predictions.predicted[:, c]
         among = {"sensitivity": truth, "specificity": ~truth, "ppv": predicted, "npv": ~predicted}
-        return self.scored.patients_among(among[rate])
+        return self.predictions.patients_among(among[rate])

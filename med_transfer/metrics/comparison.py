@@ -68,14 +68,14 @@ def paired_sensitivity(first: LabelledPredictions, second: LabelledPredictions, 
     return Estimate(value=float(ours.mean() - theirs.mean()), ci95=interval, method=method)
 
 
-def _measures(scored: LabelledPredictions, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _measures(predictions: LabelledPredictions, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Balanced accuracy, macro AUC and each class's sensitivity, [draw, 2 + class]."""
-    multilabel = scored.labels.multilabel
+    multilabel = predictions.labels.multilabel
     overall = [
-        weighted_balanced_accuracy(scored.truth, scored.predicted, weights, multilabel=multilabel),
-        weighted_macro_auc(scored.truth, scored.probabilities, weights),
+        weighted_balanced_accuracy(predictions.truth, predictions.predicted, weights, multilabel=multilabel),
+        weighted_macro_auc(predictions.truth, predictions.probabilities, weights),
     ]
-    sensitivity = weighted_rates(scored.truth, scored.predicted, weights)["sensitivity"]
+    sensitivity = weighted_rates(predictions.truth, predictions.predicted, weights)["sensitivity"]
     return np.column_stack([*overall, sensitivity])
 
 

@@ -68,7 +68,7 @@ class KnownFigures:
 
 
 def compute_metrics(
-    scored: LabelledPredictions,
+    predictions: LabelledPredictions,
     known: KnownFigures = KnownFigures(),
     *,
     baselines: Mapping[str, NDArray[np.floating]] = _NONE,
@@ -80,7 +80,7 @@ def compute_metrics(
     """Measure a model on scans it was not trained on.
 
     Args:
-        scored: the scans' truth and probabilities, with the operating point.
+        predictions: the scans' truth and probabilities, with the operating point.
         known: what is to stand in metrics.json next to the statistics.
         baselines: name to probabilities [scan, class] on the same scans.
         subgroups: from ``grouping``; or column to one value a scan, for example ``{"scanner": [...]}``.
@@ -91,29 +91,31 @@ def compute_metrics(
     Raises:
         UsageError: a prevalence is of no class, or a subgroup column is not of these scans.
     """
-    labels = scored.labels
-    groupings = [Grouping.of(*one) for one in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
-    bootstrap = PatientBootstrap(scored.patients, resampling.n_boot, resampling.seed)
+    labels = predictions.labels
+    groupings = [Grouping.of(*item) for item in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
+    bootstrap = PatientBootstrap(predictions.patients, resampling.n_boot, resampling.seed)
     checked_prevalence(config.prevalence, labels)
     return Metrics(
         labels=list(labels.names),
         multilabel=labels.multilabel,
-        n_scans=len(scored),
-        n_patients=scored.n_patients,
-        classes=class_metrics(scored, bootstrap, config),
-        balanced_accuracy=measures.balanced_accuracy(scored, bootstrap),
-        macro_auc=measures.macro_auc(scored, bootstrap),
-        micro_auc=measures.micro_auc(scored, bootstrap),
-        macro_average_precision=measures.macro_average_precision(scored, bootstrap),
-        confusion_matrix=measures.confusion_matrix(scored),
-        prevalence=dict(zip(labels.names, scored.truth.mean(axis=0).tolist(), strict=True)),
-        calibration=calibration(scored, bootstrap),
-        decision_curves=decision_curves(scored, bootstrap),
-        abstention=abstention_curve(scored, bootstrap, config),
-        operating_point=scored.operating_point,
-        baselines={name: _baseline(scored, other, bootstrap, config) for name, other in baselines.items()},
-        subgroups={one.column: subgroup_metrics(scored, one, bootstrap, config) for one in groupings},
-        subgroup_tests=subgroup_tests(scored, groupings, resampling.seed),
+        n_scans=len(predictions),
+        n_patients=predictions.n_patients,
+        classes=class_metrics(predictions, bootstrap, config),
+        balanced_accuracy=measures.balanced_accuracy(predictions, bootstrap),
+        macro_auc=measures.macro_auc(predictions, bootstrap),
+        micro_auc=measures.micro_auc(predictions, bootstrap),
+        macro_average_precision=measures.macro_average_precision(predictions, bootstrap),
+        confusion_matrix=measures.confusion_matrix(predictions),
+        prevalence=dict(zip(labels.names, predictions.truth.mean(axis=0).tolist(), strict=True)),
+        calibration=calibration(predictions, bootstrap),
+        decision_curves=decision_curves(predictions, bootstrap),
+        abstention=abstention_curve(predictions, bootstrap, config),
+        operating_point=predictions.operating_point,
+        baselines={name: _baseline(predictions, other, bootstrap, config) for name, other in baselines.items()},
+        subgroups={
+            grouping.column: subgroup_metrics(predictions, grouping, bootstrap, config) for grouping in groupings
+        },
+        subgroup_tests=subgroup_tests(predictions, groupings, resampling.seed),
         failed=_failed(failed),
         evaluation=config,
         bootstrap=resampling,
@@ -122,14 +124,14 @@ def compute_metrics(
 
 
 def _baseline(
-    scored: LabelledPredictions,
+    predictions: LabelledPredictions,
     probabilities: NDArray[np.floating],
     bootstrap: PatientBootstrap,
     config: EvaluationConfig,
 ) -> BaselineMetrics:
     """A baseline is called at the default operating point: the network's thresholds are not its own."""
-    other = LabelledPredictions.of(scored.truth, probabilities, scored.patients, scored.labels)
-    gain = paired_difference(scored, other, bootstrap)
+    other = LabelledPredictions.of(predictions.truth, probabilities, predictions.patients, predictions.labels)
+    gain = paired_difference(predictions, other, bootstrap)
     return BaselineMetrics(
         balanced_accuracy=measures.balanced_accuracy(other, bootstrap),
         macro_auc=measures.macro_auc(other, bootstrap),

@@ -12,7 +12,7 @@ from med_transfer.metrics.records.decision_curve import DecisionCurve, NetBenefi
 THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.075, *(round(0.05 * step, 2) for step in range(2, 20)))
 
 
-def decision_curves(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> dict[str, DecisionCurve]:
+def decision_curves(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> dict[str, DecisionCurve]:
     """Of every class that has cases and other scans, at :data:`THRESHOLDS`.
 
     It is the class's probability that is acted upon, not the call at the operating point. The prevalence is that of
@@ -20,9 +20,11 @@ def decision_curves(scored: LabelledPredictions, bootstrap: PatientBootstrap) ->
     """
     method = f"net benefit of acting on probabilities from the threshold on; {bootstrap}"
     return {
-        name: DecisionCurve(points=_points(scored.truth[:, c], scored.probabilities[:, c], bootstrap), method=method)
-        for c, name in enumerate(scored.labels.names)
-        if scored.truth[:, c].any() and not scored.truth[:, c].all()
+        name: DecisionCurve(
+            points=_points(predictions.truth[:, c], predictions.probabilities[:, c], bootstrap), method=method
+        )
+        for c, name in enumerate(predictions.labels.names)
+        if predictions.truth[:, c].any() and not predictions.truth[:, c].all()
     }
 
 

@@ -62,8 +62,10 @@ def delong(
     if not defined.any() or np.min(np.unique(groups, return_counts=True)[1]) < 2:
         return None
     values, parts = [], []
-    for known, one, other in zip(truth.T[defined], first.T[defined], second.T[defined], strict=True):
-        value, placements = _difference(known, one, other)
+    for class_truth, first_score, second_score in zip(
+        truth.T[defined], first.T[defined], second.T[defined], strict=True
+    ):
+        value, placements = _difference(class_truth, first_score, second_score)
         values.append(value)
         parts.append(placements)
     parts_of_scan = np.mean(parts, axis=0)
@@ -75,9 +77,9 @@ def _difference(
     truth: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.float64]]:
     """Of two AUCs, and each scan's part in its error."""
-    one, other = placements(truth, first), placements(truth, second)
-    value = float(one[truth].mean() - other[truth].mean())
-    return value, (one - other - value) / np.where(truth, truth.sum(), (~truth).sum())
+    first_placements, second_placements = placements(truth, first), placements(truth, second)
+    value = float(first_placements[truth].mean() - second_placements[truth].mean())
+    return value, (first_placements - second_placements - value) / np.where(truth, truth.sum(), (~truth).sum())
 
 
 def placements(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,8 +118,8 @@ def auc_variance(truth: NDArray[np.bool_], score: NDArray[np.float64], patients:
     with_case, with_other = len(np.unique(of_scan[truth])), len(np.unique(of_scan[~truth]))
     if with_case < 2 or with_other < 2:
         return None
-    found, n_patients = placements(truth, score), int(of_scan.max()) + 1
-    distance = found - found[truth].mean()
+    placement, n_patients = placements(truth, score), int(of_scan.max()) + 1
+    distance = placement - placement[truth].mean()
     of_cases = np.bincount(of_scan, weights=distance * truth, minlength=n_patients)
     of_others = np.bincount(of_scan, weights=distance * ~truth, minlength=n_patients)
     variance = with_case / (with_case - 1) * (of_cases**2).sum() / n_cases**2

@@ -40,31 +40,34 @@ def fusion_figures(
         seed, n_boot: of the patient bootstrap.
     """
     bootstrap = PatientBootstrap(patients, n_boot, seed)
-    scored = {parts: LabelledPredictions.of(truth, found, patients, labels) for parts, found in by_parts.items()}
-    use = max(scored, key=len)
+    predictions = {
+        parts: LabelledPredictions.of(truth, probabilities, patients, labels)
+        for parts, probabilities in by_parts.items()
+    }
+    use = max(predictions, key=len)
     alone = {_ALONE[part]: (part,) for part in use}
     without = {part: tuple(other for other in use if other != part) for part in use}
     minus = {
-        parts: _difference(scored[use], scored[parts], bootstrap)
+        parts: _difference(predictions[use], predictions[parts], bootstrap)
         for parts in dict.fromkeys([*alone.values(), *without.values()])
     }
     return {
-        "models": {name: _model(scored[parts], bootstrap) for name, parts in (alone | {"fused": use}).items()},
+        "models": {name: _model(predictions[parts], bootstrap) for name, parts in (alone | {"fused": use}).items()},
         "fused_minus": {name: minus[parts] for name, parts in alone.items()},
         "contributions": {part: minus[parts] for part, parts in without.items()},
     }
 
 
-def _model(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> FusionModel:
+def _model(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> FusionModel:
     return FusionModel(
-        macro_auc=measures.macro_auc(scored, bootstrap),
-        balanced_accuracy=measures.balanced_accuracy(scored, bootstrap),
-        sensitivity=sensitivities(scored, bootstrap),
+        macro_auc=measures.macro_auc(predictions, bootstrap),
+        balanced_accuracy=measures.balanced_accuracy(predictions, bootstrap),
+        sensitivity=sensitivities(predictions, bootstrap),
     )
 
 
 def _difference(
     fused: LabelledPredictions, other: LabelledPredictions, bootstrap: PatientBootstrap
 ) -> FusionDifference:
-    found = paired_difference(fused, other, bootstrap)
-    return FusionDifference(macro_auc=found.macro_auc, balanced_accuracy=found.balanced_accuracy)
+    difference = paired_difference(fused, other, bootstrap)
+    return FusionDifference(macro_auc=difference.macro_auc, balanced_accuracy=difference.balanced_accuracy)

@@ -71,10 +71,10 @@ def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> 
         texts: one entry a scan, empty where there is no value.
         patients: one entry a scan.
     """
-    known = {text for text in texts if text}
-    if len(known) < 2:
-        found = Sentence("every scan has the same value") if known else Sentence("no scan has a value")
-        return Grouping(column, tuple(texts), (), unsuitable=found)
+    values = {text for text in texts if text}
+    if len(values) < 2:
+        reason = Sentence("every scan has the same value") if values else Sentence("no scan has a value")
+        return Grouping(column, tuple(texts), (), unsuitable=reason)
     numbers = np.array([_number(text) for text in texts])
     if all(np.isfinite(number) for number, text in zip(numbers, texts, strict=True) if text):
         if len(set(numbers[np.isfinite(numbers)])) > _FEW_NUMBERS:
@@ -104,20 +104,20 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
     having = defaultdict(set)
     for text, patient in zip(texts, patients, strict=True):
         having[text].add(patient)
-    known = sorted(having.keys() - {""}, key=lambda text: (-len(having[text]), text))
-    kept = [text for text in known if len(having[text]) >= SMALLEST_SUBGROUP][:_MOST_VALUES]
-    rest = len(known) - len(kept)
-    if len(kept) < 2 and len(known) > _MOST_VALUES:
-        why = Sentence("{n} different values, almost all of few patients", n=len(known))
+    values = sorted(having.keys() - {""}, key=lambda text: (-len(having[text]), text))
+    frequent = [text for text in values if len(having[text]) >= SMALLEST_SUBGROUP][:_MOST_VALUES]
+    rest = len(values) - len(frequent)
+    if len(frequent) < 2 and len(values) > _MOST_VALUES:
+        why = Sentence("{n} different values, almost all of few patients", n=len(values))
         return Grouping(column, tuple(texts), (), unsuitable=why)
-    if rest < 2 or not kept:  # one rare value is its own "other"; of rare values alone nothing is left to compare
-        kept, rest = known, 0
-    order = sorted(kept, key=lambda text: (_number(text) if math.isfinite(_number(text)) else 0.0, text))
-    names = tuple(text if text in kept else OTHER if text else UNKNOWN for text in texts)
+    if rest < 2 or not frequent:  # one rare value is its own "other"; of rare values alone nothing is left to compare
+        frequent, rest = values, 0
+    order = sorted(frequent, key=lambda text: (_number(text) if math.isfinite(_number(text)) else 0.0, text))
+    names = tuple(text if text in frequent else OTHER if text else UNKNOWN for text in texts)
     how = BY_VALUE
     if rest:
         how = Sentence("by value; {n} values of few patients are pooled as {other!r}", n=rest, other=OTHER)
-    return Grouping(column, names, (*order, *_present(names, OTHER, UNKNOWN, but=kept)), how)
+    return Grouping(column, names, (*order, *_present(names, OTHER, UNKNOWN, but=frequent)), how)
 
 
 def _present(names: Sequence[str], *pooled: str, but: Sequence[str] = ()) -> list[str]:
@@ -126,17 +126,17 @@ def _present(names: Sequence[str], *pooled: str, but: Sequence[str] = ()) -> lis
 
 def _bands(column: str, numbers: NDArray[np.float64], patients: Sequence[str]) -> Grouping:
     words, unit = _words(column), " mm" if column.endswith("_mm") else ""
-    known = numbers[np.isfinite(numbers)]
+    finite = numbers[np.isfinite(numbers)]
     upto = {"slice", "thickness"} <= words
     if upto:
         limits, what = list(_THICKNESS_LIMITS_MM), "cut at limits of clinical use"
     elif "age" in words:
         limits, what = [float(limit) for limit in range(10, 120, 10)], "decades"
     else:
-        limits, what = _round_terciles(known), "cut near the terciles"
+        limits, what = _round_terciles(finite), "cut near the terciles"
     joined = _joined(limits, numbers, patients, upto)
     if not joined:  # too few patients for two bands: shown as halves, without measures
-        joined, what = [_round_between(*np.quantile(known, [0.4, 0.6]))], "cut near the median"
+        joined, what = [_round_between(*np.quantile(finite, [0.4, 0.6]))], "cut near the median"
     texts, bands = _texts(joined, unit, upto=upto, years="age" in words), _band_of(numbers, joined, upto)
     names = tuple(UNKNOWN if band < 0 else texts[band] for band in bands)
     order = [text for text in texts if text in names]
@@ -164,8 +164,8 @@ def _joined(limits: Sequence[float], numbers: NDArray[np.float64], patients: Seq
     return limits
 
 
-def _round_terciles(known: NDArray[np.float64]) -> list[float]:
-    near = np.quantile(known, [0.25, 0.42, 0.58, 0.75])
+def _round_terciles(numbers: NDArray[np.float64]) -> list[float]:
+    near = np.quantile(numbers, [0.25, 0.42, 0.58, 0.75])
     return sorted({_round_between(near[0], near[1]), _round_between(near[2], near[3])})
 
 

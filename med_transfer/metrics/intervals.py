@@ -134,8 +134,8 @@ class PatientBootstrap:
         """The statistic without each patient in turn: [patient, ...]."""
         n_patients = int(self._patient_of_scan.max()) + 1
         blocks = [np.arange(start, min(start + _BLOCK, n_patients)) for start in range(0, n_patients, _BLOCK)]
-        kept = ((self._patient_of_scan != block[:, None]).astype(np.float64) for block in blocks)
-        return np.concatenate([statistic(weights) for weights in kept])
+        blocks_of_weights = ((self._patient_of_scan != block[:, None]).astype(np.float64) for block in blocks)
+        return np.concatenate([statistic(weights) for weights in blocks_of_weights])
 
     def described(self, kind: str) -> Sentence:
         """In words, with the kind of interval that is made of the draws."""

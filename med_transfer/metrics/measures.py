@@ -22,123 +22,132 @@ from med_transfer.metrics.records.sentence import Sentence, joined
 _NO_INTERVAL = Sentence("no interval")
 
 
-def balanced_accuracy(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
+def balanced_accuracy(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Mean sensitivity of the classes (for findings: of sensitivity and specificity), see ``rates``."""
-    multilabel = scored.labels.multilabel
+    multilabel = predictions.labels.multilabel
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return weighted_balanced_accuracy(scored.truth, scored.predicted, weights, multilabel=multilabel)
+        return weighted_balanced_accuracy(predictions.truth, predictions.predicted, weights, multilabel=multilabel)
 
     what = Sentence("mean of the classes' sensitivities")
     if multilabel:
         what = Sentence("mean over findings of (sensitivity + specificity) / 2")
-    value = _value(statistic, scored)
+    value = _value(statistic, predictions)
     if value is None:
         return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
     draws = bootstrap.distribution(statistic)
     return _resampled(
         value,
         draws,
-        _without_absent(what, scored),
-        _balanced_bound(scored, value),
+        _without_absent(what, predictions),
+        _balanced_bound(predictions, value),
         Sentence("the mean of Wilson limits"),
         bootstrap,
     )
 
 
-def _balanced_bound(scored: LabelledPredictions, value: float) -> Interval | None:
+def _balanced_bound(predictions: LabelledPredictions, value: float) -> Interval | None:
     """Mean of the Wilson limits of the rates that make up the balanced accuracy; patients count once."""
-    if (scored.predicted == scored.predicted[0]).all():  # one answer for all scans: the same in any sample
+    if (predictions.predicted == predictions.predicted[0]).all():  # one answer for all scans: the same in any sample
         return value, value
     limits = []
-    for c in np.flatnonzero(_defined(scored)):
-        groups = [scored.truth[:, c], ~scored.truth[:, c]] if scored.labels.multilabel else [scored.truth[:, c]]
+    for c in np.flatnonzero(_defined(predictions)):
+        groups = (
+            [predictions.truth[:, c], ~predictions.truth[:, c]]
+            if predictions.labels.multilabel
+            else [predictions.truth[:, c]]
+        )
         for among in groups:
-            right = (scored.truth[:, c] == scored.predicted[:, c])[among].mean()
-            patients = scored.patients_among(among)
+            right = (predictions.truth[:, c] == predictions.predicted[:, c])[among].mean()
+            patients = predictions.patients_among(among)
             limits.append(wilson(right * patients, patients))
     return _mean_interval(limits)
 
 
-def macro_auc(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
+def macro_auc(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Mean AUC over the classes that have one."""
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return weighted_macro_auc(scored.truth, scored.probabilities, weights)
+        return weighted_macro_auc(predictions.truth, predictions.probabilities, weights)
 
     what = Sentence("mean of the classes' one-against-the-rest AUCs")
-    value = _value(statistic, scored)
+    value = _value(statistic, predictions)
     if value is None:
         return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
-    bounds = [auc_bound(scored, c) for c in range(len(scored.labels))]
+    bounds = [auc_bound(predictions, c) for c in range(len(predictions.labels))]
     bound = _mean_interval([b for b in bounds if b is not None])
     draws = bootstrap.distribution(statistic)
     return _resampled(
-        value, draws, _without_absent(what, scored), bound, Sentence("the mean of Newcombe's limits"), bootstrap
+        value, draws, _without_absent(what, predictions), bound, Sentence("the mean of Newcombe's limits"), bootstrap
     )
 
 
-def micro_auc(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
+def micro_auc(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """AUC of all (scan, class) pairs together; no interval where every draw agrees."""
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return weighted_micro_auc(scored.truth, scored.probabilities, weights)
+        return weighted_micro_auc(predictions.truth, predictions.probabilities, weights)
 
     what = Sentence("all pairs of scan and class together")
-    value = _value(statistic, scored)
+    value = _value(statistic, predictions)
     if value is None:
         return Estimate(value=None, ci95=None, method=what, reason=Sentence("no pair of scan and class to tell apart"))
     return _resampled(value, bootstrap.distribution(statistic), what, None, _NO_INTERVAL, bootstrap)
 
 
-def macro_average_precision(scored: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
+def macro_average_precision(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Mean average precision over the classes that have cases; no interval where every draw agrees."""
-    columns = np.flatnonzero(scored.truth.any(axis=0))
+    columns = np.flatnonzero(predictions.truth.any(axis=0))
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         by_class = [
-            weighted_average_precision(scored.truth[:, c], scored.probabilities[:, c], weights) for c in columns
+            weighted_average_precision(predictions.truth[:, c], predictions.probabilities[:, c], weights)
+            for c in columns
         ]
         return np.mean(by_class, axis=0)
 
-    what = _without_absent(Sentence("mean of the classes' average precisions"), scored)
+    what = _without_absent(Sentence("mean of the classes' average precisions"), predictions)
     if not len(columns):
-        reason = Sentence("no class has a case among {scans}", scans=scored.scans)
+        reason = Sentence("no class has a case among {scans}", scans=predictions.scans)
         return Estimate(value=None, ci95=None, method=what, reason=reason)
-    value = float(statistic(np.ones((1, len(scored))))[0])
+    value = float(statistic(np.ones((1, len(predictions))))[0])
     return _resampled(value, bootstrap.distribution(statistic), what, None, _NO_INTERVAL, bootstrap)
 
 
-def confusion_matrix(scored: LabelledPredictions) -> list[list[int]] | None:
+def confusion_matrix(predictions: LabelledPredictions) -> list[list[int]] | None:
     """Scans by true class (row) and called class (column); None for several findings a scan."""
-    if scored.labels.multilabel:
+    if predictions.labels.multilabel:
         return None
-    return (scored.truth.T.astype(int) @ scored.predicted.astype(int)).tolist()
+    return (predictions.truth.T.astype(int) @ predictions.predicted.astype(int)).tolist()
 
 
-def _value(statistic: Statistic, scored: LabelledPredictions) -> float | None:
-    value = float(statistic(np.ones((1, len(scored))))[0])
+def _value(statistic: Statistic, predictions: LabelledPredictions) -> float | None:
+    value = float(statistic(np.ones((1, len(predictions))))[0])
     return value if np.isfinite(value) else None
 
 
-def _defined(scored: LabelledPredictions) -> NDArray[np.bool_]:
-    cases = scored.truth.sum(axis=0)
-    return (cases > 0) & (cases < len(scored)) if scored.labels.multilabel else cases > 0
+def _defined(predictions: LabelledPredictions) -> NDArray[np.bool_]:
+    n_positive = predictions.truth.sum(axis=0)
+    return (n_positive > 0) & (n_positive < len(predictions)) if predictions.labels.multilabel else n_positive > 0
 
 
-def _without_absent(what: str, scored: LabelledPredictions) -> str:
+def _without_absent(what: str, predictions: LabelledPredictions) -> str:
     """What is measured, and which classes are left out of it."""
-    absent = ", ".join(name for name, there in zip(scored.labels.names, _defined(scored), strict=True) if not there)
+    absent = ", ".join(
+        name for name, there in zip(predictions.labels.names, _defined(predictions), strict=True) if not there
+    )
     if not absent:
         return what
-    return Sentence("{what} (without {absent}: undefined in {scans})", what=what, absent=absent, scans=scored.scans)
+    return Sentence(
+        "{what} (without {absent}: undefined in {scans})", what=what, absent=absent, scans=predictions.scans
+    )
 
 
 def _mean_interval(limits: list[Interval | None]) -> Interval | None:
-    known = [limit for limit in limits if limit is not None]
-    if not known:
+    intervals = [limit for limit in limits if limit is not None]
+    if not intervals:
         return None
-    low, high = np.mean(known, axis=0)
+    low, high = np.mean(intervals, axis=0)
     return float(low), float(high)
 
 

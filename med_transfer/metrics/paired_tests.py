@@ -45,8 +45,8 @@ def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTe
         return PairedTest(method=method, p_value=None, reason=_CLUSTERED)
     ours, theirs = _right(first), _right(second)
     only_first, only_second = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-    found = f"{only_first} scans only this run calls right, {only_second} only the reference"
-    return PairedTest(method=method, p_value=mcnemar_p(only_first, only_second), found=found)
+    discordant = f"{only_first} scans only this run calls right, {only_second} only the reference"
+    return PairedTest(method=method, p_value=mcnemar_p(only_first, only_second), found=discordant)
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
@@ -55,8 +55,8 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def _right(scored: LabelledPredictions) -> NDArray[np.bool_]:
-    return (scored.predicted == scored.truth).all(axis=1)
+def _right(predictions: LabelledPredictions) -> NDArray[np.bool_]:
+    return (predictions.predicted == predictions.truth).all(axis=1)
 
 
 def delong_test(first: LabelledPredictions, second: LabelledPredictions) -> PairedTest:
@@ -64,12 +64,12 @@ def delong_test(first: LabelledPredictions, second: LabelledPredictions) -> Pair
     method = "DeLong, macro AUC"
     if first.clustered:
         return PairedTest(method=method, p_value=None, reason=_CLUSTERED)
-    found = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
-    if found is None:
+    difference = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
+    if difference is None:
         return PairedTest(method=method, p_value=None, reason="too few scans: some class has one or none")
-    text = f"difference {found.value:+.3f}, standard error {np.sqrt(found.variance):.3f}"
-    reason = "" if found.p_value is not None else _NO_SPREAD
-    return PairedTest(method=method, p_value=found.p_value, found=text, reason=reason)
+    text = f"difference {difference.value:+.3f}, standard error {np.sqrt(difference.variance):.3f}"
+    reason = "" if difference.p_value is not None else _NO_SPREAD
+    return PairedTest(method=method, p_value=difference.p_value, found=text, reason=reason)
 
 
 def delong_margin_test(first: LabelledPredictions, second: LabelledPredictions, margin: float) -> PairedTest:
@@ -78,8 +78,8 @@ def delong_margin_test(first: LabelledPredictions, second: LabelledPredictions, 
     tested = delong_test(first, second)
     if tested.p_value is None:
         return tested.model_copy(update={"method": method})
-    found = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
-    p_value = found.p_above(-margin) if found else None
+    difference = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
+    p_value = difference.p_above(-margin) if difference else None
     return tested.model_copy(
         update={"method": method, "p_value": p_value, "reason": _NO_SPREAD if p_value is None else ""}
     )

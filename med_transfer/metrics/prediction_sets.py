@@ -35,26 +35,30 @@ def measure_sets(
         seed, n_boot: of the bootstrap over patients, where some have several scans.
     """
     truth, patients, labels = predictions.truth, predictions.patients, predictions.labels
-    members = sets.members(predictions.probabilities)
+    in_set = sets.members(predictions.probabilities)
 
     def share(hits: NDArray[np.bool_], of: Sequence[str], without: str) -> Estimate:
         """A proportion with the intervals of every rate: the sensitivity of a finding that all scans have."""
         if not len(hits):
             return Estimate(value=None, ci95=None, method="", reason=without)
-        one = Labels(("hit",), multilabel=True)
-        scored = LabelledPredictions.of(np.ones((len(hits), 1), dtype=bool), hits[:, None].astype(float), of, one)
-        return ClassRates.of(scored, PatientBootstrap(scored.patients, n_boot, seed), config).rate(0, "sensitivity")
+        hit = Labels(("hit",), multilabel=True)
+        hit_predictions = LabelledPredictions.of(
+            np.ones((len(hits), 1), dtype=bool), hits[:, None].astype(float), of, hit
+        )
+        return ClassRates.of(hit_predictions, PatientBootstrap(hit_predictions.patients, n_boot, seed), config).rate(
+            0, "sensitivity"
+        )
 
-    single = members.sum(axis=1) == 1
-    right = np.asarray((members & truth)[single].any(axis=1))
+    single = in_set.sum(axis=1) == 1
+    right = np.asarray((in_set & truth)[single].any(axis=1))
     of_pairs = [patient for patient, own in zip(patients, truth, strict=True) for _ in range(own.sum())]
     return SetMetrics(
         target=sets.coverage,
-        coverage=share(members[truth], of_pairs, Sentence("no scan has a class")),
+        coverage=share(in_set[truth], of_pairs, Sentence("no scan has a class")),
         classes={
             name: ClassSets(
                 coverage=share(
-                    members[truth[:, c], c],
+                    in_set[truth[:, c], c],
                     _among(patients, truth[:, c]),
                     no_case(name),
                 ),
@@ -63,7 +67,7 @@ def measure_sets(
             )
             for c, name in enumerate(labels.names)
         },
-        sizes=np.bincount(members.sum(axis=1), minlength=len(labels) + 1).tolist(),
+        sizes=np.bincount(in_set.sum(axis=1), minlength=len(labels) + 1).tolist(),
         right_when_single=None
         if labels.multilabel
         else share(right, _among(patients, single), "no set holds exactly one class"),

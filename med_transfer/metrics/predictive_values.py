@@ -48,14 +48,14 @@ def predictive_value_in(which: str, prevalence: float, cells: Cells) -> NDArray[
 
 
 def _at(prevalence: float, name: str, counts: Counts, which: str) -> Estimate:
-    cases, others = counts.true_positive + counts.false_negative, counts.true_negative + counts.false_positive
-    if not cases or not others:
-        return Estimate(value=None, ci95=None, method=METHOD, reason=no_other(name) if cases else no_case(name))
+    positives, negatives = counts.true_positive + counts.false_negative, counts.true_negative + counts.false_positive
+    if not positives or not negatives:
+        return Estimate(value=None, ci95=None, method=METHOD, reason=no_other(name) if positives else no_case(name))
     # Of those who get this call (positive or negative), the right ones come from one group, the wrong from the other.
-    right, wrong = (counts.true_positive, cases), (counts.false_positive, others)
+    right, wrong = (counts.true_positive, positives), (counts.false_positive, negatives)
     odds = prevalence / (1 - prevalence)
     if which == "negative":
-        right, wrong, odds = (counts.true_negative, others), (counts.false_negative, cases), 1 / odds
+        right, wrong, odds = (counts.true_negative, negatives), (counts.false_negative, positives), 1 / odds
     if not right[0] and not wrong[0]:
         reason = none_called(name) if which == "positive" else all_called(name)
         return Estimate(value=None, ci95=None, method=METHOD, reason=reason)
@@ -99,16 +99,18 @@ def likelihood_ratio(name: str, counts: Counts, which: Literal["positive", "nega
 
     Source: Simel et al. 1991, J Clin Epidemiol 44:763; zero cells: Haldane 1956, Ann Hum Genet 20:309.
     """
-    above, cases, below, others = _parts(counts, which)
-    if not cases or not others:
-        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=no_other(name) if cases else no_case(name))
+    above, positives, below, negatives = _parts(counts, which)
+    if not positives or not negatives:
+        return Estimate(
+            value=None, ci95=None, method=RATIO_METHOD, reason=no_other(name) if positives else no_case(name)
+        )
     if not above and not below:
         reason = none_called(name) if which == "positive" else all_called(name)
         return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=reason)
-    low, high = _ratio_limits(above, cases, below, others)
+    low, high = _ratio_limits(above, positives, below, negatives)
     if not below:
         return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=_unbounded(name, which, low))
-    value = (above / cases) / (below / others)
+    value = (above / positives) / (below / negatives)
     return Estimate(value=value, ci95=(0.0 if not above else min(low, value), max(high, value)), method=RATIO_METHOD)
 
 
@@ -128,17 +130,17 @@ def _unbounded(name: str, which: Literal["positive", "negative"], low: float) ->
 
 
 def _parts(counts: Counts, which: Literal["positive", "negative"]) -> tuple[int, int, int, int]:
-    """Hits among the cases, cases, hits among the others, others: the two proportions of the ratio."""
-    cases = counts.true_positive + counts.false_negative
-    others = counts.true_negative + counts.false_positive
+    """Hits among the positives, positives, hits among the negatives, negatives: the two proportions of the ratio."""
+    positives = counts.true_positive + counts.false_negative
+    negatives = counts.true_negative + counts.false_positive
     if which == "positive":
-        return counts.true_positive, cases, counts.false_positive, others
-    return counts.false_negative, cases, counts.true_negative, others
+        return counts.true_positive, positives, counts.false_positive, negatives
+    return counts.false_negative, positives, counts.true_negative, negatives
 
 
-def _ratio_limits(above: float, cases: float, below: float, others: float) -> tuple[float, float]:
-    if not above or not below or (above == cases and below == others):
-        above, below, cases, others = above + 0.5, below + 0.5, cases + 1, others + 1
-    error = math.sqrt(1 / above - 1 / cases + 1 / below - 1 / others)
-    ratio = (above / cases) / (below / others)
+def _ratio_limits(above: float, positives: float, below: float, negatives: float) -> tuple[float, float]:
+    if not above or not below or (above == positives and below == negatives):
+        above, below, positives, negatives = above + 0.5, below + 0.5, positives + 1, negatives + 1
+    error = math.sqrt(1 / above - 1 / positives + 1 / below - 1 / negatives)
+    ratio = (above / positives) / (below / negatives)
     return ratio * math.exp(-Z95 * error), ratio * math.exp(Z95 * error)

@@ -73,13 +73,13 @@ def _estimate(
     method: str,
 ) -> Estimate:
     """The last parameter of the fit; its Wald interval, over patients where some have several scans."""
-    found = _maximum(design, offset, truth)
-    if found is None:
+    coefficients = _maximum(design, offset, truth)
+    if coefficients is None:
         return Estimate(value=None, ci95=None, method=method, reason=_SEPARATED)
     clustered = len(set(patients)) < len(patients)
-    covariance = _covariance(design, offset, truth, found, patients if clustered else None)
+    covariance = _covariance(design, offset, truth, coefficients, patients if clustered else None)
     half = Z95 * float(np.sqrt(covariance[-1, -1]))
-    value = float(found[-1])
+    value = float(coefficients[-1])
     how = "Wald interval, sandwich variance over patients" if clustered else "Wald interval"
     return Estimate(value=value, ci95=(value - half, value + half), method=f"{method}; {how}")
 

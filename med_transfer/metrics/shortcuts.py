@@ -116,8 +116,8 @@ def _held_out(development: Development, names: Sequence[str], folds: Sequence[Fo
     probabilities = np.zeros(development.truth.shape)
     with threadpool_limits(1):  # small fits, in which threads only wait for each other
         for train, held_out in folds:
-            asked = [development.facts[scan] for scan in held_out]
-            probabilities[held_out] = _predict(development, train, asked, names)
+            test_facts = [development.facts[scan] for scan in held_out]
+            probabilities[held_out] = _predict(development, train, test_facts, names)
     return probabilities
 
 
@@ -126,8 +126,8 @@ def _strength(
 ) -> Estimate:
     if probabilities is None:
         return _undefined(Sentence("a class has fewer than two patients"))
-    scored = LabelledPredictions.of(development.truth, probabilities, development.patients, development.labels)
-    return measures.macro_auc(scored, bootstrap)
+    predictions = LabelledPredictions.of(development.truth, probabilities, development.patients, development.labels)
+    return measures.macro_auc(predictions, bootstrap)
 
 
 def _undefined(reason: str) -> Estimate:
@@ -135,11 +135,11 @@ def _undefined(reason: str) -> Estimate:
 
 
 def _predict(
-    development: Development, rows: NDArray[np.intp], asked: Sequence[Facts], names: Sequence[str]
+    development: Development, rows: NDArray[np.intp], test_facts: Sequence[Facts], names: Sequence[str]
 ) -> NDArray[np.float64]:
-    learned = [development.facts[row] for row in rows]
-    limits = {name: _limits(learned, name) for name in names}
-    train, test = _categories(learned, limits), _categories(asked, limits)
+    train_facts = [development.facts[row] for row in rows]
+    limits = {name: _limits(train_facts, name) for name in names}
+    train, test = _categories(train_facts, limits), _categories(test_facts, limits)
     rare = min(_RARE, max(1, len(train) // 10))
     model = make_pipeline(
         OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=rare),
@@ -148,9 +148,9 @@ def _predict(
     return fit_predict(model, train, development.truth[rows], test, multilabel=development.labels.multilabel)
 
 
-def _limits(known: Sequence[Facts], name: str) -> NDArray[np.float64] | None:
+def _limits(facts: Sequence[Facts], name: str) -> NDArray[np.float64] | None:
     """Quintiles of a fact that is a number; None of one that is text."""
-    values = [scan[name] for scan in known if name in scan]
+    values = [scan[name] for scan in facts if name in scan]
     if not values or any(isinstance(value, str) for value in values):
         return None
     return np.unique(np.quantile(np.array(values, dtype=np.float64), _QUINTILES))

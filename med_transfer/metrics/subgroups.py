@@ -25,53 +25,53 @@ _ROUNDING = 1e-9  # two ways to add up the same statistic
 
 
 def subgroup_metrics(
-    scored: LabelledPredictions, grouping: Grouping, bootstrap: PatientBootstrap, config: EvaluationConfig
+    predictions: LabelledPredictions, grouping: Grouping, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> dict[str, Subgroup]:
     """The measures of each subgroup in its order; null with the reason below ``SMALLEST_SUBGROUP`` patients.
 
     Raises:
         UsageError: not one subgroup a scan.
     """
-    if len(grouping.of_scan) != len(scored):
+    if len(grouping.of_scan) != len(predictions):
         raise UsageError(
             f"{len(grouping.of_scan)} values",
             where=f"subgroups.{grouping.column}",
-            expected=f"{len(scored)}, one for every scan",
+            expected=f"{len(predictions)}, one for every scan",
         )
     of_scan = np.asarray(grouping.of_scan)
-    return {name: _measured(scored.take(of_scan == name), bootstrap, config) for name in grouping.order}
+    return {name: _measured(predictions.take(of_scan == name), bootstrap, config) for name in grouping.order}
 
 
-def _measured(scored: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
-    n, n_patients = len(scored), scored.n_patients
+def _measured(predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
+    n, n_patients = len(predictions), predictions.n_patients
     if n_patients < SMALLEST_SUBGROUP:
         masked = Estimate(
             value=None, ci95=None, method="", reason=Sentence("fewer than {n} patients", n=SMALLEST_SUBGROUP)
         )
-        sensitivity = dict.fromkeys(scored.labels.names, masked)
+        sensitivity = dict.fromkeys(predictions.labels.names, masked)
         return Subgroup(n=n, n_patients=n_patients, balanced_accuracy=masked, macro_auc=masked, sensitivity=sensitivity)
-    within = PatientBootstrap(scored.patients, bootstrap.n_boot, bootstrap.seed)
+    within = PatientBootstrap(predictions.patients, bootstrap.n_boot, bootstrap.seed)
     return Subgroup(
         n=n,
         n_patients=n_patients,
-        balanced_accuracy=measures.balanced_accuracy(scored, within),
-        macro_auc=measures.macro_auc(scored, within),
-        sensitivity=sensitivities(scored, within, config),
+        balanced_accuracy=measures.balanced_accuracy(predictions, within),
+        macro_auc=measures.macro_auc(predictions, within),
+        sensitivity=sensitivities(predictions, within, config),
     )
 
 
 def subgroup_tests(
-    scored: LabelledPredictions, groupings: Sequence[Grouping], seed: int = 0
+    predictions: LabelledPredictions, groupings: Sequence[Grouping], seed: int = 0
 ) -> dict[str, SubgroupTest]:
     """One test a column, corrected for their number by Holm's method (Holm 1979, Scand J Stat 6:65)."""
-    tests = {grouping.column: _test(scored, grouping, seed) for grouping in groupings}
+    tests = {grouping.column: _test(predictions, grouping, seed) for grouping in groupings}
     corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
     return {column: test.model_copy(update={"p_holm": corrected[column]}) for column, test in tests.items()}
 
 
-def _test(scored: LabelledPredictions, grouping: Grouping, seed: int) -> SubgroupTest:
+def _test(predictions: LabelledPredictions, grouping: Grouping, seed: int) -> SubgroupTest:
     of_scan = np.asarray(grouping.of_scan)
-    sizes = {name: scored.patients_among(of_scan == name) for name in grouping.order}
+    sizes = {name: predictions.patients_among(of_scan == name) for name in grouping.order}
     compared = [name for name, size in sizes.items() if size >= SMALLEST_SUBGROUP and name != UNKNOWN]
     test = SubgroupTest(
         how=grouping.how,
@@ -84,15 +84,17 @@ def _test(scored: LabelledPredictions, grouping: Grouping, seed: int) -> Subgrou
         few = Sentence("fewer than two subgroups of at least {n} patients", n=SMALLEST_SUBGROUP)
         return test.model_copy(update={"reason": grouping.unsuitable or few})
     among = np.isin(of_scan, compared)
-    statistic, p_value = permutation_test(scored.take(among), of_scan[among].tolist(), N_PERMUTATIONS, seed)
+    statistic, p_value = permutation_test(predictions.take(among), of_scan[among].tolist(), N_PERMUTATIONS, seed)
     if p_value is None:
         reason = Sentence("no class with right and wrong calls lies in several subgroups")
         return test.model_copy(update={"reason": reason})
-    return test.model_copy(update={"statistic": statistic, "p_value": p_value, "method": _method(scored, seed)})
+    return test.model_copy(update={"statistic": statistic, "p_value": p_value, "method": _method(predictions, seed)})
 
 
-def _method(scored: LabelledPredictions, seed: int) -> str:
-    rates = "sensitivity and specificity of every finding" if scored.labels.multilabel else "every class's sensitivity"
+def _method(predictions: LabelledPredictions, seed: int) -> str:
+    rates = (
+        "sensitivity and specificity of every finding" if predictions.labels.multilabel else "every class's sensitivity"
+    )
     return (
         f"sum of Pearson's chi-squared over {rates}; {N_PERMUTATIONS} permutations of the patients' subgroups within "
         f"true class (seed {seed})"
@@ -100,7 +102,7 @@ def _method(scored: LabelledPredictions, seed: int) -> str:
 
 
 def permutation_test(
-    scored: LabelledPredictions, groups: Sequence[str], n_permutations: int, seed: int
+    predictions: LabelledPredictions, groups: Sequence[str], n_permutations: int, seed: int
 ) -> tuple[float, float | None]:
     """Whether the calls are right equally often in all subgroups, given the true class.
 
@@ -111,7 +113,7 @@ def permutation_test(
     is permuted once for each of them.
 
     Args:
-        scored: the scans.
+        predictions: the scans.
         groups: the subgroup of each.
         n_permutations, seed: of the permutations.
 
@@ -119,9 +121,13 @@ def permutation_test(
         The statistic, and its p: the share of permutations, the real one included, that reach it (Phipson & Smyth 2010,
         Stat Appl Genet Mol Biol 9:39). None where no permutation can change it.
     """
-    units, unit_of_scan = np.unique(np.array([scored.patients, groups]), axis=1, return_inverse=True)
-    cells = np.concatenate([scored.truth, ~scored.truth], axis=1) if scored.labels.multilabel else scored.truth
-    right = np.tile(scored.predicted == scored.truth, 2 if scored.labels.multilabel else 1)
+    units, unit_of_scan = np.unique(np.array([predictions.patients, groups]), axis=1, return_inverse=True)
+    cells = (
+        np.concatenate([predictions.truth, ~predictions.truth], axis=1)
+        if predictions.labels.multilabel
+        else predictions.truth
+    )
+    right = np.tile(predictions.predicted == predictions.truth, 2 if predictions.labels.multilabel else 1)
     totals, hits = (_summed(table, unit_of_scan.ravel(), units.shape[1]) for table in (cells, cells & right))
     _, group = np.unique(units[1], return_inverse=True)
     _, stratum = np.unique(totals > 0, axis=0, return_inverse=True)
@@ -144,8 +150,8 @@ def _summed(table: NDArray[np.bool_], unit_of_scan: NDArray[np.intp], n_units: i
 def _permuted(group: NDArray[np.intp], stratum: NDArray[np.intp], n: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """Subgroups [permutation, unit], shuffled within each stratum."""
     permuted = np.tile(group, (n, 1))
-    for one in range(stratum.max() + 1):
-        columns = np.flatnonzero(stratum == one)
+    for number in range(stratum.max() + 1):
+        columns = np.flatnonzero(stratum == number)
         permuted[:, columns] = rng.permuted(permuted[:, columns], axis=1)
     return permuted
 
@@ -158,9 +164,9 @@ def _chi_squared(
     varies = (rate > 0) & (rate < 1)
     hits, totals, rate = hits[:, varies], totals[:, varies], rate[varies]
     statistic = np.zeros(len(group))
-    for one in range(group.max() + 1):
-        members = (group == one).astype(np.float64)
-        expected = members @ totals * rate
-        surplus, spread = (members @ hits - expected) ** 2, expected * (1 - rate)
+    for number in range(group.max() + 1):
+        in_subgroup = (group == number).astype(np.float64)
+        expected = in_subgroup @ totals * rate
+        surplus, spread = (in_subgroup @ hits - expected) ** 2, expected * (1 - rate)
         statistic += np.divide(surplus, spread, out=np.zeros_like(surplus), where=spread > 0).sum(axis=1)
     return statistic

@@ -97,18 +97,18 @@ def choose_point(
     check_point(config, truth, labels)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     point = _chosen(config, probabilities, truth, labels) if config.is_chosen else _stated(config, labels)
-    scored = replace(LabelledPredictions.of(truth, probabilities, patients, labels, point), scans=VALIDATION_SCANS)
-    rates = ClassRates.of(scored, PatientBootstrap(scored.patients, seed=seed), EvaluationConfig())
+    predictions = replace(LabelledPredictions.of(truth, probabilities, patients, labels, point), scans=VALIDATION_SCANS)
+    rates = ClassRates.of(predictions, PatientBootstrap(predictions.patients, seed=seed), EvaluationConfig())
     reached = ChosenPoint(
         rule=config.rule,
         for_class=config.for_class,
         at_least=config.at_least,
-        n_scans=len(scored),
-        n_patients=scored.n_patients,
+        n_scans=len(predictions),
+        n_patients=predictions.n_patients,
         n_networks=n_networks,
         sensitivity=_on_validation(rates, "sensitivity", config),
         specificity=_on_validation(rates, "specificity", config),
-        warnings=_warnings(config, scored),
+        warnings=_warnings(config, predictions),
     )
     for warning in reached.warnings:
         log.warning("operating point: %s", warning)
@@ -184,7 +184,7 @@ def _whose(config: OperatingPointConfig, labels: Labels) -> tuple[str, ...]:
 
 def _on_validation(rates: ClassRates, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
     """A rate by class; its method says where the threshold was chosen on the same scans."""
-    found = {label: rates.rate(c, name) for c, label in enumerate(rates.scored.labels.names)}
+    found = {label: rates.rate(c, name) for c, label in enumerate(rates.predictions.labels.names)}
     if not config.is_chosen:
         return found
     return {
@@ -192,12 +192,12 @@ def _on_validation(rates: ClassRates, name: str, config: OperatingPointConfig) -
     }
 
 
-def _warnings(config: OperatingPointConfig, scored: LabelledPredictions) -> list[str]:
+def _warnings(config: OperatingPointConfig, predictions: LabelledPredictions) -> list[str]:
     """What to know of a threshold that was chosen for a sensitivity."""
     found = []
-    for name in _whose(config, scored.labels) if config.at_least is not None else ():
-        column = scored.labels.index(name)
-        cases, called = scored.truth[:, column], scored.predicted[:, column]
+    for name in _whose(config, predictions.labels) if config.at_least is not None else ():
+        column = predictions.labels.index(name)
+        cases, called = predictions.truth[:, column], predictions.predicted[:, column]
         n = int(cases.sum())
         if _needed(n, config.at_least or 0) == n:
             found.append(

@@ -80,9 +80,9 @@ class AccessCounts(Record):
         whose = "The run's own test set" if self.own else "The test set"
         if self.n == 1:
             return f"{whose} was read once."
-        others = "each time with the same decisions"
+        earlier = "each time with the same decisions"
         if self.n_other_operating_points:
-            others = f"{self.n_other_operating_points} of the earlier times with another operating point"
+            earlier = f"{self.n_other_operating_points} of the earlier times with another operating point"
         elif self.n_other_decisions:
-            others = f"{self.n_other_decisions} of the earlier times with other decisions"
-        return f"{whose} was read {self.n} times, {others}."
+            earlier = f"{self.n_other_decisions} of the earlier times with other decisions"
+        return f"{whose} was read {self.n} times, {earlier}."

@@ -43,5 +43,8 @@ class SetMetrics(Record):
     @property
     def short_of_target(self) -> list[str]:
         """Classes whose whole interval lies below what was asked."""
-        limits = {name: found.coverage.ci95_cluster or found.coverage.ci95 for name, found in self.classes.items()}
+        limits = {
+            name: class_sets.coverage.ci95_cluster or class_sets.coverage.ci95
+            for name, class_sets in self.classes.items()
+        }
         return [name for name, limit in limits.items() if limit is not None and limit[1] < self.target]

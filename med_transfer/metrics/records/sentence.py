@@ -22,9 +22,9 @@ class Sentence(str):
 
     def __new__(cls, template: str, /, **values: object) -> Sentence:
         """The template with its values filled in, which both stay attributes of the text."""
-        made = super().__new__(cls, template.format(**values))
-        made.template, made.values = template, values
-        return made
+        sentence = super().__new__(cls, template.format(**values))
+        sentence.template, sentence.values = template, values
+        return sentence
 
     def said(self, t: Callable[..., str]) -> str:
         """In the language of ``t``, a page's translator, which says the values too."""

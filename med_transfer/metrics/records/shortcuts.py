@@ -33,7 +33,7 @@ class Shortcuts(Record):
     @property
     def strongest(self) -> list[str]:
         """The facts, at most three, that tell the classes apart beyond doubt on their own; else the first of all."""
-        sure = [name for name, found in self.facts.items() if above_chance(found)]
+        sure = [name for name, estimate in self.facts.items() if above_chance(estimate)]
         return sure[:3] or list(self.facts)[:1]
 
 
