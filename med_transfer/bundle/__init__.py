@@ -4,7 +4,7 @@
 
     bundle/
       med_transfer.json           BundleRecord: classes, preprocessing, operating point, provenance
-      models/model.safetensors    weights of all members; no pickle anywhere
+      models/model.safetensors    weights of all fold models; no pickle anywhere
       configs/metadata.json       MONAI bundle metadata
       configs/inference.json      MONAI bundle config: network_def, predictor, run
       docs/README.md              model card

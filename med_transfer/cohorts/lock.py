@@ -31,7 +31,7 @@ class LockedCase(_Record):
         label: class name, or the sorted findings.
         content_hash: ``Volume.content_hash``; None when the scan could not be read.
         channel_hashes: of the further scans of the case, in the order of the channels.
-        role: ``test``; ``fold-0`` ... the member whose validation it is in; ``train`` when in no validation.
+        role: ``test``; ``fold-0`` ... the fold whose validation it is in; ``train`` when in no validation.
     """
 
     scan: str
@@ -155,8 +155,8 @@ def seen_before(
 
 def _roles(split: Split) -> dict[int, str]:
     roles = dict.fromkeys(split.test, TEST) | dict.fromkeys(split.always_training, TRAIN)
-    for member, validation in enumerate(split.validation):
-        roles |= dict.fromkeys(validation, f"fold-{member}")
+    for fold, validation in enumerate(split.validation):
+        roles |= dict.fromkeys(validation, f"fold-{fold}")
     return roles
 
 

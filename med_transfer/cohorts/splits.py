@@ -22,10 +22,10 @@ class SplitConfig(BaseModel):
     """How a cohort is divided.
 
     Attributes:
-        kind: ``kfold`` trains one member a fold, each validated on its own fold; ``holdout`` trains one.
-        folds: members of the ensemble (kfold only).
-        test_fraction: share of the scans that no member ever sees, rounded to one part in a whole number (0.3 is a
-            third); 0 keeps none, and every case is then evaluated by the member that did not train on it.
+        kind: ``kfold`` trains one fold model a fold, each validated on its own fold; ``holdout`` trains one.
+        folds: fold models of the ensemble (kfold only).
+        test_fraction: share of the scans that no fold model ever sees, rounded to one part in a whole number (0.3 is
+            a third); 0 keeps none, and every case is then evaluated by the fold model that did not train on it.
         val_fraction: share of the development scans that steer the training (holdout only), rounded likewise.
         seed: the same seed gives the same split, whatever the order of the rows.
     """
@@ -44,9 +44,9 @@ class Split:
     """Positions in ``Cohort.cases``.
 
     Attributes:
-        test: seen by no member.
-        validation: one tuple a member of the ensemble.
-        always_training: development cases that are in no member's validation (holdout).
+        test: seen by no fold model.
+        validation: one tuple a fold.
+        always_training: development cases that are in no fold's validation (holdout).
     """
 
     test: tuple[int, ...]
@@ -63,9 +63,9 @@ class Split:
         """Every case that is not for testing."""
         return tuple(sorted({*self.always_training, *chain.from_iterable(self.validation)}))
 
-    def training(self, member: int) -> tuple[int, ...]:
-        """Development cases that are not this member's validation cases."""
-        held_out = set(self.validation[member])
+    def training(self, fold: int) -> tuple[int, ...]:
+        """Development cases that are not this fold's validation cases."""
+        held_out = set(self.validation[fold])
         return tuple(case for case in self.development if case not in held_out)
 
 
@@ -73,7 +73,7 @@ def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
     """Divide a cohort by patient, stratified by class.
 
     A patient with scans of several classes counts as its rarest one. When the table has a ``split`` column, that is
-    what is used: ``test`` rows are the test set, ``val`` rows the validation of one member; without ``val`` rows
+    what is used: ``test`` rows are the test set, ``val`` rows the validation of one fold; without ``val`` rows
     the ``train`` rows are divided by ``config``.
 
     Raises:
@@ -88,7 +88,7 @@ def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
     test = _typical_part(cohort, everyone, config.test_fraction, config.seed) if config.test_fraction else everyone[:0]
     split = _split_development(cohort, test, np.setdiff1d(everyone, test), config)
     test_part = {"the test set": split.test} if config.test_fraction else {}
-    _require_classes(cohort, test_part | _parts_of_members(split))
+    _require_classes(cohort, test_part | _parts_of_folds(split))
     return split
 
 
@@ -119,8 +119,8 @@ def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split
 
 def _sides(split: Split) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
     yield "the test set", "development", split.test, split.development
-    for member, validation in enumerate(split.validation):
-        yield f"validation {member}", "its training", validation, split.training(member)
+    for fold, validation in enumerate(split.validation):
+        yield f"validation {fold}", "its training", validation, split.training(fold)
 
 
 def _shared(keys: Sequence[Images], here: Sequence[int], there: Sequence[int]) -> list[tuple[int, int]]:
@@ -154,7 +154,7 @@ def _split_by_column(cohort: Cohort, config: SplitConfig) -> Split:
         _require_patients(cohort, train, config, with_test=False)
         split = _split_development(cohort, test, train, config)
     check_leakage(cohort, [()] * len(cohort), split)
-    _require_classes(cohort, _parts_of_members(split))
+    _require_classes(cohort, _parts_of_folds(split))
     return split
 
 
@@ -227,10 +227,10 @@ def _require_patients(cohort: Cohort, among: NDArray, config: SplitConfig, with_
             )
 
 
-def _parts_of_members(split: Split) -> dict[str, tuple[int, ...]]:
+def _parts_of_folds(split: Split) -> dict[str, tuple[int, ...]]:
     parts = {}
-    for member, validation in enumerate(split.validation):
-        parts |= {f"validation {member}": validation, f"training {member}": split.training(member)}
+    for fold, validation in enumerate(split.validation):
+        parts |= {f"validation {fold}": validation, f"training {fold}": split.training(fold)}
     return parts
 
 

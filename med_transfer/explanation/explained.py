@@ -20,7 +20,7 @@ class Explanation:
 
     Attributes:
         heat: the map on the input grid.
-        probability: of the class, calibrated, mean of the members, in [0, 1].
+        probability: of the class, calibrated, mean of the fold models, in [0, 1].
         deletion: faithfulness; None when the map is empty.
         sanity: dependence on the weights; None when the map is empty or nobody asked.
     """

@@ -24,9 +24,10 @@ LEAST_VOXELS = 4  # a map that is coarser along an axis tells no place from anot
 
 @dataclass(frozen=True)
 class GradCAM:
-    """ReLU of the feature maps of a stage, weighted by the mean gradient of the class's logit; mean over the members.
+    """ReLU of the feature maps of a stage, weighted by the mean gradient of the class's logit.
 
-    The map is interpolated linearly to the input's voxels; its unit has no meaning beyond its own map.
+    The mean over the fold models is interpolated linearly to the input's voxels; its unit has no meaning beyond its own
+    map.
 
     Attributes:
         stage: counted from the stem, -1 the deepest. None: the deepest one that the logit depends on and that has at
@@ -44,7 +45,8 @@ class GradCAM:
             ConfigError: there is no such stage, or the class's logit does not depend on it.
         """
         stages, activations = zip(
-            *(_activation(member, image, class_index, self.stage) for member in ensemble.fold_models), strict=True
+            *(_activation(fold_model, image, class_index, self.stage) for fold_model in ensemble.fold_models),
+            strict=True,
         )
         small = torch.stack(activations).mean(0)
         size = tuple(image.shape[1:])

@@ -60,15 +60,15 @@ def sanity(
 
 
 def randomised(ensemble: Ensemble, seed: int) -> Ensemble:
-    """A copy in which every layer has the random weights that it would start from, each member its own.
+    """A copy in which every layer has the random weights that it would start from, each fold model its own.
 
     Parameters that no layer knows how to draw keep their values in another order. Torch's random state stays as it is.
     """
     drawn = copy.deepcopy(ensemble)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        for member in drawn.fold_models:
-            for module in member.modules():
+        for fold_model in drawn.fold_models:
+            for module in fold_model.modules():
                 _draw(module)
     return drawn.eval()
 

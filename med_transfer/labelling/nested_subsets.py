@@ -53,8 +53,8 @@ def nested_order(strata: dict[str, int], rng: np.random.Generator) -> list[str]:
         by_stratum.setdefault(strata[patient], []).append(patient)
     due, first = [], []
     for stratum in sorted(by_stratum):
-        members = [by_stratum[stratum][k] for k in rng.permutation(len(by_stratum[stratum]))]
-        first.append(members[0])
+        patients = [by_stratum[stratum][k] for k in rng.permutation(len(by_stratum[stratum]))]
+        first.append(patients[0])
         shift = rng.random()  # else the same stratum would lead every round
-        due += [((place + shift) / len(members), patient) for place, patient in enumerate(members) if place]
+        due += [((place + shift) / len(patients), patient) for place, patient in enumerate(patients) if place]
     return [*first, *(patient for _, patient in sorted(due))]

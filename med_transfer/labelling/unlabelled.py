@@ -33,7 +33,7 @@ class SeenScan:
     """What a bundle makes of a scan.
 
     Attributes:
-        features: of all members, joined [feature].
+        features: of all fold models, joined [feature].
         probabilities: calibrated [class].
         novelty: in [0, 1].
         content_hashes: of the voxels of each of its scans.

@@ -88,7 +88,7 @@ def why_unknown(candidate: Candidate) -> str:
 
 
 def source_head(candidate: Candidate) -> SourceHead | None:
-    """The first member's head of a bundle that gives one class a scan; else None."""
+    """The first fold model's head of a bundle that gives one class a scan; else None."""
     folder = _bundle(candidate)
     record = read_record(folder) if folder is not None else None
     if folder is None or record is None or record.multilabel:
@@ -136,7 +136,7 @@ def _bundle(candidate: Candidate) -> Path | None:
 
 
 def _of_bundle(candidate: Candidate) -> SourceFeatures | None:
-    """The first member's training scans, as its novelty describes them; components that it did not use are zero."""
+    """The first fold model's training scans, as its novelty describes them; components that it did not use are zero."""
     folder = _bundle(candidate)
     if folder is None:
         return None

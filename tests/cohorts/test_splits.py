@@ -27,8 +27,8 @@ def patients_of(cohort, cases):
 
 def role_of_scan(cohort, split):
     roles = {cohort.cases[case].scan: "test" for case in split.test}
-    for member, validation in enumerate(split.validation):
-        roles |= {cohort.cases[case].scan: member for case in validation}
+    for fold, validation in enumerate(split.validation):
+        roles |= {cohort.cases[case].scan: fold for case in validation}
     return roles | {cohort.cases[case].scan: "train" for case in split.always_training}
 
 
@@ -37,9 +37,9 @@ def role_of_scan(cohort, split):
 def test_no_patient_is_on_two_sides(cohort, config):
     split = split_cohort(cohort, config)
     assert not patients_of(cohort, split.test) & patients_of(cohort, split.development)
-    for member, validation in enumerate(split.validation):
-        assert not patients_of(cohort, validation) & patients_of(cohort, split.training(member))
-        assert sorted((*validation, *split.training(member))) == list(split.development)
+    for fold, validation in enumerate(split.validation):
+        assert not patients_of(cohort, validation) & patients_of(cohort, split.training(fold))
+        assert sorted((*validation, *split.training(fold))) == list(split.development)
     assert sorted((*split.test, *split.development)) == list(range(len(cohort)))
     check_leakage(cohort, [(case.patient,) for case in cohort.cases], split)
 

@@ -33,7 +33,7 @@ class LoadReport:
         missing: of the encoder, not in the file.
         unexpected: of the file, not in the encoder.
         mismatched: in both, with another shape or kind of number.
-        ignored: of the file, left out on purpose: heads, and the other members of an ensemble.
+        ignored: of the file, left out on purpose: heads, and the other fold models of an ensemble.
         fresh: of the encoder, in no published file (its ``new_parts``); they start from random values.
         channels: how the first convolution was brought to the encoder's channels, in words; empty: as in the file.
     """
