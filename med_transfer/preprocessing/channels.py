@@ -16,7 +16,7 @@ from med_transfer.errors import InputRejected
 from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.scans import Volume, geometry
-from med_transfer.scans.hounsfield import hounsfield_doubt
+from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 log = logging.getLogger(__name__)
 

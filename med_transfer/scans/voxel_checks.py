@@ -1,4 +1,7 @@
-"""Voxels that cannot be a scan."""
+"""Can these voxels be a scan, and are they Hounsfield units?
+
+Units are told by physics: air and the body lie where they lie, whatever a header says.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,16 @@ from numpy.typing import NDArray
 from med_transfer.errors import UnusableVoxels
 
 _INT16 = np.iinfo(np.int16)
+AIR_HU = (-1100.0, -650.0)  # air, and lung that fills a narrow field of view
+BODY_HU = (-220.0, 220.0)  # fat, water, muscle, organs with contrast
+_STEP_HU = 16
+_WINDOW_HU = (-4096, 8192)
+_SMOOTH = np.array([1, 2, 3, 2, 1]) / 9
+_LEAST_SHARE = 0.02  # of the voxels, for a peak that means something
+_AIR_TO_BODY_HU = 400  # two peaks nearer to each other are not air and body
+_INVERTED_HU = 300
+_LEAST_WIDTH = 32  # voxels; a smaller crop may lie anywhere in the body
+_MOST_VOXELS = 1_000_000
 
 
 def narrow(values: NDArray) -> NDArray:
@@ -37,3 +50,59 @@ def require_usable(voxels: NDArray, where: object) -> None:
     first = voxels[0, 0, 0]
     if (voxels[::8, ::8, ::8] == first).all() and (voxels == first).all():  # a sample of most scans is proof enough
         raise UnusableVoxels(f"every voxel is {first}", where=where, expected="an image")
+
+
+def hounsfield_doubt(voxels: NDArray) -> str:
+    """A sentence where values cannot be a CT in Hounsfield units; empty where they can, or where nothing tells.
+
+    A field of view with a patient in it has a peak of air or lung and one of soft tissue, some 1000 HU apart; where
+    both are found, they must lie where physics puts them. A missing intercept shifts them, a wrong slope spreads them,
+    an inverted image swaps them. A crop within the body has no air, and only impossible ranges are doubted.
+
+    Args:
+        voxels: [depth, height, width].
+    """
+    values = _sample(voxels)
+    low, high = float(values.min()), float(values.max())
+    large = min(voxels.shape[1:]) >= _LEAST_WIDTH
+    if large and _border(voxels) > max(_middle(voxels) + _INVERTED_HU, BODY_HU[1]):
+        return "values look inverted: the border of the image is denser than its middle"
+    if high < -700 or low > 300 or low >= 0:
+        return f"values do not look like Hounsfield units (from {low:g} to {high:g})"
+    peaks = _peaks(values) if large else None
+    if peaks is None:
+        return ""
+    air, body = peaks
+    if AIR_HU[0] <= air <= AIR_HU[1] and BODY_HU[0] <= body <= BODY_HU[1]:
+        return ""
+    return f"air lies near {air:.0f} and the body near {body:.0f}, not near -1000 and 40 HU: the rescale may be wrong"
+
+
+def _sample(voxels: NDArray) -> NDArray:
+    step = max(1, round((voxels.size / _MOST_VOXELS) ** (1 / 3)))
+    return voxels[::step, ::step, ::step].ravel()
+
+
+def _peaks(values: NDArray) -> tuple[float, float] | None:
+    """The middles of the lowest and of the highest large peak, where they are far enough apart; padding left out."""
+    constant = values[values == values.min()]  # outside the reconstructed circle
+    measured = values[values > values.min()] if len(constant) > _LEAST_SHARE * len(values) else values
+    bins = (_WINDOW_HU[1] - _WINDOW_HU[0]) // _STEP_HU
+    counts, edges = np.histogram(measured, bins, _WINDOW_HU)
+    counts = np.convolve(counts, _SMOOTH, mode="same")
+    is_peak = (counts[1:-1] >= counts[:-2]) & (counts[1:-1] > counts[2:]) & (counts[1:-1] > counts.sum() * _LEAST_SHARE)
+    places = edges[1:-2][is_peak] + _STEP_HU / 2
+    if len(places) < 2 or places[-1] - places[0] < _AIR_TO_BODY_HU:
+        return None
+    return float(places[0]), float(places[-1])
+
+
+def _border(voxels: NDArray) -> float:
+    plane = voxels[len(voxels) // 2]
+    return float(np.median(np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])))
+
+
+def _middle(voxels: NDArray) -> float:
+    plane = voxels[len(voxels) // 2]
+    rows, columns = (slice(n // 4, n - n // 4) for n in plane.shape)
+    return float(np.median(plane[rows, columns]))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from med_transfer.scans import read_scan
-from med_transfer.scans.hounsfield import hounsfield_doubt
+from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 
 def body(air: float = -1000, tissue: float = 40, noise: float = 12, seed: int = 0) -> np.ndarray:

@@ -17,11 +17,10 @@ from med_transfer.scans.dicom.pixels import AIR_HU, same_pixels, stack
 from med_transfer.scans.dicom.regular_grid import on_regular_grid
 from med_transfer.scans.dicom.series_splitting import group_by_series, split_phases, split_planes
 from med_transfer.scans.dicom.slice_geometry import affine_of, arrange, same_position
-from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Repair, Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
-from med_transfer.scans.voxel_checks import require_finite
+from med_transfer.scans.voxel_checks import hounsfield_doubt, require_finite
 
 
 def all_series(slices: Iterable[Slice], max_gap_mm: float = 0.0) -> list[Series]:

@@ -17,7 +17,6 @@ from med_transfer.atomic import write_bytes, write_text
 from med_transfer.errors import ScanError, ScanNotFound
 from med_transfer.page import environment
 from med_transfer.scans import geometry
-from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.inspection.histogram import Histogram, histogram
 from med_transfer.scans.inspection.picture import Plane, Window, jpeg, planes, side_by_side
 from med_transfer.scans.reading import read_scan
@@ -32,6 +31,7 @@ from med_transfer.scans.search.description import (
 from med_transfer.scans.series import Ignored, Series
 from med_transfer.scans.verdict import Verdict
 from med_transfer.scans.volume import Volume
+from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 _TEMPLATE = "page.html.jinja"
 _SOFT_TISSUE, _LUNG = (-160.0, 240.0), (-1350.0, 150.0)

@@ -8,9 +8,9 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.scans.hounsfield import hounsfield_doubt
 from med_transfer.scans.series import Series, Survey
 from med_transfer.scans.volume import Volume
+from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 _SAMPLE = 2_000_000  # voxels that percentiles and histograms look at
 _NO_AGENT = ("", "NO", "NONE", "N")  # what is typed where none was given
