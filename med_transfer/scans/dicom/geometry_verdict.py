@@ -24,14 +24,12 @@ from med_transfer.scans.dicom.slice_geometry import (
     tolerance_mm,
     usual_gap_mm,
 )
-from med_transfer.scans.verdict import Repair, Verdict
+from med_transfer.scans.verdict import FARTHEST_MM, MAX_SHEAR_DEGREES, Repair, Verdict
 
 MODALITIES = ("CT", "MR", "PT")
 MIN_SLICES = 3  # two slices have a single gap, which nothing can confirm
 PIXEL_SPACING_TOLERANCE_MM = 1e-3
 MAX_DRIFT_SHARE = 0.25  # of the spacing: how far a slice may lie from where the affine puts it
-MAX_SHEAR_DEGREES = 0.5
-FARTHEST_MM = 1e5  # no scanner is larger; beyond it numbers are damaged
 _Check = Callable[[Sequence[Slice]], str]  # a reason, or an empty string
 _Numbers = tuple[float, ...]
 _MAX_NAMED = 6  # slices or gaps that one message names before it counts the rest

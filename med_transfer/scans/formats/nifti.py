@@ -11,9 +11,8 @@ import numpy as np
 
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans import geometry
-from med_transfer.scans.formats.grid_verdict import grid_verdict
 from med_transfer.scans.series import Series
-from med_transfer.scans.verdict import Verdict, require_usable_series
+from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
 from med_transfer.scans.voxel_checks import hounsfield_doubt, narrow, require_finite
 
