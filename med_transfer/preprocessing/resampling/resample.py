@@ -1,8 +1,8 @@
 """One linear resample of a scan onto a grid, with an anti-alias low-pass where the grid is coarser.
 
 A voxel axis that runs along one axis of the grid, forwards or backwards, is resampled on its own: interpolation and
-low-pass become one small matrix (`axis_weights`), and such axes are worked off in memory order (`separable`). Plain
-scans have three of them. What remains is oblique (a turned patient, a tilted gantry): there the low-pass still runs
+low-pass become one small matrix, and such axes are worked off in memory order (`separable`). Plain scans have three of
+them. What remains is oblique (a turned patient, a tilted gantry): there the low-pass still runs
 along the voxel axes, and SimpleITK interpolates (`oblique`).
 
 The low-pass is that of scikit-image's ``resize``: a Gaussian with sigma (ratio - 1) / 2 input voxels, where ratio is
@@ -16,10 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.preprocessing.resampling.axis_weights import LEAST_SIGMA, AxisWeights, axis_weights
 from med_transfer.preprocessing.resampling.grid import Grid, IndexMap, Triple, index_map, voxel_ratio
 from med_transfer.preprocessing.resampling.oblique import resample_oblique
-from med_transfer.preprocessing.resampling.separable import resample_axes
+from med_transfer.preprocessing.resampling.separable import LEAST_SIGMA, AxisWeights, axis_weights, resample_axes
 from med_transfer.scans import geometry
 
 _PARALLEL_VOXELS = 1e-4  # axes count as parallel when they part by less than this over the whole grid
