@@ -1,7 +1,7 @@
 """Cohort table, splits by patient, the locks that record who was seen, and scans prepared for training."""
 
 from med_transfer.cohorts.array_cache import ArrayCache, CacheEntry, cache_key
-from med_transfer.cohorts.channels import channel_columns, read_scans, require_columns
+from med_transfer.cohorts.channels import channel_columns, require_columns
 from med_transfer.cohorts.lock import CohortLock, labelled_scans_hash, overlap, patient_hash, seen_before
 from med_transfer.cohorts.preparation import (
     PreparedCohort,
@@ -9,6 +9,7 @@ from med_transfer.cohorts.preparation import (
     preparation_key,
     prepare_cohort,
     prepare_scan,
+    read_scans,
     region_of_case,
     without_prediction,
 )

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from med_transfer.cohorts.acquisition import Facts, acquisition_facts
 from med_transfer.cohorts.array_cache import ArrayCache, cache_key
-from med_transfer.cohorts.channels import read_scans, require_columns
+from med_transfer.cohorts.channels import require_columns
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
 from med_transfer.predictions.record import Prediction
-from med_transfer.preprocessing import Preprocessing
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, silent
-from med_transfer.scans import Region, Volume, read_mask, region_of_mask
+from med_transfer.scans import Region, Series, Volume, read_mask, read_scan, region_of_mask
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,24 @@ class PreparedScan:
     series_uid: str
     repair: str
     acquisition: Facts = field(default_factory=dict, hash=False)
+
+
+def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = None) -> dict[str, Volume]:
+    """Each scan of a case by the column that names it, ``scan`` first; one that the table does not name is left out.
+
+    Args:
+        config: its ``columns`` say which, its ``max_gap_mm`` how.
+        series: of the column ``scan``, where it was found already.
+
+    Raises:
+        ScanError: one that the table names cannot be used; the message says which and why.
+    """
+    scans = {column: scan for column in config.columns if (scan := case.scan_in(column))}
+    sources = {column: path for column, (path, _) in scans.items()} | ({"scan": series} if series else {})
+    return {
+        column: read_scan(sources[column], series_uid, max_gap_mm=config.max_gap_mm)
+        for column, (_, series_uid) in scans.items()
+    }
 
 
 def region_of_case(case: Case, volume: Volume | None = None) -> tuple[Region | None, Volume | None]:

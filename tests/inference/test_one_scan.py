@@ -18,7 +18,7 @@ from med_transfer.preprocessing import PreprocessingConfig
 
 PACKAGE = Path(med_transfer.__file__).parent
 OPEN_TO_ALL = {"errors.py", "atomic.py", "progress.py"}  # change no scan
-MOST_FILES = 31  # as few as a reader can follow; lower it when a file goes
+MOST_FILES = 30  # as few as a reader can follow; lower it when a file goes
 ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
 

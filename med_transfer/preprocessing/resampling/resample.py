@@ -2,8 +2,8 @@
 
 A voxel axis that runs along one axis of the grid, forwards or backwards, is resampled on its own: interpolation and
 low-pass become one small matrix, and such axes are worked off in memory order (`separable`). Plain scans have three of
-them. What remains is oblique (a turned patient, a tilted gantry): there the low-pass still runs
-along the voxel axes, and SimpleITK interpolates (`oblique`).
+them. What remains is oblique (a turned patient, a tilted gantry): there the low-pass still runs along the voxel axes,
+and SimpleITK interpolates (`oblique`).
 
 The low-pass is that of scikit-image's ``resize``: a Gaussian with sigma (ratio - 1) / 2 input voxels, where ratio is
 the output voxel's size over the input's.
