@@ -53,7 +53,7 @@ def command(
     from med_transfer.cli.terminal import progress_bars, say, say_json
 
     with progress_bars() as progress:
-        found = explain(
+        explained = explain(
             bundle,
             scans,
             out,
@@ -68,10 +68,10 @@ def command(
             progress=progress,
         )
     if as_json:
-        say_json([record and record.model_dump(mode="json", by_alias=True) for record in found.records])
+        say_json([record and record.model_dump(mode="json", by_alias=True) for record in explained.records])
     else:
-        for folder, record in zip(found.folders, found.records, strict=True):
+        for folder, record in zip(explained.folders, explained.records, strict=True):
             say(f"{folder}: {record.sentence if record else 'no map; the table says why'}")
-        if found.table:
-            say(str(found.table))
-    raise typer.Exit(found.exit_code)
+        if explained.table:
+            say(str(explained.table))
+    raise typer.Exit(explained.exit_code)

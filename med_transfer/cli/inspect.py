@@ -43,27 +43,27 @@ def command(
     from med_transfer.scans.inspection.page import write_inspection, write_picture
     from med_transfer.scans.search.description import count_files
 
-    found = None if scan.suffix.lower() == ".csv" else survey(scan, max_gap_mm=max_gap_mm)
-    ignored = found.ignored if found else ()
-    pending = _cases(scan, max_gap_mm) if found is None else _series(found, scan, max_gap_mm)
+    surveyed = None if scan.suffix.lower() == ".csv" else survey(scan, max_gap_mm=max_gap_mm)
+    ignored = surveyed.ignored if surveyed else ()
+    pending = _cases(scan, max_gap_mm) if surveyed is None else _series(surveyed, scan, max_gap_mm)
     summaries = _summarise_all(pending, max(limit if html else 0, int(picture is not None)))
     _say(summaries, ignored, as_json)
     if picture:
         write_picture(next((summary for summary in summaries if summary.view), None), picture)
     if html:
-        write_inspection(html, str(scan), summaries, ignored, scan, count_files(found) if found else None)
+        write_inspection(html, str(scan), summaries, ignored, scan, count_files(surveyed) if surveyed else None)
     if not summaries and not ignored:
         raise ScanNotFound("no files", where=scan, expected="DICOM, NIfTI, NRRD or MetaImage")
     usable = sum(summary.verdict.usable for summary in summaries)
     raise typer.Exit(0 if usable == len(summaries) > 0 else (1 if usable else 3))
 
 
-def _series(found: Survey, scan: Path, max_gap_mm: float) -> list[Summarise]:
+def _series(surveyed: Survey, scan: Path, max_gap_mm: float) -> list[Summarise]:
     from med_transfer.scans.inspection.page import shown_path, summarise_series
 
     return [
         partial(summarise_series, series, shown_path(series.path, scan), max_gap_mm=max_gap_mm)
-        for series in found.series
+        for series in surveyed.series
     ]
 
 

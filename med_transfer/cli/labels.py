@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from med_transfer.labelling import Budget
 
 NAME = "labels"
+log = logging.getLogger(__name__)
 app = typer.Typer(
     help="How many more labelled patients are needed, and which scans to label next.",
     no_args_is_help=True,
@@ -77,12 +79,12 @@ def budget(
     ]
     settings = load_config(FinetuneConfig, config, [*(overrides or ()), *words])
     with progress_bars() as progress:
-        found = label_budget(Cohort.read(cohort), settings, out, asked, progress)
+        measured = label_budget(Cohort.read(cohort), settings, out, asked, progress)
     if as_json:
-        say_json(as_record(found))
+        say_json(as_record(measured))
     else:
-        _say_budget(found)
-    raise typer.Exit(1 if found.failed else 0)
+        _say_budget(measured)
+    raise typer.Exit(1 if measured.failed else 0)
 
 
 def _bundle_of(weights: Path | None) -> Path | None:
@@ -90,22 +92,25 @@ def _bundle_of(weights: Path | None) -> Path | None:
     return weights / "bundle" if weights and (weights / "bundle").is_dir() else weights
 
 
-def _say_budget(found: Budget) -> None:
+def _say_budget(measured: Budget) -> None:
     from med_transfer.cli.terminal import say
     from med_transfer.labelling.record import WAY_MEANS
     from med_transfer.labelling.report import LIMITS, sentence
 
-    asked = found.settings
-    for forecast in found.forecasts:
+    asked = measured.settings
+    for forecast in measured.forecasts:
         say(sentence(forecast, asked.measure))
     say()
-    say(f"{found.n_patients} patients in {found.n_folds} training folds, {found.repeats} repeats; {found.backbone}")
+    say(
+        f"{measured.n_patients} patients in {measured.n_folds} training folds, {measured.repeats} repeats; "
+        f"{measured.backbone}"
+    )
     say(WAY_MEANS[asked.way])
     say(LIMITS)
-    if found.failed:
-        say(f"{len(found.failed)} scans could not be used")
-    say(f"curves: {found.folder / 'budget.png'}")
-    say(f"figures: {found.folder / 'budget.json'}")
+    if measured.failed:
+        say(f"{len(measured.failed)} scans could not be used")
+    say(f"curves: {measured.folder / 'budget.png'}")
+    say(f"figures: {measured.folder / 'budget.json'}")
 
 
 @app.command("next")
@@ -114,12 +119,13 @@ def next_(
     scans: Annotated[Path, typer.Argument(help="A folder tree of unlabelled scans, or a table of them.")],
     n: Annotated[int, typer.Option("-n", help="How many scans to choose.")] = 20,
     out: Annotated[Path, typer.Option("--out", "-o", help="Table to write.")] = Path("next.csv"),
-    strange_above: Annotated[
+    out_of_distribution_above: Annotated[
         float | None,
         typer.Option(
             help="Novelty above which a scan is listed apart; else the bundle's, or 0.99.", show_default=False
         ),
     ] = None,
+    strange_above: Annotated[float | None, typer.Option(hidden=True)] = None,
     seed: Annotated[int, typer.Option(help="Another seed draws another choice.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
@@ -131,20 +137,30 @@ def next_(
     from med_transfer.inference import load_bundle
     from med_transfer.labelling import next_labels
 
+    if strange_above is not None:
+        log.warning("option --strange-above is now --out-of-distribution-above")
+        if out_of_distribution_above is None:
+            out_of_distribution_above = strange_above
     with progress_bars() as progress:
-        found = next_labels(
-            load_bundle(bundle, device), scans, out, n, strange_above=strange_above, seed=seed, progress=progress
+        chosen = next_labels(
+            load_bundle(bundle, device),
+            scans,
+            out,
+            n,
+            out_of_distribution_above=out_of_distribution_above,
+            seed=seed,
+            progress=progress,
         )
     if as_json:
-        say_json(asdict(found))
+        say_json(asdict(chosen))
     else:
-        say(f"{found.n_chosen} scans to label, the first one first: {found.table}")
-        if found.n_chosen < n:
+        say(f"{chosen.n_chosen} scans to label, the first one first: {chosen.table}")
+        if chosen.n_chosen < n:
             say("fewer than asked for: there are no more patients, or the rest repeats these or is certain")
-        if found.n_strange:
-            say(f"{found.n_strange} scans are strange to the bundle, perhaps out of scope: {found.strange}")
-        if found.n_known:
-            say(f"{found.n_known} scans left out: the bundle learned from them, or from their patients")
-        if found.failed:
-            say(f"{len(found.failed)} scans could not be used")
-    raise typer.Exit(1 if found.failed else 0)
+        if chosen.n_strange:
+            say(f"{chosen.n_strange} scans are strange to the bundle, perhaps out of scope: {chosen.strange}")
+        if chosen.n_known:
+            say(f"{chosen.n_known} scans left out: the bundle learned from them, or from their patients")
+        if chosen.failed:
+            say(f"{len(chosen.failed)} scans could not be used")
+    raise typer.Exit(1 if chosen.failed else 0)

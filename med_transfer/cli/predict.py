@@ -29,18 +29,18 @@ def command(
 
     predictor = load_bundle(bundle, device)
     with progress_bars() as progress:
-        outcome = predictor.predict_folder(scans, out, progress)
+        result = predictor.predict_folder(scans, out, progress)
     counts = {
-        "ok": outcome.n_ok,
-        "rejected": outcome.n_rejected,
-        "failed": outcome.n_failed,
-        "ignored": outcome.n_ignored,
+        "ok": result.n_ok,
+        "rejected": result.n_rejected,
+        "failed": result.n_failed,
+        "ignored": result.n_ignored,
     }
-    if outcome.n_fused is not None:
-        counts["fused"] = outcome.n_fused
+    if result.n_fused is not None:
+        counts["fused"] = result.n_fused
     if as_json:
-        say_json(counts | {"table": str(outcome.table)})
+        say_json(counts | {"table": str(result.table)})
     else:
         say(", ".join(f"{number} {name}" for name, number in counts.items()))
-        say(str(outcome.table))
-    raise typer.Exit(outcome.exit_code)
+        say(str(result.table))
+    raise typer.Exit(result.exit_code)

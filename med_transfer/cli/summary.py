@@ -31,8 +31,8 @@ def say_metrics(metrics: Metrics) -> None:
         say(f"  warning: {metrics.test_set_access.sentence}")
     width = max(len(name) for name in metrics.classes)
     for name, rates in metrics.classes.items():
-        found = f"sensitivity {estimate_text(rates.sensitivity)}   specificity {estimate_text(rates.specificity)}"
-        say(f"  {name:<{width}}  n {rates.n:4d}   {found}")
+        figures = f"sensitivity {estimate_text(rates.sensitivity)}   specificity {estimate_text(rates.specificity)}"
+        say(f"  {name:<{width}}  n {rates.n:4d}   {figures}")
     say(f"  balanced sensitivity {estimate_text(metrics.balanced_accuracy)}")
     say(f"  macro AUC {estimate_text(metrics.macro_auc)}")
     for name, baseline in metrics.baselines.items():

@@ -96,11 +96,11 @@ def choose_next(
     nearest, names, rng = sizes.copy(), np.asarray(patients, dtype=str), np.random.default_rng(seed)
     chosen: list[Chosen] = []
     while len(chosen) < n and nearest.max() > _TINY:
-        one = int(rng.choice(len(nearest), p=nearest / nearest.sum()))
-        chosen.append(Chosen(one, float(np.sqrt(nearest[one]))))
-        to_it = sizes + sizes[one] - 2 * (unsure @ unsure[one]) * (shape @ shape[one])
-        nearest = np.minimum(nearest, to_it)
-        nearest[(names == names[one]) | (nearest < _TINY)] = 0
+        drawn = int(rng.choice(len(nearest), p=nearest / nearest.sum()))
+        chosen.append(Chosen(drawn, float(np.sqrt(nearest[drawn]))))
+        to_drawn = sizes + sizes[drawn] - 2 * (unsure @ unsure[drawn]) * (shape @ shape[drawn])
+        nearest = np.minimum(nearest, to_drawn)
+        nearest[(names == names[drawn]) | (nearest < _TINY)] = 0
     return chosen
 
 

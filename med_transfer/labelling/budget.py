@@ -94,7 +94,7 @@ def _by_probe(
     spec, backbone = candidate.spec, config.backbone
     stages = stages_from_front(backbone.pooled_stages or spec.pooled_stages, len(spec.stage_channels), spec.name)
     groups = _groups(resolve_preprocessing(spec, config), candidate.network)
-    target = _unseen_target(candidate.weights, cohort, config, groups, out, progress)
+    target = _target_without_leak(candidate.weights, cohort, config, groups, out, progress)
     features = joined_features(target.features[candidate.network.key], stages)
     progress("linear probes", 0, 1)
     predictions = probe_curve(
@@ -108,12 +108,12 @@ def _by_finetuning(
     cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings, out: Path, progress: Progress
 ) -> tuple[SubsetPredictions, Target, str]:
     name, preprocessing = start_of_finetuning(config)
-    target = _unseen_target(config.backbone.weights, cohort, config, _groups(preprocessing), out, progress)
+    target = _target_without_leak(config.backbone.weights, cohort, config, _groups(preprocessing), out, progress)
     predictions = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
     return predictions, target, name
 
 
-def _unseen_target(
+def _target_without_leak(
     weights: Path | None, cohort: Cohort, config: FinetuneConfig, groups: Groups, out: Path, progress: Progress
 ) -> Target:
     """The training folds with what the networks make of them. Raises PatientLeak, by the table before by the images."""

@@ -117,8 +117,8 @@ def _measured(
     """[draw, class]."""
     if measure == "macro_auc":
         return weighted_macro_auc(predictions.truth, probabilities, weights)[:, None]
-    calls = OperatingPoint.default(predictions.labels).calls(probabilities, predictions.labels)
-    return weighted_rates(predictions.truth, calls, weights)["sensitivity"]
+    predicted = OperatingPoint.default(predictions.labels).calls(probabilities, predictions.labels)
+    return weighted_rates(predictions.truth, predicted, weights)["sensitivity"]
 
 
 def count_patients(truth: NDArray[np.bool_], patients: Sequence[str]) -> NDArray[np.intp]:

@@ -20,9 +20,9 @@ from med_transfer.labelling.active_learning import Chosen, choose_next, entropy
 from med_transfer.labelling.unlabelled import Unlabelled, see_scans
 from med_transfer.progress import Progress, silent
 
-STRANGE_ABOVE = 0.99
+OUT_OF_DISTRIBUTION_ABOVE = 0.99
 _COLUMNS = ("rank", "scan", "patient", "series_uid", "reason", "entropy", "distance", "novelty")
-_STRANGE_COLUMNS = ("scan", "patient", "series_uid", "reason", "novelty")
+_OUT_OF_DISTRIBUTION_COLUMNS = ("scan", "patient", "series_uid", "reason", "novelty")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class NextLabels:
 
     Attributes:
         table: the scans to label, the first one first.
-        strange: table of the scans that the bundle finds strange, strangest first.
+        strange: table of the scans that are out-of-distribution for the bundle, most novel first.
         n_chosen: rows of ``table``; fewer than asked for where there are fewer patients, or the rest would add nothing.
         n_strange: rows of ``strange``.
         n_known: scans left out because the bundle has learned from them or their patients.
@@ -52,7 +52,7 @@ def next_labels(
     out: Path | str,
     n: int = 20,
     *,
-    strange_above: float | None = None,
+    out_of_distribution_above: float | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> NextLabels:
@@ -63,13 +63,13 @@ def next_labels(
         scans: a folder tree, one scan, or a table of scans (labels not needed).
         out: table to write; ``-strange.csv`` and a ``.cache`` folder are put beside it.
         n: how many scans to choose, at least 1.
-        strange_above: novelty in [0, 1] above which a scan is listed apart; None takes the bundle's own limit for
-            abstaining, or 0.99.
+        out_of_distribution_above: novelty in [0, 1] above which a scan is listed apart; None takes the bundle's own
+            limit for abstaining, or 0.99.
         seed: of the drawing.
         progress: told how far it is.
 
     Raises:
-        UsageError: ``n`` or ``strange_above`` out of range.
+        UsageError: ``n`` or ``out_of_distribution_above`` out of range.
         BundleError: no bundle there.
         ScanNotFound: no scan there.
         CohortError: the table cannot be read.
@@ -78,33 +78,42 @@ def next_labels(
     """
     if n < 1:
         raise UsageError(f"{n} scans to choose", expected="at least 1")
-    if strange_above is not None and not 0 <= strange_above <= 1:
-        raise UsageError(f"novelty limit {strange_above}", expected="from 0 to 1")
+    if out_of_distribution_above is not None and not 0 <= out_of_distribution_above <= 1:
+        raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
     out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
     items, _ = scans_to_predict(Path(scans), predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
     untrained = _not_trained_on(usable, predictor.record)
-    limit = _limit(predictor.record, strange_above)
-    usual = [scan for scan in untrained if scan.seen.novelty <= limit]
-    strange = sorted((scan for scan in untrained if scan.seen.novelty > limit), key=lambda scan: -scan.seen.novelty)
-    apart = out.with_name(f"{out.stem}-strange.csv")
+    limit = _limit(predictor.record, out_of_distribution_above)
+    in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
+    beyond_limit = (scan for scan in untrained if scan.seen.novelty > limit)
+    out_of_distribution = sorted(beyond_limit, key=lambda scan: -scan.seen.novelty)
+    out_of_distribution_table = out.with_name(f"{out.stem}-strange.csv")
     if untrained:
-        _write(apart, _STRANGE_COLUMNS, [_strange_row(scan, limit) for scan in strange])
-    if not usual:
-        raise _nothing_left(Path(scans), failed, len(usable) - len(untrained), len(strange), apart)
-    chosen = _choose(usual, predictor.record, n, seed)
+        _write(
+            out_of_distribution_table,
+            _OUT_OF_DISTRIBUTION_COLUMNS,
+            [_out_of_distribution_row(scan, limit) for scan in out_of_distribution],
+        )
+    if not in_distribution:
+        raise _nothing_left(
+            Path(scans), failed, len(usable) - len(untrained), len(out_of_distribution), out_of_distribution_table
+        )
+    chosen = _choose(in_distribution, predictor.record, n, seed)
     rows = [
-        _row(rank, usual[choice.position], choice.distance, predictor.record)
+        _row(rank, in_distribution[choice.position], choice.distance, predictor.record)
         for rank, choice in enumerate(chosen, start=1)
     ]
     _write(out, _COLUMNS, rows)
-    return NextLabels(out, apart, len(chosen), len(strange), len(usable) - len(untrained), failed)
+    return NextLabels(
+        out, out_of_distribution_table, len(chosen), len(out_of_distribution), len(usable) - len(untrained), failed
+    )
 
 
-def _choose(usual: Sequence[Unlabelled], record: BundleRecord, n: int, seed: int) -> list[Chosen]:
-    features = np.stack([scan.seen.features for scan in usual])
-    probabilities = np.stack([scan.seen.probabilities for scan in usual])
-    patients = [scan.patient for scan in usual]
+def _choose(scans: Sequence[Unlabelled], record: BundleRecord, n: int, seed: int) -> list[Chosen]:
+    features = np.stack([scan.seen.features for scan in scans])
+    probabilities = np.stack([scan.seen.probabilities for scan in scans])
+    patients = [scan.patient for scan in scans]
     return choose_next(features, probabilities, patients, n, seed, multilabel=record.multilabel)
 
 
@@ -119,7 +128,7 @@ def _not_trained_on(scans: Sequence[Unlabelled], record: BundleRecord) -> list[U
 def _limit(record: BundleRecord, asked: float | None) -> float:
     if asked is not None:
         return asked
-    return STRANGE_ABOVE if record.abstain_above_novelty is None else record.abstain_above_novelty
+    return OUT_OF_DISTRIBUTION_ABOVE if record.abstain_above_novelty is None else record.abstain_above_novelty
 
 
 def _row(rank: int, scan: Unlabelled, distance: float, record: BundleRecord) -> dict[str, str]:
@@ -146,7 +155,7 @@ def _doubt(scan: Unlabelled, record: BundleRecord) -> str:
     return f"{names[first]} ({probabilities[first]:.2f}) or {names[second]} ({probabilities[second]:.2f})"
 
 
-def _strange_row(scan: Unlabelled, limit: float) -> dict[str, str]:
+def _out_of_distribution_row(scan: Unlabelled, limit: float) -> dict[str, str]:
     return {
         "scan": scan.scan,
         "patient": scan.patient,
@@ -164,13 +173,15 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -
     write_text(path, text.getvalue())
 
 
-def _nothing_left(scans: Path, failed: dict[str, str], n_known: int, n_strange: int, apart: Path) -> NothingDone:
+def _nothing_left(
+    scans: Path, failed: dict[str, str], n_trained_on: int, n_out_of_distribution: int, listed: Path
+) -> NothingDone:
     parts = [
         f"{number} {what}"
         for number, what in (
             (len(failed), "cannot be used"),
-            (n_known, "taught this bundle, or their patients did"),
-            (n_strange, f"are strange to it (see {apart.name})"),
+            (n_trained_on, "taught this bundle, or their patients did"),
+            (n_out_of_distribution, f"are strange to it (see {listed.name})"),
         )
         if number
     ]

@@ -56,7 +56,7 @@ class BudgetSettings:
             raise UsageError(f"measure {self.measure!r}", expected=f"one of {', '.join(MEASURES)}")
         if self.classes and self.measure != "sensitivity":
             raise UsageError(f"classes with measure {self.measure}", expected="sensitivity, which each class has")
-        for name, found, fits, expected in (
+        for name, value, fits, expected in (
             ("target", self.target, 0 < self.target < 1, "above 0 and below 1"),
             ("multiple", self.multiple, 1 < self.multiple <= MOST_MULTIPLE, f"above 1, at most {MOST_MULTIPLE:g}"),
             ("smallest", self.smallest, self.smallest is None or self.smallest >= 2, "at least 2 patients"),
@@ -65,7 +65,7 @@ class BudgetSettings:
             ("n_draws", self.n_draws, self.n_draws >= 20, "at least 20"),
         ):
             if not fits:
-                raise UsageError(f"{name} {found}", expected=expected)
+                raise UsageError(f"{name} {value}", expected=expected)
 
     @property
     def way(self) -> Way:

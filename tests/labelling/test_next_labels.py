@@ -13,7 +13,7 @@ from pydicom import dcmread
 from scipy.stats import entropy
 
 COLUMNS = ["rank", "scan", "patient", "series_uid", "reason", "entropy", "distance", "novelty"]
-USUAL = ("--strange-above", 1)  # a bundle of two epochs finds many scans strange
+USUAL = ("--out-of-distribution-above", 1)  # a bundle of two epochs finds many scans out-of-distribution
 
 
 def absolute(table):
@@ -70,19 +70,19 @@ def test_a_copy_under_another_name_is_not_chosen_twice(command, finished, unseen
     assert "fewer than asked for" in outcome.out
 
 
-def test_strange_scans_are_listed_apart(command, finished, unseen_csv, tmp_path):
+def test_out_of_distribution_scans_are_listed_apart(command, finished, unseen_csv, tmp_path):
     command("predict", finished.bundle, unseen_csv, "-o", tmp_path)
     novelty = {row["scan"]: float(row["novelty"]) for row in read_rows(tmp_path / "predictions.csv")}
     limit = sorted(novelty.values())[2]
     outcome = command(
-        "labels", "next", finished.bundle, unseen_csv, "-o", tmp_path / "next.csv", "--strange-above", limit
+        "labels", "next", finished.bundle, unseen_csv, "-o", tmp_path / "next.csv", "--out-of-distribution-above", limit
     )
     assert outcome.code == 0, outcome.err
-    strange = read_rows(tmp_path / "next-strange.csv")
-    assert {row["scan"] for row in strange} == {scan for scan, value in novelty.items() if value > limit}
+    listed = read_rows(tmp_path / "next-strange.csv")
+    assert {row["scan"] for row in listed} == {scan for scan, value in novelty.items() if value > limit}
     assert {row["scan"] for row in read_rows(tmp_path / "next.csv")} <= {s for s, v in novelty.items() if v <= limit}
-    assert all("perhaps out of scope" in row["reason"] for row in strange)
-    assert f"{len(strange)} scans are strange to the bundle" in outcome.out
+    assert all("perhaps out of scope" in row["reason"] for row in listed)
+    assert f"{len(listed)} scans are strange to the bundle" in outcome.out
 
 
 def test_a_folder_needs_no_table_and_gives_no_identifier_away(command, finished, unseen_csv, tmp_path):
@@ -151,25 +151,37 @@ def test_scans_that_do_not_fit_the_bundle(command, transferred, unseen_csv, tmp_
     assert not list(tmp_path.glob("*.csv"))
 
 
-def test_when_all_are_strange_they_are_still_listed(command, finished, unseen_csv, tmp_path):
+def test_when_all_are_out_of_distribution_they_are_still_listed(command, finished, unseen_csv, tmp_path):
     command("predict", finished.bundle, unseen_csv, "-o", tmp_path)
     novelty = {row["scan"]: float(row["novelty"]) for row in read_rows(tmp_path / "predictions.csv")}
     limit = sorted(novelty.values())[2]
     rows = [row for row in absolute(unseen_csv) if novelty[os.path.relpath(row["scan"], unseen_csv.parent)] > limit]
     assert rows
     table = write_rows(tmp_path / "t.csv", rows)
-    outcome = command("labels", "next", finished.bundle, table, "-o", tmp_path / "n.csv", "--strange-above", limit)
+    outcome = command(
+        "labels", "next", finished.bundle, table, "-o", tmp_path / "n.csv", "--out-of-distribution-above", limit
+    )
     assert outcome.code == 3
     assert f"{len(rows)} are strange to it (see n-strange.csv)" in outcome.err
     assert len(read_rows(tmp_path / "n-strange.csv")) == len(rows)
     assert not (tmp_path / "n.csv").exists()
 
 
+def test_the_option_under_its_old_name_is_taken_with_a_warning(command, finished, unseen_csv, tmp_path):
+    words = ("labels", "next", finished.bundle, unseen_csv, "-n", 4, "-o")
+    new = command(*words, tmp_path / "new.csv", *USUAL)
+    old = command(*words, tmp_path / "old.csv", "--strange-above", 1)
+    assert (old.code, new.code) == (0, 0)
+    assert read_rows(tmp_path / "old.csv") == read_rows(tmp_path / "new.csv")
+    assert "--strange-above is now --out-of-distribution-above" in old.err
+    assert "is now" not in new.err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (("-n", 0), "0 scans to choose; expected at least 1"),
-        (("--strange-above", 1.5), "novelty limit 1.5; expected from 0 to 1"),
+        (("--out-of-distribution-above", 1.5), "novelty limit 1.5; expected from 0 to 1"),
     ],
 )
 def test_wrong_words_are_refused(command, finished, unseen_csv, tmp_path, more, message):
