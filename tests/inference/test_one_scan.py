@@ -62,3 +62,4 @@ def test_the_page_lists_every_file_between_a_nifti_file_and_its_row(predictor, t
     listed = re.findall(r"`(\S+\.py)`", section)
     assert sorted(called) == sorted(listed)
     assert len(called) <= MOST_FILES
+    assert f": {len(called)} files." in section
