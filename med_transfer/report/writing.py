@@ -49,10 +49,10 @@ def write_report(path: Path | str, evidence: Evidence) -> None:
     path = Path(path)
     t = report_translator(evidence.run.language)
     page = environment(_FOLDER, t=t)
-    made = [_section(module, evidence, t, page) for module in SECTIONS]
-    sections = [one for one in made if one is not None]
+    written = [_section(module, evidence, t, page) for module in SECTIONS]
+    sections = [section for section in written if section is not None]
     write_text(path, page.get_template("report.html.jinja").render(run=evidence.run, sections=sections, files=FILES))
-    _write_files(path.parent / FILES, {name: text for one in sections for name, text in one.files.items()})
+    _write_files(path.parent / FILES, {name: text for section in sections for name, text in section.files.items()})
 
 
 def report_translator(language: Language) -> Translator:

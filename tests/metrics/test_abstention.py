@@ -20,26 +20,26 @@ def measured(data, thresholds, **options):
 
 
 def curve(data):
-    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
-    return abstention_curve(scored, PatientBootstrap(data.patients, 50), EvaluationConfig())
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
+    return abstention_curve(predictions, PatientBootstrap(data.patients, 50), EvaluationConfig())
 
 
 @pytest.mark.parametrize("make", [three_classes, findings])
 def test_coverage_of_each_class_with_wilson_s_interval(make):
     data, thresholds = make(), (0.2, 0.3, 0.25)
-    found = measured(data, thresholds)
-    for c, (name, of_class) in enumerate(found.classes.items()):
+    set_metrics = measured(data, thresholds)
+    for c, (name, of_class) in enumerate(set_metrics.classes.items()):
         assert name == data.labels.names[c]
         inside = data.probabilities[data.truth[:, c], c] >= thresholds[c]
         assert of_class.coverage.value == pytest.approx(inside.mean())
         theirs = proportion_confint(inside.sum(), len(inside), method="wilson")
         assert of_class.coverage.ci95 == pytest.approx(theirs)
     sizes = (data.probabilities >= np.array(thresholds)).sum(axis=1)
-    assert sum(found.sizes) == 120
-    assert found.mean_size == pytest.approx(sizes.mean())
+    assert sum(set_metrics.sizes) == 120
+    assert set_metrics.mean_size == pytest.approx(sizes.mean())
     pairs = data.truth & (data.probabilities >= np.array(thresholds))
-    assert found.coverage.value == pytest.approx(pairs.sum() / data.truth.sum())
-    assert (found.right_when_single is None) == data.labels.multilabel
+    assert set_metrics.coverage.value == pytest.approx(pairs.sum() / data.truth.sum())
+    assert (set_metrics.right_when_single is None) == data.labels.multilabel
 
 
 def test_sets_of_one_class_are_right_or_wrong():
@@ -56,8 +56,8 @@ def test_sets_of_one_class_are_right_or_wrong():
 
 
 def test_with_several_scans_a_patient_there_is_an_interval_over_patients():
-    found = measured(three_classes(scans_per_patient=3), (0.3, 0.3, 0.3))
-    assert all(one.coverage.ci95_cluster is not None for one in found.classes.values())
+    set_metrics = measured(three_classes(scans_per_patient=3), (0.3, 0.3, 0.3))
+    assert all(class_sets.coverage.ci95_cluster is not None for class_sets in set_metrics.classes.values())
 
 
 def test_without_scans_of_a_class_its_coverage_is_undefined():
@@ -66,9 +66,9 @@ def test_without_scans_of_a_class_its_coverage_is_undefined():
     predictions = LabelledPredictions.of(
         data.truth[there], data.probabilities[there], list(np.array(data.patients)[there]), THREE
     )
-    found = measure_sets(predictions, PredictionSets(coverage=0.9, thresholds=(0.2,) * 3, n_patients=(9,) * 3))
-    assert found.classes["malignant"].coverage.value is None
-    assert found.classes["malignant"].coverage.reason == "no scan of class malignant among the test scans"
+    set_metrics = measure_sets(predictions, PredictionSets(coverage=0.9, thresholds=(0.2,) * 3, n_patients=(9,) * 3))
+    assert set_metrics.classes["malignant"].coverage.value is None
+    assert set_metrics.classes["malignant"].coverage.reason == "no scan of class malignant among the test scans"
 
 
 def test_certainty_agrees_for_two_classes_and_one_finding():
@@ -82,13 +82,13 @@ def test_the_curve_is_the_sensitivity_of_the_most_certain_scans():
     assert [point.share for point in points] == pytest.approx(SHARES, abs=1e-9)
     best_first = np.argsort(-data.probabilities.max(axis=1))
     for point in points:
-        kept = best_first[: point.n_scans]
-        right = data.probabilities[kept].argmax(axis=1) == data.truth[kept].argmax(axis=1)
+        most_certain = best_first[: point.n_scans]
+        right = data.probabilities[most_certain].argmax(axis=1) == data.truth[most_certain].argmax(axis=1)
         for c, name in enumerate(THREE.names):
-            has = data.truth[kept, c]
+            has = data.truth[most_certain, c]
             assert point.sensitivity[name].value == pytest.approx(right[has].mean())
             assert point.called[name] == pytest.approx(has.sum() / data.truth[:, c].sum())
-        assert data.probabilities[kept].max(axis=1).min() == point.certainty
+        assert data.probabilities[most_certain].max(axis=1).min() == point.certainty
 
 
 def test_certain_scans_are_found_more_often_where_certainty_means_something():

@@ -16,11 +16,11 @@ from med_transfer.metrics.auc import (
 )
 
 # Few distinct scores, so that ties are common.
-scored = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40)
+truth_and_score = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40)
 
 
 @settings(max_examples=40)
-@given(scored)
+@given(truth_and_score)
 def test_auc_equals_scikit_learn_with_ties(pairs):
     truth, score = np.array([t for t, _ in pairs]), np.array([s / 5 for _, s in pairs])
     if truth.all() or not truth.any():
@@ -56,7 +56,7 @@ def test_macro_auc_equals_scikit_learn_and_leaves_out_classes_without_cases():
 
 
 @settings(max_examples=40)
-@given(scored)
+@given(truth_and_score)
 def test_partial_auc_and_average_precision_equal_scikit_learn_with_ties(pairs):
     truth, score = np.array([t for t, _ in pairs]), np.array([s / 5 for _, s in pairs])
     ones = np.ones((1, len(pairs)))

@@ -63,22 +63,22 @@ def test_jeffreys_is_the_equal_tailed_posterior():
 @pytest.mark.parametrize("width", [0.05, 0.1, 0.3])
 @pytest.mark.parametrize("proportion", [0.0, 0.1, 0.5, 0.83, 1.0])
 def test_the_number_for_a_width_is_the_least_that_reaches_it(proportion, width):
-    def found(n):
+    def width_of(n):
         low, high = wilson(proportion * n, n)
         return high - low
 
     n = trials_for_width(proportion, width)
-    assert found(n) <= width + 1e-9
-    assert found(n - 1) > width
+    assert width_of(n) <= width + 1e-9
+    assert width_of(n - 1) > width
 
 
 def test_what_a_sample_shows_is_said_in_words():
-    found = sample_size("sensitivity", "malignant", 20 / 24, 24, 0.1)
+    size = sample_size("sensitivity", "malignant", 20 / 24, 24, 0.1)
     low, high = binomtest(20, 24).proportion_ci(method="wilson")
-    assert found.width == pytest.approx(high - low)
-    assert found.n_needed == trials_for_width(20 / 24, 0.1) == 213
-    assert found.n_needed_at_worst == trials_for_width(low, 0.1) > found.n_needed
-    assert found.sentence == (
+    assert size.width == pytest.approx(high - low)
+    assert size.n_needed == trials_for_width(20 / 24, 0.1) == 213
+    assert size.n_needed_at_worst == trials_for_width(low, 0.1) > size.n_needed
+    assert size.sentence == (
         "With 24 patients labelled malignant, a sensitivity of 0.83 has an interval of 0.64 to 0.93; for a width of "
         "0.1 about 213 are needed if it stays there, and up to 350 if it is 0.64."
     )

@@ -21,7 +21,7 @@ from med_transfer.metrics.records.calibration import Calibration
 from med_transfer.predictions.labels import Labels
 
 
-def scored(data):
+def predictions_of(data):
     return LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
 
 
@@ -79,21 +79,21 @@ def test_of_rounded_probabilities_the_three_parts_of_murphy_make_up_the_score():
 def test_parts_over_all_classes_add_up_to_the_score(make):
     data = make(300)
     multilabel = data.labels.multilabel
-    found = calibration(scored(data), PatientBootstrap(data.patients, 50))
-    parts = found.decomposition
+    calibrated = calibration(predictions_of(data), PatientBootstrap(data.patients, 50))
+    parts = calibrated.decomposition
     total = parts.reliability - parts.resolution + parts.uncertainty + parts.within_bins
     assert total == pytest.approx(brier_by_scan(data.truth, data.probabilities, multilabel=multilabel).mean())
-    assert total == pytest.approx(found.brier.value)
+    assert total == pytest.approx(calibrated.brier.value)
     assert 0 <= parts.resolution <= parts.uncertainty
     for c, name in enumerate(data.labels.names):
-        own = found.classes[name]
+        own = calibrated.classes[name]
         assert own.brier.value == pytest.approx(brier_score_loss(data.truth[:, c], data.probabilities[:, c]))
         assert own.decomposition.uncertainty == pytest.approx(data.truth[:, c].var())
         theirs = binary_calibration_error(
             torch.tensor(data.probabilities[:, c]), torch.tensor(data.truth[:, c]).int(), n_bins=10
         )
         assert own.ece.value == pytest.approx(float(theirs), abs=1e-6)
-    assert (found.intercept is None) != multilabel
+    assert (calibrated.intercept is None) != multilabel
 
 
 def test_of_two_classes_the_overall_slope_is_that_of_each():
@@ -101,10 +101,10 @@ def test_of_two_classes_the_overall_slope_is_that_of_each():
     p = rng.uniform(0.05, 0.95, 200)
     truth = rng.random(200) < p
     data = Simulated(np.c_[~truth, truth], np.c_[1 - p, p], [str(i) for i in range(200)], Labels(("no", "yes")))
-    found = calibration(scored(data), PatientBootstrap(data.patients, 50))
-    for own in found.classes.values():
-        assert own.slope.value == pytest.approx(found.slope.value, rel=1e-6)
-    assert found.classes["no"].intercept.value == pytest.approx(-found.classes["yes"].intercept.value)
+    calibrated = calibration(predictions_of(data), PatientBootstrap(data.patients, 50))
+    for own in calibrated.classes.values():
+        assert own.slope.value == pytest.approx(calibrated.slope.value, rel=1e-6)
+    assert calibrated.classes["no"].intercept.value == pytest.approx(-calibrated.classes["yes"].intercept.value)
 
 
 def calls_of(rng, n, true_slope):
@@ -135,7 +135,7 @@ def test_scans_of_a_patient_count_once_in_the_interval_of_the_calibration_error(
 
 def test_metrics_from_before_the_parts_are_still_read():
     data = three_classes()
-    content = calibration(scored(data), PatientBootstrap(data.patients, 50)).model_dump()
+    content = calibration(predictions_of(data), PatientBootstrap(data.patients, 50)).model_dump()
     for name in ("decomposition", "slope", "intercept", "classes"):
         content.pop(name)
     assert Calibration.model_validate(content).classes == {}

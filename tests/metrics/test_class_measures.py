@@ -18,27 +18,27 @@ EXTRA = ("f1", "lr_positive", "lr_negative", "average_precision", "partial_auc")
 
 
 def assess(data, *, operating_point=None, seed=0, **options):
-    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels, operating_point)
-    return compute_metrics(scored, resampling=Bootstrap(n_boot=200, seed=seed), **options)
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels, operating_point)
+    return compute_metrics(predictions, resampling=Bootstrap(n_boot=200, seed=seed), **options)
 
 
 @pytest.mark.parametrize("simulate", [three_classes, findings])
 def test_values_equal_scikit_learn_and_lie_in_their_intervals(simulate):
     data = simulate()
     metrics = assess(data)
-    called = data.probabilities >= 0.5
+    predicted = data.probabilities >= 0.5
     if not data.labels.multilabel:
-        called = np.eye(3, dtype=bool)[data.probabilities.argmax(axis=1)]
+        predicted = np.eye(3, dtype=bool)[data.probabilities.argmax(axis=1)]
     for c, name in enumerate(data.labels.names):
-        found, truth, score = metrics.classes[name], data.truth[:, c], data.probabilities[:, c]
-        assert found.f1.value == pytest.approx(f1_score(truth, called[:, c]))
-        assert found.average_precision.value == pytest.approx(average_precision_score(truth, score))
-        assert found.partial_auc.value == pytest.approx(roc_auc_score(truth, score, max_fpr=0.2))
-        sensitivity, specificity = found.sensitivity.value, found.specificity.value
-        assert found.lr_positive.value == pytest.approx(sensitivity / (1 - specificity))
-        assert found.lr_negative.value == pytest.approx((1 - sensitivity) / specificity)
+        class_metrics, truth, score = metrics.classes[name], data.truth[:, c], data.probabilities[:, c]
+        assert class_metrics.f1.value == pytest.approx(f1_score(truth, predicted[:, c]))
+        assert class_metrics.average_precision.value == pytest.approx(average_precision_score(truth, score))
+        assert class_metrics.partial_auc.value == pytest.approx(roc_auc_score(truth, score, max_fpr=0.2))
+        sensitivity, specificity = class_metrics.sensitivity.value, class_metrics.specificity.value
+        assert class_metrics.lr_positive.value == pytest.approx(sensitivity / (1 - specificity))
+        assert class_metrics.lr_negative.value == pytest.approx((1 - sensitivity) / specificity)
         for measure in EXTRA:
-            estimate = getattr(found, measure)
+            estimate = getattr(class_metrics, measure)
             assert estimate.ci95[0] < estimate.value < estimate.ci95[1]
             assert estimate.ci95_cluster is None
     micro = roc_auc_score(data.truth, data.probabilities, average="micro")
@@ -49,36 +49,42 @@ def test_values_equal_scikit_learn_and_lie_in_their_intervals(simulate):
 
 @pytest.mark.parametrize("method", ["clopper-pearson", "jeffreys"])
 def test_the_interval_of_rates_can_be_chosen(method):
-    found = assess(three_classes(), config=EvaluationConfig(interval=method)).classes["benign"]
+    class_metrics = assess(three_classes(), config=EvaluationConfig(interval=method)).classes["benign"]
     theirs = {"clopper-pearson": "beta", "jeffreys": "jeffreys"}[method]
-    expected = proportion_confint(found.counts.true_positive, found.n, method=theirs)
-    assert found.sensitivity.ci95 == pytest.approx(expected)
-    assert method.split("-")[0] in found.sensitivity.method.lower()
+    expected = proportion_confint(class_metrics.counts.true_positive, class_metrics.n, method=theirs)
+    assert class_metrics.sensitivity.ci95 == pytest.approx(expected)
+    assert method.split("-")[0] in class_metrics.sensitivity.method.lower()
 
 
 def test_f1_is_resampled_over_patients():
     data = three_classes(60, scans_per_patient=2)
-    found = assess(data, seed=4).classes["healthy"].f1
-    called = data.probabilities.argmax(axis=1) == 0
+    estimate = assess(data, seed=4).classes["healthy"].f1
+    predicted = data.probabilities.argmax(axis=1) == 0
 
     def statistic(weights):
-        return np.array([f1_score(data.truth[:, 0], called, sample_weight=row) for row in weights])
+        return np.array([f1_score(data.truth[:, 0], predicted, sample_weight=row) for row in weights])
 
     bootstrap = PatientBootstrap(data.patients, 200, 4)
-    expected = bca_interval(found.value, bootstrap.distribution(statistic), bootstrap.jackknife(statistic))
-    assert found.ci95 == pytest.approx(expected)
-    assert found.method == "F1; BCa bootstrap over patients (200 draws, seed 4)"
+    expected = bca_interval(estimate.value, bootstrap.distribution(statistic), bootstrap.jackknife(statistic))
+    assert estimate.ci95 == pytest.approx(expected)
+    assert estimate.method == "F1; BCa bootstrap over patients (200 draws, seed 4)"
 
 
 def test_patients_with_several_scans_get_a_second_interval():
     data = three_classes(scans_per_patient=3)
-    found = assess(data, config=EvaluationConfig(prevalence={"benign": 0.1})).classes["benign"]
-    beside = (found.sensitivity, found.specificity, found.lr_positive, found.lr_negative, found.at_prevalence.ppv)
+    class_metrics = assess(data, config=EvaluationConfig(prevalence={"benign": 0.1})).classes["benign"]
+    beside = (
+        class_metrics.sensitivity,
+        class_metrics.specificity,
+        class_metrics.lr_positive,
+        class_metrics.lr_negative,
+        class_metrics.at_prevalence.ppv,
+    )
     for estimate in beside:
         assert estimate.ci95_cluster[0] < estimate.value < estimate.ci95_cluster[1]
         assert "BCa bootstrap over patients" in estimate.method
-    assert "Obuchowski's variance over patients" in found.auc.method
-    assert found.auc.ci95_cluster is None
+    assert "Obuchowski's variance over patients" in class_metrics.auc.method
+    assert class_metrics.auc.ci95_cluster is None
 
 
 def test_predictive_values_are_given_where_a_prevalence_is_stated_and_only_there():
@@ -94,83 +100,87 @@ def test_predictive_values_are_given_where_a_prevalence_is_stated_and_only_there
 
 
 def test_what_the_sample_can_show_is_stated_by_patient():
-    found = assess(three_classes(scans_per_patient=3), config=EvaluationConfig(interval_width=0.2))
-    stated = found.classes["benign"].sample_size
-    assert stated["sensitivity"].n_patients == found.classes["benign"].n_patients
+    metrics = assess(three_classes(scans_per_patient=3), config=EvaluationConfig(interval_width=0.2))
+    stated = metrics.classes["benign"].sample_size
+    assert stated["sensitivity"].n_patients == metrics.classes["benign"].n_patients
     assert stated["sensitivity"].wanted_width == 0.2
     assert "patients not labelled benign" in stated["specificity"].sentence
 
 
 def test_perfect_calls_keep_an_interval_in_every_measure():
     truth = np.eye(3, dtype=bool)[[0, 1, 2] * 5]
-    found = compute_metrics(
+    class_metrics = compute_metrics(
         LabelledPredictions.of(truth, truth * 0.8 + 0.2 / 3, [f"p{i}" for i in range(15)], THREE),
         resampling=Bootstrap(n_boot=100),
     ).classes["benign"]
     for measure in ("f1", "average_precision", "partial_auc"):
-        estimate = getattr(found, measure)
+        estimate = getattr(class_metrics, measure)
         assert estimate.value == pytest.approx(1)
         assert estimate.ci95[0] < 0.95
         assert "Wilson" in estimate.method
         assert "draw" in estimate.method
     overlap = wilson(5, 5)[0]
-    assert found.f1.ci95[0] == pytest.approx(2 * overlap / (1 + overlap))
-    assert found.average_precision.ci95 == pytest.approx(wilson(5, 5))
-    assert found.lr_positive.value is None
-    assert (found.lr_negative.value, found.lr_negative.ci95[0]) == (0, 0)
+    assert class_metrics.f1.ci95[0] == pytest.approx(2 * overlap / (1 + overlap))
+    assert class_metrics.average_precision.ci95 == pytest.approx(wilson(5, 5))
+    assert class_metrics.lr_positive.value is None
+    assert (class_metrics.lr_negative.value, class_metrics.lr_negative.ci95[0]) == (0, 0)
 
 
 def test_a_class_without_a_case():
-    truth, called = np.eye(3, dtype=bool)[[0, 0, 1, 1]], np.eye(3)[[0, 0, 1, 0]]
+    truth, predicted = np.eye(3, dtype=bool)[[0, 0, 1, 1]], np.eye(3)[[0, 0, 1, 0]]
     config = EvaluationConfig(prevalence={"malignant": 0.1})
     metrics = compute_metrics(
-        LabelledPredictions.of(truth, called, list("abcd"), THREE), resampling=Bootstrap(n_boot=50), config=config
+        LabelledPredictions.of(truth, predicted, list("abcd"), THREE), resampling=Bootstrap(n_boot=50), config=config
     )
-    found = metrics.classes["malignant"]
-    for estimate in (*(getattr(found, name) for name in EXTRA), found.auc, found.at_prevalence.ppv):
+    class_metrics = metrics.classes["malignant"]
+    for estimate in (
+        *(getattr(class_metrics, name) for name in EXTRA),
+        class_metrics.auc,
+        class_metrics.at_prevalence.ppv,
+    ):
         assert (estimate.value, estimate.ci95) == (None, None)
     no_case = "no scan of class malignant among the test scans"
     for name in ("average_precision", "partial_auc", "lr_positive", "lr_negative"):
-        assert getattr(found, name).reason == no_case
-    assert found.f1.reason == "no scan of class malignant, and none was called so"
-    assert set(found.sample_size) == {"specificity"}
+        assert getattr(class_metrics, name).reason == no_case
+    assert class_metrics.f1.reason == "no scan of class malignant, and none was called so"
+    assert set(class_metrics.sample_size) == {"specificity"}
     assert "without malignant" in metrics.macro_average_precision.method
 
 
 def test_a_class_with_one_case():
     truth = np.eye(3, dtype=bool)[[0, 0, 0, 1, 1, 1, 2]]
     probabilities = 0.2 + 0.4 * np.eye(3)[[0, 0, 1, 1, 1, 0, 2]]
-    found = compute_metrics(
+    class_metrics = compute_metrics(
         LabelledPredictions.of(truth, probabilities, list("abcdefg"), THREE), resampling=Bootstrap(n_boot=100)
     ).classes["malignant"]
-    assert found.sensitivity.ci95 == pytest.approx(wilson(1, 1))
-    assert found.auc.value == 1
-    assert 0 < found.auc.ci95[0] < 0.5
-    assert "Newcombe" in found.auc.method
-    assert found.average_precision.ci95 == pytest.approx(wilson(1, 1))
-    assert found.sample_size["sensitivity"].width > 0.7
+    assert class_metrics.sensitivity.ci95 == pytest.approx(wilson(1, 1))
+    assert class_metrics.auc.value == 1
+    assert 0 < class_metrics.auc.ci95[0] < 0.5
+    assert "Newcombe" in class_metrics.auc.method
+    assert class_metrics.average_precision.ci95 == pytest.approx(wilson(1, 1))
+    assert class_metrics.sample_size["sensitivity"].width > 0.7
 
 
 def test_all_scans_of_one_patient_count_as_one():
     truth = np.eye(3, dtype=bool)[[0, 1, 2] * 4]
     probabilities = 0.2 + 0.4 * np.eye(3)[[0, 1, 2, 0, 2, 2, 0, 1, 1, 0, 1, 2]]
-    found = compute_metrics(
+    class_metrics = compute_metrics(
         LabelledPredictions.of(truth, probabilities, ["p"] * 12, THREE), resampling=Bootstrap(n_boot=50)
     ).classes["benign"]
-    assert found.sensitivity.ci95_cluster == pytest.approx(wilson(0.75, 1))
-    assert "Wilson over patients, because every draw" in found.sensitivity.method
-    assert found.f1.ci95[1] - found.f1.ci95[0] > 0.7
-    assert found.auc.ci95[1] - found.auc.ci95[0] > 0.6
-    assert found.partial_auc.ci95[1] - found.partial_auc.ci95[0] > 0.3
+    assert class_metrics.sensitivity.ci95_cluster == pytest.approx(wilson(0.75, 1))
+    assert "Wilson over patients, because every draw" in class_metrics.sensitivity.method
+    assert class_metrics.f1.ci95[1] - class_metrics.f1.ci95[0] > 0.7
+    assert class_metrics.auc.ci95[1] - class_metrics.auc.ci95[0] > 0.6
+    assert class_metrics.partial_auc.ci95[1] - class_metrics.partial_auc.ci95[0] > 0.3
 
 
 def test_one_answer_for_all_scans_has_an_auc_of_one_half_without_spread():
     truth = np.eye(3, dtype=bool)[[0, 1, 2] * 4]
-    found = compute_metrics(
+    class_metrics = compute_metrics(
         LabelledPredictions.of(truth, np.full((12, 3), 1 / 3), [f"p{i}" for i in range(12)], THREE),
         resampling=Bootstrap(n_boot=50),
     ).classes["benign"]
-    for estimate in (found.auc, found.partial_auc):
+    for estimate in (class_metrics.auc, class_metrics.partial_auc):
         assert estimate.value == pytest.approx(0.5)
         assert estimate.ci95 == pytest.approx((0.5, 0.5))
         assert "every scan gets the same answer" in estimate.method

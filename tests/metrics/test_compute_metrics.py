@@ -16,36 +16,42 @@ from med_transfer.predictions.record import Prediction
 
 
 def assess(data, *, operating_point=None, seed=0, **options):
-    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels, operating_point)
-    return compute_metrics(scored, resampling=Bootstrap(n_boot=200, seed=seed), **options)
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels, operating_point)
+    return compute_metrics(predictions, resampling=Bootstrap(n_boot=200, seed=seed), **options)
 
 
 def all_estimates(metrics):
-    for found in metrics.classes.values():
-        yield from (found.sensitivity, found.specificity, found.ppv, found.npv, found.auc)
+    for class_metrics in metrics.classes.values():
+        yield from (
+            class_metrics.sensitivity,
+            class_metrics.specificity,
+            class_metrics.ppv,
+            class_metrics.npv,
+            class_metrics.auc,
+        )
     yield from (metrics.balanced_accuracy, metrics.macro_auc, metrics.calibration.brier)
 
 
 def test_rates_and_aucs_equal_scikit_learn():
     data = three_classes()
     metrics = assess(data)
-    truth, called = data.truth.argmax(axis=1), data.probabilities.argmax(axis=1)
-    assert metrics.confusion_matrix == confusion_matrix(truth, called).tolist()
+    truth, predicted = data.truth.argmax(axis=1), data.probabilities.argmax(axis=1)
+    assert metrics.confusion_matrix == confusion_matrix(truth, predicted).tolist()
     for c, name in enumerate(data.labels.names):
-        found = metrics.classes[name]
-        assert found.n == data.truth[:, c].sum()
-        assert found.sensitivity.value == pytest.approx(recall_score(truth == c, called == c))
-        assert found.specificity.value == pytest.approx(recall_score(truth != c, called != c))
-        assert found.auc.value == pytest.approx(roc_auc_score(truth == c, data.probabilities[:, c]))
+        class_metrics = metrics.classes[name]
+        assert class_metrics.n == data.truth[:, c].sum()
+        assert class_metrics.sensitivity.value == pytest.approx(recall_score(truth == c, predicted == c))
+        assert class_metrics.specificity.value == pytest.approx(recall_score(truth != c, predicted != c))
+        assert class_metrics.auc.value == pytest.approx(roc_auc_score(truth == c, data.probabilities[:, c]))
     assert metrics.macro_auc.value == pytest.approx(roc_auc_score(data.truth, data.probabilities))
     assert sum(metrics.prevalence.values()) == pytest.approx(1)
 
 
 def test_intervals_of_rates_are_wilson_s_and_every_interval_holds_its_estimate():
     metrics = assess(three_classes())
-    found = metrics.classes["malignant"]
-    theirs = binomtest(found.counts.true_positive, found.n).proportion_ci(method="wilson")
-    assert found.sensitivity.ci95 == pytest.approx((theirs.low, theirs.high))
+    class_metrics = metrics.classes["malignant"]
+    theirs = binomtest(class_metrics.counts.true_positive, class_metrics.n).proportion_ci(method="wilson")
+    assert class_metrics.sensitivity.ci95 == pytest.approx((theirs.low, theirs.high))
     for estimate in all_estimates(metrics):
         assert estimate.ci95[0] <= estimate.value <= estimate.ci95[1]
         assert estimate.method
@@ -54,9 +60,9 @@ def test_intervals_of_rates_are_wilson_s_and_every_interval_holds_its_estimate()
 def test_the_interval_over_patients_is_given_when_patients_have_several_scans_and_only_then():
     alone, several = assess(three_classes()), assess(three_classes(scans_per_patient=3))
     assert alone.classes["benign"].sensitivity.ci95_cluster is None
-    found = several.classes["benign"].sensitivity
-    assert found.ci95_cluster[0] < found.value < found.ci95_cluster[1]
-    assert "over patients" in found.method
+    sensitivity = several.classes["benign"].sensitivity
+    assert sensitivity.ci95_cluster[0] < sensitivity.value < sensitivity.ci95_cluster[1]
+    assert "over patients" in sensitivity.method
     assert several.n_patients == 40
 
 
@@ -90,16 +96,16 @@ def test_perfect_separation_still_has_an_interval():
 
 def test_an_undefined_measure_is_null_with_its_reason():
     truth = np.eye(3, dtype=bool)[[0, 0, 1, 1]]
-    called = np.eye(3)[[0, 0, 1, 0]]
+    predicted = np.eye(3)[[0, 0, 1, 0]]
     metrics = compute_metrics(
-        LabelledPredictions.of(truth, called, list("abcd"), THREE), resampling=Bootstrap(n_boot=200)
+        LabelledPredictions.of(truth, predicted, list("abcd"), THREE), resampling=Bootstrap(n_boot=200)
     )
-    found = metrics.classes["malignant"]
-    for estimate in (found.sensitivity, found.ppv, found.auc):
+    class_metrics = metrics.classes["malignant"]
+    for estimate in (class_metrics.sensitivity, class_metrics.ppv, class_metrics.auc):
         assert (estimate.value, estimate.ci95) == (None, None)
-    assert found.sensitivity.reason == "no scan of class malignant among the test scans"
-    assert found.ppv.reason == "no test scan was called malignant"
-    assert found.npv.value == 1
+    assert class_metrics.sensitivity.reason == "no scan of class malignant among the test scans"
+    assert class_metrics.ppv.reason == "no test scan was called malignant"
+    assert class_metrics.npv.value == 1
     assert metrics.balanced_accuracy.value == pytest.approx(0.75)
     assert "without malignant" in metrics.balanced_accuracy.method
 
@@ -120,9 +126,9 @@ def test_findings():
     metrics = assess(data, baselines={"prevalence": np.tile(data.truth.mean(0), (120, 1))})
     assert metrics.confusion_matrix is None
     assert metrics.multilabel
-    called = data.probabilities >= 0.5
+    predicted = data.probabilities >= 0.5
     for c, name in enumerate(data.labels.names):
-        assert metrics.classes[name].sensitivity.value == pytest.approx(recall_score(data.truth[:, c], called[:, c]))
+        assert metrics.classes[name].sensitivity.value == pytest.approx(recall_score(data.truth[:, c], predicted[:, c]))
     raised = OperatingPoint(rule="threshold", thresholds={"consolidation": 0.3, "effusion": 0.5, "nodule": 0.9})
     moved = assess(data, operating_point=raised)
     assert moved.classes["consolidation"].sensitivity.value > metrics.classes["consolidation"].sensitivity.value

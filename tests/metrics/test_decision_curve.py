@@ -11,8 +11,8 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 
 
 def curves_of(data, n_boot=200):
-    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
-    return decision_curves(scored, PatientBootstrap(data.patients, n_boot))
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
+    return decision_curves(predictions, PatientBootstrap(data.patients, n_boot))
 
 
 @pytest.mark.parametrize("make", [three_classes, findings])

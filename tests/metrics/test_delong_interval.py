@@ -27,7 +27,7 @@ def one_each(n):
     return [f"p{i:03d}" for i in range(n)]
 
 
-def scored(seed, n, per_patient, *, same_truth=False):
+def clustered_scores(seed, n, per_patient, *, same_truth=False):
     """Scans of a patient score alike; ``same_truth``: and are all cases or none."""
     rng = np.random.default_rng(seed)
     truth = np.repeat(rng.random(-(-n // per_patient)) < 0.4, per_patient)[:n] if same_truth else rng.random(n) < 0.4
@@ -53,24 +53,24 @@ def obuchowski(truth, score, patients):
 
 @pytest.mark.parametrize("per_patient", [1, 2, 5])
 def test_the_variance_equals_the_paper_s_sums(per_patient):
-    truth, score, patients = scored(per_patient, 60, per_patient)
+    truth, score, patients = clustered_scores(per_patient, 60, per_patient)
     assert auc_variance(truth, score, patients) == pytest.approx(obuchowski(truth, score, patients))
 
 
 def test_with_one_scan_a_patient_it_is_delong_s():
-    truth, score, _ = scored(3, 50, 1)
+    truth, score, _ = clustered_scores(3, 50, 1)
     kernel = (score[truth][:, None] > score[~truth]) + 0.5 * (score[truth][:, None] == score[~truth])
     expected = kernel.mean(axis=1).var(ddof=1) / truth.sum() + kernel.mean(axis=0).var(ddof=1) / (~truth).sum()
     assert auc_variance(truth, score, one_each(50)) == pytest.approx(expected)
 
 
 def test_the_variance_over_patients_is_that_of_new_patients():
-    found, areas = [], []
+    variances, areas = [], []
     for seed in range(400):
-        truth, score, patients = scored(seed, 90, 3, same_truth=True)
+        truth, score, patients = clustered_scores(seed, 90, 3, same_truth=True)
         areas.append(auc(truth, score))
-        found.append((auc_variance(truth, score, patients), auc_variance(truth, score, one_each(90))))
-    over_patients, over_scans = np.mean(found, axis=0)
+        variances.append((auc_variance(truth, score, patients), auc_variance(truth, score, one_each(90))))
+    over_patients, over_scans = np.mean(variances, axis=0)
     assert over_patients == pytest.approx(np.var(areas), rel=0.15)
     assert over_scans < 0.7 * np.var(areas)
 

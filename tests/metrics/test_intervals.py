@@ -29,8 +29,8 @@ def test_newcombe_covers_an_auc_near_one_where_the_bootstrap_is_blind():
     """Normal scores 2.5 standard deviations apart: AUC 0.961; 10 against 10 scans are often perfectly apart."""
     rng, true_auc, covered = np.random.default_rng(0), 0.9615, []
     for _ in range(400):
-        cases, others = rng.normal(2.5, 1, 10), rng.normal(0, 1, 10)
-        low, high = newcombe(float((cases[:, None] > others).mean()), 10, 10)
+        positives, negatives = rng.normal(2.5, 1, 10), rng.normal(0, 1, 10)
+        low, high = newcombe(float((positives[:, None] > negatives).mean()), 10, 10)
         covered.append(low <= true_auc <= high)
     assert np.mean(covered) > 0.92
 
@@ -94,10 +94,10 @@ def test_agreeing_draws_are_noticed():
 
 def theirs(values, statistic, n_resamples=999):
     """scipy's BCa interval, and the draws that it was made of."""
-    found = bootstrap(
+    result = bootstrap(
         (values,), statistic, n_resamples=n_resamples, method="BCa", vectorized=True, rng=np.random.default_rng(0)
     )
-    return tuple(found.confidence_interval), found.bootstrap_distribution
+    return tuple(result.confidence_interval), result.bootstrap_distribution
 
 
 @pytest.mark.parametrize("statistic", [np.mean, np.median, np.std])
@@ -117,8 +117,8 @@ def test_bca_of_a_rate_with_many_ties_equals_scipy():
 
 def test_the_jackknife_leaves_out_each_patient_with_all_scans():
     patients, values = ["b", "a", "b", "c"], np.array([1.0, 2, 3, 4])
-    found = PatientBootstrap(patients).jackknife(lambda weights: weights @ values / weights.sum(axis=1))
-    assert found == pytest.approx([8 / 3, 3, 2])  # without a, without b, without c
+    means = PatientBootstrap(patients).jackknife(lambda weights: weights @ values / weights.sum(axis=1))
+    assert means == pytest.approx([8 / 3, 3, 2])  # without a, without b, without c
 
 
 def test_without_a_correction_the_percentiles_are_given():

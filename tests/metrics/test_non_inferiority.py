@@ -27,10 +27,10 @@ from med_transfer.predictions.labels import Labels
     ],
 )
 def test_the_interval_decides(interval, verdict, said):
-    found = non_inferiority(Estimate(value=sum(interval) / 2, ci95=interval, method="made up"), 0.05)
-    assert (found.verdict, found.margin) == (verdict, 0.05)
-    assert found.sentence.startswith(f"{verdict}: ")
-    assert said in found.sentence
+    comparison = non_inferiority(Estimate(value=sum(interval) / 2, ci95=interval, method="made up"), 0.05)
+    assert (comparison.verdict, comparison.margin) == (verdict, 0.05)
+    assert comparison.sentence.startswith(f"{verdict}: ")
+    assert said in comparison.sentence
 
 
 def test_without_an_interval_nothing_is_shown_and_the_reason_is_given():
@@ -40,11 +40,13 @@ def test_without_an_interval_nothing_is_shown_and_the_reason_is_given():
 
 def test_two_perfect_models_on_few_scans_are_not_shown_to_be_alike():
     truth = np.eye(2, dtype=bool)[[0, 1] * 5]
-    one = LabelledPredictions.of(truth, 0.1 + 0.8 * truth, [f"p{i}" for i in range(10)], Labels(("a", "b")))
-    difference = paired_difference(one, one.scored_by(0.2 + 0.6 * truth), PatientBootstrap(one.patients)).macro_auc
+    predictions = LabelledPredictions.of(truth, 0.1 + 0.8 * truth, [f"p{i}" for i in range(10)], Labels(("a", "b")))
+    difference = paired_difference(
+        predictions, predictions.scored_by(0.2 + 0.6 * truth), PatientBootstrap(predictions.patients)
+    ).macro_auc
     assert difference.ci95 == (0, 0)
-    found = non_inferiority(difference, 0.05)
-    assert (found.verdict, "every resample agrees" in found.sentence) == ("not shown", True)
+    comparison = non_inferiority(difference, 0.05)
+    assert (comparison.verdict, "every resample agrees" in comparison.sentence) == ("not shown", True)
 
 
 @pytest.mark.parametrize("margin", [0, -0.05, 1, 5, float("nan")])
@@ -61,15 +63,15 @@ def two_models(seed, skill, other_skill, n=80):
     scores = [1 / (1 + np.exp(-(shared + rng.normal(size=n) + s * truth))) for s in (skill, other_skill)]
     table, patients = np.column_stack([~truth, truth]), [f"p{i}" for i in range(n)]
     first, second = (np.column_stack([1 - p, p]) for p in scores)
-    one = LabelledPredictions.of(table, first, patients, Labels(("a", "b")))
-    return one, one.scored_by(second)
+    predictions = LabelledPredictions.of(table, first, patients, Labels(("a", "b")))
+    return predictions, predictions.scored_by(second)
 
 
 def test_delong_against_a_margin_is_the_shifted_one_sided_test():
     first, second = two_models(1, 1.5, 1.6)
-    found = delong(first.truth, first.probabilities, second.probabilities, multilabel=False)
+    auc_difference = delong(first.truth, first.probabilities, second.probabilities, multilabel=False)
     tested = delong_margin_test(first, second, 0.1)
-    assert tested.p_value == pytest.approx(norm.sf((found.value + 0.1) / found.variance**0.5))
+    assert tested.p_value == pytest.approx(norm.sf((auc_difference.value + 0.1) / auc_difference.variance**0.5))
     assert "less than 0.1 below, one-sided" in tested.method
     towards_zero = delong_margin_test(first, second, 1e-12).p_value
     two_sided = delong_test(first, second).p_value
@@ -101,6 +103,8 @@ def test_models_that_are_worse_by_the_margin_are_seldom_called_non_inferior():
     for _ in range(400):
         shared = rng.normal(size=n) * np.sqrt(0.5)
         worse, better = (shared + np.sqrt(0.5) * rng.normal(size=n) + d * truth for d in (1.0, 1.5))
-        found = delong(table, np.column_stack([-worse, worse]), np.column_stack([-better, better]), multilabel=False)
-        alarms += found.p_above(-margin) < 0.025
+        auc_difference = delong(
+            table, np.column_stack([-worse, worse]), np.column_stack([-better, better]), multilabel=False
+        )
+        alarms += auc_difference.p_above(-margin) < 0.025
     assert alarms / 400 <= 0.05

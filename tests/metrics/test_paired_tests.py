@@ -26,16 +26,16 @@ def kernel(case: float, other: float) -> float:
 
 def direct_delong(truth: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Difference and variance by the paper's sums over all pairs: S10 / m + S01 / n of two correlated AUCs."""
-    cases, others = np.flatnonzero(truth), np.flatnonzero(~truth)
+    positives, negatives = np.flatnonzero(truth), np.flatnonzero(~truth)
     components = []
     for score in (first, second):
-        pairs = np.array([[kernel(score[i], score[j]) for j in others] for i in cases])
+        pairs = np.array([[kernel(score[i], score[j]) for j in negatives] for i in positives])
         components.append((pairs.mean(axis=1), pairs.mean(axis=0), pairs.mean()))
-    (v10, v01, one), (w10, w01, two) = components
+    (v10, v01, first_auc), (w10, w01, second_auc) = components
     s10, s01 = np.cov(v10, w10), np.cov(v01, w01)
-    covariance = s10 / len(cases) + s01 / len(others)
+    covariance = s10 / len(positives) + s01 / len(negatives)
     contrast = np.array([1, -1])
-    return one - two, float(contrast @ covariance @ contrast)
+    return first_auc - second_auc, float(contrast @ covariance @ contrast)
 
 
 def binary(rng: np.random.Generator, n: int, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -52,13 +52,13 @@ def two_columns(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize(("ties", "seed"), product((False, True), range(4)))
 def test_two_classes_give_delongs_test(ties, seed):
     truth, first, second = binary(np.random.default_rng(seed), 40, ties)
-    table, one = two_columns(truth, first)
-    _, two = two_columns(truth, second)
-    found = delong(table, one, two, multilabel=False)
-    assert found is not None
+    table, first_columns = two_columns(truth, first)
+    _, second_columns = two_columns(truth, second)
+    auc_difference = delong(table, first_columns, second_columns, multilabel=False)
+    assert auc_difference is not None
     difference, variance = direct_delong(truth, first, second)
-    assert (found.value, found.variance) == pytest.approx((difference, variance))
-    assert found.p_value == pytest.approx(2 * norm.cdf(-abs(difference) / variance**0.5))
+    assert (auc_difference.value, auc_difference.variance) == pytest.approx((difference, variance))
+    assert auc_difference.p_value == pytest.approx(2 * norm.cdf(-abs(difference) / variance**0.5))
 
 
 # Albumin, total protein, K-G score and outcome (0: no benefit from surgery) of 43 patients with ovarian cancer: the
@@ -81,10 +81,10 @@ def test_the_published_example_of_three_scores_in_ovarian_cancer(column, area, d
     truth, kg, score = patients[:, 3] == 0, patients[:, 2], -patients[:, column]
     assert (auc(truth, kg), auc(truth, score)) == pytest.approx((0.7258, area), abs=5e-5)
     table = np.column_stack([~truth, truth])
-    found = delong(table, np.column_stack([-score, score]), np.column_stack([-kg, kg]), multilabel=False)
-    assert found is not None
-    assert (found.value, found.variance**0.5) == pytest.approx((difference, error), abs=5e-5)
-    assert found.p_value == pytest.approx(p, abs=5e-5)
+    auc_difference = delong(table, np.column_stack([-score, score]), np.column_stack([-kg, kg]), multilabel=False)
+    assert auc_difference is not None
+    assert (auc_difference.value, auc_difference.variance**0.5) == pytest.approx((difference, error), abs=5e-5)
+    assert auc_difference.p_value == pytest.approx(p, abs=5e-5)
 
 
 def test_numbers_worked_out_by_hand():
@@ -97,22 +97,22 @@ def test_numbers_worked_out_by_hand():
     # V01 of 1, 2, 4, 0: first 1, 5/6, 1/3, 1; second 2/3, 1/2, 0, 5/6.
     assert placements(truth, first)[3:] == pytest.approx([1, 5 / 6, 1 / 3, 1])
     assert placements(truth, second)[3:] == pytest.approx([2 / 3, 1 / 2, 0, 5 / 6])
-    found = delong(*_columns(truth, first, second), multilabel=False)
+    auc_difference = delong(*_columns(truth, first, second), multilabel=False)
     # D10 = 0, 7/8, 0: mean 7/24, variance 49/192; D01 = 1/3, 1/3, 1/3, 1/6: variance 1/144.
-    assert found is not None
-    assert (found.value, found.variance) == pytest.approx((7 / 24, 49 / 192 / 3 + 1 / 144 / 4))
+    assert auc_difference is not None
+    assert (auc_difference.value, auc_difference.variance) == pytest.approx((7 / 24, 49 / 192 / 3 + 1 / 144 / 4))
 
 
 def _columns(truth, first, second):
-    table, one = two_columns(truth, first)
-    return table, one, two_columns(truth, second)[1]
+    table, first_columns = two_columns(truth, first)
+    return table, first_columns, two_columns(truth, second)[1]
 
 
 def test_placements_average_to_the_auc():
     truth, score, _ = binary(np.random.default_rng(9), 50, ties=True)
-    found = placements(truth, score)
-    assert found[truth].mean() == pytest.approx(auc(truth, score))
-    assert found[~truth].mean() == pytest.approx(auc(truth, score))
+    placement = placements(truth, score)
+    assert placement[truth].mean() == pytest.approx(auc(truth, score))
+    assert placement[~truth].mean() == pytest.approx(auc(truth, score))
 
 
 def three_classes(rng: np.random.Generator, n: int, skill: float, other_skill: float) -> tuple[np.ndarray, ...]:
@@ -130,75 +130,75 @@ def test_the_macro_variance_is_that_over_new_cohorts():
     """The variance of the difference over many cohorts, and how often equal models are called different."""
     rng, differences, variances, alarms = np.random.default_rng(3), [], [], 0
     for _ in range(400):
-        found = delong(*three_classes(rng, 60, 1.0, 1.0), multilabel=False)
-        assert found is not None
-        assert found.p_value is not None
-        differences.append(found.value)
-        variances.append(found.variance)
-        alarms += found.p_value < 0.05
+        auc_difference = delong(*three_classes(rng, 60, 1.0, 1.0), multilabel=False)
+        assert auc_difference is not None
+        assert auc_difference.p_value is not None
+        differences.append(auc_difference.value)
+        variances.append(auc_difference.variance)
+        alarms += auc_difference.p_value < 0.05
     assert np.mean(variances) == pytest.approx(np.var(differences), rel=0.2)
     assert 0.02 <= alarms / 400 <= 0.09
 
 
 def test_delong_agrees_with_the_patient_bootstrap_on_three_classes():
-    truth, one, two = three_classes(np.random.default_rng(1), 150, 1.5, 0.8)
-    first = LabelledPredictions.of(truth, one, [f"p{i}" for i in range(150)], THREE)
-    second = first.scored_by(two)
-    found = delong(truth, one, two, multilabel=False)
+    truth, first_probabilities, second_probabilities = three_classes(np.random.default_rng(1), 150, 1.5, 0.8)
+    first = LabelledPredictions.of(truth, first_probabilities, [f"p{i}" for i in range(150)], THREE)
+    second = first.scored_by(second_probabilities)
+    auc_difference = delong(truth, first_probabilities, second_probabilities, multilabel=False)
     interval = paired_difference(first, second, PatientBootstrap(first.patients)).macro_auc
-    assert found is not None
+    assert auc_difference is not None
     assert interval.ci95 is not None
-    assert interval.value == pytest.approx(found.value)
-    assert np.subtract(*interval.ci95[::-1]) / 2 / 1.96 == pytest.approx(found.variance**0.5, rel=0.15)
+    assert interval.value == pytest.approx(auc_difference.value)
+    assert np.subtract(*interval.ci95[::-1]) / 2 / 1.96 == pytest.approx(auc_difference.variance**0.5, rel=0.15)
 
 
 def test_findings_are_tested_over_all_scans():
     truth = np.random.default_rng(0).random((60, 2)) < 0.4
     scores = np.random.default_rng(1).random((2, 60, 2)) * 0.5 + 0.5 * truth * np.array([1, 0.3])[:, None, None]
-    found = delong(truth, scores[0], scores[1], multilabel=True)
-    assert found is not None
+    auc_difference = delong(truth, scores[0], scores[1], multilabel=True)
+    assert auc_difference is not None
     by_finding = [direct_delong(truth[:, c], scores[0, :, c], scores[1, :, c]) for c in range(2)]
-    assert found.value == pytest.approx(np.mean([value for value, _ in by_finding]))
+    assert auc_difference.value == pytest.approx(np.mean([value for value, _ in by_finding]))
     independent = sum(variance for _, variance in by_finding) / 4
-    assert found.variance == pytest.approx(independent, rel=0.5)
+    assert auc_difference.variance == pytest.approx(independent, rel=0.5)
 
 
 def test_equal_models_are_not_different():
-    truth, one, _ = three_classes(np.random.default_rng(2), 30, 1.0, 1.0)
-    found = delong(truth, one, one, multilabel=False)
-    assert found is not None
-    assert (found.value, found.variance, found.p_value) == (0, 0, 1)
+    truth, first_probabilities, _ = three_classes(np.random.default_rng(2), 30, 1.0, 1.0)
+    auc_difference = delong(truth, first_probabilities, first_probabilities, multilabel=False)
+    assert auc_difference is not None
+    assert (auc_difference.value, auc_difference.variance, auc_difference.p_value) == (0, 0, 1)
 
 
-def scored(truth: np.ndarray, right: list[bool], patients: list[str] | None = None) -> LabelledPredictions:
-    called = np.where(np.array(right)[:, None], truth, ~truth).astype(float)
-    return LabelledPredictions.of(truth, 0.1 + 0.8 * called, patients or [f"p{i}" for i in range(len(truth))], TWO)
+def predictions_of(truth: np.ndarray, right: list[bool], patients: list[str] | None = None) -> LabelledPredictions:
+    predicted = np.where(np.array(right)[:, None], truth, ~truth).astype(float)
+    return LabelledPredictions.of(truth, 0.1 + 0.8 * predicted, patients or [f"p{i}" for i in range(len(truth))], TWO)
 
 
 def test_mcnemar_counts_the_scans_that_one_alone_calls_right():
     truth = np.eye(2, dtype=bool)[[0, 1] * 6]
-    first = scored(truth, [True] * 9 + [False] * 3)
-    second = scored(truth, [True] * 2 + [False] * 7 + [True] + [False] * 2)
-    found = mcnemar(first, second)
-    assert found.p_value == pytest.approx(binomtest(7, 8).pvalue)
-    assert found.found == "7 scans only this run calls right, 1 only the reference"
+    first = predictions_of(truth, [True] * 9 + [False] * 3)
+    second = predictions_of(truth, [True] * 2 + [False] * 7 + [True] + [False] * 2)
+    paired_test = mcnemar(first, second)
+    assert paired_test.p_value == pytest.approx(binomtest(7, 8).pvalue)
+    assert paired_test.found == "7 scans only this run calls right, 1 only the reference"
     assert mcnemar_p(0, 0) == 1
     assert mcnemar_p(0, 6) == pytest.approx(2 / 64)
 
 
 def test_tests_are_not_given_where_patients_have_several_scans():
     truth = np.eye(2, dtype=bool)[[0, 1] * 3]
-    first = scored(truth, [True] * 6, ["p", "p", "q", "r", "s", "t"])
-    second = scored(truth, [False] * 6, ["p", "p", "q", "r", "s", "t"])
-    for found in (mcnemar(first, second), delong_test(first, second)):
-        assert found.p_value is None
-        assert "some patients have several scans" in found.reason
+    first = predictions_of(truth, [True] * 6, ["p", "p", "q", "r", "s", "t"])
+    second = predictions_of(truth, [False] * 6, ["p", "p", "q", "r", "s", "t"])
+    for paired_test in (mcnemar(first, second), delong_test(first, second)):
+        assert paired_test.p_value is None
+        assert "some patients have several scans" in paired_test.reason
 
 
 def test_a_class_with_one_scan_has_no_delong():
     truth = np.eye(2, dtype=bool)[[0, 1, 1, 1]]
-    found = delong_test(scored(truth, [True] * 4), scored(truth, [True, False, True, True]))
-    assert (found.p_value, found.reason) == (None, "too few scans: some class has one or none")
+    paired_test = delong_test(predictions_of(truth, [True] * 4), predictions_of(truth, [True, False, True, True]))
+    assert (paired_test.p_value, paired_test.reason) == (None, "too few scans: some class has one or none")
 
 
 def test_holm_by_hand():
@@ -211,38 +211,42 @@ def test_holm_by_hand():
 
 def test_the_correction_counts_the_runs():
     truth = np.eye(2, dtype=bool)[[0, 1] * 6]
-    one = mcnemar(scored(truth, [True] * 12), scored(truth, [False] * 8 + [True] * 4))
-    (alone,) = corrected([one])
-    three = corrected([one, one, one])
-    assert alone.p_holm == one.p_value == pytest.approx(2 / 256)
+    paired_test = mcnemar(predictions_of(truth, [True] * 12), predictions_of(truth, [False] * 8 + [True] * 4))
+    (alone,) = corrected([paired_test])
+    three = corrected([paired_test, paired_test, paired_test])
+    assert alone.p_holm == paired_test.p_value == pytest.approx(2 / 256)
     assert [test.p_holm for test in three] == pytest.approx([6 / 256] * 3)
 
 
 def test_differences_of_sensitivity_are_those_of_the_resampled_scans():
-    truth, one, two = three_classes(np.random.default_rng(5), 45, 1.5, 0.5)
+    truth, first_probabilities, second_probabilities = three_classes(np.random.default_rng(5), 45, 1.5, 0.5)
     patients = [f"p{i // 2}" for i in range(45)]
-    first = LabelledPredictions.of(truth, one, patients, THREE)
+    first = LabelledPredictions.of(truth, first_probabilities, patients, THREE)
     bootstrap = PatientBootstrap(first.patients, n_boot=300, seed=4)
-    found = paired_difference(first, first.scored_by(two), bootstrap)
-    right = [(p.argmax(1) == truth.argmax(1)).astype(float) for p in (one, two)]
+    difference = paired_difference(first, first.scored_by(second_probabilities), bootstrap)
+    right = [(p.argmax(1) == truth.argmax(1)).astype(float) for p in (first_probabilities, second_probabilities)]
 
     def by_scan(weights: np.ndarray) -> np.ndarray:
         return np.array([[np.average((right[0] - right[1])[k], weights=w[k]) for k in truth.T] for w in weights])
 
     draws = bootstrap.distribution(by_scan)
     for c, name in enumerate(THREE.names):
-        estimate = found.sensitivity[name]
+        estimate = difference.sensitivity[name]
         assert estimate.value == pytest.approx(by_scan(np.ones((1, 45)))[0, c])
         assert estimate.ci95 == pytest.approx(tuple(np.percentile(draws[:, c], [2.5, 97.5])))
-    assert found.balanced_accuracy.value == pytest.approx(np.mean([e.value for e in found.sensitivity.values()]))
+    assert difference.balanced_accuracy.value == pytest.approx(
+        np.mean([e.value for e in difference.sensitivity.values()])
+    )
 
 
 def test_a_class_that_both_call_alike_has_no_interval_when_patients_have_several_scans():
     truth, patients = np.eye(2, dtype=bool)[[0, 1] * 6], [f"p{i // 2}" for i in range(12)]
-    found = paired_difference(
-        scored(truth, [True] * 12, patients), scored(truth, [True, False] * 6, patients), PatientBootstrap(patients)
+    difference = paired_difference(
+        predictions_of(truth, [True] * 12, patients),
+        predictions_of(truth, [True, False] * 6, patients),
+        PatientBootstrap(patients),
     )
-    alike = found.sensitivity["a"]
+    alike = difference.sensitivity["a"]
     assert (alike.value, alike.ci95) == (0, None)
     assert "called alike, or too few" in alike.reason
 
@@ -268,8 +272,8 @@ def test_newcombe_s_interval_has_a_width_stays_inside_and_turns_with_the_models(
 
 def test_a_sensitivity_of_one_scan_a_patient_is_compared_by_its_pairs():
     truth = np.eye(2, dtype=bool)[[0, 1] * 10]
-    first, second = scored(truth, [True] * 20), scored(truth, [True, False] * 4 + [True, True] * 6)
-    found = paired_difference(first, second, PatientBootstrap(first.patients, 50)).sensitivity
-    assert found["a"].ci95 == newcombe_paired(10, 0, 0, 0)
-    assert (found["b"].value, found["b"].ci95) == (pytest.approx(0.4), newcombe_paired(6, 4, 0, 0))
-    assert "Newcombe" in found["b"].method
+    first, second = predictions_of(truth, [True] * 20), predictions_of(truth, [True, False] * 4 + [True, True] * 6)
+    sensitivity = paired_difference(first, second, PatientBootstrap(first.patients, 50)).sensitivity
+    assert sensitivity["a"].ci95 == newcombe_paired(10, 0, 0, 0)
+    assert (sensitivity["b"].value, sensitivity["b"].ci95) == (pytest.approx(0.4), newcombe_paired(6, 4, 0, 0))
+    assert "Newcombe" in sensitivity["b"].method

@@ -32,9 +32,9 @@ def test_values_and_limits_equal_the_delta_method(which, prevalence):
     slope = approx_fprime(rates, lambda r: logit(bayes(r, prevalence)[which]), 1e-7)
     half = norm.ppf(0.975) * np.sqrt(slope**2 @ variances)
     value = bayes(rates, prevalence)[which]
-    found = (ppv_at, npv_at)[which](prevalence, "a", APOE)
-    assert found.value == pytest.approx(value)
-    assert found.ci95 == pytest.approx((expit(logit(value) - half), expit(logit(value) + half)), rel=1e-5)
+    estimate = (ppv_at, npv_at)[which](prevalence, "a", APOE)
+    assert estimate.value == pytest.approx(value)
+    assert estimate.ci95 == pytest.approx((expit(logit(value) - half), expit(logit(value) + half)), rel=1e-5)
 
 
 def test_at_the_sample_s_own_prevalence_they_are_the_sample_s():
@@ -52,11 +52,11 @@ def test_limits_cover_as_often_as_they_say():
 
 
 def test_a_rate_of_one_keeps_an_interval_and_says_that_it_was_adjusted():
-    found = ppv_at(0.1, "a", Counts(10, 0, 30, 5))
-    assert found.value == 1
-    assert found.ci95[0] < 0.8
-    assert found.ci95[1] == 1
-    assert "two successes and two failures added" in found.method
+    estimate = ppv_at(0.1, "a", Counts(10, 0, 30, 5))
+    assert estimate.value == 1
+    assert estimate.ci95[0] < 0.8
+    assert estimate.ci95[1] == 1
+    assert "two successes and two failures added" in estimate.method
     assert "added" not in ppv_at(0.1, "a", APOE).method
 
 
@@ -70,8 +70,8 @@ def test_a_rate_of_one_keeps_an_interval_and_says_that_it_was_adjusted():
     ],
 )
 def test_undefined_is_null_with_its_reason(counts, measure, reason):
-    found = measure(0.1, "a", counts)
-    assert (found.value, found.ci95, found.reason) == (None, None, reason)
+    estimate = measure(0.1, "a", counts)
+    assert (estimate.value, estimate.ci95, estimate.reason) == (None, None, reason)
 
 
 def test_tables_give_what_counts_give():

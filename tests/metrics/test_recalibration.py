@@ -71,8 +71,8 @@ def test_a_slope_below_one_tells_probabilities_that_are_too_extreme():
     truth = (np.random.default_rng(4).random(4000) < expit(odds)).astype(int)
     patients = [str(i) for i in range(4000)]
     for factor in (0.5, 1.0, 2.0):
-        found = slope(binary_log_probability(expit(factor * odds)), truth, patients)
-        assert found.ci95[0] < 1 / factor < found.ci95[1]
+        estimate = slope(binary_log_probability(expit(factor * odds)), truth, patients)
+        assert estimate.ci95[0] < 1 / factor < estimate.ci95[1]
     shifted = intercept(binary_log_probability(expit(odds - 1)), truth, patients)
     assert shifted.ci95[0] < 1 < shifted.ci95[1]
 
@@ -85,7 +85,7 @@ def test_where_there_is_none_it_says_why():
     equal = slope(binary_log_probability(np.full(6, 0.4)), truth, patients)
     assert (equal.value, equal.reason) == (None, "every scan has the same probability")
     for measure in (slope, intercept):
-        found = measure(binary_log_probability(np.linspace(0, 1, 6)), np.ones(6, dtype=int), patients)
-        assert (found.value, "nothing but cases" in found.reason) == (None, True)
+        estimate = measure(binary_log_probability(np.linspace(0, 1, 6)), np.ones(6, dtype=int), patients)
+        assert (estimate.value, "nothing but cases" in estimate.reason) == (None, True)
     missing = slope(np.log(np.full((6, 3), 1 / 3)), truth, patients)
     assert missing.reason == "a class has no test scan"

@@ -60,10 +60,10 @@ def test_a_planted_shortcut_is_found_and_named(seed):
 
 
 def test_a_clean_cohort_is_not_flagged():
-    found = [measured(seed) for seed in range(100, 112)]
-    assert sum(above_chance(macro_auc) for macro_auc, _ in found) <= 1  # 2.5 % of them by chance
-    assert np.mean([macro_auc.value for macro_auc, _ in found]) == pytest.approx(0.5, abs=0.04)
-    assert np.mean([shortcuts.macro_auc.value for _, shortcuts in found]) == pytest.approx(0.5, abs=0.05)
+    measurements = [measured(seed) for seed in range(100, 112)]
+    assert sum(above_chance(macro_auc) for macro_auc, _ in measurements) <= 1  # 2.5 % of them by chance
+    assert np.mean([macro_auc.value for macro_auc, _ in measurements]) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([shortcuts.macro_auc.value for _, shortcuts in measurements]) == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_shortcut_that_singles_out_the_middle_of_a_scale_is_found():

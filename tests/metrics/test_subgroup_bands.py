@@ -18,37 +18,37 @@ def grouped(column, values):
 
 
 def test_ages_are_cut_into_decades_and_thin_bands_are_joined():
-    found = grouped("age", [38] * 3 + [44] * 12 + [55] * 15 + [61] * 20 + [79] * 4 + [83] * 7)
-    assert found.order == ("under 50", "50 to 59", "60 to 69", "70 or more")
-    assert [found.of_scan.count(band) for band in found.order] == [15, 15, 20, 11]
-    assert "decades" in found.how
+    grouping = grouped("age", [38] * 3 + [44] * 12 + [55] * 15 + [61] * 20 + [79] * 4 + [83] * 7)
+    assert grouping.order == ("under 50", "50 to 59", "60 to 69", "70 or more")
+    assert [grouping.of_scan.count(band) for band in grouping.order] == [15, 15, 20, 11]
+    assert "decades" in grouping.how
 
 
 def test_slice_thickness_is_cut_at_limits_of_clinical_use_which_belong_to_the_band_below():
-    found = grouped("slice_thickness_mm", [1.0, 1.25, 1.5] * 5 + [2, 2.5] * 6 + [3, 5] * 8 + [7.5] * 11)
-    assert found.order == ("up to 1.5 mm", "over 1.5 to 2.5 mm", "over 2.5 to 5 mm", "over 5 mm")
-    assert [found.of_scan.count(band) for band in found.order] == [15, 12, 16, 11]
+    grouping = grouped("slice_thickness_mm", [1.0, 1.25, 1.5] * 5 + [2, 2.5] * 6 + [3, 5] * 8 + [7.5] * 11)
+    assert grouping.order == ("up to 1.5 mm", "over 1.5 to 2.5 mm", "over 2.5 to 5 mm", "over 5 mm")
+    assert [grouping.of_scan.count(band) for band in grouping.order] == [15, 12, 16, 11]
 
 
 def test_other_numbers_are_cut_at_round_numbers_near_their_terciles():
     values = np.random.default_rng(0).normal(137, 21, 300).round(2)
-    found = grouped("tube_current_ma", values)
-    assert found.order == ("under 130", "130 to under 150", "150 or more")
-    assert found.order[0] == found.of_scan[int(values.argmin())]
-    assert min(found.of_scan.count(band) for band in found.order) > 60
+    grouping = grouped("tube_current_ma", values)
+    assert grouping.order == ("under 130", "130 to under 150", "150 or more")
+    assert grouping.order[0] == grouping.of_scan[int(values.argmin())]
+    assert min(grouping.of_scan.count(band) for band in grouping.order) > 60
 
 
 def test_few_different_numbers_are_codes():
-    found = grouped("site", ["10", "2.0", "2", "1"] * 12)
-    assert found.order == ("1", "2", "10")
-    assert found.of_scan.count("2") == 24
+    grouping = grouped("site", ["10", "2.0", "2", "1"] * 12)
+    assert grouping.order == ("1", "2", "10")
+    assert grouping.of_scan.count("2") == 24
 
 
 def test_rare_values_are_pooled_and_cells_without_a_value_stand_apart():
-    found = grouped("kernel", ["B31f"] * 20 + ["LUNG"] * 14 + ["FC08"] * 3 + ["B60f"] * 2 + [""] * 4)
-    assert found.order == ("B31f", "LUNG", OTHER, UNKNOWN)
-    assert [found.of_scan.count(name) for name in found.order] == [20, 14, 5, 4]
-    assert found.how == "by value; 2 values of few patients are pooled as 'other'"
+    grouping = grouped("kernel", ["B31f"] * 20 + ["LUNG"] * 14 + ["FC08"] * 3 + ["B60f"] * 2 + [""] * 4)
+    assert grouping.order == ("B31f", "LUNG", OTHER, UNKNOWN)
+    assert [grouping.of_scan.count(name) for name in grouping.order] == [20, 14, 5, 4]
+    assert grouping.how == "by value; 2 values of few patients are pooled as 'other'"
 
 
 def test_values_count_patients_and_not_scans():
@@ -58,8 +58,8 @@ def test_values_count_patients_and_not_scans():
 
 
 def test_too_few_patients_for_bands_leave_two_halves():
-    found = grouped("age", range(41, 53))
-    assert found.order == ("under 46", "46 or more")
+    grouping = grouped("age", range(41, 53))
+    assert grouping.order == ("under 46", "46 or more")
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_too_few_patients_for_bands_leave_two_halves():
     ],
 )
 def test_a_column_that_does_not_divide_says_why(values, reason):
-    found = grouped("column", values)
-    assert (found.unsuitable, found.order) == (reason, ())
+    grouping = grouped("column", values)
+    assert (grouping.unsuitable, grouping.order) == (reason, ())
 
 
 @pytest.mark.parametrize("column", ["patient_id", "StudyDate", "series uid", "Accession", "birth_year"])
@@ -95,16 +95,16 @@ def test_partition_is_the_same_under_other_names():
     column=st.sampled_from(["age", "slice_thickness_mm", "weight"]),
 )
 def test_bands_follow_the_order_of_the_numbers_and_leave_no_scan_out(numbers, column):
-    found = grouped(column, numbers)
-    if found.unsuitable:
+    grouping = grouped(column, numbers)
+    if grouping.unsuitable:
         assert len({str(number) for number in numbers}) < 2
         return
-    assert len(found.of_scan) == len(numbers)
-    assert set(found.of_scan) == set(found.order)
-    if OTHER in found.order or len(set(numbers)) <= 5:
+    assert len(grouping.of_scan) == len(numbers)
+    assert set(grouping.of_scan) == set(grouping.order)
+    if OTHER in grouping.order or len(set(numbers)) <= 5:
         return
-    bands = [found.order.index(name) for name in found.of_scan]
+    bands = [grouping.order.index(name) for name in grouping.of_scan]
     order = np.argsort(numbers, kind="stable")
     assert (np.diff(np.array(bands)[order]) >= 0).all()
-    if len(numbers) >= 60 and len(found.order) > 2:
-        assert min(found.of_scan.count(band) for band in found.order) >= SMALLEST_SUBGROUP
+    if len(numbers) >= 60 and len(grouping.order) > 2:
+        assert min(grouping.of_scan.count(band) for band in grouping.order) >= SMALLEST_SUBGROUP

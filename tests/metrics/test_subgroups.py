@@ -18,9 +18,9 @@ TWO = Labels(("healthy", "ill"))
 def scored_calls(truth, right, patients=None):
     """Scans of two classes with calls that are right or wrong as told."""
     truth, right = np.asarray(truth), np.asarray(right, dtype=bool)
-    called = np.where(right, truth, 1 - truth)
+    predicted = np.where(right, truth, 1 - truth)
     patients = patients or [f"p{number}" for number in range(len(truth))]
-    return LabelledPredictions.of(np.eye(2, dtype=bool)[truth], np.eye(2)[called] * 0.8 + 0.1, patients, TWO)
+    return LabelledPredictions.of(np.eye(2, dtype=bool)[truth], np.eye(2)[predicted] * 0.8 + 0.1, patients, TWO)
 
 
 def drawn_calls(rng, n, sensitivity):
@@ -33,8 +33,8 @@ def test_statistic_is_the_sum_of_pearson_s_over_the_classes():
     truth, right, groups = drawn_calls(np.random.default_rng(1), 90, (0.8, 0.5))
     statistic, _ = permutation_test(scored_calls(truth, right), groups, 10, 0)
     expected = 0.0
-    for one in (0, 1):
-        table = stats.contingency.crosstab(np.array(groups)[truth == one], right[truth == one]).count
+    for class_index in (0, 1):
+        table = stats.contingency.crosstab(np.array(groups)[truth == class_index], right[truth == class_index]).count
         expected += stats.chi2_contingency(table, correction=False).statistic
     assert statistic == pytest.approx(expected)
 
@@ -105,10 +105,10 @@ def test_holm_over_columns_is_that_of_statsmodels():
 def test_of_several_findings_sensitivity_and_specificity_are_compared():
     data = findings(400)
     groups = np.where(np.arange(400) % 2, "a", "b")
-    scored = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
     worse = np.where((groups == "b")[:, None], 1 - data.probabilities, data.probabilities)
-    assert permutation_test(scored, groups.tolist(), 499, 0)[1] > 0.05
-    assert permutation_test(scored.scored_by(worse), groups.tolist(), 499, 0)[1] == pytest.approx(1 / 500)
+    assert permutation_test(predictions, groups.tolist(), 499, 0)[1] > 0.05
+    assert permutation_test(predictions.scored_by(worse), groups.tolist(), 499, 0)[1] == pytest.approx(1 / 500)
 
 
 def test_the_record_says_what_was_compared_and_how():

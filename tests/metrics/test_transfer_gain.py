@@ -38,10 +38,10 @@ def test_a_network_has_no_gain_over_itself():
 
 
 def test_changing_sides_changes_the_sign_and_the_verdict():
-    one, other = network(3.0, 1), network(0.5, 2)
+    strong, weak = network(3.0, 1), network(0.5, 2)
     there, back = (
         transfer_gain(LabelledPredictions.of(TRUTH, a, PATIENTS, LABELS), b, n_boot=300)
-        for a, b in ((one, other), (other, one))
+        for a, b in ((strong, weak), (weak, strong))
     )
     assert (there.verdict, back.verdict) == ("gain", "harm")
     assert there.macro_auc.value == -back.macro_auc.value

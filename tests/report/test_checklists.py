@@ -29,7 +29,7 @@ def bare():
 
 
 def rows(given, name):
-    table = next(one for one in section(given, ENGLISH).tables if one.name == name)
+    table = next(candidate for candidate in section(given, ENGLISH).tables if candidate.name == name)
     return {row[0].text: [cell.text for cell in row[1:]] for row in table.cells}
 
 
@@ -85,8 +85,11 @@ def test_what_this_run_does_not_prove_is_for_the_author():
 def test_numbers_come_from_the_metrics():
     metrics = sample().metrics
     given = rows(sample(), "stard-ai-2025")
-    for name, one in metrics.classes.items():
-        assert f"{name} {100 * one.sensitivity.value:.1f} % [{100 * one.sensitivity.ci95[0]:.1f} to" in given["31"][2]
+    for name, class_metrics in metrics.classes.items():
+        assert (
+            f"{name} {100 * class_metrics.sensitivity.value:.1f} % [{100 * class_metrics.sensitivity.ci95[0]:.1f} to"
+            in given["31"][2]
+        )
         assert f"{name} {100 * metrics.prevalence[name]:.0f} %" in given["28"][2]
     assert "200 draws, seed 0" in given["18"][2]
     assert given["30"][1:] == ["from the run", "'Confusion matrix' on this page"]
@@ -95,10 +98,10 @@ def test_numbers_come_from_the_metrics():
 
 def test_a_training_run_says_how_it_was_divided_and_a_judged_bundle_does_not():
     parts = ["train", "val", "test"] * 40
-    for splits, known in ((parts, "in part"), (["test"] * 120, "for the author")):
+    for splits, status in ((parts, "in part"), (["test"] * 120, "for the author")):
         run = summary(DATA, flow=participant_flow(DATA.patients, splits, ["x"]))
         given = rows(evidence(DATA, sample().metrics, run=run), "stard-ai-2025")
-        assert given["15b"][1] == known
+        assert given["15b"][1] == status
         assert "121 scans" in given["24"][2]
 
 

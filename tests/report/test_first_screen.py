@@ -13,7 +13,7 @@ from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import ENGLISH
 from med_transfer.predictions.record import Prediction
 from med_transfer.report.run_summary import participant_flow
-from med_transfer.report.sections.first_screen_answers import NO_BREAK, brief, called, figures_of_the_run, found
+from med_transfer.report.sections.first_screen_answers import NO_BREAK, brief, call_rule, detection, figures_of_the_run
 
 DATA = three_classes()
 
@@ -25,8 +25,8 @@ def answers(metrics, **options):
 @pytest.mark.parametrize("kind", ["three_classes", "findings"])
 def test_every_class_is_said_in_words_with_the_interval_of_its_counts(kind):
     metrics = sample(kind).metrics
-    for name, one in metrics.classes.items():
-        said = found(name, one, metrics.multilabel, ENGLISH).text.replace(NO_BREAK, " ")
+    for name, class_metrics in metrics.classes.items():
+        said = detection(name, class_metrics, metrics.multilabel, ENGLISH).text.replace(NO_BREAK, " ")
         hits, n = map(int, re.search(r"found (\d+) of (\d+) scans", said).groups())
         low, high = (100 * limit for limit in proportion_confint(hits, n, method="wilson"))
         assert f"{100 * hits / n:.1f} % (95 % CI {low:.1f} to {high:.1f})" in said
@@ -34,11 +34,11 @@ def test_every_class_is_said_in_words_with_the_interval_of_its_counts(kind):
 
 def test_the_words_are_on_the_page(tmp_path):
     page = Page(write(tmp_path / "report.html", sample()))
-    one = sample().metrics.classes["malignant"]
-    counts = one.counts
-    assert f"found {counts.true_positive} of {one.n} scans ({one.n_patients} patients)" in page.text
-    others = counts.false_positive + counts.true_negative
-    assert f"{counts.false_positive} of the {others} other scans were wrongly called so." in page.text
+    class_metrics = sample().metrics.classes["malignant"]
+    counts = class_metrics.counts
+    assert f"found {counts.true_positive} of {class_metrics.n} scans ({class_metrics.n_patients} patients)" in page.text
+    n_other = counts.false_positive + counts.true_negative
+    assert f"{counts.false_positive} of the {n_other} other scans were wrongly called so." in page.text
     for words in ("exactly one of ", "resnet18", "the most probable class; fixed before training"):
         assert words in page.text
 
@@ -66,7 +66,7 @@ def test_scans_that_were_seen_before_are_not_called_new():
     ],
 )
 def test_the_threshold_is_named(point, words):
-    assert called(point, ENGLISH) == words
+    assert call_rule(point, ENGLISH) == words
 
 
 def test_a_threshold_chosen_on_validation_scans_says_on_how_many():
@@ -115,4 +115,4 @@ def test_a_finding_that_no_scan_has_is_said_so():
         type(data)(truth, data.probabilities, data.patients, data.labels), transfer_gain=None, baselines={}
     )
     name = data.labels.names[0]
-    assert "no scan" in found(name, metrics.classes[name], True, ENGLISH).text
+    assert "no scan" in detection(name, metrics.classes[name], True, ENGLISH).text

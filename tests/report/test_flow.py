@@ -38,7 +38,7 @@ def metrics():
 
 
 def with_flow(splits, n_networks=1):
-    flow = participant_flow(DATA.patients, splits, [one.patient for one in FAILED], n_networks)
+    flow = participant_flow(DATA.patients, splits, [prediction.patient for prediction in FAILED], n_networks)
     return evidence(DATA, metrics(), run=summary(DATA, flow=flow)), flow
 
 
@@ -58,8 +58,8 @@ def test_parts_always_add_up_to_what_was_used(seed):
     part = rng.choice(["train", "val", "test"], 30)
     patient = rng.integers(0, 30, 60)
     flow = participant_flow([f"p{k}" for k in patient], list(part[patient]), [f"p{k}" for k in rng.integers(0, 60, 9)])
-    assert sum(one.scans for one in flow.parts.values()) == flow.used.scans == 60
-    assert sum(one.patients for one in flow.parts.values()) == flow.used.patients
+    assert sum(count.scans for count in flow.parts.values()) == flow.used.scans == 60
+    assert sum(count.patients for count in flow.parts.values()) == flow.used.patients
 
 
 def test_the_diagram_of_a_run_says_all_of_it():
@@ -69,10 +69,10 @@ def test_the_diagram_of_a_run_says_all_of_it():
     assert "Excluded: 3 scans, 1 patient: 3 slices are missing (2); truncated (1)" in spoken
     for name in ("Training", "Validation", "Test"):
         assert f"{name}: {N // 3} scans" in spoken
-    for row, (name, found) in enumerate(given.metrics.classes.items()):
+    for row, (name, class_metrics) in enumerate(given.metrics.classes.items()):
         assert (
-            f"Truly {name}: {found.n} scans, {found.n_patients} patients: called {name} {found.counts.true_positive}"
-            in spoken
+            f"Truly {name}: {class_metrics.n} scans, {class_metrics.n_patients} patients: "
+            f"called {name} {class_metrics.counts.true_positive}" in spoken
         )
         for other, n in zip(given.metrics.labels, given.metrics.confusion_matrix[row], strict=True):
             assert n == 0 or f"{other} {n}" in spoken

@@ -31,15 +31,19 @@ def stated(tmp_path_factory):
 
 def test_every_measure_stands_in_the_page_and_unrounded_in_the_table(stated):
     metrics, page, folder = stated
-    for row, (name, found) in zip(rows_of(folder, "further_measures-calls"), metrics.classes.items(), strict=True):
+    for row, (name, class_metrics) in zip(
+        rows_of(folder, "further_measures-calls"), metrics.classes.items(), strict=True
+    ):
         assert row["Class"] == name
-        assert float(row["LR+"]) == found.lr_positive.value
-        assert float(row["LR−, 95 % CI, high"]) == found.lr_negative.ci95[1]
-        assert f"{found.f1.value:.3f}" in page.text
-        assert f"{found.lr_positive.ci95[0]:.2f} to {found.lr_positive.ci95[1]:.2f}" in page.text
+        assert float(row["LR+"]) == class_metrics.lr_positive.value
+        assert float(row["LR−, 95 % CI, high"]) == class_metrics.lr_negative.ci95[1]
+        assert f"{class_metrics.f1.value:.3f}" in page.text
+        assert f"{class_metrics.lr_positive.ci95[0]:.2f} to {class_metrics.lr_positive.ci95[1]:.2f}" in page.text
     *classes, macro, micro = rows_of(folder, "further_measures-ranking")
     partial = "AUC at specificity 80 % or more"
-    assert [float(row[partial]) for row in classes] == [one.partial_auc.value for one in metrics.classes.values()]
+    assert [float(row[partial]) for row in classes] == [
+        class_metrics.partial_auc.value for class_metrics in metrics.classes.values()
+    ]
     assert float(macro["Average precision"]) == metrics.macro_average_precision.value
     assert (float(micro["AUC"]), micro["Average precision"]) == (metrics.micro_auc.value, "")
 
@@ -52,10 +56,15 @@ def test_the_interval_that_was_chosen_is_named(stated):
 def test_predictive_values_stand_at_the_stated_prevalence_beside_those_here(stated):
     metrics, page, folder = stated
     (row,) = rows_of(folder, "prevalence-stated")
-    found = metrics.classes["malignant"]
+    class_metrics = metrics.classes["malignant"]
     assert row["Class"] == "malignant"
     assert (float(row["Prevalence stated"]), float(row["Prevalence here"])) == (0.02, metrics.prevalence["malignant"])
-    assert float(row["PPV there"]) == found.at_prevalence.ppv.value < float(row["PPV here"]) == found.ppv.value
+    assert (
+        float(row["PPV there"])
+        == class_metrics.at_prevalence.ppv.value
+        < float(row["PPV here"])
+        == class_metrics.ppv.value
+    )
     assert "At another prevalence" in page.text
     assert "At another prevalence" not in Page(write(folder / "other" / "report.html", sample())).text
 
@@ -68,9 +77,9 @@ def least(rate):
 
 def test_what_the_patients_can_show_is_said_in_words(tmp_path):
     truth = np.eye(3, dtype=bool)[np.repeat([0, 1, 2], [20, 30, 31])]
-    called = np.eye(3)[np.r_[np.repeat([0, 1], [17, 3]), truth[20:].argmax(axis=1)]]
+    predicted = np.eye(3)[np.r_[np.repeat([0, 1], [17, 3]), truth[20:].argmax(axis=1)]]
     data = three_classes(81)
-    data = type(data)(truth, 0.1 + 0.7 * called, data.patients, THREE)
+    data = type(data)(truth, 0.1 + 0.7 * predicted, data.patients, THREE)
     page = Page(write(tmp_path / "report.html", evidence(data, metrics_of(data))))
     low, high = binomtest(17, 20).proportion_ci(method="wilson")
     assert (
@@ -91,8 +100,8 @@ def test_what_is_undefined_is_shown_so_with_its_reason_and_never_as_zero(tmp_pat
         resampling=Bootstrap(n_boot=50),
         config=config,
     )
-    known = {"truth": truth, "probabilities": np.eye(3)[[0, 0, 1, 0]], "patients": "abcd"}
-    page = Page(write(tmp_path / "report.html", evidence(three_classes(3), metrics, **known)))
+    scans = {"truth": truth, "probabilities": np.eye(3)[[0, 0, 1, 0]], "patients": "abcd"}
+    page = Page(write(tmp_path / "report.html", evidence(three_classes(3), metrics, **scans)))
     assert "undefined no scan of class malignant among the test scans" in page.text
     assert "undefined no scan of another class was called benign, so the ratio has no upper bound" in page.text
     (row,) = (row for row in rows_of(tmp_path, "further_measures-calls") if row["Class"] == "malignant")

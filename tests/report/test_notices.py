@@ -13,15 +13,15 @@ def by_title(metrics):
 def test_a_baseline_that_is_not_beaten_is_a_warning():
     data = three_classes(signal=0.3)
     better = three_classes(signal=3)
-    found = by_title(metrics_of(data, baselines={"handcrafted": better.probabilities}))
-    assert found["The network does not beat the handcrafted baseline"].level == "warning"
+    shown = by_title(metrics_of(data, baselines={"handcrafted": better.probabilities}))
+    assert shown["The network does not beat the handcrafted baseline"].level == "warning"
     metrics = metrics_of(better)
-    found = by_title(metrics)
-    assert found["The network beats the handcrafted baseline"].level == "good"
+    shown = by_title(metrics)
+    assert shown["The network beats the handcrafted baseline"].level == "good"
     unsure = metrics.baselines["handcrafted"].macro_auc_gain.model_copy(update={"value": 0.02, "ci95": (-0.01, 0.05)})
     doubtful = metrics.baselines["handcrafted"].model_copy(update={"macro_auc_gain": unsure})
-    found = by_title(metrics.model_copy(update={"baselines": {"handcrafted": doubtful}}))
-    notice = found["The network is not shown to beat the handcrafted baseline"]
+    shown = by_title(metrics.model_copy(update={"baselines": {"handcrafted": doubtful}}))
+    notice = shown["The network is not shown to beat the handcrafted baseline"]
     assert notice.level == "warning"
     assert "+0.020 (95 % CI −0.010 to +0.050)" in notice.text
 
@@ -29,10 +29,10 @@ def test_a_baseline_that_is_not_beaten_is_a_warning():
 def test_failures_and_few_scans_are_warnings():
     data = three_classes(30)
     failed = [Prediction("s", status="failed", reason="truncated")]
-    found = by_title(metrics_of(data, failed=failed))
-    assert "truncated (1 scan)" in found["1 of 31 scans gave no prediction"].text
+    shown = by_title(metrics_of(data, failed=failed))
+    assert "truncated (1 scan)" in shown["1 of 31 scans gave no prediction"].text
     few = [f"{name} ({n})" for name, n in zip(data.labels.names, data.truth.sum(0), strict=True) if n < 10]
-    assert ", ".join(few) in found["Too few test scans to trust a rate"].text
+    assert ", ".join(few) in shown["Too few test scans to trust a rate"].text
 
 
 def test_a_class_that_is_never_called_is_a_warning_even_where_transfer_helped():

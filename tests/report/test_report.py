@@ -21,12 +21,12 @@ from med_transfer.report.writing import write_report
 def test_the_report_holds_every_class_with_every_interval(tmp_path, kind):
     metrics = sample(kind).metrics
     page = Page(write(tmp_path / "report.html", sample(kind)))
-    for name, found in metrics.classes.items():
+    for name, class_metrics in metrics.classes.items():
         assert name in page.text
-        for rate in (found.sensitivity, found.specificity, found.ppv, found.npv):
+        for rate in (class_metrics.sensitivity, class_metrics.specificity, class_metrics.ppv, class_metrics.npv):
             assert f"{100 * rate.value:.1f} %" in page.text
             assert f"{100 * rate.ci95[0]:.1f} to {100 * rate.ci95[1]:.1f}" in page.text
-        assert f"{found.auc.ci95[0]:.3f} to {found.auc.ci95[1]:.3f}" in page.text
+        assert f"{class_metrics.auc.ci95[0]:.3f} to {class_metrics.auc.ci95[1]:.3f}" in page.text
     assert ("Confusion matrix" in page.text) != metrics.multilabel
     for words in ("Research use only, not a medical device", "Transfer helped", "200 draws, seed 0", "Is the nodule"):
         assert words in page.text

@@ -18,17 +18,17 @@ def read(table):
 
 def test_the_csv_has_every_estimate_unrounded_with_its_limits():
     rows = [("a", estimated(KNOWN, "percent", ENGLISH)), ("b", estimated(UNDEFINED, "percent", ENGLISH))]
-    found = read(Table("rates", "", ("Class", "Sensitivity"), rows))
-    assert found.loc["a", "Sensitivity"] == 5 / 6
-    assert found.loc["a", "Sensitivity, 95 % CI, low"] == 0.66
-    assert found.loc["b"].isna().all()  # undefined is empty, never 0
+    values = read(Table("rates", "", ("Class", "Sensitivity"), rows))
+    assert values.loc["a", "Sensitivity"] == 5 / 6
+    assert values.loc["a", "Sensitivity, 95 % CI, low"] == 0.66
+    assert values.loc["b"].isna().all()  # undefined is empty, never 0
 
 
 def test_an_interval_over_patients_has_columns_of_its_own():
     rows = [("a", estimated(BY_PATIENT, "percent", ENGLISH)), ("b", estimated(KNOWN, "percent", ENGLISH))]
-    found = read(Table("rates", "", ("Class", "Sensitivity"), rows))["Sensitivity, 95 % CI over patients, high"]
-    assert found["a"] == 0.95
-    assert pd.isna(found["b"])
+    high = read(Table("rates", "", ("Class", "Sensitivity"), rows))["Sensitivity, 95 % CI over patients, high"]
+    assert high["a"] == 0.95
+    assert pd.isna(high["b"])
 
 
 @pytest.mark.parametrize(

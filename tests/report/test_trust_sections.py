@@ -25,10 +25,12 @@ def by_title(metrics):
 
 def unequal():
     """Right for everyone in the north, as good as guessing in the south."""
-    calls = np.where(np.array(COLUMNS["site"])[:, None] == "north", DATA.truth * 0.8 + 0.2 / 3, DATA.probabilities)
+    probabilities = np.where(
+        np.array(COLUMNS["site"])[:, None] == "north", DATA.truth * 0.8 + 0.2 / 3, DATA.probabilities
+    )
     guessed = np.random.default_rng(1).permutation(DATA.probabilities)
-    calls = np.where(np.array(COLUMNS["site"])[:, None] == "north", calls, guessed)
-    return type(DATA)(DATA.truth, calls, DATA.patients, DATA.labels)
+    probabilities = np.where(np.array(COLUMNS["site"])[:, None] == "north", probabilities, guessed)
+    return type(DATA)(DATA.truth, probabilities, DATA.patients, DATA.labels)
 
 
 def with_acquisition(tied):

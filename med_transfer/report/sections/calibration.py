@@ -34,17 +34,17 @@ def section(evidence: Evidence, t: Translator) -> Section:
 
 
 def _scores(metrics: Metrics, t: Translator) -> Table:
-    found = metrics.calibration
-    rows: list[Sequence[Cell | str]] = [(t("Brier score"), estimated(found.brier, "decimal", t))]
-    if found.decomposition is not None:
-        parts = _parts(found.decomposition)
+    calibration = metrics.calibration
+    rows: list[Sequence[Cell | str]] = [(t("Brier score"), estimated(calibration.brier, "decimal", t))]
+    if calibration.decomposition is not None:
+        parts = _parts(calibration.decomposition)
         names = (t("Reliability (less is better)"), t("Resolution (more is better)"), t("Uncertainty of the outcome"))
         rows += zip(names, parts, strict=True)
-    rows.append((t("Expected calibration error"), estimated(found.ece, "decimal", t)))
-    if found.slope is not None:
-        rows.append((t("Slope, 1 is perfect"), estimated(found.slope, "decimal", t)))
-    if found.intercept is not None:
-        rows.append((t("Intercept, 0 is perfect"), estimated(found.intercept, "signed", t)))
+    rows.append((t("Expected calibration error"), estimated(calibration.ece, "decimal", t)))
+    if calibration.slope is not None:
+        rows.append((t("Slope, 1 is perfect"), estimated(calibration.slope, "decimal", t)))
+    if calibration.intercept is not None:
+        rows.append((t("Intercept, 0 is perfect"), estimated(calibration.intercept, "signed", t)))
     return Table("scores", t("All classes together"), (t("Measure"), t("Value")), rows)
 
 
@@ -65,19 +65,19 @@ def _by_class(metrics: Metrics, t: Translator) -> Table:
         [
             (
                 name,
-                estimated(found.brier, "decimal", t),
-                *_parts(found.decomposition),
-                estimated(found.ece, "decimal", t),
-                estimated(found.slope, "decimal", t),
-                estimated(found.intercept, "signed", t),
+                estimated(class_calibration.brier, "decimal", t),
+                *_parts(class_calibration.decomposition),
+                estimated(class_calibration.ece, "decimal", t),
+                estimated(class_calibration.slope, "decimal", t),
+                estimated(class_calibration.intercept, "signed", t),
             )
-            for name, found in metrics.calibration.classes.items()
+            for name, class_calibration in metrics.calibration.classes.items()
         ],
     )
 
 
-def _parts(found: BrierDecomposition) -> list[Cell]:
-    values = (found.reliability, found.resolution, found.uncertainty)
+def _parts(decomposition: BrierDecomposition) -> list[Cell]:
+    values = (decomposition.reliability, decomposition.resolution, decomposition.uncertainty)
     return [Cell(f"{value:.3f}", values={"": value}) for value in values]
 
 

@@ -75,10 +75,10 @@ def section(evidence: Evidence, t: Translator) -> Section:
 
 
 def _answered(item: Item, evidence: Evidence, t: Translator) -> tuple[Status, str]:
-    known = ANSWERS[item.answer](evidence, t) if item.answer else None
-    if known is None:
+    answer = ANSWERS[item.answer](evidence, t) if item.answer else None
+    if answer is None:
         return "author", ""
-    return ("whole" if item.whole else "part"), known
+    return ("whole" if item.whole else "part"), answer
 
 
 def _table(name: str, checklist: Checklist, answered: list[tuple[Item, Status, str]], t: Translator) -> Table:
@@ -87,13 +87,13 @@ def _table(name: str, checklist: Checklist, answered: list[tuple[Item, Status, s
         t("{name}, in words of our own; the published list holds.", name=checklist.name),
         (t("Item"), t("What it asks for"), t("Answered"), t("From this run")),
         [
-            (item.number, item.asks(t.language), Cell(t(_STATUS[status]), strong=status == "whole"), known)
-            for item, status, known in answered
+            (item.number, item.asks(t.language), Cell(t(_STATUS[status]), strong=status == "whole"), answer)
+            for item, status, answer in answered
         ],
         kind="text",
     )
 
 
 def _counted(checklist: Checklist, answered: list[tuple[Item, Status, str]], t: Translator) -> str:
-    n = {status: sum(one == status for _, one, _ in answered) for status in _STATUS}
+    n = {status: sum(item_status == status for _, item_status, _ in answered) for status in _STATUS}
     return t("{name}: {whole} items from the run, {part} in part, {author} for the author", name=checklist.name, **n)

@@ -153,9 +153,10 @@ def _cross_table(evidence: Evidence, t: Translator) -> str:
 
 
 def _estimates(evidence: Evidence, t: Translator) -> str:
-    found = evidence.metrics.classes.items()
+    classes = evidence.metrics.classes.items()
     shown = ", ".join(
-        f"{name} {percent(one.sensitivity)} [{percent_interval(one.sensitivity.ci95, t)}]" for name, one in found
+        f"{name} {percent(class_metrics.sensitivity)} [{percent_interval(class_metrics.sensitivity.ci95, t)}]"
+        for name, class_metrics in classes
     )
     return t("Sensitivity: {shown}. All others in 'Rates by class'", shown=shown)
 
@@ -172,11 +173,11 @@ def _performance(evidence: Evidence, t: Translator) -> str:
 def _selection(evidence: Evidence, t: Translator) -> str | None:
     if not evidence.curves:
         return None
-    kept = ", ".join(f"{curve.name}: {curve.best_epoch}" for curve in evidence.curves)
+    best_epochs = ", ".join(f"{curve.name}: {curve.best_epoch}" for curve in evidence.curves)
     return t(
         "Epoch with the best {measure} in validation; kept: {kept}",
         measure=evidence.curves[0].monitored_name,
-        kept=kept,
+        kept=best_epochs,
     )
 
 

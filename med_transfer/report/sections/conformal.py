@@ -25,8 +25,8 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 
 
 def _coverage(sets: SetMetrics, t: Translator) -> Table:
-    asked, nothing = Cell(f"{100 * sets.target:g} %", values={"": sets.target}), Cell("–", values={"": None})
-    rows = [(name, asked, *_row(found, t)) for name, found in sets.classes.items()]
+    target, nothing = Cell(f"{100 * sets.target:g} %", values={"": sets.target}), Cell("–", values={"": None})
+    rows = [(name, target, *_row(class_sets, t)) for name, class_sets in sets.classes.items()]
     return Table(
         "coverage",
         t("How often the set of a scan of each class holds that class"),
@@ -37,17 +37,17 @@ def _coverage(sets: SetMetrics, t: Translator) -> Table:
             t("In the set from probability"),
             t("Validation patients"),
         ),
-        [*rows, (t("All"), asked, estimated(sets.coverage, "percent", t), nothing, nothing)],
+        [*rows, (t("All"), target, estimated(sets.coverage, "percent", t), nothing, nothing)],
         total=True,
     )
 
 
-def _row(found: ClassSets, t: Translator) -> list[Cell]:
-    always = t("always") if found.threshold == 0 else f"{found.threshold:.3f}"
+def _row(class_sets: ClassSets, t: Translator) -> list[Cell]:
+    always = t("always") if class_sets.threshold == 0 else f"{class_sets.threshold:.3f}"
     return [
-        estimated(found.coverage, "percent", t),
-        Cell(always, values={"": found.threshold}),
-        Cell(str(found.n_patients), values={"": found.n_patients}),
+        estimated(class_sets.coverage, "percent", t),
+        Cell(always, values={"": class_sets.threshold}),
+        Cell(str(class_sets.n_patients), values={"": class_sets.n_patients}),
     ]
 
 
@@ -61,12 +61,12 @@ def _sizes(sets: SetMetrics, metrics: Metrics, t: Translator) -> Table:
 
 
 def _notes(sets: SetMetrics, evidence: Evidence, t: Translator) -> list[str]:
-    found = []
+    notes = []
     if sets.short_of_target:
-        found.append(t("Below what was asked, beyond chance: {classes}.", classes=", ".join(sets.short_of_target)))
-    always = [name for name, one in sets.classes.items() if one.threshold == 0]
+        notes.append(t("Below what was asked, beyond chance: {classes}.", classes=", ".join(sets.short_of_target)))
+    always = [name for name, class_sets in sets.classes.items() if class_sets.threshold == 0]
     if always:
-        found.append(
+        notes.append(
             t(
                 "In every set, because there are too few validation patients to rule it out: {classes}.",
                 classes=", ".join(always),
@@ -74,9 +74,9 @@ def _notes(sets: SetMetrics, evidence: Evidence, t: Translator) -> list[str]:
         )
     single = sets.right_when_single
     if single is not None and single.value is not None:
-        found.append(
+        notes.append(
             t("Of the sets with exactly one class {share} hold the truth.", share=f"{100 * single.value:.1f} %")
         )
     if evidence.model == "fused model":
-        found.append(t("The sets are made of the network's own probabilities, not of the fused ones."))
-    return found
+        notes.append(t("The sets are made of the network's own probabilities, not of the fused ones."))
+    return notes

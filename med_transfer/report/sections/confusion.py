@@ -20,7 +20,7 @@ def section(evidence: Evidence, t: Translator) -> Section:
 def _matrix(metrics: Metrics, counts: list[list[int]], t: Translator) -> Table:
     rows: list[list[Cell | str | int]] = []
     for truth, (name, row) in enumerate(zip(metrics.labels, counts, strict=True)):
-        rows.append([name, *(_cell(n, sum(row), called == truth, t) for called, n in enumerate(row)), sum(row)])
+        rows.append([name, *(_cell(n, sum(row), predicted == truth, t) for predicted, n in enumerate(row)), sum(row)])
     return Table(
         "matrix",
         t("Scans by true class (row) and called class (column), with the share of the row. Shade follows that share."),
@@ -37,7 +37,7 @@ def _cell(n: int, of: int, right: bool, t: Translator) -> Cell:
 
 
 def _by_finding(metrics: Metrics, t: Translator) -> Table:
-    counts = {name: found.counts for name, found in metrics.classes.items()}
+    counts = {name: class_metrics.counts for name, class_metrics in metrics.classes.items()}
     return Table(
         "by-finding",
         t("A scan can have several findings: one two-by-two table a finding instead of a confusion matrix."),

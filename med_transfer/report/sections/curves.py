@@ -31,9 +31,16 @@ def roc_curves(
     def draw(canvas: Canvas) -> None:
         axes = canvas.subplots()
         axes.plot((0, 1), (0, 1), color=RULE, linewidth=1)
-        for c, (name, found) in enumerate(metrics.classes.items()):
-            if found.auc.value is not None:
-                _curve(axes, c, truth[:, c], probabilities[:, c], f"{short(name)} ({found.auc.value:.2f})", found)
+        for c, (name, class_metrics) in enumerate(metrics.classes.items()):
+            if class_metrics.auc.value is not None:
+                _curve(
+                    axes,
+                    c,
+                    truth[:, c],
+                    probabilities[:, c],
+                    f"{short(name)} ({class_metrics.auc.value:.2f})",
+                    class_metrics,
+                )
         ticks = np.linspace(0, 1, 6)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set(xlabel=t("1 − specificity (false positive rate)"), ylabel=t("Sensitivity (true positive rate)"))
@@ -41,7 +48,7 @@ def roc_curves(
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower right", fontsize=9)
 
-    aucs = {name: found.auc.value for name, found in metrics.classes.items()}
+    aucs = {name: class_metrics.auc.value for name, class_metrics in metrics.classes.items()}
     spoken = "; ".join(f"{name}: AUC {t('undefined') if v is None else f'{v:.3f}'}" for name, v in aucs.items())
     return drawn(
         "roc",
@@ -55,10 +62,10 @@ def roc_curves(
 
 
 def _curve(
-    axes: Axes, c: int, truth: NDArray[np.bool_], score: NDArray[np.floating], label: str, found: ClassMetrics
+    axes: Axes, c: int, truth: NDArray[np.bool_], score: NDArray[np.floating], label: str, class_metrics: ClassMetrics
 ) -> None:
     colour, dashes = SERIES[c % len(SERIES)], DASHES[c // len(SERIES) % len(DASHES)]
     false_positive_rate, true_positive_rate, _ = roc_curve(truth, score)
     axes.plot(false_positive_rate, true_positive_rate, color=colour, linestyle=dashes, label=label)
-    if found.sensitivity.value is not None and found.specificity.value is not None:
-        axes.plot(1 - found.specificity.value, found.sensitivity.value, "o", color=colour, markersize=6)
+    if class_metrics.sensitivity.value is not None and class_metrics.specificity.value is not None:
+        axes.plot(1 - class_metrics.specificity.value, class_metrics.sensitivity.value, "o", color=colour, markersize=6)

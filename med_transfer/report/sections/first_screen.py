@@ -6,7 +6,7 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
-from med_transfer.report.sections.first_screen_answers import brief, figures_of_the_run, found
+from med_transfer.report.sections.first_screen_answers import brief, detection, figures_of_the_run
 from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 from med_transfer.report.sections.first_screen_notices import notices
 from med_transfer.report.sections.first_screen_trust import trust_notices
@@ -23,7 +23,9 @@ def section(evidence: Evidence, t: Translator) -> Section:
         {
             "brief": brief(evidence, t),
             "facts": figures_of_the_run(evidence, t),
-            "found": [found(name, one, metrics.multilabel, t) for name, one in metrics.classes.items()],
+            "found": [
+                detection(name, class_metrics, metrics.multilabel, t) for name, class_metrics in metrics.classes.items()
+            ],
             "notices": [*trust_notices(evidence, t), *notices(evidence, t)],
         },
     )
@@ -39,11 +41,11 @@ def _sensitivity(metrics: Metrics, t: Translator) -> Table:
             (
                 name,
                 Cell(
-                    f"{found.counts.true_positive} / {found.n}",
-                    values={t("found"): found.counts.true_positive, t("scans"): found.n},
+                    f"{class_metrics.counts.true_positive} / {class_metrics.n}",
+                    values={t("found"): class_metrics.counts.true_positive, t("scans"): class_metrics.n},
                 ),
-                estimated(found.sensitivity, "percent", t),
+                estimated(class_metrics.sensitivity, "percent", t),
             )
-            for name, found in metrics.classes.items()
+            for name, class_metrics in metrics.classes.items()
         ],
     )

@@ -47,7 +47,7 @@ def brief(evidence: Evidence, t: Translator) -> list[tuple[str, str]]:
         (t("What answered"), evidence.run.backbone),
         (
             t("What counts as a call"),
-            t("{rule}; {how}", rule=called(metrics.operating_point, t), how=_chosen(metrics, t)),
+            t("{rule}; {how}", rule=call_rule(metrics.operating_point, t), how=_chosen(metrics, t)),
         ),
     ]
 
@@ -65,18 +65,18 @@ def figures_of_the_run(evidence: Evidence, t: Translator) -> list[tuple[str, str
     ]
 
 
-def found(name: str, one: ClassMetrics, multilabel: bool, t: Translator) -> Found:
+def detection(name: str, class_metrics: ClassMetrics, multilabel: bool, t: Translator) -> Found:
     """How many scans of a class were called so, and how many that were not."""
-    rate, counts = one.sensitivity, one.counts
-    others = counts.false_positive + counts.true_negative
-    wrongly = t("{n} of the {others} other scans were wrongly called so.", n=counts.false_positive, others=others)
+    rate, counts = class_metrics.sensitivity, class_metrics.counts
+    n_other = counts.false_positive + counts.true_negative
+    wrongly = t("{n} of the {others} other scans were wrongly called so.", n=counts.false_positive, others=n_other)
     if rate.value is None or rate.ci95 is None:
         return Found(name, t.said(rate.reason), wrongly)
     text = t(
         "found {found} of {scans} ({patients}): {rate} (95 % CI {interval})",
         found=counts.true_positive,
-        scans=scans(one.n, t),
-        patients=patients(one.n_patients, t),
+        scans=scans(class_metrics.n, t),
+        patients=patients(class_metrics.n_patients, t),
         rate=percent(rate),
         interval=percent_interval(rate.ci95, t),
     )
@@ -85,7 +85,7 @@ def found(name: str, one: ClassMetrics, multilabel: bool, t: Translator) -> Foun
     return Found(name, text.replace(" %", NO_BREAK + "%").replace("% CI ", f"%{NO_BREAK}CI{NO_BREAK}"), wrongly)
 
 
-def called(point: OperatingPoint, t: Translator) -> str:
+def call_rule(point: OperatingPoint, t: Translator) -> str:
     """When a scan is called so, in words."""
     if point.rule == "argmax":
         return t("the most probable class")

@@ -30,7 +30,7 @@ def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
         axes.set_axisbelow(True)
 
     caption = t("Square: sensitivity; bar: 95 % {interval}.", interval=BINOMIAL_NAMES[metrics.evaluation.interval])
-    if any(found.sensitivity.ci95_cluster for found in metrics.classes.values()):
+    if any(class_metrics.sensitivity.ci95_cluster for class_metrics in metrics.classes.values()):
         caption += " " + t(
             "Thin line: 95 % interval over patients, the one to trust because some patients have several scans."
         )
@@ -39,17 +39,17 @@ def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
     return drawn("forest", t("Sensitivity of each class"), spoken, size, draw, caption=caption)
 
 
-def _row(axes: Axes, row: int, found: Estimate, t: Translator) -> None:
-    if found.value is None or found.ci95 is None:
+def _row(axes: Axes, row: int, sensitivity: Estimate, t: Translator) -> None:
+    if sensitivity.value is None or sensitivity.ci95 is None:
         axes.text(0.0, row, t("undefined: no scan of this class"), va="center", color=MUTED)
         return
-    if found.ci95_cluster:
-        axes.plot(found.ci95_cluster, (row, row), color=INK, linewidth=0.9, marker="|", markersize=9)
-    axes.plot(found.ci95, (row, row), color=SERIES[0], linewidth=4, alpha=0.55, solid_capstyle="butt")
-    axes.plot(found.value, row, marker="s", markersize=7, color=SERIES[0])
+    if sensitivity.ci95_cluster:
+        axes.plot(sensitivity.ci95_cluster, (row, row), color=INK, linewidth=0.9, marker="|", markersize=9)
+    axes.plot(sensitivity.ci95, (row, row), color=SERIES[0], linewidth=4, alpha=0.55, solid_capstyle="butt")
+    axes.plot(sensitivity.value, row, marker="s", markersize=7, color=SERIES[0])
 
 
-def _spoken(found: Estimate, t: Translator) -> str:
-    if found.value is None or found.ci95 is None:
+def _spoken(sensitivity: Estimate, t: Translator) -> str:
+    if sensitivity.value is None or sensitivity.ci95 is None:
         return t("undefined: no scan of this class")
-    return f"{percent(found)} ({percent_interval(found.ci95, t)})"
+    return f"{percent(sensitivity)} ({percent_interval(sensitivity.ci95, t)})"

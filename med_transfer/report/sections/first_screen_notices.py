@@ -56,18 +56,18 @@ class Notice:
 def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     """In the order of reading: fusion, transfer, what was kept, baseline, over-fitting, never called, failed, few."""
     metrics, model = evidence.metrics, t(evidence.model)
-    found = [
+    candidates = [
         _fusion(metrics.fusion, t),
         _leaks(metrics.fusion, t),
         _transfer(metrics.transfer_gain, t),
-        _kept(metrics.kept_network, t),
+        _kept_network(metrics.kept_network, t),
         _baseline(metrics, model, t),
         _gap(metrics.generalisation_gap, t),
         _never_called(metrics, t),
         _failed(evidence, t),
         _few(metrics, t),
     ]
-    return [notice for notice in found if notice is not None]
+    return [notice for notice in candidates if notice is not None]
 
 
 def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
@@ -87,12 +87,12 @@ def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
     return Notice(level, t(title), f"{t(text)} {measured}")
 
 
-def _kept(kept: KeptNetwork | None, t: Translator) -> Notice | None:
-    if kept is None or kept.validation is None:
+def _kept_network(network: KeptNetwork | None, t: Translator) -> Notice | None:
+    if network is None or network.validation is None:
         return None
-    if kept.fell_back:
-        return Notice("warning", t("The bundle holds the network from scratch"), t.said(kept.sentence))
-    return Notice("neutral", t("The bundle holds the transferred network"), t.said(kept.sentence))
+    if network.fell_back:
+        return Notice("warning", t("The bundle holds the network from scratch"), t.said(network.sentence))
+    return Notice("neutral", t("The bundle holds the transferred network"), t.said(network.sentence))
 
 
 def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
@@ -108,7 +108,9 @@ def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
         return Notice("warning", t("No scan could be fused"), f"{'; '.join(map(t.said, fusion.not_fused))}. {shown}")
     over = fusion.fused_minus["image-only"].macro_auc
     level, title = _FUSION[over.excludes_zero]
-    lost = "; ".join(f"{part} {difference(one.macro_auc, t)}" for part, one in fusion.contributions.items())
+    lost = "; ".join(
+        f"{part} {difference(contribution.macro_auc, t)}" for part, contribution in fusion.contributions.items()
+    )
     text = t(
         "Fused minus image-only: macro AUC {gain}. Lost without each part: {lost}.", gain=difference(over, t), lost=lost
     )
@@ -163,8 +165,8 @@ def _never_called(metrics: Metrics, t: Translator) -> Notice | None:
     """A high AUC hides that a class is never called: its sensitivity is 0 at this operating point."""
     never = [
         name
-        for name, one in metrics.classes.items()
-        if one.n and not one.counts.true_positive + one.counts.false_positive
+        for name, class_metrics in metrics.classes.items()
+        if class_metrics.n and not class_metrics.counts.true_positive + class_metrics.counts.false_positive
     ]
     if not never:
         return None
@@ -192,7 +194,9 @@ def _failed(evidence: Evidence, t: Translator) -> Notice | None:
 
 
 def _few(metrics: Metrics, t: Translator) -> Notice | None:
-    few = [f"{name} ({found.n})" for name, found in metrics.classes.items() if found.n < FEW_SCANS]
+    few = [
+        f"{name} ({class_metrics.n})" for name, class_metrics in metrics.classes.items() if class_metrics.n < FEW_SCANS
+    ]
     if not few:
         return None
     return Notice(

@@ -16,14 +16,14 @@ from med_transfer.report.test_access import decided_before, times_read
 def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     """In the order of reading: overlap, test-set access, distance from training, shortcuts, subgroups that differ."""
     metrics = evidence.metrics
-    found = [
+    candidates = [
         _overlap(metrics.overlap, t),
         _test_set_access(metrics.test_set_access, t),
         _domain(metrics.domain, t),
         _shortcut(metrics, t),
         *_subgroups(metrics, t),
     ]
-    return [notice for notice in found if notice is not None]
+    return [notice for notice in candidates if notice is not None]
 
 
 def _overlap(overlap: Overlap | None, t: Translator) -> Notice | None:
@@ -87,7 +87,7 @@ def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
 
 
 def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
-    found = []
+    notices = []
     for column, test in metrics.subgroup_tests.items():
         measured = [
             (group.balanced_accuracy, name)
@@ -105,7 +105,7 @@ def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
             best=best[1],
             p=f"{test.p_holm:.2g}",
         )
-        found.append(
+        notices.append(
             Notice("warning", t("Not equally good for all: subgroups of {column} differ", column=column), text)
         )
-    return found
+    return notices

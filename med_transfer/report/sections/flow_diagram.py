@@ -92,15 +92,15 @@ def flow_diagram(flow: ParticipantFlow, evidence: Evidence, t: Translator) -> Fi
 
 
 def _laid_out(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> Diagram:
-    found = Box(0, 0, _MAIN, _lines([t("In the cohort table"), _scans(flow.found, t)], _MAIN))
-    excluded = Box(WIDTH - _SIDE, found.bottom + 0.08, _SIDE, _lines(_excluded(flow, metrics, t), _SIDE))
+    in_table = Box(0, 0, _MAIN, _lines([t("In the cohort table"), _scans(flow.found, t)], _MAIN))
+    excluded = Box(WIDTH - _SIDE, in_table.bottom + 0.08, _SIDE, _lines(_excluded(flow, metrics, t), _SIDE))
     test_only = set(flow.parts) == {"test"}
     title = t("Evaluated") if test_only else t("Used")
     used = Box(0, excluded.bottom + 0.12, _MAIN, _lines([title, _scans(flow.used, t)], _MAIN))
     turn = excluded.y + excluded.height / 2
     arrows = [
-        [(found.middle, found.bottom), (used.middle, used.y)],
-        [(found.middle, turn), (excluded.x, turn)],
+        [(in_table.middle, in_table.bottom), (used.middle, used.y)],
+        [(in_table.middle, turn), (excluded.x, turn)],
     ]
     parts = [] if test_only else _parts(flow, used.bottom + _GAP, t)
     rail = used.bottom + _GAP / 2
@@ -110,7 +110,7 @@ def _laid_out(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> Diagram
     tested = parts[-1] if parts else used
     results = _results(metrics, max(box.bottom for box in [used, *parts]) + _GAP, t)
     arrows.append([(tested.middle, tested.bottom), (tested.middle, results[0].y)])
-    return Diagram([found, excluded, used, *parts, *results], arrows)
+    return Diagram([in_table, excluded, used, *parts, *results], arrows)
 
 
 def _parts(flow: ParticipantFlow, y: float, t: Translator) -> list[Box]:
@@ -130,9 +130,9 @@ def _parts(flow: ParticipantFlow, y: float, t: Translator) -> list[Box]:
 def _excluded(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> list[str]:
     if not flow.excluded.scans:
         return [t("Excluded: none")]
-    said = metrics.failed.found
-    shown = dict(list(said.items())[:_REASONS])
-    rest = sum(said.values()) - sum(shown.values())
+    reasons = metrics.failed.found
+    shown = dict(list(reasons.items())[:_REASONS])
+    rest = sum(reasons.values()) - sum(shown.values())
     lines = [
         t("Excluded: {scans}", scans=_scans(flow.excluded, t)),
         *(f"{reason} ({n})" for reason, n in shown.items()),
@@ -143,16 +143,16 @@ def _excluded(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> list[st
 def _results(metrics: Metrics, y: float, t: Translator) -> list[Box]:
     boxes: list[Box] = []
     for row, name in enumerate(metrics.labels):
-        found = metrics.classes[name]
-        count = _scans(Count(found.n, found.n_patients), t)
+        class_metrics = metrics.classes[name]
+        count = _scans(Count(class_metrics.n, class_metrics.n_patients), t)
         heading = t("Truly {name}: {scans}", name=short(name, 30), scans=count)
-        called = _calls(metrics, row, found, t)
-        boxes.append(Box(0, boxes[-1].bottom + 0.08 if boxes else y, WIDTH, _lines([heading, called], WIDTH)))
+        predicted = _calls(metrics, row, class_metrics, t)
+        boxes.append(Box(0, boxes[-1].bottom + 0.08 if boxes else y, WIDTH, _lines([heading, predicted], WIDTH)))
     return boxes
 
 
-def _calls(metrics: Metrics, row: int, found: ClassMetrics, t: Translator) -> str:
-    counts = found.counts
+def _calls(metrics: Metrics, row: int, class_metrics: ClassMetrics, t: Translator) -> str:
+    counts = class_metrics.counts
     if metrics.confusion_matrix is None:
         return t(
             "found {found}, missed {missed}; wrongly found in {wrong} of the {others} others",
@@ -161,10 +161,10 @@ def _calls(metrics: Metrics, row: int, found: ClassMetrics, t: Translator) -> st
             wrong=counts.false_positive,
             others=counts.false_positive + counts.true_negative,
         )
-    calls = dict(zip(metrics.labels, metrics.confusion_matrix[row], strict=True))
+    n_predicted = dict(zip(metrics.labels, metrics.confusion_matrix[row], strict=True))
     own = metrics.labels[row]
-    others = [f"{short(name, 30)} {n}" for name, n in calls.items() if n and name != own]
-    return t("called {calls}", calls=", ".join([f"{short(own, 30)} {calls[own]}", *others]))
+    wrong = [f"{short(name, 30)} {n}" for name, n in n_predicted.items() if n and name != own]
+    return t("called {calls}", calls=", ".join([f"{short(own, 30)} {n_predicted[own]}", *wrong]))
 
 
 def _scans(count: Count, t: Translator) -> str:

@@ -18,7 +18,7 @@ from med_transfer.report.table import Cell, Table, estimated
 def section(evidence: Evidence, t: Translator) -> Section | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
-    if all(found.f1 is None for found in metrics.classes.values()):
+    if all(class_metrics.f1 is None for class_metrics in metrics.classes.values()):
         return None
     return Section(t("Further measures"), [_calls(metrics.classes, t), _ranking(metrics, t)])
 
@@ -29,19 +29,30 @@ def _calls(classes: Mapping[str, ClassMetrics], t: Translator) -> Table:
         t("What a call of a class changes, at the operating point, with 95 % intervals"),
         (t("Class"), t("LR+"), t("LR−"), t("F1")),
         [
-            (name, _cell(one.lr_positive, "ratio", t), _cell(one.lr_negative, "ratio", t), _cell(one.f1, "decimal", t))
-            for name, one in classes.items()
+            (
+                name,
+                _cell(class_metrics.lr_positive, "ratio", t),
+                _cell(class_metrics.lr_negative, "ratio", t),
+                _cell(class_metrics.f1, "decimal", t),
+            )
+            for name, class_metrics in classes.items()
         ],
     )
 
 
 def _ranking(metrics: Metrics, t: Translator) -> Table:
     rows = [
-        (name, *(_cell(found, "decimal", t) for found in (one.auc, one.partial_auc, one.average_precision)))
-        for name, one in metrics.classes.items()
+        (
+            name,
+            *(
+                _cell(estimate, "decimal", t)
+                for estimate in (class_metrics.auc, class_metrics.partial_auc, class_metrics.average_precision)
+            ),
+        )
+        for name, class_metrics in metrics.classes.items()
     ]
     macro = (metrics.macro_auc, None, metrics.macro_average_precision)
-    rows.append((t("Macro (mean of the classes)"), *(_cell(found, "decimal", t) for found in macro)))
+    rows.append((t("Macro (mean of the classes)"), *(_cell(estimate, "decimal", t) for estimate in macro)))
     rows.append((t("Micro (all pairs together)"), _cell(metrics.micro_auc, "decimal", t), Cell(""), Cell("")))
     return Table(
         "ranking",
@@ -56,5 +67,5 @@ def _ranking(metrics: Metrics, t: Translator) -> Table:
     )
 
 
-def _cell(found: Estimate | None, kind: Literal["decimal", "ratio"], t: Translator) -> Cell:
-    return Cell("") if found is None else estimated(found, kind, t)
+def _cell(estimate: Estimate | None, kind: Literal["decimal", "ratio"], t: Translator) -> Cell:
+    return Cell("") if estimate is None else estimated(estimate, kind, t)

@@ -82,10 +82,10 @@ def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
                 _threshold(thresholds.get(name)),
                 estimated(chosen.sensitivity[name], "percent", t),
                 estimated(chosen.specificity[name], "percent", t),
-                estimated(found.sensitivity, "percent", t),
-                estimated(found.specificity, "percent", t),
+                estimated(class_metrics.sensitivity, "percent", t),
+                estimated(class_metrics.specificity, "percent", t),
             )
-            for name, found in metrics.classes.items()
+            for name, class_metrics in metrics.classes.items()
         ],
     )
 
@@ -99,7 +99,7 @@ def _costs(point: OperatingPoint, labels: list[str], t: Translator) -> Table:
         "costs",
         t("Cost of calling (column) what is (row)"),
         (t("Class"), *labels),
-        [(true, *(_cost(({true: 0.0} | point.costs[true])[called]) for called in labels)) for true in labels],
+        [(true, *(_cost(({true: 0.0} | point.costs[true])[predicted]) for predicted in labels)) for true in labels],
     )
 
 

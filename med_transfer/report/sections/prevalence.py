@@ -13,9 +13,9 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
     rows = [
-        _row(name, found, found.at_prevalence, metrics.prevalence[name], t)
-        for name, found in metrics.classes.items()
-        if found.at_prevalence is not None
+        _row(name, class_metrics, class_metrics.at_prevalence, metrics.prevalence[name], t)
+        for name, class_metrics in metrics.classes.items()
+        if class_metrics.at_prevalence is not None
     ]
     if not rows:
         return None
@@ -33,7 +33,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 
 
 def _row(
-    name: str, found: ClassMetrics, stated: PredictiveValues, here: float, t: Translator
+    name: str, class_metrics: ClassMetrics, stated: PredictiveValues, here: float, t: Translator
 ) -> tuple[Cell | str, ...]:
     return (
         name,
@@ -41,8 +41,8 @@ def _row(
         estimated(stated.ppv, "percent", t),
         estimated(stated.npv, "percent", t),
         _share(here),
-        estimated(found.ppv, "percent", t),
-        estimated(found.npv, "percent", t),
+        estimated(class_metrics.ppv, "percent", t),
+        estimated(class_metrics.npv, "percent", t),
     )
 
 

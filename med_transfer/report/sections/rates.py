@@ -26,17 +26,19 @@ def section(evidence: Evidence, t: Translator) -> Section:
         caption + " " + t("Predictive values hold only at the prevalence of these test scans."),
         (t("Class"), t("Scans (prevalence)"), t("Sensitivity"), t("Specificity"), t("PPV"), t("NPV"), t("AUC")),
         [
-            (name, _scans(found, metrics.prevalence[name], t), *_estimates(found, t))
-            for name, found in metrics.classes.items()
+            (name, _scans(class_metrics, metrics.prevalence[name], t), *_estimates(class_metrics, t))
+            for name, class_metrics in metrics.classes.items()
         ],
     )
     return Section(t("Rates by class"), [table])
 
 
-def _scans(found: ClassMetrics, prevalence: float, t: Translator) -> Cell:
-    return Cell(str(found.n), (f"{100 * prevalence:.1f} %",), {"": found.n, t("prevalence"): prevalence})
+def _scans(class_metrics: ClassMetrics, prevalence: float, t: Translator) -> Cell:
+    return Cell(
+        str(class_metrics.n), (f"{100 * prevalence:.1f} %",), {"": class_metrics.n, t("prevalence"): prevalence}
+    )
 
 
-def _estimates(found: ClassMetrics, t: Translator) -> list[Cell]:
-    rates = (found.sensitivity, found.specificity, found.ppv, found.npv)
-    return [*(estimated(rate, "percent", t) for rate in rates), estimated(found.auc, "decimal", t)]
+def _estimates(class_metrics: ClassMetrics, t: Translator) -> list[Cell]:
+    rates = (class_metrics.sensitivity, class_metrics.specificity, class_metrics.ppv, class_metrics.npv)
+    return [*(estimated(rate, "percent", t) for rate in rates), estimated(class_metrics.auc, "decimal", t)]

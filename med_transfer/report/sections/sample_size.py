@@ -28,28 +28,28 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     stated = list(_stated(evidence))
     if not stated:
         return None
-    words = [_in_words(name, rate, one, t) for name, rate, one in stated if rate == "sensitivity"]
+    words = [_in_words(name, rate, size, t) for name, rate, size in stated if rate == "sensitivity"]
     return Section(t("What this many patients can show"), [_table(stated, t)], values={"words": words})
 
 
 def _stated(evidence: Evidence) -> Iterator[tuple[str, str, SampleSize]]:
-    for name, found in evidence.metrics.classes.items():
-        for rate, one in found.sample_size.items():
-            yield name, rate, one
+    for name, class_metrics in evidence.metrics.classes.items():
+        for rate, size in class_metrics.sample_size.items():
+            yield name, rate, size
 
 
-def _in_words(name: str, rate: str, one: SampleSize, t: Translator) -> str:
+def _in_words(name: str, rate: str, size: SampleSize, t: Translator) -> str:
     return t(
         _SENTENCES[rate],
-        n=one.n_patients,
+        n=size.n_patients,
         name=name,
-        value=_two(one.value),
-        low=_two(one.ci95[0]),
-        high=_two(one.ci95[1]),
-        wanted=f"{one.wanted_width:g}",
-        needed=one.n_needed,
-        most=one.n_needed_at_worst,
-        worst=_two(one.worst_value),
+        value=_two(size.value),
+        low=_two(size.ci95[0]),
+        high=_two(size.ci95[1]),
+        wanted=f"{size.wanted_width:g}",
+        needed=size.n_needed,
+        most=size.n_needed_at_worst,
+        worst=_two(size.worst_value),
     )
 
 
@@ -71,10 +71,10 @@ def _table(stated: list[tuple[str, str, SampleSize]], t: Translator) -> Table:
             t("Needed, same rate"),
             t("Needed at most"),
         ),
-        [(name, *_row(rate, one, t)) for name, rate, one in stated],
+        [(name, *_row(rate, size, t)) for name, rate, size in stated],
     )
 
 
-def _row(rate: str, one: SampleSize, t: Translator) -> tuple[Cell | str | int, ...]:
-    value, width = Cell(_two(one.value), values={"": one.value}), Cell(_two(one.width), values={"": one.width})
-    return t(_NAMES[rate]), value, one.n_patients, width, one.n_needed, one.n_needed_at_worst
+def _row(rate: str, size: SampleSize, t: Translator) -> tuple[Cell | str | int, ...]:
+    value, width = Cell(_two(size.value), values={"": size.value}), Cell(_two(size.width), values={"": size.width})
+    return t(_NAMES[rate]), value, size.n_patients, width, size.n_needed, size.n_needed_at_worst

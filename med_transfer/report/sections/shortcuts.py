@@ -49,7 +49,7 @@ def _facts(shortcuts: Shortcuts, t: Translator, *, external: bool) -> Table:
         t(caption, scans=shortcuts.n_scans, patients=shortcuts.n_patients),
         (t("Fact"), t("Macro AUC")),
         [
-            *((name, estimated(found, "decimal", t)) for name, found in shortcuts.facts.items()),
+            *((name, estimated(macro_auc, "decimal", t)) for name, macro_auc in shortcuts.facts.items()),
             (t("All together"), estimated(shortcuts.macro_auc, "decimal", t)),
         ],
         total=True,

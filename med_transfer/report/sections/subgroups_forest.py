@@ -23,27 +23,27 @@ def subgroup_forest(metrics: Metrics, t: Translator) -> Figure:
 
     def draw(canvas: Canvas) -> None:
         axes = canvas.subplots()
-        for place, (_, found) in enumerate(reversed(rows)):
-            if found is None:
+        for place, (_, accuracy) in enumerate(reversed(rows)):
+            if accuracy is None:
                 continue
-            if found.value is None or found.ci95 is None:
+            if accuracy.value is None or accuracy.ci95 is None:
                 axes.text(0.0, place, t("too few patients"), va="center", color=MUTED)
                 continue
-            axes.plot(found.ci95, (place, place), color=SERIES[0], linewidth=4, alpha=0.55, solid_capstyle="butt")
-            axes.plot(found.value, place, marker="s", markersize=6, color=SERIES[0])
+            axes.plot(accuracy.ci95, (place, place), color=SERIES[0], linewidth=4, alpha=0.55, solid_capstyle="butt")
+            axes.plot(accuracy.value, place, marker="s", markersize=6, color=SERIES[0])
         if metrics.balanced_accuracy.value is not None:
             axes.axvline(metrics.balanced_accuracy.value, color=INK, linewidth=0.9, linestyle="--")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(rows) - 0.4), xlabel=t("Balanced accuracy"))
         axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1], [f"{share:.0%}" for share in (0, 0.2, 0.4, 0.6, 0.8, 1)])
         axes.set_yticks(range(len(rows)), [short(name, 30) for name, _ in reversed(rows)])
-        for label, (_, found) in zip(axes.get_yticklabels(), reversed(rows), strict=True):
-            label.set_fontweight("bold" if found is None else "normal")
+        for label, (_, accuracy) in zip(axes.get_yticklabels(), reversed(rows), strict=True):
+            label.set_fontweight("bold" if accuracy is None else "normal")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
 
-    spoken = "; ".join(f"{name}: {_spoken(found, t)}" for name, found in rows if found is not None)
+    spoken = "; ".join(f"{name}: {_spoken(accuracy, t)}" for name, accuracy in rows if accuracy is not None)
     caption = t(
         "Square: balanced accuracy in the subgroup (patients in brackets); bar: 95 % interval; dashed: all test scans."
     )
@@ -51,7 +51,7 @@ def subgroup_forest(metrics: Metrics, t: Translator) -> Figure:
     return drawn("forest", title, spoken, (6.4, 0.8 + 0.3 * len(rows)), draw, caption=caption)
 
 
-def _spoken(found: Estimate, t: Translator) -> str:
-    if found.value is None:
+def _spoken(accuracy: Estimate, t: Translator) -> str:
+    if accuracy.value is None:
         return t("too few patients")
-    return f"{percent(found)} ({percent_interval(found.ci95, t)})"
+    return f"{percent(accuracy)} ({percent_interval(accuracy.ci95, t)})"
