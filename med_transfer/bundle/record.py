@@ -156,12 +156,14 @@ class BundleRecord(_Record):
     def answer(self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float) -> Prediction:
         """A scan's record completed with probabilities [class], the call at the operating point, the set of classes
         that cannot be ruled out, and abstention."""
-        calls = self.operating_point.calls(probabilities[None], self.labels)[0]
+        predicted = self.operating_point.calls(probabilities[None], self.labels)[0]
         limit, sets = self.abstain_above_novelty, self.prediction_sets
         return replace(
             prediction,
             probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
-            predicted=";".join(name for name, called in zip(self.classes, calls, strict=True) if called),
+            predicted=";".join(
+                name for name, is_predicted in zip(self.classes, predicted, strict=True) if is_predicted
+            ),
             prediction_set=sets.written(probabilities, self.classes) if sets is not None else "",
             abstained=limit is not None and novelty > limit,
             novelty=novelty,

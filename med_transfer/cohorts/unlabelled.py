@@ -25,12 +25,12 @@ def unlabelled_cohort(path: Path) -> Cohort:
         series = find_series(path)
         if not series:
             raise ScanNotFound("no scan", where=path, expected="DICOM, NIfTI, NRRD or MetaImage, or a cohort table")
-        return Cohort(tuple(_case(path, found) for found in series), NO_LABELS, path)
+        return Cohort(tuple(_case(path, scan_series) for scan_series in series), NO_LABELS, path)
     cohort = Cohort.read(path, labelled=False)
-    kept = [number for number, case in enumerate(cohort.cases) if case.split != "test"]
-    if not kept:
+    to_learn_from = [number for number, case in enumerate(cohort.cases) if case.split != "test"]
+    if not to_learn_from:
         raise CohortError("every row is marked split=test", where=path, expected="rows to learn from")
-    return cohort.subset(kept)
+    return cohort.subset(to_learn_from)
 
 
 def _case(folder: Path, series: Series) -> Case:

@@ -42,17 +42,17 @@ class Error:
 
 
 def chosen_errors(
-    truth: NDArray[np.bool_], called: NDArray[np.bool_], probabilities: NDArray[np.float64], n: int
+    truth: NDArray[np.bool_], predicted: NDArray[np.bool_], probabilities: NDArray[np.float64], n: int
 ) -> list[Error]:
     """At most ``n`` errors, each scan once: half of them misses, class by class, the rest the surest wrong calls.
 
     A class's misses come in order of the probability that it got, least first.
 
     Args:
-        truth, called: boolean [scan, class]; probabilities in [0, 1] of the same shape.
+        truth, predicted: boolean [scan, class]; probabilities in [0, 1] of the same shape.
         n: how many.
     """
-    missed, wrongly = truth & ~called, called & ~truth
+    missed, wrongly = truth & ~predicted, predicted & ~truth
     by_class = [
         sorted(np.flatnonzero(missed[:, c]).tolist(), key=lambda scan, c=c: float(probabilities[scan, c]))
         for c in range(truth.shape[1])
@@ -90,8 +90,8 @@ def gallery(
     if not n or not predictions:
         return [], None
     probabilities = np.array([[scan.probabilities[name] for name in record.classes] for scan in predictions])
-    called, truth = record.operating_point.calls(probabilities, record.labels), prepared.cohort.truth
-    errors = chosen_errors(truth, called, probabilities, n)
+    predicted, truth = record.operating_point.calls(probabilities, record.labels), prepared.cohort.truth
+    errors = chosen_errors(truth, predicted, probabilities, n)
     if not errors:
         return [], None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -45,7 +45,7 @@ class EvaluationInput:
         probabilities: [scan, class]; novelty: [scan]; see :func:`predict`.
         summary: what the report says of the run.
         baselines: name to probabilities [scan, class] on the same scans.
-        known: figures that are not computed from these predictions.
+        known_figures: figures that are not computed from these predictions.
         curves: of the training.
     """
 
@@ -56,7 +56,7 @@ class EvaluationInput:
     novelty: NDArray[np.float64]
     summary: RunSummary
     baselines: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    known: KnownFigures = field(default_factory=KnownFigures)
+    known_figures: KnownFigures = field(default_factory=KnownFigures)
     curves: Sequence[LearningCurve] = ()
 
     def answers(self, probabilities: NDArray[np.float64]) -> list[Prediction]:
@@ -101,7 +101,7 @@ def evaluate(
     metrics = compute_metrics(
         given.labelled(reported),
         replace(
-            given.known,
+            given.known_figures,
             fusion=fusion,
             chosen_point=record.chosen_point,
             prediction_sets=sets and measure_sets(given.labelled(given.probabilities), sets, config, seed),

@@ -115,7 +115,7 @@ def _predicted(
     probabilities, novelty = predict(network, prepared)
     overlap = _overlap(record, prepared)
     within, shortcuts = baselines_within(prepared.handcrafted, _as_development(prepared))
-    known = KnownFigures(
+    known_figures = KnownFigures(
         overlap=overlap,
         domain=_domain(record, prepared, novelty),
         shortcuts=shortcuts,
@@ -123,7 +123,7 @@ def _predicted(
     )
     baselines = _prevalence(record, len(prepared.scans)) | within
     return EvaluationInput(
-        record, network, prepared, probabilities, novelty, _summary(record, prepared, overlap), baselines, known
+        record, network, prepared, probabilities, novelty, _summary(record, prepared, overlap), baselines, known_figures
     )
 
 
@@ -203,7 +203,10 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
         novelty,
         facts,
         profile_of(cohort.truth, cohort.labels.names, cohort.patients, facts),
-        envelope_mm=([one.spacing_mm_low for one in envelopes], [one.spacing_mm_high for one in envelopes]),
+        envelope_mm=(
+            [envelope.spacing_mm_low for envelope in envelopes],
+            [envelope.spacing_mm_high for envelope in envelopes],
+        ),
         training=record.development,
         abstain_above=record.abstain_above_novelty,
     )

@@ -25,14 +25,14 @@ def check_subgroups(cohort: Cohort, columns: Sequence[str] | None) -> None:
     Raises:
         UsageError: no column of the table, and no fact of a scan, has this name.
     """
-    known = [*_table_columns(cohort), *TEXT_FACTS, *NUMBER_FACTS]
+    available = [*_table_columns(cohort), *TEXT_FACTS, *NUMBER_FACTS]
     for column in columns or ():
-        if column not in known:
-            near = get_close_matches(column, known, n=1)
+        if column not in available:
+            near = get_close_matches(column, available, n=1)
             raise UsageError(
                 f"subgroup column {column!r} is not in the table",
                 where=cohort.path or "",
-                expected=f"one of {', '.join(known)}",
+                expected=f"one of {', '.join(available)}",
                 action=f"Did you mean {near[0]}?" if near else "",
             )
 
@@ -55,16 +55,18 @@ def cohort_subgroups(
         ]
     )
     groupings = [group_column(name, _texts(prepared, name), prepared.cohort.patients) for name in dict.fromkeys(names)]
-    return groupings if columns is not None else _distinct([one for one in groupings if not one.unsuitable])
+    return (
+        groupings if columns is not None else _distinct([grouping for grouping in groupings if not grouping.unsuitable])
+    )
 
 
 def _distinct(groupings: Sequence[Grouping]) -> list[Grouping]:
     """One of those that divide the scans alike; the test's correction should not count them twice."""
     first: dict[tuple[int, ...], Grouping] = {}
     for grouping in groupings:
-        known = first.setdefault(grouping.partition, grouping)
-        if known is not grouping:
-            first[grouping.partition] = replace(known, same_as=(*known.same_as, grouping.column))
+        earlier = first.setdefault(grouping.partition, grouping)
+        if earlier is not grouping:
+            first[grouping.partition] = replace(earlier, same_as=(*earlier.same_as, grouping.column))
     return list(first.values())
 
 

@@ -75,11 +75,11 @@ class PairedScans(PreparedScans):
 
     def __init__(self, tensors: Tensors, truth: Truth, transform: Callable, unlabelled: Tensors) -> None:
         super().__init__(tensors, truth, transform)
-        self.others = PreparedScans(unlabelled, np.zeros((len(unlabelled), 0), dtype=bool), transform)
+        self.unlabelled = PreparedScans(unlabelled, np.zeros((len(unlabelled), 0), dtype=bool), transform)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         image, truth = super().__getitem__(index[0])
-        return image, truth, self.others[index[1]][0]
+        return image, truth, self.unlabelled[index[1]][0]
 
 
 class PairedSampler(WeightedRandomSampler):

@@ -30,8 +30,11 @@ def set_bottleneck(classifier: Classifier, data: FoldData, config: FinetuneConfi
     fitted = fit_autoencoder(features, mapping.bottleneck, noise=mapping.noise, steps=mapping.steps, seed=config.seed)
     layer = classifier.mapping[0]  # type: ignore[index]
     layer.load_state_dict(fitted.encoder.state_dict())
-    kept = fitted.kept_variance(source.by_frozen_encoder(classifier, data.val_tensors))
-    log.info("autoencoder: its bottleneck keeps %.0f %% of the variance of the validation scans' features", 100 * kept)
+    kept_variance = fitted.kept_variance(source.by_frozen_encoder(classifier, data.val_tensors))
+    log.info(
+        "autoencoder: its bottleneck keeps %.0f %% of the variance of the validation scans' features",
+        100 * kept_variance,
+    )
 
 
 def labelled_features(

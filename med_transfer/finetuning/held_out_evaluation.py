@@ -135,7 +135,7 @@ def _summary(
     config: FinetuneConfig,
     record: BundleRecord,
     bundled: TrainedEnsemble,
-    kept: KeptNetwork,
+    kept_network: KeptNetwork,
     seconds: float,
 ) -> RunSummary:
     cohort, weights = run_data.prepared.cohort, record.backbone.weights
@@ -155,7 +155,7 @@ def _summary(
         cross_validated=run_data.split.n_fold_models > 1,
         config=[
             ("Transfer", str(config.transfer)),
-            ("Network kept", kept.sentence),
+            ("Network kept", kept_network.sentence),
             *_config_rows(run_data, config),
             ("Training and validation", bundled.gap.sentence),
         ],

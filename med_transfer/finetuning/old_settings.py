@@ -53,10 +53,10 @@ def upgrade_strategy(values: dict[str, Any]) -> None:
 
 def _upgrade_batch_norm(values: dict[str, Any], transfer: dict[str, Any]) -> None:
     """Whether statistics are kept was a second word for ``train`` or any other ``batch_norm``."""
-    kept, chosen = take(values, _OLD_BATCH_NORM), transfer.get("batch_norm", "auto")
-    if kept in (MISSING, None):
+    frozen, chosen = take(values, _OLD_BATCH_NORM), transfer.get("batch_norm", "auto")
+    if frozen in (MISSING, None):
         return
-    if kept == (chosen == "train") and chosen != "auto":
-        raise ConfigError(f"{str(kept).lower()} with transfer.batch_norm {chosen}", where=_OLD_BATCH_NORM)
-    transfer["batch_norm"] = chosen if kept else "train"
+    if frozen == (chosen == "train") and chosen != "auto":
+        raise ConfigError(f"{str(frozen).lower()} with transfer.batch_norm {chosen}", where=_OLD_BATCH_NORM)
+    transfer["batch_norm"] = chosen if frozen else "train"
     log.warning("config key %s is now transfer.batch_norm: %s", _OLD_BATCH_NORM, transfer["batch_norm"])

@@ -25,7 +25,7 @@ def bundle_record(
     config: FinetuneConfig,
     source: LoadedBackbone,
     trained: TrainedEnsemble,
-    kept: KeptNetwork,
+    kept_network: KeptNetwork,
     fusion: Fusion | None = None,
 ) -> BundleRecord:
     """The record of the ensemble that was kept. Holds hashes of patients and scans, no identifiers.
@@ -49,13 +49,13 @@ def bundle_record(
         trained_on=_provenance(run_data, config),
         development=_profile(run_data),
         held_out=_held_out(run_data),
-        transfer=_transfer(run_data, config.transfer, kept),
+        transfer=_transfer(run_data, config.transfer, kept_network),
         fusion=fusion,
         reported=reported_metrics(),
     )
 
 
-def _transfer(run_data: RunData, transfer: TransferConfig, kept: KeptNetwork) -> TransferRecord:
+def _transfer(run_data: RunData, transfer: TransferConfig, kept_network: KeptNetwork) -> TransferRecord:
     return TransferRecord(
         strategy=transfer.strategy.name,
         regularise=transfer.regularise,
@@ -65,7 +65,7 @@ def _transfer(run_data: RunData, transfer: TransferConfig, kept: KeptNetwork) ->
         mapping=transfer.mapping.method if transfer.mapping else None,
         bottleneck=transfer.bottleneck,
         n_unlabelled=len(run_data.unlabelled.scans) if transfer.unlabelled and run_data.unlabelled else 0,
-        fallback=kept.sentence if kept.fell_back else "",
+        fallback=kept_network.sentence if kept_network.fell_back else "",
     )
 
 

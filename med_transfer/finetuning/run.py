@@ -106,14 +106,14 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         check_operating_point(run_data.prepared.cohort, run_data.split, config)
         trained = train(run_data, config, source, out / "training", progress)
         scratch = _train_from_scratch_baseline(run_data, config, source, out / "training-scratch", progress)
-        kept = choose_network(run_data, config, trained, scratch)
-        log.info(kept.sentence)
-        networks, kept_config = TrainedNetworks(trained, scratch, kept), config
-        if kept.fell_back:
+        kept_network = choose_network(run_data, config, trained, scratch)
+        log.info(kept_network.sentence)
+        networks, kept_config = TrainedNetworks(trained, scratch, kept_network), config
+        if kept_network.fell_back:
             kept_config, source = config.from_scratch_config(), from_scratch(source.spec, config.seed)
         bundled = networks.bundled
         fusion = fuse_run(run_data, kept_config, bundled)
-        record = bundle_record(run_data, kept_config, source, bundled, kept, fusion)
+        record = bundle_record(run_data, kept_config, source, bundled, kept_network, fusion)
         bundle = save_bundle(
             out / BUNDLE_FOLDER, record, bundled.ensemble, model_card(record, run_data.prepared.cohort)
         )

@@ -71,14 +71,14 @@ def prepare_unlabelled(
     development = set(_also_in(prepared, labelled, split.development))
     if development:
         log.info("left out %d unlabelled scans: they or their patients have labels in this run", len(development))
-    kept = [index for index in range(len(prepared.scans)) if index not in development]
-    if len(kept) < LEAST:
+    remaining = [index for index in range(len(prepared.scans)) if index not in development]
+    if len(remaining) < LEAST:
         raise CohortError(
-            f"{len(kept)} unlabelled scans are left of {len(prepared.scans)}",
+            f"{len(remaining)} unlabelled scans are left of {len(prepared.scans)}",
             where=path,
             expected=f"at least {LEAST} of patients who are not in the cohort",
         )
-    return prepared.subset(kept)
+    return prepared.subset(remaining)
 
 
 def lock_unlabelled(unlabelled: PreparedCohort, path: Path) -> None:
@@ -105,5 +105,5 @@ def patient_hashes(prepared: PreparedCohort) -> list[str]:
 
 def _also_in(prepared: PreparedCohort, labelled: PreparedCohort, part: Iterable[int]) -> tuple[int, ...]:
     """Positions of the unlabelled scans whose patient or image is in a part of the labelled ones."""
-    known = labelled.subset(part)
-    return seen_before(prepared.cohort, prepared.content_hashes, patient_hashes(known), known.images)
+    labelled_part = labelled.subset(part)
+    return seen_before(prepared.cohort, prepared.content_hashes, patient_hashes(labelled_part), labelled_part.images)

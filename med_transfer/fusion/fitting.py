@@ -78,9 +78,9 @@ def fit_fusion(development: DevelopmentScans, config: FusionConfig, *, balanced:
     inputs = learn_inputs(development, config)
     combinations: dict[tuple[Part, ...], Combination] = {}
     for parts in reversed(combinations_of(config.use)):
-        others: tuple[Part, ...] = tuple(part for part in parts if part != "network")
+        without_network: tuple[Part, ...] = tuple(part for part in parts if part != "network")
         if config.method == "mean" and "network" in parts:
-            combinations[parts] = mean_with_network(parts, inputs, combinations[others])
+            combinations[parts] = mean_with_network(parts, inputs, combinations[without_network])
             continue
         chosen = out_of_fold if "network" in parts else everyone
         features = np.hstack([inputs.block(part, scans.take(chosen)) for part in parts])
@@ -127,7 +127,7 @@ def combinations_of(use: Sequence[Part]) -> list[tuple[Part, ...]]:
     return [parts for size in sizes for parts in itertools.combinations(use, size) if parts != ("network",)]
 
 
-def mean_with_network(parts: tuple[Part, ...], inputs: Inputs, others: Combination) -> Combination:
+def mean_with_network(parts: tuple[Part, ...], inputs: Inputs, without_network: Combination) -> Combination:
     """Half of the network's logits plus half of those of a model of the other parts, which is linear again.
 
     Nothing is fitted on the network's outputs, so they need not be of held-out scans. A network that knows little has
@@ -136,19 +136,21 @@ def mean_with_network(parts: tuple[Part, ...], inputs: Inputs, others: Combinati
     names = inputs.names("network")
     before = sum(len(inputs.names(part)) for part in parts[: parts.index("network")])
 
-    def among(own: Sequence, of_others: Sequence) -> tuple:
-        return (*of_others[:before], *own, *of_others[before:])
+    def among(own: Sequence, of_rest: Sequence) -> tuple:
+        return (*of_rest[:before], *own, *of_rest[before:])
 
     half = np.eye(len(names)) / 2
-    weight = [among(own, row) for own, row in zip(half.tolist(), (np.array(others.weight) / 2).tolist(), strict=True)]
-    return others.model_copy(
+    weight = [
+        among(own, row) for own, row in zip(half.tolist(), (np.array(without_network.weight) / 2).tolist(), strict=True)
+    ]
+    return without_network.model_copy(
         update={
             "parts": parts,
-            "features": among(names, others.features),
-            "mean": among([0.0] * len(names), others.mean),
-            "scale": among([1.0] * len(names), others.scale),
+            "features": among(names, without_network.features),
+            "mean": among([0.0] * len(names), without_network.mean),
+            "scale": among([1.0] * len(names), without_network.scale),
             "weight": tuple(weight),
-            "bias": tuple(bias / 2 for bias in others.bias),
+            "bias": tuple(bias / 2 for bias in without_network.bias),
         }
     )
 

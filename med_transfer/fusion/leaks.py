@@ -50,31 +50,31 @@ def _tells_class(values: Sequence[str], truth: NDArray[np.bool_]) -> bool:
     filled = np.array([not is_missing(value) for value in values])
     if filled.sum() < _FEWEST_SCANS:
         return False
-    texts, outcome = [value for value in values if not is_missing(value)], truth[filled]
+    texts, filled_truth = [value for value in values if not is_missing(value)], truth[filled]
     if len(set(texts)) <= min(_MOST_CODES, len(texts) // 2):
-        return any(_purity(texts, kind) >= _SURE for kind in _outcomes(outcome))
+        return any(_purity(texts, kind) >= _SURE for kind in _labellings(filled_truth))
     try:
         numbers = np.array([float(text) for text in texts])
     except ValueError:
         return False
-    separated = [auc(outcome[:, c], numbers) for c in range(outcome.shape[1])]
+    separated = [auc(filled_truth[:, c], numbers) for c in range(filled_truth.shape[1])]
     return any(max(value, 1 - value) >= _SURE for value in separated if value is not None)
 
 
-def _outcomes(truth: NDArray[np.bool_]) -> list[NDArray]:
+def _labellings(truth: NDArray[np.bool_]) -> list[NDArray]:
     """The class of each scan, and each class against the rest, where there is something to tell apart."""
     kinds = [np.unique(truth, axis=0, return_inverse=True)[1].ravel(), *truth.T.astype(int)]
     return [kind for kind in kinds if len(set(kind.tolist())) > 1]
 
 
 def _purity(texts: Sequence[str], kind: NDArray) -> float:
-    """Balanced accuracy of guessing for each value the outcome that it has most often."""
+    """Balanced accuracy of guessing for each value the label that it has most often."""
     by_value = defaultdict(list)
-    for text, outcome in zip(texts, kind.tolist(), strict=True):
-        by_value[text].append(outcome)
-    guess = {text: Counter(outcomes).most_common(1)[0][0] for text, outcomes in by_value.items()}
-    right = np.array([guess[text] == outcome for text, outcome in zip(texts, kind.tolist(), strict=True)])
-    return float(np.mean([right[kind == outcome].mean() for outcome in np.unique(kind)]))
+    for text, label in zip(texts, kind.tolist(), strict=True):
+        by_value[text].append(label)
+    guess = {text: Counter(labels).most_common(1)[0][0] for text, labels in by_value.items()}
+    right = np.array([guess[text] == label for text, label in zip(texts, kind.tolist(), strict=True)])
+    return float(np.mean([right[kind == label].mean() for label in np.unique(kind)]))
 
 
 def _tells_patient(values: Sequence[str], patients: Sequence[str]) -> bool:

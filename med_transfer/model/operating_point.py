@@ -69,9 +69,9 @@ class OperatingPoint(BaseModel):
     def require_fit(self, labels: Labels) -> None:
         """Whether it can call such labels. Raises ConfigError as :meth:`calls`."""
         if (self.rule == "threshold") != labels.multilabel:
-            found = "several findings a scan" if labels.multilabel else "one class a scan"
+            kind = "several findings a scan" if labels.multilabel else "one class a scan"
             needed = "'threshold'" if labels.multilabel else _OF_CLASSES
-            raise ConfigError(f"rule {self.rule!r} with labels of {found}", where="operating_point", expected=needed)
+            raise ConfigError(f"rule {self.rule!r} with labels of {kind}", where="operating_point", expected=needed)
         self._require_thresholds(labels)
         if self.rule == "cost":
             self._require_costs(labels)
@@ -94,29 +94,29 @@ class OperatingPoint(BaseModel):
     def _require_costs(self, labels: Labels) -> None:
         """Every wrong call has a cost, above that of the right call (Elkan 2001, section 1.2)."""
         where, names = "operating_point.costs", labels.names
-        named = [*self.costs, *(called for row in self.costs.values() for called in row)]
+        named = [*self.costs, *(predicted for row in self.costs.values() for predicted in row)]
         if unknown := sorted(set(named) - set(names)):
             raise ConfigError(f"a cost for {unknown[0]!r}", where=where, expected=f"one of {', '.join(names)}")
         for true in names:
             row = {true: 0.0} | self.costs.get(true, {})
-            for called in names:
-                if called not in row:
+            for predicted in names:
+                if predicted not in row:
                     raise ConfigError(
-                        f"no cost of calling {called} what is {true}",
+                        f"no cost of calling {predicted} what is {true}",
                         where=where,
-                        expected=f"{true}: {{{called}: ...}}",
+                        expected=f"{true}: {{{predicted}: ...}}",
                     )
-                if not np.isfinite(row[called]) or (called != true and row[called] <= row[true]):
+                if not np.isfinite(row[predicted]) or (predicted != true and row[predicted] <= row[true]):
                     raise ConfigError(
-                        f"calling {called} what is {true} costs {row[called]:g}",
+                        f"calling {predicted} what is {true} costs {row[predicted]:g}",
                         where=where,
                         expected=f"more than the right call, which costs {row[true]:g}",
                     )
 
     def _cost_matrix(self, labels: Labels) -> NDArray[np.float64]:
-        """[true class, called class]."""
+        """[true class, predicted class]."""
         rows = [{true: 0.0} | self.costs[true] for true in labels.names]
-        return np.array([[row[called] for called in labels.names] for row in rows])
+        return np.array([[row[predicted] for predicted in labels.names] for row in rows])
 
     def _precedence(self, probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:
         """[scan, class]: the class with the greatest is called."""

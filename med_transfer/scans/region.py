@@ -33,8 +33,8 @@ def region_of_mask(mask: Volume) -> Region:
         raise UnusableVoxels("the mask is empty", where=mask.provenance.path, expected="at least one non-zero voxel")
     extents = []
     for axis in (2, 1, 0):  # array axes of i, j, k
-        others = tuple(other for other in range(3) if other != axis)
-        indices = np.flatnonzero(present.any(axis=others))
+        other_axes = tuple(other for other in range(3) if other != axis)
+        indices = np.flatnonzero(present.any(axis=other_axes))
         extents.append((indices[0] - 0.5, indices[-1] + 0.5))
     corners = geometry.to_world_mm(mask.affine, list(itertools.product(*extents)))
     low, high = corners.min(axis=0), corners.max(axis=0)

@@ -51,16 +51,20 @@ def layers_of(spec: BackboneSpec, also: Stages | None = None) -> list[Stages]:
 
 def joined_features(features: Sequence[StageFeatures], stages: Stages) -> NDArray[np.float64]:
     """[scan, feature] of the means over space of these stages."""
-    return np.array([np.concatenate([one.stages[stage] for stage in stages]) for one in features], dtype=np.float64)
+    return np.array(
+        [np.concatenate([of_scan.stages[stage] for stage in stages]) for of_scan in features], dtype=np.float64
+    )
 
 
 def measure_layers(features: Sequence[StageFeatures], layers: Sequence[Stages], target: Target) -> list[MeasuredLayer]:
     """Every layer, best first by the rule of the ranking; a narrower layer costs less."""
     measured = [_measure(joined_features(features, stages), stages, target) for stages in layers]
-    by_name = {layer_text(one.score.stages): one for one in measured}
+    by_name = {layer_text(layer.score.stages): layer for layer in measured}
     contenders = [
-        RankingCriteria(name, one.score.macro_auc, one.score.standard_error, one.score.log_me, one.score.n_features)
-        for name, one in by_name.items()
+        RankingCriteria(
+            name, layer.score.macro_auc, layer.score.standard_error, layer.score.log_me, layer.score.n_features
+        )
+        for name, layer in by_name.items()
     ]
     return [by_name[contender.name] for contender in rank(contenders, len(target.cohort))]
 
@@ -143,14 +147,14 @@ def _layer_of_source(source: SourceFeatures, best: Stages) -> Stages:
     """The best layer if the source has it, else its deepest; features before a Gaussian."""
     if source.table(best) is not None:
         return best
-    known = [*source.features, *source.gaussians]
-    return best if best in known else max(known, key=lambda stages: (stages in source.features, max(stages)))
+    available = [*source.features, *source.gaussians]
+    return best if best in available else max(available, key=lambda stages: (stages in source.features, max(stages)))
 
 
 def _agreement(features: Sequence[StageFeatures]) -> Agreement | None:
     """The median over the scans whose statistics were compared."""
-    seen = [one.agreement for one in features if one.agreement is not None]
-    if not seen:
+    compared = [of_scan.agreement for of_scan in features if of_scan.agreement is not None]
+    if not compared:
         return None
-    correlation, shift, spread = np.median([(one.correlation, one.shift, one.spread) for one in seen], axis=0)
-    return Agreement(float(correlation), float(shift), float(spread), seen[0].layers)
+    correlation, shift, spread = np.median([(scan.correlation, scan.shift, scan.spread) for scan in compared], axis=0)
+    return Agreement(float(correlation), float(shift), float(spread), compared[0].layers)

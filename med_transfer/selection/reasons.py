@@ -73,10 +73,10 @@ def _passed_over(ranking: Sequence[BackboneScore], chosen: BackboneScore) -> lis
     return [f"{score.name} stands before it but does not beat its own random weights." for score in before]
 
 
-def _rivals(others: Sequence[BackboneScore], chosen: BackboneScore, scans: int) -> list[str]:
+def _rivals(rivals: Sequence[BackboneScore], chosen: BackboneScore, scans: int) -> list[str]:
     """Who cannot be told apart from it by the probe, and what decided."""
-    tied = tied_with_the_best([score.best for score in (chosen, *others)])
-    return [_decided(score, chosen, scans) for score in others if score.best in tied]
+    tied = tied_with_the_best([score.best for score in (chosen, *rivals)])
+    return [_decided(score, chosen, scans) for score in rivals if score.best in tied]
 
 
 def _decided(rival: BackboneScore, chosen: BackboneScore, scans: int) -> str:

@@ -35,8 +35,8 @@ _HEAD = (
 def as_record(selection: Selection, config: FinetuneConfig | None = None) -> dict:
     """What ``selection.json`` holds."""
     record = {"schema": SCHEMA, **asdict(selection), "rule": RULE, "overrides": list(selection.overrides)}
-    for score, one in zip(selection.ranking, record["ranking"], strict=True):
-        one["beats_random"] = score.beats_random
+    for score, entry in zip(selection.ranking, record["ranking"], strict=True):
+        entry["beats_random"] = score.beats_random
     record["folder"] = str(selection.folder)
     if config is not None:
         record["config"] = {part: getattr(config, part).model_dump(mode="json") for part in ("input", "split")}
@@ -135,17 +135,17 @@ def _layer_rows(weights: str, layers: Sequence[LayerScore]) -> list[tuple[str, .
     return [
         (
             weights,
-            layer_text(one.stages),
-            str(one.n_features),
-            f"{one.macro_auc:.2f} ± {one.standard_error:.2f}",
-            f"{one.balanced_sensitivity:.2f}",
-            f"{one.knn_macro_auc:.2f}",
-            f"{one.log_me:.3f}",
-            f"{one.h_score:.3f}",
-            f"{one.n_leep:.3f}",
-            f"{one.trans_rate:.2f}",
+            layer_text(layer.stages),
+            str(layer.n_features),
+            f"{layer.macro_auc:.2f} ± {layer.standard_error:.2f}",
+            f"{layer.balanced_sensitivity:.2f}",
+            f"{layer.knn_macro_auc:.2f}",
+            f"{layer.log_me:.3f}",
+            f"{layer.h_score:.3f}",
+            f"{layer.n_leep:.3f}",
+            f"{layer.trans_rate:.2f}",
         )
-        for one in layers
+        for layer in layers
     ]
 
 

@@ -140,7 +140,7 @@ def _score(
 
 
 def _in_depth(measured: Sequence[MeasuredLayer]) -> tuple:
-    return tuple(sorted((one.score for one in measured), key=lambda score: (len(score.stages), score.stages)))
+    return tuple(sorted((layer.score for layer in measured), key=lambda score: (len(score.stages), score.stages)))
 
 
 def _leep(candidate: Candidate, features: Sequence[StageFeatures], target: Target) -> float | None:
@@ -159,7 +159,7 @@ def _gap(
 
 
 def _cost(candidate: Candidate, features: Sequence[StageFeatures]) -> Cost:
-    seconds = [one.seconds for one in features if one.seconds is not None]
+    seconds = [of_scan.seconds for of_scan in features if of_scan.seconds is not None]
     return Cost(
         seconds_per_scan=float(np.median(seconds)) if seconds else None,
         parameters_mib=candidate.spec.parameters * 4 / 2**20,
@@ -173,8 +173,10 @@ def _selection(
 ) -> Selection:
     by_name = {score.name: score for score in scores}
     contenders = [
-        RankingCriteria(name, one.best.macro_auc, one.best.standard_error, one.best.log_me, one.cost.activations_mib)
-        for name, one in by_name.items()
+        RankingCriteria(
+            name, score.best.macro_auc, score.best.standard_error, score.best.log_me, score.cost.activations_mib
+        )
+        for name, score in by_name.items()
     ]
     ranking = tuple(by_name[contender.name] for contender in rank(contenders, len(target.cohort)))
     recommended, reason = recommend(ranking, len(target.cohort), start)

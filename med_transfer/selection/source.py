@@ -99,16 +99,16 @@ def source_head(candidate: Candidate) -> SourceHead | None:
     return SourceHead(_pooled(candidate, folder), _layer(tensors, "member0.head"), record.calibration, bottleneck)
 
 
-def other_input(candidate: Candidate, known: SourceFeatures | None, here: PreprocessingConfig) -> str:
+def other_input(candidate: Candidate, source: SourceFeatures | None, here: PreprocessingConfig) -> str:
     """How the source's scans were given to the network, where that is known and was not as here; else empty.
 
     Args:
-        known: what :func:`source_features` gives; inputs of its file are never quite as here, as it is no cohort's.
+        source: what :func:`source_features` gives; inputs of its file are never quite as here, as it is no cohort's.
         here: how the cohort's scans are given.
     """
     folder = _bundle(candidate)
-    if known is not None and known.input:
-        return known.input
+    if source is not None and source.input:
+        return source.input
     if folder is None:
         return ""
     there, now = (
@@ -125,9 +125,9 @@ def _layer(tensors: dict[str, NDArray], name: str) -> Layer:
 
 def _places(candidate: Candidate) -> list[Path]:
     stored = stored_weights(candidate.spec) if candidate.weights is None else candidate.weights
-    beside = [source_features_path(weights_in(stored))] if stored is not None else []
+    next_to_weights = [source_features_path(weights_in(stored))] if stored is not None else []
     by_name = [source_features_path(store_folder() / candidate.spec.name)] if candidate.weights is None else []
-    return beside + by_name
+    return next_to_weights + by_name
 
 
 def _bundle(candidate: Candidate) -> Path | None:

@@ -99,7 +99,7 @@ def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Progre
         agreements.append(agreement(backbone.encoder, _images(volumes, alternative.needs)))
         progress("comparing inputs", len(agreements), len(inputs))
     verdict, reason = _verdict(inputs, agreements)
-    tried = {alternative.name: found for alternative, found in zip(inputs, agreements, strict=True)}
+    tried = {alternative.name: of_input for alternative, of_input in zip(inputs, agreements, strict=True)}
     return Fit(verdict, reason, agreements[0], features, tried, len(volumes))
 
 
@@ -240,11 +240,11 @@ def _features(backbone: LoadedBackbone, images: Sequence[Tensor]) -> Features:
         pooled = torch.stack([backbone.encoder.eval()(image)[-1].flatten(2).mean(2)[0] for image in images]).double()
     directions = nn.functional.normalize(pooled, dim=1)
     cosines = directions @ directions.T
-    others = cosines[~torch.eye(len(images), dtype=torch.bool)]
+    off_diagonal = cosines[~torch.eye(len(images), dtype=torch.bool)]
     shares = torch.linalg.svdvals(pooled - pooled.mean(0))
     shares = shares / shares.sum().clamp(min=1e-12)
     entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
-    return Features(float(entropy.exp()), float(others.mean()) if len(others) else 1.0)
+    return Features(float(entropy.exp()), float(off_diagonal.mean()) if len(off_diagonal) else 1.0)
 
 
 def _without_memory(features: Features, count: int) -> Fit:

@@ -86,8 +86,8 @@ class Study:
 
     def report(self, trial: Trial, step: int, figure: float) -> None:
         """A figure to compare with other trials' at the same step. Raises TrialPruned."""
-        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        if step in known or not math.isfinite(figure):  # a trial that goes on reports some steps again
+        reported = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        if step in reported or not math.isfinite(figure):  # a trial that goes on reports some steps again
             return
         trial.report(figure, step)
         if trial.should_prune():

@@ -74,7 +74,7 @@ class Comparison:
             "mcnemar": self.mcnemar,
             "delong_margin": self.delong_margin,
         }
-        by_class = {name: one.model_dump(mode="json") for name, one in self.sensitivity.items()}
+        by_class = {name: difference.model_dump(mode="json") for name, difference in self.sensitivity.items()}
         counts = {"n_shared": self.n_shared, "n_reference": self.n_reference, "n_scans": self.metrics.n_scans}
         plain = {name: record and record.model_dump(mode="json") for name, record in records.items()}
         return {
@@ -98,7 +98,7 @@ class Comparison:
         return {
             "macro_auc": plain(self.macro_auc),
             "balanced_sensitivity": plain(self.balanced_sensitivity),
-            "sensitivity": {name: plain(found) for name, found in self.sensitivity.items()},
+            "sensitivity": {name: plain(difference) for name, difference in self.sensitivity.items()},
         }
 
 
@@ -128,9 +128,9 @@ def compare_runs(
         raise UsageError(f"{len(runs)} run", expected="at least two to compare")
     if margin is not None:
         checked_margin(margin)
-    first, *others = [FinishedRun.read(run) for run in runs]
+    first, *other_runs = [FinishedRun.read(run) for run in runs]
     n = len(first.predictions)
-    compared = [_against(first, other, margin, seed, n_boot) for other in others]
+    compared = [_against(first, other, margin, seed, n_boot) for other in other_runs]
     for test in ("delong", "mcnemar", "delong_margin"):
         compared = _corrected(compared, test)
     return [Comparison(first.folder, first.metrics, n, n, reported=first.reported, margin=margin), *compared]
@@ -138,10 +138,13 @@ def compare_runs(
 
 def _corrected(compared: Sequence[Comparison], test: str) -> list[Comparison]:
     """With Holm's correction of one test over the runs; every run has it, or none."""
-    tests = [found for one in compared if (found := getattr(one, test)) is not None]
+    tests = [paired_test for comparison in compared if (paired_test := getattr(comparison, test)) is not None]
     if not tests:
         return list(compared)
-    return [replace(one, **{test: found}) for one, found in zip(compared, corrected(tests), strict=True)]
+    return [
+        replace(comparison, **{test: paired_test})
+        for comparison, paired_test in zip(compared, corrected(tests), strict=True)
+    ]
 
 
 def _against(reference: FinishedRun, other: FinishedRun, margin: float | None, seed: int, n_boot: int) -> Comparison:

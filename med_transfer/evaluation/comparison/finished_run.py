@@ -60,15 +60,15 @@ class FinishedRun:
             UsageError: a scan without fused probabilities in a run that reports them.
         """
         rows = [self.predictions[key] for key in keys]
-        found = [row.fused if self.reported == "fused" else row.probabilities for row in rows]
-        if not all(found):
+        probabilities = [row.fused if self.reported == "fused" else row.probabilities for row in rows]
+        if not all(probabilities):
             raise UsageError(
-                f"{sum(not one for one in found)} test scans without fused probabilities",
+                f"{sum(not of_scan for of_scan in probabilities)} test scans without fused probabilities",
                 where=self.folder / "predictions.csv",
                 expected="one for every scan, as metrics.json reports them",
                 action="Judge the run again",
             )
-        return np.array([[one[name] for name in self.metrics.labels] for one in found])
+        return np.array([[of_scan[name] for name in self.metrics.labels] for of_scan in probabilities])
 
 
 def _key(row: Prediction, truth: dict) -> Key:

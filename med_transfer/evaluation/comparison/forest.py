@@ -50,10 +50,12 @@ def forest(comparisons: Sequence[Comparison], names: Sequence[str]) -> Forest:
     Args:
         names: of the runs, as the page calls them.
     """
-    pairs = [(name, one) for name, one in zip(names, comparisons, strict=True) if not one.is_reference]
+    pairs = [
+        (name, comparison) for name, comparison in zip(names, comparisons, strict=True) if not comparison.is_reference
+    ]
     measures: dict[str, list[tuple[str, Estimate]]] = {}
-    for name, one in pairs:
-        for measure, estimate in differences(one).items():
+    for name, comparison in pairs:
+        for measure, estimate in differences(comparison).items():
             measures.setdefault(measure, []).append((name, estimate))
     estimates = [estimate for rows in measures.values() for _, estimate in rows]
     margin = comparisons[0].margin
@@ -67,16 +69,18 @@ def forest(comparisons: Sequence[Comparison], names: Sequence[str]) -> Forest:
     return Forest(groups, limit, ticks, None if margin is None else 0.5 - margin / limit / 2)
 
 
-def differences(one: Comparison) -> dict[str, Estimate]:
+def differences(comparison: Comparison) -> dict[str, Estimate]:
     """Measure, in words, to the difference of a run that is not the reference."""
-    overall = {"Macro AUC": one.macro_auc, "Balanced sensitivity": one.balanced_sensitivity}
-    found = {name: estimate for name, estimate in overall.items() if estimate is not None}
-    return found | {f"Sensitivity, {name}": estimate for name, estimate in one.sensitivity.items()}
+    overall = {"Macro AUC": comparison.macro_auc, "Balanced sensitivity": comparison.balanced_sensitivity}
+    defined = {name: estimate for name, estimate in overall.items() if estimate is not None}
+    return defined | {f"Sensitivity, {name}": estimate for name, estimate in comparison.sensitivity.items()}
 
 
 def _axis(estimates: Sequence[Estimate], margin: float) -> tuple[float, float]:
     """Half the width of an axis that shows every interval whole and the margin, and the distance of its ticks."""
-    values = [abs(value) for one in estimates for value in (one.value, *(one.ci95 or ())) if value is not None]
+    values = [
+        abs(value) for estimate in estimates for value in (estimate.value, *(estimate.ci95 or ())) if value is not None
+    ]
     largest = max([*values, margin, 0.01])
     step = next((step for step in _STEPS if largest <= 3 * step), _STEPS[-1])
     return math.ceil(round(largest / step, 9)) * step, step

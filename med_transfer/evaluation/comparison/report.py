@@ -38,7 +38,11 @@ CHOICE_WARNING = (
 def write_comparison(comparisons: Sequence[Comparison], out: Path | str) -> None:
     """All three files, into a folder. Raises OutputError."""
     out = Path(out)
-    record = {"schema": SCHEMA, "runs": [one.as_record() for one in comparisons], "method": method_of(comparisons)}
+    record = {
+        "schema": SCHEMA,
+        "runs": [comparison.as_record() for comparison in comparisons],
+        "method": method_of(comparisons),
+    }
     write_text(out / "compare.json", json.dumps(record, indent=2) + "\n")
     write_text(out / "compare.md", as_markdown(comparisons))
     write_text(out / "compare.html", as_page(comparisons))
@@ -46,12 +50,12 @@ def write_comparison(comparisons: Sequence[Comparison], out: Path | str) -> None
 
 def names_of(comparisons: Sequence[Comparison]) -> list[str]:
     """Each run's folder by as few of its last parts as tell the runs apart."""
-    parts = [one.run.resolve().parts for one in comparisons]
+    parts = [comparison.run.resolve().parts for comparison in comparisons]
     for depth in range(1, max(map(len, parts))):
         names = ["/".join(path[-depth:]) for path in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{number}: {one.run}" for number, one in enumerate(comparisons, start=1)]
+    return [f"{number}: {comparison.run}" for number, comparison in enumerate(comparisons, start=1)]
 
 
 def method_of(comparisons: Sequence[Comparison]) -> str:
@@ -61,12 +65,12 @@ def method_of(comparisons: Sequence[Comparison]) -> str:
 
 def scans_sentence(comparisons: Sequence[Comparison]) -> str:
     """On which scans the runs were compared."""
-    reference, *others = comparisons
-    if all(one.same_scans for one in others):
+    reference, *other_runs = comparisons
+    if all(comparison.same_scans for comparison in other_runs):
         return f"All runs were tested on the same {reference.n_shared} scans."
     counts = ", ".join(
-        f"{name} {one.n_shared} of {one.n_reference}"
-        for name, one in zip(names_of(comparisons)[1:], others, strict=True)
+        f"{name} {comparison.n_shared} of {comparison.n_reference}"
+        for name, comparison in zip(names_of(comparisons)[1:], other_runs, strict=True)
     )
     return (
         "The runs' test scans differ, so each is compared on those it shares with the reference only: "
@@ -97,15 +101,18 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
     runs: list[tuple[str, ...]] = [
         ("run", "test scans", "macro AUC", "balanced sensitivity", *(f"sensitivity {name}" for name in classes))
     ]
-    for name, one in zip(names, comparisons, strict=True):
-        metrics = one.metrics
+    for name, comparison in zip(names, comparisons, strict=True):
+        metrics = comparison.metrics
         figures = [metrics.macro_auc, metrics.balanced_accuracy, *(metrics.classes[c].sensitivity for c in classes)]
         runs.append((name, str(metrics.n_scans), *map(estimate_text, figures)))
     rows = [("run minus " + names[0], "shared scans", "measure", "difference")]
     tests = [("run", "test", "p", "p, Holm", "from")]
-    for name, one in list(zip(names, comparisons, strict=True))[1:]:
-        rows += [(name, str(one.n_shared), what, signed_text(found)) for what, found in differences(one).items()]
-        tests += [_test_row(name, test) for test in one.tests]
+    for name, comparison in list(zip(names, comparisons, strict=True))[1:]:
+        rows += [
+            (name, str(comparison.n_shared), measure, signed_text(difference))
+            for measure, difference in differences(comparison).items()
+        ]
+        tests += [_test_row(name, test) for test in comparison.tests]
     margin = comparisons[0].margin
     held = [("run", "measure", "difference", "verdict"), *verdicts(comparisons)]
     parts = [
@@ -126,10 +133,10 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
 def verdicts(comparisons: Sequence[Comparison]) -> list[tuple[str, str, str, str]]:
     """Run, measure, difference and what the margin says of it; empty without a margin."""
     return [
-        (name, measure, signed_text(found), verdict.sentence)
-        for name, one in list(zip(names_of(comparisons), comparisons, strict=True))[1:]
-        for measure, found in differences(one).items()
-        if (verdict := one.held_to_margin(found)) is not None
+        (name, measure, signed_text(difference), verdict.sentence)
+        for name, comparison in list(zip(names_of(comparisons), comparisons, strict=True))[1:]
+        for measure, difference in differences(comparison).items()
+        if (verdict := comparison.held_to_margin(difference)) is not None
     ]
 
 

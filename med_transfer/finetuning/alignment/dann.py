@@ -32,10 +32,10 @@ class DomainAdversary(Alignment):
         """The weighted loss of two batches of features [scan, feature], at a share ``progress`` of the training."""
         strength = self.weight * (2 / (1 + math.exp(-10 * progress)) - 1)
         with torch.autocast(labelled.device.type, enabled=False):
-            known, other = (
+            of_labelled, of_unlabelled = (
                 self.domain(reverse_gradient(side.float(), strength)).squeeze(1) for side in (labelled, unlabelled)
             )
-            return (F.softplus(-known).mean() + F.softplus(other).mean()) / 2
+            return (F.softplus(-of_labelled).mean() + F.softplus(of_unlabelled).mean()) / 2
 
 
 def reverse_gradient(features: Tensor, strength: float) -> Tensor:

@@ -52,9 +52,9 @@ class RandomStates(Callback):
         if state is None:
             return
         self.draws.set_state(state["draws"])
-        for random, known in zip(self.augmentations, json.loads(state["augmentations"]), strict=True):
-            known["state"]["key"] = np.array(known["state"]["key"], dtype=np.uint32)
-            random.set_state(known)
+        for random, saved in zip(self.augmentations, json.loads(state["augmentations"]), strict=True):
+            saved["state"]["key"] = np.array(saved["state"]["key"], dtype=np.uint32)
+            random.set_state(saved)
         self.mixup.bit_generator.state = json.loads(state["mixup"])
         torch.set_rng_state(state["torch"])
         torch.empty((), dtype=torch.int64).random_()  # the loader of a first epoch has drawn its seed before this hook

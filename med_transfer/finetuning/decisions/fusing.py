@@ -33,8 +33,8 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: 
         return
     where = cohort.path or "fusion"
     method = config.fusion.method
-    known = cohort.subset(split.development if method == "mean" else chain.from_iterable(split.validation))
-    require_patients(known.truth, known.patients, cohort.labels, method, where)
+    learned_from = cohort.subset(split.development if method == "mean" else chain.from_iterable(split.validation))
+    require_patients(learned_from.truth, learned_from.patients, cohort.labels, method, where)
     there = sorted({name for case in cohort.cases for name in case.columns})
     development = cohort.subset(split.development)
     rows = [str(case) for case in development.cases]

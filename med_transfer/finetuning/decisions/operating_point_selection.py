@@ -50,11 +50,11 @@ def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: 
         )
     for name in [config.for_class] if config.for_class is not None else []:
         if name not in labels.names:
-            known = ", ".join(labels.names)
-            raise ConfigError(f"class {name!r}", where="operating_point.class", expected=f"one of {known}")
+            classes = ", ".join(labels.names)
+            raise ConfigError(f"class {name!r}", where="operating_point.class", expected=f"one of {classes}")
     if config.rule == "sensitivity" and config.for_class is None and not labels.multilabel:
-        known = ", ".join(labels.names)
-        raise ConfigError("rule sensitivity without class", where="operating_point.class", expected=f"one of {known}")
+        classes = ", ".join(labels.names)
+        raise ConfigError("rule sensitivity without class", where="operating_point.class", expected=f"one of {classes}")
     if not config.is_chosen:
         _stated(config, labels).require_fit(labels)
         return
@@ -125,9 +125,10 @@ def youden_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_
     """
     false_positive_rate, sensitivity, thresholds = roc_curve(truth, probabilities, drop_intermediate=False)
     cases = truth.sum()
-    others = len(truth) - cases
-    found, false_alarms = np.rint(sensitivity * cases), np.rint(false_positive_rate * others)
-    gain = found * others - false_alarms * cases  # Youden's index in whole numbers: rounding breaks no tie
+    non_cases = len(truth) - cases
+    true_positives, false_positives = np.rint(sensitivity * cases), np.rint(false_positive_rate * non_cases)
+    # Youden's index in whole numbers: rounding breaks no tie
+    gain = true_positives * non_cases - false_positives * cases
     return float(thresholds[1:][gain[1:].argmax()])  # the first threshold, infinity, calls nothing
 
 
@@ -184,23 +185,23 @@ def _whose(config: OperatingPointConfig, labels: Labels) -> tuple[str, ...]:
 
 def _on_validation(rates: ClassRates, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
     """A rate by class; its method says where the threshold was chosen on the same scans."""
-    found = {label: rates.rate(c, name) for c, label in enumerate(rates.predictions.labels.names)}
+    by_class = {label: rates.rate(c, name) for c, label in enumerate(rates.predictions.labels.names)}
     if not config.is_chosen:
-        return found
+        return by_class
     return {
-        label: rate.model_copy(update={"method": joined(rate.method, _OPTIMISTIC)}) for label, rate in found.items()
+        label: rate.model_copy(update={"method": joined(rate.method, _OPTIMISTIC)}) for label, rate in by_class.items()
     }
 
 
 def _warnings(config: OperatingPointConfig, predictions: LabelledPredictions) -> list[str]:
     """What to know of a threshold that was chosen for a sensitivity."""
-    found = []
+    warnings = []
     for name in _whose(config, predictions.labels) if config.at_least is not None else ():
         column = predictions.labels.index(name)
-        cases, called = predictions.truth[:, column], predictions.predicted[:, column]
+        cases, predicted = predictions.truth[:, column], predictions.predicted[:, column]
         n = int(cases.sum())
         if _needed(n, config.at_least or 0) == n:
-            found.append(
+            warnings.append(
                 Sentence(
                     "{share:g} of {n} validation scans of {name} is all of them, so the threshold is the lowest "
                     "probability among them: one scan decides it",
@@ -209,8 +210,8 @@ def _warnings(config: OperatingPointConfig, predictions: LabelledPredictions) ->
                     name=name,
                 )
             )
-        if called.all():
-            found.append(
+        if predicted.all():
+            warnings.append(
                 Sentence("the sensitivity of {name} is reached only by calling every validation scan so", name=name)
             )
-    return found
+    return warnings

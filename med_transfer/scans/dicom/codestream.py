@@ -135,7 +135,7 @@ def require_all_tiles(codestream: bytes) -> None:
         parts[tile] += 1
         declared[tile] = count or declared.get(tile, 0)  # 0: not said here
         at = at + max(length, 12) if length else codestream.rfind(_END_OF_IMAGE)  # 0: all that is left
-    all_parts = all(declared[tile] in (0, found) for tile, found in parts.items())
+    all_parts = all(declared[tile] in (0, n_parts) for tile, n_parts in parts.items())
     if len(parts) != _tiles(codestream) or not all_parts or codestream[at : at + 2] != _END_OF_IMAGE:
         raise ValueError("the JPEG 2000 codestream is cut off or lacks tiles")
     if _HOLE in codestream:

@@ -44,8 +44,8 @@ def frames_of(path: Path, values: Values, keywords: Iterable[str]) -> list[Value
 
 def _flattened(group: Dataset, keywords: tuple[str, ...]) -> Values:
     """The wanted values of every functional group macro in one item."""
-    found: Values = {}
+    values: Values = {}
     for element in group:
         if element.VR == "SQ" and element.value:
-            found |= values_of(element.value[0], keywords)
-    return {_SAME_AS.get(keyword, keyword): parts for keyword, parts in found.items()}
+            values |= values_of(element.value[0], keywords)
+    return {_SAME_AS.get(keyword, keyword): parts for keyword, parts in values.items()}

@@ -69,8 +69,10 @@ def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Ve
 
 
 def _modality(slices: Sequence[Slice]) -> str:
-    found = sorted({s.modality or "none" for s in slices})
-    return "" if len(found) == 1 and found[0] in MODALITIES else f"modality {', '.join(found)} is not one of CT, MR, PT"
+    modalities = sorted({s.modality or "none" for s in slices})
+    if len(modalities) == 1 and modalities[0] in MODALITIES:
+        return ""
+    return f"modality {', '.join(modalities)} is not one of CT, MR, PT"
 
 
 def _localizer(slices: Sequence[Slice]) -> str:
@@ -161,8 +163,10 @@ def _mixed(what: str, slices: Sequence[Slice], values: Sequence[Hashable]) -> st
     if len(set(values)) == 1:
         return ""
     usual = commonest(values)
-    others = sorted({value for value in values if value != usual}, key=str)
-    parts = [f"{_named([n for n, v in enumerate(values, 1) if v == value])} {value}" for value in others[:_MAX_NAMED]]
+    deviating = sorted({value for value in values if value != usual}, key=str)
+    parts = [
+        f"{_named([n for n, v in enumerate(values, 1) if v == value])} {value}" for value in deviating[:_MAX_NAMED]
+    ]
     return f"mixed {what}: {', '.join(parts)}, the others {usual}"
 
 

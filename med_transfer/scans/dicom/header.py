@@ -206,9 +206,9 @@ def _require_image(header: Header, path: Path) -> None:
     values = header.values
     kind = UID(_first(values, "SOPClassUID") or _first(values, "MediaStorageSOPClassUID"))
     has_size = all(int(_first(values, keyword) or 0) > 0 for keyword in ("Rows", "Columns"))
-    known = kind.name != kind
+    registered = kind.name != kind
     complete = bool(_first(values, "Modality") and _first(values, "SeriesInstanceUID"))
-    if (known and "Image Storage" not in kind.name) or (not known and not has_size and complete):
+    if (registered and "Image Storage" not in kind.name) or (not registered and not has_size and complete):
         modality = _first(values, "Modality") or "DICOM"
         raise NotAScan(f"{modality} object ({kind.name}), not an image", where=path)
     if not has_size:

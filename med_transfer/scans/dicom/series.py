@@ -25,24 +25,24 @@ from med_transfer.scans.voxel_checks import hounsfield_doubt, require_finite
 
 def all_series(slices: Iterable[Slice], max_gap_mm: float = 0.0) -> list[Series]:
     """Every series among the images of a folder tree, in whatever order and mixture they come."""
-    return [volume for members in group_by_series(slices) for volume in split_series(members, max_gap_mm)]
+    return [volume for group in group_by_series(slices) for volume in split_series(group, max_gap_mm)]
 
 
-def split_series(members: Sequence[Slice], max_gap_mm: float = 0.0) -> list[Series]:
+def split_series(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> list[Series]:
     """The volumes among the images of one SeriesInstanceUID: one, as a rule; else each is named by its ``part``."""
-    by_plane = split_planes(members)
+    by_plane = split_planes(slices)
     if len(by_plane) > 1:
         volumes = [volume for plane, part in by_plane for volume in _phases(part, max_gap_mm, plane)]
         if any(volume.verdict.usable for volume in volumes):  # else stray images may be slices of it, wrongly labelled
             return volumes
-    return _phases(members, max_gap_mm)
+    return _phases(slices, max_gap_mm)
 
 
-def _phases(members: Sequence[Slice], max_gap_mm: float, plane: str = "") -> list[Series]:
-    whole = as_series(members, max_gap_mm, plane)
+def _phases(slices: Sequence[Slice], max_gap_mm: float, plane: str = "") -> list[Series]:
+    whole = as_series(slices, max_gap_mm, plane)
     if whole.verdict.usable:
         return [whole]
-    apart = split_phases(members, partial(_is_usable, max_gap_mm=max_gap_mm))
+    apart = split_phases(slices, partial(_is_usable, max_gap_mm=max_gap_mm))
     if len(apart) == 1:
         return [whole]
     return [as_series(part, max_gap_mm, " ".join(filter(None, (plane, name)))) for name, part in apart]
@@ -78,25 +78,27 @@ def _with_verdict(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Sli
     verdict = geometry_verdict.content_verdict(arranged)
     if not verdict.usable:
         return arranged, verdict
-    kept, dropped = _without_repeats(arranged)
-    return kept, geometry_verdict.slices_verdict(kept, max_gap_mm).joined(Verdict(repairs=dropped))
+    without_repeats, dropped = _without_repeats(arranged)
+    return without_repeats, geometry_verdict.slices_verdict(without_repeats, max_gap_mm).joined(
+        Verdict(repairs=dropped)
+    )
 
 
 def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], tuple[Repair, ...]]:
     """Drops slices that repeat the one before, pixel for pixel. One that differs stays, and is then rejected."""
-    kept, repeated = [arranged[0]], []
+    different, repeated = [arranged[0]], []
     for slice_ in arranged[1:]:
-        if not same_position(kept[-1], slice_):
-            kept.append(slice_)
-        elif same_pixels(kept[-1], slice_):
-            repeated.append(len(kept))
+        if not same_position(different[-1], slice_):
+            different.append(slice_)
+        elif same_pixels(different[-1], slice_):
+            repeated.append(len(different))
         else:
             return arranged, ()
     if not repeated:
         return arranged, ()
     places = ", ".join(str(number) for number in dict.fromkeys(repeated))
     reason = f"{len(repeated)} identical copies dropped, at the position of slices {places}"
-    return tuple(kept), (Repair("repeated_slices", reason),)
+    return tuple(different), (Repair("repeated_slices", reason),)
 
 
 def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:

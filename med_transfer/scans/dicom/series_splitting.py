@@ -26,55 +26,55 @@ def group_by_series(slices: Iterable[Slice]) -> list[list[Slice]]:
         folder_if_unnamed = "" if slice_.series_uid else slice_.path.parent
         key = (slice_.patient_mark, slice_.study_uid, slice_.series_uid, folder_if_unnamed, slice_.is_localizer)
         together[key].append(slice_)
-    return [part for members in together.values() for part in _without_copies(members)]
+    return [part for group in together.values() for part in _without_copies(group)]
 
 
-def _without_copies(members: list[Slice]) -> list[list[Slice]]:
+def _without_copies(slices: list[Slice]) -> list[list[Slice]]:
     folders: dict[Path, list[Slice]] = defaultdict(list)
-    for slice_ in members:
+    for slice_ in slices:
         folders[slice_.path.parent].append(slice_)
     images = [{slice_.sop_uid for slice_ in part if slice_.sop_uid} for part in folders.values()]
     copied = sum(len(uids) for uids in images) > len(set().union(*images))
-    return list(folders.values()) if copied else [members]
+    return list(folders.values()) if copied else [slices]
 
 
-def split_planes(members: Sequence[Slice]) -> list[Part]:
+def split_planes(slices: Sequence[Slice]) -> list[Part]:
     """Images that lie across the others (a scout that is not marked as one) apart from them."""
-    if not all(s.orientation for s in members):
-        return [("", list(members))]
-    along = normal(commonest([tuple(round(c, 2) for c in s.orientation) for s in members]))
-    like_it = {o for o in {s.orientation for s in members} if abs(along @ normal(o)) > _OTHER_PLANE_COSINE}
-    with_it = [s.orientation in like_it for s in members]
+    if not all(s.orientation for s in slices):
+        return [("", list(slices))]
+    along = normal(commonest([tuple(round(c, 2) for c in s.orientation) for s in slices]))
+    like_it = {o for o in {s.orientation for s in slices} if abs(along @ normal(o)) > _OTHER_PLANE_COSINE}
+    with_it = [s.orientation in like_it for s in slices]
     if all(with_it):
-        return [("", list(members))]
-    main = [s for s, same in zip(members, with_it, strict=True) if same]
-    others = [s for s, same in zip(members, with_it, strict=True) if not same]
-    return [("", main), *((f"plane {number}", part) for number, (_, part) in enumerate(split_planes(others), start=2))]
+        return [("", list(slices))]
+    main = [s for s, same in zip(slices, with_it, strict=True) if same]
+    across = [s for s, same in zip(slices, with_it, strict=True) if not same]
+    return [("", main), *((f"plane {number}", part) for number, (_, part) in enumerate(split_planes(across), start=2))]
 
 
-def split_phases(members: Sequence[Slice], usable: Callable[[Sequence[Slice]], bool]) -> list[Part]:
+def split_phases(slices: Sequence[Slice], usable: Callable[[Sequence[Slice]], bool]) -> list[Part]:
     """Acquisitions, phases, echoes or b-values of one series apart, by the first attribute that tells them apart.
 
     An attribute does so when every image has it, no part holds two images at one place, one part at least is a usable
     volume, and the parts overlap in space. What follows each other or interleaves may be one volume that lacks a
     slice, and is never taken for two. Without such an attribute the series stays whole, to be rejected.
     """
-    whole: list[Part] = [("", list(members))]
-    if not all(s.position_mm and s.orientation for s in members):
+    whole: list[Part] = [("", list(slices))]
+    if not all(s.position_mm and s.orientation for s in slices):
         return whole
     for keyword in PHASE_KEYWORDS:
-        values = [dict(s.phase).get(keyword) for s in members]
-        if None in values or len(set(values)) == 1 or len(set(values)) > len(members) // 2:
+        values = [dict(s.phase).get(keyword) for s in slices]
+        if None in values or len(set(values)) == 1 or len(set(values)) > len(slices) // 2:
             continue
-        parts = _by(members, values)
+        parts = _by(slices, values)
         if _are_phases(list(parts.values())) and any(map(usable, parts.values())):
             return [(f"{keyword} {value}", part) for value, part in parts.items()]
     return whole
 
 
-def _by(members: Sequence[Slice], values: Sequence[Hashable]) -> dict[str, list[Slice]]:
+def _by(slices: Sequence[Slice], values: Sequence[Hashable]) -> dict[str, list[Slice]]:
     parts: dict[str, list[Slice]] = defaultdict(list)
-    for slice_, value in sorted(zip(members, values, strict=True), key=lambda pair: _natural(str(pair[1]))):
+    for slice_, value in sorted(zip(slices, values, strict=True), key=lambda pair: _natural(str(pair[1]))):
         parts[str(value)].append(slice_)
     return dict(parts)
 

@@ -86,8 +86,8 @@ def require_inside(points_mm: ArrayLike, allowance_voxels: ArrayLike, grid: Volu
         return
     far_mm = np.linalg.norm(beyond * grid.spacing_mm, axis=1)
     apart = ((index < -0.5).all(axis=0) | (index > last).all(axis=0)).any()
-    found = f"lies {far_mm.min():.1f} mm outside" if apart else f"reaches {far_mm.max():.1f} mm beyond"
-    raise GeometryRejected(f"the mask {found} the scan", where=where, expected="a mask drawn on this scan")
+    misplacement = f"lies {far_mm.min():.1f} mm outside" if apart else f"reaches {far_mm.max():.1f} mm beyond"
+    raise GeometryRejected(f"the mask {misplacement} the scan", where=where, expected="a mask drawn on this scan")
 
 
 def _require_placed(mask: Volume, grid: Volume) -> None:

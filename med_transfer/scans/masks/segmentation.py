@@ -56,10 +56,10 @@ def read_segmentation(path: Path, name: str = "") -> list[Volume]:
 def _segments(dataset: Dataset) -> list[tuple[int, str]]:
     """Number and label of each; a label map's background is none of them (PS3.3 C.8.20.2.3)."""
     background = int(dataset.get("PixelPaddingValue") or 0) if _kind(dataset) == "LABELMAP" else None
-    found = [
+    segments = [
         (int(segment.SegmentNumber), str(segment.get("SegmentLabel") or "")) for segment in dataset.SegmentSequence
     ]
-    return [(number, label) for number, label in found if number != background]
+    return [(number, label) for number, label in segments if number != background]
 
 
 def _kind(dataset: Dataset) -> str:

@@ -216,6 +216,6 @@ def _labels(corners: NDArray[np.float64], shape: NDArray[np.int_]) -> NDArray:
     for start in range(0, shape[0], _BAND_ROWS):
         band = labels[start : start + _BAND_ROWS]
         side = np.digitize(corners[:, 0], (start, np.nextafter(start + len(band) - 1, np.inf)))  # 0 above, 2 below
-        kept = (side == 1) | (side != np.roll(side, 1)) | (side != np.roll(side, -1))
-        band[:] = grid_points_in_poly(band.shape, corners[kept] - (start, 0), binarize=False) if kept.any() else 0
+        needed = (side == 1) | (side != np.roll(side, 1)) | (side != np.roll(side, -1))
+        band[:] = grid_points_in_poly(band.shape, corners[needed] - (start, 0), binarize=False) if needed.any() else 0
     return labels

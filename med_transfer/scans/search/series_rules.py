@@ -146,7 +146,7 @@ def choose(series: Sequence[Series], rules: SeriesRules | None = None) -> list[C
     studies: dict[Hashable, list[Series]] = defaultdict(list)
     for number, candidate in enumerate(series):
         studies[_study(candidate, number)].append(candidate)
-    choices = [choice for members in studies.values() for choice in _study_choices(members, rules)]
+    choices = [choice for candidates in studies.values() for choice in _study_choices(candidates, rules)]
     by_series = {id(choice.series): choice for choice in choices}
     return [by_series[id(candidate)] for candidate in series]
 
@@ -156,9 +156,11 @@ def _study(series: Series, number: int) -> Hashable:
     return (series.study_uid, series.slices[0].patient_mark if series.slices else "") if series.study_uid else number
 
 
-def _study_choices(members: Sequence[Series], rules: SeriesRules | None) -> list[Choice]:
-    usable = [series for series in members if series.verdict.usable]
-    choices = [Choice(series, False, "not usable: see its verdict") for series in members if not series.verdict.usable]
+def _study_choices(candidates: Sequence[Series], rules: SeriesRules | None) -> list[Choice]:
+    usable = [series for series in candidates if series.verdict.usable]
+    choices = [
+        Choice(series, False, "not usable: see its verdict") for series in candidates if not series.verdict.usable
+    ]
     if rules is None:
         return choices + [Choice(series, True, _without_rules(series, len(usable))) for series in usable]
     refusals = [(series, _refusal(series, rules)) for series in usable]
@@ -189,12 +191,12 @@ def _refusal(series: Series, rules: SeriesRules) -> str:
 def _ranked(candidates: Sequence[Series], rules: SeriesRules, usable: int) -> list[Choice]:
     if not candidates:
         return []
-    best, *others = sorted(candidates, key=lambda series: _rank(series, rules))
-    if not others:
+    best, *runners_up = sorted(candidates, key=lambda series: _rank(series, rules))
+    if not runners_up:
         return [Choice(best, True, f"chosen: {_alone(best, usable)}")]
-    over, under = _difference(best, others[0], rules)
-    chosen = Choice(best, True, f"chosen: prefers {over} over {under} of {_told_apart(others[0], best)}")
-    return [chosen, *(_passed_over(series, best, rules) for series in others)]
+    over, under = _difference(best, runners_up[0], rules)
+    chosen = Choice(best, True, f"chosen: prefers {over} over {under} of {_told_apart(runners_up[0], best)}")
+    return [chosen, *(_passed_over(series, best, rules) for series in runners_up)]
 
 
 def _alone(series: Series, usable: int) -> str:

@@ -197,7 +197,7 @@ def _in_archive(archive: Path, max_gap_mm: float) -> Survey:
     except UnreadableScan as error:
         return Survey((), (Ignored(archive, error.found, damaged=True),))
     inner = survey(folder, max_gap_mm=max_gap_mm)
-    series = tuple(replace(found, path=archive) for found in inner.series)
+    series = tuple(replace(extracted, path=archive) for extracted in inner.series)
     ignored = tuple(replace(file, path=archive / file.path.relative_to(folder)) for file in inner.ignored)
     return Survey(series, ignored)
 

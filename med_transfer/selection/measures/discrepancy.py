@@ -69,12 +69,12 @@ def mmd(source: ArrayLike, target: ArrayLike, n_permutations: int = 500, seed: i
 
 def _unbiased(kernel: NDArray[np.float64], divisions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of each division [division, scan] (1 first side, 0 second), for a kernel with an empty diagonal."""
-    others = 1 - divisions
-    n_first, n_second = divisions[0].sum(), others[0].sum()
-    to_first, to_second = divisions @ kernel, others @ kernel
+    second_side = 1 - divisions
+    n_first, n_second = divisions[0].sum(), second_side[0].sum()
+    to_first, to_second = divisions @ kernel, second_side @ kernel
     within_first = (to_first * divisions).sum(axis=1) / (n_first * (n_first - 1))
-    within_second = (to_second * others).sum(axis=1) / (n_second * (n_second - 1))
-    return within_first + within_second - 2 * (to_first * others).sum(axis=1) / (n_first * n_second)
+    within_second = (to_second * second_side).sum(axis=1) / (n_second * (n_second - 1))
+    return within_first + within_second - 2 * (to_first * second_side).sum(axis=1) / (n_first * n_second)
 
 
 def proxy_a_distance(

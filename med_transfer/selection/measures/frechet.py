@@ -32,8 +32,8 @@ def gaussian_of(features: ArrayLike) -> LowRankGaussian:
         return LowRankGaussian(mean, components, variances, 0.0)
     shrinkage = float(ledoit_wolf_shrinkage(table)) if np.ptp(table, axis=0).any() else 0.0
     shared = shrinkage * float(variances.sum()) / width
-    kept = variances > 0
-    return LowRankGaussian(mean, components[kept], (1 - shrinkage) * variances[kept] + shared, shared)
+    nonzero = variances > 0
+    return LowRankGaussian(mean, components[nonzero], (1 - shrinkage) * variances[nonzero] + shared, shared)
 
 
 def frechet_distance(first: LowRankGaussian, second: LowRankGaussian) -> float:

@@ -52,10 +52,10 @@ def _between(table: NDArray[np.float64], classes: NDArray[np.intp], shrinkage: f
     centred = table - table.mean(axis=0)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     variances = singular**2 / len(table)
-    kept = variances > _RELATIVE_ZERO * variances.max(initial=0.0)
-    if not kept.any():
+    nonzero = variances > _RELATIVE_ZERO * variances.max(initial=0.0)
+    if not nonzero.any():
         return 0.0
-    points, variances = (left * singular)[:, kept], variances[kept]
+    points, variances = (left * singular)[:, nonzero], variances[nonzero]
     weights = np.bincount(classes) / len(classes)
     means = np.stack([points[classes == number].mean(axis=0) for number in range(len(weights))])
     regularised = (1 - shrinkage) * variances + shrinkage * variances.sum() / table.shape[1]

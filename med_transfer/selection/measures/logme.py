@@ -59,5 +59,5 @@ def _evidence(projected: NDArray[np.float64], squares: NDArray[np.float64], leng
     grid = np.log(_RATIOS)
     best = int(np.argmax([at(ratio) for ratio in grid]))
     around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    found = minimize_scalar(lambda ratio: -at(ratio), bounds=around, method="bounded", options={"xatol": 1e-9})
-    return max(at(float(grid[best])), -float(found.fun))
+    optimum = minimize_scalar(lambda ratio: -at(ratio), bounds=around, method="bounded", options={"xatol": 1e-9})
+    return max(at(float(grid[best])), -float(optimum.fun))
