@@ -94,6 +94,11 @@ def test_table_lists_every_package():
     assert set(allowed_imports()) == NAMES
 
 
+def test_the_formatter_decides_everywhere():
+    exception = "# fmt: " + "skip"
+    assert not [path for path in ROOT.glob("[bmnt]*/**/*.py") if exception in path.read_text()]
+
+
 def test_the_listing_stays_short():
     assert len(NAMES) <= MOST_NAMES
 
