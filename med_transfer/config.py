@@ -64,7 +64,8 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
         model: the pydantic model; it should forbid extra keys.
         path: a YAML file; None starts from the model's defaults. Old names of keys, in the model's ``renamed_keys``,
             are taken with a warning that says the new one; what needs more than a new name its ``upgrade`` does. Where
-            its ``short_forms`` has a section, a word is short for the section with that word under the key given there.
+            its ``short_forms`` has a section, a word is short for the section with that word under the key given there;
+            where ``overrides`` choose another word, only settings that both have are kept from the file.
         overrides: ``section.key=value`` with the value in YAML, applied in order over the file.
 
     Raises:
@@ -76,6 +77,7 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
     for section, key in short_forms.items():
         if isinstance(word := _value_at(values, section), str):
             put(values, section, {key: word})
+        _drop_settings_of_another(values, section, key, model, overrides)
     overridden = [_apply(values, text, short_forms) for text in overrides]
     _rename_keys(values, getattr(model, "renamed_keys", {}))
     getattr(model, "upgrade", lambda values: None)(values)
@@ -136,6 +138,26 @@ def _apply(values: dict[str, Any], override: str, short_forms: Mapping[str, str]
             raise ConfigError(f"{name} is {reprlib.repr(section)}", where=f"--set {override}", expected="a section")
     section[parts[-1]] = value
     return key
+
+
+def _drop_settings_of_another(
+    values: dict[str, Any], section: str, key: str, model: type[BaseModel], overrides: Sequence[str]
+) -> None:
+    """Take out of a file's section what the kind that an override names does not have."""
+    words = [override.partition("=")[2].strip() for override in overrides if override.partition("=")[0] == section]
+    settings, annotation = _value_at(values, section), _annotation_at(model, section)
+    kinds = {kind.model_fields[key].default: kind for kind in _models_in(annotation) if key in kind.model_fields}
+    if isinstance(settings, dict) and words and words[-1] in kinds:
+        for name in settings.keys() - kinds[words[-1]].model_fields.keys():
+            log.info("%s.%s is of %s and not of %s", section, name, settings.get(key), words[-1])
+            del settings[name]
+
+
+def _annotation_at(model: type[BaseModel], dotted: str) -> Any:
+    first, _, rest = dotted.partition(".")
+    field = model.model_fields.get(first)
+    annotation = field.annotation if field else None
+    return _annotation_at(annotation, rest) if rest and isinstance(annotation, type) else annotation
 
 
 def _rename_keys(values: dict[str, Any], renamed: Mapping[str, str]) -> None:

@@ -93,3 +93,15 @@ def test_a_setting_that_the_strategy_does_not_have_is_refused_by_name():
         UnknownKey, match=r"lerning_rate: no such key; expected transfer\.strategy\.learning_rate perhaps"
     ):
         load("transfer.strategy.lerning_rate=1")
+
+
+def test_another_strategy_over_a_file_keeps_only_the_settings_that_it_has(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("transfer: {strategy: {name: layerwise_lr_decay, learning_rate: 1e-4, stage_decay: 0.5}}\n")
+    assert load_config(FinetuneConfig, path, ("transfer.strategy=scratch",)).transfer.strategy == Scratch(
+        learning_rate=1e-4
+    )
+    kept = load_config(FinetuneConfig, path, ("transfer.strategy=lp_ft",)).transfer.strategy
+    assert (kept.name, kept.learning_rate, kept.freeze_stages) == ("lp_ft", 1e-4, 0)
+    with pytest.raises(UnknownKey, match="stage_decay: no such key with scratch"):
+        load_config(FinetuneConfig, path, ("transfer.strategy=scratch", "transfer.strategy.stage_decay=0.5"))
