@@ -148,7 +148,8 @@ def _drop_settings_of_another(
     settings, annotation = _value_at(values, section), _annotation_at(model, section)
     kinds = {kind.model_fields[key].default: kind for kind in _models_in(annotation) if key in kind.model_fields}
     if isinstance(settings, dict) and words and words[-1] in kinds:
-        for name in settings.keys() - kinds[words[-1]].model_fields.keys():
+        of_the_files = kinds[settings[key]].model_fields.keys() if settings.get(key) in kinds else set()
+        for name in settings.keys() & of_the_files - kinds[words[-1]].model_fields.keys():  # unknown ones are refused
             log.info("%s.%s is of %s and not of %s", section, name, settings.get(key), words[-1])
             del settings[name]
 

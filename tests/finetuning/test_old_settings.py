@@ -105,3 +105,6 @@ def test_another_strategy_over_a_file_keeps_only_the_settings_that_it_has(tmp_pa
     assert (kept.name, kept.learning_rate, kept.freeze_stages) == ("lp_ft", 1e-4, 0)
     with pytest.raises(UnknownKey, match="stage_decay: no such key with scratch"):
         load_config(FinetuneConfig, path, ("transfer.strategy=scratch", "transfer.strategy.stage_decay=0.5"))
+    path.write_text("transfer: {strategy: {name: layerwise_lr_decay, stage_decai: 0.5}}\n")
+    with pytest.raises(UnknownKey, match="stage_decai: no such key; expected transfer.strategy.stage_decay perhaps"):
+        load_config(FinetuneConfig, path, ("transfer.strategy=scratch",))
