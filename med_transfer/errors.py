@@ -5,7 +5,8 @@
     MedTransferError
     ├── UsageError
     │   ├── ConfigError
-    │   │   └── UnknownKey
+    │   │   ├── UnknownKey
+    │   │   └── TrainingDiverged
     │   ├── CohortError
     │   │   ├── MissingLabel
     │   │   ├── TooFewPatients
@@ -26,7 +27,8 @@
     │   ├── AmbiguousScan
     │   ├── GeometryRejected
     │   ├── InputRejected
-    │   └── UnusableVoxels
+    │   ├── UnusableVoxels
+    │   └── NoAnswer
     ├── OutputError
     └── NothingDone
 
@@ -86,6 +88,10 @@ class ConfigError(UsageError):
 
 class UnknownKey(ConfigError):
     """A config key that does not exist; names the nearest known one."""
+
+
+class TrainingDiverged(ConfigError):
+    """A network became NaN or infinite while it learned."""
 
 
 class CohortError(UsageError):
@@ -172,6 +178,10 @@ class InputRejected(ScanError):
 
 class UnusableVoxels(ScanError):
     """NaN, constant, or outside what CT can contain."""
+
+
+class NoAnswer(ScanError):
+    """The network gives NaN for the scan."""
 
 
 class OutputError(MedTransferError):

@@ -101,7 +101,7 @@ def load_network(bundle_root: Path | str) -> Ensemble:
     """The bundle's network in evaluation mode, on the CPU.
 
     Raises:
-        BundleError: weights missing, changed since they were written, or of another network.
+        BundleError: weights missing, changed since they were written, of another network, or no numbers.
     """
     folder = Path(bundle_root)
     record, weights = read_record(folder), folder / WEIGHTS_FILE
@@ -121,6 +121,14 @@ def load_network(bundle_root: Path | str) -> Ensemble:
         ensemble.load_state_dict(tensors)
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise BundleError(
+            f"{broken[0]} has values that are NaN or infinite",
+            where=weights,
+            expected="finite weights",
+            action="Train it again, with a lower learning rate",
+        )
     return ensemble.eval()
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.backbones import NetworkPlan
+from med_transfer.errors import NoAnswer
 from med_transfer.fusion import Fusion
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.domain import CohortProfile
@@ -155,7 +156,18 @@ class BundleRecord(_Record):
 
     def answer(self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float) -> Prediction:
         """A scan's record completed with probabilities [class], the call at the operating point, the set of classes
-        that cannot be ruled out, and abstention."""
+        that cannot be ruled out, and abstention.
+
+        Raises:
+            NoAnswer: the network gave NaN or infinity.
+        """
+        if not np.isfinite([*probabilities, novelty]).all():
+            raise NoAnswer(
+                "the network's output is not finite",
+                where=prediction.scan,
+                expected="numbers",
+                action="Look at the scan with med-transfer inspect; if others fail, too, train the bundle again",
+            )
         predicted = self.operating_point.calls(probabilities[None], self.labels)[0]
         limit, sets = self.abstain_above_novelty, self.prediction_sets
         return replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from med_transfer.backbones import channels_last
+from med_transfer.errors import TrainingDiverged
 from med_transfer.finetuning.alignment import Alignment
 from med_transfer.finetuning.augmentation import mixup
 from med_transfer.finetuning.batch_norm import keep_frozen_statistics
@@ -133,8 +135,11 @@ class FinetuningModule(L.LightningModule):
         self._validation.append((self(batch[0]).float().cpu(), batch[1].cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Add the epoch's row to the history, and tell early stopping the smoothed figure."""
-        """Writes the row of the history that early stopping reads."""
+        """Add the epoch's row to the history, and tell early stopping the smoothed figure.
+
+        Raises:
+            TrainingDiverged: the network, or the figure, is no number any more.
+        """
         logits, truth = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
         self._validation.clear()
         losses, self._training_losses = self._training_losses, []
@@ -147,10 +152,24 @@ class FinetuningModule(L.LightningModule):
             row["alignment"] = float(torch.stack(self._alignment_losses).mean())
             self._alignment_losses = []
         row["figure"] = self._figure(logits, truth, row["val_loss"])
+        self._require_finite(logits, row["figure"])
         row["smoothed"] = self._smooth(row["figure"])
         self.history.append(row)
         log.info(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
         self.log("monitored", row["smoothed"], prog_bar=True)
+
+    def _require_finite(self, logits: Tensor, figure: float) -> None:
+        """NaN logits have a most probable class, and so a figure that looks like one: both are asked for."""
+        monitor = self.config.training.monitor
+        broken = "" if math.isfinite(figure) else monitor
+        broken = broken if logits.isfinite().all() else "the network's output on validation scans"
+        if broken:
+            raise TrainingDiverged(
+                f"epoch {self.current_epoch + 1}: {broken} is not finite",
+                where="training",
+                expected="a training that converges",
+                action="Lower transfer.strategy.learning_rate, or set training.precision=fp32, and choose another -o",
+            )
 
     def _figure(self, logits: Tensor, truth: Tensor, val_loss: float) -> float:
         return monitored_figure(self.config.training.monitor, logits, truth, val_loss, self.labels)
@@ -162,7 +181,7 @@ class FinetuningModule(L.LightningModule):
     def is_better(self, figure: float, than: float) -> bool:
         """Whether a value of the monitored figure is an improvement."""
         lower = self.config.training.monitor in LOWER_IS_BETTER
-        return not figure >= than if lower else not figure <= than
+        return figure < than if lower else figure > than  # both false of NaN
 
     def configure_optimizers(self) -> Any:
         """AdamW over all that learns in any epoch, and its schedule by step."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.backbones import Encoder, channels_last
-from med_transfer.errors import ConfigError
+from med_transfer.errors import TrainingDiverged
 from med_transfer.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from med_transfer.pretraining.distributed import ProcessGroup
 from med_transfer.pretraining.methods.method import Figures, Method
@@ -65,7 +65,7 @@ class Training:
 
         Raises:
             BackboneError: the folder holds a checkpoint of another run.
-            ConfigError: the training diverges.
+            TrainingDiverged: as its name says.
             KeyboardInterrupt: after Ctrl-C, when the state is saved.
         """
         if not self._restore():
@@ -122,7 +122,7 @@ class Training:
     def _require_finite(self) -> None:
         """Before anything is told or written. With the norm of the step just done, the weights are finite."""
         if not torch.isfinite(self._gradient):
-            raise ConfigError(
+            raise TrainingDiverged(
                 f"the gradient is not finite at step {self.state.step}",
                 where="learning_rate",
                 expected="a training that converges",

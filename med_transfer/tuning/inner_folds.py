@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,9 +32,8 @@ def without_test_scans(run_data: RunData) -> RunData:
 
 
 def kept_figure(model: TrainedNetwork) -> float:
-    """The smoothed validation figure at the epoch whose weights were kept; NaN where the training diverged."""
-    row = next((row for row in model.history if int(row["epoch"]) == model.best_epoch), None)
-    return row["smoothed"] if row and math.isfinite(row["val_loss"]) else math.nan
+    """The smoothed validation figure at the epoch whose weights were kept."""
+    return next(row["smoothed"] for row in model.history if int(row["epoch"]) == model.best_epoch)
 
 
 def config_name(config: FinetuneConfig) -> str:

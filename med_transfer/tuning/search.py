@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from med_transfer.backbones import LoadedBackbone
-from med_transfer.errors import NothingDone
+from med_transfer.errors import NothingDone, TrainingDiverged
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import train_fold
@@ -28,6 +28,8 @@ from med_transfer.tuning.study import Study, TrialPruned
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
+
+log = logging.getLogger(__name__)
 
 _MOST_REPEATS = 20  # draws in a row that were tried before: the space holds nothing new
 
@@ -104,11 +106,11 @@ class Search:
             figures = self._train(trial, config, folders)
         except TrialPruned:
             self.study.tell(trial, "pruned")
+        except TrainingDiverged as error:
+            log.info("trial %d: %s", trial.number, error)
+            self.study.tell(trial, "failed")
         else:
-            if all(map(math.isfinite, figures)):
-                self.study.tell(trial, "complete", float(np.mean(figures)))
-            else:
-                self.study.tell(trial, "failed")
+            self.study.tell(trial, "complete", float(np.mean(figures)))
         for folder in folders:  # its networks are of no use any more; features of frozen encoders lie beside them
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from small_network import small_classifier
 from small_run_data import small_config, small_run_data
 
+from med_transfer.errors import TrainingDiverged
 from med_transfer.finetuning import lightning_module
 from med_transfer.finetuning.batches import fold_data
 from med_transfer.finetuning.fold_training import train_network
@@ -80,3 +81,19 @@ def test_the_smoothed_figure_decides(tmp_path, monkeypatch):
     course = train_and_check({"epochs": 8, "patience": 2, "smoothing": 0.5}, 2, 5, tmp_path)
     assert [row["figure"] for row in course] == [0.4, 1.0, 0.8, 0.7, 0.7]
     assert [row["smoothed"] for row in course] == pytest.approx([0.4, 0.7, 0.75, 0.725, 0.7125])
+
+
+@pytest.mark.parametrize("monitor", ["loss", "balanced_sensitivity"])  # NaN logits have a most probable class, too
+def test_a_training_that_diverges_is_an_error_and_leaves_no_network(monitor, tmp_path):
+    training = {"epochs": 8, "monitor": monitor, "gradient_clip": 1e30, "warmup_epochs": 0}
+    config = small_config({"name": "full", "learning_rate": 1e30}, training=training).resolved(from_source=True)
+    data = fold_data(PLAN.prepared, PLAN.split, 0)
+    with pytest.raises(TrainingDiverged, match=r"epoch 1: .* not finite.*Lower transfer.strategy.learning_rate"):
+        train_network(small_classifier(), data, config, PLAN.preprocessing, tmp_path, seed=0)
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_a_figure_that_is_no_number_takes_the_place_of_none(tmp_path, monkeypatch):
+    figures(monkeypatch, 0.7, 0.5, float("nan"))
+    with pytest.raises(TrainingDiverged, match="epoch 3: loss is not finite"):
+        train_and_check({"epochs": 8, "monitor": "loss"}, 1, 3, tmp_path)

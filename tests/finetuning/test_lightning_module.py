@@ -41,10 +41,14 @@ def test_loss_can_be_monitored_and_then_lower_is_better():
     assert not watching.is_better(1.1, than=1.0)
 
 
-def test_higher_is_better_and_anything_beats_nothing():
+@pytest.mark.parametrize("monitor", ["balanced_sensitivity", "loss"])
+def test_no_number_is_never_better(monitor):
+    assert not module(monitor=monitor).is_better(float("nan"), than=0.5)
+
+
+def test_higher_is_better():
     assert module().is_better(0.6, than=0.5)
     assert not module().is_better(0.5, than=0.5)
-    assert module().is_better(0.1, than=float("nan"))
 
 
 def test_figure_is_smoothed_over_the_past():

@@ -7,10 +7,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 import med_transfer
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance, save_bundle
+from med_transfer.errors import BundleError
 from med_transfer.inference import Predictor
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
@@ -22,8 +24,8 @@ MOST_FILES = 30  # as few as a reader can follow; lower it when a file goes
 ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
 
-@pytest.fixture
-def predictor(tmp_path):
+def bundle_of(folder: Path, broken: bool = False) -> Path:
+    """Of a network with random weights; ``broken``: one of them is no number."""
     record = BundleRecord(
         classes=("benign", "malignant"),
         preprocessing=PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 1, 1), region="whole"),
@@ -33,7 +35,22 @@ def predictor(tmp_path):
         trained_on=Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
     )
     network = Ensemble([Classifier(load_backbone("resnet18-w32").encoder, 2)]).eval()
-    return Predictor(save_bundle(tmp_path / "bundle", record, network, "# card\n"), "cpu")
+    if broken:
+        next(network.parameters()).data[0] = torch.nan
+    return save_bundle(folder / "bundle", record, network, "# card\n")
+
+
+@pytest.fixture
+def predictor(tmp_path):
+    return Predictor(bundle_of(tmp_path), "cpu")
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    voxels = np.random.default_rng(0).normal(0, 300, (40, 40, 24)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    return path
 
 
 def files_called(job) -> set[str]:
@@ -52,10 +69,7 @@ def files_called(job) -> set[str]:
     return {path.relative_to(PACKAGE).as_posix() for path in paths if path.is_relative_to(PACKAGE)} - OPEN_TO_ALL
 
 
-def test_the_page_lists_every_file_between_a_nifti_file_and_its_row(predictor, tmp_path):
-    scan = tmp_path / "scan.nii.gz"
-    voxels = np.random.default_rng(0).normal(0, 300, (40, 40, 24)).astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 2.0, 1.0])), scan)
+def test_the_page_lists_every_file_between_a_nifti_file_and_its_row(predictor, scan, tmp_path):
     called = files_called(lambda: predictor.predict_folder(scan, tmp_path / "out"))
     assert (tmp_path / "out" / "predictions.csv").read_text().count(",ok,") == 1
     section = ARCHITECTURE.read_text().partition("## One scan, file by file\n")[2].partition("\n## ")[0]
@@ -63,3 +77,18 @@ def test_the_page_lists_every_file_between_a_nifti_file_and_its_row(predictor, t
     assert sorted(called) == sorted(listed)
     assert len(called) <= MOST_FILES
     assert f": {len(called)} files." in section
+
+
+def test_a_network_that_gives_no_number_gives_no_prediction(predictor, scan, tmp_path):
+    predictor.network.fold_models[0].head.weight.data[:] = torch.nan
+    outcome = predictor.predict_folder(scan, tmp_path / "out")
+    assert (outcome.n_ok, outcome.n_failed, outcome.exit_code) == (0, 1, 3)
+    row = (tmp_path / "out" / "predictions.csv").read_text().splitlines()[1]
+    assert ",failed," in row
+    assert "the network's output is not finite" in row
+    assert ",nan," not in row
+
+
+def test_a_bundle_with_weights_that_are_no_numbers_is_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"member0\.encoder.* NaN or infinite; expected finite weights"):
+        Predictor(bundle_of(tmp_path, broken=True), "cpu")

@@ -17,12 +17,11 @@ from small_run_data import small_config, small_run_data, source_of
 from med_transfer.config import load_config
 from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.fold_training import TrainedNetwork
 from med_transfer.finetuning.folds import train_folds
 from med_transfer.progress import silent
 from med_transfer.tuning import TuneConfig, Tuning
 from med_transfer.tuning.deadline import Deadline
-from med_transfer.tuning.inner_folds import kept_figure, without_test_scans
+from med_transfer.tuning.inner_folds import without_test_scans
 from med_transfer.tuning.record import advantage
 from med_transfer.tuning.report import as_markdown
 from med_transfer.tuning.search import Search
@@ -233,10 +232,6 @@ def test_what_was_found_in_time_is_given(tmp_path):
 
 
 def test_a_training_that_diverged_has_no_figure(tmp_path):
-    fine = {"epoch": 0.0, "val_loss": 0.5, "smoothed": 0.6}
-    member = TrainedNetwork(None, [fine, fine | {"epoch": 1.0, "val_loss": float("nan")}], 1)  # type: ignore[arg-type]
-    assert np.isnan(kept_figure(member))
-    assert kept_figure(replace(member, best_epoch=0)) == 0.6
     config = tune_config({"gradient_clip": 1e30, "warmup_epochs": 0})
     config = with_full(config, 1e30)
     with pytest.raises(NothingDone, match="no trial is complete"):
