@@ -160,3 +160,31 @@ def test_legacy_converted_ct_as_highdicom_makes_it(tmp_path):
     volume, single = read_scan(tmp_path / "multi"), read_scan(tmp_path / "single")
     np.testing.assert_array_equal(volume.voxels, single.voxels)
     np.testing.assert_allclose(volume.affine, single.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["shared", "own"])
+def test_only_the_standard_macros_say_where_a_frame_lies(tmp_path, where):
+    """Makers add sequences whose positions are those of voxel corners, and references to images that lie elsewhere."""
+    hu, affine = hounsfield((6, 7, 9)), plane_affine()
+
+    def add(dataset):
+        shared = dataset.SharedFunctionalGroupsSequence
+        for group in shared if where == "shared" else dataset.PerFrameFunctionalGroupsSequence:
+            elsewhere = item(
+                ImagePositionPatient=[0, 0, 0],
+                ImageOrientationPatient=[0, 1, 0, 0, 0, 1],
+                PixelSpacing=[9, 9],
+                RescaleSlope=7,
+                RescaleIntercept=5,
+                EchoTime=3.5,
+            )
+            block = group.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+            block.add_new(0x0F, "SQ", Sequence([elsewhere]))
+            group.RealWorldValueMappingSequence = Sequence([elsewhere])
+            group.ReferencedImageSequence = Sequence([elsewhere])
+
+    path = enhanced(tmp_path / "e.dcm", hu, affine, change=add)
+    volume = read_scan(path)
+    np.testing.assert_array_equal(volume.voxels, hu)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+    assert "EchoTime" not in volume.provenance.acquisition

@@ -13,7 +13,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans.dicom.codecs import PixelFormat
 from med_transfer.scans.dicom.elements import Header, Values, read_header
-from med_transfer.scans.dicom.functional_groups import FRAME_KEYWORDS, frames_of
+from med_transfer.scans.dicom.functional_groups import frames_of
 
 _PREFIX_AT = 128  # DICOM PS3.10 section 7.1: 128 bytes of preamble, then "DICM"
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -188,7 +188,7 @@ def read_slices(path: Path) -> list[Slice]:
         _require_image(header, path)
         if not _is_multi_frame(header.values):
             return [_slice(path, header, header.values)]
-        frames = frames_of(path, header.values, FRAME_KEYWORDS + _KEYWORDS)
+        frames = frames_of(path, header.values, ACQUISITION_KEYWORDS + PHASE_KEYWORDS)
         if not frames:
             return [replace(_slice(path, header, header.values), placed=False)]
         return [_slice(path, header, values, frame, len(frames)) for frame, values in enumerate(frames)]
