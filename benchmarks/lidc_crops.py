@@ -21,6 +21,8 @@ from med_transfer.pretraining.source.views import thick_slices
 STORED, SEEN = 40, 32  # voxels of 1 mm a side: kept for augmentation, and shown to a network
 TASKS = {"texture": ("ground-glass", "part-solid", "solid"), "malignancy": ("low", "indeterminate", "high")}
 HELD_OUT = 0.4  # share of the patients
+TUNING = 0.2  # share of the patients that choose settings and steps, and that no split tests or learns from
+TUNING_SEED = 2026
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,23 @@ def split(crops: Crops, seed: int) -> tuple[np.ndarray, np.ndarray]:
     held_out = np.random.default_rng(seed).permutation(patients)[: round(HELD_OUT * len(patients))]
     test = np.isin(crops.patients, held_out)
     return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def split_apart(crops: Crops, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cases of training, tuning and test patients, alike in rare textures; the tuning patients are those of every seed.
+
+    A random cut would now and then leave seven part-solid nodules to choose by.
+    """
+    rarity = np.argsort(np.argsort(np.bincount(crops.labels["texture"])))[crops.labels["texture"]]
+    order = np.random.default_rng(TUNING_SEED)
+    training, tuning, test = [], [], []
+    for stratum in range(len(TASKS["texture"])):
+        patients = [p for p in np.unique(crops.patients) if rarity[crops.patients == p].min() == stratum]
+        apart, others = np.split(order.permutation(patients), [round(TUNING * len(patients))])
+        others = np.random.default_rng((seed, stratum)).permutation(others)
+        held_out, rest = np.split(others, [round(HELD_OUT * len(others))])
+        tuning, test, training = [*tuning, *apart], [*test, *held_out], [*training, *rest]
+    return tuple(np.flatnonzero(np.isin(crops.patients, part)) for part in (training, tuning, test))  # type: ignore[return-value]
 
 
 def few(crops: Crops, task: str, n: int, training: np.ndarray, seed: int) -> np.ndarray:

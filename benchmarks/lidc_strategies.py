@@ -5,7 +5,7 @@ Batches, augmentation, steps and loss are those of ``label_efficiency.py``, so t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +46,15 @@ TRANSFER: dict[str, dict] = {
 }
 
 
-def strategy_config(variant: str, steps: int) -> FinetuneConfig:
-    """The package's own rates, decays and statistics; a tenth of the steps warms up; no dropout."""
-    epochs = steps // STEPS_AN_EPOCH
+def strategy_config(variant: str, steps: int, rate: float | None = None) -> FinetuneConfig:
+    """The package's own rates (or another), decays and statistics; a tenth of the steps warms up; no dropout."""
+    epochs, scratch = steps // STEPS_AN_EPOCH, variant == "scratch"
     training = {"epochs": epochs, "warmup_epochs": epochs / 10, "dropout": 0.0}
-    values = {"transfer": TRANSFER[variant], "training": training}
-    return FinetuneConfig.model_validate(values).resolved(from_source=True)
+    transfer = {"strategy": "scratch"} if scratch else TRANSFER[variant]
+    if rate:
+        transfer = transfer | {"strategy": {"name": variant, "learning_rate": rate}}
+    values = {"transfer": transfer, "training": training}
+    return FinetuneConfig.model_validate(values).resolved(from_source=not scratch)
 
 
 def as_input(hu: Tensor, spec: InputSpec, shape: tuple[int, int, int] = SHAPE) -> Tensor:
@@ -114,18 +117,26 @@ def transferred(
     images = torch.from_numpy(crops.images[training]).to(device).float()[:, None]
     config, truth = strategy_config(variant, steps), crops.labels[task][training]
     lesson = TrainingSubset(images, truth, crops.patients[training], config, loaded.spec.input, shape)
-    network = Classifier(loaded.encoder, len(TASKS[task]), pooled_stages, dropout=0.0)
-    strategy = config.transfer.strategy
-    strategy.check(network.encoder)
-    strategy.build(network)
-    network = channels_last(network.to(device))
-    penalties = prepare(network, lesson, batch)
-    learn(network, penalties, lesson, batch, seed)
-    strategy.finish(network)
-    unseen = torch.from_numpy(crops.images[test]).float()[:, None]
-    with torch.no_grad():
-        network.eval()
-        logits = torch.cat([network(lesson.seen(centre(part.to(device)))) for part in unseen.split(32)])
+    network = built(loaded, pooled_stages, lesson, len(TASKS[task]))
+    learn(network, prepare(network, lesson, batch), lesson, batch, seed)
+    config.transfer.strategy.finish(network)
+    return probabilities(network, lesson, torch.from_numpy(crops.images[test]).float()[:, None])
+
+
+def built(loaded: LoadedBackbone, pooled_stages: tuple[int, ...], lesson: TrainingSubset, classes: int) -> Classifier:
+    """The classifier as the strategy wants it, on the device of the images."""
+    network = Classifier(loaded.encoder, classes, pooled_stages, dropout=0.0)
+    lesson.config.transfer.strategy.check(network.encoder)
+    lesson.config.transfer.strategy.build(network)
+    return channels_last(network.to(lesson.images.device))
+
+
+@torch.no_grad()
+def probabilities(network: Classifier, lesson: TrainingSubset, images: Tensor) -> np.ndarray:
+    """Of stored cubes [case, 1, 40, 40, 40] without augmentation, [case, class]."""
+    network.eval()
+    device = lesson.images.device
+    logits = torch.cat([network(lesson.seen(centre(part.to(device)))) for part in images.split(32)])
     return logits.float().softmax(1).cpu().numpy()
 
 
@@ -140,8 +151,16 @@ def prepare(network: Classifier, lesson: TrainingSubset, batch: int) -> list[Pen
     return penalties
 
 
-def learn(network: Classifier, penalties: list[Penalty], lesson: TrainingSubset, batch: int, seed: int) -> None:
-    """All steps, over augmented batches with every class equally often."""
+def learn(
+    network: Classifier,
+    penalties: list[Penalty],
+    lesson: TrainingSubset,
+    batch: int,
+    seed: int,
+    stop: Callable[[int], bool] = lambda step: False,
+    precision: torch.dtype = torch.float32,
+) -> None:
+    """All steps, or until ``stop(steps made)``, over augmented batches with every class equally often."""
     device, training, transfer = lesson.images.device, lesson.config.training, lesson.config.transfer
     random, choose = torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)
     transfer.strategy.set_learning(network, training.epochs - 1)  # all that ever learns
@@ -149,13 +168,16 @@ def learn(network: Classifier, penalties: list[Penalty], lesson: TrainingSubset,
     adamw, schedule = optimiser(network, training, transfer.strategy, STEPS_AN_EPOCH, decay=decay)
     for step in range(training.epochs * STEPS_AN_EPOCH):
         if step % STEPS_AN_EPOCH == 0:
+            if stop(step):
+                return
             network.train()
             transfer.strategy.set_learning(network, step // STEPS_AN_EPOCH)
             keep_frozen_statistics(network.encoder, everywhere=transfer.batch_norm != "train")
         cases = torch.from_numpy(balanced(lesson.truth, batch, choose)).to(device)
         x = lesson.seen(augmented(lesson.images[cases], random))
-        maps = network.encoder(x)
-        features = network.pool(maps)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            maps = network.encoder(x)
+        features = network.pool([m.float() for m in maps])
         target = torch.from_numpy(lesson.truth).to(device)[cases]
         loss = F.cross_entropy(network.head(features), target, label_smoothing=training.label_smoothing)
         loss = loss + sum(penalty(Step(network, x, maps, features)) for penalty in penalties)
@@ -164,6 +186,7 @@ def learn(network: Classifier, penalties: list[Penalty], lesson: TrainingSubset,
         nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
         adamw.step()
         schedule.step()
+    stop(training.epochs * STEPS_AN_EPOCH)
 
 
 @torch.no_grad()
