@@ -1,4 +1,6 @@
-"""How many labels does transfer save? LIDC nodules, texture and malignancy, 10, 30, 100 and all labels a class.
+"""All arms at equal steps on LIDC nodules, texture and malignancy, 10, 30, 100 and all labels a class.
+
+The steps are too few for ``scratch`` with many labels: what labels are worth is for ``label_savings.py``.
 
 Five splits by patient (40 % of the patients held out), the same splits and cases for every arm:
 
