@@ -15,6 +15,22 @@ Decision = Literal["accept", "repair", "reject"]
 RepairKind = Literal["gantry_tilt", "uneven_gaps", "repeated_slices"]
 MAX_SHEAR_DEGREES = 0.5
 FARTHEST_MM = 1e5  # no scanner is larger; beyond it numbers are damaged
+VOXEL_MM = (1e-3, 200.0)  # micro-CT, and slices of a localizer; beyond it lengths are damaged, or in another unit
+_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3}
+_NAMES = {
+    "millimeter": "mm",
+    "millimetre": "mm",
+    "centimeter": "cm",
+    "centimetre": "cm",
+    "meter": "m",
+    "metre": "m",
+    "micron": "um",
+    "micrometer": "um",
+    "micrometre": "um",
+    "\N{MICRO SIGN}m": "um",
+    "\N{GREEK SMALL LETTER MU}m": "um",
+}
+_NOT_STATED = ("", "?", "unknown")
 _NOT_PLACED = "affine is nominal: the file does not say where the voxels lie in the patient"
 
 
@@ -105,6 +121,21 @@ def grid_verdict(
     return Verdict(rejections=tuple(reasons), placed=placed)
 
 
+def unit_in_mm(units: Sequence[str]) -> tuple[float, Verdict]:
+    """How many mm the unit is, and what a person should know of it; lengths without a unit are mm.
+
+    Args:
+        units: as a file names them, one for each axis or one for all.
+    """
+    names = [_NAMES.get(name.removesuffix("s"), name) for name in (unit.strip().lower() for unit in units)]
+    names = ["" if name in _NOT_STATED else name for name in names]
+    if not any(names) or set(names) == {"mm"}:
+        return 1.0, Verdict()
+    if len(set(names)) > 1 or names[0] not in _MM:
+        return 1.0, Verdict(rejections=(f"lengths that are not all in one of {', '.join(_MM)}",))
+    return _MM[names[0]], Verdict(remarks=(f"lengths are stated in {names[0]} and were converted to mm",))
+
+
 def _shape_reasons(shape: Sequence[int], channels: int) -> list[str]:
     size = " x ".join(str(length) for length in shape)
     if channels != 1:
@@ -121,6 +152,9 @@ def _affine_reasons(affine: geometry.Affine) -> list[str]:
         return ["voxel sizes or positions that are NaN or infinite"]
     if np.abs(affine).max() >= FARTHEST_MM:
         return [f"voxel sizes or positions beyond {FARTHEST_MM:g} mm"]
+    spacing = geometry.spacing_mm(affine)
+    if not VOXEL_MM[0] <= min(spacing) <= max(spacing) <= VOXEL_MM[1]:
+        return [f"voxels of {' x '.join(f'{mm:.4g}' for mm in spacing)} mm"]
     try:
         geometry.orientation(affine)
     except GeometryRejected as error:

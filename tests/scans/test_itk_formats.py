@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +134,175 @@ def test_nan(tmp_path):
     SimpleITK.WriteImage(as_image(values, plane_affine()), tmp_path / "a.mha")
     with pytest.raises(UnusableVoxels, match=r"1 of 315 voxels are NaN or infinite"):
         read_scan(tmp_path / "a.mha")
+
+
+# Voxels are as they were packed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_flipped_bit_of_compressed_voxels_goes_unnoticed(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    hu = hounsfield((12, 20, 30))
+    SimpleITK.WriteImage(as_image(hu, plane_affine()), path, useCompression=True)
+    stored = path if suffix in ("nrrd", "mha") else next(one for one in tmp_path.iterdir() if one != path)
+    content = stored.read_bytes()
+    start = content.index(b"LOCAL") + 6 if suffix == "mha" else content.find(b"\n\n") + 2 if suffix == "nrrd" else 0
+    unnoticed = 0
+    for at in np.linspace(start, len(content) - 1, 60).astype(int):
+        changed = bytearray(content)
+        changed[at] ^= 1 << at % 8
+        stored.write_bytes(changed)
+        with contextlib.suppress(UnreadableScan, NotAScan):
+            unnoticed += not np.array_equal(read_scan(path).voxels, hu)
+    assert unnoticed == 0
+
+
+def _nrrd(path: Path, data: bytes, *fields: str, space: str = "left-posterior-superior") -> Path:
+    lines = ["NRRD0004", "type: short", "dimension: 3", f"space: {space}", "sizes: 9 7 5"]
+    if not any(field.startswith("space directions") for field in fields):
+        lines += ["space directions: (0.7,0,0) (0,0.9,0) (0,0,2.5)", "space origin: (1,2,3)"]
+    path.write_bytes("\n".join([*lines, *fields, *([""] if data else []), ""]).encode() + data)
+    return path
+
+
+def _mhd(path: Path, place: str, *fields: str, data: bytes = b"") -> Path:
+    lines = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "DimSize = 9 7 5", *fields]
+    if not any(field.startswith("ElementSpacing") for field in fields):
+        lines.append("ElementSpacing = 0.7 0.9 2.5")
+    path.write_bytes("\n".join([*lines, "ElementType = MET_SHORT", f"ElementDataFile = {place}", ""]).encode() + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("encoding", "endian", "pack"),
+    [
+        ("raw", "big", bytes),
+        ("gzip", "big", gzip.compress),
+        ("gz", "little", gzip.compress),
+        ("bzip2", "little", bz2.compress),
+        ("ascii", "little", lambda data: " ".join(map(str, np.frombuffer(data, "<i2"))).encode()),
+    ],
+)
+def test_encodings_of_nrrd(tmp_path, encoding, endian, pack):
+    stored = hounsfield().astype(">i2" if endian == "big" else "<i2").tobytes()
+    path = _nrrd(tmp_path / "a.nrrd", pack(stored), f"endian: {endian}", f"encoding: {encoding}")
+    np.testing.assert_array_equal(read_scan(path).voxels, hounsfield())
+
+
+def test_voxels_in_several_files(tmp_path):
+    (tmp_path / "slices").mkdir()
+    for k, image in enumerate(hounsfield()):
+        (tmp_path / "slices" / f"{k + 1:02d}.raw").write_bytes(b"12345" + image.astype(">i2").tobytes())
+    names = "\n".join(f"slices/{k:02d}.raw" for k in range(1, 6))
+    byte_order = "BinaryDataByteOrderMSB = True"
+    pattern = "slices/%02d.raw 1 5 1"
+    endian = ("endian: big", "encoding: raw", "byte skip: -1")
+    for path in (
+        _mhd(tmp_path / "a.mhd", pattern, byte_order, "HeaderSize = 5"),
+        _mhd(tmp_path / "b.mhd", "LIST", byte_order, "HeaderSize = -1", data=names.encode()),
+        _nrrd(tmp_path / "c.nhdr", b"", *endian, f"data file: {pattern}"),
+        _nrrd(tmp_path / "d.nhdr", b"", *endian, f"data file: LIST\n{names}"),
+    ):
+        np.testing.assert_array_equal(read_scan(path).voxels, hounsfield())
+
+
+# Voxels are the scan's own --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A file that would do as voxels, beside the folder of the scans."""
+    (tmp_path / "scans").mkdir()
+    path = tmp_path / "secret.raw"
+    path.write_bytes(hounsfield().tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    "place", ["../secret.raw", "{folder}/secret.raw", "link/secret.raw", "link.raw", "x/../../secret.raw"]
+)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_voxels_outside_the_folder_are_refused(tmp_path, outside, suffix, place):
+    (tmp_path / "scans" / "link").symlink_to(tmp_path)
+    (tmp_path / "scans" / "link.raw").symlink_to(outside)
+    place = place.format(folder=tmp_path)
+    path = tmp_path / "scans" / f"a.{suffix}"
+    if suffix in ("nrrd", "nhdr"):
+        _nrrd(path, b"", "endian: little", "encoding: raw", f"data file: {place}")
+    else:
+        _mhd(path, place)
+    with pytest.raises(
+        UnreadableScan, match=r"its data file lies outside the folder of the header; expected a data fi"
+    ):
+        read_scan(path)
+    assert find_series(tmp_path / "scans") == []
+
+
+@pytest.mark.parametrize(
+    "place", ["LIST\n../secret.raw", "../secret%d.raw 1 1 1", "/etc/%s 1 3 1", "%n%n 1 2 1", "a%d.raw 1 9 0"]
+)
+def test_voxels_outside_the_folder_by_list_and_pattern(tmp_path, outside, place):
+    outside.with_name("secret1.raw").write_bytes(outside.read_bytes())
+    for path in (
+        _nrrd(tmp_path / "scans" / "a.nhdr", b"", "endian: little", "encoding: raw", f"data file: {place}"),
+        _mhd(tmp_path / "scans" / "a.mhd", place),
+    ):
+        with pytest.raises((UnreadableScan, NotAScan), match=r"outside the folder|no pattern of data files"):
+            read_scan(path)
+
+
+def test_a_comment_hides_no_data_file(tmp_path, outside):
+    path = _mhd(tmp_path / "scans" / "a.mhd", "../secret.raw", "Comment = ElementDataFile = LOCAL")
+    with pytest.raises(NotAScan, match=r"not a readable metaimage file"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_voxels_come_from_regular_files(tmp_path, make):
+    make(tmp_path / "a.raw")
+    for path in (
+        _nrrd(tmp_path / "a.nhdr", b"", "endian: little", "encoding: raw", "data file: a.raw"),
+        _mhd(tmp_path / "a.mhd", "a.raw"),
+    ):
+        with pytest.raises(UnreadableScan, match=r"its data file 'a\.raw' is missing"):
+            read_scan(path)
+
+
+# Units and spaces -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("um", 1e3), ("microns", 1e3), ("m", 1e-3), ("cm", 0.1)])
+def test_units_of_length(tmp_path, unit, factor):
+    raw = ("endian: little", "encoding: raw")
+    x, y, z = (f"{mm * factor!r}" for mm in (0.7, 0.9, 2.5))
+    placed = (f"space directions: ({x},0,0) (0,{y},0) (0,0,{z})", f"space origin: ({factor},{2 * factor},{3 * factor})")
+    nrrd = _nrrd(tmp_path / "a.nrrd", hounsfield().tobytes(), *raw, *placed, f'space units: "{unit}" "{unit}" "{unit}"')
+    spacing, offset = f"ElementSpacing = {x} {y} {z}", f"Offset = {factor} {2 * factor} {3 * factor}"
+    mha = _mhd(tmp_path / "a.mha", "LOCAL", spacing, offset, f"DistanceUnits = {unit}", data=hounsfield().tobytes())
+    for path in (nrrd, mha):
+        volume = read_scan(path)
+        np.testing.assert_allclose(volume.affine[:3, 3], (1, 2, 3))
+        assert volume.spacing_mm == pytest.approx((0.7, 0.9, 2.5))
+        converted = {"um": "um", "microns": "um", "m": "m", "cm": "cm"}.get(unit)
+        remark = f": lengths are stated in {converted} and were converted to mm" if converted else ""
+        assert str(volume.verdict) == f"accept{remark}" == str(find_series(path)[0].verdict)
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ('"furlong" "furlong" "furlong"', r"lengths that are not all in one of mm, cm, m, um"),
+        ('"mm" "mm" "um"', r"lengths that are not all in one of mm, cm, m, um"),
+        ('"m" "m" "m"', r"voxels of 700 x 900 x 2500 mm"),
+    ],
+)
+def test_units_that_cannot_be(tmp_path, units, message):
+    raw = ("endian: little", "encoding: raw")
+    with pytest.raises(GeometryRejected, match=message):
+        read_scan(_nrrd(tmp_path / "a.nrrd", hounsfield().tobytes(), *raw, f"space units: {units}"))
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "3D-left-handed"])
+def test_a_space_that_is_not_the_body_is_nominal(tmp_path, space):
+    path = _nrrd(tmp_path / "a.nrrd", hounsfield().tobytes(), "endian: little", "encoding: raw", space=space)
+    assert str(read_scan(path).verdict).startswith("accept: affine is nominal")

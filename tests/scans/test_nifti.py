@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 
 import nibabel
 import numpy as np
@@ -179,3 +180,111 @@ def test_nothing_is_printed(tmp_path, capfd):
     path = save(tmp_path / "a.nii", hounsfield().T, pixdim=[0, 0.7, 0.9, 2.5, 0, 0, 0, 0])
     read_scan(path)
     assert capfd.readouterr() == ("", "")
+
+
+# Units, and what a header says twice ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "factor", "unit"), [(0, 1.0, ""), (2, 1.0, ""), (10, 1.0, ""), (1, 1e-3, "m"), (3, 1e3, "um")]
+)
+@pytest.mark.parametrize("sform", [0, 1])
+def test_units_of_length(tmp_path, code, factor, unit, sform):
+    affine = np.diag([-0.7 * factor, -0.9 * factor, 2.5 * factor, 1.0])
+    affine[:3, 3] = np.array((3, 4, 5)) * factor
+    path = save(tmp_path / "a.nii", hounsfield().T, affine, sform=sform, qform=1 - sform, xyzt_units=code)
+    volume = read_scan(path)
+    expected = np.diag([0.7, 0.9, 2.5, 1.0])
+    expected[:3, 3] = (-3, -4, 5)
+    np.testing.assert_allclose(volume.affine, expected, rtol=1e-5)
+    remark = f": lengths are stated in {unit} and were converted to mm" if unit else ""
+    assert str(volume.verdict) == f"accept{remark}" == str(find_series(path)[0].verdict)
+    if unit:
+        reference = SimpleITK.ReadImage(path)
+        np.testing.assert_allclose(volume.spacing_mm, reference.GetSpacing(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(1, r"voxels of 700 x 900 x 2500 mm"), (3, r"voxels of 0\.0007 x"), (5, r"not all in one of mm, cm, m, um")],
+)
+def test_units_that_cannot_be(tmp_path, code, message):
+    path = save(tmp_path / "a.nii", hounsfield().T, xyzt_units=code)
+    assert find_series(path)[0].verdict.decision == "reject"
+    with pytest.raises(GeometryRejected, match=message):
+        read_scan(path)
+
+
+def twice(path, qform_affine, **header):
+    image = nibabel.Nifti1Image(hounsfield().T, np.diag([-0.7, -0.9, 2.5, 1.0]))
+    image.set_sform(np.diag([-0.7, -0.9, 2.5, 1.0]), 1)
+    image.set_qform(qform_affine, 1)
+    for key, value in header.items():
+        image.header[key] = value
+    nibabel.save(image, path)
+    return path
+
+
+def test_sform_and_qform_that_agree_say_nothing(tmp_path):
+    almost = np.diag([-0.7, -0.9, 2.5, 1.0])
+    almost[2, 3] = 0.2
+    assert str(read_scan(twice(tmp_path / "a.nii", almost)).verdict) == "accept"
+
+
+def test_sform_against_qform_is_remarked(tmp_path):
+    moved = np.diag([-0.7, -0.9, 2.5, 1.0])
+    moved[2, 3] = 12.0
+    path = twice(tmp_path / "a.nii", moved)
+    volume = read_scan(path)
+    assert str(volume.verdict) == "accept: sform and qform place the voxels up to 12.0 mm apart: sform is used"
+    assert find_series(path)[0].verdict == volume.verdict
+    assert volume.affine[2, 3] == 0
+
+
+def test_sform_that_mirrors_qform_is_rejected(tmp_path):
+    path = twice(tmp_path / "a.nii", np.diag([0.7, -0.9, 2.5, 1.0]))
+    with pytest.raises(GeometryRejected, match=r"sform and qform mirror each other: left and right are not known"):
+        read_scan(path)
+
+
+def test_a_qform_without_a_rotation_is_passed_over(tmp_path):
+    path = twice(tmp_path / "a.nii", np.diag([-0.7, -0.9, 2.5, 1.0]), quatern_b=2.0, quatern_c=2.0)
+    assert str(read_scan(path).verdict) == "accept"
+
+
+def test_pixdim_against_sform_is_remarked(tmp_path):
+    path = save(tmp_path / "a.nii", hounsfield().T, pixdim=[1, 0.7, 0.9, 5.0, 0, 0, 0, 0])
+    expected = "accept: pixdim states voxels of 0.7 x 0.9 x 5 mm, the affine 0.7 x 0.9 x 2.5 mm: the affine is used"
+    assert str(read_scan(path).verdict) == expected
+
+
+# Lies about size ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_a_header_that_claims_more_voxels_than_there_are(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", hounsfield().T)
+    opened = gzip.open if suffix == "nii.gz" else open
+    with opened(path, "rb") as file:
+        content = bytearray(file.read())
+    content[42:48] = np.array([30000] * 3, np.int16).tobytes()
+    with opened(path, "wb") as file:
+        file.write(content)
+    with pytest.raises(UnreadableScan, match=r"truncated or corrupt NIfTI file"):
+        read_scan(path)
+
+
+def test_what_follows_the_voxels_takes_no_memory(tmp_path):
+    path = save(tmp_path / "a.nii.gz", hounsfield().T)
+    with gzip.open(path, "rb") as file:
+        content = file.read()
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(content)
+        for _ in range(16):
+            file.write(bytes(1 << 24))
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(read_scan(path).voxels, hounsfield())
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()

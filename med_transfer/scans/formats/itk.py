@@ -1,4 +1,4 @@
-"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd) through SimpleITK, which already uses LPS and [k, j, i]."""
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd): the grid through SimpleITK, which already uses LPS and [k, j, i]."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans import geometry
-from med_transfer.scans.formats.metaimage import require_header, require_whole
+from med_transfer.scans.formats.metaimage import metaimage_data
+from med_transfer.scans.formats.nrrd import nrrd_data
+from med_transfer.scans.formats.stored_data import StoredData, read_values
 from med_transfer.scans.series import Series
-from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series
+from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series, unit_in_mm
 from med_transfer.scans.volume import Provenance, Volume
 from med_transfer.scans.voxel_checks import hounsfield_doubt, narrow, require_finite
 
@@ -26,21 +29,13 @@ def itk_series(path: Path) -> Series:
 
     Raises:
         NotAScan: not of the format that its name says.
-        UnreadableScan: truncated, corrupt or not permitted.
+        UnreadableScan: truncated, corrupt, not permitted, or with its voxels outside its folder.
     """
-    reader = _open(path)
+    reader, data = _open(path)
     size = reader.GetSize()
-    return Series(
-        path,
-        (path,),
-        _format(path),
-        "",
-        "",
-        "",
-        size[2] if len(size) > 2 else 1,
-        _verdict(reader),
-        affine=_affine(reader),
-    )
+    affine, verdict = _geometry(reader, data)
+    n_slices = size[2] if len(size) > 2 else 1
+    return Series(path, (path,), _format(path), "", "", "", n_slices, verdict, affine=affine)
 
 
 def read_itk(path: Path) -> Volume:
@@ -50,27 +45,36 @@ def read_itk(path: Path) -> Volume:
         GeometryRejected: several volumes, fewer than three dimensions, or axes that are not perpendicular.
         NotAScan, UnreadableScan, UnusableVoxels: as their names say.
     """
-    import SimpleITK
-
-    reader = _open(path)
-    verdict = _verdict(reader)
+    reader, data = _open(path)
+    affine, verdict = _geometry(reader, data)
     require_usable_series(verdict, path)
-    if _format(path) == "metaimage":
-        pixel = SimpleITK.Image([1, 1, 1], reader.GetPixelID())
-        require_whole(path, int(np.prod(reader.GetSize())) * pixel.GetSizeOfPixelComponent())
-    try:
-        values = SimpleITK.GetArrayFromImage(reader.Execute())
-    except RuntimeError as error:
-        raise UnreadableScan("truncated or corrupt data", where=path, action="Write the file again") from error
+    values = _text(reader, path) if data.encoding == "text" else _values(reader, data, path)
     voxels = narrow(values.reshape(values.shape[-3:]))
     require_finite(voxels, path)
     doubt = hounsfield_doubt(voxels)
     provenance = Provenance(path, _format(path), files=(path,))
-    return Volume(voxels, _affine(reader), provenance, verdict.remarked((doubt,) if doubt else ()))
+    return Volume(voxels, affine, provenance, verdict.remarked((doubt,) if doubt else ()))
 
 
-def _open(path: Path) -> SimpleITK.ImageFileReader:
-    """Header only."""
+def _values(reader: SimpleITK.ImageFileReader, data: StoredData, path: Path) -> NDArray:
+    import SimpleITK
+
+    dtype = SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1, 1], reader.GetPixelID())).dtype
+    return read_values(data, dtype, reader.GetSize()[::-1], path)
+
+
+def _text(reader: SimpleITK.ImageFileReader, path: Path) -> NDArray:
+    """Numbers as text behind the header, which ITK parses."""
+    import SimpleITK
+
+    try:
+        return SimpleITK.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        raise UnreadableScan("truncated or corrupt data", where=path, action="Write the file again") from error
+
+
+def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, StoredData]:
+    """The header, and where the voxels lie."""
     import SimpleITK  # slow to import, and most calls read DICOM
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
@@ -81,28 +85,39 @@ def _open(path: Path) -> SimpleITK.ImageFileReader:
         raise UnreadableScan(f"cannot be opened ({type(error).__name__})", where=path) from error
     if not start:
         raise UnreadableScan("empty file", where=path)
-    if _format(path) == "metaimage":
-        require_header(path)
+    data = metaimage_data(path) if _format(path) == "metaimage" else nrrd_data(path)
+    if data.encoding == "text" and data.files != (path,):
+        raise UnreadableScan("voxels as text in a file of their own are not supported", where=path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        or_data = ", or its data file is missing" if path.suffix.lower() == ".nhdr" else ""
-        raise NotAScan(f"not a readable {_format(path)} file in spite of its name{or_data}", where=path) from error
-    return reader
+        raise NotAScan(f"not a readable {_format(path)} file in spite of its name", where=path) from error
+    return reader, data
 
 
-def _verdict(reader: SimpleITK.ImageFileReader) -> Verdict:
+def _geometry(reader: SimpleITK.ImageFileReader, data: StoredData) -> tuple[geometry.Affine, Verdict]:
+    """(i, j, k) to LPS mm, and the verdict on it."""
     import SimpleITK
 
-    return grid_verdict(
+    unit_mm, of_units = unit_in_mm(data.units)
+    affine = _affine(reader)
+    affine[:3] *= unit_mm
+    verdict = grid_verdict(
         reader.GetSize(),
-        _affine(reader),
+        affine,
         channels=reader.GetNumberOfComponents(),
         is_complex="complex" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()),
-        # An NRRD file names its space; MetaImage has a position and axes always.
-        placed=_format(Path(reader.GetFileName())) == "metaimage" or reader.HasMetaDataKey("NRRD_space"),
+        placed=_format(Path(reader.GetFileName())) == "metaimage" or _names_the_body(reader),
+    )
+    return affine, verdict.joined(of_units)
+
+
+def _names_the_body(reader: SimpleITK.ImageFileReader) -> bool:
+    """Whether an NRRD file's axes are the body's: ITK turns RAS and LAS to LPS, and leaves scanner-xyz as it is."""
+    return reader.HasMetaDataKey("NRRD_space") and reader.GetMetaData("NRRD_space").startswith(
+        "left-posterior-superior"
     )
 
 

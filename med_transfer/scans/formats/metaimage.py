@@ -1,47 +1,76 @@
-"""Whether a MetaImage is whole, asked before ITK opens it.
+"""The header of a MetaImage file (.mha, .mhd), asked before ITK opens it: is it one, and where do its voxels lie?
 
 ITK's own ReadImageInformation does not refuse what is refused here: it takes a size of -4 for 4294967292, a spacing of
-"x y z" for zeros, and a data file that is missing or too short for a good one; what it does refuse it also complains
-about on the terminal, where a program may be reading. To keep that away takes a process of its own for every file.
+"x y z" for zeros, and a data file that is missing for a good one; what it does refuse it also complains about on the
+terminal, where a program may be reading. To keep that away takes a process of its own for every file.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
-from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.errors import NotAScan
+from med_transfer.scans.formats.stored_data import LONGEST_HEADER, StoredData, named_files, numbered
 
 _MOST_AXES, _LONGEST_AXIS = 5, 1 << 20
-_LONGEST_HEADER = 1 << 16
-_LAST_FIELD = b"ElementDataFile"  # the data, or the name of the file that has them, comes right after
+_NUMBERS = (b"Offset", b"Position", b"Origin", b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation")
+# The last field: the voxels, or the names of the files that have them, come right after it.
+_DATA = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)\r?\n", re.MULTILINE)
+_Fields = dict[bytes, list[bytes]]
 
 
-def require_header(path: Path) -> None:
-    """Raises NotAScan where a field that ITK cannot do without is missing or no number."""
+def metaimage_data(path: Path) -> StoredData:
+    """What the header says of the voxels.
+
+    Raises:
+        NotAScan: a field that ITK cannot do without is missing or no number.
+        UnreadableScan: a data file is missing, or lies outside the header's folder.
+    """
     with path.open("rb") as file:
-        header, last, rest = file.read(_LONGEST_HEADER).partition(_LAST_FIELD)
-    lines = (line.partition(b"=") for line in header.splitlines())
-    fields = {key.strip(): value.split() or [b""] for key, _, value in lines}
+        start = file.read(LONGEST_HEADER)
+    last = _DATA.search(start)
+    lines = (re.split(rb"[=:]", line, maxsplit=1) for line in start[: last.start() if last else 0].splitlines())
+    fields: _Fields = {line[0].strip(): line[-1].split() or [b""] for line in lines}
+    place = last[1].strip().decode("latin-1") if last else ""
+    if not last or not place or b"ElementDataFile" in start[: last.start()] or not _is_complete(fields):
+        raise NotAScan("not a readable metaimage file in spite of its name", where=path)
+    files, at = (path,), int(_first(fields, b"HeaderSize", "0"))
+    if place.upper() != "LOCAL":
+        files = named_files(path, _names(path, place, start[last.end() :]))
+    elif at >= 0:
+        at += last.end()
+    packed = _is_true(fields, b"CompressedData")
+    text = fields.get(b"BinaryData", [b"True"])[0][:1].upper() not in (b"T", b"1")
+    return StoredData(
+        files=files,
+        at=at,
+        encoding="zlib" if packed else "text" if text else "raw",
+        big_endian=_is_true(fields, b"BinaryDataByteOrderMSB") or _is_true(fields, b"ElementByteOrderMSB"),
+        units=(_first(fields, b"DistanceUnits", "?"),),
+    )
+
+
+def _names(path: Path, place: str, behind: bytes) -> list[str]:
+    if place.split()[0].upper() == "LIST":
+        return [line.decode("latin-1").strip() for line in behind.splitlines() if line.strip()]
+    return numbered(path, place) if "%" in place else [place]
+
+
+def _is_complete(fields: _Fields) -> bool:
     axes = fields.get(b"NDims", [b""])[0]
     size = fields.get(b"DimSize", [])
-    numbers = [b"Offset", b"Position", b"Origin", b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation"]
-    wrong = (
-        not last
-        or not rest.partition(b"\n")[0].strip(b" =\r\t")
-        or [key for key in fields if key in (b"NDims", b"DimSize")] != [b"NDims", b"DimSize"]
-        or not axes.isdigit()
-        or not 1 <= int(axes) <= _MOST_AXES
-        or len(size) != int(axes)
-        or not all(length.isdigit() and 0 < int(length) < _LONGEST_AXIS for length in size)
-        or not fields.get(b"ElementType", [b""])[0].startswith(b"MET_")
-        or not all(map(_is_number, (value for key in numbers for value in fields.get(key, []))))
+    return (
+        [key for key in fields if key in (b"NDims", b"DimSize")] == [b"NDims", b"DimSize"]
+        and axes.isdigit()
+        and 1 <= int(axes) <= _MOST_AXES
+        and len(size) == int(axes)
+        and all(length.isdigit() and 0 < int(length) < _LONGEST_AXIS for length in size)
+        and re.fullmatch(rb"-1|\d+", fields.get(b"HeaderSize", [b"0"])[0]) is not None
+        and fields.get(b"ElementType", [b""])[0].startswith(b"MET_")
+        and all(map(_is_number, (value for key in _NUMBERS for value in fields.get(key, []))))
     )
-    if wrong:
-        raise NotAScan("not a readable metaimage file in spite of its name", where=path)
-    place = rest.partition(b"\n")[0].strip(b" =\r\t").decode(errors="replace")
-    if place.split()[0] not in ("LOCAL", "LIST") and "%" not in place and not (path.parent / place).is_file():
-        raise UnreadableScan(f"its data file {place[:80]!r} is missing", where=path)
 
 
 def _is_number(text: bytes) -> bool:
@@ -51,27 +80,9 @@ def _is_number(text: bytes) -> bool:
         return False
 
 
-def require_whole(path: Path, uncompressed_bytes: int) -> None:
-    """Raises UnreadableScan where the data is shorter than the header says; lists of files are left to ITK."""
-    with path.open("rb") as file:
-        start = file.read(_LONGEST_HEADER)
-    header, _, rest = start.partition(_LAST_FIELD)
-    name, newline, data = rest.partition(b"\n")
-    place = name.strip(b" =\r\t").decode(errors="replace")
-    if place == "LOCAL":
-        present = path.stat().st_size - (len(start) - len(data))
-    elif newline and (path.parent / place).is_file():
-        present = (path.parent / place).stat().st_size
-    else:
-        return
-    needed = _compressed_bytes(header) or uncompressed_bytes
-    if present < needed:
-        raise UnreadableScan(f"truncated or corrupt data: {present} of {needed} bytes", where=path)
+def _first(fields: _Fields, key: bytes, absent: str) -> str:
+    return fields[key][0].decode("latin-1") if key in fields else absent
 
 
-def _compressed_bytes(header: bytes) -> int:
-    for line in header.splitlines():
-        key, _, value = line.partition(b"=")
-        if key.strip() == b"CompressedDataSize" and value.strip().isdigit():
-            return int(value)
-    return 0
+def _is_true(fields: _Fields, key: bytes) -> bool:
+    return fields.get(key, [b""])[0][:1].upper() in (b"T", b"1")

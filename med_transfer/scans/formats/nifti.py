@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans import geometry
 from med_transfer.scans.series import Series
-from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series
+from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series, unit_in_mm
 from med_transfer.scans.volume import Provenance, Volume
 from med_transfer.scans.voxel_checks import hounsfield_doubt, narrow, require_finite
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 SUFFIXES = (".nii", ".nii.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
+_SPACE_UNITS = 0b111  # the bits of xyzt_units that are of space
+_UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
+_SAME_SIZE = 0.01  # share by which pixdim may differ from the affine
+_SAME_PLACE_MM = 1.0
+_CHUNK = 1 << 20
 
 
 def nifti_series(path: Path) -> Series:
@@ -32,10 +38,9 @@ def nifti_series(path: Path) -> Series:
         UnreadableScan: truncated, corrupt or not permitted.
     """
     image = _open(path)
-    shape = image.shape
-    return Series(
-        path, (path,), "nifti", "", "", "", shape[2] if len(shape) > 2 else 1, _verdict(image), affine=_affine(image)
-    )
+    affine, verdict = _geometry(image)
+    n_slices = image.shape[2] if len(image.shape) > 2 else 1
+    return Series(path, (path,), "nifti", "", "", "", n_slices, verdict, affine=affine)
 
 
 def read_nifti(path: Path) -> Volume:
@@ -45,7 +50,7 @@ def read_nifti(path: Path) -> Volume:
         GeometryRejected: several volumes, fewer than three dimensions, or axes that are not perpendicular.
         NotAScan, UnreadableScan, UnusableVoxels: as their names say.
     """
-    verdict = _verdict(_open(path))
+    affine, verdict = _geometry(_open(path))
     require_usable_series(verdict, path)
     image = _load_whole(path)
     try:
@@ -57,7 +62,7 @@ def read_nifti(path: Path) -> Volume:
     doubt = hounsfield_doubt(voxels)
     return Volume(
         np.ascontiguousarray(voxels),
-        _affine(image),
+        affine,
         Provenance(path, "nifti", files=(path,)),
         verdict.remarked((doubt,) if doubt else ()),
     )
@@ -106,31 +111,74 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _load_whole(path: Path) -> Nifti1Image:
-    """All bytes, so that gzip's checksum at the end is compared: nibabel alone stops before it."""
+    """With all bytes, so that gzip's checksum at the end is compared: nibabel alone stops before it."""
     image = _open(path)
-    if not _is_gzip(path):
-        return image
+    start: int = image.dataobj.offset  # pyright: ignore[reportAttributeAccessIssue]  the header forgets it
+    end = start + int(np.prod(image.shape, dtype=object)) * np.dtype(image.get_data_dtype()).itemsize
     try:
-        with gzip.open(path) as file:
-            return type(image).from_bytes(file.read())
+        content = _unpacked(path, end) if _is_gzip(path) else b""
+        there = len(content) or path.stat().st_size
+        if there < end:
+            raise UnreadableScan(f"truncated or corrupt NIfTI file: {there} of {end} bytes", where=path)
+        return type(image).from_bytes(content) if content else image
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _unreadable(path, error) from error
 
 
-def _verdict(image: Nifti1Image) -> Verdict:
+def _unpacked(path: Path, end: int) -> bytes:
+    """The bytes up to ``end``; what follows the voxels is only unpacked."""
+    with gzip.open(path) as file:
+        chunks: list[bytes] = []
+        while chunk := file.read(_CHUNK):
+            chunks.append(chunk[: max(end, 0)])
+            end -= len(chunk)
+    return b"".join(chunks)
+
+
+def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:
+    """(i, j, k) to LPS mm, from sform, else qform, else the voxel sizes alone; and the verdict on it."""
+    code = int(image.header["xyzt_units"]) & _SPACE_UNITS
+    unit_mm, of_units = unit_in_mm([_UNITS.get(code, f"unit {code}")])
+    affine = geometry.swap_lps_ras(np.asarray(image.affine))
+    affine[:3] *= unit_mm
     dtype = np.dtype(image.get_data_dtype())
-    return grid_verdict(
+    verdict = grid_verdict(
         image.shape,
-        _affine(image),
+        affine,
         channels=len(dtype.names or (0,)),
         is_complex=dtype.kind == "c",
         placed=int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0,
-    )
+    ).joined(of_units)
+    return affine, verdict.joined(_forms_verdict(image, unit_mm)) if verdict.usable else verdict
 
 
-def _affine(image: Nifti1Image) -> geometry.Affine:
-    """(i, j, k) to LPS mm, from sform, else qform, else the voxel sizes alone."""
-    return geometry.swap_lps_ras(np.asarray(image.affine))
+def _forms_verdict(image: Nifti1Image, unit_mm: float) -> Verdict:
+    """Where a header places the voxels twice: whether both ways agree, and whether the voxel sizes agree with them."""
+    used = np.asarray(image.affine) * unit_mm
+    remarks = []
+    sizes, stated = geometry.spacing_mm(used), np.abs(image.header["pixdim"][1:4]) * unit_mm
+    if not np.allclose(stated, sizes, rtol=_SAME_SIZE):
+        words = (" x ".join(f"{mm:.4g}" for mm in lengths) for lengths in (stated, sizes))
+        remarks.append("pixdim states voxels of {} mm, the affine {} mm: the affine is used".format(*words))
+    if int(image.header["sform_code"]) > 0 and (qform := _qform(image)) is not None:
+        other = qform * unit_mm
+        if np.linalg.det(other[:3, :3]) * np.linalg.det(used[:3, :3]) < 0:
+            return Verdict(rejections=("sform and qform mirror each other: left and right are not known",))
+        corners = np.array(list(itertools.product(*((0, length - 1) for length in image.shape[:3]))))
+        apart = np.linalg.norm(geometry.to_world_mm(used, corners) - geometry.to_world_mm(other, corners), axis=1).max()
+        if apart > max(_SAME_PLACE_MM, min(sizes) / 2):
+            remarks.append(f"sform and qform place the voxels up to {apart:.1f} mm apart: sform is used")
+    return Verdict(remarks=tuple(remarks))
+
+
+def _qform(image: Nifti1Image) -> geometry.Affine | None:
+    """None where there is none, or no rotation in it."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        return image.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError):
+        return None
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableScan:

@@ -1,0 +1,66 @@
+"""The header of an NRRD file (.nrrd, .nhdr): where its voxels lie, how they are packed, in which unit lengths are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.scans.formats.stored_data import LONGEST_HEADER, StoredData, named_files, numbered
+
+_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # others are text
+
+
+def nrrd_data(path: Path) -> StoredData:
+    """What the header says of the voxels.
+
+    Raises:
+        NotAScan: not NRRD in spite of its name.
+        UnreadableScan: a data file is missing or lies outside the header's folder, or begins with lines to skip.
+    """
+    with path.open("rb") as file:
+        start = file.read(LONGEST_HEADER)
+    if not start.startswith(b"NRRD000"):
+        raise NotAScan("not a readable nrrd file in spite of its name", where=path)
+    fields, names, at = _fields(start)
+    encoding = _ENCODINGS.get(fields.get("encoding", "").lower(), "text")
+    skipped = fields.get("byteskip", "0")
+    if fields.get("lineskip", "0") != "0" or (skipped not in ("0", "-1") and encoding != "raw"):
+        raise UnreadableScan("lines or bytes to skip before packed voxels are not supported", where=path)
+    if place := fields.get("datafile", ""):
+        listed = names if place.startswith("LIST") else numbered(path, place) if "%" in place else [place]
+        files, at = named_files(path, listed), 0
+    else:
+        files = (path,)
+    return StoredData(
+        files=files,
+        at=-1 if skipped == "-1" else at + _integer(skipped, path),
+        encoding=encoding,
+        big_endian=fields.get("endian", "").lower() == "big",
+        units=tuple(re.findall(r'"([^"]*)"', fields.get("spaceunits") or fields.get("units", "")))[:3],
+    )
+
+
+def _fields(start: bytes) -> tuple[dict[str, str], list[str], int]:
+    """The fields, the lines behind ``data file: LIST``, and the number of bytes up to the empty line that ends them."""
+    fields: dict[str, str] = {}
+    listed: list[str] = []
+    at = 0
+    for line in start.splitlines(keepends=True):
+        at += len(line)
+        text = line.decode("latin-1").strip()
+        if not text:
+            break
+        if fields.get("datafile", "").startswith("LIST"):
+            listed.append(text)
+            continue
+        key, colon, value = text.partition(":")
+        if colon and not value.startswith("=") and not text.startswith("#"):
+            fields[key.lower().replace(" ", "")] = value.strip()
+    return fields, listed, at
+
+
+def _integer(text: str, path: Path) -> int:
+    if not text.isdecimal():
+        raise NotAScan("not a readable nrrd file in spite of its name", where=path)
+    return int(text)

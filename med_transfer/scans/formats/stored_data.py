@@ -1,0 +1,156 @@
+"""The voxels of an NRRD or MetaImage file: where its header says that they lie, and as they were before packing.
+
+ITK opens any file that a header names, wherever it lies, crashes on some names, and inflates without comparing
+checksums, so that a flipped bit becomes other voxels. So it reads the header alone, and the voxels are read here.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.errors import NotAScan, UnreadableScan
+
+LONGEST_HEADER = 1 << 20  # bytes; one that lists a file for each of thousands of slices is as long
+_MOST_FILES = 1 << 16
+_CHUNK = 1 << 24
+_NUMBERED = re.compile(r"([^%]*%0?\d{0,2}d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+\d+)?")
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """What a header says of its voxels, apart from the grid.
+
+    Attributes:
+        files: that hold them, one after the other; the header's own file where they follow the header.
+        at: bytes before them in each file; -1 when they are its last bytes.
+        encoding: raw | gzip | bzip2 | zlib | text.
+        big_endian: whether the first byte of a number is the largest.
+        units: of length, as written; one for each axis of space, or none.
+    """
+
+    files: tuple[Path, ...]
+    at: int = 0
+    encoding: str = "raw"
+    big_endian: bool = False
+    units: tuple[str, ...] = ()
+
+
+def named_files(header: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """The data files that a header names, in its own folder or below.
+
+    Raises:
+        UnreadableScan: one lies elsewhere, is missing, or is no regular file.
+    """
+    folder = header.parent.resolve()
+    try:
+        files = tuple((folder / name).resolve() for name in names)
+        inside = all(path.is_relative_to(folder) for path in files)
+        missing = next((path for path in files if not path.is_file()), None) if inside else None
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is none: too long, a zero byte, links in a ring
+        raise UnreadableScan(f"its data file cannot be found ({type(error).__name__})", where=header) from error
+    if not inside:
+        raise UnreadableScan(
+            "its data file lies outside the folder of the header",
+            where=header,
+            expected="a data file beside the header or below it",
+            action="Move it there if you trust the header",
+        )
+    if missing or not files:
+        raise UnreadableScan(f"its data file {missing.name[:80] if missing else ''!r} is missing", where=header)
+    return files
+
+
+def numbered(header: Path, text: str) -> list[str]:
+    """The names that a pattern with its first number, last number and step stands for.
+
+    Raises:
+        NotAScan: not of this form.
+    """
+    match = _NUMBERED.fullmatch(text)
+    first, last, step = map(int, match.groups()[1:]) if match else (0, 0, 0)
+    numbers = range(first, last + (1 if step > 0 else -1), step) if step else range(0)
+    if not match or not 0 < len(numbers) <= _MOST_FILES:
+        raise NotAScan("no pattern of data files", where=header, expected="such as slice%03d.raw 1 40 1")
+    return [match[1] % number for number in numbers]
+
+
+def read_values(data: StoredData, dtype: np.dtype, shape: Sequence[int], where: Path) -> NDArray:
+    """The voxels as stored, in the machine's byte order; checksums of compressed ones are compared.
+
+    Args:
+        data: where they lie; not as text.
+        dtype: of one voxel.
+        shape: the slowest axis first.
+        where: the file that an error names.
+
+    Raises:
+        UnreadableScan: fewer bytes than the shape asks for, compressed ones damaged or of another number.
+    """
+    size = int(np.prod([int(length) for length in shape], dtype=object)) * dtype.itemsize
+    try:
+        if size % len(data.files):
+            raise ValueError("not as many bytes in each file")
+        parts = [_read_bytes(path, data, size // len(data.files)) for path in data.files]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UnreadableScan(f"truncated or corrupt data ({_told(error)})", where=where) from error
+    content = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    values = content.view(dtype.newbyteorder(">" if data.big_endian else "<")).reshape(shape)
+    return values.astype(dtype.newbyteorder("="), copy=not values.flags.writeable)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else type(error).__name__
+
+
+def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
+    with path.open("rb") as file:
+        if data.encoding == "raw":
+            there = path.stat().st_size - max(data.at, 0)
+            if there < size:
+                raise ValueError(f"{max(there, 0)} of {size} bytes")
+            file.seek(data.at if data.at >= 0 else there - size)
+            return np.fromfile(file, np.uint8, size)
+        file.seek(data.at)
+        values = _INFLATE[data.encoding](file, size + 1)  # one more than wanted, so as to reach the checksum
+    if len(values) != size:
+        raise ValueError(f"not {size} bytes when unpacked")
+    return np.frombuffer(values, np.uint8)
+
+
+def _read_at_most(file: io.BufferedIOBase, most: int) -> bytes:
+    """So many bytes or all there are; asking for them at once would take the memory of a size that is a lie."""
+    chunks: list[bytes] = []
+    while most and (chunk := file.read(min(most, _CHUNK))):
+        chunks.append(chunk)
+        most -= len(chunk)
+    return b"".join(chunks)
+
+
+def _gunzip(file: BinaryIO, most: int) -> bytes:
+    return _read_at_most(gzip.GzipFile(fileobj=file), most)
+
+
+def _bunzip2(file: BinaryIO, most: int) -> bytes:
+    return _read_at_most(bz2.BZ2File(file), most)
+
+
+def _inflate(file: BinaryIO, most: int) -> bytes:
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # as MetaIO, which takes a gzip header too
+    values = stream.decompress(file.read(), most)
+    if not stream.eof:
+        raise EOFError
+    return values
+
+
+_INFLATE = {"gzip": _gunzip, "bzip2": _bunzip2, "zlib": _inflate}
