@@ -24,6 +24,7 @@ from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan, region_of_mask
+from med_transfer.scans.stamps import stamps
 
 log = logging.getLogger(__name__)
 
@@ -229,12 +230,16 @@ def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margi
     return prepared
 
 
-def preparation_key(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)) -> str:
-    """Changes with the files, the region and the preprocessing, so that a stale result is never used."""
+def preparation_key(
+    case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0), series: Series | None = None
+) -> str:
+    """Changes with the files, the region and the preprocessing, so that a stale result is never used.
+
+    ``series`` is the column ``scan``'s, where it was found already: then the other files of its folder do not count.
+    """
     scans = [scan for column in preprocessing.config.columns if (scan := case.scan_in(column))]
     paths = [path for path, _ in scans] + ([case.mask] if case.mask else [])
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+    paths[:1] = series.on_disk if series else paths[:1]
     region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name]
-    what = [_CACHE_FORMAT, [(str(path), series_uid) for path, series_uid in scans], region, stamps, margin]
+    what = [_CACHE_FORMAT, [(str(path), series_uid) for path, series_uid in scans], region, stamps(paths), margin]
     return cache_key(what, preprocessing.config.model_dump(mode="json"))

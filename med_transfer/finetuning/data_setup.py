@@ -21,6 +21,7 @@ from med_transfer.cohorts import (
 from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.made_from import require_made_from, scans_hash
 from med_transfer.finetuning.unlabelled import UNLABELLED_LOCK_FILE, lock_unlabelled, prepare_unlabelled
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
@@ -51,6 +52,7 @@ def prepare_run_data(
     Raises:
         CohortError: the cohort cannot be split, or a patient or identical scan is on both sides, or among the
             unlabelled scans and in the test part.
+        UsageError: the folder holds a run on another cohort, or on other images of it.
         NothingDone: no scan can be used.
     """
     preprocessing = resolve_preprocessing(spec, config)
@@ -65,7 +67,9 @@ def prepare_run_data(
         unlabelled = prepare_unlabelled(config.transfer.unlabelled, prepared, split, preprocessing, cache, progress)
     run_data = RunData(preprocessing, prepared, split, lock, unlabelled)
     _refuse_what_the_source_saw(run_data, source_weights(config))
-    _write_lock(lock, out / LOCK_FILE)
+    started = _holds_same_cohort(lock, out / LOCK_FILE)
+    require_made_from(out, "scans", scans_hash([prepared, unlabelled]), started=started)
+    lock.write(out / LOCK_FILE)
     if unlabelled:
         lock_unlabelled(unlabelled, out / UNLABELLED_LOCK_FILE)
     return run_data
@@ -112,8 +116,8 @@ def refuse_adapted_source(weights: Path | None) -> None:
         )
 
 
-def _write_lock(lock: CohortLock, path: Path) -> None:
-    """Write the lock, or find the same one there from a run that was killed."""
+def _holds_same_cohort(lock: CohortLock, path: Path) -> bool:
+    """Whether a run that was killed has left its lock; raises UsageError where it is another cohort's."""
     if path.exists() and CohortLock.read(path).cohort_hash != lock.cohort_hash:
         raise UsageError(
             "the folder holds a run on another cohort",
@@ -121,7 +125,7 @@ def _write_lock(lock: CohortLock, path: Path) -> None:
             expected="a new folder, or the same cohort",
             action="Choose another -o",
         )
-    lock.write(path)
+    return path.exists()
 
 
 def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None:

@@ -35,6 +35,7 @@ from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.held_out_evaluation import TrainedNetworks, evaluate_held_out
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
+from med_transfer.finetuning.made_from import require_made_from, source_hash
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
@@ -77,8 +78,8 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: the backbone or its weights cannot be used.
-        UsageError: the folder holds another run, there is no such subgroup column, a prevalence is of no class, or the
-            test access log is damaged.
+        UsageError: the folder holds another run, or one from another source or other images; there is no such subgroup
+            column, a prevalence is of no class, or the test access log is damaged.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
@@ -94,7 +95,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     check_operating_point(cohort, split, config)
     check_subgroups(cohort, config.subgroups)
     checked_prevalence(config.evaluation.prevalence, cohort.labels)
-    _claim(out, config)
+    _claim(out, config, source)
     with _log_file(out / "run.log"):
         log.info("backbone %s. %s", source.spec.name, source.report)
         for sentence in ignored_settings(asked, config, source.encoder):
@@ -167,25 +168,22 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
     )
 
 
-def _claim(out: Path, config: FinetuneConfig) -> None:
+def _claim(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> None:
     """Make the run folder ours: write the config, or find the same one there from a run that was killed.
 
     Another operating point changes no training: it is chosen anew on the same validation scans. Nor does the way rates
     are stated. Without a lock there was no training: a run that was refused does not keep the folder from the
     corrected one.
     """
-    file = out / "config.yaml"
-    if (
-        file.exists()
-        and (out / LOCK_FILE).exists()
-        and _trained_as(load_config(FinetuneConfig, file)) != _trained_as(config)
-    ):
+    file, started = out / "config.yaml", (out / LOCK_FILE).exists()
+    if started and file.exists() and _trained_as(load_config(FinetuneConfig, file)) != _trained_as(config):
         raise UsageError(
             "the folder holds a run with another config",
             where=out,
             expected="a new folder, or the same config",
             action="Choose another -o",
         )
+    require_made_from(out, "source", source_hash(source), started=started)
     dump_config(config, file)
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from med_transfer.cohorts import Case, Cohort, read_scans, region_of_case, require_columns, without_prediction
+from med_transfer.bundle import versions
+from med_transfer.cohorts import (
+    Case,
+    Cohort,
+    cache_key,
+    preparation_key,
+    read_scans,
+    region_of_case,
+    require_columns,
+    without_prediction,
+)
 from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnreadableScan
 from med_transfer.fusion.clinical import with_values
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.origins import RowOrigins
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
@@ -24,9 +34,15 @@ log = logging.getLogger(__name__)
 
 
 class ReadsAndPredicts(Protocol):
-    """What a batch needs of a predictor; ``predict`` may raise ScanError."""
+    """What a batch needs of a predictor; ``predict`` may raise ScanError.
+
+    Attributes:
+        preprocessing: of its network's input.
+        identity: hash of all that decides its answers.
+    """
 
     preprocessing: Preprocessing
+    identity: str
 
     def predict(
         self,
@@ -70,6 +86,12 @@ class ScanToPredict:
     series: Series | None = None
     damage: str = ""
 
+    def key(self, preprocessing: Preprocessing) -> str:
+        """Changes with everything that the answer depends on, beside the bundle."""
+        verdict = str(self.series.verdict) if self.series else ""  # a file beside a series may damage it
+        written = [self.case.patient, dict(self.case.columns), self.damage, verdict]
+        return cache_key(preparation_key(self.case, preprocessing, series=self.series), written)
+
     def read(self, predictor: ReadsAndPredicts) -> tuple[dict[str, Volume], Region | None, Volume | None]:
         """Its scans by column, where to look, and the mask where there is one. Raises ScanError."""
         if self.damage:
@@ -94,7 +116,8 @@ def predict_all(
 ) -> FolderOutcome:
     """Predict every scan and write ``out/predictions.csv`` as it goes.
 
-    Scans that the table already holds are not predicted again, so a killed run goes on where it was.
+    Scans that the table already holds are not predicted again, so a killed run goes on where it was; one whose files,
+    region or row have changed since is, and the row of one that is not there any more goes.
 
     Args:
         predictor: reads a scan and predicts it.
@@ -107,42 +130,24 @@ def predict_all(
     Raises:
         ScanNotFound: no scan there.
         CohortError: the table cannot be read, or the input has several channels and no table says which scans they are.
+        UsageError: the folder holds predictions by another bundle, or of scans from another place.
         OutputError: the result cannot be written.
     """
     items, n_ignored = scans_to_predict(scans, predictor.preprocessing.config)
+    made_by = {"bundle": predictor.identity, "scans": cache_key(str(scans.resolve())), "version": cache_key(versions())}
     with PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
-        done = _Done(table.done)
+        origins = RowOrigins(table.path, table.lines, made_by)
         for number, item in enumerate(items, start=1):
-            if not done.take(item.case):
-                table.append(_predict(item, predictor))
+            key = item.key(predictor.preprocessing)  # before reading: a file that changes meanwhile counts as changed
+            if not origins.take(key):
+                origins.add(key, table.append(_predict(item, predictor)))
             progress("predicting", number, len(items))
-        table.finish()
+        table.finish(origins.finish())
     rows = PredictionTable.load(out / "predictions.csv")
     statuses = [row.status for row in rows]
     counts = (statuses.count(word) for word in ("ok", "rejected", "failed"))
     n_fused = sum(bool(row.fused) for row in rows) if fused else None
     return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored, n_fused=n_fused)
-
-
-class _Done:
-    """Rows that an earlier run wrote, each found once: regions of one scan come in the table's order, then as now.
-
-    A case that names no series got the series UID of its scan in its row.
-    """
-
-    def __init__(self, rows: Counter[tuple[str, str]]) -> None:
-        self._rows = rows
-        self._series: dict[str, list[str]] = defaultdict(list)
-        for scan, series_uid in rows:
-            self._series[scan].append(series_uid)
-
-    def take(self, case: Case) -> bool:
-        """Whether the case has a row, which is used up."""
-        for series_uid in [case.series_uid] if case.series_uid else self._series.get(case.scan, []):
-            if self._rows[case.scan, series_uid]:
-                self._rows[case.scan, series_uid] -= 1
-                return True
-        return False
 
 
 def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> Prediction:

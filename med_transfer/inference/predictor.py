@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,6 +41,7 @@ class Predictor:
     def __init__(self, bundle: Path | str, device: str = "auto") -> None:
         self.record: BundleRecord = read_record(Path(bundle))
         self.device = _device(device)
+        self.identity = hashlib.sha256(self.record.model_dump_json().encode()).hexdigest()  # the weights' hash is in it
         self.preprocessing = Preprocessing(self.record.preprocessing)
         self.network = load_network(bundle).to(self.device)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from med_transfer.cohorts import ArrayCache, Images, cache_key, preparation_key, without_prediction
+from med_transfer.cohorts import ArrayCache, Images, cache_key, without_prediction
 from med_transfer.errors import ScanError
 from med_transfer.inference import Predictor, ScanToPredict
 from med_transfer.progress import Progress
@@ -88,7 +88,7 @@ def see_scans(
 
 
 def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
-    key = cache_key(preparation_key(item.case, predictor.preprocessing), predictor.record.weights_sha256)
+    key = cache_key(item.key(predictor.preprocessing), predictor.identity)
     if entry := ArrayCache(cache).read(key):
         return SeenScan(**{**entry.arrays, **entry.record, "content_hashes": tuple(entry.record["content_hashes"])})
     scans, region, _ = item.read(predictor)

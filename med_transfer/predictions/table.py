@@ -14,6 +14,7 @@ from typing import Any, get_args
 from med_transfer.atomic import output_error, write_bytes
 from med_transfer.errors import UsageError
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.origins import digest
 from med_transfer.predictions.record import Prediction, Status
 
 _SETS = "prediction_set"
@@ -26,9 +27,9 @@ _STATUSES = get_args(Status)
 class PredictionTable:
     """Rows of a growing ``predictions.csv``.
 
-    Opening an existing file resumes it: a last line that a kill cut off is dropped, and ``done`` tells which scans
-    need no second pass. ``finish`` sorts the rows, so that a resumed run ends with the file of an uninterrupted
-    one (but for ``seconds``). With ``fused`` each class has a second column, ``fused_p_<class>``.
+    Opening an existing file resumes it: a last line that a kill cut off is dropped; what of the rest still holds is
+    told by :mod:`med_transfer.predictions.origins`. ``finish`` sorts the rows, so that a resumed run ends with the file
+    of an uninterrupted one (but for ``seconds``). With ``fused`` each class has a second column, ``fused_p_<class>``.
     Cells stand as they are, also scan names that a spreadsheet would take for a formula.
 
     Raises:
@@ -48,12 +49,12 @@ class PredictionTable:
             raise output_error(self.path, error) from error
 
     @property
-    def done(self) -> Counter[tuple[str, str]]:
-        """How many rows there are of each (scan, series_uid): several where a scan has several regions of interest."""
-        return Counter((row[0], row[3]) for row in self._rows)
+    def lines(self) -> list[bytes]:
+        """The rows as they stand in the file."""
+        return [_line(row) for row in self._rows]
 
-    def append(self, prediction: Prediction) -> None:
-        """Write one row, and be sure that it is on the disk. Raises OutputError, or UsageError for another class."""
+    def append(self, prediction: Prediction) -> bytes:
+        """Write one row, be sure that it is on the disk, and give it. Raises OutputError, UsageError (other class)."""
         row = _row(prediction, self._names, self._fused)
         line = _line(row)
         size = os.fstat(self._file.fileno()).st_size
@@ -65,11 +66,14 @@ class PredictionTable:
             self._file.truncate(size)  # no half line for the next row to join
             raise output_error(self.path, error) from error
         self._rows.append(row)
+        return line
 
-    def finish(self) -> None:
-        """Sort the rows by scan and series, and close. Raises OutputError."""
+    def finish(self, kept: Counter[str] | None = None) -> None:
+        """Sort the rows by scan and series, and close; ``kept``: those of these digests alone. Raises OutputError."""
         self.close()
         rows = sorted(self._rows, key=lambda row: (row[0], row[3], row[:-1]))
+        if kept is not None:
+            rows = [row for row in rows if _taken(kept, digest(_line(row)))]
         _write(self.path, _columns(self._names, self._fused), rows)
 
     def close(self) -> None:
@@ -88,6 +92,11 @@ class PredictionTable:
     def load(path: Path) -> list[Prediction]:
         """The rows of a table, of whatever classes. Raises UsageError for a file that is not a whole table."""
         return _read(Path(path), None)
+
+
+def _taken(kept: Counter[str], row: str) -> bool:
+    kept[row] -= 1
+    return kept[row] >= 0
 
 
 def _columns(names: Sequence[str], fused: bool) -> list[str]:

@@ -47,6 +47,11 @@ class Series:
         return f"{self.series_uid}#{self.part}" if self.part else self.series_uid
 
     @property
+    def on_disk(self) -> tuple[Path, ...]:
+        """Whose change is a change of the series: its files, or the archive that they are unpacked from."""
+        return self.files if self.path.is_dir() or self.path in self.files else (self.path,)
+
+    @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Distance between voxels along column, row and slice; between slices along the normal, whatever the tilt."""
         if self.affine is None:

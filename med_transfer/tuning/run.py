@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from med_transfer.backbones import BackboneSpec
+from med_transfer.backbones import BackboneSpec, LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import NothingDone, UsageError
@@ -13,6 +13,7 @@ from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, prepare_run_data, resolve_preprocessing
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.initialisation import check_transfer
+from med_transfer.finetuning.made_from import require_made_from, source_hash
 from med_transfer.finetuning.run import load_source
 from med_transfer.progress import Progress, silent
 from med_transfer.tuning.config import TuneConfig
@@ -70,7 +71,7 @@ def tune(
     precision(base.training.precision)
     resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
     split_cohort(cohort, base.split)
-    _claim(out, config)
+    _claim(out, config, source)
     run_data = _read(cohort, base, source.spec, out, deadline, progress)
     search = Search(
         without_test_scans(run_data), source, config, strategies, out, deadline, progress, len(run_data.prepared.failed)
@@ -93,14 +94,15 @@ def _read(
         ) from None
 
 
-def _claim(out: Path, config: TuneConfig) -> None:
+def _claim(out: Path, config: TuneConfig, source: LoadedBackbone) -> None:
     """Make the folder ours, or find the same search there."""
-    file = out / CONFIG_FILE
-    if file.exists() and (out / JOURNAL).exists() and load_config(TuneConfig, file) != config:
+    file, started = out / CONFIG_FILE, (out / JOURNAL).exists()
+    if started and file.exists() and load_config(TuneConfig, file) != config:
         raise UsageError(
             "the folder holds a search with another config",
             where=out,
             expected="a new folder, or the same config",
             action="Choose another -o",
         )
+    require_made_from(out, "source", source_hash(source), started=started)
     dump_config(config, file)

@@ -8,17 +8,19 @@ import signal
 from pathlib import Path
 
 import pytest
-from command_line import TINY
+from command_line import TINY, read_rows, write_rows
 from safetensors.torch import load_file, save_file
 
 import med_transfer as mt
 from med_transfer.backbones import load_backbone
+from med_transfer.errors import UsageError
 from med_transfer.finetuning import fold_training
 from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
 
+HOLDOUT = ("split.kind=holdout", "split.val_fraction=0.34")
 EPOCHS, STEPS = 3, 2  # 16 scans an epoch, 8 a batch
 SETTINGS = (*TINY, f"training.epochs={EPOCHS}")
-SECOND = "fine-tuning, fold 2 of 2"
+FIRST, SECOND = "fine-tuning, fold 1 of 2", "fine-tuning, fold 2 of 2"
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +107,43 @@ def test_what_a_run_wrote_does_not_keep_it_from_going_on(cohort_csv, some_weight
     overrides += (f"backbone.weights={some_weights}",) if from_source else ()
     for step in (1, 2):
         killed(cohort_csv, tmp_path, "fine-tuning, fold 1 of 1", step, overrides)
+
+
+def another_source(path: Path, seed: int) -> None:
+    encoder = load_backbone("resnet18-w32", seed=seed).encoder
+    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, path)
+
+
+def test_a_source_whose_file_was_replaced_is_another_run(cohort_csv, tmp_path):
+    weights, out = tmp_path / "w.safetensors", tmp_path / "out"
+    overrides = (*SETTINGS, f"backbone.weights={weights}", "from_scratch_baseline=false")
+    another_source(weights, 1)
+    killed(cohort_csv, out, FIRST, 1, overrides)
+    another_source(weights, 2)
+    with pytest.raises(UsageError, match=r"out: the folder holds a run from another source; .*Choose another -o"):
+        mt.finetune(cohort_csv, out=out, overrides=overrides)
+    another_source(weights, 1)
+    killed(cohort_csv, out, FIRST, 2, overrides)  # the right one back: it goes on
+
+
+def test_a_finished_run_of_an_earlier_version_tells_its_source_too(cohort_csv, tmp_path):
+    weights, out = tmp_path / "w.safetensors", tmp_path / "out"
+    overrides = (*SETTINGS, f"backbone.weights={weights}", "from_scratch_baseline=false", "training.epochs=1", *HOLDOUT)
+    another_source(weights, 1)
+    mt.finetune(cohort_csv, out=out, overrides=overrides)
+    (out / "made_from.json").unlink()
+    another_source(weights, 2)
+    with pytest.raises(UsageError, match="holds a run from another source"):
+        mt.finetune(cohort_csv, out=out, overrides=overrides)
+
+
+def test_another_region_of_the_same_scans_is_another_run(cohort_csv, tmp_path):
+    rows = [{**row, "scan": str(cohort_csv.parent / row["scan"])} for row in read_rows(cohort_csv)]
+    if "mask" in rows[0]:
+        rows = [{**row, "mask": ""} for row in rows]
+    table, overrides = write_rows(tmp_path / "cohort.csv", rows), (*SETTINGS, "input.region=roi")
+    killed(table, tmp_path / "out", FIRST, 1, overrides)
+    moved = [{**row, "roi_size_mm": str(1.5 * float(row["roi_size_mm"]))} for row in rows]
+    with pytest.raises(UsageError, match="holds a run on other images or regions; expected .*the scans"):
+        mt.finetune(write_rows(table, moved), out=tmp_path / "out", overrides=overrides)
+    killed(write_rows(table, rows[::-1]), tmp_path / "out", FIRST, 2, overrides)  # only the order is another

@@ -4,53 +4,29 @@ import re
 import sys
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
 import torch
+from tiny_bundle import tiny_bundle, write_scan
 
 import med_transfer
-from med_transfer.backbones import load_backbone
-from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance, save_bundle
 from med_transfer.errors import BundleError
 from med_transfer.inference import Predictor
-from med_transfer.model.classifier import Classifier
-from med_transfer.model.ensemble import Ensemble
-from med_transfer.preprocessing import PreprocessingConfig
 
 PACKAGE = Path(med_transfer.__file__).parent
 OPEN_TO_ALL = {"errors.py", "atomic.py", "progress.py"}  # change no scan
+BOOKKEEPING = {"predictions/origins.py", "scans/stamps.py", "cohorts/array_cache.py", "bundle/files.py"}  # of resuming
 MOST_FILES = 30  # as few as a reader can follow; lower it when a file goes
 ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
 
-def bundle_of(folder: Path, broken: bool = False) -> Path:
-    """Of a network with random weights; ``broken``: one of them is no number."""
-    record = BundleRecord(
-        classes=("benign", "malignant"),
-        preprocessing=PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 1, 1), region="whole"),
-        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
-        n_members=1,
-        input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
-        trained_on=Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
-    )
-    network = Ensemble([Classifier(load_backbone("resnet18-w32").encoder, 2)]).eval()
-    if broken:
-        next(network.parameters()).data[0] = torch.nan
-    return save_bundle(folder / "bundle", record, network, "# card\n")
-
-
 @pytest.fixture
 def predictor(tmp_path):
-    return Predictor(bundle_of(tmp_path), "cpu")
+    return Predictor(tiny_bundle(tmp_path / "bundle"), "cpu")
 
 
 @pytest.fixture
 def scan(tmp_path):
-    path = tmp_path / "scan.nii.gz"
-    voxels = np.random.default_rng(0).normal(0, 300, (40, 40, 24)).astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 2.0, 1.0])), path)
-    return path
+    return write_scan(tmp_path / "scan.nii.gz")
 
 
 def files_called(job) -> set[str]:
@@ -66,7 +42,11 @@ def files_called(job) -> set[str]:
         job()
     finally:
         sys.setprofile(None)
-    return {path.relative_to(PACKAGE).as_posix() for path in paths if path.is_relative_to(PACKAGE)} - OPEN_TO_ALL
+    return (
+        {path.relative_to(PACKAGE).as_posix() for path in paths if path.is_relative_to(PACKAGE)}
+        - OPEN_TO_ALL
+        - BOOKKEEPING
+    )
 
 
 def test_the_page_lists_every_file_between_a_nifti_file_and_its_row(predictor, scan, tmp_path):
@@ -91,4 +71,4 @@ def test_a_network_that_gives_no_number_gives_no_prediction(predictor, scan, tmp
 
 def test_a_bundle_with_weights_that_are_no_numbers_is_refused(tmp_path):
     with pytest.raises(BundleError, match=r"member0\.encoder.* NaN or infinite; expected finite weights"):
-        Predictor(bundle_of(tmp_path, broken=True), "cpu")
+        Predictor(tiny_bundle(tmp_path / "bundle", broken=True), "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,17 @@ def test_tune_again_tries_nothing_twice_and_speaks_json(command, tuned, cohort_c
     assert outcome.code == 0, outcome.err
     assert trials(tuned.folder) == before
     assert json.loads(outcome.out)["trials"]["complete"] + json.loads(outcome.out)["trials"]["pruned"] == 2
+
+
+def test_a_search_from_a_source_that_was_replaced_is_refused(command, tuned, cohort_csv, finished, tmp_path):
+    out = tmp_path / "search"
+    shutil.copytree(tuned.folder, out)
+    words = ("tune", cohort_csv, "-o", out, *settings(*SMALL, *SPACE), "--trials", 1)
+    made_from = json.loads((out / "made_from.json").read_text())
+    (out / "made_from.json").write_text(json.dumps(made_from | {"source": "another"}))
+    outcome = command(*words, *settings(f"backbone.weights={finished.bundle}"))
+    assert outcome.code == 2
+    assert "the folder holds a run from another source" in outcome.err
 
 
 def test_finetune_takes_the_best_config_and_keeps_the_same_test_scans(command, tuned, cohort_csv, tmp_path):

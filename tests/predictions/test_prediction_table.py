@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from med_transfer.errors import OutputError, UsageError
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.origins import digest
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 
@@ -113,16 +114,17 @@ def test_a_run_killed_anywhere_ends_with_the_same_table(tmp_path):
         path.write_bytes(content[:cut])
         with PredictionTable(path, LABELS) as table:
             for row in ROWS:
-                if (row.scan, row.series_uid) not in table.done:
+                if row not in PredictionTable.load(path):
                     table.append(row)
             table.finish()
         assert path.read_bytes() == whole, f"cut at byte {cut}"
 
 
-def test_done_tells_scans_and_series(tmp_path):
-    write(tmp_path / "p.csv", ROWS)
-    with PredictionTable(tmp_path / "p.csv", LABELS) as table:
-        assert table.done == Counter((row.scan, row.series_uid) for row in ROWS)
+def test_only_the_rows_that_are_asked_for_are_kept(tmp_path):
+    with PredictionTable(write(tmp_path / "p.csv", ROWS), LABELS) as table:
+        assert len(table.lines) == len(ROWS)
+        table.finish(Counter([digest(table.lines[0]), digest(table.append(OK))]))
+    assert PredictionTable.load(tmp_path / "p.csv") == in_order([in_order(ROWS)[0], OK])
 
 
 def test_a_file_name_that_is_not_utf8(tmp_path):
@@ -218,7 +220,7 @@ def test_fused_probabilities_have_columns_of_their_own_and_resume(tmp_path):
     with PredictionTable(path, LABELS, fused=True) as table:
         table.append(fused)  # and killed before the second row
     with PredictionTable(path, LABELS, fused=True) as table:
-        assert table.done == Counter({(fused.scan, fused.series_uid): 1})
+        assert len(table.lines) == 1
         table.append(lacking)
         table.finish()
     assert path.read_text().startswith(

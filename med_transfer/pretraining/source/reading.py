@@ -20,6 +20,7 @@ from med_transfer.pretraining.source.prepared import cached_scan
 from med_transfer.pretraining.source.scans import SourceScan, SourceScans, prepare, stored_scans
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Series, Volume, find_series, identity, read_scan
+from med_transfer.scans.stamps import stamps
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def _entries(scans: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], 
 
 def _of_stored(path: Path) -> list[_Entry]:
     """Each scan of the file on its own, so that a large file never is in memory as a whole."""
-    readers, stamp = stored_scans(path), _stamps([path])
+    readers, stamp = stored_scans(path), stamps([path])
     return [
         _Entry(f"{path.name}, scan {number}", _key(stamp, number), read) for number, read in enumerate(readers, start=1)
     ]
@@ -141,7 +142,7 @@ def _of_series(series: Series, config: PretrainingConfig) -> _Entry:
         scan = prepare(volume, volume.content_hash, config.spacing_mm)
         return replace(scan, patient_hash=patient_hash(patient) if patient else "")
 
-    key = _key(str(series.path), series.name, _stamps(series.files), _reading(config))
+    key = _key(str(series.path), series.name, stamps(series.on_disk), _reading(config))
     return _Entry(str(series.path), key, read)
 
 
@@ -176,24 +177,15 @@ def _of_case(case: Case, config: PretrainingConfig, with_region: bool, labelled:
         scan = prepare(volume, volume.content_hash, config.spacing_mm, mask, centre_mm)
         return replace(scan, patient_hash=patient_hash(case.patient) if case.patient else "")
 
-    files = [file for path in (case.path, case.mask) if path for file in _files(path)]
+    files = [path for path in (case.path, case.mask) if path]
     region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name, with_region, case.patient]
-    key = _key(str(case.path), case.series_uid, _stamps(files), region, _reading(config))
+    key = _key(str(case.path), case.series_uid, stamps(files), region, _reading(config))
     return _Entry(str(case), key, read, case.label if labelled else None)
 
 
 def _reading(config: PretrainingConfig) -> list[object]:
     """What of the config decides how a scan is prepared."""
     return [config.spacing_mm, config.max_gap_mm, config.modality]
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(path.iterdir()) if path.is_dir() else [path]
-
-
-def _stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    stats = [(file.name, file.stat()) for file in files if file.exists()]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _key(*parts: object) -> str:

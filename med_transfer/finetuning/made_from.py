@@ -1,0 +1,71 @@
+"""``made_from.json``: hashes of the source and of the prepared scans that a folder's training was made from.
+
+A run that goes on where it was must go on from the same: a path tells neither whether the weights behind it are still
+those that the first folds started from, nor whether a mask still marks the same region.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from med_transfer.atomic import write_text
+from med_transfer.backbones import LoadedBackbone
+from med_transfer.bundle import BUNDLE_FOLDER, read_record
+from med_transfer.cohorts import PreparedCohort, cache_key
+from med_transfer.errors import BundleError, UsageError
+from med_transfer.finetuning.features import tensor_hash
+
+log = logging.getLogger(__name__)
+
+MADE_FROM_FILE = "made_from.json"
+Part = Literal["source", "scans"]
+_ANOTHER = {"source": "from another source", "scans": "on other images or regions"}
+
+
+def require_made_from(out: Path, part: Part, found: str, *, started: bool) -> None:
+    """Note what the training in ``out`` is made from; where it was ``started`` before, find the same there.
+
+    Raises:
+        UsageError: it was made from something else.
+        OutputError: the note cannot be written.
+    """
+    noted = _noted(out)
+    if started and part not in noted:
+        log.warning("%s does not say what it was made from (%s): taken for the same as now", out, part)
+    if started and noted.get(part, found) != found:
+        raise UsageError(
+            f"the folder holds a run {_ANOTHER[part]}",
+            where=out,
+            expected=f"a new folder, or the {part} that its training was made from",
+            action="Choose another -o",
+        )
+    write_text(out / MADE_FROM_FILE, json.dumps(noted | {part: found}, indent=2) + "\n")
+
+
+def source_hash(source: LoadedBackbone) -> str:
+    """Of the weights file; random values follow from the config."""
+    return source.sha256 or "random values"
+
+
+def scans_hash(cohorts: Iterable[PreparedCohort | None]) -> str:
+    """Of what the network is shown, in whatever order the table has it."""
+    return cache_key([sorted(map(tensor_hash, cohort.tensors)) for cohort in cohorts if cohort])
+
+
+def _noted(out: Path) -> dict[str, str]:
+    """Of a finished run of an earlier version, what its bundle says."""
+    file = out / MADE_FROM_FILE
+    if file.exists():
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UsageError("is damaged", where=file, action="Choose another -o") from error
+    with contextlib.suppress(BundleError):
+        sha256 = read_record(out / BUNDLE_FOLDER).backbone.sha256
+        return {"source": sha256} if sha256 else {}  # none where the from-scratch baseline was kept
+    return {}

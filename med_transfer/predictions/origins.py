@@ -1,0 +1,103 @@
+"""Beside a growing ``predictions.csv``: who made its rows, and what each was made from.
+
+::
+
+    predictions.origins.jsonl   {"schema": 1, "bundle": ..., "scans": ..., "version": ...}
+                                {"from": ..., "row": ...}       a row, and the stamps of its files; only hashes
+
+A row counts as done only where it was made from what is there now; a line that a kill took away costs one scan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from med_transfer.atomic import output_error, write_text
+from med_transfer.errors import UsageError
+
+_SCHEMA = 1
+_ANOTHER = {"bundle": "another bundle", "scans": "other scans", "version": "another version of this program"}
+
+
+class RowOrigins:
+    """Which rows of a table need not be made again.
+
+    Args:
+        table: the table; the file lies beside it.
+        rows: the lines that it holds.
+        made_by: hash of the bundle, of the place of the scans, and the version.
+
+    Raises:
+        UsageError: the table's rows were made by something else, or nothing says by what.
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(self, table: Path, rows: list[bytes], made_by: Mapping[str, str]) -> None:
+        self.path = table.with_suffix(".origins.jsonl")
+        head, *lines = _read(self.path) or [{}]
+        if rows:
+            _require_same(head, made_by, table)
+        self._head, present = {"schema": _SCHEMA, **made_by}, Counter(map(digest, rows))
+        self._done: dict[str, list[str]] = defaultdict(list)
+        for line in lines if rows else ():
+            if present[line["row"]]:
+                present[line["row"]] -= 1
+                self._done[line["from"]].append(line["row"])
+        self._kept: list[dict[str, str]] = []
+        self._write([{"from": key, "row": row} for key, found in self._done.items() for row in found])
+
+    def take(self, key: str) -> bool:
+        """Whether there is a row made from just this; it is used up, so that equal cases get a row each."""
+        if not self._done[key]:
+            return False
+        self._kept.append({"from": key, "row": self._done[key].pop()})
+        return True
+
+    def add(self, key: str, row: bytes) -> None:
+        """Note what a new row was made from. Raises OutputError."""
+        line = {"from": key, "row": digest(row)}
+        self._kept.append(line)
+        try:
+            with self.path.open("a", encoding="ascii") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def finish(self) -> Counter[str]:
+        """Forget the rows that nobody asked for; the digests of all others. Raises OutputError."""
+        self._write(self._kept)
+        return Counter(line["row"] for line in self._kept)
+
+    def _write(self, lines: list[dict[str, str]]) -> None:
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in (self._head, *lines)))
+
+
+def digest(row: bytes) -> str:
+    """What a row is known by."""
+    return hashlib.sha256(row).hexdigest()[:24]
+
+
+def _read(path: Path) -> list[dict]:
+    """The whole lines; a last one that a kill cut off is dropped. A file of something else counts as none."""
+    try:
+        content = path.read_bytes()
+        lines = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+        usable = lines[:1] and lines[0]["schema"] == _SCHEMA and all({"from", "row"} <= {*line} for line in lines[1:])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return lines if usable else []
+
+
+def _require_same(head: Mapping[str, object], made_by: Mapping[str, str], table: Path) -> None:
+    different = next((words for name, words in _ANOTHER.items() if head.get(name) != made_by[name]), "")
+    if different:
+        raise UsageError(
+            f"the folder holds predictions by {different}" if head else "nothing says which bundle made these rows",
+            where=table,
+            expected="a new folder, or that of this run",
+            action="Choose another -o, or move this file away",
+        )

@@ -1,0 +1,128 @@
+"""The same output folder again: a row stays only where the same bundle would make it of the same files."""
+
+import os
+import shutil
+
+import pytest
+from command_line import read_rows, write_rows
+from tiny_bundle import tiny_bundle, write_scan
+
+from med_transfer.errors import UsageError
+from med_transfer.inference import load_bundle
+
+
+@pytest.fixture
+def predictor(tmp_path):
+    return load_bundle(tiny_bundle(tmp_path / "bundle"), "cpu")
+
+
+@pytest.fixture
+def scans(tmp_path):
+    for number in range(3):
+        write_scan(tmp_path / f"scans/{number}.nii.gz", number)
+    return tmp_path / "scans"
+
+
+def answers(out):
+    return {row["scan"]: row["p_malignant"] for row in read_rows(out / "predictions.csv")}
+
+
+def read_now(predictor, scans, out, monkeypatch):
+    """Names of the scans that a run predicts, and does not take from the table."""
+    predicted, predict = [], type(predictor).predict
+
+    def noted(self, source, *arguments, **options):
+        predicted.append(source["scan"].provenance.path.name)
+        return predict(self, source, *arguments, **options)
+
+    monkeypatch.setattr(type(predictor), "predict", noted)
+    predictor.predict_folder(scans, out)
+    monkeypatch.undo()
+    return predicted
+
+
+def test_rows_of_another_bundle_are_refused_and_kept(predictor, scans, tmp_path):
+    predictor.predict_folder(scans, tmp_path / "out")
+    before = (tmp_path / "out/predictions.csv").read_bytes()
+    other = load_bundle(tiny_bundle(tmp_path / "other", seed=1), "cpu")
+    with pytest.raises(UsageError, match=r"holds predictions by another bundle; .*Choose another -o"):
+        other.predict_folder(scans, tmp_path / "out")
+    assert (tmp_path / "out/predictions.csv").read_bytes() == before
+
+
+def test_rows_of_scans_from_another_place_are_refused(predictor, scans, tmp_path):
+    predictor.predict_folder(scans, tmp_path / "out")
+    write_scan(tmp_path / "elsewhere/0.nii.gz", 9)  # of the same name
+    with pytest.raises(UsageError, match="holds predictions by other scans"):
+        predictor.predict_folder(tmp_path / "elsewhere", tmp_path / "out")
+
+
+def test_a_table_that_does_not_say_who_made_it_is_refused(predictor, scans, tmp_path):
+    predictor.predict_folder(scans, tmp_path / "out")
+    (tmp_path / "out/predictions.origins.jsonl").unlink()
+    with pytest.raises(UsageError, match="nothing says which bundle made these rows"):
+        predictor.predict_folder(scans, tmp_path / "out")
+
+
+def test_nothing_changed_nothing_is_predicted_again(predictor, scans, tmp_path, monkeypatch):
+    predictor.predict_folder(scans, tmp_path / "out")
+    before = (tmp_path / "out/predictions.csv").read_bytes()
+    assert read_now(predictor, scans, tmp_path / "out", monkeypatch) == []
+    assert (tmp_path / "out/predictions.csv").read_bytes() == before
+
+
+def test_a_scan_that_changed_is_predicted_again_whatever_its_time_and_size_say(predictor, scans, tmp_path, monkeypatch):
+    predictor.predict_folder(scans, tmp_path / "out")
+    old, path = answers(tmp_path / "out"), scans / "1.nii.gz"
+    new = write_scan(tmp_path / "new.nii.gz", 9)
+    stat = path.stat()
+    content = new.read_bytes()
+    path.write_bytes(content + bytes(max(0, stat.st_size - len(content))))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as rsync -t leaves it
+    assert read_now(predictor, scans, tmp_path / "out", monkeypatch) == ["1.nii.gz"]
+    assert answers(tmp_path / "out")["1.nii.gz"] != old["1.nii.gz"]
+    predictor.predict_folder(scans, tmp_path / "fresh")
+    assert answers(tmp_path / "out") == answers(tmp_path / "fresh")
+
+
+def test_a_scan_that_is_gone_has_no_row_any_more(predictor, scans, tmp_path):
+    predictor.predict_folder(scans, tmp_path / "out")
+    (scans / "2.nii.gz").unlink()
+    predictor.predict_folder(scans, tmp_path / "out")
+    assert sorted(answers(tmp_path / "out")) == ["0.nii.gz", "1.nii.gz"]
+
+
+def test_a_region_that_changed_is_predicted_again(tmp_path, monkeypatch):
+    predictor = load_bundle(tiny_bundle(tmp_path / "bundle", region="roi"), "cpu")
+    region = {"roi_y_mm": "-19", "roi_z_mm": "20", "roi_size_mm": "20"}
+    path = str(write_scan(tmp_path / "a.nii.gz"))
+    rows = [{"scan": path, "patient": "1", "roi_x_mm": x} | region for x in ("-19", "-25")]
+    table = write_rows(tmp_path / "t.csv", rows)
+    predictor.predict_folder(table, tmp_path / "out")
+    first = sorted(row["p_malignant"] for row in read_rows(tmp_path / "out/predictions.csv"))
+    rows[1]["roi_x_mm"] = "-12"
+    write_rows(table, rows)
+    assert read_now(predictor, table, tmp_path / "out", monkeypatch) == ["a.nii.gz"]
+    second = sorted(row["p_malignant"] for row in read_rows(tmp_path / "out/predictions.csv"))
+    assert len(set(first) & set(second)) == 1
+    assert len(second) == 2
+
+
+def test_voxels_beside_a_header_and_slices_in_folders_below_count(predictor, tmp_path, monkeypatch):
+    raw = tmp_path / "scans/a.raw"
+    raw.parent.mkdir()
+    raw.write_bytes(bytes(range(256)) * 128)
+    (raw.parent / "a.mhd").write_text(
+        "ObjectType = Image\nNDims = 3\nDimSize = 16 32 32\nElementType = MET_SHORT\nElementDataFile = a.raw\n"
+    )
+    predictor.predict_folder(raw.parent, tmp_path / "out")
+    assert read_now(predictor, raw.parent, tmp_path / "out", monkeypatch) == []
+    raw.write_bytes(bytes(reversed(range(256))) * 128)
+    assert read_now(predictor, raw.parent, tmp_path / "out", monkeypatch) == ["a.mhd"]
+
+
+def test_an_archive_resumes_too(predictor, scans, tmp_path, monkeypatch):
+    shutil.make_archive(str(tmp_path / "zips/all"), "zip", scans)
+    predictor.predict_folder(tmp_path / "zips", tmp_path / "out")
+    assert len(answers(tmp_path / "out")) == 1
+    assert read_now(predictor, tmp_path / "zips", tmp_path / "out", monkeypatch) == []

@@ -1,0 +1,40 @@
+"""A bundle of random values, and scans of noise for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+
+from med_transfer.backbones import load_backbone
+from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance, save_bundle
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.preprocessing import PreprocessingConfig
+
+
+def tiny_bundle(folder: Path, seed: int = 0, *, broken: bool = False, **preprocessing: object) -> Path:
+    """Of a network with random weights; ``broken``: one of them is no number."""
+    settings = {"shape": (16, 16, 16), "spacing_mm": (2, 1, 1), "region": "whole"} | preprocessing
+    record = BundleRecord(
+        classes=("benign", "malignant"),
+        preprocessing=PreprocessingConfig.model_validate(settings),
+        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
+        n_members=1,
+        input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
+        trained_on=Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
+    )
+    torch.manual_seed(seed)
+    network = Ensemble([Classifier(load_backbone("resnet18-w32", scratch=True, seed=seed).encoder, 2)]).eval()
+    if broken:
+        next(network.parameters()).data[0] = torch.nan
+    return save_bundle(folder, record, network, "# card\n")
+
+
+def write_scan(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = np.random.default_rng(seed).normal(0, 300, (40, 40, 24)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    return path
