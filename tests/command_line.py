@@ -19,6 +19,7 @@ from med_transfer.cli.app import main
 TINY = (
     "backbone.name=resnet18-w32",  # random values, so that what these runs learn is their own
     "input.shape=[16,16,16]",
+    "input.region=whole",
     "training.epochs=2",
     "training.epoch_scans=16",
     "training.batch_size=8",

@@ -14,6 +14,7 @@ from med_transfer.evaluation.external import EvaluationSettings, evaluate_bundle
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
+from med_transfer.inference import ScanWithRegion
 from med_transfer.inference.explain import ExplainedScans, explain_scans
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.pretraining import Pretrained, PretrainingConfig
@@ -114,7 +115,7 @@ def evaluate(
 
 def explain(
     bundle: Path | str,
-    scans: Path | str,
+    scans: Path | str | ScanWithRegion,
     out: Path | str = "explanation",
     *,
     class_name: str | None = None,

@@ -91,6 +91,12 @@ def read_record(folder: Path) -> BundleRecord:
     return record
 
 
+def bundle_folder(folder: Path | str) -> Path:
+    """The bundle in a run folder; any other folder as it is."""
+    inside = Path(folder) / BUNDLE_FOLDER
+    return inside if inside.is_dir() else Path(folder)
+
+
 def run_folder(folder: Path) -> Path | None:
     """The run that a bundle lies in; None for a bundle that was copied, or is from before there were locks."""
     folder = Path(folder).resolve()

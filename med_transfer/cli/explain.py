@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import AsJson
+from med_transfer.cli.options import AsJson, Mask, Roi, with_region
 
 NAME = "explain"
 
@@ -18,6 +18,8 @@ def command(
         Path, typer.Argument(help="One scan, a folder tree, or a cohort.csv (regions of interest, no labels needed).")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for map.nii.gz, picture.png, explanation.json.")],
+    mask: Mask = None,
+    roi: Roi = None,
     method: Annotated[Literal["gradcam", "occlusion"], typer.Option(help="How the map is made.")] = "gradcam",
     class_name: Annotated[
         str | None, typer.Option("--class", help="The class to explain; default: the one called.", show_default=False)
@@ -55,7 +57,7 @@ def command(
     with progress_bars() as progress:
         explained = explain(
             bundle,
-            scans,
+            with_region(scans, mask, roi),
             out,
             method=method,
             class_name=class_name,

@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, IntervalOfRates, Overrides, Prevalence, Subgroups, column_names
+from med_transfer.cli.options import (
+    AsJson,
+    Config,
+    IntervalOfRates,
+    Overrides,
+    Prevalence,
+    Subgroups,
+    cohort_and_settings,
+    column_names,
+)
 
 NAME = "finetune"
 
@@ -39,8 +48,6 @@ def command(
     """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity."""
     from med_transfer.cli.summary import say_run
     from med_transfer.cli.terminal import progress_bars
-    from med_transfer.cohorts import Cohort
-    from med_transfer.config import load_config
     from med_transfer.finetuning import FinetuneConfig, finetune
     from med_transfer.metrics.config import read_prevalence
 
@@ -49,8 +56,9 @@ def command(
     chosen += [f"evaluation.prevalence={json.dumps(read_prevalence(prevalence))}"] if prevalence else []
     chosen += [f"evaluation.interval={interval}"] if interval else []
     chosen += [f"report.language={language}"] if language else []
-    settings = load_config(FinetuneConfig, config, [*(overrides or ()), *chosen])
+    words = [*(overrides or ()), *chosen]
+    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, as_json=as_json)
     with progress_bars() as progress:
-        run = finetune(Cohort.read(cohort), settings, out, progress)
+        run = finetune(table, settings, out, progress)
     say_run(run, as_json=as_json)
     raise typer.Exit(1 if run.metrics.failed.n else 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides
+from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings
 
 if TYPE_CHECKING:
     from med_transfer.labelling import Budget
@@ -54,9 +54,8 @@ def budget(
     as_json: AsJson = False,
 ) -> None:
     """How many more labelled patients a target takes, from the training folds of a cohort."""
+    from med_transfer.bundle import bundle_folder
     from med_transfer.cli.terminal import progress_bars, say_json
-    from med_transfer.cohorts import Cohort
-    from med_transfer.config import load_config
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.labelling import BudgetSettings, label_budget
     from med_transfer.labelling.report import as_record
@@ -71,25 +70,21 @@ def budget(
         repeats=repeats,
         multiple=multiple,
     )
-    chosen = {"name": backbone, "weights": _bundle_of(weights)}
+    chosen = {"name": backbone, "weights": weights and bundle_folder(weights)}
     words = [
         f"backbone.{key}={json.dumps(str(value), ensure_ascii=False)}"
         for key, value in chosen.items()
         if value is not None
     ]
-    settings = load_config(FinetuneConfig, config, [*(overrides or ()), *words])
+    words = [*(overrides or ()), *words]
+    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, as_json=as_json)
     with progress_bars() as progress:
-        measured = label_budget(Cohort.read(cohort), settings, out, asked, progress)
+        measured = label_budget(table, settings, out, asked, progress)
     if as_json:
         say_json(as_record(measured))
     else:
         _say_budget(measured)
     raise typer.Exit(1 if measured.failed else 0)
-
-
-def _bundle_of(weights: Path | None) -> Path | None:
-    """Of a run folder its bundle."""
-    return weights / "bundle" if weights and (weights / "bundle").is_dir() else weights
 
 
 def _say_budget(measured: Budget) -> None:
@@ -115,7 +110,7 @@ def _say_budget(measured: Budget) -> None:
 
 @app.command("next")
 def next_(
-    bundle: Annotated[Path, typer.Argument(help="RUN/bundle of a finished run.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
     scans: Annotated[Path, typer.Argument(help="A folder tree of unlabelled scans, or a table of them.")],
     n: Annotated[int, typer.Option("-n", help="How many scans to choose.")] = 20,
     out: Annotated[Path, typer.Option("--out", "-o", help="Table to write.")] = Path("next.csv"),

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from med_transfer.cohorts import Cohort
+    from med_transfer.finetuning import FinetuneConfig
+    from med_transfer.inference import ScanWithRegion
+
+Settings = TypeVar("Settings", bound="FinetuneConfig")
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see configs/.", show_default=False)]
 Overrides = Annotated[
@@ -25,9 +34,54 @@ IntervalOfRates = Annotated[
     Literal["wilson", "clopper-pearson", "jeffreys"] | None,
     typer.Option("--interval", help="Interval of the rates; default: wilson.", show_default=False),
 ]
+Mask = Annotated[
+    Path | None, typer.Option(help="Of one scan: file of the finding's mask, to look there.", show_default=False)
+]
+Roi = Annotated[
+    str | None,
+    typer.Option(
+        help="Of one scan: where to look, x,y,z,size in mm in DICOM patient coordinates (LPS).",
+        metavar="x,y,z,size",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 
 
 def column_names(text: str | None) -> tuple[str, ...] | None:
     """``age, sex`` as names; None where nothing was said."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def cohort_and_settings(
+    kind: type[Settings], table: Path, config: Path | None, overrides: Sequence[str], *, as_json: bool
+) -> tuple[Cohort, Settings]:
+    """The table and the config that suits it; where the network will look is the first line of the result."""
+    from med_transfer.cli.terminal import say
+    from med_transfer.cohorts import Cohort
+    from med_transfer.config import load_config
+    from med_transfer.finetuning.region_choice import choose_region, region_sentence
+
+    settings, cohort = load_config(kind, config, overrides), Cohort.read(table)
+    settings = choose_region(settings, cohort)
+    if not as_json:
+        say(region_sentence(settings, cohort))
+    return cohort, settings
+
+
+def with_region(scans: Path, mask: Path | None, roi: str | None) -> Path | ScanWithRegion:
+    """The scans, or the only one with where to look in it. Raises UsageError for what is no region."""
+    from med_transfer.errors import UsageError
+    from med_transfer.inference import ScanWithRegion
+
+    if mask is not None and roi is not None:
+        raise UsageError("both --mask and --roi", expected="one of them")
+    if roi is None:
+        return scans if mask is None else ScanWithRegion(scans, mask=mask)
+    try:
+        x, y, z, size = map(float, roi.split(","))
+    except ValueError:
+        x = y = z = size = math.nan
+    if not all(map(math.isfinite, (x, y, z, size))) or size <= 0:
+        raise UsageError(repr(roi), where="--roi", expected="x,y,z,size in mm, for example -62.5,110,-480,30")
+    return ScanWithRegion(scans, roi_mm=(x, y, z, size))

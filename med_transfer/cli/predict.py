@@ -7,19 +7,21 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson
+from med_transfer.cli.options import AsJson, Mask, Roi, with_region
 
 NAME = "predict"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="RUN/bundle of a finished run.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
     scans: Annotated[
         Path, typer.Argument(help="A folder tree, one scan, or a cohort.csv (regions of interest, no labels needed).")
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for predictions.csv; the same folder again resumes.")
     ],
+    mask: Mask = None,
+    roi: Roi = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -28,8 +30,10 @@ def command(
     from med_transfer.inference import load_bundle
 
     predictor = load_bundle(bundle, device)
+    if not as_json:
+        say(predictor.record.preprocessing.region_sentence)
     with progress_bars() as progress:
-        result = predictor.predict_folder(scans, out, progress)
+        result = predictor.predict_folder(with_region(scans, mask, roi), out, progress)
     counts = {
         "ok": result.n_ok,
         "rejected": result.n_rejected,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides
+from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings
 
 if TYPE_CHECKING:
     from med_transfer.selection import Selection
@@ -34,17 +34,15 @@ def command(
 ) -> None:
     """Rank backbones for a cohort before training, on its training folds only."""
     from med_transfer.cli.terminal import progress_bars, say, say_json
-    from med_transfer.cohorts import Cohort
-    from med_transfer.config import load_config
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.selection import select
     from med_transfer.selection.report import as_record
 
-    settings = load_config(FinetuneConfig, config, overrides or ())
     names = [name.strip() for name in backbones.split(",") if name.strip()] if backbones is not None else None
     given = [_name_and_path(text) for text in weights or ()]
+    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, overrides or (), as_json=as_json)
     with progress_bars() as progress:
-        selection = select(Cohort.read(cohort), settings, out, names, given, progress)
+        selection = select(table, settings, out, names, given, progress)
     if as_json:
         say_json(as_record(selection, settings))
     else:

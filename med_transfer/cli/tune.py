@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides
+from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings
 
 if TYPE_CHECKING:
     from med_transfer.tuning import Tuning
@@ -31,16 +31,14 @@ def command(
 ) -> None:
     """Search strategy, rates and augmentation on the training patients; the test scans are left alone."""
     from med_transfer.cli.terminal import progress_bars, say, say_json
-    from med_transfer.cohorts import Cohort
-    from med_transfer.config import load_config
     from med_transfer.tuning import TuneConfig, tune
     from med_transfer.tuning.report import as_record
 
-    settings = load_config(TuneConfig, config, overrides or ())
+    table, settings = cohort_and_settings(TuneConfig, cohort, config, overrides or (), as_json=as_json)
     limit = 60.0 if minutes is None and trials is None else minutes
     try:
         with progress_bars() as progress:
-            tuning = tune(Cohort.read(cohort), settings, out, minutes=limit, trials=trials, progress=progress)
+            tuning = tune(table, settings, out, minutes=limit, trials=trials, progress=progress)
     except KeyboardInterrupt:
         if (out / "best.yaml").exists():
             say(f"kept: {out / 'best.yaml'} holds the best so far, {out / 'tuning.md'} every trial")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.bundle import (
-    BUNDLE_FOLDER,
     BundleRecord,
+    bundle_folder,
     load_network,
     read_record,
     run_folder,
@@ -42,7 +42,7 @@ from med_transfer.model.ensemble import Ensemble
 from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
-from med_transfer.report.run_summary import RunSummary, cohort_counts, participant_flow
+from med_transfer.report.run_summary import RunSummary, cohort_counts, cohort_name, origin, participant_flow
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def evaluate_bundle(
         CohortError, BundleError, NothingDone, OutputError: as their names say.
     """
     started, out, config = time.monotonic(), Path(out), settings.config
-    folder = Path(bundle) / BUNDLE_FOLDER if (Path(bundle) / BUNDLE_FOLDER).is_dir() else Path(bundle)
+    folder = bundle_folder(bundle)
     record = read_record(folder)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
     check_subgroups(cohort, settings.subgroups)
@@ -101,7 +101,9 @@ def evaluate_bundle(
     network = load_network(folder)
     with _test_access(record, prepared, folder, out) as access:
         given = _predicted(record, network, prepared, access)
-        summary = replace(given.summary, seconds=time.monotonic() - started, language=settings.language)
+        made = origin(cohort.path, bundle=run_folder(folder) or folder, evaluation=out)
+        seconds = time.monotonic() - started
+        summary = replace(given.summary, origin=made, seconds=seconds, language=settings.language)
         explain = ExplainConfig(gallery=settings.gallery)
         return evaluate(
             replace(given, summary=summary), out, config=config, subgroups=settings.subgroups, explain=explain
@@ -216,7 +218,7 @@ def _summary(record: BundleRecord, prepared: PreparedCohort, overlap: Overlap) -
     cohort, parts = prepared.cohort, ["test"] * len(prepared.scans)
     new = Sentence("no patient of this cohort was used in training (the bundle remembers whom it saw)")
     return RunSummary(
-        title=f"{cohort.path.parent.name if cohort.path else 'cohort'}: external evaluation",
+        title=f"{cohort_name(cohort.path)}: external evaluation",
         question=f"Which of {', '.join(record.classes)}?",
         backbone=record.backbone.name,
         backbone_licence=record.backbone.licence,

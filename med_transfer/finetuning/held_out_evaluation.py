@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,14 @@ from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.metrics.transfer_gain import transfer_gain
-from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts, participant_flow
+from med_transfer.report.run_summary import (
+    LearningCurve,
+    RunSummary,
+    cohort_counts,
+    cohort_name,
+    origin,
+    participant_flow,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,11 @@ def evaluate_held_out(
         test,
         probabilities,
         novelty,
-        _summary(run_data, config, record, bundled, networks.kept, seconds),
+        replace(
+            _summary(run_data, config, record, bundled, networks.kept),
+            origin=origin(run_data.prepared.cohort.path, run=out),
+            seconds=seconds,
+        ),
         baselines,
         KnownFigures(
             transfer_gain=gain,
@@ -136,11 +147,10 @@ def _summary(
     record: BundleRecord,
     bundled: TrainedEnsemble,
     kept_network: KeptNetwork,
-    seconds: float,
 ) -> RunSummary:
     cohort, weights = run_data.prepared.cohort, record.backbone.weights
     return RunSummary(
-        title=cohort.path.parent.name if cohort.path else "cohort",
+        title=cohort_name(cohort.path),
         question=f"Which of {', '.join(cohort.labels.names)}?",
         backbone=f"{record.backbone.name}, {'pretrained: ' + weights if weights else 'from scratch'}",
         backbone_licence=record.backbone.licence,
@@ -159,7 +169,6 @@ def _summary(
             *_config_rows(run_data, config),
             ("Training and validation", bundled.gap.sentence),
         ],
-        seconds=seconds,
         software=versions(),
         model_card=model_card_rows(record),
         language=config.report.language,

@@ -37,6 +37,7 @@ from med_transfer.finetuning.held_out_evaluation import TrainedNetworks, evaluat
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
 from med_transfer.finetuning.made_from import require_made_from, source_hash
 from med_transfer.finetuning.record import bundle_record
+from med_transfer.finetuning.region_choice import choose_region, region_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.progress import Progress, silent
@@ -77,6 +78,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
+        ConfigError: settings that do not go together, or some rows have a region and others none.
         BackboneError: the backbone or its weights cannot be used.
         UsageError: the folder holds another run, or one from another source or other images; there is no such subgroup
             column, a prevalence is of no class, or the test access log is damaged.
@@ -85,6 +87,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     """
     out = Path(out)
     started = time.monotonic()
+    config = choose_region(config, cohort)
     source = load_source(config)
     asked, config = config, config.resolved(from_source=source.sha256 is not None)
     check_transfer(config, source.encoder)
@@ -97,6 +100,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     checked_prevalence(config.evaluation.prevalence, cohort.labels)
     _claim(out, config, source)
     with _log_file(out / "run.log"):
+        log.info(region_sentence(config, cohort))
         log.info("backbone %s. %s", source.spec.name, source.report)
         for sentence in ignored_settings(asked, config, source.encoder):
             log.warning(sentence)

@@ -28,7 +28,7 @@ from med_transfer.explanation.record import (
 )
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.inference import Predictor
-from med_transfer.inference.folder import ScanToPredict, scans_to_predict
+from med_transfer.inference.folder import ScanToPredict, ScanWithRegion, scans_to_predict
 from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Volume
@@ -54,7 +54,7 @@ class ExplainedScans:
 
 def explain_scans(
     bundle: Path | str,
-    scans: Path | str,
+    scans: Path | str | ScanWithRegion,
     out: Path | str,
     settings: MapSettings = MapSettings(),  # noqa: B008
     *,
@@ -77,20 +77,20 @@ def explain_scans(
         progress: told how far it is.
 
     Raises:
-        UsageError: no such class, or settings that do not fit the network or its input.
+        UsageError: no such class, settings that do not fit the network or its input, a region for several scans, or
+            none where the bundle needs one.
         BundleError: the folder is no bundle, or its network is missing or changed.
         ScanError: the only scan cannot be used.
         NothingDone: none of several can be used.
         OutputError: a file cannot be written.
     """
-    bundle, out = Path(bundle), Path(out)
-    predictor = Predictor(bundle / "bundle" if (bundle / "bundle").is_dir() else bundle, device)
+    out, predictor = Path(out), Predictor(bundle, device)
     names = predictor.record.classes
     if class_name is not None and class_name not in names:
         raise UsageError(
             f"class {class_name!r} is unknown to the bundle", where=bundle, expected=f"one of {', '.join(names)}"
         )
-    items, _ = scans_to_predict(Path(scans), predictor.preprocessing.config)
+    items, _ = scans_to_predict(scans, predictor.preprocessing.config)
     if len(items) == 1:
         record = _explain_item(predictor, items[0], out, settings, class_name, progress)
         return ExplainedScans((out,), (record,))

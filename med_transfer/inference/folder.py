@@ -20,7 +20,7 @@ from med_transfer.cohorts import (
     require_columns,
     without_prediction,
 )
-from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnreadableScan
+from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnreadableScan, UsageError
 from med_transfer.fusion.clinical import with_values
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.origins import RowOrigins
@@ -79,6 +79,26 @@ class FolderOutcome:
 
 
 @dataclass(frozen=True)
+class ScanWithRegion:
+    """One scan and where to look in it, without a table.
+
+    Attributes:
+        path: of the scan.
+        mask: file of the finding's mask.
+        roi_mm: middle of the region of interest, x, y and z in DICOM patient coordinates (LPS), and its edge.
+    """
+
+    path: Path
+    mask: Path | None = None
+    roi_mm: tuple[float, float, float, float] | None = None
+
+    def given_to(self, item: ScanToPredict) -> ScanToPredict:
+        """The scan, as if its table gave the mask and region."""
+        centre, size = (self.roi_mm[:3], self.roi_mm[3]) if self.roi_mm else (None, None)
+        return replace(item, case=replace(item.case, mask=self.mask, roi_centre_mm=centre, roi_size_mm=size))
+
+
+@dataclass(frozen=True)
 class ScanToPredict:
     """One case to predict: a row of a table, a series that was found, or a damaged file and what is wrong with it."""
 
@@ -108,7 +128,7 @@ class ScanToPredict:
 def predict_all(
     predictor: ReadsAndPredicts,
     labels: Labels,
-    scans: Path,
+    scans: Path | str | ScanWithRegion,
     out: Path,
     progress: Progress = silent,
     *,
@@ -130,11 +150,12 @@ def predict_all(
     Raises:
         ScanNotFound: no scan there.
         CohortError: the table cannot be read, or the input has several channels and no table says which scans they are.
-        UsageError: the folder holds predictions by another bundle, or of scans from another place.
+        UsageError: a region for several scans, or none where the bundle needs one; the folder holds predictions by
+            another bundle, or of scans from another place.
         OutputError: the result cannot be written.
     """
     items, n_ignored = scans_to_predict(scans, predictor.preprocessing.config)
-    made_by = {"bundle": predictor.identity, "scans": cache_key(str(scans.resolve())), "version": cache_key(versions())}
+    made_by = {"bundle": predictor.identity, "scans": cache_key(str(path_of(scans).resolve())), "version": cache_key(versions())}
     with PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
         origins = RowOrigins(table.path, table.lines, made_by)
         for number, item in enumerate(items, start=1):
@@ -166,18 +187,47 @@ def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> Prediction:
     )
 
 
-def scans_to_predict(scans: Path, config: PreprocessingConfig) -> tuple[list[ScanToPredict], int]:
+def path_of(scans: Path | str | ScanWithRegion) -> Path:
+    """Where they are."""
+    return scans.path if isinstance(scans, ScanWithRegion) else Path(scans)
+
+
+def scans_to_predict(
+    scans: Path | str | ScanWithRegion, config: PreprocessingConfig
+) -> tuple[list[ScanToPredict], int]:
     """What there is to predict, in a stable order, and how many files are no scans.
 
     Raises:
         ScanNotFound: no scan there.
+        UsageError: a region for several scans, or none where the bundle needs one.
         CohortError: the table cannot be read, or the input has several channels and no table says which scans they are.
     """
-    if scans.suffix.lower() == ".csv":
-        cohort = Cohort.read(scans, labelled=False)
-        require_columns(cohort, config.columns)
-        columns = with_values([case.columns for case in cohort.cases])
-        return [ScanToPredict(replace(case, columns=own)) for case, own in zip(cohort.cases, columns, strict=True)], 0
+    alone, path = scans if isinstance(scans, ScanWithRegion) else None, path_of(scans)
+    of_table = path.suffix.lower() == ".csv"
+    items, n_ignored = (_in_table(path, config), 0) if of_table else _in_folder(path, config)
+    if alone is None:
+        if config.region == "roi" and not of_table:
+            raise UsageError(
+                "the network looks at regions of interest, and files alone give none",
+                where=path,
+                expected="a .csv table with a column mask, or roi_x_mm, roi_y_mm, roi_z_mm and roi_size_mm",
+                action="For one scan --mask FILE or --roi x,y,z,size will do",
+            )
+        return items, n_ignored
+    if of_table or len(items) > 1:
+        what = "a table, which has columns for it" if of_table else f"{len(items)} scans"
+        raise UsageError(f"a mask or region for {what}", where=path, expected="one scan")
+    return [alone.given_to(item) for item in items], n_ignored
+
+
+def _in_table(table: Path, config: PreprocessingConfig) -> list[ScanToPredict]:
+    cohort = Cohort.read(table, labelled=False)
+    require_columns(cohort, config.columns)
+    columns = with_values([case.columns for case in cohort.cases])
+    return [ScanToPredict(replace(case, columns=own)) for case, own in zip(cohort.cases, columns, strict=True)]
+
+
+def _in_folder(scans: Path, config: PreprocessingConfig) -> tuple[list[ScanToPredict], int]:
     if len(config.columns) > 1:
         raise CohortError(
             f"the input is made of {len(config.columns)} scans a case",

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from med_transfer.bundle import BundleRecord, load_network, read_record
+from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_record
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.errors import ConfigError
 from med_transfer.fusion import FusionScans
-from med_transfer.inference.folder import FolderOutcome, predict_all
+from med_transfer.inference.folder import FolderOutcome, ScanWithRegion, predict_all
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.progress import Progress, silent
-from med_transfer.scans import Region, Series, Volume, read_scan
+from med_transfer.scans import Region, Series, Volume, read_mask, read_scan, region_of_mask
 
 Source = Path | str | Series | Volume
 
@@ -30,7 +30,7 @@ class Predictor:
     """A bundle's network with its preprocessing and operating point.
 
     Args:
-        bundle: the bundle folder.
+        bundle: the bundle folder, or the run folder that holds it.
         device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
 
     Raises:
@@ -39,7 +39,8 @@ class Predictor:
     """
 
     def __init__(self, bundle: Path | str, device: str = "auto") -> None:
-        self.record: BundleRecord = read_record(Path(bundle))
+        bundle = bundle_folder(bundle)
+        self.record: BundleRecord = read_record(bundle)
         self.device = _device(device)
         self.identity = hashlib.sha256(self.record.model_dump_json().encode()).hexdigest()  # the weights' hash is in it
         self.preprocessing = Preprocessing(self.record.preprocessing)
@@ -51,7 +52,7 @@ class Predictor:
         region: Region | None = None,
         series_uid: str = "",
         *,
-        mask: Volume | None = None,
+        mask: Volume | Path | str | None = None,
         columns: Mapping[str, str] | None = None,
     ) -> Prediction:
         """Predict one scan, or one case of several.
@@ -60,9 +61,9 @@ class Predictor:
             source: a DICOM series folder, archive or file, a NIfTI, NRRD or MetaImage file, a Series that was found, or
                 a Volume that was read. Where the input has several channels, each one's by its column:
                 ``{"scan": ..., "scan_arterial": ...}``.
-            region: where to look, when the bundle was trained on regions of interest.
+            region: where to look, when the bundle was trained on regions of interest; None: the box around the mask.
             series_uid: which series, when a folder holds several.
-            mask: of the finding, for the handcrafted features of a bundle with a fusion.
+            mask: of the finding, a file or read already; also for the handcrafted features of a bundle with a fusion.
             columns: clinical columns by name, for a fusion that has some; an empty text is a missing value.
 
         Raises:
@@ -75,6 +76,10 @@ class Predictor:
             for column, one in sources.items()
         }
         volume, source = scans[FIRST_CHANNEL], sources[FIRST_CHANNEL]
+        if isinstance(mask, Path | str):
+            mask = read_mask(mask, onto=volume)
+        if mask is not None and region is None:
+            region = region_of_mask(mask)
         image = self.preprocessing(scans, region)[None].to(self.device)
         with torch.inference_mode():
             probabilities, novelty = self.network.predict(image)
@@ -111,10 +116,12 @@ class Predictor:
         """Read a scan as the bundle's scans were read. Raises ScanError."""
         return read_scan(source, series_uid, max_gap_mm=self.record.preprocessing.max_gap_mm)
 
-    def predict_folder(self, scans: Path | str, out: Path | str, progress: Progress = silent) -> FolderOutcome:
+    def predict_folder(
+        self, scans: Path | str | ScanWithRegion, out: Path | str, progress: Progress = silent
+    ) -> FolderOutcome:
         """Predict every scan of a folder tree or of a table; see :func:`med_transfer.inference.folder.predict_all`."""
         fused = self.record.fusion is not None
-        return predict_all(self, self.record.labels, Path(scans), Path(out), progress, fused=fused)
+        return predict_all(self, self.record.labels, scans, Path(out), progress, fused=fused)
 
 
 def _device(name: str) -> torch.device:

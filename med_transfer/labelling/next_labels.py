@@ -81,7 +81,7 @@ def next_labels(
     if out_of_distribution_above is not None and not 0 <= out_of_distribution_above <= 1:
         raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
     out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
-    items, _ = scans_to_predict(Path(scans), predictor.record.preprocessing)
+    items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
     untrained = _not_trained_on(usable, predictor.record)
     limit = _limit(predictor.record, out_of_distribution_above)

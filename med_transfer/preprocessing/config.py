@@ -19,6 +19,12 @@ Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(ge=8, le=1024)]
 Modality = Literal["CT", "MR", "PT"]
 Normalisation = Literal["window", "zscore"]
+_LOOKS_AT = {
+    "auto": "where the table says",
+    "roi": "around the region of interest of each scan",
+    "foreground": "at the body in each scan",
+    "whole": "at the whole of each scan",
+}
 FIRST_CHANNEL = "scan"  # the column of the cohort table that every case has
 
 
@@ -70,7 +76,8 @@ class InputConfig(_Config, frozen=True):
             others are brought to its grid. Empty: the scan alone. A column may stand there twice, in two windows.
         region: ``roi`` centres on the region that the cohort table gives; ``foreground`` on the body (above -500 HU,
             for ``zscore`` above the scan's own threshold);
-            ``whole`` on the middle of the scan (for files already cropped to what matters).
+            ``whole`` on the middle of the scan (for files already cropped to what matters);
+            ``auto`` is ``roi`` where the table gives regions or masks and ``whole`` where it gives none.
         outside: beyond the scan's edge, ``edge`` repeats the last voxel, ``floor`` fills the window's lower end.
         max_gap_mm: a series with uneven gaps is interpolated where none is wider, and rejected otherwise (0: always).
     """
@@ -84,9 +91,14 @@ class InputConfig(_Config, frozen=True):
     clip_sd: Positive | None = None
     output_range: tuple[float, float] | None = None
     channels: tuple[ChannelConfig, ...] = ()
-    region: Literal["roi", "foreground", "whole"] = "whole"
+    region: Literal["auto", "roi", "foreground", "whole"] = "auto"
     outside: Literal["edge", "floor"] = "edge"
     max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def region_sentence(self) -> str:
+        """Where the network looks, with the config's word for it."""
+        return f"input.region: {self.region}, the network looks {_LOOKS_AT[self.region]}"
 
     @property
     def n_channels(self) -> int:
@@ -124,6 +136,7 @@ class PreprocessingConfig(InputConfig, frozen=True):
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     clip_sd: Positive = 4.0
     output_range: tuple[float, float] = (-1.0, 1.0)
+    region: Literal["roi", "foreground", "whole"] = "whole"
 
     @property
     def column_of_channel(self) -> tuple[str, ...]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.page import Language
+from med_transfer.page import Language, sentence
 from med_transfer.predictions.labels import Labels
 
 SPLITS = ("train", "val", "test")
 ALL_CLASSES = "All"
+COHORT, DATE = sentence("Cohort"), sentence("Date")
+FOLDERS = {"run": sentence("Run"), "bundle": sentence("Bundle"), "evaluation": sentence("Evaluation")}
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class RunSummary:
         seconds: wall time of the run.
         software: package to version.
         model_card: rows (name, value): intended use, input, limits, weights' hash ...
+        origin: rows (name, value): which cohort, which run, when.
         language: that the report is written in.
     """
 
@@ -78,6 +83,7 @@ class RunSummary:
     seconds: float = 0.0
     software: Mapping[str, str] = field(default_factory=dict)
     model_card: Sequence[tuple[str, str]] = ()
+    origin: Sequence[tuple[str, str]] = ()
     language: Language = "en"
 
 
@@ -150,6 +156,20 @@ class MapChecks:
     n_no_better: int
     correlation: float | None
     correlation_limit: float
+
+
+def cohort_name(table: Path | None) -> str:
+    """What a report calls the cohort: the folder of its table, by its own name wherever the command was typed."""
+    if table is None:
+        return "cohort"
+    return table.resolve().parent.name or table.stem
+
+
+def origin(table: Path | None, **folders: Path) -> list[tuple[str, str]]:
+    """Which cohort, which folders, and today: names alone, since paths say more of a machine than a reader needs."""
+    named = [(FOLDERS[word], folder.resolve().name) for word, folder in folders.items()]
+    cohort = f"{cohort_name(table)}/{table.name}" if table else cohort_name(table)
+    return [(COHORT, cohort), *named, (DATE, datetime.now(UTC).date().isoformat())]
 
 
 def cohort_counts(

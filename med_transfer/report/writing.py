@@ -51,7 +51,9 @@ def write_report(path: Path | str, evidence: Evidence) -> None:
     page = environment(_FOLDER, t=t)
     written = [_section(module, evidence, t, page) for module in SECTIONS]
     sections = [section for section in written if section is not None]
-    write_text(path, page.get_template("report.html.jinja").render(run=evidence.run, sections=sections, files=FILES))
+    origin = [(t(name), value) for name, value in evidence.run.origin]
+    values = {"run": evidence.run, "origin": origin, "sections": sections, "files": FILES}
+    write_text(path, page.get_template("report.html.jinja").render(values))
     _write_files(path.parent / FILES, {name: text for section in sections for name, text in section.files.items()})
 
 

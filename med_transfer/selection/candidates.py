@@ -18,7 +18,7 @@ from med_transfer.backbones import (
     weights_at_hand,
 )
 from med_transfer.backbones.weights.store import store_folder
-from med_transfer.bundle import versions
+from med_transfer.bundle import bundle_folder, versions
 from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound
 from med_transfer.finetuning.data_setup import refuse_adapted_source
 
@@ -136,7 +136,7 @@ def find_candidates(
 
 
 def _given(spec: BackboneSpec, path: Path, check: Check) -> Candidate:
-    weights = path / "bundle" if (path / "bundle").is_dir() else path
+    weights = bundle_folder(path)
     refuse_adapted_source(weights)
     return check(f"{spec.name} ({path})", spec, weights)
 

@@ -14,6 +14,7 @@ from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
+from med_transfer.finetuning.region_choice import choose_region
 from med_transfer.progress import Progress, silent
 from med_transfer.selection.candidates import Candidate, Candidates, find_candidates
 from med_transfer.selection.features import StageFeatures
@@ -59,7 +60,7 @@ def select(
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
-    out = Path(out)
+    out, config = Path(out), choose_region(config, cohort)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     paths = [(name, Path(path)) for name, path in weights]
     candidates = find_candidates(names, paths, config.backbone.accept_licence, config.input.n_channels)

@@ -16,7 +16,7 @@ from med_transfer.preprocessing import InputConfig, PreprocessingConfig
 def test_the_backbones_own_input_is_the_default():
     spec = find_backbone("astra")
     preprocessing = resolve_preprocessing(
-        spec, FinetuneConfig(input=InputConfig(shape=(32, 64, 64), spacing_mm=(1, 0.5, 0.5)))
+        spec, FinetuneConfig(input=InputConfig(region="roi", shape=(32, 64, 64), spacing_mm=(1, 0.5, 0.5)))
     )
     assert preprocessing.orientation == "SRA"
     assert preprocessing.window_hu == spec.input.window_hu
@@ -32,7 +32,7 @@ def test_the_config_overrides():
 
 
 def test_too_small_an_input_is_refused():
-    config = FinetuneConfig(input=InputConfig(shape=(8, 32, 32)))
+    config = FinetuneConfig(input=InputConfig(region="whole", shape=(8, 32, 32)))
     with pytest.raises(ConfigError, match=r"input.shape: shape \[8, 32, 32\]; expected at least .* for resnet18-w32"):
         resolve_preprocessing(find_backbone("resnet18-w32"), config)
 

@@ -52,9 +52,9 @@ def test_file_that_states_none_and_holds_no_hounsfield_units_is_warned_of(caplog
     ],
 )
 def test_mr_is_measured_by_itself_unless_a_window_is_given(given, normalisation):
-    assert InputConfig(**given).completed({}).normalisation == normalisation
+    assert InputConfig(**given, region="whole").completed({}).normalisation == normalisation
 
 
 def test_no_modality_in_a_config_takes_every_one():
-    assert InputConfig().completed({}).modality == "CT"
-    assert InputConfig(modality=None).completed({}).modality is None
+    assert InputConfig(region="whole").completed({}).modality == "CT"
+    assert InputConfig(modality=None, region="whole").completed({}).modality is None

@@ -1,6 +1,9 @@
 """The first screen answers: what was asked, on whom, at which threshold, how many were found, was transfer worth it."""
 
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from report_samples import Page, evidence, metrics_of, sample, summary, write
@@ -12,7 +15,8 @@ from med_transfer.metrics.records.domain import Overlap
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import ENGLISH
 from med_transfer.predictions.record import Prediction
-from med_transfer.report.run_summary import participant_flow
+from med_transfer.report.run_summary import cohort_name, origin, participant_flow
+from med_transfer.report.sections.first_screen import section
 from med_transfer.report.sections.first_screen_answers import NO_BREAK, brief, call_rule, detection, figures_of_the_run
 
 DATA = three_classes()
@@ -116,3 +120,36 @@ def test_a_finding_that_no_scan_has_is_said_so():
     )
     name = data.labels.names[0]
     assert "no scan" in detection(name, metrics.classes[name], True, ENGLISH).text
+
+
+def test_what_limits_the_claim_stands_before_everything_that_flatters_it(tmp_path):
+    good = three_classes(signal=3)
+    probabilities = good.probabilities.copy()
+    probabilities[:, 1] = 0.3 * (1 - good.probabilities[:, 1])  # the surer, the less
+    others = good.probabilities[:, [0, 2]] / good.probabilities[:, [0, 2]].sum(axis=1, keepdims=True)
+    probabilities[:, [0, 2]] = others * (1 - probabilities[:, [1]])
+    data = type(good)(good.truth, probabilities, good.patients, good.labels)
+    metrics = metrics_of(data, baselines={"handcrafted": good.probabilities})
+    values = section(evidence(data, metrics), ENGLISH).values
+    titles = [notice.title for notice in values["limits"]]
+    chance = f"Worse than chance: {data.labels.names[1]}"
+    assert titles[:2] == ["The network does not beat the handcrafted baseline", chance]
+    others = [notice.title for notice in values["notices"]]
+    text = Page(write(tmp_path / "report.html", evidence(data, metrics))).text
+    places = [text.index(words) for words in (*titles, "Possible answers", "Macro AUC", *others)]
+    assert places == sorted(places)
+
+
+def test_cohort_run_and_date_are_on_the_first_screen(tmp_path, monkeypatch):
+    (tmp_path / "lung-study").mkdir()
+    monkeypatch.chdir(tmp_path / "lung-study")
+    assert cohort_name(Path("cohort.csv")) == "lung-study"  # as the README types it
+    assert cohort_name(Path("/cohort.csv")) == "cohort"
+    rows = origin(Path("cohort.csv"), run=Path("runs/first"))
+    today = datetime.now(UTC).date().isoformat()
+    assert rows == [("Cohort", "lung-study/cohort.csv"), ("Run", "first"), ("Date", today)]
+    run = replace(sample().run, origin=rows)
+    text = Page(write(tmp_path / "report.html", replace(sample(), run=run))).text
+    assert text.index(f"Cohort lung-study/cohort.csv · Run first · Date {today}") < text.index("Summary")
+    chinese = write(tmp_path / "zh.html", replace(sample(), run=replace(run, language="zh-TW")))
+    assert "群組 lung-study/cohort.csv" in Page(chinese).text

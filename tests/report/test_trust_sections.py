@@ -8,7 +8,9 @@ from med_transfer.metrics.domain import domain_of, profile_of
 from med_transfer.metrics.records.domain import Overlap
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
+from med_transfer.page import ENGLISH
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.sections.first_screen import section
 from med_transfer.report.sections.first_screen_trust import trust_notices
 
 DATA = three_classes(240)
@@ -127,7 +129,7 @@ def test_a_cohort_that_lies_far_is_a_warning_and_what_is_not_known_is_said(tmp_p
 def test_scans_seen_in_training_are_the_first_notice():
     overlap = Overlap(n_scans=240, n_patients=240, seen_scans=31, seen_patients=30, seen_by_source=4)
     metrics = with_domain(np.full(240, 0.99)).model_copy(update={"overlap": overlap})
-    first = trust_notices(Evidence(metrics, sample().run))[0]
+    first = section(Evidence(metrics, sample().run), ENGLISH).values["limits"][0]
     assert first.title == "31 of 240 scans were seen in training: these figures are not of new patients"
     assert first.text == (
         "They are of 30 of the 240 patients. 4 of them were seen by the source network or its pretraining."

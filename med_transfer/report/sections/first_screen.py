@@ -9,13 +9,14 @@ from med_transfer.report.section import Section
 from med_transfer.report.sections.first_screen_answers import brief, detection, figures_of_the_run
 from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 from med_transfer.report.sections.first_screen_notices import notices
-from med_transfer.report.sections.first_screen_trust import trust_notices
+from med_transfer.report.sections.first_screen_trust import overlap_notices, trust_notices
 from med_transfer.report.table import Cell, Table, estimated
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
     """This part of the report in the language of ``t``."""
     metrics = evidence.metrics
+    said = [*overlap_notices(metrics.overlap, t), *notices(evidence, t), *trust_notices(evidence, t)]
     return Section(
         t("Summary"),
         [_sensitivity(metrics, t)],
@@ -26,7 +27,8 @@ def section(evidence: Evidence, t: Translator) -> Section:
             "found": [
                 detection(name, class_metrics, metrics.multilabel, t) for name, class_metrics in metrics.classes.items()
             ],
-            "notices": [*trust_notices(evidence, t), *notices(evidence, t)],
+            "limits": [notice for notice in said if notice.level == "warning"],
+            "notices": [notice for notice in said if notice.level != "warning"],
         },
     )
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork, Metrics, TransferGain
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.numbers import difference, scans
+from med_transfer.report.numbers import decimal, decimal_interval, difference, scans
 
 Level = Literal["good", "neutral", "warning"]
 
 STRONGEST_BASELINE = "handcrafted"
 MOST_REASONS = 3
+CHANCE = 0.5  # AUC of a coin
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
 FITTED_WITHIN = sentence("It was fitted within this cohort, each patient predicted by a model of the other patients.")
 
@@ -54,18 +57,19 @@ class Notice:
 
 
 def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
-    """In the order of reading: fusion, transfer, what was kept, baseline, over-fitting, never called, failed, few."""
+    """In the order of reading: baseline, chance, never called, few, failed, over-fitting, fusion, transfer, kept."""
     metrics, model = evidence.metrics, t(evidence.model)
     candidates = [
+        _baseline(metrics, model, t),
+        *_chance(metrics, t),
+        _never_called(metrics, t),
+        _few(metrics, t),
+        _failed(evidence, t),
+        _gap(metrics.generalisation_gap, t),
         _fusion(metrics.fusion, t),
         _leaks(metrics.fusion, t),
         _transfer(metrics.transfer_gain, t),
         _kept_network(metrics.kept_network, t),
-        _baseline(metrics, model, t),
-        _gap(metrics.generalisation_gap, t),
-        _never_called(metrics, t),
-        _failed(evidence, t),
-        _few(metrics, t),
     ]
     return [notice for notice in candidates if notice is not None]
 
@@ -159,6 +163,34 @@ def _baseline(metrics: Metrics, model: str, t: Translator) -> Notice | None:
     measured = t("Model minus baseline: macro AUC {gain}.", gain=difference(gain, t))
     within = f" {t(FITTED_WITHIN)}" if metrics.external else ""
     return Notice(level, title, f"{text} {measured}{within}")
+
+
+def _chance(metrics: Metrics, t: Translator) -> list[Notice]:
+    """Classes whose scans the network ranks as a coin would: below an AUC of 0.5, or not shown to be above it."""
+    measured = {name: one.auc for name, one in metrics.classes.items() if one.auc.value is not None}
+    worse = {name: auc for name, auc in measured.items() if (auc.value or 0.0) < CHANCE}
+    unclear = {name: auc for name, auc in measured.items() if name not in worse and auc.ci95 and auc.ci95[0] <= CHANCE}
+    said = (
+        (worse, t("Worse than chance: {classes}", classes=t(", ").join(worse))),
+        (unclear, t("Not shown to be better than chance: {classes}", classes=t(", ").join(unclear))),
+    )
+    return [
+        Notice("warning", title, t("AUC, of which chance makes 0.5: {figures}.", figures=_aucs(aucs, t)))
+        for aucs, title in said
+        if aucs
+    ]
+
+
+def _aucs(aucs: Mapping[str, Estimate], t: Translator) -> str:
+    return "; ".join(
+        t(
+            "{name} {auc} (95 % CI {interval})",
+            name=name,
+            auc=decimal(auc),
+            interval=decimal_interval(auc.ci95, t) or t("undefined"),
+        )
+        for name, auc in aucs.items()
+    )
 
 
 def _never_called(metrics: Metrics, t: Translator) -> Notice | None:

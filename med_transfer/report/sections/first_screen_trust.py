@@ -14,10 +14,9 @@ from med_transfer.report.test_access import decided_before, times_read
 
 
 def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
-    """In the order of reading: overlap, test-set access, distance from training, shortcuts, subgroups that differ."""
+    """In the order of reading: test-set access, distance from training, shortcuts, subgroups that differ."""
     metrics = evidence.metrics
     candidates = [
-        _overlap(metrics.overlap, t),
         _test_set_access(metrics.test_set_access, t),
         _domain(metrics.domain, t),
         _shortcut(metrics, t),
@@ -26,9 +25,10 @@ def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     return [notice for notice in candidates if notice is not None]
 
 
-def _overlap(overlap: Overlap | None, t: Translator) -> Notice | None:
+def overlap_notices(overlap: Overlap | None, t: Translator = ENGLISH) -> list[Notice]:
+    """Scans that were seen in training, which no other caution outweighs."""
     if overlap is None or not overlap.seen_scans:
-        return None
+        return []
     title = t(
         "{seen} of {n} scans were seen in training: these figures are not of new patients",
         seen=overlap.seen_scans,
@@ -37,7 +37,7 @@ def _overlap(overlap: Overlap | None, t: Translator) -> Notice | None:
     text = t("They are of {seen} of the {n} patients.", seen=overlap.seen_patients, n=overlap.n_patients)
     if overlap.seen_by_source:
         text += " " + t("{n} of them were seen by the source network or its pretraining.", n=overlap.seen_by_source)
-    return Notice("warning", title, text)
+    return [Notice("warning", title, text)]
 
 
 def _test_set_access(access: AccessCounts | None, t: Translator) -> Notice | None:
