@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +87,14 @@ def transferred(cohort_csv: Path, finished: FinishedRun, tmp_path_factory: pytes
     own = (f"backbone.weights={finished.bundle}", "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1")
     region = ("input.region=auto", "input.spacing_mm=[2,2,2]")
     return FinishedRun(folder, run_command("finetune", cohort_csv, "-o", folder, *settings(*TINY, *own, *region)))
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[None]:
+    """Runs the test without root's right to read everything."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        yield
+        os.seteuid(0)
+    else:
+        yield

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from med_transfer.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from med_transfer.cohorts.label_sheet import RowRemark
 
 NAME = "index"
 
@@ -16,7 +20,10 @@ def command(
     scans: Annotated[Path, typer.Argument(help="Folder tree of scans.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="cohort.csv to write.")] = Path("cohort.csv"),
     labels: Annotated[
-        Path | None, typer.Option(help="Table with label and series_uid, scan or patient.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Table with label and series_uid, scan, study_uid, accession or patient.", show_default=False
+        ),
     ] = None,
     series_rules: Annotated[
         Path | None,
@@ -56,6 +63,18 @@ def command(
             f"{index.n_listed} series listed, {index.n_not_chosen} not chosen, {index.n_unlabelled} without a label, "
             f"{index.n_rejected} rejected, {index.n_ignored} other files; {index.n_files} files in all"
         )
+        for text, rows in _by_text(index.remarks).items():
+            say(f"{labels}: row {', '.join(map(str, rows))}: {text}")
+        for folder in index.unopened:
+            say(f"{folder}: could not be opened")
         say(str(index.cohort))
         say(str(index.quality))
-    raise typer.Exit(1 if index.n_rejected else 0)
+    raise typer.Exit(index.exit_code)
+
+
+def _by_text(remarks: Iterable[RowRemark]) -> dict[str, list[int]]:
+    """What holds for many rows is said once."""
+    rows: dict[str, list[int]] = {}
+    for remark in remarks:
+        rows.setdefault(remark.text, []).append(remark.row)
+    return rows

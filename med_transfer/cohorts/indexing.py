@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_transfer.atomic import write_text
-from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
+from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.errors import CohortError, ScanNotFound
 from med_transfer.scans import Ignored, geometry, identity, survey
 from med_transfer.scans.search.description import count_files
 from med_transfer.scans.search.series_rules import Choice, SeriesRules, choose
 
-_LINKS = ("series_uid", "scan", "patient")  # the most precise one that the sheet has decides
 # What the cohort table keeps of a series; the quality table has all of it, and every file that is none.
 _COHORT = ("scan", "series_uid", "patient", "modality", "n_slices", "choice")
 _QUALITY = (
@@ -38,6 +37,8 @@ class Index:
         n_rejected: series that cannot be used.
         n_ignored: files that are no scans.
         n_files: files that were looked at: those of all series, and the ignored ones.
+        remarks: rows of the label sheet that have no label or no scan that can be used, or are misspelt.
+        unopened: folders that could not be opened.
     """
 
     cohort: Path
@@ -48,6 +49,13 @@ class Index:
     n_rejected: int
     n_ignored: int
     n_files: int
+    remarks: tuple[RowRemark, ...] = ()
+    unopened: tuple[Path, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 all usable, 1 a series was rejected or a folder stayed closed."""
+        return int(bool(self.n_rejected or self.unopened))
 
 
 def write_index(
@@ -68,7 +76,8 @@ def write_index(
     Args:
         scans: folder tree.
         out: the cohort table to write.
-        labels: a table with ``label`` (or ``label_<finding>``) and one of series_uid, scan, patient to link by.
+        labels: a table with ``label`` (or ``label_<finding>``) and one of series_uid, scan, study_uid, accession,
+            patient to link by.
         rules: which series of a study is listed; None lists every usable one.
         max_gap_mm: uneven slices count as usable, by interpolation, where no gap is wider; 0 rejects them.
         key_file: secret of at least 16 bytes: the same patient gets the same pseudonym in every index made with it.
@@ -86,7 +95,9 @@ def write_index(
         )
     choices = choose(contents.series, rules)
     rows = [_row(choice, out) for choice in choices]
-    linked = _link(rows, labels) if labels else [_cohort_row(row) for row in rows]
+    sheet = LabelSheet.read(labels) if labels else None
+    remarks = sheet.remarks(rows) if sheet else []
+    linked = [_cohort_row(row, sheet) for row in rows]
     chosen = [row for row, choice in zip(linked, choices, strict=True) if choice.chosen]
     listed = [row for row in chosen if row]
     _name_patients(listed, key_file, keep_patient_ids)
@@ -103,19 +114,23 @@ def write_index(
         n_rejected=len(rows) - usable,
         n_ignored=len(contents.ignored),
         n_files=count_files(contents),
+        remarks=tuple(remarks),
+        unopened=tuple(file.path for file in contents.ignored if file.damaged and file.path.is_dir()),
     )
 
 
 def _row(choice: Choice, out: Path) -> dict[str, str]:
     series = choice.series
-    scan = _relative(series.path, out)
+    scan, whose = _relative(series.path, out), identity(series)
     acquisition = series.acquisition
     affine = series.affine if series.verdict.usable else None
     first = series.slices[0] if series.slices else None
     return {
         "scan": scan,
         "series_uid": series.name,
-        "patient": identity(series).patient or scan,  # a format without patients: each file counts as another one
+        "study_uid": series.study_uid,
+        "accession": whose.accession,
+        "patient": whose.patient or scan,  # a format without patients: each file counts as another one
         "modality": series.modality,
         "format": series.format,
         "files": str(len(series.files)),
@@ -132,8 +147,10 @@ def _row(choice: Choice, out: Path) -> dict[str, str]:
     }
 
 
-def _cohort_row(row: dict[str, str]) -> dict[str, str]:
-    return {name: row[name] for name in _COHORT}
+def _cohort_row(row: dict[str, str], sheet: LabelSheet | None) -> dict[str, str] | None:
+    """With what the sheet says of the series; None where there is a sheet and it says nothing."""
+    said = sheet.said_of(row) if sheet else {}
+    return None if said is None else {name: row[name] for name in _COHORT} | said
 
 
 def _ignored_row(ignored: Ignored, out: Path) -> dict[str, str]:
@@ -144,45 +161,6 @@ def _ignored_row(ignored: Ignored, out: Path) -> dict[str, str]:
 def _relative(path: Path, out: Path) -> str:
     """As a cohort table names it (see case.py): by the names that the user gave, not by where links lead."""
     return Path(os.path.relpath(path, out.parent)).as_posix()
-
-
-def _link(rows: list[dict[str, str]], labels: Path) -> list[dict[str, str] | None]:
-    """The rows with what the sheet says of them; None for a row of which it says nothing."""
-    sheet = read_sheet(labels)
-    link = next((name for name in _LINKS if name in sheet.columns), None)
-    columns = [name for name in sheet.columns if name not in _LINKS]
-    if link is None or not any(name == "label" or name.startswith("label_") for name in columns):
-        raise CohortError(
-            f"columns {', '.join(sheet.columns)}",
-            where=labels,
-            expected=f"label (or label_<finding>) and one of {', '.join(_LINKS)}",
-        )
-    entries = _entries(sheet, link)
-    told = [name for name in ("patient", *columns) if name in sheet.columns]
-    linked = [
-        {**_cohort_row(row), **{name: entry.get(name) for name in told}} if (entry := entries.get(row[link])) else None
-        for row in rows
-    ]
-    if not any(linked):
-        raise CohortError(
-            f"none of {len(entries)} rows matches a series by {link}",
-            where=labels,
-            expected=f"{link} as in the files",
-            action="Compare with the quality table",
-        )
-    return linked
-
-
-def _entries(sheet: Sheet, link: str) -> dict[str, Row]:
-    entries: dict[str, Row] = {}
-    for row in sheet.rows:
-        if row.get(link) in entries:
-            first = entries[row.get(link)].line
-            raise CohortError(
-                f"rows {first} and {row.line} have the same {link}", where=sheet.path, expected="each once"
-            )
-        entries[row.get(link)] = row
-    return entries
 
 
 def _name_patients(rows: list[dict[str, str]], key_file: Path | None, keep: bool) -> None:

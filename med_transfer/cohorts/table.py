@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_case, wrong_value
+from med_transfer.cohorts.label_text import label_text, misspelt, probably_meant
 from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
 from med_transfer.predictions.labels import Labels
@@ -47,7 +48,7 @@ class Cohort:
         """
         sheet = read_sheet(Path(path))
         _check_columns(sheet, labelled)
-        truth = _read_labels(sheet) if labelled else [None] * len(sheet.rows)
+        truth = _read_labels(sheet, labels) if labelled else [None] * len(sheet.rows)
         cases = tuple(read_case(sheet, row, label) for row, label in zip(sheet.rows, truth, strict=True))
         _check_repeats(cases, sheet)
         if labelled:
@@ -108,9 +109,15 @@ def _finding_columns(sheet: Sheet) -> list[str]:
     return sorted(name for name in sheet.columns if name.startswith(FINDING_PREFIX))
 
 
-def _read_labels(sheet: Sheet) -> list[str | frozenset[str]]:
+def _read_labels(sheet: Sheet, fixed: Labels | None) -> list[str | frozenset[str]]:
     findings = _finding_columns(sheet)
-    empty = [row for row in sheet.rows if not all(row.get(name) for name in findings or ["label"])]
+    as_written = set(fixed.names) if fixed else set()  # a bundle may have learned the class "1.0"
+
+    def told(row: Row, column: str) -> str:
+        return row.get(column) if row.get(column) in as_written else label_text(row.get(column))
+
+    labels = [{name: told(row, name) for name in findings or ["label"]} for row in sheet.rows]
+    empty = [row for row, cells in zip(sheet.rows, labels, strict=True) if not all(cells.values())]
     if empty:
         more = f" ({len(empty)} rows in all)" if len(empty) > 1 else ""
         raise MissingLabel(
@@ -118,14 +125,16 @@ def _read_labels(sheet: Sheet) -> list[str | frozenset[str]]:
             where=sheet.path,
             action="Fill the label, or leave the row out",
         )
-    return [_findings(sheet, row, findings) if findings else row.get("label") for row in sheet.rows]
+    if findings:
+        return [_findings(sheet, row, cells) for row, cells in zip(sheet.rows, labels, strict=True)]
+    return [cells["label"] for cells in labels]
 
 
-def _findings(sheet: Sheet, row: Row, columns: list[str]) -> frozenset[str]:
-    for column in columns:
-        if row.get(column) not in ("0", "1"):
+def _findings(sheet: Sheet, row: Row, cells: dict[str, str]) -> frozenset[str]:
+    for column, cell in cells.items():
+        if cell not in ("0", "1"):
             raise wrong_value(sheet, row, column, "0 or 1")
-    return frozenset(column.removeprefix(FINDING_PREFIX) for column in columns if row.get(column) == "1")
+    return frozenset(column.removeprefix(FINDING_PREFIX) for column, cell in cells.items() if cell == "1")
 
 
 def _classes(sheet: Sheet, cases: tuple[Case, ...], fixed: Labels | None) -> Labels:
@@ -144,10 +153,12 @@ def _classes(sheet: Sheet, cases: tuple[Case, ...], fixed: Labels | None) -> Lab
     wrong = sorted(set(names) - set(fixed.names)) or (sorted(set(fixed.names) - set(names)) if findings else [])
     if wrong:
         row = "" if findings else f"row {next(case.row for case in cases if case.label == wrong[0])}, "
+        meant = probably_meant(wrong[0], fixed.names)
         raise CohortError(
             f"{row}{'finding' if findings else 'class'} {wrong[0]!r} is not in both the table and the bundle",
             where=sheet.path,
             expected=f"the bundle's {', '.join(fixed.names)}",
+            action=f"Did you mean {meant}? Correct it" if meant else "",
         )
     return fixed
 
@@ -169,6 +180,15 @@ def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], mu
             where=sheet.path,
             expected="at least two classes",
             action="Add scans of another class; one class alone cannot be learned",
+        )
+    rows = {name: [case.row for case in cases if case.label == name] for name in names}
+    if found := misspelt(rows):
+        label, meant = found
+        raise CohortError(
+            f"row {' and '.join(map(str, rows[label]))} has label {label!r}",
+            where=sheet.path,
+            expected=f"{meant!r} perhaps, as in {len(rows[meant])} rows",
+            action=f"Did you mean {meant}? Correct it, or leave the row out: a class needs more scans",
         )
     spelled = defaultdict(list)
     for name in names:

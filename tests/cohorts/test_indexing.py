@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 from pathlib import Path
 
 import nibabel
@@ -29,7 +30,11 @@ def export(tmp_path) -> Path:
     """Two patients of one study each: soft, sharp and a scout; soft and one with a gap. And what lies about."""
     folder = tmp_path / "export"
     for patient in "ab":
-        own = {"StudyInstanceUID": f"1.2.{ord(patient)}", "PatientID": f"SECRETID-{patient}"}
+        own = {
+            "StudyInstanceUID": f"1.2.{ord(patient)}",
+            "PatientID": f"SECRETID-{patient}",
+            "AccessionNumber": f"SECRETACC-{patient}",
+        }
         for number, kernel in enumerate(("B70f", "B30f"), start=1):
             uid = f"1.2.{ord(patient)}.{number}"
             paths = export_series(folder / patient / kernel, SeriesInstanceUID=uid, ConvolutionKernel=kernel, **own)
@@ -205,3 +210,69 @@ def test_result_names_what_was_written(index):
     assert isinstance(found, Index)
     assert found.quality.name == "cohort.quality.csv"
     assert SECRETS["PatientID"] not in repr(found)
+
+
+def linked(index, tmp_path, text, **options):
+    """The index with a label sheet, and its remarks by row."""
+    (tmp_path / "labels.csv").write_text(text)
+    found = index(labels=tmp_path / "labels.csv", **options)
+    return found, {remark.row: remark.text for remark in found.remarks}
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("study_uid", ("1.2.97", "1.2.98")),
+        ("StudyInstanceUID", ("1.2.97", "1.2.98")),
+        ("accession", ("SECRETACC-a", "SECRETACC-b")),
+        ("AccessionNumber", ("SECRETACC-a", "SECRETACC-b")),
+        ("PatientID", ("SECRETID-a", "SECRETID-b")),
+        ("SeriesInstanceUID", ("1.2.97.2", "1.2.98.1")),
+    ],
+)
+def test_labels_are_linked_by_whatever_names_a_study(index, tmp_path, column, values):
+    text = f"{column},label\n{values[0]},benign\n{values[1]},malignant\n"
+    found, remarks = linked(index, tmp_path, text, rules=SOFT_FIRST)
+    assert [row["label"] for row in rows(found.cohort)] == ["benign", "malignant"]
+    assert remarks == {}
+    assert "SECRET" not in found.cohort.read_text() + found.quality.read_text() + repr(found)
+
+
+def test_rows_of_the_sheet_that_come_to_nothing_are_told_by_row(index, tmp_path, export):
+    (next((export / "b/B70f").iterdir())).unlink()  # both series of b have a gap or are too short now
+    for path in list((export / "b/B70f").iterdir())[2:3]:
+        path.unlink()
+    text = "patient,label\nSECRETID-a,benign\nSECRETID-z,benign\n\nSECRETID-b,malignant\nSECRETID-c,NaN\n,benign\n"
+    found, remarks = linked(index, tmp_path, text)
+    assert {row: remarks[row] for row in (3, 6, 7)} == {
+        3: "no series has this patient",
+        6: "has no label",
+        7: "has no patient",
+    }
+    assert "../export/b/B30f is rejected: 1 slice missing" in remarks[5]
+    assert set(remarks) == {3, 5, 6, 7}
+    assert "SECRET" not in repr(found)
+
+
+def test_a_label_that_is_nearly_another_is_doubted(index, tmp_path):
+    text = "patient,label\nSECRETID-a,solid\nSECRETID-b,soild\nc,solid\nd,solid\ne,grade-2\nf,grade-3\n"
+    assert linked(index, tmp_path, text)[1][3] == "has label 'soild': did you mean solid?"
+    assert not any("mean" in linked(index, tmp_path, text)[1][row] for row in (6, 7))
+
+
+def test_missing_labels_are_missing_and_decimals_of_pandas_are_whole(index, tmp_path):
+    text = "patient,label\nSECRETID-a,1.0\nSECRETID-b,nan\n"
+    found, remarks = linked(index, tmp_path, text)
+    assert ({row["label"] for row in rows(found.cohort)}, remarks) == ({"1"}, {3: "has no label"})
+    assert found.n_unlabelled == 2  # of b, and the file without a patient
+
+
+def test_a_folder_that_stays_closed_is_told(as_nobody):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.int16), np.eye(4)), folder / "n.nii")
+        (folder / "closed").mkdir(0o000)
+        found = write_index(folder, folder / "cohort.csv")
+        assert (found.unopened, found.exit_code, found.n_listed) == ((folder / "closed",), 1, 1)
+        (folder / "closed").chmod(0o700)
+        assert write_index(folder, folder / "cohort.csv").exit_code == 0

@@ -209,3 +209,33 @@ def test_table_for_prediction(tmp_path):
     ]
     with pytest.raises(MissingLabel, match=r"row 2 \(absent\.nii\.gz\) has no label"):
         _ = cohort.truth
+
+
+@pytest.mark.parametrize("missing", ["NaN", "nan", "NA", "n/a", "#N/A", "<NA>", "null"])
+def test_a_missing_label_is_no_class(tmp_path, missing):
+    with pytest.raises(MissingLabel, match=r"row 3 \(b\.nii\.gz\) has no label; |row 3 \(b\.nii\.gz\) has no label\."):
+        Cohort.read(table(tmp_path, ROWS.replace("high", missing)))
+
+
+def test_whole_numbers_that_pandas_wrote_as_decimals(tmp_path):
+    text = ROWS.replace("low", "0.0").replace("high", "1.0")
+    assert Cohort.read(table(tmp_path, text)).labels.names == ("0", "1")
+    assert Cohort.read(table(tmp_path, text), labels=Labels(("0.0", "1.0"))).cases[0].label == "0.0"  # an old bundle's
+    findings = "scan,patient,label_nodule\na.nii.gz,1,1.0\nb.nii.gz,2,0.0\n"
+    assert [case.label for case in Cohort.read(table(tmp_path, findings)).cases] == [{"nodule"}, frozenset()]
+    with pytest.raises(CohortError, match=r"row 3 has label_nodule '0\.5'; expected 0 or 1"):
+        Cohort.read(table(tmp_path, findings.replace("0.0", "0.5")))
+
+
+def test_a_misspelt_label_is_no_class_of_its_own(tmp_path):
+    rows = [("solid", 4), ("soild", 1), ("grade-1", 4), ("grade-2", 1), ("none", 3)]
+    labels = [label for label, n in rows for _ in range(n)]
+    text = "scan,patient,label\n" + "".join(f"s{n}.nii.gz,{n},{label}\n" for n, label in enumerate(labels))
+    for n in range(len(labels)):
+        (tmp_path / f"s{n}.nii.gz").touch()
+    with pytest.raises(CohortError, match=r"row 6 has label 'soild'; expected 'solid' perhaps.*Did you mean solid\?"):
+        Cohort.read(table(tmp_path, text))
+    correct = Cohort.read(table(tmp_path, text.replace("soild", "solid")))
+    assert correct.labels.names == ("grade-1", "grade-2", "none", "solid")
+    with pytest.raises(CohortError, match=r"row 6, class 'soild' is not in both.*Did you mean solid\?"):
+        Cohort.read(table(tmp_path, text), labels=correct.labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -185,17 +184,6 @@ def test_no_patient_data_in_the_survey(tmp_path):
     write_series(tmp_path, offsets=[0, 1, 2, 4, 5], SeriesDescription="DOE^JANE thorax")
     printed = repr(survey(tmp_path))
     assert not any(secret in printed for secret in SECRETS)
-
-
-@pytest.fixture
-def as_nobody():
-    """Runs the test without root's right to read everything."""
-    if os.geteuid() == 0:
-        os.seteuid(65534)
-        yield
-        os.seteuid(0)
-    else:
-        yield
 
 
 def test_no_permission(as_nobody):

@@ -8,13 +8,16 @@ from med_transfer.errors import UnreadableScan
 from med_transfer.scans.dicom.elements import read_header
 from med_transfer.scans.series import Series
 
+_KEYWORDS = ("PatientID", "SeriesDescription", "AccessionNumber")
+
 
 @dataclass(frozen=True)
 class Identity:
-    """PatientID (0010,0020) and SeriesDescription (0008,103E); empty where the format has none."""
+    """PatientID (0010,0020), SeriesDescription (0008,103E), AccessionNumber (0008,0050); empty where there is none."""
 
     patient: str = field(default="", repr=False)
     description: str = field(default="", repr=False)
+    accession: str = field(default="", repr=False)
 
 
 def identity(series: Series) -> Identity:
@@ -26,8 +29,8 @@ def identity(series: Series) -> Identity:
     if series.format != "dicom":
         return Identity()
     try:
-        values = read_header(series.files[0], ("PatientID", "SeriesDescription", "SpecificCharacterSet")).values
+        values = read_header(series.files[0], (*_KEYWORDS, "SpecificCharacterSet")).values
     except Exception as error:  # as in read_slices: a parser raises nearly anything
         reason = f"header cannot be read ({type(error).__name__})"
         raise UnreadableScan(reason, where=series.files[0]) from error
-    return Identity(values.get("PatientID", ("",))[0], values.get("SeriesDescription", ("",))[0])
+    return Identity(*(values.get(keyword, ("",))[0] for keyword in _KEYWORDS))

@@ -1,0 +1,120 @@
+"""A label sheet linked to the series that were found: what it says of each, and which of its rows came to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from med_transfer.cohorts.label_text import label_text, misspelt
+from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
+from med_transfer.errors import CohortError
+
+LINKS = ("series_uid", "scan", "study_uid", "accession", "patient")  # the most precise one that the sheet has decides
+_NAMES_IN_DICOM = {
+    "SeriesInstanceUID": "series_uid",
+    "StudyInstanceUID": "study_uid",
+    "AccessionNumber": "accession",
+    "PatientID": "patient",
+}
+
+SeriesRow = dict[str, str]
+
+
+@dataclass(frozen=True)
+class RowRemark:
+    """What is wrong with a row of the sheet; never with what links it, which may name a patient."""
+
+    row: int
+    text: str
+
+
+@dataclass(frozen=True)
+class LabelSheet:
+    """Rows by what links them to series.
+
+    Attributes:
+        link: the column that does; one of ``LINKS``.
+        columns: what the sheet says of a series.
+        rows: those with a label, by their value in ``link``.
+        lost: those that say nothing.
+    """
+
+    path: Path
+    link: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, Row]
+    lost: tuple[RowRemark, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> LabelSheet:
+        """Read a sheet. Raises CohortError for one without labels or links, or with a link twice."""
+        sheet = _with_our_names(read_sheet(path))
+        link = next((name for name in LINKS if name in sheet.columns), None)
+        columns = [name for name in sheet.columns if name not in LINKS]
+        labels = [name for name in columns if name == "label" or name.startswith("label_")]
+        if link is None or not labels:
+            raise CohortError(
+                f"columns {', '.join(sheet.columns)}",
+                where=path,
+                expected=f"label (or label_<finding>) and one of {', '.join(LINKS)}",
+            )
+        told = [name for name in ("patient", *columns) if name in sheet.columns]
+        lost, rows = [], {}
+        for row in sheet.rows:
+            if not row.get(link) or not all(label_text(row.get(name)) for name in labels):
+                lost.append(RowRemark(row.line, "has no label" if row.get(link) else f"has no {link}"))
+            elif row.get(link) in rows:
+                first = rows[row.get(link)].line
+                raise CohortError(
+                    f"rows {first} and {row.line} have the same {link}", where=sheet.path, expected="each once"
+                )
+            else:
+                rows[row.get(link)] = row
+        return cls(path, link, tuple(told), rows, tuple(lost))
+
+    def said_of(self, series: SeriesRow) -> dict[str, str] | None:
+        """What the sheet says of a series; None where it says nothing."""
+        row = self.rows.get(series[self.link])
+        if row is None:
+            return None
+        return {name: label_text(row.get(name)) if name.startswith("label") else row.get(name) for name in self.columns}
+
+    def remarks(self, found: Sequence[SeriesRow]) -> list[RowRemark]:
+        """Rows without label, without a series or one that can be used, or misspelt, in the order of the sheet.
+
+        Raises:
+            CohortError: none matches.
+        """
+        lost = list(self.lost)
+        matches: dict[str, list[SeriesRow]] = {key: [] for key in self.rows}
+        for series in found:
+            matches.get(series[self.link], []).append(series)
+        if not any(matches.values()):
+            raise CohortError(
+                f"none of {len(self.rows)} rows matches a series by {self.link}",
+                where=self.path,
+                expected=f"{self.link} as in the files",
+                action="Compare with the quality table",
+            )
+        for key, series in matches.items():
+            if not series:
+                lost.append(RowRemark(self.rows[key].line, f"no series has this {self.link}"))
+            elif all(one["verdict"] == "reject" for one in series):
+                reasons = "; ".join(f"{one['scan']} is rejected: {one['reasons']}" for one in series)
+                lost.append(RowRemark(self.rows[key].line, reasons))
+        return sorted([*lost, *self._misspelt()], key=lambda one: one.row)
+
+    def _misspelt(self) -> list[RowRemark]:
+        labels: dict[str, list[int]] = {}
+        for row in self.rows.values():
+            labels.setdefault(label_text(row.get("label")), []).append(row.line)
+        label, meant = misspelt(labels) or ("", "")
+        return [RowRemark(row, f"has label {label!r}: did you mean {meant}?") for row in labels.get(label, ()) if meant]
+
+
+def _with_our_names(sheet: Sheet) -> Sheet:
+    """Columns that are called as DICOM calls them under our names."""
+    names = {old: new for old, new in _NAMES_IN_DICOM.items() if new not in sheet.columns}
+    rows = tuple(Row(row.line, {names.get(name, name): cell for name, cell in row.cells.items()}) for row in sheet.rows)
+    return replace(sheet, columns=tuple(names.get(name, name) for name in sheet.columns), rows=rows)

@@ -1,0 +1,43 @@
+"""Labels as they are meant: cells that a program left empty, numbers that it wrote as decimals, words misspelt."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+
+_MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "null"}  # what spreadsheets, pandas and R write for an empty cell
+_WHOLE = re.compile(r"(\d+)\.0+")
+_RARE = 2  # rows: nothing can be learned of so few
+_ALIKE = 0.8  # share of letters in common, in order
+
+
+def label_text(cell: str) -> str:
+    """The label, empty where it is missing; ``1.0`` is ``1``, as a column with gaps is written by pandas."""
+    if cell.casefold() in _MISSING:
+        return ""
+    whole = _WHOLE.fullmatch(cell)
+    return whole[1] if whole else cell
+
+
+def probably_meant(label: str, known: Collection[str]) -> str:
+    """The label that this one is a misspelling of; empty where none is near, or the two differ in a number."""
+    near = [
+        name
+        for name in difflib.get_close_matches(label, known, n=3, cutoff=_ALIKE)
+        if name != label and _digits(name) == _digits(label) and name not in label and label not in name
+    ]
+    return near[0] if near else ""
+
+
+def misspelt(rows: Mapping[str, Collection[int]]) -> tuple[str, str] | None:
+    """A label of a row or two that is nearly a frequent one, and that one; ``rows`` holds each label's."""
+    for label, own in rows.items():
+        frequent = [name for name, others in rows.items() if len(others) > max(_RARE, 2 * len(own))]
+        if len(own) <= _RARE and (meant := probably_meant(label, frequent)):
+            return label, meant
+    return None
+
+
+def _digits(label: str) -> list[str]:
+    return re.findall(r"\d+", label)
