@@ -155,7 +155,11 @@ def predict_all(
         OutputError: the result cannot be written.
     """
     items, n_ignored = scans_to_predict(scans, predictor.preprocessing.config)
-    made_by = {"bundle": predictor.identity, "scans": cache_key(str(path_of(scans).resolve())), "version": cache_key(versions())}
+    made_by = {
+        "bundle": predictor.identity,
+        "scans": cache_key(str(path_of(scans).resolve())),
+        "version": cache_key(versions()),
+    }
     with PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
         origins = RowOrigins(table.path, table.lines, made_by)
         for number, item in enumerate(items, start=1):
