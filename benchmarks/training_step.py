@@ -1,10 +1,11 @@
-"""What a training step costs on this processor: MONAI's spatial transforms, the memory layout, and bf16.
+"""What a training step costs on this processor: MONAI's spatial transforms, memory layout, kept memory, and bf16.
 
     OMP_NUM_THREADS=2 python benchmarks/training_step.py
 
 Milliseconds, medians. Transforms run on one thread and a 36 x 36 x 36 image; a step is forward and backward of
-resnet18-w32 on 16 images of 32 x 32 x 32. bf16 is timed on two, since a processor that only emulates it is very slow.
-Last, whether equal steps give equal gradients whatever the memory held before (docs/decisions/0006).
+resnet18-w32 on 16 images of 32 x 32 x 32, with glibc as it is and then kept from giving memory back. bf16 is timed on
+two, since a processor that only emulates it is very slow. Last, whether equal steps give equal gradients whatever the
+memory held before (docs/decisions/0006).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 import torch
 from monai.transforms.spatial.array import Rand3DElastic, RandAffine, RandGridDistortion
 
-from med_transfer.backbones import load_backbone
+from med_transfer.backbones import keep_freed_memory, load_backbone
 from med_transfer.model.classifier import Classifier
 
 
@@ -82,6 +83,10 @@ def main() -> None:
     time_transforms()
     for name, layout in (("contiguous", torch.contiguous_format), ("channels_last_3d", torch.channels_last_3d)):
         print(f"fp32, 16 images, {name:18} {time_step(layout, batch=16, bf16=False, repeats=7):8.0f} ms")
+    given_back = time_step(torch.channels_last_3d, batch=16, bf16=False, repeats=7)
+    keep_freed_memory()
+    kept = time_step(torch.channels_last_3d, batch=16, bf16=False, repeats=7)
+    print(f"fp32, 16 images, memory given back {given_back:8.0f} ms, kept {kept:8.0f} ms")
     for word, bf16, repeats in (("fp32", False, 5), ("bf16", True, 1)):
         spent = time_step(torch.channels_last_3d, batch=2, bf16=bf16, repeats=repeats)
         print(f"{word}, 2 images, channels_last_3d {spent:8.0f} ms")

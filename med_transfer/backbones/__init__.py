@@ -1,6 +1,7 @@
 """Pretrained encoders: a registry of plain entries, and loading that counts what it loaded."""
 
 from med_transfer.backbones.encoder import Encoder, channels_last
+from med_transfer.backbones.freed_memory import keep_freed_memory
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.registry import backbones, find_backbone
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource, describe
@@ -30,6 +31,7 @@ __all__ = [
     "find_backbone",
     "from_scratch",
     "import_backbone",
+    "keep_freed_memory",
     "load_backbone",
     "weights_at_hand",
     "weights_file",

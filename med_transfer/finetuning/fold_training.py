@@ -18,6 +18,7 @@ from monai.data.dataloader import DataLoader
 from safetensors.torch import load_file, save
 
 from med_transfer.atomic import write_bytes, write_text
+from med_transfer.backbones import keep_freed_memory
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.alignment import find_alignment
 from med_transfer.finetuning.batches import FoldData, loss_weights, training_batches, validation_batches
@@ -69,6 +70,7 @@ def train_network(
         classifier.load_state_dict(load_file(weights))
         record = json.loads(history_file.read_text())
         return TrainedNetwork(classifier.eval(), record["history"], record["best_epoch"])
+    keep_freed_memory()
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
     history, best_epoch = _learn(classifier, data, config, preprocessing, folder, seed, progress)

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from med_transfer.atomic import write_bytes, write_text
-from med_transfer.backbones import Encoder, channels_last
+from med_transfer.backbones import Encoder, channels_last, keep_freed_memory
 from med_transfer.errors import TrainingDiverged
 from med_transfer.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from med_transfer.pretraining.distributed import ProcessGroup
@@ -68,6 +68,7 @@ class Training:
             TrainingDiverged: as its name says.
             KeyboardInterrupt: after Ctrl-C, when the state is saved.
         """
+        keep_freed_memory()
         if not self._restore():
             self.method.begin()
             self._measure()  # what the start is worth: the curve shows what the training adds to it
