@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from med_transfer.scans import geometry
@@ -26,6 +26,7 @@ class Series:
         affine: (i, j, k) to LPS mm as stored; None where the headers give none.
         acquisition: how it was made (ConvolutionKernel, SliceThickness ...), by DICOM keyword.
         slices: DICOM: the headers of its images, in order.
+        context: the part of the verdict that comes from other files: copies, counts, damaged files beside it.
     """
 
     path: Path
@@ -40,6 +41,11 @@ class Series:
     affine: geometry.Affine | None = field(default=None, repr=False, compare=False)
     acquisition: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     slices: tuple[Slice, ...] = field(default=(), repr=False, compare=False)
+    context: Verdict = field(default=Verdict(), repr=False, compare=False)
+
+    def among(self, context: Verdict) -> Series:
+        """The same series with what other files say of it."""
+        return replace(self, verdict=self.verdict.joined(context), context=self.context.joined(context))
 
     @property
     def name(self) -> str:

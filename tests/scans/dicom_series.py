@@ -67,6 +67,7 @@ def write_series(
     paths = []
     for k, (image, offset, slope) in enumerate(zip(hu, offsets, slopes, strict=True)):
         dataset = _slice(common, image, affine, offset, float(slope), intercept)
+        dataset.InstanceNumber = len(hu) - k  # against the order in space
         for keyword, value in tags.items():
             setattr(dataset, keyword, value)
         change(k, dataset)
@@ -100,7 +101,6 @@ def _slice(common: Dataset, image: np.ndarray, affine: np.ndarray, offset: float
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = UID(common.SOPClassUID)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.InstanceNumber = int(1000 - 10 * offset)  # against the order in space
     dataset.ImagePositionPatient = list(np.round(affine[:3, 3] + offset * affine[:3, 2], 6))
     dataset.Rows, dataset.Columns = image.shape
     dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept

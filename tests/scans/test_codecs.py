@@ -108,13 +108,16 @@ def test_uncompressed_bytes(syntax, signed):
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_junk_above_bits_stored_is_dropped_as_pydicom_does(signed):
+def test_a_declared_overlay_above_bits_stored_is_dropped_as_pydicom_does(signed):
     image = phantom(12, signed=signed)
     junk = np.random.default_rng(0).integers(0, 16, image.shape, np.uint16) << 12
     stored = ((image.view(np.uint16) & 0x0FFF) | junk).view(image.dtype)
-    decoded = decode(stored.tobytes(), pixel_format(image, uid.ExplicitVRLittleEndian, 12))
+    pixels = pixel_format(image, uid.ExplicitVRLittleEndian, 12)
+    decoded = decode(stored.tobytes(), replace(pixels, overlay=True))
     np.testing.assert_array_equal(decoded, image)
     np.testing.assert_array_equal(decoded, pixel_array(dataset(stored, 12)))
+    with pytest.raises(UnreadableScan, match="values need 1[56] bits where BitsStored says 12"):
+        decode(stored.tobytes(), pixels)
 
 
 def test_deflated_frame():

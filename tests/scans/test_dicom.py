@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     RLELossless,
@@ -109,10 +110,38 @@ def test_signed_and_unsigned(tmp_path, signed, intercept):
 def test_high_bits_that_are_not_stored_are_masked(tmp_path):
     def overlay_in_high_bits(k, dataset):
         dataset.BitsStored, dataset.HighBit = 12, 11
+        dataset.add_new(0x60000102, "US", 15)  # OverlayBitPosition
         stored = np.frombuffer(dataset.PixelData, np.uint16) | 0x8000
         dataset.PixelData = stored.tobytes()
 
     write_series(tmp_path, signed=False, change=overlay_in_high_bits)
+    np.testing.assert_array_equal(read_scan(tmp_path).voxels, hounsfield())
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_bits_stored_that_is_too_small_is_an_error_and_loses_no_bits(tmp_path, syntax):
+    def too_few(k, dataset):
+        dataset.BitsStored, dataset.HighBit = 10, 9
+        if syntax == RLELossless:
+            dataset.compress(syntax)
+
+    write_series(tmp_path, signed=False, change=too_few)
+    with pytest.raises(UnreadableScan, match="values need 12 bits where BitsStored says 10"):
+        read_scan(tmp_path)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_numbers_stored_as_unknown_are_read(tmp_path, signed, monkeypatch):
+    """Anonymisers write US and SS as UN (PS3.5 section 6.2.2)."""
+
+    def unknown(k, dataset):
+        for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+            dataset.add_new(dataset[keyword].tag, "UN", int(dataset[keyword].value).to_bytes(2, "little"))
+        dataset.add_new("PixelPaddingValue", "UN", (63536).to_bytes(2, "little"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pydicom.config, "replace_un_with_known_vr", False)  # else it writes them as US
+        write_series(tmp_path, signed=signed, change=unknown)
     np.testing.assert_array_equal(read_scan(tmp_path).voxels, hounsfield())
 
 

@@ -142,6 +142,12 @@ def test_several_frames_of_reference(tmp_path):
     assert verdict_of(tmp_path) == "reject: several frames of reference, so that positions cannot be compared"
 
 
+def test_a_frame_of_reference_of_its_own_for_each_image_means_nothing(tmp_path):
+    write_series(tmp_path, change=lambda k, d: setattr(d, "FrameOfReferenceUID", f"1.2.{k + 1}"))
+    assert verdict_of(tmp_path) == "accept: each image names a frame of reference of its own, which is not believed"
+    assert read_scan(tmp_path).provenance.frame_of_reference == ""
+
+
 @pytest.mark.parametrize("modality", ["CR", "DX", "OT", "NM"])
 def test_other_modalities(tmp_path, modality):
     write_series(tmp_path, modality=modality)

@@ -94,7 +94,43 @@ def test_repeats_that_nothing_tells_apart_are_rejected(tmp_path):
     phase(tmp_path, "a", 1)
     phase(tmp_path, "b", 2)
     (series,) = find_series(tmp_path)
-    assert str(series.verdict).startswith("reject: different images at one position: slices 1 and 2")
+    assert str(series.verdict).startswith("reject: different images at one position: 2 at each of 5 places; volumes")
+
+
+def test_volumes_that_two_attributes_tell_apart(tmp_path):
+    """Two echoes, each as magnitude and as phase, as some makers put them under one UID."""
+    volumes = {}
+    for echo in (4.6, 9.2):
+        for kind in ("M", "P"):
+            tags = {"EchoTime": echo, "ImageType": ["ORIGINAL", "PRIMARY", kind]}
+            name = f"EchoTime {echo} ImageType ORIGINAL\\PRIMARY\\{kind}"
+            volumes[name] = phase(tmp_path, f"{echo}{kind}", len(volumes), modality="MR", **tags)
+    found = find_series(tmp_path)
+    assert {one.part: str(one.verdict) for one in found} == dict.fromkeys(volumes, "accept")
+    for one in found:
+        np.testing.assert_array_equal(read_scan(one).voxels, volumes[one.part])
+
+
+def test_volumes_that_only_their_numbers_tell_apart(tmp_path):
+    """Magnitude and B0 map of a field mapping sequence, one numbered after the other, with equal headers."""
+    volumes = {}
+    for first in (1, 6):
+        name = f"InstanceNumber {first} to {first + 4}"
+        volumes[name] = phase(
+            tmp_path, f"{first}", first, change=lambda k, d, n=first: setattr(d, "InstanceNumber", n + k)
+        )
+    found = find_series(tmp_path)
+    assert {one.part: str(one.verdict) for one in found} == dict.fromkeys(volumes, "accept")
+    for one in found:
+        np.testing.assert_array_equal(read_scan(one).voxels, volumes[one.part])
+
+
+def test_numbers_that_go_to_and_fro_tell_nothing_apart(tmp_path):
+    for stem, numbers in (("a", [1, 2, 3, 4, 5]), ("b", [10, 9, 8, 7, 6])):
+        phase(tmp_path, stem, 1 + len(stem), change=lambda k, d, n=numbers: setattr(d, "InstanceNumber", n[k]))
+        phase(tmp_path, f"{stem}x", 3, change=lambda k, d, n=numbers: setattr(d, "InstanceNumber", n[k] + 100))
+    (series,) = find_series(tmp_path)
+    assert "volumes (times, echoes ...) that nothing tells apart" in str(series.verdict)
 
 
 def test_a_phase_that_lacks_a_slice_is_rejected_and_the_other_is_not(tmp_path):

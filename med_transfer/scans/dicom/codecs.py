@@ -46,6 +46,7 @@ class PixelFormat:
     Args:
         syntax: transfer syntax UID.
         signed: PixelRepresentation is 1.
+        overlay: whether the header says that bits above the stored ones hold an overlay (PS3.3 C.9.2, retired).
     """
 
     syntax: str
@@ -55,6 +56,7 @@ class PixelFormat:
     bits_allocated: int
     bits_stored: int
     signed: bool
+    overlay: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,17 @@ class _Decoded:
 def decode(frame: bytes | memoryview, pixels: PixelFormat, *, where: object = "") -> NDArray:
     """Stored values [rows, columns] of one frame, before rescaling: a new integer array of BitsAllocated.
 
-    Bits above BitsStored (old overlays, junk) are dropped and the sign extended. JPEG 2000 and JPEG-LS streams are
-    trusted before the header where the two disagree on precision or sign, as pydicom does. Values of lossy JPEG
-    keep what exceeds BitsStored, which is ringing at the brightest pixels, not junk.
+    Bits above BitsStored are dropped where the header declares an overlay there, and the sign extended. JPEG 2000 and
+    JPEG-LS streams are trusted before the header where the two disagree on precision or sign, as pydicom does. Values
+    of lossy JPEG keep what exceeds BitsStored, which is ringing at the brightest pixels.
 
     Args:
         frame: the whole frame: its fragments joined, a deflated data set already inflated.
         where: the file, for the error.
 
     Raises:
-        UnreadableScan: colour, an unusual layout, truncated or corrupt; never a part of an image.
+        UnreadableScan: colour, an unusual layout, truncated or corrupt, values that need more bits than BitsStored;
+            never a part of an image.
         MissingCodec: a transfer syntax that cannot be decoded here.
     """
     require_decoder(pixels.syntax, where)
@@ -244,11 +247,26 @@ def _stored_values(decoded: _Decoded, pixels: PixelFormat) -> NDArray:
         raise ValueError(f"the decoded image has shape {decoded.values.shape}")
     kind = "i" if pixels.signed else "u"
     values = decoded.values.astype(f"{kind}{pixels.bits_allocated // 8}")
-    spare = pixels.bits_allocated - (decoded.significant_bits or pixels.bits_allocated)
-    if spare:  # left, then right: an arithmetic shift brings copies of the sign, or zeros
-        values <<= spare
-        values >>= spare
+    drop_overlay(values, decoded.significant_bits or pixels.bits_allocated, declared=pixels.overlay)
     return values
+
+
+def drop_overlay(values: NDArray, bits: int, *, declared: bool) -> None:
+    """Keep the lowest bits of each value, in place, and extend the sign.
+
+    Raises:
+        ValueError: more bits than that hold something, and it is no declared overlay: then BitsStored is wrong, and
+            dropping them would leave other values without a word.
+    """
+    spare = 8 * values.itemsize - bits
+    if not spare:
+        return
+    low, high = int(values.min()), int(values.max())
+    if not declared and (high >> bits > 0 or low >> bits < -1):
+        needed = max(high.bit_length(), low.bit_length())
+        raise ValueError(f"values need {needed} bits where BitsStored says {bits}")
+    values <<= spare  # left, then right: an arithmetic shift brings copies of the sign, or zeros
+    values >>= spare
 
 
 _Decoder = Callable[[bytes | memoryview, PixelFormat], _Decoded]

@@ -65,6 +65,7 @@ _ONE_TEXT = frozenset((b"ST", b"LT", b"UT"))  # where a backslash is a character
 _MAX_DEPTH = 16
 _FIRST_READ = 16 * 1024  # most headers of CT slices end before it
 _SYNTAX, _CHARACTER_SET = 0x00020010, 0x00080005
+_OVERLAY = {"OverlayBitPosition": 0x60000102}  # of the first of sixteen groups of elements (PS3.5 section 7.6)
 _NEEDED = frozenset((_SYNTAX, _CHARACTER_SET))
 _EXPLICIT = struct.Struct("<HH2sH")
 
@@ -110,9 +111,13 @@ _TAGS: dict[tuple[str, ...], dict[int, str]] = {}
 
 def _tags(keywords: tuple[str, ...]) -> dict[int, str]:
     if keywords not in _TAGS:
-        tags = {int(tag_for_keyword(keyword) or 0): keyword for keyword in keywords}
+        tags = {_tag(keyword): keyword for keyword in keywords}
         _TAGS[keywords] = dict(sorted(tags.items()))
     return _TAGS[keywords]
+
+
+def _tag(keyword: str) -> int:
+    return int(_OVERLAY.get(keyword) or tag_for_keyword(keyword) or 0)
 
 
 class _Walk:
@@ -218,7 +223,8 @@ class _Walk:
 
     def _text(self, tag: int) -> tuple[str, ...]:
         representation, value = self._raw[tag]
-        representation = representation or _representation(tag)
+        if representation in (b"", b"UN"):  # PS3.5 section 6.2.2: a value stored as UN is encoded as implicit ones are
+            representation = _representation(tag)
         if representation == b"SQ":
             return ("present",) if value else ()
         if code := _BINARY.get(representation):
@@ -266,9 +272,10 @@ def values_of(dataset: Dataset, keywords: Iterable[str]) -> Values:
 
 
 def _pydicom_parts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    if keyword not in dataset:
+    tag = _tag(keyword)
+    if tag not in dataset:
         return ()
-    element = dataset[keyword]
+    element = dataset[tag]
     if element.VR == "SQ":
         return ("present",) if len(element.value) else ()
     value = element.value

@@ -5,7 +5,7 @@ A slice's number is its place along the normal, from 1. What counts as regular i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from med_transfer.scans import geometry
 from med_transfer.scans.dicom.header import Slice
+from med_transfer.scans.dicom.sentences import counted, listed, mixed
 from med_transfer.scans.dicom.slice_geometry import (
     COSINE_TOLERANCE,
     SAME_POSITION_MM,
@@ -26,18 +27,11 @@ from med_transfer.scans.dicom.slice_geometry import (
 )
 from med_transfer.scans.verdict import FARTHEST_MM, MAX_SHEAR_DEGREES, Repair, Verdict
 
-MODALITIES = ("CT", "MR", "PT")
 MIN_SLICES = 3  # two slices have a single gap, which nothing can confirm
 PIXEL_SPACING_TOLERANCE_MM = 1e-3
 MAX_DRIFT_SHARE = 0.25  # of the spacing: how far a slice may lie from where the affine puts it
 _Check = Callable[[Sequence[Slice]], str]  # a reason, or an empty string
 _Numbers = tuple[float, ...]
-_MAX_NAMED = 6  # slices or gaps that one message names before it counts the rest
-
-
-def content_verdict(slices: Sequence[Slice]) -> Verdict:
-    """Verdict on what the images are, wherever they lie: reject unless they are plain CT, MR or PT images."""
-    return _first_rejection(slices, _CONTENT)
 
 
 def slices_verdict(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
@@ -46,7 +40,7 @@ def slices_verdict(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
     Uneven gaps up to ``max_gap_mm`` are repaired by interpolation between the true positions; beyond it, and without
     a limit, they are rejected.
     """
-    rejection = _first_rejection(slices, _CONTENT, _PLANES, (_repeats,))
+    rejection = _first_rejection(slices, _PLANES, (_repeats,))
     if not rejection.usable:
         return rejection
     uneven = _gaps(slices)
@@ -65,45 +59,11 @@ def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Ve
     return Verdict()
 
 
-# What the images are ------------------------------------------------------------------------------------------
-
-
-def _modality(slices: Sequence[Slice]) -> str:
-    modalities = sorted({s.modality or "none" for s in slices})
-    if len(modalities) == 1 and modalities[0] in MODALITIES:
-        return ""
-    return f"modality {', '.join(modalities)} is not one of CT, MR, PT"
-
-
-def _localizer(slices: Sequence[Slice]) -> str:
-    return "localizer (scout) images, not a volume" if any(s.is_localizer for s in slices) else ""
-
-
-def _colour(slices: Sequence[Slice]) -> str:
-    return "colour images, not measured values" if any(s.pixels.format.samples != 1 for s in slices) else ""
-
-
-def _frames(slices: Sequence[Slice]) -> str:
-    if all(s.placed for s in slices):
-        return ""
-    return "multi-frame images that do not say where each frame lies; export single-frame or enhanced images"
-
-
-def _damage(slices: Sequence[Slice]) -> str:
-    damaged = [f"{s.path.name} is {s.damage}" for s in slices if s.damage]
-    return _listed(damaged)
-
-
-def _lookup_table(slices: Sequence[Slice]) -> str:
-    several = any(s.has_lookup_table for s in slices)
-    return "values are coded through a Modality LUT Sequence, which is not supported" if several else ""
-
-
 # Where each image lies ----------------------------------------------------------------------------------------
 
 
 def _few(slices: Sequence[Slice]) -> str:
-    return "" if len(slices) >= MIN_SLICES else f"{_count(len(slices))}, fewer than {MIN_SLICES}"
+    return "" if len(slices) >= MIN_SLICES else f"{counted(len(slices))}, fewer than {MIN_SLICES}"
 
 
 def _missing(slices: Sequence[Slice]) -> str:
@@ -120,7 +80,7 @@ def _missing(slices: Sequence[Slice]) -> str:
 
 
 def _sizes(slices: Sequence[Slice]) -> str:
-    return _mixed("matrix sizes", slices, [f"{s.columns} x {s.rows}" for s in slices])
+    return mixed("matrix sizes", [f"{s.columns} x {s.rows}" for s in slices])
 
 
 def _pixel_spacings(slices: Sequence[Slice]) -> str:
@@ -132,7 +92,7 @@ def _pixel_spacings(slices: Sequence[Slice]) -> str:
         return f"pixel spacings or positions beyond {FARTHEST_MM:g} mm"
     reference = commonest([s.spacing_mm for s in slices])
     shown = _rounded([s.spacing_mm for s in slices], reference, PIXEL_SPACING_TOLERANCE_MM)
-    return _mixed("pixel spacings", slices, [f"{row:.4g} x {column:.4g} mm" for row, column in shown])
+    return mixed("pixel spacings", [f"{row:.4g} x {column:.4g} mm" for row, column in shown])
 
 
 def _orientations(slices: Sequence[Slice]) -> str:
@@ -144,7 +104,7 @@ def _orientations(slices: Sequence[Slice]) -> str:
             return "ImageOrientationPatient is not two perpendicular unit vectors"
     reference = commonest([s.orientation for s in slices])
     shown = _rounded([s.orientation for s in slices], reference, COSINE_TOLERANCE)
-    return _mixed("orientations", slices, [f"({' '.join(f'{c:.3g}' for c in cosines)})" for cosines in shown])
+    return mixed("orientations", [f"({' '.join(f'{c:.3g}' for c in cosines)})" for cosines in shown])
 
 
 def _rounded(values: Sequence[_Numbers], reference: _Numbers, tolerance: float) -> list[_Numbers]:
@@ -155,19 +115,19 @@ def _rounded(values: Sequence[_Numbers], reference: _Numbers, tolerance: float) 
 
 def _frames_of_reference(slices: Sequence[Slice]) -> str:
     several = len({s.frame_of_reference for s in slices if s.frame_of_reference}) > 1
-    return "several frames of reference, so that positions cannot be compared" if several else ""
-
-
-def _mixed(what: str, slices: Sequence[Slice], values: Sequence[Hashable]) -> str:
-    """Names the slices that differ from the most frequent value."""
-    if len(set(values)) == 1:
+    if not several or one_frame_of_reference_each(slices):
         return ""
-    usual = commonest(values)
-    deviating = sorted({value for value in values if value != usual}, key=str)
-    parts = [
-        f"{_named([n for n, v in enumerate(values, 1) if v == value])} {value}" for value in deviating[:_MAX_NAMED]
-    ]
-    return f"mixed {what}: {', '.join(parts)}, the others {usual}"
+    return "several frames of reference, so that positions cannot be compared"
+
+
+def one_frame_of_reference_each(slices: Sequence[Slice]) -> bool:
+    """Whether every image has a FrameOfReferenceUID of its own, as careless software makes them: it means nothing."""
+    return len({s.frame_of_reference for s in slices} - {""}) == len(slices) > 1
+
+
+def _frame_of_reference_each(slices: Sequence[Slice]) -> str:
+    each = one_frame_of_reference_each(slices)
+    return "each image names a frame of reference of its own, which is not believed" if each else ""
 
 
 # How the images follow each other -----------------------------------------------------------------------------
@@ -178,7 +138,11 @@ def _repeats(slices: Sequence[Slice]) -> str:
     repeated = [n for n, gap in enumerate(gaps, 1) if abs(gap) < SAME_POSITION_MM]
     if not repeated:
         return ""
-    pairs = _listed([f"{n} and {n + 1}" for n in repeated])
+    places = np.diff(np.flatnonzero(np.abs(np.concatenate([[np.inf], gaps, [np.inf]])) >= SAME_POSITION_MM))
+    if len(places) > 1 and len(set(places)) == 1:
+        several = f"{places[0]} at each of {len(places)} places"
+        return f"different images at one position: {several}; volumes (times, echoes ...) that nothing tells apart"
+    pairs = listed([f"{n} and {n + 1}" for n in repeated])
     return f"different images at one position: slices {pairs}; the series may hold several acquisitions"
 
 
@@ -200,9 +164,9 @@ def _missing_slices(gaps: NDArray[np.float64], usual: float) -> str:
     if not (whole.all() and multiples.min() == 1):
         return ""
     wide = [n for n, multiple in enumerate(multiples, 1) if multiple > 1]
-    gaps_named = _listed([f"{gaps[n - 1]:.2f} mm between slices {n} and {n + 1}" for n in wide])
+    gaps_named = listed([f"{gaps[n - 1]:.2f} mm between slices {n} and {n + 1}" for n in wide])
     missing = int(multiples.sum() - len(multiples))
-    return f"{_count(missing)} missing: gap {gaps_named}, others {usual:.2f} mm"
+    return f"{counted(missing)} missing: gap {gaps_named}, others {usual:.2f} mm"
 
 
 def _runs(gaps: NDArray[np.float64]) -> str:
@@ -211,7 +175,7 @@ def _runs(gaps: NDArray[np.float64]) -> str:
         end = start + len(list(run))
         runs.append(f"{gap} between slices {start} and {end}" if end == start + 1 else f"{gap} from {start} to {end}")
         start = end
-    return _listed(runs)
+    return listed(runs)
 
 
 def _sideways(slices: Sequence[Slice]) -> str:
@@ -241,7 +205,7 @@ def _drift(slices: Sequence[Slice]) -> str:
 
 
 def _usable(slices: Sequence[Slice], uneven: str) -> Verdict:
-    remarks = tuple(remark for check in (_declared_tilt_only, _rescale_type) if (remark := check(slices)))
+    remarks = tuple(remark for check in (_declared_tilt_only, _frame_of_reference_each) if (remark := check(slices)))
     repairs = [Repair("uneven_gaps", f"{uneven}: interpolated between the true positions")] if uneven else []
     if tilt := _tilt(slices):
         repairs.append(Repair("gantry_tilt", tilt))
@@ -264,23 +228,4 @@ def _declared_tilt_only(slices: Sequence[Slice]) -> str:
     return f"the header declares a gantry tilt of {declared:.1f} degrees, the positions show none"
 
 
-def _rescale_type(slices: Sequence[Slice]) -> str:
-    odd = {s.rescale_type for s in slices if s.modality == "CT"} - {"", "HU"}
-    return f"RescaleType is {', '.join(sorted(odd))}: values may not be Hounsfield units" if odd else ""
-
-
-_CONTENT: tuple[_Check, ...] = (_damage, _modality, _localizer, _colour, _frames, _lookup_table)
 _PLANES: tuple[_Check, ...] = (_few, _missing, _sizes, _pixel_spacings, _orientations, _frames_of_reference)
-
-
-def _count(number: int) -> str:
-    return f"{number} slice" if number == 1 else f"{number} slices"
-
-
-def _named(numbers: Sequence[int]) -> str:
-    return f"slice {numbers[0]}" if len(numbers) == 1 else f"slices {_listed([str(number) for number in numbers])}"
-
-
-def _listed(items: Sequence[str]) -> str:
-    rest = len(items) - _MAX_NAMED
-    return ", ".join(items[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -49,11 +49,18 @@ ACQUISITION_KEYWORDS = (
     *("BodyPartExamined", "ContrastBolusAgent", "PatientPosition", "MagneticFieldStrength", "RepetitionTime"),
     *("EchoTime", "ScanningSequence", "ScanOptions", "ImageType"),
 )
+# What the values are, and how many images there should be.
+CONTENT_KEYWORDS = (
+    *("PhotometricInterpretation", "PixelRepresentation", "Units", "ComplexImageComponent"),
+    *("LossyImageCompression", "BurnedInAnnotation", "VolumetricProperties"),
+    *("NumberOfSlices", "ImagesInAcquisition"),
+)
 # What tells apart the acquisitions, phases or echoes that a scanner put into one series; the telling ones first.
 PHASE_KEYWORDS = (
     *("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID"),
     *("EchoNumbers", "EchoTime", "EffectiveEchoTime", "DiffusionBValue", "TriggerTime"),
-    *("NominalPercentageOfCardiacPhase", "ImageType", "ConvolutionKernel", "AcquisitionTime", "ContentTime"),
+    *("NominalPercentageOfCardiacPhase", "ImageType", "ComplexImageComponent", "ConvolutionKernel"),
+    *("AcquisitionTime", "ContentTime"),
 )
 _KEYWORDS = tuple(
     dict.fromkeys(
@@ -61,19 +68,14 @@ _KEYWORDS = tuple(
             *("TransferSyntaxUID", "MediaStorageSOPClassUID", "SpecificCharacterSet"),
             *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
             *("Modality", "PatientID"),
-            *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation"),
-            *(
-                "BitsAllocated",
-                "BitsStored",
-                "HighBit",
-                "PixelRepresentation",
-                "PixelPaddingValue",
-                "PixelPaddingRangeLimit",
-            ),
+            *("InstanceNumber", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"),
+            *("BitsAllocated", "BitsStored", "HighBit", "OverlayBitPosition"),
+            *("PixelPaddingValue", "PixelPaddingRangeLimit"),
             *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
             *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
             *ACQUISITION_KEYWORDS,
             *PHASE_KEYWORDS,
+            *CONTENT_KEYWORDS,
         )
     )
 )
@@ -119,6 +121,8 @@ class Slice:
         spacing_mm: PixelSpacing, (between rows, between columns).
         tilt_degrees: GantryDetectorTilt as declared; the positions decide what is true.
         phase: values of ``PHASE_KEYWORDS``, by keyword.
+        content: values of ``CONTENT_KEYWORDS``, by keyword.
+        number: InstanceNumber; None where the file gives none, and for a frame of many.
         damage: why the pixels cannot be whole or decoded, although the header is read; empty when nothing shows.
         placed: false for several frames in one file of which nothing says where they lie.
         patient_mark: tells two patients under one UID apart and names neither: thousands of identifiers share it.
@@ -143,6 +147,8 @@ class Slice:
     tilt_degrees: float
     acquisition: tuple[tuple[str, str], ...]
     phase: tuple[tuple[str, str], ...]
+    content: tuple[tuple[str, str], ...] = ()
+    number: int | None = None
     damage: str = ""
     placed: bool = True
     patient_mark: str = ""
@@ -156,6 +162,11 @@ class Slice:
     def columns(self) -> int:
         """Width of the image in pixels."""
         return self.pixels.format.columns
+
+    @property
+    def image(self) -> tuple[str, tuple[float, ...]]:
+        """What makes it the same image in another file; careless software gives all images one SOPInstanceUID."""
+        return self.sop_uid, self.position_mm
 
     @property
     def is_localizer(self) -> bool:
@@ -188,7 +199,7 @@ def read_slices(path: Path) -> list[Slice]:
         _require_image(header, path)
         if not _is_multi_frame(header.values):
             return [_slice(path, header, header.values)]
-        frames = frames_of(path, header.values, ACQUISITION_KEYWORDS + PHASE_KEYWORDS)
+        frames = frames_of(path, header.values, ACQUISITION_KEYWORDS + PHASE_KEYWORDS + CONTENT_KEYWORDS)
         if not frames:
             return [replace(_slice(path, header, header.values), placed=False)]
         return [_slice(path, header, values, frame, len(frames)) for frame, values in enumerate(frames)]
@@ -238,6 +249,8 @@ def _slice(path: Path, header: Header, values: Values, frame: int = 0, frames: i
         tilt_degrees=_number(values, "GantryDetectorTilt", 0.0),
         acquisition=_texts(values, ACQUISITION_KEYWORDS),
         phase=_texts(values, PHASE_KEYWORDS),
+        content=_texts(values, CONTENT_KEYWORDS),
+        number=_number_in_series(values) if frames == 1 else None,
         damage=_damage(header, pixels) or _coding(values, pixels),
         patient_mark=hashlib.sha256(_first(values, "PatientID").encode()).hexdigest()[:3],
     )
@@ -248,14 +261,16 @@ def _pixels(header: Header, values: Values, frame: int, frames: int) -> StoredPi
     padding = [
         _integer(values, keyword, 0) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit") if keyword in values
     ]
+    bits_stored = _integer(values, "BitsStored", allocated)
     stored = PixelFormat(
         syntax=header.syntax,
         rows=_integer(values, "Rows", 0),
         columns=_integer(values, "Columns", 0),
         samples=_integer(values, "SamplesPerPixel", 1),
         bits_allocated=allocated,
-        bits_stored=_integer(values, "BitsStored", allocated),
+        bits_stored=bits_stored,
         signed=_integer(values, "PixelRepresentation", 0) == 1,
+        overlay=_integer(values, "OverlayBitPosition", 0) >= bits_stored,
     )
     return StoredPixels(stored, header.pixels_at, header.pixels_length, frame, frames, tuple(padding))
 
@@ -290,6 +305,13 @@ def _texts(values: Values, keywords: Iterable[str]) -> tuple[tuple[str, str], ..
 def _integer(values: Values, keyword: str, absent: int) -> int:
     text = _first(values, keyword)
     return int(float(text)) if text else absent
+
+
+def _number_in_series(values: Values) -> int | None:
+    try:
+        return int(_first(values, "InstanceNumber"))
+    except ValueError:
+        return None
 
 
 def _numbers(values: Values, keyword: str, count: int) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.encaps import get_frame
 
 from med_transfer.errors import MissingCodec, UnreadableScan
-from med_transfer.scans.dicom.codecs import decode, require_decoder
+from med_transfer.scans.dicom.codecs import decode, drop_overlay, require_decoder
 from med_transfer.scans.dicom.header import Slice
 
 AIR_HU = -1024
@@ -142,9 +142,10 @@ def _read_into(out: NDArray, slice_: Slice) -> NDArray:
         if file.readinto(out.data.cast("B")) != out.nbytes:
             raise UnreadableScan("truncated pixels", where=slice_.path, action=_DAMAGED)
     stored = out if slice_.pixels.format.signed else out.view(np.uint16)
-    if spare := 16 - slice_.pixels.format.bits_stored:  # old overlays or junk above; the sign comes back with the shift
-        stored <<= spare
-        stored >>= spare
+    try:
+        drop_overlay(stored, slice_.pixels.format.bits_stored, declared=slice_.pixels.format.overlay)
+    except ValueError as error:
+        raise UnreadableScan(str(error), where=slice_.path, action=_DAMAGED) from error
     return stored
 
 

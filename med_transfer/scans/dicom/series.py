@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from med_transfer.errors import UnreadableScan
-from med_transfer.scans.dicom import geometry_verdict
+from med_transfer.scans.dicom.content_verdict import content_verdict, mixture_verdict
+from med_transfer.scans.dicom.geometry_verdict import MIN_SLICES, one_frame_of_reference_each, slices_verdict
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.dicom.pixels import AIR_HU, same_pixels, stack
 from med_transfer.scans.dicom.regular_grid import on_regular_grid
@@ -22,10 +23,31 @@ from med_transfer.scans.verdict import Repair, Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
 from med_transfer.scans.voxel_checks import hounsfield_doubt, require_finite
 
+_STRAY = "an image of another series continues this volume: a slice may be missing"
 
-def all_series(slices: Iterable[Slice], max_gap_mm: float = 0.0) -> list[Series]:
-    """Every series among the images of a folder tree, in whatever order and mixture they come."""
-    return [volume for group in group_by_series(slices) for volume in split_series(group, max_gap_mm)]
+
+def all_series(
+    slices: Iterable[Slice], max_gap_mm: float = 0.0, listed: Mapping[str, frozenset[str]] = MappingProxyType({})
+) -> list[Series]:
+    """Every series among the images of a folder tree, in whatever order and mixture they come.
+
+    Args:
+        listed: by SeriesInstanceUID, the SOPInstanceUIDs that a DICOMDIR of the tree lists.
+    """
+    groups = group_by_series(slices, listed)
+    volumes = [volume.among(verdict) for group, verdict in groups for volume in split_series(group, max_gap_mm)]
+    strays = [volume for volume in volumes if volume.n_slices < MIN_SLICES]
+    return [_beside_strays(volume, strays) if volume.verdict.usable else volume for volume in volumes]
+
+
+def _beside_strays(volume: Series, strays: Sequence[Series]) -> Series:
+    """The same series, with a remark where images of another one, too few for a volume, would lengthen it evenly."""
+    for stray in strays:
+        if (stray.study_uid, stray.modality) == (volume.study_uid, volume.modality):
+            together = [s for s in (*volume.slices, *stray.slices) if not s.is_localizer]
+            if len(together) > volume.n_slices and slices_verdict(arrange(together)).usable:
+                return volume.among(Verdict(remarks=(_STRAY,)))
+    return volume
 
 
 def split_series(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> list[Series]:
@@ -45,7 +67,10 @@ def _phases(slices: Sequence[Slice], max_gap_mm: float, plane: str = "") -> list
     apart = split_phases(slices, partial(_is_usable, max_gap_mm=max_gap_mm))
     if len(apart) == 1:
         return [whole]
-    return [as_series(part, max_gap_mm, " ".join(filter(None, (plane, name)))) for name, part in apart]
+    volumes = [as_series(part, max_gap_mm, " ".join(filter(None, (plane, name)))) for name, part in apart]
+    most = max(volume.n_slices for volume in volumes)
+    shorter = Verdict(remarks=(f"another volume of the series has {most} slices: slices may be missing",))
+    return [volume if volume.n_slices == most else volume.among(shorter) for volume in volumes]
 
 
 def as_series(slices: Sequence[Slice], max_gap_mm: float = 0.0, part: str = "") -> Series:
@@ -75,13 +100,12 @@ def _is_usable(slices: Sequence[Slice], max_gap_mm: float) -> bool:
 def _with_verdict(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Slice, ...], Verdict]:
     """The slices in order without repeats, and the verdict on them."""
     arranged = arrange(slices)
-    verdict = geometry_verdict.content_verdict(arranged)
+    verdict = content_verdict(arranged)
     if not verdict.usable:
         return arranged, verdict
     without_repeats, dropped = _without_repeats(arranged)
-    return without_repeats, geometry_verdict.slices_verdict(without_repeats, max_gap_mm).joined(
-        Verdict(repairs=dropped)
-    )
+    verdict = slices_verdict(without_repeats, max_gap_mm).joined(Verdict(repairs=dropped))
+    return without_repeats, verdict.joined(mixture_verdict(without_repeats)) if verdict.usable else verdict
 
 
 def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], tuple[Repair, ...]]:
@@ -113,6 +137,7 @@ def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
         if slice_.damage:
             raise UnreadableScan(slice_.damage, where=slice_.path, action="Export the series again, or remove the file")
     slices, verdict = _with_verdict(series.slices, max_gap_mm)
+    verdict = series.context.joined(verdict)
     if series.verdict.usable or max_gap_mm == 0.0:
         verdict = series.verdict.joined(verdict)
     require_usable_series(verdict, series.path)
@@ -135,14 +160,7 @@ def _provenance(series: Series, slices: Sequence[Slice]) -> Provenance:
         modality=series.modality,
         study_uid=series.study_uid,
         series_uid=series.series_uid,
-        frame_of_reference=slices[0].frame_of_reference,
+        frame_of_reference="" if one_frame_of_reference_each(slices) else slices[0].frame_of_reference,
         files=series.files,
         acquisition=dict(slices[0].acquisition),
     )
-
-
-def rejected_for_damage(series: Series, damaged: Sequence[Path]) -> Series:
-    """The same series, rejected: a damaged file beside it may be one of its slices, which nobody could tell."""
-    names = ", ".join(path.name for path in damaged[:3]) + (" ..." if len(damaged) > 3 else "")
-    reason = f"damaged DICOM files beside it may belong to it ({names})"
-    return replace(series, verdict=series.verdict.joined(Verdict(rejections=(reason,))))

@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+from med_transfer.scans.dicom.completeness import completeness, shared_verdict
 from med_transfer.scans.dicom.header import PHASE_KEYWORDS, Slice
 from med_transfer.scans.dicom.slice_geometry import SAME_POSITION_MM, commonest, normal
+from med_transfer.scans.verdict import Verdict
 
 _OTHER_PLANE_COSINE = 0.7  # 45 degrees: a scout lies across the slices, rounding and wobble do not
 _MOSTLY = 0.8
 Part = tuple[str, list[Slice]]  # what tells the part apart from the rest of its series, empty for the whole
+Group = tuple[list[Slice], Verdict]  # images of one series, and what the others say of it, whatever its geometry
 
 
-def group_by_series(slices: Iterable[Slice]) -> list[list[Slice]]:
+def group_by_series(slices: Iterable[Slice], listed: Mapping[str, frozenset[str]]) -> list[Group]:
     """Slices by series; localizers that share a series' UID form a group of their own.
 
-    A series spread over several folders stays one, unless the folders hold the same images: those are copies.
+    A series spread over several folders stays one, and one folder that holds all of its images is a copy of its own.
+
+    Args:
+        listed: by SeriesInstanceUID, the images that a DICOMDIR of the tree lists.
     """
-    together: dict[tuple, list[Slice]] = defaultdict(list)
+    by_uid: dict[Hashable, dict[Hashable, list[Slice]]] = defaultdict(lambda: defaultdict(list))
     for slice_ in slices:
-        folder_if_unnamed = "" if slice_.series_uid else slice_.path.parent
-        key = (slice_.patient_mark, slice_.study_uid, slice_.series_uid, folder_if_unnamed, slice_.is_localizer)
-        together[key].append(slice_)
-    return [part for group in together.values() for part in _without_copies(group)]
+        by_uid[slice_.series_uid or slice_.path.parent][slice_.patient_mark, slice_.study_uid].append(slice_)
+    return [group for owners in by_uid.values() for group in _of_one_uid(list(owners.values()), listed)]
 
 
-def _without_copies(slices: list[Slice]) -> list[list[Slice]]:
+def _of_one_uid(owners: Sequence[Sequence[Slice]], listed: Mapping[str, frozenset[str]]) -> list[Group]:
+    every = [slice_ for owned in owners for slice_ in owned]
+    verdict = shared_verdict(owners).joined(completeness(every, listed.get(every[0].series_uid, frozenset())))
+    groups: list[Group] = []
+    for owned in owners:
+        for is_localizer in (False, True):
+            images = [slice_ for slice_ in owned if slice_.is_localizer == is_localizer]
+            groups += [(copy, verdict.joined(partial)) for copy, partial in _copies(images)]
+    return groups
+
+
+def _copies(slices: list[Slice]) -> list[Group]:
+    """Where one folder holds all images, each folder is a copy, or part of one; else they are one series together."""
     folders: dict[Path, list[Slice]] = defaultdict(list)
     for slice_ in slices:
         folders[slice_.path.parent].append(slice_)
-    images = [{slice_.sop_uid for slice_ in part if slice_.sop_uid} for part in folders.values()]
-    copied = sum(len(uids) for uids in images) > len(set().union(*images))
-    return list(folders.values()) if copied else [slices]
+    images = {folder: {slice_.image for slice_ in part} for folder, part in folders.items()}
+    whole = [folder for folder in folders if images[folder] == set().union(*images.values())]
+    if len(folders) < 2 or not whole:
+        return [(slices, Verdict())] if slices else []
+    reason = f"part of a series: the folder {whole[0].name} holds these images and more"
+    partial = Verdict(rejections=(reason,))
+    return [(part, Verdict() if folder in whole else partial) for folder, part in folders.items()]
 
 
 def split_planes(slices: Sequence[Slice]) -> list[Part]:
@@ -53,37 +74,58 @@ def split_planes(slices: Sequence[Slice]) -> list[Part]:
 
 
 def split_phases(slices: Sequence[Slice], usable: Callable[[Sequence[Slice]], bool]) -> list[Part]:
-    """Acquisitions, phases, echoes or b-values of one series apart, by the first attribute that tells them apart.
+    """Acquisitions, phases, echoes or b-values of one series apart, by the first attributes that tell them apart.
 
-    An attribute does so when every image has it, no part holds two images at one place, one part at least is a usable
-    volume, and the parts overlap in space. What follows each other or interleaves may be one volume that lacks a
-    slice, and is never taken for two. Without such an attribute the series stays whole, to be rejected.
+    One attribute does so, or two (echo, and magnitude or phase), when every image has them, no part holds two images
+    at one place, one part at least is a usable volume, and the parts overlap in space. What follows each other or
+    interleaves may be one volume that lacks a slice, and is never taken for two. Without such attributes, volumes that
+    were numbered one after the other come apart; else the series stays whole, to be rejected.
     """
     whole: list[Part] = [("", list(slices))]
     if not all(s.position_mm and s.orientation for s in slices):
         return whole
-    for keyword in PHASE_KEYWORDS:
-        values = [dict(s.phase).get(keyword) for s in slices]
-        if None in values or len(set(values)) == 1 or len(set(values)) > len(slices) // 2:
+    for names in _names(slices):
+        if len(set(names)) > len(slices) // 2:
             continue
-        parts = _by(slices, values)
+        parts = _by(slices, names)
         if _are_phases(list(parts.values())) and any(map(usable, parts.values())):
-            return [(f"{keyword} {value}", part) for value, part in parts.items()]
+            return list(parts.items())
     return whole
 
 
-def _by(slices: Sequence[Slice], values: Sequence[Hashable]) -> dict[str, list[Slice]]:
-    parts: dict[str, list[Slice]] = defaultdict(list)
-    for slice_, value in sorted(zip(slices, values, strict=True), key=lambda pair: _natural(str(pair[1]))):
-        parts[str(value)].append(slice_)
-    return dict(parts)
+def _names(slices: Sequence[Slice]) -> Iterator[list[str]]:
+    """Ways to name the part that each image belongs to, the most telling first."""
+    phases = [dict(s.phase) for s in slices]
+    columns = {keyword: [phase.get(keyword) for phase in phases] for keyword in PHASE_KEYWORDS}
+    telling = {keyword: values for keyword, values in columns.items() if None not in values and len(set(values)) > 1}
+    for keywords in (*combinations(telling, 1), *combinations(telling, 2)):
+        rows = zip(*(telling[keyword] for keyword in keywords), strict=True)
+        yield [" ".join(f"{k} {value}" for k, value in zip(keywords, row, strict=True)) for row in rows]
+    if numbered := _numbered(slices):
+        yield numbered
 
 
-def _natural(value: str) -> tuple[float, str]:
-    try:
-        return float(value), value
-    except ValueError:
-        return np.inf, value
+def _numbered(slices: Sequence[Slice]) -> list[str]:
+    """By InstanceNumber, where its order goes through all places in one way, again and again; else empty."""
+    places = len(set(np.round(_depths(slices) / SAME_POSITION_MM).tolist()))
+    order = sorted(range(len(slices)), key=lambda n: slices[n].number or 0)
+    if len({s.number for s in slices} - {None}) < len(slices) or len(slices) % places:
+        return []
+    rounds = np.array(order).reshape(-1, places)
+    depths = _depths(slices)[rounds]
+    if np.ptp(depths, axis=0).max() > SAME_POSITION_MM or len(set(np.sign(np.diff(depths, axis=1)).ravel())) > 1:
+        return []
+    names = np.empty(len(slices), object)
+    for volume in rounds:
+        names[volume] = f"InstanceNumber {slices[volume[0]].number} to {slices[volume[-1]].number}"
+    return names.tolist()
+
+
+def _by(slices: Sequence[Slice], names: Sequence[str]) -> dict[str, list[Slice]]:
+    parts: dict[str, list[Slice]] = {name: [] for name in sorted(set(names))}
+    for slice_, name in zip(slices, names, strict=True):
+        parts[name].append(slice_)
+    return parts
 
 
 def _are_phases(parts: Sequence[Sequence[Slice]]) -> bool:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 Stamp = tuple[int, int]
 FileContent = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
-_SCHEMA = 3  # raise it when Slice or an entry changes its meaning
+_SCHEMA = 4  # raise it when Slice or an entry changes its meaning
 _MIN_FILES = 64  # below that, reading the headers is as quick as reading an index
 _KEPT = 100  # trees
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from med_transfer.errors import NotAScan, ScanError, ScanNotFound, UnreadableScan
+from med_transfer.scans.dicom.directory import NAME as DICOMDIR
+from med_transfer.scans.dicom.directory import listed_images
 from med_transfer.scans.dicom.header import Slice, looks_like_dicom, read_slices
-from med_transfer.scans.dicom.series import all_series, rejected_for_damage
+from med_transfer.scans.dicom.series import all_series
 from med_transfer.scans.formats.itk import FORMATS, itk_series
 from med_transfer.scans.formats.nifti import SUFFIXES, nifti_series
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.archives import is_archive, unpacked
+from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
 from med_transfer.scans.series import Ignored, Series, Survey
 
@@ -28,7 +31,7 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     """Every series in a folder and below it (or of one file or archive), and every file that is none.
 
     Reads headers only, and none again of files that have not changed since the last survey. One bad file never stops
-    the search; it is listed as ignored, and a DICOM series beside it is rejected: the file may be one of its slices.
+    the search; it is listed as ignored, and is in the verdict of the DICOM series beside it, which may have lost it.
 
     Args:
         folder: a folder tree, an archive (zip, tar) or a file.
@@ -47,7 +50,10 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     archives = [_in_archive(path, max_gap_mm) for path in contents if contents[path] is None]
     slices = [slice_ for content in contents.values() if isinstance(content, tuple) for slice_ in content]
     ignored += [Ignored(path, content) for path, content in contents.items() if isinstance(content, str)]
-    series = [_beside_damage(whole, ignored) for whole in all_series(slices, max_gap_mm)]
+    listed = listed_images(path for path in contents if path.name.upper() == DICOMDIR)
+    series = all_series(slices, max_gap_mm, listed)
+    ignored = as_damaged(ignored, series)
+    series = beside_damage(series, ignored)
     series += [content for content in contents.values() if isinstance(content, Series)]
     series += [within for archive in archives for within in archive.series]
     ignored += [file for archive in archives for file in archive.ignored]
@@ -75,8 +81,16 @@ def inspect_file(path: Path) -> tuple[Slice, ...] | Series | None:
     if is_archive(path, start):
         return None
     if not looks_like_dicom(start):
+        if named_as_dicom(path):
+            raise UnreadableScan(f"named as DICOM, but {_instead(start)}", where=path)
         raise NotAScan("not an image file", where=path, expected="DICOM, NIfTI, NRRD or MetaImage")
     return tuple(read_slices(path))
+
+
+def _instead(start: bytes) -> str:
+    if not start:
+        return "empty"
+    return "it holds zeros" if not any(start) else "it does not begin as DICOM does"
 
 
 def require_exists(path: Path) -> None:
@@ -200,16 +214,3 @@ def _in_archive(archive: Path, max_gap_mm: float) -> Survey:
     series = tuple(replace(extracted, path=archive) for extracted in inner.series)
     ignored = tuple(replace(file, path=archive / file.path.relative_to(folder)) for file in inner.ignored)
     return Survey(series, ignored)
-
-
-def damaged_slices(series: Series, ignored: Sequence[Ignored]) -> list[Ignored]:
-    """Damaged files beside a DICOM series that may be slices of it; a file of another format cannot be one."""
-    folders = {path.parent for path in series.files}
-    other_formats = (*SUFFIXES, *FORMATS)
-    in_folders = [file for file in ignored if file.damaged and file.path.parent in folders]
-    return [file for file in in_folders if not file.path.name.lower().endswith(other_formats)]
-
-
-def _beside_damage(series: Series, ignored: Sequence[Ignored]) -> Series:
-    damaged = [file.path for file in damaged_slices(series, ignored)]
-    return rejected_for_damage(series, damaged) if damaged else series

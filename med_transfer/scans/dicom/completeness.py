@@ -1,0 +1,80 @@
+"""Are all images of a series here, and are they one patient's? Told from what the headers count and number.
+
+Slices lost at an end leave a volume that looks whole: only what counts the images can show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from med_transfer.scans.dicom.geometry_verdict import slices_verdict
+from med_transfer.scans.dicom.header import Slice
+from med_transfer.scans.dicom.sentences import listed as few
+from med_transfer.scans.dicom.slice_geometry import arrange, commonest
+from med_transfer.scans.verdict import Verdict
+
+_MOSTLY = 0.5
+
+
+def completeness(slices: Sequence[Slice], listed: frozenset[str] = frozenset()) -> Verdict:
+    """Verdict on the images of one series, localizers among them: reject where a DICOMDIR lists more, else remarks.
+
+    Args:
+        listed: SOPInstanceUIDs that a DICOMDIR lists for this series.
+    """
+    absent = listed - {slice_.sop_uid.split("/")[0] for slice_ in slices}
+    reason = f"{len(absent)} of {len(listed)} images that the DICOMDIR lists for this series are not here"
+    remarks = (_counts(slices), _numbers(slices), _one_uid(slices))
+    return Verdict(rejections=(reason,) if absent else (), remarks=tuple(remark for remark in remarks if remark))
+
+
+def shared_verdict(owners: Sequence[Sequence[Slice]]) -> Verdict:
+    """Verdict on images of one SeriesInstanceUID under several patients or studies: reject parts of one volume."""
+    if len(owners) < 2:
+        return Verdict()
+    together = [slice_ for owned in owners for slice_ in owned if not slice_.is_localizer]
+    if slices_verdict(arrange(together)).usable:
+        return Verdict(rejections=("PatientID or StudyInstanceUID changes within the volume",))
+    return Verdict(remarks=(f"SeriesInstanceUID stands for {len(owners)} patients or studies",))
+
+
+def _counts(slices: Sequence[Slice]) -> str:
+    there = {
+        "NumberOfSlices": len({slice_.position_mm for slice_ in slices}),
+        "ImagesInAcquisition": len({slice_.image for slice_ in slices}),
+    }
+    lacking = []
+    for keyword, count in there.items():
+        declared = max((_stated(slice_, keyword) for slice_ in slices), default=0)
+        if declared > count:
+            lacking.append(f"{keyword} is {declared}, {count} are here")
+    return f"{', '.join(lacking)}: slices may be missing" if lacking else ""
+
+
+def _stated(slice_: Slice, keyword: str) -> int:
+    text = dict(slice_.content).get(keyword, "")
+    return int(text) if text.isdigit() else 0
+
+
+def _numbers(slices: Sequence[Slice]) -> str:
+    """Gaps in InstanceNumber, where it counts the images of the series."""
+    numbers = sorted({slice_.number for slice_ in slices if slice_.number is not None})
+    steps = [last - first for first, last in pairwise(numbers)]
+    if not steps or steps.count(step := commonest(steps)) < _MOSTLY * len(steps):
+        return ""
+    counted = [0, *numbers] if step == 1 and numbers[0] > 1 else numbers
+    absent = [_run(first + step, last - step) for first, last in pairwise(counted) if last - first > step]
+    return f"InstanceNumber lacks {few(absent)}: slices may be missing" if absent else ""
+
+
+def _run(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def _one_uid(slices: Sequence[Slice]) -> str:
+    """One SOPInstanceUID for images at several places: software that made it so may have lost images for it."""
+    places = {slice_.image for slice_ in slices if slice_.sop_uid}
+    uids = {sop_uid for sop_uid, _ in places}
+    shared = len(places) - len(uids)
+    return f"{shared + 1} images share a SOPInstanceUID that should be each one's own" if shared else ""

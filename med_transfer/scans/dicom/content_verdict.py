@@ -1,0 +1,218 @@
+"""What do these images hold? Answered from headers: values that are no measurements are rejected, wherever they lie.
+
+Images that hold values of different kinds (echoes, magnitude and phase, units) are no volume, even where their places
+form one; nor are those whose acquisition changes back and forth. What changes once, in degree, is a remark, as is what
+a person should know of images that are used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from itertools import pairwise
+
+from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+from med_transfer.scans.dicom.header import Slice
+from med_transfer.scans.dicom.sentences import listed, mixed
+from med_transfer.scans.dicom.slice_geometry import commonest
+from med_transfer.scans.search.description import states_contrast
+from med_transfer.scans.verdict import Verdict
+
+MODALITIES = ("CT", "MR", "PT")
+ECHO_TOLERANCE_SHARE = 0.05  # of the echo time: how far scanners round it from slice to slice
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
+# What ImageType (0008,0008) calls the parts of a complex signal, and images that are computed from several.
+_KINDS = re.compile(
+    r"(SW_)?[MPRI](_(FFE|SE|IR|TSE|SPIR|B0|B1|PCA|ECHO))?|MAGNITUDE|PHASE|REAL|IMAGINARY|PHASE MAP|FIELD_?MAP|"
+    r"WATER|FAT|W|F|IN_PHASE|OPP_PHASE|OUT_PHASE|ADC|TRACEW|EXP|FA|T1 MAP|T2 MAP|R2 MAP|T2_STAR MAP"
+)
+_PROJECTION = re.compile(r"MIP|MINIP|MAX_IP|MIN_IP|PROJECTION IMAGE|RAYSUM|VOLUME RENDERING|VRT|SSD")
+_Check = Callable[[Sequence[Slice]], str]  # a sentence, or an empty string
+
+
+def content_verdict(slices: Sequence[Slice]) -> Verdict:
+    """Reject unless these are plain CT, MR or PT images."""
+    return Verdict(rejections=tuple(reason for check in _CONTENT if (reason := check(slices))))
+
+
+def mixture_verdict(slices: Sequence[Slice]) -> Verdict:
+    """Reject slices in order that hold values of different kinds; remarks on the rest."""
+    kinds = [sentence for what, values in _kinds(slices).items() if (sentence := mixed(what, values))]
+    degrees = {what: values for what, values in _degrees(slices).items() if len(set(values)) > 1}
+    rejections = [*kinds, *(mixed(what, values) for what, values in degrees.items() if _alternate(values))]
+    remarks = [mixed(what, values) for what, values in degrees.items() if not _alternate(values)]
+    if rejections:
+        return Verdict(rejections=tuple(rejections))
+    return Verdict(remarks=(*remarks, *(remark for check in _REMARKS if (remark := check(slices)))))
+
+
+# Values that are no measurements ------------------------------------------------------------------------------
+
+
+def _damage(slices: Sequence[Slice]) -> str:
+    return listed([f"{s.path.name} is {s.damage}" for s in slices if s.damage])
+
+
+def _modality(slices: Sequence[Slice]) -> str:
+    modalities = sorted({s.modality or "none" for s in slices})
+    if len(modalities) == 1 and modalities[0] in MODALITIES:
+        return ""
+    return f"modality {', '.join(modalities)} is not one of CT, MR, PT"
+
+
+def _localizer(slices: Sequence[Slice]) -> str:
+    return "localizer (scout) images, not a volume" if any(s.is_localizer for s in slices) else ""
+
+
+def _colour(slices: Sequence[Slice]) -> str:
+    if any(s.pixels.format.samples != 1 for s in slices):
+        return "colour images, not measured values"
+    odd = {_value(s, "PhotometricInterpretation") for s in slices} - {"", "MONOCHROME1", "MONOCHROME2"}
+    return f"{', '.join(sorted(odd))} images, not measured values" if odd else ""
+
+
+def _frames(slices: Sequence[Slice]) -> str:
+    if all(s.placed for s in slices):
+        return ""
+    return "multi-frame images that do not say where each frame lies; export single-frame or enhanced images"
+
+
+def _mosaic(slices: Sequence[Slice]) -> str:
+    several = any("MOSAIC" in s.image_type for s in slices)
+    return "Siemens mosaic: each image holds a whole volume as tiles; export single images" if several else ""
+
+
+def _lookup_table(slices: Sequence[Slice]) -> str:
+    several = any(s.has_lookup_table for s in slices)
+    return "values are coded through a Modality LUT Sequence, which is not supported" if several else ""
+
+
+def _sign(slices: Sequence[Slice]) -> str:
+    odd = {_value(s, "PixelRepresentation") for s in slices} - {"", "0", "1"}
+    return f"PixelRepresentation is {', '.join(sorted(odd))}, neither 0 nor 1" if odd else ""
+
+
+def _no_slope(slices: Sequence[Slice]) -> str:
+    flat = sum(s.slope == 0 for s in slices)
+    return f"RescaleSlope is 0 in {flat} of {len(slices)} images, which makes all values one" if flat else ""
+
+
+_CONTENT: tuple[_Check, ...] = (
+    *(_damage, _modality, _localizer, _colour, _frames, _mosaic, _lookup_table, _sign, _no_slope),
+)
+
+
+# Values of several kinds --------------------------------------------------------------------------------------
+
+
+def _kinds(slices: Sequence[Slice]) -> dict[str, list[Hashable]]:
+    """What must be the same in all images of a volume, by name; a value for each slice."""
+    echoes = [_number(s, "EchoTime") for s in slices]
+    usual = commonest([echo for echo in echoes if echo is not None] or [0.0])
+    near = [e is None or abs(e - usual) <= ECHO_TOLERANCE_SHARE * abs(usual) for e in echoes]
+    return {
+        "EchoTime": [usual if same else echo for same, echo in zip(near, echoes, strict=True)],
+        "DiffusionBValue": _where_stated([_number(s, "DiffusionBValue") for s in slices]),
+        "Units": _where_stated([_value(s, "Units") or None for s in slices]),
+        "image types": [_kind(s) for s in slices],
+        "rescale": [_is_raw(s) for s in slices],
+    }
+
+
+def _is_raw(slice_: Slice) -> str:
+    """CT without a rescale among CT with one has lost it."""
+    return "none" if slice_.modality == "CT" and slice_.slope == 1 and slice_.intercept == 0 else "stated"
+
+
+def _kind(slice_: Slice) -> str:
+    words = {word for word in slice_.image_type[2:] if _KINDS.fullmatch(word)}
+    return "\\".join(sorted(words | {_value(slice_, "ComplexImageComponent")} - {""})) or "of no stated kind"
+
+
+def _degrees(slices: Sequence[Slice]) -> dict[str, list[Hashable]]:
+    """What a series may change on its way through the body, but not back and forth; by name, a value for each slice."""
+    return {
+        "KVP": _where_stated([_number(s, "KVP") for s in slices]),
+        "kernels": _where_stated([_value(s, "ConvolutionKernel") or None for s in slices]),
+        "contrast": [("" if states_contrast(dict(s.acquisition)) else "no ") + "agent" for s in slices],
+        "PhotometricInterpretation": _where_stated([_value(s, "PhotometricInterpretation") or None for s in slices]),
+    }
+
+
+def _alternate(values: Sequence[Hashable]) -> bool:
+    """Whether a value comes back after another one."""
+    return sum(first != second for first, second in pairwise(values)) >= len(set(values))
+
+
+def _where_stated(values: Sequence[Hashable]) -> list[Hashable]:
+    """An image that does not state a value counts as the others do."""
+    stated = [value for value in values if value is not None]
+    usual = commonest(stated) if stated else None
+    return [usual if value is None else value for value in values]
+
+
+# What a person should know ------------------------------------------------------------------------------------
+
+
+def _rescale_type(slices: Sequence[Slice]) -> str:
+    odd = {s.rescale_type for s in slices if s.modality == "CT"} - {"", "HU"}
+    return f"RescaleType is {', '.join(sorted(odd))}: values may not be Hounsfield units" if odd else ""
+
+
+def _rescales(slices: Sequence[Slice]) -> str:
+    """Slopes that change from image to image are usual in PET, and in MR of some makers."""
+    if slices[0].modality != "CT":
+        return ""
+    return mixed("rescale", [f"slope {s.slope:g} intercept {s.intercept:g}" for s in slices])
+
+
+def _lossy(slices: Sequence[Slice]) -> str:
+    lossy = [s for s in slices if s.pixels.format.syntax in _LOSSY or _value(s, "LossyImageCompression") == "01"]
+    if not lossy:
+        return ""
+    syntaxes = sorted({UID(s.pixels.format.syntax).name for s in lossy})
+    return f"lossy compression in {len(lossy)} of {len(slices)} images ({', '.join(syntaxes)}): values are changed"
+
+
+def _derived(slices: Sequence[Slice]) -> str:
+    derived = sorted({"\\".join(s.image_type) for s in slices if "DERIVED" in s.image_type[:1]})
+    return f"derived images ({listed(derived)}): computed from others, not as they were measured" if derived else ""
+
+
+def _projections(slices: Sequence[Slice]) -> str:
+    words = {word for s in slices for word in (*s.image_type[2:], _value(s, "VolumetricProperties"))}
+    found = sorted(word for word in words if _PROJECTION.fullmatch(word))
+    return f"projections through several slices ({', '.join(found)}), not the values of one place" if found else ""
+
+
+def _burned_in(slices: Sequence[Slice]) -> str:
+    several = any(_value(s, "BurnedInAnnotation").upper() == "YES" for s in slices)
+    return "burned-in annotation: text lies in the pixels, and may name the patient" if several else ""
+
+
+def _acquisitions(slices: Sequence[Slice]) -> str:
+    numbers = _where_stated([dict(s.phase).get("AcquisitionNumber") for s in slices])
+    return f"slices of {len(set(numbers))} acquisitions alternate" if _alternate(numbers) else ""
+
+
+def _image_types(slices: Sequence[Slice]) -> str:
+    return mixed("ImageType", ["\\".join(s.image_type) for s in slices])
+
+
+_REMARKS: tuple[_Check, ...] = (
+    *(_rescale_type, _rescales, _lossy, _derived, _projections, _burned_in, _acquisitions, _image_types),
+)
+
+
+def _value(slice_: Slice, keyword: str) -> str:
+    """Of the header, as text; empty where it is absent."""
+    return next((text for name, text in (*slice_.content, *slice_.acquisition) if name == keyword), "")
+
+
+def _number(slice_: Slice, keyword: str) -> float | None:
+    stated = dict(slice_.phase).get(keyword) or _value(slice_, keyword)
+    try:
+        return float(stated)
+    except ValueError:
+        return None

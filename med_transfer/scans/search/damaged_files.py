@@ -1,0 +1,94 @@
+"""Files beside a DICOM series that should be images and cannot be read: slices that it may have lost.
+
+A lost slice within a series leaves a gap. At an end it leaves a volume that looks whole, so that what lies beside it is
+the only witness.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from med_transfer.scans.dicom.directory import NAME as DICOMDIR
+from med_transfer.scans.formats.itk import FORMATS
+from med_transfer.scans.formats.nifti import SUFFIXES
+from med_transfer.scans.series import Ignored, Series
+from med_transfer.scans.verdict import Verdict
+
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+_NUMBER = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*", re.IGNORECASE)
+_MAX_NAMED = 3
+
+
+def named_as_dicom(path: Path) -> bool:
+    """Whether a file's name says that it is a DICOM file."""
+    return path.suffix.lower() in _DICOM_SUFFIXES
+
+
+def as_damaged(ignored: Iterable[Ignored], series: Iterable[Series]) -> list[Ignored]:
+    """The same files; one that is named as the slices beside it are, but for the number, counts as a damaged one."""
+    names: dict[Path, set[str]] = defaultdict(set)
+    for path in {path for found in series if found.format == "dicom" for path in found.files}:
+        names[path.parent].add(_shape(path.name))
+    return [
+        replace(file, damaged=file.damaged or _shape(file.path.name) in names[file.path.parent]) for file in ignored
+    ]
+
+
+def _shape(name: str) -> str:
+    return _NUMBER.sub("#", name)
+
+
+def damaged_slices(series: Series, ignored: Iterable[Ignored]) -> list[Ignored]:
+    """Damaged files beside a DICOM series that may be slices of it; a file of another format cannot be one."""
+    folders = {path.parent for path in series.files}
+    return [file for file in ignored if file.damaged and file.path.parent in folders and _may_be_slice(file.path)]
+
+
+def _may_be_slice(path: Path) -> bool:
+    return path.name.upper() != DICOMDIR and not path.name.lower().endswith((*SUFFIXES, *FORMATS))
+
+
+def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[Series]:
+    """The same series with the damaged files beside them in their verdicts.
+
+    A file between two of one series, in the order of names, would be a slice of that one, which is rejected; so is the
+    only series of a folder. Any other series of the folder may have lost it: a remark.
+    """
+    of_folder: dict[Path, list[tuple[list, str]]] = defaultdict(list)
+    for found in series:
+        for path in found.files:
+            of_folder[path.parent].append((_natural(path.name), found.series_uid))
+    for files in of_folder.values():
+        files.sort()
+    return [_with_damage(found, damaged_slices(found, ignored), of_folder) for found in series]
+
+
+def _with_damage(series: Series, damaged: Sequence[Ignored], of_folder: dict[Path, list[tuple[list, str]]]) -> Series:
+    if not damaged:
+        return series
+    own = [file for file in damaged if _owners(file.path, of_folder[file.path.parent]) == {series.series_uid}]
+    if own:
+        return series.among(Verdict(rejections=(f"damaged files beside it may belong to it ({_named(own)})",)))
+    remark = f"damaged files lie beside it and beside other series ({_named(damaged)}): a slice may be missing"
+    return series.among(Verdict(remarks=(remark,)))
+
+
+def _owners(path: Path, files: list[tuple[list, str]]) -> set[str]:
+    """The series of the files before and after this one by name."""
+    place = bisect(files, (_natural(path.name), ""))
+    return {series_uid for _, series_uid in files[max(place - 1, 0) : place + 1]}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Numbers in a name sort as numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name.lower())]
+
+
+def _named(files: Sequence[Ignored]) -> str:
+    names = ", ".join(file.path.name for file in files[:_MAX_NAMED])
+    return names + (f" and {len(files) - _MAX_NAMED} more" if len(files) > _MAX_NAMED else "")
