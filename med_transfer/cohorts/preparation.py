@@ -29,8 +29,8 @@ from med_transfer.scans.stamps import stamps
 log = logging.getLogger(__name__)
 
 _ARRAYS = ("tensor", "handcrafted")
-_RECORDED = ("content_hashes", "spacings_mm", "study_uid", "series_uid", "repair", "acquisition")
-_CACHE_FORMAT = 3  # a cached scan of an older version lacks what was added since, and is read again
+_RECORDED = ("content_hashes", "spacings_mm", "study_uid", "series_uid", "repair", "acquisition", "voxel_mm")
+_CACHE_FORMAT = 4  # a cached scan of an older version lacks what was added since, and is read again
 
 Margin = tuple[int, int, int]
 
@@ -46,6 +46,7 @@ class PreparedScan:
         spacings_mm: of each scan itself, along column, row, slice.
         repair: what was repaired, in words; empty for a plain scan.
         acquisition: how its first scan was made, see :func:`~med_transfer.cohorts.acquisition.acquisition_facts`.
+        voxel_mm: of the tensor, along depth, height, width; where a region is fitted into it, each scan has its own.
     """
 
     tensor: NDArray[np.float16]
@@ -56,6 +57,7 @@ class PreparedScan:
     series_uid: str
     repair: str
     acquisition: Facts = field(default_factory=dict, hash=False)
+    voxel_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = None) -> dict[str, Volume]:
@@ -107,6 +109,7 @@ def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 
         series_uid=volume.provenance.series_uid,
         repair="; ".join(reason for verdict in repaired for reason in verdict.reasons),
         acquisition=acquisition_facts(volume),
+        voxel_mm=preprocessing.grid(volume, region).voxel_mm,
     )
 
 
@@ -122,6 +125,11 @@ class PreparedCohort:
     def tensors(self) -> list[NDArray[np.float16]]:
         """Network inputs [channel, depth, height, width], one a scan."""
         return [scan.tensor for scan in self.scans]
+
+    @property
+    def voxel_mm(self) -> list[tuple[float, float, float]]:
+        """Of each network input, along depth, height, width."""
+        return [scan.voxel_mm for scan in self.scans]
 
     @property
     def content_hashes(self) -> list[Images]:
@@ -222,8 +230,9 @@ def without_prediction(case: Case, error: ScanError) -> Prediction:
 def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margin) -> PreparedScan:
     key = preparation_key(case, preprocessing, margin)
     if entry := ArrayCache(cache).read(key):
-        hashes, spacings = tuple(entry.record["content_hashes"]), tuple(map(tuple, entry.record["spacings_mm"]))
-        return PreparedScan(**{**entry.arrays, **entry.record, "content_hashes": hashes, "spacings_mm": spacings})
+        lists = {name: tuple(entry.record[name]) for name in ("content_hashes", "voxel_mm")}
+        spacings = tuple(map(tuple, entry.record["spacings_mm"]))
+        return PreparedScan(**{**entry.arrays, **entry.record, **lists, "spacings_mm": spacings})
     prepared = prepare_scan(case, preprocessing, margin)
     arrays, record = ({name: getattr(prepared, name) for name in names} for names in (_ARRAYS, _RECORDED))
     ArrayCache(cache).write(key, arrays, record)

@@ -4,11 +4,16 @@ Prepared training tensors carry a margin around the network's input, so that a r
 anatomy at its border and not padding; the last step cuts the input out of the middle. What moves or hides tissue is the
 same in all channels, which show one place; brightness, contrast, blur and noise are drawn for each channel anew, since
 phases and sequences differ in them independently.
+
+Turns and deformations are done in millimetres: a scan comes as a MetaTensor whose affine says the size of its voxels. A
+plain tensor's voxels count as cubes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +28,22 @@ from monai.transforms.intensity.array import (
     RandScaleIntensity,
     RandShiftIntensity,
 )
-from monai.transforms.spatial.array import RandAffine, RandFlip, RandGridDistortion, RandSimulateLowResolution
+from monai.transforms.spatial.array import (
+    AffineGrid,
+    RandAffine,
+    RandAffineGrid,
+    RandFlip,
+    RandGridDistortion,
+    RandSimulateLowResolution,
+)
 from monai.transforms.transform import Randomizable, RandomizableTransform
+from monai.transforms.utils import create_rotate
 from torch import Tensor
 
 from med_transfer.finetuning.config import AugmentationConfig, Triple
 
 MARGIN = 0.125  # share of the input's size that is kept around it for augmentation
+CELLS = 4  # of an elastic deformation, along the longest side
 
 
 def margin_voxels(shape: Triple) -> Triple:
@@ -65,10 +79,62 @@ class EachChannel(Randomizable):
         return torch.cat([torch.as_tensor(self.step(channel[None])) for channel in plain])
 
 
+def _voxel_mm(image: Tensor) -> list[float]:
+    """Along depth, height and width."""
+    return [float(size) for size in image.pixdim] if isinstance(image, MetaTensor) else [1.0] * (image.ndim - 1)
+
+
+class GridInMillimetres(RandAffineGrid):
+    """RandAffineGrid, but the angles it draws are the patient's: what it turns keeps its form whatever the voxels."""
+
+    voxel_mm: Sequence[float] = (1.0, 1.0, 1.0)
+
+    def __call__(
+        self,
+        spatial_size: Sequence[int] | None = None,
+        grid: Any = None,
+        randomize: bool = True,
+        lazy: bool | None = None,
+    ) -> Tensor:
+        """As RandAffineGrid, of a given grid. Shifts and scales run along the voxels' axes and stay as they are."""
+        super().__call__(grid.shape[1:], randomize=randomize, lazy=True)
+        turn = torch.as_tensor(create_rotate(3, self.rotate_params or [0.0] * 3)).double()
+        to_mm = torch.diag(torch.tensor([*self.voxel_mm, 1.0])).double()
+        self.affine = to_mm.inverse() @ turn @ to_mm @ turn.T @ torch.as_tensor(self.affine).double()
+        return torch.as_tensor(AffineGrid(affine=self.affine)(spatial_size, grid)[0])
+
+
+class RandAffineInMillimetres(RandAffine):
+    """RandAffine of scans whose voxels need not be cubes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        plain = self.rand_affine_grid
+        self.rand_affine_grid = GridInMillimetres(
+            plain.rotate_range, plain.shear_range, plain.translate_range, plain.scale_range
+        )
+
+    def __call__(self, img: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As RandAffine."""
+        self.rand_affine_grid.voxel_mm = _voxel_mm(img)
+        return super().__call__(img, *args, **kwargs)
+
+
+class RandDistortionInMillimetres(RandGridDistortion):
+    """RandGridDistortion whose cells are as long, in mm, along each axis; ``num_cells`` along the longest."""
+
+    def __call__(self, img: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As RandGridDistortion."""
+        sides_mm = np.multiply(img.shape[1:], _voxel_mm(img))
+        cells: Any = tuple(max(1, round(CELLS * side / max(sides_mm))) for side in sides_mm)
+        self.num_cells = self.grid_distortion.num_cells = cells
+        return super().__call__(img, *args, **kwargs)
+
+
 def _spatial(config: AugmentationConfig, shape: Triple) -> list:
     s = config.strength
     steps: list = [
-        RandAffine(
+        RandAffineInMillimetres(
             prob=0.9,
             rotate_range=[math.radians(min(180.0, s * degrees)) for degrees in config.rotation_degrees],
             scale_range=[min(0.5, s * config.scale)] * 3,
@@ -81,7 +147,8 @@ def _spatial(config: AugmentationConfig, shape: Triple) -> list:
     ]
     if config.elastic:
         size = min(0.45, s * config.elastic_size)
-        steps.append(RandGridDistortion(num_cells=4, prob=config.elastic, distort_limit=(-size, size)))
+        distortion = RandDistortionInMillimetres(num_cells=CELLS, prob=config.elastic, distort_limit=(-size, size))
+        steps.append(distortion)
     steps += [RandFlip(prob=0.5, spatial_axis=axis) for axis in config.flips]
     return steps
 

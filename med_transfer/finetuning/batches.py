@@ -22,47 +22,64 @@ from med_transfer.preprocessing import PreprocessingConfig
 
 Tensors = Sequence[NDArray[np.float16]]
 Truth = NDArray[np.bool_]
+VoxelSize = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class FoldData:
-    """Prepared tensors and truth of one fold's training and validation part, and tensors that have no truth."""
+    """Prepared tensors and truth of one fold's training and validation part, and tensors that have no truth.
+
+    What is augmented comes with the size of its voxels in mm, along depth, height and width.
+    """
 
     labels: Labels
     train_tensors: list[NDArray[np.float16]]
+    train_voxel_mm: list[VoxelSize]
     train_truth: Truth
     val_tensors: list[NDArray[np.float16]]
     val_truth: Truth
     unlabelled: list[NDArray[np.float16]] = field(default_factory=list)
+    unlabelled_voxel_mm: list[VoxelSize] = field(default_factory=list)
 
 
 def fold_data(
     prepared: PreparedCohort, split: Split, number: int, unlabelled: PreparedCohort | None = None
 ) -> FoldData:
     """The training and validation part of one fold; unlabelled scans are the same for all."""
-    tensors, truth = prepared.tensors, prepared.cohort.truth
+    tensors, sizes, truth = prepared.tensors, prepared.voxel_mm, prepared.cohort.truth
     training, validation = list(split.training(number)), list(split.validation[number])
     return FoldData(
         prepared.cohort.labels,
         [tensors[i] for i in training],
+        [sizes[i] for i in training],
         truth[training],
         [tensors[i] for i in validation],
         truth[validation],
         unlabelled.tensors if unlabelled else [],
+        unlabelled.voxel_mm if unlabelled else [],
     )
 
 
 class PreparedScans(Dataset):
-    """``(image [channel, depth, height, width], truth [class])`` of prepared tensors, through a transform."""
+    """``(image [channel, depth, height, width], truth [class])`` of prepared tensors, through a transform.
 
-    def __init__(self, tensors: Tensors, truth: Truth, transform: Callable) -> None:
-        self.tensors, self.truth, self.transform = tensors, truth, transform
+    Args:
+        voxel_mm: of each tensor, for a transform that works in millimetres.
+    """
+
+    def __init__(
+        self, tensors: Tensors, truth: Truth, transform: Callable, voxel_mm: Sequence[VoxelSize] | None = None
+    ) -> None:
+        self.tensors, self.truth, self.transform, self.voxel_mm = tensors, truth, transform, voxel_mm
 
     def __len__(self) -> int:
         return len(self.tensors)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.transform(torch.from_numpy(self.tensors[index].astype(np.float32)))
+        image = torch.from_numpy(self.tensors[index].astype(np.float32))
+        if self.voxel_mm:
+            image = MetaTensor(image, affine=torch.diag(torch.tensor([*self.voxel_mm[index], 1.0])))
+        image = self.transform(image)
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image  # a MetaTensor makes each layer slower
         return plain.contiguous(), torch.from_numpy(self.truth[index])
 
@@ -73,9 +90,10 @@ class PairedScans(PreparedScans):
     Its index is a pair, as :class:`PairedSampler` draws it; an item has a third part, the unlabelled image.
     """
 
-    def __init__(self, tensors: Tensors, truth: Truth, transform: Callable, unlabelled: Tensors) -> None:
-        super().__init__(tensors, truth, transform)
-        self.unlabelled = PreparedScans(unlabelled, np.zeros((len(unlabelled), 0), dtype=bool), transform)
+    def __init__(self, labelled: PreparedScans, unlabelled: Tensors, voxel_mm: Sequence[VoxelSize]) -> None:
+        super().__init__(labelled.tensors, labelled.truth, labelled.transform, labelled.voxel_mm)
+        no_truth = np.zeros((len(unlabelled), 0), dtype=bool)
+        self.unlabelled = PreparedScans(unlabelled, no_truth, labelled.transform, voxel_mm)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         image, truth = super().__getitem__(index[0])
@@ -97,26 +115,22 @@ class PairedSampler(WeightedRandomSampler):
 
 
 def training_batches(
-    tensors: Tensors,
-    truth: Truth,
-    config: FinetuneConfig,
-    preprocessing: PreprocessingConfig,
-    seed: int,
-    unlabelled: Tensors = (),
+    data: FoldData, config: FinetuneConfig, preprocessing: PreprocessingConfig, seed: int
 ) -> DataLoader:
     """Endless variety, equal classes: each epoch draws scans with replacement and augments each draw anew.
 
-    With ``unlabelled`` scans a batch has a third part, as many images of them.
+    Where features are aligned with unlabelled scans, a batch has a third part, as many images of them.
     """
     views = augmentation(config.augmentation, preprocessing.shape, preprocessing.output_range)
     views.set_random_state(seed)
-    training = config.training
+    training, truth = config.training, data.train_truth
     weights = draw_weights(truth, balanced=training.balance == "sampling").tolist()
     draws, generator = max(len(truth), training.epoch_scans), torch.Generator().manual_seed(seed)
-    scans, sampler = PreparedScans(tensors, truth, views), WeightedRandomSampler(weights, draws, generator=generator)
-    if unlabelled:
-        scans = PairedScans(tensors, truth, views, unlabelled)
-        sampler = PairedSampler(weights, draws, generator, len(unlabelled))
+    scans = PreparedScans(data.train_tensors, truth, views, data.train_voxel_mm)
+    sampler = WeightedRandomSampler(weights, draws, generator=generator)
+    if config.transfer.align and data.unlabelled:
+        scans = PairedScans(scans, data.unlabelled, data.unlabelled_voxel_mm)
+        sampler = PairedSampler(weights, draws, generator, len(data.unlabelled))
     batch_size = min(training.batch_size, len(sampler))
     return DataLoader(
         scans,

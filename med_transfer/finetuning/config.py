@@ -49,11 +49,12 @@ class AugmentationConfig(_Config):
 
     Attributes:
         strength: 0 off, 1 as listed here, 2 twice the ranges.
-        rotation_degrees: about each axis (depth, height, width).
+        rotation_degrees: about each axis (depth, height, width), in the patient: voxels need not be cubes.
         scale: relative change of size per axis.
         translation: share of the input's size.
         flips: array axes that may be mirrored. Empty by default: left and right differ in patients.
-        elastic: probability of a smooth grid distortion; elastic_size is its share of a grid cell.
+        elastic: probability of a smooth grid distortion; elastic_size is its share of a grid cell, of which there are
+            four along the input's longest side in mm, and as long ones along the others.
         intensity_shift: in units of ``output_range``; intensity_scale and gamma: relative.
         noise: standard deviation in units of ``output_range``.
         blur_voxels: largest sigma of a Gaussian blur.

@@ -99,8 +99,7 @@ def _learn(
     if not config.transfer.strategy.trains:
         log.info("linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in (start.row or {}).items()))
         return [start.row or {}], 0
-    unlabelled = data.unlabelled if config.transfer.align else []
-    batches = training_batches(data.train_tensors, data.train_truth, config, preprocessing, seed, unlabelled)
+    batches = training_batches(data, config, preprocessing, seed)
     module = FinetuningModule(
         classifier,
         config,

@@ -174,4 +174,6 @@ class PreprocessingConfig(InputConfig, frozen=True):
             raise ValueError("window_hu must rise, for example [-1000, 400]")
         if self.output_range[0] >= self.output_range[1]:
             raise ValueError("output_range must rise, for example [0, 1]")
+        if max(map(abs, self.output_range)) > 65504:
+            raise ValueError("output_range must lie within what float16 holds, -65504 to 65504, for example [0, 1]")
         return self

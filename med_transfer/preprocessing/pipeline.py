@@ -48,11 +48,14 @@ class Preprocessing:
         return Grid(geometry.grid_affine(self.config.orientation, spacing, region.centre_mm, shape), shape)
 
     def __call__(self, scans: Volume | Scans, region: Region | None = None, margin: Triple = (0, 0, 0)) -> Tensor:
-        """Float tensor [channel, depth, height, width], values in ``output_range``.
+        """Float tensor [channel, depth, height, width], values in ``output_range``, each one that float16 has.
+
+        Training keeps its tensors in float16; what inference sees is the same to the bit.
 
         Args:
             scans: the scan; or of several channels each one's scan by its column.
-            region, margin: see :meth:`grid`.
+            region: see :meth:`grid`.
+            margin: see :meth:`grid`. The voxels within it are the same as without one, to the bit.
 
         Raises:
             InputRejected: a scan is missing, of another modality, or elsewhere in the patient than the first.
@@ -66,9 +69,16 @@ class Preprocessing:
         in_view = self.grid(first, region)
         for column in self.config.columns[1:]:
             require_same_place(first, volumes[column], in_view, column)
-        grid = self.grid(first, region, margin)
+        image = self._on_grid(volumes, in_view)
+        if not any(margin):
+            return image
+        wide = self._on_grid(volumes, self.grid(first, region, margin))
+        wide[:, *(slice(m, m + n) for m, n in zip(margin, self.config.shape, strict=True))] = image
+        return wide
+
+    def _on_grid(self, volumes: Scans, grid: Grid) -> Tensor:
         images = [_on_grid(volumes[column], grid, channel) for column, channel in self._channels]
-        return torch.from_numpy(np.stack(images))
+        return torch.from_numpy(np.stack(images)).half().float()
 
     def _fitted_spacing(self, region: Region) -> tuple[float, float, float]:
         extent = [region.size_mm[axis] for axis in geometry.world_axes(self.config.orientation)]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 
 from med_transfer.finetuning.augmentation import augmentation, margin_voxels, mixup
@@ -153,3 +154,47 @@ def test_one_channel_is_augmented_as_the_plain_transforms_do_it():
     chain.set_random_state(1)
     for n, view in enumerate(ours):
         np.testing.assert_array_equal(view, np.asarray(chain(wide_image(n))))
+
+
+def ball(voxel_mm: tuple[float, float, float], shape: tuple[int, int, int], diameter_mm: float) -> MetaTensor:
+    """1 within a ball in the middle, falling to 0 over 2 mm, on voxels of this size."""
+    centred = (np.arange(n) - (n - 1) / 2 for n in shape)
+    axes = np.meshgrid(*(mm * along for mm, along in zip(voxel_mm, centred, strict=True)), indexing="ij")
+    inside = np.clip((diameter_mm / 2 - np.linalg.norm(axes, axis=0)) / 2 + 0.5, 0, 1)
+    return MetaTensor(torch.from_numpy(inside[None]).float(), affine=torch.diag(torch.tensor([*voxel_mm, 1.0])))
+
+
+def axes_mm(image: np.ndarray, voxel_mm: tuple[float, float, float]) -> np.ndarray:
+    """Lengths of the main axes of what is bright in an image, from its second moments."""
+    where = np.stack(np.meshgrid(*(np.arange(n) for n in image.shape), indexing="ij")).reshape(3, -1)
+    spread = np.cov(where * np.array(voxel_mm)[:, None], aweights=np.maximum(image.ravel(), 0))
+    return 2 * np.sqrt(5 * np.linalg.eigvalsh(spread))
+
+
+@pytest.mark.parametrize("voxel_mm", [(2.0, 1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.8, 0.8)])
+def test_what_is_turned_keeps_its_form_whatever_the_voxels(voxel_mm):
+    shape = tuple(8 * round(40 / mm / 8) for mm in voxel_mm)
+    views = augmentation(spatial(rotation_degrees=(20, 20, 20)), shape, RANGE)
+    views.set_random_state(0)
+    image = ball(voxel_mm, [n + 2 * m for n, m in zip(shape, margin_voxels(shape), strict=True)], 24)
+    plain = axes_mm(image[0].numpy(), voxel_mm)
+    for _ in range(20):
+        assert axes_mm(np.asarray(views(image))[0], voxel_mm) == pytest.approx(plain, abs=0.8)
+
+
+def test_stretches_and_bends_are_the_same_in_mm_along_each_axis():
+    """A ramp along an axis shows how it was bent: as many bends within as many mm on thick slices as in plane."""
+    views = augmentation(spatial(elastic=1), (16, 64, 64), RANGE)
+
+    def bends(voxel_mm: tuple[float, float, float], axis: int) -> int:
+        views.set_random_state(3)
+        along = torch.arange(80.0 if axis else 20.0).reshape([-1 if n == axis else 1 for n in range(3)])
+        image = MetaTensor(along.expand(1, 20, 80, 80).clone(), affine=torch.diag(torch.tensor([*voxel_mm, 1.0])))
+        line = np.moveaxis(np.asarray(views(image))[0], axis, 0)[:, 8, 8]
+        slopes = np.diff(line)
+        return int((np.abs(np.diff(slopes)) > 0.02).sum())
+
+    thick, thin = (4.0, 1.0, 1.0), (1.0, 1.0, 1.0)
+    assert bends(thick, 0) >= 2
+    assert bends(thin, 0) <= 1
+    assert bends(thin, 1) >= 2

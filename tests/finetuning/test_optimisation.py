@@ -8,7 +8,13 @@ from torch import nn
 from med_transfer.backbones import load_backbone
 from med_transfer.backbones.networks.resnet import slim_resnet
 from med_transfer.errors import ConfigError
-from med_transfer.finetuning.batches import draw_weights, loss_weights, training_batches, validation_batches
+from med_transfer.finetuning.batches import (
+    FoldData,
+    draw_weights,
+    loss_weights,
+    training_batches,
+    validation_batches,
+)
 from med_transfer.finetuning.config import AugmentationConfig, FinetuneConfig, TrainingConfig
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.initialisation import check_transfer
@@ -16,6 +22,7 @@ from med_transfer.finetuning.optimisation import optimiser, parameter_groups
 from med_transfer.finetuning.strategies.by_stage import Full
 from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.model.classifier import Classifier
+from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
 
@@ -105,7 +112,8 @@ def test_batches_are_balanced_repeatable_and_validation_is_plain():
         training=TrainingConfig(epoch_scans=200, batch_size=20), augmentation=AugmentationConfig(strength=0)
     )
     look = PreprocessingConfig(shape=(16, 16, 16))
-    first, second = (list(training_batches(tensors, truth, config, look, seed=3)) for _ in range(2))
+    data = FoldData(Labels(("a", "b")), tensors, [(1.0, 1.0, 1.0)] * 50, truth, [], truth[:0])
+    first, second = (list(training_batches(data, config, look, seed=3)) for _ in range(2))
     assert len(first) == 10
     assert 0.35 < torch.cat([t for _, t in first]).float().mean(0)[1] < 0.65
     torch.testing.assert_close(first[0][0], second[0][0])

@@ -77,10 +77,8 @@ def test_a_batch_holds_as_many_unlabelled_images_each_as_often(tmp_path):
     config = align("mmd", training={"epoch_scans": 800, "batch_size": 50})
     data = fold_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
     marked = [np.full_like(tensor, number) for number, tensor in enumerate(data.unlabelled)]
-    read = [
-        list(training_batches(data.train_tensors, data.train_truth, config, PLAN.preprocessing, 3, marked))
-        for _ in range(2)
-    ]
+    data = replace(data, unlabelled=marked)
+    read = [list(training_batches(data, config, PLAN.preprocessing, 3)) for _ in range(2)]
     images, truth, others = (torch.cat(parts) for parts in zip(*read[0], strict=True))
     assert images.shape == others.shape == (800, 1, 8, 8, 8)
     drawn = np.bincount(others[:, 0, 0, 0, 0].long().numpy(), minlength=len(marked))

@@ -7,6 +7,8 @@ from scipy.spatial.transform import Rotation
 from med_transfer.preprocessing.resampling.grid import Grid, index_map, voxel_ratio
 from med_transfer.scans import geometry
 
+HALF = 2.0**-11  # a network's input is rounded to float16: by at most so much of its value
+
 
 def _affine(linear: np.ndarray, spacing=(0.7, 0.8, 1.3)) -> np.ndarray:
     affine = np.eye(4)

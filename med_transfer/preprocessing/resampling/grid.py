@@ -19,6 +19,12 @@ class Grid:
     affine: geometry.Affine
     shape: Triple
 
+    @property
+    def voxel_mm(self) -> tuple[float, float, float]:
+        """Size of a voxel along depth, height, width."""
+        width, height, depth = geometry.spacing_mm(self.affine)
+        return depth, height, width
+
 
 @dataclass(frozen=True)
 class IndexMap:
