@@ -109,6 +109,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_an_old_bundle_predicts_the_same(old: Path, others: Path, tmp_path: Path) -> None:
+    """To what float16 leaves: the input is rounded as training's was; it was not when the old rows were written."""
     mt.load_bundle(old / "bundle").predict_folder(others, tmp_path)
     written, before = rows(tmp_path / "predictions.csv"), rows(OLD / "predictions.csv")
     assert len(written) == len(before) == 6
@@ -116,7 +117,8 @@ def test_an_old_bundle_predicts_the_same(old: Path, others: Path, tmp_path: Path
         assert row.keys() == row_before.keys()
         for column, value in row_before.items():
             if column.startswith(("p_", "fused_p_")) or column == "novelty":
-                assert float(row[column]) == pytest.approx(float(value), abs=1e-5), column
+                tolerance = 0.01 if column == "novelty" else 2e-4  # novelty counts held-out scans: a step is one of 101
+                assert float(row[column]) == pytest.approx(float(value), abs=tolerance), column
             else:
                 assert row[column] == value, column
 
