@@ -21,6 +21,7 @@ def tree(tmp_path, monkeypatch):
     SimpleITK.WriteImage(as_image(hounsfield(), plane_affine()), tmp_path / "scans" / "a.nii.gz")
     SimpleITK.WriteImage(as_image(hounsfield(), plane_affine("oblique")), tmp_path / "scans" / "b.nrrd")
     (tmp_path / "scans" / "notes.txt").write_text("no scan")
+    (tmp_path / "scans" / os.fsdecode(b"\xff")).write_text("a name that is no UTF-8")
     return tmp_path / "scans"
 
 
@@ -89,19 +90,71 @@ def test_the_limit_of_gaps_is_no_part_of_what_is_kept(tree):
 
 def test_it_names_no_patient_and_only_its_owner_may_read_it(tree):
     survey(tree)
-    (index,) = (tree.parent / "cache" / "headers").glob("*.json")
-    text = index.read_text()
+    (index,) = (tree.parent / "cache" / "headers").glob("*.sqlite")
+    text = index.read_bytes().decode("latin-1")
     assert "1.2.3" in text
     assert not any(secret in text for secret in SECRETS)
     assert stat.S_IMODE(index.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 99, "files": {}}', b'{"schema": 1, "files": {"a": 3}}'])
-def test_an_index_of_another_kind_is_not_believed(tree, content):
+def _cut(content):
+    return content[: len(content) // 2]
+
+
+def _holed(content):
+    return content[:5000] + b"\xff" * 3000 + content[8000:]
+
+
+def _of_another_version(content):
+    return content[:60] + b"\0\0\0\x63" + content[64:]  # user_version in SQLite's header
+
+
+@pytest.mark.parametrize("spoil", [lambda _: b"", lambda _: b"{", _cut, _holed, _of_another_version])
+def test_an_index_of_another_kind_is_not_believed(tree, spoil):
     first = survey(tree)
-    (index,) = (tree.parent / "cache" / "headers").glob("*.json")
-    index.write_bytes(content)
+    (index,) = (tree.parent / "cache" / "headers").glob("*.sqlite")
+    index.write_bytes(spoil(index.read_bytes()))
     assert as_text(survey(tree)) == as_text(first)
+    assert as_text(survey(tree)) == as_text(first)
+
+
+def test_another_file_of_the_same_size_and_time_is_read_again(tree):
+    """As ``rsync -t`` puts it in the old one's place."""
+    survey(tree)
+    old = tree / "1" / "slice003.dcm"
+    new = write_series(tree.parent / "new", hounsfield((20, 7, 9), 1), series_uid="1.2.1")[7]
+    times = old.stat()
+    assert new.stat().st_size == times.st_size
+    os.utime(new, ns=(times.st_atime_ns, times.st_mtime_ns))
+    new.rename(old)
+    (series,) = [one for one in survey(tree).series if one.series_uid == "1.2.1"]
+    assert series.verdict.decision == "reject"
+
+
+def test_a_file_in_place_written_anew_with_the_old_time_is_read_again(tree):
+    survey(tree)
+    path = tree / "1" / "slice003.dcm"
+    times, other = path.stat(), (tree / "1" / "slice007.dcm").read_bytes()
+    path.write_bytes(other)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_ino) == (times.st_size, times.st_ino)
+    (series,) = [one for one in survey(tree).series if one.series_uid == "1.2.1"]
+    assert series.verdict.decision == "reject"
+
+
+def test_another_stamp_on_the_same_header_is_the_same_file(tree):
+    (series,) = [one for one in survey(tree).series if one.series_uid == "1.2.1"]
+    for path in series.files:
+        path.chmod(0o600)
+    np.testing.assert_array_equal(read_scan(series).voxels, hounsfield((20, 7, 9), 1))
+
+
+def test_the_index_of_earlier_versions_goes(tree):
+    old = tree.parent / "cache" / "headers" / "0123.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    survey(tree)
+    assert [path.suffix for path in old.parent.iterdir()] == [".sqlite"]
 
 
 def test_off_and_unwritable_keep_nothing_and_harm_nothing(tree, monkeypatch):

@@ -39,7 +39,7 @@ _RLE_HEADER_BYTES = 64
 _NO_PICTURE_HERE = ("MPEG", "HEVC", "JPIP", "SMPTE")  # video, or the address of a server instead of pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PixelFormat:
     """How the header says that a frame's pixels are stored (PS3.3 C.7.6.3).
 

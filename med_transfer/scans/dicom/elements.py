@@ -28,6 +28,8 @@ from pydicom.uid import (
 )
 
 Values = dict[str, tuple[str, ...]]
+Stamp = tuple[int, int, int, int]  # of a file: size, times of change of its content and of its entry (ns), inode
+NO_STAMP: Stamp = (-1, -1, -1, -1)
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -85,7 +87,7 @@ class Header:
         pixels_at: where the value of PixelData starts; None where only pydicom can tell.
         pixels_length: its length in bytes; None for encapsulated (compressed) pixels.
         has_pixels: whether any PixelData element follows the header.
-        stamp: size of the file and time of its change (ns).
+        stamp: of the file when it was read.
     """
 
     values: Values
@@ -93,7 +95,12 @@ class Header:
     pixels_at: int | None
     pixels_length: int | None
     has_pixels: bool
-    stamp: tuple[int, int]
+    stamp: Stamp
+
+
+def stamp_of(stat: os.stat_result) -> Stamp:
+    """What tells a file that has changed. ``rsync -t`` keeps size and time, but not the other two."""
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def read_header(path: Path, keywords: Iterable[str]) -> Header:
@@ -101,7 +108,7 @@ def read_header(path: Path, keywords: Iterable[str]) -> Header:
     wanted = _tags(tuple(keywords))
     try:
         with path.open("rb") as file:
-            return _Walk(file, wanted).header(_stamp(file))
+            return _Walk(file, wanted).header(stamp_of(os.fstat(file.fileno())))
     except (_UnusualError, struct.error, ValueError, LookupError):
         return _with_pydicom(path, wanted)
 
@@ -128,7 +135,7 @@ class _Walk:
         self._bytes = file.read(_FIRST_READ)
         self._raw: dict[int, tuple[bytes, bytes]] = {}  # tag -> value representation, value
 
-    def header(self, stamp: tuple[int, int]) -> Header:
+    def header(self, stamp: Stamp) -> Header:
         if self._bytes[128:132] != b"DICM":
             raise _UnusualError
         at = self._elements(132, explicit=True, below=0x00030000)
@@ -253,14 +260,9 @@ def _parts(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(stripped)
 
 
-def _stamp(file: BinaryIO) -> tuple[int, int]:
-    stat = os.fstat(file.fileno())
-    return stat.st_size, stat.st_mtime_ns
-
-
 def _with_pydicom(path: Path, wanted: dict[int, str]) -> Header:
     with path.open("rb") as file:
-        stamp = _stamp(file)
+        stamp = stamp_of(os.fstat(file.fileno()))
         dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(wanted), force=True)
     values = values_of(dataset.file_meta, wanted.values()) | values_of(dataset, wanted.values())
     return Header(values, _syntax(dataset), None, None, _has_pixels(path), stamp)

@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans.dicom.codecs import PixelFormat
-from med_transfer.scans.dicom.elements import Header, Values, read_header
+from med_transfer.scans.dicom.elements import Header, Stamp, Values, read_header
 from med_transfer.scans.dicom.functional_groups import frames_of
 
 _PREFIX_AT = 128  # DICOM PS3.10 section 7.1: 128 bytes of preamble, then "DICM"
@@ -81,7 +81,7 @@ _KEYWORDS = tuple(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredPixels:
     """Where the pixels of one image lie in its file, and how they are coded.
 
@@ -110,12 +110,12 @@ class StoredPixels:
         return self.format.rows * self.format.columns * self.format.samples * self.format.bits_allocated // 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """One image. Geometry is an empty tuple where the file gives none, or no numbers.
 
     Attributes:
-        stamp: size and time of change of the file (ns) when it was read.
+        stamp: of the file when it was read.
         orientation: ImageOrientationPatient, row then column cosines (LPS).
         position_mm: ImagePositionPatient, the middle of the first voxel (LPS).
         spacing_mm: PixelSpacing, (between rows, between columns).
@@ -129,7 +129,7 @@ class Slice:
     """
 
     path: Path
-    stamp: tuple[int, int]
+    stamp: Stamp
     sop_uid: str
     study_uid: str
     series_uid: str

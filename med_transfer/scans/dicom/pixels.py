@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from pydicom.encaps import get_frame
 
 from med_transfer.errors import MissingCodec, UnreadableScan
 from med_transfer.scans.dicom.codecs import decode, drop_overlay, require_decoder
-from med_transfer.scans.dicom.header import Slice
+from med_transfer.scans.dicom.elements import stamp_of
+from med_transfer.scans.dicom.header import Slice, read_slices
 
 AIR_HU = -1024
 TISSUE_HU = (-900, 4000)  # a padding value in here could be lung, tissue, bone or metal
@@ -175,7 +177,10 @@ def _pixel_data(slice_: Slice) -> bytes:
 
 
 def _require_unchanged(slice_: Slice, now: os.stat_result) -> None:
-    if slice_.stamp != (now.st_size, now.st_mtime_ns):
+    """A file that has another stamp but the same header (a new link, other permissions) is the same."""
+    if slice_.stamp == stamp_of(now):
+        return
+    if slice_ not in [replace(image, stamp=slice_.stamp) for image in read_slices(slice_.path)]:
         raise UnreadableScan("has changed since the folder was looked through", where=slice_.path, action="Try again")
 
 

@@ -32,7 +32,7 @@ def named_as_dicom(path: Path) -> bool:
 def as_damaged(ignored: Iterable[Ignored], series: Iterable[Series]) -> list[Ignored]:
     """The same files; one that is named as the slices beside it are, but for the number, counts as a damaged one."""
     names: dict[Path, set[str]] = defaultdict(set)
-    for path in {path for found in series if found.format == "dicom" for path in found.files}:
+    for path in (path for found in series if found.format == "dicom" for path in found.files):
         names[path.parent].add(_shape(path.name))
     return [
         replace(file, damaged=file.damaged or _shape(file.path.name) in names[file.path.parent]) for file in ignored
@@ -45,8 +45,9 @@ def _shape(name: str) -> str:
 
 def damaged_slices(series: Series, ignored: Iterable[Ignored]) -> list[Ignored]:
     """Damaged files beside a DICOM series that may be slices of it; a file of another format cannot be one."""
-    folders = {path.parent for path in series.files}
-    return [file for file in ignored if file.damaged and file.path.parent in folders and _may_be_slice(file.path)]
+    damaged = [file for file in ignored if file.damaged and _may_be_slice(file.path)]
+    folders = {path.parent for path in series.files} if damaged else set()
+    return [file for file in damaged if file.path.parent in folders]
 
 
 def _may_be_slice(path: Path) -> bool:
@@ -59,9 +60,10 @@ def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[
     A file between two of one series, in the order of names, would be a slice of that one, which is rejected; so is the
     only series of a folder. Any other series of the folder may have lost it: a remark.
     """
+    folders = {file.path.parent for file in ignored if file.damaged}
     of_folder: dict[Path, list[tuple[list, str]]] = defaultdict(list)
-    for found in series:
-        for path in found.files:
+    for found in series if folders else ():
+        for path in (path for path in found.files if path.parent in folders):
             of_folder[path.parent].append((_natural(path.name), found.series_uid))
     for files in of_folder.values():
         files.sort()

@@ -1,8 +1,9 @@
 """What was read of a folder tree's headers, kept, so that a second survey of an unchanged tree reads none again.
 
-One file a tree, in the user's cache folder, readable by its owner only. It holds no patient's name, identifier or date
-(see :class:`Slice`), and can be deleted at any time. A file counts as unchanged while its size and time of change are
-the same.
+One SQLite file a tree, in the user's cache folder, readable by its owner only. It holds no patient's name, identifier
+or date (see :class:`Slice`), and can be deleted at any time. A file counts as unchanged while its size, both its times
+and its inode are the same: a copy that keeps size and time (``rsync -t``) is another file. Entries are parsed one by
+one and written as they come, so that a million of them take no memory.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,17 +20,20 @@ from pydantic import TypeAdapter, ValidationError
 
 from med_transfer.atomic import atomic_path
 from med_transfer.errors import OutputError
+from med_transfer.scans.dicom.elements import NO_STAMP, Stamp
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
-Stamp = tuple[int, int]
 FileContent = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
-_SCHEMA = 4  # raise it when Slice or an entry changes its meaning
+_SCHEMA = 6  # raise it when Slice or an entry changes its meaning
 _MIN_FILES = 64  # below that, reading the headers is as quick as reading an index
 _KEPT = 100  # trees
+_CREATE = "CREATE TABLE files (name BLOB PRIMARY KEY, stamp TEXT, entry BLOB) WITHOUT ROWID"
+_INSERT = "INSERT OR REPLACE INTO files VALUES (?, ?, ?)"
+_SELECT = "SELECT name, stamp, entry FROM files WHERE name = ?"
 
 
 @dataclass(frozen=True)
@@ -41,19 +46,12 @@ class _VolumeFile:
 
 @dataclass(frozen=True)
 class _Entry:
-    stamp: Stamp
     slices: tuple[Slice, ...] = ()
     volume: _VolumeFile | None = None
     no_scan: str = ""
 
 
-@dataclass(frozen=True)
-class _Stored:
-    schema: int
-    files: dict[str, _Entry]
-
-
-_ADAPTER = TypeAdapter(_Stored)
+_ADAPTER = TypeAdapter(_Entry)
 
 
 class HeaderIndex:
@@ -62,41 +60,61 @@ class HeaderIndex:
     def __init__(self, folder: Path) -> None:
         self._root = folder
         self._path = _place(folder)
-        self._entries = _load(self._path)
-        self._seen: dict[str, _Entry] = {}
-        self._changed = False
+        self._stored, self._n_stored = _opened(self._path)
+        self._unchanged: list[bytes] = []
+        self._read = sqlite3.connect("")  # a file of its own, which goes with the connection
+        self._read.execute(_CREATE)
+        self._n_read = 0
 
     def get(self, path: Path, stamp: Stamp) -> FileContent | None:
         """What was seen in this file, if it has not changed since."""
-        name = self._name(path)
-        entry = self._entries.get(name)
-        if entry is None or entry.stamp != stamp:
+        row = self._row(self._name(path))
+        if row is None or row[1] != _text(stamp):
             return None
-        self._seen[name] = entry
+        try:
+            entry = _ADAPTER.validate_json(row[2])
+        except ValidationError:  # damaged: read the header
+            return None
+        self._unchanged.append(row[0])
         if entry.volume:
             return _series(path, entry.volume)
-        return entry.no_scan or tuple(replace(slice_, path=path) for slice_ in entry.slices)
+        return entry.no_scan or tuple(replace(slice_, path=path, stamp=stamp) for slice_ in entry.slices)
 
     def put(self, path: Path, stamp: Stamp, content: FileContent) -> None:
-        """Remember what a file holds, as long as its size and time of change stay those of ``stamp``."""
-        self._changed = True
-        self._seen[self._name(path)] = _entry(stamp, content)
+        """Remember what a file holds, as long as its stamp stays that."""
+        if self._path is None:
+            return
+        try:
+            self._read.execute(_INSERT, (self._name(path), _text(stamp), _ADAPTER.dump_json(_entry(content))))
+            self._n_read += 1
+        except sqlite3.Error as error:  # no room for temporary files
+            log.debug("index of headers not kept: %s", error)
+            self._path = None
 
     def save(self) -> None:
         """Keep what was seen. A cache folder that cannot be written is no error: the next survey reads again."""
-        gone = len(self._seen) < len(self._entries)
-        if self._path is None or not (self._changed or gone) or len(self._seen) < _MIN_FILES:
+        n_seen = self._n_read + len(self._unchanged)
+        if self._path is None or n_seen < _MIN_FILES or not (self._n_read or n_seen < self._n_stored):
             return
         try:
+            self._read.executemany(_INSERT, filter(None, map(self._row, self._unchanged)))
+            self._read.execute(f"PRAGMA user_version = {_SCHEMA}")
+            self._read.commit()
             with atomic_path(self._path) as temporary:
                 temporary.touch(mode=0o600)
-                temporary.write_bytes(_ADAPTER.dump_json(_Stored(_SCHEMA, self._seen)))
+                self._read.execute("VACUUM INTO ?", (str(temporary),))
             _forget_the_oldest(self._path.parent)
-        except (OutputError, OSError) as error:
+        except (OutputError, OSError, sqlite3.Error) as error:
             log.debug("index of headers not kept: %s", error)
 
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+    def _row(self, name: bytes) -> tuple[bytes, str, bytes] | None:
+        try:
+            return self._stored.execute(_SELECT, (name,)).fetchone() if self._stored else None
+        except sqlite3.Error:  # a damaged page
+            return None
+
+    def _name(self, path: Path) -> bytes:
+        return os.fsencode(path.relative_to(self._root))  # a name need not be text
 
 
 def _place(folder: Path) -> Path | None:
@@ -108,26 +126,33 @@ def _place(folder: Path) -> Path | None:
     except RuntimeError:  # an account without a home
         return None
     base = base if chosen else base / "med_transfer"
-    return base / "headers" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}.json"
+    return base / "headers" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}.sqlite"
 
 
-def _load(path: Path | None) -> dict[str, _Entry]:
-    if path is None:
-        return {}
+def _opened(path: Path | None) -> tuple[sqlite3.Connection | None, int]:
+    """The index that was kept, and how many files it holds. Nobody writes to it: a new one takes its place whole."""
     try:
-        stored = _ADAPTER.validate_json(path.read_bytes())
-    except (OSError, ValidationError):  # absent, another version's, or cut off: read the headers
-        return {}
-    return stored.files if stored.schema == _SCHEMA else {}
+        if path is None or not path.is_file():
+            return None, 0
+        stored = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        if stored.execute("PRAGMA user_version").fetchone()[0] != _SCHEMA:
+            return None, 0
+        return stored, stored.execute("SELECT count(*) FROM files").fetchone()[0]
+    except (OSError, sqlite3.Error):  # not permitted, another version's, or cut off: read the headers
+        return None, 0
 
 
-def _entry(stamp: Stamp, content: FileContent) -> _Entry:
+def _text(stamp: Stamp) -> str:
+    return " ".join(map(str, stamp))
+
+
+def _entry(content: FileContent) -> _Entry:
     if isinstance(content, str):
-        return _Entry(stamp, no_scan=content)
+        return _Entry(no_scan=content)
     if isinstance(content, Series):
         affine = () if content.affine is None else tuple(float(number) for number in content.affine.ravel())
-        return _Entry(stamp, volume=_VolumeFile(content.format, content.n_slices, content.verdict, affine))
-    return _Entry(stamp, slices=tuple(replace(slice_, path=Path()) for slice_ in content))
+        return _Entry(volume=_VolumeFile(content.format, content.n_slices, content.verdict, affine))
+    return _Entry(slices=tuple(replace(slice_, path=Path(), stamp=NO_STAMP) for slice_ in content))
 
 
 def _series(path: Path, stored: _VolumeFile) -> Series:
@@ -136,6 +161,8 @@ def _series(path: Path, stored: _VolumeFile) -> Series:
 
 
 def _forget_the_oldest(folder: Path) -> None:
-    trees = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in folder.glob("*.json"):  # of earlier versions
+        path.unlink(missing_ok=True)
+    trees = sorted(folder.glob("*.sqlite"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in trees[_KEPT:]:
         path.unlink(missing_ok=True)

@@ -12,8 +12,10 @@ from pathlib import Path
 from med_transfer.errors import NotAScan, ScanError, ScanNotFound, UnreadableScan
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
 from med_transfer.scans.dicom.directory import listed_images
+from med_transfer.scans.dicom.elements import NO_STAMP, Stamp, stamp_of
 from med_transfer.scans.dicom.header import Slice, looks_like_dicom, read_slices
 from med_transfer.scans.dicom.series import all_series
+from med_transfer.scans.dicom.shared_values import SharedValues
 from med_transfer.scans.formats.itk import FORMATS, itk_series
 from med_transfer.scans.formats.nifti import SUFFIXES, nifti_series
 from med_transfer.scans.library_noise import silence_readers
@@ -23,6 +25,7 @@ from med_transfer.scans.search.header_index import FileContent, HeaderIndex
 from med_transfer.scans.series import Ignored, Series, Survey
 
 _READERS = 8  # threads
+_BATCH = 1024  # files; what they hold takes ten times the memory until it is shared
 _TRIED = 16  # files that show how fast the storage is
 _MOSTLY_WAITING = 3.0  # elapsed over computing time
 
@@ -45,18 +48,15 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     silence_readers()
     if folder.is_file():
         return _of_file(folder, max_gap_mm)
-    ignored: list[Ignored] = []
-    contents = dict(_contents(folder, ignored))
-    archives = [_in_archive(path, max_gap_mm) for path in contents if contents[path] is None]
-    slices = [slice_ for content in contents.values() if isinstance(content, tuple) for slice_ in content]
-    ignored += [Ignored(path, content) for path, content in contents.items() if isinstance(content, str)]
-    listed = listed_images(path for path in contents if path.name.upper() == DICOMDIR)
-    series = all_series(slices, max_gap_mm, listed)
-    ignored = as_damaged(ignored, series)
-    series = beside_damage(series, ignored)
-    series += [content for content in contents.values() if isinstance(content, Series)]
+    found = _Found()
+    for path, content in _contents(folder, found.ignored):
+        found.add(path, content)
+    dicom = all_series(found.slices, max_gap_mm, listed_images(found.directories))
+    damaged = as_damaged(found.ignored, dicom)
+    series = beside_damage(dicom, damaged) + found.volumes
+    archives = [_in_archive(path, max_gap_mm) for path in found.archives]
     series += [within for archive in archives for within in archive.series]
-    ignored += [file for archive in archives for file in archive.ignored]
+    ignored = damaged + [file for archive in archives for file in archive.ignored]
     return Survey(tuple(sorted(series, key=_order)), tuple(sorted(ignored, key=lambda file: file.path)))
 
 
@@ -133,36 +133,80 @@ def _order(series: Series) -> tuple[str, str, tuple[Path, ...]]:
 # The files of a tree ------------------------------------------------------------------------------------------
 
 
+class _Found:
+    """What the files of a tree are, as they come."""
+
+    def __init__(self) -> None:
+        self.slices: list[Slice] = []
+        self.volumes: list[Series] = []
+        self.archives: list[Path] = []
+        self.directories: list[Path] = []
+        self.ignored: list[Ignored] = []
+        self._shared = SharedValues()
+
+    def add(self, path: Path, content: FileContent | None) -> None:
+        if path.name.upper() == DICOMDIR:
+            self.directories.append(path)
+        if isinstance(content, str):
+            self.ignored.append(Ignored(path, content))
+        elif isinstance(content, Series):
+            self.volumes.append(content)
+        elif content is None:
+            self.archives.append(path)
+        else:
+            self.slices += self._shared.of(content)
+
+
 def _contents(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, FileContent | None]]:
     """Each file with what it is; None for an archive. Damaged files go to ``ignored``."""
     index = HeaderIndex(folder)
-    unread: dict[Path, tuple[int, int]] = {}
+    unread: list[tuple[Path, Stamp]] = []
+    read_all = _Readers()
     for path in _files(folder, ignored):
         stamp = _stamp(path)  # before reading: a file that changes meanwhile will count as changed
         stored = index.get(path, stamp)
-        if stored is None:
-            unread[path] = stamp
-        else:
+        if stored is not None:
             yield path, stored
-    for path, content in zip(unread, _read_all(list(unread)), strict=True):
+            continue
+        unread.append((path, stamp))
+        if len(unread) == _BATCH:
+            yield from _read(unread, read_all, index, ignored)
+            unread = []
+    yield from _read(unread, read_all, index, ignored)
+    index.save()
+
+
+def _read(
+    files: list[tuple[Path, Stamp]], read_all: _Readers, index: HeaderIndex, ignored: list[Ignored]
+) -> Iterator[tuple[Path, FileContent | None]]:
+    contents = read_all([path for path, _ in files])
+    for (path, stamp), content in zip(files, contents, strict=True):
         if isinstance(content, Ignored):
             ignored.append(content)
             continue
         if content is not None:
-            index.put(path, unread[path], content)
+            index.put(path, stamp, content)
         yield path, content
-    index.save()
 
 
-def _read_all(paths: list[Path]) -> list[FileContent | Ignored | None]:
-    """In threads where the files come slowly (a network drive); from memory, one after the other is quicker."""
-    started, worked = time.perf_counter(), time.thread_time()
-    first = [_read_file(path) for path in paths[:_TRIED]]
-    waited = (time.perf_counter() - started) > _MOSTLY_WAITING * (time.thread_time() - worked)
-    if not waited:
-        return first + [_read_file(path) for path in paths[_TRIED:]]
-    with ThreadPoolExecutor(_READERS) as pool:
-        return first + list(pool.map(_read_file, paths[_TRIED:]))
+class _Readers:
+    """Reads files in threads where they come slowly (a network drive); from memory, one after the other is quicker."""
+
+    def __init__(self) -> None:
+        self._slow: bool | None = None
+
+    def __call__(self, paths: list[Path]) -> list[FileContent | Ignored | None]:
+        tried = paths[:_TRIED] if self._slow is None else []
+        started, worked = time.perf_counter(), time.thread_time()
+        first = [_read_file(path) for path in tried]
+        if tried:
+            waited = time.perf_counter() - started
+            self._slow = waited > _MOSTLY_WAITING * (time.thread_time() - worked)
+        rest = paths[len(tried) :]
+        if not self._slow:
+            return first + [_read_file(path) for path in rest]
+        with ThreadPoolExecutor(_READERS) as pool:
+            return first + list(pool.map(_read_file, rest))
 
 
 def _read_file(path: Path) -> FileContent | Ignored | None:
@@ -174,12 +218,11 @@ def _read_file(path: Path) -> FileContent | Ignored | None:
         return Ignored(path, error.found, damaged=True)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
     try:
-        stat = path.stat()
+        return stamp_of(path.stat())
     except OSError:  # a broken link: reading it will say so
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
+        return NO_STAMP
 
 
 def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
