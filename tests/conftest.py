@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from command_line import SMALL_SCANS, TINY, Command, FinishedRun, neutral_names,
 from hypothesis import settings as hypothesis_settings
 
 from med_transfer.phantoms import PhantomConfig, write_cohort
+from med_transfer.phantoms.nifti_file import write_nifti
+from med_transfer.scans import geometry, read_scan
 
 # The same examples on every machine, and no limit of time that a busy one misses: what fails, fails for everyone.
 # `pytest --hypothesis-profile default` looks for new ones.
@@ -98,3 +100,18 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
     else:
         yield
+
+
+@pytest.fixture(scope="session")
+def mask_of() -> Callable[[Path, dict[str, str], Path], Path]:
+    """``mask_of(scan, row, file)`` writes the region of interest of a table's row as a mask on the scan's grid."""
+
+    def write(scan: Path, row: dict[str, str], file: Path) -> Path:
+        volume = read_scan(scan)
+        x, y, z, size = (float(row[f"roi_{name}_mm"]) for name in ("x", "y", "z", "size"))
+        index = np.indices(volume.voxels.shape[::-1]).reshape(3, -1).T
+        far = np.abs(geometry.to_world_mm(volume.affine, index) - (x, y, z)).max(axis=1)
+        voxels = (far <= size / 2).reshape(volume.voxels.shape[::-1]).transpose().astype(np.int16)
+        return write_nifti(file, voxels, volume.affine)
+
+    return write

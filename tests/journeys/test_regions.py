@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -25,16 +23,9 @@ def nodule(unseen_csv) -> tuple[Path, dict[str, str]]:
 
 
 @pytest.fixture
-def mask(nodule, tmp_path) -> Path:
-    """The region of interest of that scan as a mask file on the scan's grid."""
-    scan, row = nodule
-    image = nibabel.load(scan)
-    x, y, z, size = (float(row[name]) for name in ROI)
-    index = np.indices(image.shape).reshape(3, -1).T
-    ras = nibabel.affines.apply_affine(image.affine, index)
-    inside = (np.abs(ras - (-x, -y, z)) <= size / 2).all(axis=1).reshape(image.shape)
-    nibabel.save(nibabel.Nifti1Image(inside.astype(np.uint8), image.affine), tmp_path / "mask.nii.gz")
-    return tmp_path / "mask.nii.gz"
+def mask(nodule, mask_of, tmp_path) -> Path:
+    """The region of interest of that scan as a mask file."""
+    return mask_of(*nodule, tmp_path / "mask.nii.gz")
 
 
 def test_a_table_with_regions_is_learned_from_them_and_the_first_line_says_so(transferred):
