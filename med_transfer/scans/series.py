@@ -44,8 +44,9 @@ class Series:
     context: Verdict = field(default=Verdict(), repr=False, compare=False)
 
     def among(self, context: Verdict) -> Series:
-        """The same series with what other files say of it."""
-        return replace(self, verdict=self.verdict.joined(context), context=self.context.joined(context))
+        """The same series with what other files say of it; of one that cannot be used, only why else it cannot."""
+        said = context if self.verdict.usable else Verdict(rejections=context.rejections)
+        return replace(self, verdict=self.verdict.joined(said), context=self.context.joined(context))
 
     @property
     def name(self) -> str:
@@ -69,6 +70,9 @@ class Series:
     def plane(self) -> str:
         """axial, coronal, sagittal, or oblique (more than 20 degrees off all three); empty when unknown."""
         return "" if self.affine is None else geometry.plane(self.affine)
+
+
+NO_IMAGE = "not an image file"  # the reason of a file that is of no known format; other objects are named
 
 
 @dataclass(frozen=True)

@@ -87,17 +87,31 @@ def test_other_files_beside_a_series_are_no_slices(tmp_path, name):
     assert verdicts(tmp_path) == ["accept"]
 
 
+def test_an_object_that_is_named_as_the_slices_are_is_no_damaged_slice(tmp_path):
+    """A disc names all of its objects alike."""
+    write_series(tmp_path, names=[f"IM{k}" for k in range(5)])
+    report = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33", "Modality": "SR"}
+    write_series(tmp_path, hounsfield((1, 7, 9)), names=["IM5"], **report)
+    assert verdicts(tmp_path) == ["accept"]
+
+
+def test_a_series_that_cannot_be_used_says_only_why(tmp_path):
+    paths = write_series(tmp_path, hounsfield((6, 7, 9)), NumberOfSlices=6)
+    paths[2].unlink()
+    assert verdicts(tmp_path) == ["reject: 1 slice missing: gap 5.00 mm between slices 2 and 3, others 2.50 mm"]
+
+
 # What counts the images ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keyword", ["NumberOfSlices", "ImagesInAcquisition"])
+@pytest.mark.parametrize("keyword", ["NumberOfSlices", "ImagesInAcquisition", "InConcatenationTotalNumber"])
 def test_fewer_images_than_the_header_counts(tmp_path, keyword):
     for path in write_series(tmp_path, hounsfield((8, 7, 9)), **{keyword: 8})[:3]:
         path.unlink()
     assert f"accept: {keyword} is 8, 5 are here: slices may be missing" in verdicts(tmp_path)[0]
 
 
-@pytest.mark.parametrize("keyword", ["NumberOfSlices", "ImagesInAcquisition"])
+@pytest.mark.parametrize("keyword", ["NumberOfSlices", "ImagesInAcquisition", "InConcatenationTotalNumber"])
 def test_as_many_images_as_the_header_counts(tmp_path, keyword):
     write_series(tmp_path, **{keyword: 5})
     assert verdicts(tmp_path) == ["accept"]

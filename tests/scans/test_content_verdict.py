@@ -46,6 +46,10 @@ def _by(which, tags):
             {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"], "modality": "MR"},
             "Siemens mosaic: each image holds a whole volume as tiles; export single images",
         ),
+        (
+            {"ImageType": ["ORIGINAL", "PRIMARY", "M", "VFRAME"], "modality": "MR"},
+            "United Imaging mosaic: each image holds a whole volume as tiles; export single images",
+        ),
     ],
 )
 def test_values_that_are_no_measurements(tmp_path, tags, reason):

@@ -43,6 +43,7 @@ def _counts(slices: Sequence[Slice]) -> str:
     there = {
         "NumberOfSlices": len({slice_.position_mm for slice_ in slices}),
         "ImagesInAcquisition": len({slice_.image for slice_ in slices}),
+        "InConcatenationTotalNumber": len({slice_.sop_uid.split("/")[0] for slice_ in slices}),
     }
     lacking = []
     for keyword, count in there.items():

@@ -79,8 +79,9 @@ def _frames(slices: Sequence[Slice]) -> str:
 
 
 def _mosaic(slices: Sequence[Slice]) -> str:
-    several = any("MOSAIC" in s.image_type for s in slices)
-    return "Siemens mosaic: each image holds a whole volume as tiles; export single images" if several else ""
+    makers = {"MOSAIC": "Siemens", "VFRAME": "United Imaging"}
+    found = sorted(maker for word, maker in makers.items() if any(word in s.image_type for s in slices))
+    return f"{found[0]} mosaic: each image holds a whole volume as tiles; export single images" if found else ""
 
 
 def _lookup_table(slices: Sequence[Slice]) -> str:

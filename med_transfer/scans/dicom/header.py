@@ -53,7 +53,7 @@ ACQUISITION_KEYWORDS = (
 CONTENT_KEYWORDS = (
     *("PhotometricInterpretation", "PixelRepresentation", "Units", "ComplexImageComponent"),
     *("LossyImageCompression", "BurnedInAnnotation", "VolumetricProperties"),
-    *("NumberOfSlices", "ImagesInAcquisition"),
+    *("NumberOfSlices", "ImagesInAcquisition", "InConcatenationTotalNumber"),
 )
 # What tells apart the acquisitions, phases or echoes that a scanner put into one series; the telling ones first.
 PHASE_KEYWORDS = (

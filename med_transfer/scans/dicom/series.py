@@ -43,11 +43,14 @@ def all_series(
 def _beside_strays(volume: Series, strays: Sequence[Series]) -> Series:
     """The same series, with a remark where images of another one, too few for a volume, would lengthen it evenly."""
     for stray in strays:
-        if (stray.study_uid, stray.modality) == (volume.study_uid, volume.modality):
-            together = [s for s in (*volume.slices, *stray.slices) if not s.is_localizer]
-            if len(together) > volume.n_slices and slices_verdict(arrange(together)).usable:
-                return volume.among(Verdict(remarks=(_STRAY,)))
+        alike = [s for s in stray.slices if _looks(s) == _looks(volume.slices[0]) and not s.is_localizer]
+        if alike and slices_verdict(arrange((*volume.slices, *alike))).usable:
+            return volume.among(Verdict(remarks=(_STRAY,)))
     return volume
+
+
+def _looks(slice_: Slice) -> tuple:
+    return slice_.study_uid, slice_.modality, slice_.rows, slice_.columns, slice_.spacing_mm
 
 
 def split_series(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> list[Series]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
 from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES
-from med_transfer.scans.series import Ignored, Series
+from med_transfer.scans.series import NO_IMAGE, Ignored, Series
 from med_transfer.scans.verdict import Verdict
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
@@ -30,13 +30,15 @@ def named_as_dicom(path: Path) -> bool:
 
 
 def as_damaged(ignored: Iterable[Ignored], series: Iterable[Series]) -> list[Ignored]:
-    """The same files; one that is named as the slices beside it are, but for the number, counts as a damaged one."""
+    """The same files; one that holds no known format, and is named as the slices beside it are, counts as damaged."""
     names: dict[Path, set[str]] = defaultdict(set)
     for path in (path for found in series if found.format == "dicom" for path in found.files):
         names[path.parent].add(_shape(path.name))
-    return [
-        replace(file, damaged=file.damaged or _shape(file.path.name) in names[file.path.parent]) for file in ignored
-    ]
+
+    def is_damaged(file: Ignored) -> bool:
+        return file.damaged or (file.reason == NO_IMAGE and _shape(file.path.name) in names[file.path.parent])
+
+    return [replace(file, damaged=is_damaged(file)) for file in ignored]
 
 
 def _shape(name: str) -> str:

@@ -22,7 +22,7 @@ from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.archives import is_archive, unpacked
 from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
-from med_transfer.scans.series import Ignored, Series, Survey
+from med_transfer.scans.series import NO_IMAGE, Ignored, Series, Survey
 
 _READERS = 8  # threads
 _BATCH = 1024  # files; what they hold takes ten times the memory until it is shared
@@ -83,7 +83,7 @@ def inspect_file(path: Path) -> tuple[Slice, ...] | Series | None:
     if not looks_like_dicom(start):
         if named_as_dicom(path):
             raise UnreadableScan(f"named as DICOM, but {_instead(start)}", where=path)
-        raise NotAScan("not an image file", where=path, expected="DICOM, NIfTI, NRRD or MetaImage")
+        raise NotAScan(NO_IMAGE, where=path, expected="DICOM, NIfTI, NRRD or MetaImage")
     return tuple(read_slices(path))
 
 
