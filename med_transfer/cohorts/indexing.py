@@ -16,6 +16,7 @@ from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.errors import CohortError, ScanNotFound
 from med_transfer.scans import Ignored, geometry, identity, survey
 from med_transfer.scans.search.description import count_files
+from med_transfer.scans.search.links import how_to_follow
 from med_transfer.scans.search.series_rules import Choice, SeriesRules, choose
 
 # What the cohort table keeps of a series; the quality table has all of it, and every file that is none.
@@ -91,7 +92,10 @@ def write_index(
     contents = survey(scans, max_gap_mm=max_gap_mm)
     if not contents.series:
         raise ScanNotFound(
-            f"no series among {len(contents.ignored)} files", where=scans, expected="DICOM, NIfTI, NRRD or MetaImage"
+            f"no series among {len(contents.ignored)} files",
+            where=scans,
+            expected="DICOM, NIfTI, NRRD or MetaImage",
+            action=how_to_follow(contents.ignored),
         )
     choices = choose(contents.series, rules)
     rows = [_row(choice, out) for choice in choices]

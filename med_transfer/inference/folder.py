@@ -29,6 +29,7 @@ from med_transfer.predictions.table import PredictionTable
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Region, Series, Volume, survey
+from med_transfer.scans.search.links import how_to_follow
 
 log = logging.getLogger(__name__)
 
@@ -248,6 +249,7 @@ def _in_folder(scans: Path, config: PreprocessingConfig) -> tuple[list[ScanToPre
             f"no scan among {len(found.ignored)} files",
             where=scans,
             expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files",
+            action=how_to_follow(found.ignored),
         )
     return items, len(found.ignored) - len(damaged)
 

@@ -13,6 +13,7 @@ from med_transfer.scans.formats.itk import read_itk
 from med_transfer.scans.formats.nifti import read_nifti
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.damaged_files import damaged_slices
+from med_transfer.scans.search.links import how_to_follow
 from med_transfer.scans.search.survey import inspect_file, require_exists, survey
 from med_transfer.scans.series import Ignored, Series
 from med_transfer.scans.volume import Volume
@@ -99,7 +100,12 @@ def _nothing(path: Path, series_uid: str, ignored: Sequence[Ignored]) -> ScanNot
         return UnreadableScan(f"no readable image; {damaged[0].path.name}: {damaged[0].reason}", where=path)
     if series_uid:
         return ScanNotFound(f"no series {series_uid}", where=path)
-    return ScanNotFound(f"no image among {len(ignored)} files", where=path, expected="DICOM, NIfTI, NRRD or MetaImage")
+    return ScanNotFound(
+        f"no image among {len(ignored)} files",
+        where=path,
+        expected="DICOM, NIfTI, NRRD or MetaImage",
+        action=how_to_follow(ignored),
+    )
 
 
 def _ambiguous(path: Path, usable: Sequence[Series]) -> AmbiguousScan:

@@ -14,7 +14,7 @@ from dicom_series import SECRETS, as_image, hounsfield, plane_affine, write_seri
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from med_transfer.errors import ScanNotFound, UnreadableScan
-from med_transfer.scans import Ignored, find_series, identity, read_scan, survey
+from med_transfer.scans import Ignored, Survey, find_series, identity, read_scan, survey
 
 SEGMENTATION, STRUCTURE_SET, REPORT, PRESENTATION, KEY_OBJECT = (
     "1.2.840.10008.5.1.4.1.1.66.4",
@@ -132,14 +132,63 @@ def test_missing_series_uid_groups_by_folder(tmp_path):
     assert [one.n_slices for one in find_series(tmp_path)] == [5, 5]
 
 
-def test_links_are_followed_once(tmp_path):
+@pytest.fixture
+def store(tmp_path):
+    """A series elsewhere, and a tree that will hold links."""
     write_series(tmp_path / "store" / "ct")
-    cohort = tmp_path / "cohort"
-    cohort.mkdir()
-    (cohort / "case").symlink_to(tmp_path / "store" / "ct", target_is_directory=True)
-    (tmp_path / "store" / "ct" / "loop").symlink_to(cohort, target_is_directory=True)
+    (tmp_path / "cohort").mkdir()
+    return tmp_path / "store" / "ct"
+
+
+def test_links_out_of_the_tree_are_followed_when_asked_and_once(store, monkeypatch):
+    cohort = store.parents[1] / "cohort"
+    (cohort / "case").symlink_to(store, target_is_directory=True)
+    (store / "loop").symlink_to(cohort, target_is_directory=True)
+    elsewhere = "link to a folder elsewhere, not followed (MED_TRANSFER_FOLLOW_LINKS=1 follows it)"
+    assert survey(cohort) == Survey((), (Ignored(cohort / "case", elsewhere),))
+    with pytest.raises(ScanNotFound, match=r"no image among 1 files.*MED_TRANSFER_FOLLOW_LINKS=1"):
+        read_scan(cohort)
+    assert find_series(cohort / "case")[0].n_slices == 5
+    monkeypatch.setenv("MED_TRANSFER_FOLLOW_LINKS", "1")
     (series,) = find_series(cohort)
-    assert series.n_slices == 5
+    assert (series.n_slices, series.path) == (5, cohort / "case")
+
+
+def test_links_within_the_tree_are_no_copies(tmp_path):
+    paths = write_series(tmp_path / "b" / "real")
+    (tmp_path / "a").mkdir()
+    for path in paths:
+        (tmp_path / "a" / path.name).symlink_to(path)
+    (tmp_path / "c").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "b" / "up").symlink_to(tmp_path, target_is_directory=True)
+    found = survey(tmp_path)
+    assert [(one.path, str(one.verdict)) for one in found.series] == [(tmp_path / "b" / "real", "accept")]
+    assert {file.reason for file in found.ignored} == {"link to what is found in its own place"}
+    np.testing.assert_array_equal(read_scan(tmp_path).voxels, hounsfield())
+
+
+def test_links_to_files_elsewhere_and_to_hidden_ones_are_files(store):
+    """As git-annex keeps them."""
+    cohort = store.parents[1] / "cohort"
+    (cohort / ".annex").mkdir()
+    for number, path in enumerate(sorted(store.iterdir())):
+        target = path.rename(cohort / ".annex" / path.name) if number < 2 else path
+        (cohort / path.name).symlink_to(target)
+    assert [(one.n_slices, str(one.verdict)) for one in find_series(cohort)] == [(5, "accept")]
+
+
+def test_a_broken_link_rejects_nothing(tmp_path):
+    write_series(tmp_path / "ct")
+    (tmp_path / "ct" / "slice999.dcm").symlink_to("/nowhere/x.dcm")
+    (tmp_path / "ct" / "ring").symlink_to(tmp_path / "ct" / "ring")
+    found = survey(tmp_path)
+    verdict = "accept: broken links lie beside it (slice999.dcm): a slice may be missing"
+    assert [str(one.verdict) for one in found.series] == [verdict]
+    assert [(file.path.name, file.reason, file.damaged) for file in found.ignored] == [
+        ("ring", "broken link", False),
+        ("slice999.dcm", "broken link", True),
+    ]
+    np.testing.assert_array_equal(read_scan(tmp_path).voxels, hounsfield())
 
 
 def test_one_bad_file_never_stops_the_search(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
 from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES
+from med_transfer.scans.search.links import BROKEN
 from med_transfer.scans.series import NO_IMAGE, Ignored, Series
 from med_transfer.scans.verdict import Verdict
 
@@ -36,7 +37,7 @@ def as_damaged(ignored: Iterable[Ignored], series: Iterable[Series]) -> list[Ign
         names[path.parent].add(_shape(path.name))
 
     def is_damaged(file: Ignored) -> bool:
-        return file.damaged or (file.reason == NO_IMAGE and _shape(file.path.name) in names[file.path.parent])
+        return file.damaged or (file.reason in (NO_IMAGE, BROKEN) and _shape(file.path.name) in names[file.path.parent])
 
     return [replace(file, damaged=is_damaged(file)) for file in ignored]
 
@@ -60,7 +61,8 @@ def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[
     """The same series with the damaged files beside them in their verdicts.
 
     A file between two of one series, in the order of names, would be a slice of that one, which is rejected; so is the
-    only series of a folder. Any other series of the folder may have lost it: a remark.
+    only series of a folder. Any other series of the folder may have lost it: a remark. So is a broken link, which may
+    have led to anything.
     """
     folders = {file.path.parent for file in ignored if file.damaged}
     of_folder: dict[Path, list[tuple[list, str]]] = defaultdict(list)
@@ -75,11 +77,20 @@ def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[
 def _with_damage(series: Series, damaged: Sequence[Ignored], of_folder: dict[Path, list[tuple[list, str]]]) -> Series:
     if not damaged:
         return series
-    own = [file for file in damaged if _owners(file.path, of_folder[file.path.parent]) == {series.series_uid}]
+    lost = [file for file in damaged if file.reason != BROKEN]
+    own = [file for file in lost if _owners(file.path, of_folder[file.path.parent]) == {series.series_uid}]
     if own:
         return series.among(Verdict(rejections=(f"damaged files beside it may belong to it ({_named(own)})",)))
-    remark = f"damaged files lie beside it and beside other series ({_named(damaged)}): a slice may be missing"
-    return series.among(Verdict(remarks=(remark,)))
+    links = [file for file in damaged if file.reason == BROKEN]
+    remarks = (
+        *(
+            [f"damaged files lie beside it and beside other series ({_named(lost)}): a slice may be missing"]
+            if lost
+            else ()
+        ),
+        *([f"broken links lie beside it ({_named(links)}): a slice may be missing"] if links else ()),
+    )
+    return series.among(Verdict(remarks=remarks))
 
 
 def _owners(path: Path, files: list[tuple[list, str]]) -> set[str]:

@@ -22,6 +22,7 @@ from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.archives import is_archive, unpacked
 from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
+from med_transfer.scans.search.links import BROKEN, passed_over
 from med_transfer.scans.series import NO_IMAGE, Ignored, Series, Survey
 
 _READERS = 8  # threads
@@ -226,7 +227,17 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
-    """Files below a folder, in order of name, links followed once; hidden ones left out."""
+    """Files below a folder, in order of name; hidden ones and most links (see links.py) left out."""
+    tree = os.path.realpath(folder)
+
+    def is_wanted(path: Path) -> bool:
+        if path.name.startswith("."):
+            return False
+        reason = passed_over(path, tree) if path.is_symlink() else ""
+        if reason:
+            is_lost = reason == BROKEN and (named_as_dicom(path) or path.name.lower().endswith((*SUFFIXES, *FORMATS)))
+            ignored.append(Ignored(path, reason, damaged=is_lost))
+        return not reason
 
     def unreadable(error: OSError) -> None:
         ignored.append(Ignored(Path(error.filename), f"folder cannot be opened ({type(error).__name__})", damaged=True))
@@ -238,10 +249,8 @@ def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(parent, name)
+        folders[:] = sorted(name for name in folders if is_wanted(Path(parent, name)))
+        yield from filter(is_wanted, (Path(parent, name) for name in sorted(names)))
 
 
 # Archives and damage ------------------------------------------------------------------------------------------

@@ -1,0 +1,41 @@
+"""Links in a folder tree: what they lead to counts once, and none leads to a folder elsewhere unasked.
+
+A folder from outside may hold a link to any other of the machine, and a tree of links may show each file many times.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from med_transfer.scans.series import Ignored
+
+FOLLOW = "MED_TRANSFER_FOLLOW_LINKS"
+BROKEN = "broken link"
+_ELSEWHERE = f"link to a folder elsewhere, not followed ({FOLLOW}=1 follows it)"
+_ELSEWHERE = f"link to a folder elsewhere, not followed ({FOLLOW}=1 follows it)"
+
+
+def passed_over(link: Path, tree: str) -> str:
+    """Why a link is not followed; empty for one that is.
+
+    Args:
+        link: a symbolic link.
+        tree: the real path of the folder that is looked through.
+    """
+    target = os.path.realpath(link)
+    if not os.path.exists(target):  # noqa: PTH110  which knows rings of links and names that are too long
+        return BROKEN
+    names = Path(os.path.relpath(target, tree)).parts or (os.curdir,)
+    inside = names[0] != os.pardir
+    if inside and not any(name.startswith(".") for name in names if name != os.curdir):
+        return "link to what is found in its own place"
+    if not inside and os.path.isdir(target) and os.environ.get(FOLLOW, "") not in ("1", "true"):  # noqa: PTH112
+        return _ELSEWHERE
+    return ""
+
+
+def how_to_follow(ignored: Iterable[Ignored]) -> str:
+    """What to do where links were not followed; empty where there were none."""
+    return f"{FOLLOW}=1 follows the links to folders elsewhere" if any(f.reason == _ELSEWHERE for f in ignored) else ""
