@@ -103,7 +103,7 @@ def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split
             filed twice; whichever side is right, the figure would be too good.
     """
     patients = [(patient,) if patient else () for patient in cohort.patients]
-    for side, other, here, there in _sides(split):
+    for side, other, here, there in sides(split):
         for keys, what in ((patients, "one patient"), (content_hashes, "identical images")):
             pairs = _shared(keys, here, there)
             if pairs:
@@ -117,7 +117,8 @@ def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split
                 )
 
 
-def _sides(split: Split) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
+def sides(split: Split) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
+    """What must share no patient: two parts' names, and the cases of each."""
     yield "the test set", "development", split.test, split.development
     for fold, validation in enumerate(split.validation):
         yield f"validation {fold}", "its training", validation, split.training(fold)

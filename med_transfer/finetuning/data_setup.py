@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from med_transfer.cohorts import (
     seen_before,
     split_cohort,
 )
+from med_transfer.cohorts.near_duplicates import near_duplicates
 from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
@@ -26,7 +28,10 @@ from med_transfer.finetuning.unlabelled import UNLABELLED_LOCK_FILE, lock_unlabe
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
 
+log = logging.getLogger(__name__)
+
 LOCK_FILE = "cohort.lock.json"
+NAMED = 10  # pairs of a warning
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def prepare_run_data(
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), out / "prepared", margin, progress)
     split = split_cohort(prepared.cohort, config.split)
     check_leakage(prepared.cohort, prepared.content_hashes, split)
+    _warn_of_near_duplicates(prepared, split)
     lock = CohortLock.of(prepared.cohort, prepared.content_hashes, split, config.split)
     unlabelled = None
     if config.transfer.unlabelled:
@@ -73,6 +79,18 @@ def prepare_run_data(
     if unlabelled:
         lock_unlabelled(unlabelled, out / UNLABELLED_LOCK_FILE)
     return run_data
+
+
+def _warn_of_near_duplicates(prepared: PreparedCohort, split: Split) -> None:
+    cases, pairs = prepared.cohort.cases, near_duplicates(prepared.tensors, split)
+    if pairs:
+        named = "; ".join(f"{cases[first]} and {cases[second]}" for first, second in pairs[:NAMED])
+        log.warning(
+            "two patients' scans on two sides of the split look like altered copies (another reconstruction, a slice "
+            "fewer): %s%s. If they are of one patient, name that patient in both rows: otherwise figures are too good",
+            named,
+            f"; and {len(pairs) - NAMED} more" if len(pairs) > NAMED else "",
+        )
 
 
 def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> PreprocessingConfig:
