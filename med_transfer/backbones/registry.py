@@ -24,9 +24,9 @@ def find_backbone(name: str) -> BackboneSpec:
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
-    nearest = difflib.get_close_matches(name.lower(), _REGISTRY, n=1, cutoff=0.4)
+    nearest = difflib.get_close_matches(name.lower(), _REGISTRY, n=3, cutoff=0.4)
     raise UnknownBackbone(
         f"unknown backbone {name!r}",
-        expected=f"one of {', '.join(_REGISTRY)}",
-        action=f"Did you mean {nearest[0]!r}" if nearest else "",
+        expected=f"{' or '.join(nearest)} perhaps" if nearest else "the name of an entry",
+        action="`med-transfer backbones list` shows all of them",
     )

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from med_transfer import __version__
 from med_transfer.cli import (
     backbones,
     compare,
@@ -25,9 +26,11 @@ from med_transfer.cli import (
     phantom,
     predict,
     pretrain,
+    report,
     select,
     tune,
 )
+from med_transfer.cli.options import example
 from med_transfer.errors import MedTransferError, OutputError
 
 app = typer.Typer(
@@ -39,8 +42,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, phantom, index, inspect, pretrain, select, tune, finetune, evaluate, compare, predict, explain):
-    app.command(module.NAME)(module.command)
+for module in (
+    *(demo, phantom, index, inspect, pretrain, select, tune, finetune, evaluate, report, compare, predict, explain),
+):
+    app.command(module.NAME, epilog=example(f"{module.NAME} {module.EXAMPLE}"))(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)
 app.add_typer(labels.app, name=labels.NAME)
 
@@ -48,8 +53,17 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the input
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"med-transfer {__version__}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_say_version)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.")] = False,
 ) -> None:

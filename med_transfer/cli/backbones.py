@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson
+from med_transfer.cli.options import AsJson, example
 
 if TYPE_CHECKING:
     from med_transfer.backbones import BackboneSpec
@@ -23,7 +23,7 @@ AcceptLicence = Annotated[
 ]
 
 
-@app.command("list")
+@app.command("list", epilog=example("backbones list --json"))
 def list_(as_json: AsJson = False) -> None:
     """One line a backbone: name, parameters, whether its weights are here, licence."""
     from med_transfer.backbones import backbones, describe
@@ -38,7 +38,7 @@ def list_(as_json: AsJson = False) -> None:
         say(f"{name:<{wide}} {spec.parameters / 1e6:7.1f} M   {_here(spec):<9} {_licence(spec)}")
 
 
-@app.command()
+@app.command(epilog=example("backbones show med-transfer-small"))
 def show(name: BackboneName, as_json: AsJson = False) -> None:
     """Everything known about one backbone."""
     from med_transfer.backbones import describe, find_backbone
@@ -57,7 +57,7 @@ def show(name: BackboneName, as_json: AsJson = False) -> None:
         say(f"{key:<{width}}  {value}")
 
 
-@app.command("import")
+@app.command("import", epilog=example("backbones import astra --download"))
 def import_(
     name: BackboneName,
     file: Annotated[Path | None, typer.Argument(help="The published weights file.", show_default=False)] = None,
@@ -106,7 +106,7 @@ def import_(
     say(f"{path}: from now on, the name {name} is enough")
 
 
-@app.command()
+@app.command(epilog=example("backbones verify med-transfer-small --scans SCANS"))
 def verify(
     name: BackboneName,
     scans: Annotated[Path, typer.Option(help="A folder of scans of the kind that you will use.")],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from med_transfer.evaluation.comparison import Comparison
 
 NAME = "compare"
+EXAMPLE = "runs/first runs/second --margin 0.05 -o side-by-side"
 
 
 def command(

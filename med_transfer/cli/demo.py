@@ -10,6 +10,7 @@ import typer
 from med_transfer.cli.options import ReportLanguage
 
 NAME = "demo"
+EXAMPLE = "-o runs/demo --language zh-TW"
 
 
 def command(

@@ -10,6 +10,7 @@ import typer
 from med_transfer.cli.options import AsJson, IntervalOfRates, Prevalence, ReportLanguage, Subgroups, column_names
 
 NAME = "evaluate"
+EXAMPLE = "runs/first other-hospital/cohort.csv -o runs/first-elsewhere"
 
 
 def command(

@@ -10,6 +10,7 @@ import typer
 from med_transfer.cli.options import AsJson, Mask, Roi, with_region
 
 NAME = "explain"
+EXAMPLE = "runs/first scan.nii.gz --mask nodule.nii.gz -o maps"
 
 
 def command(

@@ -20,6 +20,7 @@ from med_transfer.cli.options import (
 )
 
 NAME = "finetune"
+EXAMPLE = "cohort.csv -o runs/first --set training.epochs=30"
 
 OnHarm = Annotated[
     Literal["report", "fallback"] | None,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from med_transfer.cohorts.label_sheet import RowRemark
 
 NAME = "index"
+EXAMPLE = "SCANS -o cohort.csv --labels labels.csv"
 
 
 def command(

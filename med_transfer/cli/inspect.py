@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from med_transfer.scans.inspection.page import ScanSummary
 
 NAME = "inspect"
+EXAMPLE = "SCANS --html inspection.html"
 _SILENT = 8  # as many scans are done before a bar says anything
 Summarise = Callable[..., "ScanSummary"]  # view=True for one with pictures
 

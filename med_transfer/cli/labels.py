@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings
+from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings, example
 
 if TYPE_CHECKING:
     from med_transfer.labelling import Budget
@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(epilog=example("labels budget cohort.csv --target 0.85 -o label-budget"))
 def budget(
     cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder; the same folder again goes on.")] = Path(
@@ -108,7 +108,7 @@ def _say_budget(measured: Budget) -> None:
     say(f"figures: {measured.folder / 'budget.json'}")
 
 
-@app.command("next")
+@app.command("next", epilog=example("labels next runs/first UNLABELLED -n 20 -o next.csv"))
 def next_(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
     scans: Annotated[Path, typer.Argument(help="A folder tree of unlabelled scans, or a table of them.")],

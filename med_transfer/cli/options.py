@@ -48,6 +48,11 @@ Roi = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 
 
+def example(words: str) -> str:
+    """What stands at the end of a command's help."""
+    return f"Example: med-transfer {words}"
+
+
 def column_names(text: str | None) -> tuple[str, ...] | None:
     """``age, sex`` as names; None where nothing was said."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

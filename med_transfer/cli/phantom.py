@@ -10,6 +10,7 @@ import typer
 from med_transfer.cli.options import Config, Overrides
 
 NAME = "phantom"
+EXAMPLE = "phantoms --set patients_per_class=8 --set format=nifti"
 
 
 def command(

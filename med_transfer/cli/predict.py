@@ -10,6 +10,7 @@ import typer
 from med_transfer.cli.options import AsJson, Mask, Roi, with_region
 
 NAME = "predict"
+EXAMPLE = "runs/first NEW_SCANS -o predictions"
 
 
 def command(

@@ -12,6 +12,7 @@ import typer
 from med_transfer.cli.options import AsJson, Config, Overrides
 
 NAME = "pretrain"
+EXAMPLE = "SCANS -c configs/pretraining/contrastive.yaml -o runs/pretrained"
 
 
 def command(

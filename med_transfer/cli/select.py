@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from med_transfer.selection import Selection
 
 NAME = "select"
+EXAMPLE = "cohort.csv -o selection --weights resnet18-w32=runs/source"
 
 
 def command(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from med_transfer.tuning import Tuning
 
 NAME = "tune"
+EXAMPLE = "cohort.csv -o search --minutes 60"
 
 
 def command(

@@ -18,7 +18,7 @@ from med_transfer.config import dump_config, load_config
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
-from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.config import FinetuneConfig, ReportConfig
 from med_transfer.finetuning.data_setup import (
     LOCK_FILE,
     RunData,
@@ -192,11 +192,12 @@ def _claim(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> None:
 
 
 def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
-    """What decides the training: everything but the operating point, how rates are stated and what is pictured."""
+    """What decides the training: all but the operating point, how rates are stated and how the report looks."""
     not_trained = {
         "operating_point": OperatingPointConfig(),
         "evaluation": EvaluationConfig(),
         "explain": ExplainConfig(),
+        "report": ReportConfig(),
     }
     return config.model_copy(update=not_trained)
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.metrics.records.sentence import Text
 from med_transfer.page import Language, sentence
 from med_transfer.predictions.labels import Labels
 
@@ -76,13 +77,13 @@ class RunSummary:
     backbone: str
     backbone_licence: str
     cohort: Mapping[str, Mapping[str, Count]]
-    split: str = "by patient: no patient is on both sides"
+    split: Text = "by patient: no patient is on both sides"
     flow: ParticipantFlow | None = None
     cross_validated: bool = False
-    config: Sequence[tuple[str, str]] = ()
+    config: Sequence[tuple[str, Text]] = ()
     seconds: float = 0.0
     software: Mapping[str, str] = field(default_factory=dict)
-    model_card: Sequence[tuple[str, str]] = ()
+    model_card: Sequence[tuple[str, Text]] = ()
     origin: Sequence[tuple[str, str]] = ()
     language: Language = "en"
 

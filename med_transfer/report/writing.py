@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment
@@ -14,6 +14,7 @@ from med_transfer.page.environment import in_page
 from med_transfer.page.language import translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import Figure
+from med_transfer.report.saved import load_evidence, save_evidence
 from med_transfer.report.section import Section, SectionModule
 from med_transfer.report.sections import SECTIONS
 from med_transfer.report.table import Table
@@ -37,7 +38,7 @@ def write_report(path: Path | str, evidence: Evidence) -> None:
     """Write report.html whole or not at all, in the language of ``evidence.run``; equal input gives equal files.
 
     Beside it ``report_files/tables/*.csv`` and ``report_files/figures/*.svg`` hold its tables and figures; those of an
-    earlier report that are no longer part of it are removed.
+    earlier report that are no longer part of it are removed. ``report_files/evidence.json`` is what it was made of.
 
     Args:
         path: where to; folders are made.
@@ -55,6 +56,25 @@ def write_report(path: Path | str, evidence: Evidence) -> None:
     values = {"run": evidence.run, "origin": origin, "sections": sections, "files": FILES}
     write_text(path, page.get_template("report.html.jinja").render(values))
     _write_files(path.parent / FILES, {name: text for section in sections for name, text in section.files.items()})
+    save_evidence(path.parent, evidence)
+
+
+def write_again(folder: Path, language: Language, out: Path | None = None) -> Path:
+    """Write the report of a finished run or evaluation in another language; nothing is computed anew.
+
+    Args:
+        folder: of the run or evaluation.
+        language: of the report.
+        out: folder to write to; None replaces the report that is there.
+
+    Raises:
+        UsageError: the folder holds nothing that a report was made of.
+        OutputError: a file cannot be written.
+    """
+    evidence = load_evidence(folder)
+    path = (out or folder) / "report.html"
+    write_report(path, replace(evidence, run=replace(evidence.run, language=language)))
+    return path
 
 
 def report_translator(language: Language) -> Translator:

@@ -1,7 +1,6 @@
 """Which tensors fit, what is said about them, and an own network as a source."""
 
 import hashlib
-import re
 
 import pytest
 import safetensors.torch
@@ -154,12 +153,16 @@ def test_file_and_scratch_together():
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("restnet18", "resnet18"), ("MedicalNet-ResNet50", "medicalnet-resnet50"), ("zzz", "")]
+    ("name", "nearest"),
+    [
+        ("restnet18-w32", "resnet18-w32"),
+        ("MedicalNet-ResNet50", "medicalnet-resnet50"),
+        ("zzz", "the name of an entry"),
+    ],
 )
-def test_unknown_name_lists_the_known_and_the_nearest(name, nearest):
-    hint = rf"\. Did you mean '{re.escape(nearest)}'\.$" if nearest else r"[^?]*\.$"
+def test_an_unknown_name_is_told_the_nearest_and_not_all(name, nearest):
     with pytest.raises(
-        UnknownBackbone, match=rf"unknown backbone '{name}'; expected one of med-transfer-small, resnet18-w32, .*{hint}"
+        UnknownBackbone, match=rf"unknown backbone '{name}'; expected {nearest}.*backbones list"
     ) as error:
         load_backbone(name)
-    assert bool(nearest) == ("Did you mean" in str(error.value))
+    assert len(str(error.value)) < 250

@@ -246,7 +246,7 @@ def test_damaged_nifti_file_does_not_spoil_the_series_beside_it(command, finishe
         ("input.window_hu=[100,-100]", "input: window_hu must rise, for example [-1000, 400]"),
         ("input.orientation=XYZ", "input.orientation: three letters, one each of R/L, A/P and S/I"),
         ("epochs", "--set: 'epochs'; expected section.key=value"),
-        ("backbone.name=resnet19", "unknown backbone 'resnet19'; expected one of med-transfer-small, resnet18-w32"),
+        ("backbone.name=resnet19", "unknown backbone 'resnet19'; expected resnet18 or "),
         (
             "backbone.name=medicalnet-resnet10",
             "needs a weights file; expected resnet_10_23dataset.pth or resnet_10.pth in ",

@@ -20,6 +20,7 @@ from pydicom import dcmread
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
+import med_transfer
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
 from med_transfer.cohorts import Cohort, CohortLock
@@ -365,6 +366,10 @@ def test_each_answer_is_the_same_one_by_one_and_in_a_folder(command, finished, u
 
 
 # the program itself
+
+
+def test_the_version_is_told(command):
+    assert command("--version").out == f"med-transfer {med_transfer.__version__}\n"
 
 
 def test_quiet_means_quiet(command, cohort_csv, finished):

@@ -99,6 +99,20 @@ def test_commands_are_understood(shown: Block):
     assert n_checked
 
 
+def every_command(command=None, path=()) -> list[tuple[tuple[str, ...], str]]:
+    """The words of each command, and the example at the end of its help."""
+    command = command or get_command(app)
+    if not hasattr(command, "resolve_command"):
+        return [(path, command.epilog or "")]
+    return [found for name, inner in command.commands.items() for found in every_command(inner, (*path, name))]
+
+
+@pytest.mark.parametrize(("words", "example"), every_command(), ids=str)
+def test_the_help_of_every_command_ends_with_an_example_that_is_understood(words, example):
+    assert f"{example} ".startswith(f"Example: med-transfer {' '.join(words)} ")
+    check_ours(shlex.split(example.removeprefix("Example: med-transfer ")))
+
+
 @pytest.mark.parametrize("shown", blocks("yaml"), ids=str)
 def test_configs_can_be_read(shown: Block, tmp_path):
     for number, text in enumerate(shown.code.split("\n\n")):

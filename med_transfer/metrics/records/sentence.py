@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Annotated, Any
 
-from pydantic import ValidatorFunctionWrapHandler, WrapValidator
+import numpy as np
+from pydantic import PlainSerializer, SerializationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 
 class Sentence(str):
@@ -44,7 +45,29 @@ def _pair(first: str, second: str) -> str:
 
 
 def _kept(value: object, handler: ValidatorFunctionWrapHandler) -> str:
+    value = _whole(value)
     return value if isinstance(value, Sentence) else handler(value)
 
 
-Text = Annotated[str, WrapValidator(_kept)]  # of a record: a Sentence stays one, which pydantic's own str would not
+def _told(value: str, info: SerializationInfo) -> str | dict[str, Any]:
+    return _parts(value) if info.context == IN_PARTS else value
+
+
+def _parts(value: object) -> Any:
+    """A sentence as its template and values; a number of numpy as Python's own."""
+    if isinstance(value, Sentence):
+        return {"template": value.template, "values": {name: _parts(part) for name, part in value.values.items()}}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _whole(value: object) -> object:
+    """What :func:`_parts` took apart."""
+    if isinstance(value, dict) and value.keys() == {"template", "values"}:
+        return Sentence(value["template"], **{name: _whole(part) for name, part in value["values"].items()})
+    return value
+
+
+IN_PARTS = "sentences in parts"  # context of a dump that is read again to be said in another language
+
+# Of a record: a Sentence stays one, which pydantic's own str would not; a file holds its text, or its parts if asked.
+Text = Annotated[str, WrapValidator(_kept), PlainSerializer(_told)]
