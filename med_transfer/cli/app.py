@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from importlib import metadata
 from typing import Annotated
 
 import typer
 
-from med_transfer import __version__
 from med_transfer.cli import (
     backbones,
     compare,
@@ -55,7 +55,7 @@ UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the input
 
 def _say_version(asked: bool) -> None:
     if asked:
-        sys.stdout.write(f"med-transfer {__version__}\n")
+        sys.stdout.write(f"med-transfer {metadata.version('med-transfer')}\n")
         raise typer.Exit
 
 
