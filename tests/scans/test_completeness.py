@@ -7,9 +7,8 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from dicom_series import hounsfield, write_series
+from dicom_series import hounsfield, plane_affine, write_series
 from pydicom.fileset import FileSet
-from pydicom.uid import generate_uid
 
 from med_transfer.errors import GeometryRejected, UnreadableScan
 from med_transfer.scans import find_series, read_scan, survey
@@ -244,13 +243,23 @@ def test_one_uid_for_all_images_is_one_volume_and_said(tmp_path, folders):
     np.testing.assert_array_equal(read_scan(tmp_path).voxels, hounsfield())
 
 
-def test_a_slice_under_another_series_uid_at_the_end_of_a_volume_is_said(tmp_path):
-    """A bit flipped in a UID takes the slice out of its series, which looks whole without it."""
-
+@pytest.mark.parametrize(
+    "changed",
+    [{"SeriesInstanceUID": "1.2.9"}, {"ImageOrientationPatient": [1, 0, 0, 0, 5, 0]}, {"AcquisitionNumber": 9}],
+)
+@pytest.mark.parametrize("lost", [0, 4], ids=["first", "last"])
+def test_a_slice_that_one_damaged_value_takes_from_the_end_of_a_volume_is_not_lost_in_silence(tmp_path, changed, lost):
     def change(k, dataset):
-        if k == 4:
-            dataset.SeriesInstanceUID = generate_uid()
+        if k == lost:
+            for keyword, value in changed.items():
+                setattr(dataset, keyword, value)
 
-    write_series(tmp_path, series_uid="1.2.3", change=change, names=[f"{k}" for k in range(5)])
-    (whole,) = [found for found in find_series(tmp_path) if found.series_uid == "1.2.3"]
-    assert "an image of another series continues this volume" in str(whole.verdict)
+    write_series(tmp_path, series_uid="1.2.3", change=change, names=[f"{k}" for k in range(5)], AcquisitionNumber=1)
+    (whole,) = [found for found in find_series(tmp_path) if found.n_slices > 1]
+    assert whole.n_slices == 5 or "an image that was set apart continues this volume" in str(whole.verdict)
+
+
+def test_a_scout_beside_a_volume_is_none_of_its_slices(tmp_path):
+    write_series(tmp_path, series_uid="1.2.3")
+    write_series(tmp_path, hounsfield((1, 7, 9)), plane_affine("coronal"), series_uid="1.2.3", names=["scout"])
+    assert verdicts(tmp_path)[0] == "accept"

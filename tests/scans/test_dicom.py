@@ -130,6 +130,15 @@ def test_bits_stored_that_is_too_small_is_an_error_and_loses_no_bits(tmp_path, s
         read_scan(tmp_path)
 
 
+def test_pixels_that_a_damaged_representation_shifts_are_an_error(tmp_path):
+    """Without its 'OW' the element's length counts as its first pixels."""
+    path = write_series(tmp_path)[-1]
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00\x0fW"))
+    with pytest.raises(UnreadableScan, match="and more than padding"):
+        read_scan(tmp_path)
+
+
 @pytest.mark.parametrize("signed", [True, False])
 def test_numbers_stored_as_unknown_are_read(tmp_path, signed, monkeypatch):
     """Anonymisers write US and SS as UN (PS3.5 section 6.2.2)."""

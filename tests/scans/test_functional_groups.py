@@ -147,6 +147,22 @@ def test_truncated_object(tmp_path):
         read_scan(path)
 
 
+def test_frames_that_are_smaller_than_their_pixels(tmp_path):
+    """One bit in Columns shifts every line of every frame."""
+    path = enhanced(
+        tmp_path / "e.dcm", hounsfield((5, 7, 9)), plane_affine(), change=lambda d: setattr(d, "Columns", 8)
+    )
+    with pytest.raises(UnreadableScan, match="630 bytes of pixels instead of 560, and more than padding"):
+        read_scan(path)
+
+
+def test_frames_of_an_unknown_representation(tmp_path):
+    path = enhanced(tmp_path / "e.dcm", hounsfield((5, 7, 9)), plane_affine())
+    path.write_bytes(path.read_bytes().replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00OG"))
+    with pytest.raises(UnreadableScan, match=r"pixels cannot be decoded \(NotImplementedError\)"):
+        read_scan(path)
+
+
 def test_legacy_converted_ct_as_highdicom_makes_it(tmp_path):
     hu, affine = hounsfield((6, 7, 9)), plane_affine("oblique")
     empty = dict.fromkeys(("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "PatientSex"), "")

@@ -105,6 +105,11 @@ class StoredPixels:
         return self.format.syntax not in _UNCOMPRESSED and not UID(self.format.syntax).is_deflated
 
     @property
+    def is_last(self) -> bool:
+        """Whether nothing but padding follows this image in its file."""
+        return self.frame == self.frames - 1
+
+    @property
     def frame_bytes(self) -> int:
         """Size of one uncompressed image."""
         return self.format.rows * self.format.columns * self.format.samples * self.format.bits_allocated // 8

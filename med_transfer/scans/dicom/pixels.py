@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
@@ -119,13 +120,20 @@ def _fits(low: int, high: int, slope: int, intercept: int) -> bool:
 
 def _stored(slice_: Slice, out: NDArray, shared: dict[Path, bytes]) -> NDArray:
     """The stored values of one slice; plain 16-bit pixels are read straight into ``out``."""
-    try:
+    with _explained(slice_):
         if _is_plain(slice_) and out.dtype == np.int16:
             return _read_into(out, slice_)
         return decode(_frame(slice_, shared), slice_.pixels.format, where=slice_.path)
+
+
+@contextmanager
+def _explained(slice_: Slice) -> Iterator[None]:
+    """pydicom raises whatever it likes on corrupt bytes."""
+    try:
+        yield
     except (UnreadableScan, MissingCodec):
         raise
-    except Exception as error:  # pydicom raises whatever it likes on corrupt bytes
+    except Exception as error:
         raise UnreadableScan(
             f"pixels cannot be decoded ({type(error).__name__})", where=slice_.path, action=_DAMAGED
         ) from error
@@ -143,6 +151,10 @@ def _read_into(out: NDArray, slice_: Slice) -> NDArray:
         file.seek((slice_.pixels.at or 0) + slice_.pixels.frame * out.nbytes)
         if file.readinto(out.data.cast("B")) != out.nbytes:
             raise UnreadableScan("truncated pixels", where=slice_.path, action=_DAMAGED)
+        surplus = (slice_.pixels.length or 0) - slice_.pixels.frames * out.nbytes
+        if slice_.pixels.is_last and surplus > 0 and any(file.read(surplus)):
+            found = f"{slice_.pixels.length} bytes of pixels instead of {slice_.pixels.frames * out.nbytes}"
+            raise UnreadableScan(f"{found}, and more than padding", where=slice_.path, action=_DAMAGED)
     stored = out if slice_.pixels.format.signed else out.view(np.uint16)
     try:
         drop_overlay(stored, slice_.pixels.format.bits_stored, declared=slice_.pixels.format.overlay)
@@ -162,13 +174,14 @@ def _frame(slice_: Slice, shared: dict[Path, bytes]) -> bytes:
     value = shared[slice_.path] if slice_.path in shared else _pixel_data(slice_)
     if pixels.encapsulated:
         return get_frame(value, pixels.frame, number_of_frames=pixels.frames)
-    return value[pixels.frame * pixels.frame_bytes : (pixels.frame + 1) * pixels.frame_bytes]
+    start = pixels.frame * pixels.frame_bytes
+    return value[start:] if pixels.is_last else value[start : start + pixels.frame_bytes]  # decode looks at the rest
 
 
 def _pixel_data(slice_: Slice) -> bytes:
     """The value of PixelData, all frames."""
     pixels = slice_.pixels
-    with slice_.path.open("rb") as file:
+    with _explained(slice_), slice_.path.open("rb") as file:
         _require_unchanged(slice_, os.fstat(file.fileno()))
         if pixels.at is None:
             return pydicom.dcmread(file, force=True).PixelData

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +24,7 @@ from med_transfer.scans.verdict import Repair, Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
 from med_transfer.scans.voxel_checks import hounsfield_doubt, require_finite
 
-_STRAY = "an image of another series continues this volume: a slice may be missing"
+_STRAY = "an image that was set apart continues this volume: a slice may be missing"
 
 
 def all_series(
@@ -36,21 +37,25 @@ def all_series(
     """
     groups = group_by_series(slices, listed)
     volumes = [volume.among(verdict) for group, verdict in groups for volume in split_series(group, max_gap_mm)]
-    strays = [volume for volume in volumes if volume.n_slices < MIN_SLICES]
+    strays = [volume for volume in volumes if volume.n_slices < MIN_SLICES and volume.slices[0].position_mm]
     return [_beside_strays(volume, strays) if volume.verdict.usable else volume for volume in volumes]
 
 
 def _beside_strays(volume: Series, strays: Sequence[Series]) -> Series:
-    """The same series, with a remark where images of another one, too few for a volume, would lengthen it evenly."""
+    """The same series, with a remark where images of another one, too few for a volume, would lengthen it evenly.
+
+    A damaged orientation, which sets a slice apart as a scout is, does not hide it: a scout starts elsewhere.
+    """
+    first = volume.slices[0]
     for stray in strays:
-        alike = [s for s in stray.slices if _looks(s) == _looks(volume.slices[0]) and not s.is_localizer]
+        alike = [replace(s, orientation=first.orientation) for s in stray.slices if _looks(s) == _looks(first)]
         if alike and slices_verdict(arrange((*volume.slices, *alike))).usable:
             return volume.among(Verdict(remarks=(_STRAY,)))
     return volume
 
 
 def _looks(slice_: Slice) -> tuple:
-    return slice_.study_uid, slice_.modality, slice_.rows, slice_.columns, slice_.spacing_mm
+    return slice_.study_uid, slice_.modality, slice_.is_localizer, slice_.rows, slice_.columns, slice_.spacing_mm
 
 
 def split_series(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> list[Series]:
