@@ -23,6 +23,7 @@
     │   ├── ScanNotFound
     │   ├── NotAScan
     │   ├── UnreadableScan
+    │   ├── ScanAborted
     │   ├── MissingCodec
     │   ├── AmbiguousScan
     │   ├── GeometryRejected
@@ -158,6 +159,10 @@ class NotAScan(ScanError):
 
 class UnreadableScan(ScanError):
     """Truncated or corrupt."""
+
+
+class ScanAborted(ScanError):
+    """Took too much time or memory, crashed what reads it, or failed as nobody foresaw; a resumed run tries again."""
 
 
 class MissingCodec(ScanError):

@@ -92,8 +92,9 @@ def transferred(cohort_csv: Path, finished: FinishedRun, tmp_path_factory: pytes
 
 
 @pytest.fixture
-def as_nobody() -> Iterator[None]:
-    """Runs the test without root's right to read everything."""
+def as_nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs the test without root's right to read everything, and without a child that has it."""
+    monkeypatch.setenv("MED_TRANSFER_READ_IN_PROCESS", "1")
     if os.geteuid() == 0:
         os.seteuid(65534)
         yield

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 some scans failed but the rest is written; 2 wrong usage o
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from importlib import metadata
@@ -66,8 +67,17 @@ def common(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.")] = False,
+    read_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Limit for reading one scan; 0: none.", show_default="300")
+    ] = None,
+    read_gib: Annotated[
+        float | None, typer.Option(min=0, help="Limit of memory for reading one scan; 0: none.", show_default="8")
+    ] = None,
 ) -> None:
     """Options before the command."""
+    for name, limit in (("MED_TRANSFER_READ_SECONDS", read_seconds), ("MED_TRANSFER_READ_GIB", read_gib)):
+        if limit is not None:
+            os.environ[name] = str(limit)
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)  # a run's log file lowers the level of the loggers
     level = logging.ERROR if quiet else logging.WARNING

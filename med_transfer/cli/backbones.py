@@ -139,12 +139,13 @@ def _volumes(scans: Path, limit: int) -> list[Volume]:
 
     from med_transfer.errors import ScanError
     from med_transfer.scans import find_series, read_scan
+    from med_transfer.scans.isolation import isolated
 
     volumes: list[Volume] = []
     for series in find_series(scans):
         if len(volumes) < limit and series.verdict.usable:
             try:
-                volumes.append(read_scan(series))
+                volumes.append(isolated(read_scan, series, where=series.path))
             except ScanError as error:
                 logging.getLogger("med_transfer").warning("passed over: %s", error)
     return volumes

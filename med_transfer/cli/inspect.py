@@ -80,17 +80,19 @@ def _summarise_case(case: Case, label: str, max_gap_mm: float, *, view: bool) ->
     from med_transfer.errors import ScanError
     from med_transfer.scans import Verdict, read_scan
     from med_transfer.scans.inspection.page import ScanSummary, refused, summarise_volume
+    from med_transfer.scans.isolation import confined, isolated
 
     rows = {"series": case.scan, "row": str(case.row), "series_uid": case.series_uid, "label": label}
     summary = ScanSummary(
         f"row {case.row}: {case.scan}", {name: text for name, text in rows.items() if text}, Verdict()
     )
     try:
-        volume = read_scan(case.path, case.series_uid, max_gap_mm=max_gap_mm)
-        region, reason = _region(case, volume)
+        with confined(case.path):
+            volume = isolated(read_scan, case.path, case.series_uid, max_gap_mm=max_gap_mm, where=case.path)
+            region, reason = _region(case, volume)
+            summary = summarise_volume(summary, volume, region, view=view)
     except ScanError as error:
         return refused(summary, _without_folders(error, case))
-    summary = summarise_volume(summary, volume, region, view=view)
     return refused(summary, reason) if reason else summary
 
 

@@ -8,13 +8,14 @@ import hmac
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
-from med_transfer.errors import CohortError, ScanNotFound
-from med_transfer.scans import Ignored, geometry, identity, survey
+from med_transfer.errors import CohortError, ScanError, ScanNotFound
+from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
+from med_transfer.scans.isolation import isolated
 from med_transfer.scans.search.description import count_files
 from med_transfer.scans.search.links import how_to_follow
 from med_transfer.scans.search.series_rules import Choice, SeriesRules, choose
@@ -97,8 +98,13 @@ def write_index(
             expected="DICOM, NIfTI, NRRD or MetaImage",
             action=how_to_follow(contents.ignored),
         )
-    choices = choose(contents.series, rules)
-    rows = [_row(choice, out) for choice in choices]
+    owners = [_owner(series) for series in contents.series]
+    series = [
+        replace(one, verdict=one.verdict.joined(owner.verdict))
+        for one, owner in zip(contents.series, owners, strict=True)
+    ]
+    choices = choose(series, rules)
+    rows = [_row(choice, out, owner.identity) for choice, owner in zip(choices, owners, strict=True)]
     sheet = LabelSheet.read(labels) if labels else None
     remarks = sheet.remarks(rows) if sheet else []
     linked = [_cohort_row(row, sheet) for row in rows]
@@ -108,7 +114,7 @@ def write_index(
     quality = out.with_name(out.stem + ".quality.csv")
     _write(quality, _QUALITY, [*rows, *(_ignored_row(file, out) for file in contents.ignored)])
     _write(out, tuple(listed[0]) if listed else _COHORT, listed)
-    usable = sum(series.verdict.usable for series in contents.series)
+    usable = sum(one.verdict.usable for one in series)
     return Index(
         cohort=out,
         quality=quality,
@@ -123,9 +129,24 @@ def write_index(
     )
 
 
-def _row(choice: Choice, out: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Owner:
+    """Whose series it is; the verdict rejects where the header, read before, fails now."""
+
+    identity: Identity = field(default_factory=Identity)
+    verdict: Verdict = field(default_factory=Verdict)
+
+
+def _owner(series: Series) -> _Owner:
+    try:
+        return _Owner(isolated(identity, series, where=series.path))
+    except ScanError as error:
+        return _Owner(verdict=Verdict(rejections=(error.found,)))
+
+
+def _row(choice: Choice, out: Path, whose: Identity) -> dict[str, str]:
     series = choice.series
-    scan, whose = _relative(series.path, out), identity(series)
+    scan = _relative(series.path, out)
     acquisition = series.acquisition
     affine = series.affine if series.verdict.usable else None
     first = series.slices[0] if series.slices else None

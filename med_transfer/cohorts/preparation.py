@@ -24,6 +24,7 @@ from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan, region_of_mask
+from med_transfer.scans.isolation import confined, isolated
 from med_transfer.scans.stamps import stamps
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class PreparedScan:
 def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = None) -> dict[str, Volume]:
     """Each scan of a case by the column that names it, ``scan`` first; one that the table does not name is left out.
 
+    They are read in a process of their own, within its limits (:mod:`med_transfer.scans.isolation`).
+
     Args:
         config: its ``columns`` say which, its ``max_gap_mm`` how.
         series: of the column ``scan``, where it was found already.
@@ -73,7 +76,7 @@ def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = 
     scans = {column: scan for column in config.columns if (scan := case.scan_in(column))}
     sources = {column: path for column, (path, _) in scans.items()} | ({"scan": series} if series else {})
     return {
-        column: read_scan(sources[column], series_uid, max_gap_mm=config.max_gap_mm)
+        column: isolated(read_scan, sources[column], series_uid, max_gap_mm=config.max_gap_mm, where=scans[column][0])
         for column, (_, series_uid) in scans.items()
     }
 
@@ -81,7 +84,7 @@ def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = 
 def region_of_case(case: Case, volume: Volume | None = None) -> tuple[Region | None, Volume | None]:
     """The region of interest that the table gives for a case, and its mask, on the scan's grid, when it has one."""
     if case.mask is not None:
-        mask = read_mask(case.mask, onto=volume, name=case.mask_name)
+        mask = isolated(read_mask, case.mask, onto=volume, name=case.mask_name, where=case.mask)
         return region_of_mask(mask), mask
     if case.roi_centre_mm is not None:
         size = case.roi_size_mm or 0.0
@@ -184,7 +187,8 @@ def prepare_cohort(
     failed: list[Prediction] = []
     for index, case in enumerate(cohort.cases):
         try:
-            scans.append(_cached(case, preprocessing, cache, margin))
+            with confined(case.path):
+                scans.append(_cached(case, preprocessing, cache, margin))
             usable.append(index)
         except ScanError as error:
             log.warning("left out: %s", error)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from med_transfer.cohorts.case import Case
 from med_transfer.cohorts.table import NO_LABELS, Cohort
-from med_transfer.errors import CohortError, ScanNotFound
+from med_transfer.errors import CohortError, ScanError, ScanNotFound
 from med_transfer.scans import Series, find_series, identity
+from med_transfer.scans.isolation import isolated
 
 
 def unlabelled_cohort(path: Path) -> Cohort:
@@ -35,4 +36,12 @@ def unlabelled_cohort(path: Path) -> Cohort:
 
 def _case(folder: Path, series: Series) -> Case:
     scan = series.path.relative_to(folder).as_posix() if series.path != folder else folder.name
-    return Case(scan, series.path.absolute(), identity(series).patient, None, series_uid=series.name)
+    return Case(scan, series.path.absolute(), _patient(series), None, series_uid=series.name)
+
+
+def _patient(series: Series) -> str:
+    """Empty where the header fails at the second look: the scan will be left out, with the reason, when it is read."""
+    try:
+        return isolated(identity, series, where=series.path).patient
+    except ScanError:
+        return ""

@@ -20,15 +20,24 @@ from med_transfer.cohorts import (
     require_columns,
     without_prediction,
 )
-from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnreadableScan, UsageError
+from med_transfer.errors import (
+    CohortError,
+    NothingDone,
+    ScanAborted,
+    ScanError,
+    ScanNotFound,
+    UnreadableScan,
+    UsageError,
+)
 from med_transfer.fusion.clinical import with_values
 from med_transfer.predictions.labels import Labels
-from med_transfer.predictions.origins import RowOrigins
+from med_transfer.predictions.origins import RETRIED, RowOrigins
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Region, Series, Volume, survey
+from med_transfer.scans.isolation import confined
 from med_transfer.scans.search.links import how_to_follow
 
 log = logging.getLogger(__name__)
@@ -166,7 +175,8 @@ def predict_all(
         for number, item in enumerate(items, start=1):
             key = item.key(predictor.preprocessing)  # before reading: a file that changes meanwhile counts as changed
             if not origins.take(key):
-                origins.add(key, table.append(_predict(item, predictor)))
+                prediction, settled = _predict(item, predictor)
+                origins.add(key if settled else RETRIED, table.append(prediction))
             progress("predicting", number, len(items))
         table.finish(origins.finish())
     rows = PredictionTable.load(out / "predictions.csv")
@@ -176,20 +186,23 @@ def predict_all(
     return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored, n_fused=n_fused)
 
 
-def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> Prediction:
-    started = time.monotonic()
+def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> tuple[Prediction, bool]:
+    """What becomes of a scan, and whether another attempt would come to the same."""
+    started, settled = time.monotonic(), True
     try:
-        prediction = item.predict(predictor)
+        with confined(item.case.path):
+            prediction = item.predict(predictor)
     except ScanError as error:
         log.warning("no prediction: %s", error)
-        prediction = without_prediction(item.case, error)
-    return replace(
+        prediction, settled = without_prediction(item.case, error), not isinstance(error, ScanAborted)
+    prediction = replace(
         prediction,
         scan=item.case.scan,
         patient=item.case.patient,
         series_uid=item.case.series_uid or prediction.series_uid,
         seconds=round(time.monotonic() - started, 3),
     )
+    return prediction, settled
 
 
 def path_of(scans: Path | str | ScanWithRegion) -> Path:

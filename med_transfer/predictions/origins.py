@@ -19,6 +19,7 @@ from pathlib import Path
 from med_transfer.atomic import output_error, write_text
 from med_transfer.errors import UsageError
 
+RETRIED = ""  # made from nothing that holds: the scan is tried again
 _SCHEMA = 1
 _ANOTHER = {"bundle": "another bundle", "scans": "other scans", "version": "another version of this program"}
 

@@ -13,8 +13,9 @@ from med_transfer.scans.formats.itk import read_itk
 from med_transfer.scans.formats.nifti import read_nifti
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.damaged_files import damaged_slices
+from med_transfer.scans.search.files import require_exists
 from med_transfer.scans.search.links import how_to_follow
-from med_transfer.scans.search.survey import inspect_file, require_exists, survey
+from med_transfer.scans.search.survey import inspect_file, survey
 from med_transfer.scans.series import Ignored, Series
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import require_usable

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-Stamp = tuple[str, int, int, int, int]
+from med_transfer.scans.dicom.elements import Stamp, stamp_of
+from med_transfer.scans.search.files import files_below
+
+NamedStamp = tuple[str, *Stamp]
+
 _DETACHED = (".mhd", ".nhdr")  # a header whose voxels lie in another file
 _DATA_FIELDS = ("elementdatafile", "data file", "datafile")
 _LONGEST_HEADER = 1 << 16
 
 
-def stamps(paths: Iterable[Path]) -> list[Stamp]:
+def stamps(paths: Iterable[Path]) -> list[NamedStamp]:
     """Name, size, both times of change and inode of every file at these paths, in a stable order.
 
     A copy that keeps size and time (``rsync -t``) is told by its inode or by when that was changed. Of a folder, all
@@ -25,20 +28,18 @@ def _files(path: Path) -> Iterator[Path]:
     if path.suffix.lower() in _DETACHED:
         yield from (path, *_data_files(path))
     elif path.is_dir():
-        for parent, folders, names in os.walk(path):
-            folders.sort()
-            yield from (Path(parent, name) for name in sorted(names))
+        yield from files_below(path)
     else:
         yield path
 
 
-def _stamp(file: Path, base: Path) -> Stamp | None:
+def _stamp(file: Path, base: Path) -> NamedStamp | None:
     try:
         stat = file.stat()
     except OSError:
         return None
     name = file.relative_to(base).as_posix() if file != base and file.is_relative_to(base) else file.name
-    return name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    return name, *stamp_of(stat)
 
 
 def _data_files(header: Path) -> list[Path]:

@@ -31,6 +31,7 @@ def opened(monkeypatch):
     import builtins
     import io
 
+    monkeypatch.setenv("MED_TRANSFER_READ_IN_PROCESS", "1")
     paths: list[str] = []
 
     def watch(original):

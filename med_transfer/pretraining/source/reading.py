@@ -20,6 +20,7 @@ from med_transfer.pretraining.source.prepared import cached_scan
 from med_transfer.pretraining.source.scans import SourceScan, SourceScans, prepare, stored_scans
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Series, Volume, find_series, identity, read_scan
+from med_transfer.scans.isolation import confined, isolated
 from med_transfer.scans.stamps import stamps
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
     left_out = []
     for done, entry in enumerate(entries, start=1):
         try:
-            scan = replace(cached_scan(folder, entry.key, entry.read, entry.name), label=entry.label)
+            with confined(entry.name):
+                scan = replace(cached_scan(folder, entry.key, entry.read, entry.name), label=entry.label)
             # a copy of a scan counts once; another labelled region in it counts again, another mask is added
             key = (scan.content_hash, *((scan.centre, scan.label) if labels else ()))
             usable[key] = _with_mask(usable[key], scan.mask) if key in usable else scan
@@ -137,7 +139,7 @@ def _of_series(series: Series, config: PretrainingConfig) -> _Entry:
     def read() -> SourceScan:
         if series.modality not in ("", config.modality):
             raise UnusableVoxels(f"modality {series.modality}", where=series.path, expected=config.modality)
-        volume = read_scan(series, max_gap_mm=config.max_gap_mm)
+        volume = isolated(read_scan, series, max_gap_mm=config.max_gap_mm, where=series.path)
         patient = identity(series).patient
         scan = prepare(volume, volume.content_hash, config.spacing_mm)
         return replace(scan, patient_hash=patient_hash(patient) if patient else "")
@@ -169,7 +171,7 @@ def _of_table(path: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], 
 
 def _of_case(case: Case, config: PretrainingConfig, with_region: bool, labelled: bool) -> _Entry:
     def read() -> SourceScan:
-        volume = read_scan(case.path, case.series_uid, max_gap_mm=config.max_gap_mm)
+        volume = isolated(read_scan, case.path, case.series_uid, max_gap_mm=config.max_gap_mm, where=case.path)
         if volume.provenance.modality not in ("", config.modality):
             raise UnusableVoxels(f"modality {volume.provenance.modality}", where=case.path, expected=config.modality)
         region, mask = region_of_case(case, volume) if with_region else (None, None)
@@ -196,6 +198,6 @@ def _key(*parts: object) -> str:
 def _volumes(folder: Path) -> Iterator[Volume]:
     for series in find_series(folder):
         try:
-            yield read_scan(series)
+            yield isolated(read_scan, series, where=series.path)
         except ScanError as error:
             log.warning("left out: %s", error)

@@ -25,7 +25,7 @@ from med_transfer.scans.dicom.slice_geometry import (
     tolerance_mm,
     usual_gap_mm,
 )
-from med_transfer.scans.verdict import FARTHEST_MM, MAX_SHEAR_DEGREES, Repair, Verdict
+from med_transfer.scans.verdict import FARTHEST_MM, MAX_SHEAR_DEGREES, VOXEL_MM, Repair, Verdict
 
 MIN_SLICES = 3  # two slices have a single gap, which nothing can confirm
 PIXEL_SPACING_TOLERANCE_MM = 1e-3
@@ -88,6 +88,8 @@ def _pixel_spacings(slices: Sequence[Slice]) -> str:
         return ""
     if min(min(s.spacing_mm) for s in slices) <= 0:
         return "PixelSpacing is not positive"
+    if min(min(s.spacing_mm) for s in slices) < VOXEL_MM[0]:
+        return f"pixel spacings below {VOXEL_MM[0]:g} mm"
     if max(max(*s.spacing_mm, *map(abs, s.position_mm or (0.0,))) for s in slices) > FARTHEST_MM:
         return f"pixel spacings or positions beyond {FARTHEST_MM:g} mm"
     reference = commonest([s.spacing_mm for s in slices])

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from med_transfer.errors import UnreadableScan
+from med_transfer.errors import ScanAborted, UnreadableScan
 from med_transfer.scans.dicom.content_verdict import content_verdict, mixture_verdict
 from med_transfer.scans.dicom.geometry_verdict import MIN_SLICES, one_frame_of_reference_each, slices_verdict
 from med_transfer.scans.dicom.header import Slice
@@ -19,6 +19,7 @@ from med_transfer.scans.dicom.pixels import AIR_HU, same_pixels, stack
 from med_transfer.scans.dicom.regular_grid import on_regular_grid
 from med_transfer.scans.dicom.series_splitting import group_by_series, split_phases, split_planes
 from med_transfer.scans.dicom.slice_geometry import affine_of, arrange, same_position
+from med_transfer.scans.isolation import isolated
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Repair, Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
@@ -122,7 +123,7 @@ def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], tu
     for slice_ in arranged[1:]:
         if not same_position(different[-1], slice_):
             different.append(slice_)
-        elif same_pixels(different[-1], slice_):
+        elif _same_pixels(different[-1], slice_):
             repeated.append(len(different))
         else:
             return arranged, ()
@@ -131,6 +132,14 @@ def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], tu
     places = ", ".join(str(number) for number in dict.fromkeys(repeated))
     reason = f"{len(repeated)} identical copies dropped, at the position of slices {places}"
     return tuple(different), (Repair("repeated_slices", reason),)
+
+
+def _same_pixels(first: Slice, second: Slice) -> bool:
+    """A survey looks at headers, and at pixels here alone."""
+    try:
+        return isolated(same_pixels, first, second, where=second.path)
+    except ScanAborted:
+        return False
 
 
 def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:

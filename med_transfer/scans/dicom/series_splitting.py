@@ -66,7 +66,7 @@ def split_planes(slices: Sequence[Slice]) -> list[Part]:
     along = normal(commonest([tuple(round(c, 2) for c in s.orientation) for s in slices]))
     like_it = {o for o in {s.orientation for s in slices} if abs(along @ normal(o)) > _OTHER_PLANE_COSINE}
     with_it = [s.orientation in like_it for s in slices]
-    if all(with_it):
+    if all(with_it) or not any(with_it):  # parallel cosines span no plane: nothing lies across anything
         return [("", list(slices))]
     main = [s for s, same in zip(slices, with_it, strict=True) if same]
     across = [s for s, same in zip(slices, with_it, strict=True) if not same]

@@ -28,6 +28,7 @@ _UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
 _SAME_SIZE = 0.01  # share by which pixdim may differ from the affine
 _SAME_PLACE_MM = 1.0
 _CHUNK = 1 << 20
+_MOST_PACKED = 1032  # bytes that one byte of a gzip file can hold (zlib's own documentation)
 
 
 def nifti_series(path: Path) -> Series:
@@ -75,9 +76,19 @@ def _open(path: Path) -> Nifti1Image:
         raise UnreadableScan("empty file", where=path)
     kind = _kind(start, path)
     try:
-        return kind.from_filename(path)
+        image = kind.from_filename(path)
+        end, there = _end(image), path.stat().st_size
     except Exception as error:  # nibabel raises errors of its own, by no common name, on corrupt headers
         raise _unreadable(path, error) from error
+    if there * (_MOST_PACKED if _is_gzip(path) else 1) < end:  # before anyone asks for that much memory
+        raise UnreadableScan(f"truncated or corrupt NIfTI file: {there} of {end} bytes", where=path)
+    return image
+
+
+def _end(image: Nifti1Image) -> int:
+    """Bytes of header and voxels together."""
+    start: int = image.dataobj.offset  # pyright: ignore[reportAttributeAccessIssue]  the header forgets it
+    return start + int(np.prod(image.shape, dtype=object)) * np.dtype(image.get_data_dtype()).itemsize
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -113,8 +124,7 @@ def _is_gzip(path: Path) -> bool:
 def _load_whole(path: Path) -> Nifti1Image:
     """With all bytes, so that gzip's checksum at the end is compared: nibabel alone stops before it."""
     image = _open(path)
-    start: int = image.dataobj.offset  # pyright: ignore[reportAttributeAccessIssue]  the header forgets it
-    end = start + int(np.prod(image.shape, dtype=object)) * np.dtype(image.get_data_dtype()).itemsize
+    end = _end(image)
     try:
         content = _unpacked(path, end) if _is_gzip(path) else b""
         there = len(content) or path.stat().st_size

@@ -19,6 +19,7 @@ from med_transfer.page import environment
 from med_transfer.scans import geometry
 from med_transfer.scans.inspection.histogram import Histogram, histogram
 from med_transfer.scans.inspection.picture import Plane, Window, jpeg, planes, side_by_side
+from med_transfer.scans.isolation import confined, isolated
 from med_transfer.scans.reading import read_scan
 from med_transfer.scans.region import Region
 from med_transfer.scans.search.description import (
@@ -86,7 +87,9 @@ def summarise_series(series: Series, title: str, *, max_gap_mm: float = 0.0, vie
     if not series.verdict.usable:
         return summary
     try:
-        return summarise_volume(summary, read_scan(series, max_gap_mm=max_gap_mm), view=view)
+        with confined(series.path):
+            volume = isolated(read_scan, series, max_gap_mm=max_gap_mm, where=series.path)
+            return summarise_volume(summary, volume, view=view)
     except ScanError as error:
         return refused(summary, str(error))
 

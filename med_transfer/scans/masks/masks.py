@@ -16,7 +16,8 @@ from med_transfer.scans.masks.region_object import object_kind
 from med_transfer.scans.masks.segmentation import read_segmentation
 from med_transfer.scans.masks.structure_set import read_structure_set
 from med_transfer.scans.reading import read_volume
-from med_transfer.scans.search.survey import require_exists, survey
+from med_transfer.scans.search.files import require_exists
+from med_transfer.scans.search.survey import survey
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict
 from med_transfer.scans.volume import Volume

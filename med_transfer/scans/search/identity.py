@@ -24,13 +24,15 @@ def identity(series: Series) -> Identity:
     """Whose series it is, from the header of its first file.
 
     Raises:
-        UnreadableScan: the file cannot be read any more.
+        UnreadableScan: the file cannot be read any more, or has changed.
     """
     if series.format != "dicom":
         return Identity()
     try:
-        values = read_header(series.files[0], (*_KEYWORDS, "SpecificCharacterSet")).values
+        header = read_header(series.files[0], (*_KEYWORDS, "SpecificCharacterSet"))
     except Exception as error:  # as in read_slices: a parser raises nearly anything
         reason = f"header cannot be read ({type(error).__name__})"
         raise UnreadableScan(reason, where=series.files[0]) from error
-    return Identity(*(values.get(keyword, ("",))[0] for keyword in _KEYWORDS))
+    if series.slices and series.slices[0].stamp != header.stamp:
+        raise UnreadableScan("header has changed since the series was found", where=series.files[0])
+    return Identity(*(header.values.get(keyword, ("",))[0] for keyword in _KEYWORDS))

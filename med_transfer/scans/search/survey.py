@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from med_transfer.errors import NotAScan, ScanError, ScanNotFound, UnreadableScan
+from med_transfer.errors import NotAScan, ScanAborted, ScanError, UnreadableScan
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
 from med_transfer.scans.dicom.directory import listed_images
 from med_transfer.scans.dicom.elements import NO_STAMP, Stamp, stamp_of
@@ -18,12 +21,16 @@ from med_transfer.scans.dicom.series import all_series
 from med_transfer.scans.dicom.shared_values import SharedValues
 from med_transfer.scans.formats.itk import FORMATS, itk_series
 from med_transfer.scans.formats.nifti import SUFFIXES, nifti_series
+from med_transfer.scans.isolation import confined, isolated, isolated_map
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.archives import is_archive, unpacked
 from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom
+from med_transfer.scans.search.files import NOT_REGULAR, files_below, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
 from med_transfer.scans.search.links import BROKEN, passed_over
 from med_transfer.scans.series import NO_IMAGE, Ignored, Series, Survey
+
+log = logging.getLogger(__name__)
 
 _READERS = 8  # threads
 _BATCH = 1024  # files; what they hold takes ten times the memory until it is shared
@@ -43,6 +50,7 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
 
     Raises:
         ScanNotFound: the folder does not exist.
+        NotAScan: it is a pipe, socket or device.
     """
     folder = Path(folder)
     require_exists(folder)
@@ -52,7 +60,7 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     found = _Found()
     for path, content in _contents(folder, found.ignored):
         found.add(path, content)
-    dicom = all_series(found.slices, max_gap_mm, listed_images(found.directories))
+    dicom = _all_series(found.slices, max_gap_mm, _listed(found.directories), found.ignored)
     damaged = as_damaged(found.ignored, dicom)
     series = beside_damage(dicom, damaged) + found.volumes
     archives = [_in_archive(path, max_gap_mm) for path in found.archives]
@@ -94,16 +102,6 @@ def _instead(start: bytes) -> str:
     return "it holds zeros" if not any(start) else "it does not begin as DICOM does"
 
 
-def require_exists(path: Path) -> None:
-    """Raises ScanNotFound, or UnreadableScan where permissions hide the answer."""
-    try:
-        exists = path.exists()
-    except PermissionError as error:
-        raise UnreadableScan("no permission to look into the folder", where=path) from error
-    if not exists:
-        raise ScanNotFound("no such file or folder", where=path)
-
-
 def first_bytes(path: Path) -> bytes:
     """What tells DICOM and archives. Raises UnreadableScan."""
     try:
@@ -116,15 +114,18 @@ def first_bytes(path: Path) -> bytes:
 def _of_file(path: Path, max_gap_mm: float) -> Survey:
     """The survey of one file or archive. Raises UnreadableScan for one that cannot be opened."""
     first_bytes(path)
-    content = _read_file(path)
+    (content,) = isolated_map(read_files, [path])
+    if isinstance(content, ScanAborted):
+        content = _as_ignored(path, content)
     if content is None:
         return _in_archive(path, max_gap_mm)
     if isinstance(content, str):
         content = Ignored(path, content)
     if isinstance(content, Ignored):
         return Survey((), (content,))
-    series = [content] if isinstance(content, Series) else all_series(content, max_gap_mm)
-    return Survey(tuple(sorted(series, key=_order)), ())
+    ignored: list[Ignored] = []
+    series = [content] if isinstance(content, Series) else _all_series(list(content), max_gap_mm, {}, ignored)
+    return Survey(tuple(sorted(series, key=_order)), tuple(ignored))
 
 
 def _order(series: Series) -> tuple[str, str, tuple[Path, ...]]:
@@ -160,97 +161,128 @@ class _Found:
 
 def _contents(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, FileContent | None]]:
     """Each file with what it is; None for an archive. Damaged files go to ``ignored``."""
+
     index = HeaderIndex(folder)
     unread: list[tuple[Path, Stamp]] = []
-    read_all = _Readers()
     for path in _files(folder, ignored):
         stamp = _stamp(path)  # before reading: a file that changes meanwhile will count as changed
+        if stamp is None:
+            ignored.append(Ignored(path, NOT_REGULAR, damaged=_named_as_volume(path) or named_as_dicom(path)))
+            continue
         stored = index.get(path, stamp)
         if stored is not None:
             yield path, stored
             continue
         unread.append((path, stamp))
         if len(unread) == _BATCH:
-            yield from _read(unread, read_all, index, ignored)
+            yield from _read(unread, index, ignored)
             unread = []
-    yield from _read(unread, read_all, index, ignored)
+    yield from _read(unread, index, ignored)
     index.save()
 
 
 def _read(
-    files: list[tuple[Path, Stamp]], read_all: _Readers, index: HeaderIndex, ignored: list[Ignored]
+    files: list[tuple[Path, Stamp]], index: HeaderIndex, ignored: list[Ignored]
 ) -> Iterator[tuple[Path, FileContent | None]]:
-    contents = read_all([path for path, _ in files])
+    contents = isolated_map(read_files, [path for path, _ in files])
     for (path, stamp), content in zip(files, contents, strict=True):
-        if isinstance(content, Ignored):
-            ignored.append(content)
+        if isinstance(content, ScanAborted | Ignored):
+            ignored.append(_as_ignored(path, content))
             continue
         if content is not None:
             index.put(path, stamp, content)
         yield path, content
 
 
-class _Readers:
-    """Reads files in threads where they come slowly (a network drive); from memory, one after the other is quicker."""
+def _as_ignored(path: Path, content: ScanAborted | Ignored) -> Ignored:
+    return content if isinstance(content, Ignored) else Ignored(path, content.found, damaged=True)
 
-    def __init__(self) -> None:
-        self._slow: bool | None = None
 
-    def __call__(self, paths: list[Path]) -> list[FileContent | Ignored | None]:
-        tried = paths[:_TRIED] if self._slow is None else []
-        started, worked = time.perf_counter(), time.thread_time()
-        first = [_read_file(path) for path in tried]
-        if tried:
-            waited = time.perf_counter() - started
-            self._slow = waited > _MOSTLY_WAITING * (time.thread_time() - worked)
-        rest = paths[len(tried) :]
-        if not self._slow:
-            return first + [_read_file(path) for path in rest]
-        with ThreadPoolExecutor(_READERS) as pool:
-            return first + list(pool.map(_read_file, rest))
+def read_files(paths: Sequence[Path]) -> Iterator[FileContent | Ignored | None]:
+    """What each is, in order; in threads where they come slowly (a network drive), else one after the other."""
+    silence_readers()
+    started, worked = time.perf_counter(), time.thread_time()
+    yield from map(_read_file, paths[:_TRIED])
+    waited = (time.perf_counter() - started) > _MOSTLY_WAITING * (time.thread_time() - worked)
+    if not waited:
+        yield from map(_read_file, paths[_TRIED:])
+        return
+    with ThreadPoolExecutor(_READERS) as pool:
+        yield from pool.map(_read_file, paths[_TRIED:])
 
 
 def _read_file(path: Path) -> FileContent | Ignored | None:
     try:
         return inspect_file(path)
     except NotAScan as error:
-        return error.found
+        return Ignored(path, error.found, damaged=True) if _named_as_volume(path) else error.found
     except ScanError as error:
         return Ignored(path, error.found, damaged=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # corrupt bytes make a parser raise nearly anything
+        return Ignored(path, f"cannot be read ({type(error).__name__})", damaged=True)
 
 
-def _stamp(path: Path) -> Stamp:
+def _named_as_volume(path: Path) -> bool:
+    return path.name.lower().endswith((*SUFFIXES, *FORMATS))
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """None for what is no regular file, and must not be opened."""
     try:
-        return stamp_of(path.stat())
+        status = path.stat()
     except OSError:  # a broken link: reading it will say so
         return NO_STAMP
+    return stamp_of(status) if stat.S_ISREG(status.st_mode) else None
 
 
 def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
     """Files below a folder, in order of name; hidden ones and most links (see links.py) left out."""
     tree = os.path.realpath(folder)
 
-    def is_wanted(path: Path) -> bool:
-        if path.name.startswith("."):
+    def is_wanted(entry: os.DirEntry[str]) -> bool:
+        if entry.name.startswith("."):
             return False
-        reason = passed_over(path, tree) if path.is_symlink() else ""
+        path = Path(entry.path)
+        reason = passed_over(path, tree) if entry.is_symlink() else ""
         if reason:
-            is_lost = reason == BROKEN and (named_as_dicom(path) or path.name.lower().endswith((*SUFFIXES, *FORMATS)))
+            is_lost = reason == BROKEN and (named_as_dicom(path) or _named_as_volume(path))
             ignored.append(Ignored(path, reason, damaged=is_lost))
         return not reason
 
-    def unreadable(error: OSError) -> None:
-        ignored.append(Ignored(Path(error.filename), f"folder cannot be opened ({type(error).__name__})", damaged=True))
+    def unreadable(parent: Path, error: OSError) -> None:
+        ignored.append(Ignored(parent, f"folder cannot be opened ({type(error).__name__})", damaged=True))
 
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if is_wanted(Path(parent, name)))
-        yield from filter(is_wanted, (Path(parent, name) for name in sorted(names)))
+    return files_below(folder, is_wanted, unreadable)
+
+
+def _listed(directories: list[Path]) -> Mapping[str, frozenset[str]]:
+    try:
+        return isolated(listed_images, directories) if directories else {}
+    except ScanError:  # a DICOMDIR is a help, no more
+        return {}
+
+
+def _all_series(
+    slices: list[Slice], max_gap_mm: float, listed: Mapping[str, frozenset[str]], ignored: list[Ignored]
+) -> list[Series]:
+    """As :func:`all_series`; headers that it cannot put together cost their own series only."""
+    try:
+        return all_series(slices, max_gap_mm, listed)
+    except Exception:  # one group of headers, or it would not have come so far
+        log.debug("headers that cannot be put together", exc_info=True)
+    apart: dict[str, list[Slice]] = defaultdict(list)
+    for slice_ in slices:
+        apart[slice_.series_uid].append(slice_)
+    series: list[Series] = []
+    for group in apart.values():
+        try:
+            with confined(group[0].path):
+                series += all_series(group, max_gap_mm, listed)
+        except ScanAborted as error:
+            ignored += [Ignored(path, error.found, damaged=True) for path in dict.fromkeys(s.path for s in group)]
+    return series
 
 
 # Archives and damage ------------------------------------------------------------------------------------------
@@ -259,8 +291,9 @@ def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
 def _in_archive(archive: Path, max_gap_mm: float) -> Survey:
     """The series of an archive, under the archive's path; one that cannot be unpacked is a damaged file."""
     try:
-        folder = unpacked(archive)
-    except UnreadableScan as error:
+        with confined(archive):
+            folder = unpacked(archive)
+    except (UnreadableScan, ScanAborted) as error:
         return Survey((), (Ignored(archive, error.found, damaged=True),))
     inner = survey(folder, max_gap_mm=max_gap_mm)
     series = tuple(replace(extracted, path=archive) for extracted in inner.series)

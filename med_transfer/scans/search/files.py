@@ -1,0 +1,72 @@
+"""The files of a folder tree, and what of them may be opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from pathlib import Path
+
+from med_transfer.errors import NotAScan, ScanNotFound, UnreadableScan
+
+NOT_REGULAR = "a pipe, socket or device, not a regular file"
+
+
+def files_below(
+    folder: Path,
+    is_wanted: Callable[[os.DirEntry[str]], bool] = lambda entry: not entry.name.startswith("."),
+    unreadable: Callable[[Path, OSError], None] = lambda *_: None,
+) -> Iterator[Path]:
+    """Files in order of name, those of a folder before those of its folders; each folder once, wherever links lead.
+
+    However deep: os.walk of Python 3.11 calls itself for every level.
+
+    Args:
+        folder: where to begin.
+        is_wanted: whether to look at a file, or into a folder.
+        unreadable: told of each folder that cannot be opened.
+    """
+    seen: set[str] = set()
+    pending = [folder]
+    while pending:
+        parent = pending.pop()
+        real = os.path.realpath(parent)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(parent) as found:
+                entries = list(filter(is_wanted, sorted(found, key=attrgetter("name"))))
+        except OSError as error:
+            unreadable(parent, error)
+            continue
+        folders = {entry.name: _is_folder(entry) for entry in entries}
+        yield from (Path(parent, name) for name, is_folder in folders.items() if not is_folder)
+        pending += [Path(parent, name) for name, is_folder in reversed(folders.items()) if is_folder]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def require_exists(path: Path) -> None:
+    """What is read must be there, a folder or a regular file: a pipe would be waited for, a device never ends.
+
+    Raises:
+        ScanNotFound: nothing there.
+        UnreadableScan: permissions hide the answer.
+        NotAScan: a pipe, socket or device.
+    """
+    try:
+        exists, usable = path.exists(), path.is_file() or path.is_dir()
+    except PermissionError as error:
+        raise UnreadableScan("no permission to look into the folder", where=path) from error
+    except OSError as error:  # a name that is too long
+        raise ScanNotFound(f"no such file or folder ({type(error).__name__})", where=path) from error
+    if not exists:
+        raise ScanNotFound("no such file or folder", where=path)
+    if not usable:
+        raise NotAScan(NOT_REGULAR, where=path, expected="a folder or a regular file")

@@ -1,0 +1,150 @@
+"""Reading in a process of its own: what comes back, and what happens when nothing can."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import endings
+import numpy as np
+import pytest
+
+from med_transfer.errors import GeometryRejected, ScanAborted, UsageError
+from med_transfer.scans import isolation
+from med_transfer.scans.isolation import ReadLimits, ScanWorker, isolated
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with ScanWorker(ReadLimits(seconds=3, gib=1)) as worker:
+        yield worker
+
+
+def test_arrays_come_back_whole_and_writable(worker):
+    array = worker.call(np.arange, 6_000_001, dtype=np.int32)
+    assert np.array_equal(array, np.arange(6_000_001, dtype=np.int32))
+    array[0] = 1
+    assert worker.call(np.asarray, np.asfortranarray(np.eye(3))).flags.f_contiguous
+    assert worker.call(np.zeros, (0, 3)).shape == (0, 3)
+    assert worker.call(endings.noisy, "said") == "said"
+
+
+def test_our_errors_pass_as_they_are(worker):
+    with pytest.raises(GeometryRejected, match=r"^slice 3: a gap; expected none\.$"):
+        worker.call(endings.end, "rejection")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hang", "not read within 3 s"),
+        ("memory", "needs more than 1 GiB of memory"),
+        ("segfault", r"reading it crashed \(signal 11\)"),
+        ("out of memory killer", "ended by the system, as where memory runs out"),
+        ("exit", "reading it ended with code 3"),
+        ("system exit", "reading it ended with code 4"),
+        ("recursion", r"cannot be read \(RecursionError"),
+    ],
+)
+def test_whatever_ends_the_reading_is_the_scans_and_the_next_one_is_read(worker, name, words):
+    with pytest.raises(ScanAborted, match=rf"^scan\.nii: .*{words}"):
+        worker.call(endings.end, name, where="scan.nii")
+    assert worker.call(endings.end, "well") == "well"
+
+
+def test_of_many_the_bad_ones_are_named_and_all_others_come(worker):
+    names = ["a", "segfault", "b", "c", "recursion", "memory", "d"]
+    results = worker.map(endings.ends, names)
+    aborted = {names[place] for place, result in enumerate(results) if isinstance(result, ScanAborted)}
+    assert aborted == {"segfault", "recursion", "memory"}
+    assert [result for result in results if isinstance(result, str)] == ["a", "b", "c", "d"]
+
+
+def test_the_child_is_where_its_parent_is_now(worker, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MED_TRANSFER_NOTE", "now")
+    assert worker.call(endings.surroundings) == (str(tmp_path), "now")
+    monkeypatch.delenv("MED_TRANSFER_NOTE")
+    assert worker.call(endings.surroundings) == (str(tmp_path), "")
+
+
+def test_limits_of_the_environment(monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_READ_SECONDS", "7")
+    assert ReadLimits.from_environment() == ReadLimits(7, ReadLimits.gib)
+    monkeypatch.setenv("MED_TRANSFER_READ_GIB", "much")
+    with pytest.raises(UsageError, match=r"MED_TRANSFER_READ_GIB: 'much'; expected a number, 0 or more"):
+        ReadLimits.from_environment()
+
+
+def test_limits_of_the_command_line(command, monkeypatch, tmp_path):
+    for name in (isolation.SECONDS, isolation.GIB):
+        monkeypatch.setenv(name, "")  # so that it is put back
+    command("--read-seconds", 60, "--read-gib", 2.5, "inspect", tmp_path)
+    assert ReadLimits.from_environment() == ReadLimits(60, 2.5)
+
+
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(isolation.tempfile, "tempdir", str(tmp_path))
+    with ScanWorker() as worker:
+        assert worker.call(isolation.tempfile.mkdtemp).startswith(str(tmp_path))
+        child = worker.call(os.getpid)
+    assert not is_running(child)
+    assert list(tmp_path.iterdir()) == []
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+SCRIPT = """
+import os, sys, time
+import endings
+from med_transfer.scans.isolation import isolated
+print(isolated(os.getpid), flush=True)
+isolated(endings.end, sys.argv[1])
+time.sleep(60)
+"""  # as a user writes it: no "if __name__"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("doing", ["hang", "nothing"])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_no_child_outlives_its_parent(tmp_path, doing, end):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    path = os.pathsep.join([*sys.path, str(Path(endings.__file__).parent)])
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", doing],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+    with process:
+        child = int(process.stdout.readline())
+        assert is_running(child)
+        time.sleep(0.2)
+        os.killpg(process.pid, end)  # as a terminal does it
+        process.wait(30)
+    deadline = time.monotonic() + 20
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_running(child)
+
+
+def test_a_fork_gets_a_child_of_its_own():
+    ours = isolated(os.getpid)
+    reading, writing = os.pipe()
+    if not (fork := os.fork()):
+        os.write(writing, str(isolated(os.getpid)).encode())
+        isolation._own[os.getpid()].close()
+        os._exit(0)
+    os.waitpid(fork, 0)
+    assert int(os.read(reading, 99)) != ours
+    assert isolated(os.getpid) == ours
