@@ -68,5 +68,6 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         return np.array([[answer[name] for name in self.classes_] for answer in answers])
 
     def predict(self, X: Sequence[Path | str]) -> NDArray[np.str_]:
-        """The most probable class of each scan."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        """The class that each scan is called at the bundle's operating point, which need not be the most probable."""
+        record = self._predictor.record
+        return self.classes_[record.operating_point.calls(self.predict_proba(X), record.labels).argmax(axis=1)]

@@ -154,6 +154,12 @@ class BundleRecord(_Record):
         """The classes, and whether a scan may have several."""
         return Labels(self.classes, self.multilabel)
 
+    @property
+    def balanced_point(self) -> OperatingPoint:
+        """What the network itself finds most probable, whatever the classes' frequency."""
+        evidence = self.calibration.without_evidence(len(self.classes), multilabel=self.multilabel)
+        return OperatingPoint.balanced(self.labels, evidence)
+
     def answer(self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float) -> Prediction:
         """A scan's record completed with probabilities [class], the call at the operating point, the set of classes
         that cannot be ruled out, and abstention.

@@ -25,7 +25,8 @@ class SplitConfig(BaseModel):
         kind: ``kfold`` trains one fold model a fold, each validated on its own fold; ``holdout`` trains one.
         folds: fold models of the ensemble (kfold only).
         test_fraction: share of the scans that no fold model ever sees, rounded to one part in a whole number (0.3 is
-            a third); 0 keeps none, and every case is then evaluated by the fold model that did not train on it.
+            a third); 0 keeps none, and every case is then evaluated by the fold model that did not train on it (with
+            holdout: the validation cases), with calibration and thresholds from other patients.
         val_fraction: share of the development scans that steer the training (holdout only), rounded likewise.
         seed: the same seed gives the same split, whatever the order of the rows.
     """
@@ -57,6 +58,11 @@ class Split:
     def n_fold_models(self) -> int:
         """Networks of the ensemble: one for each tuple of validation cases."""
         return len(self.validation)
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The test cases; where none were kept, every validation case, whose fold model did not train on it."""
+        return self.test or tuple(chain.from_iterable(self.validation))
 
     @property
     def development(self) -> tuple[int, ...]:

@@ -47,6 +47,8 @@ class EvaluationInput:
         baselines: name to probabilities [scan, class] on the same scans.
         known_figures: figures that are not computed from these predictions.
         curves: of the training.
+        cross_fitted: rows, and the record that decides on them, where the scans are validation scans; empty: ``record``
+            decides on all.
     """
 
     record: BundleRecord
@@ -58,16 +60,26 @@ class EvaluationInput:
     baselines: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     known_figures: KnownFigures = field(default_factory=KnownFigures)
     curves: Sequence[LearningCurve] = ()
+    cross_fitted: Sequence[tuple[NDArray[np.intp], BundleRecord]] = ()
 
     def answers(self, probabilities: NDArray[np.float64]) -> list[Prediction]:
         """The scans' predictions with probabilities [scan, class]."""
-        rows = zip(self.prepared.unanswered(), probabilities, self.novelty, strict=True)
-        return [self.record.answer(unanswered, row, float(novelty)) for unanswered, row, novelty in rows]
+        records = dict.fromkeys(range(len(probabilities)), self.record)
+        for rows, record in self.cross_fitted:
+            records |= dict.fromkeys(rows.tolist(), record)
+        scans = zip(records.values(), self.prepared.unanswered(), probabilities, self.novelty, strict=True)
+        return [record.answer(unanswered, row, float(novelty)) for record, unanswered, row, novelty in scans]
 
     def labelled(self, probabilities: NDArray[np.float64]) -> LabelledPredictions:
         """Probabilities [scan, class] with the scans' truth, at the bundle's operating point."""
         cohort, point = self.prepared.cohort, self.record.operating_point
-        return LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels, point)
+        predictions = LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels, point)
+        if not self.cross_fitted:
+            return predictions
+        calls = np.zeros_like(predictions.truth)
+        for rows, record in self.cross_fitted:
+            calls[rows] = record.operating_point.calls(probabilities[rows], cohort.labels)
+        return replace(predictions, calls=calls)
 
 
 def evaluate(
@@ -94,16 +106,20 @@ def evaluate(
     """
     record, prepared = given.record, given.prepared
     predictions, reported, fusion = given.answers(given.probabilities), given.probabilities, None
+    reporting = given
     if record.fusion is not None:
         predictions, reported, fusion = _fused(given, record.fusion, predictions, seed)
+        reporting = _called_as_fused(given, record.fusion) if fusion.report == "fused" else given
     _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
-    sets = record.prediction_sets  # of the network's own probabilities, also where the fused model is reported
+    # Of the network's own probabilities, also where the fused model is reported; not measured where they were learned.
+    sets = None if given.cross_fitted else record.prediction_sets
     metrics = compute_metrics(
-        given.labelled(reported),
+        reporting.labelled(reported),
         replace(
             given.known_figures,
             fusion=fusion,
             chosen_point=record.chosen_point,
+            calibrated_on=record.calibration.n_patients,
             prediction_sets=sets and measure_sets(given.labelled(given.probabilities), sets, config, seed),
         ),
         baselines=given.baselines,
@@ -113,7 +129,7 @@ def evaluate(
         resampling=Bootstrap(seed=seed),
     )
     metrics.save(out / "metrics.json")
-    misses, checks = gallery(record, given.ensemble, prepared, given.answers(reported), explain.gallery)
+    misses, checks = gallery(record, given.ensemble, prepared, reporting.answers(reported), explain.gallery)
     arrays = {"truth": prepared.cohort.truth, "probabilities": reported, "patients": prepared.cohort.patients}
     write_report(out / "report.html", Evidence(metrics, given.summary, given.curves, misses, checks, **arrays))
     return metrics
@@ -127,8 +143,16 @@ def _fused(
     fused = fusion.fuse(scans)
     reported = fusion.report == "fused" and bool(fused.done.all())
     completed = [fused.complete(answered, row, given.record.classes) for row, answered in enumerate(predictions)]
-    figures = _fusion_metrics(fusion, scans, fused, given.prepared, reported, seed)
+    figures = _fusion_metrics(fusion, scans, fused, given, reported, seed)
     return completed, fused.probabilities if reported else given.probabilities, figures
+
+
+def _called_as_fused(given: EvaluationInput, fusion: Fusion) -> EvaluationInput:
+    """The fused model's probabilities have frequencies of their own to be called beyond."""
+    record = given.record
+    balanced = record.chosen_point is not None and record.chosen_point.rule == "balanced_argmax"
+    point = fusion.balanced_point if balanced else record.operating_point
+    return replace(given, record=record.model_copy(update={"operating_point": point}))
 
 
 @torch.inference_mode()
@@ -151,14 +175,15 @@ def fusion_scans(prepared: PreparedCohort, probabilities: NDArray[np.float64]) -
 
 
 def _fusion_metrics(
-    fusion: Fusion, scans: FusionScans, fused: Fused, prepared: PreparedCohort, reported: bool, seed: int
+    fusion: Fusion, scans: FusionScans, fused: Fused, given: EvaluationInput, reported: bool, seed: int
 ) -> FusionMetrics:
-    rows, cohort, whole = np.flatnonzero(fused.done), prepared.cohort, fusion.combinations[0]
+    rows, cohort, whole = np.flatnonzero(fused.done), given.prepared.cohort, fusion.combinations[0]
     patients = [cohort.patients[row] for row in rows]
     figures = {}
     if len(rows):
         by_parts = fusion.by_parts(scans.take(rows))
-        figures = fusion_figures(cohort.truth[rows], by_parts, patients, cohort.labels, seed=seed)
+        points = dict.fromkeys(by_parts, fusion.balanced_point) | {("network",): given.record.balanced_point}
+        figures = fusion_figures(cohort.truth[rows], by_parts, patients, cohort.labels, points, seed=seed)
     return FusionMetrics(
         use=list(fusion.inputs.use),
         columns=[column.name for column in fusion.inputs.columns],

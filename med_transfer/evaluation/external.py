@@ -30,7 +30,7 @@ from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.metrics.baselines import baselines_within
-from med_transfer.metrics.compute_metrics import KnownFigures
+from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigures
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.domain import domain_of, profile_of
 from med_transfer.metrics.records.decisions import AccessCounts
@@ -162,7 +162,7 @@ def _prevalence(record: BundleRecord, n_scans: int) -> dict[str, NDArray[np.floa
     if record.development is None:
         return {}
     shares = [record.development.prevalence[name] for name in record.classes]
-    return {"prevalence": np.tile(shares, (n_scans, 1))}
+    return {PREVALENCE_BASELINE: np.tile(shares, (n_scans, 1))}
 
 
 def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, WeightedRandomSampler
 from med_transfer.cohorts import PreparedCohort, Split
 from med_transfer.finetuning.augmentation import augmentation
 from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.model.calibration import log_prior_ratio
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
@@ -162,6 +163,16 @@ def draw_weights(truth: Truth, *, balanced: bool) -> NDArray[np.float64]:
         return np.ones(len(truth))
     _, pattern, counts = np.unique(truth, axis=0, return_inverse=True, return_counts=True)
     return 1.0 / counts[pattern.ravel()]
+
+
+def lacking_prior(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> NDArray[np.float64]:
+    """What balanced training leaves out of the logits: how much rarer each class is among these scans, [class]."""
+    training = config.training
+    if training.balance == "none":
+        return np.zeros(truth.shape[1])
+    by_pattern = training.balance == "sampling" and config.transfer.strategy.trains
+    drawn = np.average(truth, axis=0, weights=draw_weights(truth, balanced=True)) if by_pattern else 0.5
+    return log_prior_ratio(truth.mean(axis=0), multilabel=multilabel, trained_at=drawn)
 
 
 def loss_weights(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> Tensor:

@@ -151,7 +151,7 @@ def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None
     source = source_provenance(weights)
     if source is None:
         return
-    test = run_data.prepared.subset(run_data.split.test)
+    test = run_data.prepared.subset(run_data.split.evaluated)
     seen = seen_before(test.cohort, test.content_hashes, source.patient_hashes, source.content_hashes)
     if seen:
         named = ", ".join(str(test.cohort.cases[i]) for i in seen[:5])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
-from med_transfer.finetuning.batches import fold_data
+from med_transfer.finetuning.batches import fold_data, lacking_prior
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
@@ -28,6 +28,8 @@ from med_transfer.model.calibration import calibrate
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.novelty import Novelty
+from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.labels import Labels
 from med_transfer.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -40,13 +42,20 @@ class TrainedEnsemble:
     Attributes:
         validation: probabilities [scan, class] of each development scan by the fold model that did not train on it,
             calibrated on other patients, in the order of the folds' validation parts.
+        validation_novelty: [scan] of the same scans to the same fold models.
         gap: between training and validation.
     """
 
     ensemble: Ensemble
     fold_models: tuple[TrainedNetwork, ...]
     validation: NDArray[np.float64]
+    validation_novelty: NDArray[np.float64]
     gap: GeneralisationGap
+
+    def balanced_point(self, labels: Labels) -> OperatingPoint:
+        """The class, or findings, that the network itself finds most probable."""
+        calibrator = self.ensemble.calibrator
+        return OperatingPoint.balanced(labels, calibrator.without_evidence(len(labels), multilabel=labels.multilabel))
 
 
 def train_fold(
@@ -85,7 +94,7 @@ def train_folds(
     prepared, split, labels = run_data.prepared, run_data.split, run_data.prepared.cohort.labels
     reader = FeatureSource(folder / "features", config, run_data.preprocessing)
     read = reader.computed if config.transfer.strategy.trains else reader.cached
-    trained, novelties, training, validation = [], [], [], []
+    trained, novelties, ranks, training, validation = [], [], [], [], []
     for number in range(split.n_fold_models):
         callback = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_fold_models}", progress)
         result = train_fold(run_data, source, config, number, folder / f"fold-{number}", callback)
@@ -93,11 +102,13 @@ def train_folds(
         train_features, val_features = labelled_features(result.classifier, data, config, read)
         trained.append(result)
         novelties.append(Novelty(result.classifier.n_features).fit(train_features, val_features))
+        ranks.append(novelties[-1](val_features).double().numpy())
         training.append((_logits(result.classifier, train_features), data.train_truth))
         validation.append((_logits(result.classifier, val_features), data.val_truth))
     logits, truth = (np.concatenate(parts) for parts in zip(*validation, strict=True))
     patients = [prepared.cohort.patients[row] for row in chain.from_iterable(split.validation)]
-    calibrated = calibrate(logits, truth, patients, labels, config.calibration.method)
+    prior = lacking_prior(prepared.cohort.truth[list(split.development)], config, multilabel=labels.multilabel)
+    calibrated = calibrate(logits, truth, patients, labels, config.calibration.method, prior)
     ensemble = Ensemble(
         [model.classifier for model in trained],
         novelties,
@@ -106,7 +117,7 @@ def train_folds(
     ).eval()
     gap = measure_gap(training, validation, labels, config.training.gap_limit)
     log.log(logging.WARNING if gap.exceeded else logging.INFO, "%s: %s", stage, gap.sentence)
-    return TrainedEnsemble(ensemble, tuple(trained), calibrated.probabilities, gap)
+    return TrainedEnsemble(ensemble, tuple(trained), calibrated.probabilities, np.concatenate(ranks), gap)
 
 
 def _logits(classifier: Classifier, features: Tensor) -> NDArray[np.float32]:

@@ -14,9 +14,10 @@ from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_decisions
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.metrics.baselines import fit_handcrafted, prevalence_only
-from med_transfer.metrics.compute_metrics import KnownFigures
+from med_transfer.metrics.baselines import baselines_within, fit_handcrafted, prevalence_only
+from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigures
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.metrics import KeptNetwork, Metrics
@@ -61,17 +62,29 @@ def evaluate_held_out(
 
     Every result is of the network that was kept; the transfer gain is always transferred minus scratch.
     """
-    test = run_data.prepared.subset(run_data.split.test).without_margin(margin_voxels(run_data.preprocessing.shape))
-    probabilities, novelty = predict(networks.transferred.ensemble, test)
+    rows, out_of_fold = run_data.split.evaluated, not run_data.split.test
+    test = run_data.prepared.subset(rows).without_margin(margin_voxels(run_data.preprocessing.shape))
+
+    def predicted(network: TrainedEnsemble) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if out_of_fold:
+            return network.validation, network.validation_novelty
+        return predict(network.ensemble, test)
+
+    probabilities, novelty = predicted(networks.transferred)
     gain, bundled = None, networks.bundled
     if networks.scratch is not None:
-        of_scratch, novelty_of_scratch = predict(networks.scratch.ensemble, test)
+        of_scratch, novelty_of_scratch = predicted(networks.scratch)
         cohort = test.cohort
-        transferred = LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels)
-        gain = transfer_gain(transferred, of_scratch, config.seed)
+        transferred, from_scratch = (
+            LabelledPredictions.of(
+                cohort.truth, found, cohort.patients, cohort.labels, network.balanced_point(cohort.labels)
+            )
+            for network, found in ((networks.transferred, probabilities), (networks.scratch, of_scratch))
+        )
+        gain = transfer_gain(transferred, from_scratch, config.seed)
         if bundled is networks.scratch:
             probabilities, novelty = of_scratch, novelty_of_scratch
-    baselines, shortcuts = _baselines(run_data, config.seed)
+    baselines, shortcuts = (_baselines_within if out_of_fold else _baselines)(run_data, config.seed)
     given = EvaluationInput(
         record,
         bundled.ensemble,
@@ -90,17 +103,40 @@ def evaluate_held_out(
             generalisation_gap=bundled.gap,
             shortcuts=shortcuts,
             test_set_access=access,
+            out_of_fold=out_of_fold,
         ),
         _curves(bundled, config),
+        _cross_fitted(run_data, config, record, bundled) if out_of_fold else (),
     )
     return evaluate(
         given,
         out,
         config=config.evaluation,
         subgroups=config.subgroups,
-        explain=config.explain,
+        explain=config.explain.model_copy(update={"gallery": 0}) if out_of_fold else config.explain,
         seed=config.seed,
     )
+
+
+def _cross_fitted(
+    run_data: RunData, config: FinetuneConfig, record: BundleRecord, bundled: TrainedEnsemble
+) -> list[tuple[NDArray[np.intp], BundleRecord]]:
+    """The bundle's record with the decisions that other patients would have led to."""
+    return [
+        (rows, record.model_copy(update={"operating_point": point, "prediction_sets": sets}))
+        for rows, point, sets in cross_fitted_decisions(run_data, config, bundled)
+    ]
+
+
+def _baselines_within(run_data: RunData, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
+    """As :func:`_baselines`, each patient by models of the others."""
+    scans = run_data.prepared.subset(run_data.split.evaluated)
+    cohort, facts = scans.cohort, [scan.acquisition for scan in scans.scans]
+    within, shortcuts = baselines_within(
+        scans.handcrafted, Development(facts, cohort.truth, cohort.patients, cohort.labels)
+    )
+    truth = run_data.prepared.cohort.truth[list(run_data.split.development)]
+    return {PREVALENCE_BASELINE: prevalence_only(truth, len(cohort))} | within, shortcuts
 
 
 def _baselines(run_data: RunData, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts]:
@@ -118,7 +154,7 @@ def _baselines(run_data: RunData, seed: int) -> tuple[dict[str, NDArray[np.float
         seed,
     )
     baselines = {
-        "prevalence": prevalence_only(truth[development], len(test)),
+        PREVALENCE_BASELINE: prevalence_only(truth[development], len(test)),
         "handcrafted": fit_handcrafted(
             features[development], truth[development], features[test], seed, multilabel=labels.multilabel
         ),
@@ -191,6 +227,12 @@ def _split_sentence(run_data: RunData) -> str:
     how = Sentence("one training and one validation part")
     if n_folds > 1:
         how = Sentence("{n} folds, one network each, averaged", n=n_folds)
+    if not run_data.split.test:
+        return Sentence(
+            "by patient, stratified by class, with no test part: {how}. Each scan was predicted by the network that "
+            "had not trained on it; calibration and thresholds for it come from other patients",
+            how=how,
+        )
     return Sentence(
         "by patient, stratified by class: a test part that nothing was chosen on; the rest in {how}", how=how
     )

@@ -15,6 +15,7 @@ from med_transfer.fusion.clinical import Numbers, learn_column
 from med_transfer.fusion.config import FusionConfig, Method, Part, Penalty
 from med_transfer.fusion.leaks import leaking_columns
 from med_transfer.fusion.model import Combination, Fusion, FusionScans, Inputs
+from med_transfer.model.calibration import log_prior_ratio
 from med_transfer.model.linear_head import LinearHead, fit_head
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_counts, patient_folds
@@ -95,6 +96,7 @@ def fit_fusion(development: DevelopmentScans, config: FusionConfig, *, balanced:
         method=config.method,
         report=config.report,
         balanced=balanced,
+        shares=tuple(truth.mean(axis=0).tolist()) if balanced else (),
         warnings=tuple(
             leaking_columns({name: development.texts(name) for name in config.columns}, truth, development.patients)
         ),
@@ -193,11 +195,12 @@ def _regression(
     if penalty == "auto":
         penalty = choose_penalty(features, truth, patients, multilabel=multilabel, balanced=balanced, seed=seed)
     mean, scale, head = _fit(features, truth, penalty, multilabel=multilabel, balanced=balanced)
+    prior = log_prior_ratio(truth.mean(axis=0), multilabel=multilabel) if balanced else 0.0
     return {
         "mean": tuple(mean.tolist()),
         "scale": tuple(scale.tolist()),
         "weight": tuple(map(tuple, head.weight.tolist())),
-        "bias": tuple(head.bias.tolist()),
+        "bias": tuple((head.bias + prior).tolist()),
         "inverse_penalty": penalty,
         "n_scans": len(truth),
         "n_patients": len(set(patients.tolist())),

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from med_transfer.fusion.clinical import Column, Numbers, Record
 from med_transfer.fusion.config import Method, Part
 from med_transfer.metrics.records.sentence import Sentence, joined
+from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 
 Within = Literal["mask", "roi", "whole"]
@@ -179,6 +181,8 @@ class Fusion(Record):
         method: how they were made; of bundles from before there was a choice, ``stacked``.
         report: whose figures are a report's main ones.
         balanced: whether classes were weighed by inverse frequency.
+        shares: of the scans learned from that have each class, where ``balanced`` models give probabilities at these;
+            empty where they do not, as in older bundles.
         warnings: columns that may give the answer, or the patient, away.
     """
 
@@ -187,7 +191,14 @@ class Fusion(Record):
     method: Method = "stacked"
     report: Literal["image", "fused"] = "image"
     balanced: bool = True
+    shares: tuple[float, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def balanced_point(self) -> OperatingPoint:
+        """What a combination finds beyond the classes' frequency."""
+        labels = Labels(self.inputs.classes, self.inputs.multilabel)
+        return OperatingPoint.balanced(labels, self.shares) if self.shares else OperatingPoint.default(labels)
 
     def fuse(self, scans: FusionScans) -> Fused:
         """The fused answer of every scan whose inputs are all there."""

@@ -24,6 +24,7 @@ from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.labelling.curve_samples import SubsetPredictions
 from med_transfer.labelling.probe_curve import CurvePlan, TrainingSubset, evaluate_subsets, training_subsets
+from med_transfer.model.calibration import log_prior_ratio, shifted
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
 
@@ -112,8 +113,14 @@ def _share_prepared_scans(run: Path, folder: Path) -> None:
 
 
 def _predict(bundle: Path, cohort: Cohort, folder: Path) -> NDArray[np.float64]:
-    """Probabilities [scan, class] of the scans that the run did not learn from."""
-    preprocessing = read_record(bundle).preprocessing
+    """Probabilities [scan, class] of the scans that the run did not learn from, at equal classes, as probes give them.
+
+    So the most probable class is the one that the bundle calls.
+    """
+    record = read_record(bundle)
+    preprocessing, multilabel = record.preprocessing, record.multilabel
     margin = margin_voxels(preprocessing.shape)
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), folder / "prepared", margin).without_margin(margin)
-    return predict(load_network(bundle), prepared)[0]
+    frequency = record.calibration.without_evidence(len(record.classes), multilabel=multilabel)
+    probabilities, _ = predict(load_network(bundle), prepared)
+    return shifted(probabilities, -log_prior_ratio(frequency, multilabel=multilabel), multilabel=multilabel)

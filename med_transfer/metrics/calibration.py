@@ -13,6 +13,7 @@ from med_transfer.metrics.records.estimate import Estimate, Interval
 from med_transfer.metrics.records.sentence import Sentence, joined
 
 N_BINS = 10
+FEWEST_PATIENTS = 10  # with a class and without it; of fewer neither a slope nor a decision curve means anything
 
 
 def brier_by_scan(
@@ -117,6 +118,13 @@ def bin_excess(claimed: NDArray[np.float64], came_true: NDArray[np.bool_]) -> ND
     return (claimed - came_true)[:, None] * np.eye(N_BINS)[bin_of(claimed)]
 
 
+def too_few_patients(predictions: LabelledPredictions, c: int) -> str:
+    """Why a class has neither a slope nor a decision curve; empty where it has both."""
+    has = predictions.truth[:, c]
+    enough = min(map(predictions.patients_among, (has, ~has))) >= FEWEST_PATIENTS
+    return "" if enough else Sentence("fewer than {n} patients with or without the class", n=FEWEST_PATIENTS)
+
+
 def calibration(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Calibration:
     """Overall and of each class."""
     names, multilabel = predictions.labels.names, predictions.labels.multilabel
@@ -146,12 +154,19 @@ def _of_class(predictions: LabelledPredictions, c: int, bootstrap: PatientBootst
         ),
         decomposition=brier_decomposition(probability, truth),
         ece=_ece(probability, truth, bootstrap, Sentence("this class")),
-        slope=slope(*binary),
+        slope=_undefined(few) if (few := too_few_patients(predictions, c)) else slope(*binary),
         intercept=intercept(*binary),
     )
 
 
+def _undefined(reason: str) -> Estimate:
+    return Estimate(value=None, ci95=None, method="", reason=reason)
+
+
 def _overall_slope(predictions: LabelledPredictions) -> Estimate:
+    few = [too_few_patients(predictions, c) for c in range(len(predictions.labels))]
+    if all(few):
+        return _undefined(few[0])
     if predictions.labels.multilabel:
         return slope(*_pairs(predictions))
     return slope(

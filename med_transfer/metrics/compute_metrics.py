@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -37,7 +37,11 @@ from med_transfer.metrics.records.prediction_sets import SetMetrics
 from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.metrics.subgroups import subgroup_metrics, subgroup_tests
+from med_transfer.model.calibration import log_prior_ratio, shifted
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.record import Prediction
+
+PREVALENCE_BASELINE = "prevalence"  # its probabilities are the classes' shares among the development scans
 
 _NONE: Mapping = MappingProxyType({})
 
@@ -53,6 +57,8 @@ class KnownFigures:
         overlap, domain: how new and how far off the scans are to a bundle that is evaluated on another cohort.
         test_set_access: how often a network has read these scans, with this time.
         fusion, prediction_sets, chosen_point: of a bundle that has them.
+        out_of_fold: whether the scans are validation scans, each predicted by a network that had not trained on it.
+        calibrated_on: validation patients of each class that the bundle's calibration was learned from.
     """
 
     transfer_gain: TransferGain | None = None
@@ -65,6 +71,8 @@ class KnownFigures:
     fusion: FusionMetrics | None = None
     prediction_sets: SetMetrics | None = None
     chosen_point: ChosenPoint | None = None
+    out_of_fold: bool = False
+    calibrated_on: Mapping[str, int] = field(default_factory=dict)
 
 
 def compute_metrics(
@@ -82,7 +90,8 @@ def compute_metrics(
     Args:
         predictions: the scans' truth and probabilities, with the operating point.
         known: what is to stand in metrics.json next to the statistics.
-        baselines: name to probabilities [scan, class] on the same scans.
+        baselines: name to probabilities [scan, class] on the same scans, of models that were fitted to equally frequent
+            classes; but for ``prevalence``, which says how frequent they are.
         subgroups: from ``grouping``; or column to one value a scan, for example ``{"scanner": [...]}``.
         failed: predictions that are not ``ok``; counted by reason, left out of every rate.
         config: which interval the rates get, and the prevalence to state predictive values at.
@@ -111,7 +120,9 @@ def compute_metrics(
         decision_curves=decision_curves(predictions, bootstrap),
         abstention=abstention_curve(predictions, bootstrap, config),
         operating_point=predictions.operating_point,
-        baselines={name: _baseline(predictions, other, bootstrap, config) for name, other in baselines.items()},
+        baselines={
+            name: _baseline(_called(predictions, name, baselines), predictions, bootstrap, config) for name in baselines
+        },
         subgroups={
             grouping.column: subgroup_metrics(predictions, grouping, bootstrap, config) for grouping in groupings
         },
@@ -123,14 +134,30 @@ def compute_metrics(
     )
 
 
+def _called(
+    predictions: LabelledPredictions, name: str, baselines: Mapping[str, NDArray[np.floating]]
+) -> LabelledPredictions:
+    """A baseline at an operating point of its own: a network's thresholds are not those of another model.
+
+    Models are fitted to equal classes. Where the prevalence of the development scans is known, their probabilities are
+    brought to it, as the network's are, and called for what they are beyond it.
+    """
+    probabilities, labels = baselines[name], predictions.labels
+    shares = baselines.get(PREVALENCE_BASELINE)
+    scored = LabelledPredictions.of(predictions.truth, probabilities, predictions.patients, labels)
+    if shares is None or name == PREVALENCE_BASELINE:
+        return scored
+    there = shifted(
+        probabilities, log_prior_ratio(shares[0], multilabel=labels.multilabel), multilabel=labels.multilabel
+    )
+    point = OperatingPoint.balanced(labels, np.clip(shares[0], 1e-6, 1).tolist())
+    return replace(scored, probabilities=there, operating_point=point)
+
+
 def _baseline(
-    predictions: LabelledPredictions,
-    probabilities: NDArray[np.floating],
-    bootstrap: PatientBootstrap,
-    config: EvaluationConfig,
+    other: LabelledPredictions, predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> BaselineMetrics:
-    """A baseline is called at the default operating point: the network's thresholds are not its own."""
-    other = LabelledPredictions.of(predictions.truth, probabilities, predictions.patients, predictions.labels)
+    """What a baseline reaches, and what the network does beyond it."""
     gain = paired_difference(predictions, other, bootstrap)
     return BaselineMetrics(
         balanced_accuracy=measures.balanced_accuracy(other, bootstrap),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.metrics.calibration import too_few_patients
 from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decision_curve import DecisionCurve, NetBenefit
@@ -13,7 +14,7 @@ THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.075, *(round(0.05 * step, 2) for step in
 
 
 def decision_curves(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> dict[str, DecisionCurve]:
-    """Of every class that has cases and other scans, at :data:`THRESHOLDS`.
+    """Of every class that enough patients have and enough have not, at :data:`THRESHOLDS`.
 
     It is the class's probability that is acted upon, not the call at the operating point. The prevalence is that of
     these scans. Source: Vickers & Elkin 2006, Med Decis Making 26:565.
@@ -24,7 +25,7 @@ def decision_curves(predictions: LabelledPredictions, bootstrap: PatientBootstra
             points=_points(predictions.truth[:, c], predictions.probabilities[:, c], bootstrap), method=method
         )
         for c, name in enumerate(predictions.labels.names)
-        if predictions.truth[:, c].any() and not predictions.truth[:, c].all()
+        if not too_few_patients(predictions, c)
     }
 
 

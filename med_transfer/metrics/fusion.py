@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.fusion import FusionDifference, FusionModel
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 
 Parts = tuple[str, ...]
@@ -24,24 +26,26 @@ def fusion_figures(
     by_parts: Mapping[Parts, NDArray[np.float64]],
     patients: Sequence[str],
     labels: Labels,
+    points: Mapping[Parts, OperatingPoint] = MappingProxyType({}),
     *,
     seed: int = 0,
     n_boot: int = 2000,
 ) -> dict[str, dict]:
     """``models``, ``fused_minus`` and ``contributions`` of :class:`FusionMetrics`.
 
-    Every model is called at the default operating point, so that the calls can be compared.
+    Every model is called for what it finds beyond the classes' frequency, so that the calls can be compared.
 
     Args:
         truth: boolean [scan, class].
         by_parts: the parts of each model to its probabilities [scan, class]; the longest is the fused one.
         patients: one entry a scan.
         labels: class names.
+        points: the operating point of each model; the most probable class, or findings at 0.5, where it has none.
         seed, n_boot: of the patient bootstrap.
     """
     bootstrap = PatientBootstrap(patients, n_boot, seed)
     predictions = {
-        parts: LabelledPredictions.of(truth, probabilities, patients, labels)
+        parts: LabelledPredictions.of(truth, probabilities, patients, labels, points.get(parts))
         for parts, probabilities in by_parts.items()
     }
     use = max(predictions, key=len)

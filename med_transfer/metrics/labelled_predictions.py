@@ -28,6 +28,7 @@ class LabelledPredictions:
         patients: one entry a scan.
         labels: names of the classes.
         operating_point: how probabilities become calls.
+        calls: boolean [scan, class], where each scan was called by thresholds of its own; None: by ``operating_point``.
         scans: what the scans are called where a sentence says why a measure is undefined.
 
     Raises:
@@ -43,6 +44,7 @@ class LabelledPredictions:
     labels: Labels
     operating_point: OperatingPoint
     scans: str = TEST_SCANS
+    calls: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n_scans = len(self.patients)
@@ -95,6 +97,8 @@ class LabelledPredictions:
     @cached_property
     def predicted(self) -> NDArray[np.bool_]:
         """Calls at the operating point, boolean [scan, class]."""
+        if self.calls is not None:
+            return self.calls
         return self.operating_point.calls(self.probabilities, self.labels)
 
     @cached_property
@@ -113,9 +117,12 @@ class LabelledPredictions:
 
     def scored_by(self, probabilities: NDArray[np.floating]) -> LabelledPredictions:
         """The same scans with other probabilities, for a baseline or a second network."""
-        return replace(self, probabilities=np.asarray(probabilities, dtype=np.float64))
+        return replace(self, probabilities=np.asarray(probabilities, dtype=np.float64), calls=None)
 
     def take(self, scans: NDArray[np.bool_]) -> LabelledPredictions:
         """Only the scans marked in a boolean [scan]."""
         patients = tuple(patient for patient, marked in zip(self.patients, scans, strict=True) if marked)
-        return replace(self, truth=self.truth[scans], probabilities=self.probabilities[scans], patients=patients)
+        calls = self.calls[scans] if self.calls is not None else None
+        return replace(
+            self, truth=self.truth[scans], probabilities=self.probabilities[scans], patients=patients, calls=calls
+        )

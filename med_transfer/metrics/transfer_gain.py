@@ -15,7 +15,10 @@ from med_transfer.metrics.records.sentence import Sentence
 
 
 def transfer_gain(
-    transferred: LabelledPredictions, scratch_probabilities: NDArray[np.floating], seed: int = 0, n_boot: int = 2000
+    transferred: LabelledPredictions,
+    scratch: LabelledPredictions | NDArray[np.floating],
+    seed: int = 0,
+    n_boot: int = 2000,
 ) -> TransferGain:
     """Transferred minus scratch on the same test scans, in resampled patients.
 
@@ -24,8 +27,9 @@ def transfer_gain(
     "shown to be equal".
 
     Args:
-        transferred: what the transferred network says of the scans; its operating point is that of both networks.
-        scratch_probabilities: [scan, class] of the network from scratch, trained at equal budget.
+        transferred: what the transferred network says of the scans, with its operating point.
+        scratch: the same of the network from scratch, trained at equal budget; or its probabilities [scan, class] alone
+            where both have the same operating point.
         seed, n_boot: of the patient bootstrap.
 
     Raises:
@@ -33,7 +37,8 @@ def transfer_gain(
 
     Source: negative transfer measured against scratch, Wang et al. 2019, CVPR, arXiv:1811.09751.
     """
-    scratch = transferred.scored_by(scratch_probabilities)
+    if not isinstance(scratch, LabelledPredictions):
+        scratch = transferred.scored_by(scratch)
     bootstrap = PatientBootstrap(transferred.patients, n_boot, seed)
     difference = paired_difference(transferred, scratch, bootstrap)
     return TransferGain(

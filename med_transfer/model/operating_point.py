@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from med_transfer.predictions.labels import Labels
 
 Calls = NDArray[np.bool_]
 Probabilities = NDArray[np.float64]
-_OF_CLASSES = "'argmax', 'class_threshold' or 'cost'"
+_OF_CLASSES = "'argmax', 'balanced_argmax', 'class_threshold' or 'cost'"
 
 
 class OperatingPoint(BaseModel):
@@ -22,6 +23,9 @@ class OperatingPoint(BaseModel):
     Rules of one class a scan:
 
     - ``argmax``: the most probable class.
+    - ``balanced_argmax``: the class whose probability is the greatest multiple of its threshold, which is its
+      probability where the network speaks for no class. So frequency alone calls nothing: a rare class is called where
+      the scan looks like it, and with one network this is the class of its greatest logit.
     - ``class_threshold``: a class whose probability reaches its threshold is called before any that has none; of
       several, the one with the greatest multiple of its threshold (as ``cutoff`` of Breiman's random forest). When no
       threshold is reached, the most probable class without a threshold; when every class has one, again the greatest
@@ -32,14 +36,14 @@ class OperatingPoint(BaseModel):
     Rule of several findings a scan: ``threshold``, every finding whose probability reaches its threshold.
 
     Attributes:
-        thresholds: class or finding to probability in [0, 1]; above 0 for ``class_threshold``.
+        thresholds: class or finding to probability in [0, 1]; above 0 for ``class_threshold`` and ``balanced_argmax``.
         costs: true class to called class to cost, for ``cost``; a right call costs 0 where it is not given.
         chosen_on: ``fixed`` before training, or on ``validation`` scans; never on the test scans.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rule: Literal["argmax", "threshold", "class_threshold", "cost"] = "argmax"
+    rule: Literal["argmax", "balanced_argmax", "threshold", "class_threshold", "cost"] = "argmax"
     thresholds: dict[str, float] = Field(default_factory=dict)
     costs: dict[str, dict[str, float]] = Field(default_factory=dict)
     chosen_on: Literal["fixed", "validation"] = "fixed"
@@ -51,6 +55,12 @@ class OperatingPoint(BaseModel):
             return cls(rule="threshold", thresholds=dict.fromkeys(labels.names, 0.5))
         return cls()
 
+    @classmethod
+    def balanced(cls, labels: Labels, without_evidence: Sequence[float]) -> OperatingPoint:
+        """What is more probable than without evidence: :meth:`.calibration.Calibrator.without_evidence`."""
+        thresholds = dict(zip(labels.names, without_evidence, strict=True))
+        return cls(rule="threshold" if labels.multilabel else "balanced_argmax", thresholds=thresholds)
+
     def calls(self, probabilities: Probabilities, labels: Labels) -> Calls:
         """Boolean [scan, class] of what is called, from probabilities [scan, class].
 
@@ -60,7 +70,7 @@ class OperatingPoint(BaseModel):
         self.require_fit(labels)
         if self.rule == "cost":
             return _one_call(-probabilities @ self._cost_matrix(labels))
-        if self.rule == "class_threshold":
+        if self.rule in ("class_threshold", "balanced_argmax"):
             return _one_call(self._precedence(probabilities, labels))
         if self.rule == "argmax":
             return _one_call(probabilities)
@@ -81,13 +91,14 @@ class OperatingPoint(BaseModel):
         for name, value in self.thresholds.items():
             if name not in labels.names:
                 raise ConfigError(f"a threshold for {name!r}", where=where, expected=f"one of {classes}")
-            if not 0 <= value <= 1 or (value == 0 and self.rule == "class_threshold"):
+            if not 0 <= value <= 1 or (value == 0 and self.rule != "threshold"):
                 raise ConfigError(
                     f"found {value:g} for {name}", where=where, expected="a probability above 0, at most 1"
                 )
         missing = [name for name in labels.names if name not in self.thresholds]
-        if self.rule == "threshold" and missing:
-            raise ConfigError(f"no threshold for {', '.join(missing)}", where=where, expected="one for every finding")
+        if self.rule in ("threshold", "balanced_argmax") and missing:
+            each = "one for every finding" if labels.multilabel else "one for every class"
+            raise ConfigError(f"no threshold for {', '.join(missing)}", where=where, expected=each)
         if self.rule == "class_threshold" and not self.thresholds:
             raise ConfigError("no threshold", where=where, expected=f"one for at least one of {classes}")
 
@@ -132,6 +143,9 @@ class OperatingPoint(BaseModel):
             return "the most probable class"
         if self.rule == "cost":
             return "the class with the least expected cost"
+        if self.rule == "balanced_argmax":
+            parts = ", ".join(f"{value:.3g} ({name})" for name, value in self.thresholds.items())
+            return f"the class whose probability is the greatest multiple of that without evidence: {parts}"
         if self.rule == "class_threshold":
             parts = ", ".join(f"{name} from a probability of {value:.3g}" for name, value in self.thresholds.items())
             if len(self.thresholds) == 1:

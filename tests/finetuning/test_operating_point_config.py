@@ -33,14 +33,17 @@ def test_thresholds_and_costs_are_set_one_by_one():
     [
         (("rule=youden", "at_least=0.9"), "at_least with rule youden, which takes no other key"),
         (("rule=cost", "thresholds.a=0.5", "costs.a.b=1"), "thresholds with rule cost, which takes costs"),
-        (("class=solid",), "class with rule argmax"),
+        (("class=solid",), "class with rule balanced_argmax"),
         (("rule=sensitivity", "class=solid"), "rule sensitivity without at_least"),
         (("rule=cost",), "rule cost without costs"),
         (("rule=thresholds",), "rule thresholds without thresholds"),
         (("rule=sensitivity", "at_least=95"), "at_least: found 95; expected a value less than or equal to 1"),
         (("rule=thresholds", "thresholds.a=1.5"), "thresholds.a: found 1.5"),
         (("rule=cost", "costs.a.b=-1"), "costs.a.b: found -1"),
-        (("rule=best",), "rule: found 'best'; expected 'argmax', 'youden', 'sensitivity', 'cost' or 'thresholds'"),
+        (
+            ("rule=best",),
+            "rule: found 'best'; expected 'balanced_argmax', 'argmax', 'youden', 'sensitivity', 'cost' or",
+        ),
     ],
 )
 def test_a_section_that_makes_no_sense_is_refused(words, message):

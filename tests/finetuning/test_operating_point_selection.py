@@ -15,6 +15,7 @@ from med_transfer.finetuning.decisions.operating_point_selection import (
     sensitivity_threshold,
     youden_threshold,
 )
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.predictions.labels import Labels
 
 CLASSES = Labels(("ground-glass", "part-solid", "solid"))
@@ -38,7 +39,7 @@ def validation(labels: Labels, n: int = 90, seed: int = 0):
 def chosen(labels: Labels, **config):
     wanted = OperatingPointConfig.model_validate(config)
     probabilities, truth, patients = validation(labels)
-    point, reached = choose_point(wanted, probabilities, truth, patients, labels)
+    point, reached = choose_point(wanted, LabelledPredictions.of(truth, probabilities, patients, labels))
     return point, reached, point.calls(probabilities, labels), truth
 
 
@@ -136,7 +137,7 @@ def test_patients_with_several_scans_get_an_interval_over_patients():
     probabilities, truth, _ = validation(CLASSES)
     wanted = OperatingPointConfig(rule="youden")
     patients = [f"p{i // 2}" for i in range(len(truth))]
-    _, reached = choose_point(wanted, probabilities, truth, patients, CLASSES, n_networks=5)
+    _, reached = choose_point(wanted, LabelledPredictions.of(truth, probabilities, patients, CLASSES), n_networks=5)
     assert reached.sensitivity["solid"].ci95_cluster is not None
     assert (reached.n_scans, reached.n_patients, reached.n_networks) == (90, 45, 5)
 
@@ -145,7 +146,7 @@ def test_few_cases_and_an_aim_reached_by_calling_everything_are_warned_of(caplog
     truth = CLASSES.one_hot(["part-solid"] * 3 + ["solid"] * 5 + ["ground-glass"] * 5)
     probabilities = np.full((13, 3), 1 / 3)
     wanted = OperatingPointConfig.model_validate({"rule": "sensitivity", "class": "part-solid", "at_least": 0.95})
-    _, reached = choose_point(wanted, probabilities, truth, list("abcdefghijklm"), CLASSES)
+    _, reached = choose_point(wanted, LabelledPredictions.of(truth, probabilities, list("abcdefghijklm"), CLASSES))
     few, all_called = reached.warnings
     assert few.startswith("0.95 of 3 validation scans of part-solid is all of them, so the threshold is the lowest")
     assert all_called == "the sensitivity of part-solid is reached only by calling every validation scan so"
@@ -159,7 +160,7 @@ def test_an_aim_out_of_reach_is_refused_and_nothing_is_lost():
     with pytest.raises(
         ConfigError, match="no threshold above 0 reaches the aim for part-solid.*what was trained is kept"
     ):
-        choose_point(wanted, probabilities, truth, list("abcd"), CLASSES)
+        choose_point(wanted, LabelledPredictions.of(truth, probabilities, list("abcd"), CLASSES))
 
 
 NO_NODULE = np.array([[True, False], [False, False]])

@@ -132,7 +132,8 @@ def test_transfer_classifier_is_a_scikit_learn_estimator(cohort_csv, unseen_csv,
     probabilities = estimator.predict_proba(new)
     assert probabilities.shape == (len(new), 3)
     assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-6)
-    assert estimator.predict(new).tolist() == estimator.classes_[probabilities.argmax(axis=1)].tolist()
+    called = mt.load_bundle(estimator.run_.bundle)
+    assert estimator.predict(new).tolist() == [called.predict(scan).predicted for scan in new]
     truth = [row["label"] for row in read_rows(unseen_csv)]
     assert estimator.score(new, truth) == np.mean(estimator.predict(new) == np.array(truth))
     with pytest.raises(CohortError, match="2 scans, 1 labels, 2 patients; expected equal numbers"):

@@ -196,7 +196,11 @@ def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv,
     assert trained
     for run in runs:
         written = load_config(FinetuneConfig, run / "config.yaml")
-        assert (written.from_scratch_baseline, written.fusion, written.operating_point.rule) == (False, None, "argmax")
+        assert (written.from_scratch_baseline, written.fusion, written.operating_point.rule) == (
+            False,
+            None,
+            "balanced_argmax",
+        )
     again = command(*asked, *settings(*quick, *NO_SAY))
     assert again.code == 0, again.err
     assert json.loads(again.out)["forecasts"] == record["forecasts"]

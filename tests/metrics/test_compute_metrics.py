@@ -139,13 +139,17 @@ def test_findings():
 def test_baselines_are_measured_on_the_same_scans_and_compared_in_pairs():
     data, worse = three_classes(signal=2.5), three_classes(signal=0.2)
     constant = np.tile(data.truth.mean(0), (120, 1))
+    at_equal_classes = data.probabilities / constant / (data.probabilities / constant).sum(axis=1, keepdims=True)
     metrics = assess(
-        data, baselines={"handcrafted": worse.probabilities, "prevalence": constant, "baseline": data.probabilities}
+        data, baselines={"handcrafted": worse.probabilities, "prevalence": constant, "baseline": at_equal_classes}
     )
     weak = metrics.baselines["handcrafted"]
     assert weak.macro_auc_gain.value == pytest.approx(metrics.macro_auc.value - weak.macro_auc.value)
     assert weak.macro_auc_gain.excludes_zero == 1
-    assert metrics.baselines["baseline"].macro_auc_gain.ci95 == (0, 0)
+    assert metrics.baselines["baseline"].macro_auc_gain.ci95 == pytest.approx((0, 0), abs=1e-9)
+    assert metrics.baselines["baseline"].brier.value == pytest.approx(metrics.calibration.brier.value)
+    sensitivity = recall_score(data.truth.argmax(1), at_equal_classes.argmax(1), average=None)
+    assert [rate.value for rate in metrics.baselines["baseline"].sensitivity.values()] == pytest.approx(sensitivity)
     assert metrics.baselines["prevalence"].macro_auc.value == 0.5
     assert metrics.baselines["prevalence"].sensitivity["healthy"].value == 1
     assert metrics.baselines["prevalence"].balanced_accuracy.ci95 == pytest.approx((1 / 3, 1 / 3))

@@ -5,6 +5,7 @@ import pytest
 from simulated_scores import THREE, Simulated, findings, three_classes
 from sklearn.metrics import confusion_matrix
 
+from med_transfer.metrics.calibration import calibration
 from med_transfer.metrics.decision_curve import THRESHOLDS, decision_curves
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
@@ -62,3 +63,20 @@ def test_a_class_without_cases_has_no_curve():
     there = ~data.truth[:, 2]
     few = Simulated(data.truth[there], data.probabilities[there], np.array(data.patients)[there], THREE)
     assert list(curves_of(few)) == ["healthy", "benign"]
+
+
+def test_a_class_of_few_patients_has_neither_a_curve_nor_a_slope():
+    data = three_classes()
+    malignant = np.flatnonzero(data.truth[:, 2])
+    few = np.setdiff1d(np.arange(120), malignant[9:])
+    cut = Simulated(data.truth[few], data.probabilities[few], np.array(data.patients)[few], THREE)
+    assert list(curves_of(cut)) == ["healthy", "benign"]
+    predictions = LabelledPredictions.of(cut.truth, cut.probabilities, cut.patients, cut.labels)
+    found = calibration(predictions, PatientBootstrap(cut.patients, 50))
+    assert found.classes["malignant"].slope.value is None
+    assert found.classes["malignant"].slope.reason == "fewer than 10 patients with or without the class"
+    assert found.classes["benign"].slope.value is not None
+    assert found.slope.value is not None
+    twice = np.repeat(few, 2)  # scans do not make up for patients
+    again = Simulated(data.truth[twice], data.probabilities[twice], np.array(data.patients)[twice], THREE)
+    assert list(curves_of(again)) == ["healthy", "benign"]

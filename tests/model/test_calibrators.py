@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss
 from med_transfer.model.calibration import calibrate
 from med_transfer.model.calibration.calibrate import cross_fitted
 from med_transfer.model.calibration.calibrators import log_odds
-from med_transfer.model.calibration.fitting import fit, fit_temperature, smoothed
+from med_transfer.model.calibration.fitting import fit, smoothed
 from med_transfer.predictions.labels import Labels
 
 THREE, FINDINGS = Labels(("a", "b", "c")), Labels(("a", "b", "c"), multilabel=True)
@@ -46,19 +46,37 @@ def probabilities(calibrator, logits: NDArray, *, multilabel: bool = False) -> N
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_the_temperature_that_was_put_in_is_found(temperature):
     honest, truth = classes(6000)
-    assert fit_temperature(honest * temperature, truth) == pytest.approx(temperature, rel=0.06)
+    found = fit("temperature", honest * temperature, truth, multilabel=False)
+    assert found.temperature == pytest.approx(temperature, rel=0.06)
+    assert found.bias == pytest.approx([0, 0, 0], abs=0.1)
 
 
 def test_the_temperature_of_findings_is_found():
     honest, truth = several(4000)
-    assert fit_temperature(honest * 2, truth, multilabel=True) == pytest.approx(2, rel=0.06)
+    assert fit("temperature", honest * 2, truth, multilabel=True).temperature == pytest.approx(2, rel=0.06)
 
 
 def test_a_network_that_is_always_right_is_not_made_infinitely_sure():
     truth = np.eye(3, dtype=bool)[[0, 1, 2] * 10]
     logits = truth * 4.0
-    surest = softmax(logits / fit_temperature(logits, truth), axis=1).max()
-    assert surest == pytest.approx(31 / 33, abs=0.001)
+    found = fit("temperature", logits, truth, multilabel=False)
+    assert 0.96 < softmax(logits, axis=1).max() < probabilities(found, logits).max() < 0.995
+
+
+@pytest.mark.parametrize("multilabel", [False, True], ids=["classes", "findings"])
+def test_the_temperature_and_its_bias_are_those_of_a_general_optimiser(multilabel):
+    honest, truth = several(40) if multilabel else classes(40)
+    logits, prior = honest * 2, np.array([-1.0, 0.5, 0.2])
+    found = fit("temperature", logits, truth, prior, multilabel=multilabel)
+
+    def loss(p: NDArray) -> float:
+        scaled = logits / np.exp(p[0]) + prior + p[1:]
+        likelihood = np.where(truth, expit(scaled), expit(-scaled)) if multilabel else softmax(scaled, axis=1)[truth]
+        return -np.log(likelihood).sum() + (p[0] / 0.5) ** 2 / 2 + ((p[1:] / 0.7) ** 2).sum() / 2
+
+    theirs = minimize(loss, np.zeros(4), method="Nelder-Mead", options={"maxiter": 9000, "xatol": 1e-7, "fatol": 1e-9})
+    assert np.log(found.temperature) == pytest.approx(theirs["x"][0], abs=1e-3)
+    assert np.array(found.bias) - prior == pytest.approx(theirs["x"][1:], abs=1e-3)
 
 
 def test_vector_scaling_of_findings_is_scikit_learns_logistic_regression():
@@ -168,7 +186,7 @@ def test_out_of_fold_probabilities_know_nothing_of_their_own_patient():
     [
         (lambda honest: honest, "none"),
         (lambda honest: honest * 4, "temperature"),
-        (lambda honest: honest + np.array([2.0, 0.0, -2.0]), "vector"),
+        (lambda honest: honest * np.array([3.0, 1.0, 0.3]), "vector"),
         (lambda honest: np.where(honest > 0, honest + 4, honest * 0.2), "isotonic"),
     ],
 )
@@ -196,6 +214,22 @@ def test_findings_need_patients_without_them_too():
     truth[:, 1] = np.arange(100) > 4
     found = calibrate(logits, truth, people(100), FINDINGS, "vector").calibrator
     assert "5 validation patients of class 'no b', 10 are needed" in found.note
+
+
+@pytest.mark.parametrize("n", [6, 9])
+def test_a_handful_of_scans_leaves_the_probabilities_near_the_networks_own(n, caplog):
+    """Scans that the network cannot tell apart, of whom a temperature alone says that nothing can be told."""
+    rng = np.random.default_rng(0)
+    logits, truth = rng.normal(size=(n, 3)) * 3, np.eye(3, dtype=bool)[np.arange(n) % 3]
+    wrong = np.where(truth, logits - 2, logits)
+    with caplog.at_level(logging.WARNING):
+        found = calibrate(wrong, truth, people(n), THREE, "temperature").calibrator
+    assert 1 < found.temperature < 4  # 20 before, the end of the range
+    assert found.n_patients == dict.fromkeys("abc", n // 3)
+    assert f"near no scaling, for under 10 validation patients of a ({n // 3}), b ({n // 3})" in found.note
+    assert found.note in caplog.text
+    logits, truth = classes(90)
+    assert calibrate(logits, truth, people(90), THREE, "temperature").calibrator.note == ""
 
 
 def test_one_patient_or_a_class_without_a_scan_is_still_calibrated():

@@ -43,3 +43,13 @@ def test_a_class_that_is_never_called_is_a_warning_even_where_transfer_helped():
     name = data.labels.names[1]
     assert by_title(metrics_of(squashed, transfer_gain=None, baselines={}))[f"Never called: {name}"].level == "warning"
     assert not any(title.startswith("Never called") for title in by_title(sample().metrics))
+
+
+def test_probabilities_of_few_patients_and_a_run_without_test_patients_are_said():
+    metrics = metrics_of(three_classes())
+    few, none_kept = "Probabilities are calibrated on few patients", "No patients were kept apart for a test"
+    assert not {few, none_kept} & by_title(metrics).keys()
+    known = {"calibrated_on": {"healthy": 30, "benign": 4, "malignant": 9}, "out_of_fold": True}
+    shown = by_title(metrics.model_copy(update=known))
+    assert (shown[few].level, shown[none_kept].level) == ("warning", "warning")
+    assert "benign (4), malignant (9). Under 10 of a class" in shown[few].text

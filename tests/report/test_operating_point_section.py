@@ -10,6 +10,7 @@ from simulated_scores import findings, three_classes
 
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
 from med_transfer.finetuning.decisions.operating_point_selection import choose_point
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import cohort_counts
@@ -31,14 +32,8 @@ def accessed(n=1, **changes):
 def decided(data=DATA, validation=VALIDATION, *, counts=None, n_networks=1, **config):
     """Metrics of a run whose operating point was chosen on other scans."""
     wanted = OperatingPointConfig.model_validate(config)
-    point, reached = choose_point(
-        wanted,
-        validation.probabilities,
-        validation.truth,
-        validation.patients,
-        validation.labels,
-        n_networks=n_networks,
-    )
+    scans = LabelledPredictions.of(validation.truth, validation.probabilities, validation.patients, validation.labels)
+    point, reached = choose_point(wanted, scans, n_networks=n_networks)
     metrics = metrics_of(data, operating_point=point)
     return metrics.model_copy(update={"chosen_point": reached, "test_set_access": counts or accessed()})
 
@@ -78,7 +73,8 @@ def test_an_undecided_report_says_nothing_of_it(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({}, ("the most probable class, or findings at 0.5", "no scan: stated before training")),
+        ({}, ("the class that the scan looks most like, however rare it is", "no scan: stated before training")),
+        ({"rule": "argmax"}, ("the most probable class, or findings at 0.5", "no scan: stated before training")),
         ({"rule": "youden"}, ("specificity − 1 of each class against the rest (Youden 1950)",)),
         ({"rule": "thresholds", "thresholds": {"benign": 0.2}}, ("thresholds stated before training", "0.2")),
         (

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Rule = Literal["argmax", "youden", "sensitivity", "cost", "thresholds"]
+Rule = Literal["balanced_argmax", "argmax", "youden", "sensitivity", "cost", "thresholds"]
 _KEYS: dict[str, tuple[str, ...]] = {
+    "balanced_argmax": (),
     "argmax": (),
     "youden": (),
     "sensitivity": ("class", "at_least"),
@@ -21,7 +22,9 @@ class OperatingPointConfig(BaseModel):
     """The ``operating_point`` section. What is chosen is chosen on validation scans, never on test scans.
 
     Attributes:
-        rule: ``argmax``, the most probable class (findings at 0.5); ``youden``, for each class against the rest the
+        rule: ``balanced_argmax``, the class whose probability is the greatest multiple of what its frequency alone
+            says (findings above that): what the network looks for, whatever is rare; ``argmax``, the most probable
+            class (findings at 0.5), which seldom is a rare one; ``youden``, for each class against the rest the
             threshold of the greatest sensitivity + specificity - 1; ``sensitivity``, the highest threshold at which a
             class is found often enough; ``cost``, the class with the least expected cost; ``thresholds``, as stated.
         for_class: ``class`` in a file: whose sensitivity; None, with several findings a scan only, every finding's.
@@ -32,7 +35,7 @@ class OperatingPointConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
-    rule: Rule = "argmax"
+    rule: Rule = "balanced_argmax"
     for_class: str | None = Field(default=None, alias="class")
     at_least: Annotated[float, Field(gt=0, le=1)] | None = None
     costs: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = Field(default_factory=dict)

@@ -39,8 +39,13 @@ def choose_network(
         return KeptNetwork(kept="transferred", rule=rule, sentence=_ONLY_REPORTED)
     validation = list(chain.from_iterable(run_data.split.validation))
     cohort = run_data.prepared.cohort.subset(validation)
-    transferred = LabelledPredictions.of(cohort.truth, trained.validation, cohort.patients, cohort.labels)
-    gain = transfer_gain(transferred, scratch.validation, config.seed)
+    transferred, from_scratch = (
+        LabelledPredictions.of(
+            cohort.truth, each.validation, cohort.patients, cohort.labels, each.balanced_point(cohort.labels)
+        )
+        for each in (trained, scratch)
+    )
+    gain = transfer_gain(transferred, from_scratch, config.seed)
     kept = "scratch" if gain.verdict == "harm" else "transferred"
     sentence = Sentence(
         "Decided on the predictions of {n} validation scans by networks that had not trained on them, before any test "

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from med_transfer.cohorts import Cohort, Split
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES
-from med_transfer.errors import CohortError
+from med_transfer.errors import CohortError, ConfigError
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
@@ -26,11 +26,19 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: 
     """Refuse a fusion that cannot be fitted, before anything is trained; ``warn`` also of columns that tell too much.
 
     Raises:
+        ConfigError: no test cases: it is fitted on all others, and nobody would be left to measure it on.
         CohortError: a column that is not there, is constant, or cannot be read.
         TooFewPatients: too few scans to learn from.
     """
     if config.fusion is None:
         return
+    if not split.test:
+        raise ConfigError(
+            "a fusion without test scans",
+            where="split.test_fraction",
+            expected="scans that the fusion is not fitted on",
+            action="Set split.test_fraction=0.2, or leave fusion out",
+        )
     where = cohort.path or "fusion"
     method = config.fusion.method
     learned_from = cohort.subset(split.development if method == "mean" else chain.from_iterable(split.validation))

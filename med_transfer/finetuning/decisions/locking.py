@@ -31,7 +31,7 @@ def record_run_access(run: Path, run_data: RunData, record: BundleRecord) -> Ite
         by="finetune",
         own=True,
         cohort_hash=run_data.lock.cohort_hash,
-        n_scans=len(run_data.split.test),
+        n_scans=len(run_data.split.evaluated),
         lock_hash=record.lock_hash,
         operating_point=record.operating_point,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -56,7 +55,8 @@ def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: 
         classes = ", ".join(labels.names)
         raise ConfigError("rule sensitivity without class", where="operating_point.class", expected=f"one of {classes}")
     if not config.is_chosen:
-        _stated(config, labels).require_fit(labels)
+        if config.rule != "balanced_argmax":
+            _stated(config, labels).require_fit(labels)
         return
     for name in _whose(config, labels):
         cases = truth[:, labels.index(name)]
@@ -71,33 +71,22 @@ def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: 
 
 
 def choose_point(
-    config: OperatingPointConfig,
-    probabilities: NDArray[np.floating],
-    truth: NDArray[np.bool_],
-    patients: Sequence[str],
-    labels: Labels,
-    *,
-    n_networks: int = 1,
-    seed: int = 0,
+    config: OperatingPointConfig, validation: LabelledPredictions, *, n_networks: int = 1, seed: int = 0
 ) -> tuple[OperatingPoint, ChosenPoint]:
     """The operating point, and what it reaches on the validation scans.
 
     Args:
         config: what is wanted.
-        probabilities: calibrated, [scan, class] in [0, 1], each scan by a network that had not trained on it.
-        truth: boolean [scan, class].
-        patients: one entry a scan.
-        labels: class names.
+        validation: calibrated probabilities, each scan's by a network that had not trained on it; their own operating
+            point is what ``balanced_argmax`` means for them.
         n_networks: fold models of the ensemble.
         seed: of the patient bootstrap behind the intervals.
 
     Raises:
         ConfigError, TooFewPatients: as :func:`check_point`; or a sensitivity that no threshold above 0 reaches.
     """
-    check_point(config, truth, labels)
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    point = _chosen(config, probabilities, truth, labels) if config.is_chosen else _stated(config, labels)
-    predictions = replace(LabelledPredictions.of(truth, probabilities, patients, labels, point), scans=VALIDATION_SCANS)
+    point = select_point(config, validation)
+    predictions = replace(validation, operating_point=point, scans=VALIDATION_SCANS)
     rates = ClassRates.of(predictions, PatientBootstrap(predictions.patients, seed=seed), EvaluationConfig())
     reached = ChosenPoint(
         rule=config.rule,
@@ -113,6 +102,14 @@ def choose_point(
     for warning in reached.warnings:
         log.warning("operating point: %s", warning)
     return point, reached
+
+
+def select_point(config: OperatingPointConfig, validation: LabelledPredictions) -> OperatingPoint:
+    """The operating point alone; arguments and errors as of :func:`choose_point`."""
+    check_point(config, validation.truth, validation.labels)
+    if config.rule == "balanced_argmax":
+        return validation.operating_point
+    return _chosen(config, validation) if config.is_chosen else _stated(config, validation.labels)
 
 
 def youden_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
@@ -146,9 +143,8 @@ def _needed(n_cases: int, at_least: float) -> int:
     return max(1, math.ceil(round(at_least * n_cases, 9)))  # 0.95 x 20 is a little above 19 in floating point
 
 
-def _chosen(
-    config: OperatingPointConfig, probabilities: NDArray[np.float64], truth: NDArray[np.bool_], labels: Labels
-) -> OperatingPoint:
+def _chosen(config: OperatingPointConfig, validation: LabelledPredictions) -> OperatingPoint:
+    probabilities, truth, labels = validation.probabilities, validation.truth, validation.labels
     thresholds = dict.fromkeys(labels.names, 0.5) if labels.multilabel else {}
     for name in _whose(config, labels):
         of_class, cases = probabilities[:, labels.index(name)], truth[:, labels.index(name)]

@@ -5,26 +5,38 @@ from __future__ import annotations
 import logging
 from itertools import chain
 
+import numpy as np
+from numpy.typing import NDArray
+
 from med_transfer.cohorts import Cohort, Split
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
-from med_transfer.finetuning.decisions.operating_point_selection import check_point, choose_point
+from med_transfer.finetuning.decisions.operating_point_selection import check_point, choose_point, select_point
 from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.model.calibration import PredictionSets, fit_prediction_sets
 from med_transfer.model.calibration.conformal import least_patients
 from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.patient_folds import Fold, held_out_in_turn, patient_folds
 
 log = logging.getLogger(__name__)
+
+_FOLDS = 5
 
 
 def check_operating_point(cohort: Cohort, split: Split, config: FinetuneConfig) -> None:
     """Refuse an operating point that cannot be had, before anything is trained.
 
+    Without test cases it must be had from the validation scans of some patients for the others, too.
+
     Raises:
         ConfigError, TooFewPatients: as :func:`.operating_point_selection.check_point`.
     """
-    check_point(config.operating_point, _validation_cohort(cohort, split).truth, cohort.labels)
+    validation = _validation_cohort(cohort, split)
+    check_point(config.operating_point, validation.truth, cohort.labels)
+    for learned_from, _ in () if split.test else _folds(validation):
+        check_point(config.operating_point, validation.truth[learned_from], cohort.labels)
 
 
 def choose_operating_point(
@@ -38,10 +50,7 @@ def choose_operating_point(
     cohort = _validation_cohort(run_data.prepared.cohort, run_data.split)
     point, reached = choose_point(
         config.operating_point,
-        trained.validation,
-        cohort.truth,
-        cohort.patients,
-        cohort.labels,
+        _predictions(cohort, trained),
         n_networks=run_data.split.n_fold_models,
         seed=config.seed,
     )
@@ -67,6 +76,33 @@ def choose_prediction_sets(run_data: RunData, config: FinetuneConfig, trained: T
             ", ".join(few),
         )
     return sets
+
+
+def cross_fitted_decisions(
+    run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble
+) -> list[tuple[NDArray[np.intp], OperatingPoint, PredictionSets]]:
+    """Positions among the validation scans, and what is decided on those of other patients; each scan is in one.
+
+    With it validation scans are measured where there are no others, and no decision knows whom it is measured on.
+    """
+    cohort, coverage = _validation_cohort(run_data.prepared.cohort, run_data.split), config.calibration.set_coverage
+    predictions = _predictions(cohort, trained)
+    decided = []
+    for learned_from, left_out in _folds(cohort):
+        others = predictions.take(np.isin(np.arange(len(predictions)), learned_from))
+        sets = fit_prediction_sets(others.probabilities, others.truth, others.patients, coverage)
+        decided.append((left_out, select_point(config.operating_point, others), sets))
+    return decided
+
+
+def _folds(cohort: Cohort) -> list[Fold]:
+    n_folds = min(_FOLDS, len(set(cohort.patients)))
+    return held_out_in_turn(patient_folds(cohort.truth, cohort.patients, n_folds))
+
+
+def _predictions(cohort: Cohort, trained: TrainedEnsemble) -> LabelledPredictions:
+    point = trained.balanced_point(cohort.labels)
+    return LabelledPredictions.of(cohort.truth, trained.validation, cohort.patients, cohort.labels, point)
 
 
 def _validation_cohort(cohort: Cohort, split: Split) -> Cohort:

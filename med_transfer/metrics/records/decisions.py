@@ -15,7 +15,7 @@ class ChosenPoint(Record):
     """How the operating point came about, and its rates on the validation scans.
 
     Attributes:
-        rule: of the config: ``argmax``, ``youden``, ``sensitivity``, ``cost`` or ``thresholds``.
+        rule: of the config: ``balanced_argmax``, ``argmax``, ``youden``, ``sensitivity``, ``cost`` or ``thresholds``.
         for_class, at_least: the aim of the rule ``sensitivity``; ``for_class`` None means every finding.
         n_scans, n_patients: validation scans, each predicted by a network that had not trained on it.
         n_networks: members of the ensemble; on test scans their probabilities are averaged.
@@ -24,7 +24,7 @@ class ChosenPoint(Record):
         warnings: in sentences.
     """
 
-    rule: Literal["argmax", "youden", "sensitivity", "cost", "thresholds"]
+    rule: Literal["balanced_argmax", "argmax", "youden", "sensitivity", "cost", "thresholds"]
     for_class: str | None = None
     at_least: float | None = None
     n_scans: int
@@ -43,6 +43,7 @@ class ChosenPoint(Record):
                 return Sentence("sensitivity of every finding at least {at_least}", at_least=at_least)
             return Sentence("sensitivity of {name} at least {at_least}", name=self.for_class, at_least=at_least)
         return {
+            "balanced_argmax": Sentence("the class that the scan looks most like, however rare it is"),
             "argmax": Sentence("the most probable class, or findings at 0.5"),
             "youden": Sentence("greatest sensitivity + specificity - 1 of each class against the rest (Youden 1950)"),
             "cost": Sentence("least expected cost (Elkan 2001)"),

@@ -187,7 +187,7 @@ class Metrics(Record):
         prevalence: share of the test scans that have the class.
         micro_auc: of all (scan, class) pairs together.
         macro_average_precision: mean over the classes that have cases.
-        decision_curves: by class that has cases and other scans; what acting on its probability is worth.
+        decision_curves: by class that 10 patients or more have and have not; what acting on its probability is worth.
         prediction_sets: the bundle's sets of classes on these scans; None where the bundle has none.
         abstention: from all scans called to only the most certain.
         subgroups: column to value to measures.
@@ -198,6 +198,9 @@ class Metrics(Record):
         overlap, domain: how far a cohort that a bundle was evaluated on is new to it, and how far it lies from the one
             the bundle was developed on; None for the test scans of a run.
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
+        out_of_fold: there were no test scans; these are validation scans, each predicted by the network that had not
+            trained on it and called by thresholds from other patients.
+        calibrated_on: validation patients of each class that the calibration was learned from; empty: not known.
         chosen_point: how the operating point was chosen; None for a bundle that does not tell.
         test_set_access: how often these test scans were read by a network, and under which lock.
         kept_network, generalisation_gap: of a training run; None for a bundle that was evaluated alone.
@@ -218,6 +221,8 @@ class Metrics(Record):
     confusion_matrix: list[list[int]] | None
     prevalence: dict[str, float]
     calibration: Calibration
+    out_of_fold: bool = False
+    calibrated_on: dict[str, int] = Field(default_factory=dict)
     operating_point: OperatingPoint
     decision_curves: dict[str, DecisionCurve] = Field(default_factory=dict)
     prediction_sets: SetMetrics | None = None

@@ -4,6 +4,7 @@ from med_transfer.model.calibration.calibrate import Calibrated, calibrate
 from med_transfer.model.calibration.calibrators import Calibrator, TemperatureScaling, Uncalibrated
 from med_transfer.model.calibration.config import CalibrationConfig
 from med_transfer.model.calibration.conformal import PredictionSets, fit_prediction_sets
+from med_transfer.model.calibration.prior import log_prior_ratio, shifted
 
 __all__ = [
     "Calibrated",
@@ -14,4 +15,6 @@ __all__ = [
     "Uncalibrated",
     "calibrate",
     "fit_prediction_sets",
+    "log_prior_ratio",
+    "shifted",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from med_transfer.model.calibration.calibrators import Calibrator
+from med_transfer.model.calibration.calibrators import FEW_PATIENTS, Calibrator
 from med_transfer.model.calibration.config import FittedMethod, Method
 from med_transfer.model.calibration.fitting import fit
 from med_transfer.predictions.labels import Labels
@@ -19,7 +19,8 @@ from med_transfer.predictions.patient_folds import Fold, held_out_in_turn, patie
 log = logging.getLogger(__name__)
 
 SIMPLEST_FIRST: tuple[FittedMethod, ...] = ("none", "temperature", "vector", "isotonic")
-LEAST_PATIENTS: dict[FittedMethod, int] = {"none": 0, "temperature": 0, "vector": 10, "isotonic": 30}  # of each class
+_OF_EACH_CLASS = (0, 0, FEW_PATIENTS, 30)  # patients that the methods need
+LEAST_PATIENTS = dict(zip(SIMPLEST_FIRST, _OF_EACH_CLASS, strict=True))
 _FOLDS = 5
 
 
@@ -37,7 +38,12 @@ class Calibrated:
 
 
 def calibrate(
-    logits: NDArray[np.floating], truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, method: Method
+    logits: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    patients: Sequence[str],
+    labels: Labels,
+    method: Method,
+    prior: NDArray[np.float64] | None = None,
 ) -> Calibrated:
     """Calibrate one network's logits of scans that it was not trained on.
 
@@ -47,17 +53,24 @@ def calibrate(
         labels: the classes.
         method: as in CalibrationConfig. One that has too few patients falls back to ``temperature``, with a warning and
             a note in the result.
+        prior: [class], what is known to be lacking in the logits; see :func:`.fitting.fit`.
     """
     multilabel, note = labels.multilabel, ""
     if method == "auto":
-        method, note = _choose(logits, truth, patients, labels)
+        method, note = _choose(logits, truth, patients, labels, prior)
     elif reason := _too_few(method, truth, patients, labels):
         note = f"temperature instead of {method}: {reason}"
         log.warning("calibration: %s", note)
         method = "temperature"
-    calibrator = fit(method, logits, truth, multilabel=multilabel).model_copy(update={"note": note})
+    counts = patient_counts(truth, patients, labels)
+    if method != "none" and (few := [f"{name} ({n})" for name, n in counts.items() if n < FEW_PATIENTS]):
+        kept = f"near no scaling, for under {FEW_PATIENTS} validation patients of {', '.join(few)}"
+        log.warning("calibration: %s", kept)
+        note = "; ".join(filter(None, [note, kept]))
+    fitted = fit(method, logits, truth, prior, multilabel=multilabel)
+    calibrator = fitted.model_copy(update={"note": note, "n_patients": counts})
     log.info("calibration: %s on %d validation scans%s", calibrator, calibrator.n, f"; {note}" if note else "")
-    return Calibrated(calibrator, cross_fitted(method, logits, truth, patients, multilabel=multilabel))
+    return Calibrated(calibrator, cross_fitted(method, logits, truth, patients, prior, multilabel=multilabel))
 
 
 def cross_fitted(
@@ -65,20 +78,25 @@ def cross_fitted(
     logits: NDArray[np.floating],
     truth: NDArray[np.bool_],
     patients: Sequence[str],
+    prior: NDArray[np.float64] | None = None,
     *,
     multilabel: bool,
 ) -> NDArray[np.float64]:
     """Probabilities [scan, class] of each scan by a calibration fitted on other patients, if there are any."""
     probabilities = np.full(truth.shape, np.nan)
     for fitted_on, left_out in _folds(truth, patients):
-        calibrator = fit(method, logits[fitted_on], truth[fitted_on], multilabel=multilabel)
+        calibrator = fit(method, logits[fitted_on], truth[fitted_on], prior, multilabel=multilabel)
         tensor = torch.from_numpy(np.asarray(logits[left_out], dtype=np.float64))
         probabilities[left_out] = calibrator.probabilities(tensor, multilabel=multilabel).numpy()
     return probabilities
 
 
 def _choose(
-    logits: NDArray[np.floating], truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels
+    logits: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    patients: Sequence[str],
+    labels: Labels,
+    prior: NDArray[np.float64] | None,
 ) -> tuple[FittedMethod, str]:
     """The simplest method within one standard error of the best, and how that was found.
 
@@ -90,7 +108,7 @@ def _choose(
     allowed = _allowed(truth, patients, labels)
     losses = {
         method: _loss_by_patient(
-            cross_fitted(method, logits, truth, patients, multilabel=labels.multilabel),
+            cross_fitted(method, logits, truth, patients, prior, multilabel=labels.multilabel),
             truth,
             patients,
             multilabel=labels.multilabel,

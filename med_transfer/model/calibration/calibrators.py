@@ -10,22 +10,30 @@ from torch import Tensor
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
+FEW_PATIENTS = 10  # of a class; what fewer teach is mostly chance
+
 
 class _Calibrator(BaseModel):
     """Attributes:
     n: validation scans that it was fitted on.
+    n_patients: their patients who have each class (of findings also ``no NAME``); empty in older bundles.
     note: how it came to be this method where that was not simply asked for; else empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     n: int = 0
+    n_patients: dict[str, int] = Field(default_factory=dict)
     note: str = ""
 
     def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
         """Calibrated probabilities [scan, class], float64, of logits [scan, class] of one network."""
         logits = self._scaled(logits.double())
         return logits.sigmoid() if multilabel else logits.softmax(1)
+
+    def without_evidence(self, n_classes: int, *, multilabel: bool) -> tuple[float, ...]:
+        """Each class's probability where the network speaks for none (all logits 0): what frequency alone says."""
+        return tuple(self.probabilities(torch.zeros(1, n_classes), multilabel=multilabel)[0].tolist())
 
     def _scaled(self, logits: Tensor) -> Tensor:
         """Calibrated logits."""
@@ -37,25 +45,45 @@ class _Calibrator(BaseModel):
 
 
 class Uncalibrated(_Calibrator):
-    """Softmax, or sigmoid for several findings a scan, of the logits as they are."""
+    """Softmax, or sigmoid for several findings a scan, of the logits as they are, but for a known prior.
+
+    Attributes:
+        bias: [class], added to the logits; empty for none.
+    """
 
     method: Literal["none"] = "none"
+    bias: tuple[float, ...] = ()
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        return _shifted(logits, self.bias)
+
+    def fits(self, n_classes: int) -> bool:
+        """Whether there is a bias for each class, or none."""
+        return len(self.bias) in (0, n_classes)
 
     def __str__(self) -> str:
         return "none"
 
 
 class TemperatureScaling(_Calibrator):
-    """Logits divided by one temperature; above 1 the network was too sure of itself.
+    """Logits divided by one temperature, above 1 where the network was too sure of itself, plus a bias a class.
 
-    Source: Guo et al. 2017, ICML, PMLR 70:1321, section 4.2.
+    Attributes:
+        bias: [class]; empty in bundles from before there was one.
+
+    Source: Guo et al. 2017, ICML, PMLR 70:1321, section 4.2; with a bias Alexandari et al. 2020, ICML, PMLR 119:222.
     """
 
     method: Literal["temperature"] = "temperature"
     temperature: Annotated[float, Field(gt=0)]
+    bias: tuple[float, ...] = ()
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        return logits / self.temperature
+        return _shifted(logits / self.temperature, self.bias)
+
+    def fits(self, n_classes: int) -> bool:
+        """Whether there is a bias for each class, or none."""
+        return len(self.bias) in (0, n_classes)
 
     def __str__(self) -> str:
         return f"temperature {self.temperature:.2f}"
@@ -142,6 +170,10 @@ class IsotonicRegression(_Calibrator):
 Calibrator = Annotated[
     Uncalibrated | TemperatureScaling | VectorScaling | IsotonicRegression, Field(discriminator="method")
 ]
+
+
+def _shifted(logits: Tensor, bias: tuple[float, ...]) -> Tensor:
+    return logits + logits.new_tensor(bias) if bias else logits
 
 
 def log_odds(logits: Tensor, *, multilabel: bool) -> Tensor:

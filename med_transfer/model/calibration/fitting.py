@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression as SklearnIsotonic
 
@@ -20,18 +20,35 @@ from med_transfer.model.calibration.calibrators import (
 )
 from med_transfer.model.calibration.config import FittedMethod
 
-_TEMPERATURE_RANGE = (0.05, 20.0)
+_STEEPEST = 20.0  # scale of a class's logit
+# How far the fit is expected to go before a scan is seen, one standard deviation: few scans do not draw it farther.
+SPREAD_OF_LOG_TEMPERATURE = 0.5
+SPREAD_OF_BIAS = 0.7
 
 
 def fit(
-    method: FittedMethod, logits: NDArray[np.floating], truth: NDArray[np.bool_], *, multilabel: bool
+    method: FittedMethod,
+    logits: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    prior: NDArray[np.float64] | None = None,
+    *,
+    multilabel: bool,
 ) -> Calibrator:
-    """Fit one method, whatever the number of scans; ``logits`` and boolean ``truth`` are [scan, class]."""
+    """Fit one method, whatever the number of scans.
+
+    Args:
+        method: which one.
+        logits: [scan, class]; truth: boolean [scan, class].
+        prior: [class], known beforehand to be lacking in the logits: :func:`.prior.log_prior_ratio`; None: nothing.
+            ``vector`` and ``isotonic`` learn it from the scans.
+        multilabel: several findings a scan.
+    """
     logits, n = np.asarray(logits, dtype=np.float64), len(truth)
+    prior = np.zeros(truth.shape[1]) if prior is None else prior
     if method == "none":
-        return Uncalibrated(n=n)
+        return Uncalibrated(bias=tuple(prior.tolist()) if prior.any() else (), n=n)
     if method == "temperature":
-        return TemperatureScaling(temperature=fit_temperature(logits, truth, multilabel=multilabel), n=n)
+        return fit_temperature(logits, truth, prior, multilabel=multilabel)
     if method == "vector":
         return fit_vector(logits, truth, multilabel=multilabel)
     return fit_isotonic(logits, truth, multilabel=multilabel)
@@ -43,25 +60,34 @@ def smoothed(truth: NDArray[np.bool_], *, multilabel: bool) -> NDArray[np.float6
     Without it a network that is right on every validation scan would be made infinitely sure.
     """
     scans, outcomes = len(truth), 2 if multilabel else truth.shape[1]
-    return (scans * truth + 1) / (scans + outcomes)
+    shares = (truth.sum(axis=0) + 1) / (scans + outcomes)
+    return (scans * truth + outcomes * shares) / (scans + outcomes)
 
 
-def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.bool_], *, multilabel: bool = False) -> float:
-    """The temperature T for which softmax(logits / T) (sigmoid for findings) fits the smoothed truth best.
+def fit_temperature(
+    logits: NDArray[np.float64], truth: NDArray[np.bool_], prior: NDArray[np.float64], *, multilabel: bool
+) -> TemperatureScaling:
+    """The temperature T and bias b for which softmax(logits / T + b) (sigmoid for findings) is most probable.
 
-    Args:
-        logits, truth: [scan, class].
-        multilabel: several findings a scan.
+    Before a scan is seen log T lies around 0 and b around ``prior``, normally distributed: with many scans that counts
+    for nothing, with few it keeps the fit near no scaling, and no network is made infinitely sure.
 
-    Source: Guo et al. 2017, ICML, PMLR 70:1321.
+    Sources: Guo et al. 2017, ICML, PMLR 70:1321; with a bias a class Alexandari et al. 2020, ICML, PMLR 119:222.
     """
-    logits, target = np.asarray(logits, dtype=np.float64), smoothed(truth, multilabel=multilabel)
+    target, n_classes = truth.astype(np.float64), truth.shape[1]
 
-    def loss(log_temperature: float) -> float:
-        return _log_loss(logits / np.exp(log_temperature), target, multilabel=multilabel)
+    def loss_and_slope(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        log_temperature, own = parameters[0], parameters[1:]
+        scaled = logits / np.exp(log_temperature)
+        calibrated = scaled + prior + own
+        excess = _probabilities(calibrated, multilabel=multilabel) - target
+        slope = [log_temperature / SPREAD_OF_LOG_TEMPERATURE**2 - (excess * scaled).sum()]
+        penalty = (log_temperature / SPREAD_OF_LOG_TEMPERATURE) ** 2 / 2 + ((own / SPREAD_OF_BIAS) ** 2).sum() / 2
+        of_bias = excess.sum(axis=0) + own / SPREAD_OF_BIAS**2
+        return _log_loss(calibrated, target, multilabel=multilabel) + penalty, np.concatenate([slope, of_bias])
 
-    minimum = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURE_RANGE)), method="bounded")
-    return float(np.exp(minimum["x"]))
+    best = minimize(loss_and_slope, np.zeros(1 + n_classes), jac=True, method="L-BFGS-B")["x"]
+    return TemperatureScaling(temperature=float(np.exp(best[0])), bias=tuple((prior + best[1:]).tolist()), n=len(truth))
 
 
 def fit_vector(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool) -> VectorScaling:
@@ -71,14 +97,12 @@ def fit_vector(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multila
 
     def loss_and_slope(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         scaled = logits * parameters[:n_classes] + parameters[n_classes:]
-        excess = ((expit(scaled) if multilabel else softmax(scaled, axis=1)) - target) / len(target)
+        excess = (_probabilities(scaled, multilabel=multilabel) - target) / len(target)
         slope = np.concatenate([(excess * logits).sum(axis=0), excess.sum(axis=0)])
         return _log_loss(scaled, target, multilabel=multilabel) / len(target), slope
 
-    limits = [(0.0, 1 / _TEMPERATURE_RANGE[0])] * n_classes + [(None, None)] * n_classes
-    start = np.concatenate(
-        [np.full(n_classes, 1 / fit_temperature(logits, truth, multilabel=multilabel)), np.zeros(n_classes)]
-    )
+    limits = [(0.0, _STEEPEST)] * n_classes + [(None, None)] * n_classes
+    start = np.repeat([1.0, 0.0], n_classes)
     best = minimize(loss_and_slope, start, jac=True, method="L-BFGS-B", bounds=limits)["x"]
     scale, bias = best[:n_classes], best[n_classes:]
     if not multilabel:
@@ -103,6 +127,10 @@ def _rising_curve(odds: NDArray[np.float64], has: NDArray[np.bool_]) -> RisingCu
     fitted = SklearnIsotonic(out_of_bounds="clip").fit(odds, target)
     x, y = fitted.X_thresholds_, np.maximum.accumulate(fitted.y_thresholds_)
     return RisingCurve(log_odds=tuple(x.tolist()), probability=tuple(y.tolist()))
+
+
+def _probabilities(logits: NDArray[np.float64], *, multilabel: bool) -> NDArray[np.float64]:
+    return expit(logits) if multilabel else softmax(logits, axis=1)
 
 
 def _log_loss(logits: NDArray[np.float64], target: NDArray[np.float64], *, multilabel: bool) -> float:

@@ -24,7 +24,13 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     metrics = evidence.metrics
     if not metrics.decision_curves:
         return None
-    return Section(t("Decision curves"), [_useful(metrics, t), _points(metrics, t)], [net_benefit(metrics, t)])
+    missing = [name for name in metrics.labels if name not in metrics.decision_curves]
+    return Section(
+        t("Decision curves"),
+        [_useful(metrics, t), _points(metrics, t)],
+        [net_benefit(metrics, t)],
+        values={"missing": t(", ").join(missing)},
+    )
 
 
 def _useful(metrics: Metrics, t: Translator) -> Table:

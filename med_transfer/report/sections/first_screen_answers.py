@@ -89,6 +89,8 @@ def call_rule(point: OperatingPoint, t: Translator) -> str:
     """When a scan is called so, in words."""
     if point.rule == "argmax":
         return t("the most probable class")
+    if point.rule == "balanced_argmax":
+        return t("the class that the scan looks most like, however rare it is")
     if point.rule == "cost":
         return t("the class with the least expected cost")
     limits = t(", ").join(
@@ -113,6 +115,8 @@ def _on_whom(evidence: Evidence, t: Translator) -> str:
     count = {"scans": scans(metrics.n_scans, t), "patients": patients(metrics.n_patients, t)}
     if seen:
         return t("{scans} of {patients}; the network had learned from {seen} of the scans", seen=seen, **count)
+    if metrics.out_of_fold:
+        return t("{scans} of {patients}, each predicted by a network that had not trained on it", **count)
     return t("{scans} of {patients}, kept apart from training", **count)
 
 

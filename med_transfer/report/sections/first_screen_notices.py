@@ -9,6 +9,7 @@ from typing import Literal
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork, Metrics, TransferGain
+from med_transfer.model.calibration.calibrators import FEW_PATIENTS
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import decimal, decimal_interval, difference, scans
@@ -57,13 +58,18 @@ class Notice:
 
 
 def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
-    """In the order of reading: baseline, chance, never called, few, failed, over-fitting, fusion, transfer, kept."""
+    """In the order of reading: what limits every figure, then fusion and transfer.
+
+    Baseline, chance, never called, few, no test, calibration, failed, over-fitting, fusion, transfer, kept.
+    """
     metrics, model = evidence.metrics, t(evidence.model)
     candidates = [
         _baseline(metrics, model, t),
         *_chance(metrics, t),
         _never_called(metrics, t),
         _few(metrics, t),
+        _out_of_fold(metrics, t),
+        _calibrated_on_few(metrics, t),
         _failed(evidence, t),
         _gap(metrics.generalisation_gap, t),
         _fusion(metrics.fusion, t),
@@ -72,6 +78,30 @@ def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
         _kept_network(metrics.kept_network, t),
     ]
     return [notice for notice in candidates if notice is not None]
+
+
+def _out_of_fold(metrics: Metrics, t: Translator) -> Notice | None:
+    if not metrics.out_of_fold:
+        return None
+    text = t(
+        "Each scan was predicted by a network that had not trained on it, and calibrated and called by what other "
+        "patients taught. But the same scans chose when training stopped, so these figures are rather too good, and "
+        "they are not those of the bundle's networks together. Evaluate the bundle on another cohort before you use it."
+    )
+    return Notice("warning", t("No patients were kept apart for a test"), text)
+
+
+def _calibrated_on_few(metrics: Metrics, t: Translator) -> Notice | None:
+    few = [f"{name} ({n})" for name, n in metrics.calibrated_on.items() if n < FEW_PATIENTS]
+    if not few:
+        return None
+    text = t(
+        "Validation patients: {classes}. Under {least} of a class the calibration learns little and stays near the "
+        "network's own probabilities: do not take their size at its word.",
+        classes=t(", ").join(few),
+        least=FEW_PATIENTS,
+    )
+    return Notice("warning", t("Probabilities are calibrated on few patients"), text)
 
 
 def _transfer(gain: TransferGain | None, t: Translator) -> Notice:

@@ -12,6 +12,7 @@ from med_transfer.report.table import Cell, Table, estimated
 from med_transfer.report.test_access import decided_before, times_read
 
 _AIM = {
+    "balanced_argmax": sentence("the class that the scan looks most like, however rare it is"),
     "argmax": sentence("the most probable class, or findings at 0.5"),
     "youden": sentence("greatest sensitivity + specificity − 1 of each class against the rest (Youden 1950)"),
     "cost": sentence("least expected cost (Elkan 2001)"),

@@ -1,0 +1,31 @@
+"""From probabilities at equal classes, as balanced training gives them, to those at the classes' own shares."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit, softmax
+
+_LEAST_SHARE = 1e-6  # so that a logarithm stays finite
+
+
+def log_prior_ratio(shares: ArrayLike, *, multilabel: bool, trained_at: ArrayLike = 0.5) -> NDArray[np.float64]:
+    """What is to be added to logits that were learned where every class was equally frequent: [class].
+
+    Args:
+        shares: of the scans that have each class, where the probabilities are to hold: [class].
+        multilabel: several findings a scan.
+        trained_at: the share that each finding had in training.
+
+    Source: Saerens, Latinne & Decaestecker 2002, Neural Comput 14:21, equation 2.4; Elkan 2001, IJCAI, theorem 2.
+    """
+    own = np.clip(np.asarray(shares, dtype=np.float64), _LEAST_SHARE, 1 - _LEAST_SHARE)
+    return logit(own) - logit(trained_at) if multilabel else np.log(own * own.size)
+
+
+def shifted(
+    probabilities: NDArray[np.floating], log_ratio: NDArray[np.float64], *, multilabel: bool
+) -> NDArray[np.float64]:
+    """Probabilities [scan, class] where each class's odds are ``exp(log_ratio)`` times as high: [class]."""
+    within = np.clip(probabilities, 1e-300, 1.0)
+    return expit(logit(within) + log_ratio) if multilabel else softmax(np.log(within) + log_ratio, axis=1)
