@@ -141,16 +141,19 @@ def test_echo_times_that_are_rounded_and_concatenations_are_one_volume(tmp_path)
     assert verdict_of(tmp_path) == "accept: slices of 2 acquisitions alternate"
 
 
-def test_slopes_that_change_from_slice_to_slice_are_said_of_ct_and_usual_in_pet(tmp_path):
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_slopes_that_change_from_slice_to_slice_are_said_and_usual_in_pet(tmp_path, modality):
     hu = hounsfield((5, 7, 9)) // 2 * 2
     slopes = [1.0, 1.0, 2.0, 1.0, 1.0]
-    write_series(tmp_path / "ct", hu, slopes=slopes)
+    write_series(tmp_path / "one", hu, slopes=slopes, modality=modality)
     write_series(tmp_path / "pt", hu, slopes=slopes, modality="PT")
-    assert verdict_of(tmp_path / "ct") == (
+    assert verdict_of(tmp_path / "one") == (
         "accept: mixed rescale: slice 3 slope 2 intercept -1024, the others slope 1 intercept -1024"
     )
     assert verdict_of(tmp_path / "pt") == "accept"
-    np.testing.assert_array_equal(read_scan(tmp_path / "ct").voxels, hu)
+    write_series(tmp_path / "pt", hu, modality="PT", change=lambda k, d: setattr(d, "RescaleIntercept", -int(k == 4)))
+    assert verdict_of(tmp_path / "pt") == "accept: mixed rescale: slice 5 intercept -1, the others intercept 0"
+    np.testing.assert_array_equal(read_scan(tmp_path / "one").voxels, hu)
 
 
 @pytest.mark.parametrize(

@@ -162,10 +162,9 @@ def _rescale_type(slices: Sequence[Slice]) -> str:
 
 
 def _rescales(slices: Sequence[Slice]) -> str:
-    """Slopes that change from image to image are usual in PET, and in MR of some makers."""
-    if slices[0].modality != "CT":
-        return ""
-    return mixed("rescale", [f"slope {s.slope:g} intercept {s.intercept:g}" for s in slices])
+    """In PET it is usual that each image has a slope of its own."""
+    slopes = ["" if s.modality == "PT" else f"slope {s.slope:g} " for s in slices]
+    return mixed("rescale", [f"{slope}intercept {s.intercept:g}" for slope, s in zip(slopes, slices, strict=True)])
 
 
 def _lossy(slices: Sequence[Slice]) -> str:
