@@ -34,10 +34,21 @@
     └── NothingDone
 
 A message is one line that says what was found, where, what was expected and what to do. It never holds
-a patient's name, identifier or date; series UIDs and file paths stay in local messages.
+a patient's name, identifier or date; series UIDs and file paths stay in local messages. Characters that would
+command a terminal, which a file's name or header may hold, are written out.
 """
 
 from __future__ import annotations
+
+import re
+
+# Controls (C0 but tab and newline, DEL, C1), marks that reverse the direction of text, and halves of no character.
+_COMMANDING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with every character that moves, colours or reverses it written out, as in ``\\x1b[2J``."""
+    return _COMMANDING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class MedTransferError(Exception):
@@ -63,10 +74,10 @@ class MedTransferError(Exception):
         problem = problem.rstrip(".") + "."
         if self.action:
             problem += f" {self.action.rstrip('.')}."
-        return " ".join(problem.split())
+        return printable(" ".join(problem.split()))
 
     def _message(self) -> str:
-        return " ".join(f"{self.where}: {self.problem}".split()) if self.where else self.problem
+        return printable(" ".join(f"{self.where}: {self.problem}".split())) if self.where else self.problem
 
     def __reduce__(self):
         """Rebuild from the parts, so that an error survives a trip between worker processes."""

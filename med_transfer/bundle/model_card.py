@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Cohort
+from med_transfer.page.markdown import as_text, table
 from med_transfer.preprocessing import PreprocessingConfig
 
 
@@ -32,12 +33,11 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 def model_card(record: BundleRecord, cohort: Cohort) -> str:
     """Markdown; counts of the cohort, no patient."""
-    counts = "\n".join(f"| {name} | {scans} | {patients} |" for name, (scans, patients) in cohort.counts().items())
-    rows = "\n".join(f"| {name} | {value} |" for name, value in model_card_rows(record))
+    counts = [(name, str(scans), str(patients)) for name, (scans, patients) in cohort.counts().items()]
     return (
-        f"# Classifier of {', '.join(record.classes)}\n\n{record.intended_use}\n\n"
-        f"| | |\n|---|---|\n{rows}\n\n"
-        f"## Cohort\n\n| class | scans | patients |\n|---|---|---|\n{counts}\n\n"
+        f"# Classifier of {as_text(', '.join(record.classes))}\n\n{as_text(record.intended_use)}\n\n"
+        f"{table([('', ''), *model_card_rows(record)])}\n\n"
+        f"## Cohort\n\n{table([('class', 'scans', 'patients'), *counts])}\n\n"
         "How well it does, on whom, and with what uncertainty stands in the run's report.html and metrics.json.\n"
         "Scans unlike the cohort's, in spacing, scanner, body part or disease, are outside of what was tested.\n"
     )

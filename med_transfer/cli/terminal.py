@@ -1,4 +1,4 @@
-"""Progress and results on a terminal: bars with time left on stderr, results on stdout."""
+"""Progress and results on a terminal: bars with time left on stderr, results on stdout; nothing commands it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,30 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TextIO, cast
 
+from med_transfer.errors import printable
 from med_transfer.progress import Progress, silent
+
+
+@contextmanager
+def plain_streams() -> Iterator[None]:
+    """Meanwhile stdout and stderr write out every character that would command a terminal, whoever writes it."""
+    out, err = (cast(TextIO, _PlainStream(stream)) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
+
+
+class _PlainStream:
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class TerminalProgress:
@@ -19,17 +40,20 @@ class TerminalProgress:
         from rich.console import Console
 
         self._bars = rich_progress.Progress(
-            rich_progress.TextColumn("{task.description}"),
+            rich_progress.TextColumn("{task.description}", markup=False),
             rich_progress.BarColumn(),
             rich_progress.MofNCompleteColumn(),
             rich_progress.TimeRemainingColumn(),
-            rich_progress.TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
+            rich_progress.TextColumn("{task.fields[note]}", markup=False),
+            console=Console(file=getattr(sys.stderr, "stream", sys.stderr)),  # the bars are drawn by commands
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._tasks: dict = {}
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Draw one more step; a new stage begins a new bar."""
+        stage, note = printable(stage), printable(note)
         if stage not in self._tasks:
             for task in self._tasks.values():
                 self._bars.stop_task(task)

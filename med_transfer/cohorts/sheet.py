@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from med_transfer.atomic import csv_cell
 from med_transfer.errors import CohortError
 
 
 @dataclass(frozen=True)
 class Row:
-    """``line`` is where the row starts in the file (the header is line 1); cells are stripped of white space."""
+    """``line`` is where the row starts in the file (the header is line 1); cells are stripped of white space and of the
+    apostrophe that keeps a spreadsheet from running them."""
 
     line: int
     cells: Mapping[str, str]
@@ -97,7 +99,7 @@ def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         for values in reader:
             if any(value.strip() for value in values):
-                yield line, [value.strip() for value in values]
+                yield line, [csv_cell(value.strip()) for value in values]
             line = reader.line_num + 1
     except csv.Error as error:
         raise CohortError(f"row {line} is not valid CSV: {error}", where=path) from error

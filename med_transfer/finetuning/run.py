@@ -15,7 +15,7 @@ from med_transfer.bundle import BUNDLE_FOLDER, save_bundle
 from med_transfer.bundle.model_card import model_card
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
-from med_transfer.errors import UsageError
+from med_transfer.errors import UsageError, printable
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.config import FinetuneConfig, ReportConfig
@@ -202,6 +202,13 @@ def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
     return config.model_copy(update=not_trained)
 
 
+class _PlainFormatter(logging.Formatter):
+    """A log is read on a terminal, too: what commands one is written out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Everything that med_transfer logs meanwhile also goes into a file."""
@@ -210,7 +217,7 @@ def _log_file(path: Path) -> Iterator[None]:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise output_error(path, error) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     before = package.level
     package.setLevel(min(before or logging.INFO, logging.INFO))
     package.addHandler(handler)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from med_transfer.atomic import write_bytes, write_text
+from med_transfer.atomic import write_bytes, write_csv, write_text
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import NothingDone, ScanError, UsageError
 from med_transfer.explanation import Explanation, MapCheckSettings, explain
@@ -185,13 +183,11 @@ def _write_table(
     records: list[ExplanationRecord | None],
     reasons: list[str],
 ) -> None:
-    stream = io.StringIO()
-    table = csv.DictWriter(stream, list(_row(None)), lineterminator="\n")
-    table.writeheader()
-    for item, folder, record, reason in zip(items, folders, records, reasons, strict=True):
-        named = {"scan": item.case.scan, "folder": folder.name if record else "", "reason": reason}
-        table.writerow({**_row(record), **named})
-    write_text(path, stream.getvalue())
+    rows = [
+        {**_row(record), "scan": item.case.scan, "folder": folder.name if record else "", "reason": reason}
+        for item, folder, record, reason in zip(items, folders, records, reasons, strict=True)
+    ]
+    write_csv(path, list(_row(None)), rows)
 
 
 def _row(record: ExplanationRecord | None) -> Mapping[str, object]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import write_csv
 from med_transfer.bundle import BundleRecord
 from med_transfer.bundle.provenance import seen_in_training
 from med_transfer.cohorts import Case, Cohort
@@ -90,7 +88,7 @@ def next_labels(
     out_of_distribution = sorted(beyond_limit, key=lambda scan: -scan.seen.novelty)
     out_of_distribution_table = out.with_name(f"{out.stem}-strange.csv")
     if untrained:
-        _write(
+        write_csv(
             out_of_distribution_table,
             _OUT_OF_DISTRIBUTION_COLUMNS,
             [_out_of_distribution_row(scan, limit) for scan in out_of_distribution],
@@ -104,7 +102,7 @@ def next_labels(
         _row(rank, in_distribution[choice.position], choice.distance, predictor.record)
         for rank, choice in enumerate(chosen, start=1)
     ]
-    _write(out, _COLUMNS, rows)
+    write_csv(out, _COLUMNS, rows)
     return NextLabels(
         out, out_of_distribution_table, len(chosen), len(out_of_distribution), len(usable) - len(untrained), failed
     )
@@ -163,14 +161,6 @@ def _out_of_distribution_row(scan: Unlabelled, limit: float) -> dict[str, str]:
         "reason": f"novelty above {limit:g}: perhaps out of scope; look at it before labelling",
         "novelty": f"{scan.seen.novelty:.2f}",
     }
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def _nothing_left(

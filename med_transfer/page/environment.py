@@ -8,10 +8,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from med_transfer.errors import printable
 from med_transfer.page.language import ENGLISH, Translator
 from med_transfer.page.theme import DARK, LIGHT, PRINT
 
 FOLDER = Path(__file__).parent
+# What pages hold: their own style, pictures within the file. No script, no network, no form, no frame.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
@@ -24,13 +27,22 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
     jinja = Environment(
         loader=FileSystemLoader([*folders, FOLDER]),
         autoescape=True,
+        finalize=_finalized,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     jinja.globals |= {"t": in_page(t), "said": t.said, "language": t.language}
+    jinja.globals["policy"] = POLICY
     jinja.globals |= {"light": LIGHT, "dark": DARK, "print": PRINT}
     return jinja
+
+
+def _finalized(value: object) -> object:
+    """Text without characters that reverse a line or that no page can hold, as a file's name may have them."""
+    if not isinstance(value, str):
+        return value
+    return Markup(printable(value)) if isinstance(value, Markup) else printable(value)
 
 
 def in_page(t: Translator) -> Callable[..., Markup]:

@@ -17,7 +17,6 @@ only when it is complete. On one core a scan takes about 0.15 s at the default s
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from med_transfer.atomic import output_error
+from med_transfer.atomic import output_error, write_csv
 from med_transfer.errors import OutputError
 from med_transfer.phantoms import faults
 from med_transfer.phantoms.dicom_series import SeriesDetails, write_dicom_series
@@ -132,7 +131,7 @@ def write_cohort(out: Path, config: PhantomConfig, progress: Progress = silent) 
             progress("writing scans", done, len(jobs))
         if config.faults:
             faults.write_text_file(folder / "scans" / "export" / "readme.dcm")
-        _write_table(folder / "cohort.csv", rows, masks=config.masks)
+        write_csv(folder / "cohort.csv", [*COLUMNS, "mask"] if config.masks else COLUMNS, rows)
     return Path(out) / "cohort.csv"
 
 
@@ -232,13 +231,6 @@ def _row(path: str, identifier: str, patient: Patient, scan: Scan) -> dict[str, 
         scanner.name,
     )
     return dict(zip(COLUMNS, values, strict=True))
-
-
-def _write_table(path: Path, rows: list[dict[str, object]], *, masks: bool) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, "mask"] if masks else COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 @contextmanager

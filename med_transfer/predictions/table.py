@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
-from med_transfer.atomic import output_error, write_bytes
+from med_transfer.atomic import csv_cell, csv_line, output_error, write_bytes
 from med_transfer.errors import UsageError
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.origins import digest
@@ -30,7 +30,7 @@ class PredictionTable:
     Opening an existing file resumes it: a last line that a kill cut off is dropped; what of the rest still holds is
     told by :mod:`med_transfer.predictions.origins`. ``finish`` sorts the rows, so that a resumed run ends with the file
     of an uninterrupted one (but for ``seconds``). With ``fused`` each class has a second column, ``fused_p_<class>``.
-    Cells stand as they are, also scan names that a spreadsheet would take for a formula.
+    A cell that a spreadsheet would take for a formula is written with an apostrophe before it, and read without.
 
     Raises:
         OutputError: the file cannot be written. What was written before stays valid.
@@ -123,14 +123,11 @@ def _row(prediction: Prediction, names: Sequence[str], fused: bool) -> list[str]
 
 
 def _encode(rows: Sequence[Sequence[str]]) -> bytes:
-    return b"".join(_line(row) for row in rows)
+    return b"".join(map(_line, rows))
 
 
 def _line(row: Sequence[str]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(row)  # the writer quotes only the line ends that it writes itself
-    line = text.getvalue().removesuffix("\r\n") + "\n"
-    return line.encode("utf-8", "surrogateescape")  # a file name need not be valid UTF-8
+    return csv_line(row).encode("utf-8", "surrogateescape")  # a file name need not be valid UTF-8
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -175,7 +172,7 @@ def _records(path: Path) -> list[list[str]]:
         raise UsageError(error.strerror or "cannot be read", where=path, expected="a predictions.csv") from error
     whole = content[: content.rfind(b"\n") + 1].decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     try:
-        records = list(csv.reader(io.StringIO(whole, newline="")))
+        records = [list(map(csv_cell, record)) for record in csv.reader(io.StringIO(whole, newline=""))]
     except csv.Error as error:
         raise UsageError(f"is not CSV: {error}", where=path) from error
     if len(records) > 1 and len(records[-1]) < len(records[0]):

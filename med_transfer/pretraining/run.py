@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import write_csv
 from med_transfer.backbones import LoadedBackbone, load_backbone, weights_file
 from med_transfer.backbones.weights.source_features import source_features_path
 from med_transfer.bundle.provenance import source_licences, source_provenance
@@ -236,10 +234,8 @@ def _write_beginning(out: Path, config: PretrainingConfig, origin: Origin, sourc
     source_features_path(out / ENCODER_FILE).unlink(missing_ok=True)
     dump_config(config, out / CONFIG_FILE)
     origin.lock.write(out / SOURCE_LOCK_FILE)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([("scan", "reason"), *((scan.scan, scan.reason) for scan in source.left_out)])
-    write_text(out / LEFT_OUT_FILE, text.getvalue())
+    left_out = [{"scan": scan.scan, "reason": scan.reason} for scan in source.left_out]
+    write_csv(out / LEFT_OUT_FILE, ("scan", "reason"), left_out)
 
 
 def _device(name: str) -> str:

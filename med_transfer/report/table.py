@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from med_transfer.atomic import csv_line
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import Translator
 from med_transfer.report.numbers import (
@@ -81,23 +80,21 @@ class Table:
 
     def csv(self) -> str:
         """The table with a header; a column of estimates becomes one for the value and one for each limit."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
         rows = self.cells
         suffixes = [
             list(dict.fromkeys(suffix for row in rows for suffix in row[column].values)) or [""]
             for column in range(len(self.columns))
         ]
-        writer.writerow(
+        head = (
             f"{name}, {suffix}" if suffix else name
             for name, wanted in zip(self.columns, suffixes, strict=True)
             for suffix in wanted
         )
-        for row in rows:
-            writer.writerow(
-                cell.values.get(suffix, "") for cell, wanted in zip(row, suffixes, strict=True) for suffix in wanted
-            )
-        return stream.getvalue()
+        body = (
+            [cell.values.get(suffix, "") for cell, wanted in zip(row, suffixes, strict=True) for suffix in wanted]
+            for row in rows
+        )
+        return "".join(map(csv_line, (head, *body)))
 
 
 def _plain(cell: str | int) -> Cell:

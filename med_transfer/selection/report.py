@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from med_transfer.atomic import write_text
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.page.markdown import as_text, table
 from med_transfer.selection.record import BackboneScore, LayerScore, Selection, layer_text
 
 SCHEMA = 1
@@ -82,17 +83,17 @@ def as_markdown(selection: Selection) -> str:
     parts = [
         "# Which backbone suits this cohort",
         f"{selection.n_scans} scans of {selection.n_patients} patients in {selection.n_folds} training folds; {kind}: "
-        f"{', '.join(selection.classes)}. The test scans were shown to no network.",
+        f"{as_text(', '.join(selection.classes))}. The test scans were shown to no network.",
         f"**Recommended: {selection.recommended or 'none'}.** {selection.reason}",
         *([_how_to_start(selection)] if selection.choice else []),
         "## Ranking",
-        _table(table_rows(selection)),
+        table(table_rows(selection)),
         RULE,
         *[text for score in selection.ranking for text in _details(score)],
     ]
     for title, reasons in (("Left out", selection.left_out), ("Scans that could not be used", selection.failed)):
         if reasons:
-            parts += [f"## {title}", "\n".join(f"- {name}: {reason}" for name, reason in reasons.items())]
+            parts += [f"## {title}", "\n".join(f"- {as_text(f'{name}: {reason}')}" for name, reason in reasons.items())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,7 +113,7 @@ def _details(score: BackboneScore) -> list[str]:
     return [
         f"## {score.name}",
         f"Licence: {score.licence}. {memory}. LEEP: {leep}.",
-        _table([_LAYER_HEAD, *_layer_rows("source", score.layers), *_layer_rows("random", score.random_layers)]),
+        table([_LAYER_HEAD, *_layer_rows("source", score.layers), *_layer_rows("random", score.random_layers)]),
         f"Distance from the source: {_gap(score)}.",
     ]
 
@@ -165,9 +166,3 @@ def _gap(score: BackboneScore) -> str:
     if gap.other_input:
         parts.append(f"part of it is how the source's scans were given to the network: {gap.other_input}")
     return "; ".join([*parts, *([f"unknown: {gap.unknown}"] if gap.unknown else [])])
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    head, *body = rows
-    lines = [head, tuple("---" for _ in head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import asdict
 from typing import Any
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import write_csv, write_text
 from med_transfer.config import dump_config
+from med_transfer.page.markdown import table
 from med_transfer.tuning.record import Advantage, TrialRecord, Tuning
 from med_transfer.tuning.space import applied
 
@@ -26,7 +25,7 @@ def write_tuning(tuning: Tuning) -> None:
     """All files, into the search's folder; no best.yaml before a trial is complete. Raises OutputError."""
     if tuning.best is not None:
         dump_config(applied(tuning.config.base, tuning.best.values), tuning.best_file)
-    write_text(tuning.folder / "trials.csv", _as_csv(tuning))
+    _write_trials(tuning)
     write_text(tuning.folder / "tuning.json", json.dumps(as_record(tuning), indent=2) + "\n")
     write_text(tuning.folder / "tuning.md", as_markdown(tuning))
 
@@ -66,20 +65,18 @@ def _objective(tuning: Tuning) -> str:
     )
 
 
-def _as_csv(tuning: Tuning) -> str:
+def _write_trials(tuning: Tuning) -> None:
     folds = [f"fold_{fold + 1}" for fold in range(tuning.n_folds)]
     keys = dict.fromkeys(key for trial in tuning.trials for key in trial.values)
     columns = ["trial", "state", "value", *folds, "epochs", "seconds", "reason", *keys]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for trial in tuning.trials:
         row = {"trial": trial.number, "state": trial.state, "value": trial.value, "epochs": trial.epochs}
         row |= {"seconds": round(trial.seconds, 1), "reason": trial.reason} | dict(
             zip(folds, trial.figures, strict=False)
         )
-        writer.writerow(row | {key: _cell(value) for key, value in trial.values.items()})
-    return stream.getvalue()
+        rows.append(row | {key: _cell(value) for key, value in trial.values.items()})
+    write_csv(tuning.folder / "trials.csv", columns, rows)
 
 
 def _cell(value: Any) -> Any:
@@ -100,12 +97,12 @@ def as_markdown(tuning: Tuning) -> str:
         f"> {WARNING}",
     ]
     if tuning.best is not None:
-        rows = [(f"`{key}`", _number(value)) for key, value in tuning.best.values.items()]
-        chosen = _table([("key", "value"), *rows]) if rows else "The default config."
+        rows = [(key, _number(value)) for key, value in tuning.best.values.items()]
+        chosen = table([("key", "value"), *rows]) if rows else "The default config."
         parts += ["## Chosen", chosen, "    med-transfer finetune COHORT -o RUN -c best.yaml"]
     ranked = sorted(tuning.trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
     trials = [("trial", "figure", "folds", "epochs", "seconds", "what"), *map(_trial_row, ranked)]
-    parts += ["## Trials, best first", _table(trials)]
+    parts += ["## Trials, best first", table(trials)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -144,8 +141,3 @@ def _trial_row(trial: TrialRecord) -> tuple[str, ...]:
     what = what or ("the default" if trial.number == 0 else "")
     reason = f" ({trial.reason})" if trial.reason else ""
     return (str(trial.number), value, folds, str(trial.epochs), f"{trial.seconds:.0f}", what + reason)
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    head, *body = rows
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, tuple("---" for _ in head), *body))

@@ -83,6 +83,12 @@ def test_columns_are_the_documented_ones(tmp_path):
     assert frame.p_low.tolist()[2:] == [2 / 3, 0.9]
 
 
+def test_a_scan_named_like_a_formula_is_quoted_and_read_without(tmp_path):
+    path = write(tmp_path / "p.csv", ROWS)
+    assert sum(line.startswith("\"'=cmd") for line in path.read_text().splitlines()) == 1
+    assert "=cmd" in {row.scan[:4] for row in PredictionTable.load(path)}
+
+
 def test_rows_read_back_sorted(tmp_path):
     assert PredictionTable.load(write(tmp_path / "p.csv", ROWS)) == in_order(ROWS)
 

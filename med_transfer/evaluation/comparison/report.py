@@ -12,6 +12,7 @@ from med_transfer.evaluation.comparison.forest import differences, forest
 from med_transfer.metrics.paired_tests import PairedTest
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import environment
+from med_transfer.page.markdown import as_text, table
 
 SCHEMA = 1
 _TEMPLATE = "compare.html.jinja"
@@ -117,13 +118,13 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
     held = [("run", "measure", "difference", "verdict"), *verdicts(comparisons)]
     parts = [
         "# Runs side by side",
-        f"Reference: {names[0]}. {scans_sentence(comparisons)}",
-        _table(runs),
+        f"Reference: {as_text(names[0])}. {scans_sentence(comparisons)}",
+        table(runs),
         "## Differences",
-        _table(rows),
-        *([] if margin is None else [f"## Non-inferiority with a margin of {margin:g}", _table(held)]),
+        table(rows),
+        *([] if margin is None else [f"## Non-inferiority with a margin of {margin:g}", table(held)]),
         "## Second opinion",
-        _table(tests),
+        table(tests),
         method_of(comparisons),
         f"> {CHOICE_WARNING}",
     ]
@@ -165,8 +166,3 @@ def p_text(p: float | None) -> str:
     if p is None:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    head, *body = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, tuple("---" for _ in head), *body))
