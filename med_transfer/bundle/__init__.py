@@ -8,6 +8,7 @@
       configs/metadata.json       MONAI bundle metadata
       configs/inference.json      MONAI bundle config: network_def, predictor, run
       docs/README.md              model card
+      signature/                  of every file, where whoever made it signed it
 """
 
 from med_transfer.bundle.files import (
@@ -17,6 +18,7 @@ from med_transfer.bundle.files import (
     bundle_folder,
     load_network,
     read_record,
+    read_whole,
     run_folder,
     save_bundle,
     versions,
@@ -43,6 +45,7 @@ __all__ = [
     "bundle_folder",
     "load_network",
     "read_record",
+    "read_whole",
     "run_folder",
     "save_bundle",
     "versions",

@@ -25,6 +25,8 @@ DECISIONS_FILE = "decisions.lock.json"
 LOCK_HASH = "lock_hash"
 # Keys of the bundle's record that decide nothing. Everything else is locked, also what a later version adds to it.
 _NOT_DECIDED = (LOCK_HASH, "versions", "trained_on")
+# A record with one of these was locked when it was written: without its hash it is not from before there were locks.
+CAME_WITH_LOCKS = {LOCK_HASH, "development", "held_out", "reported", "files"}
 
 
 def decisions(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +50,8 @@ def require_lock(record: Mapping[str, Any], where: Path, run: Path | None = None
     """Refuse a bundle whose decisions are not those that were locked.
 
     Args:
-        record: of the bundle, as JSON. One from before there were locks has no ``lock_hash`` and is let through.
+        record: of the bundle, as JSON. One from before there were locks, which has no key that came with them or
+            later, is let through.
         where: its file.
         run: the run folder that it lies in, with the run's own lock.
 
@@ -67,7 +70,11 @@ def require_lock(record: Mapping[str, Any], where: Path, run: Path | None = None
                 expected=f"what {DECISIONS_FILE} of the run holds",
                 action=again,
             )
-    if present[LOCK_HASH] and present[LOCK_HASH] != lock_hash(record):
+    if CAME_WITH_LOCKS.isdisjoint(record):
+        return
+    if not present[LOCK_HASH]:
+        raise BundleError("the lock on its decisions was removed", where=where, expected=LOCK_HASH, action=again)
+    if present[LOCK_HASH] != lock_hash(record):
         raise BundleError(
             "the operating point, or another decision, was changed after it was locked",
             where=where,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,9 +19,12 @@ from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import widened
 from med_transfer.bundle.decisions_lock import DECISIONS_FILE, lock_hash, require_lock
 from med_transfer.bundle.record import BundleRecord
+from med_transfer.bundle.signature import verify_bundle
 from med_transfer.errors import BundleError, OutputError
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
+
+log = logging.getLogger(__name__)
 
 BUNDLE_FOLDER, RECORD_FILE, WEIGHTS_FILE = "bundle", "med_transfer.json", "models/model.safetensors"
 _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")
@@ -57,11 +61,16 @@ def _write_parts(folder: Path, record: BundleRecord, ensemble: Ensemble, model_c
     weights = folder / WEIGHTS_FILE
     save_file({name: tensor.contiguous().cpu() for name, tensor in ensemble.state_dict().items()}, weights)
     record = record.model_copy(update={"weights_sha256": _sha256(weights), "versions": versions()})
+    others = {
+        "configs/metadata.json": json.dumps(_monai_metadata(record), indent=2) + "\n",
+        "configs/inference.json": json.dumps(_MONAI_INFERENCE, indent=2) + "\n",
+        "docs/README.md": model_card,
+    }
+    for name, text in others.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    record = record.model_copy(update={"files": {name: _sha256(folder / name) for name in others}})
     record = record.model_copy(update={"lock_hash": lock_hash(json.loads(record.model_dump_json()))})
     (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (folder / "configs/metadata.json").write_text(json.dumps(_monai_metadata(record), indent=2) + "\n")
-    (folder / "configs/inference.json").write_text(json.dumps(_MONAI_INFERENCE, indent=2) + "\n")
-    (folder / "docs/README.md").write_text(model_card, encoding="utf-8")
 
 
 def read_record(folder: Path) -> BundleRecord:
@@ -81,6 +90,8 @@ def read_record(folder: Path) -> BundleRecord:
             expected=f"a folder with {RECORD_FILE}",
             action="Give RUN/bundle of a finished run",
         ) from None
+    except OSError as error:
+        raise BundleError(error.strerror or "cannot be read", where=path, expected="the bundle's record") from None
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
         key = ".".join(map(str, first["loc"]))
@@ -88,6 +99,8 @@ def read_record(folder: Path) -> BundleRecord:
             f"{key or 'record'}: {first['msg']}", where=path, expected="a bundle of this version"
         ) from None
     require_lock(json.loads(text), path, run_folder(folder))
+    for name, sha256 in record.files.items():
+        _require_file(Path(folder) / name, sha256)
     return record
 
 
@@ -97,33 +110,64 @@ def bundle_folder(folder: Path | str) -> Path:
     return inside if inside.is_dir() else Path(folder)
 
 
+def _require_file(path: Path, sha256: str, what: str = "contents") -> None:
+    """What is no regular file (a device never ends) counts as missing. Raises BundleError."""
+    again = "Copy the whole bundle folder again"
+    try:
+        found = _sha256(path) if path.is_file() else None
+    except OSError as error:
+        raise BundleError(error.strerror or "cannot be read", where=path, action=again) from None
+    if found is None:
+        raise BundleError(f"{what} are missing", where=path, action=again)
+    if found != sha256:
+        raise BundleError(
+            f"{what} are not the ones this bundle was made with",
+            where=path,
+            expected=f"SHA-256 {sha256[:12]}...",
+            action=again,
+        )
+
+
 def run_folder(folder: Path) -> Path | None:
     """The run that a bundle lies in; None for a bundle that was copied, or is from before there were locks."""
     folder = Path(folder).resolve()
     return folder.parent if folder.name == BUNDLE_FOLDER and (folder.parent / DECISIONS_FILE).is_file() else None
 
 
-def load_network(bundle_root: Path | str) -> Ensemble:
+def read_whole(folder: Path) -> BundleRecord:
+    """The record of a bundle whose weights are there, too, and as they were written. Raises BundleError."""
+    record = read_record(folder)
+    _require_file(folder / WEIGHTS_FILE, record.weights_sha256, "weights")
+    return record
+
+
+def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ensemble:
     """The bundle's network in evaluation mode, on the CPU.
 
+    A bundle outside of the run that made it, which may have come from anywhere, is said to be unsigned where it is.
+
+    Args:
+        bundle_root: the bundle.
+        public_key: of whoever must have signed it; None takes it unsigned, too.
+
     Raises:
-        BundleError: weights missing, changed since they were written, of another network, or no numbers.
+        BundleError: weights missing, changed since they were written, of another network, or no numbers; a signature
+            that does not hold, or none of the key that was asked for.
     """
     folder = Path(bundle_root)
-    record, weights = read_record(folder), folder / WEIGHTS_FILE
-    if not weights.exists():
-        raise BundleError("weights are missing", where=weights, action="Copy the whole bundle folder again")
-    if _sha256(weights) != record.weights_sha256:
-        raise BundleError(
-            "weights are not the ones this bundle was made with",
-            where=weights,
-            expected=f"SHA-256 {record.weights_sha256[:12]}...",
-            action="Copy the whole bundle folder again",
-        )
-    ensemble = _empty_network(record)
+    record, weights = read_whole(folder), folder / WEIGHTS_FILE
+    signer = verify_bundle(folder, public_key)
+    if signer is not None:
+        log.info("%s is signed with key %s", folder, signer.fingerprint)
+    elif run_folder(folder) is None:
+        log.warning("%s is unsigned: nothing proves who made it or last changed it", folder)
     try:
         tensors = load_file(weights)
         tensors.pop("temperature", None)  # kept among the weights, too, before there were other calibrations
+        held = len({name.partition(".")[0] for name in tensors if name.startswith("member")})
+        if held != record.n_fold_models:  # before any is built
+            raise RuntimeError(f"{held} networks, not {record.n_fold_models}")
+        ensemble = _empty_network(record)
         ensemble.load_state_dict(tensors)
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None

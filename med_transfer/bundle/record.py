@@ -112,6 +112,7 @@ class BundleRecord(_Record):
         development: the scans that it was developed on; their shares of the classes are its prevalence baseline.
         held_out: the run's own test set; None: the bundle does not tell.
         reported: names of the measures that the run was to report.
+        files: SHA-256 of the bundle's other files, the weights excepted; empty: the bundle does not tell.
         lock_hash: of every decision above, see :mod:`med_transfer.bundle.decisions_lock`; empty: from before there
             were locks.
     """
@@ -137,6 +138,7 @@ class BundleRecord(_Record):
     fusion: Fusion | None = None
     reported: tuple[str, ...] = ()
     weights_sha256: str = ""
+    files: dict[str, str] = Field(default_factory=dict)
     lock_hash: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     intended_use: str = "Research use only. Not a medical device."

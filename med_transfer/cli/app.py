@@ -16,6 +16,7 @@ import typer
 
 from med_transfer.cli import (
     backbones,
+    bundle,
     compare,
     demo,
     evaluate,
@@ -32,6 +33,7 @@ from med_transfer.cli import (
     tune,
 )
 from med_transfer.cli.options import example
+from med_transfer.cli.terminal import plain_streams
 from med_transfer.errors import MedTransferError, OutputError
 
 app = typer.Typer(
@@ -48,6 +50,7 @@ for module in (
 ):
     app.command(module.NAME, epilog=example(f"{module.NAME} {module.EXAMPLE}"))(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)
+app.add_typer(bundle.app, name=bundle.NAME)
 app.add_typer(labels.app, name=labels.NAME)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -90,6 +93,11 @@ _settings = {"debug": False, "quiet": False}
 
 def main() -> None:
     """Entry point: an error of the tree is one line on stderr and an exit code, never a traceback."""
+    with plain_streams():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except MedTransferError as error:

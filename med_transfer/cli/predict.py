@@ -24,13 +24,16 @@ def command(
     mask: Mask = None,
     roi: Roi = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    key: Annotated[
+        Path | None, typer.Option(help="Public key: only a bundle that is signed with it is used.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.inference import load_bundle
 
-    predictor = load_bundle(bundle, device)
+    predictor = load_bundle(bundle, device, key)
     if not as_json:
         say(predictor.record.preprocessing.region_sentence)
     with progress_bars() as progress:

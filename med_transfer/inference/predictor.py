@@ -32,19 +32,20 @@ class Predictor:
     Args:
         bundle: the bundle folder, or the run folder that holds it.
         device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
+        public_key: PEM file of whoever must have signed the bundle; None takes an unsigned one, too, and says so.
 
     Raises:
-        BundleError: the folder is no bundle, or incomplete, or changed.
+        BundleError: the folder is no bundle, or incomplete, or changed, or not signed with that key.
         ConfigError: a device that this machine does not have.
     """
 
-    def __init__(self, bundle: Path | str, device: str = "auto") -> None:
+    def __init__(self, bundle: Path | str, device: str = "auto", public_key: Path | None = None) -> None:
         bundle = bundle_folder(bundle)
         self.record: BundleRecord = read_record(bundle)
         self.device = _device(device)
         self.identity = hashlib.sha256(self.record.model_dump_json().encode()).hexdigest()  # the weights' hash is in it
         self.preprocessing = Preprocessing(self.record.preprocessing)
-        self.network = load_network(bundle).to(self.device)
+        self.network = load_network(bundle, public_key).to(self.device)
 
     def predict(
         self,
@@ -133,6 +134,6 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_bundle(bundle: Path | str, device: str = "auto") -> Predictor:
+def load_bundle(bundle: Path | str, device: str = "auto", public_key: Path | None = None) -> Predictor:
     """The predictor of a bundle folder. Raises as :class:`Predictor`."""
-    return Predictor(bundle, device)
+    return Predictor(bundle, device, public_key)

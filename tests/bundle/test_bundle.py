@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from edited_bundle import before_locks
 from safetensors.torch import load_file, save_file
 
 from med_transfer.backbones import load_backbone
@@ -65,7 +66,7 @@ def test_network_comes_back_the_same(bundle, ensemble):
 
 def test_record_comes_back_the_same(bundle):
     found = read_record(bundle)
-    assert found.model_copy(update={"weights_sha256": "", "versions": {}, "lock_hash": ""}) == record()
+    assert found.model_copy(update={"weights_sha256": "", "versions": {}, "lock_hash": "", "files": {}}) == record()
     assert found.versions["torch"] == torch.__version__
     assert json.loads((bundle / RECORD_FILE).read_text())["schema"] == "1"
 
@@ -146,9 +147,8 @@ def test_answer_joins_findings():
 
 
 def test_a_record_from_before_plans_were_kept_is_still_read(tmp_path, bundle):
-    content = json.loads((bundle / RECORD_FILE).read_text())
+    content = before_locks(bundle)
     assert content["backbone"].pop("plan") is None
-    del content["lock_hash"]
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
     assert read_record(tmp_path).backbone.plan is None
 
@@ -160,9 +160,8 @@ def test_prediction_sets_come_back_and_a_bundle_from_before_them_has_none(tmp_pa
     assert found.prediction_sets == sets
     answers = [found.answer(Prediction("a"), np.array([1 - p, p]), 0.0).prediction_set for p in (0.1, 0.5, 0.65)]
     assert answers == ["benign", "benign;malignant", "benign;malignant"]
-    content = json.loads((folder / RECORD_FILE).read_text())
+    content = before_locks(folder)
     del content["prediction_sets"]
-    content.pop("lock_hash", None)  # there was none then
     (folder / RECORD_FILE).write_text(json.dumps(content))
     assert read_record(folder).prediction_sets is None
     assert read_record(folder).answer(Prediction("a"), np.array([0.5, 0.5]), 0.0).prediction_set == ""
@@ -184,10 +183,34 @@ def test_a_decision_that_was_changed_after_the_lock_is_refused(tmp_path, bundle,
         read_record(tmp_path)
 
 
+@pytest.mark.parametrize("removed", [{"lock_hash": ""}, {"lock_hash": "", "files": {}}])
+def test_a_lock_that_was_emptied_is_refused(tmp_path, bundle, removed):
+    content = json.loads((bundle / RECORD_FILE).read_text()) | {"classes": ["malignant", "benign"]} | removed
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=r"the lock on its decisions was removed; expected lock_hash\."):
+        read_record(tmp_path)
+    del content["lock_hash"], content["held_out"]
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="the lock on its decisions was removed"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["configs/inference.json", "configs/metadata.json", "docs/README.md"])
+def test_every_file_beside_the_record_is_locked(tmp_path, bundle, name):
+    changed = shutil.copytree(bundle, tmp_path / "bundle") / name
+    changed.write_text(changed.read_text() + " ")
+    with pytest.raises(BundleError, match=f"{changed.name}: contents are not the ones this bundle was made with"):
+        read_record(tmp_path / "bundle")
+    changed.unlink()
+    with pytest.raises(BundleError, match=f"{changed.name}: contents are missing. Copy the whole bundle"):
+        read_record(tmp_path / "bundle")
+
+
 def test_what_decides_nothing_may_differ(tmp_path, bundle):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
     content = json.loads((bundle / RECORD_FILE).read_text()) | {"versions": {"torch": "9"}}
-    (tmp_path / RECORD_FILE).write_text(json.dumps(content, sort_keys=True, indent=None))  # nor does the layout count
-    assert read_record(tmp_path).lock_hash == content["lock_hash"]
+    (copy / RECORD_FILE).write_text(json.dumps(content, sort_keys=True, indent=None))  # nor does the layout count
+    assert read_record(copy).lock_hash == content["lock_hash"]
 
 
 CURVES = (
@@ -217,9 +240,8 @@ def test_a_bundle_from_before_other_calibrations_still_answers_the_same(tmp_path
     old = tmp_path / "bundle"
     shutil.copytree(bundle, old)
     save_file(load_file(old / WEIGHTS_FILE) | {"temperature": torch.tensor(1.3)}, old / WEIGHTS_FILE)
-    content = json.loads((old / RECORD_FILE).read_text())
+    content = before_locks(old)
     content["calibration"] = {"method": "temperature", "temperature": 1.3, "n": 9.0}
-    del content["lock_hash"]
     content["weights_sha256"] = hashlib.sha256((old / WEIGHTS_FILE).read_bytes()).hexdigest()
     (old / RECORD_FILE).write_text(json.dumps(content))
     with torch.no_grad():

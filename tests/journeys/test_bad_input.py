@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import TINY, Outcome, read_rows, settings, write_rows
+from edited_bundle import edit_record
 from pydicom import dcmread
 from safetensors.torch import save_file
 
@@ -337,6 +338,11 @@ def _flip_a_bit(bundle: Path) -> None:
     weights.write_bytes(content)
 
 
+def _endless_weights(bundle: Path) -> None:
+    (bundle / "models/model.safetensors").unlink()
+    (bundle / "models/model.safetensors").symlink_to("/dev/zero")
+
+
 def _edit_record(**changes) -> Callable[[Path], None]:
     def edit(bundle: Path) -> None:
         path = bundle / "med_transfer.json"
@@ -354,7 +360,14 @@ def _edit_record(**changes) -> Callable[[Path], None]:
         (lambda bundle: (bundle / "med_transfer.json").write_text('{"schema"'), "Invalid JSON"),
         (_edit_record(surprise=1), "med_transfer.json: surprise: Extra inputs are not permitted"),
         (_edit_record(n_members=3), "another decision, was changed after it was locked"),
-        (_edit_record(n_members=3, lock_hash=""), "weights do not fit resnet18-w32"),
+        (_edit_record(classes=["c", "b", "a"], lock_hash=""), "the lock on its decisions was removed"),
+        (
+            lambda bundle: edit_record(bundle, n_members=100000),
+            "weights do not fit resnet18-w32: 2 networks, not 100000",
+        ),
+        (lambda bundle: (bundle / "configs/inference.json").write_text("{}"), "contents are not the ones this bundle"),
+        (lambda bundle: (bundle / "docs/README.md").unlink(), "README.md: contents are missing"),
+        (_endless_weights, "model.safetensors: weights are missing"),
     ],
 )
 def test_bundle_that_was_tampered_with(command, finished, unseen_csv, tmp_path, tamper, found):

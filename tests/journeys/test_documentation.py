@@ -43,6 +43,7 @@ RUN = {  # and by which test below
     ("docs/fusion.md", "sh", 2),
     ("docs/fusion.md", "python", 0),
     ("docs/labels.md", "python", 0),
+    ("docs/security.md", "sh", 0),
     ("docs/tuning.md", "python", 0),
     ("docs/tuning.md", "python", 1),
 }
@@ -197,6 +198,17 @@ def test_predicting_for_a_fusion(command, finished, unseen_csv, desk, mask_of, m
     (desk / "scan.nii.gz").symlink_to(row["scan"])
     mask_of(Path(row["scan"]), row, desk / "mask.nii.gz")
     exec(block("docs/fusion.md", "python").code, {"mt": mt})
+
+
+def test_signing_a_bundle(command, finished, unseen_csv, desk):
+    shutil.copytree(finished.folder, desk / "RUN")
+    (desk / "BUNDLE").symlink_to(desk / "RUN/bundle")
+    (desk / "SCANS").symlink_to(unseen_csv.parent / "scans")
+    keygen, sign, verify, predict = block("docs/security.md", "sh").commands()
+    assert "lab.key.pub: public, for verifying" in typed(command, keygen)
+    assert "RUN/bundle: signed with key" in typed(command, sign)
+    assert "BUNDLE: as it was signed with key" in typed(command, verify)
+    assert "6 ok" in typed(command, predict)
 
 
 def test_a_search_and_the_run_with_what_it_found(desk, capsys):

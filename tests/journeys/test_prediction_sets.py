@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from command_line import Command, FinishedRun, read_rows
+from edited_bundle import edit_record
 
-from med_transfer.bundle import RECORD_FILE, read_record
+from med_transfer.bundle import read_record
 
 THRESHOLDS = (0.3, 0.34, 0.36)
 
@@ -19,11 +20,7 @@ def bundle(finished: FinishedRun, tmp_path_factory) -> Path:
     """The finished run's bundle as if more validation patients had ruled out more."""
     copy = tmp_path_factory.mktemp("sets") / "bundle"
     shutil.copytree(finished.bundle, copy)
-    record = json.loads((copy / RECORD_FILE).read_text())
-    record["prediction_sets"] = {"coverage": 0.9, "thresholds": THRESHOLDS, "n_patients": [40, 40, 40]}
-    record.pop("lock_hash", None)  # what is changed here was locked
-    (copy / RECORD_FILE).write_text(json.dumps(record))
-    return copy
+    return edit_record(copy, prediction_sets={"coverage": 0.9, "thresholds": THRESHOLDS, "n_patients": [40, 40, 40]})
 
 
 def sets_by_hand(row: dict[str, str], classes: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from edited_bundle import edit_record
 
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.backbones.weights.source_features import (
@@ -15,7 +16,7 @@ from med_transfer.backbones.weights.source_features import (
     source_features_path,
     write_source_features,
 )
-from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, load_network, read_record
+from med_transfer.bundle import WEIGHTS_FILE, load_network, read_record
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.errors import BackboneError
 from med_transfer.predictions.labels import Labels
@@ -169,10 +170,8 @@ def test_the_bundles_head_answers_as_its_first_member(of_bundle, finished):
 def test_training_scans_recoloured_by_coral_are_no_measure(of_bundle, finished, tmp_path):
     """The network is a plain one; its stored mean and covariance are of features that no encoder gives."""
     shutil.copytree(finished.bundle, tmp_path / "bundle")
-    record = read_record(finished.bundle)
-    transfer = record.transfer.model_copy(update={"mapping": "coral"})
-    recoloured = record.model_copy(update={"transfer": transfer, "lock_hash": ""})
-    (tmp_path / "bundle" / RECORD_FILE).write_text(recoloured.model_dump_json())
+    transfer = read_record(finished.bundle).transfer
+    edit_record(tmp_path / "bundle", transfer=transfer.model_dump(mode="json") | {"mapping": "coral"})
     candidate = find_candidates([], [("resnet18-w32", tmp_path)]).ready[0]
     assert source_features(candidate) is None
     assert why_unknown(candidate) == (

@@ -1,0 +1,74 @@
+"""``med-transfer bundle``: who made a bundle, and whether it is still what they made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson, example
+
+NAME = "bundle"
+app = typer.Typer(help="Sign a bundle, and verify who made it.", no_args_is_help=True, rich_markup_mode=None)
+Bundle = Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")]
+
+
+@app.command(epilog=example("bundle keygen lab.key"))
+def keygen(
+    key: Annotated[Path, typer.Argument(help="Where to write the private key; KEY.pub is made beside it.")],
+) -> None:
+    """Make a key pair of your own. Keep the private key; publish the public one where your readers trust it."""
+    from med_transfer.bundle.signature import make_key
+    from med_transfer.cli.terminal import say
+
+    public = make_key(key)
+    say(f"{key}: private, for signing; keep it secret")
+    say(f"{public}: public, for verifying; give it to whoever gets your bundles, by another way than the bundle")
+
+
+@app.command(epilog=example("bundle sign runs/first --key lab.key"))
+def sign(
+    bundle: Bundle,
+    key: Annotated[Path, typer.Option(help="Private Ed25519 key, PEM: of keygen, or of openssl.")],
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="First line: the passphrase of an encrypted key.", show_default=False)
+    ] = None,
+) -> None:
+    """Sign every file of a bundle."""
+    from med_transfer.bundle import bundle_folder, read_whole
+    from med_transfer.bundle.signature import sign_bundle
+    from med_transfer.cli.terminal import say
+
+    folder = bundle_folder(bundle)
+    read_whole(folder)  # what is damaged is not signed
+    passphrase = passphrase_file.read_bytes().partition(b"\n")[0].rstrip(b"\r") if passphrase_file else None
+    signer = sign_bundle(folder, key, passphrase)
+    say(f"{folder}: signed with key {signer.fingerprint}")
+
+
+@app.command(epilog=example("bundle verify BUNDLE --key lab.key.pub"))
+def verify(
+    bundle: Bundle,
+    key: Annotated[
+        Path | None, typer.Option(help="Public key of whoever must have signed it, PEM.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whether a bundle is as it was signed, and by whom. Exit code 1: it is not signed; 2: it does not hold."""
+    from med_transfer.bundle import bundle_folder, read_whole
+    from med_transfer.bundle.signature import bundle_hash, verify_bundle
+    from med_transfer.cli.terminal import say, say_json
+
+    folder = bundle_folder(bundle)
+    signer = verify_bundle(folder, key)
+    read_whole(folder)
+    named = bundle_hash(folder)
+    if as_json:
+        say_json({"sha256": named, "key": signer and signer.fingerprint, "known": bool(signer and signer.known)})
+    elif signer is None:
+        say(f"{folder}: unsigned; nothing proves who made it. SHA-256 of all files {named}")
+    else:
+        whose = "the key that was given" if signer.known else "a key that proves nothing until --key says whose it is"
+        say(f"{folder}: as it was signed with key {signer.fingerprint}, {whose}. SHA-256 of all files {named}")
+    raise typer.Exit(0 if signer else 1)
