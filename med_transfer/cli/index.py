@@ -34,7 +34,12 @@ def command(
         float, typer.Option(min=0.0, help="Interpolate uneven slices where no gap is wider; 0 rejects them.")
     ] = 0.0,
     key_file: Annotated[
-        Path | None, typer.Option("--pseudonymise", help="Key file: stable pseudonyms.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Secret under which the same patient has the same pseudonym in every table. "
+            "Default: patients.key beside the table, made where there is none.",
+            show_default=False,
+        ),
     ] = None,
     keep_patient_ids: Annotated[bool, typer.Option("--keep-patient-ids", help="Write PatientID as it is.")] = False,
     as_json: AsJson = False,
@@ -70,6 +75,8 @@ def command(
             say(f"{folder}: could not be opened")
         say(str(index.cohort))
         say(str(index.quality))
+        if index.key is not None:
+            say(f"{index.key}: the key of the patients' pseudonyms; keep it secret, and for the next index of them")
     raise typer.Exit(index.exit_code)
 
 

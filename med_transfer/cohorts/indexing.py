@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import hmac
-import io
 import os
-from collections.abc import Sequence
+import secrets
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import output_error, write_csv
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.errors import CohortError, ScanError, ScanNotFound
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
@@ -20,6 +18,7 @@ from med_transfer.scans.search.description import count_files
 from med_transfer.scans.search.links import how_to_follow
 from med_transfer.scans.search.series_rules import Choice, SeriesRules, choose
 
+KEY_FILE = "patients.key"
 # What the cohort table keeps of a series; the quality table has all of it, and every file that is none.
 _COHORT = ("scan", "series_uid", "patient", "modality", "n_slices", "choice")
 _QUALITY = (
@@ -41,6 +40,7 @@ class Index:
         n_files: files that were looked at: those of all series, and the ignored ones.
         remarks: rows of the label sheet that have no label or no scan that can be used, or are misspelt.
         unopened: folders that could not be opened.
+        key: the secret under which patients have their pseudonyms; None where they have none.
     """
 
     cohort: Path
@@ -53,6 +53,7 @@ class Index:
     n_files: int
     remarks: tuple[RowRemark, ...] = ()
     unopened: tuple[Path, ...] = ()
+    key: Path | None = None
 
     @property
     def exit_code(self) -> int:
@@ -83,6 +84,7 @@ def write_index(
         rules: which series of a study is listed; None lists every usable one.
         max_gap_mm: uneven slices count as usable, by interpolation, where no gap is wider; 0 rejects them.
         key_file: secret of at least 16 bytes: the same patient gets the same pseudonym in every index made with it.
+            None takes ``patients.key`` beside the table, which is made where there is none, for its owner alone.
         keep_patient_ids: write the identifiers of the files instead of pseudonyms.
 
     Raises:
@@ -110,10 +112,12 @@ def write_index(
     linked = [_cohort_row(row, sheet) for row in rows]
     chosen = [row for row, choice in zip(linked, choices, strict=True) if choice.chosen]
     listed = [row for row in chosen if row]
-    _name_patients(listed, key_file, keep_patient_ids)
+    key = None if keep_patient_ids else key_file or _own_key(out.with_name(KEY_FILE))
+    if key is not None:
+        _pseudonymise(listed, key)
     quality = out.with_name(out.stem + ".quality.csv")
-    _write(quality, _QUALITY, [*rows, *(_ignored_row(file, out) for file in contents.ignored)])
-    _write(out, tuple(listed[0]) if listed else _COHORT, listed)
+    write_csv(quality, _QUALITY, [*rows, *(_ignored_row(file, out) for file in contents.ignored)])
+    write_csv(out, tuple(listed[0]) if listed else _COHORT, listed)
     usable = sum(one.verdict.usable for one in series)
     return Index(
         cohort=out,
@@ -126,6 +130,7 @@ def write_index(
         n_files=count_files(contents),
         remarks=tuple(remarks),
         unopened=tuple(file.path for file in contents.ignored if file.damaged and file.path.is_dir()),
+        key=key,
     )
 
 
@@ -188,35 +193,39 @@ def _relative(path: Path, out: Path) -> str:
     return Path(os.path.relpath(path, out.parent)).as_posix()
 
 
-def _name_patients(rows: list[dict[str, str]], key_file: Path | None, keep: bool) -> None:
-    """Replace identifiers by keyed hashes, or without a key by numbers in order of appearance."""
-    if keep:
-        return
-    key = _key(key_file) if key_file else None
-    numbers: dict[str, str] = {}
+def _pseudonymise(rows: list[dict[str, str]], key_file: Path) -> None:
+    """Replace identifiers by keyed hashes: without the key nobody finds out whose they are."""
+    key = _read_key(key_file)
     for row in rows:
-        patient = row["patient"]
-        if key:
-            row["patient"] = "P" + hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:12]
-        else:
-            row["patient"] = numbers.setdefault(patient, f"P{len(numbers) + 1:05d}")
+        patient = row["patient"].encode("utf-8", "surrogateescape")
+        row["patient"] = "P" + hmac.new(key, patient, hashlib.sha256).hexdigest()[:12]
 
 
-def _key(path: Path) -> bytes:
+def _own_key(path: Path) -> Path:
+    """The key of the table's folder, made at the first index there; readable by its owner alone from the start."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise output_error(path, error) from error
+    return path
+
+
+def _read_key(path: Path) -> bytes:
     try:
         key = path.read_bytes().strip()
     except OSError as error:
-        raise CohortError(f"key cannot be read ({error.strerror})", where=path) from error
+        raise CohortError(
+            f"key cannot be read ({error.strerror})",
+            where=path,
+            expected="a file with a secret of at least 16 bytes",
+            action="Name the key of an earlier index, or none to have one made beside the table",
+        ) from error
     if len(key) < 16:
         raise CohortError(
             f"key of {len(key)} bytes", where=path, expected="at least 16", action="Make one: openssl rand -hex 32"
         )
     return key
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

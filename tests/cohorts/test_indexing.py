@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import stat
 import tempfile
 from pathlib import Path
 
@@ -135,18 +137,36 @@ def test_nothing_of_a_patient_in_any_file(index, options, tmp_path):
     assert "SECRET" not in written
     assert leaks(written) == []
     assert found.n_listed > 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cohort.csv", "cohort.quality.csv"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cohort.csv", "cohort.quality.csv", "patients.key"}
 
 
-def test_patients_are_numbers_or_stable_pseudonyms_or_themselves_when_asked(index, tmp_path):
-    numbered = [row["patient"] for row in rows(index().cohort)]
-    assert numbered == ["P00001", "P00001", "P00002", "P00003"]
+def test_the_same_patient_has_the_same_pseudonym_in_every_table_beside_one_key(index, tmp_path):
+    first = index()
+    key = tmp_path / "out/patients.key"
+    assert (first.key, stat.S_IMODE(key.stat().st_mode), len(key.read_text())) == (key, 0o600, 65)
+    patients, secret = [row["patient"] for row in rows(first.cohort)], key.read_text()
+    assert patients[0] == patients[1] != patients[2] != patients[3]
+    assert all(re.fullmatch("P[0-9a-f]{12}", patient) for patient in patients)
+    again = index(rules=SeriesRules())
+    assert {row["patient"] for row in rows(again.cohort)} <= set(patients)
+    assert key.read_text() == secret
+    key.unlink()  # without the secret they are others
+    assert {row["patient"] for row in rows(index().cohort)}.isdisjoint(patients)
+    with pytest.raises(
+        CohortError, match=r"nokey: key cannot be read \(No such file.*Name the key of an earlier index"
+    ):
+        index(key_file=tmp_path / "nokey")
+
+
+def test_patients_have_the_pseudonyms_of_a_key_that_was_named_or_are_themselves_when_asked(index, tmp_path):
     (tmp_path / "key").write_text("0123456789abcdef")
     hashed = [row["patient"] for row in rows(index(key_file=tmp_path / "key").cohort)]
     assert hashed == [row["patient"] for row in rows(index(key_file=tmp_path / "key", rules=SeriesRules()).cohort)] or (
         hashed[0] == hashed[1] != hashed[2]
     )
-    kept = [row["patient"] for row in rows(index(keep_patient_ids=True).cohort)]
+    found = index(keep_patient_ids=True)
+    assert (found.key, (tmp_path / "out/patients.key").exists()) == (None, False)
+    kept = [row["patient"] for row in rows(found.cohort)]
     assert kept[:3] == ["SECRETID-a", "SECRETID-a", "SECRETID-b"]
 
 
