@@ -17,6 +17,7 @@ from med_transfer.cohorts.acquisition import Facts, acquisition_facts
 from med_transfer.cohorts.array_cache import ArrayCache, cache_key
 from med_transfer.cohorts.channels import require_columns
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
+from med_transfer.cohorts.hashed_names import hash_names, salt_of
 from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
@@ -144,6 +145,11 @@ class PreparedCohort:
         """Content hashes of all scans, whosever they are."""
         return {image for scan in self.scans for image in scan.content_hashes}
 
+    @property
+    def patient_hashes(self) -> set[str]:
+        """Of the patients that are known, with a salt of these images; slow the first time."""
+        return set(hash_names(self.cohort.patients, salt_of(self.images)).values())
+
     def subset(self, indices: Iterable[int]) -> PreparedCohort:
         """The scans at these positions; the failed ones stay counted."""
         chosen = list(indices)
@@ -205,19 +211,24 @@ def prepare_cohort(
 
 
 def without_prediction(case: Case, error: ScanError) -> Prediction:
-    """The record of a scan that gave none: rejected as no input of this kind, or failed; without local folders."""
+    """The record of a scan that gave none: rejected as no input of this kind, or failed.
+
+    Its reason names files as the table does, without local folders; what a report counts names none, since a file may
+    be called after a patient, but says which of the case's files it is about.
+    """
     status = "rejected" if isinstance(error, GeometryRejected | InputRejected) else "failed"
-    elsewhere = "" if error.where.startswith(str(case.path)) or not error.where else f"{error.where}: "
-    names = {str(case.path): case.scan}
+    names = [(str(case.path), case.scan, "scan")]
     for column, name in case.columns.items():
         if column.startswith("scan_") and (scan := case.scan_in(column)):
-            names[str(scan[0])] = name
+            names.append((str(scan[0]), name, column))
     if case.mask is not None:
-        names[str(case.mask)] = case.mask.name
+        names.append((str(case.mask), case.mask.name, "mask"))
+    about = next((what for path, _, what in names if error.where.startswith(path) and what != "scan"), "")
+    about = f"{about}: " if about else ""
 
-    def without_folders(text: str) -> str:
-        for path, name in names.items():
-            text = text.replace(path, name)
+    def without_folders(text: str, called: int) -> str:
+        for parts in names:
+            text = text.replace(parts[0], parts[called])
         return text
 
     return Prediction(
@@ -225,9 +236,9 @@ def without_prediction(case: Case, error: ScanError) -> Prediction:
         case.patient,
         series_uid=case.series_uid,
         status=status,
-        reason=without_folders(str(error)),
-        problem=without_folders(f"{elsewhere}{error.problem}"),
-        found=without_folders(" ".join(f"{elsewhere}{error.found}".split()).rstrip(".")),
+        reason=without_folders(str(error), 1),
+        problem=without_folders(f"{about}{error.problem}", 2),
+        found=without_folders(" ".join(f"{about}{error.found}".split()).rstrip("."), 2),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -11,6 +12,8 @@ from med_transfer.cohorts.acquisition import NUMBER_FACTS, TEXT_FACTS
 from med_transfer.errors import UsageError
 from med_transfer.fusion.clinical import is_missing
 from med_transfer.metrics.grouping import Grouping, group_column, is_private
+
+log = logging.getLogger(__name__)
 
 # Every further column weakens the correction for all; the rest of the facts can be asked for by name.
 _FACTS_BY_DEFAULT = (
@@ -42,9 +45,9 @@ def cohort_subgroups(
 ) -> list[Grouping]:
     """Subgroups by the columns named, or by every suitable one.
 
-    Without names, a column that names scans (``channels``), holds identifiers or dates by its name, or does not divide
-    the scans, is left out; one
-    that divides them as an earlier one does is only mentioned there. A column that was named is always in the answer.
+    Without names, a column that names scans (``channels``), holds names, identifiers or dates by its name, or does not
+    divide the scans, is left out, and the log says so; one that divides them as an earlier one does is only mentioned
+    there. A column that was named is always in the answer, but without subgroups where its values identify people.
     """
     names = (
         columns
@@ -54,10 +57,16 @@ def cohort_subgroups(
             *(name for name in _FACTS_BY_DEFAULT if name not in _table_columns(prepared.cohort)),
         ]
     )
+    private = [name for name in _table_columns(prepared.cohort) if is_private(name)] if columns is None else []
+    if private:
+        log.info("no subgroups by %s: by name such a column identifies people", ", ".join(private))
     groupings = [group_column(name, _texts(prepared, name), prepared.cohort.patients) for name in dict.fromkeys(names)]
-    return (
-        groupings if columns is not None else _distinct([grouping for grouping in groupings if not grouping.unsuitable])
-    )
+    if columns is not None:
+        return groupings
+    for grouping in groupings:
+        if grouping.unsuitable:
+            log.info("no subgroups by %s: %s", grouping.column, grouping.unsuitable)
+    return _distinct([grouping for grouping in groupings if not grouping.unsuitable])
 
 
 def _distinct(groupings: Sequence[Grouping]) -> list[Grouping]:

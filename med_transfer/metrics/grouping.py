@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,7 +21,13 @@ _FEW_NUMBERS = 5  # a column of so few different numbers holds codes or steps, n
 # Up to 1.5 mm: thin sections (MacMahon et al. 2017, Radiology 284:228). Up to 2.5 mm: lung screening (ACR-STR practice
 # parameter). Up to 5 mm: measurable disease (Eisenhauer et al. 2009, RECIST 1.1, Eur J Cancer 45:228).
 _THICKNESS_LIMITS_MM = (1.5, 2.5, 5.0)
-_PRIVATE = {"id", "uid", "mrn", "accession", "date", "birth", "dob", "birthdate"}
+_PRIVATE = {"id", "uid", "mrn", "accession", "date", "birth", "dob", "birthdate", "birthday", "ssn", "initials"}
+_PRIVATE |= {"surname", "forename", "firstname", "lastname", "fullname", "patientname", "address", "street", "phone"}
+_PRIVATE |= {"telephone", "email", "mail", "postcode", "zip", "zipcode"}
+_WHOSE = {"patient", "subject", "first", "last", "family", "given", "full", "middle"}  # a scanner has a name, too
+_PRIVATE_CHINESE = re.compile("姓名|病歷|病历|身分證|身份证|身份證|健保|生日|出生|電話|电话|地址|日期")
+# Of two patients, one of each sex is no identification; nor is it of six with five scanners.
+_FEWEST_IDENTIFIED, _IDENTIFIED_SHARE = 3, 0.8
 
 BY_VALUE = Sentence("by value")
 
@@ -64,7 +70,8 @@ def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> 
 
     Numbers are cut into bands: age into decades, slice thickness at limits of clinical use, all others at the roundest
     numbers near their terciles. Neighbouring bands are joined until each has enough patients. Other values stay as they
-    are; those of few patients are pooled. Truth and predictions are not looked at.
+    are; those of few patients are pooled, and a column of which nearly all tell who a patient is has no subgroups,
+    whoever asks for them. Truth and predictions are not looked at.
 
     Args:
         column: its name, which tells an age and a thickness.
@@ -84,8 +91,10 @@ def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> 
 
 
 def is_private(column: str) -> bool:
-    """Whether a column's name says that it may hold an identifier or a date: never a subgroup unless asked for."""
-    return bool(_PRIVATE & _words(column))
+    """Whether a column's name says that it may hold a name, identifier or date: never a subgroup unless asked for."""
+    words = _words(column)
+    a_name = words == {"name"} or ("name" in words and bool(words & _WHOSE))
+    return bool(_PRIVATE & words) or a_name or bool(_PRIVATE_CHINESE.search(column))
 
 
 def _words(column: str) -> set[str]:
@@ -105,6 +114,10 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
     for text, patient in zip(texts, patients, strict=True):
         having[text].add(patient)
     values = sorted(having.keys() - {""}, key=lambda text: (-len(having[text]), text))
+    identifying = _identifying(values, having)
+    if identifying:
+        why = Sentence("{n} of its values are of one patient each: they identify people", n=identifying)
+        return Grouping(column, ("",) * len(texts), (), unsuitable=why)
     frequent = [text for text in values if len(having[text]) >= SMALLEST_SUBGROUP][:_MOST_VALUES]
     rest = len(values) - len(frequent)
     if len(frequent) < 2 and len(values) > _MOST_VALUES:
@@ -118,6 +131,14 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
     if rest:
         how = Sentence("by value; {n} values of few patients are pooled as {other!r}", n=rest, other=OTHER)
     return Grouping(column, names, (*order, *_present(names, OTHER, UNKNOWN, but=frequent)), how)
+
+
+def _identifying(values: Sequence[str], having: Mapping[str, set[str]]) -> int:
+    """How many values tell who a patient is, where nearly all patients have one: names, notes, codes with letters."""
+    of_one = [text for text in values if len(having[text]) == 1 and not math.isfinite(_number(text))]
+    known = set().union(*(having[text] for text in of_one))
+    everyone = set().union(*(having[text] for text in values))
+    return len(of_one) if len(of_one) >= _FEWEST_IDENTIFIED and len(known) >= _IDENTIFIED_SHARE * len(everyone) else 0
 
 
 def _present(names: Sequence[str], *pooled: str, but: Sequence[str] = ()) -> list[str]:

@@ -67,7 +67,9 @@ def test_too_few_patients_for_bands_leave_two_halves():
     [
         (["CT"] * 30, "every scan has the same value"),
         ([""] * 30, "no scan has a value"),
-        ([f"comment {n}" for n in range(30)], "30 different values, almost all of few patients"),
+        ([f"reader {n // 2}" for n in range(30)], "15 different values, almost all of few patients"),
+        ([f"comment {n}" for n in range(30)], "30 of its values are of one patient each: they identify people"),
+        (["Anna", "Ben", "Eva", "", "Kim"], "4 of its values are of one patient each: they identify people"),
     ],
 )
 def test_a_column_that_does_not_divide_says_why(values, reason):
@@ -75,12 +77,29 @@ def test_a_column_that_does_not_divide_says_why(values, reason):
     assert (grouping.unsuitable, grouping.order) == (reason, ())
 
 
-@pytest.mark.parametrize("column", ["patient_id", "StudyDate", "series uid", "Accession", "birth_year"])
+def test_a_column_that_identifies_people_keeps_none_of_their_names():
+    grouping = grouped("nick", [*(f"name {n}" for n in range(20)), *["nobody"] * 4])
+    assert "20 of its values" in grouping.unsuitable
+    assert set(grouping.of_scan) == {""}
+
+
+def test_few_patients_of_few_kinds_are_not_identified():
+    assert grouped("sex", ["f", "m"]).unsuitable == ""
+    assert grouped("site", ["a", "a", "a", "b", "b", "c", "d", "a"]).unsuitable == ""
+    assert grouped("scanner", ["A", "B", "C", "D", "E", "E"]).unsuitable == ""
+    assert grouped("stage", [1, 2, 3]).unsuitable == ""  # numbers are steps or codes
+
+
+IDENTIFIERS = ["patient_id", "StudyDate", "series uid", "Accession", "birth_year", "name", "PatientName", "patientname"]
+IDENTIFIERS += ["last_name", "Surname", "e-mail", "姓名", "病歷號", "檢查日期"]
+
+
+@pytest.mark.parametrize("column", IDENTIFIERS)
 def test_names_of_identifiers_and_dates_are_known(column):
     assert is_private(column)
 
 
-@pytest.mark.parametrize("column", ["age", "sex", "median_dose", "validated", "grid"])
+@pytest.mark.parametrize("column", ["age", "sex", "median_dose", "validated", "grid", "scanner_name", "site name"])
 def test_names_of_other_columns_are_let_through(column):
     assert not is_private(column)
 
