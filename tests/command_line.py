@@ -7,7 +7,7 @@ import csv
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -15,6 +15,8 @@ from unittest import mock
 import pytest
 
 from med_transfer.cli.app import main
+from med_transfer.cohorts import CohortLock, recognise
+from med_transfer.cohorts.lock import LockedCase
 
 TINY = (
     "backbone.name=resnet18-w32",  # random values, so that what these runs learn is their own
@@ -84,6 +86,12 @@ def run_command(*words: object) -> Outcome:
     ):
         main()
     return Outcome(int(stop.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def locked(run: Path, scans: Iterable[str]) -> dict[str, LockedCase]:
+    """What a run's lock says of scans, by their names in the table: it holds no name itself."""
+    cases = {case.scan_hash: case for case in CohortLock.read(run / "cohort.lock.json").cases}
+    return {scan: cases[hashed] for scan, hashed in recognise(scans, cases).items()}
 
 
 def neutral_names(table: Path) -> Path:

@@ -2,7 +2,8 @@
 
 from med_transfer.cohorts.array_cache import ArrayCache, CacheEntry, cache_key
 from med_transfer.cohorts.channels import channel_columns, require_columns
-from med_transfer.cohorts.lock import CohortLock, labelled_scans_hash, overlap, patient_hash, seen_before
+from med_transfer.cohorts.hashed_names import hash_names, recognise
+from med_transfer.cohorts.lock import CohortLock, labelled_scans_hash, overlap, seen_before
 from med_transfer.cohorts.preparation import (
     PreparedCohort,
     PreparedScan,
@@ -34,13 +35,14 @@ __all__ = [
     "cache_key",
     "channel_columns",
     "check_leakage",
+    "hash_names",
     "labelled_scans_hash",
     "overlap",
-    "patient_hash",
     "preparation_key",
     "prepare_cohort",
     "prepare_scan",
     "read_scans",
+    "recognise",
     "region_of_case",
     "require_columns",
     "seen_before",

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from med_transfer.atomic import write_text
+from med_transfer.cohorts.hashed_names import hash_names, old_hash, recognise, salt_of
 from med_transfer.cohorts.splits import Images, Split, SplitConfig
-from med_transfer.cohorts.table import Case, Cohort
+from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError
 
 SCHEMA = 1
@@ -27,20 +28,22 @@ class LockedCase(_Record):
     """One scan.
 
     Attributes:
-        patient_hash: see :func:`patient_hash`.
+        scan_hash, patient_hash: see :mod:`med_transfer.cohorts.hashed_names`; a path may hold a name, too.
+        scan: the path itself, in locks from before it was hashed.
         label: class name, or the sorted findings.
         content_hash: ``Volume.content_hash``; None when the scan could not be read.
         channel_hashes: of the further scans of the case, in the order of the channels.
         role: ``test``; ``fold-0`` ... the fold whose validation it is in; ``train`` when in no validation.
     """
 
-    scan: str
+    scan: str = ""
     series_uid: str
     patient_hash: str
     label: str | tuple[str, ...]
     content_hash: str | None
     role: str
     channel_hashes: tuple[str, ...] = ()
+    scan_hash: str = ""
 
     @property
     def content_hashes(self) -> tuple[str, ...]:
@@ -49,11 +52,9 @@ class LockedCase(_Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A scan alone is written as it was before there were channels, so that the hashes of older locks hold."""
-        content = serialize(self)
-        if not self.channel_hashes:
-            del content["channel_hashes"]
-        return content
+        """What a case lacks is not written, as when there were no channels or hashed paths: so older hashes hold."""
+        later = ("scan", "channel_hashes", "scan_hash")
+        return {key: value for key, value in serialize(self).items() if value or key not in later}
 
 
 class CohortLock(_Record):
@@ -67,11 +68,33 @@ class CohortLock(_Record):
     cohort_hash: str
 
     @classmethod
-    def of(cls, cohort: Cohort, content_hashes: Sequence[Images], split: Split, config: SplitConfig) -> CohortLock:
-        """Record a cohort and how it was divided; ``content_hashes`` are in the order of its cases."""
-        roles = _roles(split)
+    def of(
+        cls,
+        cohort: Cohort,
+        content_hashes: Sequence[Images],
+        split: Split,
+        config: SplitConfig,
+        *,
+        as_before: bool = False,
+    ) -> CohortLock:
+        """Record a cohort and how it was divided; ``content_hashes`` are in the order of its cases.
+
+        ``as_before`` makes the lock that was made before hashes were salted, to compare it with one of then.
+        """
+        roles, salt = _roles(split), salt_of(image for images in content_hashes for image in images)
+        patients = {} if as_before else hash_names(cohort.patients, salt)
+        scans = {} if as_before else hash_names((case.scan for case in cohort.cases), salt)
         cases = [
-            _lock_case(case, images, roles[number])
+            LockedCase(
+                scan=case.scan if as_before else "",
+                series_uid=case.series_uid,
+                patient_hash=patients.get(case.patient) or old_hash(case.patient),
+                label=case.label if isinstance(case.label, str) else tuple(sorted(case.label or ())),
+                content_hash=images[0] if images else None,
+                role=roles[number],
+                channel_hashes=images[1:],
+                scan_hash=scans.get(case.scan, ""),
+            )
             for number, (case, images) in enumerate(zip(cohort.cases, content_hashes, strict=True))
         ]
         lock = cls(
@@ -108,14 +131,6 @@ class CohortLock(_Record):
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def patient_hash(patient: str) -> str:
-    """First 16 hex digits of SHA-256 of ``med_transfer:`` + patient.
-
-    A pseudonym, not anonymisation: who can guess an identifier can test the guess.
-    """
-    return hashlib.sha256(f"med_transfer:{patient}".encode()).hexdigest()[:16]
-
-
 def labelled_scans_hash(cohort: Cohort, content_hashes: Sequence[Images]) -> str:
     """SHA-256 of scans and their labels, whatever their files are called and in whatever order they come."""
     rows = sorted(
@@ -142,14 +157,21 @@ def seen_before(
 
     Args:
         content_hashes: ``Volume.content_hash`` of every scan of every case; empty where none was read.
-        patient_hashes: see :func:`patient_hash`.
+        patient_hashes: of whatever salts, see :mod:`med_transfer.cohorts.hashed_names`.
         images: content hashes.
     """
-    patients, images = set(patient_hashes), set(images)
+    return shared(cohort, content_hashes, recognise(cohort.patients, patient_hashes), images)
+
+
+def shared(
+    cohort: Cohort, content_hashes: Sequence[Images], patients: Iterable[str], images: Iterable[str]
+) -> tuple[int, ...]:
+    """Positions of the cases whose patient, by name, or image, in any channel, is among others."""
+    patients, images = set(patients) - {""}, set(images)
     return tuple(
         number
         for number, (case, own) in enumerate(zip(cohort.cases, content_hashes, strict=True))
-        if (case.patient and patient_hash(case.patient) in patients) or not images.isdisjoint(own)
+        if case.patient in patients or not images.isdisjoint(own)
     )
 
 
@@ -158,16 +180,3 @@ def _roles(split: Split) -> dict[int, str]:
     for fold, validation in enumerate(split.validation):
         roles |= dict.fromkeys(validation, f"fold-{fold}")
     return roles
-
-
-def _lock_case(case: Case, images: Images, role: str) -> LockedCase:
-    label = case.label if isinstance(case.label, str) else tuple(sorted(case.label or ()))
-    return LockedCase(
-        scan=case.scan,
-        series_uid=case.series_uid,
-        patient_hash=patient_hash(case.patient),
-        label=label,
-        content_hash=images[0] if images else None,
-        role=role,
-        channel_hashes=images[1:],
-    )

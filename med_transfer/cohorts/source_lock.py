@@ -19,7 +19,7 @@ class SourceLock(BaseModel):
     """Hashes of patients and scans, no identifiers.
 
     Attributes:
-        patient_hashes: see :func:`~med_transfer.cohorts.lock.patient_hash`; of the patients that are known.
+        patient_hashes: see :func:`~med_transfer.cohorts.hashed_names`; of the patients that are known.
         content_hashes: ``Volume.content_hash`` of every scan.
         source_hash: SHA-256 of all the rest.
     """

@@ -73,7 +73,7 @@ def prepare_run_data(
         unlabelled = prepare_unlabelled(config.transfer.unlabelled, prepared, split, preprocessing, cache, progress)
     run_data = RunData(preprocessing, prepared, split, lock, unlabelled)
     _refuse_what_the_source_saw(run_data, source_weights(config))
-    started = _holds_same_cohort(lock, out / LOCK_FILE)
+    started = _holds_same_cohort(run_data, config, out / LOCK_FILE)
     require_made_from(out, "scans", scans_hash([prepared, unlabelled]), started=started)
     lock.write(out / LOCK_FILE)
     if unlabelled:
@@ -134,16 +134,24 @@ def refuse_adapted_source(weights: Path | None) -> None:
         )
 
 
-def _holds_same_cohort(lock: CohortLock, path: Path) -> bool:
-    """Whether a run that was killed has left its lock; raises UsageError where it is another cohort's."""
-    if path.exists() and CohortLock.read(path).cohort_hash != lock.cohort_hash:
-        raise UsageError(
-            "the folder holds a run on another cohort",
-            where=path,
-            expected="a new folder, or the same cohort",
-            action="Choose another -o",
-        )
-    return path.exists()
+def _holds_same_cohort(run_data: RunData, config: FinetuneConfig, path: Path) -> bool:
+    """Whether a run that was killed has left its lock, perhaps one from before hashes were salted.
+
+    Raises UsageError where it is another cohort's.
+    """
+    if not path.exists():
+        return False
+    found, prepared = CohortLock.read(path).cohort_hash, run_data.prepared
+    if found != run_data.lock.cohort_hash:
+        before = CohortLock.of(prepared.cohort, prepared.content_hashes, run_data.split, config.split, as_before=True)
+        if found != before.cohort_hash:
+            raise UsageError(
+                "the folder holds a run on another cohort",
+                where=path,
+                expected="a new folder, or the same cohort",
+                action="Choose another -o",
+            )
+    return True
 
 
 def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None:

@@ -13,7 +13,6 @@ from med_transfer.finetuning.decisions.validation_decisions import choose_operat
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.strategies import Adapters
 from med_transfer.finetuning.transfer_config import TransferConfig
-from med_transfer.finetuning.unlabelled import patient_hashes
 from med_transfer.fusion import Fusion
 from med_transfer.metrics.domain import profile_of
 from med_transfer.metrics.records.domain import CohortProfile
@@ -118,7 +117,7 @@ def _provenance(run_data: RunData, config: FinetuneConfig) -> Provenance:
     images = {image for case in development for image in case.content_hashes}
     images |= set(before.content_hashes if before else ())
     if config.transfer.unlabelled and run_data.unlabelled:
-        patients |= set(patient_hashes(run_data.unlabelled))
+        patients |= run_data.unlabelled.patient_hashes
         images |= run_data.unlabelled.images
     return Provenance(
         cohort_hash=run_data.lock.cohort_hash,

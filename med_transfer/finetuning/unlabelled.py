@@ -10,11 +10,11 @@ from med_transfer.cohorts import (
     PreparedCohort,
     SourceLock,
     Split,
-    patient_hash,
     prepare_cohort,
-    seen_before,
     unlabelled_cohort,
 )
+from med_transfer.cohorts.hashed_names import old_hash
+from med_transfer.cohorts.lock import shared
 from med_transfer.errors import CohortError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
@@ -87,8 +87,9 @@ def lock_unlabelled(unlabelled: PreparedCohort, path: Path) -> None:
     Raises:
         UsageError: the folder holds a run with other unlabelled scans.
     """
-    lock = SourceLock.of(set(patient_hashes(unlabelled)), unlabelled.images)
-    if path.exists() and SourceLock.read(path).source_hash != lock.source_hash:
+    lock = SourceLock.of(unlabelled.patient_hashes, unlabelled.images)
+    before = SourceLock.of({old_hash(patient) for patient in unlabelled.cohort.patients if patient}, unlabelled.images)
+    if path.exists() and SourceLock.read(path).source_hash not in (lock.source_hash, before.source_hash):
         raise UsageError(
             "the folder holds a run with other unlabelled scans",
             where=path,
@@ -98,12 +99,7 @@ def lock_unlabelled(unlabelled: PreparedCohort, path: Path) -> None:
     lock.write(path)
 
 
-def patient_hashes(prepared: PreparedCohort) -> list[str]:
-    """Of the patients that are known."""
-    return [patient_hash(patient) for patient in prepared.cohort.patients if patient]
-
-
 def _also_in(prepared: PreparedCohort, labelled: PreparedCohort, part: Iterable[int]) -> tuple[int, ...]:
     """Positions of the unlabelled scans whose patient or image is in a part of the labelled ones."""
     labelled_part = labelled.subset(part)
-    return seen_before(prepared.cohort, prepared.content_hashes, patient_hashes(labelled_part), labelled_part.images)
+    return shared(prepared.cohort, prepared.content_hashes, labelled_part.cohort.patients, labelled_part.images)

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
-from med_transfer.cohorts import Cohort, PreparedCohort, patient_hash, prepare_cohort
+from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort
 from med_transfer.errors import CohortError, TooFewPatients
 from med_transfer.model.features import pooled_features
 from med_transfer.model.linear_head import fit_predict, probe_model
@@ -41,7 +41,7 @@ class LinearProbe:
 
     def seen(self) -> tuple[set[str], set[str]]:
         """Hashes of the patients, and content hashes of the scans, that the probe is fitted on."""
-        return {patient_hash(patient) for patient in self.prepared.cohort.patients}, self.prepared.images
+        return self.prepared.patient_hashes, self.prepared.images
 
     def __call__(self, encoder: Encoder) -> float:
         """Macro AUC, one class against the rest, of predictions for patients that each fit did not see."""

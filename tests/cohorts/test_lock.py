@@ -1,4 +1,3 @@
-import hashlib
 import json
 
 import pytest
@@ -6,7 +5,7 @@ from cohort_strategies import NAMES, cohort_of, cohorts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from med_transfer.cohorts import CohortLock, SplitConfig, labelled_scans_hash, overlap, split_cohort
+from med_transfer.cohorts import CohortLock, SplitConfig, labelled_scans_hash, overlap, recognise, split_cohort
 from med_transfer.errors import CohortError, OutputError
 from med_transfer.predictions.labels import Labels
 
@@ -16,6 +15,10 @@ CONFIG = SplitConfig(folds=2)
 def lock_of(cohort, config=CONFIG):
     hashes = [(f"hash of {case.scan}",) for case in cohort.cases]
     return CohortLock.of(cohort, hashes, split_cohort(cohort, config), config)
+
+
+def scan_of(case):
+    return case.content_hash.removeprefix("hash of ")
 
 
 @pytest.fixture
@@ -56,9 +59,10 @@ def test_file_holds_what_it_says_and_reads_back(cohort, tmp_path):
     assert CohortLock.read(tmp_path / "cohort.lock.json") == lock
     content = json.loads((tmp_path / "cohort.lock.json").read_text())
     assert (content["schema"], content["classes"], content["multilabel"]) == (1, list(NAMES), False)
-    first = next(case for case in content["cases"] if case["scan"] == "s0.nii.gz")
-    assert first["patient_hash"] == hashlib.sha256(b"med_transfer:p0").hexdigest()[:16]
-    assert (first["label"], first["content_hash"]) == ("a", "hash of s0.nii.gz")
+    first = next(case for case in content["cases"] if case["content_hash"] == "hash of s0.nii.gz")
+    assert recognise(["p0", "p1"], [first["patient_hash"]]).keys() == {"p0"}
+    assert recognise(["s0.nii.gz", "s1.nii.gz"], [first["scan_hash"]]).keys() == {"s0.nii.gz"}
+    assert first["label"] == "a"
     assert '"p0"' not in json.dumps(content)
 
 
@@ -68,7 +72,7 @@ def test_file_holds_what_it_says_and_reads_back(cohort, tmp_path):
 def test_roles_follow_the_split(cohort, kind, roles):
     config = SplitConfig(kind=kind, folds=2)
     split, lock = split_cohort(cohort, config), lock_of(cohort, config)
-    by_scan = {case.scan: case.role for case in lock.cases}
+    by_scan = {scan_of(case): case.role for case in lock.cases}
     assert set(by_scan.values()) == roles
     assert {scan for scan, role in by_scan.items() if role == "test"} == {cohort.cases[i].scan for i in split.test}
     assert {scan for scan, role in by_scan.items() if role == "fold-0"} == {
@@ -78,15 +82,14 @@ def test_roles_follow_the_split(cohort, kind, roles):
 
 def test_findings_are_recorded_in_order():
     cohort = cohort_of([(f"p{n}", frozenset(NAMES[: n % 4])) for n in range(40)], Labels(NAMES, multilabel=True))
-    labels = {case.scan: case.label for case in lock_of(cohort).cases}
+    labels = {scan_of(case): case.label for case in lock_of(cohort).cases}
     assert (labels["s0.nii.gz"], labels["s3.nii.gz"]) == ((), ("a", "b", "c"))
 
 
 def test_overlap_finds_patients_and_images_of_development(cohort):
     lock = lock_of(cohort)
-    test = [
-        n for n, case in enumerate(cohort.cases) if f"{case.scan}" in {c.scan for c in lock.cases if c.role == "test"}
-    ]
+    of_test = {scan_of(case) for case in lock.cases if case.role == "test"}
+    test = [n for n, case in enumerate(cohort.cases) if case.scan in of_test]
     seen = next(n for n in range(30) if n not in test)
     other = cohort_of([(f"p{seen}", "a"), ("new", "a"), ("new2", "b"), (f"p{test[0]}", "c"), ("", "c")])
     hashes = [("x",), (f"hash of s{seen}.nii.gz",), ("y",), (f"hash of s{test[0]}.nii.gz",), ()]

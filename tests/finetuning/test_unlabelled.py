@@ -17,7 +17,7 @@ from small_run_data import small_config, small_run_data, source_of
 import med_transfer as mt
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.bundle import load_network, read_record
-from med_transfer.cohorts import Cohort, patient_hash
+from med_transfer.cohorts import Cohort, recognise
 from med_transfer.config import load_config
 from med_transfer.errors import CohortError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning import fold_training
@@ -299,9 +299,8 @@ def test_a_run_with_unlabelled_scans_ends_as_a_bundle_that_predicts(
     record, bundle = read_record(tmp_path / "run/bundle"), tmp_path / "run/bundle"
     assert (record.transfer.bottleneck, record.transfer.n_unlabelled) == (bottleneck, 6)
     assert f"{name}, 6 unlabelled scans" in (bundle / "docs/README.md").read_text()
-    assert {patient_hash(case.patient) for case in Cohort.read(unseen_csv).cases} <= set(
-        record.trained_on.patient_hashes
-    )
+    patients = set(Cohort.read(unseen_csv).patients)
+    assert recognise(patients, record.trained_on.patient_hashes).keys() == patients
 
     network, stored = load_network(bundle), load_file(tmp_path / "run/training/fold-0/best.safetensors")
     found = {n.removeprefix("member0."): t for n, t in network.state_dict().items() if n.startswith("member0.")}

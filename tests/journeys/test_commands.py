@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from command_line import TINY, FinishedRun, read_rows, settings, write_rows
+from command_line import TINY, FinishedRun, locked, read_rows, settings, write_rows
 from PIL import Image
 from pydicom import dcmread
 from safetensors.torch import load_file, save_file
@@ -23,7 +23,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_s
 import med_transfer
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
-from med_transfer.cohorts import Cohort, CohortLock
+from med_transfer.cohorts import Cohort
 from med_transfer.phantoms import CLASSES
 
 LABELS = sorted(CLASSES["texture"])
@@ -125,7 +125,7 @@ def test_index_links_labels_under_stable_pseudonyms(command, cohort_csv, tmp_pat
     labelled = [truth[f"scans/{folder.name}"] for folder in series[:-1]]
     sheet = write_rows(tmp_path / "labels.csv", [{k: row[k] for k in ("patient", "label", "sex")} for row in labelled])
     (tmp_path / "key").write_text("0123456789abcdef0123456789abcdef")
-    words = ("index", cohort_csv.parent / "scans", "--labels", sheet, "--pseudonymise", tmp_path / "key", "--json")
+    words = ("index", cohort_csv.parent / "scans", "--labels", sheet, "--key-file", tmp_path / "key", "--json")
 
     first = command(*words, "-o", tmp_path / "a" / "cohort.csv")
     again = command(*words, "-o", tmp_path / "b" / "cohort.csv")
@@ -180,8 +180,8 @@ def test_predictions_and_metrics_agree_with_scikit_learn(finished, cohort_csv):
     assert metrics["confusion_matrix"] == expected.tolist()
     assert metrics["failed"]["n"] == 0
     assert table[[f"p_{name}" for name in LABELS]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-6)
-    lock = json.loads((finished.folder / "cohort.lock.json").read_text())
-    assert set(table.scan) == {case["scan"] for case in lock["cases"] if case["role"] == "test"}
+    cases = locked(finished.folder, [row["scan"] for row in read_rows(cohort_csv)])
+    assert set(table.scan) == {scan for scan, case in cases.items() if case.role == "test"}
 
 
 def test_finetune_again_changes_nothing_and_speaks_json(command, finished, cohort_csv):
@@ -232,7 +232,7 @@ def test_the_gain_is_the_transferred_networks_figures_minus_the_other_runs(trans
 def figures(run: FinishedRun) -> tuple[float, float]:
     """Balanced sensitivity and macro AUC on the test scans by scikit-learn, from what the run has written."""
     rows = read_rows(run.folder / "predictions.csv")
-    labels = {case.scan: case.label for case in CohortLock.read(run.folder / "cohort.lock.json").cases}
+    labels = {scan: case.label for scan, case in locked(run.folder, [row["scan"] for row in rows]).items()}
     truth, called = [labels[row["scan"]] for row in rows], [row["predicted"] for row in rows]
     probabilities = [[float(row[f"p_{name}"]) for name in LABELS] for row in rows]
     auc = roc_auc_score(truth, probabilities, multi_class="ovr", labels=LABELS)

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import SMALL_SCANS, TINY, FinishedRun, neutral_names, read_rows, run_command, settings, write_rows
+from command_line import (
+    SMALL_SCANS,
+    TINY,
+    FinishedRun,
+    locked,
+    neutral_names,
+    read_rows,
+    run_command,
+    settings,
+    write_rows,
+)
+from edited_bundle import before_locks, edit_record
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from med_transfer.bundle import RECORD_FILE, read_record
@@ -95,10 +106,8 @@ def test_without_an_input_there_is_the_network_alone_and_the_reason(fused, table
 
 
 def test_one_age_that_is_missing_is_fused_because_one_was_missing_in_training(fused, table, tmp_path):
-    lock = json.loads((fused.folder / "cohort.lock.json").read_text())
-    role = {case["scan"]: case["role"] for case in lock["cases"]}
     rows = read_rows(table)
-    assert role[rows[0]["scan"]] != "test"
+    assert locked(fused.folder, [rows[0]["scan"]])[rows[0]["scan"]].role != "test"
     rows[1]["age"] = ""
     run_command("predict", fused.bundle, write_rows(table.parent / "one.csv", rows[1:3]), "-o", tmp_path)
     answered = read_rows(tmp_path / "predictions.csv")
@@ -122,9 +131,7 @@ def reporting_the_fusion(fused: FinishedRun, folder: Path) -> Path:
     """The bundle as if it had been decided so."""
     bundle = shutil.copytree(fused.bundle, folder / "bundle")
     record = json.loads((bundle / RECORD_FILE).read_text())
-    record["fusion"]["report"], record["lock_hash"] = "fused", ""
-    (bundle / RECORD_FILE).write_text(json.dumps(record))
-    return bundle
+    return edit_record(bundle, fusion=record["fusion"] | {"report": "fused"})
 
 
 def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fused, unseen_csv, tmp_path):
@@ -157,8 +164,8 @@ def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
     assert metrics["macro_auc"] == metrics["fusion"]["models"]["fused"]["macro_auc"]
     assert "is the fused model&#39;s" in (tmp_path / "out/report.html").read_text()
 
-    record = json.loads((bundle / RECORD_FILE).read_text())
-    del record["fusion"]  # a bundle of before
+    record = before_locks(bundle)
+    del record["fusion"]
     (bundle / RECORD_FILE).write_text(json.dumps(record))
     assert read_record(bundle).fusion is None
     assert run_command("predict", bundle, unseen_csv, "-o", tmp_path / "old").code == 0

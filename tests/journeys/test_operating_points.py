@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import TINY, Command, FinishedRun, Outcome, read_rows, run_command, settings, write_rows
+from command_line import TINY, Command, FinishedRun, Outcome, locked, read_rows, run_command, settings, write_rows
 from sklearn.metrics import recall_score
 
 from med_transfer.bundle import RECORD_FILE, read_record
@@ -46,7 +46,8 @@ def copied(run: FinishedRun, tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def own_test_csv(run: FinishedRun, cohort_csv, tmp_path_factory) -> Path:
     """The rows of the run's own test patients."""
-    role = {case["scan"]: case["role"] for case in contents(run.folder / "cohort.lock.json")["cases"]}
+    cases = locked(run.folder, [row["scan"] for row in read_rows(cohort_csv)])
+    role = {scan: case.role for scan, case in cases.items()}
     rows = [
         row | {"scan": str(cohort_csv.parent / row["scan"])}
         for row in read_rows(cohort_csv)
@@ -92,7 +93,7 @@ def test_the_calls_are_those_of_the_locked_point(run: FinishedRun):
         probability = float(row["p_part-solid"])
         if abs(probability - limit) > 1e-5:  # the table is rounded
             assert (row["predicted"] == "part-solid") == (probability >= limit)
-    truth = {case["scan"]: case["label"] for case in contents(run.folder / "cohort.lock.json")["cases"]}
+    truth = {scan: case.label for scan, case in locked(run.folder, [row["scan"] for row in rows]).items()}
     names = ["ground-glass", "part-solid", "solid"]
     found = recall_score(
         [truth[row["scan"]] for row in rows], [row["predicted"] for row in rows], labels=names, average=None
@@ -236,7 +237,7 @@ def test_a_lock_that_was_edited_or_a_bundle_of_another_run_is_refused(command: C
 def test_a_bundle_from_before_there_were_locks_still_loads(command: Command, run: FinishedRun, own_test_csv, tmp_path):
     bundle = shutil.copytree(run.bundle, tmp_path / "bundle")
     record = contents(bundle / RECORD_FILE)
-    for key in ("lock_hash", "held_out", "reported", "chosen_point", "development"):
+    for key in ("lock_hash", "held_out", "reported", "chosen_point", "development", "files"):
         del record[key]
     (bundle / RECORD_FILE).write_text(json.dumps(record))
     outcome = command("evaluate", bundle, own_test_csv, "-o", tmp_path / "out")

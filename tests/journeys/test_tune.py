@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import TINY, FinishedRun, read_rows, settings, write_rows
+from command_line import TINY, FinishedRun, locked, read_rows, settings, write_rows
 
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
@@ -93,8 +93,8 @@ def test_labels_of_test_scans_change_no_trial(command, cohort_csv, finished, tmp
     """The table says which scans are for testing; then their labels are turned round."""
     rows = read_rows(cohort_csv)
     classes = sorted({row["label"] for row in rows})
-    lock = json.loads((finished.folder / "cohort.lock.json").read_text())  # the source knows the other patients
-    unseen = {case["scan"] for case in lock["cases"] if case["role"] == "test"}
+    cases = locked(finished.folder, [row["scan"] for row in rows])  # the source knows the other patients
+    unseen = {scan for scan, case in cases.items() if case.role == "test"}
     for row in rows:
         part = "test" if row["scan"] in unseen else "train"
         row |= {"scan": str(cohort_csv.parent / row["scan"]), "split": part}

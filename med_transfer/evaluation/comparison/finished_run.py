@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.cohorts import CohortLock
+from med_transfer.cohorts import CohortLock, recognise
 from med_transfer.errors import UsageError
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import Metrics
@@ -38,7 +38,9 @@ class FinishedRun:
             raise UsageError(f"no {', '.join(missing)}", where=folder, expected="the folder of a finished run")
         lock = CohortLock.read(folder / "cohort.lock.json")
         rows = [row for row in PredictionTable.load(folder / "predictions.csv") if row.status == "ok"]
-        truth = {(case.scan, case.series_uid): case.label for case in lock.cases}
+        hashes = recognise((row.scan for row in rows), (case.scan_hash for case in lock.cases if case.scan_hash))
+        scans = {hashed: scan for scan, hashed in hashes.items()}
+        truth = {(scans.get(case.scan_hash, case.scan), case.series_uid): case.label for case in lock.cases}
         metrics = Metrics.load(folder / "metrics.json")
         return cls(folder, metrics, {_key(row, truth): row for row in rows}, truth)
 

@@ -7,6 +7,7 @@
       <key>.voxels.npy        int16 HU; scans with equal voxels and spacing share one file
       <key>.mask.npy          uint8
       <key>.places.npz        what is worth a crop
+      salt                    of the patients' hashes
 """
 
 from __future__ import annotations

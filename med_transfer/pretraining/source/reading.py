@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.cohorts import Case, Cohort, patient_hash, region_of_case
+from med_transfer.atomic import write_text
+from med_transfer.cohorts import Case, Cohort, hash_names, region_of_case
 from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnusableVoxels
 from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.config import PretrainingConfig
@@ -78,7 +80,7 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
         CohortError: the table cannot be used, or lacks what the method needs.
         NothingDone: there are scans, and none can be used.
     """
-    entries, labels = _entries(scans, config)
+    entries, labels = _entries(scans, config, _salt(folder))
     usable: dict[tuple, SourceScan] = {}
     left_out = []
     for done, entry in enumerate(entries, start=1):
@@ -109,9 +111,17 @@ def _with_mask(scan: SourceScan, mask: NDArray[np.uint8] | None) -> SourceScan:
     return replace(scan, mask=np.maximum(scan.mask, mask))
 
 
-def _entries(scans: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], Labels | None]:
+def _salt(folder: Path) -> str:
+    """Of the patients' hashes, the same as long as the prepared scans are there."""
+    file = folder / "salt"
+    if not file.exists():
+        write_text(file, secrets.token_hex(16))
+    return file.read_text()
+
+
+def _entries(scans: Path, config: PretrainingConfig, salt: str) -> tuple[Sequence[_Entry], Labels | None]:
     if scans.suffix.lower() == ".csv":
-        return _of_table(scans, config)
+        return _of_table(scans, config, salt)
     if config.method == "supervised":
         raise CohortError(
             "no table",
@@ -121,7 +131,7 @@ def _entries(scans: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], 
         )
     if scans.suffix.lower() == ".npz" and not scans.is_dir():
         return _of_stored(scans), None
-    entries = [_of_series(series, config) for series in find_series(scans)]
+    entries = [_of_series(series, config, salt) for series in find_series(scans)]
     if not entries:
         raise ScanNotFound("no scan to learn from", where=scans, expected="DICOM, NIfTI, NRRD or MetaImage")
     return entries, None
@@ -135,20 +145,20 @@ def _of_stored(path: Path) -> list[_Entry]:
     ]
 
 
-def _of_series(series: Series, config: PretrainingConfig) -> _Entry:
+def _of_series(series: Series, config: PretrainingConfig, salt: str) -> _Entry:
     def read() -> SourceScan:
         if series.modality not in ("", config.modality):
             raise UnusableVoxels(f"modality {series.modality}", where=series.path, expected=config.modality)
         volume = isolated(read_scan, series, max_gap_mm=config.max_gap_mm, where=series.path)
         patient = identity(series).patient
         scan = prepare(volume, volume.content_hash, config.spacing_mm)
-        return replace(scan, patient_hash=patient_hash(patient) if patient else "")
+        return replace(scan, patient_hash=hash_names([patient], salt).get(patient, ""))
 
     key = _key(str(series.path), series.name, stamps(series.on_disk), _reading(config))
     return _Entry(str(series.path), key, read)
 
 
-def _of_table(path: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], Labels | None]:
+def _of_table(path: Path, config: PretrainingConfig, salt: str) -> tuple[Sequence[_Entry], Labels | None]:
     supervised = config.supervised if config.method == "supervised" else None
     labelled = supervised is not None and supervised.target == "label"
     cohort = Cohort.read(path, labelled=labelled)
@@ -165,11 +175,11 @@ def _of_table(path: Path, config: PretrainingConfig) -> tuple[Sequence[_Entry], 
                 expected="a mask in every row" if with_mask else "roi_x_mm ... roi_size_mm or a mask in every row",
                 action="" if with_mask else "Or set supervised.region=whole",
             )
-    entries = [_of_case(case, config, with_region, labelled) for case in cases]
+    entries = [_of_case(case, config, with_region, labelled, salt) for case in cases]
     return entries, cohort.labels if labelled else None
 
 
-def _of_case(case: Case, config: PretrainingConfig, with_region: bool, labelled: bool) -> _Entry:
+def _of_case(case: Case, config: PretrainingConfig, with_region: bool, labelled: bool, salt: str) -> _Entry:
     def read() -> SourceScan:
         volume = isolated(read_scan, case.path, case.series_uid, max_gap_mm=config.max_gap_mm, where=case.path)
         if volume.provenance.modality not in ("", config.modality):
@@ -177,7 +187,7 @@ def _of_case(case: Case, config: PretrainingConfig, with_region: bool, labelled:
         region, mask = region_of_case(case, volume) if with_region else (None, None)
         centre_mm = region.centre_mm if region else None
         scan = prepare(volume, volume.content_hash, config.spacing_mm, mask, centre_mm)
-        return replace(scan, patient_hash=patient_hash(case.patient) if case.patient else "")
+        return replace(scan, patient_hash=hash_names([case.patient], salt).get(case.patient, ""))
 
     files = [path for path in (case.path, case.mask) if path]
     region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name, with_region, case.patient]

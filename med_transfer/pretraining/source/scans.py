@@ -32,7 +32,7 @@ class SourceScan:
         voxels: int16 HU [depth, height, width]; may be a file on disk, mapped into memory.
         spacing_mm: along depth, height, width.
         content_hash: of the scan as it was read (``Volume.content_hash``), before anything here was done to it.
-        patient_hash: see ``cohorts.lock.patient_hash``; empty where the patient is not known.
+        patient_hash: see ``cohorts.hashed_names``; empty where the patient is not known.
         crop_centres: what is worth a crop; None: not searched yet.
         mask: uint8, 255 where the voxel lies wholly in the table's mask.
         centre: voxel index (z, y, x) of the middle of the table's region of interest.
