@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all, written beside their place and renamed into it; CSV that runs nowhere.
+"""Files that appear whole or not at all; CSV that runs nowhere; one run at a time in a folder.
+
+A file is written beside its place and renamed into it.
 
 A spreadsheet takes a cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula and runs it when the file is
 opened, whoever named the scan, the class or the patient so. Such a cell is written with an apostrophe before it, which
@@ -9,14 +11,26 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import logging
 import os
 import re
+import socket
+import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
-from med_transfer.errors import OutputError
+from med_transfer.errors import FolderInUse, OutputError
+
+log = logging.getLogger(__name__)
+
+LOCK_FILE = ".in-use.json"
+_BEAT_SECONDS, _DEAD_AFTER_SECONDS = 20.0, 180.0  # of an owner on another machine
 
 # The full-width forms count where the keyboard is Chinese or Japanese. A sign alone is a value, as in "pos +".
 _FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠].", re.DOTALL)
@@ -105,3 +119,113 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:
         return  # the parent is not a folder or not ours: then there is nothing of ours in it
+
+
+# One run at a time in a folder --------------------------------------------------------------------------------
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """While the block runs, no other run may write to the folder.
+
+    A file in it names the owner: machine, process, since when. The system keeps it locked for as long as the process
+    lives; one that a kill has left behind is taken over. Whether an owner on another machine lives is told by the
+    file's time of change, since a network drive need not pass its lock on.
+
+    Raises:
+        FolderInUse: another run is at work there.
+        OutputError: the folder cannot be written.
+    """
+    path, ended = folder / LOCK_FILE, threading.Event()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _locked(path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    try:
+        _write_owner(path, file)
+        threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
+        yield
+    finally:
+        ended.set()
+        _remove(path)
+        file.close()
+
+
+def _locked(path: Path) -> BinaryIO:
+    """The lock file, ours. Raises FolderInUse, OSError."""
+    while True:
+        file = path.open("a+b")
+        try:
+            free = _lock(file)
+            if free and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                _take_over(path, file)
+                return file
+            if not free:
+                raise _in_use(path, _owner(file))
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # its owner has removed it meanwhile
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether nobody on this machine holds it; where files cannot be locked, nobody is taken to."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.debug("no locks on this file system: %s", error)
+    return True
+
+
+def _take_over(path: Path, file: BinaryIO) -> None:
+    """From an owner that has ended without removing it. Raises FolderInUse."""
+    owner = _owner(file)
+    if not owner:
+        return
+    still = time.time() - os.fstat(file.fileno()).st_mtime
+    if owner.get("machine") != socket.gethostname() and still < _DEAD_AFTER_SECONDS:
+        raise _in_use(path, owner)
+    log.warning("%s: left behind by process %s, which has ended", path, owner.get("process"))
+
+
+def _owner(file: BinaryIO) -> dict[str, str]:
+    """Empty where nobody has written who it is."""
+    file.seek(0)
+    try:
+        return {str(key): str(value) for key, value in dict(json.loads(file.read() or b"{}")).items()}
+    except ValueError:
+        return {"process": "unknown"}
+
+
+def _write_owner(path: Path, file: BinaryIO) -> None:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    owner = {"machine": socket.gethostname(), "process": os.getpid(), "since": since}
+    try:
+        file.truncate(0)
+        file.write(json.dumps(owner).encode() + b"\n")
+        file.flush()
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(_BEAT_SECONDS):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _in_use(path: Path, owner: dict[str, str]) -> FolderInUse:
+    who = f"process {owner.get('process', 'unknown')} on {owner.get('machine', 'an unknown machine')}"
+    return FolderInUse(
+        f"another run is at work here: {who}, since {owner.get('since', 'a moment ago')}",
+        where=path.parent,
+        expected="one run at a time in a folder",
+        action=f"Wait for it, or choose another -o; if it has ended all the same, remove {path.name}",
+    )

@@ -18,7 +18,8 @@
     │   │   ├── WeightsMismatch
     │   │   ├── UnsafeWeights
     │   │   └── LicenceNotAccepted
-    │   └── BundleError
+    │   ├── BundleError
+    │   └── FolderInUse
     ├── ScanError
     │   ├── ScanNotFound
     │   ├── NotAScan
@@ -152,6 +153,10 @@ class LicenceNotAccepted(BackboneError):
 
 class BundleError(UsageError):
     """A bundle folder is incomplete or inconsistent."""
+
+
+class FolderInUse(UsageError):
+    """Another run writes to the same folder."""
 
 
 class ScanError(MedTransferError):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.atomic import sole_writer
 from med_transfer.bundle import (
     BundleRecord,
     bundle_folder,
@@ -95,19 +96,20 @@ def evaluate_bundle(
     checked_prevalence(config.prevalence, cohort.labels)
     if not settings.allow_overlap:  # by patient, before anything is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
-    prepared = prepare_cohort(cohort, Preprocessing(record.preprocessing), out / "prepared", progress=progress)
-    if not settings.allow_overlap:
-        _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
-    network = load_network(folder)
-    with _test_access(record, prepared, folder, out) as access:
-        given = _predicted(record, network, prepared, access)
-        made = origin(cohort.path, bundle=run_folder(folder) or folder, evaluation=out)
-        seconds = time.monotonic() - started
-        summary = replace(given.summary, origin=made, seconds=seconds, language=settings.language)
-        explain = ExplainConfig(gallery=settings.gallery)
-        return evaluate(
-            replace(given, summary=summary), out, config=config, subgroups=settings.subgroups, explain=explain
-        )
+    with sole_writer(out):
+        prepared = prepare_cohort(cohort, Preprocessing(record.preprocessing), out / "prepared", progress=progress)
+        if not settings.allow_overlap:
+            _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
+        network = load_network(folder)
+        with _test_access(record, prepared, folder, out) as access:
+            given = _predicted(record, network, prepared, access)
+            made = origin(cohort.path, bundle=run_folder(folder) or folder, evaluation=out)
+            seconds = time.monotonic() - started
+            summary = replace(given.summary, origin=made, seconds=seconds, language=settings.language)
+            explain = ExplainConfig(gallery=settings.gallery)
+            return evaluate(
+                replace(given, summary=summary), out, config=config, subgroups=settings.subgroups, explain=explain
+            )
 
 
 def _predicted(

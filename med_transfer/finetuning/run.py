@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_transfer.atomic import output_error
+from med_transfer.atomic import output_error, sole_writer
 from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import BUNDLE_FOLDER, save_bundle
 from med_transfer.bundle.model_card import model_card
@@ -98,8 +98,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     check_operating_point(cohort, split, config)
     check_subgroups(cohort, config.subgroups)
     checked_prevalence(config.evaluation.prevalence, cohort.labels)
-    _claim(out, config, source)
-    with _log_file(out / "run.log"):
+    with _claimed(out, config, source), _log_file(out / "run.log"):
         log.info(region_sentence(config, cohort))
         log.info("backbone %s. %s", source.spec.name, source.report)
         for sentence in ignored_settings(asked, config, source.encoder):
@@ -172,23 +171,26 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
     )
 
 
-def _claim(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> None:
+@contextmanager
+def _claimed(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> Iterator[None]:
     """Make the run folder ours: write the config, or find the same one there from a run that was killed.
 
     Another operating point changes no training: it is chosen anew on the same validation scans. Nor does the way rates
     are stated. Without a lock there was no training: a run that was refused does not keep the folder from the
     corrected one.
     """
-    file, started = out / "config.yaml", (out / LOCK_FILE).exists()
-    if started and file.exists() and _trained_as(load_config(FinetuneConfig, file)) != _trained_as(config):
-        raise UsageError(
-            "the folder holds a run with another config",
-            where=out,
-            expected="a new folder, or the same config",
-            action="Choose another -o",
-        )
-    require_made_from(out, "source", source_hash(source), started=started)
-    dump_config(config, file)
+    with sole_writer(out):
+        file, started = out / "config.yaml", (out / LOCK_FILE).exists()
+        if started and file.exists() and _trained_as(load_config(FinetuneConfig, file)) != _trained_as(config):
+            raise UsageError(
+                "the folder holds a run with another config",
+                where=out,
+                expected="a new folder, or the same config",
+                action="Choose another -o",
+            )
+        require_made_from(out, "source", source_hash(source), started=started)
+        dump_config(config, file)
+        yield
 
 
 def _trained_as(config: FinetuneConfig) -> FinetuneConfig:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from med_transfer.atomic import sole_writer
 from med_transfer.bundle import versions
 from med_transfer.cohorts import (
     Case,
@@ -170,7 +171,7 @@ def predict_all(
         "scans": cache_key(str(path_of(scans).resolve())),
         "version": cache_key(versions()),
     }
-    with PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
+    with sole_writer(out), PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
         origins = RowOrigins(table.path, table.lines, made_by)
         for number, item in enumerate(items, start=1):
             key = item.key(predictor.preprocessing)  # before reading: a file that changes meanwhile counts as changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from med_transfer.atomic import sole_writer
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
 from med_transfer.cohorts import Cohort, Images, split_cohort
 from med_transfer.errors import PatientLeak
@@ -54,7 +55,8 @@ def label_budget(
     wanted = settings.wanted(cohort.labels)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     measure = _by_finetuning if settings.finetune else _by_probe
-    predictions, target, backbone = measure(cohort, config, settings, out, progress)
+    with sole_writer(out):
+        predictions, target, backbone = measure(cohort, config, settings, out, progress)
     curves = curve_samples(predictions, settings.measure, settings.n_draws, settings.seed)
     chosen = [curve for curve in curves if settings.measure != "sensitivity" or curve.name in wanted]
     forecasts = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from med_transfer.atomic import write_csv
+from med_transfer.atomic import sole_writer, write_csv
 from med_transfer.backbones import LoadedBackbone, load_backbone, weights_file
 from med_transfer.backbones.weights.source_features import source_features_path
 from med_transfer.bundle.provenance import source_licences, source_provenance
@@ -97,7 +98,7 @@ def pretrain(
         OutputError: a result cannot be written.
     """
     out = Path(out)
-    with process_group() as group:
+    with process_group() as group, sole_writer(out) if group.is_main else nullcontext():
         progress = progress if group.is_main else silent
         on_device = group.device(_device(device))
         networks = _load(config)

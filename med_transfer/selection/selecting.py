@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from med_transfer.atomic import sole_writer
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
 from med_transfer.cohorts import Cohort, Images, split_cohort
 from med_transfer.errors import PatientLeak
@@ -67,7 +68,8 @@ def select(
     for candidate in candidates.ready:
         layers_of(candidate.spec, config.backbone.pooled_stages)  # a wrong one is refused before anything is read
     candidates = _without_leaks(candidates, cohort, [()] * len(cohort))  # by patient, before anything is read
-    target = read_target(cohort, config, _groups(candidates.ready, config), out / "cache", progress)
+    with sole_writer(out):
+        target = read_target(cohort, config, _groups(candidates.ready, config), out / "cache", progress)
     candidates = _without_leaks(candidates, target.cohort, target.hashes)
     controls: dict[str, list[MeasuredLayer]] = {}
     scores = []

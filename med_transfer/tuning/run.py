@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from med_transfer.atomic import sole_writer
 from med_transfer.backbones import BackboneSpec, LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
@@ -73,12 +74,12 @@ def tune(
     precision(base.training.precision)
     resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
     split_cohort(cohort, base.split)
-    _claim(out, config, source)
-    run_data = _read(cohort, base, source.spec, out, deadline, progress)
-    search = Search(
-        without_test_scans(run_data), source, config, strategies, out, deadline, progress, len(run_data.prepared.failed)
-    )
-    return search.run(trials)
+    with sole_writer(out):
+        _claim(out, config, source)
+        run_data = _read(cohort, base, source.spec, out, deadline, progress)
+        n_failed = len(run_data.prepared.failed)
+        search = Search(without_test_scans(run_data), source, config, strategies, out, deadline, progress, n_failed)
+        return search.run(trials)
 
 
 def _read(

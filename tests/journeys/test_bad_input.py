@@ -176,7 +176,7 @@ def damaged_files(folder: Path, table: Path) -> dict[str, str]:
         "constant.nii.gz": "every voxel is 7",
         "cut-off.nii.gz": "truncated or corrupt NIfTI file",
         "corrupt.nii.gz": "truncated or corrupt NIfTI file",
-        "letter.dcm": "not an image file",
+        "letter.dcm": "named as DICOM, but it does not begin as DICOM does",
         "truncated": "bytes of pixels, 8192 needed",
         "gap": "1 slice missing: gap",
     }

@@ -1,0 +1,101 @@
+"""One run at a time in a folder: who is at work is told, and what a dead run left is no hindrance."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from med_transfer import atomic
+from med_transfer.atomic import LOCK_FILE, sole_writer
+from med_transfer.errors import FolderInUse, OutputError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from med_transfer.atomic import sole_writer
+with sole_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_run(tmp_path):
+    """Another process at work in the folder."""
+    path = os.pathsep.join(entry or "." for entry in sys.path)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_run_is_told_who_is_at_work(tmp_path, other_run):
+    message = rf"out: another run is at work here: process {other_run.pid} on .*, since 20.*Wait for it, or choose"
+    with pytest.raises(FolderInUse, match=message), sole_writer(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out" / LOCK_FILE).exists()
+    other_run.send_signal(signal.SIGKILL)
+    other_run.wait()
+    with sole_writer(tmp_path / "out"):  # its file is still there, the process is not
+        assert json.loads((tmp_path / "out" / LOCK_FILE).read_text())["process"] == os.getpid()
+    assert not (tmp_path / "out" / LOCK_FILE).exists()
+
+
+def test_also_within_one_process(tmp_path):
+    with sole_writer(tmp_path), pytest.raises(FolderInUse, match=f"process {os.getpid()} on"), sole_writer(tmp_path):
+        pass
+    with sole_writer(tmp_path / "a"), sole_writer(tmp_path / "b"):
+        pass
+
+
+def test_an_owner_on_another_machine_lives_as_long_as_its_file_changes(tmp_path):
+    owner = {"machine": "node7", "process": 12, "since": "2026-01-01T00:00:00+00:00"}
+    lock = tmp_path / LOCK_FILE
+    lock.write_text(json.dumps(owner))
+    with pytest.raises(FolderInUse, match=r"process 12 on node7.*remove \.in-use\.json"), sole_writer(tmp_path):
+        pass
+    assert json.loads(lock.read_text()) == owner
+    then = time.time() - atomic._DEAD_AFTER_SECONDS - 1
+    os.utime(lock, (then, then))
+    with sole_writer(tmp_path):
+        pass
+    assert not lock.exists()
+
+
+def test_the_file_changes_while_the_owner_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_BEAT_SECONDS", 0.01)
+    with sole_writer(tmp_path):
+        os.utime(tmp_path / LOCK_FILE, (1, 1))
+        deadline = time.monotonic() + 10
+        while (tmp_path / LOCK_FILE).stat().st_mtime == 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / LOCK_FILE).stat().st_mtime > 1
+
+
+def test_a_damaged_file_is_no_hindrance_and_an_error_frees_the_folder(tmp_path):
+    (tmp_path / LOCK_FILE).write_text("half a li")
+    then = time.time() - 3600
+    os.utime(tmp_path / LOCK_FILE, (then, then))
+    with pytest.raises(ZeroDivisionError), sole_writer(tmp_path):
+        raise ZeroDivisionError
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"), sole_writer(tmp_path / "file"):
+        pass
+
+
+def test_the_commands_refuse_a_folder_in_use(tmp_path, other_run, command, cohort_csv):
+    outcome = command("finetune", cohort_csv, "-o", tmp_path / "out", "--set", "backbone.name=resnet18-w32")
+    assert outcome.code == 2
+    assert "another run is at work here" in outcome.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {LOCK_FILE}
