@@ -33,7 +33,7 @@ from med_transfer.cli import (
     tune,
 )
 from med_transfer.cli.options import example
-from med_transfer.cli.terminal import plain_streams
+from med_transfer.cli.terminal import TerminalHandler, plain_streams, tell_remarks
 from med_transfer.errors import MedTransferError, OutputError
 
 app = typer.Typer(
@@ -81,7 +81,7 @@ def common(
     for name, limit in (("MED_TRANSFER_READ_SECONDS", read_seconds), ("MED_TRANSFER_READ_GIB", read_gib)):
         if limit is not None:
             os.environ[name] = str(limit)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = TerminalHandler()
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)  # a run's log file lowers the level of the loggers
     level = logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[handler])
@@ -99,7 +99,10 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app()
+        try:
+            app()
+        finally:
+            tell_remarks()
     except MedTransferError as error:
         _fail(str(error), error.exit_code)
     except SystemExit as stop:

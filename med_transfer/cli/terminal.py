@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -32,6 +33,45 @@ class _PlainStream:
         return getattr(self.stream, name)
 
 
+class TerminalHandler(logging.StreamHandler):
+    """Warnings on stderr; of remarks on single scans those alike become one line with their number, when told to."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._alike: dict[tuple[str, str], list[logging.LogRecord]] = {}
+        self._log = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record, or keep a remark for :meth:`tell`."""
+        kind = getattr(record, "kind", None)
+        if kind is None:
+            super().emit(record)
+        else:
+            self._log = _log_of_the_job() or self._log
+            self._alike.setdefault((str(record.msg), re.sub(r"[-+]?\d[\d.]*", "0", kind)), []).append(record)
+
+    def tell(self) -> None:
+        """Show what was kept."""
+        alike, self._alike = self._alike, {}
+        for first, *others in alike.values():
+            if others:
+                each = f"; each is in {self._log}" if self._log else ""
+                first.msg, first.args = f"{1 + len(others):,} scans, the first of them: {first.getMessage()}{each}", ()
+            super().emit(first)
+
+
+def _log_of_the_job() -> str:
+    handlers = logging.getLogger("med_transfer").handlers
+    return next((handler.baseFilename for handler in handlers if isinstance(handler, logging.FileHandler)), "")
+
+
+def tell_remarks() -> None:
+    """Show what was remarked of scans since the last time."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, TerminalHandler):
+            handler.tell()
+
+
 class TerminalProgress:
     """Progress as bars, one a stage, with the time left; plain lines where stderr is not a terminal."""
 
@@ -55,6 +95,8 @@ class TerminalProgress:
         """Draw one more step; a new stage begins a new bar."""
         stage, note = printable(stage), printable(note)
         if stage not in self._tasks:
+            if self._tasks:  # a stage has ended; the first one tells of itself when its first step is done
+                tell_remarks()
             for task in self._tasks.values():
                 self._bars.stop_task(task)
             self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
@@ -66,6 +108,7 @@ class TerminalProgress:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+        tell_remarks()
 
 
 @contextmanager

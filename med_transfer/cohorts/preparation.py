@@ -23,7 +23,7 @@ from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan, region_of_mask
 from med_transfer.scans.isolation import confined, isolated
 from med_transfer.scans.stamps import stamps
@@ -197,7 +197,7 @@ def prepare_cohort(
                 scans.append(_cached(case, preprocessing, cache, margin))
             usable.append(index)
         except ScanError as error:
-            log.warning("left out: %s", error)
+            remark(log, "left out: %s", error, kind=error.problem)
             failed.append(without_prediction(case, error))
         progress("reading scans", index + 1, len(cohort.cases))
     if not usable:

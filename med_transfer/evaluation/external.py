@@ -42,7 +42,7 @@ from med_transfer.metrics.shortcuts import Development
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, log_file, silent
 from med_transfer.report.run_summary import RunSummary, cohort_counts, cohort_name, origin, participant_flow
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def evaluate_bundle(
     checked_prevalence(config.prevalence, cohort.labels)
     if not settings.allow_overlap:  # by patient, before anything is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
-    with sole_writer(out):
+    with sole_writer(out), log_file(out / "run.log", delay=True):
         prepared = prepare_cohort(cohort, Preprocessing(record.preprocessing), out / "prepared", progress=progress)
         if not settings.allow_overlap:
             _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_transfer.atomic import output_error, sole_writer
+from med_transfer.atomic import sole_writer
 from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import BUNDLE_FOLDER, save_bundle
 from med_transfer.bundle.model_card import model_card
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import dump_config, load_config
-from med_transfer.errors import UsageError, printable
+from med_transfer.errors import UsageError
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.config import FinetuneConfig, ReportConfig
@@ -40,7 +40,7 @@ from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.region_choice import choose_region, region_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, log_file, silent
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     check_operating_point(cohort, split, config)
     check_subgroups(cohort, config.subgroups)
     checked_prevalence(config.evaluation.prevalence, cohort.labels)
-    with _claimed(out, config, source), _log_file(out / "run.log"):
+    with _claimed(out, config, source), log_file(out / "run.log"):
         log.info(region_sentence(config, cohort))
         log.info("backbone %s. %s", source.spec.name, source.report)
         for sentence in ignored_settings(asked, config, source.encoder):
@@ -202,30 +202,3 @@ def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
         "report": ReportConfig(),
     }
     return config.model_copy(update=not_trained)
-
-
-class _PlainFormatter(logging.Formatter):
-    """A log is read on a terminal, too: what commands one is written out."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Everything that med_transfer logs meanwhile also goes into a file."""
-    package = logging.getLogger("med_transfer")
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise output_error(path, error) from error
-    handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
-    before = package.level
-    package.setLevel(min(before or logging.INFO, logging.INFO))
-    package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        handler.close()
-        package.setLevel(before)

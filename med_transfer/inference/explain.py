@@ -28,7 +28,7 @@ from med_transfer.explanation.settings import MapSettings
 from med_transfer.inference import Predictor
 from med_transfer.inference.folder import ScanToPredict, ScanWithRegion, scans_to_predict
 from med_transfer.preprocessing.resampling.grid import Grid
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Volume
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _attempt(
         return _explain_item(predictor, item, folder, settings, class_name, silent), ""
     except ScanError as error:
         reason = without_prediction(item.case, error).reason
-        log.warning("no explanation: %s", reason)
+        remark(log, "no explanation: %s", reason, kind=error.problem)
         return None, reason
 
 

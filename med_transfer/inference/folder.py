@@ -36,12 +36,14 @@ from med_transfer.predictions.origins import RETRIED, RowOrigins
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, log_file, remark, silent
 from med_transfer.scans import Region, Series, Volume, survey
 from med_transfer.scans.isolation import confined
 from med_transfer.scans.search.links import how_to_follow
 
 log = logging.getLogger(__name__)
+
+LOG_FILE = "run.log"
 
 
 class ReadsAndPredicts(Protocol):
@@ -171,7 +173,11 @@ def predict_all(
         "scans": cache_key(str(path_of(scans).resolve())),
         "version": cache_key(versions()),
     }
-    with sole_writer(out), PredictionTable(out / "predictions.csv", labels, fused=fused) as table:
+    with (
+        sole_writer(out),
+        log_file(out / LOG_FILE, delay=True),
+        PredictionTable(out / "predictions.csv", labels, fused=fused) as table,
+    ):
         origins = RowOrigins(table.path, table.lines, made_by)
         for number, item in enumerate(items, start=1):
             key = item.key(predictor.preprocessing)  # before reading: a file that changes meanwhile counts as changed
@@ -194,7 +200,7 @@ def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> tuple[Predicti
         with confined(item.case.path):
             prediction = item.predict(predictor)
     except ScanError as error:
-        log.warning("no prediction: %s", error)
+        remark(log, "no prediction: %s", error, kind=error.problem)
         prediction, settled = without_prediction(item.case, error), not isinstance(error, ScanAborted)
     prediction = replace(
         prediction,

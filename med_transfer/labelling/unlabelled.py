@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from med_transfer.cohorts import ArrayCache, Images, cache_key, without_prediction
 from med_transfer.errors import ScanError
 from med_transfer.inference import Predictor, ScanToPredict
-from med_transfer.progress import Progress
+from med_transfer.progress import Progress, remark
 from med_transfer.scans import identity
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def see_scans(
             name = item.case.patient or pseudonyms.setdefault(who, f"unlabelled-{len(pseudonyms) + 1:05d}")
             usable.append(Unlabelled(item.case.scan, name, identifier, seen))
         except ScanError as error:
-            log.warning("left out: %s", error)
+            remark(log, "left out: %s", error, kind=error.problem)
             failed[item.case.scan] = without_prediction(item.case, error).reason
         progress("looking at scans", done, len(items))
     return usable, failed

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from med_transfer.errors import InputRejected
 from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.preprocessing.resampling.grid import Grid
+from med_transfer.progress import remark
 from med_transfer.scans import Volume, geometry
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
@@ -56,7 +57,7 @@ def require_modality(volume: Volume, wanted: str | None) -> None:
             action=f"Leave the scan out, or train with input.modality: {modality}",
         )
     if wanted == "CT" and (doubt := hounsfield_doubt(volume.voxels)):
-        log.warning("%s: states no modality and is taken for CT, but %s", where, doubt)
+        remark(log, "%s: states no modality and is taken for CT, but %s", where, doubt, kind=doubt)
 
 
 def require_same_place(first: Volume, other: Volume, grid: Grid, column: str) -> None:

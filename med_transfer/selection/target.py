@@ -23,7 +23,7 @@ from med_transfer.errors import NothingDone, ScanError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.preprocessing import PreprocessingConfig
-from med_transfer.progress import Progress
+from med_transfer.progress import Progress, remark
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.features import FeatureLibrary, StageFeatures
 
@@ -92,7 +92,7 @@ class _Readings:
                 for network, features in zip(shown, of_networks, strict=True):
                     self.features[network.key][position] = features
             except ScanError as error:
-                log.warning("left out: %s", error)
+                remark(log, "left out: %s", error, kind=error.problem)
                 self.failed[position] = without_prediction(case, error).reason
             self.progress(stage, done, len(wanted))
 

@@ -20,7 +20,7 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.source.prepared import cached_scan
 from med_transfer.pretraining.source.scans import SourceScan, SourceScans, prepare, stored_scans
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Series, Volume, find_series, identity, read_scan
 from med_transfer.scans.isolation import confined, isolated
 from med_transfer.scans.stamps import stamps
@@ -91,7 +91,7 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
             key = (scan.content_hash, *((scan.centre, scan.label) if labels else ()))
             usable[key] = _with_mask(usable[key], scan.mask) if key in usable else scan
         except ScanError as error:
-            log.warning("left out: %s", error)
+            remark(log, "left out: %s", error, kind=error.problem)
             left_out.append(LeftOut(entry.name, str(error)))
         progress("reading scans", done, len(entries))
     if not usable:
@@ -210,4 +210,4 @@ def _volumes(folder: Path) -> Iterator[Volume]:
         try:
             yield isolated(read_scan, series, where=series.path)
         except ScanError as error:
-            log.warning("left out: %s", error)
+            remark(log, "left out: %s", error, kind=error.problem)
