@@ -155,7 +155,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 def _locked(path: Path) -> BinaryIO:
     """The lock file, ours. Raises FolderInUse, OSError."""
     while True:
-        file = path.open("a+b")
+        file = path.open("a+b", buffering=0)  # what cannot be written must not be tried again by closing
         try:
             free = _lock(file)
             if free and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -210,7 +210,6 @@ def _write_owner(path: Path, file: BinaryIO) -> None:
     try:
         file.truncate(0)
         file.write(json.dumps(owner).encode() + b"\n")
-        file.flush()
     except OSError as error:
         raise output_error(path, error) from error
 

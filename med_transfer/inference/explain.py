@@ -30,6 +30,7 @@ from med_transfer.inference.folder import ScanToPredict, ScanWithRegion, scans_t
 from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Volume
+from med_transfer.scans.isolation import confined
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ def _attempt(
     predictor: Predictor, item: ScanToPredict, folder: Path, settings: MapSettings, class_name: str | None
 ) -> tuple[ExplanationRecord | None, str]:
     try:
-        return _explain_item(predictor, item, folder, settings, class_name, silent), ""
+        with confined(item.case.path):
+            return _explain_item(predictor, item, folder, settings, class_name, silent), ""
     except ScanError as error:
         reason = without_prediction(item.case, error).reason
         remark(log, "no explanation: %s", reason, kind=error.problem)

@@ -21,6 +21,7 @@ from med_transfer.errors import ScanError
 from med_transfer.inference import Predictor, ScanToPredict
 from med_transfer.progress import Progress, remark
 from med_transfer.scans import identity
+from med_transfer.scans.isolation import confined, isolated
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,9 @@ def see_scans(
     pseudonyms: dict[str, str] = {}
     for done, item in enumerate(items, start=1):
         try:
-            seen = _see(predictor, item, cache)
-            identifier = item.case.patient or (identity(item.series).patient if item.series else "")
+            with confined(item.case.path):
+                seen = _see(predictor, item, cache)
+            identifier = item.case.patient or (isolated(identity, item.series).patient if item.series else "")
             who = identifier or seen.study_uid or f"{item.case.scan} {item.case.series_uid}"
             name = item.case.patient or pseudonyms.setdefault(who, f"unlabelled-{len(pseudonyms) + 1:05d}")
             usable.append(Unlabelled(item.case.scan, name, identifier, seen))

@@ -21,12 +21,15 @@ def save_checkpoint(folder: Path, state: State) -> None:
         torch.save(state, temporary)
 
 
-def read_checkpoint(folder: Path, settings: str, source_scans: list[str] | None = None) -> State | None:
+def read_checkpoint(
+    folder: Path, settings: str, source_scans: list[str] | None = None, taught: list[str] | None = None
+) -> State | None:
     """The state in a folder; None when there is none.
 
     Args:
         settings: what the checkpoint must have been made with.
         source_scans: content hashes that it must have been made on; None: not known yet.
+        taught: hashes of their labels, regions and masks; checkpoints of earlier versions do not tell them.
 
     Raises:
         BackboneError: it belongs to another run, or is damaged.
@@ -37,6 +40,7 @@ def read_checkpoint(folder: Path, settings: str, source_scans: list[str] | None 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         same = state["settings"] == settings and source_scans in (None, state["source_scans"])
+        same = same and taught in (None, state.get("taught", taught))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError, TypeError) as error:
         raise BackboneError(
             "the checkpoint is damaged", where=path, action="Remove it to start again, or choose another folder"
@@ -45,7 +49,7 @@ def read_checkpoint(folder: Path, settings: str, source_scans: list[str] | None 
         raise BackboneError(
             "checkpoint of another run",
             where=path,
-            expected="the same source scans, teacher, settings and number of processes",
+            expected="the same source scans with the same labels and masks, teacher, settings and number of processes",
             action="Give the arguments it was started with, or another folder",
         )
     return state

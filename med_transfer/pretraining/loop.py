@@ -168,6 +168,7 @@ class Training:
             {
                 "settings": self.origin.settings(),
                 "source_scans": sorted(self.origin.source_scans),
+                "taught": list(self.origin.taught),
                 "method": method,
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -180,7 +181,8 @@ class Training:
         write_text(self.out / CURVE_FILE, json.dumps(shown, indent=1) + "\n")
 
     def _restore(self) -> bool:
-        checkpoint = read_checkpoint(self.out, self.origin.settings(), sorted(self.origin.source_scans))
+        origin = self.origin
+        checkpoint = read_checkpoint(self.out, origin.settings(), sorted(origin.source_scans), list(origin.taught))
         if checkpoint is None:
             return False
         self.method.load_state_dict(checkpoint["method"], strict=False)  # without what never changes

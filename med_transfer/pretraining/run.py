@@ -182,6 +182,7 @@ def _origin(
         config=config,
         lock=_lock(config, scans, probe),
         source_scans=scans.content_hashes,
+        taught=scans.taught,
         start_sha256=student.sha256 or "",
         teacher_sha256=(teacher.sha256 or "") if teacher else "",
         licences=tuple(sorted({network.spec.licence for network in published} | _inherited_licences(config))),

@@ -25,7 +25,7 @@ def stamps(paths: Iterable[Path]) -> list[NamedStamp]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    if path.suffix.lower() in _DETACHED:
+    if path.suffix.lower() in _DETACHED and path.is_file():
         yield from (path, *_data_files(path))
     elif path.is_dir():
         yield from files_below(path)

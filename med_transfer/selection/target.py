@@ -24,6 +24,7 @@ from med_transfer.finetuning import FinetuneConfig
 from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress, remark
+from med_transfer.scans.isolation import confined
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.features import FeatureLibrary, StageFeatures
 
@@ -87,7 +88,8 @@ class _Readings:
             case = self.cohort.cases[position]
             try:
                 shown = networks if position in development else ()
-                identity, of_networks = library.look_up(case, shown, compare=position in compared)
+                with confined(case.path):
+                    identity, of_networks = library.look_up(case, shown, compare=position in compared)
                 self.hashes[position] = identity.content_hashes
                 for network, features in zip(shown, of_networks, strict=True):
                     self.features[network.key][position] = features

@@ -121,6 +121,14 @@ def test_voxels_beside_a_header_and_slices_in_folders_below_count(predictor, tmp
     assert read_now(predictor, raw.parent, tmp_path / "out", monkeypatch) == ["a.mhd"]
 
 
+def test_a_pipe_named_as_a_header_is_not_waited_for(predictor, tmp_path):
+    table = write_rows(tmp_path / "t.csv", [{"scan": "pipe.mhd", "patient": "1"}])
+    os.mkfifo(tmp_path / "pipe.mhd")
+    predictor.predict_folder(table, tmp_path / "out")
+    (row,) = read_rows(tmp_path / "out/predictions.csv")
+    assert (row["status"], "not a regular file" in row["reason"]) == ("failed", True)
+
+
 def test_an_archive_resumes_too(predictor, scans, tmp_path, monkeypatch):
     shutil.make_archive(str(tmp_path / "zips/all"), "zip", scans)
     predictor.predict_folder(tmp_path / "zips", tmp_path / "out")

@@ -495,7 +495,7 @@ def test_disk_full_while_predicting_keeps_whole_rows_and_resumes(command, finish
     for number in range(12):
         shutil.copy(source, deep / f"{number:02d}.nii.gz")
     with mounted(tmp_path / "disk", "size=1m") as disk:
-        (disk / "filling").write_bytes(bytes(free_bytes(disk) - 2 * os.sysconf("SC_PAGE_SIZE")))
+        (disk / "filling").write_bytes(bytes(free_bytes(disk) - 4 * os.sysconf("SC_PAGE_SIZE")))  # two for the table
         outcome = command("predict", finished.bundle, scans, "-o", disk / "out")
         refused(outcome, USAGE, "predictions.csv: cannot be written: No space left on device")
         rows = read_rows(disk / "out/predictions.csv")

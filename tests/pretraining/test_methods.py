@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,6 +146,16 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(chest, tmp_path
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(BackboneError, match="the checkpoint is damaged. Remove it to start again"):
         tiny_training("distillation", chest, tmp_path).run()
+
+
+def test_a_checkpoint_made_with_other_masks_or_labels_is_refused(labelled, tmp_path):
+    tiny_training("distillation", labelled, tmp_path).run()
+    first, *others = labelled.scans
+    for change in ({"mask": first.mask // 2}, {"label": "solid"}, {"centre": (1.0, 2.0, 3.0)}):
+        changed = SourceScans((replace(first, **change), *others), labelled.labels)
+        with pytest.raises(BackboneError, match="checkpoint of another run; expected .* the same labels and masks"):
+            tiny_training("distillation", changed, tmp_path).run()
+    tiny_training("distillation", SourceScans(tuple(reversed(labelled.scans)), labelled.labels), tmp_path).run()
 
 
 def test_lung_scenes_are_painted_where_they_are_asked_for(chest):

@@ -107,7 +107,7 @@ def tiny_method(method: str, source: SourceScans, **changes) -> Method:
 def tiny_training(method: str, source: SourceScans, out: Path, progress=None, **changes) -> Training:
     made = tiny_method(method, source, **changes)
     lock = SourceLock.of(set(source.patient_hashes), set(source.content_hashes))
-    origin = Origin(made.config, lock, source.content_hashes, teacher_sha256="0" * 64)
+    origin = Origin(made.config, lock, source.content_hashes, teacher_sha256="0" * 64, taught=source.taught)
     return Training(made, origin, out, **({"progress": progress} if progress else {}))
 
 

@@ -32,6 +32,7 @@ class Origin:
         source_scans: content hashes of the source itself.
         start_sha256, teacher_sha256: of the weights it started from, and of its teacher's; empty without.
         licences: of these weights.
+        taught: hashes of the labels, regions and masks of the source; empty where it has none.
         processes: how many trained together.
     """
 
@@ -42,6 +43,7 @@ class Origin:
     teacher_sha256: str = ""
     licences: tuple[str, ...] = ()
     processes: int = 1
+    taught: tuple[str, ...] = ()
 
     def settings(self) -> str:
         """What a checkpoint must have in common with a run that goes on from it, as far as it is known at once."""

@@ -150,7 +150,7 @@ def _of_series(series: Series, config: PretrainingConfig, salt: str) -> _Entry:
         if series.modality not in ("", config.modality):
             raise UnusableVoxels(f"modality {series.modality}", where=series.path, expected=config.modality)
         volume = isolated(read_scan, series, max_gap_mm=config.max_gap_mm, where=series.path)
-        patient = identity(series).patient
+        patient = isolated(identity, series, where=series.path).patient
         scan = prepare(volume, volume.content_hash, config.spacing_mm)
         return replace(scan, patient_hash=hash_names([patient], salt).get(patient, ""))
 

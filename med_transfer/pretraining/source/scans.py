@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -70,6 +71,11 @@ class SourceScans:
         return tuple(sorted({scan.patient_hash for scan in self.scans} - {""}))
 
     @property
+    def taught(self) -> tuple[str, ...]:
+        """Of each scan that has a label, a region or a mask: a hash of these, sorted; what a checkpoint rests on."""
+        return tuple(sorted(_taught(scan) for scan in self.scans if _has_target(scan)))
+
+    @property
     def nbytes(self) -> int:
         """Of all voxels."""
         return sum(scan.voxels.nbytes for scan in self.scans)
@@ -127,6 +133,18 @@ class SourceScans:
                 action="Give more scans, or set validation_scans lower (0 measures nothing)",
             )
         return SourceScans(tuple(training), self.labels), SourceScans(tuple(kept_out), self.labels)
+
+
+def _has_target(scan: SourceScan) -> bool:
+    return scan.label is not None or scan.centre is not None or scan.mask is not None
+
+
+def _taught(scan: SourceScan) -> str:
+    label = sorted(scan.label) if isinstance(scan.label, frozenset) else scan.label
+    digest = hashlib.sha256(repr((scan.content_hash, label, scan.centre)).encode())
+    if scan.mask is not None:
+        digest.update(np.ascontiguousarray(scan.mask).tobytes())
+    return digest.hexdigest()
 
 
 def stored_scans(path: Path) -> tuple[Callable[[], SourceScan], ...]:
