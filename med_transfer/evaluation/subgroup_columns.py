@@ -64,7 +64,7 @@ def cohort_subgroups(
     if columns is not None:
         return groupings
     for grouping in groupings:
-        if grouping.unsuitable:
+        if grouping.identifies:
             log.info("no subgroups by %s: %s", grouping.column, grouping.unsuitable)
     return _distinct([grouping for grouping in groupings if not grouping.unsuitable])
 

@@ -42,6 +42,7 @@ class Grouping:
         order: the subgroups, in the order in which they are to be read.
         how: how values became subgroups, in words.
         unsuitable: why there are no subgroups; empty where there are.
+        identifies: whether it is that the values tell who a patient is.
         same_as: columns that divide the scans in the same way.
     """
 
@@ -50,6 +51,7 @@ class Grouping:
     order: tuple[str, ...]
     how: str = BY_VALUE
     unsuitable: str = ""
+    identifies: bool = False
     same_as: tuple[str, ...] = ()
 
     @classmethod
@@ -117,7 +119,7 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
     identifying = _identifying(values, having)
     if identifying:
         why = Sentence("{n} of its values are of one patient each: they identify people", n=identifying)
-        return Grouping(column, ("",) * len(texts), (), unsuitable=why)
+        return Grouping(column, ("",) * len(texts), (), unsuitable=why, identifies=True)
     frequent = [text for text in values if len(having[text]) >= SMALLEST_SUBGROUP][:_MOST_VALUES]
     rest = len(values) - len(frequent)
     if len(frequent) < 2 and len(values) > _MOST_VALUES:
