@@ -1,17 +1,17 @@
 """How much memory ``med-transfer index`` needs a file, on a first look and on one at an unchanged tree.
 
-    python benchmarks/survey_memory.py [--files 20000,80000] [--slices 200]
+    python benchmarks/survey_memory.py [--files 10000,60000] [--slices 200]
 
-Trees of so many small DICOM files, in series of ``--slices``, are indexed by the command itself in a process of its
-own. The bytes a file are the rise of the peak (``ru_maxrss``) from the first tree to the second over the files between
-them: what the program takes for itself is in both.
+Trees of so many small DICOM files, in series of ``--slices``, are indexed as the command does it, in a process of its
+own. The KB a file are the rise of its memory from before to the peak, over the files; a first look has the index of
+headers to write, a second one reads it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -22,9 +22,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian
-from reading import write_series
-
-from med_transfer.cli.app import app
+from reading import memory_kib, write_series
 
 
 def make(folder: Path, n_files: int, n_slices: int) -> None:
@@ -44,37 +42,40 @@ def make(folder: Path, n_files: int, n_slices: int) -> None:
             (series / path.name).write_bytes(content)
 
 
-def measure(folder: Path, scratch: Path) -> tuple[float, float]:
-    """Peak memory in MB and seconds of one ``index``."""
+def index(folder: Path, out: Path) -> dict[str, float]:
+    """What the command does once it is loaded: KB a file by which memory rose at its peak, and seconds."""
+    from med_transfer.cohorts.indexing import write_index
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, started = memory_kib("VmRSS"), time.perf_counter()
+    n_files = write_index(folder, out).n_files
+    return {"kb": (memory_kib("VmHWM") - before) / n_files, "s": time.perf_counter() - started}
+
+
+def measure(folder: Path, scratch: Path) -> dict[str, float]:
+    """One look, in a process of its own."""
     environment = os.environ | {"MED_TRANSFER_CACHE": str(scratch / "cache")}
     command = [sys.executable, __file__, "--index", str(folder), str(scratch / "cohort.csv")]
-    started = time.perf_counter()
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return float(done.stdout.splitlines()[-1]) / 1024, time.perf_counter() - started
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", default="20000,80000")
+    parser.add_argument("--files", default="10000,60000")
     parser.add_argument("--slices", type=int, default=200)
     parser.add_argument("--index", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.index:
-        app(["index", arguments.index[0], "-o", arguments.index[1]], standalone_mode=False)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(json.dumps(index(Path(arguments.index[0]), Path(arguments.index[1]))))
         return
-    counts = [int(count) for count in arguments.files.split(",")]
-    peaks: list[tuple[float, float]] = []
     print("| files | first look | again |\n|---|---|---|")
-    for count in counts:
+    for count in map(int, arguments.files.split(",")):
         with tempfile.TemporaryDirectory() as scratch:
             make(Path(scratch, "tree"), count, arguments.slices)
-            first, again = (measure(Path(scratch, "tree"), Path(scratch)) for _ in range(2))
-        peaks.append((first[0], again[0]))
-        print(f"| {count} | {first[0]:.0f} MB, {first[1]:.0f} s | {again[0]:.0f} MB, {again[1]:.0f} s |", flush=True)
-    for number, look in enumerate(("first look", "again")):
-        rise = (peaks[-1][number] - peaks[0][number]) * 1024 * 1024 / (counts[-1] - counts[0])
-        print(f"{look}: {rise / 1024:.2f} KB a file")
+            looks = [measure(Path(scratch, "tree"), Path(scratch)) for _ in range(2)]
+        cells = [f"{look['kb']:.2f} KB a file, {look['s']:.0f} s" for look in looks]
+        print(f"| {count} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

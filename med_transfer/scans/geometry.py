@@ -19,13 +19,13 @@ from med_transfer.errors import GeometryRejected
 
 Affine = NDArray[np.float64]
 
-_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_LPS_RAS = np.array([[-1.0], [-1.0], [1.0], [1.0]])
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative and positive end of each LPS axis
 
 
 def swap_lps_ras(affine: Affine) -> Affine:
     """The same affine with its world axes changed from LPS to RAS, or back."""
-    return _LPS_RAS @ np.asarray(affine, dtype=np.float64)
+    return _LPS_RAS * np.asarray(affine, dtype=np.float64) + 0.0  # for -0
 
 
 def spacing_mm(affine: Affine) -> tuple[float, float, float]:

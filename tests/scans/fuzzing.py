@@ -1,32 +1,43 @@
 """Reads thousands of damaged scans in a process of bounded memory and tells what became of each.
 
-    python tests/scans/fuzzing.py KIND FIRST_SEED COUNT FOLDER
+    python tests/scans/fuzzing.py FOLDER FIRST_SEED KIND=COUNT ...
 
-Prints one JSON line: how many were read, how many refused, and every seed that ended in anything else.
+Prints one JSON line a kind: how many were read, read with a word of warning, refused, ended together with the process
+that read them, and every seed that came to anything else. Of the kinds in hostile.py it is known what was put in:
+whatever else is read without a warning is wrong.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
+import shutil
+import signal
 import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import hostile
 import nibabel
 import numpy as np
 import pydicom
 import SimpleITK
 from dicom_series import as_image, hounsfield, plane_affine, write_series
 
-from med_transfer.errors import ScanError
+from med_transfer.errors import ScanAborted, ScanError
 from med_transfer.scans import Volume, read_scan, survey
+from med_transfer.scans.isolation import isolated
 
 MEMORY_BYTES = 6 << 30
-SLOW_SECONDS = 5.0
+SLOW_SECONDS = 5.0  # of computing
+HANGING_SECONDS = 120  # of waiting
+EXPECTED = ("read", "warned", "refused", "aborted")
 LARGE = [
     "0",
     "1",
@@ -100,50 +111,85 @@ def _change_number(changed: bytearray, rng: random.Random) -> None:
         changed[at : at + len(value)] = value
 
 
-def write_case(kind: str, files: list[bytes], folder: Path, rng: random.Random) -> Path:
+def write_damaged(kind: str, files: list[bytes], folder: Path, rng: random.Random) -> None:
     folder.mkdir(parents=True)
     hit = rng.sample(range(len(files)), rng.randint(1, len(files)))
     suffix = {"nifti": ".nii", "nrrd": ".nrrd", "mha": ".mha"}.get(kind, "")
     for number, content in enumerate(files):
         (folder / f"{number}{suffix}").write_bytes(damaged(content, rng) if number in hit else content)
-    return folder
 
 
-def outcome(folder: Path) -> str:
-    """``read``, ``refused``, or what went wrong."""
+def outcome(folder: Path, check: Callable[[Volume], str]) -> str:
+    """``read``, ``warned``, ``refused``, ``aborted`` by the worker that read it, or what went wrong."""
+    signal.alarm(HANGING_SECONDS)
     started = time.process_time()
     try:
-        found = survey(folder)
-        for series in found.series:
+        for series in survey(folder).series:
             str(series.verdict)
-        volume = read_scan(folder)
-        word = "read" if isinstance(volume, Volume) and np.isfinite(volume.affine).all() else "no volume"
+        word = check(isolated(read_scan, folder, where=folder))
+    except ScanAborted:
+        word = "aborted"
     except ScanError as error:
         word = "refused" if "DOE^JANE" not in str(error) and "\n" not in str(error) else "talkative"
     except MemoryError:
         word = "memory"
     except Exception as error:
         word = f"{type(error).__name__}: {error}"[:200]
+    finally:
+        signal.alarm(0)
     return word if time.process_time() - started < SLOW_SECONDS else f"slow, then {word}"
 
 
+def anything(volume: Volume) -> str:
+    """Of bytes changed by chance nobody knows what they mean."""
+    return "read" if np.isfinite(volume.affine).all() else "no place"
+
+
+def compare(volume: Volume, truth: hostile.Truth) -> str:
+    if (
+        truth is not None
+        and np.array_equal(volume.voxels, truth[0])
+        and np.allclose(volume.affine, truth[1], atol=1e-3)
+    ):
+        return "read"
+    return "warned" if volume.verdict.reasons else f"other voxels or place, {volume.verdict}"
+
+
+def hang(*_: object) -> None:
+    raise TimeoutError("hangs")
+
+
+def remove(folder: Path) -> None:
+    for parent, folders, _ in os.walk(folder):
+        for name in folders:
+            if not Path(parent, name).is_symlink():
+                Path(parent, name).chmod(0o700)
+    shutil.rmtree(folder)
+
+
 def main(kind: str, first: int, count: int, scratch: Path) -> None:
-    files = bases(kind, scratch / "base")
-    warnings.simplefilter("error")  # a library that warns would print to the user's terminal
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    files = [] if kind in hostile.KINDS else bases(kind, scratch / "base" / kind)
     counts: Counter[str] = Counter()
     wrong: dict[int, str] = {}
     for seed in range(first, first + count):
-        folder = write_case(kind, files, scratch / "case", random.Random(f"{kind} {seed}"))
-        word = outcome(folder)
-        counts[word if word in ("read", "refused") else "wrong"] += 1
-        if word not in ("read", "refused"):
+        rng, folder = random.Random(f"{kind} {seed}"), scratch / "case"
+        if kind in hostile.KINDS:
+            word = outcome(folder, partial(compare, truth=hostile.KINDS[kind](folder, rng)))
+        else:
+            write_damaged(kind, files, folder, rng)
+            word = outcome(folder, anything)
+        counts[word if word in EXPECTED else "wrong"] += 1
+        if word not in EXPECTED:
             wrong[seed] = word
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-    sys.stdout.write(json.dumps({"counts": counts, "wrong": wrong}) + "\n")
+        remove(folder)
+    sys.stdout.write(json.dumps({"kind": kind, "counts": counts, "wrong": wrong}) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGALRM, hang)
+    warnings.simplefilter("error")  # a library that warns would print to the user's terminal
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    for argument in sys.argv[3:]:
+        name, _, number = argument.partition("=")
+        main(name, int(sys.argv[2]), int(number), Path(sys.argv[1]))

