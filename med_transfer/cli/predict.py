@@ -30,6 +30,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""
+    from med_transfer.cli.summary import say_abstained
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.inference import load_bundle
 
@@ -47,8 +48,9 @@ def command(
     if result.n_fused is not None:
         counts["fused"] = result.n_fused
     if as_json:
-        say_json(counts | {"table": str(result.table)})
+        say_json(counts | {"abstained": result.n_abstained, "table": str(result.table)})
     else:
         say(", ".join(f"{number} {name}" for name, number in counts.items()))
+        say_abstained(result.n_abstained, result.n_ok, predictor.record.abstain_above_novelty)
         say(str(result.table))
     raise typer.Exit(result.exit_code)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+from med_transfer.bundle import read_record
 from med_transfer.cli.terminal import say, say_json
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.predictions.table import PredictionTable
 
 
 def say_run(run, *, as_json: bool) -> None:
@@ -17,6 +19,8 @@ def say_run(run, *, as_json: bool) -> None:
         say_json(json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")))
         return
     say_metrics(metrics)
+    rows = [row for row in PredictionTable.load(run.folder / "predictions.csv") if row.status == "ok"]
+    say_abstained(sum(row.abstained for row in rows), len(rows), read_record(run.bundle).abstain_above_novelty)
     say(f"report: {run.report}")
     say(f"bundle: {run.bundle}")
 
@@ -48,8 +52,17 @@ def say_metrics(metrics: Metrics) -> None:
         say(f"  network kept: {metrics.kept_network.kept}, decided on validation scans")
     if metrics.generalisation_gap and metrics.generalisation_gap.exceeded:
         say(f"  over-fitting: {metrics.generalisation_gap.sentence}")
+    if metrics.domain and metrics.domain.abstained:
+        share = metrics.domain.abstained.value or 0.0
+        say_abstained(round(share * metrics.n_scans), metrics.n_scans, metrics.domain.abstain_above)
     if metrics.failed.n:
         say(f"  {metrics.failed.n} scans gave no prediction; reasons in the report")
+
+
+def say_abstained(n_abstained: int, n_ok: int, limit: float | None) -> None:
+    """How many predictions abstain; nothing where the bundle never does."""
+    if limit is not None:
+        say(f"{n_abstained} of {n_ok} predictions abstain: more out-of-distribution than {limit:.0%} of held-out scans")
 
 
 def _say_fusion(fusion: FusionMetrics) -> None:

@@ -140,7 +140,8 @@ class FinetuneConfig(_Config):
         evaluation: which intervals the rates get, and the prevalence to state predictive values at.
         explain: how many errors the report shows, with where the network looked.
         subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
-        abstain_above_novelty: predictions on scans stranger than this share of held-out scans abstain; None: never.
+        abstain_above_novelty: predictions on scans that are more out-of-distribution than this share of held-out scans
+            abstain; None: never.
     """
 
     renamed_keys: ClassVar[dict[str, str]] = {"scratch_twin": "from_scratch_baseline"}
@@ -160,7 +161,7 @@ class FinetuneConfig(_Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     explain: ExplainConfig = ExplainConfig()
     subgroups: tuple[str, ...] | None = None
-    abstain_above_novelty: Share | None = None
+    abstain_above_novelty: Share | None = 0.95
     seed: int = 0
     report: ReportConfig = ReportConfig()
 

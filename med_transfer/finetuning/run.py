@@ -200,5 +200,6 @@ def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
         "evaluation": EvaluationConfig(),
         "explain": ExplainConfig(),
         "report": ReportConfig(),
+        "abstain_above_novelty": None,
     }
     return config.model_copy(update=not_trained)

@@ -73,7 +73,8 @@ class ReadsAndPredicts(Protocol):
 class FolderOutcome:
     """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored.
 
-    ``n_fused`` of the predicted scans also have a fused prediction; None when the bundle has no fusion.
+    ``n_fused`` of the predicted scans also have a fused prediction; None when the bundle has no fusion. ``n_abstained``
+    of them abstain: they are more out-of-distribution than the bundle's limit.
     """
 
     table: Path
@@ -82,6 +83,7 @@ class FolderOutcome:
     n_failed: int
     n_ignored: int = 0
     n_fused: int | None = None
+    n_abstained: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -190,7 +192,10 @@ def predict_all(
     statuses = [row.status for row in rows]
     counts = (statuses.count(word) for word in ("ok", "rejected", "failed"))
     n_fused = sum(bool(row.fused) for row in rows) if fused else None
-    return FolderOutcome(out / "predictions.csv", *counts, n_ignored=n_ignored, n_fused=n_fused)
+    n_abstained = sum(row.abstained for row in rows)
+    return FolderOutcome(
+        out / "predictions.csv", *counts, n_ignored=n_ignored, n_fused=n_fused, n_abstained=n_abstained
+    )
 
 
 def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> tuple[Prediction, bool]:

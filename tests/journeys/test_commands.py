@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -299,7 +301,8 @@ def test_predict_goes_on_whatever_one_scan_does(command, finished, mixed_folder,
     outcome = command("predict", finished.bundle, mixed_folder, "-o", tmp_path / "out", "--json")
     assert outcome.code == 1
     counts = {"ok": 2, "rejected": 1, "failed": 2, "ignored": 1}
-    assert json.loads(outcome.out) == counts | {"table": str(tmp_path / "out/predictions.csv")}
+    said = json.loads(outcome.out)
+    assert said == counts | {"abstained": said["abstained"], "table": str(tmp_path / "out/predictions.csv")}
     table = pd.read_csv(tmp_path / "out/predictions.csv", keep_default_na=False).set_index("scan")
     assert [*table.reset_index()] == COLUMNS
     assert table.status.value_counts().to_dict() == {"ok": 2, "rejected": 1, "failed": 2}
@@ -309,6 +312,17 @@ def test_predict_goes_on_whatever_one_scan_does(command, finished, mixed_folder,
     assert re.search(r"truncated: \d+ bytes of pixels, 8192 needed", table.reason["cut"])
     assert "Traceback" not in outcome.err
     assert not [secret for secret in OF_PATIENTS if secret in outcome.err + outcome.out + table.to_csv()]
+
+
+def test_a_scan_unlike_all_that_was_held_out_abstains_by_default(command, finished, unseen_csv, tmp_path):
+    voxels = np.random.default_rng(0).choice([-1000, 1000], (64, 64, 24)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "noise.nii")
+    outcome = command("predict", finished.bundle, tmp_path / "noise.nii", "-o", tmp_path / "out")
+    assert read_rows(tmp_path / "out/predictions.csv")[0]["abstained"] == "true"
+    said = "1 of 1 predictions abstain: more out-of-distribution than 95% of held-out scans"
+    assert outcome.out.splitlines()[2] == said
+    own = pd.read_csv(finished.folder / "predictions.csv")
+    assert f"{own.abstained.sum()} of {len(own)} predictions abstain: more out-of" in finished.outcome.out
 
 
 def test_predict_a_table_with_regions_of_interest(command, transferred, unseen_csv, tmp_path):

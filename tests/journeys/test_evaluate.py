@@ -85,7 +85,8 @@ def test_an_external_cohort_is_held_against_the_one_of_the_bundle(judged, finish
     assert {name: shift["training"] for name, shift in domain["prevalence"].items()} == development.prevalence
     assert domain["texts"]["file_format"]["here"].keys() <= {"dicom", "nifti"}
     assert domain["numbers"]["n_slices"]["outside"]["value"] == 0
-    assert (domain["abstained"], metrics["shortcuts"]) == (None, None)
+    assert (domain["abstain_above"], metrics["shortcuts"]) == (0.95, None)
+    assert 0 <= domain["abstained"]["value"] <= 1
     assert metrics["overlap"]["seen_scans"] == 0
     assert "the training cohort" in report
 
