@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, IntervalOfRates, Prevalence, ReportLanguage, Subgroups, column_names
+from med_transfer.cli.options import (
+    AsJson,
+    IntervalOfRates,
+    Prevalence,
+    ReportLanguage,
+    SignedWith,
+    Subgroups,
+    column_names,
+)
 
 NAME = "evaluate"
 EXAMPLE = "runs/first other-hospital/cohort.csv -o runs/first-elsewhere"
@@ -27,6 +35,7 @@ def command(
         int, typer.Option(min=0, max=12, help="Errors to show in the report, with where the network looked.")
     ] = 6,
     language: ReportLanguage = "en",
+    key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a bundle on patients it was not trained on: per-class sensitivity, report, predictions."""
@@ -36,7 +45,7 @@ def command(
     from med_transfer.metrics.config import EvaluationConfig, read_prevalence
 
     config = EvaluationConfig(interval=interval or "wilson", prevalence=read_prevalence(prevalence or ()))
-    settings = EvaluationSettings(column_names(subgroups), allow_overlap, language, config, gallery)
+    settings = EvaluationSettings(column_names(subgroups), allow_overlap, language, config, gallery, key)
     with progress_bars() as progress:
         metrics = evaluate_bundle(bundle, cohort, out, settings, progress)
     if as_json:

@@ -45,6 +45,10 @@ Roi = Annotated[
         show_default=False,
     ),
 ]
+SignedWith = Annotated[
+    Path | None,
+    typer.Option("--key", help="Public key: only a bundle that is signed with it is used.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Mask, Roi, with_region
+from med_transfer.cli.options import AsJson, Mask, Roi, SignedWith, with_region
 
 NAME = "predict"
 EXAMPLE = "runs/first NEW_SCANS -o predictions"
@@ -24,9 +24,7 @@ def command(
     mask: Mask = None,
     roi: Roi = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    key: Annotated[
-        Path | None, typer.Option(help="Public key: only a bundle that is signed with it is used.", show_default=False)
-    ] = None,
+    key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""

@@ -24,6 +24,7 @@ from med_transfer.bundle import (
 )
 from med_transfer.bundle.model_card import model_card_rows
 from med_transfer.bundle.provenance import seen_in_training
+from med_transfer.bundle.signature import verify_bundle
 from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
@@ -58,6 +59,7 @@ class EvaluationSettings:
         language: of the report.
         config: which intervals the rates get, and the prevalence to state predictive values at.
         gallery: number of errors, at most 12, that the report shows with where the network looked.
+        public_key: PEM file of whoever must have signed the bundle; None takes an unsigned one, too, and says so.
     """
 
     subgroups: Sequence[str] | None = None
@@ -65,6 +67,7 @@ class EvaluationSettings:
     language: Language = "en"
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
     gallery: int = 6
+    public_key: Path | None = None
 
 
 def evaluate_bundle(
@@ -91,6 +94,8 @@ def evaluate_bundle(
     started, out, config = time.monotonic(), Path(out), settings.config
     folder = bundle_folder(bundle)
     record = read_record(folder)
+    if settings.public_key is not None:
+        verify_bundle(folder, settings.public_key)  # before anything is read
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
     check_subgroups(cohort, settings.subgroups)
     checked_prevalence(config.prevalence, cohort.labels)
@@ -100,7 +105,7 @@ def evaluate_bundle(
         prepared = prepare_cohort(cohort, Preprocessing(record.preprocessing), out / "prepared", progress=progress)
         if not settings.allow_overlap:
             _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
-        network = load_network(folder)
+        network = load_network(folder, settings.public_key)
         with _test_access(record, prepared, folder, out) as access:
             given = _predicted(record, network, prepared, access)
             made = origin(cohort.path, bundle=run_folder(folder) or folder, evaluation=out)
