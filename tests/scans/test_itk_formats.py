@@ -318,3 +318,14 @@ def test_lengths_that_itk_takes_for_a_millimetre(tmp_path, field, length, recwar
     with pytest.raises(NotAScan, match=r"lengths that are none in a nrrd file"):
         read_scan(path)
     assert not recwarn
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("suffix", ["nrrd", "mha"])
+def test_a_header_that_claims_more_voxels_than_there_are(tmp_path, suffix, packed):
+    path = tmp_path / f"a.{suffix}"
+    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine()), path, useCompression=packed)
+    path.write_bytes(path.read_bytes().replace(b"9 7 5\n", b"40000 40000 40000\n"))
+    with pytest.raises(UnreadableScan, match=r"truncated or corrupt data: \d+ bytes for 128000000000000"):
+        find_series(path) or read_scan(path)
+    assert find_series(tmp_path) == []

@@ -187,3 +187,18 @@ def test_names_and_folders_never_matter(tmp_path_factory, order, spread):
     found = {one.part: read_scan(one).voxels for one in find_series(folder)}
     for number, image in hu.items():
         np.testing.assert_array_equal(found[f"AcquisitionNumber {number}"], image)
+
+
+@pytest.mark.parametrize("cosines", [[0] * 6, [1, 0, 0, 1, 0, 0], [1e308, 0, 0, 0, 1e308, 0], [1, 0, 0, 0.7, 0.7, 0]])
+@pytest.mark.parametrize("damaged", [{5}, {0}, {1, 3, 5}, {2}])
+def test_slices_whose_direction_is_none_are_not_set_apart(tmp_path, cosines, damaged, recwarn):
+    """Every other slice lost its direction: what was left looked like a volume of twice the spacing."""
+
+    def change(k, dataset):
+        if k in damaged:
+            dataset.ImageOrientationPatient = cosines
+
+    write_series(tmp_path, hounsfield((6, 7, 9)), change=change)
+    (series,) = find_series(tmp_path)
+    assert str(series.verdict) == "reject: ImageOrientationPatient is not two perpendicular unit vectors"
+    assert not recwarn

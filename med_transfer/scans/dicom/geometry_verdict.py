@@ -20,6 +20,7 @@ from med_transfer.scans.dicom.slice_geometry import (
     SPACING_TOLERANCE_MM,
     affine_of,
     commonest,
+    is_plane,
     normal,
     steps,
     tolerance_mm,
@@ -100,10 +101,8 @@ def _pixel_spacings(slices: Sequence[Slice]) -> str:
 def _orientations(slices: Sequence[Slice]) -> str:
     if not all(s.orientation for s in slices):
         return ""
-    for orientation in {s.orientation for s in slices}:
-        pair = np.array(orientation).reshape(2, 3)
-        if not np.allclose(pair @ pair.T, np.eye(2), atol=COSINE_TOLERANCE):
-            return "ImageOrientationPatient is not two perpendicular unit vectors"
+    if not all(map(is_plane, {s.orientation for s in slices})):
+        return "ImageOrientationPatient is not two perpendicular unit vectors"
     reference = commonest([s.orientation for s in slices])
     shown = _rounded([s.orientation for s in slices], reference, COSINE_TOLERANCE)
     return mixed("orientations", [f"({' '.join(f'{c:.3g}' for c in cosines)})" for cosines in shown])

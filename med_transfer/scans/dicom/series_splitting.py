@@ -11,11 +11,12 @@ import numpy as np
 
 from med_transfer.scans.dicom.completeness import completeness, shared_verdict
 from med_transfer.scans.dicom.header import PHASE_KEYWORDS, Slice
-from med_transfer.scans.dicom.slice_geometry import SAME_POSITION_MM, commonest, normal
+from med_transfer.scans.dicom.slice_geometry import SAME_POSITION_MM, commonest, is_plane, normal
 from med_transfer.scans.verdict import Verdict
 
 _OTHER_PLANE_COSINE = 0.7  # 45 degrees: a scout lies across the slices, rounding and wobble do not
 _MOSTLY = 0.8
+_DAMAGED_COSINE = 0.1  # by which products of cosines are off where they are not merely rounded
 Part = tuple[str, list[Slice]]  # what tells the part apart from the rest of its series, empty for the whole
 Group = tuple[list[Slice], Verdict]  # images of one series, and what the others say of it, whatever its geometry
 
@@ -60,8 +61,11 @@ def _copies(slices: list[Slice]) -> list[Group]:
 
 
 def split_planes(slices: Sequence[Slice]) -> list[Part]:
-    """Images that lie across the others (a scout that is not marked as one) apart from them."""
-    if not all(s.orientation for s in slices):
+    """Images that lie across the others (a scout that is not marked as one) apart from them.
+
+    Not where a direction is none: its image lies nowhere, and may be a slice of the volume.
+    """
+    if not all(s.orientation and is_plane(s.orientation, _DAMAGED_COSINE) for s in slices):
         return [("", list(slices))]
     along = normal(commonest([tuple(round(c, 2) for c in s.orientation) for s in slices]))
     like_it = {o for o in {s.orientation for s in slices} if abs(along @ normal(o)) > _OTHER_PLANE_COSINE}

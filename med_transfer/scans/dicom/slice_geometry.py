@@ -67,9 +67,17 @@ def steps(slices: Sequence[Slice]) -> NDArray[np.float64]:
 
 
 def normal(orientation: Sequence[float]) -> NDArray[np.float64]:
-    """Unit vector across a slice, from its row and column cosines."""
-    cross = np.cross(orientation[:3], orientation[3:])
-    return cross / (np.linalg.norm(cross) or 1.0)
+    """Unit vector across a slice, from its row and column cosines; zeros where they span no plane."""
+    with np.errstate(over="ignore", invalid="ignore"):  # cosines of 1e308 are none: see is_plane
+        cross = np.cross(orientation[:3], orientation[3:])
+        length = np.linalg.norm(cross)
+    return cross / length if 0 < length < np.inf else np.zeros(3)
+
+
+def is_plane(orientation: Sequence[float], tolerance: float = COSINE_TOLERANCE) -> bool:
+    """Whether row and column cosines are two perpendicular unit vectors."""
+    pair = np.array(orientation).reshape(2, 3)
+    return bool(np.abs(pair).max() < 2 and np.allclose(pair @ pair.T, np.eye(2), atol=tolerance))
 
 
 def commonest(values: Sequence[_Value]) -> _Value:

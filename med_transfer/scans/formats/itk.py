@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans import geometry
 from med_transfer.scans.formats.metaimage import metaimage_data
 from med_transfer.scans.formats.nrrd import nrrd_data
-from med_transfer.scans.formats.stored_data import StoredData, read_values
+from med_transfer.scans.formats.stored_data import StoredData, read_values, require_room
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series, unit_in_mm
 from med_transfer.scans.volume import Provenance, Volume
@@ -57,10 +58,14 @@ def read_itk(path: Path) -> Volume:
 
 
 def _values(reader: SimpleITK.ImageFileReader, data: StoredData, path: Path) -> NDArray:
+    return read_values(data, _dtype(reader), reader.GetSize()[::-1], path)
+
+
+def _dtype(reader: SimpleITK.ImageFileReader) -> np.dtype:
+    """Of one value of a voxel."""
     import SimpleITK
 
-    dtype = SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1, 1], reader.GetPixelID())).dtype
-    return read_values(data, dtype, reader.GetSize()[::-1], path)
+    return SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1, 1], reader.GetPixelID())).dtype
 
 
 def _text(reader: SimpleITK.ImageFileReader, path: Path) -> NDArray:
@@ -94,6 +99,8 @@ def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, StoredData]:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise NotAScan(f"not a readable {_format(path)} file in spite of its name", where=path) from error
+    n_values = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    require_room(data, n_values * _dtype(reader).itemsize, path)
     return reader, data
 
 

@@ -24,6 +24,7 @@ from med_transfer.errors import NotAScan, UnreadableScan
 LONGEST_HEADER = 1 << 20  # bytes; one that lists a file for each of thousands of slices is as long
 _MOST_FILES = 1 << 16
 _CHUNK = 1 << 24
+_MOST_PACKED = {"raw": 1, "gzip": 1032, "zlib": 1032}  # bytes that one can hold (zlib's own documentation)
 _NUMBERED = re.compile(r"([^%]*%0?\d{0,2}d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+\d+)?")
 
 
@@ -83,6 +84,13 @@ def numbered(header: Path, text: str) -> list[str]:
     if not match or not 0 < len(numbers) <= _MOST_FILES:
         raise NotAScan("no pattern of data files", where=header, expected="such as slice%03d.raw 1 40 1")
     return [match[1] % number for number in numbers]
+
+
+def require_room(data: StoredData, size: int, where: Path) -> None:
+    """Raises UnreadableScan where so many bytes cannot be in the files, whatever the header says."""
+    there = sum(path.stat().st_size for path in data.files) - max(data.at, 0)
+    if there * _MOST_PACKED.get(data.encoding, size) < size:
+        raise UnreadableScan(f"truncated or corrupt data: {max(there, 0)} bytes for {size}", where=where)
 
 
 def read_values(data: StoredData, dtype: np.dtype, shape: Sequence[int], where: Path) -> NDArray:
