@@ -28,7 +28,9 @@ def say_run(run, *, as_json: bool) -> None:
 def say_metrics(metrics: Metrics) -> None:
     """The figures of metrics.json that a person asks for first."""
     seen = metrics.overlap.sentence if metrics.overlap else ""
-    say(f"{metrics.n_scans} test scans of {metrics.n_patients} patients{'' if seen else ', not used for training'}")
+    kind = "out-of-fold" if metrics.out_of_fold else "test"
+    how = "each by a network not trained on it" if metrics.out_of_fold else "not used for training"
+    say(f"{metrics.n_scans} {kind} scans of {metrics.n_patients} patients{'' if seen else f', {how}'}")
     if seen:
         say(f"  warning: {seen}")
     if metrics.test_set_access and metrics.test_set_access.n > 1:

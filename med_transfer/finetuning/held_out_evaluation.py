@@ -56,7 +56,7 @@ def evaluate_held_out(
     networks: TrainedNetworks,
     out: Path,
     seconds: float,
-    access: AccessCounts,
+    access: AccessCounts | None,
 ) -> Metrics:
     """Predict the test scans, measure what the transfer gained, and write the results.
 

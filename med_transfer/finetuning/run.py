@@ -124,7 +124,8 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
         record = lock_run(out, bundle)
         log.info("decisions locked as %s", record.lock_hash)
         with record_run_access(out, run_data, record) as access:  # from here on test scans are read
-            log.log(access.level, access.sentence)
+            if access is not None:
+                log.log(access.level, access.sentence)
             evaluate_held_out(run_data, config, record, networks, out, time.monotonic() - started, access)
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)

@@ -14,6 +14,7 @@ from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import SCANS_CALLED
 from med_transfer.metrics.records.metrics import AbstentionPoint
+from med_transfer.model.calibration import log_prior_ratio, shifted
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
@@ -40,10 +41,20 @@ def abstention_curve(
 
     Source: El-Yaniv & Wiener 2010, JMLR 11:1605 (risk and coverage).
     """
-    certain = certainty(predictions.probabilities, multilabel=predictions.labels.multilabel)
+    certain = certainty(_as_called(predictions), multilabel=predictions.labels.multilabel)
     falling = np.sort(certain)[::-1]
     limits = {float(falling[max(1, round(share * len(predictions))) - 1]) for share in SHARES}
     return [_point(predictions, certain >= limit, limit, bootstrap, config) for limit in sorted(limits)]
+
+
+def _as_called(predictions: LabelledPredictions) -> NDArray[np.float64]:
+    """Probabilities beyond the thresholds that calls are made at: the least certain scan is one that is near them."""
+    point, labels = predictions.operating_point, predictions.labels
+    if point.rule not in ("balanced_argmax", "threshold"):
+        return predictions.probabilities
+    limits = [point.thresholds[name] for name in labels.names]
+    ratio = log_prior_ratio(limits, multilabel=labels.multilabel)
+    return shifted(predictions.probabilities, -ratio, multilabel=labels.multilabel)
 
 
 def _point(

@@ -149,7 +149,7 @@ def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fuse
     expected = roc_auc_score(own, p / p.sum(axis=1, keepdims=True), multi_class="ovr", labels=CLASSES)
     assert metrics["macro_auc"]["value"] == pytest.approx(expected)
     assert metrics["balanced_accuracy"]["value"] == pytest.approx(
-        balanced_accuracy_score(own, np.array(CLASSES)[p.argmax(axis=1)])
+        balanced_accuracy_score(own, [row["predicted"] for row in network])
     )
     page = (tmp_path / "out/report.html").read_text()
     assert "Every figure outside the fusion&#39;s table is the network&#39;s, from the image alone." in page

@@ -11,6 +11,7 @@ from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.prediction_sets import measure_sets
 from med_transfer.model.calibration import PredictionSets
+from med_transfer.model.operating_point import OperatingPoint
 
 
 def measured(data, thresholds, **options):
@@ -110,3 +111,16 @@ def test_findings_are_ordered_by_the_least_certain_one():
     least = np.abs(data.probabilities - 0.5).min(axis=1) + 0.5
     assert [point.n_scans for point in points] == [(least >= point.certainty).sum() for point in points]
     assert set(points[0].sensitivity) == set(FINDINGS.names)
+
+
+def test_where_calls_do_not_follow_frequency_certainty_does_not_either():
+    """The order is that of the probabilities at equal classes: a rare class is not left to a human for being rare."""
+    data, shares = three_classes(), np.array([0.05, 0.15, 0.8])
+    rare = data.probabilities * shares / (data.probabilities * shares).sum(axis=1, keepdims=True)
+    point = OperatingPoint.balanced(data.labels, shares.tolist())
+    bootstrap, config = PatientBootstrap(data.patients, 50), EvaluationConfig()
+    plain = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
+    moved = LabelledPredictions.of(data.truth, rare, data.patients, data.labels, point)
+    for ours, theirs in zip(*(abstention_curve(each, bootstrap, config) for each in (moved, plain)), strict=True):
+        assert (ours.n_scans, ours.called) == (theirs.n_scans, theirs.called)
+        assert ours.balanced_accuracy.value == pytest.approx(theirs.balanced_accuracy.value)

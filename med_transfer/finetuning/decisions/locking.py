@@ -25,13 +25,19 @@ def lock_run(run: Path, bundle: Path) -> BundleRecord:
 
 
 @contextmanager
-def record_run_access(run: Path, run_data: RunData, record: BundleRecord) -> Iterator[AccessCounts]:
-    """Around everything in which a network reads the run's test scans. Raises as :func:`record_access`."""
+def record_run_access(run: Path, run_data: RunData, record: BundleRecord) -> Iterator[AccessCounts | None]:
+    """Around everything in which a network reads the run's test scans; None where there are none.
+
+    Raises as :func:`record_access`.
+    """
+    if not run_data.split.test:
+        yield None
+        return
     access = Access(
         by="finetune",
         own=True,
         cohort_hash=run_data.lock.cohort_hash,
-        n_scans=len(run_data.split.evaluated),
+        n_scans=len(run_data.split.test),
         lock_hash=record.lock_hash,
         operating_point=record.operating_point,
     )

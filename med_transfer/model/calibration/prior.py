@@ -27,5 +27,7 @@ def shifted(
     probabilities: NDArray[np.floating], log_ratio: NDArray[np.float64], *, multilabel: bool
 ) -> NDArray[np.float64]:
     """Probabilities [scan, class] where each class's odds are ``exp(log_ratio)`` times as high: [class]."""
+    if not log_ratio.any():
+        return probabilities.astype(np.float64)
     within = np.clip(probabilities, 1e-300, 1.0)
     return expit(logit(within) + log_ratio) if multilabel else softmax(np.log(within) + log_ratio, axis=1)

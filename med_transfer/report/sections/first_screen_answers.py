@@ -56,8 +56,9 @@ def figures_of_the_run(evidence: Evidence, t: Translator) -> list[tuple[str, str
     """Name, value, and what stands beneath it."""
     metrics = evidence.metrics
     accuracy, auc = metrics.balanced_accuracy, metrics.macro_auc
+    which = t("Out-of-fold scans") if metrics.out_of_fold else t("Test scans")
     return [
-        (t("Test scans"), str(metrics.n_scans), t("of {n} patients", n=metrics.n_patients)),
+        (which, str(metrics.n_scans), t("of {n} patients", n=metrics.n_patients)),
         (t("Balanced accuracy"), percent(accuracy), percent_interval(accuracy.ci95, t) or t.said(accuracy.reason)),
         (t("Macro AUC"), decimal(auc), decimal_interval(auc.ci95, t) or t.said(auc.reason)),
         _gain(metrics.transfer_gain, t),
