@@ -173,9 +173,9 @@ class ScanWorker:
             try:
                 _send(process.stdin, (str(Path.cwd()), environment, name, arguments, options, streamed))
                 return
-            except OSError:  # it has ended since the last call
+            except OSError as error:  # it has ended since the last call
                 if fresh:
-                    raise
+                    raise _not_started(error) from error
 
     def _running(self, *, fresh: bool) -> subprocess.Popen[bytes]:
         if self._process is not None and not fresh and self._process.poll() is None:
@@ -185,15 +185,19 @@ class ScanWorker:
         self._folder = Path(tempfile.mkdtemp(prefix="med_transfer-"))
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  '' is the folder of now
         limits = (str(self._in_force.seconds), str(self._in_force.gib))
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _SERVE, *limits, str(self._folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libraries complain there of what becomes an error of ours
-            env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(self._folder)},
-            bufsize=0,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _SERVE, *limits, str(self._folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # libraries complain there of what becomes an error of ours
+                env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(self._folder)},
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise _not_started(error) from error
         _widen(self._process.stdin)
         self._receive("the process that reads scans", _START_SECONDS)
         return self._process
@@ -228,6 +232,13 @@ class ScanWorker:
 def _aborted(found: str, where: object) -> ScanAborted:
     return ScanAborted(
         found, where=where, expected="a scan that can be read", action=f"See {SECONDS} and {GIB} if it is a sound one"
+    )
+
+
+def _not_started(error: OSError) -> ScanAborted:
+    return ScanAborted(
+        f"no process to read scans in can be started ({error.strerror or type(error).__name__})",
+        action=f"{IN_PROCESS}=1 reads them without one, and without its limits",
     )
 
 

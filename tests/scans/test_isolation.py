@@ -96,6 +96,17 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_no_process_can_be_started_the_scan_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(isolation.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
+    with (
+        ScanWorker() as worker,
+        pytest.raises(ScanAborted, match=r"no process to read scans in can be started \(No such"),
+    ):
+        worker.call(len, "ab")
+    assert list(tmp_path.iterdir()) == []
+
+
 def is_running(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
