@@ -169,7 +169,8 @@ class Fused:
     def complete(self, prediction: Prediction, row: int, classes: Sequence[str]) -> Prediction:
         """A scan's record with its fused probabilities, or with the reason why there are none."""
         if self.reasons[row]:
-            return replace(prediction, reason=f"not fused: {self.reasons[row]}")
+            reasons = (f"not fused: {self.reasons[row]}", prediction.reason)
+            return replace(prediction, reason="; ".join(filter(None, reasons)))
         return replace(prediction, fused=dict(zip(classes, self.probabilities[row].tolist(), strict=True)))
 
 

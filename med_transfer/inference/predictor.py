@@ -86,7 +86,8 @@ class Predictor:
             probabilities, novelty = self.network.predict(image)
         origin = volume.provenance
         name = source if isinstance(source, Path | str) else origin.path
-        unanswered = Prediction(str(name), "", origin.study_uid, origin.series_uid)
+        notes = "; ".join(dict.fromkeys(note for scan in scans.values() for note in scan.verdict.notes))
+        unanswered = Prediction(str(name), "", origin.study_uid, origin.series_uid, reason=notes)
         found = probabilities[0].cpu().double().numpy()
         answer = self.record.answer(unanswered, found, float(novelty[0]))
         answer = self._fused(answer, found, volume, region, mask, columns or {})

@@ -15,7 +15,7 @@ class Prediction:
     Attributes:
         scan: path as the user gave it, relative to the folder or table it came from.
         status: ``ok``; ``rejected`` (geometry verdict); ``failed`` (could not be read or predicted).
-        reason: one line; when ``ok`` empty, or why there is no fused prediction.
+        reason: one line; when ``ok`` why there is no fused prediction, what was repaired, and remarks on the scan.
         probabilities: class name to calibrated probability in [0, 1]; empty unless ``ok``.
         fused: the same with what else is known of the scan; empty without a fusion, or when its inputs are missing.
         predicted: the network's own class at the bundle's operating point; findings joined by ``;`` when multi-label.

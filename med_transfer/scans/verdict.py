@@ -72,7 +72,13 @@ class Verdict:
     def reasons(self) -> tuple[str, ...]:
         """All that was found, in sentences for a person; empty only for a plain ``accept``."""
         nominal = () if self.placed else (_NOT_PLACED,)
-        return (*self.rejections, *(repair.reason for repair in self.repairs), *nominal, *self.remarks)
+        repairs = (repair.reason for repair in self.repairs)
+        return (*self.rejections, *repairs, *nominal, *self.remarks)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of a figure made from the series should know: what was repaired, and the remarks."""
+        return (*(repair.reason for repair in self.repairs), *self.remarks)
 
     def joined(self, other: Verdict) -> Verdict:
         """What either found, each once."""
