@@ -140,10 +140,10 @@ def of_a_run(run: Path, table: Path, cache: Path) -> None:
         scored = LabelledPredictions.of(truth[test], p, patients[test].tolist(), record.labels, point)
         found = calibration(scored, bootstrap)
         print(f"\n{name}: {calibrator}, bias {np.round(calibrator.bias, 2).tolist()}; macro AUC", end=" ")
-        print(f"{shown(measures.macro_auc(scored, bootstrap))}; log loss {log_loss(p, truth[test]):.3f}")
+        print(f"{shown(measures.macro_auc(scored))}; log loss {log_loss(p, truth[test]):.3f}")
         print(f"Brier score {shown(brier(scored, bootstrap))}; slope {shown(found.slope)}")
         print(f"cost promised and paid {costs(p, truth[test])}; balanced accuracy", end=" ")
-        print(shown(measures.balanced_accuracy(scored, bootstrap)), end="\n\n")
+        print(shown(measures.balanced_accuracy(scored)), end="\n\n")
         print("| class | share | mean | intercept | sensitivity | if most probable | net benefit at 5, 10, 20 % |")
         print("| -- | -- | -- | -- | -- | -- | -- |")
         for c, of_class in enumerate(names):

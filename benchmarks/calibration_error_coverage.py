@@ -19,7 +19,7 @@ from scipy.special import expit
 from med_transfer.metrics.calibration import bin_excess, calibration_error_interval
 from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
 
-SIZES, SLOPES, MANY = (50, 200, 1000), (1.0, 0.8, 0.6, 0.3), 1_000_000
+SIZES, SLOPES, MANY = (10, 20, 30, 50, 200, 1000), (1.0, 0.8, 0.6, 0.3), 1_000_000
 
 
 def main() -> None:

@@ -213,20 +213,20 @@ def auc_differences(size: int, truth: float, samples: int, resamples: int, seed:
     reference, worse = (
         latent[k] + known * np.sqrt(2) * norm.ppf(area) for k, area in enumerate((truth, truth - MARGIN))
     )
-    printed, by_variance = [], []
+    percentiles, by_variance = [], []
     for sample, (first, second) in enumerate(zip(worse, reference, strict=True)):
         draws = _bootstrap(size, resamples, sample).distribution(
             lambda weights, pair=(first, second): (
                 weighted_auc(known, pair[0], weights) - weighted_auc(known, pair[1], weights)
             )
         )
-        printed.append(None if is_degenerate(draws) else percentile_interval(draws))
+        percentiles.append(None if is_degenerate(draws) else percentile_interval(draws))
         found = delong(table, *(np.column_stack([-one, one]) for one in (first, second)), multilabel=False)
         half = norm.ppf(0.975) * np.sqrt(found.variance) if found else 0.0
         by_variance.append((found.value - half, found.value + half) if found and half else None)
-    yield "percentile, as printed", _tally(-MARGIN, printed).cell()
+    yield "percentile", _tally(-MARGIN, percentiles).cell()
     yield "DeLong", _tally(-MARGIN, by_variance).cell()
-    yield "falsely non-inferior, as printed", _false_alarms(printed)
+    yield "falsely non-inferior, percentile", _false_alarms(percentiles)
     yield "falsely non-inferior, DeLong", _false_alarms(by_variance)
 
 

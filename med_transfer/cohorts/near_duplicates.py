@@ -23,7 +23,7 @@ ALIKE = 0.88  # least correlation of copies; docs/data.md has that of other pati
 def fingerprint(tensor: NDArray[np.floating]) -> NDArray[np.float64]:
     """Of a network's input [channel, depth, height, width]: [cell], without scale and offset."""
     projection = np.asarray(tensor, np.float64).mean(axis=(0, 1))
-    coarse = resize(projection, (SIDE, SIDE), order=1, anti_aliasing=True, mode="edge")
+    coarse = np.asarray(resize(projection, (SIDE, SIDE), order=1, anti_aliasing=True, mode="edge"))
     return _normed((coarse - gaussian_filter(coarse, BLUR, mode="nearest")).ravel())
 
 

@@ -73,5 +73,5 @@ def _point(
         certainty=limit,
         called={name: float(answered[has].mean()) if has.any() else None for name, has in truth},
         sensitivity=sensitivities(answered_predictions, within, config),
-        balanced_accuracy=measures.balanced_accuracy(answered_predictions, within),
+        balanced_accuracy=measures.balanced_accuracy(answered_predictions),
     )

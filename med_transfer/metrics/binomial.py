@@ -34,15 +34,19 @@ def wilson(hits: float, total: float) -> Interval | None:
     return low, high
 
 
-def clopper_pearson(hits: float, total: float) -> Interval | None:
+def clopper_pearson(hits: float, total: float, tail: float = _TAIL) -> Interval | None:
     """95 % interval that covers at least as often as it says, and often more; None when total is 0.
+
+    Args:
+        hits, total: a number of trials corrected for a design effect need not be whole.
+        tail: probability outside on each side, for another confidence.
 
     Source: Clopper & Pearson 1934, Biometrika 26:404, by quantiles of the beta distribution.
     """
     if total <= 0:
         return None
-    low = 0.0 if hits <= 0 else float(beta.ppf(_TAIL, hits, total - hits + 1))
-    high = 1.0 if hits >= total else float(beta.ppf(1 - _TAIL, hits + 1, total - hits))
+    low = 0.0 if hits <= 0 else float(beta.ppf(tail, hits, total - hits + 1))
+    high = 1.0 if hits >= total else float(beta.ppf(1 - tail, hits + 1, total - hits))
     return low, high
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 
+from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.recalibration import SMALLEST, binary_log_probability, intercept, slope
@@ -196,7 +198,8 @@ def calibration_error_interval(
     resampling makes it longer again, so that percentiles of the draws lie above the truth. The upper limit is therefore
     that of the basic bootstrap, which takes this off (Davison & Hinkley 1997, Bootstrap Methods, equation 5.6). At a
     perfect calibration that fails, where the lower limit should be 0: it is the error minus the distance that draws of
-    the vector keep to it. ``docs/calibration.md`` has the measured coverage.
+    the vector keep to it, longer by what resampling so few patients loses. ``docs/calibration.md`` has the measured
+    coverage.
 
     Args:
         claimed, came_true: [claim]; the same number of claims a scan, scan by scan.
@@ -211,6 +214,16 @@ def calibration_error_interval(
         return np.abs(np.stack([drawn, drawn - centre], axis=1)).sum(axis=2)
 
     value, (errors, distances) = float(np.abs(centre).sum()), bootstrap.distribution(statistic).T
-    low = value - float(np.percentile(distances, 97.5))
+    low = value - _small_sample(len(set(bootstrap.patients))) * float(np.percentile(distances, 97.5))
     high = 2 * value - float(np.percentile(errors, 2.5))
     return max(0.0, low), max(value, high)
+
+
+def _small_sample(n_patients: int) -> float:
+    """What resampled distances lack: resampling's factor for the variance, and Student's t for the normal quantile.
+
+    Source: Hesterberg 2015, Am Stat 69:371, section 5.3.
+    """
+    if n_patients < 2:
+        return 1.0
+    return float(np.sqrt(n_patients / (n_patients - 1)) * t.ppf(0.975, n_patients - 1) / Z95)

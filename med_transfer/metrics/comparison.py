@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.metrics.auc import weighted_macro_auc
-from med_transfer.metrics.binomial import newcombe_paired
+from med_transfer.metrics.binomial import clopper_pearson, newcombe_paired
+from med_transfer.metrics.combination import defined_classes, rate_parts
+from med_transfer.metrics.delong import auc_difference_interval
 from med_transfer.metrics.intervals import PatientBootstrap, is_degenerate, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.rates import weighted_balanced_accuracy, weighted_rates
+from med_transfer.metrics.rates import weighted_rates
 from med_transfer.metrics.reasons import NO_CLASS_WITH_BOTH, SOME_CLASS_MISSING
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.sentence import Sentence
+
+_ABSENT = Estimate(value=None, ci95=None, method=Sentence("difference"), reason=Sentence("no scan of this class"))
 
 
 @dataclass(frozen=True)
@@ -31,32 +36,82 @@ class Difference:
 
 
 def paired_difference(
-    first: LabelledPredictions, second: LabelledPredictions, bootstrap: PatientBootstrap
+    first: LabelledPredictions, second: LabelledPredictions, bootstrap: PatientBootstrap, confidence: float = 0.95
 ) -> Difference:
-    """First minus second, both measured in the same resampled patients.
+    """First minus second on the same patients, so that what both share, which patients are easy, is left out.
 
-    Pairing removes what both models share: which patients happen to be easy. A sensitivity is of few patients, where
-    percentiles are too narrow (docs/statistics.md): with one scan a patient it gets a score interval.
+    Of few patients the bootstrap's percentiles are too narrow (docs/statistics.md). So a balanced accuracy gets
+    Clopper and Pearson's limits of all its rates, combined; a macro AUC the wider of DeLong's interval and percentiles;
+    a sensitivity Newcombe's interval for pairs where each patient has one scan, else percentiles.
 
     Args:
         first, second: the same scans, truth and patients with two models' probabilities.
+        confidence: of the first two.
     """
+    balanced = _balanced_difference(first, second, confidence)
+    auc = _auc_difference(first, second, bootstrap, confidence)
+    return Difference(balanced, auc, _sensitivity_differences(first, second, bootstrap))
+
+
+def _balanced_difference(first: LabelledPredictions, second: LabelledPredictions, confidence: float) -> Estimate:
+    method = Sentence("difference; Clopper-Pearson limits of each rate, combined over patients (MOVER)")
+    if not defined_classes(first).any():
+        return Estimate(value=None, ci95=None, method=method, reason=NO_CLASS_WITH_BOTH)
+    limits = partial(clopper_pearson, tail=(1 - confidence) / 2)
+    ours, theirs = (rate_parts(model, limits, confidence) for model in (first, second))
+    n = len(ours.values)
+    both = ours.beside(theirs).combined(np.repeat([1 / n, -1 / n], n), unseen=0.0)
+    return Estimate(value=float(ours.values.mean() - theirs.values.mean()), ci95=both, method=method)
+
+
+def _auc_difference(
+    first: LabelledPredictions, second: LabelledPredictions, bootstrap: PatientBootstrap, confidence: float
+) -> Estimate:
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        ours, theirs = (weighted_macro_auc(m.truth, m.probabilities, weights) for m in (first, second))
+        return ours - theirs
+
+    value, draws = statistic(np.ones((1, len(first))))[0], bootstrap.distribution(statistic)
+    method = Sentence(
+        "difference; the wider of DeLong's interval (Student's t) and {bootstrap}",
+        bootstrap=bootstrap.described("percentile"),
+    )
+    if not np.isfinite(value):
+        return Estimate(value=None, ci95=None, method=method, reason=NO_CLASS_WITH_BOTH)
+    if is_degenerate(draws):
+        return Estimate(value=float(value), ci95=percentile_interval(draws), method=method)
+    by_variance = auc_difference_interval(
+        first.truth,
+        first.probabilities,
+        second.probabilities,
+        first.patients,
+        multilabel=first.labels.multilabel,
+        confidence=confidence,
+    )
+    if by_variance is None:  # a class with one patient, of which percentiles know nothing either
+        return Estimate(value=float(value), ci95=None, method=method, reason=SOME_CLASS_MISSING)
+    both = np.array([by_variance, percentile_interval(draws, confidence) or by_variance])
+    limits = float(max(both[:, 0].min(), -1.0)), float(min(both[:, 1].max(), 1.0))
+    return Estimate(value=float(value), ci95=limits, method=method)
+
+
+def _sensitivity_differences(
+    first: LabelledPredictions, second: LabelledPredictions, bootstrap: PatientBootstrap
+) -> dict[str, Estimate]:
+    names = first.labels.names
+    if not first.clustered:
+        return {
+            name: paired_sensitivity(first, second, c) if first.truth[:, c].any() else _ABSENT
+            for c, name in enumerate(names)
+        }
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _measures(first, weights) - _measures(second, weights)
+        ours, theirs = (weighted_rates(m.truth, m.predicted, weights)["sensitivity"] for m in (first, second))
+        return ours - theirs
 
-    values = statistic(np.ones((1, len(first))))[0]
-    draws = bootstrap.distribution(statistic)
+    values, draws = statistic(np.ones((1, len(first))))[0], bootstrap.distribution(statistic)
     method = Sentence("difference, paired {bootstrap}", bootstrap=bootstrap.described("percentile"))
-    balanced, auc = (_estimate(values[k], draws[:, k], method) for k in range(2))
-    by_class = {name: _of_class(values[2 + c], draws[:, 2 + c], method) for c, name in enumerate(first.labels.names)}
-    if not first.clustered:
-        by_class |= {
-            name: paired_sensitivity(first, second, c)
-            for c, name in enumerate(first.labels.names)
-            if first.truth[:, c].any()
-        }
-    return Difference(balanced, auc, by_class)
+    return {name: _of_class(values[c], draws[:, c], method) for c, name in enumerate(names)}
 
 
 def paired_sensitivity(first: LabelledPredictions, second: LabelledPredictions, c: int) -> Estimate:
@@ -68,29 +123,12 @@ def paired_sensitivity(first: LabelledPredictions, second: LabelledPredictions, 
     return Estimate(value=float(ours.mean() - theirs.mean()), ci95=interval, method=method)
 
 
-def _measures(predictions: LabelledPredictions, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Balanced accuracy, macro AUC and each class's sensitivity, [draw, 2 + class]."""
-    multilabel = predictions.labels.multilabel
-    overall = [
-        weighted_balanced_accuracy(predictions.truth, predictions.predicted, weights, multilabel=multilabel),
-        weighted_macro_auc(predictions.truth, predictions.probabilities, weights),
-    ]
-    sensitivity = weighted_rates(predictions.truth, predictions.predicted, weights)["sensitivity"]
-    return np.column_stack([*overall, sensitivity])
-
-
 def _of_class(value: float, draws: NDArray[np.float64], method: str) -> Estimate:
     if not np.isfinite(value):
-        return Estimate(value=None, ci95=None, method=method, reason=Sentence("no scan of this class"))
+        return _ABSENT
     if is_degenerate(draws):  # an interval without width would look like certainty
         reason = Sentence("every resample agrees: the scans of this class are called alike, or too few")
         return Estimate(value=float(value), ci95=None, method=method, reason=reason)
-    return _estimate(value, draws, method)
-
-
-def _estimate(value: float, draws: NDArray[np.float64], method: str) -> Estimate:
-    if not np.isfinite(value):
-        return Estimate(value=None, ci95=None, method=method, reason=NO_CLASS_WITH_BOTH)
     interval = percentile_interval(draws)
     reason = "" if interval else SOME_CLASS_MISSING
     return Estimate(value=float(value), ci95=interval, method=method, reason=reason)

@@ -110,8 +110,8 @@ def compute_metrics(
         n_scans=len(predictions),
         n_patients=predictions.n_patients,
         classes=class_metrics(predictions, bootstrap, config),
-        balanced_accuracy=measures.balanced_accuracy(predictions, bootstrap),
-        macro_auc=measures.macro_auc(predictions, bootstrap),
+        balanced_accuracy=measures.balanced_accuracy(predictions),
+        macro_auc=measures.macro_auc(predictions),
         micro_auc=measures.micro_auc(predictions, bootstrap),
         macro_average_precision=measures.macro_average_precision(predictions, bootstrap),
         confusion_matrix=measures.confusion_matrix(predictions),
@@ -160,8 +160,8 @@ def _baseline(
     """What a baseline reaches, and what the network does beyond it."""
     gain = paired_difference(predictions, other, bootstrap)
     return BaselineMetrics(
-        balanced_accuracy=measures.balanced_accuracy(other, bootstrap),
-        macro_auc=measures.macro_auc(other, bootstrap),
+        balanced_accuracy=measures.balanced_accuracy(other),
+        macro_auc=measures.macro_auc(other),
         brier=brier(other, bootstrap),
         sensitivity=sensitivities(other, bootstrap, config),
         macro_auc_gain=gain.macro_auc,

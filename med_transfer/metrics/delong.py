@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from scipy.stats import norm, rankdata
+from scipy.stats import norm, rankdata, t
 
 from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.records.estimate import Interval
+
+_NOTHING = 1e-20  # a variance of rounding errors
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,88 @@ def delong(
 
     Source: DeLong et al. 1988, Biometrics 44:837; Sun & Xu 2014, IEEE SPL 21:1389 (by ranks, O(n log n)).
     """
+    if (parts := _macro_parts(truth, first, second, multilabel=multilabel)) is None:
+        return None
+    value, of_scan, groups = parts
+    variance = sum(_variance_of_sum(of_scan[groups == group]) for group in np.unique(groups))
+    return AucDifference(value, float(variance))
+
+
+def auc_difference_interval(
+    truth: NDArray[np.bool_],
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    patients: Sequence[str],
+    *,
+    multilabel: bool,
+    confidence: float = 0.95,
+) -> Interval | None:
+    """Of two models' macro AUCs on the same patients: DeLong's variance over patients, Student's t.
+
+    The variance comes from as few placements as the rarest class has patients, so that a normal quantile would be too
+    small. Each class's share of it has that many degrees of freedom, less one; together Satterthwaite's. With several
+    scans a patient these are summed by patient first (Obuchowski 1997). Arguments as in :func:`delong`.
+
+    Returns:
+        None where :func:`delong` gives none, a class has a single patient, or nothing varies.
+
+    Source: Satterthwaite 1946, Biometrics Bull 2:110.
+    """
+    if (parts := _macro_parts(truth, first, second, multilabel=multilabel)) is None:
+        return None
+    value, of_scan, groups = parts
+    half = _half_width(of_scan, groups, patients, confidence)
+    return None if half is None else (value - half, value + half)
+
+
+def macro_auc_interval(
+    truth: NDArray[np.bool_], probabilities: NDArray[np.float64], patients: Sequence[str], *, multilabel: bool
+) -> Interval | None:
+    """95 % interval of one model's macro AUC on the logit scale; else as :func:`auc_difference_interval`.
+
+    None also at a macro AUC of 0 or 1.
+    """
+    without_skill = np.zeros_like(probabilities)
+    if (parts := _macro_parts(truth, probabilities, without_skill, multilabel=multilabel)) is None:
+        return None
+    above_half, of_scan, groups = parts
+    half, auc = _half_width(of_scan, groups, patients, 0.95), above_half + 0.5
+    if half is None or not 0 < auc < 1:
+        return None
+    on_logit = half / (auc * (1 - auc))
+    return float(expit(logit(auc) - on_logit)), float(expit(logit(auc) + on_logit))
+
+
+def _half_width(
+    of_scan: NDArray[np.float64], groups: NDArray[np.intp], patients: Sequence[str], confidence: float
+) -> float | None:
+    """Student's t times the standard error; None where a group has one patient, or nothing varies."""
+    _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    members = [groups == group for group in np.unique(groups)]
+    n_patients = np.array([len(np.unique(patient[member])) for member in members])
+    if n_patients.min() < 2:
+        return None
+    distances = [np.where(member, of_scan - of_scan[member].mean(), 0) for member in members]
+    sums = np.stack([np.bincount(patient, weights=distance) for distance in distances], axis=1)
+    sums *= np.sqrt(n_patients / (n_patients - 1))
+    by_group, variance = (sums**2).sum(axis=0), float((sums.sum(axis=1) ** 2).sum())
+    if variance < _NOTHING:
+        return None
+    freedom = max(1.0, by_group.sum() ** 2 / (by_group**2 / (n_patients - 1)).sum())
+    return float(t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+
+
+def _macro_parts(
+    truth: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64], *, multilabel: bool
+) -> tuple[float, NDArray[np.float64], NDArray[np.intp]] | None:
+    """The difference, each scan's part in its error, and the group within which scans are exchangeable."""
     defined = truth.any(axis=0) & (~truth).any(axis=0)
     groups = np.zeros(len(truth), dtype=np.intp) if multilabel else truth.argmax(axis=1)
     if not defined.any() or np.min(np.unique(groups, return_counts=True)[1]) < 2:
         return None
-    values, parts = [], []
-    for class_truth, first_score, second_score in zip(
-        truth.T[defined], first.T[defined], second.T[defined], strict=True
-    ):
-        value, placements = _difference(class_truth, first_score, second_score)
-        values.append(value)
-        parts.append(placements)
-    parts_of_scan = np.mean(parts, axis=0)
-    variance = sum(_variance_of_sum(parts_of_scan[groups == group]) for group in np.unique(groups))
-    return AucDifference(float(np.mean(values)), float(variance))
+    columns = zip(truth.T[defined], first.T[defined], second.T[defined], strict=True)
+    values, parts = zip(*(_difference(*column) for column in columns), strict=True)
+    return float(np.mean(values)), np.mean(parts, axis=0), groups
 
 
 def _difference(

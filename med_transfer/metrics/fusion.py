@@ -64,8 +64,8 @@ def fusion_figures(
 
 def _model(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> FusionModel:
     return FusionModel(
-        macro_auc=measures.macro_auc(predictions, bootstrap),
-        balanced_accuracy=measures.balanced_accuracy(predictions, bootstrap),
+        macro_auc=measures.macro_auc(predictions),
+        balanced_accuracy=measures.balanced_accuracy(predictions),
         sensitivity=sensitivities(predictions, bootstrap),
     )
 

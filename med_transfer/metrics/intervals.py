@@ -40,12 +40,12 @@ def newcombe(auc: float, n_cases: int, n_others: int) -> Interval | None:
     return float(low), float(high)
 
 
-def percentile_interval(draws: NDArray[np.float64]) -> Interval | None:
-    """2.5th and 97.5th percentile of the draws in which the statistic exists; None when over half lack it."""
+def percentile_interval(draws: NDArray[np.float64], confidence: float = 0.95) -> Interval | None:
+    """Middle part, 95 % by default, of the draws in which the statistic exists; None when over half lack it."""
     defined = draws[np.isfinite(draws)]
     if len(draws) == 0 or len(defined) < _MINIMUM_DEFINED * len(draws):
         return None
-    low, high = np.percentile(defined, [2.5, 97.5])
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_limits
 
 from med_transfer.metrics import measures
 from med_transfer.metrics.cross_validation import held_out_folds
-from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.sentence import Sentence
@@ -53,50 +52,47 @@ class Development:
 
 
 def fit_acquisition(
-    development: Development, facts: Sequence[Facts], seed: int = 0, n_boot: int = 2000
+    development: Development, facts: Sequence[Facts], seed: int = 0
 ) -> tuple[NDArray[np.float64] | None, Shortcuts]:
     """Probabilities [scan, class] of test scans from their facts alone, and how strong the facts are in development.
 
     Args:
         development: what is learned from.
         facts: of the test scans.
-        seed: of folds and bootstrap; n_boot: draws.
+        seed: of the folds.
 
     Returns:
         None in place of the probabilities when no fact differs between development scans.
     """
-    shortcuts, _ = _measured(development, seed, n_boot)
+    shortcuts, _ = _measured(development, seed)
     if not shortcuts.facts:
         return None, shortcuts
     everyone = np.arange(len(development.facts))
     return _predict(development, everyone, facts, sorted(shortcuts.facts)), shortcuts
 
 
-def acquisition_within(
-    scans: Development, seed: int = 0, n_boot: int = 2000
-) -> tuple[NDArray[np.float64] | None, Shortcuts]:
+def acquisition_within(scans: Development, seed: int = 0) -> tuple[NDArray[np.float64] | None, Shortcuts]:
     """As :func:`fit_acquisition`, for scans of which no others are at hand: each is predicted from other patients'.
 
     Args:
         scans: which learn from each other.
-        seed: of folds and bootstrap; n_boot: draws.
+        seed: of the folds.
     """
-    shortcuts, probabilities = _measured(scans, seed, n_boot)
+    shortcuts, probabilities = _measured(scans, seed)
     return probabilities, shortcuts
 
 
-def _measured(development: Development, seed: int, n_boot: int) -> tuple[Shortcuts, NDArray[np.float64] | None]:
+def _measured(development: Development, seed: int) -> tuple[Shortcuts, NDArray[np.float64] | None]:
     """How strong the facts are, each and together; and what all say of each scan by models of other patients."""
     names = sorted({name for scan in development.facts for name in scan})
     varying = [name for name in names if len({scan.get(name) for scan in development.facts}) > 1]
     folds = held_out_folds(development.truth, development.patients, development.labels, seed)
-    bootstrap = PatientBootstrap(development.patients, n_boot, seed)
-    alone = {name: _strength(development, _held_out(development, [name], folds), bootstrap) for name in varying}
+    alone = {name: _strength(development, _held_out(development, [name], folds)) for name in varying}
     together = _held_out(development, varying, folds)
     shortcuts = Shortcuts(
         n_scans=len(development.facts),
         n_patients=len(set(development.patients)),
-        macro_auc=_strength(development, together, bootstrap)
+        macro_auc=_strength(development, together)
         if varying
         else _undefined(Sentence("no fact differs between the scans")),
         facts=dict(sorted(alone.items(), key=lambda item: -(item[1].value or 0.0))),
@@ -121,13 +117,11 @@ def _held_out(development: Development, names: Sequence[str], folds: Sequence[Fo
     return probabilities
 
 
-def _strength(
-    development: Development, probabilities: NDArray[np.float64] | None, bootstrap: PatientBootstrap
-) -> Estimate:
+def _strength(development: Development, probabilities: NDArray[np.float64] | None) -> Estimate:
     if probabilities is None:
         return _undefined(Sentence("a class has fewer than two patients"))
     predictions = LabelledPredictions.of(development.truth, probabilities, development.patients, development.labels)
-    return measures.macro_auc(predictions, bootstrap)
+    return measures.macro_auc(predictions)
 
 
 def _undefined(reason: str) -> Estimate:

@@ -54,8 +54,8 @@ def _measured(predictions: LabelledPredictions, bootstrap: PatientBootstrap, con
     return Subgroup(
         n=n,
         n_patients=n_patients,
-        balanced_accuracy=measures.balanced_accuracy(predictions, within),
-        macro_auc=measures.macro_auc(predictions, within),
+        balanced_accuracy=measures.balanced_accuracy(predictions),
+        macro_auc=measures.macro_auc(predictions),
         sensitivity=sensitivities(predictions, within, config),
     )
 

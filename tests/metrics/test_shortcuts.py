@@ -40,7 +40,7 @@ def measured(seed, **options):
     facts, truth, patients = simulated(seed, **options)
     cut = 2 * len(facts) // 3
     development = Development(facts[:cut], truth[:cut], patients[:cut], THREE)
-    probabilities, shortcuts = fit_acquisition(development, facts[cut:], seed, n_boot=200)
+    probabilities, shortcuts = fit_acquisition(development, facts[cut:], seed)
     metrics = compute_metrics(
         LabelledPredictions.of(truth[cut:], np.full((len(facts) - cut, 3), 1 / 3), patients[cut:], THREE),
         resampling=Bootstrap(n_boot=200, seed=seed),
@@ -70,7 +70,7 @@ def test_a_shortcut_that_singles_out_the_middle_of_a_scale_is_found():
     facts, truth, patients = simulated(3)
     for scan, label in zip(facts, truth.argmax(axis=1), strict=True):
         scan["pixel_spacing_mm"] = 0.7 if label == 1 else scan.get("pixel_spacing_mm", 0.5) // 0.4 * 0.4
-    _, shortcuts = fit_acquisition(Development(facts, truth, patients, THREE), facts[:2], n_boot=100)
+    _, shortcuts = fit_acquisition(Development(facts, truth, patients, THREE), facts[:2])
     assert shortcuts.facts["pixel_spacing_mm"].value > 0.7
 
 
@@ -79,21 +79,21 @@ def test_scans_of_one_patient_never_stand_on_both_sides():
     facts, truth, patients = simulated(5, n=160, scans_per_patient=4)
     for scan, patient in zip(facts, patients, strict=True):
         scan["kernel"] = patient
-    _, shortcuts = fit_acquisition(Development(facts, truth, patients, THREE), facts[:2], n_boot=100)
+    _, shortcuts = fit_acquisition(Development(facts, truth, patients, THREE), facts[:2])
     assert not above_chance(shortcuts.facts["kernel"])
 
 
 def test_probabilities_are_those_of_the_facts_of_the_test_scans():
     facts, truth, patients = simulated(1, planted=1.0)
     development = Development(facts[:120], truth[:120], patients[:120], THREE)
-    probabilities, shortcuts = fit_acquisition(development, facts[120:], n_boot=100)
+    probabilities, shortcuts = fit_acquisition(development, facts[120:])
     assert probabilities.shape == (60, 3)
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(60))
     assert roc_auc_score(truth[120:], probabilities) > 0.95
     assert (shortcuts.n_scans, shortcuts.n_patients) == (120, 120)
-    again, _ = fit_acquisition(development, facts[120:], n_boot=100)
+    again, _ = fit_acquisition(development, facts[120:])
     assert np.array_equal(again, probabilities)
-    odd, _ = fit_acquisition(development, [{}, {"kernel": "never seen", "n_slices": 1e9}], n_boot=100)
+    odd, _ = fit_acquisition(development, [{}, {"kernel": "never seen", "n_slices": 1e9}])
     assert np.isfinite(odd).all()
 
 
@@ -105,7 +105,7 @@ def test_several_findings_are_predicted_each_on_its_own():
     ]
     labels = Labels(("effusion", "nodule"), multilabel=True)
     development = Development(facts, truth, [f"p{n}" for n in range(150)], labels)
-    probabilities, shortcuts = fit_acquisition(development, facts, n_boot=100)
+    probabilities, shortcuts = fit_acquisition(development, facts)
     assert roc_auc_score(truth[:, 0], probabilities[:, 0]) == 1
     assert shortcuts.strongest == ["kernel"]
 
@@ -114,12 +114,12 @@ def test_scans_of_which_no_others_are_at_hand_are_judged_by_other_patients():
     """A fact that is the patient's own number says nothing of him; a planted one does."""
     facts, truth, patients = simulated(5, n=160, scans_per_patient=4, planted=0.8)
     judged = Development(facts, truth, patients, THREE)
-    probabilities, shortcuts = acquisition_within(judged, n_boot=100)
-    assert shortcuts == fit_acquisition(judged, facts[:2], n_boot=100)[1]
+    probabilities, shortcuts = acquisition_within(judged)
+    assert shortcuts == fit_acquisition(judged, facts[:2])[1]
     assert roc_auc_score(truth, probabilities) == pytest.approx(shortcuts.macro_auc.value)
     assert above_chance(shortcuts.macro_auc)
     own = [{"kernel": patient} for patient in patients]
-    probabilities, _ = acquisition_within(Development(own, truth, patients, THREE), n_boot=100)
+    probabilities, _ = acquisition_within(Development(own, truth, patients, THREE))
     assert roc_auc_score(truth, probabilities) < 0.6
 
 

@@ -28,7 +28,7 @@ def test_the_verdict_follows_the_networks(transferred, scratch, verdict):
     assert gain.n_patients == 100
     for estimate in (gain.macro_auc, gain.balanced_sensitivity):
         assert estimate.ci95[0] <= estimate.value <= estimate.ci95[1]
-    assert "paired" in gain.method
+    assert "corrected for looking at two measures" in gain.method
 
 
 def test_a_network_has_no_gain_over_itself():

@@ -41,7 +41,7 @@ def with_acquisition(tied):
     kernels = names[DATA.truth.argmax(axis=1)] if tied else np.random.default_rng(0).choice(names, 240)
     facts = [{"kernel": str(kernel), "file_format": "dicom"} for kernel in kernels]
     development = Development(facts[:120], DATA.truth[:120], DATA.patients[:120], THREE)
-    probabilities, shortcuts = fit_acquisition(development, facts, n_boot=100)
+    probabilities, shortcuts = fit_acquisition(development, facts)
     metrics = metrics_of(DATA, baselines={ACQUISITION_BASELINE: probabilities})
     return metrics.model_copy(update={"shortcuts": shortcuts})
 

@@ -1,0 +1,133 @@
+"""Interval of a mean, or of a difference of means, from the interval of each part and how the parts vary together.
+
+The method of variance estimates recovery, MOVER: the distance of a part to its own limit stands for its standard error,
+on the side where it matters. So the interval inherits what score and exact intervals have over the bootstrap: a width
+where nothing varies in the sample, and limits within the scale. Which limits of the parts hold in which case was chosen
+by simulation, see docs/statistics.md.
+
+Sources: Zou & Donner 2008, Stat Med 27:1693; with correlated parts Zou 2007, Psychol Methods 12:399.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t
+
+from med_transfer.metrics.class_auc import auc_bound
+from med_transfer.metrics.delong import placements
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.estimate import Interval
+
+Limits = Callable[[float, float], Interval | None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a mean is made of.
+
+    Attributes:
+        values: [part].
+        limits: lower and upper of each, [part, 2].
+        influence: what each patient adds to each part's error, [patient, part].
+    """
+
+    values: NDArray[np.float64]
+    limits: NDArray[np.float64]
+    influence: NDArray[np.float64]
+
+    def beside(self, other: Parts) -> Parts:
+        """These and others of the same patients."""
+        return Parts(
+            np.concatenate([self.values, other.values]),
+            np.concatenate([self.limits, other.limits]),
+            np.hstack([self.influence, other.influence]),
+        )
+
+    def combined(self, coefficients: NDArray[np.float64], unseen: float) -> Interval:
+        """Interval of the sum of coefficient times part.
+
+        Args:
+            coefficients: [part].
+            unseen: correlation of two parts of which one has no spread in the sample.
+        """
+        distances = np.abs(self.limits - self.values[:, None])  # where a part is subtracted, its upper limit lowers
+        down, up = (coefficients * np.where(coefficients > 0, *sides) for sides in (distances.T, distances.T[::-1]))
+        correlation, value = self._correlation(unseen), float(coefficients @ self.values)
+        low, high = (np.sqrt(max(side @ correlation @ side, 0.0)) for side in (down, up))
+        return float(value - low), float(value + high)
+
+    def _correlation(self, unseen: float) -> NDArray[np.float64]:
+        spread = np.sqrt((self.influence**2).sum(axis=0))
+        both = np.outer(spread, spread)
+        correlation = np.where(both > 0, self.influence.T @ self.influence / np.where(both > 0, both, 1), unseen)
+        np.fill_diagonal(correlation, 1.0)
+        return correlation
+
+
+def rate_parts(predictions: LabelledPredictions, limits: Limits, confidence: float = 0.95) -> Parts:
+    """The rates that a balanced accuracy is the mean of: sensitivities, of findings specificities too.
+
+    Where a patient has several scans the limits are those of the effective number of scans.
+
+    Args:
+        limits: of hits and trials, at ``confidence``; neither need be whole.
+    """
+    kinds = (predictions.truth, ~predictions.truth) if predictions.labels.multilabel else (predictions.truth,)
+    right = predictions.truth == predictions.predicted
+    found, influence = [], []
+    for c in np.flatnonzero(defined_classes(predictions)):
+        for among in (kind[:, c] for kind in kinds):
+            rate = float(right[among, c].mean())
+            own = _by_patient(np.where(among, right[:, c] - rate, 0) / among.sum(), predictions.patients)
+            trials = _effective_trials(rate, own, int(among.sum()), predictions.patients_among(among), confidence)
+            found.append((rate, *(limits(rate * trials, trials) or (0.0, 1.0))))
+            influence.append(own)
+    table = np.array(found)
+    return Parts(table[:, 0], table[:, 1:], np.stack(influence, axis=1))
+
+
+def auc_parts(predictions: LabelledPredictions) -> Parts:
+    """One-against-the-rest AUCs of the classes that have one, with Newcombe's limits over patients."""
+    found, influence = [], []
+    for c, (truth, score) in enumerate(zip(predictions.truth.T, predictions.probabilities.T, strict=True)):
+        if truth.all() or not truth.any():
+            continue
+        placement = placements(truth, score)
+        value = float(placement[truth].mean())
+        found.append((value, *(auc_bound(predictions, c) or (0.0, 1.0))))
+        part = (placement - value) / np.where(truth, truth.sum(), (~truth).sum())
+        influence.append(_by_patient(part, predictions.patients))
+    table = np.array(found)
+    return Parts(table[:, 0], table[:, 1:], np.stack(influence, axis=1))
+
+
+def defined_classes(predictions: LabelledPredictions) -> NDArray[np.bool_]:
+    """Classes that a balanced accuracy counts, boolean [class]."""
+    n_positive = predictions.truth.sum(axis=0)
+    return (n_positive > 0) & (n_positive < len(predictions)) if predictions.labels.multilabel else n_positive > 0
+
+
+def _effective_trials(
+    rate: float, influence: NDArray[np.float64], n_scans: int, n_patients: int, confidence: float
+) -> float:
+    """Scans over the design effect, less what it costs that this is estimated from few patients.
+
+    Where nothing varies patients count. Source: Korn & Graubard 1998, Surv Methodol 24:193.
+    """
+    if n_patients == n_scans:
+        return n_scans
+    variance = n_patients / max(n_patients - 1, 1) * float((influence**2).sum())
+    if variance < 1e-12 or n_patients < 2:
+        return n_patients
+    upper = (1 + confidence) / 2
+    few = float(t.ppf(upper, n_scans - 1) / t.ppf(upper, n_patients - 1)) ** 2
+    return float(np.clip(rate * (1 - rate) / variance * few, 1, n_scans))
+
+
+def _by_patient(of_scan: NDArray[np.float64], patients: Sequence[str]) -> NDArray[np.float64]:
+    _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    return np.bincount(patient, weights=of_scan).astype(np.float64)
