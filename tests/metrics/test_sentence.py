@@ -4,7 +4,8 @@ import copy
 import pickle
 
 from med_transfer.metrics.records.estimate import Estimate
-from med_transfer.metrics.records.sentence import Sentence, joined
+from med_transfer.metrics.records.metrics import Failed
+from med_transfer.metrics.records.sentence import IN_PARTS, Sentence, joined
 
 ALL = Sentence("all {n}", n=3)
 REASON = Sentence("no scan of {name}, {share:.1f} of {what}", name="{braces}", share=0.25, what=ALL)
@@ -31,3 +32,12 @@ def test_copies_keep_template_and_values():
 def test_its_values_are_said_too():
     said = REASON.said(lambda template, **values: f"<{template}|{sorted(values)}>")
     assert said == "<no scan of {name}, {share:.1f} of {what}|['name', 'share', 'what']>"
+
+
+def test_a_sentence_that_is_a_key_is_written_in_parts_and_read_again():
+    reason = Sentence("{found}{advice}", found="truncated", advice=". Copy it again.")
+    written = Failed(n=2, reasons={reason: 1, "plain": 1}).model_dump_json(context=IN_PARTS)
+    again = Failed.model_validate_json(written)
+    assert again.reasons == {str(reason): 1, "plain": 1}
+    assert next(iter(again.reasons)).template == "{found}{advice}"
+    assert again.found == {"truncated": 1, "plain": 1}
