@@ -40,7 +40,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from med_transfer.backbones import load_backbone
+from med_transfer.backbones import keep_freed_memory, load_backbone
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.model.classifier import Classifier
 
@@ -195,6 +195,7 @@ def cells_to_train(folder: Path, labels: list[int], splits: list[int]) -> list[C
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     crops, answers = load(arguments.prepared), arguments.out / "answers"
     answers.mkdir(parents=True, exist_ok=True)
     for arm in arguments.simple:
