@@ -14,7 +14,6 @@ from med_transfer.scans.series import Ignored
 FOLLOW = "MED_TRANSFER_FOLLOW_LINKS"
 BROKEN = "broken link"
 _ELSEWHERE = f"link to a folder elsewhere, not followed ({FOLLOW}=1 follows it)"
-_ELSEWHERE = f"link to a folder elsewhere, not followed ({FOLLOW}=1 follows it)"
 
 
 def passed_over(link: Path, tree: str) -> str:
