@@ -228,6 +228,8 @@ def _jpeg2000(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     _require_size(header, pixels)
     require_all_tiles(codestream)
     values = imagecodecs.jpeg2k_decode(codestream, numthreads=1)
+    if header.signed and not pixels.signed:
+        values &= (1 << header.precision) - 1  # the copies of a sign that the header knows nothing of
     return _Decoded(values, None if header.signed == pixels.signed else header.precision)
 
 
