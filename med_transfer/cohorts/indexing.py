@@ -210,6 +210,7 @@ def _own_key(path: Path) -> Path:
     except FileExistsError:
         pass
     except OSError as error:
+        path.unlink(missing_ok=True)  # half a key would be taken for one the next time
         raise output_error(path, error) from error
     return path
 

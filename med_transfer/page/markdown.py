@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-from markupsafe import escape
+from html import escape
 
 _SPECIAL = re.compile(r"[\\`*\[\]|]")
 
 
 def as_text(text: str) -> str:
     """Text on one line that no reader of Markdown takes for HTML, a link, an image, code or the end of a cell."""
-    return _SPECIAL.sub(r"\\\g<0>", str(escape(" ".join(text.split()))))
+    return _SPECIAL.sub(r"\\\g<0>", escape(" ".join(text.split()), quote=False))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
