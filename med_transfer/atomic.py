@@ -136,7 +136,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         FolderInUse: another run is at work there.
         OutputError: the folder cannot be written.
     """
-    path, ended = folder / LOCK_FILE, threading.Event()
+    path, ended, new = folder / LOCK_FILE, threading.Event(), not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
@@ -150,6 +150,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
         ended.set()
         _remove(path)
         file.close()
+        if new:
+            with suppress(OSError):
+                folder.rmdir()  # of a run that was refused before it wrote anything
 
 
 def _locked(path: Path) -> BinaryIO:

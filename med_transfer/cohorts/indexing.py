@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -210,7 +211,8 @@ def _own_key(path: Path) -> Path:
     except FileExistsError:
         pass
     except OSError as error:
-        path.unlink(missing_ok=True)  # half a key would be taken for one the next time
+        with suppress(OSError):
+            path.unlink()  # half a key would be taken for one the next time
         raise output_error(path, error) from error
     return path
 

@@ -68,17 +68,18 @@ def select(
     for candidate in candidates.ready:
         layers_of(candidate.spec, config.backbone.pooled_stages)  # a wrong one is refused before anything is read
     candidates = _without_leaks(candidates, cohort, [()] * len(cohort))  # by patient, before anything is read
+    groups = _groups(candidates.ready, config)
     with sole_writer(out):
-        target = read_target(cohort, config, _groups(candidates.ready, config), out / "cache", progress)
-    candidates = _without_leaks(candidates, target.cohort, target.hashes)
-    controls: dict[str, list[MeasuredLayer]] = {}
-    scores = []
-    for number, candidate in enumerate(candidates.ready, start=1):
-        progress("measures", number - 1, len(candidates.ready), candidate.name)
-        scores.append(_score(candidate, target, config, controls))
-    progress("measures", len(candidates.ready), len(candidates.ready))
-    selection = _selection(scores, candidates.left_out, target, config.backbone, out)
-    write_selection(selection, config)
+        target = read_target(cohort, config, groups, out / "cache", progress)
+        candidates = _without_leaks(candidates, target.cohort, target.hashes)
+        controls: dict[str, list[MeasuredLayer]] = {}
+        scores = []
+        for number, candidate in enumerate(candidates.ready, start=1):
+            progress("measures", number - 1, len(candidates.ready), candidate.name)
+            scores.append(_score(candidate, target, config, controls))
+        progress("measures", len(candidates.ready), len(candidates.ready))
+        selection = _selection(scores, candidates.left_out, target, config.backbone, out)
+        write_selection(selection, config)
     return selection
 
 

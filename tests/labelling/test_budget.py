@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from med_transfer.backbones import load_backbone
-from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
+from med_transfer.cohorts import Cohort, CohortLock, SplitConfig, split_cohort
+from med_transfer.cohorts.hashed_names import recognise
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
@@ -158,7 +159,7 @@ def test_the_number_is_rounded_up_and_its_limits_outwards(more, interval, expect
 
 
 def test_without_weights_it_says_that_the_runs_start_from_scratch():
-    config = FinetuneConfig.model_validate({"backbone": {"name": NAME}})
+    config = FinetuneConfig.model_validate({"backbone": {"name": NAME}, "input": {"region": "whole"}})
     assert start_of_finetuning(config)[0] == f"{NAME}, from scratch"
 
 
@@ -181,8 +182,9 @@ def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv,
     largest = max(int(run.name.removeprefix("patients-")) for run in runs)
     answered = {}
     for run in runs:
-        locked = {case["scan"] for case in json.loads((run / "cohort.lock.json").read_text())["cases"]}
-        assert not locked & test
+        locked = {case.scan_hash for case in CohortLock.read(run / "cohort.lock.json").cases}
+        assert recognise(truth, locked)
+        assert not recognise(test, locked)
         if run.name == f"patients-{largest}":
             with (run / "predictions.csv").open(newline="") as file:
                 answered |= {row["scan"]: row["predicted"] for row in csv.DictReader(file)}
