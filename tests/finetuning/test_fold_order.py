@@ -59,12 +59,12 @@ def trained_ensemble(p: NDArray[np.float64]) -> TrainedEnsemble:
     gap = GeneralisationGap(
         training_sensitivity=1, validation_sensitivity=1, training_loss=0, validation_loss=0, limit=0.2
     )
-    return TrainedEnsemble(Ensemble([]), (), np.stack([p, 1 - p], axis=1)[IN_FOLD_ORDER], gap)
+    return TrainedEnsemble(Ensemble([]), (), np.stack([p, 1 - p], axis=1)[IN_FOLD_ORDER], np.zeros(SCANS), gap)
 
 
 @pytest.mark.parametrize("balance", ["sampling", "weights", "none"])
 def test_a_stacked_fusion_is_scikit_learns_on_each_scans_own_output(balance):
-    """With ``balance`` the classes are weighed: there are three times as many without as with."""
+    """With ``balance`` the classes are weighed, and their true shares added: there are three times as many without."""
     fusion = {"use": ["network", "columns"], "columns": ["age"], "penalty": 0.3, "method": "stacked"}
     p = probability_of_with(0)
     found = fuse_run(PLAN, small_config(fusion=fusion, training={"balance": balance}), trained_ensemble(p))
@@ -75,25 +75,29 @@ def test_a_stacked_fusion_is_scikit_learns_on_each_scans_own_output(balance):
     whole = found.combinations[0]
     weight, bias = np.array(whole.weight), np.array(whole.bias)
     np.testing.assert_allclose(weight[0] - weight[1], model[-1].coef_[0], atol=1e-4)
-    assert bias[0] - bias[1] == pytest.approx(model[-1].intercept_[0], abs=1e-4)
+    prior = 0 if balance == "none" else np.log(HAS.mean() / (1 - HAS.mean()))
+    assert bias[0] - bias[1] == pytest.approx(model[-1].intercept_[0] + prior, abs=1e-4)
 
 
 def test_all_scans_of_a_patient_are_calibrated_by_the_same_others(tmp_path):
-    """Each scan's temperature, as its logits and its probabilities tell, is that of the patient's other scan."""
+    """Temperature and bias, as the logits and log odds of a patient's two scans tell, are those of a part."""
     probe = {"probe": {"inverse_strengths": [1.0]}}
     config = small_config("linear_probe", transfer=probe, calibration={"method": "temperature"})
     trained = train(PLAN, config, source_of("sees"), tmp_path, silent)
     tensors = PLAN.prepared.without_margin((MARGIN,) * 3).tensors
-    temperatures = np.zeros(SCANS)
+    logits, log_odds = np.zeros(SCANS), np.zeros(SCANS)
     place = 0
     for member, fold in zip(trained.fold_models, FOLDS, strict=True):
         images = torch.from_numpy(np.stack([tensors[row] for row in fold]).astype(np.float32))
-        logits = member.classifier(images).detach().double().numpy()
+        said = member.classifier(images).detach().double().numpy()
         log_p = np.log(trained.validation[place : place + len(fold)])
-        temperatures[list(fold)] = (logits[:, 0] - logits[:, 1]) / (log_p[:, 0] - log_p[:, 1])
+        logits[list(fold)], log_odds[list(fold)] = said[:, 0] - said[:, 1], log_p[:, 0] - log_p[:, 1]
         place += len(fold)
-    np.testing.assert_allclose(temperatures[:PATIENTS], temperatures[PATIENTS:], rtol=1e-3)
-    assert len(np.unique(temperatures[:PATIENTS].round(2))) == 5  # one for each part that is left out
+    (first, second), (odds, other_odds) = logits.reshape(2, PATIENTS), log_odds.reshape(2, PATIENTS)
+    temperature = (first - second) / (odds - other_odds)
+    bias = odds - first / temperature
+    assert (temperature > 0).all()
+    assert len(np.unique(np.stack([temperature, bias]).round(2), axis=1).T) == 5  # one for each part that is left out
 
 
 def test_the_threshold_of_a_sensitivity_is_that_of_each_scans_own_output():

@@ -11,6 +11,8 @@ from mr_like import as_nifti, enhanced
 
 from med_transfer import load_bundle
 from med_transfer.bundle import read_record
+from med_transfer.cohorts import CohortLock
+from med_transfer.cohorts.hashed_names import recognise
 from med_transfer.errors import InputRejected
 from med_transfer.phantoms import SeriesDetails, write_dicom_series
 from med_transfer.scans import read_scan
@@ -172,8 +174,9 @@ def test_bad_cases_are_rejected_with_their_reason_and_a_killed_job_goes_on(comma
 
 def test_patients_of_the_training_are_refused_by_their_second_phase_alone(command, run, phases_csv, tmp_path):
     """The second phase under another name, as a single scan of a stranger, in a table of its own."""
-    role = {case["scan"]: case["role"] for case in json.loads((run / "cohort.lock.json").read_text())["cases"]}
-    rows = read_rows(phases_csv)
+    rows, lock = read_rows(phases_csv), CohortLock.read(run / "cohort.lock.json")
+    role_by_hash = {case.scan_hash: case.role for case in lock.cases}
+    role = {scan: role_by_hash[hashed] for scan, hashed in recognise((r["scan"] for r in rows), role_by_hash).items()}
     for number, row in enumerate(rows):
         row.update(patient=f"stranger-{number}", scan=row["scan_arterial"], scan_arterial=row["scan"])
     seen = [row for row in rows if role[row["scan_arterial"]] != "test"]

@@ -42,6 +42,8 @@ def test_index_lists_one_series_a_study(command, export, rules, tmp_path):
         "1 series listed, 1 not chosen, 0 without a label, 1 rejected, 1 other files; 15 files in all",
         str(tmp_path / "c/cohort.csv"),
         str(tmp_path / "c/cohort.quality.csv"),
+        f"{tmp_path}/c/patients.key: the key of the patients' pseudonyms; keep it secret, and for the next index of "
+        "them",
     ]
     (row,) = read_rows(tmp_path / "c/cohort.csv")
     assert (row["series_uid"], row["scan"]) == ("1.2.3.1", "../export/B30f")

@@ -12,6 +12,10 @@ from command_line import read_rows, write_rows
 from pydicom import dcmread
 from scipy.stats import entropy
 
+from med_transfer.cohorts import CohortLock
+from med_transfer.cohorts.hashed_names import recognise
+from med_transfer.scans.isolation import isolated
+
 COLUMNS = ["rank", "scan", "patient", "series_uid", "reason", "entropy", "distance", "novelty"]
 USUAL = ("--out-of-distribution-above", 1)  # a bundle of two epochs finds many scans out-of-distribution
 
@@ -106,7 +110,7 @@ def test_a_folder_needs_no_table_and_gives_no_identifier_away(command, finished,
     assert not [secret for secret in ("SECRET", "PHANTOM", "20200101") if secret in written]
 
 
-def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finished, unseen_csv, tmp_path):
+def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finished, unseen_csv, tmp_path, monkeypatch):
     shutil.copytree(unseen_csv.parent / "scans", tmp_path / "scans")
     (tmp_path / "scans" / "broken.nii.gz").write_bytes(b"no scan")
     rows = [{"scan": path.name, "patient": path.name} for path in sorted((tmp_path / "scans").iterdir())]
@@ -115,10 +119,12 @@ def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finis
     assert first.code == 1
     assert "1 scans could not be used" in first.out
     before = (tmp_path / "next.csv").read_bytes()
-    for path in (tmp_path / "scans").rglob("*.nii.gz"):
-        stamp = path.stat()
-        path.write_bytes(bytes(stamp.st_size))
-        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+    def only_the_broken(work, path, *more, **named):
+        assert "broken" in str(path)
+        return isolated(work, path, *more, **named)
+
+    monkeypatch.setattr("med_transfer.cohorts.preparation.isolated", only_the_broken)
     assert command(*words, "-o", tmp_path / "next.csv").code == 1
     assert (tmp_path / "next.csv").read_bytes() == before
 
@@ -130,8 +136,9 @@ def test_scans_that_taught_the_bundle_are_left_out(command, finished, cohort_csv
     outcome = command("labels", "next", finished.bundle, cohort_csv, "-o", tmp_path / "next.csv", *USUAL, "--json")
     found = json.loads(outcome.out)
     assert (outcome.code, found["n_known"]) == (0, 12)
-    lock = json.loads((finished.folder / "cohort.lock.json").read_text())
-    free = {case["scan"] for case in lock["cases"] if case["role"] == "test"}
+    lock = CohortLock.read(finished.folder / "cohort.lock.json")
+    kept_apart = [case.scan_hash for case in lock.cases if case.role == "test"]
+    free = set(recognise((row["scan"] for row in read_rows(cohort_csv)), kept_apart))
     assert {row["scan"] for row in read_rows(tmp_path / "next.csv")} <= free
 
     rows = [row for row in absolute(cohort_csv) if row["scan"].removeprefix(f"{cohort_csv.parent}/") not in free]

@@ -162,7 +162,7 @@ def test_the_bundles_head_answers_as_its_first_member(of_bundle, finished):
     image = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = network.member0.features(image)
-        expected = (network.member0(image) / network.calibrator.temperature).softmax(1)
+        expected = network.calibrator.probabilities(network.member0(image), multilabel=False)
     found = source_head(of_bundle).probabilities(features.numpy())
     assert found == pytest.approx(expected.numpy(), abs=1e-5)
 
