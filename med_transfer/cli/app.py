@@ -93,8 +93,18 @@ _settings = {"debug": False, "quiet": False}
 
 def main() -> None:
     """Entry point: an error of the tree is one line on stderr and an exit code, never a traceback."""
-    with plain_streams():
-        _run()
+    told, sys.unraisablehook = sys.unraisablehook, _in_destructor
+    try:
+        with plain_streams():
+            _run()
+    finally:
+        sys.unraisablehook = told
+
+
+def _in_destructor(failure: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C leaves half-made objects of the libraries, whose destructors fail: nothing that a user can act on."""
+    if _settings["debug"]:
+        sys.__unraisablehook__(failure)
 
 
 def _run() -> None:

@@ -25,6 +25,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_s
 import med_transfer
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
+from med_transfer.cli import app as cli
 from med_transfer.cohorts import Cohort
 from med_transfer.phantoms import CLASSES
 
@@ -420,3 +421,18 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     assert (done.returncode, done.stderr) == (0, "")
     commands = ("demo", "phantom", "index", "inspect", "backbones", "finetune", "evaluate", "compare", "predict")
     assert not [name for name in commands if f"  {name} " not in done.stdout]
+
+
+def test_a_destructor_that_fails_is_told_only_to_who_asked(monkeypatch, capsys):
+    """Ctrl-C leaves half-made objects, whose destructors print a traceback after all that was said."""
+
+    class HalfMade:
+        def __del__(self):
+            raise AttributeError("never set")
+
+    monkeypatch.setattr(cli, "app", HalfMade)
+    cli.main()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setitem(cli._settings, "debug", True)
+    cli.main()
+    assert "AttributeError: never set" in capsys.readouterr().err
