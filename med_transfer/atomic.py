@@ -70,6 +70,28 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def create_file(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that must not be there yet, with these permissions from the start; a half one is taken away.
+
+    Raises:
+        FileExistsError: it is there.
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        _remove(path)  # ours: nobody's file was there before
+        raise output_error(path, error) from error
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write a table atomically; a row says what it knows of the columns. Raises OutputError."""
     lines = [columns, *([row.get(name) for name in columns] for row in rows)]

@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import os
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from med_transfer.atomic import atomic_path, csv_cell, csv_line, write_bytes, write_csv, write_text
+from med_transfer.atomic import atomic_path, create_file, csv_cell, csv_line, write_bytes, write_csv, write_text
 from med_transfer.errors import OutputError
 
 
@@ -84,3 +85,20 @@ def test_every_text_is_read_as_it_was_written(text):
 def test_a_name_that_is_not_utf8_is_written(tmp_path):
     write_csv(tmp_path / "a.csv", ("scan",), [{"scan": os.fsdecode(b"caf\xe9.nii")}])
     assert (tmp_path / "a.csv").read_bytes() == b"scan\ncaf\xe9.nii\n"
+
+
+def test_a_file_that_is_there_is_never_replaced_or_taken_away(tmp_path, monkeypatch):
+    """Nor where so many files are open that nobody can tell."""
+    key = tmp_path / "new/key"
+    create_file(key, b"secret", 0o600)
+    assert (key.read_bytes(), key.stat().st_mode & 0o777) == (b"secret", 0o600)
+    with pytest.raises(FileExistsError):
+        create_file(key, b"another", 0o600)
+
+    def too_many(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", too_many)
+    with pytest.raises(OutputError, match="cannot be written: Too many open files"):
+        create_file(key, b"another", 0o600)
+    assert key.read_bytes() == b"secret"

@@ -12,7 +12,6 @@ Both can be checked without this program, see docs/security.md.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from med_transfer.atomic import output_error, write_bytes
+from med_transfer.atomic import create_file, write_bytes
 from med_transfer.errors import BundleError, OutputError, UsageError
 
 LIST_FILE, SIGNATURE_FILE, KEY_FILE = (
@@ -54,13 +53,9 @@ def make_key(path: Path) -> Path:
     parts = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     for file, content, mode in ((path, key.private_bytes(*parts), 0o600), (public, _pem(key.public_key()), 0o644)):
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-                stream.write(content)
+            create_file(file, content, mode)
         except FileExistsError:
             raise OutputError("is there already", where=file, expected="a new name for the key") from None
-        except OSError as error:
-            raise output_error(file, error) from error
     return public
 
 

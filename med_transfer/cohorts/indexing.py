@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from med_transfer.atomic import output_error, write_csv
+from med_transfer.atomic import create_file, write_csv
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.errors import CohortError, ScanError, ScanNotFound
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
@@ -204,16 +204,8 @@ def _pseudonymise(rows: list[dict[str, str]], key_file: Path) -> None:
 
 def _own_key(path: Path) -> Path:
     """The key of the table's folder, made at the first index there; readable by its owner alone from the start."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-    except FileExistsError:
-        pass
-    except OSError as error:
-        with suppress(OSError):
-            path.unlink()  # half a key would be taken for one the next time
-        raise output_error(path, error) from error
+    with suppress(FileExistsError):
+        create_file(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
     return path
 
 
