@@ -9,22 +9,54 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from med_transfer.atomic import write_text
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.bundle import BUNDLE_FOLDER, read_record
 from med_transfer.cohorts import PreparedCohort, cache_key
+from med_transfer.config import dump_config, load_config
 from med_transfer.errors import BundleError, UsageError
+from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.features import tensor_hash
 
 log = logging.getLogger(__name__)
 
 MADE_FROM_FILE = "made_from.json"
 Part = Literal["source", "scans"]
+Config = TypeVar("Config", bound=FinetuneConfig)
 _ANOTHER = {"source": "from another source", "scans": "on other images or regions"}
+
+
+def claim(
+    file: Path, config: Config, source: LoadedBackbone, what: str, *, started: bool, same: Callable[[Config], bool]
+) -> None:
+    """Make the folder of ``file`` ours: write the config there, or find the same one by a run that was killed.
+
+    Args:
+        file: of the config.
+        config: of this run.
+        source: what it starts from.
+        what: is done in the folder, in a word.
+        started: whether something was trained there: a run that was refused does not keep the folder from the
+            corrected one.
+        same: whether the config that is there trains as this one does.
+
+    Raises:
+        UsageError: the folder holds something else.
+        OutputError: the config cannot be written.
+    """
+    if started and file.exists() and not same(load_config(type(config), file)):
+        raise UsageError(
+            f"the folder holds a {what} with another config",
+            where=file.parent,
+            expected="a new folder, or the same config",
+            action="Choose another -o",
+        )
+    require_made_from(file.parent, "source", source_hash(source), started=started)
+    dump_config(config, file)
 
 
 def require_made_from(out: Path, part: Part, found: str, *, started: bool) -> None:

@@ -14,8 +14,6 @@ from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import BUNDLE_FOLDER, save_bundle
 from med_transfer.bundle.model_card import model_card
 from med_transfer.cohorts import Cohort, split_cohort
-from med_transfer.config import dump_config, load_config
-from med_transfer.errors import UsageError
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.config import FinetuneConfig, ReportConfig
@@ -35,7 +33,7 @@ from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.held_out_evaluation import TrainedNetworks, evaluate_held_out
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
-from med_transfer.finetuning.made_from import require_made_from, source_hash
+from med_transfer.finetuning.made_from import claim
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.region_choice import choose_region, region_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
@@ -181,16 +179,14 @@ def _claimed(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> Itera
     corrected one.
     """
     with sole_writer(out):
-        file, started = out / "config.yaml", (out / LOCK_FILE).exists()
-        if started and file.exists() and _trained_as(load_config(FinetuneConfig, file)) != _trained_as(config):
-            raise UsageError(
-                "the folder holds a run with another config",
-                where=out,
-                expected="a new folder, or the same config",
-                action="Choose another -o",
-            )
-        require_made_from(out, "source", source_hash(source), started=started)
-        dump_config(config, file)
+        claim(
+            out / "config.yaml",
+            config,
+            source,
+            "run",
+            started=(out / LOCK_FILE).exists(),
+            same=lambda there: _trained_as(there) == _trained_as(config),
+        )
         yield
 
 

@@ -167,11 +167,13 @@ class ScanWorker:
 
     def _request(self, function: Callable, arguments: tuple, options: dict, *, streamed: bool) -> None:
         environment = {name: text for name, text in os.environ.items() if name.startswith(_ENVIRONMENT)}
-        name = (function.__module__, function.__qualname__)
+        name, folder = (function.__module__, function.__qualname__), ""
+        with contextlib.suppress(FileNotFoundError):  # of now, which somebody may have deleted
+            folder = str(Path.cwd())
         for fresh in (False, True):
             process = self._running(fresh=fresh)
             try:
-                _send(process.stdin, (str(Path.cwd()), environment, name, arguments, options, streamed))
+                _send(process.stdin, (folder, environment, name, arguments, options, streamed))
                 return
             except OSError as error:  # it has ended since the last call
                 if fresh:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from med_transfer.errors import ScanError
 from med_transfer.scans.dicom.elements import Stamp, stamp_of
+from med_transfer.scans.formats.itk import stored_data
 from med_transfer.scans.search.files import files_below
 
 NamedStamp = tuple[str, *Stamp]
 
 _DETACHED = (".mhd", ".nhdr")  # a header whose voxels lie in another file
-_DATA_FIELDS = ("elementdatafile", "data file", "datafile")
-_LONGEST_HEADER = 1 << 16
 
 
 def stamps(paths: Iterable[Path]) -> list[NamedStamp]:
@@ -43,12 +44,10 @@ def _stamp(file: Path, base: Path) -> NamedStamp | None:
 
 
 def _data_files(header: Path) -> list[Path]:
-    """The one file that a header names; of a list or a pattern of them, whatever lies beside it."""
+    """Those that a header names; where they cannot be found, whatever lies beside it, as one may come to be there."""
     try:
-        with header.open("rb") as file:
-            lines = file.read(_LONGEST_HEADER).decode("latin-1").splitlines()
-        named = [line for line in lines if line.lower().lstrip().startswith(_DATA_FIELDS)]
-        place = header.parent / named[-1].replace("=", ":", 1).partition(":")[2].strip() if named else header
-        return [place] if place.is_file() else sorted(file for file in header.parent.iterdir() if file.is_file())
-    except (OSError, ValueError):
+        return list(stored_data(header).files)
+    except (OSError, ScanError):
+        with suppress(OSError):
+            return sorted(file for file in header.parent.iterdir() if file.is_file())
         return []

@@ -6,15 +6,14 @@ import math
 from pathlib import Path
 
 from med_transfer.atomic import sole_writer
-from med_transfer.backbones import BackboneSpec, LoadedBackbone
+from med_transfer.backbones import BackboneSpec
 from med_transfer.cohorts import Cohort, split_cohort
-from med_transfer.config import dump_config, load_config
 from med_transfer.errors import NothingDone, UsageError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, prepare_run_data, resolve_preprocessing
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.initialisation import check_transfer
-from med_transfer.finetuning.made_from import require_made_from, source_hash
+from med_transfer.finetuning.made_from import claim
 from med_transfer.finetuning.region_choice import choose_region
 from med_transfer.finetuning.run import load_source
 from med_transfer.progress import Progress, silent
@@ -75,7 +74,8 @@ def tune(
     resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
     split_cohort(cohort, base.split)
     with sole_writer(out):
-        _claim(out, config, source)
+        started = (out / JOURNAL).exists()
+        claim(out / CONFIG_FILE, config, source, "search", started=started, same=lambda there: there == config)
         run_data = _read(cohort, base, source.spec, out, deadline, progress)
         n_failed = len(run_data.prepared.failed)
         search = Search(without_test_scans(run_data), source, config, strategies, out, deadline, progress, n_failed)
@@ -95,17 +95,3 @@ def _read(
             expected="time for reading them and for the default config",
             action="Run the same command again, with more --minutes perhaps: what was read is kept",
         ) from None
-
-
-def _claim(out: Path, config: TuneConfig, source: LoadedBackbone) -> None:
-    """Make the folder ours, or find the same search there."""
-    file, started = out / CONFIG_FILE, (out / JOURNAL).exists()
-    if started and file.exists() and load_config(TuneConfig, file) != config:
-        raise UsageError(
-            "the folder holds a search with another config",
-            where=out,
-            expected="a new folder, or the same config",
-            action="Choose another -o",
-        )
-    require_made_from(out, "source", source_hash(source), started=started)
-    dump_config(config, file)

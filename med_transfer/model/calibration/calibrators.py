@@ -44,46 +44,43 @@ class _Calibrator(BaseModel):
         return True
 
 
-class Uncalibrated(_Calibrator):
-    """Softmax, or sigmoid for several findings a scan, of the logits as they are, but for a known prior.
+class _Biased(_Calibrator):
+    """Logits plus a bias a class.
 
     Attributes:
-        bias: [class], added to the logits; empty for none.
+        bias: [class]; empty for none, as in bundles from before there was one.
     """
 
-    method: Literal["none"] = "none"
     bias: tuple[float, ...] = ()
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        return _shifted(logits, self.bias)
+        return logits + logits.new_tensor(self.bias) if self.bias else logits
 
     def fits(self, n_classes: int) -> bool:
         """Whether there is a bias for each class, or none."""
         return len(self.bias) in (0, n_classes)
 
+
+class Uncalibrated(_Biased):
+    """Softmax, or sigmoid for several findings a scan, of the logits as they are, but for a known prior."""
+
+    method: Literal["none"] = "none"
+
     def __str__(self) -> str:
         return "none"
 
 
-class TemperatureScaling(_Calibrator):
+class TemperatureScaling(_Biased):
     """Logits divided by one temperature, above 1 where the network was too sure of itself, plus a bias a class.
-
-    Attributes:
-        bias: [class]; empty in bundles from before there was one.
 
     Source: Guo et al. 2017, ICML, PMLR 70:1321, section 4.2; with a bias Alexandari et al. 2020, ICML, PMLR 119:222.
     """
 
     method: Literal["temperature"] = "temperature"
     temperature: Annotated[float, Field(gt=0)]
-    bias: tuple[float, ...] = ()
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        return _shifted(logits / self.temperature, self.bias)
-
-    def fits(self, n_classes: int) -> bool:
-        """Whether there is a bias for each class, or none."""
-        return len(self.bias) in (0, n_classes)
+        return super()._scaled(logits / self.temperature)
 
     def __str__(self) -> str:
         return f"temperature {self.temperature:.2f}"
@@ -170,10 +167,6 @@ class IsotonicRegression(_Calibrator):
 Calibrator = Annotated[
     Uncalibrated | TemperatureScaling | VectorScaling | IsotonicRegression, Field(discriminator="method")
 ]
-
-
-def _shifted(logits: Tensor, bias: tuple[float, ...]) -> Tensor:
-    return logits + logits.new_tensor(bias) if bias else logits
 
 
 def log_odds(logits: Tensor, *, multilabel: bool) -> Tensor:

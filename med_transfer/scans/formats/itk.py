@@ -57,6 +57,11 @@ def read_itk(path: Path) -> Volume:
     return Volume(voxels, affine, provenance, verdict.remarked((doubt,) if doubt else ()))
 
 
+def stored_data(path: Path) -> StoredData:
+    """What the header says of its voxels. Raises NotAScan, UnreadableScan."""
+    return metaimage_data(path) if _format(path) == "metaimage" else nrrd_data(path)
+
+
 def _values(reader: SimpleITK.ImageFileReader, data: StoredData, path: Path) -> NDArray:
     return read_values(data, _dtype(reader), reader.GetSize()[::-1], path)
 
@@ -90,7 +95,7 @@ def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, StoredData]:
         raise UnreadableScan(f"cannot be opened ({type(error).__name__})", where=path) from error
     if not start:
         raise UnreadableScan("empty file", where=path)
-    data = metaimage_data(path) if _format(path) == "metaimage" else nrrd_data(path)
+    data = stored_data(path)
     if data.encoding == "text" and data.files != (path,):
         raise UnreadableScan("voxels as text in a file of their own are not supported", where=path)
     reader = SimpleITK.ImageFileReader()

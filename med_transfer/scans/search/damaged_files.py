@@ -30,6 +30,11 @@ def named_as_dicom(path: Path) -> bool:
     return path.suffix.lower() in _DICOM_SUFFIXES
 
 
+def named_as_volume(path: Path) -> bool:
+    """Whether a file's name says that it is a volume in a file of its own."""
+    return path.name.lower().endswith((*SUFFIXES, *FORMATS))
+
+
 def as_damaged(ignored: Iterable[Ignored], series: Iterable[Series]) -> list[Ignored]:
     """The same files; one that holds no known format, and is named as the slices beside it are, counts as damaged."""
     names: dict[Path, set[str]] = defaultdict(set)
@@ -54,7 +59,7 @@ def damaged_slices(series: Series, ignored: Iterable[Ignored]) -> list[Ignored]:
 
 
 def _may_be_slice(path: Path) -> bool:
-    return path.name.upper() != DICOMDIR and not path.name.lower().endswith((*SUFFIXES, *FORMATS))
+    return path.name.upper() != DICOMDIR and not named_as_volume(path)
 
 
 def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[Series]:

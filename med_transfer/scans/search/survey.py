@@ -24,7 +24,7 @@ from med_transfer.scans.formats.nifti import SUFFIXES, nifti_series
 from med_transfer.scans.isolation import confined, isolated, isolated_map
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.archives import is_archive, unpacked
-from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom
+from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom, named_as_volume
 from med_transfer.scans.search.files import NOT_REGULAR, files_below, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
 from med_transfer.scans.search.links import BROKEN, passed_over
@@ -167,7 +167,7 @@ def _contents(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, File
     for path in _files(folder, ignored):
         stamp = _stamp(path)  # before reading: a file that changes meanwhile will count as changed
         if stamp is None:
-            ignored.append(Ignored(path, NOT_REGULAR, damaged=_named_as_volume(path) or named_as_dicom(path)))
+            ignored.append(Ignored(path, NOT_REGULAR, damaged=named_as_volume(path) or named_as_dicom(path)))
             continue
         stored = index.get(path, stamp)
         if stored is not None:
@@ -215,17 +215,13 @@ def _read_file(path: Path) -> FileContent | Ignored | None:
     try:
         return inspect_file(path)
     except NotAScan as error:
-        return Ignored(path, error.found, damaged=True) if _named_as_volume(path) else error.found
+        return Ignored(path, error.found, damaged=True) if named_as_volume(path) else error.found
     except ScanError as error:
         return Ignored(path, error.found, damaged=True)
     except MemoryError:
         raise
     except Exception as error:  # corrupt bytes make a parser raise nearly anything
         return Ignored(path, f"cannot be read ({type(error).__name__})", damaged=True)
-
-
-def _named_as_volume(path: Path) -> bool:
-    return path.name.lower().endswith((*SUFFIXES, *FORMATS))
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -247,7 +243,7 @@ def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
         path = Path(entry.path)
         reason = passed_over(path, tree) if entry.is_symlink() else ""
         if reason:
-            is_lost = reason == BROKEN and (named_as_dicom(path) or _named_as_volume(path))
+            is_lost = reason == BROKEN and (named_as_dicom(path) or named_as_volume(path))
             ignored.append(Ignored(path, reason, damaged=is_lost))
         return not reason
 
