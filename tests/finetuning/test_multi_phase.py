@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import TINY, read_rows, settings, write_rows
+from command_line import TINY, locked, read_rows, settings, write_rows
 from mr_like import as_nifti, enhanced
 
 from med_transfer import load_bundle
 from med_transfer.bundle import read_record
-from med_transfer.cohorts import CohortLock
-from med_transfer.cohorts.hashed_names import recognise
 from med_transfer.errors import InputRejected
 from med_transfer.phantoms import SeriesDetails, write_dicom_series
 from med_transfer.scans import read_scan
@@ -174,12 +172,11 @@ def test_bad_cases_are_rejected_with_their_reason_and_a_killed_job_goes_on(comma
 
 def test_patients_of_the_training_are_refused_by_their_second_phase_alone(command, run, phases_csv, tmp_path):
     """The second phase under another name, as a single scan of a stranger, in a table of its own."""
-    rows, lock = read_rows(phases_csv), CohortLock.read(run / "cohort.lock.json")
-    role_by_hash = {case.scan_hash: case.role for case in lock.cases}
-    role = {scan: role_by_hash[hashed] for scan, hashed in recognise((r["scan"] for r in rows), role_by_hash).items()}
+    rows = read_rows(phases_csv)
+    cases = locked(run, [row["scan"] for row in rows])
     for number, row in enumerate(rows):
         row.update(patient=f"stranger-{number}", scan=row["scan_arterial"], scan_arterial=row["scan"])
-    seen = [row for row in rows if role[row["scan_arterial"]] != "test"]
+    seen = [row for row in rows if cases[row["scan_arterial"]].role != "test"]
     assert seen
     outcome = command("evaluate", run / "bundle", write_rows(tmp_path / "copies.csv", seen), "-o", tmp_path / "out")
     assert outcome.code == 2

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import TINY, FinishedRun, read_rows, settings, write_rows
+from command_line import TINY, FinishedRun, locked, read_rows, settings, write_rows
 from mr_like import as_mr_dicom, as_nifti, mr_values
 from safetensors.torch import save_file
 
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.bundle import read_record
-from med_transfer.cohorts import CohortLock
-from med_transfer.cohorts.hashed_names import recognise
 from med_transfer.config import load_config
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
@@ -66,13 +64,11 @@ def test_there_is_one_for_each_heterogeneous_transfer():
 def table(cohort_csv: Path, source: FinishedRun, out: Path, change: Callable[[dict], None]) -> Path:
     """The source's cohort with absolute paths, the parts that it had there, and what ``change`` makes of each row."""
     parts = {"test": "test", "fold-0": "val", "fold-1": "train"}
-    rows, lock = read_rows(cohort_csv), CohortLock.read(source.folder / "cohort.lock.json")
-    roles_by_hash = {case.scan_hash: parts[case.role] for case in lock.cases}
-    hashes = recognise([row["scan"] for row in rows], roles_by_hash)
-    roles = {scan: roles_by_hash[hashed] for scan, hashed in hashes.items()}
+    rows = read_rows(cohort_csv)
+    cases = locked(source.folder, [row["scan"] for row in rows])
     for row in rows:
         row.pop("mask", None)
-        row.update(split=roles[row["scan"]], scan=str(cohort_csv.parent / row["scan"]))
+        row.update(split=parts[cases[row["scan"]].role], scan=str(cohort_csv.parent / row["scan"]))
         change(row)
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

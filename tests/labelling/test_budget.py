@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import TINY, read_rows, settings, write_rows
+from command_line import TINY, locked, read_rows, settings, write_rows
 from PIL import Image
 from safetensors.torch import save_file
 
 from med_transfer.backbones import load_backbone
-from med_transfer.cohorts import Cohort, CohortLock, SplitConfig, split_cohort
-from med_transfer.cohorts.hashed_names import recognise
+from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
@@ -182,9 +181,8 @@ def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv,
     largest = max(int(run.name.removeprefix("patients-")) for run in runs)
     answered = {}
     for run in runs:
-        locked = {case.scan_hash for case in CohortLock.read(run / "cohort.lock.json").cases}
-        assert recognise(truth, locked)
-        assert not recognise(test, locked)
+        assert locked(run, truth)
+        assert not locked(run, test)
         if run.name == f"patients-{largest}":
             with (run / "predictions.csv").open(newline="") as file:
                 answered |= {row["scan"]: row["predicted"] for row in csv.DictReader(file)}

@@ -8,12 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import read_rows, write_rows
+from command_line import locked, read_rows, write_rows
 from pydicom import dcmread
 from scipy.stats import entropy
 
-from med_transfer.cohorts import CohortLock
-from med_transfer.cohorts.hashed_names import recognise
 from med_transfer.scans.isolation import isolated
 
 COLUMNS = ["rank", "scan", "patient", "series_uid", "reason", "entropy", "distance", "novelty"]
@@ -136,9 +134,8 @@ def test_scans_that_taught_the_bundle_are_left_out(command, finished, cohort_csv
     outcome = command("labels", "next", finished.bundle, cohort_csv, "-o", tmp_path / "next.csv", *USUAL, "--json")
     found = json.loads(outcome.out)
     assert (outcome.code, found["n_known"]) == (0, 12)
-    lock = CohortLock.read(finished.folder / "cohort.lock.json")
-    kept_apart = [case.scan_hash for case in lock.cases if case.role == "test"]
-    free = set(recognise((row["scan"] for row in read_rows(cohort_csv)), kept_apart))
+    cases = locked(finished.folder, [row["scan"] for row in read_rows(cohort_csv)])
+    free = {scan for scan, case in cases.items() if case.role == "test"}
     assert {row["scan"] for row in read_rows(tmp_path / "next.csv")} <= free
 
     rows = [row for row in absolute(cohort_csv) if row["scan"].removeprefix(f"{cohort_csv.parent}/") not in free]
