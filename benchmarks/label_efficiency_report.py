@@ -75,8 +75,15 @@ class Answers:
         found = [part for part in parts if part is not None]
         return [np.mean(each, axis=0) for each in zip(*found, strict=True)] if len(found) == len(parts) else None
 
+    def files(self, arm: str, task: str, n: int) -> list[Path]:
+        return [self.folder / f"{task}_{n or 'all'}_{number}_{arm}.npz" for number in self.splits]
+
+    def cases(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of training and of test patients in a split."""
+        return split(self.crops, number)
+
     def _one(self, arm: str, task: str, n: int) -> list[np.ndarray] | None:
-        files = [self.folder / f"{task}_{n or 'all'}_{number}_{arm}.npz" for number in self.splits]
+        files = self.files(arm, task, n)
         return [np.load(file)["probabilities"] for file in files] if all(file.exists() for file in files) else None
 
     def seconds(self, arm: str) -> float | None:
@@ -87,7 +94,7 @@ class Answers:
         """Mean over the splits, [1 + replicate]: what was found, then each draw."""
         each = []
         for number, one in zip(self.splits, probabilities, strict=True):
-            _, test = split(self.crops, number)
+            _, test = self.cases(number)
             each.append(figure(self.crops.labels[task][test], one, self.weights[:, self.crops.patients[test]]))
         return np.mean(each, axis=0)
 
@@ -188,13 +195,13 @@ def draw(answers: Answers, task: str, arms: Iterable[str], path: Path) -> None:
         found = {n: answers.of(arm, task, n) for n in LABELS}
         values = {n: answers.measured(task, one, macro_auc) for n, one in found.items() if one}
         if values:
-            at = [n or _mean_labels(answers, task) for n in values]
+            at = [n or mean_labels(answers, task) for n in values]
             middle = np.array([v[0] for v in values.values()])
             low, high = np.nanpercentile(np.array([v[1:] for v in values.values()]), [2.5, 97.5], axis=1)
             line = axes.plot(at, middle, marker="o", ms=4, label=CURVES[arm])[0]
             axes.fill_between(at, low, high, color=line.get_color(), alpha=0.12, lw=0)
     axes.set(xscale="log", xlabel="labels a class", ylabel="macro AUC", title=f"LIDC nodules, {task}")
-    axes.set_xticks([10, 30, 100, _mean_labels(answers, task)], ["10", "30", "100", "all"])
+    axes.set_xticks([10, 30, 100, mean_labels(answers, task)], ["10", "30", "100", "all"])
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside right upper", frameon=False)
@@ -202,11 +209,11 @@ def draw(answers: Answers, task: str, arms: Iterable[str], path: Path) -> None:
     plt.close(figure)
 
 
-def _mean_labels(answers: Answers, task: str) -> float:
+def mean_labels(answers: Answers, task: str) -> float:
     """Training cases a class when all are used."""
     counts = []
     for number in answers.splits:
-        training, _ = split(answers.crops, number)
+        training, _ = answers.cases(number)
         counts.append(len(few(answers.crops, task, 0, training, number)) / len(TASKS[task]))
     return float(np.mean(counts))
 

@@ -8,18 +8,26 @@ Means over the splits; intervals are 95 %, from 2,000 bootstrap draws of patient
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from label_efficiency_report import Figure, auc_of_class, drawn_patients, macro_auc, sensitivity, with_interval
+from label_efficiency_report import (
+    LABELS,
+    Answers,
+    auc_of_class,
+    auc_table,
+    class_table,
+    difference_table,
+    drawn_patients,
+    macro_auc,
+    mean_labels,
+    sensitivity,
+)
 from label_savings import MAX_STEPS, NETWORKS, SPLITS, Cell, best_rate
-from lidc_crops import TASKS, Crops, few, load, split_apart
+from lidc_crops import TASKS, load, split_apart
 
-LABELS = (10, 30, 100, 0)
 ARMS = ("scratch", "default", "frozen", "astra", "handcrafted", "default + handcrafted")
 PAIRS = (
     ("default", "scratch"),
@@ -33,83 +41,38 @@ PAIRS = (
 )
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Probabilities of the test cases by (arm, task, n), a list over the splits; None unless every split is there."""
-
-    crops: Crops
-    folder: Path
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        return drawn_patients(int(self.crops.patients.max()) + 1)
+class OwnBudgets(Answers):
+    """Networks by their chosen rate; splits that leave the tuning patients out."""
 
     def files(self, arm: str, task: str, n: int) -> list[Path]:
         if arm not in NETWORKS:
-            return [self.folder / f"{task}_{n or 'all'}_{number}_{arm}.npz" for number in SPLITS]
+            return super().files(arm, task, n)
         rate = best_rate(self.folder, arm, n) or 0.0
-        return [self.folder / Cell(arm, task, n, number, rate, MAX_STEPS[n]).file for number in SPLITS]
+        return [self.folder / Cell(arm, task, n, number, rate, MAX_STEPS[n]).file for number in self.splits]
 
-    def of(self, arm: str, task: str, n: int) -> list[np.ndarray] | None:
-        files = [self.files(part, task, n) for part in arm.split(" + ")]
-        if not all(file.exists() for part in files for file in part):
-            return None
-        each = [[np.load(file)["probabilities"] for file in part] for part in files]
-        return [np.mean(parts, axis=0) for parts in zip(*each, strict=True)]
+    def cases(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        training, _, test = split_apart(self.crops, number)
+        return training, test
 
-    def measured(self, arm: str, task: str, n: int, figure: Figure = macro_auc) -> np.ndarray | None:
-        """Mean over the splits, [1 + replicate]: the figure, then each draw."""
-        if (answers := self.of(arm, task, n)) is None:
-            return None
-        each = []
-        for number, probabilities in zip(SPLITS, answers, strict=True):
-            _, _, test = split_apart(self.crops, number)
-            truth, patients = self.crops.labels[task][test], self.crops.patients[test]
-            each.append(figure(truth, probabilities, self.weights[:, patients]))
-        return np.nanmean(each, axis=0)
-
-    def mean_labels(self, task: str) -> float:
-        """Training cases a class when all are used."""
-        counts = [len(few(self.crops, task, 0, split_apart(self.crops, number)[0], number)) for number in SPLITS]
-        return float(np.mean(counts)) / len(TASKS[task])
+    def macro_auc(self, arm: str, task: str, n: int) -> np.ndarray | None:
+        """[1 + replicate]; None unless every split is there."""
+        answers = self.of(arm, task, n)
+        return None if answers is None else self.measured(task, answers, macro_auc)
 
 
-def table(head: list[str], rows: Iterable[list[str]]) -> str:
+def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
-def columns() -> list[str]:
-    return [f"{n}" if n else "all" for n in LABELS]
-
-
-def auc_table(answers: Answers) -> str:
-    rows = []
-    for task, arm in product(TASKS, ARMS):
-        values = [answers.measured(arm, task, n) for n in LABELS]
-        rows.append([task, arm, *("" if v is None else with_interval(v) for v in values)])
-    return table(["task", "arm", *columns()], rows)
-
-
-def difference_table(answers: Answers) -> str:
-    rows = []
-    for task, (one, other) in product(TASKS, PAIRS):
-        cells = []
-        for n in LABELS:
-            both = answers.measured(one, task, n), answers.measured(other, task, n)
-            cells.append("" if both[0] is None or both[1] is None else with_interval(both[0] - both[1], sign=True))
-        rows.append([task, f"{one} minus {other}", *cells])
-    return table(["task", "difference", *columns()], rows)
-
-
-def saving_table(answers: Answers, arm: str = "default", base: str = "scratch") -> str:
+def saving_table(answers: OwnBudgets, arm: str = "default", base: str = "scratch") -> list[str]:
     """How many labels the base needs for what the arm reaches, interpolated in the logarithm of the labels."""
     rows = []
     for task in TASKS:
-        labels = [n or answers.mean_labels(task) for n in LABELS]
-        curve = [answers.measured(base, task, n) for n in LABELS]
+        labels = [n or mean_labels(answers, task) for n in LABELS]
+        curve = [answers.macro_auc(base, task, n) for n in LABELS]
         for n in LABELS[:-1]:
-            reached = answers.measured(arm, task, n)
+            reached = answers.macro_auc(arm, task, n)
             if reached is None or any(values is None for values in curve):
                 continue
             rising = np.maximum.accumulate(np.array(curve), axis=0)
@@ -128,16 +91,7 @@ def needed_labels(reached: float, rising: np.ndarray, labels: list[float]) -> fl
     return float(np.exp(np.interp(reached, rising, np.log(labels))))
 
 
-def class_table(answers: Answers, figure_of: Callable[[int], Figure], name: str) -> str:
-    rows = []
-    for task, n, arm in product(TASKS, LABELS, ("scratch", "default", "default + handcrafted")):
-        values = [answers.measured(arm, task, n, figure_of(c)) for c in range(3)]
-        cells = [f"{c} {with_interval(v)}" for c, v in zip(TASKS[task], values, strict=True) if v is not None]
-        rows += [[task, str(n or "all"), arm, *cells]] if cells else []
-    return table(["task", "labels", "arm", *(f"{name}" for _ in range(3))], rows)
-
-
-def training_table(answers: Answers) -> str:
+def training_table(answers: OwnBudgets) -> list[str]:
     """Rates tried, figures of the tuning patients, and when the trainings had their best look."""
     rows = []
     for arm, n in product(NETWORKS, LABELS):
@@ -166,16 +120,19 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, default=Path("lidc.npz"))
     parser.add_argument("--out", type=Path, default=Path("label_savings"))
     arguments = parser.parse_args()
-    answers = Answers(load(arguments.prepared), arguments.out / "answers")
+    crops = load(arguments.prepared)
+    weights = drawn_patients(int(crops.patients.max()) + 1)
+    answers = OwnBudgets(crops, arguments.out / "answers", SPLITS, weights)
+    compared = ("scratch", "default", "default + handcrafted")
     sections = {
-        "Macro AUC": auc_table(answers),
-        "Differences of the macro AUC": difference_table(answers),
+        "Macro AUC": auc_table(answers, ARMS),
+        "Differences of the macro AUC": difference_table(answers, PAIRS),
         "Labels saved": saving_table(answers),
         "Trainings": training_table(answers),
-        "Sensitivity of each class": class_table(answers, sensitivity, "sensitivity"),
-        "AUC of each class against the rest": class_table(answers, auc_of_class, "AUC"),
+        "Sensitivity of each class": class_table(answers, compared, "sensitivity", sensitivity),
+        "AUC of each class against the rest": class_table(answers, compared, "AUC", auc_of_class),
     }
-    print("\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items()))
+    print("\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items()))
 
 
 if __name__ == "__main__":
