@@ -144,8 +144,12 @@ def settings(arm: str) -> list[BaseEstimator]:
     return linear + forests if arm == "handcrafted" else linear
 
 
-def fit_simple(crops: Crops, x: np.ndarray, arm: str, task: str, n: int) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """(file, answer) of every split, by the setting that is best on the tuning patients."""
+def simple_file(arm: str, task: str, n: int, number: int) -> str:
+    return f"{task}_{n or 'all'}_{number}_{arm}.npz"
+
+
+def fit_simple(crops: Crops, x: np.ndarray, arm: str, task: str, n: int) -> list[dict[str, np.ndarray]]:
+    """The answer of every split, by the setting that is best on the tuning patients."""
     truth, tried = crops.labels[task], []
     for model in settings(arm):
         answers, figures = [], []
@@ -159,10 +163,7 @@ def fit_simple(crops: Crops, x: np.ndarray, arm: str, task: str, n: int) -> list
     best = max(range(len(tried)), key=lambda k: tried[k][0])
     _, answers, figures = tried[best]
     return [
-        (
-            f"{task}_{n or 'all'}_{number}_{arm}.npz",
-            {"probabilities": answers[number], "setting": np.array(best), "tuning": np.array(figures[number])},
-        )
+        {"probabilities": answers[number], "setting": np.array(best), "tuning": np.array(figures[number])}
         for number in SPLITS
     ]
 
@@ -201,8 +202,10 @@ def main() -> None:
     for arm in arguments.simple:
         x = crops.features if arm == "handcrafted" else frozen_features(crops, SOURCES[arm], None, arguments.out)
         for task, n in product(TASKS, LABELS):
-            for file, answer in fit_simple(crops, x, arm, task, n):
-                np.savez(answers / file, **answer)
+            if all((answers / simple_file(arm, task, n, number)).exists() for number in SPLITS):
+                continue
+            for number, answer in enumerate(fit_simple(crops, x, arm, task, n)):
+                np.savez(answers / simple_file(arm, task, n, number), **answer)
     precision = torch.bfloat16 if arguments.bf16 else torch.float32
     while cells := cells_to_train(answers, arguments.n, arguments.splits):
         start = time.process_time()
