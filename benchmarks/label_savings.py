@@ -226,7 +226,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prepared", type=Path, default=Path("lidc.npz"))
     parser.add_argument("--out", type=Path, default=Path("label_savings"))
     parser.add_argument("--simple", nargs="*", default=["handcrafted", *SOURCES], help="arms that are no networks")
-    parser.add_argument("--n", nargs="+", type=int, default=list(LABELS), help="labels a class; 0: all")
+    parser.add_argument("--n", nargs="*", type=int, default=list(LABELS), help="labels a class; 0: all")
     parser.add_argument("--splits", nargs="+", type=int, default=list(SPLITS))
     parser.add_argument(
         "--bf16", action="store_true", help="encoder in bf16; only where training_step.py finds it sound"
