@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
+Box = tuple[slice, slice, slice]  # of an input's voxels, along depth, height, width
 
 
 class Encoder(nn.Module):
@@ -52,6 +53,10 @@ class Encoder(nn.Module):
             stages: indices into ``maps``.
         """
         return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in stages], dim=1)
+
+    def parts(self, shape: tuple[int, int, int]) -> list[Box]:
+        """What it takes one by one of an input of this shape: slices, or tiles; empty where it takes the whole."""
+        return []
 
     def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a file, by this encoder's names, in this encoder's shapes where it can tell how (2D to 3D)."""

@@ -85,17 +85,8 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     """
     out = Path(out)
     started = time.monotonic()
-    config = choose_region(config, cohort)
-    source = load_source(config)
-    asked, config = config, config.resolved(from_source=source.sha256 is not None)
-    check_transfer(config, source.encoder)
-    precision(config.training.precision)
-    resolve_preprocessing(source.spec, config)  # what is wrong is said before anything is read or written
-    split = split_cohort(cohort, config.split)
-    check_fusion(cohort, split, config)
-    check_operating_point(cohort, split, config)
-    check_subgroups(cohort, config.subgroups)
-    checked_prevalence(config.evaluation.prevalence, cohort.labels)
+    asked = choose_region(config, cohort)
+    config, source = checked_start(cohort, config)
     with _claimed(out, config, source), log_file(out / "run.log"):
         log.info(region_sentence(config, cohort))
         log.info("backbone %s. %s", source.spec.name, source.report)
@@ -127,6 +118,26 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
             evaluate_held_out(run_data, config, record, networks, out, time.monotonic() - started, access)
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)
+
+
+def checked_start(cohort: Cohort, config: FinetuneConfig) -> tuple[FinetuneConfig, LoadedBackbone]:
+    """The config with nothing left automatic, and the network it starts from. No scan is read.
+
+    Raises:
+        CohortError, ConfigError, BackboneError, UsageError: see :func:`finetune`.
+    """
+    config = choose_region(config, cohort)
+    source = load_source(config)
+    config = config.resolved(from_source=source.sha256 is not None)
+    check_transfer(config, source.encoder)
+    precision(config.training.precision)
+    resolve_preprocessing(source.spec, config)
+    split = split_cohort(cohort, config.split)
+    check_fusion(cohort, split, config)
+    check_operating_point(cohort, split, config)
+    check_subgroups(cohort, config.subgroups)
+    checked_prevalence(config.evaluation.prevalence, cohort.labels)
+    return config, source
 
 
 def train(

@@ -44,6 +44,16 @@ def encoder(tmp_path, state):
 
 
 @torch.no_grad()
+def test_it_says_which_parts_it_takes_one_by_one(encoder):
+    x = rand(1, 1, 3, 40, 48)
+    maps, parts = encoder(x), encoder.parts((3, 40, 48))
+    assert len(parts) == 3
+    for index, part in enumerate(parts):
+        for whole, alone in zip(maps, encoder(x[:, :, *part]), strict=True):
+            torch.testing.assert_close(alone[:, :, 0], whole[:, :, index], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_each_slice_of_a_map_is_the_2d_network_on_that_slice(encoder, state):
     x = rand(2, 1, 3, 40, 48)
     maps = encoder(x)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from med_transfer.backbones.encoder import Box
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import PlanarEncoder, PlanarNetwork
 
@@ -56,6 +57,10 @@ class SliceEncoder(PlanarEncoder):
         slices = self.photograph(x).transpose(1, 2)
         maps = self.net_maps(slices.flatten(0, 1))
         return [m.unflatten(0, slices.shape[:2]).transpose(1, 2) for m in maps]
+
+    def parts(self, shape: tuple[int, int, int]) -> list[Box]:
+        """Every slice."""
+        return [(slice(k, k + 1), slice(0, shape[1]), slice(0, shape[2])) for k in range(shape[0])]
 
     def slice_weights(self, maps: Sequence[Tensor]) -> Tensor:
         """How much each slice counts, [batch, depth]; each row sums to 1. For a reader: where the network looked."""
