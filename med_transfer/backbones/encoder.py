@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         """
         return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in stages], dim=1)
 
-    def parts(self, shape: tuple[int, int, int]) -> list[Box]:
+    def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
         """What it takes one by one of an input of this shape: slices, or tiles; empty where it takes the whole."""
         return []
 

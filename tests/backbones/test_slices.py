@@ -46,7 +46,7 @@ def encoder(tmp_path, state):
 @torch.no_grad()
 def test_it_says_which_parts_it_takes_one_by_one(encoder):
     x = rand(1, 1, 3, 40, 48)
-    maps, parts = encoder(x), encoder.parts((3, 40, 48))
+    maps, parts = encoder(x), encoder.cuts((3, 40, 48))
     assert len(parts) == 3
     for index, part in enumerate(parts):
         for whole, alone in zip(maps, encoder(x[:, :, *part]), strict=True):

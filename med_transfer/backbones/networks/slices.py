@@ -58,7 +58,7 @@ class SliceEncoder(PlanarEncoder):
         maps = self.net_maps(slices.flatten(0, 1))
         return [m.unflatten(0, slices.shape[:2]).transpose(1, 2) for m in maps]
 
-    def parts(self, shape: tuple[int, int, int]) -> list[Box]:
+    def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
         """Every slice."""
         return [(slice(k, k + 1), slice(0, shape[1]), slice(0, shape[2])) for k in range(shape[0])]
 
