@@ -50,7 +50,7 @@ class CurveSamples:
         name: a class, or ``all classes``.
         patients: that were learned from [size], rising: of the class, or in all.
         values: performance [size] in [0, 1], mean over the repeats; NaN where there is no case.
-        draws: the same [draw, size] with patients and repeats resampled.
+        draws: the same [draw, size] as other patients, judged and learned from, might have given it.
         labelled: patients with labels in all folds: of the class, or in all.
     """
 
@@ -66,19 +66,19 @@ def curve_samples(
 ) -> list[CurveSamples]:
     """The learning curves: of the sensitivity one a class, of the macro AUC one in all.
 
-    A draw resamples the patients, the same for all sizes, and the repeats: it varies with who happened to be predicted
-    and with who happened to be learned from.
+    A draw resamples the patients who are judged, the same for all sizes, and adds what learning from other patients
+    might have changed (:func:`_learning_deviations`); of a single repeat that is not known and left out.
 
     Raises:
         UsageError: a measure that is none.
     """
     if measure not in MEASURES:
         raise UsageError(f"measure {measure!r}", expected=f"one of {', '.join(MEASURES)}")
-    values = _by_repeat(predictions, measure, np.ones((1, len(predictions.truth)))).mean(axis=1)[0]
-    bootstrap, rng = PatientBootstrap(predictions.patients, n_draws, seed), np.random.default_rng(seed)
-    resampled = bootstrap.distribution(lambda weights: _by_repeat(predictions, measure, weights))
-    repeats = rng.integers(resampled.shape[1], size=(n_draws, resampled.shape[1]))
-    draws = np.take_along_axis(resampled, repeats[:, :, None, None], axis=1).mean(axis=1)
+    by_repeat = _by_repeat(predictions, measure, np.ones((1, len(predictions.truth))))[0]
+    bootstrap, values = PatientBootstrap(predictions.patients, n_draws, seed), by_repeat.mean(axis=0)
+    judged = bootstrap.distribution(lambda weights: _by_repeat(predictions, measure, weights)).mean(axis=1)
+    share = predictions.learned_in_all.mean(axis=0) / len(set(predictions.patients))
+    draws = np.clip(judged + _learning_deviations(by_repeat, share, n_draws, seed), 0, 1)
     patients = np.array(predictions.patients, dtype=object)
     if measure == "macro_auc":
         sizes, everyone = predictions.learned_in_all.mean(axis=0), len(set(predictions.patients))
@@ -90,6 +90,31 @@ def curve_samples(
         )
         for c, name in enumerate(predictions.labels.names)
     ]
+
+
+def _learning_deviations(
+    by_repeat: NDArray[np.float64], share: NDArray[np.float64], n_draws: int, seed: int
+) -> NDArray[np.float64]:
+    """By how much the mean over repeats might differ with other patients to learn from [draw, size, class].
+
+    Repeats differ by less than cohorts do, since two subsets of one cohort share patients: of a share s in each, the
+    fraction s. With v the variance between R repeats, that of their mean is v (1/R + s / (1 - s)), and v is known with
+    R - 1 degrees of freedom. The deviations are combinations of those of the repeats, so that sizes vary together.
+
+    Source: Nadeau & Bengio 2003, Machine Learning 52:239, whose n_test / n_train is s / (1 - s) here: the patients that
+    two subsets share over those they do not.
+
+    Args:
+        by_repeat: performance [repeat, size, class].
+        share: of all patients that a subset holds [size], below 1.
+    """
+    repeats = len(by_repeat)
+    if repeats == 1:
+        return np.zeros((n_draws, *by_repeat.shape[1:]))
+    rng = np.random.default_rng(seed)
+    mixtures = rng.normal(size=(n_draws, repeats)) / np.sqrt(rng.chisquare(repeats - 1, size=(n_draws, 1)))
+    deviations = by_repeat - by_repeat.mean(axis=0)
+    return np.einsum("dr,rsc->dsc", mixtures, deviations) * np.sqrt(1 / repeats + share / (1 - share))[:, None]
 
 
 def _rising(samples: CurveSamples) -> CurveSamples:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from med_transfer.errors import TooFewPatients
-from med_transfer.labelling.curve_samples import SubsetPredictions, curve_samples
+from med_transfer.labelling.curve_samples import SubsetPredictions, _learning_deviations, curve_samples
 from med_transfer.labelling.nested_subsets import geometric_sizes, nested_order, patient_strata
 from med_transfer.labelling.probe_curve import CurvePlan, probe_curve, training_subsets
 from med_transfer.predictions.labels import Labels
@@ -114,18 +115,30 @@ def test_sizes_with_equally_many_of_a_class_are_one_point(cohort):
     assert last.values == pytest.approx([np.mean([one[2] for one in each])])
 
 
-def test_draws_resample_the_repeats_as_well_as_the_patients(cohort):
-    """Of two repeats one is always right and one always wrong: a draw has two of the one, of the other, or both."""
+def test_draws_hold_what_learning_from_other_patients_might_change():
+    """Against Student's t with the variance of Nadeau and Bengio, who write n_test / n_train for s / (1 - s)."""
+    by_repeat, share = np.random.default_rng(3).normal(size=(6, 2, 1)), np.array([0.2, 0.8])
+    deviations = _learning_deviations(by_repeat, share, 40_000, 0)[:, :, 0]
+    for size, nadeau_bengio in enumerate([1 / 6 + 0.2 / 0.8, 1 / 6 + 0.8 / 0.2]):
+        scale = np.sqrt(nadeau_bengio * by_repeat[:, size, 0].var(ddof=1))
+        expected = stats.t(df=5, scale=scale).ppf([0.025, 0.25, 0.75, 0.975])
+        assert np.quantile(deviations[:, size], [0.025, 0.25, 0.75, 0.975]) == pytest.approx(expected, rel=0.06)
+
+
+def test_draws_vary_with_both_who_is_judged_and_who_was_learned_from(cohort):
+    """Repeats that agree leave the patients; a single repeat says nothing of learning; no draw leaves 0 to 1."""
     _, truth, patients = cohort
-    right = truth.astype(float)
-    probabilities = np.stack([[right] * 3, [(1 - right) / 2] * 3])
-    learned = np.tile(np.array([2.0, 4.0, 8.0])[:, None], (2, 1, 3))
-    judged = SubsetPredictions(learned, learned.sum(-1), probabilities, truth, tuple(patients), LABELS)
-    for curve in (*curve_samples(judged, "sensitivity", 400), *curve_samples(judged, "macro_auc", 400)):
-        assert curve.values == pytest.approx([0.5] * 3)
-        np.testing.assert_array_equal(curve.draws, curve.draws[:, [0, 0, 0]])  # the same repeats for all sizes
-        shares = [(curve.draws[:, 0] == value).mean() for value in (0, 0.5, 1)]
-        assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.07)
+    of_repeat = np.random.default_rng(1).dirichlet(np.ones(3), size=(4, 3, 72))
+    learned = np.tile(np.array([2.0, 4.0, 8.0])[:, None], (4, 1, 3))
+
+    def spread(chosen: list[int]) -> float:
+        judged = SubsetPredictions(learned, learned.sum(-1), of_repeat[chosen], truth, tuple(patients), LABELS)
+        draws = curve_samples(judged, "sensitivity", 400)[0].draws
+        assert 0 <= draws.min() <= draws.max() <= 1
+        return float(draws[:, -1].std())
+
+    assert spread([0]) == pytest.approx(spread([0, 0, 0, 0]), rel=0.01)
+    assert spread([0, 1, 2, 3]) > spread([0, 0, 0, 0]) / 2
 
 
 def test_findings_have_curves_too(cohort):
