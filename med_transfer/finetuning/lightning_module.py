@@ -81,7 +81,6 @@ class FinetuningModule(L.LightningModule):
         self._validation: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [batch, class]."""
         """Logits [scan, class] of scans [scan, channel, depth, height, width]."""
         return self.classifier(images.contiguous(memory_format=torch.channels_last_3d))
 
@@ -93,13 +92,11 @@ class FinetuningModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Let learn what the strategy lets learn in this epoch."""
-        """Lets learn what learns in this epoch."""
         transfer = self.config.transfer
         transfer.strategy.set_learning(self.classifier, self.current_epoch)
         keep_frozen_statistics(self.classifier.encoder, everywhere=transfer.batch_norm != "train")
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        """The whole loss of a batch, mixup applied."""
         """Loss of one batch, its penalties and alignment included."""
         images, targets = mixup(batch[0], batch[1].float(), self.config.augmentation.mixup, self.random)
         seen = self._with_unlabelled(images, *batch[2:]).contiguous(memory_format=torch.channels_last_3d)
@@ -131,7 +128,6 @@ class FinetuningModule(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Keep logits and truth; what the validation scans say is a figure of all of them."""
-        """Keeps the logits of one batch until the epoch is over."""
         self._validation.append((self(batch[0]).float().cpu(), batch[1].cpu()))
 
     def on_validation_epoch_end(self) -> None:
@@ -185,7 +181,6 @@ class FinetuningModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW over all that learns in any epoch, and its schedule by step."""
-        """AdamW with a rate a stage, and its schedule."""
         training, transfer = self.config.training, self.config.transfer
         transfer.strategy.set_learning(self.classifier, training.epochs - 1)  # all that ever learns
         adamw, schedule = optimiser(
@@ -199,11 +194,9 @@ class FinetuningModule(L.LightningModule):
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the history with the state."""
         """Keep the history beside Lightning's own state."""
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the history again."""
         """Go on with the history of before."""
         self.history = checkpoint["history"]

@@ -51,20 +51,17 @@ class Run:
 
     @property
     def bundle(self) -> Path:
-        """The bundle's folder."""
         """Folder of the bundle."""
         return self.folder / BUNDLE_FOLDER
 
     @property
     def report(self) -> Path:
         """The report for a browser."""
-        """The page for people."""
         return self.folder / "report.html"
 
     @property
     def metrics(self) -> Metrics:
         """What was measured on the test scans. Raises UsageError for a damaged file."""
-        """metrics.json, read again."""
         return Metrics.load(self.folder / "metrics.json")
 
 

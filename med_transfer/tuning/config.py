@@ -113,7 +113,6 @@ class TuneConfig(FinetuneConfig):
 
     @property
     def objective(self) -> str:
-        """The validation figure that trials compete by."""
         """The figure that is searched for, which every trial watches."""
         return self.tuning.objective or self.training.monitor
 
