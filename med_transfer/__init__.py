@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from med_transfer.api import compare, evaluate, explain, finetune, list_backbones, pretrain, select_backbone
+    from med_transfer.api import (
+        compare,
+        evaluate,
+        explain,
+        finetune,
+        list_backbones,
+        pretrain,
+        preview,
+        select_backbone,
+    )
     from med_transfer.api.estimator import TransferClassifier
     from med_transfer.backbones import load_backbone
     from med_transfer.cohorts import Cohort
@@ -38,6 +47,7 @@ _HOME = {
     "load_backbone": "backbones",
     "load_bundle": "inference",
     "pretrain": "api",
+    "preview": "api",
     "read_scan": "scans",
     "select_backbone": "api",
 }
@@ -59,6 +69,7 @@ __all__ = [
     "load_backbone",
     "load_bundle",
     "pretrain",
+    "preview",
     "read_scan",
     "select_backbone",
 ]

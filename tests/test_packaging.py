@@ -45,6 +45,7 @@ PROMISED = {
     "Predictor",
     "TransferClassifier",
     "pretrain",
+    "preview",
     "select_backbone",
 }
 

@@ -14,6 +14,8 @@ from med_transfer.evaluation.external import EvaluationSettings, evaluate_bundle
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
+from med_transfer.finetuning.preview import Preview
+from med_transfer.finetuning.preview import preview as _preview
 from med_transfer.inference import ScanWithRegion
 from med_transfer.inference.explain import ExplainedScans, explain_scans
 from med_transfer.metrics.records.metrics import Metrics
@@ -40,9 +42,33 @@ def finetune(
         overrides: ``"training.epochs=20"`` and the like, over a YAML file or the defaults.
         progress: told how far it is.
     """
-    if not isinstance(config, FinetuneConfig):
-        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
-    return _finetune(cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), config, out, progress)
+    cohort, config = _read(cohort, config, overrides)
+    return _finetune(cohort, config, out, progress)
+
+
+def preview(
+    cohort: Cohort | Path | str,
+    config: FinetuneConfig | Path | str | None = None,
+    *,
+    per_class: int = 2,
+    draws: int = 2,
+    overrides: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> Preview:
+    """Show what the network would see of a cohort; see :func:`med_transfer.finetuning.preview.preview`.
+
+    A notebook shows the result as a page; ``.write(folder)`` writes that and a picture of each scan.
+
+    Args:
+        cohort: the table, or its path.
+        config: of the run that is to follow, the path of a YAML file, or None for the defaults.
+        per_class: scans of each class.
+        draws: random views of each scan.
+        overrides: ``"input.region=roi"`` and the like, over a YAML file or the defaults.
+        progress: told how far it is.
+    """
+    cohort, config = _read(cohort, config, overrides)
+    return _preview(cohort, config, per_class=per_class, draws=draws, progress=progress)
 
 
 def select_backbone(
@@ -66,9 +92,7 @@ def select_backbone(
         overrides: ``"input.region=roi"`` and the like, over a YAML file or the defaults.
         progress: told how far it is.
     """
-    if not isinstance(config, FinetuneConfig):
-        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
-    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
+    cohort, config = _read(cohort, config, overrides)
     return select(cohort, config, out, names, weights, progress)
 
 
@@ -136,6 +160,15 @@ def explain(
 def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:
     """Hold runs against the first one on the test scans they share; see :func:`compare_runs`."""
     return compare_runs([Path(run) for run in runs], margin=margin)
+
+
+def _read(
+    cohort: Cohort | Path | str, config: FinetuneConfig | Path | str | None, overrides: tuple[str, ...]
+) -> tuple[Cohort, FinetuneConfig]:
+    """The table and the config of a run; the only place that says what stands for a config where none is given."""
+    if not isinstance(config, FinetuneConfig):
+        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
+    return cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), config
 
 
 def list_backbones() -> dict[str, BackboneSpec]:

@@ -22,7 +22,7 @@ from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
 from med_transfer.predictions.record import Prediction
-from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig, Scans
 from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan, region_of_mask
 from med_transfer.scans.isolation import confined, isolated
@@ -99,7 +99,13 @@ def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 
     Raises:
         ScanError: the scan cannot be used; the message says why.
     """
-    volumes = read_scans(case, preprocessing.config)
+    return prepare_volumes(case, read_scans(case, preprocessing.config), preprocessing, margin)
+
+
+def prepare_volumes(
+    case: Case, volumes: Scans, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)
+) -> PreparedScan:
+    """Preprocess one case whose scans were read already, as :func:`read_scans` gives them. Raises ScanError."""
     volume = volumes["scan"]
     region, mask = region_of_case(case, volume)
     handcrafted = features(volume, region, mask)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from med_transfer.scans import Region, geometry
-from med_transfer.scans.inspection.picture import Window, planes, side_by_side
+from med_transfer.scans.inspection.picture import Window, below_each_other, planes, side_by_side
 
 _FOR, _AGAINST = (255, 122, 0), (0, 114, 255)  # orange and blue are told apart by colour-blind readers too
 _MOST_OPAQUE = 0.75
@@ -56,7 +54,7 @@ def heat_picture(
         replace(plane, image=_blend(plane.image, over.image))
         for plane, over in zip(shown, planes(share, affine, (-1.0, 1.0), None, through_mm), strict=True)
     ]
-    return _below_each_other(
+    return below_each_other(
         [side_by_side(row, height_inches=style.height_inches) for row in (shown, coloured)], style.kind
     )
 
@@ -67,13 +65,3 @@ def _blend(grey: NDArray[np.uint8], share: NDArray[np.uint8]) -> NDArray[np.uint
     colour = np.where(signed > 0, np.array(_FOR, np.float32), np.array(_AGAINST, np.float32))
     opacity = _MOST_OPAQUE * np.abs(signed)
     return np.rint(grey[..., None] * (1 - opacity) + colour * opacity).astype(np.uint8)
-
-
-def _below_each_other(rows: Sequence[bytes], kind: Literal["png", "jpeg"]) -> bytes:
-    from matplotlib.image import imread, imsave  # slow to import, and most calls draw nothing
-
-    buffer = io.BytesIO()
-    whole = np.concatenate([imread(io.BytesIO(row), format="png")[..., :3] for row in rows])
-    options = {"quality": 82, "optimize": True} if kind == "jpeg" else {"optimize": True}
-    imsave(buffer, whole, format=kind, pil_kwargs=options)
-    return buffer.getvalue()

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from med_transfer.errors import InputRejected
 from med_transfer.preprocessing.config import FIRST_CHANNEL
@@ -84,10 +83,10 @@ def require_same_place(first: Volume, other: Volume, grid: Grid, column: str) ->
 
 def overlap(first: Volume, other: Volume, grid: Grid) -> float:
     """Of the grid's points that lie in the first scan, the share that lies in the other; 0 where none does."""
-    axes = [np.linspace(0, size - 1, min(size, _POINTS)) for size in grid.shape[::-1]]
-    points = geometry.to_world_mm(grid.affine, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3))
-    in_first = _inside(first, points)
-    return float(_inside(other, points[in_first]).mean()) if in_first.any() else 0.0
+    points = geometry.to_world_mm(grid.affine, geometry.lattice(grid.shape, _POINTS))
+    in_first = geometry.inside(first.affine, first.voxels.shape, points)
+    in_other = geometry.inside(other.affine, other.voxels.shape, points[in_first])
+    return float(in_other.mean()) if in_first.any() else 0.0
 
 
 def _reason(first: Volume, other: Volume, grid: Grid) -> str:
@@ -103,9 +102,3 @@ def _reason(first: Volume, other: Volume, grid: Grid) -> str:
     if same_grid and np.array_equal(first.voxels, other.voxels):
         return "is the same image as scan"
     return ""
-
-
-def _inside(volume: Volume, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-    index = geometry.to_index(volume.affine, points_mm)
-    inside = (index >= -0.5) & (index <= np.array(volume.voxels.shape[::-1]) - 0.5)
-    return np.asarray(inside.all(axis=1))

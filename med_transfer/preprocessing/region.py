@@ -39,8 +39,7 @@ def region_in_view(volume: Volume, config: PreprocessingConfig, region: Region |
             expected="roi_x_mm, roi_y_mm, roi_z_mm or a mask, as in training",
             action="Add them to the table, or train with input.region: whole or foreground",
         )
-    index = geometry.to_index(volume.affine, region.centre_mm)
-    if (index < -0.5).any() or (index > np.array(volume.voxels.shape[::-1]) - 0.5).any():
+    if not geometry.inside(volume.affine, volume.voxels.shape, region.centre_mm):
         raise UnusableVoxels(
             f"region of interest at {tuple(round(mm, 1) for mm in region.centre_mm)} mm lies outside the scan",
             where=volume.provenance.path,

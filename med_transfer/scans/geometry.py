@@ -11,6 +11,7 @@ An array of voxels is ``[depth, height, width]`` = ``[k, j, i]``. An *affine* ma
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,6 +90,18 @@ def to_index(affine: Affine, world_mm: ArrayLike) -> NDArray[np.float64]:
 def centre_mm(affine: Affine, shape_kji: tuple[int, int, int]) -> NDArray[np.float64]:
     """LPS mm of the middle of an array of shape [depth, height, width]."""
     return to_world_mm(affine, (np.array(shape_kji[::-1]) - 1) / 2)
+
+
+def lattice(shape_kji: Sequence[int], most: int) -> NDArray[np.float64]:
+    """Indices (i, j, k) spread evenly over an array [depth, height, width], at most so many along each axis; [n, 3]."""
+    axes = [np.linspace(0, size - 1, min(size, most)) for size in reversed(shape_kji)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def inside(affine: Affine, shape_kji: Sequence[int], world_mm: ArrayLike) -> NDArray[np.bool_]:
+    """Which points in LPS mm lie in a voxel of an array [depth, height, width]; shapes [..., 3] and [...]."""
+    index = to_index(affine, world_mm)
+    return np.asarray(((index >= -0.5) & (index <= np.array(shape_kji[::-1]) - 0.5)).all(axis=-1))
 
 
 def from_array_affine_ras(affine: Affine) -> Affine:

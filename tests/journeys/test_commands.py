@@ -419,7 +419,18 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    commands = ("demo", "phantom", "index", "inspect", "backbones", "finetune", "evaluate", "compare", "predict")
+    commands = (
+        "demo",
+        "phantom",
+        "index",
+        "inspect",
+        "preview",
+        "backbones",
+        "finetune",
+        "evaluate",
+        "compare",
+        "predict",
+    )
     assert not [name for name in commands if f"  {name} " not in done.stdout]
 
 

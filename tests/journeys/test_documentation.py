@@ -34,6 +34,7 @@ CONFIGS = {
     "tune": TuneConfig,
     "finetune": FinetuneConfig,
     "select": FinetuneConfig,
+    "preview": FinetuneConfig,
     "budget": FinetuneConfig,
 }
 RUN = {  # and by which test below

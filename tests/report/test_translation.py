@@ -79,6 +79,15 @@ def test_what_sections_share_is_translated(place, paths, language):
     assert set(catalogue(PACKAGE / place, language)) - everywhere == set(), "translated, but never said"
 
 
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_the_preview_is_translated(language):
+    folder, planes = PACKAGE / "finetuning" / "preview", PACKAGE / "scans" / "inspection" / "planes.html.jinja"
+    own, used = catalogue(folder / "page", language), sentences([*folder.glob("*.py"), *folder.glob("*.jinja"), planes])
+    assert used - set(own) - set(shared(language)) == set(), "not translated"
+    assert set(own) - used == set(), "translated, but never said"
+    assert set(own) & set(shared(language)) == set(), "translated for all sections already"
+
+
 def sentences_of_records():
     """Templates of every Sentence in the package."""
     calls = [

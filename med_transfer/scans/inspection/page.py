@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from med_transfer.errors import ScanError, ScanNotFound
 from med_transfer.page import environment
 from med_transfer.scans import geometry
 from med_transfer.scans.inspection.histogram import Histogram, histogram
-from med_transfer.scans.inspection.picture import Plane, Window, jpeg, planes, side_by_side
+from med_transfer.scans.inspection.picture import Plane, Window, bar_mm, data_uri, planes, side_by_side
 from med_transfer.scans.isolation import confined, isolated
 from med_transfer.scans.reading import read_scan
 from med_transfer.scans.region import Region
@@ -40,7 +39,6 @@ _LUNG_SHARE = 0.1  # of the body: a chest has more, bowel gas and sinuses are le
 _AIR_UNTIL_HU, _TISSUE_FROM_HU = -950, -500
 _ABOVE = ("series", "verdict")
 _LABELS = {"series_uid": "series UID", "spacing_mm": "spacing, mm"}
-_BARS_MM = (200, 100, 50, 20, 10, 5, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ def shown_path(path: Path, base: Path) -> str:
 
 def _environment() -> Environment:
     made = environment(Path(__file__).parent)
-    made.filters |= {"jpeg": lambda image: base64.b64encode(jpeg(image)).decode("ascii"), "bar_mm": _bar_mm}
+    made.filters |= {"data_uri": data_uri, "bar_mm": bar_mm}
     return made
 
 
@@ -214,12 +212,5 @@ def _window(values: NDArray) -> tuple[Window, str]:
 
 def _region(volume: Volume, region: Region) -> str:
     size = " x ".join(f"{mm:.0f}" for mm in region.size_mm)
-    index = geometry.to_index(volume.affine, region.centre_mm)
-    outside = np.any(index < -0.5) or np.any(index > np.array(volume.voxels.shape[::-1]) - 0.5)
-    return f"{size} mm" + (", and its middle lies outside this scan" if outside else "")
-
-
-def _bar_mm(shown: Sequence[Plane]) -> int:
-    """Length of the scale bar: a round number, at most a third of the widest plane."""
-    widest = max(plane.width_mm for plane in shown)
-    return next((mm for mm in _BARS_MM if mm <= widest / 3), 1)
+    inside = geometry.inside(volume.affine, volume.voxels.shape, region.centre_mm)
+    return f"{size} mm" + ("" if inside else ", and its middle lies outside this scan")

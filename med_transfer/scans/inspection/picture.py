@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,7 @@ Box = tuple[float, float, float, float]
 _MAX_PIXELS = 512  # along the longer side of a picture
 _SIDES = (("L", "R"), ("P", "A"), ("S", "I"))  # positive and negative end of each LPS axis
 _NAMED = np.sin(np.radians(20))  # a direction that leans less than 20 degrees to a side does not name it
+_BARS_MM = (200, 100, 50, 20, 10, 5, 2, 1)
 _HEIGHT_INCHES, _WIDTH_INCHES, _MARGIN_INCHES, _NOTE_INCHES = 2.4, 9.0, 0.16, 0.2
 
 
@@ -37,6 +39,7 @@ class Plane:
         top, right, bottom, left: the patient's side at each edge; two letters where the axis is oblique.
         slice, slices: which one along the third axis, from 1, of how many.
         box: left, top, right, bottom of a region of interest, as shares of width and height; None without.
+        grid: further boxes, drawn with thinner lines.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Plane:
     slice: int
     slices: int
     box: Box | None = None
+    grid: tuple[Box, ...] = ()
 
 
 def sides(direction: ArrayLike) -> str:
@@ -161,6 +165,28 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
+def png(image: NDArray[np.uint8]) -> bytes:
+    """A grey picture whose every pixel stays what it is."""
+    from matplotlib.image import imsave  # slow to import, and most calls draw nothing
+
+    buffer = io.BytesIO()
+    colours = np.repeat(image[..., None], 3, axis=-1)  # matplotlib's map of greys is one off here and there
+    imsave(buffer, colours, format="png")
+    return buffer.getvalue()
+
+
+def data_uri(image: NDArray[np.uint8], kind: Literal["png", "jpeg"] = "jpeg") -> str:
+    """What an ``img`` of a page without other files has as its source."""
+    encoded = base64.b64encode(jpeg(image) if kind == "jpeg" else png(image)).decode("ascii")
+    return f"data:image/{kind};base64,{encoded}"
+
+
+def bar_mm(shown: Sequence[Plane]) -> int:
+    """Length of the scale bar: a round number, at most a third of the widest plane."""
+    widest = max(plane.width_mm for plane in shown)
+    return next((mm for mm in _BARS_MM if mm <= widest / 3), 1)
+
+
 def side_by_side(shown: Sequence[Plane], note: str = "", height_inches: float = _HEIGHT_INCHES) -> bytes:
     """PNG of planes in one row, to one scale, with the patient's sides at every edge and a line of text below.
 
@@ -205,8 +231,22 @@ def _draw(figure: Figure, plane: Plane, place: Box, inches: float) -> None:
         (-gap[0], 0.5, plane.left),
     ):
         axes.text(x, y, letters, color="#ffd24d", fontsize=7, transform=axes.transAxes, ha="center", va="center")
-    if plane.box:
-        x, top, right, bottom = plane.box
-        axes.add_patch(
-            Rectangle((x, 1 - bottom), right - x, bottom - top, transform=axes.transAxes, fill=False, color="#4dd2ff")
-        )
+    drawn = [(box, 0.4) for box in plane.grid] + ([(plane.box, 1.0)] if plane.box else [])
+    for (x, top, right, bottom), width in drawn:
+        outline = Rectangle((x, 1 - bottom), right - x, bottom - top, transform=axes.transAxes, fill=False)
+        outline.set(color="#4dd2ff", linewidth=width)
+        axes.add_patch(outline)
+
+
+def below_each_other(rows: Sequence[bytes], kind: Literal["png", "jpeg"]) -> bytes:
+    """One picture of PNGs, each in the middle of the widest one's width, on black."""
+    from matplotlib.image import imread, imsave  # slow to import, and most calls draw nothing
+
+    images = [imread(io.BytesIO(row), format="png")[..., :3] for row in rows]
+    widest = max(image.shape[1] for image in images)
+    spare = [widest - image.shape[1] for image in images]
+    padded = [np.pad(image, ((0, 0), (n // 2, n - n // 2), (0, 0))) for image, n in zip(images, spare, strict=True)]
+    buffer = io.BytesIO()
+    options = {"quality": 82, "optimize": True} if kind == "jpeg" else {}
+    imsave(buffer, np.concatenate(padded), format=kind, pil_kwargs=options)
+    return buffer.getvalue()

@@ -1,0 +1,58 @@
+"""``med-transfer preview``: what the network will see of a cohort, before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson, Config, Overrides, ReportLanguage, cohort_and_settings
+
+if TYPE_CHECKING:
+    from med_transfer.finetuning.preview import Preview
+
+NAME = "preview"
+EXAMPLE = "cohort.csv -c configs/lidc_texture.yaml -o preview"
+
+
+def command(
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for preview.html and a picture of each scan.")],
+    config: Config = None,
+    overrides: Overrides = None,
+    per_class: Annotated[int, typer.Option(min=1, help="Scans of each class; --set seed=1 shows others.")] = 2,
+    draws: Annotated[int, typer.Option(min=0, help="Augmented views of each scan.")] = 2,
+    language: ReportLanguage = "en",
+    as_json: AsJson = False,
+) -> None:
+    """Show what the network sees: pictures per class before and after augmentation, sizes in mm, what is lost."""
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.finetuning import FinetuneConfig
+    from med_transfer.finetuning.preview import preview
+
+    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, overrides or (), as_json=as_json)
+    with progress_bars() as progress:
+        shown = preview(table, settings, per_class=per_class, draws=draws, progress=progress)
+    page = shown.write(out, language)
+    if as_json:
+        say_json(shown.record())
+    else:
+        _say(shown)
+        say(f"page: {page}")
+    raise typer.Exit(1 if shown.unread else 0)
+
+
+def _say(shown: Preview) -> None:
+    from med_transfer.cli.terminal import say
+
+    for scan in shown.scans:
+        say(f"row {scan.row}, {scan.label}")
+        for axis in scan.facts.axes:
+            say(f"  {axis.name}: {axis.view_mm:.0f} mm in {axis.voxels} voxels; {axis.fate}")
+        for sentence in (*scan.facts.sentences, *(f"WARNING {warning}" for warning in scan.facts.warnings)):
+            say(f"  {sentence}")
+    for remark in shown.remarks:
+        say(f"WARNING {remark}")
+    for one in shown.unread:
+        say(f"not shown: row {one.row}, {one.label}: {one.reason}")

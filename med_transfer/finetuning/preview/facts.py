@@ -1,0 +1,344 @@
+"""What becomes of a scan on its way to the network, in mm and shares: sizes, what is lost, cut off, clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.preprocessing import Grid, PreprocessingConfig, Scans
+from med_transfer.preprocessing.region import region_in_view, whole
+from med_transfer.preprocessing.window import foreground_threshold, window_of
+from med_transfer.scans import Region, Volume, geometry
+from med_transfer.scans.voxel_checks import hounsfield_doubt
+
+DENSER_THAN_AIR_HU = -950.0
+SAME = 1.1  # voxel sizes whose ratio is smaller count as equal
+MUCH_PADDING = 0.5  # of the view
+MUCH_OUTSIDE = 0.1  # of what should be in view
+MUCH_CLIPPED = 0.5  # of the patient's voxels in view
+LITTLE_OF_WINDOW = 0.2
+MUCH_UPSAMPLED = 1.5  # scan's voxel over the network's
+MUCH_STRETCHED = 1.5  # longest over shortest edge of a voxel
+_BALL_MM = 20.0  # of the sentence on proportions
+_STEP_HU = 30.0  # of the sentence on contrast: fresh blood is about so much denser than brain
+_POINTS = 64  # along each axis, which is enough to measure a share
+
+
+@dataclass(frozen=True)
+class AxisFacts:
+    """One axis of the network's input.
+
+    Attributes:
+        world: the patient's axis along it: 0 left and right, 1 front and back, 2 head and foot.
+        voxels: of the input.
+        voxel_mm, scan_voxel_mm: the network's and the scan's own.
+        scan_mm: extent of the scan.
+    """
+
+    world: int
+    voxels: int
+    voxel_mm: float
+    scan_voxel_mm: float
+    scan_mm: float
+
+    @property
+    def view_mm(self) -> float:
+        """Extent of what the network sees."""
+        return self.voxels * self.voxel_mm
+
+    @property
+    def name(self) -> Sentence:
+        """In the patient."""
+        if self.world == 2:
+            return Sentence("head to foot")
+        return Sentence("front to back") if self.world == 1 else Sentence("left to right")
+
+    @property
+    def fate(self) -> Sentence:
+        """What becomes of the scan's resolution."""
+        sizes = {"scan": mm(self.scan_voxel_mm), "voxel": mm(self.voxel_mm)}
+        if self.voxel_mm > SAME * self.scan_voxel_mm:
+            return Sentence("a structure thinner than {voxel} mm is lost: {scan} mm become {voxel} mm", **sizes)
+        if self.scan_voxel_mm > SAME * self.voxel_mm:
+            return Sentence("no detail is gained: {scan} mm become {voxel} mm by interpolation", **sizes)
+        return Sentence("kept: {scan} mm stay {voxel} mm", **sizes)
+
+
+@dataclass(frozen=True)
+class ChannelFacts:
+    """One channel's window, and what it does to the patient's voxels in view.
+
+    Attributes:
+        column: of the cohort table.
+        window: lowest and highest value told apart, and ``unit`` of it.
+        below, above: share of the voxels that are clipped to black and to white.
+        used: share of the window that 96 % of the voxels spread over.
+    """
+
+    column: str
+    window: tuple[float, float]
+    unit: str
+    below: float
+    above: float
+    used: float
+
+    @property
+    def sentences(self) -> Iterator[Sentence]:
+        """All of it, and of CT what a small difference is worth."""
+        if self.unit:
+            share = _STEP_HU / (self.window[1] - self.window[0])
+            yield Sentence(
+                "{column}: {step:.0f} HU, as between fresh blood and brain, are {share:.1%} of the window",
+                column=self.column,
+                step=_STEP_HU,
+                share=share,
+            )
+        yield Sentence(
+            "{column}: values from {low:.0f} to {high:.0f}{unit} are told apart; of the patient's voxels in view "
+            "{below:.0%} lie below (black) and {above:.0%} above (white)",
+            column=self.column,
+            low=self.window[0],
+            high=self.window[1],
+            unit=self.unit,
+            below=self.below,
+            above=self.above,
+        )
+
+
+@dataclass(frozen=True)
+class ViewFacts:
+    """Of one scan.
+
+    Attributes:
+        axes: along depth, height and width.
+        channels: in the input's order.
+        outside: share of the patient's voxels in the scan that the network does not see.
+        region_outside: share of the region that it does not see; None where it looks at the whole scan.
+        padding: share of what it sees that lies outside the scan.
+        fitted: whether the region is fitted into the input, whatever its size.
+        found: whether there was a region to look at, where the config asks for one.
+        doubt: why the values are no Hounsfield units, where the config takes them for such.
+        in_slices: whether the network takes slices one by one, so that their distance changes no proportion.
+    """
+
+    axes: tuple[AxisFacts, AxisFacts, AxisFacts]
+    channels: tuple[ChannelFacts, ...]
+    outside: float
+    region_outside: float | None
+    padding: float
+    fitted: bool
+    found: bool
+    doubt: str
+    in_slices: bool = False
+
+    @property
+    def stretch(self) -> float:
+        """Longest over shortest edge of a voxel, of its face where slices are taken by themselves; 1: all are equal."""
+        sizes = [axis.voxel_mm for axis in (self.axes[1:] if self.in_slices else self.axes)]
+        return max(sizes) / min(sizes)
+
+    @property
+    def sentences(self) -> list[Sentence]:
+        """What there is to say of it beside the table of the axes."""
+        return [self._proportions, *self._shares, *(said for channel in self.channels for said in channel.sentences)]
+
+    @property
+    def _proportions(self) -> Sentence:
+        if self.stretch <= SAME and self.in_slices:
+            return Sentence("proportions are kept within each slice, and the network takes slices one by one")
+        if self.stretch <= SAME:
+            return Sentence("proportions are kept: a voxel is as long along each axis")
+        depth, height, width = (f"{_BALL_MM / axis.voxel_mm:.1f}" for axis in self.axes)
+        return Sentence(
+            "proportions are not kept: a ball of {ball:.0f} mm becomes {depth} × {height} × {width} voxels, which are "
+            "cubes to the network",
+            ball=_BALL_MM,
+            depth=depth,
+            height=height,
+            width=width,
+        )
+
+    @property
+    def _shares(self) -> Iterator[Sentence]:
+        if self.region_outside is not None:
+            yield Sentence("{share:.0%} of the region lies outside the view", share=self.region_outside)
+        yield Sentence("{share:.0%} of the patient in this scan lies outside the view", share=self.outside)
+        yield Sentence("{share:.0%} of the view lies outside the scan and is padding", share=self.padding)
+
+    @property
+    def warnings(self) -> list[Sentence]:
+        """What is probably not meant."""
+        return [*self._place_warnings(), *self._resolution_warnings(), *self._value_warnings()]
+
+    def _place_warnings(self) -> Iterator[Sentence]:
+        if not self.found:
+            yield Sentence("the region was not found in this scan: the network sees the whole of it")
+        if self.padding > MUCH_PADDING:
+            yield Sentence("mostly padding: {share:.0%} of the view lies outside the scan", share=self.padding)
+        if self.region_outside is not None and self.region_outside > MUCH_OUTSIDE:
+            yield Sentence("{share:.0%} of the region is cut off", share=self.region_outside)
+        if self.region_outside is None and self.outside > MUCH_OUTSIDE:
+            yield Sentence("{share:.0%} of the patient is cut off", share=self.outside)
+
+    def _resolution_warnings(self) -> Iterator[Sentence]:
+        for axis in self.axes:
+            if axis.scan_voxel_mm > MUCH_UPSAMPLED * axis.voxel_mm:
+                yield Sentence(
+                    "upsampled {times:.1f} times from {axis}: {voxels} voxels hold the detail of {fewer:.0f}",
+                    times=axis.scan_voxel_mm / axis.voxel_mm,
+                    axis=axis.name,
+                    voxels=axis.voxels,
+                    fewer=axis.view_mm / axis.scan_voxel_mm,
+                )
+        if self.fitted and self.stretch > MUCH_STRETCHED:
+            yield Sentence("squeezed: voxels are {times:.1f} times as long as wide", times=self.stretch)
+
+    def _value_warnings(self) -> Iterator[Sentence]:
+        if self.doubt:
+            yield Sentence("these are no Hounsfield units, and input.modality is CT: {doubt}", doubt=self.doubt)
+        for channel in self.channels:
+            clipped, column = channel.below + channel.above, channel.column
+            if clipped > MUCH_CLIPPED:
+                yield Sentence(
+                    "{column}: {share:.0%} of the patient's voxels are clipped", column=column, share=clipped
+                )
+            elif channel.used < LITTLE_OF_WINDOW:
+                yield Sentence(
+                    "{column}: flat, values use {share:.0%} of the window", column=column, share=channel.used
+                )
+
+
+def mm(value: float) -> str:
+    """A length as it is read: 0.86, 4.2, 32."""
+    return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def view_facts(
+    scans: Scans, grid: Grid, config: PreprocessingConfig, region: Region | None, *, in_slices: bool = False
+) -> ViewFacts:
+    """What becomes of a case's scans on the grid that the network sees.
+
+    Args:
+        scans: by the table's columns.
+        grid: of the input, without a margin.
+        config: of the preprocessing.
+        region: from the cohort table.
+        in_slices: whether the network takes slices one by one.
+    """
+    first = scans["scan"]
+    shown, values = _in_view(first, grid)
+    dense = values > _denser_than(first, config.by_channel[0])
+    patient = dense if dense.any() else np.ones_like(dense)
+    looked_at = region_in_view(first, config, region)
+    pairs = zip(config.column_of_channel, config.by_channel, strict=True)
+    everything = looked_at == whole(first)
+    return ViewFacts(
+        axes=_axes(first, grid, config.orientation),
+        channels=tuple(_channel(column, scans[column], grid, channel) for column, channel in pairs),
+        outside=1 - float(shown[patient].mean()),
+        region_outside=None if everything else _outside(looked_at, grid),
+        padding=1 - float(_covered(grid, first).mean()),
+        fitted=config.spacing_mm is None,
+        found=config.region != "foreground" or bool(dense.any()),
+        doubt=hounsfield_doubt(first.voxels) if config.by_channel[0].modality == "CT" else "",
+        in_slices=in_slices,
+    )
+
+
+def _axes(volume: Volume, grid: Grid, orientation: str) -> tuple[AxisFacts, AxisFacts, AxisFacts]:
+    """For each axis of the grid, of the scan's axis that runs nearest to it."""
+    spacing, own = np.array(volume.spacing_mm), volume.affine[:3, :3] / volume.spacing_mm
+    cosines = np.abs(own.T @ (grid.affine[:3, :3] / geometry.spacing_mm(grid.affine)))
+    nearest = cosines.argmax(axis=0)[::-1]  # of depth, height, width among i, j, k
+    extents = spacing * volume.voxels.shape[::-1]
+    depth, height, width = (
+        AxisFacts(world, n, size, float(spacing[axis]), float(extents[axis]))
+        for world, n, size, axis in zip(
+            geometry.world_axes(orientation), grid.shape, grid.voxel_mm, nearest, strict=True
+        )
+    )
+    return depth, height, width
+
+
+def _in_view(volume: Volume, grid: Grid) -> tuple[NDArray[np.bool_], NDArray]:
+    """Of voxels spread over a scan, which lie in the view, and their values."""
+    index = np.rint(geometry.lattice(volume.voxels.shape, _POINTS)).astype(int)
+    shown = geometry.inside(grid.affine, grid.shape, geometry.to_world_mm(volume.affine, index))
+    return shown, volume.voxels[tuple(index[:, ::-1].T)]
+
+
+def _covered(grid: Grid, volume: Volume) -> NDArray[np.bool_]:
+    """Of points spread over the view, which lie in the scan."""
+    points = geometry.to_world_mm(grid.affine, geometry.lattice(grid.shape, _POINTS))
+    return geometry.inside(volume.affine, volume.voxels.shape, points)
+
+
+def _outside(region: Region, grid: Grid) -> float:
+    n = 2 * _POINTS + 1
+    steps = (geometry.lattice((n, n, n), _POINTS) + 0.5) / n - 0.5
+    points = np.array(region.centre_mm) + steps * np.array(region.size_mm)
+    return 1 - float(geometry.inside(grid.affine, grid.shape, points).mean())
+
+
+def _denser_than(volume: Volume, config: PreprocessingConfig) -> float:
+    """The value above which a voxel is the patient's."""
+    plain_ct = config.modality == "CT" and not hounsfield_doubt(volume.voxels)
+    return DENSER_THAN_AIR_HU if plain_ct else foreground_threshold(volume)
+
+
+def _channel(column: str, volume: Volume, grid: Grid, config: PreprocessingConfig) -> ChannelFacts:
+    low, high = window_of(volume, config)
+    shown, values = _in_view(volume, grid)
+    dense = shown & (values > _denser_than(volume, config))
+    values = values[dense] if dense.any() else values
+    spread = np.diff(np.percentile(np.clip(values, low, high), [2, 98]))[0]
+    return ChannelFacts(
+        column,
+        (float(low), float(high)),
+        " HU" if config.modality == "CT" else "",
+        below=float((values < low).mean()),
+        above=float((values > high).mean()),
+        used=float(spread / (high - low)),
+    )
+
+
+def cohort_remarks(facts: Sequence[ViewFacts], modalities: Sequence[str]) -> list[Sentence]:
+    """What only several scans together show.
+
+    Args:
+        facts: of the scans that are shown.
+        modalities: of the same, as far as files state one.
+    """
+    remarks = []
+    if len(stated := sorted({modality for modality in modalities if modality})) > 1:
+        remarks.append(Sentence("the table mixes modalities: {found}", found=", ".join(stated)))
+    if any(one.doubt for one in facts) and not all(one.doubt for one in facts):
+        remarks.append(Sentence("some scans hold Hounsfield units and others do not: does the table mix modalities?"))
+    for axes in zip(*(one.axes for one in facts), strict=True):
+        extents = [axis.scan_mm for axis in axes]
+        whole_scans = all(one.region_outside is None for one in facts)
+        if whole_scans and max(extents) > 2 * min(extents):
+            remarks.append(
+                Sentence(
+                    "the scans are {least} to {most} mm long from {axis}: does the table mix parts of the body?",
+                    least=mm(min(extents)),
+                    most=mm(max(extents)),
+                    axis=axes[0].name,
+                )
+            )
+        sizes = [axis.voxel_mm for axis in axes]
+        if facts[0].fitted and max(sizes) > SAME * min(sizes):
+            remarks.append(
+                Sentence(
+                    "each scan is fitted into the input by itself: from {axis} a voxel is {least} to {most} mm, so "
+                    "that one size in the patient is not one size to the network",
+                    axis=axes[0].name,
+                    least=mm(min(sizes)),
+                    most=mm(max(sizes)),
+                )
+            )
+    return remarks

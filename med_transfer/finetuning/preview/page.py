@@ -1,0 +1,146 @@
+"""preview.html: what the network sees, in one file without network or scripts; and pictures beside it."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from med_transfer.atomic import write_bytes, write_text
+from med_transfer.backbones.encoder import Box
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.preview.facts import cohort_remarks, mm
+from med_transfer.finetuning.preview.pictures import input_planes, parts_picture, scan_png, shown_cuts
+from med_transfer.finetuning.preview.seen import SeenScan, augments, single_slices
+from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.page import Language, environment
+from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.report.writing import report_translator
+from med_transfer.scans.inspection import picture
+
+PAGE = "preview.html"
+_HERE = Path(__file__).parent
+_TEMPLATE = "page.html.jinja"
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A scan that was to be shown and cannot be used."""
+
+    row: int
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A few scans of each class as the network sees them. In a notebook it shows itself.
+
+    Attributes:
+        config: of the run that would follow, with nothing left automatic.
+        preprocessing: what the network sees of every scan.
+        cuts: parts of the input that the network takes one by one: slices or tiles; empty where it takes the whole.
+        classes: for each class its scans.
+        unread: scans that were to be shown and cannot be used.
+        n_scans: of the table, ``n_development`` of them not kept for testing; only these are shown.
+    """
+
+    config: FinetuneConfig
+    preprocessing: PreprocessingConfig
+    cuts: tuple[Box, ...]
+    classes: dict[str, tuple[SeenScan, ...]]
+    unread: tuple[Unread, ...]
+    n_scans: int
+    n_development: int
+
+    @property
+    def scans(self) -> list[SeenScan]:
+        """All that are shown."""
+        return [scan for scans in self.classes.values() for scan in scans]
+
+    def sizes(self, name: str, axis: int) -> tuple[float, float]:
+        """The smallest and the largest value of an attribute of an axis over the scans that are shown."""
+        values = [getattr(scan.facts.axes[axis], name) for scan in self.scans]
+        return min(values), max(values)
+
+    @property
+    def augments(self) -> bool:
+        """Whether training would augment anything."""
+        return augments(self.config)
+
+    @property
+    def remarks(self) -> list[Sentence]:
+        """What only several scans together show."""
+        return cohort_remarks([scan.facts for scan in self.scans], [scan.modality for scan in self.scans])
+
+    def html(self, language: Language = "en") -> str:
+        """The page as text; equal input gives an equal page."""
+        t = report_translator(language).reading(_HERE / "page")
+        page = environment(_HERE, Path(picture.__file__).parent, t=t)
+        page.filters |= {"mm": mm, "data_uri": picture.data_uri, "bar_mm": picture.bar_mm}
+        return page.get_template(_TEMPLATE).render(preview=self, shown=[*map(self._shown, self.scans)])
+
+    def _shown(self, scan: SeenScan) -> dict[str, Any]:
+        """The pictures of a scan: for each channel the planes of the input, of each draw, and the parts."""
+        cuts, config = shown_cuts(self.cuts), self.preprocessing
+        channels = [
+            {
+                "number": number,
+                "column": column,
+                "input": input_planes(plain, config, self._grid),
+                "draws": [input_planes(draw[number - 1], config, sides=False) for draw in scan.augmented],
+                "parts": parts_picture(plain, config, cuts) if cuts else None,
+                "n_parts": len(cuts),
+            }
+            for number, (column, plain) in enumerate(zip(config.column_of_channel, scan.plain, strict=True), start=1)
+        ]
+        return {"scan": scan, "channels": channels}
+
+    @property
+    def _grid(self) -> tuple[Box, ...]:
+        """The parts that are worth drawing as a grid: none where they are single slices."""
+        return () if single_slices(self.cuts) else self.cuts
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, so that its style does not touch the notebook's."""
+        page = html.escape(self.html(self.config.report.language))
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 48rem; border: 0"></iframe>'
+
+    def write(self, out: Path | str, language: Language = "en") -> Path:
+        """Write ``preview.html`` and a ``row-<n>.png`` of each scan into a folder. Raises OutputError."""
+        out = Path(out)
+        for scan in self.scans:
+            write_bytes(out / f"row-{scan.row}.png", scan_png(scan, self.preprocessing, self._grid))
+        write_text(out / PAGE, self.html(language))
+        return out / PAGE
+
+    def record(self) -> dict[str, Any]:
+        """For a program."""
+        return {
+            "input": self.preprocessing.model_dump(mode="json"),
+            "parts": len(self.cuts),
+            "remarks": list(self.remarks),
+            "scans": [_record(scan) for scan in self.scans],
+            "unread": [vars(one) for one in self.unread],
+        }
+
+
+def _record(scan: SeenScan) -> dict[str, Any]:
+    facts = scan.facts
+    axes = [
+        {
+            "axis": axis.name,
+            "voxels": axis.voxels,
+            "view_mm": axis.view_mm,
+            "scan_mm": axis.scan_mm,
+            "voxel_mm": axis.voxel_mm,
+            "scan_voxel_mm": axis.scan_voxel_mm,
+            "detail": axis.fate,
+        }
+        for axis in facts.axes
+    ]
+    shares = {"outside": facts.outside, "region_outside": facts.region_outside, "padding": facts.padding}
+    channels = [vars(channel) for channel in facts.channels]
+    said = {"sentences": facts.sentences, "warnings": facts.warnings}
+    return {"row": scan.row, "label": scan.label, "axes": axes, "channels": channels, **shares, **said}

@@ -1,0 +1,77 @@
+"""A few scans of each class, chosen by seed among those that are not kept for testing."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+
+from med_transfer.cohorts import Case, Cohort, split_cohort
+from med_transfer.cohorts.channels import require_columns
+from med_transfer.cohorts.preparation import without_prediction
+from med_transfer.errors import NothingDone, ScanError
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import resolve_preprocessing
+from med_transfer.finetuning.preview.page import Preview, Unread
+from med_transfer.finetuning.preview.seen import Look, SeenScan, label_of, see
+from med_transfer.finetuning.run import checked_start
+from med_transfer.preprocessing import Preprocessing
+from med_transfer.progress import Progress, silent
+from med_transfer.scans.isolation import confined
+
+
+def preview(
+    cohort: Cohort, config: FinetuneConfig, *, per_class: int = 2, draws: int = 2, progress: Progress = silent
+) -> Preview:
+    """Show what training on this cohort with this config would give to the network.
+
+    What :func:`med_transfer.finetuning.finetune` refuses before it reads a scan is refused here too. No scan that would
+    be kept for testing is shown: who has looked at it and then changes the config has tested nothing.
+
+    Args:
+        cohort: the labelled table.
+        config: of the run that would follow; its seed chooses the scans and the random views.
+        per_class: scans of each class. One that cannot be used is told with its reason, and another one shown.
+        draws: random views of each scan.
+        progress: told how far it is.
+
+    Raises:
+        CohortError, ConfigError, BackboneError, UsageError: see :func:`med_transfer.finetuning.finetune`.
+        NothingDone: none of the scans can be used.
+    """
+    config, source = checked_start(cohort, config)
+    preprocessing = Preprocessing(resolve_preprocessing(source.spec, config))
+    require_columns(cohort, preprocessing.config.columns)
+    development = split_cohort(cohort, config.split).development
+    cuts = tuple(source.encoder.cuts(preprocessing.config.shape))
+    how = Look(cohort.labels, config, preprocessing, cuts, draws)
+    looked_at: dict[int, SeenScan | Unread] = {}
+
+    def look(index: int) -> SeenScan | Unread:
+        looked_at[index] = _look(cohort.cases[index], index, how)
+        progress("looking at scans", len(looked_at), max(len(looked_at), per_class * len(cohort.labels)))
+        return looked_at[index]
+
+    classes: dict[str, tuple[SeenScan, ...]] = {}
+    order, truth = np.random.default_rng(config.seed).permutation(development).tolist(), cohort.truth
+    for number, name in enumerate(cohort.labels.names):
+        of_class = (look(index) for index in order if truth[index, number] and index not in looked_at)
+        classes[name] = tuple(islice((scan for scan in of_class if isinstance(scan, SeenScan)), per_class))
+    unread = tuple(one for one in looked_at.values() if isinstance(one, Unread))
+    if not any(classes.values()):
+        raise NothingDone(
+            f"none of {len(unread)} scans can be used",
+            where=cohort.path or "",
+            expected="at least one",
+            action=f"The first reason: {unread[0].reason}",
+        )
+    return Preview(config, preprocessing.config, cuts, classes, unread, len(cohort), len(development))
+
+
+def _look(case: Case, index: int, how: Look) -> SeenScan | Unread:
+    row = case.row or index + 1
+    try:
+        with confined(case.path):
+            return see(case, row, how)
+    except ScanError as error:
+        return Unread(row, label_of(case), without_prediction(case, error).problem)

@@ -1,0 +1,144 @@
+"""One scan as training gets it: by the same reading, the same preprocessing and the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from med_transfer.backbones.encoder import Box
+from med_transfer.cohorts import Case
+from med_transfer.cohorts.preparation import PreparedScan, prepare_volumes, read_scans, region_of_case
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.batches import FoldData, training_batches, validation_batches
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.preview.facts import ViewFacts, view_facts
+from med_transfer.predictions.labels import Labels
+from med_transfer.preprocessing import Grid, Preprocessing, PreprocessingConfig
+from med_transfer.scans import Region, geometry
+from med_transfer.scans.inspection.picture import Plane, planes
+
+_NO_TRUTH = np.zeros((1, 0), bool)  # of one scan: pictures need none
+
+
+@dataclass(frozen=True)
+class SeenScan:
+    """One scan, and what the network gets of it.
+
+    Attributes:
+        row: of the cohort table.
+        label: its class, or its findings.
+        plain: [channel, depth, height, width], as validation and inference see it.
+        augmented: [draw, channel, depth, height, width], as training may see it; no draws where nothing is augmented.
+        grid: where the voxels of ``plain`` lie in the patient.
+        scans: for each of its scans, by column, three planes in true proportions with the view as a box.
+        facts: what became of it.
+        modality: as the file states it.
+    """
+
+    row: int
+    label: str
+    plain: NDArray[np.float32]
+    augmented: NDArray[np.float32]
+    grid: Grid
+    scans: dict[str, tuple[Plane, ...]]
+    facts: ViewFacts
+    modality: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What every scan is taken through.
+
+    Attributes:
+        labels: of the cohort.
+        config: of the run that would follow.
+        preprocessing: of its scans.
+        cuts: parts of the input that the network takes one by one.
+        draws: random views of each scan.
+    """
+
+    labels: Labels
+    config: FinetuneConfig
+    preprocessing: Preprocessing
+    cuts: tuple[Box, ...]
+    draws: int
+
+
+def see(case: Case, row: int, look: Look) -> SeenScan:
+    """Read one case and take it through what training does with it, up to the network.
+
+    Its random views are those that training would draw of this scan alone with the seed ``config.seed + row``.
+
+    Raises:
+        ScanError: the scan cannot be used; the message says why.
+    """
+    preprocessing, config = look.preprocessing, look.preprocessing.config
+    volumes = read_scans(case, config)
+    region, _ = region_of_case(case, volumes["scan"])
+    prepared = prepare_volumes(case, volumes, preprocessing, margin_voxels(config.shape))
+    grid = preprocessing.grid(volumes["scan"], region)
+    facts = view_facts(volumes, grid, config, region, in_slices=single_slices(look.cuts))
+    windows: dict[str, tuple[float, float]] = {}
+    for channel in facts.channels:
+        windows.setdefault(channel.column, channel.window)  # of several windows of one scan, the first
+    return SeenScan(
+        row=row,
+        label=label_of(case),
+        plain=plain_view(prepared, look.config, config),
+        augmented=random_views(prepared, look, look.config.seed + row),
+        grid=grid,
+        scans={
+            column: planes(volumes[column].voxels, volumes[column].affine, window, _view(grid))
+            for column, window in windows.items()
+        },
+        facts=facts,
+        modality=volumes["scan"].provenance.modality,
+    )
+
+
+def label_of(case: Case) -> str:
+    """Its class, or its findings."""
+    return case.label if isinstance(case.label, str) else ", ".join(sorted(case.label or ()))
+
+
+def plain_view(
+    prepared: PreparedScan, config: FinetuneConfig, preprocessing: PreprocessingConfig
+) -> NDArray[np.float32]:
+    """[channel, depth, height, width] of a scan in a batch of validation."""
+    with torch.random.fork_rng(devices=[]):  # a loader draws a number, which is the caller's
+        images, _ = next(iter(validation_batches([prepared.tensor], _NO_TRUTH, config, preprocessing)))
+    return images[0].numpy()
+
+
+def random_views(prepared: PreparedScan, look: Look, seed: int) -> NDArray[np.float32]:
+    """[draw, channel, depth, height, width] of a scan in a batch of training; none where training augments nothing."""
+    config, preprocessing, draws = look.config, look.preprocessing.config, look.draws
+    if not draws or not augments(config):
+        return np.zeros((0, *prepared.tensor.shape[:1], *preprocessing.shape), np.float32)
+    training = config.training.model_copy(update={"epoch_scans": draws, "batch_size": draws, "workers": 0})
+    alone = FoldData(look.labels, [prepared.tensor], [prepared.voxel_mm], _NO_TRUTH, [], _NO_TRUTH)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # as before each fold's training: what the batches draw hangs on it
+        batches = training_batches(alone, config.model_copy(update={"training": training}), preprocessing, seed)
+        return next(iter(batches))[0].numpy()
+
+
+def augments(config: FinetuneConfig) -> bool:
+    """Whether training augments anything: not where the strategy learns from features of plain scans."""
+    return config.augmentation.strength > 0 and config.transfer.strategy.trains
+
+
+def single_slices(cuts: Sequence[Box]) -> bool:
+    """Whether the parts that a network takes one by one are single slices."""
+    return bool(cuts) and all(depth.stop - depth.start == 1 for depth, _, _ in cuts)
+
+
+def _view(grid: Grid) -> Region:
+    """The box that the network sees, in LPS mm; the grid's axes are the patient's."""
+    x, y, z = (float(value) for value in geometry.centre_mm(grid.affine, grid.shape))
+    width, height, depth = (float(value) for value in np.abs(grid.affine[:3, :3]) @ grid.shape[::-1])
+    return Region((x, y, z), (width, height, depth))
