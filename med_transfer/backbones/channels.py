@@ -25,10 +25,7 @@ def with_channels(spec: BackboneSpec, channels: int) -> BackboneSpec:
     """The entry with a network for ``channels`` channels; weights of any number load into it."""
     if channels == spec.input.channels:
         return spec
-    build = widened(spec.build, channels)
-    with torch.device("meta"):
-        parameters = sum(values.numel() for values in build().parameters())
-    return replace(spec, build=build, input=replace(spec.input, channels=channels), parameters=parameters)
+    return replace(spec.built_by(widened(spec.build, channels)), input=replace(spec.input, channels=channels))
 
 
 def widened(build: Builder, channels: int) -> Builder:

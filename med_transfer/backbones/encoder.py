@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 Box = tuple[slice, slice, slice]  # of an input's voxels, along depth, height, width
+InstancePooling = Literal["attention", "mean", "max", "mean_max", "top_k"]
 
 
 class Encoder(nn.Module):
@@ -18,11 +19,13 @@ class Encoder(nn.Module):
     Attributes:
         stage_channels: channels of each returned map, shallow to deep.
         new_parts: children that no published file has, and that start from random values beside loaded weights.
+        instance_pooling: how slices or tiles become one row of features, where that was chosen.
         channels: of the input; see :mod:`med_transfer.backbones.channels`.
     """
 
     stage_channels: tuple[int, ...]
     new_parts: tuple[str, ...] = ()
+    instance_pooling: InstancePooling | None = None
     channels: int = 1
 
     def stages(self) -> list[nn.Module]:
@@ -57,6 +60,10 @@ class Encoder(nn.Module):
     def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
         """What it takes one by one of an input of this shape: slices, or tiles; empty where it takes the whole."""
         return []
+
+    def pooled_channels(self, stages: Sequence[int]) -> list[int]:
+        """Of each chosen stage, how many channels :meth:`pool` gives."""
+        return [self.stage_channels[stage] for stage in stages]
 
     def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a file, by this encoder's names, in this encoder's shapes where it can tell how (2D to 3D)."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
-from med_transfer.backbones.encoder import Encoder
+import torch
+
+from med_transfer.backbones.encoder import Encoder, InstancePooling
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.weights.renaming import NO_RENAMING, Renaming
 
@@ -106,6 +108,8 @@ class BackboneSpec:
         sha256: of the published file; None where it is not known.
         extra: optional part of the installation, as in ``pip install med-transfer[extra]``.
         notes: what a user has to know besides.
+        instances: what it sees a scan as: ``slices`` or ``tiles``, pooled; empty: as a whole.
+        instance_pooling: how they are pooled, where that was chosen.
         plan: how the network is built and what it expects, where a file says so; saved with whatever is made from it.
         from_weights: completes the entry from what lies beside the weights: (entry, path that the user gave) to
             (completed entry, file or bundle with the tensors). Until then the entry shows a usual network of its kind.
@@ -129,8 +133,16 @@ class BackboneSpec:
     sha256: str | None = None
     extra: str | None = None
     notes: str = ""
+    instances: Literal["", "slices", "tiles"] = ""
+    instance_pooling: InstancePooling | None = None
     plan: NetworkPlan | None = None
     from_weights: Callable[[BackboneSpec, Path], tuple[BackboneSpec, Path]] | None = None
+
+    def built_by(self, build: Builder) -> BackboneSpec:
+        """The entry with another network, whose parameters are counted."""
+        with torch.device("meta"):
+            parameters = sum(values.numel() for values in build().parameters())
+        return replace(self, build=build, parameters=parameters)
 
 
 def describe(spec: BackboneSpec) -> list[tuple[str, str]]:

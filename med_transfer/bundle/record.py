@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from med_transfer.backbones import NetworkPlan
+from med_transfer.backbones import InstancePooling, NetworkPlan
 from med_transfer.errors import NoAnswer
 from med_transfer.fusion import Fusion
 from med_transfer.metrics.records.decisions import ChosenPoint
@@ -31,11 +31,13 @@ class BackboneRecord(_Record):
     Attributes:
         weights: name of the source file; None: from scratch.
         sha256: of that file.
+        instance_pooling: as in the run's config; None: attention over every instance, and in networks without any.
         plan: how the network is built, where its name alone does not tell (nnU-Net); so the source is not needed again.
     """
 
     name: str
     pooled_stages: tuple[int, ...]
+    instance_pooling: InstancePooling | None = None
     licence: str
     source: str
     weights: str | None = None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from med_transfer.backbones.encoder import InstancePooling
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.config import ExplainConfig
@@ -36,12 +37,17 @@ class BackboneConfig(_Config):
         weights: a checkpoint, an encoder in safetensors, or the bundle of an earlier run (its backbone is the source).
         accept_licence: name of the weights' licence where it is restricted: you have read it and accept it.
         pooled_stages: which feature maps the head sees; None takes the entry's own choice.
+        instance_pooling: of slices-... and tiles-...: how the features of a scan's slices or tiles become one row,
+            without those that are empty: ``attention`` (learned; needs training), ``mean``, ``max``, ``mean_max``
+            (both, joined) or ``top_k`` (of each feature the mean of its three largest). None: attention, over empty
+            slices too.
     """
 
     name: str = "med-transfer-small"
     weights: Path | None = None
     accept_licence: str = ""
     pooled_stages: tuple[int, ...] | None = None
+    instance_pooling: InstancePooling | None = None
 
 
 class AugmentationConfig(_Config):

@@ -47,7 +47,8 @@ class FeatureSource:
 
     def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """As :meth:`cached`, before any bottleneck."""
-        shape = f"{self.preprocessing.shape}-{classifier.pooled_stages}"
+        pooling = classifier.encoder.instance_pooling
+        shape = f"{self.preprocessing.shape}-{classifier.pooled_stages}{f'-{pooling}' if pooling else ''}"
         key, names = cache_key(encoder_hash(classifier.encoder), shape), [tensor_hash(tensor) for tensor in tensors]
         entry = self.cache.read(key)
         rows = dict(entry.arrays) if entry else {}

@@ -169,5 +169,8 @@ def _attention(
     weight, bias = (torch.from_numpy(part).float() for part in (probe.weight, probe.bias))
     joined = channel_attention(train_features, weight, bias, torch.from_numpy(truth), multilabel=labels.multilabel)
     stages = classifier.pooled_stages
-    parts = joined.split([classifier.encoder.stage_channels[stage] for stage in stages])
-    return {stage: part / part.sum() for stage, part in zip(stages, parts, strict=True)}
+    parts = joined.split(classifier.encoder.pooled_channels(stages))
+    widths = [classifier.encoder.stage_channels[stage] for stage in stages]
+    # a channel that was pooled in two ways, by its mean and its maximum, has the attention of both
+    summed = [part.view(-1, width).sum(0) for part, width in zip(parts, widths, strict=True)]
+    return {stage: part / part.sum() for stage, part in zip(stages, summed, strict=True)}

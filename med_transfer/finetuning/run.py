@@ -167,7 +167,13 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
         BackboneError: the backbone or its weights cannot be used.
     """
     if config.transfer.strategy.name == "scratch":
-        return load_backbone(config.backbone.name, scratch=True, seed=config.seed, channels=config.input.n_channels)
+        return load_backbone(
+            config.backbone.name,
+            scratch=True,
+            seed=config.seed,
+            channels=config.input.n_channels,
+            instance_pooling=config.backbone.instance_pooling,
+        )
     refuse_adapted_source(config.backbone.weights)
     return load_backbone(
         config.backbone.name,
@@ -175,6 +181,7 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
         seed=config.seed,
         accept_licence=config.backbone.accept_licence,
         channels=config.input.n_channels,
+        instance_pooling=config.backbone.instance_pooling,
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from med_transfer.atomic import sole_writer
+from med_transfer.backbones import find_backbone
+from med_transfer.backbones.instance_pooling import with_instance_pooling
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
 from med_transfer.cohorts import Cohort, Images, split_cohort
 from med_transfer.errors import PatientLeak
@@ -135,7 +137,10 @@ def _groups(preprocessing: PreprocessingConfig, *networks: Network) -> Groups:
 def _candidate(config: FinetuneConfig) -> Candidate:
     backbone = config.backbone
     given = [(backbone.name, backbone.weights)] if backbone.weights else []
-    return find_candidates([backbone.name], given, backbone.accept_licence, config.input.n_channels).ready[0]
+    with_instance_pooling(find_backbone(backbone.name), backbone.instance_pooling)  # refused where nothing is pooled
+    return find_candidates(
+        [backbone.name], given, backbone.accept_licence, config.input.n_channels, backbone.instance_pooling
+    ).ready[0]
 
 
 def _refuse_leaking_source(weights: Path | None, cohort: Cohort, hashes: Sequence[Images]) -> None:

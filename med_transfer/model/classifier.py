@@ -41,7 +41,7 @@ class Classifier(nn.Module):
             raise ConfigError(f"{n_classes} classes", expected="at least 1")
         self.encoder = encoder
         self.pooled_stages = stages_from_front(pooled_stages, len(encoder.stage_channels))
-        joined = sum(encoder.stage_channels[stage] for stage in self.pooled_stages)
+        joined = sum(encoder.pooled_channels(self.pooled_stages))
         self.n_features = bottleneck or joined
         self.mapping = nn.Sequential(nn.Linear(joined, bottleneck), nn.Tanh()) if bottleneck else nn.Identity()
         self.dropout = nn.Dropout(dropout)

@@ -10,6 +10,7 @@ from pathlib import Path
 from med_transfer.backbones import (
     BackboneSpec,
     Encoder,
+    InstancePooling,
     LoadedBackbone,
     backbones,
     find_backbone,
@@ -80,13 +81,17 @@ class Candidate:
     @property
     def network(self) -> Network:
         """With the weights of the source."""
-        return Network(f"{self.spec.name} {self.sha256}", self.spec, None, self.build)
+        return Network(f"{self._kind} {self.sha256}", self.spec, None, self.build)
+
+    @property
+    def _kind(self) -> str:
+        return " ".join(filter(None, (self.spec.name, self.spec.instance_pooling)))
 
     def control(self, seed: int) -> Network:
         """The same network with random weights; what they are depends on the versions too."""
         made_by = "".join(f" {name} {versions()[name]}" for name in ("med-transfer", "monai", "torch"))
         size = f"{self.spec.parameters} {self.spec.stage_channels}"
-        key = f"{self.spec.name} {size} random {seed}{made_by}"
+        key = f"{self._kind} {size} random {seed}{made_by}"
         return Network(key, self.spec, seed, lambda: from_scratch(self.spec, seed).encoder)
 
 
@@ -99,7 +104,11 @@ class Candidates:
 
 
 def find_candidates(
-    names: Sequence[str] | None, given: Sequence[tuple[str, Path]] = (), accept_licence: str = "", channels: int = 1
+    names: Sequence[str] | None,
+    given: Sequence[tuple[str, Path]] = (),
+    accept_licence: str = "",
+    channels: int = 1,
+    instance_pooling: InstancePooling | None = None,
 ) -> Candidates:
     """Everything whose weights are at hand; each weights file is opened and checked once.
 
@@ -108,6 +117,7 @@ def find_candidates(
         given: backbone and path of weights: a checkpoint, a safetensors file, a bundle or a run folder.
         accept_licence: name of a restricted licence that the user accepts.
         channels: of the input.
+        instance_pooling: of those that have slices or tiles to pool.
 
     Raises:
         UnknownBackbone: a name that is none.
@@ -115,7 +125,7 @@ def find_candidates(
         BackboneError: as :func:`med_transfer.backbones.load_backbone`, for what was named or given; a bundle with
             adapters.
     """
-    check = partial(_checked, accept_licence=accept_licence, channels=channels)
+    check = partial(_checked, accept_licence=accept_licence, channels=channels, instance_pooling=instance_pooling)
     specs = [find_backbone(name) for name in names] if names is not None else list(backbones().values())
     ready = [_given(find_backbone(name), path, check) for name, path in given]
     given_names = {candidate.spec.name for candidate in ready}
@@ -164,9 +174,21 @@ def _at_hand(spec: BackboneSpec, check: Check, left_out: dict[str, str]) -> list
     return []
 
 
-def _checked(name: str, spec: BackboneSpec, weights: Path | None, *, accept_licence: str, channels: int) -> Candidate:
+def _checked(
+    name: str,
+    spec: BackboneSpec,
+    weights: Path | None,
+    *,
+    accept_licence: str,
+    channels: int,
+    instance_pooling: InstancePooling | None,
+) -> Candidate:
+    pooling = instance_pooling if spec.instances else None
+
     def load() -> LoadedBackbone:
-        return load_backbone(spec.name, weights, accept_licence=accept_licence, channels=channels)
+        return load_backbone(
+            spec.name, weights, accept_licence=accept_licence, channels=channels, instance_pooling=pooling
+        )
 
     loaded = load()
     build = _Opened(loaded.encoder, lambda: load().encoder)

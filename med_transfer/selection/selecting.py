@@ -64,7 +64,10 @@ def select(
     out, config = Path(out), choose_region(config, cohort)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     paths = [(name, Path(path)) for name, path in weights]
-    candidates = find_candidates(names, paths, config.backbone.accept_licence, config.input.n_channels)
+    backbone = config.backbone
+    candidates = find_candidates(
+        names, paths, backbone.accept_licence, config.input.n_channels, backbone.instance_pooling
+    )
     for candidate in candidates.ready:
         layers_of(candidate.spec, config.backbone.pooled_stages)  # a wrong one is refused before anything is read
     candidates = _without_leaks(candidates, cohort, [()] * len(cohort))  # by patient, before anything is read

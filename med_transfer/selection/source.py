@@ -30,6 +30,7 @@ _SHORTENED = "the bundle describes its training scans behind an autoencoder's bo
 _RECOLOURED = (
     "the bundle describes its training scans as CORAL recoloured them for another site, not as the encoder gives them"
 )
+_POOLED_OTHERWISE = "slices or tiles of the source were pooled otherwise than backbone.instance_pooling says"
 _NOT_OF_THE_INPUT = {"modality", "max_gap_mm"}  # which scans are taken, not how one is given
 
 
@@ -71,6 +72,8 @@ def source_features(candidate: Candidate) -> SourceFeatures | None:
     Raises:
         BackboneError: there is a file, and it cannot be used.
     """
+    if why_unknown(candidate) == _POOLED_OTHERWISE:
+        return None
     for path in _places(candidate):
         if path.is_file():
             return read_source_features(path, candidate.sha256)
@@ -80,6 +83,8 @@ def source_features(candidate: Candidate) -> SourceFeatures | None:
 def why_unknown(candidate: Candidate) -> str:
     """Why a candidate without a file of source features has none of a bundle either; empty when it has."""
     folder = _bundle(candidate)
+    if candidate.spec.instance_pooling != (read_record(folder).backbone.instance_pooling if folder else None):
+        return _POOLED_OTHERWISE
     if folder is None:
         return NOTHING_STORED
     transfer = read_record(folder).transfer
@@ -91,7 +96,7 @@ def source_head(candidate: Candidate) -> SourceHead | None:
     """The first fold model's head of a bundle that gives one class a scan; else None."""
     folder = _bundle(candidate)
     record = read_record(folder) if folder is not None else None
-    if folder is None or record is None or record.multilabel:
+    if folder is None or record is None or record.multilabel or why_unknown(candidate) == _POOLED_OTHERWISE:
         return None
     tensors = load_file(folder / WEIGHTS_FILE)
     shortened = record.transfer is not None and record.transfer.bottleneck is not None

@@ -7,7 +7,7 @@ import torch
 from planar_reference import random_planar_state, resnet
 
 from med_transfer.backbones import load_backbone
-from med_transfer.backbones.networks.slices import GatedAttention
+from med_transfer.backbones.networks.instances import GatedAttention
 from med_transfer.bundle import (
     BackboneRecord,
     BundleRecord,
@@ -81,7 +81,7 @@ def test_attention_is_that_of_the_paper():
 
 @torch.no_grad()
 def test_slice_weights_sum_to_one_and_differ(encoder):
-    weights = encoder.slice_weights(encoder(rand(2, 1, 6, 32, 32)))
+    weights = encoder.instance_weights(encoder(rand(2, 1, 6, 32, 32)))
     assert weights.shape == (2, 6)
     assert (weights > 0).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(2))
@@ -92,7 +92,7 @@ def test_slice_weights_sum_to_one_and_differ(encoder):
 def test_features_are_weighted_means_over_slices(encoder):
     x = rand(2, 1, 5, 32, 32)
     maps, classifier = encoder(x), Classifier(encoder, 3, pooled_stages=(1, 3)).eval()
-    weights = encoder.slice_weights(maps).numpy()
+    weights = encoder.instance_weights(maps).numpy()
     expected = [(m.numpy().mean((3, 4)) * weights[:, None]).sum(2) for m in (maps[1], maps[3])]
     np.testing.assert_allclose(classifier.features(x).numpy(), np.concatenate(expected, 1), rtol=1e-4, atol=1e-6)
 
@@ -102,8 +102,8 @@ def test_order_of_slices_changes_no_feature_but_moves_the_weights(encoder):
     x, order = rand(1, 1, 6, 32, 32), torch.tensor([3, 0, 5, 1, 4, 2])
     classifier = Classifier(encoder, 2).eval()
     torch.testing.assert_close(classifier.features(x[:, :, order]), classifier.features(x), rtol=1e-4, atol=1e-5)
-    moved = encoder.slice_weights(encoder(x[:, :, order]))
-    torch.testing.assert_close(moved, encoder.slice_weights(encoder(x))[:, order], rtol=1e-4, atol=1e-6)
+    moved = encoder.instance_weights(encoder(x[:, :, order]))
+    torch.testing.assert_close(moved, encoder.instance_weights(encoder(x))[:, order], rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()

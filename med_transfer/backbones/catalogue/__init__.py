@@ -13,6 +13,7 @@ from med_transfer.backbones.catalogue import (
     stunet,
     suprem,
     swin_ssl,
+    tiles,
     video,
     voco,
 )
@@ -20,6 +21,7 @@ from med_transfer.backbones.catalogue import (
 FAMILIES = (  # in the order of `med-transfer backbones list`
     small,
     residual,
+    tiles,
     medicalnet,
     merlin,
     ct_fm,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.networks.inflation import Rule
@@ -74,6 +75,7 @@ class Transfer:
     counted_as: str
     minimum_shape: Triple
     notes: str
+    instances: Literal["", "slices"] = ""
     suffix: str = ""
     window_hu: tuple[float, float] = (-1000.0, 400.0)
     windows_hu: Sequence[tuple[float, float]] | None = None
@@ -108,6 +110,7 @@ def transferred(net: PlanarSource, way: Transfer) -> BackboneSpec:
         training_data="ImageNet-1k: 1.28 million photographs of 1000 classes",
         renaming=net.renaming,
         sha256=net.sha256,
+        instances=way.instances,
         extra=net.extra,
         notes=" ".join(part for part in (way.notes, net.notes, _NOTE) if part),
     )
@@ -144,6 +147,7 @@ SLICES = Transfer(
     (1, 32, 32),
     "The 2D network runs on every slice; gated attention (arXiv:1802.04712) weighs the slices, equally before it "
     "has learnt.",
+    instances="slices",
 )
 
 

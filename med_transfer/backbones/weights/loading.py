@@ -10,7 +10,8 @@ from typing import BinaryIO
 import torch
 
 from med_transfer.backbones.channels import with_channels
-from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.encoder import Encoder, InstancePooling
+from med_transfer.backbones.instance_pooling import with_instance_pooling
 from med_transfer.backbones.registry import find_backbone
 from med_transfer.backbones.spec import BackboneSpec
 from med_transfer.backbones.weights.matching import LoadReport, load_tensors
@@ -44,6 +45,7 @@ def load_backbone(
     seed: int = 0,
     accept_licence: str = "",
     channels: int = 1,
+    instance_pooling: InstancePooling | None = None,
 ) -> LoadedBackbone:
     """Build the encoder of a backbone and load its weights. Nothing is downloaded.
 
@@ -55,6 +57,7 @@ def load_backbone(
         seed: of the random values; the same seed gives the same encoder.
         accept_licence: the name of the weights' licence, where it restricts their use.
         channels: of the input; weights made for another number are brought to it (see ``backbones/channels.py``).
+        instance_pooling: how slices or tiles are pooled (see ``backbones/networks/instances.py``); None: by attention.
 
     Raises:
         UnknownBackbone: no such name.
@@ -63,7 +66,7 @@ def load_backbone(
         MissingExtra: the package that brings the weights is not installed.
         WeightsMismatch: the file belongs to another network.
         UnsafeWeights: the file could run code, or is not the published one.
-        BackboneError: the file is damaged.
+        BackboneError: the file is damaged, or the network has no instances to pool.
     """
     spec = find_backbone(name)
     if scratch and weights is not None:
@@ -71,7 +74,7 @@ def load_backbone(
     if not scratch:
         require_accepted(spec, accept_licence)
         spec, weights = _completed(spec, weights)
-    spec = with_channels(spec, channels)
+    spec = with_instance_pooling(with_channels(spec, channels), instance_pooling)
     stream, where = (None, "") if scratch else _open(spec, weights)
     if stream is None:
         return from_scratch(spec, seed)

@@ -20,7 +20,7 @@ _PREFIXES = {
     *("visual_encoder", "encode_image", "i3_resnet"),  # Merlin and Astra
 }
 _NOT_ENCODER = re.compile(
-    r"(fc|head|classifier|contrastive_head|conv_seg|decoder|encode_text|logit_scale|member[1-9]\d*|novelty\d+|mapping|temperature)(\.|$)"
+    r"(attention|fc|head|classifier|contrastive_head|conv_seg|decoder|encode_text|logit_scale|member[1-9]\d*|novelty\d+|mapping|temperature)(\.|$)"
 )
 
 

@@ -1,0 +1,44 @@
+"""Networks of small inputs on tiles of a whole scan, with the weights that they have anyway."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from med_transfer.backbones.catalogue import merlin, residual, small
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.networks.instances import parameters_of_attention
+from med_transfer.backbones.networks.tiles import TileEncoder
+from med_transfer.backbones.spec import BackboneSpec, Builder, Triple
+
+_OF_THE_NETWORK = (r"^(?!tiled\.|attention\.)", "tiled.")  # a published name lies under ``tiled.`` here
+
+
+def _build(tiled: Builder, tile: Triple) -> Encoder:
+    return TileEncoder(tiled(), tile)
+
+
+def _tiled(base: BackboneSpec, tile: Triple) -> BackboneSpec:
+    """An entry's network on tiles of so many voxels, at the spacing and in the window of its own."""
+    size = " x ".join(map(str, tile))
+    renamed = replace(base.renaming, replace=(*base.renaming.replace, _OF_THE_NETWORK))
+    notes = (
+        f"`{base.name}` on tiles of {size} voxels that overlap by a quarter of their edge, for whole scans: "
+        "input.shape may be any size, and tiles without anything but background are skipped. Gated attention "
+        "(arXiv:1802.04712) weighs the tiles, equally before it has learnt; see docs/transfer.md, Whole scans."
+    )
+    return replace(
+        base,
+        name=f"tiles-{base.name}",
+        build=partial(_build, base.build, tile),
+        parameters=base.parameters + parameters_of_attention(base.stage_channels[-1]),
+        renaming=renamed,
+        instances="tiles",
+        notes=notes,
+    )
+
+
+SPECS = (
+    *(_tiled(entry, (16, 32, 32)) for entry in (small.SPECS[0], residual.SPECS[0])),
+    _tiled(merlin.SPECS[1], (32, 96, 96)),  # Astra
+)

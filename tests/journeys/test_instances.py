@@ -1,0 +1,57 @@
+"""Whole scans as tiles and as slices, from the command line to a bundle that predicts and is a source."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from command_line import TINY, read_rows, settings
+from safetensors.torch import load_file
+
+from med_transfer.backbones import load_backbone
+from med_transfer.bundle import load_network, read_record
+
+SMALL = (*TINY, "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1", "explain.gallery=0")
+TILES = (*SMALL, "backbone.name=tiles-med-transfer-small", "input.shape=[16,48,48]", "from_scratch_baseline=false")
+
+
+def finetune(command, cohort, folder, *overrides):
+    outcome = command("finetune", cohort, "-o", folder, *settings(*overrides))
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+def test_frozen_tiles_with_a_linear_head(command, cohort_csv, unseen_csv, tmp_path):
+    chosen = (*TILES, "transfer.strategy=linear_probe", "backbone.instance_pooling=mean_max")
+    run = finetune(command, cohort_csv, tmp_path / "run", *chosen)
+    record = read_record(run / "bundle").backbone
+    assert (record.name, record.instance_pooling) == ("tiles-med-transfer-small", "mean_max")
+    tensors = load_file(run / "bundle/models/model.safetensors")
+    assert tensors["member0.head.weight"].shape == (3, 2 * (128 + 256))
+    assert not any("attention" in name for name in tensors)
+    small = load_backbone("med-transfer-small").encoder.state_dict()
+    assert all(torch.equal(tensors[f"member0.encoder.tiled.{n}"], small[n]) for n in small if "num_batches" not in n)
+    predicted = command("predict", run / "bundle", unseen_csv, "-o", tmp_path / "out")
+    assert predicted.code == 0, predicted.err
+    assert {row["status"] for row in read_rows(tmp_path / "out/predictions.csv")} == {"ok"}
+    given = ("--backbones", record.name, *settings(*chosen))
+    ranked = command("select", cohort_csv, "-o", tmp_path / "ranked", *given)
+    assert ranked.code == 0, ranked.err
+
+
+def test_trained_tiles_are_a_source_for_tiles_pooled_otherwise(command, cohort_csv, tmp_path):
+    first = finetune(command, cohort_csv, tmp_path / "first", *TILES, "backbone.instance_pooling=attention")
+    attention = load_network(first / "bundle").fold_models[0].encoder.attention
+    assert attention.score.weight.abs().sum() > 0
+    again = load_backbone("tiles-med-transfer-small", first / "bundle", instance_pooling="max")
+    assert again.report.matched_share == 1
+    assert not again.report.unexpected
+    assert load_backbone("tiles-med-transfer-small", first / "bundle").report.fresh == ()
+
+
+@pytest.mark.parametrize("command_name", ["finetune", "labels"])
+def test_a_pooling_of_a_network_without_instances_is_refused(command, cohort_csv, tmp_path, command_name):
+    words = ("labels", "budget") if command_name == "labels" else ("finetune",)
+    chosen = (*TINY, "backbone.name=med-transfer-small", "backbone.instance_pooling=max")
+    outcome = command(*words, cohort_csv, "-o", tmp_path / "out", *settings(*chosen))
+    assert outcome.code == 2
+    assert "max with med-transfer-small, which sees a scan as a whole; expected a backbone of slices" in outcome.err
