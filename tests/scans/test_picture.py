@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from med_transfer.scans import Region, geometry
-from med_transfer.scans.inspection.picture import jpeg, planes, side_by_side, sides
+from med_transfer.scans.inspection.picture import jpeg, planes, side_by_side, sides, with_room
 
 SPACING = (1.5, 2.0, 3.0)
 SHAPE = (16, 20, 24)  # depth, height, width of the LPS scan
@@ -157,3 +157,23 @@ def test_jpeg_keeps_the_greys():
     image = np.tile(np.arange(256, dtype=np.uint8), (40, 1))
     decoded = imread(io.BytesIO(jpeg(image)), format="jpeg")[..., 0]
     assert np.abs(decoded.astype(int) - image).max() <= 3
+
+
+def test_a_box_that_reaches_beyond_the_scan_gets_room():
+    """The scan keeps its pixels and its size in mm, and the box its place beside it."""
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    region = Region((10.0, -5.0, 12.0), (10.0, 40.0, 200.0))  # within along x, beyond to the front, beyond along z
+    for plain in planes(np.full((12, 20, 30), 5), affine, (0, 10), region):
+        roomy = with_room(plain)
+        mm = roomy.width_mm / roomy.image.shape[1]
+        assert mm == pytest.approx(plain.width_mm / plain.image.shape[1])
+        rows, columns = np.nonzero(roomy.image)
+        assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == plain.image.shape
+        left, top, right, bottom = roomy.box
+        assert min(left, top) >= -1e-9
+        assert max(right, bottom) <= 1 + 1e-9
+        before = (left * roomy.width_mm - columns.min() * mm) / plain.width_mm
+        above = (top * roomy.height_mm - rows.min() * mm) / plain.height_mm
+        assert (before, above) == pytest.approx(plain.box[:2])
+        assert (right - left) * roomy.width_mm == pytest.approx((plain.box[2] - plain.box[0]) * plain.width_mm)
+    assert with_room(planes(np.zeros((4, 4, 4)), affine, (0, 1))[0]).box is None

@@ -318,27 +318,34 @@ def cohort_remarks(facts: Sequence[ViewFacts], modalities: Sequence[str]) -> lis
         remarks.append(Sentence("the table mixes modalities: {found}", found=", ".join(stated)))
     if any(one.doubt for one in facts) and not all(one.doubt for one in facts):
         remarks.append(Sentence("some scans hold Hounsfield units and others do not: does the table mix modalities?"))
-    for axes in zip(*(one.axes for one in facts), strict=True):
-        extents = [axis.scan_mm for axis in axes]
-        whole_scans = all(one.region_outside is None for one in facts)
-        if whole_scans and max(extents) > 2 * min(extents):
+    axes = [*zip(*(one.axes for one in facts), strict=True)]  # [axis][scan]
+    if all(one.region_outside is None for one in facts):
+        axis, least, most = _widest(axes, "scan_mm")
+        if most > 2 * least:
             remarks.append(
                 Sentence(
                     "the scans are {least} to {most} mm long from {axis}: does the table mix parts of the body?",
-                    least=mm(min(extents)),
-                    most=mm(max(extents)),
-                    axis=axes[0].name,
+                    least=mm(least),
+                    most=mm(most),
+                    axis=axis,
                 )
             )
-        sizes = [axis.voxel_mm for axis in axes]
-        if facts[0].fitted and max(sizes) > SAME * min(sizes):
-            remarks.append(
-                Sentence(
-                    "each scan is fitted into the input by itself: from {axis} a voxel is {least} to {most} mm, so "
-                    "that one size in the patient is not one size to the network",
-                    axis=axes[0].name,
-                    least=mm(min(sizes)),
-                    most=mm(max(sizes)),
-                )
+    axis, least, most = _widest(axes, "voxel_mm")
+    if facts[0].fitted and most > SAME * least:
+        remarks.append(
+            Sentence(
+                "each scan is fitted into the input by itself: from {axis} a voxel is {least} to {most} mm, so that "
+                "one size in the patient is not one size to the network",
+                axis=axis,
+                least=mm(least),
+                most=mm(most),
             )
+        )
     return remarks
+
+
+def _widest(axes: Sequence[Sequence[AxisFacts]], name: str) -> tuple[Sentence, float, float]:
+    """The axis along which an attribute differs most between scans, with its smallest and largest value."""
+    ranges = [[getattr(axis, name) for axis in of_scans] for of_scans in axes]
+    number = max(range(len(ranges)), key=lambda k: max(ranges[k]) / min(ranges[k]))
+    return axes[number][0].name, min(ranges[number]), max(ranges[number])

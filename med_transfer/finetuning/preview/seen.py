@@ -19,7 +19,7 @@ from med_transfer.finetuning.preview.facts import ViewFacts, view_facts
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Grid, Preprocessing, PreprocessingConfig
 from med_transfer.scans import Region, geometry
-from med_transfer.scans.inspection.picture import Plane, planes
+from med_transfer.scans.inspection.picture import Plane, planes, with_room
 
 _NO_TRUTH = np.zeros((1, 0), bool)  # of one scan: pictures need none
 
@@ -92,7 +92,7 @@ def see(case: Case, row: int, look: Look) -> SeenScan:
         augmented=random_views(prepared, look, look.config.seed + row),
         grid=grid,
         scans={
-            column: planes(volumes[column].voxels, volumes[column].affine, window, _view(grid))
+            column: tuple(map(with_room, planes(volumes[column].voxels, volumes[column].affine, window, _view(grid))))
             for column, window in windows.items()
         },
         facts=facts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -91,6 +91,32 @@ def planes(
     extent = None if region is None else _extent(affine, region)
     axes = ((2, 0, 1), (1, 0, 2), (0, 1, 2))  # across, columns, rows
     return tuple(_plane(voxels, affine, window, at, extent, order) for order in axes)
+
+
+def with_room(plane: Plane, most: float = 4.0) -> Plane:
+    """The plane on a black ground that its box fits on, which may reach beyond it; no side grows by more than ``most``.
+
+    Args:
+        plane: with a box.
+        most: times the plane's own width and height.
+    """
+    if plane.box is None:
+        return plane
+    (left, top, right, bottom), (height, width) = plane.box, plane.image.shape[:2]
+    shares = np.clip([[-top, bottom - 1], [-left, right - 1]], 0, most)
+    (above, below), (before, behind) = np.ceil(shares * [[height], [width]]).astype(int).tolist()
+    rows, columns = above + height + below, before + width + behind
+    moved = (
+        [(x * width + before) / columns for x in (left, right)],
+        [(y * height + above) / rows for y in (top, bottom)],
+    )
+    return replace(
+        plane,
+        image=np.pad(plane.image, ((above, below), (before, behind))),
+        width_mm=plane.width_mm * columns / width,
+        height_mm=plane.height_mm * rows / height,
+        box=(moved[0][0], moved[1][0], moved[0][1], moved[1][1]),
+    )
 
 
 def _plane(
