@@ -29,6 +29,7 @@
     │   ├── AmbiguousScan
     │   ├── GeometryRejected
     │   ├── InputRejected
+    │   │   └── OrganNotFound
     │   ├── UnusableVoxels
     │   └── NoAnswer
     ├── OutputError
@@ -195,6 +196,10 @@ class GeometryRejected(ScanError):
 
 class InputRejected(ScanError):
     """A sound scan, but not what the input is made of (modality, channel)."""
+
+
+class OrganNotFound(InputRejected):
+    """The part of the body that the network looks at was not found in the scan."""
 
 
 class UnusableVoxels(ScanError):

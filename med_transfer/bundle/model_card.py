@@ -6,12 +6,12 @@ from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Cohort
 from med_transfer.page.markdown import as_text, table
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.preprocessing.config import ORGANS
 
 
 def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
     """Name and value of what a reader must know of the model."""
-    shape, backbone = record.preprocessing.shape, record.backbone
-    spacing = record.preprocessing.spacing_mm
+    backbone = record.backbone
     return [
         ("Intended use", record.intended_use),
         ("Classes", ", ".join(record.classes) + (" (any number of them)" if record.multilabel else "")),
@@ -21,7 +21,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         *_transfer_rows(record),
         ("Backbone licence", backbone.licence),
         ("Backbone SHA-256", backbone.sha256 or "none: trained from scratch"),
-        ("Input", " x ".join(map(str, shape)) + " voxels, " + ("region fitted" if spacing is None else _mm(spacing))),
+        ("Input", _input(record.preprocessing)),
         *_channel_rows(record.preprocessing),
         *_spacing_rows(record),
         ("Calibration", _calibration(record)),
@@ -41,6 +41,14 @@ def model_card(record: BundleRecord, cohort: Cohort) -> str:
         "How well it does, on whom, and with what uncertainty stands in the run's report.html and metrics.json.\n"
         "Scans unlike the cohort's, in spacing, scanner, body part or disease, are outside of what was tested.\n"
     )
+
+
+def _input(config: PreprocessingConfig) -> str:
+    """Shape, and voxel size or how the region is fitted; the region where it is found in the scan itself."""
+    parts = [" x ".join(map(str, config.shape)) + " voxels"]
+    parts += [_mm(config.spacing_mm)] if config.spacing_mm else [f"region fitted ({config.fit})"]
+    parts += [f"of the {config.region}"] if config.region in ORGANS else []
+    return ", ".join(parts) + (" alone" if config.isolate else "")
 
 
 def _channel_rows(config: PreprocessingConfig) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -19,10 +19,16 @@ Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(ge=8, le=1024)]
 Modality = Literal["CT", "MR", "PT"]
 Normalisation = Literal["window", "zscore"]
+OrganName = Literal["head", "brain", "lungs"]
+ORGANS: tuple[OrganName, ...] = get_args(OrganName)
+Fit = Literal["stretch", "proportional", "isotropic"]
 _LOOKS_AT = {
     "auto": "where the table says",
     "roi": "around the region of interest of each scan",
     "foreground": "at the body in each scan",
+    "head": "at the head in each CT",
+    "brain": "at the brain in each CT",
+    "lungs": "at the lungs in each CT",
     "whole": "at the whole of each scan",
 }
 FIRST_CHANNEL = "scan"  # the column of the cohort table that every case has
@@ -64,6 +70,10 @@ class InputConfig(_Config, frozen=True):
     Attributes:
         orientation: the side to which the array axes grow; ``SPL`` is the order of plain axial CT.
         spacing_mm: voxel size; where the backbone names none either, the whole region is fitted into ``shape``.
+        fit: the region is fitted into ``shape``, whatever spacing the backbone names: ``stretch`` fits each axis by
+            itself; ``proportional`` has one voxel size in the plane (height, width) and another along the depth, so
+            that shapes in a slice stay as they are; ``isotropic`` has one for all. None is ``stretch`` where neither
+            you nor the backbone names a spacing.
         shape: voxels of the network's input.
         modality: DICOM series of another modality are rejected; None takes every one. Other files state none.
         normalisation: which values are clipped to and mapped linearly to ``output_range``: a fixed ``window``, or each
@@ -75,9 +85,11 @@ class InputConfig(_Config, frozen=True):
         channels: scans of one case as channels of one input, in this order; the first is the column ``scan``, and the
             others are brought to its grid. Empty: the scan alone. A column may stand there twice, in two windows.
         region: ``roi`` centres on the region that the cohort table gives; ``foreground`` on the body (above -500 HU,
-            for ``zscore`` above the scan's own threshold);
+            for ``zscore`` above the scan's own threshold), for which ``body`` is another word;
+            ``head``, ``brain`` and ``lungs`` are found in a CT by thresholds, and a scan without them is rejected;
             ``whole`` on the middle of the scan (for files already cropped to what matters);
             ``auto`` is ``roi`` where the table gives regions or masks and ``whole`` where it gives none.
+        isolate: what is not ``head``, ``brain`` or ``lungs`` becomes the lower end of the window.
         outside: beyond the scan's edge, ``edge`` repeats the last voxel, ``floor`` fills the window's lower end.
         max_gap_mm: a series with uneven gaps is interpolated where none is wider, and rejected otherwise (0: always).
     """
@@ -91,14 +103,22 @@ class InputConfig(_Config, frozen=True):
     clip_sd: Positive | None = None
     output_range: tuple[float, float] | None = None
     channels: tuple[ChannelConfig, ...] = ()
-    region: Literal["auto", "roi", "foreground", "whole"] = "auto"
+    fit: Fit | None = None
+    region: Literal["auto", "roi", "foreground", "whole"] | OrganName = "auto"
+    isolate: bool = False
     outside: Literal["edge", "floor"] = "edge"
     max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
 
     @property
     def region_sentence(self) -> str:
         """Where the network looks, with the config's word for it."""
-        return f"input.region: {self.region}, the network looks {_LOOKS_AT[self.region]}"
+        alone = " and at nothing else" if self.isolate else ""
+        return f"input.region: {self.region}, the network looks {_LOOKS_AT[self.region]}{alone}"
+
+    @field_validator("region", mode="before")
+    @classmethod
+    def _body_is_foreground(cls, word: Any) -> Any:
+        return "foreground" if word == "body" else word
 
     @property
     def n_channels(self) -> int:
@@ -115,6 +135,10 @@ class InputConfig(_Config, frozen=True):
             ConfigError: a value that no input can have.
         """
         chosen = self.model_dump(exclude_none=True)
+        if self.fit and self.spacing_mm:
+            raise ConfigError("a spacing and a way to fit", where="input.fit", expected="input.spacing_mm or input.fit")
+        if self.fit:
+            native = {**native, "spacing_mm": None}
         if self.modality == "MR" and self.window_hu is None:
             chosen.setdefault("normalisation", "zscore")
         try:
@@ -136,7 +160,8 @@ class PreprocessingConfig(InputConfig, frozen=True):
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     clip_sd: Positive = 4.0
     output_range: tuple[float, float] = (-1.0, 1.0)
-    region: Literal["roi", "foreground", "whole"] = "whole"
+    fit: Fit = "stretch"
+    region: Literal["roi", "foreground", "whole"] | OrganName = "whole"
 
     @property
     def column_of_channel(self) -> tuple[str, ...]:
@@ -167,6 +192,18 @@ class PreprocessingConfig(InputConfig, frozen=True):
         if channels and channels[0].column != FIRST_CHANNEL:
             raise ValueError(f"the first channel must be {FIRST_CHANNEL}: region, mask and grid are its own")
         return channels
+
+    @model_validator(mode="after")
+    def _organs_need_a_ct(self) -> PreprocessingConfig:
+        by_hounsfield_units, first = self.region in ORGANS, self.by_channel[0]
+        if by_hounsfield_units and (first.modality, first.normalisation) != ("CT", "window"):
+            raise ValueError(
+                f"region {self.region} is found by Hounsfield units and needs modality CT and normalisation window, "
+                f"not {first.modality} and {first.normalisation}; other scans can have foreground, whole or roi"
+            )
+        if self.isolate and not by_hounsfield_units:
+            raise ValueError(f"isolate needs region head, brain or lungs, not {self.region}")
+        return self
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> PreprocessingConfig:

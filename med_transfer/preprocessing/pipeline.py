@@ -15,7 +15,7 @@ from torch import Tensor
 
 from med_transfer.preprocessing.channels import Scans, require_columns, require_modality, require_same_place
 from med_transfer.preprocessing.config import FIRST_CHANNEL, PreprocessingConfig
-from med_transfer.preprocessing.region import region_in_view
+from med_transfer.preprocessing.region import organ_in_view, region_in_view
 from med_transfer.preprocessing.resampling.grid import Grid, Triple
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.preprocessing.window import apply_window, window_of
@@ -40,6 +40,7 @@ class Preprocessing:
 
         Raises:
             UnusableVoxels: the config asks for a region of interest and there is none, or it lies outside the scan.
+            OrganNotFound: the config asks for an organ that was not found.
         """
         region = region_in_view(volume, self.config, region)
         spacing = self.config.spacing_mm or self._fitted_spacing(region)
@@ -59,6 +60,7 @@ class Preprocessing:
 
         Raises:
             InputRejected: a scan is missing, of another modality, or elsewhere in the patient than the first.
+            OrganNotFound: see :meth:`grid`.
             UnusableVoxels: see :meth:`grid`; or a scan without a foreground, where z-scores are asked for.
         """
         volumes = {FIRST_CHANNEL: scans} if isinstance(scans, Volume) else scans
@@ -78,12 +80,21 @@ class Preprocessing:
 
     def _on_grid(self, volumes: Scans, grid: Grid) -> Tensor:
         images = [_on_grid(volumes[column], grid, channel) for column, channel in self._channels]
-        return torch.from_numpy(np.stack(images)).half().float()
+        stacked = np.stack(images)
+        if self.config.isolate and (organ := organ_in_view(volumes[FIRST_CHANNEL], self.config)):
+            stacked[:, ~organ.on(grid)] = self.config.output_range[0]
+        return torch.from_numpy(stacked).half().float()
 
     def _fitted_spacing(self, region: Region) -> tuple[float, float, float]:
         extent = [region.size_mm[axis] for axis in geometry.world_axes(self.config.orientation)]
         depth, height, width = (mm / n for mm, n in zip(extent, self.config.shape, strict=True))
-        return depth, height, width
+        in_plane = max(height, width)
+        fitted = {
+            "stretch": (depth, height, width),
+            "proportional": (depth, in_plane, in_plane),
+            "isotropic": (max(depth, in_plane),) * 3,
+        }
+        return fitted[self.config.fit]
 
 
 def _on_grid(volume: Volume, grid: Grid, config: PreprocessingConfig) -> NDArray[np.float32]:

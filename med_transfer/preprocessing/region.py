@@ -1,4 +1,4 @@
-"""Where the network looks: at a region that the cohort table gives, at the body, or at the whole scan."""
+"""Where the network looks: at a region that the cohort table gives, at the body or an organ, or at the whole scan."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure
 
-from med_transfer.errors import UnusableVoxels
+from med_transfer.errors import OrganNotFound, UnusableVoxels
 from med_transfer.preprocessing.config import PreprocessingConfig
+from med_transfer.preprocessing.organs import Organ, find_organ
 from med_transfer.preprocessing.window import foreground_threshold
 from med_transfer.scans import Region, Volume, geometry
+from med_transfer.scans.region import region_between
 
 BODY_HU = -500.0  # between lung or air and soft tissue
+MARGIN_MM = 4.0  # of the box around an organ, to each side
 _COARSE_MM = 6.0  # the body's outline needs no finer grid
 
 
@@ -21,12 +24,16 @@ def region_in_view(volume: Volume, config: PreprocessingConfig, region: Region |
 
     Args:
         volume: the first channel's scan.
-        config: says ``roi``, ``foreground`` or ``whole``.
+        config: says ``roi``, ``foreground``, an organ or ``whole``.
         region: from the cohort table; needed for ``roi``, ignored otherwise.
 
     Raises:
         UnusableVoxels: ``roi`` without a region, or with one outside the scan.
+        OrganNotFound: an organ that is not there, or cannot be told from the rest.
     """
+    if organ := organ_in_view(volume, config):
+        width, height, depth = (mm + 2 * MARGIN_MM for mm in organ.region.size_mm)
+        return Region(organ.region.centre_mm, (width, height, depth))
     if config.region == "whole":
         return whole(volume)
     if config.region == "foreground":
@@ -49,9 +56,24 @@ def region_in_view(volume: Volume, config: PreprocessingConfig, region: Region |
     return region
 
 
+def organ_in_view(volume: Volume, config: PreprocessingConfig) -> Organ | None:
+    """The organ that the config asks for; None where it asks for another region. Raises OrganNotFound."""
+    if config.region in ("roi", "foreground", "whole"):
+        return None
+    found = find_organ(volume, config.region)
+    if isinstance(found, Organ):
+        return found
+    raise OrganNotFound(
+        f"{found.organ} not found ({found.reason})",
+        where=volume.provenance.path,
+        expected=found.expected,
+        action="Leave the scan out, or train with input.region: foreground, whole, or roi with a region or mask",
+    )
+
+
 def whole(volume: Volume) -> Region:
     """The box around the whole scan, in LPS mm."""
-    return _box(volume, np.zeros(3), np.array(volume.voxels.shape[::-1]) - 1)
+    return region_between(volume.affine, np.zeros(3), np.array(volume.voxels.shape[::-1]) - 1)
 
 
 def foreground(volume: Volume, above: float = BODY_HU) -> Region:
@@ -65,15 +87,4 @@ def foreground(volume: Volume, above: float = BODY_HU) -> Region:
     slices = ndimage.find_objects(parts)[body]
     first = np.array([s.start * step for s, step in zip(slices, steps, strict=True)])[::-1]
     last = np.array([(s.stop - 1) * step for s, step in zip(slices, steps, strict=True)])[::-1]
-    return _box(volume, first, last)
-
-
-def _box(volume: Volume, first_ijk: NDArray, last_ijk: NDArray) -> Region:
-    """The LPS box around two opposite voxels, outer edges included."""
-    steps = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
-    corners = [first_ijk - 0.5 + np.array(s) * (last_ijk - first_ijk + 1) for s in steps]
-    points = geometry.to_world_mm(volume.affine, np.array(corners))
-    low, high = points.min(axis=0), points.max(axis=0)
-    x, y, z = (low + high) / 2
-    width, height, depth = high - low
-    return Region((float(x), float(y), float(z)), (float(width), float(height), float(depth)))
+    return region_between(volume.affine, first, last)

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from med_transfer.errors import UnusableVoxels
 from med_transfer.scans import geometry
@@ -31,12 +32,23 @@ def region_of_mask(mask: Volume) -> Region:
     present = mask.voxels != 0
     if not present.any():
         raise UnusableVoxels("the mask is empty", where=mask.provenance.path, expected="at least one non-zero voxel")
+    return region_of_voxels(present, mask.affine)
+
+
+def region_of_voxels(present: NDArray[np.bool_], affine: geometry.Affine) -> Region:
+    """The box around the voxels that are true, of which there must be one; [depth, height, width]."""
     extents = []
     for axis in (2, 1, 0):  # array axes of i, j, k
         other_axes = tuple(other for other in range(3) if other != axis)
         indices = np.flatnonzero(present.any(axis=other_axes))
-        extents.append((indices[0] - 0.5, indices[-1] + 0.5))
-    corners = geometry.to_world_mm(mask.affine, list(itertools.product(*extents)))
+        extents.append((indices[0], indices[-1]))
+    return region_between(affine, *np.transpose(extents))
+
+
+def region_between(affine: geometry.Affine, first_ijk: ArrayLike, last_ijk: ArrayLike) -> Region:
+    """The LPS box around two opposite voxels, outer edges included."""
+    extents = np.array([np.asarray(first_ijk) - 0.5, np.asarray(last_ijk) + 0.5]).T
+    corners = geometry.to_world_mm(affine, list(itertools.product(*extents)))
     low, high = corners.min(axis=0), corners.max(axis=0)
     return Region(_triple((low + high) / 2), _triple(high - low))
 

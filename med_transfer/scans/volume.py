@@ -29,9 +29,9 @@ class Provenance:
     acquisition: dict[str, str] = field(default_factory=dict)  # Manufacturer, ConvolutionKernel, SliceThickness ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
-    """One scan.
+    """One scan; two are equal where they are one object.
 
     Attributes:
         voxels: [depth, height, width]; Hounsfield units for CT; int16 where exact, else float32.

@@ -1,0 +1,310 @@
+"""Parts of the body in a CT, found by thresholds and components, without a network: head, brain, lungs.
+
+A scan is first brought to the patient's axes on a grid of 2 mm, so that its spacing, orientation and tilt make no
+difference and every size is in mm. What is found must have a size that the organ can have; else it is not found, and
+the reason says which limit it breaks. What this finds in real scans: docs/data.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from med_transfer.preprocessing.config import OrganName
+from med_transfer.preprocessing.resampling.grid import Grid, index_map
+from med_transfer.preprocessing.resampling.resample import resample
+from med_transfer.scans import Region, Volume, geometry
+from med_transfer.scans.region import region_between, region_of_voxels
+from med_transfer.scans.voxel_checks import hounsfield_doubt
+
+Reason = Literal[
+    "no_hounsfield_units", "scan_size", "nothing_there", "volume", "width", "depth", "height", "ragged", "cut_off"
+]
+Mask = NDArray[np.bool_]
+
+STEP_MM = 2.0
+BONE_HU = 200.0  # thin skulls of children, blurred to the grid, have no more
+BRAIN_HU = (-10.0, 120.0)  # from cerebrospinal fluid to fresh blood
+AIR_HU = -400.0  # lung and air below it, soft tissue above
+GAS_HU = -950.0  # air without lung around it
+_SIDES = 6  # of eight directions in the axial plane, in which there must be bone
+_CANAL = 0.05  # of the brain's largest slice: the spinal canal and the foramen magnum have less
+_SMALL_ML = 2.4  # of a slice of 2 mm, 12 cm2: twice a wide trachea; and holes of lungs, but not the liver's dome
+_LEAST_CORE = 0.1  # of a lung lies more than 6 mm deep; sinuses and the foam of a table have nothing so deep
+_MOST_GAS = 0.5  # of a lung's voxels, emphysema included; airways and bowel gas have more
+_NOTHING_HU = -1000.0  # where the grid's corners lie outside a turned scan
+_IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an organ can measure, from a small child to a large adult: millilitres, and mm of the box around it."""
+
+    volume: tuple[float, float]
+    width: tuple[float, float]
+    depth: tuple[float, float]
+    height: tuple[float, float]
+
+
+LIMITS: dict[OrganName, Limits] = {
+    "brain": Limits(volume=(300, 2200), width=(80, 190), depth=(80, 220), height=(50, 200)),
+    "head": Limits(volume=(800, 9000), width=(90, 300), depth=(100, 330), height=(60, 330)),
+    "lungs": Limits(volume=(150, 10000), width=(80, 420), depth=(50, 300), height=(50, 450)),
+}
+MOST_LITRES = 600.0  # of the whole scan: a body of 2 m in a field of half a metre has 500
+LEAST_SOLID = 0.95  # of a brain: its share of what it encloses itself
+MOST_CUT = 0.6  # of lungs: their area in the first or last slice over the largest
+
+
+@dataclass(frozen=True)
+class Organ:
+    """Where an organ lies: a mask, and the affine of its voxels."""
+
+    mask: Mask
+    affine: geometry.Affine
+
+    @property
+    def region(self) -> Region:
+        """The box around it."""
+        return region_of_voxels(self.mask, self.affine)
+
+    def on(self, grid: Grid) -> Mask:
+        """The same on the voxels of another grid."""
+        return resample(self.mask.astype(np.float32), self.affine, grid, outside=0.0, antialias=False) > 0.5
+
+
+@dataclass(frozen=True)
+class NotFound:
+    """Why there is no such organ: the code of a reason, what was measured, and what the organ measures."""
+
+    organ: OrganName
+    reason: Reason
+    measured: float | str = ""
+    limits: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def expected(self) -> str:
+        """What the organ measures, and what was found, in words."""
+        low, high = self.limits
+        if self.reason == "no_hounsfield_units":
+            return f"a CT in Hounsfield units, but {self.measured}"
+        if self.reason == "nothing_there":
+            return f"a scan with the {self.organ} in view"
+        return f"{_MEASURES[self.reason]} of {low:g} to {high:g}, not {self.measured:g}"
+
+
+_MEASURES = {
+    "scan_size": "litres of scan",
+    "volume": "millilitres",
+    "width": "mm from right to left",
+    "depth": "mm from front to back",
+    "height": "mm from bottom to top",
+    "ragged": "a share of what it encloses",
+    "cut_off": "an area at the scan's first or last slice, over the largest,",
+}
+_KNOWN: WeakKeyDictionary[Volume, dict[OrganName, Organ | NotFound]] = WeakKeyDictionary()
+
+
+def find_organ(volume: Volume, organ: OrganName) -> Organ | NotFound:
+    """Where the organ lies in a CT in Hounsfield units, or why it was not found; searched once a volume."""
+    known = _KNOWN.setdefault(volume, {})
+    if organ not in known:
+        known[organ] = _search(volume, organ)
+    return known[organ]
+
+
+def _search(volume: Volume, organ: OrganName) -> Organ | NotFound:
+    if doubt := hounsfield_doubt(volume.voxels):
+        return NotFound(organ, "no_hounsfield_units", doubt)
+    grid = _patient_grid(volume)
+    litres = float(np.prod(grid.shape)) * STEP_MM**3 / 1e6
+    if litres > MOST_LITRES:
+        return NotFound(organ, "scan_size", round(litres), (0.0, MOST_LITRES))
+    hu = resample(volume.voxels, volume.affine, grid)
+    hu[~_in_view(volume, grid)] = _NOTHING_HU
+    mask = _FINDERS[organ](hu)
+    return _implausible(organ, mask, grid) or Organ(mask, grid.affine)
+
+
+def _patient_grid(volume: Volume) -> Grid:
+    box = region_between(volume.affine, (0, 0, 0), np.array(volume.voxels.shape[::-1]) - 1)
+    width, height, depth = (max(1, int(np.ceil(mm / STEP_MM))) for mm in box.size_mm)
+    shape = (depth, height, width)
+    return Grid(geometry.grid_affine("SPL", (STEP_MM, STEP_MM, STEP_MM), box.centre_mm, shape), shape)
+
+
+def _in_view(volume: Volume, grid: Grid) -> Mask:
+    """Which of the grid's voxels lie in the scan: all, where its axes are the patient's."""
+    where, inside = index_map(volume.affine, grid), np.ones((1, 1, 1), bool)
+    for row, first, size in zip(where.matrix, where.offset, volume.voxels.shape, strict=True):
+        index = np.full((1, 1, 1), first)
+        for axis in np.flatnonzero(np.abs(row) > 1e-9):
+            index = index + np.expand_dims(row[axis] * np.arange(grid.shape[axis]), [a for a in range(3) if a != axis])
+        inside = inside & (index >= -0.5 - 1e-6) & (index <= size - 0.5 + 1e-6)
+    return np.broadcast_to(inside, grid.shape)
+
+
+def _implausible(organ: OrganName, mask: Mask, grid: Grid) -> NotFound | None:
+    if not mask.any():
+        return NotFound(organ, "nothing_there")
+    width, depth, height = region_of_voxels(mask, grid.affine).size_mm
+    limits = LIMITS[organ]
+    checks: list[tuple[Reason, float, tuple[float, float]]] = [
+        ("volume", _millilitres(mask), limits.volume),
+        ("width", width, limits.width),
+        ("depth", depth, limits.depth),
+        ("height", height, limits.height),
+    ]
+    for reason, measured, (low, high) in checks:
+        if not low <= measured <= high:
+            return NotFound(organ, reason, round(measured), (low, high))
+    areas = mask.sum(axis=(1, 2))
+    if organ == "lungs" and (share := max(areas[0], areas[-1]) / areas.max()) > MOST_CUT:
+        return NotFound(organ, "cut_off", round(float(share), 2), (0.0, MOST_CUT))
+    if organ == "brain" and (share := np.count_nonzero(mask) / np.count_nonzero(_enclosed(mask))) < LEAST_SOLID:
+        return NotFound(organ, "ragged", round(share, 2), (LEAST_SOLID, 1.0))
+    return None
+
+
+def _millilitres(mask: Mask) -> float:
+    return float(np.count_nonzero(mask)) * STEP_MM**3 / 1000
+
+
+# The organs, in an array of HU whose axes grow to the superior, posterior and left side --------------------------
+
+
+def _brain(hu: NDArray[np.float32]) -> Mask:
+    """Soft tissue within the skull: the largest part that hangs together by more than 8 mm."""
+    soft = (hu > BRAIN_HU[0]) & (hu < BRAIN_HU[1]) & _enclosed(hu > BONE_HU)
+    core = _largest(_eroded(soft, 2))
+    grown = _dilated(core, 3) & soft
+    brain = _filled(_closed(grown, 3, _IN_PLANE))
+    areas = brain.sum(axis=(1, 2))
+    brain[: areas.argmax()][areas[: areas.argmax()] < _CANAL * areas.max()] = False
+    return brain
+
+
+def _head(hu: NDArray[np.float32]) -> Mask:
+    """The body about a brain: to 30 mm beyond it, but 50 mm in front and 60 mm below, where the face is."""
+    brain = _brain(hu)
+    if _millilitres(brain) < LIMITS["brain"].volume[0]:
+        return np.zeros_like(brain)
+    near = np.zeros_like(brain)
+    beyond_mm = ((60, 30), (50, 30), (30, 30))
+    box = ndimage.find_objects(brain.astype(np.uint8))[0]
+    near[tuple(_wider(part, mm) for part, mm in zip(box, beyond_mm, strict=True))] = True
+    return _filled(_body(hu)) & near
+
+
+def _lungs(hu: NDArray[np.float32]) -> Mask:
+    """Air within the body, less airways and bowel gas; with its vessels, and 4 mm of what is around it."""
+    body = _filled(_body(hu))
+    air = body & (hu < AIR_HU)
+    gas = hu < GAS_HU
+    of_slices = _Parts.of(air, _IN_PLANE)
+    is_airway = (of_slices.millilitres < _SMALL_ML) & (of_slices.share(gas, _eroded(air, 1)) > _MOST_GAS)
+    air &= of_slices.kept(~is_airway)
+    parts, core = _Parts.of(air), _eroded(air, 3)
+    is_lung = (parts.share(core, air) > _LEAST_CORE) & (parts.share(gas, core) < _MOST_GAS)
+    lungs = parts.kept(is_lung & (parts.millilitres > 0.1 * parts.millilitres.max(initial=0)))
+    return _dilated(_filled(_closed(lungs, 4), _SMALL_ML), 2) & body
+
+
+_FINDERS: dict[OrganName, Callable[[NDArray[np.float32]], Mask]] = {"brain": _brain, "head": _head, "lungs": _lungs}
+
+
+def _body(hu: NDArray[np.float32]) -> Mask:
+    """The largest part denser than lung that hangs together by more than 8 mm: the table's shell does not."""
+    return _dilated(_largest(_eroded(hu > AIR_HU, 2)), 2)
+
+
+def _enclosed(mask: Mask) -> Mask:
+    """Voxels that have the mask in most of the eight directions within their axial slice."""
+    sides = _both_ways(mask, 1) + _both_ways(mask, 2) + _diagonally(mask)
+    return sides + np.flip(_diagonally(np.flip(mask, 2)), 2) >= _SIDES
+
+
+def _both_ways(mask: Mask, axis: int) -> NDArray[np.int8]:
+    """In how many of the two directions along an axis the mask lies."""
+    before = np.maximum.accumulate(mask, axis).astype(np.int8)
+    return before + np.flip(np.maximum.accumulate(np.flip(mask, axis), axis), axis)
+
+
+def _diagonally(mask: Mask) -> NDArray[np.int8]:
+    """The same along the diagonal: where each row begins one voxel further right, it is a column."""
+    depth, height, width = mask.shape
+    skewed = np.zeros((depth, height, width + height), bool)
+    skewed[:, :, :width] = mask
+    rows = height * (width + height - 1)
+    columns = skewed.reshape(depth, -1)[:, :rows].reshape(depth, height, -1)
+    sides = np.zeros((depth, height * (width + height)), np.int8)
+    sides[:, :rows] = _both_ways(columns, 1).reshape(depth, -1)
+    return sides.reshape(skewed.shape)[:, :, :width]
+
+
+def _filled(mask: Mask, most_ml: float = np.inf) -> Mask:
+    """With the holes in each axial slice that are not larger than so much."""
+    parts = _Parts.of(~mask, _IN_PLANE)
+    edges = [parts.labels[:, [0, -1]], parts.labels[:, :, [0, -1]]]
+    is_hole = parts.millilitres <= most_ml
+    is_hole[np.unique(np.concatenate([edge.ravel() for edge in edges])) - 1] = False
+    return mask | parts.kept(is_hole)
+
+
+def _dilated(mask: Mask, steps: int, structure: Mask | None = None) -> Mask:
+    return np.asarray(ndimage.binary_dilation(mask, structure, steps), bool)
+
+
+def _eroded(mask: Mask, steps: int, structure: Mask | None = None, *, beyond: bool = False) -> Mask:
+    """``beyond``: whether the mask goes on beyond the grid's edge."""
+    return np.asarray(ndimage.binary_erosion(mask, structure, steps, border_value=int(beyond)), bool)
+
+
+def _closed(mask: Mask, steps: int, structure: Mask | None = None) -> Mask:
+    """With its gaps of up to twice as many voxels, at the grid's edge, too."""
+    return _eroded(_dilated(mask, steps, structure), steps, structure, beyond=True)
+
+
+def _largest(mask: Mask) -> Mask:
+    parts = _Parts.of(mask)
+    return parts.kept(parts.millilitres == parts.millilitres.max(initial=0))
+
+
+def _wider(part: slice, mm: tuple[float, float]) -> slice:
+    before, after = (round(one / STEP_MM) for one in mm)
+    return slice(max(0, part.start - before), part.stop + after)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Connected parts of a mask, numbered from 1; 0 is what is not in it."""
+
+    labels: NDArray[np.int32]
+    n: int
+
+    @classmethod
+    def of(cls, mask: Mask, structure: Mask | None = None) -> _Parts:
+        return cls(*cast("tuple[NDArray[np.int32], int]", ndimage.label(mask, structure)))
+
+    def _count(self, labels: NDArray[np.int32]) -> NDArray[np.integer]:
+        return np.bincount(labels.ravel(), minlength=self.n + 1)[1:]
+
+    @property
+    def millilitres(self) -> NDArray[np.float64]:
+        """Of each part."""
+        return self._count(self.labels) * STEP_MM**3 / 1000
+
+    def share(self, having: Mask, within: Mask) -> NDArray[np.float64]:
+        """Of each part's voxels ``within`` a mask the share ``having`` something."""
+        labels = self.labels[within]
+        return self._count(labels[having[within]]) / np.maximum(self._count(labels), 1)
+
+    def kept(self, chosen: Mask) -> Mask:
+        """The mask of the parts for which ``chosen`` is true."""
+        return np.concatenate([[False], chosen])[self.labels]
