@@ -5,7 +5,8 @@ exactly what one gave, and every later layer starts from responses that it knows
 Zisserman 2017, arXiv:1705.07750, there along time), along channels. The other way, from several channels to one or to
 another number, kernels are summed first, which equal channels do not notice either.
 
-A network that makes three colours of each channel has them side by side: colour r of channel i of n is r * n + i.
+A network that makes three colours of each channel has them side by side: colour r of channel i of n is r * n + i. Three
+windows of one scan it takes as its red, green and blue, and its first convolution stays as it was published.
 """
 
 from __future__ import annotations
@@ -13,16 +14,24 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.networks.planar import PlanarEncoder
 from med_transfer.backbones.spec import BackboneSpec, Builder
 
+Channels = int | Literal["windows"]  # how many; or three windows of one scan
 
-def with_channels(spec: BackboneSpec, channels: int) -> BackboneSpec:
+
+def with_channels(spec: BackboneSpec, channels: Channels) -> BackboneSpec:
     """The entry with a network for ``channels`` channels; weights of any number load into it."""
+    if channels == "windows" and spec.takes_colours:
+        entry = spec.built_by(coloured(spec.build))
+        return replace(entry, input=replace(spec.input, channels=3), as_colours=True)
+    channels = 3 if channels == "windows" else channels
     if channels == spec.input.channels:
         return spec
     return replace(spec.built_by(widened(spec.build, channels)), input=replace(spec.input, channels=channels))
@@ -31,6 +40,11 @@ def with_channels(spec: BackboneSpec, channels: int) -> BackboneSpec:
 def widened(build: Builder, channels: int) -> Builder:
     """What builds the same network for so many channels, with random values."""
     return partial(_build_wide, build, channels) if channels > 1 else build
+
+
+def coloured(build: Builder) -> Builder:
+    """What builds the same network of photographs, for three channels that are its red, green and blue."""
+    return partial(_build_coloured, build)
 
 
 def fit_channels(encoder: Encoder, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -57,6 +71,12 @@ def _spread(kernel: Tensor, colours: int, channels: int) -> Tensor:
     """[out, colours * given, ...] to [out, colours * channels, ...]: summed over the given, divided among these."""
     single = kernel.unflatten(1, (colours, -1)).sum(2)
     return single.repeat_interleave(channels, dim=1) / channels
+
+
+def _build_coloured(build: Builder) -> Encoder:
+    encoder = cast(PlanarEncoder, build())
+    encoder.photograph.coloured = True  # its kernels stay those of one channel, in three colours
+    return encoder
 
 
 def _build_wide(build: Builder, channels: int) -> Encoder:

@@ -108,6 +108,8 @@ class BackboneSpec:
         sha256: of the published file; None where it is not known.
         extra: optional part of the installation, as in ``pip install med-transfer[extra]``.
         notes: what a user has to know besides.
+        takes_colours: whether three windows of one scan may be the red, green and blue that it expects.
+        as_colours: whether they are.
         instances: what it sees a scan as: ``slices`` or ``tiles``, pooled; empty: as a whole.
         instance_pooling: how they are pooled, where that was chosen.
         plan: how the network is built and what it expects, where a file says so; saved with whatever is made from it.
@@ -133,6 +135,8 @@ class BackboneSpec:
     sha256: str | None = None
     extra: str | None = None
     notes: str = ""
+    takes_colours: bool = False
+    as_colours: bool = False
     instances: Literal["", "slices", "tiles"] = ""
     instance_pooling: InstancePooling | None = None
     plan: NetworkPlan | None = None

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from med_transfer.backbones import backbones
 from med_transfer.backbones.adapters import add_adapters
-from med_transfer.backbones.channels import widened
+from med_transfer.backbones.channels import coloured, widened
 from med_transfer.backbones.instance_pooling import pooled_by
 from med_transfer.bundle.decisions_lock import DECISIONS_FILE, lock_hash, require_lock
 from med_transfer.bundle.record import BundleRecord
@@ -192,7 +192,8 @@ def _empty_network(record: BundleRecord) -> Ensemble:
             action="Update med-transfer",
         )
     pooled, plan = record.backbone.pooled_stages, record.backbone.plan
-    build = widened(plan.architecture.build if plan else spec.build, record.preprocessing.n_channels)
+    plain = plan.architecture.build if plan else spec.build
+    build = coloured(plain) if record.backbone.as_colours else widened(plain, record.preprocessing.n_channels)
     build = pooled_by(build, record.backbone.instance_pooling)
     bottleneck = record.transfer.bottleneck if record.transfer else None
     classifiers = [

@@ -171,7 +171,7 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
             config.backbone.name,
             scratch=True,
             seed=config.seed,
-            channels=config.input.n_channels,
+            channels=config.input.channels_of_network,
             instance_pooling=config.backbone.instance_pooling,
         )
     refuse_adapted_source(config.backbone.weights)
@@ -180,7 +180,7 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
         config.backbone.weights,
         seed=config.seed,
         accept_licence=config.backbone.accept_licence,
-        channels=config.input.n_channels,
+        channels=config.input.channels_of_network,
         instance_pooling=config.backbone.instance_pooling,
     )
 

@@ -139,7 +139,7 @@ def _candidate(config: FinetuneConfig) -> Candidate:
     given = [(backbone.name, backbone.weights)] if backbone.weights else []
     with_instance_pooling(find_backbone(backbone.name), backbone.instance_pooling)  # refused where nothing is pooled
     return find_candidates(
-        [backbone.name], given, backbone.accept_licence, config.input.n_channels, backbone.instance_pooling
+        [backbone.name], given, backbone.accept_licence, config.input.channels_of_network, backbone.instance_pooling
     ).ready[0]
 
 

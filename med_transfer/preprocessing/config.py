@@ -125,6 +125,12 @@ class InputConfig(_Config, frozen=True):
         """Channels of the network's input."""
         return max(1, len(self.channels))
 
+    @property
+    def channels_of_network(self) -> int | Literal["windows"]:
+        """The same; ``windows`` where they are three windows of one scan, which photographs have a place for."""
+        one_scan = len({channel.column for channel in self.channels}) == 1
+        return "windows" if one_scan and len(self.channels) == 3 else self.n_channels
+
     def completed(self, native: Mapping[str, Any]) -> PreprocessingConfig:
         """Every None filled in: as the backbone was made for, and where that says nothing, by the default.
 

@@ -18,6 +18,7 @@ from med_transfer.backbones import (
     load_backbone,
     weights_at_hand,
 )
+from med_transfer.backbones.channels import Channels
 from med_transfer.backbones.weights.store import store_folder
 from med_transfer.bundle import bundle_folder, versions
 from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound
@@ -85,7 +86,8 @@ class Candidate:
 
     @property
     def _kind(self) -> str:
-        return " ".join(filter(None, (self.spec.name, self.spec.instance_pooling)))
+        colours = "as colours" if self.spec.as_colours else ""
+        return " ".join(filter(None, (self.spec.name, self.spec.instance_pooling, colours)))
 
     def control(self, seed: int) -> Network:
         """The same network with random weights; what they are depends on the versions too."""
@@ -107,7 +109,7 @@ def find_candidates(
     names: Sequence[str] | None,
     given: Sequence[tuple[str, Path]] = (),
     accept_licence: str = "",
-    channels: int = 1,
+    channels: Channels = 1,
     instance_pooling: InstancePooling | None = None,
 ) -> Candidates:
     """Everything whose weights are at hand; each weights file is opened and checked once.
@@ -180,7 +182,7 @@ def _checked(
     weights: Path | None,
     *,
     accept_licence: str,
-    channels: int,
+    channels: Channels,
     instance_pooling: InstancePooling | None,
 ) -> Candidate:
     pooling = instance_pooling if spec.instances else None

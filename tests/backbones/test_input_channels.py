@@ -5,13 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planar_reference import random_planar_state
 from safetensors.torch import save_file
 
 from med_transfer.backbones import find_backbone, from_scratch, load_backbone
-from med_transfer.backbones.channels import fit_channels, widened, with_channels
+from med_transfer.backbones.channels import coloured, fit_channels, widened, with_channels
 from med_transfer.backbones.networks.genesis_unet import GenesisEncoder
 from med_transfer.backbones.networks.nnunet import UNetArchitecture
-from med_transfer.backbones.networks.photograph import THREE_WINDOWS_HU, AsPhotograph
+from med_transfer.backbones.networks.photograph import IMAGENET_MEAN, IMAGENET_STD, THREE_WINDOWS_HU, AsPhotograph
 from med_transfer.backbones.networks.planar import torchvision_resnet
 from med_transfer.backbones.networks.resnet import inflated_resnet, slim_resnet
 from med_transfer.backbones.networks.segresnet import segresnet
@@ -134,3 +135,41 @@ def test_loading_by_name(tmp_path):
     assert "from 1 channel(s) of the file to 2" in str(loaded.report)
     torch.testing.assert_close(loaded.encoder.conv1.weight.sum(1, keepdim=True), state["conv1.weight"])
     assert from_scratch(loaded.spec).encoder.conv1.weight.shape[1] == 2  # the from-scratch baseline's network
+
+
+@pytest.mark.parametrize("way", ["slices", "inflated", "acs"])
+@torch.no_grad()
+def test_three_windows_of_one_scan_are_the_colours_of_a_photograph(way, tmp_path):
+    torch.save(random_planar_state(18), tmp_path / "resnet18-f37072fd.pth")
+    one, three = (
+        load_backbone(f"{way}-resnet18", tmp_path / "resnet18-f37072fd.pth", channels=channels)
+        for channels in (1, "windows")
+    )
+    own = three.encoder.state_dict()
+    assert all(torch.equal(own[name], values) for name, values in one.encoder.state_dict().items())
+    assert (three.spec.input.channels, three.spec.as_colours, three.spec.parameters) == (3, True, one.spec.parameters)
+    assert three.report.channels == ""
+    x = torch.rand(2, 3, 8, 32, 32)
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(three.encoder.photograph(x), (x - mean) / std)
+    same = x[:, :1]
+    for expected, found in zip(
+        one.encoder.eval()(same), three.encoder.eval()(same.expand(-1, 3, -1, -1, -1)), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_three_windows_of_a_network_that_is_none_of_photographs_or_cuts_its_own_are_channels():
+    for name, kernels in (("resnet18-w32", 3), ("slices-resnet50-windows", 9)):
+        spec = with_channels(find_backbone(name), "windows")
+        assert (spec.input.channels, spec.as_colours) == (3, False)
+        with torch.device("meta"):
+            assert next(p for p in spec.build().parameters() if p.ndim > 3).shape[1] == kernels
+
+
+def test_a_file_of_nine_channels_is_summed_into_the_colours():
+    nine = widened(lambda: SliceEncoder(torchvision_resnet(18), AsPhotograph()), 3)()
+    three = coloured(lambda: SliceEncoder(torchvision_resnet(18), AsPhotograph()))()
+    load_tensors(three, nine.state_dict(), "nine channels")
+    expected = nine.net.conv1.weight.unflatten(1, (3, 3)).sum(2)
+    torch.testing.assert_close(three.net.conv1.weight, expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from command_line import TINY, read_rows, settings
@@ -55,3 +57,15 @@ def test_a_pooling_of_a_network_without_instances_is_refused(command, cohort_csv
     outcome = command(*words, cohort_csv, "-o", tmp_path / "out", *settings(*chosen))
     assert outcome.code == 2
     assert "max with med-transfer-small, which sees a scan as a whole; expected a backbone of slices" in outcome.err
+
+
+def test_three_windows_are_colours_in_the_run_and_in_its_bundle(command, cohort_csv, unseen_csv, tmp_path):
+    windows = [{"column": "scan", "window_hu": window} for window in ([-1350, 150], [-160, 240], [-500, 1300])]
+    chosen = (*SMALL, "backbone.name=slices-resnet18", "backbone.instance_pooling=mean_max", "input.shape=[8,32,32]")
+    chosen = (*chosen, "transfer.strategy=scratch")
+    run = finetune(command, cohort_csv, tmp_path / "run", *chosen, f"input.channels={json.dumps(windows)}")
+    assert read_record(run / "bundle").backbone.as_colours
+    kernel = load_file(run / "bundle/models/model.safetensors")["member0.encoder.net.conv1.weight"]
+    assert kernel.shape[1] == 3
+    predicted = command("predict", run / "bundle", unseen_csv, "-o", tmp_path / "out")
+    assert predicted.code == 0, predicted.err

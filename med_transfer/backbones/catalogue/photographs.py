@@ -110,6 +110,7 @@ def transferred(net: PlanarSource, way: Transfer) -> BackboneSpec:
         training_data="ImageNet-1k: 1.28 million photographs of 1000 classes",
         renaming=net.renaming,
         sha256=net.sha256,
+        takes_colours=way.windows_hu is None,
         instances=way.instances,
         extra=net.extra,
         notes=" ".join(part for part in (way.notes, net.notes, _NOTE) if part),

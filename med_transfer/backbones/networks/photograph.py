@@ -19,7 +19,7 @@ THREE_WINDOWS_RANGE_HU = (-1350.0, 1300.0)  # what the input has to cover, so th
 class AsPhotograph(nn.Module):
     """[batch, channel, depth, height, width] in [0, 1] to normalised [batch, 3 * channel, ...]; learns nothing.
 
-    First the red of every channel, then the green, then the blue.
+    First the red of every channel, then the green, then the blue; ``coloured``, the three channels are these already.
 
     Args:
         mean, std: of each channel in the network's training, of intensities in [0, 1].
@@ -35,7 +35,7 @@ class AsPhotograph(nn.Module):
         range_hu: tuple[float, float] = THREE_WINDOWS_RANGE_HU,
     ) -> None:
         super().__init__()
-        self.windowed = windows_hu is not None
+        self.windowed, self.coloured = windows_hu is not None, False
         constants: dict[str, Sequence[float]] = {"mean": mean, "std": std}
         if windows_hu is not None:
             bottom, top = range_hu
@@ -45,8 +45,8 @@ class AsPhotograph(nn.Module):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, 3 * channel, depth, height, width] of [batch, channel, depth, height, width]."""
-        x = x.unsqueeze(1)
+        """[batch, 3 * channel, depth, height, width] of [batch, channel, depth, height, width], or as many."""
+        x = x.unsqueeze(2 if self.coloured else 1)
         if self.windowed:
             x = (x * self._colours("scale") + self._colours("shift")).clamp(0, 1)
         return ((x - self._colours("mean")) / self._colours("std")).flatten(1, 2)

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import torch
 
-from med_transfer.backbones.channels import with_channels
+from med_transfer.backbones.channels import Channels, with_channels
 from med_transfer.backbones.encoder import Encoder, InstancePooling
 from med_transfer.backbones.instance_pooling import with_instance_pooling
 from med_transfer.backbones.registry import find_backbone
@@ -44,7 +44,7 @@ def load_backbone(
     scratch: bool = False,
     seed: int = 0,
     accept_licence: str = "",
-    channels: int = 1,
+    channels: Channels = 1,
     instance_pooling: InstancePooling | None = None,
 ) -> LoadedBackbone:
     """Build the encoder of a backbone and load its weights. Nothing is downloaded.
@@ -56,7 +56,8 @@ def load_backbone(
         scratch: start from random values even though there are published weights.
         seed: of the random values; the same seed gives the same encoder.
         accept_licence: the name of the weights' licence, where it restricts their use.
-        channels: of the input; weights made for another number are brought to it (see ``backbones/channels.py``).
+        channels: of the input, or ``windows``: three windows of one scan; weights made for another number are brought
+            to it (see ``backbones/channels.py``).
         instance_pooling: how slices or tiles are pooled (see ``backbones/networks/instances.py``); None: by attention.
 
     Raises:
