@@ -58,7 +58,7 @@ def command(
     chosen += [f"evaluation.interval={interval}"] if interval else []
     chosen += [f"report.language={language}"] if language else []
     words = [*(overrides or ()), *chosen]
-    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, as_json=as_json)
+    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, out=out, as_json=as_json)
     with progress_bars() as progress:
         run = finetune(table, settings, out, progress)
     say_run(run, as_json=as_json)

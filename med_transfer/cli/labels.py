@@ -77,7 +77,7 @@ def budget(
         if value is not None
     ]
     words = [*(overrides or ()), *words]
-    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, as_json=as_json)
+    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, out=out, as_json=as_json)
     with progress_bars() as progress:
         measured = label_budget(table, settings, out, asked, progress)
     if as_json:

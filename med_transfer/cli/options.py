@@ -63,18 +63,26 @@ def column_names(text: str | None) -> tuple[str, ...] | None:
 
 
 def cohort_and_settings(
-    kind: type[Settings], table: Path, config: Path | None, overrides: Sequence[str], *, as_json: bool
+    kind: type[Settings],
+    table: Path,
+    config: Path | None,
+    overrides: Sequence[str],
+    *,
+    out: Path | None = None,
+    as_json: bool,
 ) -> tuple[Cohort, Settings]:
-    """The table and the config that suits it; where the network will look is the first line of the result."""
+    """The table and the config that suits it; where the network will look and whom it is measured on come first."""
     from med_transfer.cli.terminal import say
     from med_transfer.cohorts import Cohort
     from med_transfer.config import load_config
     from med_transfer.finetuning.region_choice import choose_region, region_sentence
+    from med_transfer.finetuning.split_choice import choose_split, split_sentence
 
     settings, cohort = load_config(kind, config, overrides), Cohort.read(table)
-    settings = choose_region(settings, cohort)
+    settings = choose_split(choose_region(settings, cohort), cohort, out)
     if not as_json:
         say(region_sentence(settings, cohort))
+        say(split_sentence(settings, cohort))
     return cohort, settings
 
 

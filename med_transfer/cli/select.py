@@ -41,7 +41,7 @@ def command(
 
     names = [name.strip() for name in backbones.split(",") if name.strip()] if backbones is not None else None
     given = [_name_and_path(text) for text in weights or ()]
-    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, overrides or (), as_json=as_json)
+    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, overrides or (), out=out, as_json=as_json)
     with progress_bars() as progress:
         selection = select(table, settings, out, names, given, progress)
     if as_json:

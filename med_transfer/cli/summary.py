@@ -8,7 +8,7 @@ from med_transfer.bundle import read_record
 from med_transfer.cli.terminal import say, say_json
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
-from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.metrics.records.metrics import Metrics, Repeats
 from med_transfer.predictions.table import PredictionTable
 
 
@@ -25,11 +25,18 @@ def say_run(run, *, as_json: bool) -> None:
     say(f"bundle: {run.bundle}")
 
 
+def _by_split(repeats: Repeats | None) -> str:
+    areas = [area for area in repeats.macro_auc if area is not None] if repeats else []
+    return f", by which split {min(areas):.2f} to {max(areas):.2f}" if areas else ""
+
+
 def say_metrics(metrics: Metrics) -> None:
     """The figures of metrics.json that a person asks for first."""
     seen = metrics.overlap.sentence if metrics.overlap else ""
     kind = "out-of-fold" if metrics.out_of_fold else "test"
     how = "each by a network not trained on it" if metrics.out_of_fold else "not used for training"
+    if metrics.repeats:
+        how = f"each by the mean of {metrics.repeats.n} networks not trained on it"
     say(f"{metrics.n_scans} {kind} scans of {metrics.n_patients} patients{'' if seen else f', {how}'}")
     if seen:
         say(f"  warning: {seen}")
@@ -40,7 +47,7 @@ def say_metrics(metrics: Metrics) -> None:
         figures = f"sensitivity {estimate_text(rates.sensitivity)}   specificity {estimate_text(rates.specificity)}"
         say(f"  {name:<{width}}  n {rates.n:4d}   {figures}")
     say(f"  balanced sensitivity {estimate_text(metrics.balanced_accuracy)}")
-    say(f"  macro AUC {estimate_text(metrics.macro_auc)}")
+    say(f"  macro AUC {estimate_text(metrics.macro_auc)}{_by_split(metrics.repeats)}")
     for name, baseline in metrics.baselines.items():
         say(f"  baseline {name}: macro AUC {estimate_text(baseline.macro_auc)}")
     if metrics.fusion:

@@ -35,7 +35,7 @@ def command(
     from med_transfer.tuning import TuneConfig, tune
     from med_transfer.tuning.report import as_record
 
-    table, settings = cohort_and_settings(TuneConfig, cohort, config, overrides or (), as_json=as_json)
+    table, settings = cohort_and_settings(TuneConfig, cohort, config, overrides or (), out=out, as_json=as_json)
     limit = 60.0 if minutes is None and trials is None else minutes
     try:
         with progress_bars() as progress:

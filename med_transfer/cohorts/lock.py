@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    model_serializer,
+)
 
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.hashed_names import hash_names, old_hash, recognise, salt_of
@@ -34,6 +42,7 @@ class LockedCase(_Record):
         content_hash: ``Volume.content_hash``; None when the scan could not be read.
         channel_hashes: of the further scans of the case, in the order of the channels.
         role: ``test``; ``fold-0`` ... the fold whose validation it is in; ``train`` when in no validation.
+        further_roles: in the further repeats of the split.
     """
 
     scan: str = ""
@@ -44,6 +53,7 @@ class LockedCase(_Record):
     role: str
     channel_hashes: tuple[str, ...] = ()
     scan_hash: str = ""
+    further_roles: tuple[str, ...] = ()
 
     @property
     def content_hashes(self) -> tuple[str, ...]:
@@ -52,8 +62,8 @@ class LockedCase(_Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What a case lacks is not written, as when there were no channels or hashed paths: so older hashes hold."""
-        later = ("scan", "channel_hashes", "scan_hash")
+        """What a case lacks is not written, as before there were channels, hashed paths or repeats: old hashes hold."""
+        later = ("scan", "channel_hashes", "scan_hash", "further_roles")
         return {key: value for key, value in serialize(self).items() if value or key not in later}
 
 
@@ -66,6 +76,11 @@ class CohortLock(_Record):
     split: SplitConfig
     cases: tuple[LockedCase, ...]
     cohort_hash: str
+
+    @field_serializer("split")
+    def _split_as_before(self, split: SplitConfig) -> dict[str, Any]:
+        """One repeat is not written, as when there were no others."""
+        return split.model_dump(exclude=None if (split.repeats or 1) > 1 else {"repeats"})
 
     @classmethod
     def of(
@@ -81,7 +96,8 @@ class CohortLock(_Record):
 
         ``as_before`` makes the lock that was made before hashes were salted, to compare it with one of then.
         """
-        roles, salt = _roles(split), salt_of(image for images in content_hashes for image in images)
+        roles = [_roles(repeat) for repeat in split.repeats]
+        salt = salt_of(image for images in content_hashes for image in images)
         patients = {} if as_before else hash_names(cohort.patients, salt)
         scans = {} if as_before else hash_names((case.scan for case in cohort.cases), salt)
         cases = [
@@ -91,7 +107,8 @@ class CohortLock(_Record):
                 patient_hash=patients.get(case.patient) or old_hash(case.patient),
                 label=case.label if isinstance(case.label, str) else tuple(sorted(case.label or ())),
                 content_hash=images[0] if images else None,
-                role=roles[number],
+                role=roles[0][number],
+                further_roles=tuple(of_repeat[number] for of_repeat in roles[1:]),
                 channel_hashes=images[1:],
                 scan_hash=scans.get(case.scan, ""),
             )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError, PatientLeak, TooFewPatients
 from med_transfer.predictions.patient_folds import patient_folds
 
+FEW_PATIENTS = 60  # below it a test part of a fifth holds under 12 patients: intervals of 40 points and more
+TEST_FRACTION, REPEATS = 0.2, 5  # where they are automatic
 Images = tuple[str, ...]  # ``Volume.content_hash`` of each scan of a case; empty where none was read
 
 
@@ -25,9 +27,13 @@ class SplitConfig(BaseModel):
         kind: ``kfold`` trains one fold model a fold, each validated on its own fold; ``holdout`` trains one.
         folds: fold models of the ensemble (kfold only).
         test_fraction: share of the scans that no fold model ever sees, rounded to one part in a whole number (0.3 is
-            a third); 0 keeps none, and every case is then evaluated by the fold model that did not train on it (with
-            holdout: the validation cases), with calibration and thresholds from other patients.
+            a third); 0 keeps none, and every case is then evaluated by the fold models that did not train on it (with
+            holdout: the validation cases), with calibration and thresholds from other patients. None: by the table, 0
+            for kfold with fewer than 60 patients, else 0.2.
         val_fraction: share of the development scans that steer the training (holdout only), rounded likewise.
+        repeats: with a test_fraction of 0, how often the cases are divided into folds anew, each time with the next
+            seed; a case's probability is the mean. None: 1, but 5 where test_fraction is automatic and 0 and no network
+            is trained.
         seed: the same seed gives the same split, whatever the order of the rows.
     """
 
@@ -35,9 +41,35 @@ class SplitConfig(BaseModel):
 
     kind: Literal["kfold", "holdout"] = "kfold"
     folds: int = Field(default=5, ge=2, le=50)
-    test_fraction: float = Field(default=0.2, ge=0, le=0.5)
+    test_fraction: float | None = Field(default=None, ge=0, le=0.5)
     val_fraction: float = Field(default=0.2, gt=0, le=0.5)
+    repeats: int | None = Field(default=None, ge=1, le=50)
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _once_unless_asked(cls, values: Any) -> Any:
+        """What says its test part, as every config from before there were repeats, has one."""
+        if isinstance(values, dict) and values.get("test_fraction") is not None and values.get("repeats") is None:
+            return values | {"repeats": 1}
+        return values
+
+    @model_validator(mode="after")
+    def _repeats_cross_validation(self) -> SplitConfig:
+        if (self.repeats or 1) > 1 and (self.test_fraction or self.kind == "holdout"):
+            what = f"test_fraction {self.test_fraction:g}" if self.test_fraction else "kind holdout"
+            raise ValueError(f"repeats {self.repeats} with {what}: only kfold with test_fraction 0 can be repeated")
+        return self
+
+    def resolved(self, cohort: Cohort, *, cheap: bool = False) -> SplitConfig:
+        """With what was left to the table decided; ``cheap``: whether a repeat trains no network."""
+        if self.test_fraction is not None:
+            return self.model_copy(update={"repeats": self.repeats or 1})
+        by_column = any(case.split for case in cohort.cases)
+        few = self.kind == "kfold" and not by_column and len(set(cohort.patients)) < FEW_PATIENTS
+        repeats = self.repeats or (REPEATS if few and cheap else 1)
+        fraction = 0.0 if few or repeats > 1 else TEST_FRACTION
+        return self.model_copy(update={"test_fraction": fraction, "repeats": repeats})
 
 
 @dataclass(frozen=True)
@@ -48,11 +80,18 @@ class Split:
         test: seen by no fold model.
         validation: one tuple a fold.
         always_training: development cases that are in no fold's validation (holdout).
+        further: the same cases in other folds, where the evaluation is repeated; fold models that are kept are of this.
     """
 
     test: tuple[int, ...]
     validation: tuple[tuple[int, ...], ...]
     always_training: tuple[int, ...] = ()
+    further: tuple[Split, ...] = ()
+
+    @property
+    def repeats(self) -> tuple[Split, ...]:
+        """This and the further ones."""
+        return (self, *self.further)
 
     @property
     def n_fold_models(self) -> int:
@@ -76,7 +115,7 @@ class Split:
 
 
 def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
-    """Divide a cohort by patient, stratified by class.
+    """Divide a cohort by patient, stratified by class; what ``config`` leaves automatic is decided by the table.
 
     A patient with scans of several classes counts as its rarest one. When the table has a ``split`` column, that is
     what is used: ``test`` rows are the test set, ``val`` rows the validation of one fold; without ``val`` rows
@@ -87,7 +126,7 @@ def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
         CohortError: the split column is incomplete.
         PatientLeak: the split column puts one patient on two sides.
     """
-    everyone = np.arange(len(cohort))
+    everyone, config = np.arange(len(cohort)), config.resolved(cohort)
     if any(case.split for case in cohort.cases):
         return _split_by_column(cohort, config)
     _require_patients(cohort, everyone, config, with_test=config.test_fraction > 0)
@@ -126,8 +165,16 @@ def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split
 def sides(split: Split) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
     """What must share no patient: two parts' names, and the cases of each."""
     yield "the test set", "development", split.test, split.development
-    for fold, validation in enumerate(split.validation):
-        yield f"validation {fold}", "its training", validation, split.training(fold)
+    for part, validation, training in _folds_of(split):
+        yield part, "its training", validation, training
+
+
+def _folds_of(split: Split) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Name, validation and training cases of each fold of each repeat."""
+    for repeat, of_repeat in enumerate(split.repeats, start=1):
+        for fold, validation in enumerate(of_repeat.validation):
+            name = f"{fold} of repeat {repeat}" if repeat > 1 else f"{fold}"
+            yield f"validation {name}", validation, of_repeat.training(fold)
 
 
 def _shared(keys: Sequence[Images], here: Sequence[int], there: Sequence[int]) -> list[tuple[int, int]]:
@@ -155,6 +202,13 @@ def _split_by_column(cohort: Cohort, config: SplitConfig) -> Split:
             expected="test rows",
             action="Mark some, or set split.test_fraction=0 when another cohort is the test",
         )
+    if config.repeats != 1 and (len(test) or len(validation)):
+        raise CohortError(
+            f"split.repeats {config.repeats}, and the split column has test or val rows",
+            where=cohort.path or "",
+            expected="train rows alone, which can be divided again and again",
+            action="Set split.repeats=1, or take the column out",
+        )
     if len(validation):
         split = Split(_indices(test), (_indices(validation),), _indices(train))
     else:
@@ -167,8 +221,10 @@ def _split_by_column(cohort: Cohort, config: SplitConfig) -> Split:
 
 def _split_development(cohort: Cohort, test: NDArray, development: NDArray, config: SplitConfig) -> Split:
     if config.kind == "kfold":
-        folds = _folds(cohort, development, config.folds, config.seed)
-        return Split(_indices(test), tuple(_indices(fold) for fold in folds))
+        seeds = [(config.seed + repeat) % 2**32 for repeat in range(config.repeats or 1)]
+        divided = [_folds(cohort, development, config.folds, seed) for seed in seeds]
+        first, *further = [Split(_indices(test), tuple(map(_indices, folds))) for folds in divided]
+        return replace(first, further=tuple(further))
     validation = _typical_part(cohort, development, config.val_fraction, config.seed)
     return Split(_indices(test), (_indices(validation),), _indices(np.setdiff1d(development, validation)))
 
@@ -236,8 +292,8 @@ def _require_patients(cohort: Cohort, among: NDArray, config: SplitConfig, with_
 
 def _parts_of_folds(split: Split) -> dict[str, tuple[int, ...]]:
     parts = {}
-    for fold, validation in enumerate(split.validation):
-        parts |= {f"validation {fold}": validation, f"training {fold}": split.training(fold)}
+    for part, validation, training in _folds_of(split):
+        parts |= {part: validation, part.replace("validation", "training"): training}
     return parts
 
 

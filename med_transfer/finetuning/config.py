@@ -153,6 +153,7 @@ class FinetuneConfig(_Config):
     renamed_keys: ClassVar[dict[str, str]] = {"scratch_twin": "from_scratch_baseline"}
     short_forms: ClassVar[dict[str, str]] = {"transfer.strategy": "name"}
     upgrade: ClassVar[Callable[[dict[str, Any]], None]] = upgrade_strategy
+    searches: ClassVar[bool] = False  # whether many configs are tried on the development patients
 
     backbone: BackboneConfig = BackboneConfig()
     input: InputConfig = InputConfig()

@@ -44,6 +44,8 @@ class TrainedEnsemble:
             calibrated on other patients, in the order of the folds' validation parts.
         validation_novelty: [scan] of the same scans to the same fold models.
         gap: between training and validation.
+        repeats: where the evaluation was repeated, what each repeat has as ``validation``, which then is their mean, as
+            ``validation_novelty`` is; ensemble, fold models and gap are of the first. Else empty.
     """
 
     ensemble: Ensemble
@@ -51,6 +53,12 @@ class TrainedEnsemble:
     validation: NDArray[np.float64]
     validation_novelty: NDArray[np.float64]
     gap: GeneralisationGap
+    repeats: tuple[NDArray[np.float64], ...] = ()
+
+    @property
+    def once(self) -> NDArray[np.float64]:
+        """As ``validation``, of the first repeat alone, which other networks are trained in too."""
+        return self.repeats[0] if self.repeats else self.validation
 
     def balanced_point(self, labels: Labels) -> OperatingPoint:
         """The class, or findings, that the network itself finds most probable."""
@@ -88,16 +96,26 @@ def train_fold(
 
 
 def train_folds(
-    run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, folder: Path, progress: Progress, stage: str
+    run_data: RunData,
+    source: LoadedBackbone,
+    config: FinetuneConfig,
+    folder: Path,
+    progress: Progress,
+    stage: str,
+    *,
+    repeat: int = 1,
 ) -> TrainedEnsemble:
     """Train one classifier a fold and calibrate them together. ``config`` is a resolved one."""
     prepared, split, labels = run_data.prepared, run_data.split, run_data.prepared.cohort.labels
+    if repeat > 1:
+        stage = f"{stage}, repeat {repeat}"
+        config = config.model_copy(update={"seed": config.seed + (repeat - 1) * split.n_fold_models})
     reader = FeatureSource(folder / "features", config, run_data.preprocessing)
     read = reader.computed if config.transfer.strategy.trains else reader.cached
     trained, novelties, ranks, training, validation = [], [], [], [], []
     for number in range(split.n_fold_models):
         callback = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_fold_models}", progress)
-        result = train_fold(run_data, source, config, number, folder / f"fold-{number}", callback)
+        result = train_fold(run_data, source, config, number, folder / fold_folder(number, repeat), callback)
         data = fold_data(prepared, split, number, run_data.unlabelled)
         train_features, val_features = labelled_features(result.classifier, data, config, read)
         trained.append(result)
@@ -116,8 +134,13 @@ def train_folds(
         calibrator=calibrated.calibrator,
     ).eval()
     gap = measure_gap(training, validation, labels, config.training.gap_limit)
-    log.log(logging.WARNING if gap.exceeded else logging.INFO, "%s: %s", stage, gap.sentence)
+    log.log(logging.WARNING if gap.exceeded and repeat == 1 else logging.INFO, "%s: %s", stage, gap.sentence)
     return TrainedEnsemble(ensemble, tuple(trained), calibrated.probabilities, np.concatenate(ranks), gap)
+
+
+def fold_folder(number: int, repeat: int) -> str:
+    """Where a fold's state is kept; beside it, for all repeats, the features of frozen encoders."""
+    return f"fold-{number}" if repeat == 1 else f"repeat-{repeat}-fold-{number}"
 
 
 def _logits(classifier: Classifier, features: Tensor) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_decisions
 from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.repeats import REPEATS_FILE, measure_repeats, write_repeats
 from med_transfer.metrics.baselines import baselines_within, fit_handcrafted, prevalence_only
 from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigures
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
@@ -70,6 +71,9 @@ def evaluate_held_out(
             return network.validation, network.validation_novelty
         return predict(network.ensemble, test)
 
+    def compared(network: TrainedEnsemble, found: NDArray[np.float64]) -> NDArray[np.float64]:
+        return network.once if out_of_fold else found  # the network from scratch is not trained again and again
+
     probabilities, novelty = predicted(networks.transferred)
     gain, bundled = None, networks.bundled
     if networks.scratch is not None:
@@ -77,7 +81,11 @@ def evaluate_held_out(
         cohort = test.cohort
         transferred, from_scratch = (
             LabelledPredictions.of(
-                cohort.truth, found, cohort.patients, cohort.labels, network.balanced_point(cohort.labels)
+                cohort.truth,
+                compared(network, found),
+                cohort.patients,
+                cohort.labels,
+                network.balanced_point(cohort.labels),
             )
             for network, found in ((networks.transferred, probabilities), (networks.scratch, of_scratch))
         )
@@ -104,10 +112,12 @@ def evaluate_held_out(
             shortcuts=shortcuts,
             test_set_access=access,
             out_of_fold=out_of_fold,
+            repeats=measure_repeats(run_data, config, bundled),
         ),
         _curves(bundled, config),
         _cross_fitted(run_data, config, record, bundled) if out_of_fold else (),
     )
+    write_repeats(run_data, bundled, out / REPEATS_FILE)
     return evaluate(
         given,
         out,
@@ -133,7 +143,9 @@ def _baselines_within(run_data: RunData, seed: int) -> tuple[dict[str, NDArray[n
     scans = run_data.prepared.subset(run_data.split.evaluated)
     cohort, facts = scans.cohort, [scan.acquisition for scan in scans.scans]
     within, shortcuts = baselines_within(
-        scans.handcrafted, Development(facts, cohort.truth, cohort.patients, cohort.labels)
+        scans.handcrafted,
+        Development(facts, cohort.truth, cohort.patients, cohort.labels),
+        len(run_data.split.repeats),
     )
     truth = run_data.prepared.cohort.truth[list(run_data.split.development)]
     return {PREVALENCE_BASELINE: prevalence_only(truth, len(cohort))} | within, shortcuts
@@ -227,6 +239,14 @@ def _split_sentence(run_data: RunData) -> str:
     how = Sentence("one training and one validation part")
     if n_folds > 1:
         how = Sentence("{n} folds, one network each, averaged", n=n_folds)
+    if run_data.split.further:
+        return Sentence(
+            "by patient, stratified by class, with no test part: {repeats} times {n} folds, one network each. A scan's "
+            "probability is the mean of the {repeats} networks that had not trained on it; calibration and thresholds "
+            "for it come from other patients. The bundle holds the networks of the first {n} folds",
+            repeats=len(run_data.split.repeats),
+            n=n_folds,
+        )
     if not run_data.split.test:
         return Sentence(
             "by patient, stratified by class, with no test part: {how}. Each scan was predicted by the network that "

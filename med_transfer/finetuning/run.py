@@ -36,6 +36,8 @@ from med_transfer.finetuning.initialisation import check_transfer, ignored_setti
 from med_transfer.finetuning.made_from import claim
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.region_choice import choose_region, region_sentence
+from med_transfer.finetuning.repeats import with_repeats
+from med_transfer.finetuning.split_choice import choose_split, split_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.progress import Progress, log_file, silent
@@ -82,10 +84,11 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     """
     out = Path(out)
     started = time.monotonic()
-    asked = choose_region(config, cohort)
-    config, source = checked_start(cohort, config)
+    asked = choose_split(choose_region(config, cohort), cohort, out)
+    config, source = checked_start(cohort, asked)
     with _claimed(out, config, source), log_file(out / "run.log"):
         log.info(region_sentence(config, cohort))
+        log.info(split_sentence(config, cohort))
         log.info("backbone %s. %s", source.spec.name, source.report)
         for sentence in ignored_settings(asked, config, source.encoder):
             log.warning(sentence)
@@ -94,7 +97,12 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
             run_data.prepared.cohort, run_data.split, config, warn=True
         )  # again, without what could not be read
         check_operating_point(run_data.prepared.cohort, run_data.split, config)
-        trained = train(run_data, config, source, out / "training", progress)
+        trained = with_repeats(
+            train(run_data, config, source, out / "training", progress),
+            run_data,
+            lambda data, repeat: train(data, config, source, out / "training", progress, repeat=repeat),
+            out / "training",
+        )
         scratch = _train_from_scratch_baseline(run_data, config, source, out / "training-scratch", progress)
         kept_network = choose_network(run_data, config, trained, scratch)
         log.info(kept_network.sentence)
@@ -123,7 +131,7 @@ def checked_start(cohort: Cohort, config: FinetuneConfig) -> tuple[FinetuneConfi
     Raises:
         CohortError, ConfigError, BackboneError, UsageError: see :func:`finetune`.
     """
-    config = choose_region(config, cohort)
+    config = choose_split(choose_region(config, cohort), cohort)
     source = load_source(config)
     config = config.resolved(from_source=source.sha256 is not None)
     check_transfer(config, source.encoder)
@@ -144,10 +152,12 @@ def train(
     folder: Path,
     progress: Progress,
     stage: str = "fine-tuning",
+    *,
+    repeat: int = 1,
 ) -> TrainedEnsemble:
     """All folds from one source; what is automatic in the config depends on whether there is one."""
     config = config.resolved(from_source=source.sha256 is not None)
-    return train_folds(run_data, source, config, folder, progress, stage)
+    return train_folds(run_data, source, config, folder, progress, stage, repeat=repeat)
 
 
 def _train_from_scratch_baseline(

@@ -75,6 +75,7 @@ def _network_alone(config: FinetuneConfig) -> FinetuneConfig:
     """The config without what has no say in the predictions; small subsets refuse some of it."""
     record = config.model_dump()
     record["transfer"]["on_harm"] = "report"  # without that baseline there is nothing to fall back to
+    record["split"]["repeats"] = 1  # a run's own evaluation is not looked at
     left_out = {"from_scratch_baseline": False, "fusion": None, "operating_point": {}, "explain": {"gallery": 0}}
     return FinetuneConfig.model_validate(record | left_out)
 

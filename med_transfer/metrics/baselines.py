@@ -83,18 +83,19 @@ FEWEST_PATIENTS = 10  # of a class; below that a model that is fitted within the
 
 
 def baselines_within(
-    features: NDArray[np.floating], scans: Development
+    features: NDArray[np.floating], scans: Development, repeats: int = 1
 ) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
     """Name to probabilities [scan, class], and what the acquisition gives away; nothing where a class has few patients.
 
     Args:
         features: handcrafted ones [scan, feature].
         scans: which learn from each other.
+        repeats: in other folds each time; the probabilities of handcrafted features are the mean.
     """
     if fewest_patients(scans.truth, scans.patients) < FEWEST_PATIENTS:
         return {}, None
-    folds = held_out_folds(scans.truth, scans.patients, scans.labels)
-    handcrafted = handcrafted_within(features, scans.truth, folds, multilabel=scans.labels.multilabel)
+    divided = [held_out_folds(scans.truth, scans.patients, scans.labels, seed) for seed in range(repeats)]
+    found = [handcrafted_within(features, scans.truth, folds, multilabel=scans.labels.multilabel) for folds in divided]
     acquisition, shortcuts = acquisition_within(scans)
     facts = {ACQUISITION_BASELINE: acquisition} if acquisition is not None else {}
-    return {"handcrafted": handcrafted} | facts, shortcuts
+    return {"handcrafted": np.mean(found, axis=0)} | facts, shortcuts

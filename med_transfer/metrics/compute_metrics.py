@@ -31,6 +31,7 @@ from med_transfer.metrics.records.metrics import (
     GeneralisationGap,
     KeptNetwork,
     Metrics,
+    Repeats,
     TransferGain,
 )
 from med_transfer.metrics.records.prediction_sets import SetMetrics
@@ -58,6 +59,7 @@ class KnownFigures:
         test_set_access: how often a network has read these scans, with this time.
         fusion, prediction_sets, chosen_point: of a bundle that has them.
         out_of_fold: whether the scans are validation scans, each predicted by a network that had not trained on it.
+        repeats: where that was repeated.
         calibrated_on: validation patients of each class that the bundle's calibration was learned from.
     """
 
@@ -72,6 +74,7 @@ class KnownFigures:
     prediction_sets: SetMetrics | None = None
     chosen_point: ChosenPoint | None = None
     out_of_fold: bool = False
+    repeats: Repeats | None = None
     calibrated_on: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -99,6 +99,8 @@ class TuningConfig(_Config):
 
 class TuneConfig(FinetuneConfig):
     """A config of ``finetune``, which is the default that trial 0 tries, and how to search for a better one."""
+
+    searches: ClassVar[bool] = True
 
     tuning: TuningConfig = TuningConfig()
 

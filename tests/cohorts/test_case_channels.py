@@ -118,7 +118,7 @@ def test_table_without_the_column_is_refused_before_a_scan_is_read(table, tmp_pa
 
 
 def lock_of(cohort: Cohort, images, split: Split) -> CohortLock:
-    return CohortLock.of(cohort, images, split, SplitConfig())
+    return CohortLock.of(cohort, images, split, SplitConfig(test_fraction=0.2))
 
 
 SPLIT = Split((4, 5), ((0, 1),), (2, 3))

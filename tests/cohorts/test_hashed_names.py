@@ -13,7 +13,7 @@ from med_transfer.errors import CohortError
 
 SALT = salt_of(["image"])
 PATIENTS = [f"{n:07d}" for n in range(30)]
-CONFIG = SplitConfig(folds=2)
+CONFIG = SplitConfig(folds=2, test_fraction=0.2)
 IMAGES = [(f"image {n}",) for n in range(30)]
 
 

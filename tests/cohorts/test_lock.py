@@ -9,7 +9,7 @@ from med_transfer.cohorts import CohortLock, SplitConfig, labelled_scans_hash, o
 from med_transfer.errors import CohortError, OutputError
 from med_transfer.predictions.labels import Labels
 
-CONFIG = SplitConfig(folds=2)
+CONFIG = SplitConfig(folds=2, test_fraction=0.2)
 
 
 def lock_of(cohort, config=CONFIG):
@@ -37,7 +37,8 @@ def test_hash_does_not_depend_on_the_order_of_rows(cohort, random):
 def test_hash_depends_on_everything_else(cohort):
     relabelled = cohort_of([(f"p{n}", NAMES[(n + (n < 6)) % 3]) for n in range(30)])
     renamed = cohort_of([(f"q{n}", NAMES[n % 3]) for n in range(30)])
-    locks = [lock_of(cohort), lock_of(cohort, SplitConfig(folds=2, seed=1)), lock_of(relabelled), lock_of(renamed)]
+    another = SplitConfig(folds=2, seed=1, test_fraction=0.2)
+    locks = [lock_of(cohort), lock_of(cohort, another), lock_of(relabelled), lock_of(renamed)]
     locks.append(CohortLock.of(cohort, [()] * 30, split_cohort(cohort, CONFIG), CONFIG))
     assert len({lock.cohort_hash for lock in locks}) == len(locks)
 
@@ -70,7 +71,7 @@ def test_file_holds_what_it_says_and_reads_back(cohort, tmp_path):
     ("kind", "roles"), [("kfold", {"test", "fold-0", "fold-1"}), ("holdout", {"test", "fold-0", "train"})]
 )
 def test_roles_follow_the_split(cohort, kind, roles):
-    config = SplitConfig(kind=kind, folds=2)
+    config = SplitConfig(kind=kind, folds=2, test_fraction=0.2)
     split, lock = split_cohort(cohort, config), lock_of(cohort, config)
     by_scan = {scan_of(case): case.role for case in lock.cases}
     assert set(by_scan.values()) == roles

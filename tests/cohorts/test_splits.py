@@ -73,7 +73,7 @@ def test_order_of_rows_does_not_matter(cohort, config, random):
 @quick
 @given(cohorts(least_patients=12))
 def test_classes_are_as_frequent_in_every_part(cohort):
-    split = split_cohort(cohort, SplitConfig(folds=3))
+    split = split_cohort(cohort, SplitConfig(folds=3, test_fraction=0.2))
     overall = cohort.truth.mean(axis=0)
     for part in (split.test, *split.validation):
         assert np.abs(cohort.truth[list(part)].mean(axis=0) - overall).max() < 0.25
@@ -81,7 +81,7 @@ def test_classes_are_as_frequent_in_every_part(cohort):
 
 def test_proportions_with_one_scan_a_patient():
     cohort = cohort_of([(str(n), "a" if n % 10 == 0 else "b") for n in range(200)], Labels(("a", "b")))
-    split = split_cohort(cohort, SplitConfig())
+    split = split_cohort(cohort, SplitConfig(test_fraction=0.2))
     assert [len(part) for part in (split.test, *split.validation)] == [40, 32, 32, 32, 32, 32]
     counts = [cohort.subset(part).counts()["a"][0] for part in (split.test, *split.validation)]
     assert counts[0] == 4
@@ -90,7 +90,7 @@ def test_proportions_with_one_scan_a_patient():
 
 def test_seeds_differ_and_repeat():
     cohort = cohort_of([(str(n), NAMES[n % 3]) for n in range(90)])
-    splits = [split_cohort(cohort, SplitConfig(seed=seed)) for seed in (0, 1, 0)]
+    splits = [split_cohort(cohort, SplitConfig(seed=seed, test_fraction=0.2)) for seed in (0, 1, 0)]
     assert splits[0].test != splits[1].test
     assert splits[0].validation != splits[1].validation
     assert splits[0] == splits[2]
@@ -103,7 +103,7 @@ def test_findings_are_stratified_by_the_rarest():
         for n in range(120)
     ]
     cohort = cohort_of(rows, Labels(NAMES, multilabel=True))
-    split = split_cohort(cohort, SplitConfig(folds=3))
+    split = split_cohort(cohort, SplitConfig(folds=3, test_fraction=0.2))
     for part in (split.test, *split.validation):
         truth = cohort.truth[list(part)]
         assert truth.any(axis=0).all()
@@ -114,16 +114,19 @@ def test_findings_are_stratified_by_the_rarest():
 
 def test_one_patient_with_every_class_is_enough_of_each():
     cohort = cohort_of([(str(n // 3), NAMES[n % 3]) for n in range(18)])
-    split = split_cohort(cohort, SplitConfig(folds=5))
+    split = split_cohort(cohort, SplitConfig(folds=5, test_fraction=0.2))
     assert [len(part) for part in (split.test, *split.validation)] == [3] * 6
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (SplitConfig(), r"at least 6, one each for 5 folds and the test set\. Use fewer folds"),
+        (SplitConfig(test_fraction=0.2), r"at least 6, one each for 5 folds and the test set\. Use fewer folds"),
         (SplitConfig(test_fraction=0, folds=3), r"at least 3, one each for 3 folds\."),
-        (SplitConfig(kind="holdout"), r"at least 3, one each for training and validation and the test set"),
+        (
+            SplitConfig(kind="holdout", test_fraction=0.2),
+            r"at least 3, one each for training and validation and the test set",
+        ),
     ],
 )
 def test_too_few_patients(config, message):
@@ -135,7 +138,7 @@ def test_too_few_patients(config, message):
 def test_too_few_patients_without_a_finding():
     rows = [(str(n), frozenset("a" if n else "")) for n in range(40)]
     with pytest.raises(TooFewPatients, match="class 'no a' has 1 patient;"):
-        split_cohort(cohort_of(rows, Labels(("a",), multilabel=True)), SplitConfig())
+        split_cohort(cohort_of(rows, Labels(("a",), multilabel=True)), SplitConfig(test_fraction=0.2))
 
 
 def with_column(words):
@@ -143,13 +146,13 @@ def with_column(words):
 
 
 def test_split_column_is_used_as_it_is():
-    split = split_cohort(with_column(["test"] * 2 + ["val"] * 4 + ["train"] * 6), SplitConfig())
+    split = split_cohort(with_column(["test"] * 2 + ["val"] * 4 + ["train"] * 6), SplitConfig(test_fraction=0.2))
     assert split == Split((0, 1), ((2, 3, 4, 5),), (6, 7, 8, 9, 10, 11))
     assert split.training(0) == (6, 7, 8, 9, 10, 11)
 
 
 def test_split_column_without_val_is_divided_into_folds():
-    split = split_cohort(with_column(["test"] * 4 + ["train"] * 20), SplitConfig(folds=5))
+    split = split_cohort(with_column(["test"] * 4 + ["train"] * 20), SplitConfig(folds=5, test_fraction=0.2))
     assert split.test == (0, 1, 2, 3)
     assert [len(fold) for fold in split.validation] == [4] * 5
 
@@ -169,7 +172,7 @@ def test_split_column_without_val_is_divided_into_folds():
 )
 def test_unusable_split_columns(words, error, message):
     with pytest.raises(error, match=message):
-        split_cohort(with_column(words), SplitConfig())
+        split_cohort(with_column(words), SplitConfig(test_fraction=0.2))
 
 
 def test_split_column_that_divides_a_patient():
@@ -177,13 +180,13 @@ def test_split_column_that_divides_a_patient():
     with pytest.raises(
         PatientLeak, match=r"one patient in the test set and in development: row 3 .* and row 2 "
     ) as raised:
-        split_cohort(cohort_of([*rows, ("r", "a", "val"), ("s", "b", "val")]), SplitConfig())
+        split_cohort(cohort_of([*rows, ("r", "a", "val"), ("s", "b", "val")]), SplitConfig(test_fraction=0.2))
     assert "Jane" not in str(raised.value)
 
 
 def test_identical_images_on_two_sides_are_found():
     cohort = cohort_of([(str(n), NAMES[n % 3]) for n in range(90)])
-    split = split_cohort(cohort, SplitConfig(folds=3))
+    split = split_cohort(cohort, SplitConfig(folds=3, test_fraction=0.2))
     hashes = [(str(n),) for n in range(90)]
     hashes[split.validation[0][0]] = hashes[split.validation[1][0]]
     with pytest.raises(
@@ -197,7 +200,7 @@ def test_identical_images_on_two_sides_are_found():
 
 def test_identical_images_on_one_side_and_unreadable_scans_are_let_through():
     cohort = cohort_of([(str(n), NAMES[n % 3]) for n in range(90)])
-    split = split_cohort(cohort, SplitConfig(kind="holdout"))
+    split = split_cohort(cohort, SplitConfig(kind="holdout", test_fraction=0.2))
     hashes = [(str(n),) for n in range(90)]
     hashes[split.test[0]] = hashes[split.test[1]]
     check_leakage(cohort, hashes, split)
@@ -222,7 +225,7 @@ def test_tiny_test_fraction_still_gives_every_class():
 @pytest.mark.parametrize("label", ["texture", "malignancy"])
 def test_lung_nodules(nodule_cohort, label):
     cohort: Cohort = nodule_cohort(label)
-    split = split_cohort(cohort, SplitConfig())
+    split = split_cohort(cohort, SplitConfig(test_fraction=0.2))
     check_leakage(cohort, [()] * len(cohort), split)
     overall = cohort.truth.mean(axis=0)
     for part in (split.test, *split.validation):

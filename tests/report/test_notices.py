@@ -1,8 +1,13 @@
+from dataclasses import replace
+
 from report_samples import metrics_of, sample
 from simulated_scores import three_classes
 
+from med_transfer.metrics.records.metrics import Repeats
+from med_transfer.page import ENGLISH
 from med_transfer.predictions.record import Prediction
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.sections.first_screen_answers import brief, figures_of_the_run
 from med_transfer.report.sections.first_screen_notices import notices
 
 
@@ -47,9 +52,25 @@ def test_a_class_that_is_never_called_is_a_warning_even_where_transfer_helped():
 
 def test_probabilities_of_few_patients_and_a_run_without_test_patients_are_said():
     metrics = metrics_of(three_classes())
-    few, none_kept = "Probabilities are calibrated on few patients", "No patients were kept apart for a test"
+    few = "Probabilities are calibrated on few patients"
+    none_kept = "Development evidence: no patients were kept apart for a test"
     assert not {few, none_kept} & by_title(metrics).keys()
     known = {"calibrated_on": {"healthy": 30, "benign": 4, "malignant": 9}, "out_of_fold": True}
     shown = by_title(metrics.model_copy(update=known))
     assert (shown[few].level, shown[none_kept].level) == ("warning", "warning")
     assert "benign (4), malignant (9). Under 10 of a class" in shown[few].text
+    assert "They are of single networks" in shown[none_kept].text
+    assert "med-transfer evaluate RUN OTHER.csv -o OUT" in shown[none_kept].text
+
+
+def test_of_a_repeated_cross_validation_the_first_screen_says_how_far_the_splits_lie_apart():
+    repeats = Repeats(n=3, macro_auc=[0.74, 0.79, None], balanced_accuracy=[0.7, 0.62, 0.66])
+    metrics = metrics_of(three_classes()).model_copy(update={"out_of_fold": True, "repeats": repeats})
+    evidence = replace(sample(), metrics=metrics)
+    first, *_ = notices(evidence)
+    assert first.title.startswith("Development evidence")
+    assert "the mean of 3 networks without it" in first.text
+    figures = {name: beneath for name, _, beneath in figures_of_the_run(evidence, ENGLISH)}
+    assert figures["Macro AUC"].endswith("; by which split 0.740 to 0.790")
+    assert figures["Balanced accuracy"].endswith("; by which split 62.0 to 70.0")
+    assert "each predicted by the mean of 3 networks" in dict(brief(evidence, ENGLISH))["On whom"]

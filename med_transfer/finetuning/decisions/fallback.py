@@ -41,7 +41,7 @@ def choose_network(
     cohort = run_data.prepared.cohort.subset(validation)
     transferred, from_scratch = (
         LabelledPredictions.of(
-            cohort.truth, each.validation, cohort.patients, cohort.labels, each.balanced_point(cohort.labels)
+            cohort.truth, each.once, cohort.patients, cohort.labels, each.balanced_point(cohort.labels)
         )
         for each in (trained, scratch)
     )

@@ -95,6 +95,14 @@ def cross_fitted_decisions(
     return decided
 
 
+def cross_fitted_calls(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble) -> NDArray[np.bool_]:
+    """What each validation scan is called by the operating points of :func:`cross_fitted_decisions`: [scan, class]."""
+    calls = np.zeros(trained.validation.shape, dtype=bool)
+    for rows, point, _ in cross_fitted_decisions(run_data, config, trained):
+        calls[rows] = point.calls(trained.validation[rows], run_data.prepared.cohort.labels)
+    return calls
+
+
 def _folds(cohort: Cohort) -> list[Fold]:
     n_folds = min(_FOLDS, len(set(cohort.patients)))
     return held_out_in_turn(patient_folds(cohort.truth, cohort.patients, n_folds))

@@ -99,6 +99,19 @@ class KeptNetwork(Record):
         return self.kept == "scratch" and self.validation is not None
 
 
+class Repeats(Record):
+    """Cross-validation in other folds each time: what each repeat's predictions alone would have been measured as.
+
+    Attributes:
+        macro_auc, balanced_accuracy: one a repeat; None where it is undefined. How far they lie apart is the chance of
+            the division into folds, not that of the patients.
+    """
+
+    n: int
+    macro_auc: list[float | None]
+    balanced_accuracy: list[float | None]
+
+
 class GeneralisationGap(Record):
     """How much better the networks do on scans they learned from than on scans they did not; a sign of over-fitting.
 
@@ -200,6 +213,7 @@ class Metrics(Record):
         fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
         out_of_fold: there were no test scans; these are validation scans, each predicted by the network that had not
             trained on it and called by thresholds from other patients.
+        repeats: of that, where it was repeated; every other figure is of the mean of the repeats' probabilities.
         calibrated_on: validation patients of each class that the calibration was learned from; empty: not known.
         chosen_point: how the operating point was chosen; None for a bundle that does not tell.
         test_set_access: how often these test scans were read by a network, and under which lock.
@@ -222,6 +236,7 @@ class Metrics(Record):
     prevalence: dict[str, float]
     calibration: Calibration
     out_of_fold: bool = False
+    repeats: Repeats | None = None
     calibrated_on: dict[str, int] = Field(default_factory=dict)
     operating_point: OperatingPoint
     decision_curves: dict[str, DecisionCurve] = Field(default_factory=dict)

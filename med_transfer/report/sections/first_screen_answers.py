@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from med_transfer.metrics.records.class_metrics import ClassMetrics
-from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate, Interval
 from med_transfer.metrics.records.metrics import Metrics, TransferGain
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
@@ -55,15 +56,31 @@ def brief(evidence: Evidence, t: Translator) -> list[tuple[str, str]]:
 def figures_of_the_run(evidence: Evidence, t: Translator) -> list[tuple[str, str, str]]:
     """Name, value, and what stands beneath it."""
     metrics = evidence.metrics
-    accuracy, auc = metrics.balanced_accuracy, metrics.macro_auc
+    accuracy, auc, repeats = metrics.balanced_accuracy, metrics.macro_auc, metrics.repeats
     which = t("Out-of-fold scans") if metrics.out_of_fold else t("Test scans")
     return [
         (which, str(metrics.n_scans), t("of {n} patients", n=metrics.n_patients)),
-        (t("Balanced accuracy"), percent(accuracy), percent_interval(accuracy.ci95, t) or t.said(accuracy.reason)),
-        (t("Macro AUC"), decimal(auc), decimal_interval(auc.ci95, t) or t.said(auc.reason)),
+        (
+            t("Balanced accuracy"),
+            percent(accuracy),
+            (percent_interval(accuracy.ci95, t) or t.said(accuracy.reason))
+            + _by_split(repeats and repeats.balanced_accuracy, percent_interval, t),
+        ),
+        (
+            t("Macro AUC"),
+            decimal(auc),
+            (decimal_interval(auc.ci95, t) or t.said(auc.reason))
+            + _by_split(repeats and repeats.macro_auc, decimal_interval, t),
+        ),
         _gain(metrics.transfer_gain, t),
         (t("Unusable scans"), str(metrics.failed.n), t("of {n} asked", n=evidence.n_asked)),
     ]
+
+
+def _by_split(values: Sequence[float | None] | None, span: Callable[[Interval, Translator], str], t: Translator) -> str:
+    """How far apart the repeats of a cross-validation lie; empty where there was one."""
+    defined = [value for value in values or () if value is not None]
+    return t("; by which split {span}", span=span((min(defined), max(defined)), t)) if defined else ""
 
 
 def detection(name: str, class_metrics: ClassMetrics, multilabel: bool, t: Translator) -> Found:
@@ -116,6 +133,12 @@ def _on_whom(evidence: Evidence, t: Translator) -> str:
     count = {"scans": scans(metrics.n_scans, t), "patients": patients(metrics.n_patients, t)}
     if seen:
         return t("{scans} of {patients}; the network had learned from {seen} of the scans", seen=seen, **count)
+    if metrics.repeats is not None:
+        return t(
+            "{scans} of {patients}, each predicted by the mean of {n} networks that had not trained on it",
+            n=metrics.repeats.n,
+            **count,
+        )
     if metrics.out_of_fold:
         return t("{scans} of {patients}, each predicted by a network that had not trained on it", **count)
     return t("{scans} of {patients}, kept apart from training", **count)

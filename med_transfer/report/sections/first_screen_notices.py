@@ -60,15 +60,15 @@ class Notice:
 def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     """In the order of reading: what limits every figure, then fusion and transfer.
 
-    Baseline, chance, never called, few, no test, calibration, failed, over-fitting, fusion, transfer, kept.
+    No test, baseline, chance, never called, few, calibration, failed, over-fitting, fusion, transfer, kept.
     """
     metrics, model = evidence.metrics, t(evidence.model)
     candidates = [
+        _out_of_fold(metrics, t),
         _baseline(metrics, model, t),
         *_chance(metrics, t),
         _never_called(metrics, t),
         _few(metrics, t),
-        _out_of_fold(metrics, t),
         _calibrated_on_few(metrics, t),
         _failed(evidence, t),
         _gap(metrics.generalisation_gap, t),
@@ -83,12 +83,25 @@ def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
 def _out_of_fold(metrics: Metrics, t: Translator) -> Notice | None:
     if not metrics.out_of_fold:
         return None
-    text = t(
-        "Each scan was predicted by a network that had not trained on it, and calibrated and called by what other "
-        "patients taught. But the same scans chose when training stopped, so these figures are rather too good, and "
-        "they are not those of the bundle's networks together. Evaluate the bundle on another cohort before you use it."
+    what = t(
+        "These figures are cross-validated: they are of the same patients that networks, thresholds and settings were "
+        "chosen on. Each scan was predicted by a network that had not trained on it, and calibrated and called by what "
+        "other patients taught. But the same scans may have chosen when training stopped, and every setting that was "
+        "tried on this cohort: so the figures are rather too good."
     )
-    return Notice("warning", t("No patients were kept apart for a test"), text)
+    whose = t("They are of single networks, not of the bundle's networks together.")
+    if metrics.repeats is not None:
+        whose = t(
+            "A scan's probability is the mean of {n} networks without it, since the folds were drawn {n} times; each "
+            "patient is still counted once, and the intervals are as wide as so few patients make them.",
+            n=metrics.repeats.n,
+        )
+    after = t(
+        "Next: collect patients on whom nothing was chosen, from another hospital or of a later time, and run "
+        "med-transfer evaluate RUN OTHER.csv -o OUT. Until then call these figures development, not test results."
+    )
+    title = t("Development evidence: no patients were kept apart for a test")
+    return Notice("warning", title, " ".join((what, whose, after)))
 
 
 def _calibrated_on_few(metrics: Metrics, t: Translator) -> Notice | None:

@@ -1,0 +1,96 @@
+"""Repeated cross-validation: the same patients in other folds, so that less hangs on how they were divided."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from med_transfer.atomic import csv_line, write_bytes
+from med_transfer.cohorts import Split
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_calls
+from med_transfer.finetuning.folds import TrainedEnsemble, fold_folder
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.measures import balanced_accuracy, macro_auc
+from med_transfer.metrics.records.metrics import Repeats
+
+REPEATS_FILE = "predictions_by_repeat.csv"
+
+
+def with_repeats(
+    first: TrainedEnsemble, run_data: RunData, train: Callable[[RunData, int], TrainedEnsemble], folder: Path
+) -> TrainedEnsemble:
+    """The first repeat's networks, with the mean over all repeats of each validation scan's out-of-fold probabilities.
+
+    That is the mean of as many networks, each without the patient, as the bundle's is the mean of its fold models; see
+    docs/decisions/0030-small-cohorts-are-cross-validated.md. Networks of further repeats are not kept: what they said
+    of their validation scans is, in ``folder``, for a run that goes on.
+
+    Args:
+        train: on the run data of a repeat, with its number from 2 on.
+    """
+    found = [(first.validation, first.validation_novelty)]
+    for repeat, split in enumerate(run_data.split.further, start=2):
+        file = folder / f"repeat-{repeat}.safetensors"
+        if not file.exists():
+            trained = train(replace(run_data, split=split), repeat)
+            place = _places(of=run_data.split, among=split)
+            said = {"probabilities": trained.validation[place], "novelty": trained.validation_novelty[place]}
+            write_bytes(file, save(said))
+            for number in range(split.n_fold_models):
+                shutil.rmtree(folder / fold_folder(number, repeat), ignore_errors=True)
+        arrays = load_file(file)
+        found.append((arrays["probabilities"], arrays["novelty"]))
+    if len(found) == 1:
+        return first
+    probabilities, novelty = zip(*found, strict=True)
+    return replace(
+        first,
+        validation=np.mean(probabilities, axis=0),
+        validation_novelty=np.mean(novelty, axis=0),
+        repeats=tuple(probabilities),
+    )
+
+
+def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble) -> Repeats | None:
+    """Each repeat measured by itself, called by what its other patients led to; None where there is one."""
+    if not trained.repeats:
+        return None
+    cohort = run_data.prepared.cohort.subset(run_data.split.evaluated)
+    measured = []
+    for probabilities in trained.repeats:
+        calls = cross_fitted_calls(run_data, config, replace(trained, validation=probabilities))
+        predictions = LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels)
+        predictions = replace(predictions, calls=calls)
+        measured.append((macro_auc(predictions).value, balanced_accuracy(predictions).value))
+    areas, accuracies = zip(*measured, strict=True)
+    return Repeats(n=len(measured), macro_auc=list(areas), balanced_accuracy=list(accuracies))
+
+
+def write_repeats(run_data: RunData, trained: TrainedEnsemble, path: Path) -> None:
+    """One row for each scan and repeat: the fold it was left out of, and what was said of it. Raises OutputError."""
+    if not trained.repeats:
+        path.unlink(missing_ok=True)
+        return
+    cohort = run_data.prepared.cohort
+    lines = [csv_line(["scan", "series_uid", "repeat", "fold", *(f"p_{name}" for name in cohort.labels.names)])]
+    for repeat, (split, said) in enumerate(zip(run_data.split.repeats, trained.repeats, strict=True), start=1):
+        fold_of = {case: fold for fold, part in enumerate(split.validation) for case in part}
+        for row, case in zip(said, run_data.split.evaluated, strict=True):
+            scan = cohort.cases[case]
+            lines.append(csv_line([scan.scan, scan.series_uid, repeat, fold_of[case], *map(repr, row.tolist())]))
+    write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))  # a file name need not be valid UTF-8
+
+
+def _places(of: Split, among: Split) -> Sequence[int] | NDArray[np.intp]:
+    """Where each validation case of one split stands among those of another."""
+    place = {case: number for number, case in enumerate(chain.from_iterable(among.validation))}
+    return np.array([place[case] for case in chain.from_iterable(of.validation)], dtype=np.intp)

@@ -1,0 +1,62 @@
+"""Whom a run is measured on, where the config leaves that to the cohort table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from med_transfer.cohorts import Cohort, CohortLock, split_cohort
+from med_transfer.cohorts.splits import FEW_PATIENTS, TEST_FRACTION
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import LOCK_FILE
+
+Config = TypeVar("Config", bound=FinetuneConfig)
+
+
+def choose_split(config: Config, cohort: Cohort, out: Path | None = None) -> Config:
+    """What ``split`` leaves automatic, decided: patients kept apart for a test, or cross-validation of all.
+
+    A folder ``out`` in which something was trained keeps the split that it was trained by. Test patients are kept apart
+    however few there are where all others are used up: a fusion is fitted on them, a search tries many configs on them.
+
+    Raises:
+        CohortError: the lock in ``out`` is damaged.
+    """
+    split = config.split
+    if split.test_fraction is None and split.repeats is None:
+        decided: dict[str, float | int | None] = {}
+        if out is not None and (out / LOCK_FILE).exists():
+            there = CohortLock.read(out / LOCK_FILE).split
+            decided = {"test_fraction": there.test_fraction, "repeats": there.repeats}
+        elif config.fusion is not None or config.searches:
+            decided = {"test_fraction": TEST_FRACTION}
+        split = split.model_copy(update=decided)
+    split = split.resolved(cohort, cheap=not config.transfer.strategy.trains)
+    return config.model_copy(update={"split": split})
+
+
+def split_sentence(config: FinetuneConfig, cohort: Cohort) -> str:
+    """Whom the run is measured on, and what of the table and the config speaks for it.
+
+    Raises:
+        CohortError, TooFewPatients: as :func:`split_cohort`.
+    """
+    split, n_patients = split_cohort(cohort, config.split), len(set(cohort.patients))
+    few = f"{n_patients} patients, {'under' if n_patients < FEW_PATIENTS else 'not under'} {FEW_PATIENTS}"
+    if any(case.split for case in cohort.cases):
+        few += "; the table's split column says who is where"
+    if split.test:
+        n_test = len({cohort.patients[case] for case in split.test})
+        return f"split: {n_test} patients are kept apart for the test, split.test_fraction {_shown(config)} ({few})"
+    folds, repeats = split.n_fold_models, len(split.repeats)
+    cost = f"each repeat trains {folds} networks" if config.transfer.strategy.trains else "no network is trained"
+    times = f"drawn {repeats} times, the mean is reported" if repeats > 1 else "drawn once"
+    parts = f"in {folds} folds {times} (split.repeats; {cost})" if folds > 1 else "in one validation part"
+    return (
+        f"split: no patient is kept apart for a test, split.test_fraction 0 ({few}): development evidence, "
+        f"each patient measured by networks that did not train on it, {parts}"
+    )
+
+
+def _shown(config: FinetuneConfig) -> str:
+    return f"{config.split.test_fraction:g}"

@@ -1,0 +1,134 @@
+"""The same patients in other folds: the mean of what networks without a patient said of him."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from small_run_data import small_config, small_run_data, source_of
+
+from med_transfer.cohorts import Split
+from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.repeats import measure_repeats, with_repeats, write_repeats
+from med_transfer.finetuning.run import train
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.measures import macro_auc
+from med_transfer.progress import silent
+
+SCANS, FOLDS, REPEATS = 36, 3, 4
+
+
+def repeated_plan(seed: int = 0) -> RunData:
+    run_data = small_run_data(signal=0.12, n=SCANS, n_test=0, members=FOLDS, seed=seed)
+    random, divided = np.random.default_rng(seed), []
+    for _ in range(REPEATS):
+        order = np.concatenate([random.permutation(np.arange(kind, SCANS, 2)) for kind in (0, 1)])
+        divided.append(Split((), tuple(tuple(sorted(order[fold::FOLDS].tolist())) for fold in range(FOLDS))))
+    return replace(run_data, split=replace(divided[0], further=tuple(divided[1:])))
+
+
+PLAN, CONFIG = repeated_plan(), small_config("linear_probe", operating_point={"rule": "youden"})
+
+
+def trained_in(folder, plan: RunData = PLAN, calls: list[int] | None = None) -> TrainedEnsemble:
+    def again(data: RunData, repeat: int) -> TrainedEnsemble:
+        if calls is not None:
+            calls.append(repeat)
+        return train(data, CONFIG, source_of("sees"), folder, silent, repeat=repeat)
+
+    first = train(plan, CONFIG, source_of("sees"), folder, silent)
+    return with_repeats(first, plan, again, folder)
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory) -> tuple[TrainedEnsemble, object]:
+    folder = tmp_path_factory.mktemp("training")
+    return trained_in(folder), folder
+
+
+def test_each_scan_keeps_what_the_networks_without_it_said(repeated, tmp_path):
+    trained, _ = repeated
+    assert trained.ensemble.n_fold_models == FOLDS
+    np.testing.assert_array_equal(trained.validation, np.mean(trained.repeats, axis=0))
+    first = list(chain.from_iterable(PLAN.split.validation))
+    for number, split in enumerate(PLAN.split.further, start=2):
+        alone = replace(PLAN, split=replace(split, further=()))
+        said = train(alone, CONFIG, source_of("sees"), tmp_path / str(number), silent, repeat=number).validation
+        by_case = dict(zip(chain.from_iterable(split.validation), said, strict=True))
+        np.testing.assert_allclose(trained.repeats[number - 1], [by_case[case] for case in first], atol=1e-12)
+
+
+def test_the_first_repeat_is_what_one_repeat_alone_gives(repeated, tmp_path):
+    trained, _ = repeated
+    once = trained_in(tmp_path, replace(PLAN, split=replace(PLAN.split, further=())))
+    np.testing.assert_array_equal(once.validation, trained.once)
+    assert once.repeats == ()
+    assert measure_repeats(PLAN, CONFIG, once) is None
+
+
+def test_a_repeat_that_is_done_is_not_done_again_and_leaves_no_networks(repeated, tmp_path):
+    trained, folder = repeated
+    assert sorted(path.name for path in folder.iterdir() if "fold" in path.name) == ["fold-0", "fold-1", "fold-2"]
+    shutil.copytree(folder, tmp_path / "killed")
+    (tmp_path / "killed" / "repeat-4.safetensors").unlink()
+    calls: list[int] = []
+    again = trained_in(tmp_path / "killed", calls=calls)
+    assert calls == [4]
+    np.testing.assert_array_equal(again.repeats, trained.repeats)
+
+
+def test_each_repeat_is_measured_by_itself(repeated):
+    trained, _ = repeated
+    truth = PLAN.prepared.cohort.truth[list(PLAN.split.evaluated)]
+    measured = measure_repeats(PLAN, CONFIG, trained)
+    assert measured is not None
+    assert measured.n == REPEATS
+    assert measured.macro_auc == pytest.approx([roc_auc_score(truth[:, 1], said[:, 1]) for said in trained.repeats])
+    assert len(set(measured.macro_auc)) > 1
+    assert all(value is not None and 0 <= value <= 1 for value in measured.balanced_accuracy)
+
+
+def test_the_table_beside_tells_repeat_and_fold(repeated, tmp_path):
+    trained, _ = repeated
+    write_repeats(PLAN, trained, tmp_path / "repeats.csv")
+    with (tmp_path / "repeats.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == SCANS * REPEATS
+    for repeat, split in enumerate(PLAN.split.repeats, start=1):
+        of_repeat = {row["scan"]: row for row in rows if row["repeat"] == str(repeat)}
+        assert len(of_repeat) == SCANS
+        for fold, part in enumerate(split.validation):
+            assert all(of_repeat[str(case)]["fold"] == str(fold) for case in part)
+    mean = {
+        scan: np.mean([float(row["p_with"]) for row in rows if row["scan"] == scan]) for scan in map(str, range(SCANS))
+    }
+    for case, said in zip(PLAN.split.evaluated, trained.validation, strict=True):
+        assert mean[str(case)] == pytest.approx(said[0])
+    write_repeats(PLAN, replace(trained, repeats=()), tmp_path / "repeats.csv")  # decided otherwise: nothing old stays
+    assert not (tmp_path / "repeats.csv").exists()
+
+
+def test_repeats_do_not_count_as_more_patients():
+    """Nothing new is known of anyone: the interval stays about as wide, where as many patients would halve it."""
+    random, truth = np.random.default_rng(0), np.arange(52) % 2 == 0
+    table, patients = np.stack([~truth, truth], axis=1), [f"p{i}" for i in range(52)]
+    ratios = []
+    for _ in range(20):
+        latent = truth + random.normal(size=52)
+        repeats = 1 / (1 + np.exp(-(latent + 0.4 * random.normal(size=(5, 52)))))
+
+        def width(p):
+            labels = PLAN.prepared.cohort.labels
+            interval = macro_auc(LabelledPredictions.of(table, np.stack([1 - p, p], 1), patients, labels)).ci95
+            assert interval is not None
+            return interval[1] - interval[0]
+
+        ratios.append(width(repeats.mean(axis=0)) / width(repeats[0]))
+    assert np.mean(ratios) > 0.9
+    assert min(ratios) > 0.75
