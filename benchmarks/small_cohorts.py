@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from scipy.special import expit
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
@@ -56,6 +56,31 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Model:
+    """Logistic regression, penalised as scikit-learn's with C = 0.1 and balanced classes; faster on so few rows."""
+
+    weight: Floats
+    bias: float
+
+    @classmethod
+    def learned(cls, features: Floats, truth: NDArray[np.bool_]) -> Model:
+        """By Newton's method."""
+        rows = np.column_stack([features, np.ones(len(features))])
+        penalty = np.append(np.full(features.shape[1], 10.0), 1e-9)
+        share, found = np.where(truth, 0.5 / truth.mean(), 0.5 / (1 - truth.mean())), np.zeros(rows.shape[1])
+        for _ in range(8):
+            p = expit(rows @ found)
+            gradient = rows.T @ (share * (p - truth)) + penalty * found
+            curvature = (rows.T * (share * p * (1 - p))) @ rows + np.diag(penalty)
+            found = found - np.linalg.solve(curvature, gradient)
+        return cls(found[:-1], float(found[-1]))
+
+    def says(self, features: Floats) -> Floats:
+        """The probability of the disease."""
+        return expit(features @ self.weight + self.bias)
+
+
+@dataclass(frozen=True)
 class Sample:
     """A cohort, new patients, and how a model is learned."""
 
@@ -75,22 +100,21 @@ class Sample:
         features, new = of_both
         return cls(features, truth, new, new_truth)
 
-    def model(self, rows: NDArray[np.intp]) -> LogisticRegression:
-        learner = LogisticRegression(C=0.1, class_weight="balanced", max_iter=300)
-        return learner.fit(self.features[rows], self.truth[rows])
+    def model(self, rows: NDArray[np.intp]) -> Model:
+        return Model.learned(self.features[rows], self.truth[rows])
 
-    def cross_fitted(self, rows: NDArray[np.intp], seed: int) -> tuple[Floats, list[LogisticRegression]]:
+    def cross_fitted(self, rows: NDArray[np.intp], seed: int) -> tuple[Floats, list[Model]]:
         """Out-of-fold probabilities [row], and the fold models."""
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, self.truth[rows])
         found, models = np.zeros(len(rows)), []
         for learned_from, left_out in folds:
             models.append(self.model(rows[learned_from]))
-            found[left_out] = models[-1].predict_proba(self.features[rows[left_out]])[:, 1]
+            found[left_out] = models[-1].says(self.features[rows[left_out]])
         return found, models
 
-    def true_values(self, models: list[LogisticRegression]) -> tuple[float, float]:
+    def true_values(self, models: list[Model]) -> tuple[float, float]:
         """AUC and balanced accuracy of the ensemble on the new patients."""
-        found = np.mean([model.predict_proba(self.new)[:, 1] for model in models], axis=0)
+        found = np.mean([model.says(self.new) for model in models], axis=0)
         return float(roc_auc_score(self.new_truth, found)), float(balanced_accuracy_score(self.new_truth, found >= 0.5))
 
 
@@ -122,7 +146,7 @@ def measured(sample: Sample, seed: int) -> dict[str, list[tuple[float, Interval 
     everyone = np.arange(PATIENTS)
     rest, third = next(StratifiedKFold(3, shuffle=True, random_state=seed).split(everyone, sample.truth))
     _, of_the_rest = sample.cross_fitted(rest, seed)
-    held_out = np.mean([model.predict_proba(sample.features[third])[:, 1] for model in of_the_rest], axis=0)
+    held_out = np.mean([model.says(sample.features[third]) for model in of_the_rest], axis=0)
     found = [sample.cross_fitted(everyone, seed + repeat) for repeat in range(REPEATS)]
     repeats, truth, bundle = [of_repeat for of_repeat, _ in found], sample.truth, sample.true_values(found[0][1])
     ways = {

@@ -21,7 +21,8 @@ from med_transfer.predictions.labels import Labels
 class TransferClassifier(ClassifierMixin, BaseEstimator):
     """Fine-tunes on scan paths and labels; ``predict`` takes paths again.
 
-    ``fit`` keeps a share of the patients aside for its own report (``run_.metrics``), as ``finetune`` does.
+    ``fit`` keeps a share of the patients aside for its own report (``run_.metrics``) as ``finetune`` does, which
+    cross-validates fewer than 60 patients instead, and learns from all of them.
 
     Args:
         config: see FinetuneConfig; None for the defaults.

@@ -16,7 +16,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_decisions
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.repeats import REPEATS_FILE, measure_repeats, write_repeats
+from med_transfer.finetuning.repeats import measure_repeats
 from med_transfer.metrics.baselines import baselines_within, fit_handcrafted, prevalence_only
 from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigures
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
@@ -26,6 +26,7 @@ from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.metrics.transfer_gain import transfer_gain
+from med_transfer.predictions.by_repeat import REPEATS_FILE
 from med_transfer.report.run_summary import (
     LearningCurve,
     RunSummary,
@@ -112,12 +113,11 @@ def evaluate_held_out(
             shortcuts=shortcuts,
             test_set_access=access,
             out_of_fold=out_of_fold,
-            repeats=measure_repeats(run_data, config, bundled),
+            repeats=measure_repeats(run_data, config, bundled, out / REPEATS_FILE),
         ),
         _curves(bundled, config),
         _cross_fitted(run_data, config, record, bundled) if out_of_fold else (),
     )
-    write_repeats(run_data, bundled, out / REPEATS_FILE)
     return evaluate(
         given,
         out,

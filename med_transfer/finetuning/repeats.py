@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from med_transfer.atomic import csv_line, write_bytes
+from med_transfer.atomic import write_bytes
 from med_transfer.cohorts import Split
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
@@ -21,8 +21,7 @@ from med_transfer.finetuning.folds import TrainedEnsemble, fold_folder
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.measures import balanced_accuracy, macro_auc
 from med_transfer.metrics.records.metrics import Repeats
-
-REPEATS_FILE = "predictions_by_repeat.csv"
+from med_transfer.predictions.by_repeat import OfRepeat, write_by_repeat
 
 
 def with_repeats(
@@ -60,34 +59,32 @@ def with_repeats(
     )
 
 
-def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble) -> Repeats | None:
-    """Each repeat measured by itself, called by what its other patients led to; None where there is one."""
+def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble, path: Path) -> Repeats | None:
+    """Each repeat measured by itself, called by what its other patients led to; None where there is one.
+
+    Args:
+        path: of the table of what each repeat said; see :mod:`med_transfer.predictions.by_repeat`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path.unlink(missing_ok=True)
     if not trained.repeats:
         return None
     cohort = run_data.prepared.cohort.subset(run_data.split.evaluated)
-    measured = []
-    for probabilities in trained.repeats:
-        calls = cross_fitted_calls(run_data, config, replace(trained, validation=probabilities))
-        predictions = LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels)
+    areas, accuracies, rows = [], [], []
+    for number, (split, said) in enumerate(zip(run_data.split.repeats, trained.repeats, strict=True), start=1):
+        calls = cross_fitted_calls(run_data, config, replace(trained, validation=said))
+        predictions = LabelledPredictions.of(cohort.truth, said, cohort.patients, cohort.labels)
         predictions = replace(predictions, calls=calls)
-        measured.append((macro_auc(predictions).value, balanced_accuracy(predictions).value))
-    areas, accuracies = zip(*measured, strict=True)
-    return Repeats(n=len(measured), macro_auc=list(areas), balanced_accuracy=list(accuracies))
-
-
-def write_repeats(run_data: RunData, trained: TrainedEnsemble, path: Path) -> None:
-    """One row for each scan and repeat: the fold it was left out of, and what was said of it. Raises OutputError."""
-    if not trained.repeats:
-        path.unlink(missing_ok=True)
-        return
-    cohort = run_data.prepared.cohort
-    lines = [csv_line(["scan", "series_uid", "repeat", "fold", *(f"p_{name}" for name in cohort.labels.names)])]
-    for repeat, (split, said) in enumerate(zip(run_data.split.repeats, trained.repeats, strict=True), start=1):
+        areas.append(macro_auc(predictions).value)
+        accuracies.append(balanced_accuracy(predictions).value)
         fold_of = {case: fold for fold, part in enumerate(split.validation) for case in part}
-        for row, case in zip(said, run_data.split.evaluated, strict=True):
-            scan = cohort.cases[case]
-            lines.append(csv_line([scan.scan, scan.series_uid, repeat, fold_of[case], *map(repr, row.tolist())]))
-    write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))  # a file name need not be valid UTF-8
+        for position, (of_case, case) in enumerate(zip(run_data.split.evaluated, cohort.cases, strict=True)):
+            called = ";".join(name for name, is_so in zip(cohort.labels.names, calls[position], strict=True) if is_so)
+            rows.append(OfRepeat(case.scan, case.series_uid, number, fold_of[of_case], called, said[position].tolist()))
+    write_by_repeat(path, cohort.labels.names, rows)
+    return Repeats(n=len(areas), macro_auc=areas, balanced_accuracy=accuracies)
 
 
 def _places(of: Split, among: Split) -> Sequence[int] | NDArray[np.intp]:

@@ -14,7 +14,7 @@ from sklearn.metrics import recall_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from med_transfer.cohorts import Case, Cohort, CohortLock, Split, SplitConfig
+from med_transfer.cohorts import Case, Cohort, CohortLock, Split, SplitConfig, split_cohort
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.comparison import compare_runs
 from med_transfer.evaluation.comparison.forest import forest
@@ -24,8 +24,9 @@ from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.fusion import FusionMetrics
-from med_transfer.metrics.records.metrics import Bootstrap, Metrics
+from med_transfer.metrics.records.metrics import Bootstrap, Metrics, Repeats
 from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.by_repeat import OfRepeat, write_by_repeat
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
@@ -316,3 +317,64 @@ def test_three_files_are_written(runs, tmp_path):
     found = result[1].macro_auc
     assert found is not None
     assert re.search(rf"\| strong \| 45 \| Macro AUC \| \{found.value:+.2f} \(", table)
+
+
+def write_cross_validated(folder: Path, repeats: list[np.ndarray], seed: int = 0) -> Path:
+    """A run without test scans; each repeat is divided by the next seed, and its calls are the second probability's."""
+    write_run(folder, np.mean(repeats, axis=0))
+    cohort = Cohort(tuple(Case(f"s{i:02d}", Path(f"s{i}"), f"p{i}", LABELS.names[i % 3]) for i in range(N)), LABELS)
+    config = SplitConfig(folds=3, test_fraction=0, repeats=len(repeats), seed=seed)
+    split = split_cohort(cohort, config)
+    CohortLock.of(cohort, [()] * N, split, config).write(folder / "cohort.lock.json")
+    told = Repeats(n=len(repeats), macro_auc=[0.5] * len(repeats), balanced_accuracy=[0.5] * len(repeats))
+    known = {"out_of_fold": True, "repeats": told if len(repeats) > 1 else None}
+    Metrics.load(folder / "metrics.json").model_copy(update=known).save(folder / "metrics.json")
+    rows = [
+        OfRepeat(f"s{i:02d}", "", number, 0, LABELS.names[np.argsort(said[i])[-2]], said[i].tolist())
+        for number, said in enumerate(repeats, start=1)
+        for i in range(N)
+    ]
+    if len(repeats) > 1:
+        write_by_repeat(folder / "predictions_by_repeat.csv", LABELS.names, rows)
+    return folder
+
+
+def test_cross_validated_runs_are_paired_by_repeat_and_fold(tmp_path):
+    repeats = [model(2.0, seed) for seed in range(3)]
+    others = [model(1.0, seed) for seed in range(10, 13)]
+    first = write_cross_validated(tmp_path / "first", repeats)
+    alike = write_cross_validated(tmp_path / "alike", others)
+    once = write_cross_validated(tmp_path / "once", others[:1])
+    elsewhere = write_cross_validated(tmp_path / "elsewhere", others, seed=50)
+    compared = compare_runs([first, alike, once, elsewhere], n_boot=50)
+    assert [comparison.pairing for comparison in compared[1:]] == ["folds", "first repeat", "other folds"]
+    mean = LabelledPredictions.of(TRUTH, np.mean(repeats, axis=0), [f"p{i}" for i in range(N)], LABELS)
+    for comparison, ours, theirs in (
+        (compared[1], np.mean(repeats, axis=0), np.mean(others, axis=0)),
+        (compared[2], repeats[0], others[0]),
+    ):
+        expected = paired_difference(
+            mean.scored_by(theirs), mean.scored_by(ours), PatientBootstrap(mean.patients, 50, 0)
+        )
+        assert comparison.macro_auc is not None
+        assert comparison.macro_auc.value == pytest.approx(expected.macro_auc.value, abs=1e-5)
+    second = np.argsort(repeats[0], axis=1)[:, -2]
+    called = (
+        recall_score(TRUTH.argmax(1), others[0].argmax(1), average="macro"),
+        recall_score(TRUTH.argmax(1), second, average="macro"),
+    )
+    assert compared[2].balanced_sensitivity is not None
+    assert compared[2].balanced_sensitivity.value == pytest.approx(called[0] - called[1])
+    said = scans_sentence(compared)
+    assert "alike: cross-validated in the reference's folds" in said
+    assert "once: cross-validated with another number of repeats than the reference" in said
+    assert "elsewhere: cross-validated in other folds than the reference" in said
+
+
+def test_a_cross_validated_run_is_compared_by_its_own_calls(tmp_path):
+    """Each scan was called by thresholds from other patients, and not by the bundle's."""
+    run = write_cross_validated(tmp_path / "run", [model(2.0, 0)])
+    point = OperatingPoint(rule="class_threshold", thresholds={LABELS.names[0]: 0.001}, chosen_on="validation")
+    Metrics.load(run / "metrics.json").model_copy(update={"operating_point": point}).save(run / "metrics.json")
+    other = write_cross_validated(tmp_path / "other", [model(2.0, 0)])
+    assert compare_runs([run, other], n_boot=50)[1].balanced_sensitivity.value == 0

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from small_run_data import small_config, small_run_data, source_of
 
 from med_transfer.cohorts import Split
+from med_transfer.errors import UsageError
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.repeats import measure_repeats, with_repeats, write_repeats
+from med_transfer.finetuning.repeats import measure_repeats, with_repeats
 from med_transfer.finetuning.run import train
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.measures import macro_auc
+from med_transfer.predictions.by_repeat import read_by_repeat
 from med_transfer.progress import silent
 
 SCANS, FOLDS, REPEATS = 36, 3, 4
@@ -69,7 +70,9 @@ def test_the_first_repeat_is_what_one_repeat_alone_gives(repeated, tmp_path):
     once = trained_in(tmp_path, replace(PLAN, split=replace(PLAN.split, further=())))
     np.testing.assert_array_equal(once.validation, trained.once)
     assert once.repeats == ()
-    assert measure_repeats(PLAN, CONFIG, once) is None
+    (tmp_path / "repeats.csv").write_text("of an earlier decision")
+    assert measure_repeats(PLAN, CONFIG, once, tmp_path / "repeats.csv") is None
+    assert not (tmp_path / "repeats.csv").exists()
 
 
 def test_a_repeat_that_is_done_is_not_done_again_and_leaves_no_networks(repeated, tmp_path):
@@ -83,10 +86,10 @@ def test_a_repeat_that_is_done_is_not_done_again_and_leaves_no_networks(repeated
     np.testing.assert_array_equal(again.repeats, trained.repeats)
 
 
-def test_each_repeat_is_measured_by_itself(repeated):
+def test_each_repeat_is_measured_by_itself(repeated, tmp_path):
     trained, _ = repeated
     truth = PLAN.prepared.cohort.truth[list(PLAN.split.evaluated)]
-    measured = measure_repeats(PLAN, CONFIG, trained)
+    measured = measure_repeats(PLAN, CONFIG, trained, tmp_path / "repeats.csv")
     assert measured is not None
     assert measured.n == REPEATS
     assert measured.macro_auc == pytest.approx([roc_auc_score(truth[:, 1], said[:, 1]) for said in trained.repeats])
@@ -94,24 +97,25 @@ def test_each_repeat_is_measured_by_itself(repeated):
     assert all(value is not None and 0 <= value <= 1 for value in measured.balanced_accuracy)
 
 
-def test_the_table_beside_tells_repeat_and_fold(repeated, tmp_path):
+def test_the_table_beside_tells_what_each_repeat_said(repeated, tmp_path):
     trained, _ = repeated
-    write_repeats(PLAN, trained, tmp_path / "repeats.csv")
-    with (tmp_path / "repeats.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    measured = measure_repeats(PLAN, CONFIG, trained, tmp_path / "repeats.csv")
+    rows = read_by_repeat(tmp_path / "repeats.csv", ("with", "without"))
+    assert measured is not None
     assert len(rows) == SCANS * REPEATS
-    for repeat, split in enumerate(PLAN.split.repeats, start=1):
-        of_repeat = {row["scan"]: row for row in rows if row["repeat"] == str(repeat)}
+    for number, split in enumerate(PLAN.split.repeats, start=1):
+        of_repeat = {int(row.scan): row for row in rows if row.repeat == number}
         assert len(of_repeat) == SCANS
-        for fold, part in enumerate(split.validation):
-            assert all(of_repeat[str(case)]["fold"] == str(fold) for case in part)
+        assert all(of_repeat[case].fold == fold for fold, part in enumerate(split.validation) for case in part)
+        called = [of_repeat[case].predicted == "with" for case in range(SCANS)]
+        truth = [case.label == "with" for case in PLAN.prepared.cohort.cases]
+        assert balanced_accuracy_score(truth, called) == pytest.approx(measured.balanced_accuracy[number - 1])
     mean = {
-        scan: np.mean([float(row["p_with"]) for row in rows if row["scan"] == scan]) for scan in map(str, range(SCANS))
+        case: np.mean([row.probabilities for row in rows if int(row.scan) == case], axis=0) for case in range(SCANS)
     }
-    for case, said in zip(PLAN.split.evaluated, trained.validation, strict=True):
-        assert mean[str(case)] == pytest.approx(said[0])
-    write_repeats(PLAN, replace(trained, repeats=()), tmp_path / "repeats.csv")  # decided otherwise: nothing old stays
-    assert not (tmp_path / "repeats.csv").exists()
+    np.testing.assert_allclose([mean[case] for case in PLAN.split.evaluated], trained.validation, atol=1e-12)
+    with pytest.raises(UsageError, match=r"cannot be read as the repeats of this run; expected scan, series_uid"):
+        read_by_repeat(tmp_path / "repeats.csv", ("a", "b"))
 
 
 def test_repeats_do_not_count_as_more_patients():

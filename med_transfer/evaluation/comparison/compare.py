@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from med_transfer.errors import UsageError
-from med_transfer.evaluation.comparison.finished_run import FinishedRun, shared_scans
+from med_transfer.evaluation.comparison.finished_run import FinishedRun, Pairing, in_the_same_folds, shared_scans
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.non_inferiority import NonInferiority, checked_margin, non_inferiority
@@ -28,6 +28,8 @@ class Comparison:
         delong, mcnemar: second opinions, with Holm's correction over the runs that were compared.
         reported: whose probabilities are compared: the ``network``'s or the ``fused`` model's, as the run reports.
         margin: the largest loss that would not matter, as stated; None: none was.
+        pairing: of runs that were both cross-validated: in the same ``folds`` and repeats; by the ``first repeat``
+            alone, which both were divided alike for; or in ``other folds``. Else ``test``.
         delong_margin: whether the macro AUC is less than the margin below the reference's; corrected likewise.
     """
 
@@ -43,6 +45,7 @@ class Comparison:
     reported: str = "network"
     margin: float | None = None
     delong_margin: PairedTest | None = None
+    pairing: Pairing = "test"
 
     @property
     def is_reference(self) -> bool:
@@ -80,6 +83,7 @@ class Comparison:
         return {
             "run": str(self.run),
             "reported": self.reported,
+            "pairing": self.pairing,
             **counts,
             **plain,
             "sensitivity_difference": by_class or None,
@@ -148,6 +152,7 @@ def _corrected(compared: Sequence[Comparison], test: str) -> list[Comparison]:
 
 
 def _against(reference: FinishedRun, other: FinishedRun, margin: float | None, seed: int, n_boot: int) -> Comparison:
+    reference, other, pairing = in_the_same_folds(reference, other)
     ours, theirs = shared_scans(reference, other)
     difference = paired_difference(theirs, ours, PatientBootstrap(ours.patients, n_boot, seed))
     return Comparison(
@@ -163,4 +168,5 @@ def _against(reference: FinishedRun, other: FinishedRun, margin: float | None, s
         reported=other.reported,
         margin=margin,
         delong_margin=None if margin is None else delong_margin_test(theirs, ours, margin),
+        pairing=pairing,
     )

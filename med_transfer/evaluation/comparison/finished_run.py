@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,21 +13,28 @@ from med_transfer.cohorts import CohortLock, recognise
 from med_transfer.errors import UsageError
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.predictions.by_repeat import REPEATS_FILE, read_by_repeat
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 
 Key = tuple[str, str]  # scan and series
+Pairing = Literal["test", "folds", "first repeat", "other folds"]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What was predicted and what is true, by scan."""
+    """What was predicted and what is true, by scan.
+
+    Attributes:
+        folds: which part each scan was in, in each repeat of a cross-validation.
+    """
 
     folder: Path
     metrics: Metrics
     predictions: dict[Key, Prediction]
     truth: dict[Key, str | tuple[str, ...]]
+    folds: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
@@ -40,9 +47,11 @@ class FinishedRun:
         rows = [row for row in PredictionTable.load(folder / "predictions.csv") if row.status == "ok"]
         hashes = recognise((row.scan for row in rows), (case.scan_hash for case in lock.cases if case.scan_hash))
         scans = {hashed: scan for scan, hashed in hashes.items()}
-        truth = {(scans.get(case.scan_hash, case.scan), case.series_uid): case.label for case in lock.cases}
+        cases = {(scans.get(case.scan_hash, case.scan), case.series_uid): case for case in lock.cases}
+        truth = {key: case.label for key, case in cases.items()}
+        folds = {key: (case.role, *case.further_roles) for key, case in cases.items()}
         metrics = Metrics.load(folder / "metrics.json")
-        return cls(folder, metrics, {_key(row, truth): row for row in rows}, truth)
+        return cls(folder, metrics, {_key(row, truth): row for row in rows}, truth, folds)
 
     @property
     def labels(self) -> Labels:
@@ -72,6 +81,50 @@ class FinishedRun:
             )
         return np.array([[of_scan[name] for name in self.metrics.labels] for of_scan in probabilities])
 
+    def calls(self, keys: list[Key]) -> NDArray[np.bool_] | None:
+        """[scan, class], of scans that were called by thresholds of their own; None: by the run's operating point."""
+        if not self.metrics.out_of_fold:
+            return None
+        return self.labels.one_hot([_names(self.predictions[key].predicted, self.labels) for key in keys])
+
+    def first_repeat(self) -> FinishedRun:
+        """With what the first repeat alone said. Raises UsageError: its table cannot be read."""
+        if self.metrics.repeats is None:
+            return self
+        rows = read_by_repeat(self.folder / REPEATS_FILE, self.metrics.labels)
+        said = {(row.scan, row.series_uid): row for row in rows if row.repeat == 1}
+        predictions = {
+            key: replace(
+                prediction,
+                probabilities=dict(zip(self.metrics.labels, said[key].probabilities, strict=True)),
+                predicted=said[key].predicted,
+            )
+            for key, prediction in self.predictions.items()
+            if key in said
+        }
+        return replace(self, predictions=predictions, folds={key: roles[:1] for key, roles in self.folds.items()})
+
+
+def _names(predicted: str, labels: Labels) -> str | list[str]:
+    return [name for name in predicted.split(";") if name] if labels.multilabel else predicted
+
+
+def in_the_same_folds(reference: FinishedRun, other: FinishedRun) -> tuple[FinishedRun, FinishedRun, Pairing]:
+    """Two cross-validated runs as far as they were divided alike: all repeats, the first alone, or as they are.
+
+    Raises:
+        UsageError: the table of a run's repeats cannot be read.
+    """
+    if not (reference.metrics.out_of_fold and other.metrics.out_of_fold):
+        return reference, other, "test"
+    shared = sorted(set(reference.predictions) & set(other.predictions))
+    ours, theirs = ([run.folds[key] for key in shared] for run in (reference, other))
+    if ours == theirs:
+        return reference, other, "folds"
+    if [roles[0] for roles in ours] == [roles[0] for roles in theirs]:
+        return reference.first_repeat(), other.first_repeat(), "first repeat"
+    return reference, other, "other folds"
+
 
 def _key(row: Prediction, truth: dict) -> Key:
     return (row.scan, row.series_uid) if (row.scan, row.series_uid) in truth else (row.scan, "")
@@ -97,7 +150,13 @@ def shared_scans(reference: FinishedRun, other: FinishedRun) -> tuple[LabelledPr
     ours = LabelledPredictions.of(
         truth, reference.probabilities(keys), patients, reference.labels, reference.metrics.operating_point
     )
-    theirs = replace(ours, probabilities=other.probabilities(keys), operating_point=other.metrics.operating_point)
+    ours = replace(ours, calls=reference.calls(keys))
+    theirs = replace(
+        ours,
+        probabilities=other.probabilities(keys),
+        operating_point=other.metrics.operating_point,
+        calls=other.calls(keys),
+    )
     return ours, theirs
 
 

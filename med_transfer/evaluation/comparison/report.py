@@ -15,6 +15,14 @@ from med_transfer.page import environment
 from med_transfer.page.markdown import as_text, table
 
 SCHEMA = 1
+_PAIRINGS = {
+    "folds": "cross-validated in the reference's folds, so each patient is compared between networks that learned from "
+    "the same others.",
+    "first repeat": "cross-validated with another number of repeats than the reference. Differences are of the first "
+    "repeat of both, in which the folds are the same; figures in the table of runs are of all repeats.",
+    "other folds": "cross-validated in other folds than the reference, so a part of each difference is by how they "
+    "were drawn. Give both runs the same split.seed and split.folds.",
+}
 _TEMPLATE = "compare.html.jinja"
 METHOD = (
     "Differences are of the run minus the reference, on the test scans that both predicted, in the same resampled "
@@ -66,6 +74,20 @@ def method_of(comparisons: Sequence[Comparison]) -> str:
 
 def scans_sentence(comparisons: Sequence[Comparison]) -> str:
     """On which scans the runs were compared."""
+    return " ".join([_which_scans(comparisons), *_which_folds(comparisons)])
+
+
+def _which_folds(comparisons: Sequence[Comparison]) -> list[str]:
+    """Of cross-validated runs, whether they were divided alike."""
+    named = list(zip(names_of(comparisons), comparisons, strict=True))[1:]
+    said = []
+    for pairing, sentence in _PAIRINGS.items():
+        if runs := [name for name, comparison in named if comparison.pairing == pairing]:
+            said.append(f"{', '.join(runs)}: {sentence}")
+    return said
+
+
+def _which_scans(comparisons: Sequence[Comparison]) -> str:
     reference, *other_runs = comparisons
     if all(comparison.same_scans for comparison in other_runs):
         return f"All runs were tested on the same {reference.n_shared} scans."

@@ -1,0 +1,53 @@
+"""``predictions_by_repeat.csv``: of a repeated cross-validation, what each repeat said of each scan."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from med_transfer.atomic import csv_cell, csv_line, write_bytes
+from med_transfer.errors import UsageError
+
+REPEATS_FILE = "predictions_by_repeat.csv"
+_BEFORE = ("scan", "series_uid", "repeat", "fold", "predicted")
+
+
+class OfRepeat(NamedTuple):
+    """One scan in one repeat, counted from 1: the fold that it was left out of, counted from 0, and what was said."""
+
+    scan: str
+    series_uid: str
+    repeat: int
+    fold: int
+    predicted: str
+    probabilities: Sequence[float]
+
+
+def write_by_repeat(path: Path, names: Sequence[str], rows: Iterable[OfRepeat]) -> None:
+    """Probabilities in the order of ``names``. Raises OutputError."""
+    lines = [csv_line([*_BEFORE, *(f"p_{name}" for name in names)])]
+    lines += [csv_line([*row[:-1], *map(repr, row.probabilities)]) for row in rows]
+    write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))  # a file name need not be valid UTF-8
+
+
+def read_by_repeat(path: Path, names: Sequence[str]) -> list[OfRepeat]:
+    """Raises UsageError: the file cannot be read, is damaged or is of other classes."""
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        header, *records = [[csv_cell(cell) for cell in record] for record in csv.reader(io.StringIO(text, newline=""))]
+        if header != [*_BEFORE, *(f"p_{name}" for name in names)]:
+            raise ValueError
+        return [
+            OfRepeat(scan, series, int(repeat), int(fold), predicted, tuple(map(float, probabilities)))
+            for scan, series, repeat, fold, predicted, *probabilities in records
+        ]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(
+            "cannot be read as the repeats of this run",
+            where=path,
+            expected=", ".join(_BEFORE),
+            action="Run finetune on the folder again: what was trained is kept",
+        ) from error
