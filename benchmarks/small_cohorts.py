@@ -134,7 +134,8 @@ def mean_of_measures(repeats: list[Floats], truth: NDArray[np.bool_], seed: int)
 
     def accuracies(weights: Floats) -> Floats:
         right = np.mean([(found >= 0.5) == truth for found in repeats], axis=0)
-        return sum((weights[:, t] @ right[t]) / weights[:, t].sum(axis=1) for t in (truth, ~truth)) / 2
+        by_class = [(weights[:, known] @ right[known]) / weights[:, known].sum(axis=1) for known in (truth, ~truth)]
+        return np.mean(by_class, axis=0)
 
     measures: tuple[Callable[[Floats], Floats], ...] = (areas, accuracies)
     once = np.ones((1, len(truth)))

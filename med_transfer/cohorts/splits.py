@@ -129,7 +129,7 @@ def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
     everyone, config = np.arange(len(cohort)), config.resolved(cohort)
     if any(case.split for case in cohort.cases):
         return _split_by_column(cohort, config)
-    _require_patients(cohort, everyone, config, with_test=config.test_fraction > 0)
+    _require_patients(cohort, everyone, config, with_test=bool(config.test_fraction))
     test = _typical_part(cohort, everyone, config.test_fraction, config.seed) if config.test_fraction else everyone[:0]
     split = _split_development(cohort, test, np.setdiff1d(everyone, test), config)
     test_part = {"the test set": split.test} if config.test_fraction else {}

@@ -76,7 +76,7 @@ def test_the_ranking_is_printed_and_written(selected, finished, random_weights):
 def test_the_table_shows_the_distance_and_leaves_what_is_unknown_empty(selected, finished, random_weights):
     scores = json.loads((selected[0] / "selection.json").read_text())["ranking"]
     distances = {score["name"]: score["gap"]["frechet_relative"] for score in scores}
-    head, *rows = selected[1].out.splitlines()[1:4]
+    head, *rows = selected[1].out.splitlines()[2:5]
     column = slice(head.index("Frechet"), head.index("s/scan"))
     shown = {name: next(row[column].strip() for row in rows if row.startswith(name)) for name in distances}
     trained, random = f"{NAME} ({finished.bundle})", f"{NAME} ({random_weights})"
