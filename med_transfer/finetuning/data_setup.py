@@ -163,6 +163,16 @@ def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None
     seen = seen_before(test.cohort, test.content_hashes, source.patient_hashes, source.content_hashes)
     if seen:
         named = ", ".join(str(test.cohort.cases[i]) for i in seen[:5])
+        if not run_data.split.test:
+            raise PatientLeak(
+                f"the source was trained on {len(seen)} of these scans or their patients, and none are kept apart for a "
+                f"test: {named}",
+                where=weights,
+                expected="a source that never saw the patients that it is measured on, which with "
+                "split.test_fraction=0 are all",
+                action="Choose another source, or keep apart those that it never saw: split=test in their rows, or the "
+                "split.test_fraction that it was made by",
+            )
         raise PatientLeak(
             f"the source was trained on {len(seen)} test scans or their patients: {named}",
             where=weights,

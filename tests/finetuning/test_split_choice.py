@@ -20,7 +20,7 @@ def cohort(n: int, split: str = "") -> Cohort:
     return Cohort(tuple(cases), Labels(("a", "b")))
 
 
-def config(kind: type[FinetuneConfig] = FinetuneConfig, **sections) -> FinetuneConfig:
+def config(kind: type[FinetuneConfig] = FinetuneConfig, /, **sections) -> FinetuneConfig:
     return kind.model_validate(sections)
 
 
