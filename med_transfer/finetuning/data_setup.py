@@ -165,8 +165,8 @@ def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None
         named = ", ".join(str(test.cohort.cases[i]) for i in seen[:5])
         if not run_data.split.test:
             raise PatientLeak(
-                f"the source was trained on {len(seen)} of these scans or their patients, and none are kept apart for a "
-                f"test: {named}",
+                f"the source was trained on {len(seen)} of these scans or their patients, and there is no test part: "
+                f"{named}",
                 where=weights,
                 expected="a source that never saw the patients that it is measured on, which with "
                 "split.test_fraction=0 are all",

@@ -45,6 +45,14 @@ def test_a_run_without_test_patients_is_measured_out_of_fold(rule, command: Comm
         assert again.code == 0, again.err
 
 
+def test_a_source_that_saw_the_cohort_cannot_be_measured_on_it(command: Command, finished, cohort_csv, tmp_path):
+    source = settings(*NO_TEST, f"backbone.weights={finished.bundle}")
+    refused = command("finetune", cohort_csv, "-o", tmp_path / "run", *source)
+    assert refused.code == 2
+    assert "of these scans or their patients, and there is no test part: row" in refused.err
+    assert "or the split.test_fraction that it was made by" in refused.err
+
+
 def test_a_fusion_needs_test_patients(command: Command, cohort_csv, tmp_path):
     fused = settings(*NO_TEST, "fusion.use=[network,handcrafted]")
     refused = command("finetune", cohort_csv, "-o", tmp_path / "run", *fused)
