@@ -61,6 +61,11 @@ class Encoder(nn.Module):
         """What it takes one by one of an input of this shape: slices, or tiles; empty where it takes the whole."""
         return []
 
+    def taken(self, image: Tensor) -> list[Box]:
+        """Those of the cuts of an input [channel, depth, height, width] that it does not leave out as empty."""
+        depth, height, width = image.shape[1:]
+        return self.cuts((depth, height, width))
+
     def pooled_channels(self, stages: Sequence[int]) -> list[int]:
         """Of each chosen stage, how many channels :meth:`pool` gives."""
         return [self.stage_channels[stage] for stage in stages]

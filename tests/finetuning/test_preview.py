@@ -17,7 +17,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import set_rnd
 
 import med_transfer as mt
-from med_transfer.backbones import find_backbone
+from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.cohorts import split_cohort
 from med_transfer.cohorts.preparation import read_scans
 from med_transfer.config import load_config
@@ -286,7 +286,20 @@ def test_a_network_of_slices_shows_each_slice(cohort_csv):
     assert len(shown.cuts) == 10
     assert page.count('<figure class="parts">') == 3
     assert "takes 10 parts one by one" in page
-    assert "the middle slice of each; 10 of 10" in page
+    assert "the middle slice of each; 10 of 10 are shown, and 0 more are empty" in page
+
+
+def test_a_network_of_tiles_shows_those_that_it_computes(cohort_csv):
+    """The parts that are shown are those whose voxels of the map are not zero."""
+    own = ("input.shape=[64,96,96]", "input.spacing_mm=[8,8,8]", "input.outside=floor", "transfer.strategy=scratch")
+    scratch = load_config(FinetuneConfig, None, [*TINY, "backbone.name=tiles-med-transfer-small", *own])
+    (scan, *_) = mt.preview(cohort_csv, scratch, per_class=1, draws=0).scans
+    encoder = load_backbone("tiles-med-transfer-small", scratch=True).encoder.eval()
+    cuts = encoder.cuts((64, 96, 96))
+    assert 0 < len(scan.parts) < len(cuts)
+    with torch.no_grad():
+        computed = (encoder(torch.from_numpy(scan.plain)[None])[-1][0] != 0).any(dim=0).flatten().tolist()
+    assert [cut for cut, something in zip(cuts, computed, strict=True) if something] == list(scan.parts)
 
 
 # As a user asks for it ----------------------------------------------------------------------------------------------
@@ -301,6 +314,7 @@ def test_page_pictures_and_words_of_the_command(command, cohort_csv, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"preview.html", *(f"row-{row}.png" for row in rows)}
     assert len(rows) == 3
     assert not re.search(r"https?://|<script|@import|url\(", page)
+    assert page.count("{") == page.count("}")  # every rule of its style ends
     patients = {row["patient"] for row in read_rows(cohort_csv)}
     assert not [name for name in patients if name in page or name in outcome.out]
     assert "網路看到什麼" in page

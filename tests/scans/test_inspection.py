@@ -120,6 +120,12 @@ def test_page_needs_no_network_and_no_script(mixed, tmp_path):
     assert all(str(image["src"]).startswith("data:image/jpeg;base64,") for image in page.all("img"))
 
 
+def test_every_rule_of_the_style_ends(mixed, tmp_path):
+    """A bracket that is missing takes what stands after it out of the page's style, and no browser says so."""
+    style = re.search(r"<style>(.*?)</style>", inspected(mixed, tmp_path / "page.html").source, re.DOTALL)[1]
+    assert style.count("{") == style.count("}")
+
+
 def test_page_can_be_read_aloud(mixed, tmp_path):
     page = inspected(mixed, tmp_path / "page.html")
     assert page.all("html") == [{"lang": "en"}]

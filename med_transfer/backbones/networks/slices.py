@@ -33,6 +33,12 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         """Every slice."""
         return [(slice(k, k + 1), slice(0, shape[1]), slice(0, shape[2])) for k in range(shape[0])]
 
+    def taken(self, image: Tensor) -> list[Box]:
+        """The slices that are computed: all, until it is told how to pool."""
+        boxes = super().taken(image)
+        places = range(len(boxes)) if self.instance_pooling is None else occupied(image[None], boxes)
+        return [boxes[place] for place in places]
+
     def instance_features(self, feature_map: Tensor) -> Tensor:
         """Means over height and width."""
         return feature_map.mean(dim=(3, 4)).transpose(1, 2)

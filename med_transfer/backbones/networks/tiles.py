@@ -46,6 +46,11 @@ class TileEncoder(InstanceEncoder):
         depths, heights, widths = self._sides(shape)
         return list(itertools.product(depths, heights, widths))
 
+    def taken(self, image: Tensor) -> list[Box]:
+        """The tiles that are computed."""
+        boxes = super().taken(image)
+        return [boxes[place] for place in occupied(image[None], boxes)]
+
     def instance_features(self, feature_map: Tensor) -> Tensor:
         """Each voxel of a map is a tile."""
         return feature_map.flatten(2).transpose(1, 2)

@@ -83,24 +83,20 @@ class Preview:
 
     def _shown(self, scan: SeenScan) -> dict[str, Any]:
         """The pictures of a scan: for each channel the planes of the input, of each draw, and the parts."""
-        cuts, config = shown_cuts(self.cuts), self.preprocessing
+        parts, config = shown_cuts(scan.parts), self.preprocessing
+        grid = () if single_slices(scan.parts) else scan.parts
         channels = [
             {
                 "number": number,
                 "column": column,
-                "input": input_planes(plain, config, self._grid),
+                "input": input_planes(plain, config, grid),
                 "draws": [input_planes(draw[number - 1], config, sides=False) for draw in scan.augmented],
-                "parts": parts_picture(plain, config, cuts) if cuts else None,
-                "n_parts": len(cuts),
+                "parts": parts_picture(plain, config, parts) if parts else None,
+                "n_parts": len(parts),
             }
             for number, (column, plain) in enumerate(zip(config.column_of_channel, scan.plain, strict=True), start=1)
         ]
         return {"scan": scan, "channels": channels}
-
-    @property
-    def _grid(self) -> tuple[Box, ...]:
-        """The parts that are worth drawing as a grid: none where they are single slices."""
-        return () if single_slices(self.cuts) else self.cuts
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, so that its style does not touch the notebook's."""
@@ -111,7 +107,7 @@ class Preview:
         """Write ``preview.html`` and a ``row-<n>.png`` of each scan into a folder. Raises OutputError."""
         out = Path(out)
         for scan in self.scans:
-            write_bytes(out / f"row-{scan.row}.png", scan_png(scan, self.preprocessing, self._grid))
+            write_bytes(out / f"row-{scan.row}.png", scan_png(scan, self.preprocessing))
         write_text(out / PAGE, self.html(language))
         return out / PAGE
 
@@ -143,4 +139,12 @@ def _record(scan: SeenScan) -> dict[str, Any]:
     shares = {"outside": facts.outside, "region_outside": facts.region_outside, "padding": facts.padding}
     channels = [vars(channel) for channel in facts.channels]
     said = {"sentences": facts.sentences, "warnings": facts.warnings}
-    return {"row": scan.row, "label": scan.label, "axes": axes, "channels": channels, **shares, **said}
+    return {
+        "row": scan.row,
+        "label": scan.label,
+        "parts": len(scan.parts),
+        "axes": axes,
+        "channels": channels,
+        **shares,
+        **said,
+    }

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.backbones.encoder import Box
-from med_transfer.finetuning.preview.seen import SeenScan
+from med_transfer.finetuning.preview.seen import SeenScan, single_slices
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.scans import Region, geometry
 from med_transfer.scans.inspection.picture import Plane, below_each_other, planes, side_by_side
 
 MOST_PARTS = 64
-_ROW_VOXELS = 1000  # of the parts side by side, about the width of a page
+_ROW_VOXELS, _MOST_COLUMNS = 1000, 12  # of the parts side by side, about the width of a page
 _GAP, _GAP_GREY = 2, 90
 _CRISP_PIXELS = 360  # of the tallest plane in a PNG, so that smoothing shows no more than its voxels
 
@@ -64,7 +64,7 @@ def parts_picture(image: NDArray[np.float32], config: PreprocessingConfig, cuts:
     parts = [image[cut][(cut[0].stop - cut[0].start) // 2] for cut in cuts]
     grey = [np.rint(np.clip((part - low) / (high - low), 0, 1) * 255).astype(np.uint8) for part in parts]
     height, width = (max(part.shape[axis] for part in grey) + _GAP for axis in (0, 1))
-    columns = min(len(grey), max(1, _ROW_VOXELS // width))
+    columns = min(len(grey), _MOST_COLUMNS, max(1, _ROW_VOXELS // width))
     sheet = np.zeros((math.ceil(len(grey) / columns) * height, columns * width), np.uint8)
     for number, part in enumerate(grey):
         top, left = (number // columns) * height, (number % columns) * width
@@ -73,15 +73,16 @@ def parts_picture(image: NDArray[np.float32], config: PreprocessingConfig, cuts:
     return sheet
 
 
-def scan_png(scan: SeenScan, config: PreprocessingConfig, cuts: Sequence[Box]) -> bytes:
+def scan_png(scan: SeenScan, config: PreprocessingConfig) -> bytes:
     """PNG of a scan: itself with the view as a box, then each channel as the network sees it, plain and augmented."""
     rows = [
         side_by_side(shown, f"row {scan.row}, {column}: the box is what the network sees")
         for column, shown in scan.scans.items()
     ]
+    grid = () if single_slices(scan.parts) else scan.parts
     for number, column in enumerate(config.column_of_channel, start=1):
         name = f"channel {number}, {column}"
-        rows.append(_crisp(input_planes(scan.plain[number - 1], config, cuts), f"{name}: as the network sees it"))
+        rows.append(_crisp(input_planes(scan.plain[number - 1], config, grid), f"{name}: as the network sees it"))
         for draw, image in enumerate(scan.augmented, start=1):
             shown = input_planes(image[number - 1], config, sides=False)
             rows.append(_crisp(shown, f"{name}: augmented, draw {draw}"))

@@ -44,7 +44,7 @@ def preview(
     require_columns(cohort, preprocessing.config.columns)
     development = split_cohort(cohort, config.split).development
     cuts = tuple(source.encoder.cuts(preprocessing.config.shape))
-    how = Look(cohort.labels, config, preprocessing, cuts, draws)
+    how = Look(cohort.labels, config, preprocessing, source.encoder, draws)
     looked_at: dict[int, SeenScan | Unread] = {}
 
     def look(index: int) -> SeenScan | Unread:

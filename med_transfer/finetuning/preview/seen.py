@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from med_transfer.backbones import Encoder
 from med_transfer.backbones.encoder import Box
 from med_transfer.cohorts import Case
 from med_transfer.cohorts.preparation import PreparedScan, prepare_volumes, read_scans, region_of_case
@@ -36,6 +37,7 @@ class SeenScan:
         grid: where the voxels of ``plain`` lie in the patient.
         scans: for each of its scans, by column, three planes in true proportions with the view as a box.
         facts: what became of it.
+        parts: of the input that the network takes one by one, slices or tiles, those not left out as empty.
         modality: as the file states it.
     """
 
@@ -46,6 +48,7 @@ class SeenScan:
     grid: Grid
     scans: dict[str, tuple[Plane, ...]]
     facts: ViewFacts
+    parts: tuple[Box, ...]
     modality: str
 
 
@@ -57,14 +60,14 @@ class Look:
         labels: of the cohort.
         config: of the run that would follow.
         preprocessing: of its scans.
-        cuts: parts of the input that the network takes one by one.
+        encoder: of the network.
         draws: random views of each scan.
     """
 
     labels: Labels
     config: FinetuneConfig
     preprocessing: Preprocessing
-    cuts: tuple[Box, ...]
+    encoder: Encoder
     draws: int
 
 
@@ -81,14 +84,15 @@ def see(case: Case, row: int, look: Look) -> SeenScan:
     region, _ = region_of_case(case, volumes["scan"])
     prepared = prepare_volumes(case, volumes, preprocessing, margin_voxels(config.shape))
     grid = preprocessing.grid(volumes["scan"], region)
-    facts = view_facts(volumes, grid, config, region, in_slices=single_slices(look.cuts))
+    facts = view_facts(volumes, grid, config, region, in_slices=single_slices(look.encoder.cuts(config.shape)))
     windows: dict[str, tuple[float, float]] = {}
     for channel in facts.channels:
         windows.setdefault(channel.column, channel.window)  # of several windows of one scan, the first
+    plain = plain_view(prepared, look.config, config)
     return SeenScan(
         row=row,
         label=label_of(case),
-        plain=plain_view(prepared, look.config, config),
+        plain=plain,
         augmented=random_views(prepared, look, look.config.seed + row),
         grid=grid,
         scans={
@@ -96,6 +100,7 @@ def see(case: Case, row: int, look: Look) -> SeenScan:
             for column, window in windows.items()
         },
         facts=facts,
+        parts=tuple(look.encoder.taken(torch.from_numpy(plain))),
         modality=volumes["scan"].provenance.modality,
     )
 
