@@ -92,21 +92,19 @@ class NotFound:
     def expected(self) -> str:
         """What the organ measures, and what was found, in words."""
         low, high = self.limits
-        if self.reason == "no_hounsfield_units":
-            return f"a CT in Hounsfield units, but {self.measured}"
-        if self.reason == "nothing_there":
-            return f"a scan with the {self.organ} in view"
-        return f"{_MEASURES[self.reason]} of {low:g} to {high:g}, not {self.measured:g}"
+        return _EXPECTED[self.reason].format(low=low, high=high, measured=self.measured)
 
 
-_MEASURES = {
-    "scan_size": "litres of scan",
-    "volume": "millilitres",
-    "width": "mm from right to left",
-    "depth": "mm from front to back",
-    "height": "mm from bottom to top",
-    "ragged": "a share of what it encloses",
-    "cut_off": "an area at the scan's first or last slice, over the largest,",
+_EXPECTED: dict[Reason, str] = {
+    "no_hounsfield_units": "a CT in Hounsfield units, but {measured}",
+    "scan_size": "a scan of at most {high:g} litres, not {measured:g}",
+    "nothing_there": "a scan that shows it",
+    "volume": "{low:g} to {high:g} ml, not {measured:g}",
+    "width": "{low:g} to {high:g} mm from right to left, not {measured:g}",
+    "depth": "{low:g} to {high:g} mm from front to back, not {measured:g}",
+    "height": "{low:g} to {high:g} mm from bottom to top, not {measured:g}",
+    "ragged": "at least {low:g} of what its outline encloses, not {measured:g}",
+    "cut_off": "at most {high:g} of its largest area in the scan's first and last slice, not {measured:g}",
 }
 _KNOWN: WeakKeyDictionary[Volume, dict[OrganName, Organ | NotFound]] = WeakKeyDictionary()
 

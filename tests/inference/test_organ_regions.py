@@ -51,7 +51,7 @@ def test_a_scan_without_the_organ_is_a_rejected_row_and_the_others_go_on(bundle,
         "large.nii.gz": "ok",
         "small.nii.gz": "ok",
     }
-    assert rows["chest.nii.gz"]["reason"].startswith(f"chest.nii.gz: {NO_BRAIN}; expected millilitres of 300 to 2200")
+    assert rows["chest.nii.gz"]["reason"].startswith(f"chest.nii.gz: {NO_BRAIN}; expected 300 to 2200 ml")
 
 
 def test_training_counts_it_and_sees_of_the_others_what_inference_sees(bundle, scans, tmp_path):

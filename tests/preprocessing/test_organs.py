@@ -156,7 +156,7 @@ def test_the_reason_has_its_measure_and_its_limits():
     found = find_organ(head(size=0.5), "brain")
     assert found.limits == LIMITS["brain"].volume
     assert found.measured == pytest.approx(0.125 * 4 / 3 * np.pi * np.prod([66, 84, 64]) / 1000, rel=0.1)
-    assert found.expected == f"millilitres of 300 to 2200, not {found.measured:g}"
+    assert found.expected == f"300 to 2200 ml, not {found.measured:g}"
 
 
 # As input of a network ----------------------------------------------------------------------------------------
@@ -228,9 +228,7 @@ def test_isolated_lungs_have_no_bone():
 
 
 def test_what_is_not_found_is_an_error_with_its_code_and_what_to_do():
-    message = (
-        r"scan: brain not found \(volume\); expected millilitres of 300 to 2200, not \d+\. Leave the scan out, or train"
-    )
+    message = r"scan: brain not found \(volume\); expected 300 to 2200 ml, not \d+\. Leave the scan out, or train"
     with pytest.raises(OrganNotFound, match=message):
         Preprocessing(PreprocessingConfig(**BRAIN))(plain_chest())
 
