@@ -21,10 +21,12 @@ from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.cohorts import split_cohort
 from med_transfer.cohorts.preparation import read_scans
 from med_transfer.config import load_config
+from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.augmentation import augmentation
 from med_transfer.finetuning.batches import FoldData, training_batches, validation_batches
 from med_transfer.finetuning.data_setup import prepare_run_data
+from med_transfer.finetuning.preview import previewing
 from med_transfer.finetuning.preview.facts import cohort_remarks, view_facts
 from med_transfer.finetuning.preview.pictures import input_planes, parts_picture
 from med_transfer.finetuning.region_choice import choose_region
@@ -362,8 +364,20 @@ def test_a_table_of_which_nothing_can_be_used(command, cohort_csv, tmp_path):
         (tmp_path / row["scan"]).write_bytes(b"no scan")
     outcome = command("preview", write_rows(tmp_path / "cohort.csv", rows), "-o", tmp_path / "out", *settings(*TINY))
     assert outcome.code == 3
-    assert "scans can be used; expected at least one. The first reason:" in outcome.err
+    assert "none of 12 scans can be used; expected at least one. The first reason:" in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+def test_where_no_scan_has_the_region_of_the_config_ten_of_a_class_are_enough(cohort_csv, monkeypatch, tmp_path):
+    """A config that was made for another table: its reason is told before hundreds of scans are read."""
+    monkeypatch.setattr(previewing, "MOST_UNREAD", 2)
+    rows = [
+        {name: row[name] for name in ("patient", "label")} | {"scan": str(cohort_csv.parent / row["scan"])}
+        for row in read_rows(cohort_csv)
+    ]
+    roi = load_config(FinetuneConfig, None, [*TINY, "input.region=roi"])
+    with pytest.raises(NothingDone, match="none of 9 scans can be used.*no region of interest"):
+        mt.preview(write_rows(tmp_path / "cohort.csv", rows), roi, per_class=1)
 
 
 def test_a_notebook_shows_the_page_in_a_frame(shown):

@@ -19,6 +19,8 @@ from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.isolation import confined
 
+MOST_UNREAD = 10  # of a class: where so many cannot be used, the reason is the table's or the config's
+
 
 def preview(
     cohort: Cohort, config: FinetuneConfig, *, per_class: int = 2, draws: int = 2, progress: Progress = silent
@@ -31,7 +33,8 @@ def preview(
     Args:
         cohort: the labelled table.
         config: of the run that would follow; its seed chooses the scans and the random views.
-        per_class: scans of each class. One that cannot be used is told with its reason, and another one shown.
+        per_class: scans of each class. One that cannot be used is told with its reason, and another one shown, until
+            there are ten such of a class.
         draws: random views of each scan.
         progress: told how far it is.
 
@@ -55,8 +58,9 @@ def preview(
     classes: dict[str, tuple[SeenScan, ...]] = {}
     order, truth = np.random.default_rng(config.seed).permutation(development).tolist(), cohort.truth
     for number, name in enumerate(cohort.labels.names):
-        of_class = (look(index) for index in order if truth[index, number] and index not in looked_at)
-        classes[name] = tuple(islice((scan for scan in of_class if isinstance(scan, SeenScan)), per_class))
+        of_class = (index for index in order if truth[index, number] and index not in looked_at)
+        found = map(look, islice(of_class, per_class + MOST_UNREAD))
+        classes[name] = tuple(islice((scan for scan in found if isinstance(scan, SeenScan)), per_class))
     unread = tuple(one for one in looked_at.values() if isinstance(one, Unread))
     if not any(classes.values()):
         raise NothingDone(
