@@ -21,7 +21,10 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for map.nii.gz, picture.png, explanation.json.")],
     mask: Mask = None,
     roi: Roi = None,
-    method: Annotated[Literal["gradcam", "occlusion"], typer.Option(help="How the map is made.")] = "gradcam",
+    method: Annotated[
+        Literal["gradcam", "occlusion", "attention"],
+        typer.Option(help="How the map is made; attention: of slices or tiles that are pooled by it."),
+    ] = "gradcam",
     class_name: Annotated[
         str | None, typer.Option("--class", help="The class to explain; default: the one called.", show_default=False)
     ] = None,

@@ -16,8 +16,9 @@ from med_transfer.scans import Region, geometry
 
 MAP_FILE, PICTURE_FILE, RECORD_FILE = "map.nii.gz", "picture.png", "explanation.json"
 STATEMENT = (
-    "The map shows where the network found what it takes for the class, or where hiding the scan lowers the "
-    "probability. It does not show why the network answers so, nor that the place is a finding. Research use only."
+    "The map shows where the network found what it takes for the class, where hiding the scan lowers the probability, "
+    "or how much each slice or tile counts. It does not show why the network answers so, nor that the place is a "
+    "finding. Research use only."
 )
 
 

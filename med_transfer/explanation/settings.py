@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from med_transfer.errors import ConfigError
+from med_transfer.explanation.attention import Attention
 from med_transfer.explanation.gradcam import GradCAM
 from med_transfer.explanation.heat import Method
 from med_transfer.explanation.occlusion import Occlusion
@@ -13,9 +14,13 @@ from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import geometry
 
-MethodName = Literal["gradcam", "occlusion"]
+MethodName = Literal["gradcam", "occlusion", "attention"]
 Fill = Literal["mean", "floor"]
-_DRAWS: dict[str, int] = {"gradcam": 3, "occlusion": 1}  # an occlusion map costs hundreds of passes, and so does a draw
+_DRAWS: dict[str, int] = {
+    "gradcam": 3,
+    "attention": 3,
+    "occlusion": 1,
+}  # an occlusion map costs hundreds of passes, and so does a draw
 
 
 @dataclass(frozen=True)
@@ -23,14 +28,14 @@ class MapSettings:
     """How maps are made.
 
     Attributes:
-        method: ``gradcam`` or ``occlusion``.
+        method: ``gradcam``, ``occlusion``, or ``attention`` where slices or tiles are pooled by it.
         stage: of Grad-CAM, see :class:`~med_transfer.explanation.GradCAM`.
         window_mm, stride_mm: of occlusion, see :meth:`~med_transfer.explanation.Occlusion.in_mm`.
         fill: what hidden voxels show: their ``mean``, or the ``floor`` of the input's window (air, for CT).
-        draws: of random weights for the sanity check; None: 3 for Grad-CAM and 1 for occlusion. 0 leaves it out.
+        draws: of random weights for the sanity check; None: 1 for occlusion and 3 for the others. 0 leaves it out.
 
     Raises:
-        ConfigError: a setting of the other method, or negative draws.
+        ConfigError: a setting of another method, or negative draws.
     """
 
     method: MethodName = "gradcam"
@@ -41,10 +46,10 @@ class MapSettings:
     draws: int | None = None
 
     def __post_init__(self) -> None:
-        if self.method == "gradcam" and (self.window_mm is not None or self.stride_mm is not None):
-            raise ConfigError("a window or stride", where="gradcam", expected="method occlusion for these")
-        if self.method == "occlusion" and self.stage is not None:
-            raise ConfigError(f"stage {self.stage}", where="occlusion", expected="method gradcam for a stage")
+        if self.method != "occlusion" and (self.window_mm is not None or self.stride_mm is not None):
+            raise ConfigError("a window or stride", where=self.method, expected="method occlusion for these")
+        if self.method != "gradcam" and self.stage is not None:
+            raise ConfigError(f"stage {self.stage}", where=self.method, expected="method gradcam for a stage")
         if self.draws is not None and self.draws < 0:
             raise ConfigError(f"{self.draws} draws", where=self.method, expected="at least 0")
 
@@ -52,6 +57,8 @@ class MapSettings:
         """The method for an input on this grid."""
         if self.method == "gradcam":
             return GradCAM(self.stage)
+        if self.method == "attention":
+            return Attention()
         fill = floor if self.fill == "floor" else None
         width, height, depth = geometry.spacing_mm(grid.affine)
         return Occlusion.in_mm(grid.shape, (depth, height, width), self.window_mm, self.stride_mm, fill, progress)

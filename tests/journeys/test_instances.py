@@ -44,6 +44,11 @@ def test_trained_tiles_are_a_source_for_tiles_pooled_otherwise(command, cohort_c
     first = finetune(command, cohort_csv, tmp_path / "first", *TILES, "backbone.instance_pooling=attention")
     attention = load_network(first / "bundle").fold_models[0].encoder.attention
     assert attention.score.weight.abs().sum() > 0
+    scan = cohort_csv.parent / read_rows(cohort_csv)[0]["scan"]
+    explained = command("explain", first, scan, "-o", tmp_path / "map", "--method", "attention")
+    assert explained.code == 0, explained.err
+    record = json.loads((tmp_path / "map/explanation.json").read_text())
+    assert (record["method"], len(record["sanity"]["correlations"])) == ("attention", 3)
     again = load_backbone("tiles-med-transfer-small", first / "bundle", instance_pooling="max")
     assert again.report.matched_share == 1
     assert not again.report.unexpected

@@ -1,0 +1,71 @@
+"""Attention: how much each slice or tile counts in what the network says of a scan, whatever the class.
+
+Source: Ilse et al. 2018, Attention-based Deep Multiple Instance Learning, ICML, arXiv:1802.04712, section 2.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from med_transfer.backbones import Encoder
+from med_transfer.backbones.encoder import Box
+from med_transfer.backbones.networks.instances import InstanceEncoder
+from med_transfer.errors import ConfigError
+from med_transfer.explanation.heat import HeatMap
+from med_transfer.model.ensemble import Ensemble
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An instance's weight as a share of an even one, less 1: 0 counts as much as the mean instance, -1 not at all.
+
+    Mean over the fold models; where tiles overlap, their mean. Attention that has learned nothing gives an empty map.
+    """
+
+    name: ClassVar[str] = "attention"
+
+    @torch.inference_mode()
+    def __call__(self, ensemble: Ensemble, image: Tensor, class_index: int) -> HeatMap:
+        """See :class:`~med_transfer.explanation.heat.Method`.
+
+        Raises:
+            ConfigError: the network has no attention.
+        """
+        encoders = [_with_attention(fold_model.encoder) for fold_model in ensemble.fold_models]
+        weights = torch.stack([encoder.instance_weights(encoder(image[None]))[0] for encoder in encoders])
+        counted = (weights > 0).sum(dim=1, keepdim=True)  # an empty one has a weight of zero
+        shares = (weights.double() * counted - 1).mean(dim=0).cpu().numpy()
+        depth, height, width = image.shape[1:]
+        boxes = encoders[0].cuts((depth, height, width))
+        element = [float(side.stop - side.start) for side in boxes[0]]
+        deepest = len(encoders[0].stage_channels) - 1
+        return HeatMap(_painted(shares, boxes, (depth, height, width)), (element[0], element[1], element[2]), deepest)
+
+
+def _with_attention(encoder: Encoder) -> InstanceEncoder:
+    if isinstance(encoder, InstanceEncoder) and encoder.attention is not None:
+        return encoder
+    pooling = encoder.instance_pooling
+    raise ConfigError(
+        f"a network whose slices or tiles are pooled by {pooling}" if pooling else "a network that has no attention",
+        where="attention",
+        expected="a backbone of slices or tiles with backbone.instance_pooling: attention",
+        action="Use method gradcam or occlusion",
+    )
+
+
+def _painted(values: NDArray[np.float64], boxes: Sequence[Box], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Each box in its value, the mean where they overlap; what is 0 but for rounding is 0."""
+    summed, covered = np.zeros(shape), np.zeros(shape)
+    for value, box in zip(values, boxes, strict=True):
+        summed[box] += value
+        covered[box] += 1
+    mean = summed / covered
+    return np.where(np.abs(mean) < 1e-5, 0, mean).astype(np.float32)
