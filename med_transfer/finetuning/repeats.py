@@ -30,7 +30,7 @@ def with_repeats(
     """The first repeat's networks, with the mean over all repeats of each validation scan's out-of-fold probabilities.
 
     That is the mean of as many networks, each without the patient, as the bundle's is the mean of its fold models; see
-    docs/decisions/0030-small-cohorts-are-cross-validated.md. Networks of further repeats are not kept: what they said
+    docs/decisions/0032-small-cohorts-are-cross-validated.md. Networks of further repeats are not kept: what they said
     of their validation scans is, in ``folder``, for a run that goes on.
 
     Args:

@@ -21,7 +21,9 @@ from med_transfer.metrics.intervals import PatientBootstrap, Resampled, newcombe
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import CLASS_OR_REST_MISSING
 from med_transfer.metrics.records.estimate import Estimate, Interval
+from med_transfer.metrics.records.sentence import Sentence, joined
 
+OUT_OF_FOLD_WIDENING = 2**0.5
 _OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -44,6 +46,19 @@ def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
         return Estimate(value=value, ci95=interval, method=f"one against the rest; {whose}, logit scale")
     method = "one against the rest; Newcombe's score method over patients, because DeLong's variance is 0 or unknown"
     return Estimate(value=value, ci95=auc_bound(predictions, c), method=method)
+
+
+def widened(auc: Estimate, predictions: LabelledPredictions) -> Estimate:
+    """Out of fold half an interval is longer by the root of 2; elsewhere the estimate itself.
+
+    Patients who are asked also teach each other: where there is nothing to learn, each two of them tell the same of
+    each other, once from either side, which doubles the variance. docs/statistics.md has what the intervals hold.
+    """
+    if not predictions.out_of_fold or auc.value is None or auc.ci95 is None or auc.ci95[0] == auc.ci95[1]:
+        return auc
+    low, high = (auc.value + OUT_OF_FOLD_WIDENING * (limit - auc.value) for limit in auc.ci95)
+    why = Sentence("wider by the root of 2, since cross-validated patients teach each other")
+    return auc.model_copy(update={"ci95": (max(low, 0.0), min(high, 1.0)), "method": joined(auc.method, why)})
 
 
 def auc_bound(predictions: LabelledPredictions, c: int) -> Interval | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from med_transfer.metrics.binomial import trials_for_width, wilson
-from med_transfer.metrics.class_auc import average_precision, class_auc, partial_auc
+from med_transfer.metrics.class_auc import average_precision, class_auc, partial_auc, widened
 from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap
@@ -31,7 +31,7 @@ def _of_class(c: int, rates: ClassRates) -> ClassMetrics:
         f1=rates.f1(c),
         lr_positive=rates.likelihood_ratio(c, "positive"),
         lr_negative=rates.likelihood_ratio(c, "negative"),
-        auc=class_auc(predictions, c),
+        auc=widened(class_auc(predictions, c), predictions),
         average_precision=average_precision(predictions, c, bootstrap),
         partial_auc=partial_auc(predictions, c, bootstrap),
         at_prevalence=rates.at_prevalence(c),

@@ -103,7 +103,7 @@ def compute_metrics(
     Raises:
         UsageError: a prevalence is of no class, or a subgroup column is not of these scans.
     """
-    labels = predictions.labels
+    labels, predictions = predictions.labels, replace(predictions, out_of_fold=known.out_of_fold)
     groupings = [Grouping.of(*item) for item in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
     bootstrap = PatientBootstrap(predictions.patients, resampling.n_boot, resampling.seed)
     checked_prevalence(config.prevalence, labels)
@@ -148,6 +148,7 @@ def _called(
     probabilities, labels = baselines[name], predictions.labels
     shares = baselines.get(PREVALENCE_BASELINE)
     scored = LabelledPredictions.of(predictions.truth, probabilities, predictions.patients, labels)
+    scored = replace(scored, out_of_fold=predictions.out_of_fold)
     if shares is None or name == PREVALENCE_BASELINE:
         return scored
     there = shifted(

@@ -29,6 +29,7 @@ class LabelledPredictions:
         labels: names of the classes.
         operating_point: how probabilities become calls.
         calls: boolean [scan, class], where each scan was called by thresholds of its own; None: by ``operating_point``.
+        out_of_fold: whether the patients also taught the models that were asked about others.
         scans: what the scans are called where a sentence says why a measure is undefined.
 
     Raises:
@@ -45,6 +46,7 @@ class LabelledPredictions:
     operating_point: OperatingPoint
     scans: str = TEST_SCANS
     calls: NDArray[np.bool_] | None = None
+    out_of_fold: bool = False
 
     def __post_init__(self) -> None:
         n_scans = len(self.patients)

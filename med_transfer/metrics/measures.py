@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from med_transfer.metrics.auc import weighted_average_precision, weighted_micro_auc
 from med_transfer.metrics.binomial import clopper_pearson
+from med_transfer.metrics.class_auc import widened
 from med_transfer.metrics.combination import Parts, auc_parts, defined_classes, rate_parts
 from med_transfer.metrics.delong import macro_auc_interval
 from med_transfer.metrics.intervals import PatientBootstrap, Statistic, is_degenerate, percentile_interval
@@ -29,7 +30,11 @@ def balanced_accuracy(predictions: LabelledPredictions) -> Estimate:
 
 
 def macro_auc(predictions: LabelledPredictions) -> Estimate:
-    """Mean AUC over the classes that have one."""
+    """Mean AUC over the classes that have one; see :func:`.class_auc.widened` for what is out of fold."""
+    return widened(_macro_auc(predictions), predictions)
+
+
+def _macro_auc(predictions: LabelledPredictions) -> Estimate:
     what = Sentence("mean of the classes' one-against-the-rest AUCs")
     if not (predictions.truth.any(axis=0) & ~predictions.truth.all(axis=0)).any():
         return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)

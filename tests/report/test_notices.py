@@ -63,23 +63,6 @@ def test_probabilities_of_few_patients_and_a_run_without_test_patients_are_said(
     assert "med-transfer evaluate RUN OTHER.csv -o OUT" in shown[none_kept].text
 
 
-def test_out_of_fold_an_interval_that_hardly_excludes_chance_shows_nothing():
-    """By simulation every ninth interval misses where nothing is to be learned (benchmarks/small_cohorts.py)."""
-    metrics = metrics_of(three_classes())
-    aucs = dict(zip(metrics.labels, [(0.67, (0.52, 0.8)), (0.7, (0.6, 0.8)), (0.9, (0.8, 0.95))], strict=True))
-    classes = {
-        name: metrics.classes[name].model_copy(
-            update={"auc": metrics.classes[name].auc.model_copy(update={"value": value, "ci95": interval})}
-        )
-        for name, (value, interval) in aucs.items()
-    }
-    title = f"Not shown to be better than chance: {metrics.labels[0]}"
-    of_test = metrics.model_copy(update={"classes": classes})
-    assert not any(shown.startswith("Not shown to be better than chance") for shown in by_title(of_test))
-    notice = by_title(of_test.model_copy(update={"out_of_fold": True}))[title]
-    assert "0.670 (95 % CI 0.520 to 0.800). Out of fold an interval must lie well above 0.5" in notice.text
-
-
 def test_of_a_repeated_cross_validation_the_first_screen_says_how_far_the_splits_lie_apart():
     repeats = Repeats(n=3, macro_auc=[0.74, 0.79, None], balanced_accuracy=[0.7, 0.62, 0.66])
     metrics = metrics_of(three_classes()).model_copy(update={"out_of_fold": True, "repeats": repeats})

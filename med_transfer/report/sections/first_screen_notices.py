@@ -19,7 +19,6 @@ Level = Literal["good", "neutral", "warning"]
 STRONGEST_BASELINE = "handcrafted"
 MOST_REASONS = 3
 CHANCE = 0.5  # AUC of a coin
-OUT_OF_FOLD_WIDENING = 2**0.5  # where nothing is to be learned, each pair of patients tells both of each other alike
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
 FITTED_WITHIN = sentence("It was fitted within this cohort, each patient predicted by a model of the other patients.")
 
@@ -210,35 +209,19 @@ def _baseline(metrics: Metrics, model: str, t: Translator) -> Notice | None:
 
 
 def _chance(metrics: Metrics, t: Translator) -> list[Notice]:
-    """Classes whose scans the network ranks as a coin would: below an AUC of 0.5, or not shown to be above it.
-
-    Out of fold an interval that excludes 0.5 by a little shows nothing: see docs/statistics.md.
-    """
+    """Classes whose scans the network ranks as a coin would: below an AUC of 0.5, or not shown to be above it."""
     measured = {name: one.auc for name, one in metrics.classes.items() if one.auc.value is not None}
     worse = {name: auc for name, auc in measured.items() if (auc.value or 0.0) < CHANCE}
-    widening = OUT_OF_FOLD_WIDENING if metrics.out_of_fold else 1.0
-    unclear = {name: auc for name, auc in measured.items() if name not in worse and _reaches_chance(auc, widening)}
+    unclear = {name: auc for name, auc in measured.items() if name not in worse and auc.ci95 and auc.ci95[0] <= CHANCE}
     said = (
         (worse, t("Worse than chance: {classes}", classes=t(", ").join(worse))),
         (unclear, t("Not shown to be better than chance: {classes}", classes=t(", ").join(unclear))),
     )
-    apart = t(" Out of fold an interval must lie well above 0.5, as the patients who are asked also teach each other.")
     return [
-        Notice(
-            "warning",
-            title,
-            t("AUC, of which chance makes 0.5: {figures}.", figures=_aucs(aucs, t))
-            + (apart if metrics.out_of_fold and aucs is unclear else ""),
-        )
+        Notice("warning", title, t("AUC, of which chance makes 0.5: {figures}.", figures=_aucs(aucs, t)))
         for aucs, title in said
         if aucs
     ]
-
-
-def _reaches_chance(auc: Estimate, widening: float) -> bool:
-    """Whether chance lies in the interval; of out-of-fold scans in one as wide as chance itself would make it."""
-    value = auc.value or 0.0
-    return auc.ci95 is not None and value - widening * (value - auc.ci95[0]) <= CHANCE
 
 
 def _aucs(aucs: Mapping[str, Estimate], t: Translator) -> str:

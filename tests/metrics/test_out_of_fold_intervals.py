@@ -1,0 +1,50 @@
+"""Of cross-validated patients an AUC is as surely known as its interval says only where that is wider."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from simulated_scores import three_classes
+
+from med_transfer.metrics.compute_metrics import KnownFigures, compute_metrics
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.metrics import Bootstrap
+from med_transfer.predictions.labels import Labels
+
+FEW_DRAWS = Bootstrap(n_boot=50)
+
+
+def test_the_interval_of_every_auc_is_wider_by_the_root_of_two():
+    data, other = three_classes(signal=1), three_classes(signal=0.5)
+    sites = {"site": ["a", "b"] * (len(data.patients) // 2) + ["a"] * (len(data.patients) % 2)}
+    of_test, out_of_fold = (
+        compute_metrics(
+            LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels),
+            KnownFigures(out_of_fold=apart),
+            baselines={"handcrafted": other.probabilities},
+            subgroups=sites,
+            resampling=FEW_DRAWS,
+        )
+        for apart in (False, True)
+    )
+    pairs = [(of_test.macro_auc, out_of_fold.macro_auc)]
+    pairs += [(of_test.classes[name].auc, out_of_fold.classes[name].auc) for name in of_test.labels]
+    pairs += [(of_test.baselines["handcrafted"].macro_auc, out_of_fold.baselines["handcrafted"].macro_auc)]
+    pairs += [
+        (of_test.subgroups["site"][site].macro_auc, out_of_fold.subgroups["site"][site].macro_auc) for site in "ab"
+    ]
+    for before, now in pairs:
+        assert now.value == before.value
+        expected = now.value + 2**0.5 * (np.array(before.ci95) - now.value)
+        assert now.ci95 == pytest.approx(np.clip(expected, 0, 1))
+        assert now.method == f"{before.method}; wider by the root of 2, since cross-validated patients teach each other"
+    assert out_of_fold.balanced_accuracy == of_test.balanced_accuracy
+
+
+def test_what_has_no_spread_or_no_value_stays():
+    truth, patients = np.eye(2, dtype=bool)[np.arange(8) % 2], [f"p{i}" for i in range(8)]
+    one_answer = LabelledPredictions.of(truth, np.full((8, 2), 0.5), patients, Labels(("a", "b")))
+    known = KnownFigures(out_of_fold=True)
+    assert compute_metrics(one_answer, known, resampling=FEW_DRAWS).macro_auc.ci95 == (0.5, 0.5)
+    one_class = LabelledPredictions.of(truth[::2], np.full((4, 2), 0.5), patients[::2], Labels(("a", "b")))
+    assert compute_metrics(one_class, known, resampling=FEW_DRAWS).macro_auc.value is None
