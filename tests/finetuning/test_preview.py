@@ -15,6 +15,7 @@ from command_line import TINY, read_rows, settings, write_rows
 from matplotlib.image import imread
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import set_rnd
+from whole_bodies import plain_head
 
 import med_transfer as mt
 from med_transfer.backbones import find_backbone, load_backbone
@@ -211,6 +212,17 @@ def test_clipping_counts_the_patient_and_not_the_air():
     voxels[:, 4:20, 4:-4] = 300  # half of the tissue
     (channel,) = facts_of(voxels, (1, 1, 1), window_hu=(0, 100), modality="CT", shape=(42, 40, 40)).channels
     assert (channel.below, channel.above) == pytest.approx((0, 0.5), abs=0.03)
+
+
+def test_of_an_isolated_organ_its_voxels_alone_are_counted():
+    """A head of brain and bone: a window that shows all of the brain clips the bone, which is blanked."""
+    head, found = plain_head(), {}
+    for isolate in (False, True):
+        config = PreprocessingConfig(region="brain", isolate=isolate, window_hu=(0, 80), modality="CT")
+        (found[isolate],) = view_facts({"scan": head}, Preprocessing(config).grid(head), config, None).channels
+    assert found[True].above < 0.03 < 0.1 < found[False].above
+    assert "of the organ's voxels in view" in [*found[True].sentences][-1]
+    assert "of the patient's voxels in view" in [*found[False].sentences][-1]
 
 
 def test_squeezed_upsampled_and_flat_are_warned_of():

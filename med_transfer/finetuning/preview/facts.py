@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.preprocessing import Grid, PreprocessingConfig, Scans
-from med_transfer.preprocessing.region import region_in_view, whole
+from med_transfer.preprocessing.organs import Organ
+from med_transfer.preprocessing.region import organ_in_view, region_in_view, whole
 from med_transfer.preprocessing.window import foreground_threshold, window_of
 from med_transfer.scans import Region, Volume, geometry
 from med_transfer.scans.voxel_checks import hounsfield_doubt
@@ -73,18 +74,21 @@ class ChannelFacts:
     """One channel's window, and what it does to the patient's voxels in view.
 
     Attributes:
-        column: of the cohort table.
+        column: of the cohort table; ``name`` has the channel's number too, where there are several.
         window: lowest and highest value told apart, and ``unit`` of it.
         below, above: share of the voxels that are clipped to black and to white.
         used: share of the window that 96 % of the voxels spread over.
+        isolated: whether all but the organ is blanked; then its voxels are counted and not the patient's.
     """
 
     column: str
+    name: str
     window: tuple[float, float]
     unit: str
     below: float
     above: float
     used: float
+    isolated: bool
 
     @property
     def sentences(self) -> Iterator[Sentence]:
@@ -93,17 +97,18 @@ class ChannelFacts:
             share = _STEP_HU / (self.window[1] - self.window[0])
             yield Sentence(
                 "{column}: {step:.0f} HU, as between fresh blood and brain, are {share:.1%} of the window",
-                column=self.column,
+                column=self.name,
                 step=_STEP_HU,
                 share=share,
             )
         yield Sentence(
-            "{column}: values from {low:.0f} to {high:.0f}{unit} are told apart; of the patient's voxels in view "
-            "{below:.0%} lie below (black) and {above:.0%} above (white)",
-            column=self.column,
+            "{column}: values from {low:.0f} to {high:.0f}{unit} are told apart; of {whose} voxels in view {below:.0%} "
+            "lie below (black) and {above:.0%} above (white)",
+            column=self.name,
             low=self.window[0],
             high=self.window[1],
             unit=self.unit,
+            whose=Sentence("the organ's") if self.isolated else Sentence("the patient's"),
             below=self.below,
             above=self.above,
         )
@@ -201,11 +206,9 @@ class ViewFacts:
         if self.doubt:
             yield Sentence("these are no Hounsfield units, and input.modality is CT: {doubt}", doubt=self.doubt)
         for channel in self.channels:
-            clipped, column = channel.below + channel.above, channel.column
+            clipped, column = channel.below + channel.above, channel.name
             if clipped > MUCH_CLIPPED:
-                yield Sentence(
-                    "{column}: {share:.0%} of the patient's voxels are clipped", column=column, share=clipped
-                )
+                yield Sentence("{column}: {share:.0%} of the voxels in view are clipped", column=column, share=clipped)
             elif channel.used < LITTLE_OF_WINDOW:
                 yield Sentence(
                     "{column}: flat, values use {share:.0%} of the window", column=column, share=channel.used
@@ -234,11 +237,15 @@ def view_facts(
     dense = values > _denser_than(first, config.by_channel[0])
     patient = dense if dense.any() else np.ones_like(dense)
     looked_at = region_in_view(first, config, region)
-    pairs = zip(config.column_of_channel, config.by_channel, strict=True)
+    organ = organ_in_view(first, config) if config.isolate else None
+    channels = [
+        _channel(scans[column], grid, channel, organ, column)
+        for column, channel in zip(config.column_of_channel, config.by_channel, strict=True)
+    ]
     everything = looked_at == whole(first)
     return ViewFacts(
         axes=_axes(first, grid, config.orientation),
-        channels=tuple(_channel(column, scans[column], grid, channel) for column, channel in pairs),
+        channels=_numbered(channels),
         outside=1 - float(shown[patient].mean()),
         region_outside=None if everything else _outside(looked_at, grid),
         padding=1 - float(_covered(grid, first).mean()),
@@ -266,9 +273,14 @@ def _axes(volume: Volume, grid: Grid, orientation: str) -> tuple[AxisFacts, Axis
 
 def _in_view(volume: Volume, grid: Grid) -> tuple[NDArray[np.bool_], NDArray]:
     """Of voxels spread over a scan, which lie in the view, and their values."""
-    index = np.rint(geometry.lattice(volume.voxels.shape, _POINTS)).astype(int)
+    index = _sampled(volume)
     shown = geometry.inside(grid.affine, grid.shape, geometry.to_world_mm(volume.affine, index))
     return shown, volume.voxels[tuple(index[:, ::-1].T)]
+
+
+def _sampled(volume: Volume) -> NDArray[np.int_]:
+    """Indices (i, j, k) of voxels spread over a scan."""
+    return np.rint(geometry.lattice(volume.voxels.shape, _POINTS)).astype(int)
 
 
 def _covered(grid: Grid, volume: Volume) -> NDArray[np.bool_]:
@@ -290,20 +302,40 @@ def _denser_than(volume: Volume, config: PreprocessingConfig) -> float:
     return DENSER_THAN_AIR_HU if plain_ct else foreground_threshold(volume)
 
 
-def _channel(column: str, volume: Volume, grid: Grid, config: PreprocessingConfig) -> ChannelFacts:
+def _numbered(channels: Sequence[ChannelFacts]) -> tuple[ChannelFacts, ...]:
+    """With their numbers in their names, where there are several: a column may stand there twice."""
+    if len(channels) == 1:
+        return tuple(channels)
+    return tuple(
+        replace(channel, name=Sentence("channel {number} ({column})", number=number, column=channel.column))
+        for number, channel in enumerate(channels, start=1)
+    )
+
+
+def _channel(volume: Volume, grid: Grid, config: PreprocessingConfig, organ: Organ | None, column: str) -> ChannelFacts:
     low, high = window_of(volume, config)
     shown, values = _in_view(volume, grid)
-    dense = shown & (values > _denser_than(volume, config))
+    dense = shown & (values > _denser_than(volume, config) if organ is None else _in_organ(volume, organ))
     values = values[dense] if dense.any() else values
     spread = np.diff(np.percentile(np.clip(values, low, high), [2, 98]))[0]
     return ChannelFacts(
+        column,
         column,
         (float(low), float(high)),
         " HU" if config.modality == "CT" else "",
         below=float((values < low).mean()),
         above=float((values > high).mean()),
         used=float(spread / (high - low)),
+        isolated=organ is not None,
     )
+
+
+def _in_organ(volume: Volume, organ: Organ) -> NDArray[np.bool_]:
+    """Of the voxels of :func:`_in_view`, which are the organ's."""
+    points = geometry.to_world_mm(volume.affine, _sampled(volume))
+    nearest = np.rint(geometry.to_index(organ.affine, points)).astype(int)
+    index = np.clip(nearest, 0, np.array(organ.mask.shape[::-1]) - 1)[:, ::-1]
+    return geometry.inside(organ.affine, organ.mask.shape, points) & (organ.mask[tuple(index.T)] > 0)
 
 
 def cohort_remarks(facts: Sequence[ViewFacts], modalities: Sequence[str]) -> list[Sentence]:
