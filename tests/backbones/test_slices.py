@@ -163,3 +163,22 @@ def test_bundle_is_rebuilt_predicts_and_is_a_source(tmp_path, encoder):
     assert loaded.report.matched_share == 1
     assert not loaded.report.fresh
     assert torch.equal(loaded.encoder.attention.score.weight, encoder.attention.score.weight)
+
+
+@torch.no_grad()
+def test_slices_pass_a_few_at_a_time_and_empty_ones_not_at_all(encoder, monkeypatch):
+    x = rand(2, 1, 7, 32, 32)
+    expected = encoder(x)
+    x[0, :, [0, 6]] = 0.0
+    passed, net_maps = [], encoder.net_maps
+    monkeypatch.setattr(encoder, "net_maps", lambda slices: passed.append(len(slices)) or net_maps(slices))
+    monkeypatch.setattr("med_transfer.backbones.networks.slices._CHUNK_PIXELS", 4 * 32 * 32)
+    encoder(x)
+    assert passed == [4, 4, 4, 2]
+    passed.clear()
+    encoder.pool_by("max")
+    for found, whole in zip(encoder(x), expected, strict=True):
+        assert (found[0, :, [0, 6]] == 0).all()
+        torch.testing.assert_close(found[0, :, 1:6], whole[0, :, 1:6], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[1], whole[1], rtol=1e-4, atol=1e-5)
+    assert passed == [4, 4, 4]

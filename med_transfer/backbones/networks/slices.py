@@ -10,7 +10,9 @@ from med_transfer.backbones.networks.instances import GatedAttention, InstanceEn
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import PlanarEncoder, PlanarNetwork
 
-_CHUNK_PIXELS = 2**20  # of the slices that pass the network at once: 21 of 224 x 224
+# Of the slices that pass the network at once. On a CPU their maps then stay in its caches: 2.3 times as fast as all at
+# once for 64 slices of 192 x 192 (EfficientNet-Lite0, one core).
+_CHUNK_PIXELS, _CHUNK_PIXELS_GPU = 2**17, 2**21
 
 
 class SliceEncoder(InstanceEncoder, PlanarEncoder):
@@ -49,7 +51,7 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         slices = self.photograph(x).transpose(1, 2)
         n, flat = slices.shape[:2], slices.flatten(0, 1)
         if self.instance_pooling is None:
-            maps = self.net_maps(flat)
+            maps = self._in_chunks(flat)
         else:
             places = occupied(x, self.cuts((depth, height, width)))
             maps = [spread(m, places, len(flat)) for m in self._in_chunks(flat[places])]
@@ -57,7 +59,7 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
 
     def _in_chunks(self, slices: Tensor) -> list[Tensor]:
         """The maps of some slices; without a gradient to keep, a few at a time."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or slices.is_meta:
             return self.net_maps(slices)
-        n = max(1, _CHUNK_PIXELS // slices[0, 0].numel())
+        n = max(1, (_CHUNK_PIXELS_GPU if slices.is_cuda else _CHUNK_PIXELS) // slices[0, 0].numel())
         return [torch.cat(maps) for maps in zip(*map(self.net_maps, slices.split(n)), strict=True)]
