@@ -6,6 +6,7 @@ Works for every pydantic model and knows none of them. Scalars follow YAML 1.2's
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import re
@@ -57,7 +58,9 @@ for _tag, _pattern, _first in _SCALARS:
         _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
-def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] = ()) -> Model:
+def load_config(
+    model: type[Model], path: Path | None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
+) -> Model:
     """Read a config.
 
     Args:
@@ -67,12 +70,13 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
             its ``short_forms`` has a section, a word is short for the section with that word under the key given there;
             where ``overrides`` choose another word, only settings that both have are kept from the file.
         overrides: ``section.key=value`` with the value in YAML, applied in order over the file.
+        base: sections to start from where there is no file; None: the model's defaults.
 
     Raises:
         UnknownKey: a key that no model has; names the nearest one.
         ConfigError: missing file, YAML syntax, a key twice, a value of the wrong type or out of range.
     """
-    values = {} if path is None else _read(Path(path))
+    values = copy.deepcopy(dict(base or {})) if path is None else _read(Path(path))
     short_forms = getattr(model, "short_forms", {})
     for section, key in short_forms.items():
         if isinstance(word := _value_at(values, section), str):

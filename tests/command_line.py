@@ -74,7 +74,9 @@ def _own_logging() -> Iterator[None]:
 
 
 def run_command(*words: object) -> Outcome:
-    """``med-transfer WORDS`` in this process."""
+    """``med-transfer WORDS`` in this process; ``finetune`` from the program's defaults unless it says ``--plan``."""
+    if words[0] == "finetune" and "--plan" not in words:
+        words = (*words, "--no-plan")
     out, err = io.StringIO(), io.StringIO()
     argv = ["med-transfer", *map(str, words)]
     with (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from med_transfer.api.planned import PlannedConfig, planned_config
 from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
 from med_transfer.config import load_config
@@ -16,6 +17,7 @@ from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
 from med_transfer.finetuning.preview import Preview
 from med_transfer.finetuning.preview import preview as _preview
+from med_transfer.finetuning.run import CONFIG_FILE
 from med_transfer.inference import ScanWithRegion
 from med_transfer.inference.explain import ExplainedScans, explain_scans
 from med_transfer.metrics.records.metrics import Metrics
@@ -37,13 +39,35 @@ def finetune(
 
     Args:
         cohort: the table, or its path.
-        config: a config, the path of a YAML file, or None for the defaults.
+        config: a config, the path of a YAML file, or None for one that suits the scans (see :func:`plan`); a run that
+            was begun in ``out`` goes on with its own.
         out: run folder; the same folder again resumes.
-        overrides: ``"training.epochs=20"`` and the like, over a YAML file or the defaults.
+        overrides: ``"training.epochs=20"`` and the like, over a YAML file or what was planned.
         progress: told how far it is.
     """
+    begun = Path(out) / CONFIG_FILE
+    if config is None:
+        config = begun if begun.exists() else plan(cohort, overrides, progress=progress).config
     cohort, config = _read(cohort, config, overrides)
     return _finetune(cohort, config, out, progress)
+
+
+def plan(
+    cohort: Cohort | Path | str,
+    overrides: tuple[str, ...] = (),
+    *,
+    minutes: float | None = None,
+    quick: bool = False,
+    progress: Progress = silent,
+) -> PlannedConfig:
+    """The config that suits a cohort, each choice with its reason; see :func:`med_transfer.api.planned.planned_config`.
+
+    Args:
+        cohort: the table, or its path.
+        overrides, minutes, quick, progress: see there.
+    """
+    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
+    return planned_config(cohort, overrides, minutes=minutes, quick=quick, progress=progress)
 
 
 def preview(
@@ -61,12 +85,14 @@ def preview(
 
     Args:
         cohort: the table, or its path.
-        config: of the run that is to follow, the path of a YAML file, or None for the defaults.
+        config: of the run that is to follow, the path of a YAML file, or None for one that suits the scans.
         per_class: scans of each class.
         draws: random views of each scan.
-        overrides: ``"input.region=roi"`` and the like, over a YAML file or the defaults.
+        overrides: ``"input.region=roi"`` and the like, over a YAML file or what was planned.
         progress: told how far it is.
     """
+    if config is None:
+        config = plan(cohort, overrides, progress=progress).config
     cohort, config = _read(cohort, config, overrides)
     return _preview(cohort, config, per_class=per_class, draws=draws, progress=progress)
 
@@ -165,7 +191,7 @@ def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comp
 def _read(
     cohort: Cohort | Path | str, config: FinetuneConfig | Path | str | None, overrides: tuple[str, ...]
 ) -> tuple[Cohort, FinetuneConfig]:
-    """The table and the config of a run; the only place that says what stands for a config where none is given."""
+    """The table and the config of a run; the program's defaults where none is given."""
     if not isinstance(config, FinetuneConfig):
         config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
     return cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), config

@@ -26,6 +26,7 @@ from med_transfer.cli import (
     inspect,
     labels,
     phantom,
+    plan,
     predict,
     pretrain,
     preview,
@@ -47,22 +48,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    *(
-        demo,
-        phantom,
-        index,
-        inspect,
-        preview,
-        pretrain,
-        select,
-        tune,
-        finetune,
-        evaluate,
-        report,
-        compare,
-        predict,
-        explain,
-    ),
+    *(demo, phantom, index, inspect, plan, preview, pretrain, select, tune),
+    *(finetune, evaluate, report, compare, predict, explain),
 ):
     app.command(module.NAME, epilog=example(f"{module.NAME} {module.EXAMPLE}"))(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)

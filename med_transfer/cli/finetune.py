@@ -12,8 +12,10 @@ from med_transfer.cli.options import (
     AsJson,
     Config,
     IntervalOfRates,
+    Minutes,
     Overrides,
     Prevalence,
+    Quick,
     Subgroups,
     cohort_and_settings,
     column_names,
@@ -44,12 +46,23 @@ def command(
         Literal["en", "zh-TW"] | None,
         typer.Option(help="Language of the report; the same as --set report.language=.", show_default=False),
     ] = None,
+    minutes: Minutes = None,
+    quick: Quick = False,
+    plan: Annotated[
+        bool, typer.Option("--plan/--no-plan", help="Without --config: look at the scans and choose what suits them.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity."""
+    """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity.
+
+    Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
+    """
+    from med_transfer.api.planned import QUICK, planned_config, timed_config
     from med_transfer.cli.summary import say_run
-    from med_transfer.cli.terminal import progress_bars
+    from med_transfer.cli.terminal import progress_bars, say
+    from med_transfer.cohorts import Cohort
     from med_transfer.finetuning import FinetuneConfig, finetune
+    from med_transfer.finetuning.run import CONFIG_FILE
     from med_transfer.metrics.config import read_prevalence
 
     chosen = [f"transfer.on_harm={on_harm}"] if on_harm else []
@@ -58,8 +71,21 @@ def command(
     chosen += [f"evaluation.interval={interval}"] if interval else []
     chosen += [f"report.language={language}"] if language else []
     words = [*(overrides or ()), *chosen]
-    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, out=out, as_json=as_json)
+    if config is None and plan and (out / CONFIG_FILE).exists():
+        config, plan, minutes = out / CONFIG_FILE, False, None  # a run that was begun goes on as it began
     with progress_bars() as progress:
+        if config is None and plan:
+            table = Cohort.read(cohort)
+            planned = planned_config(table, words, minutes=minutes, quick=quick, progress=progress)
+            settings = planned.config
+        else:
+            words = [*(QUICK if quick else ()), *words]
+            table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, out=out, as_json=as_json)
+            planned = timed_config(table, settings, minutes) if plan or minutes is not None else None
+            settings = planned.config if planned else settings
+        if planned and not as_json:
+            for sentence in planned.sentences:
+                say(sentence)
         run = finetune(table, settings, out, progress)
     say_run(run, as_json=as_json)
     raise typer.Exit(1 if run.metrics.failed.n else 0)

@@ -49,6 +49,13 @@ SignedWith = Annotated[
     Path | None,
     typer.Option("--key", help="Public key: only a bundle that is signed with it is used.", show_default=False),
 ]
+Minutes = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="The whole run may take so long here; what has to go is said.", show_default=False),
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Only a linear head on frozen features, no baseline: a first report, soon.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 
 

@@ -44,6 +44,8 @@ from med_transfer.progress import Progress, log_file, silent
 
 log = logging.getLogger(__name__)
 
+CONFIG_FILE = "config.yaml"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -205,7 +207,7 @@ def _claimed(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> Itera
     """
     with sole_writer(out):
         claim(
-            out / "config.yaml",
+            out / CONFIG_FILE,
             config,
             source,
             "run",

@@ -1,0 +1,46 @@
+"""``med-transfer plan``: a cohort in, the config that suits it out, with the reasons and the time it will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson, Minutes, Overrides, Quick
+
+NAME = "plan"
+EXAMPLE = "cohort.csv -o plan.yaml --minutes 30"
+
+
+def command(
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Config file to write.", show_default="print it")
+    ] = None,
+    overrides: Overrides = None,
+    minutes: Minutes = None,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a cohort and write the config that suits it, each choice with its reason, and the time it will take."""
+    from med_transfer.api.planned import planned_config
+    from med_transfer.atomic import write_text
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.cohorts import Cohort
+
+    table = Cohort.read(cohort)
+    with progress_bars() as progress:
+        planned = planned_config(table, overrides or (), minutes=minutes, quick=quick, progress=progress)
+    text = planned.as_yaml(f"med-transfer finetune {cohort} -c {out or 'plan.yaml'} -o RUN")
+    if out is not None:
+        write_text(out, text)
+    if as_json:
+        say_json(planned.record)
+    elif out is None:
+        say(text)
+    else:
+        for sentence in planned.sentences:
+            say(sentence)
+        say(f"written to {out}: med-transfer finetune {cohort} -c {out} -o RUN")
+    raise typer.Exit(1 if planned.plan.fingerprint.failed else 0)

@@ -1,0 +1,222 @@
+"""How long a run will take on this machine, measured on two real steps, and what fits into so many minutes."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from med_transfer.backbones import LoadedBackbone, keep_freed_memory
+from med_transfer.cohorts import Cohort, Split, split_cohort
+from med_transfer.config import put
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.batches import FoldData, training_batches
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import resolve_preprocessing
+from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
+from med_transfer.finetuning.optimisation import optimiser
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.features import best_device
+from med_transfer.predictions.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
+
+LEAST_EPOCHS = 10  # fewer than that, and a linear head on frozen features is the better use of the time
+_START_SECONDS = 15.0  # imports, report, pictures
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on this machine: to read a scan, for a scan to pass the network, for a training step (0: none)."""
+
+    read: float
+    forward: float
+    step: float
+
+
+class GivenUp(NamedTuple):
+    """A setting that saves time: its dotted key, its value, and what is lost by it."""
+
+    key: str
+    value: object
+    loss: str
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds of a run's parts; training counts all epochs, which early stopping may shorten."""
+
+    reading: float
+    training: float
+    baseline: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return _START_SECONDS + self.reading + self.training + self.baseline
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        parts = [f"reading {_minutes(self.reading)}", f"training {_minutes(self.training)}"]
+        parts += [f"from-scratch baseline {_minutes(self.baseline)}"] if self.baseline else []
+        without = f"; {_minutes(self.seconds - self.baseline)} without the baseline" if self.baseline else ""
+        return f"about {_minutes(self.seconds)} on this machine at most ({', '.join(parts)}){without}"
+
+
+def measure_cost(config: FinetuneConfig, source: LoadedBackbone, labels: Labels, read_seconds: float) -> Cost:
+    """Two real steps on made-up scans, augmentation and all, of which the second counts.
+
+    Args:
+        config: a resolved one.
+        source: the network.
+        labels: classes of the cohort.
+        read_seconds: to read one scan.
+    """
+    keep_freed_memory()
+    preprocessing = resolve_preprocessing(source.spec, config)
+    pooled = config.backbone.pooled_stages or source.spec.pooled_stages
+    network = Classifier(
+        copy.deepcopy(source.encoder), len(labels), pooled, config.training.dropout, config.transfer.bottleneck
+    )
+    config.transfer.strategy.build(network)
+    forward = _timed_forward(network, preprocessing)
+    step = _timed_step(network, config, preprocessing, labels) if config.transfer.strategy.trains else 0.0
+    return Cost(read_seconds, forward, step)
+
+
+def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig) -> float:
+    device = best_device()
+    network, image = network.eval().to(device), torch.rand(1, preprocessing.n_channels, *preprocessing.shape)
+
+    def once() -> None:
+        with torch.inference_mode():
+            network.features(image.to(device)).cpu()
+
+    return _second_of_two(once)
+
+
+def _timed_step(
+    network: Classifier, config: FinetuneConfig, preprocessing: PreprocessingConfig, labels: Labels
+) -> float:
+    batch, margin = config.training.batch_size, margin_voxels(preprocessing.shape)
+    wide = [n + 2 * m for n, m in zip(preprocessing.shape, margin, strict=True)]
+    rng = np.random.default_rng(0)
+    scans = [rng.random((preprocessing.n_channels, *wide), dtype=np.float32).astype(np.float16) for _ in range(2)]
+    truth = np.eye(len(labels), dtype=bool)[[0, -1]]
+    data = FoldData(labels, scans, [(1.0, 1.0, 1.0)] * 2, truth, [], truth[:0])
+    few = config.model_copy(update={"training": config.training.model_copy(update={"epoch_scans": 2 * batch})})
+    module = FinetuningModule(
+        network, few, LossTerms(torch.ones(len(labels))), labels=labels, steps_per_epoch=2, seed=0
+    )
+    module.train().to(best_device())
+    few.transfer.strategy.set_learning(network, few.training.epochs - 1)  # all that ever learns
+    adamw, _ = optimiser(network, few.training, few.transfer.strategy, 2)
+    batches = iter(training_batches(data, few, preprocessing, 0))
+
+    def once() -> None:
+        images, labelled = next(batches)[:2]
+        loss = module.training_step((images.to(module.device), labelled.to(module.device)), 0)
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+
+    return _second_of_two(once)
+
+
+def _second_of_two(work: Callable[[], None]) -> float:
+    work()
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
+    """The time that a run takes, if no training stops early."""
+    n_scans = len(split.development) + len(split.test)
+    training = sum(_fold_seconds(config, split, fold, cost) for fold in range(split.n_fold_models))
+    if not config.transfer.strategy.trains:
+        training = n_scans * cost.forward  # features are computed once
+    baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
+    return Duration(n_scans * cost.read, training, baseline)
+
+
+def _fold_seconds(config: FinetuneConfig, split: Split, fold: int, cost: Cost) -> float:
+    training = config.training
+    draws = max(len(split.training(fold)), training.epoch_scans)
+    steps = max(1, draws // training.batch_size)
+    checked = len(split.validation[fold]) * cost.forward
+    return training.epochs * (steps * cost.step + checked) + len(split.development) * cost.forward
+
+
+def _baseline(config: FinetuneConfig, split: Split, cost: Cost) -> float:
+    """A baseline trains the whole network, also beside a frozen one, whose step was not measured: three passes."""
+    step = cost.step or 3 * cost.forward * config.training.batch_size
+    return sum(_fold_seconds(config, split, fold, replace(cost, step=step)) for fold in range(split.n_fold_models))
+
+
+def fit_into(
+    minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost
+) -> tuple[FinetuneConfig, list[GivenUp]]:
+    """The config, or the nearest one that takes no more than so many minutes; what was given up, in order.
+
+    First the from-scratch baseline, then epochs (down to ten), then all fold models but one, then training itself: a
+    linear head on frozen features. The cost is of the config's own step.
+
+    Raises:
+        ConfigError: not even reading the scans and one pass through the network fits.
+    """
+    given_up: list[GivenUp] = []
+    for smaller in _smaller_and_smaller(minutes, config, cohort, cost):
+        given_up += smaller
+        fitting = _without(config, given_up)
+        duration = estimate(fitting, split_cohort(cohort, fitting.split), cost)
+        if duration.seconds <= 60 * minutes:
+            return fitting, given_up
+    raise ConfigError(
+        f"{minutes:g} minutes",
+        where="--minutes",
+        expected=f"at least {math.ceil(duration.seconds / 60)}: {duration.sentence}",
+        action="Give it more time, or a smaller input.shape",
+    )
+
+
+def _smaller_and_smaller(minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost) -> Iterator[list[GivenUp]]:
+    """What to give up next; the first time nothing."""
+    yield []
+    baseline = [GivenUp("from_scratch_baseline", False, "the transfer gain is not measured")]
+    if config.from_scratch_baseline:
+        yield baseline
+    if not config.transfer.strategy.trains:
+        return
+    yield [_fewer_epochs(minutes, _without(config, baseline), cohort, cost)]
+    if config.split.kind == "kfold" and not any(case.split for case in cohort.cases):
+        one = GivenUp("split.kind", "holdout", "one network instead of an ensemble of folds")
+        yield [one, _fewer_epochs(minutes, _without(config, [*baseline, one]), cohort, cost)]
+    yield [GivenUp("transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features")]
+
+
+def _fewer_epochs(minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost) -> GivenUp:
+    whole, epochs = estimate(config, split_cohort(cohort, config.split), cost), config.training.epochs
+    share = (60 * minutes - (whole.seconds - whole.training)) / whole.training
+    fewer = min(epochs, max(LEAST_EPOCHS, math.floor(epochs * share)))
+    return GivenUp("training.epochs", fewer, f"at most {fewer} epochs instead of {epochs}")
+
+
+def _without(config: FinetuneConfig, given_up: Sequence[GivenUp]) -> FinetuneConfig:
+    record = config.model_dump()
+    for key, value, _ in given_up:
+        put(record, key, value)
+    return FinetuneConfig.model_validate(record)
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

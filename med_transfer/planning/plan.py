@@ -1,0 +1,113 @@
+"""A plan: the choices of all rules, as a config file in which every line says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from med_transfer.backbones import backbones, weights_at_hand
+from med_transfer.cohorts import Cohort
+from med_transfer.config import put
+from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort
+from med_transfer.planning.rules import RULES, AtHand, Choice
+from med_transfer.progress import Progress, silent
+
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cohort looks like and the settings that suit it."""
+
+    fingerprint: CohortFingerprint
+    choices: tuple[Choice, ...]
+
+    @classmethod
+    def of(cls, fingerprint: CohortFingerprint, at_hand: AtHand) -> Plan:
+        """Every rule asked in turn."""
+        return cls(fingerprint, tuple(choice for rule in RULES for choice in rule(fingerprint, at_hand)))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The settings as a config's sections."""
+        return as_sections(self.choices)
+
+    @property
+    def facts(self) -> list[str]:
+        """What was seen, a sentence each."""
+        cohort = self.fingerprint
+        classes = ", ".join(f"{name} {n}" for name, n in cohort.patients_of_class.items())
+        spacing = " x ".join(f"{mm:.2g}" for mm in cohort.spacing_mm)
+        facts = [
+            f"{cohort.n_scans} scans of {cohort.n_patients} patients; {classes}",
+            f"looked at {len(cohort.scans)}: {cohort.modality or 'no modality stated'}, {cohort.plane} slices, "
+            f"{spacing} mm along slice, row and column (median)",
+        ]
+        if cohort.n_with_region:
+            facts.append(
+                f"{cohort.n_with_region} rows with a region or mask, half at most {cohort.given_mm(50):.0f} mm"
+            )
+        else:
+            body = " x ".join(f"{mm:.0f}" for mm in cohort.box_mm("body"))
+            facts.append(f"body region: {cohort.body_region}; body {body} mm (up, back, left; median)")
+        failed = [f"{n} could not be read: {reason}" for reason, n in cohort.failed.items()]
+        return [*facts, *failed]
+
+    def with_settings(self, settings: Sequence[Choice]) -> Plan:
+        """The same with other settings over it."""
+        keys = [setting.key for setting in settings]
+        kept = [c for c in self.choices if not any(c.key == key or c.key.startswith(f"{key}.") for key in keys)]
+        return Plan(self.fingerprint, (*kept, *settings))
+
+    def as_yaml(self, header: Sequence[str] = ()) -> str:
+        """A config file; a comment gives each choice's reason."""
+        lines = [f"# {line}" for line in (*header, *self.facts)]
+        reasons = {choice.key: choice.reason for choice in self.choices}
+        return "\n".join([*lines, *_section(self.values, "", reasons)]) + "\n"
+
+
+def as_sections(choices: Sequence[Choice]) -> dict[str, Any]:
+    """Choices as the sections of a config."""
+    values: dict[str, Any] = {}
+    for choice in choices:
+        put(values, choice.key, choice.value)
+    return values
+
+
+def plan_cohort(cohort: Cohort, chosen_backbone: str = "", progress: Progress = silent) -> Plan:
+    """Look at a cohort's scans and choose.
+
+    Args:
+        cohort: the table.
+        chosen_backbone: one that is not to be chosen; empty: chosen among those at hand.
+        progress: told how far it is.
+
+    Raises:
+        CohortError: the scans are of several modalities, or without regions of several parts of the body.
+        NothingDone: no scan can be read.
+    """
+    return Plan.of(fingerprint_cohort(cohort, progress), at_hand(chosen_backbone))
+
+
+def at_hand(chosen_backbone: str = "") -> AtHand:
+    """The backbones whose weights are on this machine."""
+    return AtHand(frozenset(name for name, spec in backbones().items() if weights_at_hand(spec)), chosen_backbone)
+
+
+def _section(values: Mapping[str, Any], prefix: str, reasons: Mapping[str, str]) -> list[str]:
+    lines, indent = [], "  " * prefix.count(".")
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if key in reasons:
+            written = (
+                yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+            )
+            line = f"{indent}{name}: {written}"
+            comment = f"# {reasons[key]}"
+            lines += [f"{line}  {comment}"] if len(line) + len(comment) < _WIDTH else [f"{indent}{comment}", line]
+        else:
+            lines += [f"{indent}{name}:", *_section(value, f"{key}.", reasons)]
+    return lines

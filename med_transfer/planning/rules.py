@@ -1,0 +1,233 @@
+"""The rules of a plan: from what the scans look like to one setting each, with its reason. The table: docs/planning.md.
+
+Every rule is a pure function of the fingerprint and of what is at hand, and gives its choices or none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from med_transfer.planning.fingerprint import CohortFingerprint, Triple
+
+Window = tuple[float, float]
+Kind = Literal["slices", "tiles", "region", "whole"]
+
+# Window centre and width as radiologists set them, as lower and upper end in HU; sources in docs/planning.md
+BRAIN, BLOOD, BONE = (0.0, 80.0), (-20.0, 180.0), (-800.0, 2000.0)
+LUNG, SOFT_TISSUE, BONE_OF_CHEST = (-1350.0, 150.0), (-160.0, 240.0), (-500.0, 1300.0)
+LIVER = (-45.0, 105.0)
+WINDOWS: dict[str, tuple[tuple[str, Window], ...]] = {
+    "head": (("brain", BRAIN), ("blood", BLOOD), ("bone", BONE)),
+    "chest": (("lung", LUNG), ("soft tissue", SOFT_TISSUE), ("bone", BONE_OF_CHEST)),
+    "trunk": (("soft tissue", SOFT_TISSUE), ("liver", LIVER), ("bone", BONE_OF_CHEST)),
+    "unknown": (("lung", LUNG), ("soft tissue", SOFT_TISSUE), ("bone", BONE_OF_CHEST)),
+}
+ORGANS = {"head": "brain", "chest": "lungs"}  # part of the body to what is cut out of it
+LEAST_FOUND = 0.9  # of the scans; an organ that is missed more often costs more than the crop brings
+
+SLICES, TILES, REGION = "slices-efficientnet-lite0", "tiles-med-transfer-small", "med-transfer-small"
+SLICE_PIXELS = 224  # the photographs of ImageNet
+MOST_SLICES, LEAST_SLICES = 48, 8
+REGION_SHAPE, REGION_SPACING_MM = (16, 32, 32), (2.0, 1.0, 1.0)  # what med-transfer-small learned from
+WHOLE_SHAPE = (64, 96, 96)
+FEW_OF_A_CLASS = 50  # patients; below, balanced sensitivity on validation patients jumps by whole patients
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """What there is to start from.
+
+    Attributes:
+        backbones: names of those whose weights are on this machine.
+        chosen: the backbone that the user names; the rules choose what suits it. Empty: theirs to choose.
+    """
+
+    backbones: frozenset[str]
+    chosen: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting: a dotted key of the config, its value, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+def network_kind(cohort: CohortFingerprint, at_hand: AtHand) -> Kind:
+    """What kind of network suits the cohort, or is the one that the user has chosen."""
+    with_region = cohort.n_with_region == cohort.n_scans
+    if at_hand.chosen:
+        kinds: dict[str, Kind] = {"slices": "slices", "tiles": "tiles"}
+        return kinds.get(at_hand.chosen.partition("-")[0], "region" if with_region else "whole")
+    if with_region:
+        return "region"
+    if SLICES in at_hand.backbones:
+        return "slices"
+    return "tiles" if cohort.modality == "CT" and TILES in at_hand.backbones else "whole"
+
+
+def region(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """Where to look: at the table's regions, at an organ that is found in nearly all scans, at the body."""
+    if cohort.n_with_region == cohort.n_scans:
+        return [Choice("input.region", "roi", f"the table gives one for all {cohort.n_scans} scans")]
+    organ = ORGANS.get(cohort.body_region, "")
+    if organ and cohort.found(organ) >= LEAST_FOUND:
+        share = f"{cohort.found(organ):.0%} of {len(cohort.scans)} scans"
+        return [Choice("input.region", organ, f"{organ} found in {share}; the others are rejected by name")]
+    missed = f"; {organ} in only {cohort.found(organ):.0%}" if organ else ""
+    return [
+        Choice("input.region", "foreground", f"no region in the table, and the body is found in every scan{missed}")
+    ]
+
+
+def modality(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """Which DICOM series are taken."""
+    if not cohort.modality:
+        return [Choice("input.modality", None, "the files state no modality and hold no Hounsfield units")]
+    stated = "state or show it by their Hounsfield units" if cohort.modality == "CT" else "state it"
+    return [Choice("input.modality", cohort.modality, f"the scans {stated}; others are rejected")]
+
+
+def intensities(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """Windows of the body part as channels for CT, each scan's own scale for the rest."""
+    if cohort.modality != "CT":
+        why = "values without a unit: each scan is scaled by itself"
+        further = [Choice("input.channels", list(cohort.channels), "a scan of each of these columns in every row")]
+        return [Choice("input.normalisation", "zscore", why), *(further if len(cohort.channels) > 1 else [])]
+    if network_kind(cohort, at_hand) != "slices" or len(cohort.channels) > 1:
+        return []  # the backbone's own window
+    windows = WINDOWS[cohort.body_region]
+    channels = [{"column": "scan", "window_hu": list(window)} for _, window in windows]
+    names = ", ".join(f"{name} {low:g} to {high:g} HU" for name, (low, high) in windows)
+    seen = cohort.body_region if cohort.body_region != "unknown" else "a part of the body that was not recognised"
+    return [Choice("input.channels", channels, f"windows for {seen}: {names}; red, green and blue of the network")]
+
+
+def orientation(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """Slices as they were acquired, where the network looks at slices."""
+    letters = {"coronal": "PSL", "sagittal": "LSP"}.get(cohort.plane, "SPL")
+    if network_kind(cohort, at_hand) != "slices" or letters == "SPL":
+        return []
+    return [Choice("input.orientation", letters, f"the slices are {cohort.plane}: depth is across them")]
+
+
+def size(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """Voxels, and what they cover in mm."""
+    kind = network_kind(cohort, at_hand)
+    if kind == "region":
+        return _size_of_region(cohort)
+    if kind == "slices":
+        return _size_of_slices(cohort, at_hand)
+    if kind == "tiles":
+        return _size_of_tiles(cohort, at_hand)
+    return [
+        Choice("input.fit", "isotropic", "one voxel size on all sides: proportions are kept"),
+        Choice("input.shape", list(WHOLE_SHAPE), "what two cores can train on"),
+    ]
+
+
+def _size_of_region(cohort: CohortFingerprint) -> list[Choice]:
+    longest = cohort.given_mm(90)
+    factor = max(1.0, longest / REGION_SHAPE[1])
+    spacing = [round(mm * factor, 2) for mm in REGION_SPACING_MM]
+    covered = REGION_SHAPE[1] * spacing[1]
+    why = f"{covered:.0f} mm: nine tenths of the regions are at most {longest:.0f} mm long"
+    return [
+        Choice("input.spacing_mm", spacing, why + ("" if factor > 1 else ", and so did the backbone learn")),
+        Choice("input.shape", list(REGION_SHAPE), "as the backbone learned"),
+        Choice("input.outside", "edge", "beyond a crop's edge the last voxels are repeated"),
+    ]
+
+
+def _size_of_slices(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    depth_mm = _box_in_view(cohort, at_hand)[_depth_axis(cohort)]
+    slices = round(depth_mm / cohort.spacing_mm[0])
+    depth = min(MOST_SLICES, max(LEAST_SLICES, slices))
+    kept = "each as it is" if depth == slices else f"of {slices} in half of the scans"
+    return [
+        Choice("input.fit", "proportional", "shapes within a slice stay as they are"),
+        Choice("input.shape", [depth, SLICE_PIXELS, SLICE_PIXELS], f"{depth} slices, {kept}; the size of ImageNet"),
+        Choice("input.outside", "floor", "beyond the scan is air"),
+    ]
+
+
+def _size_of_tiles(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    box = cohort.box_mm(region(cohort, at_hand)[0].value.replace("foreground", "body"), 90)
+    shape = [
+        tile * max(1, round(mm / (tile * spacing)))
+        for mm, tile, spacing in zip(box, REGION_SHAPE, REGION_SPACING_MM, strict=True)
+    ]
+    return [
+        Choice("input.spacing_mm", list(REGION_SPACING_MM), "as the backbone learned"),
+        Choice("input.shape", shape, f"whole tiles over {' x '.join(f'{mm:.0f}' for mm in box)} mm"),
+        Choice("input.outside", "floor", "beyond the scan is air, and such tiles are skipped"),
+    ]
+
+
+def _box_in_view(cohort: CohortFingerprint, at_hand: AtHand) -> Triple:
+    return cohort.box_mm(region(cohort, at_hand)[0].value.replace("foreground", "body"))
+
+
+def _depth_axis(cohort: CohortFingerprint) -> int:
+    return {"coronal": 1, "sagittal": 2}.get(cohort.plane, 0)
+
+
+def backbone(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """Whose weights to start from, among those at hand."""
+    why: dict[Kind, tuple[str, str]] = {
+        "slices": (SLICES, "whole scans: a network of photographs on every slice"),
+        "tiles": (TILES, "whole CT, and no weights of photographs are installed"),
+        "region": (REGION, "it learned nodules in CT"),
+        "whole": (REGION, "of the weights at hand the only ones that take such scans"),
+    }
+    kind = network_kind(cohort, at_hand)
+    choices = [] if at_hand.chosen else [Choice("backbone.name", *why[kind])]
+    if kind in ("slices", "tiles"):
+        alike = f"what stands out in one of the {kind}, beside what all have"
+        choices.append(Choice("backbone.instance_pooling", "mean_max", alike))
+    return choices
+
+
+def strategy(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """What is trained: with whole scans a linear head on frozen features, on regions the whole network."""
+    if network_kind(cohort, at_hand) == "region":
+        return []
+    few = f"{cohort.rarest} patients of the rarest class"
+    return [
+        Choice("transfer.strategy.name", "linear_probe", f"{few}: frozen features and a linear head, in minutes"),
+        Choice(
+            "from_scratch_baseline", False, "nothing is trained but the head; set true to measure the transfer gain"
+        ),
+    ]
+
+
+def flips(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """A lesson seen in a mirror, where sides do not matter to the classes."""
+    sided = [
+        name for name in cohort.patients_of_class if re.search(r"\b(left|right|links|rechts)\b|[左右]", name.lower())
+    ]
+    if sided:
+        return [Choice("augmentation.flips", [], f"class {sided[0]!r} speaks of a side")]
+    if network_kind(cohort, at_hand) == "region":
+        return [Choice("augmentation.flips", [0, 1, 2], "a finding in its region has no left and right")]
+    return []
+
+
+def monitored(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """The validation figure that stops the training."""
+    if network_kind(cohort, at_hand) != "region" or cohort.rarest >= FEW_OF_A_CLASS:
+        return []
+    why = f"steadier than sensitivity with {cohort.rarest} patients of the rarest class"
+    return [Choice("training.monitor", "macro_auc", why)]
+
+
+Rule = Callable[[CohortFingerprint, AtHand], list[Choice]]
+RULES: tuple[Rule, ...] = (
+    *(backbone, strategy, region, modality, intensities, orientation, size),
+    *(flips, monitored),
+)

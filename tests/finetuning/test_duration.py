@@ -1,0 +1,121 @@
+"""The time of a run: counted from the split and the batches, and kept."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up_cohort import made_up_cohort
+from small_run_data import small_config
+
+from med_transfer.backbones import load_backbone
+from med_transfer.cohorts import split_cohort
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.batches import FoldData, training_batches
+from med_transfer.finetuning.duration import LEAST_EPOCHS, Cost, estimate, fit_into, measure_cost
+from med_transfer.predictions.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
+
+COST = Cost(read=0.5, forward=0.1, step=2.0)
+COHORT = made_up_cohort(["a", "b"] * 60).cohort
+
+
+def config(**sections) -> FinetuneConfig:
+    values = {"training": {"epochs": 40, "epoch_scans": 64, "batch_size": 8}, "split": {"test_fraction": 0.25}}
+    return small_config(**(values | sections))
+
+
+def test_training_is_as_many_steps_as_the_batches_of_each_fold():
+    of_run, split = config(), split_cohort(COHORT, config().split)
+    tensor = np.zeros((1, 16, 16, 16), np.float16)
+    preprocessing = PreprocessingConfig(shape=(8, 8, 8))
+    expected = 0.0
+    for fold in range(split.n_fold_models):
+        n = len(split.training(fold))
+        truth = np.eye(2, dtype=bool)[np.arange(n) % 2]
+        data = FoldData(COHORT.labels, [tensor] * n, [(1.0, 1.0, 1.0)] * n, truth, [], truth[:0])
+        steps = len(training_batches(data, of_run, preprocessing, 0))
+        expected += 40 * (steps * COST.step + len(split.validation[fold]) * COST.forward)
+        expected += len(split.development) * COST.forward
+    found = estimate(of_run, split, COST)
+    assert found.training == pytest.approx(expected)
+    assert found.baseline == pytest.approx(expected)  # the same network on the same folds
+    assert found.reading == 120 * 0.5
+
+
+def test_a_linear_head_takes_one_pass_of_each_scan():
+    frozen = config(strategy="linear_probe", from_scratch_baseline=False)
+    found = estimate(frozen, split_cohort(COHORT, frozen.split), Cost(0.5, 0.1, 0.0))
+    assert (found.training, found.baseline) == (pytest.approx(120 * 0.1), 0)
+
+
+def test_without_a_limit_of_note_nothing_is_given_up():
+    asked = config()
+    assert fit_into(1e6, asked, COHORT, COST) == (asked, [])
+
+
+@pytest.mark.parametrize(
+    ("minutes", "keys"),
+    [
+        (100, ["from_scratch_baseline"]),
+        (40, ["from_scratch_baseline", "training.epochs"]),
+        (12, ["from_scratch_baseline", "training.epochs", "split.kind", "training.epochs"]),
+        (2, ["from_scratch_baseline", "training.epochs", "split.kind", "training.epochs", "transfer.strategy"]),
+    ],
+)
+def test_what_goes_first_costs_least(minutes, keys):
+    fitting, given_up = fit_into(minutes, config(), COHORT, COST)
+    assert [one.key for one in given_up] == keys
+    assert all(one.loss for one in given_up)
+    assert estimate(fitting, split_cohort(COHORT, fitting.split), COST).seconds <= 60 * minutes
+    if fitting.transfer.strategy.trains:
+        assert fitting.training.epochs >= LEAST_EPOCHS
+
+
+@settings(max_examples=60)
+@given(st.floats(0.01, 500), st.floats(1e-3, 5), st.floats(1e-4, 2), st.floats(1e-3, 60), st.booleans())
+def test_the_time_is_kept_or_refused_with_what_it_takes(minutes, read, forward, step, baseline):
+    cost, asked = Cost(read, forward, step), config(from_scratch_baseline=baseline)
+    least = config(strategy="linear_probe", from_scratch_baseline=False)
+    if estimate(least, split_cohort(COHORT, least.split), cost).seconds > 60 * minutes:
+        with pytest.raises(ConfigError, match=r"--minutes: .*expected at least \d+: about"):
+            fit_into(minutes, asked, COHORT, cost)
+    else:
+        fitting, _ = fit_into(minutes, asked, COHORT, cost)
+        assert estimate(fitting, split_cohort(COHORT, fitting.split), cost).seconds <= 60 * minutes
+
+
+def test_a_split_of_the_table_is_left_as_it_is():
+    parts = itertools.cycle(["train", "train", "test"])
+    cases = tuple(case.__class__(**(vars(case) | {"split": next(parts)})) for case in COHORT.cases)
+    table = COHORT.__class__(cases, COHORT.labels)
+    _, given_up = fit_into(2, config(), table, COST)
+    assert "split.kind" not in [one.key for one in given_up]
+
+
+@pytest.mark.parametrize("strategy", ["auto", "linear_probe"])
+def test_cost_is_measured_on_the_network_that_will_be_trained(strategy):
+    source = load_backbone("resnet18-w32", seed=0)
+    small, large = (
+        measure_cost(
+            FinetuneConfig.model_validate(
+                {
+                    "backbone": {"name": "resnet18-w32"},
+                    "input": {"shape": [side] * 3, "region": "whole"},
+                    "training": {"batch_size": 2},
+                    "transfer": {"strategy": "scratch" if strategy == "auto" else strategy},
+                }
+            ),
+            source,
+            Labels(("a", "b")),
+            0.25,
+        )
+        for side in (16, 64)
+    )
+    assert large.forward > 3 * small.forward
+    assert (large.step > 3 * small.step) if strategy == "auto" else (small.step == large.step == 0)
+    assert small.read == 0.25

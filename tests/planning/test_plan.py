@@ -1,0 +1,75 @@
+"""A plan is a config that loads, whatever the cohort; every line says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up_fingerprint import CHEST_BOXES, HEAD_BOXES, cohort, mr, scan, with_regions
+
+from med_transfer.backbones import find_backbone
+from med_transfer.config import load_config
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.data_setup import resolve_preprocessing
+from med_transfer.planning import AtHand, Choice, Plan, rules
+
+ALL = AtHand(frozenset({rules.REGION, rules.TILES, rules.SLICES}))
+
+mm = st.floats(0.3, 12.0)
+scans = st.builds(
+    scan,
+    modality=st.sampled_from(["CT", "CT", "MR", "PT", ""]),
+    plane=st.sampled_from(["axial", "coronal", "sagittal", "oblique"]),
+    spacing_mm=st.tuples(mm, mm, mm),
+    boxes_mm=st.sampled_from([HEAD_BOXES, CHEST_BOXES, {"body": (12.0, 8.0, 9.0)}, {"body": (1800.0, 400.0, 500.0)}]),
+    body_region=st.sampled_from(["head", "chest", "trunk", "unknown"]),
+    given_mm=st.none() | st.floats(2.0, 300.0),
+)
+
+
+@st.composite
+def cohorts(draw: st.DrawFn):
+    """Scans alike, as ``fingerprint_cohort`` lets them through, with boxes that fit the part of the body."""
+    one = draw(scans)
+    with_region = 30 if one.given_mm else draw(st.sampled_from([0, 0, 7]))
+    classes = draw(st.dictionaries(st.sampled_from(["a", "left", "b"]), st.integers(1, 300), min_size=2))
+    columns = draw(st.sampled_from([("scan",), ("scan", "scan_post")]))
+    return cohort([one] * 3, n_with_region=with_region, n_scans=30, patients_of_class=classes, channels=columns)
+
+
+at_hands = st.builds(
+    AtHand,
+    st.sets(st.sampled_from(sorted(ALL.backbones))).map(frozenset),
+    st.sampled_from(["", "", "resnet18-w32", "slices-resnet18", "tiles-resnet18-w32"]),
+)
+
+
+@given(cohorts(), at_hands)
+def test_every_plan_is_a_config_that_loads_and_suits_its_network(facts, at_hand):
+    plan = Plan.of(facts, at_hand)
+    overrides = [f"backbone.name={at_hand.chosen}"] if at_hand.chosen else []
+    config = load_config(FinetuneConfig, None, overrides, base=plan.values)
+    spec = find_backbone(config.backbone.name)
+    preprocessing = resolve_preprocessing(spec, config)
+    assert preprocessing.n_channels == max(1, len(plan.values["input"].get("channels", ())))
+
+
+@pytest.mark.parametrize("facts", [cohort(), mr(), with_regions()], ids=["head", "mr", "regions"])
+def test_the_file_gives_the_same_config_and_a_reason_for_each_choice(facts, tmp_path: Path):
+    plan = Plan.of(facts, ALL)
+    path = tmp_path / "plan.yaml"
+    path.write_text(plan.as_yaml(["how to run it"]))
+    assert load_config(FinetuneConfig, path) == load_config(FinetuneConfig, None, base=plan.values)
+    text = path.read_text()
+    assert text.startswith("# how to run it\n# 52 scans of 52 patients")
+    assert all(choice.reason in text for choice in plan.choices)
+    assert max(map(len, text.splitlines())) < 200
+
+
+def test_settings_of_ones_own_take_the_place_of_choices():
+    plan = Plan.of(cohort(), ALL).with_settings([Choice("transfer.strategy", {"name": "lora"}, "set by you")])
+    assert plan.values["transfer"]["strategy"] == {"name": "lora"}
+    assert "lora" in plan.as_yaml()
+    assert "linear_probe" not in plan.as_yaml()

@@ -1,0 +1,151 @@
+"""One test a rule: from facts to a setting."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from made_up_fingerprint import CHEST_BOXES, cohort, mr, scan, with_regions
+
+from med_transfer.planning import AtHand, CohortFingerprint, rules
+
+NOTHING = AtHand(frozenset())
+SHIPPED = AtHand(frozenset({rules.REGION, rules.TILES}))
+ALL = AtHand(frozenset({rules.REGION, rules.TILES, rules.SLICES}))
+PAGE = Path(__file__).parents[2] / "docs/planning.md"
+
+
+def chest() -> CohortFingerprint:
+    return cohort([scan(boxes_mm=CHEST_BOXES, body_region="chest", spacing_mm=(1.0, 0.7, 0.7))] * 20)
+
+
+def chosen(rule: rules.Rule, facts: CohortFingerprint, at_hand: AtHand = ALL) -> dict:
+    choices = rule(facts, at_hand)
+    assert all(choice.reason for choice in choices)
+    return {choice.key: choice.value for choice in choices}
+
+
+@pytest.mark.parametrize(
+    ("facts", "at_hand", "kind"),
+    [
+        (cohort(), ALL, "slices"),
+        (cohort(), SHIPPED, "tiles"),
+        (cohort(), NOTHING, "whole"),
+        (mr(), SHIPPED, "whole"),
+        (with_regions(), ALL, "region"),
+        (cohort(n_with_region=30), ALL, "slices"),  # some rows have none
+        (cohort(), AtHand(ALL.backbones, "resnet18-w32"), "whole"),
+        (cohort(), AtHand(ALL.backbones, "tiles-resnet18-w32"), "tiles"),
+        (with_regions(), AtHand(ALL.backbones, "slices-resnet50"), "slices"),
+    ],
+)
+def test_network_kind(facts, at_hand, kind):
+    assert rules.network_kind(facts, at_hand) == kind
+
+
+def test_backbone_is_one_that_is_at_hand_and_the_users_choice_stays():
+    assert chosen(rules.backbone, cohort())["backbone.name"] == "slices-efficientnet-lite0"
+    assert chosen(rules.backbone, cohort(), SHIPPED)["backbone.name"] == "tiles-med-transfer-small"
+    assert chosen(rules.backbone, with_regions()) == {"backbone.name": "med-transfer-small"}
+    asked = AtHand(ALL.backbones, "slices-resnet50")
+    assert chosen(rules.backbone, cohort(), asked) == {"backbone.instance_pooling": "mean_max"}
+
+
+def test_region_is_the_tables_or_an_organ_or_the_body():
+    assert chosen(rules.region, with_regions()) == {"input.region": "roi"}
+    assert chosen(rules.region, cohort()) == {"input.region": "brain"}
+    assert chosen(rules.region, chest()) == {"input.region": "lungs"}
+    assert chosen(rules.region, mr()) == {"input.region": "foreground"}
+
+
+@pytest.mark.parametrize(("missed", "region"), [(2, "brain"), (3, "foreground")])
+def test_an_organ_that_is_often_missed_is_not_cut_out(missed, region):
+    without = scan(boxes_mm={"body": (155.0, 220.0, 170.0)})
+    facts = cohort([scan()] * (20 - missed) + [without] * missed)
+    assert chosen(rules.region, facts) == {"input.region": region}
+
+
+def test_intensities_are_windows_of_the_part_or_each_scans_own_scale():
+    head = chosen(rules.intensities, cohort())["input.channels"]
+    assert [channel["window_hu"] for channel in head] == [[0, 80], [-20, 180], [-800, 2000]]
+    assert {channel["column"] for channel in head} == {"scan"}
+    lung = chosen(rules.intensities, chest())["input.channels"]
+    assert lung[0]["window_hu"] == [-1350, 150]
+    assert chosen(rules.intensities, mr()) == {
+        "input.normalisation": "zscore",
+        "input.channels": ["scan", "scan_post"],
+    }
+    assert chosen(rules.intensities, cohort(), SHIPPED) == {}  # the backbone's own window
+    assert chosen(rules.intensities, with_regions()) == {}
+
+
+def test_modality_is_what_the_scans_are():
+    assert chosen(rules.modality, cohort()) == {"input.modality": "CT"}
+    assert chosen(rules.modality, mr()) == {"input.modality": None}
+    assert chosen(rules.modality, cohort([scan(modality="MR")] * 5)) == {"input.modality": "MR"}
+
+
+@pytest.mark.parametrize(("plane", "letters"), [("coronal", "PSL"), ("sagittal", "LSP")])
+def test_orientation_lets_depth_run_across_the_slices(plane, letters):
+    turned = cohort([scan(plane=plane)] * 20)
+    assert chosen(rules.orientation, turned) == {"input.orientation": letters}
+    assert chosen(rules.orientation, cohort()) == {}
+    assert chosen(rules.orientation, with_regions()) == {}
+
+
+def test_size_of_slices_is_as_many_as_lie_in_view():
+    brain = chosen(rules.size, cohort())
+    assert brain["input.shape"] == [26, 224, 224]  # 130 mm of 5 mm slices
+    assert brain["input.fit"] == "proportional"
+    assert chosen(rules.size, chest())["input.shape"][0] == rules.MOST_SLICES  # 270 slices of 1 mm
+    thick = cohort([scan(spacing_mm=(30.0, 0.4, 0.4))] * 20)
+    assert chosen(rules.size, thick)["input.shape"][0] == rules.LEAST_SLICES
+
+
+def test_size_of_a_region_holds_nine_tenths_of_them():
+    small = chosen(rules.size, with_regions(25.0))
+    assert (small["input.shape"], small["input.spacing_mm"]) == ([16, 32, 32], [2.0, 1.0, 1.0])
+    large = chosen(rules.size, with_regions(80.0))
+    assert (large["input.shape"], large["input.spacing_mm"]) == ([16, 32, 32], [5.0, 2.5, 2.5])
+
+
+def test_size_of_tiles_is_whole_tiles_over_the_organ():
+    brain = chosen(rules.size, cohort(), SHIPPED)
+    assert brain["input.spacing_mm"] == [2.0, 1.0, 1.0]
+    assert brain["input.shape"] == [64, 160, 128]
+    assert all(n % tile == 0 for n, tile in zip(brain["input.shape"], rules.REGION_SHAPE, strict=True))
+
+
+def test_size_of_a_whole_scan_keeps_proportions():
+    assert chosen(rules.size, mr(), SHIPPED)["input.fit"] == "isotropic"
+
+
+def test_strategy_trains_the_network_on_regions_only():
+    assert chosen(rules.strategy, cohort()) == {
+        "transfer.strategy.name": "linear_probe",
+        "from_scratch_baseline": False,
+    }
+    assert chosen(rules.strategy, with_regions()) == {}
+
+
+def test_flips_only_where_sides_do_not_matter():
+    assert chosen(rules.flips, with_regions()) == {"augmentation.flips": [0, 1, 2]}
+    assert chosen(rules.flips, cohort()) == {}
+    for name in ("left lung", "Rechts", "左肺"):
+        assert chosen(rules.flips, with_regions(patients_of_class={name: 9, "other": 9})) == {"augmentation.flips": []}
+    clefts = with_regions(patients_of_class={"cleft": 9, "bright": 9})
+    assert chosen(rules.flips, clefts) == {"augmentation.flips": [0, 1, 2]}
+
+
+def test_monitored_figure_is_steady_with_few_of_a_class():
+    assert chosen(rules.monitored, with_regions()) == {"training.monitor": "macro_auc"}
+    many = with_regions(patients_of_class={"a": 50, "b": 80})
+    assert chosen(rules.monitored, many) == {}
+
+
+def test_the_page_has_every_rule_and_every_number():
+    page = PAGE.read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [rule.__name__ for rule in rules.RULES]
+    for low, high in {window for windows in rules.WINDOWS.values() for _, window in windows}:
+        assert f"{low:g} to {high:g}" in page
