@@ -1,0 +1,97 @@
+"""Whole scans with one label each: what ``plan`` chooses against other ways, all cross-fitted on the same folds.
+
+Each arm is a run of ``finetune``, five times five folds by patient (once where a network is trained, else it takes
+days), the planned config with the arm's own settings over it; a linear head chooses its own penalty on inner folds. The
+handcrafted baseline is that of the planned run. Finished runs are not trained again.
+
+    python benchmarks/whole_scans.py --data FOLDER --out runs/whole head_ct brain_mr --arms plan whole low ...
+
+FOLDER/head_ct/cohort.csv and FOLDER/brain_mr/cohort.csv are tables of whole scans. ``--labels 10 20`` learns from so
+many patients a class. The table goes to stdout; ``med-transfer compare`` gives the paired intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from med_transfer.api.planned import planned_config
+from med_transfer.cohorts import Cohort
+from med_transfer.finetuning import finetune
+from med_transfer.finetuning.run import Run
+
+COMMON = ("split.test_fraction=0", "split.folds=5", "from_scratch_baseline=false", "explain.gallery=0")
+FROZEN = (*COMMON, "split.repeats=5", "transfer.strategy=linear_probe")
+TRAINED = (*COMMON, "split.repeats=1", "training.monitor=macro_auc", "training.batch_size=4", "training.epoch_scans=96")
+ARMS: dict[str, tuple[str, ...]] = {
+    "plan": (*COMMON, "split.repeats=5"),
+    "body": (*FROZEN, "input.region=foreground"),
+    "brain alone": (*FROZEN, "input.isolate=true"),
+    "mean": (*FROZEN, "backbone.instance_pooling=mean"),
+    "old default, frozen": (*FROZEN, "backbone.name=med-transfer-small", "input.region=whole", "input.fit=stretch"),
+    "tiles": (*FROZEN, "backbone.name=tiles-med-transfer-small"),
+    "tiles, random": (*FROZEN, "backbone.name=tiles-resnet18-w32"),
+    "slices, attention": (*TRAINED, "backbone.instance_pooling=attention", "transfer.strategy=auto"),
+    "tiles, attention": (*TRAINED, "backbone.name=tiles-med-transfer-small", "transfer.strategy=auto"),
+    "tiles, scratch": (*TRAINED, "backbone.name=tiles-resnet18-w32", "transfer.strategy=scratch"),
+}
+
+
+def few_labels(cohort: Cohort, n: int | None, seed: int = 0) -> Cohort:
+    """So many patients of each class, of the same order for every number."""
+    if n is None:
+        return cohort
+    order = np.random.default_rng(seed).permutation(len(cohort))
+    chosen = [[i for i in order if cohort.cases[i].label == name][:n] for name in cohort.labels.names]
+    return replace(cohort, cases=tuple(cohort.cases[i] for i in sorted(chain.from_iterable(chosen))))
+
+
+def run_arm(cohort: Cohort, arm: str, folder: Path) -> tuple[Run, float]:
+    """The run, and the minutes that it took, plan included."""
+    done = folder / "minutes.json"
+    started = time.monotonic()
+    if not done.exists():
+        config = planned_config(cohort, ARMS[arm]).config
+        finetune(cohort, config, folder)
+        done.write_text(json.dumps((time.monotonic() - started) / 60))
+    return Run(folder), json.loads(done.read_text())
+
+
+def row(arm: str, run: Run, minutes: float) -> str:
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    auc = _with_interval(metrics["macro_auc"])
+    classes = "; ".join(f"{name} {_with_interval(one['sensitivity'])}" for name, one in metrics["per_class"].items())
+    return f"| {arm} | {auc} | {classes} | {minutes:.1f} |"
+
+
+def _with_interval(figure: dict) -> str:
+    low, high = figure["ci95"] or (float("nan"), float("nan"))
+    return f"{figure['value']:.3f} [{low:.2f}, {high:.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cohorts", nargs="+")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/whole"))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--labels", nargs="*", type=int, default=[], help="patients a class; none: all")
+    arguments = parser.parse_args()
+    for name in arguments.cohorts:
+        whole = Cohort.read(arguments.data / name / "cohort.csv")
+        for n in arguments.labels or [None]:
+            print(f"\n{name}, {n or 'all'} patients a class\n\n| arm | macro AUC | sensitivities | minutes |")
+            print("| -- | -- | -- | -- |")
+            for arm in arguments.arms:
+                folder = arguments.out / f"{name}-{n or 'all'}-{arm.replace(', ', '-').replace(' ', '-')}"
+                print(row(arm, *run_arm(few_labels(whole, n), arm, folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

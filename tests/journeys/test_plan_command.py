@@ -1,0 +1,78 @@
+"""``med-transfer plan``, and ``finetune`` without a config: what is chosen is said, kept, and trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import Command, settings
+
+import med_transfer as mt
+from med_transfer.config import load_config
+from med_transfer.finetuning import FinetuneConfig
+
+SMALL = settings("backbone.name=resnet18-w32", "input.shape=[16,16,16]", "split.folds=2", "split.test_fraction=0.34")
+
+
+@pytest.fixture(scope="module")
+def planned(command: Command, cohort_csv: Path, tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("plan") / "plan.yaml"
+    return path, command("plan", cohort_csv, "-o", path, *SMALL)
+
+
+def test_plan_writes_a_config_and_says_why_and_how_long(planned):
+    path, outcome = planned
+    assert outcome.code == 0, outcome.err
+    assert "18 scans of 18 patients; ground-glass 6, part-solid 6, solid 6" in outcome.out
+    assert "input.region: roi (the table gives one for all 18 scans)" in outcome.out
+    assert "this will take about" in outcome.out
+    config = load_config(FinetuneConfig, path)
+    assert (config.backbone.name, config.input.region, config.input.shape) == ("resnet18-w32", "roi", (16, 16, 16))
+    assert "set by you" in path.read_text()
+
+
+def test_plan_without_a_file_is_the_file_and_json_is_for_programs(command, cohort_csv, planned):
+    printed = command("plan", cohort_csv, *SMALL)
+    same = [line for line in planned[0].read_text().splitlines() if not line.startswith(("# med-transfer", "# takes"))]
+    assert set(same) <= set(printed.out.splitlines())
+    record = json.loads(command("plan", cohort_csv, "--quick", "--json", *SMALL).out)
+    assert {"facts", "choices", "seconds"} == set(record)
+    chosen = {choice["key"]: choice["value"] for choice in record["choices"]}
+    assert chosen["transfer.strategy"]["name"] == "linear_probe"
+    assert chosen["from_scratch_baseline"] is False
+
+
+def test_python_plans_the_same(cohort_csv, planned):
+    overrides = tuple(word for word in SMALL if word != "--set")
+    assert mt.plan(cohort_csv, overrides).config == load_config(FinetuneConfig, planned[0])
+
+
+def test_finetune_without_a_config_prints_the_plan_trains_it_and_goes_on_with_it(command, cohort_csv, tmp_path):
+    run = tmp_path / "run"
+    words = ("finetune", cohort_csv, "-o", run, "--plan", "--quick", *SMALL)
+    first = command(*words)
+    assert first.code == 0, first.err
+    assert first.out.index("input.region: roi") < first.out.index("this will take") < first.out.index("sensitivity")
+    config = load_config(FinetuneConfig, run / "config.yaml")
+    assert (config.transfer.strategy.name, config.from_scratch_baseline) == ("linear_probe", False)
+    features = {path: path.stat().st_mtime_ns for path in (run / "training").rglob("*") if path.is_file()}
+    again = command("finetune", cohort_csv, "-o", run, "--plan", "--minutes", 20)
+    assert again.code == 0, again.err
+    assert {path: path.stat().st_mtime_ns for path in features} == features
+    assert "this will take" not in again.out
+
+
+def test_less_time_than_anything_takes_is_refused_before_training(command, cohort_csv, tmp_path):
+    outcome = command("finetune", cohort_csv, "-o", tmp_path / "run", "--plan", "--minutes", 0.1, *SMALL)
+    assert outcome.code == 2
+    assert "--minutes: 0.1 minutes; expected at least 1: about" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_given_config_is_timed_too(command, cohort_csv, planned, tmp_path):
+    quick = settings("training.epochs=3", "training.epoch_scans=8", "training.batch_size=4")
+    words = ("finetune", cohort_csv, "-c", planned[0], "-o", tmp_path / "run", "--plan", *quick)
+    outcome = command(*words)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.index("this will take about") < outcome.out.index("sensitivity")
