@@ -74,8 +74,8 @@ def _own_logging() -> Iterator[None]:
 
 
 def run_command(*words: object) -> Outcome:
-    """``med-transfer WORDS`` in this process; ``finetune`` from the program's defaults unless it says ``--plan``."""
-    if words[0] == "finetune" and "--plan" not in words:
+    """``med-transfer WORDS`` in this process; from the program's defaults unless it says ``--plan``."""
+    if words and words[0] in ("finetune", "preview") and "--plan" not in words:
         words = (*words, "--no-plan")
     out, err = io.StringIO(), io.StringIO()
     argv = ["med-transfer", *map(str, words)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from med_transfer.api.planned import PlannedConfig, planned_config
+from med_transfer.api.planned import PlannedConfig, chosen_config, planned_config
 from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
 from med_transfer.config import load_config
@@ -91,8 +91,9 @@ def preview(
         overrides: ``"input.region=roi"`` and the like, over a YAML file or what was planned.
         progress: told how far it is.
     """
+    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     if config is None:
-        config = plan(cohort, overrides, progress=progress).config
+        _, config = chosen_config(cohort, overrides, progress=progress)
     cohort, config = _read(cohort, config, overrides)
     return _preview(cohort, config, per_class=per_class, draws=draws, progress=progress)
 

@@ -73,14 +73,28 @@ def planned_config(
         BackboneError: the backbone or its weights cannot be used.
         NothingDone: no scan can be read.
     """
-    named = [text.partition("=")[2].strip() for text in overrides if _key(text) == "backbone.name"]
-    plan = plan_cohort(cohort, named[-1] if named else "", progress)
-    words = [*(QUICK if quick else ()), *overrides]
-    config = choose_region(load_config(FinetuneConfig, None, words, base=plan.values), cohort)
+    plan, config = chosen_config(cohort, overrides, quick=quick, progress=progress)
     timed = timed_config(cohort, config, minutes, plan.fingerprint.read_seconds)
-    settings = [Choice(key, _value_at(config, key), "set by you") for key in dict.fromkeys(map(_key, words))]
+    settings = [
+        Choice(key, _value_at(config, key), "set by you")
+        for key in dict.fromkeys(map(_key, _words(overrides, quick=quick)))
+    ]
     settings += [Choice(key, value, f"to keep the time: {loss}") for key, value, loss in timed.given_up]
     return PlannedConfig(plan.with_settings(settings), timed.config, timed.duration)
+
+
+def chosen_config(
+    cohort: Cohort, overrides: Sequence[str] = (), *, quick: bool = False, progress: Progress = silent
+) -> tuple[Plan, FinetuneConfig]:
+    """What suits a cohort, and that with the user's own settings over it; see :func:`planned_config`."""
+    named = [text.partition("=")[2].strip() for text in overrides if _key(text) == "backbone.name"]
+    plan = plan_cohort(cohort, named[-1] if named else "", progress)
+    words = _words(overrides, quick=quick)
+    return plan, choose_region(load_config(FinetuneConfig, None, words, base=plan.values), cohort)
+
+
+def _words(overrides: Sequence[str], *, quick: bool) -> list[str]:
+    return [*(QUICK if quick else ()), *overrides]
 
 
 @dataclass(frozen=True)

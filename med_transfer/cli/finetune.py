@@ -17,6 +17,7 @@ from med_transfer.cli.options import (
     Prevalence,
     Quick,
     Subgroups,
+    UsePlan,
     cohort_and_settings,
     column_names,
 )
@@ -48,9 +49,7 @@ def command(
     ] = None,
     minutes: Minutes = None,
     quick: Quick = False,
-    plan: Annotated[
-        bool, typer.Option("--plan/--no-plan", help="Without --config: look at the scans and choose what suits them.")
-    ] = True,
+    plan: UsePlan = True,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity.

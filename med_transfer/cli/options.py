@@ -56,6 +56,9 @@ Minutes = Annotated[
 Quick = Annotated[
     bool, typer.Option("--quick", help="Only a linear head on frozen features, no baseline: a first report, soon.")
 ]
+UsePlan = Annotated[
+    bool, typer.Option("--plan/--no-plan", help="Without --config: look at the scans and choose what suits them.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 
 

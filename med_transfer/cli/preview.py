@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, ReportLanguage, cohort_and_settings
+from med_transfer.cli.options import AsJson, Config, Overrides, ReportLanguage, UsePlan, cohort_and_settings
 
 if TYPE_CHECKING:
     from med_transfer.finetuning.preview import Preview
@@ -24,15 +24,22 @@ def command(
     per_class: Annotated[int, typer.Option(min=1, help="Scans of each class; --set seed=1 shows others.")] = 2,
     draws: Annotated[int, typer.Option(min=0, help="Augmented views of each scan.")] = 2,
     language: ReportLanguage = "en",
+    plan: UsePlan = True,
     as_json: AsJson = False,
 ) -> None:
     """Show what the network sees: pictures per class before and after augmentation, sizes in mm, what is lost."""
+    from med_transfer.api.planned import chosen_config
     from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.cohorts import Cohort
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.finetuning.preview import preview
 
-    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, overrides or (), as_json=as_json)
     with progress_bars() as progress:
+        if config is None and plan:
+            table = Cohort.read(cohort)
+            _, settings = chosen_config(table, overrides or (), progress=progress)
+        else:
+            table, settings = cohort_and_settings(FinetuneConfig, cohort, config, overrides or (), as_json=as_json)
         shown = preview(table, settings, per_class=per_class, draws=draws, progress=progress)
     page = shown.write(out, language)
     if as_json:
