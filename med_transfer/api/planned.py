@@ -12,6 +12,7 @@ from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.duration import Duration, GivenUp, estimate, fit_into, measure_cost
 from med_transfer.finetuning.region_choice import choose_region
 from med_transfer.finetuning.run import load_source
+from med_transfer.finetuning.split_choice import choose_split, split_sentence
 from med_transfer.planning import Choice, Plan, fingerprint_cohort, plan_cohort
 from med_transfer.progress import Progress, silent
 
@@ -27,17 +28,19 @@ class PlannedConfig:
         plan: every choice with its reason; the user's own settings and what was given up for time are in it.
         config: to train with.
         duration: that the run will take on this machine.
+        split_sentence: whom the run is measured on.
     """
 
     plan: Plan
     config: FinetuneConfig
     duration: Duration
+    split_sentence: str
 
     @property
     def sentences(self) -> list[str]:
         """For a person, before the training."""
         chosen = [f"{choice.key}: {_short(choice.value)} ({choice.reason})" for choice in self.plan.choices]
-        return [*self.plan.facts, *chosen, f"this will take {self.duration.sentence}"]
+        return [*self.plan.facts, *chosen, self.split_sentence, f"this will take {self.duration.sentence}"]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -80,7 +83,8 @@ def planned_config(
         for key in dict.fromkeys(map(_key, _words(overrides, quick=quick)))
     ]
     settings += [Choice(key, value, f"to keep the time: {loss}") for key, value, loss in timed.given_up]
-    return PlannedConfig(plan.with_settings(settings), timed.config, timed.duration)
+    said = split_sentence(timed.config, cohort)
+    return PlannedConfig(plan.with_settings(settings), timed.config, timed.duration, said)
 
 
 def chosen_config(
@@ -90,7 +94,8 @@ def chosen_config(
     named = [text.partition("=")[2].strip() for text in overrides if _key(text) == "backbone.name"]
     plan = plan_cohort(cohort, named[-1] if named else "", progress)
     words = _words(overrides, quick=quick)
-    return plan, choose_region(load_config(FinetuneConfig, None, words, base=plan.values), cohort)
+    config = choose_region(load_config(FinetuneConfig, None, words, base=plan.values), cohort)
+    return plan, choose_split(config, cohort)
 
 
 def _words(overrides: Sequence[str], *, quick: bool) -> list[str]:

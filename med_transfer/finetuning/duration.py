@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from med_transfer.backbones import LoadedBackbone, keep_freed_memory
-from med_transfer.cohorts import Cohort, Split, split_cohort
+from med_transfer.cohorts import Cohort, Split, SplitConfig, split_cohort
 from med_transfer.config import put
-from med_transfer.errors import ConfigError
+from med_transfer.errors import CohortError, ConfigError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.batches import FoldData, training_batches
 from med_transfer.finetuning.config import FinetuneConfig
@@ -140,11 +140,16 @@ def _second_of_two(work: Callable[[], None]) -> float:
 def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     """The time that a run takes, if no training stops early."""
     n_scans = len(split.development) + len(split.test)
-    training = sum(_fold_seconds(config, split, fold, cost) for fold in range(split.n_fold_models))
+    training = _folds_seconds(config, split, cost)
     if not config.transfer.strategy.trains:
         training = n_scans * cost.forward  # features are computed once
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
     return Duration(n_scans * cost.read, training, baseline)
+
+
+def _folds_seconds(config: FinetuneConfig, split: Split, cost: Cost) -> float:
+    folds = [(divided, fold) for divided in split.repeats for fold in range(divided.n_fold_models)]
+    return sum(_fold_seconds(config, divided, fold, cost) for divided, fold in folds)
 
 
 def _fold_seconds(config: FinetuneConfig, split: Split, fold: int, cost: Cost) -> float:
@@ -158,7 +163,7 @@ def _fold_seconds(config: FinetuneConfig, split: Split, fold: int, cost: Cost) -
 def _baseline(config: FinetuneConfig, split: Split, cost: Cost) -> float:
     """A baseline trains the whole network, also beside a frozen one, whose step was not measured: three passes."""
     step = cost.step or 3 * cost.forward * config.training.batch_size
-    return sum(_fold_seconds(config, split, fold, replace(cost, step=step)) for fold in range(split.n_fold_models))
+    return _folds_seconds(config, split, replace(cost, step=step))
 
 
 def fit_into(
@@ -196,10 +201,18 @@ def _smaller_and_smaller(minutes: float, config: FinetuneConfig, cohort: Cohort,
     if not config.transfer.strategy.trains:
         return
     yield [_fewer_epochs(minutes, _without(config, baseline), cohort, cost)]
-    if config.split.kind == "kfold" and not any(case.split for case in cohort.cases):
-        one = GivenUp("split.kind", "holdout", "one network instead of an ensemble of folds")
+    one = GivenUp("split.kind", "holdout", "one network instead of an ensemble of folds")
+    if config.split.kind == "kfold" and _can_be_split(cohort, _without(config, [*baseline, one]).split):
         yield [one, _fewer_epochs(minutes, _without(config, [*baseline, one]), cohort, cost)]
     yield [GivenUp("transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features")]
+
+
+def _can_be_split(cohort: Cohort, split: SplitConfig) -> bool:
+    """Not where the table has a split of its own, which counts before the config's, nor with too few patients."""
+    try:
+        return not any(case.split for case in cohort.cases) and bool(split_cohort(cohort, split))
+    except CohortError:
+        return False
 
 
 def _fewer_epochs(minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost) -> GivenUp:

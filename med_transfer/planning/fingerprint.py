@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -45,7 +45,7 @@ class ScanFingerprint:
         boxes_mm: along depth (superior), height (posterior), width (left) of the body and of each organ that was found.
         given_mm: the longest side of the region or mask that the table gives; None without one.
         body_region: what of the body is in view.
-        seconds: that reading took.
+        seconds: that reading it and looking for organs took.
     """
 
     modality: str
@@ -166,16 +166,15 @@ def _read(case: Case) -> ScanFingerprint:
     started = time.perf_counter()
     volume = isolated(read_scan, case.path, case.series_uid, where=case.path)
     region, _ = region_of_case(case, volume)
-    return fingerprint_scan(volume, region, time.perf_counter() - started)
+    return replace(fingerprint_scan(volume, region), seconds=time.perf_counter() - started)
 
 
-def fingerprint_scan(volume: Volume, given: Region | None = None, seconds: float = 0.0) -> ScanFingerprint:
+def fingerprint_scan(volume: Volume, given: Region | None = None) -> ScanFingerprint:
     """What a scan looks like.
 
     Args:
         volume: the scan.
         given: the region that the table gives; then nothing is looked for in the scan.
-        seconds: that reading took.
     """
     modality = _modality(volume)
     boxes = {"body": _box(foreground(volume, BODY_HU if modality == "CT" else foreground_threshold(volume)))}
@@ -191,7 +190,6 @@ def fingerprint_scan(volume: Volume, given: Region | None = None, seconds: float
         boxes_mm=boxes,
         given_mm=max(given.size_mm) if given else None,
         body_region=_body_region(modality, boxes) if given is None else "unknown",
-        seconds=seconds,
     )
 
 

@@ -75,7 +75,7 @@ def region(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     """Where to look: at the table's regions, at an organ that is found in nearly all scans, at the body."""
     if cohort.n_with_region == cohort.n_scans:
         return [Choice("input.region", "roi", f"the table gives one for all {cohort.n_scans} scans")]
-    organ = ORGANS.get(cohort.body_region, "")
+    organ = ORGANS.get(cohort.body_region, "") if cohort.modality == "CT" else ""
     if organ and cohort.found(organ) >= LEAST_FOUND:
         share = f"{cohort.found(organ):.0%} of {len(cohort.scans)} scans"
         return [Choice("input.region", organ, f"{organ} found in {share}; the others are rejected by name")]
@@ -157,7 +157,7 @@ def _size_of_slices(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
 
 
 def _size_of_tiles(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
-    box = cohort.box_mm(region(cohort, at_hand)[0].value.replace("foreground", "body"), 90)
+    box = _box_in_view(cohort, at_hand, 90)
     shape = [
         tile * max(1, round(mm / (tile * spacing)))
         for mm, tile, spacing in zip(box, REGION_SHAPE, REGION_SPACING_MM, strict=True)
@@ -169,8 +169,11 @@ def _size_of_tiles(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     ]
 
 
-def _box_in_view(cohort: CohortFingerprint, at_hand: AtHand) -> Triple:
-    return cohort.box_mm(region(cohort, at_hand)[0].value.replace("foreground", "body"))
+def _box_in_view(cohort: CohortFingerprint, at_hand: AtHand, percentile: float = 50) -> Triple:
+    where = region(cohort, at_hand)[0].value
+    if where == "roi":
+        return (cohort.given_mm(percentile),) * 3
+    return cohort.box_mm("body" if where == "foreground" else where, percentile)
 
 
 def _depth_axis(cohort: CohortFingerprint) -> int:

@@ -12,7 +12,9 @@ import med_transfer as mt
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
 
-SMALL = settings("backbone.name=resnet18-w32", "input.shape=[16,16,16]", "split.folds=2", "split.test_fraction=0.34")
+SMALL = settings(
+    "backbone.name=med-transfer-small", "input.shape=[16,16,16]", "split.folds=2", "split.test_fraction=0.34"
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,11 @@ def test_plan_writes_a_config_and_says_why_and_how_long(planned):
     assert "input.region: roi (the table gives one for all 18 scans)" in outcome.out
     assert "this will take about" in outcome.out
     config = load_config(FinetuneConfig, path)
-    assert (config.backbone.name, config.input.region, config.input.shape) == ("resnet18-w32", "roi", (16, 16, 16))
+    assert (config.backbone.name, config.input.region, config.input.shape) == (
+        "med-transfer-small",
+        "roi",
+        (16, 16, 16),
+    )
     assert "set by you" in path.read_text()
 
 
@@ -53,7 +59,7 @@ def test_finetune_without_a_config_prints_the_plan_trains_it_and_goes_on_with_it
     words = ("finetune", cohort_csv, "-o", run, "--plan", "--quick", *SMALL)
     first = command(*words)
     assert first.code == 0, first.err
-    assert first.out.index("input.region: roi") < first.out.index("this will take") < first.out.index("sensitivity")
+    assert first.out.index("input.region: roi") < first.out.index("this will take") < first.out.index("bundle: ")
     config = load_config(FinetuneConfig, run / "config.yaml")
     assert (config.transfer.strategy.name, config.from_scratch_baseline) == ("linear_probe", False)
     features = {path: path.stat().st_mtime_ns for path in (run / "training").rglob("*") if path.is_file()}
@@ -75,4 +81,4 @@ def test_a_given_config_is_timed_too(command, cohort_csv, planned, tmp_path):
     words = ("finetune", cohort_csv, "-c", planned[0], "-o", tmp_path / "run", "--plan", *quick)
     outcome = command(*words)
     assert outcome.code == 0, outcome.err
-    assert outcome.out.index("this will take about") < outcome.out.index("sensitivity")
+    assert outcome.out.index("this will take about") < outcome.out.index("bundle: ")
