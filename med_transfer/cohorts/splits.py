@@ -80,12 +80,15 @@ class Split:
         test: seen by no fold model.
         validation: one tuple a fold.
         always_training: development cases that are in no fold's validation (holdout).
+        steering: where the validation cases are evaluated, for each fold the training cases that say when its training
+            stops instead of them; empty where there are too few patients for that. Else there is no such part.
         further: the same cases in other folds, where the evaluation is repeated; fold models that are kept are of this.
     """
 
     test: tuple[int, ...]
     validation: tuple[tuple[int, ...], ...]
     always_training: tuple[int, ...] = ()
+    steering: tuple[tuple[int, ...], ...] = ()
     further: tuple[Split, ...] = ()
 
     @property
@@ -107,6 +110,21 @@ class Split:
     def development(self) -> tuple[int, ...]:
         """Every case that is not for testing."""
         return tuple(sorted({*self.always_training, *chain.from_iterable(self.validation)}))
+
+    def steering_of(self, fold: int) -> tuple[int, ...]:
+        """Training cases that say when to stop; none where the validation cases may.
+
+        Raises:
+            TooFewPatients: these are evaluated, and there are no other patients to spare.
+        """
+        if self.steering and not self.steering[fold]:
+            raise TooFewPatients(
+                f"a class has one patient outside validation {fold}, which is evaluated",
+                where="split",
+                expected="two, one of whom says when training stops",
+                action="Add patients, keep some apart (split.test_fraction), or use transfer.strategy=linear_probe",
+            )
+        return self.steering[fold] if self.steering else ()
 
     def training(self, fold: int) -> tuple[int, ...]:
         """Development cases that are not this fold's validation cases."""
@@ -131,7 +149,7 @@ def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
         return _split_by_column(cohort, config)
     _require_patients(cohort, everyone, config, with_test=bool(config.test_fraction))
     test = _typical_part(cohort, everyone, config.test_fraction, config.seed) if config.test_fraction else everyone[:0]
-    split = _split_development(cohort, test, np.setdiff1d(everyone, test), config)
+    split = _steered(cohort, _split_development(cohort, test, np.setdiff1d(everyone, test), config), config)
     test_part = {"the test set": split.test} if config.test_fraction else {}
     _require_classes(cohort, test_part | _parts_of_folds(split))
     return split
@@ -214,9 +232,28 @@ def _split_by_column(cohort: Cohort, config: SplitConfig) -> Split:
     else:
         _require_patients(cohort, train, config, with_test=False)
         split = _split_development(cohort, test, train, config)
+    split = _steered(cohort, split, config)
     check_leakage(cohort, [()] * len(cohort), split)
     _require_classes(cohort, _parts_of_folds(split))
     return split
+
+
+def _steered(cohort: Cohort, split: Split, config: SplitConfig) -> Split:
+    """Where validation cases are evaluated, they may not also say when their training stops."""
+    if split.test:
+        return split
+    further = tuple(_steered(cohort, of_repeat, config) for of_repeat in split.further)
+    steering = tuple(_steering(cohort, np.array(split.training(fold)), config) for fold in range(split.n_fold_models))
+    return replace(split, steering=steering, further=further)
+
+
+def _steering(cohort: Cohort, training: NDArray, config: SplitConfig) -> tuple[int, ...]:
+    """A typical part of the training cases, with a patient of each class; empty where there is no second one."""
+    _, present = _presence(cohort)
+    rarest = int(_patient_counts(cohort, present, training).min())
+    if rarest < 2:
+        return ()
+    return _indices(_typical_part(cohort, training, max(config.val_fraction, 1 / rarest), config.seed))
 
 
 def _split_development(cohort: Cohort, test: NDArray, development: NDArray, config: SplitConfig) -> Split:

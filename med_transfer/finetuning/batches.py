@@ -30,7 +30,8 @@ VoxelSize = tuple[float, float, float]
 class FoldData:
     """Prepared tensors and truth of one fold's training and validation part, and tensors that have no truth.
 
-    What is augmented comes with the size of its voxels in mm, along depth, height and width.
+    What is augmented comes with the size of its voxels in mm, along depth, height and width. The ``steering`` scans say
+    when training stops and which weights are kept: the validation scans, or others where those are evaluated.
     """
 
     labels: Labels
@@ -39,16 +40,33 @@ class FoldData:
     train_truth: Truth
     val_tensors: list[NDArray[np.float16]]
     val_truth: Truth
+    train_patients: list[str] = field(default_factory=list)
+    steering_tensors: list[NDArray[np.float16]] = field(default_factory=list)
+    steering_truth: Truth = field(default_factory=lambda: np.zeros((0, 0), bool))
     unlabelled: list[NDArray[np.float16]] = field(default_factory=list)
     unlabelled_voxel_mm: list[VoxelSize] = field(default_factory=list)
 
 
 def fold_data(
-    prepared: PreparedCohort, split: Split, number: int, unlabelled: PreparedCohort | None = None
+    prepared: PreparedCohort,
+    split: Split,
+    number: int,
+    unlabelled: PreparedCohort | None = None,
+    *,
+    steered: bool = True,
 ) -> FoldData:
-    """The training and validation part of one fold; unlabelled scans are the same for all."""
+    """The parts of one fold; unlabelled scans are the same for all.
+
+    Args:
+        steered: whether the training needs scans to steer by; else it learns from those too.
+
+    Raises:
+        TooFewPatients: it does, and there are none beside those who are evaluated.
+    """
     tensors, sizes, truth = prepared.tensors, prepared.voxel_mm, prepared.cohort.truth
-    training, validation = list(split.training(number)), list(split.validation[number])
+    validation, steering = list(split.validation[number]), list(split.steering_of(number) if steered else ())
+    training = [case for case in split.training(number) if case not in set(steering)]
+    steering = steering or validation
     return FoldData(
         prepared.cohort.labels,
         [tensors[i] for i in training],
@@ -56,6 +74,9 @@ def fold_data(
         truth[training],
         [tensors[i] for i in validation],
         truth[validation],
+        [prepared.cohort.patients[i] for i in training],
+        [tensors[i] for i in steering],
+        truth[steering],
         unlabelled.tensors if unlabelled else [],
         unlabelled.voxel_mm if unlabelled else [],
     )

@@ -171,8 +171,8 @@ def fit_into(
 ) -> tuple[FinetuneConfig, list[GivenUp]]:
     """The config, or the nearest one that takes no more than so many minutes; what was given up, in order.
 
-    First the from-scratch baseline, then epochs (down to ten), then all fold models but one, then training itself: a
-    linear head on frozen features. The cost is of the config's own step.
+    First the from-scratch baseline, then repeats, then epochs (down to ten), then (with test patients kept apart) all
+    fold models but one, then training itself: a linear head on frozen features. The cost is of the config's own step.
 
     Raises:
         ConfigError: not even reading the scans and one pass through the network fits.
@@ -198,12 +198,17 @@ def _smaller_and_smaller(minutes: float, config: FinetuneConfig, cohort: Cohort,
     baseline = [GivenUp("from_scratch_baseline", False, "the transfer gain is not measured")]
     if config.from_scratch_baseline:
         yield baseline
+    if (config.split.repeats or 1) > 1:
+        once = [GivenUp("split.repeats", 1, "each patient is measured in one division into folds")]
+        config = _without(config, once)
+        yield once
     if not config.transfer.strategy.trains:
         return
     yield [_fewer_epochs(minutes, _without(config, baseline), cohort, cost)]
     one = GivenUp("split.kind", "holdout", "one network instead of an ensemble of folds")
-    if config.split.kind == "kfold" and _can_be_split(cohort, _without(config, [*baseline, one]).split):
-        yield [one, _fewer_epochs(minutes, _without(config, [*baseline, one]), cohort, cost)]
+    alone = _without(config, [*baseline, one])
+    if config.split.kind == "kfold" and config.split.test_fraction and _can_be_split(cohort, alone.split):
+        yield [one, _fewer_epochs(minutes, alone, cohort, cost)]
     yield [GivenUp("transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features")]
 
 

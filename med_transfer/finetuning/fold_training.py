@@ -112,7 +112,7 @@ def _learn(
         steps_per_epoch=len(batches),
         seed=seed,
     )
-    validation = validation_batches(data.val_tensors, data.val_truth, config, preprocessing)
+    validation = validation_batches(data.steering_tensors, data.steering_truth, config, preprocessing)
     best = _fit(module, batches, validation, config.training, folder, progress)
     classifier.load_state_dict(best.weights)
     config.transfer.strategy.finish(classifier)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
-from med_transfer.finetuning.batches import fold_data, lacking_prior
+from med_transfer.finetuning.batches import FoldData, fold_data, lacking_prior
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
@@ -89,7 +89,7 @@ def train_fold(
         copy.deepcopy(source.encoder), len(labels), pooled, config.training.dropout, config.transfer.bottleneck
     )
     config.transfer.strategy.build(classifier)
-    data = fold_data(run_data.prepared, run_data.split, number, run_data.unlabelled)
+    data = _fold_data(run_data, config, number)
     return train_network(
         classifier, data, config, run_data.preprocessing, folder, seed=seed, progress=progress_callback
     )
@@ -116,7 +116,7 @@ def train_folds(
     for number in range(split.n_fold_models):
         callback = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_fold_models}", progress)
         result = train_fold(run_data, source, config, number, folder / fold_folder(number, repeat), callback)
-        data = fold_data(prepared, split, number, run_data.unlabelled)
+        data = _fold_data(run_data, config, number)
         train_features, val_features = labelled_features(result.classifier, data, config, read)
         trained.append(result)
         novelties.append(Novelty(result.classifier.n_features).fit(train_features, val_features))
@@ -141,6 +141,11 @@ def train_folds(
 def fold_folder(number: int, repeat: int) -> str:
     """Where a fold's state is kept; beside it, for all repeats, the features of frozen encoders."""
     return f"fold-{number}" if repeat == 1 else f"repeat-{repeat}-fold-{number}"
+
+
+def _fold_data(run_data: RunData, config: FinetuneConfig, number: int) -> FoldData:
+    steered = config.transfer.strategy.trains
+    return fold_data(run_data.prepared, run_data.split, number, run_data.unlabelled, steered=steered)
 
 
 def _logits(classifier: Classifier, features: Tensor) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batch_norm import adapt_statistics, check_batch_norm
 from med_transfer.finetuning.batches import FoldData, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.early_stopping import LOWER_IS_BETTER, monitored_figure
+from med_transfer.finetuning.early_stopping import monitored_figure
 from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
 from med_transfer.finetuning.features import FeatureSource, tensor_hash
 from med_transfer.finetuning.losses import classification_loss
@@ -84,7 +84,7 @@ def initialise(
     attends = "delta" in transfer.regularise and transfer.delta.attention
     if strategy.head_from_probe or attends:
         train_features, val_features = labelled_features(classifier, data, config, source.cached)
-        probe = _probe(train_features, val_features, data, config)
+        probe = _probe(train_features, data, config)
         row = _row(probe, train_features, val_features, data, config)
         attention = _attention(classifier, probe, train_features, data.train_truth, data.labels) if attends else None
     if strategy.head_from_probe and probe is not None:
@@ -111,19 +111,12 @@ def _adapt(classifier: Classifier, data: FoldData, config: FinetuneConfig, prepr
     classifier.cpu()
 
 
-def _probe(train_features: Tensor, val_features: Tensor, data: FoldData, config: FinetuneConfig) -> LinearHead:
-    sign = -1 if config.training.monitor in LOWER_IS_BETTER else 1
-
-    def score(logits: NDArray[np.float64]) -> float:
-        _, figure = _loss_and_figure(torch.from_numpy(logits), data.val_truth, config, data.labels)
-        return sign * figure
-
+def _probe(train_features: Tensor, data: FoldData, config: FinetuneConfig) -> LinearHead:
     return fit_probe(
         train_features.numpy(),
         data.train_truth,
+        data.train_patients,
         config.transfer.probe.inverse_strengths,
-        score,
-        val_features.numpy(),
         multilabel=data.labels.multilabel,
         balanced=config.training.balance != "none",
     )

@@ -49,7 +49,8 @@ class ProbeConfig(_Config):
     """The logistic head of ``linear_probe``, ``lp_ft`` and DELTA's attention.
 
     Attributes:
-        inverse_strengths: scikit-learn's ``C`` to choose from on the validation scans; the smallest wins a tie.
+        inverse_strengths: scikit-learn's ``C`` to choose from, by folds of the training patients; a tie goes to the
+            smallest.
     """
 
     inverse_strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from med_transfer.predictions.patient_folds import held_out_in_turn, patient_folds
+
+INNER_FOLDS = 5
 ABSENT_LOGIT = -20.0  # of a class that no training scan has: as good as never
 MAX_ITERATIONS = 2000
 
@@ -32,31 +36,54 @@ class LinearHead:
 def fit_probe(
     features: NDArray[np.floating],
     truth: NDArray[np.bool_],
+    patients: Sequence[str],
     inverse_strengths: Sequence[float],
-    score: Callable[[NDArray[np.float64]], float],
-    features_val: NDArray[np.floating],
     *,
     multilabel: bool = False,
     balanced: bool = True,
 ) -> LinearHead:
-    """The probe whose strength of regularisation does best on the validation scans; a tie goes to the strongest.
+    """The probe whose strength of regularisation does best across folds of its own training patients.
+
+    Nobody but the training patients has a say, so that whoever it is measured on is unseen. Best is the least
+    cross-entropy, each class weighed alike where ``balanced``; a tie goes to the strongest, as does the choice where
+    there are too few patients to divide. Cross-entropy moves with every scan; a rate of a dozen scans jumps, and then
+    folds get strengths, and scales of their logits, that differ by chance alone.
 
     Args:
-        features, features_val: [scan, feature] of the training and validation scans.
+        features: [scan, feature] of the training scans.
         truth: boolean [scan, class] of the training scans.
+        patients: one entry a scan.
         inverse_strengths: scikit-learn's ``C`` to try.
-        score: of logits [validation scan, class]; higher is better.
         multilabel: several findings a scan: one regression each.
         balanced: weigh classes by inverse frequency.
 
-    Source: Alain & Bengio 2016, arXiv:1610.01644.
+    Source: Alain & Bengio 2016, arXiv:1610.01644; Stone 1974, J R Stat Soc B 36:111.
     """
-    heads = [
-        fit_head(features, truth, strength, multilabel=multilabel, balanced=balanced)
-        for strength in sorted(inverse_strengths)
-    ]
-    scores = [score(head.logits(features_val)) for head in heads]
-    return heads[int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0]
+    strengths, n_folds = sorted(inverse_strengths), min(INNER_FOLDS, len(set(patients)))
+    if n_folds < 2 or len(strengths) == 1:
+        return fit_head(features, truth, strengths[0], multilabel=multilabel, balanced=balanced)
+    folds = held_out_in_turn(patient_folds(truth, patients, n_folds))
+
+    def loss(strength: float) -> float:
+        logits = np.zeros(truth.shape)
+        for learn, held_out in folds:
+            head = fit_head(features[learn], truth[learn], strength, multilabel=multilabel, balanced=balanced)
+            logits[held_out] = head.logits(features[held_out])
+        return _cross_entropy(logits, truth, multilabel=multilabel, balanced=balanced)
+
+    best = min(strengths, key=loss)
+    return fit_head(features, truth, best, multilabel=multilabel, balanced=balanced)
+
+
+def _cross_entropy(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool, balanced: bool) -> float:
+    """Mean over scans; ``balanced``: over the means of each class, or of each finding's absence and presence."""
+    if multilabel:
+        of_scan = np.logaddexp(0, np.where(truth, -logits, logits))
+        alike = np.where(truth, truth.sum(axis=0), (~truth).sum(axis=0))
+    else:
+        of_scan = -log_softmax(logits, axis=1)[truth]
+        alike = truth.sum(axis=0)[truth.argmax(axis=1)]
+    return float(np.average(of_scan, weights=1 / alike if balanced else None))
 
 
 def fit_head(

@@ -5,6 +5,7 @@ import pytest
 from cohort_strategies import NAMES, cohort_of, cohorts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_cohort import made_up_cohort
 from pydantic import ValidationError
 
 from med_transfer.cohorts import Cohort, Split, SplitConfig, check_leakage, split_cohort
@@ -230,3 +231,34 @@ def test_lung_nodules(nodule_cohort, label):
     overall = cohort.truth.mean(axis=0)
     for part in (split.test, *split.validation):
         assert np.abs(cohort.truth[list(part)].mean(axis=0) - overall).max() < 0.07
+
+
+# Who steers a training whose validation patients are evaluated
+
+
+@quick
+@given(st.integers(2, 5), st.integers(4, 12), st.integers(0, 5), st.integers(1, 3))
+def test_out_of_fold_training_is_steered_by_training_patients_of_every_class(folds, per_class, seed, repeats):
+    cohort = made_up_cohort([*"abc"] * per_class).cohort
+    split = split_cohort(cohort, SplitConfig(folds=folds, test_fraction=0, repeats=repeats, seed=seed))
+    for divided in split.repeats:
+        for fold in range(folds):
+            steering, training = set(divided.steering_of(fold)), set(divided.training(fold))
+            assert steering < training
+            assert not steering & set(divided.validation[fold])
+            patients = [{cohort.cases[i].patient for i in part} for part in (steering, training - steering)]
+            assert not patients[0] & patients[1]
+            assert {cohort.cases[i].label for i in steering} == set("abc")
+            assert {cohort.cases[i].label for i in training - steering} == set("abc")
+
+
+def test_test_patients_kept_apart_leave_the_steering_to_the_validation_patients():
+    split = split_cohort(made_up_cohort([*"ab"] * 20).cohort, SplitConfig(test_fraction=0.25))
+    assert split.steering == ()
+    assert [split.steering_of(fold) for fold in range(5)] == [()] * 5
+
+
+def test_a_class_without_a_patient_to_spare_is_refused_only_when_steering_is_asked_for():
+    split = split_cohort(made_up_cohort([*"aaaabb"]).cohort, SplitConfig(folds=2, test_fraction=0))
+    with pytest.raises(TooFewPatients, match="one patient outside validation 0, which is evaluated"):
+        split.steering_of(0)

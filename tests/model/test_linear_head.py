@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 
-from med_transfer.model.linear_head import fit_head, fit_probe
+from med_transfer.model.linear_head import fit_head, fit_probe, probe_model
+from med_transfer.predictions.patient_folds import patient_folds
 
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.normal(3.0, [1, 20, 0.1, 5, 1], size=(90, 5))
@@ -52,19 +56,41 @@ def test_a_class_without_a_training_scan_is_never_called():
     np.testing.assert_allclose(probabilities[:, :3], reference(CLASSES), rtol=1e-5)
 
 
-def test_the_strength_is_the_one_that_validation_likes_best_and_a_tie_goes_to_the_strongest():
-    asked = []
-
-    def score(logits):
-        asked.append(logits)
-        return [0.5, 0.9, 0.9][len(asked) - 1]
-
-    head = fit_probe(FEATURES, TRUTH, (10.0, 0.01, 0.1), score, FEATURES[:7])
-    assert head.inverse_strength == 0.1
-    assert [len(logits) for logits in asked] == [7, 7, 7]
-    flat = fit_probe(FEATURES, TRUTH, (10.0, 0.01), lambda logits: 0.5, FEATURES)
-    assert flat.inverse_strength == 0.01
+STRENGTHS = (1e-4, 0.01, 1.0, 100.0)
+PATIENTS = [f"p{number // 2}" for number in range(90)]  # two scans each
 
 
-def test_an_undefined_score_takes_the_strongest():
-    assert fit_probe(FEATURES, TRUTH, (1.0, 0.1), lambda logits: float("nan"), FEATURES).inverse_strength == 0.1
+@pytest.mark.parametrize("balanced", [True, False])
+def test_the_strength_is_the_one_of_least_cross_entropy_across_folds_of_patients(balanced):
+    """Against scikit-learn's own cross-validation on the same division."""
+    folds = PredefinedSplit(patient_folds(TRUTH, PATIENTS, 5))
+    weights = compute_sample_weight("balanced", CLASSES) if balanced else None
+    losses = []
+    for strength in STRENGTHS:
+        model = probe_model(strength, balanced=balanced)
+        said = cross_val_predict(model, FEATURES, CLASSES, cv=folds, method="predict_proba")
+        losses.append(log_loss(CLASSES, said, sample_weight=weights))
+    head = fit_probe(FEATURES, TRUTH, PATIENTS, STRENGTHS[::-1], balanced=balanced)
+    assert head.inverse_strength == STRENGTHS[int(np.argmin(losses))]
+    alone = fit_head(FEATURES, TRUTH, head.inverse_strength, multilabel=False, balanced=balanced)
+    np.testing.assert_array_equal(head.weight, alone.weight)  # learned from all of them
+
+
+def test_of_findings_the_strength_is_that_of_the_mean_over_findings():
+    truth = np.stack([FEATURES[:, 0] > 3, FEATURES[:, 3] > 9], axis=1)
+    folds, losses = PredefinedSplit(patient_folds(truth, PATIENTS, 5)), []
+    for strength in STRENGTHS:
+        said = [
+            cross_val_predict(probe_model(strength, balanced=True), FEATURES, finding, cv=folds, method="predict_proba")
+            for finding in truth.T
+        ]
+        pairs = zip(truth.T, said, strict=True)
+        losses.append(np.mean([log_loss(t, p, sample_weight=compute_sample_weight("balanced", t)) for t, p in pairs]))
+    head = fit_probe(FEATURES, truth, PATIENTS, STRENGTHS, multilabel=True)
+    assert head.inverse_strength == STRENGTHS[int(np.argmin(losses))]
+
+
+def test_noise_and_a_single_patient_take_the_strongest():
+    noise = np.random.default_rng(1).normal(size=FEATURES.shape)
+    assert fit_probe(noise, TRUTH, PATIENTS, STRENGTHS).inverse_strength == STRENGTHS[0]
+    assert fit_probe(FEATURES, TRUTH, ["p"] * 90, STRENGTHS).inverse_strength == STRENGTHS[0]
