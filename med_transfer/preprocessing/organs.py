@@ -7,8 +7,10 @@ the reason says which limit it breaks. What this finds in real scans: docs/data.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 from weakref import WeakKeyDictionary
 
@@ -20,7 +22,7 @@ from med_transfer.preprocessing.config import OrganName
 from med_transfer.preprocessing.resampling.grid import Grid, index_map
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.scans import Region, Volume, geometry
-from med_transfer.scans.region import region_between, region_of_voxels
+from med_transfer.scans.region import region_of_voxels
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 Reason = Literal[
@@ -78,6 +80,21 @@ class Organ:
         """The same on the voxels of another grid."""
         return resample(self.mask.astype(np.float32), self.affine, grid, outside=0.0, antialias=False) > 0.5
 
+    def alone(self, volume: Volume, floor: float) -> Volume:
+        """The part of a scan about the organ, where every other voxel has the value ``floor``."""
+        low, high = (np.array(self.region.centre_mm) + side * np.array(self.region.size_mm) / 2 for side in (-1, 1))
+        index = geometry.to_index(volume.affine, list(itertools.product(*zip(low, high, strict=True))))
+        last = np.array(volume.voxels.shape[::-1]) - 1
+        first, last = (
+            np.clip(ends, 0, last).astype(int) for ends in (np.floor(index.min(axis=0)), np.ceil(index.max(axis=0)))
+        )
+        box = tuple(slice(a, b + 1) for a, b in zip(first[::-1], last[::-1], strict=True))
+        voxels, affine = volume.voxels[box].copy(), volume.affine.copy()
+        affine[:3, 3] = geometry.to_world_mm(volume.affine, first)
+        depth, height, width = voxels.shape
+        voxels[~self.on(Grid(affine, (depth, height, width)))] = math.floor(floor)
+        return replace(volume, voxels=voxels, affine=affine)
+
 
 @dataclass(frozen=True)
 class NotFound:
@@ -131,10 +148,10 @@ def _search(volume: Volume, organ: OrganName) -> Organ | NotFound:
 
 
 def _patient_grid(volume: Volume) -> Grid:
-    box = region_between(volume.affine, (0, 0, 0), np.array(volume.voxels.shape[::-1]) - 1)
-    width, height, depth = (max(1, int(np.ceil(mm / STEP_MM))) for mm in box.size_mm)
+    low, high = geometry.box_mm(volume.affine, (0, 0, 0), np.array(volume.voxels.shape[::-1]) - 1)
+    width, height, depth = (max(1, int(np.ceil(mm / STEP_MM))) for mm in high - low)
     shape = (depth, height, width)
-    return Grid(geometry.grid_affine("SPL", (STEP_MM, STEP_MM, STEP_MM), box.centre_mm, shape), shape)
+    return Grid(geometry.grid_affine("SPL", (STEP_MM, STEP_MM, STEP_MM), (low + high) / 2, shape), shape)
 
 
 def _in_view(volume: Volume, grid: Grid) -> Mask:

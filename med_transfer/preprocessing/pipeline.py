@@ -15,6 +15,7 @@ from torch import Tensor
 
 from med_transfer.preprocessing.channels import Scans, require_columns, require_modality, require_same_place
 from med_transfer.preprocessing.config import FIRST_CHANNEL, PreprocessingConfig
+from med_transfer.preprocessing.organs import Organ
 from med_transfer.preprocessing.region import organ_in_view, region_in_view
 from med_transfer.preprocessing.resampling.grid import Grid, Triple
 from med_transfer.preprocessing.resampling.resample import resample
@@ -79,11 +80,9 @@ class Preprocessing:
         return wide
 
     def _on_grid(self, volumes: Scans, grid: Grid) -> Tensor:
-        images = [_on_grid(volumes[column], grid, channel) for column, channel in self._channels]
-        stacked = np.stack(images)
-        if self.config.isolate and (organ := organ_in_view(volumes[FIRST_CHANNEL], self.config)):
-            stacked[:, ~organ.on(grid)] = self.config.output_range[0]
-        return torch.from_numpy(stacked).half().float()
+        organ = organ_in_view(volumes[FIRST_CHANNEL], self.config) if self.config.isolate else None
+        images = [_on_grid(volumes[column], grid, channel, organ) for column, channel in self._channels]
+        return torch.from_numpy(np.stack(images)).half().float()
 
     def _fitted_spacing(self, region: Region) -> tuple[float, float, float]:
         extent = [region.size_mm[axis] for axis in geometry.world_axes(self.config.orientation)]
@@ -97,9 +96,11 @@ class Preprocessing:
         return fitted[self.config.fit]
 
 
-def _on_grid(volume: Volume, grid: Grid, config: PreprocessingConfig) -> NDArray[np.float32]:
-    """One channel: resampled once, then its own window."""
+def _on_grid(volume: Volume, grid: Grid, config: PreprocessingConfig, organ: Organ | None) -> NDArray[np.float32]:
+    """One channel: resampled once, then its own window. Of an organ alone, nothing of what is beside it is mixed in."""
     window = window_of(volume, config)
-    voxels = resample(volume.voxels, volume.affine, grid, outside="edge" if config.outside == "edge" else window[0])
+    outside = "edge" if config.outside == "edge" and organ is None else window[0]
+    seen = volume if organ is None else organ.alone(volume, window[0])
+    voxels = resample(seen.voxels, seen.affine, grid, outside=outside)
     apply_window(voxels, window, config.output_range)
     return voxels

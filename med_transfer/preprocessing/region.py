@@ -12,7 +12,6 @@ from med_transfer.preprocessing.config import PreprocessingConfig
 from med_transfer.preprocessing.organs import Organ, find_organ
 from med_transfer.preprocessing.window import foreground_threshold
 from med_transfer.scans import Region, Volume, geometry
-from med_transfer.scans.region import region_between
 
 BODY_HU = -500.0  # between lung or air and soft tissue
 MARGIN_MM = 4.0  # of the box around an organ, to each side
@@ -73,7 +72,7 @@ def organ_in_view(volume: Volume, config: PreprocessingConfig) -> Organ | None:
 
 def whole(volume: Volume) -> Region:
     """The box around the whole scan, in LPS mm."""
-    return region_between(volume.affine, np.zeros(3), np.array(volume.voxels.shape[::-1]) - 1)
+    return _box(volume, np.zeros(3), np.array(volume.voxels.shape[::-1]) - 1)
 
 
 def foreground(volume: Volume, above: float = BODY_HU) -> Region:
@@ -87,4 +86,11 @@ def foreground(volume: Volume, above: float = BODY_HU) -> Region:
     slices = ndimage.find_objects(parts)[body]
     first = np.array([s.start * step for s, step in zip(slices, steps, strict=True)])[::-1]
     last = np.array([(s.stop - 1) * step for s, step in zip(slices, steps, strict=True)])[::-1]
-    return region_between(volume.affine, first, last)
+    return _box(volume, first, last)
+
+
+def _box(volume: Volume, first_ijk: NDArray, last_ijk: NDArray) -> Region:
+    low, high = geometry.box_mm(volume.affine, first_ijk, last_ijk)
+    x, y, z = (float(mm) for mm in (low + high) / 2)
+    width, height, depth = (float(mm) for mm in high - low)
+    return Region((x, y, z), (width, height, depth))

@@ -104,6 +104,15 @@ def inside(affine: Affine, shape_kji: Sequence[int], world_mm: ArrayLike) -> NDA
     return np.asarray(((index >= -0.5) & (index <= np.array(shape_kji[::-1]) - 0.5)).all(axis=-1))
 
 
+def box_mm(
+    affine: Affine, first_ijk: ArrayLike, last_ijk: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The least and greatest LPS mm of the box of voxels between two opposite ones, their outer edges included."""
+    ends = np.array([np.asarray(first_ijk) - 0.5, np.asarray(last_ijk) + 0.5]).T
+    corners = to_world_mm(affine, list(itertools.product(*ends)))
+    return corners.min(axis=0), corners.max(axis=0)
+
+
 def from_array_affine_ras(affine: Affine) -> Affine:
     """(i, j, k) to LPS mm, of the affine that MONAI keeps: array index (k, j, i) to RAS mm."""
     return swap_lps_ras(np.asarray(affine, dtype=np.float64)[:, [2, 1, 0, 3]])

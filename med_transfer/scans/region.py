@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from med_transfer.errors import UnusableVoxels
 from med_transfer.scans import geometry
@@ -42,14 +41,7 @@ def region_of_voxels(present: NDArray[np.bool_], affine: geometry.Affine) -> Reg
         other_axes = tuple(other for other in range(3) if other != axis)
         indices = np.flatnonzero(present.any(axis=other_axes))
         extents.append((indices[0], indices[-1]))
-    return region_between(affine, *np.transpose(extents))
-
-
-def region_between(affine: geometry.Affine, first_ijk: ArrayLike, last_ijk: ArrayLike) -> Region:
-    """The LPS box around two opposite voxels, outer edges included."""
-    extents = np.array([np.asarray(first_ijk) - 0.5, np.asarray(last_ijk) + 0.5]).T
-    corners = geometry.to_world_mm(affine, list(itertools.product(*extents)))
-    low, high = corners.min(axis=0), corners.max(axis=0)
+    low, high = geometry.box_mm(affine, *np.transpose(extents))
     return Region(_triple((low + high) / 2), _triple(high - low))
 
 

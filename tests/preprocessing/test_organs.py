@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from whole_bodies import (
     affine_of,
@@ -211,12 +212,23 @@ def test_isolated_it_is_the_organ_and_nothing_else(margin, region):
     with_all, isolated = (each(scan, margin=(margin,) * 3).numpy() for each in (plain, alone))
     grid = plain.grid(scan, margin=(margin,) * 3)
     inside = on_scan(find_organ(scan, region), as_volume(np.empty(grid.shape, np.int16), grid.affine))
-    np.testing.assert_array_equal(isolated[:, inside], with_all[:, inside])
-    assert (isolated[:, ~inside] == 0).all()
+    deep, far = ndimage.binary_erosion(inside, iterations=3), ~ndimage.binary_dilation(inside, iterations=2)
+    np.testing.assert_allclose(isolated[:, deep], with_all[:, deep], atol=1e-3)
+    np.testing.assert_allclose(isolated[:, far], 0, atol=1e-4)
     if region == "brain":
-        assert with_all[0, ~inside].max() == 1  # the skull
-        bone = 0.6  # above 200 HU; a coarse voxel at the brain's edge may have some
-        assert (isolated[1] > bone).mean() < 0.01 < 0.1 < (with_all[1] > bone).mean()
+        bone = 0.6  # above 200 HU; slices of 3 mm leave a little of it at the skull's base
+        assert (isolated[1] > bone).mean() < 0.001 < 0.1 < (with_all[1] > bone).mean()
+
+
+def test_blood_along_the_skull_stays_when_it_is_isolated():
+    """In voxels of 4 mm a clot of a few mm is still brighter than the brain, and the skull is not."""
+    isolated = Preprocessing(PreprocessingConfig(**BRAIN | {"isolate": True, "fit": "isotropic"}))
+    scan = plain_head()
+    grid, image = isolated.grid(scan), isolated(scan)[0].numpy()
+    points = voxel_points(as_volume(np.empty(grid.shape, np.int16), grid.affine))
+    blood = image[(np.abs(points[..., 1:]) < 8).all(axis=-1) & (points[..., 0] > 52) & (points[..., 0] < 62)]
+    other_side = image[(np.abs(points[..., 1:]) < 8).all(axis=-1) & (points[..., 0] < -52) & (points[..., 0] > -62)]
+    assert blood.mean() > 0.65 > 0.5 > other_side.mean()
 
 
 def test_isolated_lungs_have_no_bone():
