@@ -66,6 +66,21 @@ def test_the_section_tells_aim_threshold_what_was_reached_and_the_lock(tmp_path)
     assert healthy["Threshold"] == ""
 
 
+def test_out_of_fold_nothing_is_said_of_test_scans(tmp_path):
+    metrics = decided(rule="youden", n_networks=5).model_copy(update={"out_of_fold": True, "test_set_access": None})
+    text = Page(write(tmp_path / "report.html", evidence(DATA, metrics))).text
+    section = text[
+        text.index("What was decided for the bundle") : text.index(
+            "Rates by class", text.index("What was decided for the bundle")
+        )
+    ]
+    assert "for each scan here the same was decided by other patients" in section
+    assert "Sensitivity, out of fold" in section
+    assert "those out of fold are of thresholds that other patients chose" in section
+    assert "test scans" not in section
+    assert "called by one network" not in section
+
+
 def test_an_undecided_report_says_nothing_of_it(tmp_path):
     assert "Operating point</h2>" not in write(tmp_path / "report.html", sample())
 

@@ -26,13 +26,14 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     chosen, access = metrics.chosen_point, metrics.test_set_access
     if chosen is None and access is None:
         return None
-    tables = [_decided(metrics.operating_point, chosen, access, t)]
+    tables = [_decided(metrics, access, t)]
     tables += [_reached(metrics, chosen, t)] if chosen else []
     tables += [_costs(metrics.operating_point, metrics.labels, t)] if metrics.operating_point.costs else []
-    return Section(t("Operating point"), tables, values={"chosen": chosen})
+    return Section(t("Operating point"), tables, values={"chosen": chosen, "out_of_fold": metrics.out_of_fold})
 
 
-def _decided(point: OperatingPoint, chosen: ChosenPoint | None, access: AccessCounts | None, t: Translator) -> Table:
+def _decided(metrics: Metrics, access: AccessCounts | None, t: Translator) -> Table:
+    point, chosen = metrics.operating_point, metrics.chosen_point
     rows = [(t("A scan is called"), str(point))]
     if chosen is not None:
         rows = [(t("Aim"), _aim(chosen, t)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
@@ -40,9 +41,10 @@ def _decided(point: OperatingPoint, chosen: ChosenPoint | None, access: AccessCo
         read = ", ".join(filter(None, [times_read(access, t), decided_before(access, t)]))
         locked = access.lock_hash or t("not locked: the bundle is from before there were locks")
         rows += [(t("Lock on all decisions (SHA-256)"), locked), (t("Test-set access"), read)]
-    return Table(
-        "decided", t("What was decided before the test set was read"), (t("Decision"), t("Value")), rows, kind="text"
-    )
+    what = t("What was decided before the test set was read")
+    if metrics.out_of_fold:
+        what = t("What was decided for the bundle; for each scan here the same was decided by other patients")
+    return Table("decided", what, (t("Decision"), t("Value")), rows, kind="text")
 
 
 def _aim(chosen: ChosenPoint, t: Translator) -> str:
@@ -61,21 +63,28 @@ def _decided_on(point: OperatingPoint, chosen: ChosenPoint, t: Translator) -> st
 
 
 def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
-    thresholds = metrics.operating_point.thresholds
+    thresholds, count = metrics.operating_point.thresholds, {"scans": chosen.n_scans, "patients": chosen.n_patients}
+    what = t(
+        "What it reached on {scans} validation scans of {patients} patients, and on the test scans; 95 % intervals",
+        **count,
+    )
+    which = (t("Sensitivity, test"), t("Specificity, test"))
+    if metrics.out_of_fold:
+        what = t(
+            "What it reached on the {scans} scans of {patients} patients that it was decided on, and out of fold: as "
+            "others decided it for each; 95 % intervals",
+            **count,
+        )
+        which = (t("Sensitivity, out of fold"), t("Specificity, out of fold"))
     return Table(
         "reached",
-        t(
-            "What it reached on {scans} validation scans of {patients} patients, and on the test scans; 95 % intervals",
-            scans=chosen.n_scans,
-            patients=chosen.n_patients,
-        ),
+        what,
         (
             t("Class"),
             t("Threshold"),
             t("Sensitivity, validation"),
             t("Specificity, validation"),
-            t("Sensitivity, test"),
-            t("Specificity, test"),
+            *which,
         ),
         [
             (
