@@ -86,8 +86,8 @@ def _out_of_fold(metrics: Metrics, t: Translator) -> Notice | None:
     what = t(
         "These figures are cross-validated: they are of the same patients that networks, thresholds and settings were "
         "chosen on. Each scan was predicted by a network that had not trained on it, and calibrated and called by what "
-        "other patients taught. But the same scans may have chosen when training stopped, and every setting that was "
-        "tried on this cohort: so the figures are rather too good."
+        "other patients taught. But every setting that was tried on this cohort was judged by the same scans: the more "
+        "were tried, the more the figures are too good."
     )
     whose = t("They are of single networks, not of the bundle's networks together.")
     if metrics.repeats is not None:
