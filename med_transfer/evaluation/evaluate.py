@@ -22,9 +22,12 @@ from med_transfer.metrics.compute_metrics import KnownFigures, compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.fusion import fusion_figures
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.measures import balanced_accuracy
 from med_transfer.metrics.prediction_sets import measure_sets
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
-from med_transfer.metrics.records.metrics import Bootstrap, Metrics
+from med_transfer.metrics.records.metrics import Abstained, Bootstrap, Metrics
+from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
@@ -113,10 +116,12 @@ def evaluate(
     _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
     # Of the network's own probabilities, also where the fused model is reported; not measured where they were learned.
     sets = None if given.cross_fitted else record.prediction_sets
+    labelled = reporting.labelled(reported)
     metrics = compute_metrics(
-        reporting.labelled(reported),
+        labelled,
         replace(
             given.known_figures,
+            abstained=_abstained(labelled, given.novelty, record.abstain_above_novelty),
             fusion=fusion,
             chosen_point=record.chosen_point,
             calibrated_on=record.calibration.n_patients,
@@ -133,6 +138,17 @@ def evaluate(
     arrays = {"truth": prepared.cohort.truth, "probabilities": reported, "patients": prepared.cohort.patients}
     write_report(out / "report.html", Evidence(metrics, given.summary, given.curves, misses, checks, **arrays))
     return metrics
+
+
+def _abstained(labelled: LabelledPredictions, novelty: NDArray[np.float64], above: float | None) -> Abstained | None:
+    """How many predictions abstain, and how good the others are."""
+    if above is None:
+        return None
+    answered = novelty <= above
+    figure = Estimate(value=None, ci95=None, method=Sentence("every prediction abstains"))
+    if answered.any():
+        figure = balanced_accuracy(labelled.take(answered))
+    return Abstained(n=int((~answered).sum()), above=above, balanced_accuracy=figure)
 
 
 def _fused(

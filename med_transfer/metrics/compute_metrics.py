@@ -25,6 +25,7 @@ from med_transfer.metrics.records.decisions import AccessCounts, ChosenPoint
 from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import (
+    Abstained,
     BaselineMetrics,
     Bootstrap,
     Failed,
@@ -61,6 +62,7 @@ class KnownFigures:
         out_of_fold: whether the scans are validation scans, each predicted by a network that had not trained on it.
         repeats: where that was repeated.
         calibrated_on: validation patients of each class that the bundle's calibration was learned from.
+        abstained: of a bundle that abstains.
     """
 
     transfer_gain: TransferGain | None = None
@@ -76,6 +78,7 @@ class KnownFigures:
     out_of_fold: bool = False
     repeats: Repeats | None = None
     calibrated_on: Mapping[str, int] = field(default_factory=dict)
+    abstained: Abstained | None = None
 
 
 def compute_metrics(

@@ -34,6 +34,23 @@ def test_subgroups_are_those_that_were_asked_for(command: Command, finished: Fin
     assert "Did you mean sex?" in refused.err
 
 
+def test_predictions_that_abstain_are_counted_and_the_rest_is_measured(
+    command, finished: FinishedRun, unseen_csv, tmp_path
+):
+    assert command("evaluate", finished.bundle, unseen_csv, "-o", tmp_path / "out").code == 0
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())["abstained"]
+    rows = read_rows(tmp_path / "out/predictions.csv")
+    truth = {row["scan"]: row["label"] for row in read_rows(unseen_csv)}
+    answered = [row for row in rows if row["abstained"] == "false"]
+    assert (metrics["n"], metrics["above"]) == (len(rows) - len(answered), 0.95)
+    shares = [
+        np.mean([row["predicted"] == name for row in answered if truth[row["scan"]] == name])
+        for name in sorted({truth[row["scan"]] for row in answered})
+    ]
+    expected = float(np.mean(shares)) if answered else None
+    assert metrics["balanced_accuracy"]["value"] == pytest.approx(expected)
+
+
 def test_rates_are_stated_as_was_asked_for(command: Command, finished: FinishedRun, judged, unseen_csv, tmp_path):
     _, metrics, report = judged
     assert metrics["evaluation"] == {"interval": "jeffreys", "prevalence": {"part-solid": 0.05}, "interval_width": 0.1}

@@ -3,7 +3,7 @@ from dataclasses import replace
 from report_samples import metrics_of, sample
 from simulated_scores import three_classes
 
-from med_transfer.metrics.records.metrics import Repeats
+from med_transfer.metrics.records.metrics import Abstained, Repeats
 from med_transfer.page import ENGLISH
 from med_transfer.predictions.record import Prediction
 from med_transfer.report.evidence import Evidence
@@ -38,6 +38,17 @@ def test_failures_and_few_scans_are_warnings():
     assert "truncated (1 scan)" in shown["1 of 31 scans gave no prediction"].text
     few = [f"{name} ({n})" for name, n in zip(data.labels.names, data.truth.sum(0), strict=True) if n < 10]
     assert ", ".join(few) in shown["Too few test scans to trust a rate"].text
+
+
+def test_predictions_that_abstain_are_counted_and_the_others_measured():
+    metrics = metrics_of(three_classes())
+    some = Abstained(n=7, above=0.95, balanced_accuracy=metrics.balanced_accuracy)
+    notice = by_title(metrics.model_copy(update={"abstained": some}))["Some predictions abstain"]
+    assert f"7 of {metrics.n_scans} predictions abstain" in notice.text
+    assert "than 95% of held-out scans" in notice.text
+    assert f"balanced sensitivity {metrics.balanced_accuracy.value:.3f} (" in notice.text
+    none = some.model_copy(update={"n": 0})
+    assert "Some predictions abstain" not in by_title(metrics.model_copy(update={"abstained": none}))
 
 
 def test_a_class_that_is_never_called_is_a_warning_even_where_transfer_helped():

@@ -188,6 +188,20 @@ class Bootstrap(Record):
     seed: int = 0
 
 
+class Abstained(Record):
+    """Predictions that abstain, since the scan is out-of-distribution. All other measures count their calls too.
+
+    Attributes:
+        n: such scans.
+        above: novelty above which a prediction abstains.
+        balanced_accuracy: of the scans whose prediction does not.
+    """
+
+    n: int
+    above: float
+    balanced_accuracy: Estimate
+
+
 class Metrics(Record):
     """metrics.json.
 
@@ -202,6 +216,7 @@ class Metrics(Record):
         macro_average_precision: mean over the classes that have cases.
         decision_curves: by class that 10 patients or more have and have not; what acting on its probability is worth.
         prediction_sets: the bundle's sets of classes on these scans; None where the bundle has none.
+        abstained: how many predictions abstain, and the others' measure; None where the bundle never abstains.
         abstention: from all scans called to only the most certain.
         subgroups: column to value to measures.
         subgroup_tests: column to whether its subgroups differ.
@@ -241,6 +256,7 @@ class Metrics(Record):
     operating_point: OperatingPoint
     decision_curves: dict[str, DecisionCurve] = Field(default_factory=dict)
     prediction_sets: SetMetrics | None = None
+    abstained: Abstained | None = None
     abstention: list[AbstentionPoint] = Field(default_factory=list)
     baselines: dict[str, BaselineMetrics] = Field(default_factory=dict)
     subgroups: dict[str, dict[str, Subgroup]] = Field(default_factory=dict)

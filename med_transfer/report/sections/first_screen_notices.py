@@ -60,7 +60,7 @@ class Notice:
 def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     """In the order of reading: what limits every figure, then fusion and transfer.
 
-    No test, baseline, chance, never called, few, calibration, failed, over-fitting, fusion, transfer, kept.
+    No test, baseline, chance, never called, few, calibration, failed, abstained, over-fitting, fusion, transfer, kept.
     """
     metrics, model = evidence.metrics, t(evidence.model)
     candidates = [
@@ -71,6 +71,7 @@ def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
         _few(metrics, t),
         _calibrated_on_few(metrics, t),
         _failed(evidence, t),
+        _abstained(metrics, t),
         _gap(metrics.generalisation_gap, t),
         _fusion(metrics.fusion, t),
         _leaks(metrics.fusion, t),
@@ -102,6 +103,23 @@ def _out_of_fold(metrics: Metrics, t: Translator) -> Notice | None:
     )
     title = t("Development evidence: no patients were kept apart for a test")
     return Notice("warning", title, " ".join((what, whose, after)))
+
+
+def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
+    abstained = metrics.abstained
+    if abstained is None or not abstained.n:
+        return None
+    text = t(
+        "{n} of {scans} predictions abstain: the scan is more out-of-distribution than {limit} of held-out scans. "
+        "Every figure of this page counts what the network would have said of them. Without them: balanced sensitivity "
+        "{figure} ({interval}).",
+        n=abstained.n,
+        scans=metrics.n_scans,
+        limit=f"{abstained.above:.0%}",
+        figure=decimal(abstained.balanced_accuracy),
+        interval=decimal_interval(abstained.balanced_accuracy.ci95, t),
+    )
+    return Notice("neutral", t("Some predictions abstain"), text)
 
 
 def _calibrated_on_few(metrics: Metrics, t: Translator) -> Notice | None:
