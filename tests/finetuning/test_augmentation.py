@@ -198,3 +198,17 @@ def test_stretches_and_bends_are_the_same_in_mm_along_each_axis():
     assert bends(thick, 0) >= 2
     assert bends(thin, 0) <= 1
     assert bends(thin, 1) >= 2
+
+
+def test_a_blurred_view_of_air_is_air_to_its_edges():
+    """MONAI's filter takes what lies beyond the image for 0, which was a grey frame."""
+    config = AugmentationConfig().model_copy(
+        update={"rotation_degrees": (0, 0, 0), "scale": 0, "translation": 0, "elastic": 0, "intensity_shift": 0}
+        | {"intensity_scale": 0, "gamma": 0, "noise": 0, "low_resolution": 0, "dropout": 0}
+    )
+    views = augmentation(config, (12, 12, 12), (-1.0, 1.0))
+    views.set_random_state(0)
+    margin = margin_voxels((12, 12, 12))
+    air = torch.full((1, *(12 + 2 * m for m in margin)), -1.0)
+    for _ in range(30):
+        torch.testing.assert_close(torch.as_tensor(views(air)), torch.full((1, 12, 12, 12), -1.0), atol=1e-5, rtol=0)
