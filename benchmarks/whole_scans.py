@@ -4,7 +4,7 @@ Each arm is a run of ``finetune``, five times five folds by patient (once where 
 days), the planned config with the arm's own settings over it; a linear head chooses its own penalty on inner folds. The
 handcrafted baseline is that of the planned run. Finished runs are not trained again.
 
-    python benchmarks/whole_scans.py --data FOLDER --out runs/whole head_ct brain_mr --arms plan whole low ...
+    python benchmarks/whole_scans.py --data FOLDER --out runs/whole head_ct brain_mr --arms plan brain
 
 FOLDER/head_ct/cohort.csv and FOLDER/brain_mr/cohort.csv are tables of whole scans. ``--labels 10 20`` learns from so
 many patients a class. The table goes to stdout; ``med-transfer compare`` gives the paired intervals.
@@ -23,6 +23,7 @@ import numpy as np
 
 from med_transfer.api.planned import planned_config
 from med_transfer.cohorts import Cohort
+from med_transfer.errors import MedTransferError
 from med_transfer.finetuning import finetune
 from med_transfer.finetuning.run import Run
 
@@ -31,12 +32,12 @@ FROZEN = (*COMMON, "split.repeats=5", "transfer.strategy=linear_probe")
 TRAINED = (*COMMON, "split.repeats=1", "training.monitor=macro_auc", "training.batch_size=4", "training.epoch_scans=96")
 ARMS: dict[str, tuple[str, ...]] = {
     "plan": (*COMMON, "split.repeats=5"),
-    "body": (*FROZEN, "input.region=foreground"),
-    "brain alone": (*FROZEN, "input.isolate=true"),
-    "mean": (*FROZEN, "backbone.instance_pooling=mean"),
-    "old default, frozen": (*FROZEN, "backbone.name=med-transfer-small", "input.region=whole", "input.fit=stretch"),
+    "one window": (*FROZEN, "input.channels=[]", "input.window_hu=[0,80]"),
+    "brain": (*FROZEN, "input.region=brain"),
+    "brain alone": (*FROZEN, "input.region=brain", "input.isolate=true"),
+    "mean of slices": (*FROZEN, "backbone.instance_pooling=mean"),
+    "stretched": (*FROZEN, "backbone.name=med-transfer-small", "input.fit=stretch", "input.shape=[64,96,96]"),
     "tiles": (*FROZEN, "backbone.name=tiles-med-transfer-small"),
-    "tiles, random": (*FROZEN, "backbone.name=tiles-resnet18-w32"),
     "slices, attention": (*TRAINED, "backbone.instance_pooling=attention", "transfer.strategy=auto"),
     "tiles, attention": (*TRAINED, "backbone.name=tiles-med-transfer-small", "transfer.strategy=auto"),
     "tiles, scratch": (*TRAINED, "backbone.name=tiles-resnet18-w32", "transfer.strategy=scratch"),
@@ -66,7 +67,7 @@ def run_arm(cohort: Cohort, arm: str, folder: Path) -> tuple[Run, float]:
 def row(arm: str, run: Run, minutes: float) -> str:
     metrics = json.loads((run.folder / "metrics.json").read_text())
     auc = _with_interval(metrics["macro_auc"])
-    classes = "; ".join(f"{name} {_with_interval(one['sensitivity'])}" for name, one in metrics["per_class"].items())
+    classes = "; ".join(f"{name} {_with_interval(one['sensitivity'])}" for name, one in metrics["classes"].items())
     return f"| {arm} | {auc} | {classes} | {minutes:.1f} |"
 
 
@@ -90,7 +91,10 @@ def main() -> None:
             print("| -- | -- | -- | -- |")
             for arm in arguments.arms:
                 folder = arguments.out / f"{name}-{n or 'all'}-{arm.replace(', ', '-').replace(' ', '-')}"
-                print(row(arm, *run_arm(few_labels(whole, n), arm, folder)), flush=True)
+                try:
+                    print(row(arm, *run_arm(few_labels(whole, n), arm, folder)), flush=True)
+                except MedTransferError as error:
+                    print(f"| {arm} | not for these scans: {error} | | |", flush=True)
 
 
 if __name__ == "__main__":
