@@ -44,6 +44,7 @@ PROMISED = {
     "load_bundle",
     "Predictor",
     "TransferClassifier",
+    "plan",
     "pretrain",
     "preview",
     "select_backbone",

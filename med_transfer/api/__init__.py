@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from med_transfer.api.planned import PlannedConfig, chosen_config, planned_config
+from med_transfer.api.planned import PlannedConfig, begun_plan, chosen_config, planned_config
 from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
 from med_transfer.config import load_config
@@ -17,7 +17,6 @@ from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
 from med_transfer.finetuning.preview import Preview
 from med_transfer.finetuning.preview import preview as _preview
-from med_transfer.finetuning.run import CONFIG_FILE
 from med_transfer.inference import ScanWithRegion
 from med_transfer.inference.explain import ExplainedScans, explain_scans
 from med_transfer.metrics.records.metrics import Metrics
@@ -45,9 +44,10 @@ def finetune(
         overrides: ``"training.epochs=20"`` and the like, over a YAML file or what was planned.
         progress: told how far it is.
     """
-    begun = Path(out) / CONFIG_FILE
+    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
+    config = config or begun_plan(Path(out))
     if config is None:
-        config = begun if begun.exists() else plan(cohort, overrides, progress=progress).config
+        _, config = chosen_config(cohort, overrides, progress=progress)
     cohort, config = _read(cohort, config, overrides)
     return _finetune(cohort, config, out, progress)
 

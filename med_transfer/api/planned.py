@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.data_setup import LOCK_FILE
 from med_transfer.finetuning.duration import Duration, GivenUp, estimate, fit_into, measure_cost
 from med_transfer.finetuning.region_choice import choose_region
 from med_transfer.finetuning.run import load_source
@@ -17,6 +19,7 @@ from med_transfer.planning import Choice, Plan, fingerprint_cohort, plan_cohort
 from med_transfer.progress import Progress, silent
 
 QUICK = ("transfer.strategy=linear_probe", "from_scratch_baseline=false")
+PLAN_FILE = "plan.yaml"
 _A_FEW = 4  # scans, to measure how fast they are read
 
 
@@ -96,6 +99,12 @@ def chosen_config(
     words = _words(overrides, quick=quick)
     config = choose_region(load_config(FinetuneConfig, None, words, base=plan.values), cohort)
     return plan, choose_split(config, cohort)
+
+
+def begun_plan(out: Path) -> Path | None:
+    """What a run that was begun in a folder was planned to be, to go on with; None where nothing was begun so."""
+    path = out / PLAN_FILE
+    return path if path.exists() and (out / LOCK_FILE).exists() else None
 
 
 def _words(overrides: Sequence[str], *, quick: bool) -> list[str]:

@@ -56,12 +56,12 @@ def command(
 
     Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
     """
-    from med_transfer.api.planned import QUICK, planned_config, timed_config
+    from med_transfer.api.planned import PLAN_FILE, QUICK, begun_plan, planned_config, timed_config
+    from med_transfer.atomic import write_text
     from med_transfer.cli.summary import say_run
     from med_transfer.cli.terminal import progress_bars, say
     from med_transfer.cohorts import Cohort
     from med_transfer.finetuning import FinetuneConfig, finetune
-    from med_transfer.finetuning.run import CONFIG_FILE
     from med_transfer.metrics.config import read_prevalence
 
     chosen = [f"transfer.on_harm={on_harm}"] if on_harm else []
@@ -70,13 +70,14 @@ def command(
     chosen += [f"evaluation.interval={interval}"] if interval else []
     chosen += [f"report.language={language}"] if language else []
     words = [*(overrides or ()), *chosen]
-    if config is None and plan and (out / CONFIG_FILE).exists():
-        config, plan, minutes = out / CONFIG_FILE, False, None  # a run that was begun goes on as it began
+    if config is None and plan and (begun := begun_plan(out)):
+        config, plan, minutes = begun, False, None  # it goes on as it was planned, whatever the time of day
     with progress_bars() as progress:
         if config is None and plan:
             table = Cohort.read(cohort)
             planned = planned_config(table, words, minutes=minutes, quick=quick, progress=progress)
             settings = planned.config
+            write_text(out / PLAN_FILE, planned.as_yaml(f"med-transfer finetune {cohort} -o {out}"))
         else:
             words = [*(QUICK if quick else ()), *words]
             table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, out=out, as_json=as_json)

@@ -44,8 +44,6 @@ from med_transfer.progress import Progress, log_file, silent
 
 log = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
-
 
 @dataclass(frozen=True)
 class Run:
@@ -207,7 +205,7 @@ def _claimed(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> Itera
     """
     with sole_writer(out):
         claim(
-            out / CONFIG_FILE,
+            out / "config.yaml",
             config,
             source,
             "run",

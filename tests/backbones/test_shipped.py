@@ -109,5 +109,8 @@ def test_an_imported_file_goes_before_the_shipped_one(tmp_path):
 
 
 def test_it_is_the_default_and_nothing_else_ships():
+    """But the same file, for its network on tiles."""
     assert FinetuneConfig().backbone.name == "med-transfer-small"
-    assert [spec.name for spec in backbones().values() if spec.weights and spec.weights.shipped] == [SPEC.name]
+    shipped = [spec for spec in backbones().values() if spec.weights and spec.weights.shipped]
+    assert {spec.name for spec in shipped} == {SPEC.name, f"tiles-{SPEC.name}"}
+    assert {spec.sha256 for spec in shipped} == {SPEC.sha256}

@@ -141,7 +141,10 @@ def test_another_region_of_the_same_scans_is_another_run(cohort_csv, tmp_path):
     rows = [{**row, "scan": str(cohort_csv.parent / row["scan"])} for row in read_rows(cohort_csv)]
     if "mask" in rows[0]:
         rows = [{**row, "mask": ""} for row in rows]
-    table, overrides = write_rows(tmp_path / "cohort.csv", rows), (*SETTINGS, "input.region=roi")
+    table, overrides = (
+        write_rows(tmp_path / "cohort.csv", rows),
+        (*SETTINGS, "input.region=roi", "input.spacing_mm=null"),
+    )
     killed(table, tmp_path / "out", FIRST, 1, overrides)
     moved = [{**row, "roi_size_mm": str(1.5 * float(row["roi_size_mm"]))} for row in rows]
     with pytest.raises(UsageError, match="holds a run on other images or regions; expected .*the scans"):

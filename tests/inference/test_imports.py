@@ -9,7 +9,7 @@ TRAINS_OR_EVALUATES = (
     *("evaluation", "finetuning", "labelling", "pretraining", "report", "selection", "tuning"),
     *("api", "cli"),
 )
-MOST_FILES = 170
+MOST_FILES = 176
 
 
 def imported_by(module: str) -> set[str]:

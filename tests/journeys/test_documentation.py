@@ -44,6 +44,7 @@ RUN = {  # and by which test below
     ("docs/fusion.md", "sh", 2),
     ("docs/fusion.md", "python", 0),
     ("docs/labels.md", "python", 0),
+    ("docs/planning.md", "sh", 0),
     ("docs/security.md", "sh", 0),
     ("docs/tuning.md", "python", 0),
     ("docs/tuning.md", "python", 1),
@@ -185,8 +186,18 @@ def test_explaining(command, finished, unseen_csv, desk):
     rows = [row | {"scan": str(unseen_csv.parent / row["scan"])} for row in read_rows(unseen_csv)]
     write_rows(desk / "cohort.csv", rows[:1])
     (desk / "scan.nii.gz").symlink_to(next(row["scan"] for row in rows if row["scan"].endswith(".nii.gz")))
-    for line in block("docs/explanations.md", "sh").commands():
+    *maps, attention = block("docs/explanations.md", "sh").commands()
+    for line in maps:
         assert "is strongest at" in typed(command, line, "--draws", "0")
+    parsed(shlex.split(attention)[1:])  # run in test_instances.py, on a network that has one
+
+
+def test_planning_and_training_what_was_planned(command, desk):
+    plan, finetune = block("docs/planning.md", "sh").commands()
+    assert "written to plan.yaml" in typed(command, plan, *settings("split.folds=2", "split.test_fraction=0.34"))
+    quick = ("training.epochs=1", "training.epoch_scans=8", "training.batch_size=8", "from_scratch_baseline=false")
+    typed(command, finetune, *settings(*quick))
+    assert Metrics.load(desk / "runs/first/metrics.json").n_scans == 6
 
 
 def test_predicting_for_a_fusion(command, finished, unseen_csv, desk, mask_of, monkeypatch):

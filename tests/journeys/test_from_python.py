@@ -85,7 +85,7 @@ def test_finetune_takes_a_config_as_object_or_file(cohort_csv, tmp_path):
     with pytest.raises(MedTransferError, match=r"c\.yaml: training\.epochs: found -1"):
         mt.finetune(mt.Cohort.read(cohort_csv), tmp_path / "c.yaml", tmp_path / "run")
     one_class = mt.Cohort.read(cohort_csv).subset(range(2))
-    with pytest.raises(CohortError, match="has 1 patient; expected at least 6|has 0 patients; expected at least 6"):
+    with pytest.raises(CohortError, match="has 1 patient; expected at least 5|has 0 patients; expected at least 5"):
         mt.finetune(one_class, mt.FinetuneConfig(), tmp_path / "run")
 
 
