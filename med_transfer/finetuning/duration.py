@@ -178,6 +178,7 @@ def fit_into(
         ConfigError: not even reading the scans and one pass through the network fits.
     """
     given_up: list[GivenUp] = []
+    duration = Duration(0.0, 0.0, 0.0)
     for smaller in _smaller_and_smaller(minutes, config, cohort, cost):
         given_up += smaller
         fitting = _without(config, given_up)

@@ -172,7 +172,8 @@ def _size_of_tiles(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
 def _box_in_view(cohort: CohortFingerprint, at_hand: AtHand, percentile: float = 50) -> Triple:
     where = region(cohort, at_hand)[0].value
     if where == "roi":
-        return (cohort.given_mm(percentile),) * 3
+        edge = cohort.given_mm(percentile)
+        return edge, edge, edge
     return cohort.box_mm("body" if where == "foreground" else where, percentile)
 
 

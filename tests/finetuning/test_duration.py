@@ -76,7 +76,7 @@ def test_what_goes_first_costs_least(minutes, keys):
         assert fitting.training.epochs >= LEAST_EPOCHS
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(st.floats(0.01, 500), st.floats(1e-3, 5), st.floats(1e-4, 2), st.floats(1e-3, 60), st.booleans())
 def test_the_time_is_kept_or_refused_with_what_it_takes(minutes, read, forward, step, baseline):
     cost, asked = Cost(read, forward, step), config(from_scratch_baseline=baseline)
