@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from med_transfer.api.planned import PlannedConfig, begun_plan, chosen_config, planned_config
+from med_transfer.api.planned import PLAN_FILE, PlannedConfig, begun, begun_plan, chosen_config, planned_config
+from med_transfer.atomic import write_text
 from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
 from med_transfer.config import load_config
@@ -45,9 +46,11 @@ def finetune(
         progress: told how far it is.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    config = config or begun_plan(Path(out))
-    if config is None:
-        _, config = chosen_config(cohort, overrides, progress=progress)
+    if config is None and begun(Path(out)):
+        config = begun_plan(Path(out))
+    elif config is None:
+        planned, config = chosen_config(cohort, overrides, progress=progress)
+        write_text(Path(out) / PLAN_FILE, planned.as_yaml())
     cohort, config = _read(cohort, config, overrides)
     return _finetune(cohort, config, out, progress)
 

@@ -101,10 +101,14 @@ def chosen_config(
     return plan, choose_split(config, cohort)
 
 
+def begun(out: Path) -> bool:
+    """Whether there is a run in the folder, which goes on as it was begun and is not planned anew."""
+    return (out / LOCK_FILE).exists()
+
+
 def begun_plan(out: Path) -> Path | None:
-    """What a run that was begun in a folder was planned to be, to go on with; None where nothing was begun so."""
-    path = out / PLAN_FILE
-    return path if path.exists() and (out / LOCK_FILE).exists() else None
+    """What the run in a folder was planned to be; None where it was not planned."""
+    return path if (path := out / PLAN_FILE).exists() else None
 
 
 def _words(overrides: Sequence[str], *, quick: bool) -> list[str]:

@@ -56,7 +56,7 @@ def command(
 
     Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
     """
-    from med_transfer.api.planned import PLAN_FILE, QUICK, begun_plan, planned_config, timed_config
+    from med_transfer.api.planned import PLAN_FILE, QUICK, begun, begun_plan, planned_config, timed_config
     from med_transfer.atomic import write_text
     from med_transfer.cli.summary import say_run
     from med_transfer.cli.terminal import progress_bars, say
@@ -70,8 +70,8 @@ def command(
     chosen += [f"evaluation.interval={interval}"] if interval else []
     chosen += [f"report.language={language}"] if language else []
     words = [*(overrides or ()), *chosen]
-    if config is None and plan and (begun := begun_plan(out)):
-        config, plan, minutes = begun, False, None  # it goes on as it was planned, whatever the time of day
+    if config is None and plan and begun(out):
+        config, plan, minutes = begun_plan(out), False, None  # it goes on as it was planned, whatever the time of day
     with progress_bars() as progress:
         if config is None and plan:
             table = Cohort.read(cohort)
