@@ -103,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or "cannot be read"
         raise ConfigError(reason, where=path, expected="a YAML file", action="Check the path") from error
-    values = _parse(text, str(path))
+    values = parse(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -111,7 +111,8 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _parse(text: str, where: str) -> Any:
+def parse(text: str, where: str) -> Any:
+    """The value of YAML text. Raises ConfigError, naming where it stands."""
     try:
         return yaml.load(text, Loader=_Loader)
     except ConfigError as error:
@@ -129,7 +130,7 @@ def _apply(values: dict[str, Any], override: str, short_forms: Mapping[str, str]
     parts = [part.strip() for part in dotted.split(".")]
     if not equals or not all(parts):
         raise ConfigError(f"{override!r}", where="--set", expected="section.key=value")
-    value, key = _parse(text, f"--set {override}"), ".".join(parts)
+    value, key = parse(text, f"--set {override}"), ".".join(parts)
     if key in short_forms and isinstance(value, str):
         parts.append(short_forms[key])
     section = values

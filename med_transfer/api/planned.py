@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from med_transfer.cohorts import Cohort, split_cohort
-from med_transfer.config import load_config
+from med_transfer.config import load_config, parse
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE
 from med_transfer.finetuning.duration import Duration, GivenUp, estimate, fit_into, measure_cost
@@ -81,10 +81,8 @@ def planned_config(
     """
     plan, config = chosen_config(cohort, overrides, quick=quick, progress=progress)
     timed = timed_config(cohort, config, minutes, plan.fingerprint.read_seconds)
-    settings = [
-        Choice(key, _value_at(config, key), "set by you")
-        for key in dict.fromkeys(map(_key, _words(overrides, quick=quick)))
-    ]
+    typed = {_key(text): text.partition("=")[2] for text in _words(overrides, quick=quick)}
+    settings = [Choice(key, _value_at(config, key, text), "set by you") for key, text in typed.items()]
     settings += [Choice(key, value, f"to keep the time: {loss}") for key, value, loss in timed.given_up]
     said = split_sentence(timed.config, cohort)
     return PlannedConfig(plan.with_settings(settings), timed.config, timed.duration, said)
@@ -160,10 +158,13 @@ def _key(override: str) -> str:
     return override.partition("=")[0].strip()
 
 
-def _value_at(config: FinetuneConfig, dotted: str) -> Any:
+def _value_at(config: FinetuneConfig, dotted: str, typed: str) -> Any:
+    """What became of a setting; of one under an old name, which the config has no longer, what was typed."""
     value: Any = config.model_dump(mode="json")
     for part in dotted.split("."):
-        value = value.get(part)
+        if not isinstance(value, dict) or part not in value:
+            return parse(typed, dotted)
+        value = value[part]
     return value
 
 

@@ -69,6 +69,14 @@ def test_finetune_without_a_config_prints_the_plan_trains_it_and_goes_on_with_it
     assert "this will take" not in again.out
 
 
+def test_a_setting_under_its_old_name_is_kept_in_the_file(command, cohort_csv, planned, tmp_path):
+    path, old = tmp_path / "plan.yaml", settings("training.learning_rate=0.002", "scratch_twin=false")
+    outcome = command("plan", cohort_csv, "-o", path, *SMALL, *old)
+    assert outcome.code == 0, outcome.err
+    config = load_config(FinetuneConfig, path)
+    assert (config.transfer.strategy.learning_rate, config.from_scratch_baseline) == (0.002, False)
+
+
 def test_less_time_than_anything_takes_is_refused_before_training(command, cohort_csv, tmp_path):
     outcome = command("finetune", cohort_csv, "-o", tmp_path / "run", "--plan", "--minutes", 0.1, *SMALL)
     assert outcome.code == 2
