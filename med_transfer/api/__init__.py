@@ -18,7 +18,7 @@ from med_transfer.finetuning import FinetuneConfig, Run
 from med_transfer.finetuning import finetune as _finetune
 from med_transfer.finetuning.preview import Preview
 from med_transfer.finetuning.preview import preview as _preview
-from med_transfer.inference import ScanWithRegion
+from med_transfer.inference import ScanWithRegion, load_bundle
 from med_transfer.inference.explain import ExplainedScans, explain_scans
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.pretraining import Pretrained, PretrainingConfig
@@ -174,17 +174,20 @@ def explain(
     *,
     class_name: str | None = None,
     device: str = "auto",
+    public_key: Path | None = None,
     progress: Progress = silent,
     **settings: Any,
 ) -> ExplainedScans:
     """Map where a bundle's network looks in scans; see :func:`med_transfer.inference.explain.explain_scans`.
 
     Args:
-        bundle, scans, out, class_name, device, progress: see there.
+        bundle, scans, out, class_name, progress: see there.
+        device, public_key: as :func:`load_bundle` has them.
         settings: fields of :class:`med_transfer.explanation.settings.MapSettings`, as ``method="occlusion"``.
     """
     chosen = MapSettings(**settings)
-    return explain_scans(bundle, scans, out, chosen, class_name=class_name, device=device, progress=progress)
+    predictor = load_bundle(bundle, device, public_key)
+    return explain_scans(predictor, scans, out, chosen, class_name=class_name, progress=progress)
 
 
 def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import AsJson, Mask, Roi, with_region
+from med_transfer.cli.options import AsJson, Mask, Roi, SignedWith, with_region
 
 NAME = "explain"
 EXAMPLE = "runs/first scan.nii.gz --mask nodule.nii.gz -o maps"
@@ -52,6 +52,7 @@ def command(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
     """Map where the network looks, in the scan's coordinates, and say how far the map can be trusted."""
@@ -71,6 +72,7 @@ def command(
             fill=fill,
             draws=draws,
             device=device,
+            public_key=key,
             progress=progress,
         )
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings, example
+from med_transfer.cli.options import AsJson, Config, Overrides, SignedWith, cohort_and_settings, example
 
 if TYPE_CHECKING:
     from med_transfer.labelling import Budget
@@ -123,6 +123,7 @@ def next_(
     strange_above: Annotated[float | None, typer.Option(hidden=True)] = None,
     seed: Annotated[int, typer.Option(help="Another seed draws another choice.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
     """Which unlabelled scans to label next: those the bundle is unsure of, unlike each other, one a patient."""
@@ -138,7 +139,7 @@ def next_(
             out_of_distribution_above = strange_above
     with progress_bars() as progress:
         chosen = next_labels(
-            load_bundle(bundle, device),
+            load_bundle(bundle, device, key),
             scans,
             out,
             n,

@@ -52,13 +52,12 @@ class ExplainedScans:
 
 
 def explain_scans(
-    bundle: Path | str,
+    bundle: Predictor | Path | str,
     scans: Path | str | ScanWithRegion,
     out: Path | str,
     settings: MapSettings = MapSettings(),  # noqa: B008
     *,
     class_name: str | None = None,
-    device: str = "auto",
     progress: Progress = silent,
 ) -> ExplainedScans:
     """Map where a bundle's network looks in each scan.
@@ -67,12 +66,12 @@ def explain_scans(
     ``out/0001`` and so on, in the order of ``out/explanations.csv``, and one that cannot be used is recorded there.
 
     Args:
-        bundle: a bundle folder, or the run folder that holds one.
+        bundle: a bundle folder, the run folder that holds one, or what ``load_bundle`` made of it, on a device of your
+            choice.
         scans: one scan, a folder tree, or a ``.csv`` table (regions of interest, channels; labels are not needed).
         out: folder to write to.
         settings: how.
         class_name: the class that is explained; None: the one that was called, or the most probable one.
-        device: ``auto``, ``cpu`` or ``cuda``.
         progress: told how far it is.
 
     Raises:
@@ -83,11 +82,11 @@ def explain_scans(
         NothingDone: none of several can be used.
         OutputError: a file cannot be written.
     """
-    out, predictor = Path(out), Predictor(bundle, device)
+    out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else Predictor(bundle)
     names = predictor.record.classes
     if class_name is not None and class_name not in names:
         raise UsageError(
-            f"class {class_name!r} is unknown to the bundle", where=bundle, expected=f"one of {', '.join(names)}"
+            f"class {class_name!r} is unknown to the bundle", where="class_name", expected=f"one of {', '.join(names)}"
         )
     items, _ = scans_to_predict(scans, predictor.preprocessing.config)
     if len(items) == 1:

@@ -167,8 +167,10 @@ def test_the_commands_make_a_key_sign_and_verify(unsigned, tmp_path):
     assert "the key that was given" in lines["known"]
     assert f'"sha256": "{bundle_hash(folder)}"' in lines["json"]
     make_key(tmp_path / "other.key")
-    for command in ("predict", "evaluate"):
-        refused = run_command(command, folder, tmp_path, "-o", tmp_path / "out", "--key", tmp_path / "other.key.pub")
+    for command in ("predict", "evaluate", "explain", "labels next"):
+        refused = run_command(
+            *command.split(), folder, tmp_path, "-o", tmp_path / "out", "--key", tmp_path / "other.key.pub"
+        )
         assert (refused.code, "expected a signature of key" in refused.err) == (2, True), refused
     (folder / "docs/README.md").write_text("")
     assert run_command("bundle", "sign", folder, "--key", tmp_path / "lab.key").code == 2
