@@ -20,6 +20,7 @@ from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.model.calibration import CalibrationConfig
 from med_transfer.page import Language
 from med_transfer.preprocessing.config import InputConfig
+from med_transfer.pretraining.view_config import LesionConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[int, int, int]
@@ -27,6 +28,24 @@ Triple = tuple[int, int, int]
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FoldPretrainingConfig(_Config):
+    """How the network learns painted lesions before each fold is trained; see docs/pretraining.md.
+
+    Attributes:
+        steps: of four slabs each.
+        slab: neighbouring slices of one.
+        only_class: lesions are painted into training scans of this class alone, for example of patients who have
+            nothing; None: of all classes.
+        lesions: what is painted.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 600
+    slab: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    only_class: str | None = None
+    lesions: LesionConfig = LesionConfig()
 
 
 class BackboneConfig(_Config):
@@ -48,6 +67,8 @@ class BackboneConfig(_Config):
     accept_licence: str = ""
     pooled_stages: tuple[int, ...] | None = None
     instance_pooling: InstancePooling | None = None
+    pretrain: Literal["painted_lesions"] | None = None
+    pretraining: FoldPretrainingConfig = FoldPretrainingConfig()
 
 
 class AugmentationConfig(_Config):

@@ -20,6 +20,7 @@ from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.batches import FoldData, training_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
+from med_transfer.finetuning.fold_pretraining import pretraining_seconds
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.model.classifier import Classifier
@@ -33,11 +34,15 @@ _START_SECONDS = 15.0  # imports, report, pictures
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on this machine: to read a scan, for a scan to pass the network, for a training step (0: none)."""
+    """Seconds on this machine: to read a scan, for a scan to pass the network, for a training step (0: none).
+
+    ``pretraining`` is that of a fold's encoder, before its training.
+    """
 
     read: float
     forward: float
     step: float
+    pretraining: float = 0.0
 
 
 class GivenUp(NamedTuple):
@@ -88,7 +93,7 @@ def measure_cost(config: FinetuneConfig, source: LoadedBackbone, labels: Labels,
     config.transfer.strategy.build(network)
     forward = _timed_forward(network, preprocessing)
     step = _timed_step(network, config, preprocessing, labels) if config.transfer.strategy.trains else 0.0
-    return Cost(read_seconds, forward, step)
+    return Cost(read_seconds, forward, step, pretraining_seconds(config, preprocessing, forward))
 
 
 def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig) -> float:
@@ -142,7 +147,10 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     n_scans = len(split.development) + len(split.test)
     training = _folds_seconds(config, split, cost)
     if not config.transfer.strategy.trains:
-        training = n_scans * cost.forward  # features are computed once
+        n_encoders = sum(divided.n_fold_models for divided in split.repeats) if config.backbone.pretrain else 1
+        training = n_scans * n_encoders * cost.forward  # features are computed once for each encoder
+    if config.backbone.pretrain:
+        training += sum(divided.n_fold_models for divided in split.repeats) * cost.pretraining
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
     return Duration(n_scans * cost.read, training, baseline)
 

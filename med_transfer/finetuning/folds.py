@@ -21,6 +21,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.fold_pretraining import PRETRAINING_FOLDER, pretrained_on_fold
 from med_transfer.finetuning.fold_training import TrainedNetwork, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.metrics.records.metrics import GeneralisationGap
@@ -30,7 +31,7 @@ from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.novelty import Novelty
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
-from med_transfer.progress import Progress
+from med_transfer.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,9 @@ def train_fold(
     number: int,
     folder: Path,
     progress_callback: Callback,
+    progress: Progress = silent,
 ) -> TrainedNetwork:
-    """Train one fold model from its own copy of the source's encoder.
+    """Train one fold model from its own copy of the source's encoder, or of what it becomes by pretraining.
 
     Args:
         config: a resolved one.
@@ -82,6 +84,8 @@ def train_fold(
         folder: keeps the model's state; the features of frozen encoders lie in its parent.
         progress_callback: told of every epoch.
     """
+    if config.backbone.pretrain and source.sha256 is not None:
+        source = pretrained_on_fold(run_data, source, config, number, folder / PRETRAINING_FOLDER, progress)
     pooled = config.backbone.pooled_stages or source.spec.pooled_stages
     labels, seed = run_data.prepared.cohort.labels, config.seed + number
     torch.manual_seed(seed)  # the head starts from here
@@ -115,7 +119,7 @@ def train_folds(
     trained, novelties, ranks, training, validation = [], [], [], [], []
     for number in range(split.n_fold_models):
         callback = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_fold_models}", progress)
-        result = train_fold(run_data, source, config, number, folder / fold_folder(number, repeat), callback)
+        result = train_fold(run_data, source, config, number, folder / fold_folder(number, repeat), callback, progress)
         data = _fold_data(run_data, config, number)
         train_features, val_features = labelled_features(result.classifier, data, config, read)
         trained.append(result)

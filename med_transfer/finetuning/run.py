@@ -29,6 +29,7 @@ from med_transfer.finetuning.decisions.fallback import choose_network
 from med_transfer.finetuning.decisions.fusing import check_fusion, fuse_run
 from med_transfer.finetuning.decisions.locking import lock_run, record_run_access
 from med_transfer.finetuning.decisions.validation_decisions import check_operating_point
+from med_transfer.finetuning.fold_pretraining import check_pretraining
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.held_out_evaluation import TrainedNetworks, evaluate_held_out
@@ -136,7 +137,7 @@ def checked_start(cohort: Cohort, config: FinetuneConfig) -> tuple[FinetuneConfi
     config = config.resolved(from_source=source.sha256 is not None)
     check_transfer(config, source.encoder)
     precision(config.training.precision)
-    resolve_preprocessing(source.spec, config)
+    check_pretraining(config, resolve_preprocessing(source.spec, config), cohort.labels)
     split = split_cohort(cohort, config.split)
     check_fusion(cohort, split, config)
     check_operating_point(cohort, split, config)

@@ -31,8 +31,13 @@ def choose_split(config: Config, cohort: Cohort, out: Path | None = None) -> Con
         elif config.fusion is not None or config.searches:
             decided = {"test_fraction": TEST_FRACTION}
         split = split.model_copy(update=decided)
-    split = split.resolved(cohort, cheap=not config.transfer.strategy.trains)
+    split = split.resolved(cohort, cheap=not trains_networks(config))
     return config.model_copy(update={"split": split})
+
+
+def trains_networks(config: FinetuneConfig) -> bool:
+    """Whether each fold costs the training of a network: of the classifier, or of its encoder before."""
+    return config.transfer.strategy.trains or config.backbone.pretrain is not None
 
 
 def split_sentence(config: FinetuneConfig, cohort: Cohort) -> str:
@@ -49,7 +54,7 @@ def split_sentence(config: FinetuneConfig, cohort: Cohort) -> str:
         n_test = len({cohort.patients[case] for case in split.test})
         return f"split: {n_test} patients are kept apart for the test, split.test_fraction {_shown(config)} ({few})"
     folds, repeats = split.n_fold_models, len(split.repeats)
-    cost = f"each repeat trains {folds} networks" if config.transfer.strategy.trains else "no network is trained"
+    cost = f"each repeat trains {folds} networks" if trains_networks(config) else "no network is trained"
     times = f"drawn {repeats} times, the mean is reported" if repeats > 1 else "drawn once"
     parts = f"in {folds} folds {times} (split.repeats; {cost})" if folds > 1 else "in one validation part"
     return (

@@ -11,6 +11,7 @@ standard deviation are taken after the foreground is clipped to its 0.5th and 99
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,23 @@ def apply_window(voxels: NDArray[np.float32], window: tuple[float, float], outpu
         image *= scale
         image += bottom - low * scale
         np.clip(image, bottom, top, out=image)
+
+
+def undo_windows(channels: NDArray[np.float32], configs: Sequence[PreprocessingConfig]) -> NDArray[np.float32]:
+    """The values of a scan [depth, height, width] from its windows [channel, ...], each where it is the finest.
+
+    Beyond the widest window every value is its end.
+
+    Args:
+        configs: of each channel, all with fixed windows of one scan.
+    """
+    values: NDArray[np.float32] | None = None
+    for image, config in sorted(zip(channels, configs, strict=True), key=lambda pair: -np.ptp(pair[1].window_hu)):
+        (low, high), (bottom, top) = config.window_hu, config.output_range
+        seen = low + (image - bottom) * ((high - low) / (top - bottom))
+        values = seen if values is None else np.where((image > bottom) & (image < top), seen, values)
+    assert values is not None  # an input has a channel
+    return values.astype(np.float32)
 
 
 def foreground_threshold(volume: Volume) -> float:

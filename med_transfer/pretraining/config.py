@@ -7,9 +7,20 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from med_transfer.pretraining.view_config import CropConfig, LungSceneConfig, Positive, Share, Triple, ViewConfig
+from med_transfer.pretraining.view_config import (
+    CropConfig,
+    LesionConfig,
+    LungSceneConfig,
+    Positive,
+    Share,
+    Triple,
+    ViewConfig,
+)
 
-Method = Literal["distillation", "supervised", "masked_autoencoding", "contrastive", "painted_nodules"]
+Window = tuple[float, float]
+Method = Literal[
+    "distillation", "supervised", "masked_autoencoding", "contrastive", "painted_nodules", "painted_lesions"
+]
 
 
 class _Config(BaseModel):
@@ -146,6 +157,7 @@ class PretrainingConfig(_Config):
         weights: where it starts: ``random``, ``published``, or the path of a weights file, bundle or pretraining.
         accept_licence: name of the published weights' licence where it is restricted.
         input_shape: the encoder's grid; each number divides that of ``crops.shape``.
+        windows_hu: what the encoder sees of a scan, one channel each (painted lesions); None: its own window.
         spacing_mm: finer source scans are brought to this voxel size; coarser ones stay as they are.
         modality: DICOM series of another modality are left out; files that state none are taken.
         max_gap_mm: uneven slices are interpolated where no gap is wider; 0 leaves such scans out.
@@ -165,6 +177,7 @@ class PretrainingConfig(_Config):
     weights: str = "random"
     accept_licence: str = ""
     input_shape: Triple = (32, 32, 32)
+    windows_hu: Annotated[tuple[Window, ...], Field(min_length=1, max_length=3)] | None = None
     spacing_mm: Positive = 1.0
     modality: str = "CT"
     max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
@@ -177,6 +190,7 @@ class PretrainingConfig(_Config):
     contrastive: ContrastiveConfig = ContrastiveConfig()
     supervised: SupervisedConfig = SupervisedConfig()
     painted_nodules: PaintedNodulesConfig = PaintedNodulesConfig()
+    painted_lesions: LesionConfig = LesionConfig()
     probe: ProbeConfig = ProbeConfig()
     stop_when: StopConfig | None = None
     steps: Annotated[int, Field(ge=1)] | None = None

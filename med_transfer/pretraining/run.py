@@ -11,6 +11,7 @@ import torch
 
 from med_transfer.atomic import sole_writer, write_csv
 from med_transfer.backbones import LoadedBackbone, load_backbone, weights_file
+from med_transfer.backbones.channels import Channels
 from med_transfer.backbones.weights.source_features import source_features_path
 from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
@@ -24,6 +25,7 @@ from med_transfer.pretraining.methods.contrastive import Contrastive
 from med_transfer.pretraining.methods.distillation import Distillation, teacher_dtype
 from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
 from med_transfer.pretraining.methods.method import Method, PretrainingContext
+from med_transfer.pretraining.methods.painted_lesions import PaintedLesions
 from med_transfer.pretraining.methods.painted_nodules import PaintedNodules
 from med_transfer.pretraining.methods.supervised import SupervisedLabels, SupervisedMasks
 from med_transfer.pretraining.methods.teacher import Teacher
@@ -78,6 +80,8 @@ def pretrain(
     out: Path | str,
     device: str = "auto",
     progress: Progress = silent,
+    *,
+    source_features: bool = True,
 ) -> Pretrained:
     """Train an encoder on source scans, and write it as a file that ``load_backbone`` reads.
 
@@ -89,6 +93,7 @@ def pretrain(
         out: folder for ``encoder.safetensors``, ``encoder.source.safetensors``, ``curve.json``, ``config.yaml``,
             ``source.lock.json``.
         device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
+        source_features: write what the source looks like to the encoder, for ``select``.
 
     Raises:
         ConfigError: a device that this machine does not have, or too few scans to keep some for validation.
@@ -115,7 +120,7 @@ def pretrain(
             _write_beginning(out, config, origin, source)
         method = _method(networks, context)
         encoder = Training(method, origin, out, probe, group, progress).run()
-        if group.is_main:
+        if group.is_main and source_features:
             write_source_of(method, encoder)
         group.barrier()
         return Pretrained(out, config.backbone, len(source.scans), len(source.left_out))
@@ -126,7 +131,12 @@ def _load(config: PretrainingConfig) -> _Networks:
     random = config.weights == "random"
     weights = None if config.weights in ("random", "published") else Path(config.weights)
     student = load_backbone(
-        config.backbone, weights, scratch=random, seed=config.seed, accept_licence=config.accept_licence
+        config.backbone,
+        weights,
+        scratch=random,
+        seed=config.seed,
+        accept_licence=config.accept_licence,
+        channels=_channels(config),
     )
     if config.weights == "published" and student.sha256 is None:
         raise ConfigError(
@@ -138,6 +148,12 @@ def _load(config: PretrainingConfig) -> _Networks:
     return _Networks(
         student, load_backbone(settings.teacher, settings.teacher_weights, accept_licence=settings.accept_licence)
     )
+
+
+def _channels(config: PretrainingConfig) -> Channels:
+    """One for each window; three windows are a photograph network's colours, as in fine-tuning."""
+    n = len(config.windows_hu or ((),))
+    return "windows" if n == 3 else n
 
 
 def _method(networks: _Networks, context: PretrainingContext) -> Method:
@@ -155,6 +171,7 @@ def _method(networks: _Networks, context: PretrainingContext) -> Method:
             "contrastive": Contrastive,
             "masked_autoencoding": MaskedAutoencoding,
             "painted_nodules": PaintedNodules,
+            "painted_lesions": PaintedLesions,
         }
         return kinds[config.method](encoder, context)
 

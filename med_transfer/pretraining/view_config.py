@@ -30,6 +30,7 @@ class CropConfig(_Config):
         lung: share of the crops that are centred in lung, as far as the source has any.
         cut: probability of ending the scan inside the crop, depth and in plane; beyond, the last voxel repeats, as in
             scans that were cropped tightly to a finding.
+        slab: of a whole scan only so many neighbouring slices (painted lesions); None: all.
         scans_per_batch: a batch is drawn from so many scans.
         resident_gib: a source up to this size stays in the device's memory; of a larger one, crops are read from disk.
     """
@@ -44,6 +45,7 @@ class CropConfig(_Config):
     flip: tuple[Share, Share, Share] = (0.0, 0.0, 0.0)
     lung: Share = 0.35
     cut: tuple[Share, Share] = (0.0, 0.0)
+    slab: Annotated[int, Field(ge=1)] | None = None
     scans_per_batch: Annotated[int, Field(ge=1)] = 16
     resident_gib: Annotated[float, Field(ge=0)] = 4.0
 
@@ -74,6 +76,45 @@ class LungSceneConfig(_Config):
     nodule: tuple[Share, Share] = (0.8, 0.1)
     radius_mm: tuple[Positive, Positive] = (1.5, 15.0)
     kinds: tuple[Positive, Positive, Positive, Positive] = (0.45, 0.2, 0.28, 0.07)
+
+
+class FormConfig(_Config):
+    """How often a lesion has each form; relative. What the forms are: painting/lesions.py."""
+
+    blob: Positive = 0.35
+    rim: Positive = 0.1
+    crescent: Positive = 0.25
+    filling: Positive = 0.2
+    haze: Positive = 0.1
+
+
+class LesionConfig(_Config):
+    """Lesions painted into slabs of whole scans; see painting/lesions.py.
+
+    Attributes:
+        painted: share of the slabs that have any.
+        lesions: at most so many in one of these.
+        forms: how often each form.
+        tissue_hu: a lesion's middle lies in tissue of this density.
+        tissue_range_hu: what differs by less from the tissue at the middle belongs to it.
+        lighter: share of the lesions that are lighter than their tissue.
+        denser_hu, lighter_hu: by how much.
+        radius_mm: of blobs and rims, log-uniform.
+        extent_mm: of crescents along their wall, fillings and hazes, as a radius, log-uniform.
+        thickness_mm: of crescents, log-uniform.
+    """
+
+    painted: Share = 0.75
+    lesions: Annotated[int, Field(ge=1, le=10)] = 3
+    forms: FormConfig = FormConfig()
+    tissue_hu: tuple[float, float] = (-20.0, 80.0)
+    tissue_range_hu: Positive = 45.0
+    lighter: Share = 0.3
+    denser_hu: tuple[Positive, Positive] = (8.0, 50.0)
+    lighter_hu: tuple[Positive, Positive] = (4.0, 25.0)
+    radius_mm: tuple[Positive, Positive] = (2.5, 28.0)
+    extent_mm: tuple[Positive, Positive] = (8.0, 50.0)
+    thickness_mm: tuple[Positive, Positive] = (2.5, 14.0)
 
 
 class ViewConfig(_Config):

@@ -20,7 +20,15 @@ from med_transfer.pretraining.methods.contrastive import different_places
 from med_transfer.pretraining.methods.losses import nt_xent
 from med_transfer.pretraining.source.crops import Crops
 
-METHODS = ("distillation", "labels", "masks", "masked_autoencoding", "contrastive", "painted_nodules")
+METHODS = (
+    "distillation",
+    "labels",
+    "masks",
+    "masked_autoencoding",
+    "contrastive",
+    "painted_nodules",
+    "painted_lesions",
+)
 LEARNING = {"steps": 60, "batch": 16, "learning_rate": 5e-3, "probe": {"every_steps": 60}}
 
 

@@ -16,6 +16,7 @@ from med_transfer.pretraining.methods.contrastive import Contrastive
 from med_transfer.pretraining.methods.distillation import Distillation
 from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
 from med_transfer.pretraining.methods.method import Method, PretrainingContext
+from med_transfer.pretraining.methods.painted_lesions import PaintedLesions
 from med_transfer.pretraining.methods.painted_nodules import PaintedNodules
 from med_transfer.pretraining.methods.supervised import SupervisedLabels, SupervisedMasks
 from med_transfer.pretraining.methods.teacher import Teacher
@@ -100,6 +101,7 @@ def tiny_method(method: str, source: SourceScans, **changes) -> Method:
             "labels": SupervisedLabels,
             "masks": SupervisedMasks,
             "painted_nodules": PaintedNodules,
+            "painted_lesions": PaintedLesions,
         }
         return kinds[method](tiny_student(), context)
 

@@ -151,7 +151,16 @@ class CropSampler:
         index = torch.randint(len(centres), (count,), generator=self.random, device=self.device)
         centre_mm = centres[index] * scan.spacing_mm + self._uniform(count, 3) * self.config.shift_mm
         size_mm = self._size_mm(count, scan if kind == WHOLE else None)
+        if kind == WHOLE and self.config.slab:
+            self._cut_to_slab(scan, centre_mm, size_mm)
         return _Pose(centre_mm, self._axes(size_mm), size_mm, self._limits(count))
+
+    def _cut_to_slab(self, scan: _Candidate, centre_mm: Tensor, size_mm: Tensor) -> None:
+        """So many of the scan's slices, anywhere along its depth, in place of all."""
+        slices, spacing = len(scan.voxels), scan.spacing_mm[0]
+        room = max(0, slices - int(self.config.slab or 0))
+        centre_mm[:, 0] += self._uniform(len(centre_mm)) * room / 2 * spacing
+        size_mm[:, 0] *= (self.config.slab or 0) / slices
 
     def _nearby(self, pose: _Pose, shift: float, stretch: float) -> _Pose:
         count = len(pose.centre_mm)

@@ -64,6 +64,17 @@ class Degradation:
         x = x + noise * self.config.noise * self._uniform(len(x)).clamp_min(0)
         return x.clamp(0, 1) * (top - bottom) + bottom
 
+    def hounsfield(self, hu: Tensor, window_hu: tuple[float, float]) -> Tensor:
+        """A random worse version in HU, before any window, without gamma; intensities in units of this window."""
+        low, high = window_hu
+        x = self._some((hu - low) / (high - low), self.config.blur, _blur_in_plane)
+        for slices in (2, 3, 4):
+            x = self._some(x, self.config.thick_slices / 3, lambda y, n=slices: thick_slices(y, n))
+        x = x * (1 + self.config.scale * self._uniform(len(x))) + self.config.shift * self._uniform(len(x))
+        noise = torch.randn(x.shape, generator=self.random, device=self.device)
+        x = x + noise * self.config.noise * self._uniform(len(x)).clamp_min(0)
+        return x * (high - low) + low
+
     def _some(self, x: Tensor, share: float, change) -> Tensor:
         """Apply a change to a random share of the batch; the count is fixed so that the device need not be asked."""
         chosen = torch.randperm(len(x), generator=self.random, device=self.device)[: round(share * len(x))]

@@ -1,0 +1,151 @@
+"""Before a fold's training: its encoder learns lesions that are painted into the fold's own training scans.
+
+Nobody who is evaluated, and nobody whose scans decide when training stops, is among those scans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from med_transfer.backbones import LoadedBackbone, load_backbone
+from med_transfer.cohorts.hashed_names import hash_names, salt_of
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import RunData, source_weights
+from med_transfer.predictions.labels import Labels
+from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.preprocessing.window import undo_windows
+from med_transfer.pretraining import PretrainingConfig, SourceScan, SourceScans, pretrain
+from med_transfer.pretraining.source.views import CROP_ORIENTATION, reorient
+from med_transfer.pretraining.view_config import CropConfig, ViewConfig
+from med_transfer.progress import Progress
+from med_transfer.scans import geometry
+
+T = TypeVar("T")
+PRETRAINING_FOLDER = "pretraining"
+_BATCH_SLABS = 4
+_PASSES = 4.0  # forward, twice that backward, and as long as one to cut and paint
+
+
+def check_pretraining(config: FinetuneConfig, preprocessing: PreprocessingConfig, labels: Labels) -> None:
+    """Refuse scans without Hounsfield units and unknown classes, before anything is read. Raises ConfigError."""
+    if config.backbone.pretrain is None:
+        return
+    only = config.backbone.pretraining.only_class
+    if only is not None and only not in labels.names:
+        raise ConfigError(
+            f"no class {only}", where="backbone.pretraining.only_class", expected=f"one of {', '.join(labels.names)}"
+        )
+    channels = preprocessing.by_channel
+    if len(preprocessing.columns) > 1 or any(one.normalisation != "window" for one in channels):
+        raise ConfigError(
+            "several scans a case" if len(preprocessing.columns) > 1 else "z-scores",
+            where="backbone.pretrain",
+            expected="one CT a case, in windows of Hounsfield units: lesions are painted in those",
+            action="Leave backbone.pretrain out",
+        )
+
+
+def pretrained_on_fold(
+    run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, number: int, folder: Path, progress: Progress
+) -> LoadedBackbone:
+    """The source after pretraining on the training scans of a fold, kept in ``folder``; found there again.
+
+    Raises:
+        As :func:`med_transfer.pretraining.pretrain`.
+    """
+    scans, settings = source_scans(run_data, config, number), _pretraining(run_data, config, number)
+    made = pretrain(scans, settings, folder, progress=progress, source_features=False)
+    loaded = load_backbone(
+        config.backbone.name,
+        made.encoder,
+        accept_licence=config.backbone.accept_licence,
+        channels=config.input.channels_of_network,
+        instance_pooling=config.backbone.instance_pooling,
+    )
+    return replace(loaded, spec=source.spec)
+
+
+def pretraining_seconds(config: FinetuneConfig, preprocessing: PreprocessingConfig, forward: float) -> float:
+    """Of one fold, from the seconds in which a scan passes the network; a step is three such passes and the painting."""
+    if config.backbone.pretrain is None:
+        return 0.0
+    depth, _, _ = in_crop_order(preprocessing.shape, preprocessing.orientation)
+    slices = _BATCH_SLABS * min(config.backbone.pretraining.slab, depth)
+    return config.backbone.pretraining.steps * _PASSES * forward * slices / depth
+
+
+def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> PretrainingConfig:
+    settings, preprocessing = config.backbone.pretraining, run_data.preprocessing
+    depth, height, width = in_crop_order(preprocessing.shape, preprocessing.orientation)
+    slab = min(settings.slab, depth)
+    flips = tuple(0.5 if axis in config.augmentation.flips else 0.0 for axis in range(3))
+    weights = source_weights(config)
+    return PretrainingConfig(
+        method=config.backbone.pretrain,
+        backbone=config.backbone.name,
+        weights="published" if weights is None else str(weights),
+        accept_licence=config.backbone.accept_licence,
+        input_shape=(slab, height, width),
+        windows_hu=tuple(channel.window_hu for channel in preprocessing.by_channel),
+        crops=CropConfig(
+            shape=(slab, height, width),
+            slab=slab,
+            stretch=0.1,
+            rotation_degrees=(15.0, 0.0, 0.0),
+            flip=in_crop_order((flips[0], flips[1], flips[2]), preprocessing.orientation),
+            scans_per_batch=_BATCH_SLABS,
+        ),
+        views=ViewConfig(thick_slices=0.0, noise=0.05, shift=0.05, scale=0.07),
+        painted_lesions=settings.lesions,
+        validation_scans=0,
+        batch=_BATCH_SLABS,
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=0.01,
+        warm_up=0.1,
+        seed=config.seed + number,
+    )
+
+
+def source_scans(run_data: RunData, config: FinetuneConfig, number: int) -> SourceScans:
+    """The fold's training scans as the network sees them, in HU; of one class alone where the config names it."""
+    prepared, only = run_data.prepared, config.backbone.pretraining.only_class
+    cohort, images = prepared.cohort, prepared.content_hashes
+    training = [n for n in run_data.split.training(number) if only is None or cohort.cases[n].label == only]
+    patients = hash_names((cohort.patients[n] for n in training), salt_of(chain.from_iterable(images)))
+    return SourceScans(
+        tuple(
+            SourceScan(
+                hounsfield(prepared.tensors[n], run_data.preprocessing),
+                in_crop_order(prepared.voxel_mm[n], run_data.preprocessing.orientation),
+                "-".join(images[n]),
+                patients[cohort.patients[n]],
+            )
+            for n in training
+        )
+    )
+
+
+def hounsfield(tensor: NDArray[np.float16], preprocessing: PreprocessingConfig) -> NDArray[np.int16]:
+    """What the network sees of a prepared scan, in HU, [depth, height, width] of an axial slab."""
+    margin = margin_voxels(preprocessing.shape)
+    inner = tensor[:, *(slice(m, m + n) for m, n in zip(margin, preprocessing.shape, strict=True))]
+    values = undo_windows(inner.astype(np.float32), preprocessing.by_channel)
+    turned = reorient(torch.from_numpy(np.rint(values)), preprocessing.orientation, CROP_ORIENTATION)
+    return turned.to(torch.int16).contiguous().numpy()
+
+
+def in_crop_order(by_axis: tuple[T, T, T], orientation: str) -> tuple[T, T, T]:
+    """What is said of each array axis (sizes, mm), in the order of an axial slab."""
+    axes = geometry.world_axes(orientation)
+    depth, height, width = (by_axis[axes.index(axis)] for axis in geometry.world_axes(CROP_ORIENTATION))
+    return depth, height, width

@@ -1,0 +1,117 @@
+"""Supervised pretraining without labels for whole scans: lesions are painted in, and the network says what, where, how
+much.
+
+The pictures are those that fine-tuning will see: slabs of whole scans in the same windows. See painting/lesions.py.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from med_transfer.backbones import Encoder
+from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
+from med_transfer.pretraining.painting.lesions import WHAT, LesionPainter, Lesions
+from med_transfer.pretraining.source.crops import WHOLE, CropSampler
+from med_transfer.pretraining.source.scans import SourceScans
+from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient, window
+
+_LEAST_AREA = 3e-4  # of a slice: what is smaller counts as nothing there
+_RARE = 4.0  # weight of a lesion's voxels, of which there are few
+_AMOUNT_SCALE = 8.0  # square root of the share of a slice, so that it is of the order of 1
+Batch = tuple[Tensor, Lesions]
+
+
+class PaintedLesions(Method):
+    """Presence and amount of each slice from the means of the last maps in plane; the place from every map's voxels."""
+
+    figure = "presence_auc"
+
+    def __init__(self, encoder: Encoder, context: PretrainingContext) -> None:
+        super().__init__(encoder, context)
+        self.painter = LesionPainter(self.config.painted_lesions, context.device, context.seed + 1)
+        channels = encoder.stage_channels
+        self.what = nn.Linear(sum(channels[stage] for stage in self.context.pooled_stages), 2 * len(WHAT))
+        self.place = nn.ModuleList(nn.Conv3d(width, len(WHAT), 1) for width in channels)
+
+    def sampler(self, source: SourceScans, seed: int) -> CropSampler:
+        """Slabs of whole scans, every scan equally often."""
+        return CropSampler(
+            source, self.config.crops, self.context.device, seed, mixture={WHOLE: 1.0}, weights=[1.0] * len(source)
+        )
+
+    def draw(self) -> Batch:
+        """Slabs with lesions as the encoder sees them, and what was painted."""
+        crops = self.crops.batch(self.config.batch)
+        hu, lesions = self.painter(crops.hu, crops.size_mm)
+        return self.windowed(hu), lesions
+
+    def windowed(self, hu: Tensor, degraded: bool = True) -> Tensor:
+        """Slabs [batch, window, depth, height, width] in the encoder's range of values."""
+        windows, spec = self.config.windows_hu or (self.context.input.window_hu,), self.context.input
+        seen = reduce(hu, self.config.input_shape)
+        seen = self.degrade.hounsfield(seen, windows[0]) if degraded else seen
+        return torch.cat([window(seen, one, spec.output_range) for one in windows], dim=1)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` and its parts: ``present``, ``amount``, ``place``."""
+        x, lesions = batch
+        with self.half_precision():
+            maps = self.maps(x)
+            said = self._said(maps)
+            places = [head(stage).float() for head, stage in zip(self.place, maps, strict=True)]
+        mask = reorient(lesions.mask, CROP_ORIENTATION, self.context.input.orientation)
+        area = self._area(mask, said.shape[1])
+        present, amount = said.chunk(2, dim=2)
+        of_present = F.binary_cross_entropy_with_logits(present, (area > _LEAST_AREA).float())
+        of_amount = F.smooth_l1_loss(amount, area.sqrt() * _AMOUNT_SCALE)
+        of_place = torch.stack([_place_loss(logits, mask) for logits in places]).mean()
+        total = of_present + of_amount + of_place
+        return {"loss": total, "present": of_present, "amount": of_amount, "place": of_place}
+
+    def quality(self, encoder: Encoder) -> Figures:
+        """On held-out slabs: AUC with which the presence of each kind in a slice is told; empty where all are alike."""
+        if self._held_out_painted is None:
+            return {}
+        hu, lesions = self._held_out_painted
+        with self.half_precision():
+            said = self._said(self.maps(self.windowed(hu, degraded=False), encoder))
+        mask = reorient(lesions.mask, CROP_ORIENTATION, self.context.input.orientation)
+        truth = (self._area(mask, said.shape[1]) > _LEAST_AREA).flatten(0, 1).cpu().numpy()
+        scores = said.chunk(2, dim=2)[0].flatten(0, 1).cpu().numpy()
+        areas = [roc_auc_score(t, s) for t, s in zip(truth.T, scores.T, strict=True) if 0 < t.mean() < 1]
+        return {"presence_auc": float(np.mean(areas))} if areas else {}
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """With that of the painter."""
+        return super().generators() | {"lesions": self.painter.random}
+
+    @cached_property
+    def _held_out_painted(self) -> Batch | None:
+        """HU of :attr:`held_out` with the same lesions at every measurement, and what they are."""
+        if self.held_out is None:
+            return None
+        painter = LesionPainter(self.config.painted_lesions, self.context.device, seed=0)
+        return painter(self.held_out.hu, self.held_out.size_mm)
+
+    def _said(self, maps: list[Tensor]) -> Tensor:
+        """Logits of presence, then amounts, [batch, place along depth, 2 * what], of the stages that are pooled."""
+        stages = [maps[stage].mean((3, 4)) for stage in self.context.pooled_stages]
+        depth = stages[-1].shape[2]
+        joined = torch.cat([F.adaptive_avg_pool1d(stage, depth) for stage in stages], dim=1)
+        return self.what(joined.transpose(1, 2)).float()
+
+    @staticmethod
+    def _area(mask: Tensor, depth: int) -> Tensor:
+        """Largest share of a slice that is painted, among the slices of each place along depth, [batch, place, 2]."""
+        return F.adaptive_max_pool1d(mask.mean((3, 4)), depth).transpose(1, 2)
+
+
+def _place_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    truth = F.adaptive_avg_pool3d(mask, (logits.shape[2], logits.shape[3], logits.shape[4]))
+    return F.binary_cross_entropy_with_logits(logits, truth, pos_weight=logits.new_tensor(_RARE))

@@ -1,0 +1,216 @@
+"""Lesions of any organ, painted into slabs of whole scans, and what was painted: denser, lighter, where, how much.
+
+A lesion is added to the scan, ``hu + share * (target - smooth)``: the scan's own noise and kernel stay, so that paint
+cannot be told by its grain, and a soft edge is a scanner's. The tissue that it lies in is that of a random voxel:
+whatever is about as dense, so no organ need be known. Its form is a blob, a rim around a core, a crescent along the
+wall of the tissue, the filling of darker spaces in it, or a diffuse haze. Painted tumours as labels: Hu et al. 2023,
+arXiv:2303.14869.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from med_transfer.pretraining.painting.brush import RandomNumbers, inside, position_mm, wide
+from med_transfer.pretraining.view_config import LesionConfig
+
+WHAT = ("denser", "lighter")
+FORMS = ("blob", "rim", "crescent", "filling", "haze")
+_GRAIN_MM = 2.0  # standard deviation of the smoothing that takes noise away
+_BESIDE_HU = 60.0  # beyond the densities of tissue: noise, and the darkest and brightest of it
+_SEEN_HU = 3.0  # what changes a voxel by less is not asked for
+_STRIDE = 3  # in plane, of the voxels among which the middle of a lesion is drawn
+_SLICE_PROFILE = (0.2, 0.6, 0.2)  # of thick slices: a lesion's end is spread over two
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """What was painted into a batch of slabs.
+
+    Attributes:
+        mask: of ``WHAT``, 1 where a voxel was changed so, [batch, 2, depth, height, width].
+    """
+
+    mask: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """Bool [batch, 2]."""
+        return self.mask.flatten(2).any(dim=2)
+
+
+@dataclass(frozen=True)
+class _Slabs:
+    """Slabs with what painting needs of them: HU and smooth HU [batch, 1, depth, height, width], mm of each voxel."""
+
+    hu: Tensor
+    smooth: Tensor
+    size_mm: Tensor
+
+    def of(self, chosen: Tensor) -> _Slabs:
+        return _Slabs(self.hu[chosen], self.smooth[chosen], self.size_mm[chosen])
+
+    @property
+    def voxel_mm(self) -> Tensor:
+        """[batch, 3]."""
+        return self.size_mm / torch.tensor(self.hu.shape[2:], device=self.hu.device)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a lesion lies: its middle in mm from the slab's [batch, 3], HU of the tissue there [batch], the tissue."""
+
+    middle_mm: Tensor
+    tissue_hu: Tensor
+    tissue: Tensor
+
+
+class LesionPainter:
+    """Paints up to ``lesions`` into each slab; the state of its generator makes a resumed run go on the same way."""
+
+    def __init__(self, config: LesionConfig, device: torch.device, seed: int) -> None:
+        self.config, self.draws = config, RandomNumbers(device, seed)
+        self.forms = {"blob": self._blob, "rim": self._rim, "crescent": self._crescent}
+        self.forms |= {"filling": self._filling, "haze": self._haze}
+
+    @property
+    def random(self) -> torch.Generator:
+        """Decides all that is painted."""
+        return self.draws.random
+
+    def __call__(self, hu: Tensor, size_mm: Tensor) -> tuple[Tensor, Lesions]:
+        """HU [batch, 1, depth, height, width] with lesions, and where they are; ``hu`` is left as it is.
+
+        Args:
+            size_mm: extent along depth, height, width, [batch, 3].
+        """
+        slabs = _Slabs(hu, _smooth(hu, size_mm, self.config.tissue_hu), size_mm)
+        painted, mask = hu.clone(), torch.zeros(len(hu), len(WHAT), *hu.shape[2:], device=hu.device)
+        some = self.draws.share(len(hu)) < self.config.painted
+        for _ in range(self.config.lesions):
+            form = torch.bucketize(self.draws.share(len(hu)), self._shares(hu.device))
+            now = some & (self.draws.share(len(hu)) < 0.6)
+            for number, name in enumerate(FORMS):
+                chosen = (now & (form == number)).nonzero()[:, 0]
+                if len(chosen):
+                    change = self._lesion(slabs.of(chosen), name)
+                    painted[chosen] += change
+                    mask[chosen] = torch.maximum(mask[chosen], torch.cat([change, -change], dim=1).gt(_SEEN_HU).float())
+        return painted, Lesions(mask)
+
+    def _shares(self, device: torch.device) -> Tensor:
+        shares = torch.tensor([getattr(self.config.forms, name) for name in FORMS], device=device).cumsum(0)
+        return shares[:-1] / shares[-1]
+
+    def _lesion(self, slabs: _Slabs, form: str) -> Tensor:
+        """The change of HU [batch, 1, depth, height, width] that a lesion of this form makes; none without tissue."""
+        n, draws = len(slabs.hu), self.draws
+        place = self._place(slabs, at_wall=form == "crescent")
+        share = _spread_over_slices(self.forms[form](slabs, place), slabs.voxel_mm)
+        lighter = (draws.share(n) < self.config.lighter) & torch.tensor(form != "filling", device=slabs.hu.device)
+        contrast = torch.where(
+            lighter, -draws.between(*self.config.lighter_hu, n), draws.between(*self.config.denser_hu, n)
+        )
+        uneven = wide(draws.between(0, 0.2, n)) * draws.field(slabs.hu, (3, 16, 16))
+        target = wide(place.tissue_hu) + wide(contrast) * (1 + uneven)
+        change = share * place.tissue * (target - slabs.smooth)
+        return torch.where(wide(lighter), change.clamp_max(0), change.clamp_min(0))
+
+    def _place(self, slabs: _Slabs, *, at_wall: bool) -> _Place:
+        """A random voxel of what is asked for, and everything about as dense as it."""
+        low, high = self.config.tissue_hu
+        possible = (slabs.smooth > low) & (slabs.smooth < high)
+        if at_wall:
+            possible = possible & (_depth_mm(possible, slabs.voxel_mm, 4.0) < 4.0)
+        coarse = possible[:, 0, :, ::_STRIDE, ::_STRIDE]
+        drawn = (coarse.flatten(1) * (0.5 + self.draws.share(len(coarse), coarse[0].numel()))).argmax(dim=1)
+        _, height, width = coarse.shape[1:]
+        index = torch.stack([drawn // (height * width), drawn // width % height * _STRIDE, drawn % width * _STRIDE], 1)
+        value = slabs.smooth[torch.arange(len(index)), 0, index[:, 0], index[:, 1], index[:, 2]]
+        tissue = ((slabs.smooth - wide(value)).abs() < self.config.tissue_range_hu).float()
+        tissue = tissue * wide(possible.flatten(1).any(dim=1).float())
+        return _Place((index + 0.5) * slabs.voxel_mm - slabs.size_mm / 2, value, tissue)
+
+    def _ball(self, slabs: _Slabs, place: _Place, radius_mm: tuple[float, float], bumps: float = 0.6) -> Tensor:
+        """Signed distance in mm to a bumpy ellipsoid about the place, negative inside, [batch, 1, ...]."""
+        n, (low, high) = len(slabs.hu), radius_mm
+        radius = wide(low * (high / low) ** self.draws.share(n))
+        position = position_mm(slabs.hu, slabs.size_mm) - place.middle_mm[:, :, None, None, None]
+        stretch = self.draws.between(0.7, 1.4, n, 3)[:, :, None, None, None]
+        distance = (position * stretch).square().sum(1, keepdim=True).sqrt()
+        rough = self.draws.field(slabs.hu, (3, 12, 12)) + 0.5 * self.draws.field(slabs.hu, (4, 28, 28))
+        return distance - radius * (1 + wide(self.draws.between(0, bumps, n)) * rough)
+
+    def _edge(self) -> float:
+        return float(self.draws.between(0.6, 2.5, 1))
+
+    def _blob(self, slabs: _Slabs, place: _Place) -> Tensor:
+        return inside(self._ball(slabs, place, self.config.radius_mm), self._edge())
+
+    def _rim(self, slabs: _Slabs, place: _Place) -> Tensor:
+        distance = self._ball(slabs, place, (2 * self.config.radius_mm[0], self.config.radius_mm[1]))
+        thickness = float(self.draws.between(1.5, 5.0, 1))
+        return inside(distance, self._edge()) - inside(distance + thickness, self._edge())
+
+    def _crescent(self, slabs: _Slabs, place: _Place) -> Tensor:
+        """Thickest at the place, thinner along the wall; its inner side is smooth."""
+        low, high = self.config.thickness_mm
+        around = inside(self._ball(slabs, place, self.config.extent_mm, bumps=0.3), 20.0)
+        depth = _depth_mm(place.tissue > 0.5, slabs.voxel_mm, high + 2)
+        thickness = wide(low * (high / low) ** self.draws.share(len(slabs.hu))) * around
+        return inside(depth - thickness, 1.0) * (around > 0.05)
+
+    def _filling(self, slabs: _Slabs, place: _Place) -> Tensor:
+        """Of what is darker than the tissue, though part of it: ventricles and furrows of a brain."""
+        around = inside(self._ball(slabs, place, self.config.extent_mm, bumps=0.4), 4.0)
+        return around * torch.sigmoid((wide(place.tissue_hu) - 10 - slabs.smooth) / 2)
+
+    def _haze(self, slabs: _Slabs, place: _Place) -> Tensor:
+        around = inside(self._ball(slabs, place, self.config.extent_mm), 6.0)
+        return 0.6 * around * torch.sigmoid(6 * self.draws.field(slabs.hu, (3, 20, 20)))
+
+
+def _smooth(hu: Tensor, size_mm: Tensor, tissue_hu: tuple[float, float]) -> Tensor:
+    """The mean in plane of what is about as dense as tissue, so that bone and air beside it do not bleed into it."""
+    low, high = tissue_hu
+    tissue = ((hu > low - _BESIDE_HU) & (hu < high + _BESIDE_HU)).float()
+    share = _blurred(tissue, size_mm)
+    return torch.where(tissue * share > 0.2, _blurred(hu * tissue, size_mm) / share.clamp_min(0.2), hu)
+
+
+def _blurred(x: Tensor, size_mm: Tensor) -> Tensor:
+    """Two means over a square, which is nearly a Gaussian of ``_GRAIN_MM``."""
+    sigma = _GRAIN_MM / float((size_mm[:, 2] / x.shape[4]).mean())
+    reach = max(1, round((math.sqrt(6 * sigma**2 + 1) - 1) / 2))
+    for _ in range(2):
+        x = F.avg_pool3d(F.pad(x, (reach, reach, reach, reach, 0, 0), mode="replicate"), (1, *[2 * reach + 1] * 2), 1)
+    return x
+
+
+def _depth_mm(tissue: Tensor, voxel_mm: Tensor, most_mm: float) -> Tensor:
+    """Distance in plane to what is not of the tissue, in mm up to ``most_mm``; octagons in the place of circles.
+
+    Measured on every second voxel, as exact as a lesion's edge.
+    """
+    outside = F.max_pool3d(1.0 - tissue.float(), (1, 2, 2), ceil_mode=True)
+    step = 2 * float(voxel_mm[:, 1:].mean())
+    depth = torch.zeros_like(outside)
+    for ring in range(max(1, math.ceil(most_mm / step))):
+        depth = depth + (1 - outside) * step
+        cross = torch.maximum(
+            F.max_pool3d(outside, (1, 3, 1), 1, (0, 1, 0)), F.max_pool3d(outside, (1, 1, 3), 1, (0, 0, 1))
+        )
+        outside = cross if ring % 2 else F.max_pool3d(outside, (1, 3, 3), 1, (0, 1, 1))
+    return F.interpolate(depth, tissue.shape[2:], mode="trilinear", align_corners=False)
+
+
+def _spread_over_slices(share: Tensor, voxel_mm: Tensor) -> Tensor:
+    if share.shape[2] < 2 or float(voxel_mm[:, 0].mean()) < 2 * _GRAIN_MM:
+        return share
+    kernel = share.new_tensor(_SLICE_PROFILE)[None, None, :, None, None]
+    return F.conv3d(F.pad(share, (0, 0, 0, 0, 1, 1), mode="replicate"), kernel)

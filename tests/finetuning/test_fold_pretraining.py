@@ -1,0 +1,149 @@
+"""Before each fold's training its encoder learns painted lesions, from that fold's training scans alone."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from med_transfer.backbones import find_backbone
+from med_transfer.cohorts import Cohort, SourceLock
+from med_transfer.config import load_config
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning import finetune
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import prepare_run_data
+from med_transfer.finetuning.fold_pretraining import hounsfield, in_crop_order, source_scans
+from med_transfer.finetuning.split_choice import choose_split
+from med_transfer.inference import Predictor
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.pretraining.source.views import reorient
+from med_transfer.progress import silent
+from med_transfer.scans import read_scan
+
+PATIENTS = 10
+WINDOWS = [{"column": "scan", "window_hu": window} for window in ([0, 80], [-20, 180], [-800, 2000])]
+SETTINGS = {
+    "backbone": {
+        "name": "slices-efficientnet-lite0",
+        "instance_pooling": "mean_max",
+        "pretrain": "painted_lesions",
+        "pretraining": {"steps": 2},
+    },
+    "input": {"region": "whole", "shape": [8, 64, 64], "channels": WINDOWS},
+    "transfer": {"strategy": "linear_probe"},
+    "split": {"test_fraction": 0, "folds": 2},
+    "from_scratch_baseline": False,
+    "explain": {"gallery": 0},
+}
+
+
+def head(seed: int, *, sick: bool) -> np.ndarray:
+    """HU [depth, height, width] of a skull around a brain, with blood in it or not."""
+    _, y, x = np.mgrid[:8, :64, :64] - 31.5
+    radius, rng = np.hypot(y, x), np.random.default_rng(seed)
+    hu = np.select([radius < 24, radius < 28], [35.0, 900.0], -1000.0)
+    hu[2:5, 20:30, 24 + seed % 8 : 34 + seed % 8] += 40 * sick
+    return hu + rng.normal(0, 4, hu.shape)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Cohort:
+    folder, rows = tmp_path_factory.mktemp("heads"), ["scan,patient,label"]
+    for number in range(PATIENTS):
+        sick = number % 2 == 1
+        voxels = head(number, sick=sick).transpose(2, 1, 0).astype(np.int16)
+        nib.save(nib.Nifti1Image(voxels, np.diag([-3.0, -3.0, 5.0, 1.0])), folder / f"{number}.nii.gz")
+        rows.append(f"{number}.nii.gz,p{number},{'blood' if sick else 'none'}")
+    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    return Cohort.read(folder / "cohort.csv")
+
+
+@pytest.fixture(scope="module")
+def run(cohort, tmp_path_factory):
+    return finetune(cohort, FinetuneConfig.model_validate(SETTINGS), tmp_path_factory.mktemp("run"))
+
+
+def config(**pretraining) -> FinetuneConfig:
+    backbone = SETTINGS["backbone"] | {"pretraining": {"steps": 2} | pretraining}
+    return FinetuneConfig.model_validate(SETTINGS | {"backbone": backbone})
+
+
+def fold(run, number: int):
+    return run.folder / f"training/fold-{number}/pretraining"
+
+
+def test_a_fold_learns_from_its_own_training_scans_and_from_no_other(run, cohort):
+    images = {case.patient: read_scan(case.path).content_hash for case in cohort.cases}
+    seen = [set(SourceLock.read(fold(run, number) / "source.lock.json").content_hashes) for number in range(2)]
+    assert seen[0] | seen[1] == set(images.values())
+    assert not seen[0] & seen[1]  # of two folds, each one's training scans are the other's validation scans
+
+
+def test_each_fold_has_an_encoder_of_its_own_and_the_bundle_predicts_with_them(run, cohort):
+    states = [load_file(fold(run, number) / "encoder.safetensors") for number in range(2)]
+    moved = [name for name, values in states[0].items() if not torch.equal(values, states[1][name])]
+    assert len(moved) > 20
+    predictor = Predictor(run.folder / "bundle")
+    probabilities = [predictor.predict(case.path).probabilities for case in cohort.cases[:2]]
+    assert all(sum(values.values()) == pytest.approx(1) for values in probabilities)
+
+
+def test_it_is_not_repeated_since_each_fold_costs_a_training(run):
+    assert load_config(FinetuneConfig, run.folder / "config.yaml").split.repeats == 1
+
+
+def test_a_finished_pretraining_is_found_again(run, cohort):
+    before = {number: (fold(run, number) / "encoder.safetensors").stat().st_mtime_ns for number in range(2)}
+    finetune(cohort, load_config(FinetuneConfig, run.folder / "config.yaml"), run.folder)
+    assert before == {number: (fold(run, number) / "encoder.safetensors").stat().st_mtime_ns for number in range(2)}
+
+
+def test_one_class_alone_can_be_the_canvas(cohort, tmp_path):
+    run_data = prepare_run_data(
+        cohort, choose_split(config(), cohort), find_backbone("slices-efficientnet-lite0"), tmp_path, silent
+    )
+    healthy = {case.patient for case in cohort.cases if case.label == "none"}
+    for number in range(2):
+        training = {run_data.prepared.cohort.patients[n] for n in run_data.split.training(number)}
+        for only, expected in (("none", training & healthy), (None, training)):
+            scans = source_scans(run_data, config(only_class=only), number)
+            assert len(scans) == len(expected)
+            assert len(scans.patient_hashes) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": SETTINGS["backbone"] | {"pretraining": {"only_class": "well"}}}, "no class well; .* blood, none"),
+        ({"input": {"modality": "MR", "region": "whole", "shape": [8, 64, 64]}}, "z-scores; expected one CT a case"),
+        (
+            {"input": {"region": "whole", "shape": [8, 64, 64], "channels": [WINDOWS[0], {"column": "scan_late"}]}},
+            "several scans a case",
+        ),
+    ],
+)
+def test_what_cannot_be_painted_is_refused_before_anything_is_read(cohort, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        finetune(cohort, FinetuneConfig.model_validate(SETTINGS | changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "prepared").exists()
+
+
+@pytest.mark.parametrize("orientation", ["SPL", "SRA", "LPS"])
+def test_the_painter_sees_the_hounsfield_units_of_the_prepared_scan(cohort, orientation):
+    """Prepared in windows and turned back, against the same grid in one wide window, which hides nothing."""
+    volume = read_scan(cohort.cases[1].path)
+    common = {"orientation": orientation, "shape": (16, 48, 56), "spacing_mm": (5.0, 4.0, 4.0), "modality": "CT"}
+    windows = PreprocessingConfig(**common, channels=WINDOWS, output_range=(0.0, 1.0))
+    plain = PreprocessingConfig(**common, window_hu=(-800, 2000), output_range=(-800, 2000))
+    seen = Preprocessing(windows)({"scan": volume}, margin=margin_voxels(windows.shape)).numpy()
+    expected = Preprocessing(plain)(volume).numpy()[0]
+    found = hounsfield(seen.astype(np.float16), windows)
+    turned = reorient(torch.from_numpy(expected), orientation, "SPL").numpy()
+    assert found.shape == turned.shape == in_crop_order(windows.shape, orientation)
+    fine = (turned > 5) & (turned < 75)
+    assert np.abs(found - turned)[fine].max() <= 1
+    assert np.abs(found - turned).max() <= 3

@@ -1,0 +1,131 @@
+"""Painted lesions: what is said to be painted is what was painted, the scan's noise stays, and a network learns it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from tiny import measured, tiny_config, tiny_training
+
+from med_transfer.pretraining import CropConfig, SourceScan, SourceScans
+from med_transfer.pretraining.methods.painted_lesions import PaintedLesions
+from med_transfer.pretraining.painting.lesions import FORMS, WHAT, LesionPainter, _depth_mm
+from med_transfer.pretraining.source.crops import WHOLE, CropSampler
+from med_transfer.pretraining.view_config import LesionConfig
+
+CPU = torch.device("cpu")
+NOISE_HU = 6.0
+SIZE_MM = (20.0, 160.0, 160.0)
+
+
+def heads(n: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A brain of 35 HU with two darker spaces of 8 HU, a skull, air; white noise; slabs of four slices of 5 mm."""
+    _, y, x = np.mgrid[:4, :80, :80] - 39.5
+    radius = np.hypot(y, x)
+    hu = np.select([radius < 30, radius < 34], [35.0, 900.0], -1000.0)
+    for side in (-1, 1):
+        hu[np.hypot((y - 2) / 10, (x - 7 * side) / 4) < 1] = 8.0
+    noise = np.random.default_rng(seed).normal(0, NOISE_HU, (n, 1, *hu.shape))
+    return torch.from_numpy(hu + noise).float(), torch.tensor(SIZE_MM).expand(n, 3)
+
+
+def painter(form: str | None = None, seed: int = 0, **changes) -> LesionPainter:
+    forms = {name: 1.0 if form in (None, name) else 1e-9 for name in FORMS}
+    return LesionPainter(LesionConfig(**({"painted": 1.0, "forms": forms} | changes)), CPU, seed)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_mask_says_where_the_scan_was_changed_and_in_which_direction(form):
+    hu, size_mm = heads()
+    painted, lesions = painter(form)(hu, size_mm)
+    change = painted - hu
+    denser, lighter = lesions.mask[:, :1], lesions.mask[:, 1:]
+    assert lesions.present.any()
+    for said, other, sign in ((denser, lighter, 1), (lighter, denser, -1)):  # where two lesions overlap, both are said
+        alone = said > other
+        assert (sign * change[alone] > 0).sum() >= 0.95 * alone.sum()
+    assert lighter.any() == (form != "filling")
+    assert change[lesions.mask.sum(1, keepdim=True) == 0].abs().max() < 10  # two soft edges at most
+    assert (change[:, 0][:, 0, :2] == 0).all()  # air stays air
+
+
+def test_a_lesion_keeps_the_noise_of_the_scan():
+    """The paint would be told by its smoothness; here the noise within it is that of the scan beside it."""
+    hu, size_mm = heads(16)
+    painted, lesions = painter("blob", radius_mm=(15, 20), lighter=0.0, lesions=1)(hu, size_mm)
+    inside = torch.from_numpy(ndimage.binary_erosion(lesions.mask[:, 0].numpy() > 0, np.ones((1, 1, 7, 7))))
+    fine = painted[:, 0] - torch.from_numpy(ndimage.gaussian_filter(painted[:, 0].numpy(), (0, 0, 1, 1)))
+    before = hu[:, 0] - torch.from_numpy(ndimage.gaussian_filter(hu[:, 0].numpy(), (0, 0, 1, 1)))
+    assert inside.sum() > 1000
+    assert float(fine[inside].std() / before[inside].std()) == pytest.approx(1, abs=0.2)
+
+
+def test_a_crescent_lies_along_the_wall_and_a_filling_in_the_dark_spaces():
+    hu, size_mm = heads(16)
+    clean = heads(1)[0][0, 0, 0].numpy()
+    _, y, x = np.mgrid[:4, :80, :80] - 39.5
+    wall, dark = torch.from_numpy(np.hypot(y, x) > 21), torch.from_numpy(ndimage.gaussian_filter(clean, 2) < 27)[None]
+    crescents = painter("crescent", lighter=0.0, lesions=1, tissue_hu=(0, 60))(hu, size_mm)[1].mask[:, 0] > 0
+    assert (crescents & wall).sum() > 0.9 * crescents.sum() > 0
+    fillings = painter("filling", lesions=1, tissue_hu=(25, 45))(hu, size_mm)[1].mask[:, 0] > 0
+    assert (fillings & dark).sum() > 0.7 * fillings.sum() > 0
+
+
+def test_the_depth_in_a_tissue_is_about_that_of_scipy():
+    tissue = heads(1)[0] > 0
+    tissue = tissue & (torch.from_numpy(np.hypot(*(np.mgrid[:80, :80] - 39.5))) < 30)
+    tissue = torch.from_numpy(ndimage.binary_closing(tissue[0, 0].numpy(), np.ones((1, 5, 5))))[None, None]
+    depth = _depth_mm(tissue, torch.tensor([[5.0, 2.0, 2.0]]), 14.0)[0, 0, 0].numpy()
+    exact = np.minimum(ndimage.distance_transform_edt(tissue[0, 0, 0].numpy()) * 2, 14)
+    assert np.abs(depth - exact)[exact > 0].max() < 5
+    assert np.corrcoef(depth[exact > 0], exact[exact > 0])[0, 1] > 0.95
+
+
+def test_nothing_is_painted_where_there_is_no_tissue_or_none_is_asked_for():
+    air, size_mm = torch.full((3, 1, 4, 40, 40), -1000.0), torch.tensor(SIZE_MM).expand(3, 3)
+    for made, hu in ((painter(), air), (painter(painted=0.0), heads(3)[0])):
+        painted, lesions = made(hu, size_mm)
+        assert torch.equal(painted, hu)
+        assert not lesions.mask.any()
+
+
+def test_the_same_seed_paints_the_same():
+    hu, size_mm = heads()
+    first, again, other = (painter(seed=seed)(hu, size_mm)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_slab_is_so_many_neighbouring_slices_of_the_whole_plane():
+    """Of a scan whose voxels say their slice and row, so that where a slab lies can be read from it."""
+    k, j, _ = np.mgrid[:20, :40, :40]
+    scan = SourceScan((100 * k + j).astype(np.int16), (5.0, 2.0, 2.0), "0" * 64)
+    plain = CropConfig(shape=(4, 40, 40), slab=4, shift_mm=1e-6).plain
+    crops = CropSampler(SourceScans((scan,)), plain, CPU, seed=0, mixture={WHOLE: 1.0}).batch(32)
+    slices = crops.hu[:, 0, :, 0, 0] / 100
+    assert torch.allclose(slices.diff(dim=1), torch.ones(32, 3), atol=0.02)
+    assert slices[:, 0].min() < 3
+    assert slices[:, -1].max() > 16
+    assert torch.allclose(crops.hu[0, 0, 0, :, 0].diff(), torch.ones(39), atol=0.02)
+    assert crops.size_mm[0].tolist() == pytest.approx([20.0, 80.0, 80.0])
+
+
+def test_a_network_learns_to_say_what_was_painted_into_scans_it_has_not_seen(tmp_path):
+    scans = tuple(
+        SourceScan(np.rint(heads(1, seed)[0][0, 0].numpy()).astype(np.int16), (5.0, 2.0, 2.0), f"{seed:064x}")
+        for seed in range(6)
+    )
+    settings = {"steps": 60, "batch": 8, "learning_rate": 1e-2, "probe": {"every_steps": 60}, "validation_scans": 2}
+    settings |= {"input_shape": (4, 40, 40), "crops": CropConfig(shape=(4, 40, 40), slab=4), "windows_hu": ((0, 80),)}
+    lesions = {"radius_mm": (12, 25), "denser_hu": (40, 60), "lighter": 0.0, "forms": {"blob": 1.0}}
+    tiny_training("painted_lesions", SourceScans(scans), tmp_path, painted_lesions=lesions, **settings).run()
+    figures = [figure["presence_auc"] for figure in measured(tmp_path) if "presence_auc" in figure]
+    assert figures[-1] > max(0.75, figures[0])
+
+
+def test_the_method_is_a_setting_like_the_others():
+    config = tiny_config("painted_lesions", windows_hu=((0, 80), (-20, 180)))
+    assert PaintedLesions.figure == "presence_auc"
+    assert config.windows_hu == ((0, 80), (-20, 180))
+    assert len(WHAT) == 2
