@@ -30,11 +30,21 @@ from med_transfer.finetuning.run import Run
 COMMON = ("split.test_fraction=0", "split.folds=5", "from_scratch_baseline=false", "explain.gallery=0")
 FROZEN = (*COMMON, "split.repeats=5", "transfer.strategy=linear_probe")
 TRAINED = (*COMMON, "split.repeats=1", "training.monitor=macro_auc", "training.batch_size=4", "training.epoch_scans=96")
+PAINTED = ("backbone.pretrain=painted_lesions",)
 ARMS: dict[str, tuple[str, ...]] = {
     "plan": (*COMMON, "split.repeats=5"),
     "one window": (*FROZEN, "input.channels=[]", "input.window_hu=[0,80]"),
     "brain": (*FROZEN, "input.region=brain"),
     "brain alone": (*FROZEN, "input.region=brain", "input.isolate=true"),
+    "160 pixels": (*FROZEN, "split.repeats=1", "input.shape=[30,160,160]"),
+    "painted lesions": (*FROZEN, "split.repeats=1", "input.shape=[30,160,160]", *PAINTED),
+    "painted lesions, canvas none": (
+        *FROZEN,
+        "split.repeats=1",
+        "input.shape=[30,160,160]",
+        *PAINTED,
+        "backbone.pretraining.only_class=none",
+    ),
     "mean of slices": (*FROZEN, "backbone.instance_pooling=mean"),
     "stretched": (*FROZEN, "backbone.name=med-transfer-small", "input.fit=stretch", "input.shape=[64,96,96]"),
     "tiles": (*FROZEN, "backbone.name=tiles-med-transfer-small"),

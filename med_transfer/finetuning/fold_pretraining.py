@@ -75,7 +75,7 @@ def pretrained_on_fold(
 
 
 def pretraining_seconds(config: FinetuneConfig, preprocessing: PreprocessingConfig, forward: float) -> float:
-    """Of one fold, from the seconds in which a scan passes the network; a step is three such passes and the painting."""
+    """Of one fold, from the seconds in which a scan passes the network; a step is several such passes."""
     if config.backbone.pretrain is None:
         return 0.0
     depth, _, _ = in_crop_order(preprocessing.shape, preprocessing.orientation)
@@ -90,7 +90,7 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
     flips = tuple(0.5 if axis in config.augmentation.flips else 0.0 for axis in range(3))
     weights = source_weights(config)
     return PretrainingConfig(
-        method=config.backbone.pretrain,
+        method="painted_lesions",
         backbone=config.backbone.name,
         weights="published" if weights is None else str(weights),
         accept_licence=config.backbone.accept_licence,
