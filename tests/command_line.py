@@ -27,6 +27,7 @@ TINY = (
     "training.batch_size=8",
     "split.folds=2",
     "split.test_fraction=0.34",
+    "explain.gallery=0",  # half a run's time; ``transferred`` and ``judged`` have one
 )
 SMALL_SCANS = {"format": "mixed", "shape": (24, 64, 64), "scans_per_patient": (1, 1), "difficulty": 0.2}
 

@@ -87,7 +87,7 @@ def transferred(cohort_csv: Path, finished: FinishedRun, tmp_path_factory: pytes
     """A finished run from the other one's network, with its from-scratch baseline, on its table's regions."""
     folder = tmp_path_factory.mktemp("runs") / "transferred"
     own = (f"backbone.weights={finished.bundle}", "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1")
-    region = ("input.region=auto", "input.spacing_mm=[2,2,2]")
+    region = ("input.region=auto", "input.spacing_mm=[2,2,2]", "explain.gallery=6")
     return FinishedRun(folder, run_command("finetune", cohort_csv, "-o", folder, *settings(*TINY, *own, *region)))
 
 

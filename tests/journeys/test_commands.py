@@ -244,7 +244,7 @@ def figures(run: FinishedRun) -> tuple[float, float]:
 
 
 def test_evaluate_on_patients_that_the_bundle_never_saw(command, finished, unseen_csv, tmp_path):
-    outcome = command("evaluate", finished.folder, unseen_csv, "-o", tmp_path / "out", "--json")
+    outcome = command("evaluate", finished.folder, unseen_csv, "-o", tmp_path / "out", "--gallery", 0, "--json")
     assert outcome.code == 0, outcome.err
     metrics = json.loads(outcome.out)
     assert metrics == json.loads((tmp_path / "out/metrics.json").read_text())
@@ -253,7 +253,7 @@ def test_evaluate_on_patients_that_the_bundle_never_saw(command, finished, unsee
 
 
 def test_evaluate_on_its_training_patients_is_refused(command, finished, cohort_csv, tmp_path):
-    outcome = command("evaluate", finished.bundle, cohort_csv, "-o", tmp_path / "out")
+    outcome = command("evaluate", finished.bundle, cohort_csv, "-o", tmp_path / "out", "--gallery", 0)
     assert outcome.code == 2
     assert "error: " in outcome.err
     assert "the bundle was trained on 12 of these scans or their patients: row 2 (scans/case-01" in outcome.err
@@ -264,7 +264,9 @@ def test_evaluate_refuses_a_training_scan_filed_under_another_patient(command, f
     rows = read_rows(cohort_csv)
     for number, row in enumerate(rows):
         row |= {"scan": str(cohort_csv.parent / row["scan"]), "patient": f"new-{number}"}
-    outcome = command("evaluate", finished.bundle, write_rows(tmp_path / "c.csv", rows), "-o", tmp_path / "out")
+    outcome = command(
+        "evaluate", finished.bundle, write_rows(tmp_path / "c.csv", rows), "-o", tmp_path / "out", "--gallery", 0
+    )
     assert (outcome.code, "the bundle was trained on 12 of these" in outcome.err) == (2, True)
 
 

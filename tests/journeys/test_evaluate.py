@@ -37,7 +37,7 @@ def test_subgroups_are_those_that_were_asked_for(command: Command, finished: Fin
 def test_predictions_that_abstain_are_counted_and_the_rest_is_measured(
     command, finished: FinishedRun, unseen_csv, tmp_path
 ):
-    assert command("evaluate", finished.bundle, unseen_csv, "-o", tmp_path / "out").code == 0
+    assert command("evaluate", finished.bundle, unseen_csv, "-o", tmp_path / "out", "--gallery", 0).code == 0
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())["abstained"]
     rows = read_rows(tmp_path / "out/predictions.csv")
     truth = {row["scan"]: row["label"] for row in read_rows(unseen_csv)}
@@ -119,7 +119,7 @@ def test_a_run_measures_shortcuts_and_its_own_test_scans_are_no_other_cohort(fin
 def test_what_was_seen_in_training_is_judged_only_when_allowed_and_is_said_first(
     command: Command, finished: FinishedRun, cohort_csv, tmp_path
 ):
-    words = ("evaluate", finished.bundle, cohort_csv, "-o", tmp_path / "out")
+    words = ("evaluate", finished.bundle, cohort_csv, "-o", tmp_path / "out", "--gallery", 0)
     refused = command(*words)
     assert (refused.code, "pass --allow-overlap" in refused.err) == (2, True)
     allowed = command(*words, "--allow-overlap")
@@ -159,7 +159,7 @@ def tied_csv(finished: FinishedRun, tmp_path_factory):
 def test_an_external_cohort_whose_acquisition_tells_the_label_is_warned_of(
     command: Command, finished: FinishedRun, tied_csv, tmp_path
 ):
-    outcome = command("evaluate", finished.bundle, tied_csv, "-o", tmp_path)
+    outcome = command("evaluate", finished.bundle, tied_csv, "-o", tmp_path, "--gallery", 0)
     assert outcome.code == 0, outcome.err
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(metrics["baselines"]) == ["prevalence", "handcrafted", "acquisition"]

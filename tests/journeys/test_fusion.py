@@ -138,7 +138,9 @@ def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fuse
     rows = read_rows(unseen_csv)
     rows[2]["age"] = "sixty"
     table = write_rows(unseen_csv.parent / "one-without-an-age.csv", rows)
-    outcome = run_command("evaluate", reporting_the_fusion(fused, tmp_path), table, "-o", tmp_path / "out")
+    outcome = run_command(
+        "evaluate", reporting_the_fusion(fused, tmp_path), table, "-o", tmp_path / "out", "--gallery", 0
+    )
     assert outcome.code == 0, outcome.err
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert (metrics["n_scans"], metrics["fusion"]["n_scans"], metrics["fusion"]["report"]) == (6, 5, "image")
@@ -157,7 +159,7 @@ def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fuse
 
 def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
     bundle = reporting_the_fusion(fused, tmp_path)
-    outcome = run_command("evaluate", bundle, unseen_csv, "-o", tmp_path / "out")
+    outcome = run_command("evaluate", bundle, unseen_csv, "-o", tmp_path / "out", "--gallery", 0)
     assert outcome.code == 0, outcome.err
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["fusion"]["report"] == "fused"

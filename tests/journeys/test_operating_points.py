@@ -120,7 +120,7 @@ def test_another_operating_point_trains_nothing_and_is_a_second_access(
     page = (copied / "report.html").read_text()
     assert page.index("test set was read 2 times</b>1 of the earlier times with") < page.index("Who was evaluated</h2>")
 
-    outcome = command("evaluate", copied, own_test_csv, "-o", tmp_path / "out")
+    outcome = command("evaluate", copied, own_test_csv, "-o", tmp_path / "out", "--gallery", 0)
     assert outcome.code == 0, outcome.err
     third = contents(tmp_path / "out/metrics.json")
     assert (third["test_set_access"]["n"], third["test_set_access"]["own"]) == (3, True)
@@ -164,7 +164,7 @@ def test_another_cohort_is_counted_by_itself_with_the_prevalence_of_the_developm
     shifted = [row for row in read_rows(unseen_csv) if row["label"] != "solid" or row["patient"].endswith("0")]
     table = write_rows(unseen_csv.parent / "shifted.csv", shifted)
     for number in (1, 2):
-        outcome = command("evaluate", copied, table, "-o", tmp_path / f"out-{number}")
+        outcome = command("evaluate", copied, table, "-o", tmp_path / f"out-{number}", "--gallery", 0)
         assert outcome.code == 0, outcome.err
         metrics = contents(tmp_path / f"out-{number}" / "metrics.json")
         assert (metrics["test_set_access"]["n"], metrics["test_set_access"]["own"]) == (number, False)
@@ -181,7 +181,7 @@ def test_a_bundle_away_from_its_run_counts_in_the_output_folder(
     command: Command, run: FinishedRun, own_test_csv, tmp_path
 ):
     bundle = shutil.copytree(run.bundle, tmp_path / "bundle")
-    assert command("evaluate", bundle, own_test_csv, "-o", tmp_path / "out").code == 0
+    assert command("evaluate", bundle, own_test_csv, "-o", tmp_path / "out", "--gallery", 0).code == 0
     counts = contents(tmp_path / "out/metrics.json")["test_set_access"]
     assert (counts["n"], counts["own"], len(lines_of(tmp_path / "out"))) == (1, True, 2)
     assert len(lines_of(run.folder)) == 2
@@ -216,7 +216,7 @@ def test_a_bundle_that_was_changed_afterwards_is_refused(
     command: Command, copied: Path, own_test_csv, tmp_path, changes, in_run, away
 ):
     changed(copied / "bundle", **changes)
-    outcome = command("evaluate", copied, own_test_csv, "-o", tmp_path / "out")
+    outcome = command("evaluate", copied, own_test_csv, "-o", tmp_path / "out", "--gallery", 0)
     assert (outcome.code, in_run in outcome.err) == (2, True), outcome.err
     assert "run finetune on the run's folder" in outcome.err
     moved = shutil.copytree(copied / "bundle", tmp_path / "bundle")
@@ -230,7 +230,7 @@ def test_a_bundle_that_was_changed_afterwards_is_refused(
 def test_a_lock_that_was_edited_or_a_bundle_of_another_run_is_refused(command: Command, copied: Path, own_test_csv):
     lock = contents(copied / DECISIONS_FILE)
     (copied / DECISIONS_FILE).write_text(json.dumps(lock | {"abstain_above_novelty": 0.5}))
-    outcome = command("evaluate", copied, own_test_csv, "-o", copied.parent / "out")
+    outcome = command("evaluate", copied, own_test_csv, "-o", copied.parent / "out", "--gallery", 0)
     assert (outcome.code, "is not a lock on decisions, or was edited" in outcome.err) == (2, True), outcome.err
 
 
@@ -240,7 +240,7 @@ def test_a_bundle_from_before_there_were_locks_still_loads(command: Command, run
     for key in ("lock_hash", "held_out", "reported", "chosen_point", "development", "files"):
         del record[key]
     (bundle / RECORD_FILE).write_text(json.dumps(record))
-    outcome = command("evaluate", bundle, own_test_csv, "-o", tmp_path / "out")
+    outcome = command("evaluate", bundle, own_test_csv, "-o", tmp_path / "out", "--gallery", 0)
     assert outcome.code == 0, outcome.err
     metrics = contents(tmp_path / "out/metrics.json")
     assert (metrics["test_set_access"]["own"], metrics["test_set_access"]["lock_hash"]) == (None, "")
