@@ -142,9 +142,11 @@ def training_batches(
     """Endless variety, equal classes: each epoch draws scans with replacement and augments each draw anew.
 
     Where features are aligned with unlabelled scans, a batch has a third part, as many images of them.
+
+    Args:
+        seed: of the draws. Augmentation follows torch's own generator, from which MONAI's loader seeds it.
     """
     views = augmentation(config.augmentation, preprocessing.shape, preprocessing.output_range)
-    views.set_random_state(seed)
     training, truth = config.training, data.train_truth
     weights = draw_weights(truth, balanced=training.balance == "sampling").tolist()
     draws, generator = max(len(truth), training.epoch_scans), torch.Generator().manual_seed(seed)
