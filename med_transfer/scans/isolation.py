@@ -104,16 +104,23 @@ class ScanWorker:
     _in_force: ReadLimits = field(default=ReadLimits(), init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
-    def call(self, function: Callable[..., Result], *arguments: Any, where: object = "", **options: Any) -> Result:
+    def call(
+        self, function: Callable[..., Result], *arguments: Any, where: object = "", longer: float = 0.0, **options: Any
+    ) -> Result:
         """``function(*arguments, **options)``, a function of a module and what pickle takes.
+
+        Args:
+            function, arguments, options: see there.
+            where: whose time and memory it is, for the error.
+            longer: seconds that it may take beyond the limit.
 
         Raises:
             ScanAborted: it took too much time or memory, ended the child, or raised something else than our errors.
             MedTransferError: what the function raised.
         """
         with self._lock, self._closed_on_error():
-            self._request(function, arguments, options, streamed=False)
-            return self._answer(where)
+            self._request(function, arguments, options, streamed=False, longer=longer)
+            return self._answer(where, longer)
 
     def map(
         self, function: Callable[[Sequence[Item]], Iterable[Result]], items: Sequence[Item]
@@ -165,7 +172,9 @@ class ScanWorker:
                 self.close()
             raise
 
-    def _request(self, function: Callable, arguments: tuple, options: dict, *, streamed: bool) -> None:
+    def _request(
+        self, function: Callable, arguments: tuple, options: dict, *, streamed: bool, longer: float = 0.0
+    ) -> None:
         environment = {name: text for name, text in os.environ.items() if name.startswith(_ENVIRONMENT)}
         name, folder = (function.__module__, function.__qualname__), ""
         with contextlib.suppress(FileNotFoundError):  # of now, which somebody may have deleted
@@ -173,7 +182,7 @@ class ScanWorker:
         for fresh in (False, True):
             process = self._running(fresh=fresh)
             try:
-                _send(process.stdin, (folder, environment, name, arguments, options, streamed))
+                _send(process.stdin, (folder, environment, name, arguments, options, streamed, longer))
                 return
             except OSError as error:  # it has ended since the last call
                 if fresh:
@@ -204,8 +213,9 @@ class ScanWorker:
         self._receive("the process that reads scans", _START_SECONDS)
         return self._process
 
-    def _answer(self, where: object) -> Any:
-        kind, value = self._receive(where, self._in_force.seconds)
+    def _answer(self, where: object, longer: float = 0.0) -> Any:
+        seconds = self._in_force.seconds
+        kind, value = self._receive(where, seconds and seconds + longer)
         if kind == "memory":
             self.close()
             raise _aborted(f"needs more than {self._in_force.gib:g} GiB of memory", where)
@@ -273,10 +283,14 @@ def _close(pid: int) -> None:
         _own[pid].close()
 
 
-def isolated(function: Callable[..., Result], *arguments: Any, where: object = "", **options: Any) -> Result:
+def isolated(
+    function: Callable[..., Result], *arguments: Any, where: object = "", longer: float = 0.0, **options: Any
+) -> Result:
     """:meth:`ScanWorker.call` of this process's worker; within a child, and on Windows, a plain call."""
     own = worker()
-    return own.call(function, *arguments, where=where, **options) if own else function(*arguments, **options)
+    if own is None:
+        return function(*arguments, **options)
+    return own.call(function, *arguments, where=where, longer=longer, **options)
 
 
 def isolated_map(
@@ -312,7 +326,7 @@ def serve() -> None:
 
 def _serve_one(request: tuple, answers: BinaryIO, seconds: float) -> str:
     """How it ended."""
-    folder, environment, (module, name), arguments, options, streamed = request
+    folder, environment, (module, name), arguments, options, streamed, longer = request
     with contextlib.suppress(OSError):  # the parent's folder may be gone
         os.chdir(folder)
     for stale in [key for key in os.environ if key.startswith(_ENVIRONMENT)]:
@@ -321,7 +335,7 @@ def _serve_one(request: tuple, answers: BinaryIO, seconds: float) -> str:
     run = partial(attrgetter(name)(importlib.import_module(module)), *arguments, **options)
     results = iter(run() if streamed else (run() for _ in range(1)))
     while True:
-        kind, value = _outcome(results, seconds)
+        kind, value = _outcome(results, seconds and seconds + longer)
         if kind == "end":
             return kind
         try:

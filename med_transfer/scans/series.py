@@ -73,6 +73,7 @@ class Series:
 
 
 NO_IMAGE = "not an image file"  # the reason of a file that is of no known format; other objects are named
+NAMED_AS_DICOM, TEXT = "named as DICOM, but ", "it is text"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import shutil
 import stat
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from dicom_series import hounsfield, write_series
 
 from med_transfer.errors import AmbiguousScan, UnreadableScan
 from med_transfer.scans import read_scan, survey
+from med_transfer.scans.isolation import worker
 from med_transfer.scans.search.archives import ArchiveLimits, unpacked
 
 KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "gztar", ".tgz": "gztar", ".tar.bz2": "bztar", ".tar.xz": "xztar"}
@@ -139,6 +142,29 @@ def test_a_damaged_archive_is_listed_and_stops_nothing(tmp_path, suffix):
     assert "archive" in bad.reason
     with pytest.raises(UnreadableScan, match="archive"):
         read_scan(archive)
+
+
+@pytest.fixture
+def one_second(monkeypatch) -> Iterator[None]:
+    """For each scan: this process's child begins anew, before and after."""
+    own = worker()
+    assert own is not None
+    own.close()
+    monkeypatch.setenv("MED_TRANSFER_READ_SECONDS", "1")
+    yield
+    own.close()
+
+
+def test_an_archive_that_takes_for_ever_ends_as_a_damaged_file(tmp_path, one_second):
+    """Four gigabytes of a slow compression, in 3 kB."""
+    archive, size = tmp_path / "slow.tar.bz2", 1 << 32
+    member = tarfile.TarInfo("a")
+    member.size = size
+    archive.write_bytes(bz2.compress(member.tobuf()) + bz2.compress(bytes(1 << 24)) * (size >> 24))
+    write_series(tmp_path / "in")
+    found = survey(tmp_path)
+    assert [(bad.path, bad.reason, bad.damaged) for bad in found.ignored] == [(archive, "not read within 1 s", True)]
+    assert [one.verdict.usable for one in found.series] == [True]
 
 
 def test_an_encrypted_archive_says_so(tmp_path):

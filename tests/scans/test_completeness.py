@@ -57,6 +57,19 @@ def test_a_damaged_file_of_any_name_that_says_dicom(tmp_path):
     assert [(file.reason, file.damaged) for file in found.ignored] == [("named as DICOM, but empty", True)]
 
 
+@pytest.mark.parametrize("text", ["Patient moved. Dr. Müller\n", "<html>404</html>", "a;b\r\n\t1;2"])
+def test_notes_that_are_named_as_dicom_are_set_aside_with_a_remark(tmp_path, text):
+    write_series(tmp_path, names=[f"IM{k}.dcm" for k in range(5)])
+    (tmp_path / "notes.dcm").write_text(text, encoding="utf-8")
+    found = survey(tmp_path)
+    remark = "accept: text files lie beside it that are named as DICOM (notes.dcm)"
+    assert [str(one.verdict) for one in found.series] == [remark]
+    assert [(file.reason, file.damaged) for file in found.ignored] == [("named as DICOM, but it is text", True)]
+    assert read_scan(tmp_path).voxels.shape[0] == 5
+    (tmp_path / "notes.dcm").rename(tmp_path / "IM5.dcm")  # named as a slice: one may be lost
+    assert verdicts(tmp_path)[0].startswith("reject: damaged files beside it may belong to it (IM5.dcm)")
+
+
 def test_in_a_folder_of_several_series_the_damaged_one_is_found_by_the_names_beside_it(tmp_path):
     write_series(tmp_path, series_uid="1.2.1", names=[f"IM{k}" for k in (1, 2, 3, 4, 5)])
     paths = write_series(tmp_path, hounsfield(), series_uid="1.2.2", names=[f"IM{k}" for k in (6, 7, 8, 9, 10)])

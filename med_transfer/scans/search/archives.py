@@ -20,10 +20,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from med_transfer.errors import UnreadableScan
+from med_transfer.scans.isolation import isolated
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CHUNK = 1 << 20
+_SLOWEST = 10_000_000  # bytes of an archive a second
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits()) -> Path:
 
     Raises:
         UnreadableScan: damaged, encrypted, beyond the limits, or with a member that leads out of the archive.
+        ScanAborted: not unpacked in the time that a scan may take to read and a second more for each 10 MB, or it
+            takes too much memory.
     """
     stat = archive.stat()
     key = (archive.resolve(), stat.st_size, stat.st_mtime_ns)
@@ -65,7 +69,7 @@ def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits()) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="med_transfer-"))  # mode 0700
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         try:
-            _unpack(archive, folder, limits)
+            isolated(_unpack, archive, folder, limits, where=archive, longer=stat.st_size // _SLOWEST)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -17,7 +17,7 @@ from med_transfer.scans.dicom.directory import NAME as DICOMDIR
 from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES
 from med_transfer.scans.search.links import BROKEN
-from med_transfer.scans.series import NO_IMAGE, Ignored, Series
+from med_transfer.scans.series import NAMED_AS_DICOM, NO_IMAGE, TEXT, Ignored, Series
 from med_transfer.scans.verdict import Verdict
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
@@ -67,7 +67,7 @@ def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[
 
     A file between two of one series, in the order of names, would be a slice of that one, which is rejected; so is the
     only series of a folder. Any other series of the folder may have lost it: a remark. So is a broken link, which may
-    have led to anything.
+    have led to anything, and a text that is not named as the slices are: somebody's notes.
     """
     folders = {file.path.parent for file in ignored if file.damaged}
     of_folder: dict[Path, list[tuple[list, str]]] = defaultdict(list)
@@ -82,7 +82,9 @@ def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[
 def _with_damage(series: Series, damaged: Sequence[Ignored], of_folder: dict[Path, list[tuple[list, str]]]) -> Series:
     if not damaged:
         return series
-    lost = [file for file in damaged if file.reason != BROKEN]
+    shapes = {_shape(path.name) for path in series.files}
+    notes = [f for f in damaged if f.reason == NAMED_AS_DICOM + TEXT and _shape(f.path.name) not in shapes]
+    lost = [file for file in damaged if file.reason != BROKEN and file not in notes]
     own = [file for file in lost if _owners(file.path, of_folder[file.path.parent]) == {series.series_uid}]
     if own:
         return series.among(Verdict(rejections=(f"damaged files beside it may belong to it ({_named(own)})",)))
@@ -94,6 +96,7 @@ def _with_damage(series: Series, damaged: Sequence[Ignored], of_folder: dict[Pat
             else ()
         ),
         *([f"broken links lie beside it ({_named(links)}): a slice may be missing"] if links else ()),
+        *([f"text files lie beside it that are named as DICOM ({_named(notes)})"] if notes else ()),
     )
     return series.among(Verdict(remarks=remarks))
 

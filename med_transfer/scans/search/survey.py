@@ -28,7 +28,7 @@ from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, n
 from med_transfer.scans.search.files import NOT_REGULAR, files_below, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
 from med_transfer.scans.search.links import BROKEN, passed_over
-from med_transfer.scans.series import NO_IMAGE, Ignored, Series, Survey
+from med_transfer.scans.series import NAMED_AS_DICOM, NO_IMAGE, TEXT, Ignored, Series, Survey
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ _READERS = 8  # threads
 _BATCH = 1024  # files; what they hold takes ten times the memory until it is shared
 _TRIED = 16  # files that show how fast the storage is
 _MOSTLY_WAITING = 3.0  # elapsed over computing time
+_TEXT = {*b"\t\n\f\r", *range(0x20, 0x7F), *range(0x80, 0x100)}  # bytes of ASCII, UTF-8 and Latin-1
 
 
 def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
@@ -91,7 +92,7 @@ def inspect_file(path: Path) -> tuple[Slice, ...] | Series | None:
         return None
     if not looks_like_dicom(start):
         if named_as_dicom(path):
-            raise UnreadableScan(f"named as DICOM, but {_instead(start)}", where=path)
+            raise UnreadableScan(NAMED_AS_DICOM + _instead(start), where=path)
         raise NotAScan(NO_IMAGE, where=path, expected="DICOM, NIfTI, NRRD or MetaImage")
     return tuple(read_slices(path))
 
@@ -99,7 +100,9 @@ def inspect_file(path: Path) -> tuple[Slice, ...] | Series | None:
 def _instead(start: bytes) -> str:
     if not start:
         return "empty"
-    return "it holds zeros" if not any(start) else "it does not begin as DICOM does"
+    if not any(start):
+        return "it holds zeros"
+    return TEXT if _TEXT.issuperset(start) else "it does not begin as DICOM does"
 
 
 def first_bytes(path: Path) -> bytes:
