@@ -25,6 +25,7 @@ from med_transfer.cli import (
     index,
     inspect,
     labels,
+    node,
     phantom,
     plan,
     predict,
@@ -55,6 +56,7 @@ for module in (
 app.add_typer(backbones.app, name=backbones.NAME)
 app.add_typer(bundle.app, name=bundle.NAME)
 app.add_typer(labels.app, name=labels.NAME)
+app.add_typer(node.app, name=node.NAME)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the input

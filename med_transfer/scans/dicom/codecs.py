@@ -295,3 +295,4 @@ _DECODERS: dict[str, _Decoder] = {
     uid.HTJ2KLosslessRPCL: _jpeg2000,
     uid.HTJ2K: _jpeg2000,
 }
+READABLE_TRANSFER_SYNTAXES = tuple(map(str, _DECODERS))

@@ -1,0 +1,79 @@
+"""``med-transfer node``: what the hospital node has done and has to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson, example
+
+if TYPE_CHECKING:
+    from med_transfer.hospital.queue import Queue
+
+NAME = "node"
+app = typer.Typer(help="What the hospital node has done and has to do.", no_args_is_help=True, rich_markup_mode=None)
+NodeFile = Annotated[Path, typer.Option("--config", "-c", help="The node's node.yaml.")]
+
+
+def _queue(config: Path) -> Queue:
+    from med_transfer.errors import ScanNotFound
+    from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.queue import Queue
+
+    node = read_node_config(config)
+    if not node.queue_file.exists():
+        raise ScanNotFound("no node has run here", where=node.folder, action=f"Run med-transfer serve with -c {config}")
+    return Queue(node.queue_file, node.retries)
+
+
+@app.command(epilog=example("node status -c node.yaml"))
+def status(config: NodeFile, as_json: AsJson = False) -> None:
+    """How many studies are where, what is stuck and why. Names no patient."""
+    from med_transfer.cli.terminal import say, say_json
+
+    queue = _queue(config)
+    stuck = [study for study in queue.studies() if study.reason]
+    if as_json:
+        studies = [{"study": s.id, "state": s.state, "attempts": s.attempts, "reason": s.reason} for s in stuck]
+        say_json({"studies": queue.counts(), "stuck": studies, "set_aside": dict(queue.reasons())})
+        return
+    say(", ".join(f"{number} {state}" for state, number in queue.counts().items()) or "no study yet")
+    for study in stuck:
+        say(f"study {study.id}: {study.state}, {study.reason}")
+    for reason, count in queue.reasons():
+        say(f"set aside: {count} {reason}")
+
+
+@app.command(epilog=example("node retry -c node.yaml"))
+def retry(config: NodeFile, study: Annotated[str, typer.Argument(help="One study, as status names it.")] = "") -> None:
+    """Try dead letters again, at once."""
+    from med_transfer.cli.terminal import say
+
+    say(f"{_queue(config).retry(study)} to be tried again")
+
+
+@app.command(epilog=example("node export -c node.yaml -o record.jsonl"))
+def export(config: NodeFile, out: Annotated[Path, typer.Option("--out", "-o", help="A .jsonl file.")]) -> None:
+    """Write the record, an entry a line."""
+    import json
+
+    from med_transfer.atomic import write_text
+    from med_transfer.cli.terminal import say
+
+    entries = _queue(config).entries()
+    write_text(out, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+    say(f"{len(entries)} entries: {out}")
+
+
+@app.command(epilog=example("node audit -c node.yaml"))
+def audit(config: NodeFile) -> None:
+    """Check that no entry of the record was changed, and say its last hash, to be kept elsewhere."""
+    from med_transfer.cli.terminal import say
+
+    result = _queue(config).audit()
+    if result.broken:
+        say(f"entry {result.broken} of {result.entries} does not follow from the one before it: the record was changed")
+        raise typer.Exit(1)
+    say(f"{result.entries} entries, unbroken; last hash {result.last_hash}")

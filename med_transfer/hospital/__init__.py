@@ -1,0 +1,1 @@
+"""A bundle behind a PACS: receive -> queue -> predict -> results -> send. Needs the extra ``[hospital]``."""

@@ -1,0 +1,207 @@
+"""``node.yaml``: who may send, what is done with a study, who gets the results. Closed until something is opened."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from med_transfer.config import load_config
+from med_transfer.scans.search.series_rules import SeriesRules
+
+
+def _ae_title(text: str) -> str:
+    if not 1 <= len(text.strip()) <= 16 or text != text.strip() or "\\" in text or not text.isascii():
+        raise ValueError("an AE title: 1 to 16 ASCII characters, no backslash, no space at the ends")
+    if not text.isprintable():
+        raise ValueError("an AE title without control characters")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError("an IP address or network, as 10.0.0.7 or 10.0.0.0/24") from None
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("an IP address of this machine, as 127.0.0.1") from None
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[str, AfterValidator(_network)]
+Address = Annotated[str, AfterValidator(_address)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Caller(_Section):
+    """Who may send images: an AE title, and from where."""
+
+    ae_title: AETitle
+    address: Network
+
+
+class Tls(_Section):
+    """DICOM TLS, in both directions; the other side must show a certificate, too.
+
+    Attributes:
+        certificate, key: of this node, PEM.
+        trusted: certificates of those who may connect, or of who has signed theirs, PEM.
+    """
+
+    certificate: Path
+    key: Path
+    trusted: Path
+
+
+class Limits(_Section):
+    """What is too much.
+
+    Attributes:
+        associations: at one time.
+        pdu_kib: largest PDU that is taken.
+        network_seconds: without a byte from the other side, after which an association ends.
+        instance_mib: largest instance.
+        study_instances: most instances of a study.
+        disk_free_gib: of the node's disk; below it nothing more is taken.
+    """
+
+    associations: Annotated[int, Field(ge=1, le=1000)] = 10
+    pdu_kib: Annotated[int, Field(ge=4, le=1024)] = 128
+    network_seconds: Seconds = 30.0
+    instance_mib: Annotated[float, Field(gt=0)] = 1024.0
+    study_instances: Annotated[int, Field(ge=1)] = 20_000
+    disk_free_gib: Annotated[float, Field(ge=0)] = 5.0
+
+
+class StudyRules(_Section):
+    """When a study is complete, and which of its series are predicted.
+
+    Attributes:
+        quiet_seconds: without a new instance, after which a study counts as complete.
+        series: rules as in ``configs/series``; None: every usable series is predicted.
+        keep_days: after its end, for which a study's files are kept; None: for good.
+    """
+
+    quiet_seconds: Seconds = 60.0
+    series: SeriesRules | None = None
+    keep_days: Annotated[float, Field(ge=0)] | None = 7.0
+
+
+class Destination(_Section):
+    """Where results go.
+
+    Attributes:
+        ae_title, address, port: of the PACS.
+        tls: with the node's own ``tls``.
+        storage_commitment: ask the PACS to commit to what it was sent; it must know the node's AE title and port.
+    """
+
+    ae_title: AETitle
+    address: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")]
+    port: Port
+    tls: bool = False
+    storage_commitment: bool = False
+
+    @property
+    def name(self) -> str:
+        """As status and record name it."""
+        return f"{self.ae_title}@{self.address}:{self.port}"
+
+
+class ClassCode(_Section):
+    """How a class is coded in results; without one it gets a code of the private scheme 99MEDTRANSFER."""
+
+    value: Annotated[str, Field(min_length=1, max_length=16)]
+    scheme: Annotated[str, Field(min_length=1, max_length=16)]
+    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Results(_Section):
+    """Which objects are made.
+
+    Attributes:
+        structured_report: Comprehensive 3D SR.
+        secondary_capture: a page that every viewer shows.
+        of_rejected: an object also of a study that could not be predicted.
+        codes: of classes, by name.
+    """
+
+    structured_report: bool = True
+    secondary_capture: bool = True
+    of_rejected: bool = True
+    codes: dict[str, ClassCode] = Field(default_factory=dict)
+
+
+class Retries(_Section):
+    """Of what fails but may do better later: the wait doubles from try to try, and is drawn from its upper half.
+
+    Attributes:
+        attempts: after which it is a dead letter.
+        first_seconds, longest_seconds: of the wait.
+        commitment_seconds: for which an answer to a request for commitment is awaited.
+    """
+
+    attempts: Annotated[int, Field(ge=1)] = 12
+    first_seconds: Seconds = 10.0
+    longest_seconds: Seconds = 3600.0
+    commitment_seconds: Seconds = 300.0
+
+
+class NodeConfig(_Section):
+    """All of it.
+
+    Attributes:
+        folder: for everything that the node keeps; made with access for its owner only.
+        ae_title, bind, port: of the node; it listens on the loopback interface unless told.
+        callers: who may send; nobody unless told.
+        destinations: who gets results; nobody unless told.
+        shadow: predict and keep the results, and send none.
+    """
+
+    folder: Path
+    ae_title: AETitle = "MEDTRANSFER"
+    bind: Address = "127.0.0.1"
+    port: Port = 11112
+    callers: tuple[Caller, ...] = ()
+    tls: Tls | None = None
+    limits: Limits = Limits()
+    study: StudyRules = StudyRules()
+    destinations: tuple[Destination, ...] = ()
+    results: Results = Results()
+    retries: Retries = Retries()
+    shadow: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> NodeConfig:
+        if any(destination.tls for destination in self.destinations) and self.tls is None:
+            raise ValueError("a destination with tls, and no section tls with the node's certificate")
+        names = [destination.name for destination in self.destinations]
+        if len(set(names)) < len(names):
+            raise ValueError("a destination twice")
+        return self
+
+    @property
+    def queue_file(self) -> Path:
+        """The database of studies, deliveries and the record."""
+        return self.folder / "queue.sqlite"
+
+
+def read_node_config(path: Path) -> NodeConfig:
+    """``node.yaml``; its relative paths start from where it lies. Raises ConfigError."""
+    config = load_config(NodeConfig, path)
+    base = Path(os.path.abspath(path)).parent  # noqa: PTH100  resolve() would follow links
+    tls = config.tls and Tls(**{name: base / file for name, file in config.tls})
+    return config.model_copy(update={"folder": base / config.folder, "tls": tls})

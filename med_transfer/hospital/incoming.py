@@ -1,0 +1,121 @@
+"""Received images on the node's disk: as they came, under names that nobody outside has chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.uid import UID
+
+from med_transfer.atomic import write_bytes
+from med_transfer.hospital.queue import Instance, Queue
+
+_TAGS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID")
+
+
+@dataclass(frozen=True)
+class Received:
+    """What an association brought: what its command says, and the file as it is to be kept.
+
+    Attributes:
+        content: the file: preamble, meta information, and the data set as received.
+        data: the data set alone.
+    """
+
+    sop_class: str
+    sop_uid: str
+    transfer_syntax: str
+    content: bytes
+    data: bytes
+
+
+class Unfit(Exception):
+    """An instance that is not taken: ``reason`` is a code."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def study_id(study_uid: str) -> str:
+    """What a study is called on the disk, in status and in the record."""
+    return hashlib.sha256(study_uid.encode()).hexdigest()[:16]
+
+
+def describe(received: Received) -> Instance:
+    """What an instance is, by its own header, where it agrees with the command. Raises Unfit."""
+    try:
+        header = dcmread(io.BytesIO(received.content), stop_before_pixels=True, specific_tags=list(_TAGS))
+        own = {keyword: str(header.get(keyword, "") or "") for keyword in _TAGS}
+    except Exception:  # corrupt bytes make a parser raise nearly anything
+        raise Unfit("damaged") from None
+    uids = [own[keyword] for keyword in _TAGS[:4]]
+    if not all(uids):
+        raise Unfit("uid_missing")
+    if not all(UID(uid).is_valid for uid in (*uids, received.sop_uid)):
+        raise Unfit("uid_invalid")
+    if (own["SOPClassUID"], own["SOPInstanceUID"]) != (received.sop_class, received.sop_uid):
+        raise Unfit("not_as_announced")
+    study = own["StudyInstanceUID"]
+    patient = "\0".join((study, own["PatientID"], own["IssuerOfPatientID"]))
+    return Instance(
+        sop_uid=received.sop_uid,
+        study=study_id(study),
+        study_uid=study,
+        series_uid=own["SeriesInstanceUID"],
+        patient_mark=hashlib.sha256(patient.encode()).hexdigest(),
+        sop_class=received.sop_class,
+        transfer_syntax=received.transfer_syntax,
+        sha256=hashlib.sha256(received.data).hexdigest(),
+        file=f"incoming/{study_id(study)}/{uuid.uuid4().hex}.dcm",
+    )
+
+
+def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) -> None:
+    """Write an instance and put it into the queue; one that is there already is taken as sent.
+
+    Raises:
+        Unfit: it is not taken.
+        OutputError: it cannot be written.
+    """
+    instance = describe(received)
+    added = queue.judge(instance, most)
+    if added == "new":
+        write_bytes(folder / instance.file, received.content)
+        added = queue.add(instance, now, most)
+        if added != "new":
+            (folder / instance.file).unlink()
+    if added not in ("new", "known"):
+        raise Unfit(added.replace(" ", "_"))
+
+
+def keep_aside(folder: Path, queue: Queue, reason: str, caller: str, content: bytes, now: float) -> None:
+    """Keep what was not taken, for a person to look at. Raises OutputError."""
+    file = f"aside/{uuid.uuid4().hex}.dcm"
+    write_bytes(folder / file, content)
+    queue.set_aside(reason, caller, file, now)
+
+
+def sweep(folder: Path, queue: Queue) -> int:
+    """Remove files that a kill left behind, of which no sender was told that they were taken; how many."""
+    known, removed = queue.files(), 0
+    for path in (folder / "incoming").glob("*/*"):
+        if str(path.relative_to(folder)) not in known:
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def forget(folder: Path, queue: Queue, before: float) -> int:
+    """Delete the images of studies that ended before; how many studies."""
+    studies = queue.to_forget(before)
+    for study in studies:
+        for file in queue.forgotten(study):
+            (folder / file).unlink(missing_ok=True)
+        shutil.rmtree(folder / "predicting" / study, ignore_errors=True)
+    return len(studies)

@@ -1,0 +1,485 @@
+"""What the node has to do, in a database that survives a kill at any moment.
+
+A study goes ``received -> complete -> predicted -> sent -> committed``, or ends as ``dead`` with a reason. Each step is
+one transaction and may be done again without harm: instances are known by their UID, results have UIDs that follow from
+what they were made of, and one is sent to one destination once. A late instance opens the study again.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from med_transfer.atomic import output_error
+from med_transfer.errors import OutputError
+from med_transfer.hospital import record
+from med_transfer.hospital.config import Retries
+
+State = Literal["received", "complete", "predicted", "sent", "committed", "dead"]
+Added = Literal["new", "known", "conflict", "another patient", "too many"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS study (
+    id TEXT PRIMARY KEY, study_uid TEXT NOT NULL, patient_mark TEXT NOT NULL, state TEXT NOT NULL,
+    revision INTEGER NOT NULL DEFAULT 1, changed REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+    next_try REAL NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', files_kept INTEGER NOT NULL DEFAULT 1);
+CREATE TABLE IF NOT EXISTS instance (
+    sop_uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study, series_uid TEXT NOT NULL, sop_class TEXT NOT NULL,
+    transfer_syntax TEXT NOT NULL, sha256 TEXT NOT NULL, file TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS instance_study ON instance (study);
+CREATE TABLE IF NOT EXISTS result (
+    sop_uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study, revision INTEGER NOT NULL, sop_class TEXT NOT NULL,
+    file TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS result_study ON result (study);
+CREATE TABLE IF NOT EXISTS delivery (
+    sop_uid TEXT NOT NULL REFERENCES result, destination TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting',
+    commitment INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, next_try REAL NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '', transaction_uid TEXT NOT NULL DEFAULT '', PRIMARY KEY (sop_uid, destination));
+CREATE TABLE IF NOT EXISTS aside (
+    number INTEGER PRIMARY KEY, time REAL NOT NULL, reason TEXT NOT NULL, caller TEXT NOT NULL, file TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One received image. ``patient_mark`` tells two patients apart and names neither."""
+
+    sop_uid: str
+    study: str
+    study_uid: str
+    series_uid: str
+    patient_mark: str
+    sop_class: str
+    transfer_syntax: str
+    sha256: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study's state; ``id`` is short and names its folder."""
+
+    id: str
+    study_uid: str
+    state: State
+    revision: int
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """One object that was made of a study."""
+
+    sop_uid: str
+    sop_class: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One result for one destination: ``waiting``, ``sent``, ``committed``, ``dead`` or ``superseded``."""
+
+    sop_uid: str
+    sop_class: str
+    file: str
+    study: str
+    destination: str
+    state: str
+    attempts: int
+
+
+class Queue:
+    """The database; its methods may be called from any thread, each is one transaction.
+
+    Raises:
+        OutputError: the folder cannot be written, or the file is no such database.
+    """
+
+    def __init__(self, path: Path, retries: Retries | None = None) -> None:
+        self._retries, self._lock = retries or Retries(), threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600, exist_ok=True)
+            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+            self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;{_SCHEMA}{record.SCHEMA}")
+        except OSError as error:
+            raise output_error(path, error) from error
+        except sqlite3.Error as error:
+            raise OutputError(f"is no queue of a node ({error})", where=path, action="Move the file away") from error
+
+    def close(self) -> None:
+        """Write everything out."""
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._database.execute(query, values).fetchall()
+
+    # Receiving ------------------------------------------------------------------------------------------------
+
+    def judge(self, instance: Instance, most: int) -> Added:
+        """Whether an instance is new; nothing is changed."""
+        known = self._rows("SELECT sha256, study FROM instance WHERE sop_uid = ? AND file != ''", instance.sop_uid)
+        if known:
+            return "known" if known[0] == (instance.sha256, instance.study) else "conflict"
+        study = self._rows("SELECT patient_mark FROM study WHERE id = ?", instance.study)
+        if study and study[0][0] != instance.patient_mark:
+            return "another patient"
+        ((count,),) = self._rows("SELECT count(*) FROM instance WHERE study = ?", instance.study)
+        return "new" if count < most else "too many"
+
+    def add(self, instance: Instance, now: float, most: int = 1 << 30) -> Added:
+        """Take an instance whose file is on the disk; a study that was further on is opened again."""
+        with self._transaction() as database:
+            added = self.judge(instance, most)
+            if added != "new":
+                return added
+            values = (instance.study, instance.study_uid, instance.patient_mark, now)
+            made = database.execute(
+                "INSERT OR IGNORE INTO study (id, study_uid, patient_mark, state, changed) "
+                "VALUES (?, ?, ?, 'received', ?)",
+                values,
+            )
+            if not made.rowcount:
+                self._reopen(database, instance.study, now)
+            database.execute(
+                "INSERT OR REPLACE INTO instance VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(instance.sop_uid, instance.study, instance.series_uid, instance.sop_class),
+                    *(instance.transfer_syntax, instance.sha256, instance.file),
+                ),
+            )
+        return "new"
+
+    def _reopen(self, database: sqlite3.Connection, study: str, now: float) -> None:
+        """A study gets another instance: what waits to be sent of an earlier revision never will be."""
+        (state,) = database.execute("SELECT state FROM study WHERE id = ?", (study,)).fetchone()
+        database.execute(
+            "UPDATE study SET state = 'received', changed = ?, attempts = 0, next_try = 0, reason = '', "
+            "files_kept = 1, revision = revision + ? WHERE id = ?",
+            (now, int(state != "received"), study),
+        )
+        if state != "received":
+            database.execute(
+                "UPDATE delivery SET state = 'superseded' WHERE state IN ('waiting', 'dead') "
+                "AND sop_uid IN (SELECT sop_uid FROM result WHERE study = ?)",
+                (study,),
+            )
+            record.append(database, "reopened", study=study, was=state)
+
+    def set_aside(self, reason: str, caller: str, file: str, now: float) -> None:
+        """Remember a file that was not taken, and why."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO aside (time, reason, caller, file) VALUES (?, ?, ?, ?)", (now, reason, caller, file)
+            )
+            record.append(database, "set aside", reason=reason, caller=caller, file=file)
+
+    # Predicting -----------------------------------------------------------------------------------------------
+
+    def complete(self, now: float, quiet_seconds: float) -> int:
+        """Close every study without a new instance for so long; how many. A clock that was set back only delays."""
+        with self._transaction() as database:
+            database.execute("UPDATE study SET changed = ? WHERE state = 'received' AND changed > ?", (now, now))
+            return database.execute(
+                "UPDATE study SET state = 'complete' WHERE state = 'received' AND changed <= ?", (now - quiet_seconds,)
+            ).rowcount
+
+    def to_predict(self, now: float) -> Study | None:
+        """The complete study that has waited longest."""
+        self._set_clock("study", now)
+        studies = self._studies("WHERE state = 'complete' AND next_try <= ? ORDER BY changed LIMIT 1", now)
+        return studies[0] if studies else None
+
+    def instances(self, study: str) -> list[tuple[str, str]]:
+        """UID and hash of each, in order of UID."""
+        return self._rows("SELECT sop_uid, sha256 FROM instance WHERE study = ? ORDER BY sop_uid", study)
+
+    def deleted(self, study: str) -> int:
+        """How many of its instances have no file any more."""
+        ((count,),) = self._rows("SELECT count(*) FROM instance WHERE study = ? AND file = ''", study)
+        return count
+
+    def predicted(
+        self,
+        study: Study,
+        results: Sequence[ResultFile],
+        destinations: Sequence[tuple[str, bool]],
+        now: float,
+        facts: Sequence[dict[str, object]],
+    ) -> bool:
+        """The study's results are on the disk; False where it has changed meanwhile, and they count for nothing.
+
+        Args:
+            study: as it was when it was predicted.
+            results: of this revision.
+            destinations: who gets them, and whether they are asked for commitment.
+            now: seconds.
+            facts: for the record, an entry each.
+        """
+        with self._transaction() as database:
+            changed = database.execute(
+                "UPDATE study SET state = 'predicted', attempts = 0, next_try = 0, reason = '', changed = ? "
+                "WHERE id = ? AND revision = ? AND state = 'complete'",
+                (now, study.id, study.revision),
+            )
+            if not changed.rowcount:
+                return False
+            for result in results:
+                database.execute(
+                    "INSERT INTO result VALUES (?, ?, ?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET revision = excluded.revision, file = excluded.file",
+                    (result.sop_uid, study.id, study.revision, result.sop_class, result.file),
+                )
+                database.executemany(
+                    "INSERT INTO delivery (sop_uid, destination, commitment) VALUES (?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET state = 'waiting' WHERE state = 'superseded'",
+                    [(result.sop_uid, name, int(commitment)) for name, commitment in destinations],
+                )
+            for entry in facts:
+                record.append(database, "predicted", study=study.id, revision=study.revision, **entry)
+            self._follow(database, study.id, now)
+        return True
+
+    def not_predicted(self, study: Study, reason: str, now: float) -> None:
+        """Something went wrong that may go better later; after too many attempts the study is a dead letter."""
+        dead = study.attempts + 1 >= self._retries.attempts
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE study SET attempts = attempts + 1, next_try = ?, reason = ?, state = ?, changed = ? "
+                "WHERE id = ? AND revision = ? AND state = 'complete'",
+                (
+                    *(now + self.wait_seconds(study.attempts), reason, "dead" if dead else "complete", now),
+                    *(study.id, study.revision),
+                ),
+            )
+            record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
+
+    def earlier_results(self, study: Study) -> list[ResultFile]:
+        """Results of earlier revisions that somebody has been sent, the latest last."""
+        rows = self._rows(
+            "SELECT DISTINCT result.sop_uid, sop_class, file, revision FROM result JOIN delivery USING (sop_uid) "
+            "WHERE study = ? AND revision < ? AND state IN ('sent', 'committed') ORDER BY revision",
+            *(study.id, study.revision),
+        )
+        return [ResultFile(*row[:3]) for row in rows]
+
+    # Sending --------------------------------------------------------------------------------------------------
+
+    def to_send(self, destination: str, now: float) -> list[Delivery]:
+        """What waits for a destination and is due."""
+        self._set_clock("delivery", now)
+        return self._deliveries("destination = ? AND delivery.state = 'waiting' AND next_try <= ?", destination, now)
+
+    def to_commit(self, destination: str, now: float) -> list[Delivery]:
+        """What a destination has taken and is to be asked about, the first time or again."""
+        where = "destination = ? AND delivery.state = 'sent' AND commitment AND next_try <= ?"
+        return self._deliveries(where, destination, now)
+
+    def sent(self, delivery: Delivery, now: float) -> None:
+        """The destination has taken it."""
+        with self._transaction() as database:
+            self._settle(database, delivery, "sent", now)
+
+    def not_sent(self, delivery: Delivery, reason: str, now: float) -> None:
+        """It was refused or could not be reached; the next try is later, or never."""
+        dead = delivery.attempts + 1 >= self._retries.attempts
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE delivery SET attempts = attempts + 1, next_try = ?, reason = ?, state = ? "
+                "WHERE sop_uid = ? AND destination = ? AND state NOT IN ('superseded', 'committed')",
+                (
+                    *(now + self.wait_seconds(delivery.attempts), reason, "dead" if dead else "waiting"),
+                    *(delivery.sop_uid, delivery.destination),
+                ),
+            )
+            if dead:
+                self._say(database, "dead letter", delivery, reason=reason)
+            self._follow(database, delivery.study, now)
+
+    def asked(self, deliveries: Sequence[Delivery], transaction_uid: str, ask_again: float) -> None:
+        """Commitment was asked for under this UID."""
+        with self._transaction() as database:
+            database.executemany(
+                "UPDATE delivery SET transaction_uid = ?, next_try = ? WHERE sop_uid = ? AND destination = ?",
+                [(transaction_uid, ask_again, one.sop_uid, one.destination) for one in deliveries],
+            )
+
+    def answered(self, transaction_uid: str, sender: str, committed: set[str], failed: dict[str, int], now: float):
+        """A destination commits to some results, and not to others, which are then sent again.
+
+        Args:
+            transaction_uid: of the question; an answer to none is passed over.
+            sender: AE title of who answers; only who was asked may.
+            committed: UIDs.
+            failed: UID to the reason, DICOM PS3.3 C.14.1.1.
+            now: seconds.
+        """
+        where = "transaction_uid = ? AND delivery.state = 'sent' AND destination LIKE ? ESCAPE '\\'"
+        like = sender.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "@%"
+        asked = self._deliveries(where, transaction_uid, like) if transaction_uid else []
+        for delivery in asked:
+            if delivery.sop_uid in failed:
+                self.not_sent(delivery, f"commitment_refused_{failed[delivery.sop_uid]:04X}", now)
+            elif delivery.sop_uid in committed:
+                with self._transaction() as database:
+                    self._settle(database, delivery, "committed", now)
+
+    def _settle(self, database: sqlite3.Connection, delivery: Delivery, state: str, now: float) -> None:
+        changed = database.execute(
+            "UPDATE delivery SET state = ?, attempts = 0, next_try = 0, reason = '' WHERE sop_uid = ? "
+            "AND destination = ? AND state != ? AND state != 'committed'",
+            (state, delivery.sop_uid, delivery.destination, state),
+        )
+        if changed.rowcount:
+            self._say(database, state, delivery)
+            self._follow(database, delivery.study, now)
+
+    @staticmethod
+    def _say(database: sqlite3.Connection, event: str, delivery: Delivery, **facts: object) -> None:
+        own = {"study": delivery.study, "sop_uid": delivery.sop_uid, "destination": delivery.destination}
+        record.append(database, event, **own, **facts)
+
+    @staticmethod
+    def _follow(database: sqlite3.Connection, study: str, now: float) -> None:
+        """The study is where its slowest delivery is."""
+        rows = database.execute(
+            "SELECT delivery.state, commitment, delivery.reason FROM delivery JOIN result USING (sop_uid) "
+            "JOIN study ON study.id = result.study WHERE study.id = ? AND result.revision = study.revision "
+            "AND study.state IN ('predicted', 'sent', 'committed', 'dead')",
+            (study,),
+        ).fetchall()
+        if not rows:
+            return
+        states, reason = {row[0] for row in rows}, next((row[2] for row in rows if row[2]), "")
+        if "dead" in states or "waiting" in states:
+            state = "dead" if "dead" in states else "predicted"
+        else:
+            state = "sent" if "sent" in {row[0] for row in rows if row[1]} or "committed" not in states else "committed"
+        database.execute(
+            "UPDATE study SET state = ?, reason = ?, changed = ? WHERE id = ?", (state, reason, now, study)
+        )
+
+    # For people -----------------------------------------------------------------------------------------------
+
+    def studies(self, *states: State) -> list[Study]:
+        """In these states; all when none is named. The last changed one first."""
+        marks = ", ".join("?" for _ in states)
+        where = f"WHERE state IN ({marks})" if states else ""
+        return self._studies(f"{where} ORDER BY changed DESC", *states)
+
+    def counts(self) -> dict[str, int]:
+        """Studies by state."""
+        return dict(self._rows("SELECT state, count(*) FROM study GROUP BY state ORDER BY state"))
+
+    def deliveries(self) -> list[Delivery]:
+        """All of them."""
+        return self._deliveries("TRUE")
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Why instances were set aside, and how many."""
+        return self._rows("SELECT reason, count(*) FROM aside GROUP BY reason ORDER BY reason")
+
+    def retry(self, study: str = "") -> int:
+        """Try dead letters, and what waits for its next try, at once: of one study or of all. How many."""
+        with self._transaction() as database:
+            one = (study, study)
+            studies = database.execute(
+                "UPDATE study SET state = 'complete', attempts = 0, next_try = 0, reason = '' WHERE (id = ? OR ? = '') "
+                "AND (state = 'complete' AND attempts > 0 OR state = 'dead' AND id NOT IN "
+                "(SELECT study FROM result WHERE result.revision = study.revision))",
+                one,
+            )
+            sending = database.execute(
+                "UPDATE delivery SET state = 'waiting', attempts = 0, next_try = 0, reason = '' WHERE "
+                "(state = 'dead' OR state = 'waiting' AND attempts > 0) AND sop_uid IN "
+                "(SELECT sop_uid FROM result WHERE study = ? OR ? = '')",
+                one,
+            )
+            database.execute(
+                "UPDATE study SET state = 'predicted', reason = '' WHERE (id = ? OR ? = '') AND state = 'dead'", one
+            )
+            count = studies.rowcount + sending.rowcount
+            if count:
+                record.append(database, "retried", study=study or "all", count=count)
+        return count
+
+    def entries(self) -> list[dict[str, object]]:
+        """The record."""
+        with self._lock:
+            return list(record.entries(self._database))
+
+    def audit(self) -> record.Audit:
+        """Whether the record is whole."""
+        with self._lock:
+            return record.audit(self._database)
+
+    # Keeping --------------------------------------------------------------------------------------------------
+
+    def to_forget(self, before: float) -> list[str]:
+        """Studies that have ended, and whose files have been kept long enough."""
+        of_study = "SELECT 1 FROM delivery JOIN result USING (sop_uid) WHERE result.study = study.id"
+        rows = self._rows(
+            "SELECT id FROM study WHERE files_kept AND changed < ? AND (state = 'committed' "
+            f"OR state = 'sent' AND NOT EXISTS ({of_study} AND commitment AND delivery.state = 'sent') "
+            f"OR state = 'predicted' AND NOT EXISTS ({of_study}))",
+            before,
+        )
+        return [row[0] for row in rows]
+
+    def forgotten(self, study: str) -> list[str]:
+        """The study's files, which the queue knows no more: what is sent again will be taken again."""
+        with self._transaction() as database:
+            rows = database.execute("SELECT file FROM instance WHERE study = ? AND file != ''", (study,)).fetchall()
+            database.execute("UPDATE instance SET file = '' WHERE study = ?", (study,))
+            database.execute("UPDATE study SET files_kept = 0 WHERE id = ?", (study,))
+            record.append(database, "files deleted", study=study)
+        return [row[0] for row in rows]
+
+    def files(self) -> set[str]:
+        """All that the queue knows."""
+        return {row[0] for row in self._rows("SELECT file FROM instance")}
+
+    # Inside ---------------------------------------------------------------------------------------------------
+
+    def wait_seconds(self, attempts: int) -> float:
+        """Until the next try, after so many before this one."""
+        longest = min(self._retries.longest_seconds, self._retries.first_seconds * 2.0 ** min(attempts, 30))
+        return longest * random.uniform(0.5, 1.0)
+
+    def _set_clock(self, table: str, now: float) -> None:
+        """Nothing waits longer than the longest wait, even when the clock was set back."""
+        latest = now + max(self._retries.longest_seconds, self._retries.commitment_seconds)
+        if self._rows(f"SELECT 1 FROM {table} WHERE next_try > ? LIMIT 1", latest):
+            with self._transaction() as database:
+                database.execute(f"UPDATE {table} SET next_try = ? WHERE next_try > ?", (now, latest))
+
+    def _studies(self, where: str, *values: object) -> list[Study]:
+        query = f"SELECT id, study_uid, state, revision, attempts, reason FROM study {where}"
+        return [Study(*row) for row in self._rows(query, *values)]
+
+    def _deliveries(self, where: str, *values: object) -> list[Delivery]:
+        query = (
+            "SELECT sop_uid, sop_class, file, study, destination, delivery.state, attempts "
+            f"FROM delivery JOIN result USING (sop_uid) WHERE {where} ORDER BY result.rowid"
+        )
+        return [Delivery(*row) for row in self._rows(query, *values)]

@@ -1,0 +1,152 @@
+"""C-ECHO and C-STORE as a provider, and the answers about storage commitment. Source: DICOM PS3.7, PS3.4 B and J."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pynetdicom import AE, evt, sop_class
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+
+from med_transfer.errors import ConfigError, OutputError
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.incoming import Received, Unfit, keep, keep_aside
+from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.server import LimitedSocket, NodeServer, admit, disk_is_full, may_send
+from med_transfer.hospital.tls import server_context
+from med_transfer.scans.dicom.codecs import READABLE_TRANSFER_SYNTAXES
+from med_transfer.scans.library_noise import silence_readers
+
+log = logging.getLogger(__name__)
+
+STORAGE_CLASSES = (
+    *(sop_class.CTImageStorage, sop_class.EnhancedCTImageStorage, sop_class.LegacyConvertedEnhancedCTImageStorage),
+    *(sop_class.MRImageStorage, sop_class.EnhancedMRImageStorage, sop_class.LegacyConvertedEnhancedMRImageStorage),
+    sop_class.PositronEmissionTomographyImageStorage,
+    sop_class.EnhancedPETImageStorage,
+    sop_class.LegacyConvertedEnhancedPETImageStorage,
+)
+# A deflated data set may unpack to a thousand times its size, and must be unpacked to find out whose it is.
+TRANSFER_SYNTAXES = tuple(uid for uid in READABLE_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian)
+
+SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, DUPLICATE = 0x0000, 0x0124, 0xA700, 0x0111
+STATUS = {  # of C-STORE, by the reason why an instance is not taken; DICOM PS3.4 B.2.3, PS3.7 C.5
+    "damaged": 0xC000,
+    "uid_missing": 0xC000,
+    "uid_invalid": 0xC000,
+    "not_as_announced": 0xA900,
+    "another_patient": 0xC001,
+    "conflict": DUPLICATE,
+    "too_many": OUT_OF_RESOURCES,
+}
+
+
+class Receiver:
+    """The node's AE as a provider.
+
+    Raises:
+        ConfigError: the port is taken, or the address is not this machine's; a certificate that cannot be used.
+    """
+
+    def __init__(self, node: NodeConfig, queue: Queue) -> None:
+        self._node, self._queue = node, queue
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs what it receives, and so does pydicom
+        silence_readers()
+        self._server = self._open(server_context(node.tls) if node.tls else None)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        self._thread.start()
+
+    def _open(self, tls) -> NodeServer:
+        address = (self._node.bind, self._node.port)
+        try:
+            return _application_entity(self._node).make_server(
+                address,
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, admit, [self._node]),
+                    (evt.EVT_C_ECHO, lambda event: SUCCESS),
+                    (evt.EVT_C_STORE, self._store),
+                    (evt.EVT_N_EVENT_REPORT, self._hear),
+                    (evt.EVT_DIMSE_RECV, _next_message),
+                ],
+                server_class=NodeServer,
+                node=self._node,
+                tls=tls,
+            )
+        except OSError as error:
+            where = f"{address[0]} port {address[1]}"
+            raise ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port") from None
+
+    def close(self) -> None:
+        """Take nothing more; associations end."""
+        for association in self._server.active_associations:
+            association.abort()
+        self._server.shutdown()
+
+    def _store(self, event: evt.Event) -> int | Dataset:
+        caller, address = event.assoc.requestor.ae_title.strip(), event.assoc.requestor.address
+        if not may_send(self._node, caller, address):
+            return _answer(NOT_AUTHORISED, "only images of callers are taken")
+        if disk_is_full(self._node):
+            return _answer(OUT_OF_RESOURCES, "disk nearly full")
+        try:
+            return self._take(event, caller)
+        except OutputError:
+            log.error("an instance cannot be written")
+            return _answer(OUT_OF_RESOURCES, "cannot be written")
+
+    def _take(self, event: evt.Event, caller: str) -> int | Dataset:
+        request, now = event.request, time.time()
+        received = Received(
+            sop_class=str(request.AffectedSOPClassUID),
+            sop_uid=str(request.AffectedSOPInstanceUID),
+            transfer_syntax=str(event.context.transfer_syntax),
+            content=event.encoded_dataset(),
+            data=request.DataSet.getvalue(),
+        )
+        try:
+            keep(self._node.folder, self._queue, received, now, self._node.limits.study_instances)
+        except Unfit as unfit:
+            log.warning("an instance was set aside: %s", unfit.reason)
+            keep_aside(self._node.folder, self._queue, unfit.reason, caller, received.content, now)
+            return _answer(STATUS[unfit.reason], unfit.reason)
+        return SUCCESS
+
+    def _hear(self, event: evt.Event) -> tuple[int, None]:
+        """What a destination says about commitment; PS3.4 J.3.3."""
+        report = event.event_information
+        refused = report.get("FailedSOPSequence", [])
+        failed = {str(one.ReferencedSOPInstanceUID): int(one.get("FailureReason", 0)) for one in refused}
+        committed = {str(one.ReferencedSOPInstanceUID) for one in report.get("ReferencedSOPSequence", [])}
+        sender = event.assoc.requestor.ae_title.strip()
+        self._queue.answered(str(report.TransactionUID), sender, committed, failed, time.time())
+        return SUCCESS, None
+
+
+def _application_entity(node: NodeConfig) -> AE:
+    entity = AE(node.ae_title)
+    for uid in STORAGE_CLASSES:
+        entity.add_supported_context(uid, list(TRANSFER_SYNTAXES))
+    entity.add_supported_context(Verification)
+    if any(destination.storage_commitment for destination in node.destinations):
+        entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    entity.require_called_aet = True
+    entity.maximum_associations = node.limits.associations
+    entity.maximum_pdu_size = node.limits.pdu_kib << 10
+    seconds = node.limits.network_seconds
+    entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = seconds
+    return entity
+
+
+def _next_message(event: evt.Event) -> None:
+    connection = event.assoc.dul.socket
+    if isinstance(connection, LimitedSocket):
+        connection.next_message()
+
+
+def _answer(status: int, comment: str) -> Dataset:
+    answer = Dataset()
+    answer.Status, answer.ErrorComment = status, comment
+    return answer

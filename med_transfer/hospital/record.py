@@ -1,0 +1,62 @@
+"""What was done, for good: entries that nobody can change unseen, since each holds the hash of the one before it.
+
+The table refuses changes, and the chain shows those that are made around it. What it cannot show alone is an end that
+was cut off: keep the last hash, which ``node audit`` prints, in another place from time to time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+BEGINNING = "0" * 64
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS record (number INTEGER PRIMARY KEY, entry TEXT NOT NULL, hash TEXT NOT NULL);
+CREATE TRIGGER IF NOT EXISTS record_no_update BEFORE UPDATE ON record
+    BEGIN SELECT RAISE(ABORT, 'the record is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS record_no_delete BEFORE DELETE ON record
+    BEGIN SELECT RAISE(ABORT, 'the record is append-only'); END;
+"""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """``broken`` is the number of the first entry that does not follow from the one before it; 0: none."""
+
+    entries: int
+    last_hash: str
+    broken: int = 0
+
+
+def append(database: sqlite3.Connection, event: str, **facts: object) -> None:
+    """Add an entry within the caller's transaction: it stands there if, and only if, what it tells of was done."""
+    last = database.execute("SELECT number, hash FROM record ORDER BY number DESC LIMIT 1").fetchone()
+    number, previous = (last[0] + 1, last[1]) if last else (1, BEGINNING)
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    entry = json.dumps({"number": number, "time": time, "event": event, **facts}, ensure_ascii=False, sort_keys=True)
+    database.execute("INSERT INTO record VALUES (?, ?, ?)", (number, entry, _hash(previous, entry)))
+
+
+def entries(database: sqlite3.Connection) -> Iterator[dict[str, object]]:
+    """In order, each with its hash."""
+    for entry, hashed in database.execute("SELECT entry, hash FROM record ORDER BY number"):
+        yield json.loads(entry) | {"hash": hashed}
+
+
+def audit(database: sqlite3.Connection) -> Audit:
+    """Follow the chain from the beginning."""
+    count, previous, broken = 0, BEGINNING, 0
+    for number, entry, hashed in database.execute("SELECT number, entry, hash FROM record ORDER BY number"):
+        count += 1
+        if not broken and (number != count or hashed != _hash(previous, entry)):
+            broken = count
+        previous = hashed
+    return Audit(count, previous, broken)
+
+
+def _hash(previous: str, entry: str) -> str:
+    return hashlib.sha256(f"{previous}\n{entry}".encode()).hexdigest()

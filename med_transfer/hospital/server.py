@@ -1,0 +1,158 @@
+"""The node's door: who gets in, how much they may bring, and how long they may take."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Iterable
+from socketserver import BaseServer
+from typing import Any
+
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from med_transfer.hospital.config import NodeConfig
+
+log = logging.getLogger(__name__)
+
+# Result, source and reason of an A-ASSOCIATE-RJ, DICOM PS3.8 9.3.4
+UNKNOWN_CALLER, BUSY = (0x01, 0x01, 0x03), (0x02, 0x03, 0x02)
+_LARGEST_REQUEST = 1 << 20  # of an association: 128 contexts are some 50 kB
+
+
+class LimitedSocket(AssociationSocket):
+    """Closes a connection that brings too much or takes too long, before anything of it is kept."""
+
+    pdu_bytes = message_bytes = 1 << 30
+    seconds = 30.0
+    _of_message = 0
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """As the parent's, within the limits. Raises OSError beyond them."""
+        self._of_message += nr_bytes
+        if nr_bytes > max(self.pdu_bytes, _LARGEST_REQUEST) or self._of_message > self.message_bytes:
+            raise OSError("more than this node takes")
+        connection, got, deadline = self.socket, 0, time.monotonic() + self.seconds
+        content = bytearray(nr_bytes)
+        with memoryview(content) as view:
+            while got < nr_bytes and connection is not None:
+                count = connection.recv_into(view[got:])
+                if not count:
+                    break
+                got += count
+                if time.monotonic() > deadline:
+                    raise TimeoutError("slower than this node waits")
+        return content[:got]
+
+    def next_message(self) -> None:
+        """A message is complete."""
+        self._of_message = 0
+
+
+class _Handler(RequestHandler):
+    server: NodeServer
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        limits, limited = self.server.node.limits, LimitedSocket(association, client_socket=self.request)
+        limited.pdu_bytes, limited.seconds = limits.pdu_kib << 10, limits.network_seconds
+        limited.message_bytes = int(limits.instance_mib * (1 << 20))
+        association.dul.event_queue.get_nowait()  # of the parent's socket, which this one takes the place of
+        association.dul.socket = limited
+        return association
+
+
+class NodeServer(ThreadedAssociationServer):
+    """Connections from known addresses, a thread each; a slow handshake keeps nobody else waiting."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any, node: NodeConfig, tls: ssl.SSLContext | None, **options: Any) -> None:
+        self.node, self._tls = node, tls
+        super().__init__(*arguments, request_handler=_Handler, **options)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept, no more."""
+        assert self.socket is not None
+        return self.socket.accept()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether the address may connect at all."""
+        known = [caller.address for caller in self.node.callers]
+        if is_within(client_address[0], known) or is_within(client_address[0], _addresses(self.node)):
+            return True
+        log.warning("a connection from an address that is not in callers was closed")
+        return False
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """TLS first, in the connection's own thread."""
+        request.settimeout(self.node.limits.network_seconds)
+        if self._tls is not None:
+            request = self._tls.wrap_socket(request, server_side=True)
+        super().finish_request(request, client_address)
+
+    def shutdown(self) -> None:
+        """Stop and close the port."""
+        BaseServer.shutdown(self)
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """One connection's failure is no one else's."""
+        log.warning("a connection failed before it became an association")
+
+
+def admit(event: evt.Event, node: NodeConfig) -> None:
+    """Reject an association of an AE title that may not call from its address, and any when the disk is nearly full."""
+    association = event.assoc
+    title, address = association.requestor.primitive.calling_ae_title.strip(), association.requestor.address
+    if not may_send(node, title, address) and not is_destination(node, title, address):
+        _reject(association, UNKNOWN_CALLER, "AE title and address are not in callers")
+    elif disk_is_full(node):
+        _reject(association, BUSY, "the disk is nearly full")
+
+
+def may_send(node: NodeConfig, title: str, address: str) -> bool:
+    """Whether images are taken from it."""
+    return any(caller.ae_title == title and is_within(address, [caller.address]) for caller in node.callers)
+
+
+def is_destination(node: NodeConfig, title: str, address: str) -> bool:
+    """Whether answers about commitment are taken from it."""
+    return any(destination.ae_title == title for destination in node.destinations) and is_within(
+        address, _addresses(node)
+    )
+
+
+def disk_is_full(node: NodeConfig) -> bool:
+    """Whether less is free than the node must leave."""
+    return shutil.disk_usage(node.folder).free < node.limits.disk_free_gib * (1 << 30)
+
+
+def is_within(address: str, networks: Iterable[str]) -> bool:
+    """Whether an IP address lies in one of the networks; IPv4 in IPv6's form counts as IPv4."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    found = getattr(found, "ipv4_mapped", None) or found
+    return any(found in ipaddress.ip_network(network) for network in networks)
+
+
+def _addresses(node: NodeConfig) -> list[str]:
+    """Of destinations, which connect to answer about commitment."""
+    addresses: list[str] = []
+    for destination in node.destinations:
+        with contextlib.suppress(OSError):
+            found = socket.getaddrinfo(destination.address, None, type=socket.SOCK_STREAM)
+            addresses += [str(one[4][0]).partition("%")[0] for one in found]
+    return addresses
+
+
+def _reject(association: Association, answer: tuple[int, int, int], why: str) -> None:
+    log.warning("an association was rejected: %s", why)
+    association.acse.send_reject(*answer)
+    evt.trigger(association, evt.EVT_REJECTED, {})
+    association.kill()

@@ -1,0 +1,31 @@
+"""A node's config on a free port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from peers import free_port
+
+from med_transfer.hospital.config import NodeConfig
+
+pytest.importorskip("pynetdicom", reason="needs the extra [hospital]")
+
+
+@pytest.fixture
+def node_config(tmp_path: Path) -> Callable[..., NodeConfig]:
+    """Of a node that takes images of CT1 on loopback."""
+
+    def make(**settings: object) -> NodeConfig:
+        (tmp_path / "state").mkdir(exist_ok=True)
+        own = {
+            "folder": tmp_path / "state",
+            "port": free_port(),
+            "callers": [{"ae_title": "CT1", "address": "127.0.0.1"}],
+            "limits": {"disk_free_gib": 0.0, "network_seconds": 3.0},
+            "study": {"quiet_seconds": 0.3, "keep_days": None},
+        }
+        return NodeConfig.model_validate(own | settings)
+
+    return make

@@ -1,0 +1,110 @@
+"""Real peers on loopback: dcmtk's tools, Orthanc, and pynetdicom where a peer must misbehave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from med_transfer.phantoms.ct_header import SeriesDetails
+from med_transfer.phantoms.dicom_series import write_dicom_series
+
+ORTHANC = shutil.which("Orthanc") or shutil.which("orthanc")
+DCMTK = shutil.which("storescu")
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> object:
+    """What the condition gives as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def series(folder: Path, patient: str = "P-0001", study: int = 1, series: int = 1, slices: int = 8) -> list[Path]:
+    """A small CT series that a bundle of tests/tiny_bundle.py can read."""
+    voxels = np.random.default_rng(series).integers(-900, 300, (slices, 24, 24)).astype(np.int16)
+    affine = np.array([[1.5, 0, 0, -18], [0, 1.5, 0, -18], [0, 0, 2.5, 5], [0, 0, 0, 1.0]])
+    details = SeriesDetails(patient=patient, seed=7, study=study, series=series)
+    return write_dicom_series(folder, voxels, affine, details=details)
+
+
+def storescu(port: int, *files: Path, calling: str = "CT1", called: str = "MEDTRANSFER", more: Iterable[str] = ()):
+    """dcmtk's sender; what it said and its exit code."""
+    command = ["storescu", "-aet", calling, "-aec", called, *more, "127.0.0.1", str(port), *map(str, files)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def echoscu(port: int, calling: str = "CT1", called: str = "MEDTRANSFER", more: Iterable[str] = ()) -> bool:
+    command = ["echoscu", "-aet", calling, "-aec", called, *more, "127.0.0.1", str(port)]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+
+@dataclass
+class Orthanc:
+    """A running PACS."""
+
+    dicom: int
+    http: int
+
+    def get(self, path: str):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=20) as answer:
+            return json.loads(answer.read())
+
+    def file(self, instance: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/instances/{instance}/file", timeout=20) as answer:
+            return answer.read()
+
+
+@contextmanager
+def orthanc(folder: Path, node_port: int, dicom: int | None = None) -> Iterator[Orthanc]:
+    """Orthanc with DICOMweb, which knows the node as MEDTRANSFER; the same folder and port again is the same PACS."""
+    folder.mkdir(exist_ok=True)
+    pacs = Orthanc(dicom or free_port(), free_port())
+    config = {
+        "Name": "tests",
+        "StorageDirectory": str(folder),
+        "IndexDirectory": str(folder),
+        "HttpPort": pacs.http,
+        "DicomPort": pacs.dicom,
+        "DicomAet": "ORTHANC",
+        "DicomCheckCalledAet": True,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomModalities": {"node": ["MEDTRANSFER", "127.0.0.1", node_port]},
+        "Plugins": [str(PLUGIN)] if PLUGIN.exists() else [],
+    }
+    path = folder / "orthanc.json"
+    path.write_text(json.dumps(config))
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([ORTHANC, str(path)], stdout=log, stderr=log)  # pyright: ignore
+    try:
+        until(lambda: _answers(pacs), 60)
+        yield pacs
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(pacs: Orthanc) -> bool:
+    try:
+        return bool(pacs.get("/system"))
+    except OSError:
+        return False

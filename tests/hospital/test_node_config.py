@@ -1,0 +1,58 @@
+"""node.yaml: closed until opened, and every mistake named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from med_transfer.errors import ConfigError, UnknownKey
+from med_transfer.hospital.config import NodeConfig, read_node_config
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "node.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_nothing_is_open_by_default(tmp_path):
+    config = read_node_config(written(tmp_path, "folder: state\n"))
+    assert (config.bind, config.callers, config.destinations) == ("127.0.0.1", (), ())
+    assert config.folder == tmp_path / "state"
+
+
+def test_paths_start_from_the_file(tmp_path):
+    text = "folder: /state\ntls: {certificate: a.pem, key: keys/a.key, trusted: /etc/b.pem}\n"
+    config = read_node_config(written(tmp_path, text))
+    assert config.folder == Path("/state")
+    assert config.tls is not None
+    assert (config.tls.key, config.tls.trusted) == (tmp_path / "keys/a.key", Path("/etc/b.pem"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("port: 11112", ConfigError, "folder"),
+        ("folder: x\nport: 0", ConfigError, "port: found 0; expected a value greater than or equal to 1"),
+        ("folder: x\nprot: 104", UnknownKey, "prot: no such key; expected port perhaps"),
+        ("folder: x\nae_title: MUCH_TOO_LONG_A_TITLE", ConfigError, "expected an AE title"),
+        ("folder: x\nbind: everywhere", ConfigError, "expected an IP address of this machine"),
+        ("folder: x\ncallers: [{ae_title: CT, address: 10.0.0.999}]", ConfigError, "expected an IP address or network"),
+        ("folder: x\ncallers: [{ae_title: CT}]", ConfigError, "callers.0.address: missing"),
+        ("folder: x\nresults: {codes: {a: {value: v, scheme: S}}}", ConfigError, "results.codes.a.meaning: missing"),
+        ("folder: x\ndestinations: [{ae_title: P, address: p, port: 1, tls: true}]", ConfigError, "no section tls"),
+        (
+            "folder: x\nstudy: {series: {require: [{kernal: b}]}}",
+            UnknownKey,
+            "study.series.require.0.kernal: no such key",
+        ),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, text, kind, message):
+    with pytest.raises(kind, match=message):
+        read_node_config(written(tmp_path, text))
+
+
+def test_every_key_has_its_words():
+    assert all(name in (NodeConfig.__doc__ or "") for name in ("folder", "callers", "destinations", "shadow"))

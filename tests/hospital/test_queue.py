@@ -1,0 +1,215 @@
+"""The queue keeps its promises: each step once, nothing lost over a kill, a late instance opens the study again."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from med_transfer.errors import OutputError
+from med_transfer.hospital.config import Retries
+from med_transfer.hospital.queue import Instance, Queue, ResultFile
+
+PACS = ("PACS@127.0.0.1:4242", True)
+FIRST = Instance("1.2.3.1", "s1", "1.2.3", "1.2.3.9", "mark", "ct", "implicit", "hash", "incoming/s1/1.dcm")
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Queue:
+    return Queue(tmp_path / "node" / "queue.sqlite", Retries(attempts=2, first_seconds=10, longest_seconds=60))
+
+
+def predicted(queue: Queue, now: float = 100.0, uid: str = "2.25.1"):
+    """The only study, closed and predicted with one result."""
+    queue.complete(now, 0)
+    study = queue.to_predict(now)
+    assert study is not None
+    assert queue.predicted(study, [ResultFile(uid, "sr", f"{uid}.dcm")], [PACS], now, [{"output": uid}])
+    return study
+
+
+def test_a_study_goes_through_every_state(queue):
+    assert queue.add(FIRST, 0) == "new"
+    assert queue.complete(59, 60) == 0
+    assert queue.complete(60, 60) == 1
+    predicted(queue)
+    (delivery,) = queue.to_send(PACS[0], 100)
+    queue.sent(delivery, 100)
+    assert queue.counts() == {"sent": 1}
+    (sent,) = queue.to_commit(PACS[0], 100)
+    queue.asked([sent], "2.25.7", 400)
+    assert not queue.to_commit(PACS[0], 399)
+    assert queue.to_commit(PACS[0], 400)
+    queue.answered("2.25.7", "PACS", {"2.25.1"}, {}, 120)
+    assert queue.counts() == {"committed": 1}
+    assert [entry["event"] for entry in queue.entries()] == ["predicted", "sent", "committed"]
+
+
+def test_each_step_may_be_done_again(queue):
+    assert [queue.add(FIRST, 0), queue.add(FIRST, 1)] == ["new", "known"]
+    study = predicted(queue)
+    assert not queue.predicted(study, [ResultFile("2.25.1", "sr", "x")], [PACS], 101, [{}])
+    (delivery,) = queue.to_send(PACS[0], 100)
+    queue.sent(delivery, 100)
+    queue.sent(delivery, 101)
+    assert not queue.to_send(PACS[0], 1000)
+    assert [entry["event"] for entry in queue.entries()] == ["predicted", "sent"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({"sha256": "other"}, "conflict"),
+        ({"study": "s2", "study_uid": "1.2.4"}, "conflict"),
+        ({"sop_uid": "1.2.3.2", "patient_mark": "other"}, "another patient"),
+        ({"sop_uid": "1.2.3.2"}, "too many"),
+    ],
+)
+def test_what_does_not_fit_is_not_taken(queue, changes, answer):
+    queue.add(FIRST, 0)
+    assert queue.add(replace(FIRST, **changes), 1, most=1) == answer
+    assert len(queue.instances("s1")) == 1
+    assert queue.counts() == {"received": 1}
+
+
+def test_a_late_instance_supersedes_what_was_not_sent(queue):
+    queue.add(FIRST, 0)
+    early = predicted(queue)
+    assert queue.add(replace(FIRST, sop_uid="1.2.3.2"), 200) == "new"
+    assert queue.counts() == {"received": 1}
+    assert not queue.to_send(PACS[0], 1000)
+    later = predicted(queue, 300, "2.25.2")
+    assert (early.revision, later.revision) == (1, 2)
+    assert [delivery.sop_uid for delivery in queue.to_send(PACS[0], 300)] == ["2.25.2"]
+    assert queue.earlier_results(later) == []
+
+
+def test_a_late_instance_names_what_was_sent(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    queue.sent(queue.to_send(PACS[0], 100)[0], 100)
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 200)
+    queue.complete(300, 0)
+    study = queue.to_predict(300)
+    assert study is not None
+    assert [result.sop_uid for result in queue.earlier_results(study)] == ["2.25.1"]
+
+
+def test_a_result_of_a_study_that_changed_meanwhile_counts_for_nothing(queue):
+    queue.add(FIRST, 0)
+    queue.complete(100, 0)
+    study = queue.to_predict(100)
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 101)
+    assert not queue.predicted(study, [ResultFile("2.25.1", "sr", "x")], [PACS], 102, [{}])
+    assert queue.counts() == {"received": 1}
+
+
+def test_tries_wait_longer_and_end_as_a_dead_letter(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    (delivery,) = queue.to_send(PACS[0], 100)
+    queue.not_sent(delivery, "refused_A700", 100)
+    assert not queue.to_send(PACS[0], 104.9)
+    (delivery,) = queue.to_send(PACS[0], 110)
+    queue.not_sent(delivery, "refused_A700", 110)
+    (study,) = queue.studies("dead")
+    assert study.reason == "refused_A700"
+    assert queue.retry() == 1
+    assert queue.counts() == {"predicted": 1}
+    assert queue.to_send(PACS[0], 110)
+
+
+def test_waits_are_spread(queue):
+    waits = {queue.wait_seconds(3) for _ in range(50)}
+    assert len(waits) > 40
+    assert min(waits) >= 30
+    assert max(waits) <= 60
+
+
+def test_a_prediction_that_fails_is_a_dead_letter_in_the_end(queue):
+    queue.add(FIRST, 0)
+    queue.complete(100, 0)
+    for now in (100, 200):
+        study = queue.to_predict(now)
+        assert study is not None
+        queue.not_predicted(study, "ScanAborted", now)
+    assert queue.to_predict(1e6) is None
+    assert queue.counts() == {"dead": 1}
+    assert queue.retry("s1") == 1
+    assert queue.to_predict(200) is not None
+
+
+def test_a_commitment_that_is_refused_is_sent_again_and_a_strangers_answer_is_none(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    queue.sent(queue.to_send(PACS[0], 100)[0], 100)
+    queue.asked(queue.to_commit(PACS[0], 100), "2.25.7", 400)
+    queue.answered("2.25.7", "STRANGER", {"2.25.1"}, {}, 110)
+    queue.answered("2.25.8", "PACS", {"2.25.1"}, {}, 110)
+    queue.answered("2.25.7", "PAC%", {"2.25.1"}, {}, 110)
+    assert queue.counts() == {"sent": 1}
+    queue.answered("2.25.7", "PACS", set(), {"2.25.1": 0x0112}, 110)
+    (waiting,) = queue.to_send(PACS[0], 1000)
+    assert waiting.attempts == 1
+    assert queue.studies()[0].reason == "commitment_refused_0112"
+
+
+def test_a_clock_that_was_set_back_only_delays(queue):
+    queue.add(FIRST, 1e9)
+    assert queue.complete(100, 60) == 0
+    assert queue.complete(160, 60) == 1
+    study = queue.to_predict(160)
+    queue.not_predicted(study, "ScanAborted", 1e9)
+    assert queue.to_predict(160) is not None
+
+
+def test_files_are_forgotten_only_when_all_is_done(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    assert queue.to_forget(1e9) == []
+    queue.sent(queue.to_send(PACS[0], 100)[0], 100)
+    assert queue.to_forget(1e9) == []  # commitment was asked for, and has not come
+    queue.asked(queue.to_commit(PACS[0], 100), "2.25.7", 400)
+    queue.answered("2.25.7", "PACS", {"2.25.1"}, {}, 110)
+    assert queue.to_forget(110) == []
+    assert queue.to_forget(111) == ["s1"]
+    queue.forgotten("s1")
+    assert queue.to_forget(111) == []
+    assert queue.deleted("s1") == 1
+    assert queue.add(FIRST, 200) == "new"  # the same study, sent again
+    assert queue.deleted("s1") == 0
+    predicted(queue, 300)
+    assert queue.counts() == {"committed": 1}  # the PACS has this very result
+    assert not queue.to_send(PACS[0], 300)
+
+
+def test_another_process_goes_on_after_a_kill(queue, tmp_path):
+    queue.add(FIRST, 0)
+    again = Queue(tmp_path / "node" / "queue.sqlite")
+    assert again.add(FIRST, 1) == "known"
+    predicted(again)
+    assert queue.counts() == {"predicted": 1}
+    assert (tmp_path / "node" / "queue.sqlite").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "node").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_no_queue_is_refused(tmp_path):
+    (tmp_path / "queue.sqlite").write_text("no database, but long enough to be looked at" * 50)
+    with pytest.raises(OutputError, match="is no queue of a node"):
+        Queue(tmp_path / "queue.sqlite")
+
+
+def test_the_record_cannot_be_changed_unseen(queue, tmp_path):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    queue.set_aside("damaged", "CT1", "aside/1.dcm", 1)
+    assert (queue.audit().entries, queue.audit().broken) == (2, 0)
+    outside = sqlite3.connect(tmp_path / "node" / "queue.sqlite")
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        outside.execute("UPDATE record SET entry = '{}'")
+    outside.execute("DROP TRIGGER record_no_update")
+    outside.execute("UPDATE record SET entry = '{}' WHERE number = 1")
+    outside.commit()
+    assert queue.audit().broken == 1

@@ -1,0 +1,249 @@
+"""The receiver against dcmtk's modalities, and against peers that misbehave."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import peers
+import pytest
+from peers import echoscu, series, storescu
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import JPEGLSLossless, RLELossless
+from pynetdicom import AE
+from pynetdicom.sop_class import CTImageStorage, Verification
+
+from med_transfer.errors import ConfigError
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.incoming import study_id, sweep
+from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.receiver import Receiver
+
+pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
+
+
+@contextmanager
+def receiving(config: NodeConfig) -> Iterator[Queue]:
+    queue = Queue(config.queue_file)
+    receiver = Receiver(config, queue)
+    try:
+        yield queue
+    finally:
+        receiver.close()
+        queue.close()
+
+
+def send(config: NodeConfig, *datasets: Dataset) -> list[int]:
+    """Each with its status, in one association."""
+    entity = AE("CT1")
+    entity.add_requested_context(CTImageStorage)
+    association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
+    assert association.is_established
+    answers = [association.send_c_store(dataset).Status for dataset in datasets]
+    association.release()
+    return answers
+
+
+def test_images_are_kept_as_they_came(node_config, tmp_path):
+    config, files = node_config(), series(tmp_path / "scan")
+    with receiving(config) as queue:
+        assert echoscu(config.port)
+        assert storescu(config.port, *files).returncode == 0
+        assert storescu(config.port, *files).returncode == 0  # again: the same
+        assert queue.counts() == {"received": 1}
+        kept = sorted((config.folder / "incoming").glob("*/*"))
+        assert len(kept) == len(files)
+        sent, received = dcmread(files[0]), {str(one.SOPInstanceUID): one for one in map(dcmread, kept)}
+        assert received[str(sent.SOPInstanceUID)] == sent
+        assert kept[0].parent.name == study_id(str(sent.StudyInstanceUID))
+        (kept[0].parent / "left.dcm").write_bytes(b"of a kill")
+        assert sweep(config.folder, queue) == 1
+
+
+@pytest.mark.parametrize(("syntax", "option"), [(RLELossless, "-xr"), (JPEGLSLossless, "-xt")])
+def test_compressed_images_are_not_encoded_anew(node_config, tmp_path, syntax, option):
+    pytest.importorskip("jpeg_ls", reason="encodes")
+    config, (plain, *_) = node_config(), series(tmp_path / "scan", slices=1)
+    dataset = dcmread(plain)
+    dataset.compress(syntax, generate_instance_uid=False)
+    dataset.save_as(tmp_path / "compressed.dcm")
+    with receiving(config):
+        assert storescu(config.port, tmp_path / "compressed.dcm", more=[option]).returncode == 0
+        (kept,) = (config.folder / "incoming").glob("*/*")
+        assert dcmread(kept).file_meta.TransferSyntaxUID == syntax
+        assert dcmread(kept).PixelData == dataset.PixelData
+
+
+def test_only_callers_get_in(node_config, tmp_path, caplog):
+    config, files = node_config(), series(tmp_path / "scan", slices=1)
+    with receiving(config) as queue:
+        assert not echoscu(config.port, calling="STRANGER")
+        assert not echoscu(config.port, called="ANOTHER")
+        assert storescu(config.port, *files, calling="STRANGER").returncode != 0
+        assert queue.counts() == {}
+        assert echoscu(config.port)
+    config = node_config(callers=[{"ae_title": "CT1", "address": "10.0.0.0/8"}])
+    with receiving(config):
+        assert not echoscu(config.port)
+
+
+def test_a_destination_may_answer_but_not_store(node_config, tmp_path):
+    destination = {"ae_title": "PACS", "address": "127.0.0.1", "port": 1, "storage_commitment": True}
+    config, files = node_config(destinations=[destination]), series(tmp_path / "scan", slices=1)
+    with receiving(config) as queue:
+        assert echoscu(config.port, calling="PACS")
+        refused = storescu(config.port, *files, calling="PACS")
+        assert "0x0124" in refused.stdout + refused.stderr or refused.returncode != 0
+        assert queue.counts() == {}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_what_is_damaged_is_set_aside_and_the_association_goes_on(node_config, tmp_path):
+    config = node_config()
+    good, second, twin, other, climbing, nameless, *_ = map(dcmread, series(tmp_path / "scan"))
+    twin.SOPInstanceUID = good.SOPInstanceUID
+    other.PatientID = "ANOTHER"
+    climbing.SeriesInstanceUID = "../../etc"
+    del nameless.StudyInstanceUID
+    with receiving(config) as queue:
+        answers = send(config, good, twin, other, climbing, nameless, second)
+        assert answers == [0x0000, 0x0111, 0xC001, 0xC000, 0xC000, 0x0000]
+        assert dict(queue.reasons()) == {"conflict": 1, "another_patient": 1, "uid_invalid": 1, "uid_missing": 1}
+        assert len(list((config.folder / "aside").glob("*.dcm"))) == 4
+        assert len(queue.instances(study_id(str(good.StudyInstanceUID)))) == 2
+        assert not [entry for entry in queue.entries() if "ANOTHER" in str(entry) or str(good.PatientID) in str(entry)]
+
+
+def test_a_full_disk_refuses(node_config, tmp_path):
+    config, files = node_config(limits={"disk_free_gib": 1e9}), series(tmp_path / "scan", slices=1)
+    with receiving(config) as queue:
+        assert storescu(config.port, *files).returncode != 0
+        assert queue.counts() == {}
+
+
+def test_too_much_is_not_taken(node_config, tmp_path):
+    limits = {"disk_free_gib": 0, "network_seconds": 3, "instance_mib": 0.001, "study_instances": 1}
+    config, files = node_config(limits=limits), series(tmp_path / "scan", slices=2)
+    with receiving(config) as queue:
+        assert storescu(config.port, *files).returncode != 0  # an instance has 1.3 KiB
+        assert queue.counts() == {}
+        assert echoscu(config.port)
+    config = node_config(limits={**limits, "instance_mib": 1})
+    with receiving(config):
+        assert send(config, *map(dcmread, files)) == [0x0000, 0xA700]
+
+
+def test_a_taken_port_is_named(node_config):
+    config = node_config()
+    with receiving(config), pytest.raises(ConfigError, match=f"port {config.port}"):
+        Receiver(config, Queue(config.queue_file))
+
+
+# TLS ----------------------------------------------------------------------------------------------------------
+
+
+def certificate(folder: Path, name: str, days: int = 2) -> tuple[Path, Path]:
+    key, pem = folder / f"{name}.key", folder / f"{name}.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
+    period = ["-not_before", "20200101000000Z", "-not_after", "20200102000000Z"] if days < 0 else ["-days", str(days)]
+    subprocess.run([*command, *period, "-keyout", key, "-out", pem], check=True, capture_output=True)
+    return key, pem
+
+
+def test_tls_asks_for_a_certificate(node_config, tmp_path):
+    node_key, node_pem = certificate(tmp_path, "node")
+    ct_key, ct_pem = certificate(tmp_path, "ct")
+    stranger_key, stranger_pem = certificate(tmp_path, "stranger")
+    config = node_config(tls={"certificate": node_pem, "key": node_key, "trusted": ct_pem})
+    with receiving(config):
+        known = ["+tls", str(ct_key), str(ct_pem), "+cf", str(node_pem)]
+        assert echoscu(config.port, more=known)
+        assert not echoscu(config.port, more=["+tls", str(stranger_key), str(stranger_pem), "+cf", str(node_pem)])
+        assert not echoscu(config.port)
+        with socket.create_connection(("127.0.0.1", config.port)):  # silent: keeps nobody else waiting
+            assert echoscu(config.port, more=known)
+
+
+def test_a_certificate_that_does_not_fit_its_key_is_named(node_config, tmp_path):
+    key, _ = certificate(tmp_path, "one")
+    _, pem = certificate(tmp_path, "two")
+    config = node_config(tls={"certificate": pem, "key": key, "trusted": pem})
+    with pytest.raises(ConfigError, match="the key that of the certificate"):
+        Receiver(config, Queue(config.queue_file))
+
+
+# Peers that misbehave -----------------------------------------------------------------------------------------
+
+
+def malformed(rng: random.Random, request: bytes) -> bytes:
+    """A PDU that nobody should send."""
+    kind = rng.randrange(5)
+    if kind == 0:
+        return rng.randbytes(rng.randrange(1, 200))
+    if kind == 1:  # claims 4 GB
+        return struct.pack(">BBL", rng.randrange(1, 8), 0, 0xFFFFFFFF) + rng.randbytes(50)
+    if kind == 2:  # cut off
+        return request[: rng.randrange(1, len(request))]
+    if kind == 3:  # data before there is an association
+        return struct.pack(">BBL", 4, 0, 10) + rng.randbytes(10)
+    flipped = bytearray(request)
+    for _ in range(rng.randrange(1, 12)):
+        flipped[rng.randrange(6, len(flipped))] = rng.randrange(256)
+    return bytes(flipped)
+
+
+def association_request() -> bytes:
+    """What storescu would begin with."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1)
+    command = ["echoscu", "-to", "2", "127.0.0.1", str(listener.getsockname()[1])]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    connection, _ = listener.accept()
+    content = connection.recv(65536)
+    connection.close()
+    listener.close()
+    process.wait(30)
+    return content
+
+
+def test_malformed_pdus_end_only_their_own_connection(node_config):
+    config = node_config(limits={"disk_free_gib": 0, "network_seconds": 1, "associations": 300})
+    rng, request = random.Random(5), association_request()
+    with receiving(config):
+        for number in range(150):
+            with socket.create_connection(("127.0.0.1", config.port), timeout=5) as peer:
+                try:
+                    peer.sendall(malformed(rng, request))
+                except OSError:
+                    continue
+            if number == 75:
+                peers.until(lambda: echoscu(config.port), 20)
+        peers.until(lambda: echoscu(config.port), 20)
+
+
+def test_malformed_data_sets_are_set_aside(node_config, tmp_path):
+    config, rng = node_config(), random.Random(6)
+    (path,) = series(tmp_path / "scan", slices=1)
+    entity = AE("CT1")
+    entity.add_requested_context(CTImageStorage)
+    entity.add_requested_context(Verification)
+    with receiving(config) as queue:
+        association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
+        statuses = set()
+        for number in range(40):
+            dataset = dcmread(path)
+            dataset.SOPInstanceUID = f"1.2.3.{number}"
+            del dataset.PixelData
+            data = Dataset()
+            data.SOPClassUID, data.SOPInstanceUID, data.file_meta = CTImageStorage, f"1.2.3.{number}", dataset.file_meta
+            data.add_new(0x00091010, "UN", rng.randbytes(rng.randrange(2, 200) * 2))
+            statuses.add(association.send_c_store(data).Status)
+        assert statuses == {0xC000}
+        assert association.send_c_echo().Status == 0
+        assert sum(count for _, count in queue.reasons()) == 40
+        association.release()
