@@ -125,7 +125,7 @@ def held(calibration: Array, known: Scans, patients: list[str], found: Array, ne
     """Of each alpha the coverage of every class and the mean set size among new scans."""
     truth, results = np.eye(CLASSES, dtype=bool)[known.of], []
     for alpha in ALPHAS:
-        members = fit_prediction_sets(calibration, truth, patients, 1 - alpha).members(found)
+        members = fit_prediction_sets(calibration, truth, patients, 1 - alpha).contains(found)
         coverage = [members[new.of == c, c].mean() for c in range(CLASSES)]
         results.append(np.array([*coverage, members.sum(axis=1).mean()]))
     return results

@@ -55,7 +55,7 @@ def _performance(size: int, unseen: np.ndarray, truth: np.ndarray, rng: np.rando
     features, own = patients(size, rng)
     learn = np.arange(size + len(unseen)) < size
     answer = predict_by_probe(np.vstack([features, unseen]), np.vstack([own, truth]), learn, ~learn, LABELS)
-    predicted, once = OperatingPoint.default(LABELS).calls(answer, LABELS), np.ones((1, len(truth)))
+    predicted, once = OperatingPoint.default(LABELS).predictions(answer, LABELS), np.ones((1, len(truth)))
     sensitivity = weighted_rates(truth, predicted, once)["sensitivity"].mean()
     return float(weighted_macro_auc(truth, answer, once)[0]), float(sensitivity)
 

@@ -71,4 +71,4 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: Sequence[Path | str]) -> NDArray[np.str_]:
         """The class that each scan is called at the bundle's operating point, which need not be the most probable."""
         record = self._predictor.record
-        return self.classes_[record.operating_point.calls(self.predict_proba(X), record.labels).argmax(axis=1)]
+        return self.classes_[record.operating_point.predictions(self.predict_proba(X), record.labels).argmax(axis=1)]

@@ -180,7 +180,7 @@ class BundleRecord(_Record):
                 expected="numbers",
                 action="Look at the scan with med-transfer inspect; if others fail, too, train the bundle again",
             )
-        predicted = self.operating_point.calls(probabilities[None], self.labels)[0]
+        predicted = self.operating_point.predictions(probabilities[None], self.labels)[0]
         limit, sets = self.abstain_above_novelty, self.prediction_sets
         return replace(
             prediction,

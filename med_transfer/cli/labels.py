@@ -153,10 +153,11 @@ def next_(
         say(f"{chosen.n_chosen} scans to label, the first one first: {chosen.table}")
         if chosen.n_chosen < n:
             say("fewer than asked for: there are no more patients, or the rest repeats these or is certain")
-        if chosen.n_strange:
-            say(f"{chosen.n_strange} scans are strange to the bundle, perhaps out of scope: {chosen.strange}")
-        if chosen.n_known:
-            say(f"{chosen.n_known} scans left out: the bundle learned from them, or from their patients")
+        if chosen.n_out_of_distribution:
+            beyond = f"{chosen.n_out_of_distribution} scans are strange to the bundle, perhaps out of scope"
+            say(f"{beyond}: {chosen.out_of_distribution}")
+        if chosen.n_trained_on:
+            say(f"{chosen.n_trained_on} scans left out: the bundle learned from them, or from their patients")
         if chosen.failed:
             say(f"{len(chosen.failed)} scans could not be used")
     raise typer.Exit(1 if chosen.failed else 0)

@@ -58,7 +58,7 @@ def say_metrics(metrics: Metrics) -> None:
         say(f"    macro AUC {estimate_text(gain.macro_auc, signed=True)}")
         say(f"    balanced sensitivity {estimate_text(gain.balanced_sensitivity, signed=True)}")
     if metrics.kept_network and metrics.kept_network.validation:
-        say(f"  network kept: {metrics.kept_network.kept}, decided on validation scans")
+        say(f"  network kept: {metrics.kept_network.network}, decided on validation scans")
     if metrics.generalisation_gap and metrics.generalisation_gap.exceeded:
         say(f"  over-fitting: {metrics.generalisation_gap.sentence}")
     if metrics.domain and metrics.domain.abstained:

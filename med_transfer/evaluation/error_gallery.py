@@ -90,7 +90,7 @@ def gallery(
     if not n or not predictions:
         return [], None
     probabilities = np.array([[scan.probabilities[name] for name in record.classes] for scan in predictions])
-    predicted, truth = record.operating_point.calls(probabilities, record.labels), prepared.cohort.truth
+    predicted, truth = record.operating_point.predictions(probabilities, record.labels), prepared.cohort.truth
     errors = chosen_errors(truth, predicted, probabilities, n)
     if not errors:
         return [], None

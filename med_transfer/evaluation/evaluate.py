@@ -81,7 +81,7 @@ class EvaluationInput:
             return predictions
         calls = np.zeros_like(predictions.truth)
         for rows, record in self.cross_fitted:
-            calls[rows] = record.operating_point.calls(probabilities[rows], cohort.labels)
+            calls[rows] = record.operating_point.predictions(probabilities[rows], cohort.labels)
         return replace(predictions, calls=calls)
 
 

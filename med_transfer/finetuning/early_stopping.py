@@ -21,5 +21,5 @@ def monitored_figure(monitor: str, logits: Tensor, truth: Tensor, val_loss: floa
     scores = (logits.sigmoid() if labels.multilabel else logits.softmax(1)).double().numpy()
     if monitor == "macro_auc":
         return float(weighted_macro_auc(present, scores, once)[0])
-    predicted = OperatingPoint.default(labels).calls(scores, labels)
+    predicted = OperatingPoint.default(labels).predictions(scores, labels)
     return float(weighted_balanced_accuracy(present, predicted, once, multilabel=labels.multilabel)[0])

@@ -142,7 +142,7 @@ def _measured(
     """[draw, class]."""
     if measure == "macro_auc":
         return weighted_macro_auc(predictions.truth, probabilities, weights)[:, None]
-    predicted = OperatingPoint.default(predictions.labels).calls(probabilities, predictions.labels)
+    predicted = OperatingPoint.default(predictions.labels).predictions(probabilities, predictions.labels)
     return weighted_rates(predictions.truth, predicted, weights)["sensitivity"]
 
 

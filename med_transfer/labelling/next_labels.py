@@ -29,18 +29,18 @@ class NextLabels:
 
     Attributes:
         table: the scans to label, the first one first.
-        strange: table of the scans that are out-of-distribution for the bundle, most novel first.
+        out_of_distribution: table of the scans that are out-of-distribution for the bundle, most novel first.
         n_chosen: rows of ``table``; fewer than asked for where there are fewer patients, or the rest would add nothing.
-        n_strange: rows of ``strange``.
-        n_known: scans left out because the bundle has learned from them or their patients.
+        n_out_of_distribution: rows of ``out_of_distribution``.
+        n_trained_on: scans left out because the bundle has learned from them or their patients.
         failed: scan to the reason why it could not be used.
     """
 
     table: Path
-    strange: Path
+    out_of_distribution: Path
     n_chosen: int
-    n_strange: int
-    n_known: int
+    n_out_of_distribution: int
+    n_trained_on: int
     failed: dict[str, str] = field(default_factory=dict)
 
 

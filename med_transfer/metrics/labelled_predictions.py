@@ -101,7 +101,7 @@ class LabelledPredictions:
         """Calls at the operating point, boolean [scan, class]."""
         if self.calls is not None:
             return self.calls
-        return self.operating_point.calls(self.probabilities, self.labels)
+        return self.operating_point.predictions(self.probabilities, self.labels)
 
     @cached_property
     def n_patients(self) -> int:

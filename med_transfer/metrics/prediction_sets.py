@@ -35,7 +35,7 @@ def measure_sets(
         seed, n_boot: of the bootstrap over patients, where some have several scans.
     """
     truth, patients, labels = predictions.truth, predictions.patients, predictions.labels
-    in_set = sets.members(predictions.probabilities)
+    in_set = sets.contains(predictions.probabilities)
 
     def share(hits: NDArray[np.bool_], of: Sequence[str], without: str) -> Estimate:
         """A proportion with the intervals of every rate: the sensitivity of a finding that all scans have."""

@@ -61,7 +61,7 @@ class OperatingPoint(BaseModel):
         thresholds = dict(zip(labels.names, without_evidence, strict=True))
         return cls(rule="threshold" if labels.multilabel else "balanced_argmax", thresholds=thresholds)
 
-    def calls(self, probabilities: Probabilities, labels: Labels) -> Calls:
+    def predictions(self, probabilities: Probabilities, labels: Labels) -> Calls:
         """Boolean [scan, class] of what is called, from probabilities [scan, class].
 
         Raises:
@@ -77,7 +77,7 @@ class OperatingPoint(BaseModel):
         return probabilities >= np.array([self.thresholds[name] for name in labels.names])
 
     def require_fit(self, labels: Labels) -> None:
-        """Whether it can call such labels. Raises ConfigError as :meth:`calls`."""
+        """Whether it can call such labels. Raises ConfigError as :meth:`predictions`."""
         if (self.rule == "threshold") != labels.multilabel:
             kind = "several findings a scan" if labels.multilabel else "one class a scan"
             needed = "'threshold'" if labels.multilabel else _OF_CLASSES

@@ -55,7 +55,7 @@ class CrossValidatedPredictions:
     @property
     def balanced_sensitivity(self) -> float:
         """Mean sensitivity of the classes; for findings the mean of sensitivity and specificity; in [0, 1]."""
-        predicted = OperatingPoint.default(self.labels).calls(self.probabilities, self.labels)
+        predicted = OperatingPoint.default(self.labels).predictions(self.probabilities, self.labels)
         ones = np.ones((1, len(self.truth)))
         return float(weighted_balanced_accuracy(self.truth, predicted, ones, multilabel=self.labels.multilabel)[0])
 

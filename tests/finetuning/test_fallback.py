@@ -33,7 +33,7 @@ def harmed(run_data, config, trained, scratch) -> KeptNetwork:
     """As :func:`choose_network` decides on enough scans; the few here cannot show it (see test_planted_transfer)."""
     none = Estimate(value=-0.3, ci95=(-0.5, -0.1), method="")
     gain = TransferGain(balanced_sensitivity=none, macro_auc=none, verdict="harm", n_patients=4, method="")
-    return KeptNetwork(kept="scratch", rule="fallback", validation=gain, sentence="Transfer harmed on them.")
+    return KeptNetwork(network="scratch", rule="fallback", validation=gain, sentence="Transfer harmed on them.")
 
 
 def test_the_bundle_after_a_fallback_is_the_from_scratch_baseline_in_every_respect(
@@ -56,7 +56,7 @@ def test_the_bundle_after_a_fallback_is_the_from_scratch_baseline_in_every_respe
     assert (record.transfer.strategy, record.transfer.fallback) == ("scratch", "Transfer harmed on them.")
     assert (record.backbone.weights, record.backbone.sha256) == (None, None)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["kept_network"]["kept"] == "scratch"
+    assert metrics["kept_network"]["network"] == "scratch"
     assert "The bundle holds the network from scratch" in (tmp_path / "report.html").read_text()
     assert "| Fallback | Transfer harmed on them. |" in (run.bundle / "docs/README.md").read_text()
 
@@ -71,7 +71,7 @@ def test_the_bundle_after_a_fallback_is_the_from_scratch_baseline_in_every_respe
 def test_where_nothing_was_decided_nothing_is_said_of_a_decision(finished, capsys):
     """As in the metrics of a run from scratch that was asked to fall back."""
     metrics = Metrics.load(finished.folder / "metrics.json")
-    kept = KeptNetwork(kept="scratch", rule="fallback", sentence="There was no transfer.")
+    kept = KeptNetwork(network="scratch", rule="fallback", sentence="There was no transfer.")
     say_metrics(metrics.model_copy(update={"kept_network": kept}))
     assert "network kept" not in capsys.readouterr().out
 
@@ -84,3 +84,9 @@ class _Row:
 
 def _rows(table: Path) -> list[_Row]:
     return [_Row(values) for values in read_rows(table)]
+
+
+def test_a_file_from_when_the_network_was_called_kept_is_read(caplog):
+    record = KeptNetwork.model_validate({"kept": "scratch", "rule": "fallback", "sentence": "There was no transfer."})
+    assert record.network == "scratch"
+    assert "key kept of KeptNetwork is now called network" in caplog.text

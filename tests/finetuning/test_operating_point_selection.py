@@ -40,7 +40,7 @@ def chosen(labels: Labels, **config):
     wanted = OperatingPointConfig.model_validate(config)
     probabilities, truth, patients = validation(labels)
     point, reached = choose_point(wanted, LabelledPredictions.of(truth, probabilities, patients, labels))
-    return point, reached, point.calls(probabilities, labels), truth
+    return point, reached, point.predictions(probabilities, labels), truth
 
 
 scores = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=2, max_size=40).filter(

@@ -59,11 +59,11 @@ def test_a_source_that_destroys_the_signal_is_a_harm_and_is_fallen_back_from(see
     networks = both(run_data, config, "blind", tmp_path, seed)
     assert verdict(run_data, networks) == "harm"
     kept = choose_network(run_data, config, *networks)
-    assert (kept.kept, kept.fell_back, kept.validation.verdict) == ("scratch", True, "harm")
+    assert (kept.network, kept.fell_back, kept.validation.verdict) == ("scratch", True, "harm")
     assert kept.validation.n_patients == len(run_data.split.validation[0])
     assert "Decided on the predictions of 30 validation scans" in kept.sentence
     reported = choose_network(run_data, small_config("full"), *networks)
-    assert (reported.kept, reported.validation) == ("transferred", None)
+    assert (reported.network, reported.validation) == ("transferred", None)
 
 
 # Where a scan of the class "with" is brighter than its noise, which has a standard deviation of 1: 27 voxels.
@@ -105,7 +105,7 @@ def test_a_source_of_the_inverted_contrast_is_a_harm_and_the_same_of_the_right_o
     for sign, expected, kept in ((-1, "harm", "scratch"), (1, "none", "transferred")):
         transferred = train(run_data, config, source_of_one_polarity(sign, seed), tmp_path / f"{sign}", silent)
         assert verdict(run_data, (transferred, baseline)) == expected
-        assert choose_network(run_data, config, transferred, baseline).kept == kept
+        assert choose_network(run_data, config, transferred, baseline).network == kept
 
 
 def test_a_source_that_learned_the_labels_the_other_way_round_does_no_harm(tmp_path):
@@ -130,7 +130,7 @@ def test_the_test_scans_have_no_say_in_the_fallback(tmp_path):
     assert (verdict(run_data, networks), verdict(contrary, networks)) == ("gain", "harm")
     here, there = (choose_network(each, config, *networks) for each in (run_data, contrary))
     assert here == there
-    assert here.kept == "transferred"
+    assert here.network == "transferred"
 
 
 def _inverted(run_data: RunData, scans: Collection[int]) -> Cohort:

@@ -79,10 +79,10 @@ def test_thresholds_from_other_patients_find_nothing_where_there_is_nothing():
         calls = np.zeros_like(cohort.truth)
         decided = cross_fitted_decisions(run_data, config, trained)
         for rows, of_others, _ in decided:
-            calls[rows] = of_others.calls(scores[rows], cohort.labels)
+            calls[rows] = of_others.predictions(scores[rows], cohort.labels)
         assert sorted(np.concatenate([rows for rows, *_ in decided])) == list(range(90))
         truth = cohort.truth.argmax(1)
-        own.append(balanced_accuracy_score(truth, point.calls(scores, cohort.labels).argmax(1)))
+        own.append(balanced_accuracy_score(truth, point.predictions(scores, cohort.labels).argmax(1)))
         others.append(balanced_accuracy_score(truth, calls.argmax(1)))
     assert np.mean(own) > 0.53
     assert np.mean(others) == pytest.approx(0.5, abs=0.03)

@@ -42,7 +42,7 @@ def test_a_linear_probe_is_the_source_with_another_head_and_is_never_chosen_on_t
 
     metrics = json.loads((run / "metrics.json").read_text())
     kept = metrics["kept_network"]  # four validation scans cannot show harm
-    assert (kept["rule"], kept["kept"], kept["validation"]["verdict"]) == ("fallback", "transferred", "none")
+    assert (kept["rule"], kept["network"], kept["validation"]["verdict"]) == ("fallback", "transferred", "none")
     assert "before any test scan was predicted" in kept["sentence"]
     assert kept["sentence"] in html.unescape((run / "report.html").read_text())
     assert "network kept: transferred, decided on validation scans" in outcome.out

@@ -133,7 +133,7 @@ def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finis
 def test_scans_that_taught_the_bundle_are_left_out(command, finished, cohort_csv, tmp_path):
     outcome = command("labels", "next", finished.bundle, cohort_csv, "-o", tmp_path / "next.csv", *USUAL, "--json")
     found = json.loads(outcome.out)
-    assert (outcome.code, found["n_known"]) == (0, 12)
+    assert (outcome.code, found["n_trained_on"]) == (0, 12)
     cases = locked(finished.folder, [row["scan"] for row in read_rows(cohort_csv)])
     free = {scan for scan, case in cases.items() if case.role == "test"}
     assert {row["scan"] for row in read_rows(tmp_path / "next.csv")} <= free

@@ -59,7 +59,7 @@ def test_each_class_is_held_as_often_as_asked(per_patient):
     for _ in range(300):
         sets = fit_prediction_sets(*two_classes(rng, 35, per_patient), 0.9)
         p, truth, _ = two_classes(rng, 300, per_patient)
-        inside = (sets.members(p) & truth).any(axis=1).reshape(2, 300, per_patient)
+        inside = (sets.contains(p) & truth).any(axis=1).reshape(2, 300, per_patient)
         reached.append(inside.all(axis=2).mean(axis=1))  # of all scans of a patient at once
     error = np.std(reached, axis=0) / 300**0.5
     assert np.abs(np.mean(reached, axis=0) - 33 / 36).max() < 4 * error.max()
@@ -77,13 +77,13 @@ def test_a_class_without_enough_patients_is_in_every_set():
     p, truth, patients = two_classes(np.random.default_rng(1), 8)
     sets = fit_prediction_sets(p, truth, patients, 0.9)
     assert sets.thresholds == (0.0, 0.0)
-    assert sets.members(np.array([[1.0, 0.0]])).all()
+    assert sets.contains(np.array([[1.0, 0.0]])).all()
 
 
 def test_a_set_grows_with_the_coverage_and_with_no_class_it_is_written_so():
     p, truth, patients = two_classes(np.random.default_rng(2), 200)
     smaller, larger = (fit_prediction_sets(p, truth, patients, coverage) for coverage in (0.6, 0.95))
-    assert (larger.members(p) >= smaller.members(p)).all()
+    assert (larger.contains(p) >= smaller.contains(p)).all()
     sets = PredictionSets(coverage=0.9, thresholds=(0.3, 0.8), n_patients=(40, 40))
     names = ("benign", "malignant")
     assert sets.written(np.array([0.3, 0.7]), names) == "benign"

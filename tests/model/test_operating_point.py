@@ -10,29 +10,29 @@ FINDINGS = Labels(("effusion", "nodule"), multilabel=True)
 
 
 def test_argmax_calls_one_class_even_at_a_tie():
-    calls = OperatingPoint.default(TWO).calls(np.array([[0.7, 0.3], [0.5, 0.5], [0.1, 0.9]]), TWO)
+    calls = OperatingPoint.default(TWO).predictions(np.array([[0.7, 0.3], [0.5, 0.5], [0.1, 0.9]]), TWO)
     assert calls.tolist() == [[True, False], [True, False], [False, True]]
 
 
 def test_thresholds_are_reached_when_equalled():
     point = OperatingPoint(rule="threshold", thresholds={"nodule": 0.2, "effusion": 0.5})
-    assert point.calls(np.array([[0.5, 0.1], [0.4, 0.2]]), FINDINGS).tolist() == [[True, False], [False, True]]
+    assert point.predictions(np.array([[0.5, 0.1], [0.4, 0.2]]), FINDINGS).tolist() == [[True, False], [False, True]]
 
 
 def test_the_rule_must_fit_the_labels():
     with pytest.raises(ConfigError, match="rule 'argmax' with labels of several findings a scan; expected 'threshold'"):
-        OperatingPoint().calls(np.ones((1, 2)), FINDINGS)
+        OperatingPoint().predictions(np.ones((1, 2)), FINDINGS)
     with pytest.raises(ConfigError, match="rule 'threshold' with labels of one class a scan; expected 'argmax', "):
-        OperatingPoint.default(FINDINGS).calls(np.ones((1, 2)), TWO)
+        OperatingPoint.default(FINDINGS).predictions(np.ones((1, 2)), TWO)
     with pytest.raises(ConfigError, match="no threshold for nodule"):
-        OperatingPoint(rule="threshold", thresholds={"effusion": 0.5}).calls(np.ones((1, 2)), FINDINGS)
+        OperatingPoint(rule="threshold", thresholds={"effusion": 0.5}).predictions(np.ones((1, 2)), FINDINGS)
 
 
 THREE = Labels(("a", "b", "c"))
 
 
 def called(point: OperatingPoint, *probabilities: list[float], labels: Labels = THREE) -> str:
-    calls = point.calls(np.array(probabilities), labels)
+    calls = point.predictions(np.array(probabilities), labels)
     assert calls.sum(axis=1).tolist() == [1] * len(probabilities)
     return "".join(labels.names[number] for number in calls.argmax(axis=1))
 
@@ -55,7 +55,7 @@ def test_when_every_class_has_a_threshold_and_none_is_reached_the_nearest_is_cal
 def test_equal_thresholds_are_argmax():
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size=200)
     point = OperatingPoint(rule="class_threshold", thresholds=dict.fromkeys("abc", 0.45))
-    assert (point.calls(probabilities, THREE) == OperatingPoint().calls(probabilities, THREE)).all()
+    assert (point.predictions(probabilities, THREE) == OperatingPoint().predictions(probabilities, THREE)).all()
 
 
 def test_the_least_expected_cost_is_elkans_threshold_of_two_classes():
@@ -63,7 +63,7 @@ def test_the_least_expected_cost_is_elkans_threshold_of_two_classes():
     costs = {"benign": {"malignant": 1.0}, "malignant": {"benign": 9.0, "malignant": 2.0}}
     limit = 1 / (1 + 9 - 2)
     second = np.linspace(0.001, 0.999, 997)
-    calls = OperatingPoint(rule="cost", costs=costs).calls(np.stack([1 - second, second], axis=1), TWO)
+    calls = OperatingPoint(rule="cost", costs=costs).predictions(np.stack([1 - second, second], axis=1), TWO)
     assert (calls[:, 1] == (second > limit)).all()
 
 
@@ -90,7 +90,7 @@ def test_the_least_expected_cost_of_three_classes_may_be_a_compromise():
 )
 def test_a_point_that_makes_no_sense_is_refused(point, message):
     with pytest.raises(ConfigError, match=message):
-        point.calls(np.ones((1, 3)) / 3, THREE)
+        point.predictions(np.ones((1, 3)) / 3, THREE)
 
 
 def test_it_reads_as_words():

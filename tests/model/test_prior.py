@@ -52,7 +52,7 @@ def test_a_rule_of_cost_costs_what_it_promises():
     point = OperatingPoint(rule="cost", costs=costs)
     matrix = np.array([[costs[true].get(called, 0.0) for called in names] for true in names])
     _, found, truth = calibrated(PRIOR)
-    calls = point.calls(found, LABELS)
+    calls = point.predictions(found, LABELS)
     promised = ((found @ matrix) * calls).sum(axis=1).mean()
     paid = ((truth @ matrix) * calls).sum(axis=1).mean()
     assert promised == pytest.approx(paid, rel=0.1)
@@ -65,7 +65,7 @@ def test_the_balanced_rule_calls_what_the_network_called(rule):
     point = OperatingPoint.balanced(LABELS, calibrator.without_evidence(3, multilabel=False))
     new, _ = scans(2000, 4)
     found = calibrator.probabilities(torch.from_numpy(new), multilabel=False).numpy()
-    np.testing.assert_array_equal(point.calls(found, LABELS).argmax(1), new.argmax(1))
+    np.testing.assert_array_equal(point.predictions(found, LABELS).argmax(1), new.argmax(1))
     assert (found.argmax(1) != new.argmax(1)).mean() > 0.05  # the most probable class is another one
 
 
@@ -75,7 +75,7 @@ def test_the_balanced_rule_of_findings_is_the_sign_of_the_logit():
     calibrator = fit("temperature", logits, truth, np.array([-2.0, -3.0]), multilabel=True)
     point = OperatingPoint.balanced(FINDINGS, calibrator.without_evidence(2, multilabel=True))
     found = calibrator.probabilities(torch.from_numpy(logits), multilabel=True).numpy()
-    np.testing.assert_array_equal(point.calls(found, FINDINGS), logits >= 0)
+    np.testing.assert_array_equal(point.predictions(found, FINDINGS), logits >= 0)
 
 
 def test_a_prior_moves_probabilities_as_bayes_says():
@@ -115,5 +115,5 @@ def test_a_bundle_without_a_bias_calls_the_most_probable_class():
         evidence = calibrator.without_evidence(3, multilabel=False)
         assert evidence == pytest.approx([1 / 3] * 3)
         p = softmax(np.random.default_rng(0).normal(size=(50, 3)), axis=1)
-        calls = OperatingPoint.balanced(LABELS, evidence).calls(p, LABELS)
+        calls = OperatingPoint.balanced(LABELS, evidence).predictions(p, LABELS)
         np.testing.assert_array_equal(calls.argmax(1), p.argmax(1))

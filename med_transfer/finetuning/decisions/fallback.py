@@ -34,9 +34,9 @@ def choose_network(
     """
     rule = config.transfer.on_harm
     if config.transfer.strategy.name == "scratch":
-        return KeptNetwork(kept="scratch", rule=rule, sentence=_NO_TRANSFER)
+        return KeptNetwork(network="scratch", rule=rule, sentence=_NO_TRANSFER)
     if rule == "report" or scratch is None:
-        return KeptNetwork(kept="transferred", rule=rule, sentence=_ONLY_REPORTED)
+        return KeptNetwork(network="transferred", rule=rule, sentence=_ONLY_REPORTED)
     validation = list(chain.from_iterable(run_data.split.validation))
     cohort = run_data.prepared.cohort.subset(validation)
     transferred, from_scratch = (
@@ -46,11 +46,11 @@ def choose_network(
         for each in (trained, scratch)
     )
     gain = transfer_gain(transferred, from_scratch, config.seed)
-    kept = "scratch" if gain.verdict == "harm" else "transferred"
+    network = "scratch" if gain.verdict == "harm" else "transferred"
     sentence = Sentence(
         "Decided on the predictions of {n} validation scans by networks that had not trained on them, before any test "
         "scan was predicted. {why}. Every figure on test scans is the kept network's; the transfer gain compares both.",
         n=len(validation),
         why=_WHY[gain.verdict],
     )
-    return KeptNetwork(kept=kept, rule=rule, validation=gain, sentence=sentence)
+    return KeptNetwork(network=network, rule=rule, validation=gain, sentence=sentence)

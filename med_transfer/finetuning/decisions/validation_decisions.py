@@ -99,7 +99,7 @@ def cross_fitted_calls(run_data: RunData, config: FinetuneConfig, trained: Train
     """What each validation scan is called by the operating points of :func:`cross_fitted_decisions`: [scan, class]."""
     calls = np.zeros(trained.validation.shape, dtype=bool)
     for rows, point, _ in cross_fitted_decisions(run_data, config, trained):
-        calls[rows] = point.calls(trained.validation[rows], run_data.prepared.cohort.labels)
+        calls[rows] = point.predictions(trained.validation[rows], run_data.prepared.cohort.labels)
     return calls
 
 

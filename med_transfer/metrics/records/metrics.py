@@ -82,13 +82,15 @@ class KeptNetwork(Record):
     """Which of the two networks the bundle holds, and so which one every other figure is about.
 
     Attributes:
-        kept: the ``transferred`` network or the one from ``scratch``.
+        network: the ``transferred`` network or the one from ``scratch``.
         rule: what was to happen on harm, set before the run: ``report`` or ``fallback``.
         validation: transferred minus scratch on validation scans, which alone decides; None where it was not asked.
         sentence: the same in words.
     """
 
-    kept: Literal["transferred", "scratch"]
+    renamed_keys: ClassVar[dict[str, str]] = {"kept": "network"}
+
+    network: Literal["transferred", "scratch"]
     rule: Literal["report", "fallback"]
     validation: TransferGain | None = None
     sentence: Text
@@ -96,7 +98,7 @@ class KeptNetwork(Record):
     @property
     def fell_back(self) -> bool:
         """Whether the transferred network was given up."""
-        return self.kept == "scratch" and self.validation is not None
+        return self.network == "scratch" and self.validation is not None
 
 
 class Repeats(Record):

@@ -37,14 +37,14 @@ class PredictionSets(BaseModel):
     thresholds: tuple[Share, ...]
     n_patients: tuple[int, ...]
 
-    def members(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def contains(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Boolean [scan, class] of what is in the sets, from probabilities [scan, class]."""
         return probabilities >= np.array(self.thresholds)
 
     def written(self, probabilities: NDArray[np.float64], names: Sequence[str]) -> str:
         """One scan's set in a table: names joined by ``;``, ``{}`` when it is empty; ``probabilities`` is [class]."""
-        members = self.members(probabilities)
-        return ";".join(name for name, inside in zip(names, members, strict=True) if inside) or EMPTY_SET
+        inside_set = self.contains(probabilities)
+        return ";".join(name for name, inside in zip(names, inside_set, strict=True) if inside) or EMPTY_SET
 
     def fits(self, n_classes: int) -> bool:
         """Whether it is of so many classes."""
