@@ -47,6 +47,7 @@ class RunData:
     split: Split
     lock: CohortLock
     unlabelled: PreparedCohort | None = None
+    altered_copies: tuple[tuple[int, int], ...] = ()  # rows of the table, see near_duplicates
 
 
 def prepare_run_data(
@@ -65,13 +66,13 @@ def prepare_run_data(
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), out / "prepared", margin, progress)
     split = split_cohort(prepared.cohort, config.split)
     check_leakage(prepared.cohort, prepared.content_hashes, split)
-    _warn_of_near_duplicates(prepared, split)
+    copies = _altered_copies(prepared, split)
     lock = CohortLock.of(prepared.cohort, prepared.content_hashes, split, config.split)
     unlabelled = None
     if config.transfer.unlabelled:
         cache = out / "prepared"
         unlabelled = prepare_unlabelled(config.transfer.unlabelled, prepared, split, preprocessing, cache, progress)
-    run_data = RunData(preprocessing, prepared, split, lock, unlabelled)
+    run_data = RunData(preprocessing, prepared, split, lock, unlabelled, copies)
     _refuse_what_the_source_saw(run_data, source_weights(config))
     started = _holds_same_cohort(run_data, config, out / LOCK_FILE)
     require_made_from(out, "scans", scans_hash([prepared, unlabelled]), started=started)
@@ -81,7 +82,8 @@ def prepare_run_data(
     return run_data
 
 
-def _warn_of_near_duplicates(prepared: PreparedCohort, split: Split) -> None:
+def _altered_copies(prepared: PreparedCohort, split: Split) -> tuple[tuple[int, int], ...]:
+    """Warns of them, and gives their rows."""
     cases, pairs = prepared.cohort.cases, near_duplicates(prepared.tensors, split)
     if pairs:
         named = "; ".join(f"{cases[first]} and {cases[second]}" for first, second in pairs[:NAMED])
@@ -91,6 +93,7 @@ def _warn_of_near_duplicates(prepared: PreparedCohort, split: Split) -> None:
             named,
             f"; and {len(pairs) - NAMED} more" if len(pairs) > NAMED else "",
         )
+    return tuple((cases[first].row, cases[second].row) for first, second in pairs)
 
 
 def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> PreprocessingConfig:

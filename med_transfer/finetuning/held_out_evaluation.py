@@ -114,6 +114,7 @@ def evaluate_held_out(
             test_set_access=access,
             out_of_fold=out_of_fold,
             repeats=measure_repeats(run_data, config, bundled, out / REPEATS_FILE),
+            altered_copies=run_data.altered_copies,
         ),
         _curves(bundled, config),
         _cross_fitted(run_data, config, record, bundled) if out_of_fold else (),

@@ -63,6 +63,7 @@ class KnownFigures:
         repeats: where that was repeated.
         calibrated_on: validation patients of each class that the bundle's calibration was learned from.
         abstained: of a bundle that abstains.
+        altered_copies: rows of scans that look like copies of one another across the split.
     """
 
     transfer_gain: TransferGain | None = None
@@ -79,6 +80,7 @@ class KnownFigures:
     repeats: Repeats | None = None
     calibrated_on: Mapping[str, int] = field(default_factory=dict)
     abstained: Abstained | None = None
+    altered_copies: Sequence[tuple[int, int]] = ()
 
 
 def compute_metrics(

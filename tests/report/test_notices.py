@@ -85,3 +85,13 @@ def test_of_a_repeated_cross_validation_the_first_screen_says_how_far_the_splits
     assert figures["Macro AUC"].endswith("; by which split 0.740 to 0.790")
     assert figures["Balanced accuracy"].endswith("; by which split 62.0 to 70.0")
     assert "each predicted by the mean of 3 networks" in dict(brief(evidence, ENGLISH))["On whom"]
+
+
+def test_copies_across_the_split_are_named_by_row():
+    metrics = metrics_of(three_classes(30))
+    title = "Scans look like copies across the split: 12"
+    assert title not in by_title(metrics)
+    notice = by_title(metrics.model_copy(update={"altered_copies": [(5, 20 + n) for n in range(12)]}))[title]
+    assert notice.level == "warning"
+    assert "rows 5 and 20, 5 and 21" in notice.text
+    assert "5 and 29... of the table" in notice.text

@@ -234,6 +234,7 @@ class Metrics(Record):
         calibrated_on: validation patients of each class that the calibration was learned from; empty: not known.
         chosen_point: how the operating point was chosen; None for a bundle that does not tell.
         test_set_access: how often these test scans were read by a network, and under which lock.
+        altered_copies: rows of the table whose scans, of two patients on two sides of the split, look like copies.
         kept_network, generalisation_gap: of a training run; None for a bundle that was evaluated alone.
     """
 
@@ -272,6 +273,7 @@ class Metrics(Record):
     fusion: FusionMetrics | None = None
     chosen_point: ChosenPoint | None = None
     test_set_access: AccessCounts | None = None
+    altered_copies: list[tuple[int, int]] = Field(default_factory=list)
     failed: Failed = Failed()
     evaluation: EvaluationConfig = EvaluationConfig()
     bootstrap: Bootstrap

@@ -17,7 +17,7 @@ from med_transfer.report.numbers import decimal, decimal_interval, difference, s
 Level = Literal["good", "neutral", "warning"]
 
 STRONGEST_BASELINE = "handcrafted"
-MOST_REASONS = 3
+MOST_REASONS, MOST_PAIRS = 3, 10
 CHANCE = 0.5  # AUC of a coin
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
 FITTED_WITHIN = sentence("It was fitted within this cohort, each patient predicted by a model of the other patients.")
@@ -60,11 +60,13 @@ class Notice:
 def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     """In the order of reading: what limits every figure, then fusion and transfer.
 
-    No test, baseline, chance, never called, few, calibration, failed, abstained, over-fitting, fusion, transfer, kept.
+    No test, copies, baseline, chance, never called, few, calibration, failed, abstained, over-fitting, fusion,
+    transfer, kept.
     """
     metrics, model = evidence.metrics, t(evidence.model)
     candidates = [
         _out_of_fold(metrics, t),
+        _copies(metrics, t),
         _baseline(metrics, model, t),
         *_chance(metrics, t),
         _never_called(metrics, t),
@@ -103,6 +105,20 @@ def _out_of_fold(metrics: Metrics, t: Translator) -> Notice | None:
     )
     title = t("Development evidence: no patients were kept apart for a test")
     return Notice("warning", title, " ".join((what, whose, after)))
+
+
+def _copies(metrics: Metrics, t: Translator) -> Notice | None:
+    pairs = metrics.altered_copies
+    if not pairs:
+        return None
+    text = t(
+        "The network sees nearly the same in scans of two patients on two sides of the split: rows {pairs} of the "
+        "table. If they are of one patient (another reconstruction, a slice fewer), name that patient in both rows and "
+        "train again: otherwise figures are too good.",
+        pairs=t(", ").join(t("{one} and {other}", one=one, other=other) for one, other in pairs[:MOST_PAIRS])
+        + ("..." if len(pairs) > MOST_PAIRS else ""),
+    )
+    return Notice("warning", t("Scans look like copies across the split: {n}", n=len(pairs)), text)
 
 
 def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
