@@ -25,6 +25,7 @@ from med_transfer.cli import (
     index,
     inspect,
     labels,
+    merge,
     node,
     phantom,
     plan,
@@ -50,7 +51,7 @@ app = typer.Typer(
 )
 for module in (
     *(demo, phantom, index, inspect, plan, preview, pretrain, select, tune),
-    *(finetune, evaluate, report, compare, predict, explain),
+    *(finetune, evaluate, report, compare, predict, merge, explain),
 ):
     app.command(module.NAME, epilog=example(f"{module.NAME} {module.EXAMPLE}"))(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)

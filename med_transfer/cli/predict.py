@@ -25,18 +25,41 @@ def command(
     roi: Roi = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that read scans; default: one a core.", show_default=False),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(help="i/n: only that part of the scans, into OUT/shard-i-of-n.", show_default=False)
+    ] = "1/1",
+    sbatch: Annotated[
+        int | None,
+        typer.Option(
+            "--write-sbatch",
+            min=1,
+            metavar="N",
+            help="Predict nothing; write OUT/predict.sbatch, a SLURM job array of N shards.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""
     from med_transfer.cli.summary import say_abstained
     from med_transfer.cli.terminal import progress_bars, say, say_json
-    from med_transfer.inference import load_bundle
+    from med_transfer.inference import BatchSettings, load_bundle
+    from med_transfer.inference.shards import Shard
 
+    settings = BatchSettings(workers, Shard.parse(shard))
     predictor = load_bundle(bundle, device, key)
+    if sbatch is not None:
+        options = {"--mask": mask, "--roi": roi, "--device": device, "--key": key, "--workers": workers}
+        say(str(_write_sbatch(bundle, scans, out, sbatch, options)))
+        return
     if not as_json:
         say(predictor.record.preprocessing.region_sentence)
     with progress_bars() as progress:
-        result = predictor.predict_folder(with_region(scans, mask, roi), out, progress)
+        result = predictor.predict_folder(with_region(scans, mask, roi), out, progress, settings)
     counts = {
         "ok": result.n_ok,
         "rejected": result.n_rejected,
@@ -52,3 +75,23 @@ def command(
         say_abstained(result.n_abstained, result.n_ok, predictor.record.abstain_above_novelty)
         say(str(result.table))
     raise typer.Exit(result.exit_code)
+
+
+def _write_sbatch(bundle: Path, scans: Path, out: Path, n: int, options: dict[str, object]) -> Path:
+    """With whole paths, since a job starts where it is submitted."""
+    import sys
+
+    from med_transfer.inference.sbatch import write_sbatch
+    from med_transfer.scans.isolation import ReadLimits
+
+    limits = ReadLimits.from_environment()
+    before = ["--read-seconds", f"{limits.seconds:g}", "--read-gib", f"{limits.gib:g}"]
+    whole = [str(path.absolute()) for path in (bundle, scans, out)]
+    given = [
+        word
+        for name, value in options.items()
+        if value is not None
+        for word in (name, str(value.absolute() if isinstance(value, Path) else value))
+    ]
+    program = [sys.executable, "-m", "med_transfer", *before]
+    return write_sbatch(out.absolute(), n, program, [*whole[:2], "-o", whole[2], *given])

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,61 @@ def region_of_case(case: Case, volume: Volume | None = None) -> tuple[Region | N
         size = case.roi_size_mm or 0.0
         return Region(case.roi_centre_mm, (size, size, size)), None
     return None, None
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """All that the answer for one case is made from; it passes from one process to another.
+
+    Attributes:
+        image: float16 [channel, depth, height, width].
+        path, study_uid, series_uid: of its first scan.
+        notes: remarks on its scans, in words.
+        within: where ``handcrafted`` was measured: mask, roi or whole.
+        handcrafted: values of ``FEATURE_NAMES`` for the first scan; NaN where they were not asked for.
+    """
+
+    image: NDArray[np.float16]
+    path: str
+    study_uid: str
+    series_uid: str
+    notes: str
+    within: Literal["mask", "roi", "whole"]
+    handcrafted: NDArray[np.float64]
+
+
+def network_input(
+    scans: Scans,
+    preprocessing: Preprocessing,
+    region: Region | None = None,
+    mask: Volume | None = None,
+    *,
+    handcrafted: bool = False,
+) -> NetworkInput:
+    """What a network is given of a case's scans. Raises ScanError."""
+    volume = scans["scan"]
+    if mask is not None and region is None:
+        region = region_of_mask(mask)
+    measured = features(volume, region, mask) if handcrafted else dict.fromkeys(FEATURE_NAMES, np.nan)
+    return NetworkInput(
+        image=preprocessing(scans, region).numpy().astype(np.float16),  # exact: it holds nothing finer
+        path=str(volume.provenance.path),
+        study_uid=volume.provenance.study_uid,
+        series_uid=volume.provenance.series_uid,
+        notes="; ".join(dict.fromkeys(note for scan in scans.values() for note in scan.verdict.notes)),
+        within="mask" if mask is not None else "whole" if region is None else "roi",
+        handcrafted=np.array([measured[name] for name in FEATURE_NAMES]),
+    )
+
+
+def read_input(
+    case: Case, config: PreprocessingConfig, series: Series | None = None, *, handcrafted: bool = False
+) -> NetworkInput:
+    """:func:`network_input` of a case whose scans are read first, see :func:`read_scans`. Raises ScanError."""
+    with confined(case.path):
+        scans = read_scans(case, config, series)
+        region, mask = region_of_case(case, scans["scan"])
+        return network_input(scans, Preprocessing(config), region, mask, handcrafted=handcrafted)
 
 
 def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)) -> PreparedScan:

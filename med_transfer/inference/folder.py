@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import torch
 
 from med_transfer.atomic import sole_writer
-from med_transfer.bundle import versions
+from med_transfer.bundle import BundleRecord, versions
 from med_transfer.cohorts import (
     Case,
     Cohort,
+    NetworkInput,
     cache_key,
     preparation_key,
+    read_input,
     read_scans,
     region_of_case,
     require_columns,
@@ -31,42 +39,62 @@ from med_transfer.errors import (
     UsageError,
 )
 from med_transfer.fusion.clinical import with_values
-from med_transfer.predictions.labels import Labels
+from med_transfer.inference.copies import Copies
+from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
+from med_transfer.inference.workers import Reader, cores, in_turn
 from med_transfer.predictions.origins import RETRIED, RowOrigins
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, log_file, remark, silent
 from med_transfer.scans import Region, Series, Volume, survey
-from med_transfer.scans.isolation import confined
+from med_transfer.scans.isolation import ReadLimits, ScanWorker, confined
+from med_transfer.scans.isolation import worker as scan_worker
 from med_transfer.scans.search.links import how_to_follow
 
 log = logging.getLogger(__name__)
 
 LOG_FILE = "run.log"
+_FEW = 8  # scans below which it is not worth while to start processes
 
 
-class ReadsAndPredicts(Protocol):
-    """What a batch needs of a predictor; ``predict`` may raise ScanError.
+class Predicts(Protocol):
+    """What a batch needs of a predictor.
 
     Attributes:
+        record: of its bundle: the classes, whether there is a fusion.
         preprocessing: of its network's input.
         identity: hash of all that decides its answers.
+        device: where its network runs.
+        needs_handcrafted: whether its answers are made of handcrafted features, too.
     """
 
+    record: BundleRecord
     preprocessing: Preprocessing
     identity: str
+    device: torch.device
 
-    def predict(
-        self,
-        source: Mapping[str, Volume],
-        region: Region | None = None,
-        *,
-        mask: Volume | None = None,
-        columns: Mapping[str, str] | None = None,
-    ) -> Prediction:
-        """As :meth:`med_transfer.inference.Predictor.predict`."""
+    @property
+    def needs_handcrafted(self) -> bool:
+        """See above."""
         ...
+
+    def answer(self, given: NetworkInput, columns: Mapping[str, str] | None = None) -> Prediction:
+        """As :meth:`med_transfer.inference.Predictor.answer`. Raises ScanError."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How a batch is worked through; its answers do not depend on it.
+
+    Attributes:
+        workers: processes that read scans; None: one a processor core.
+        shard: which of the scans; one of several has a folder of its own in that of the batch.
+    """
+
+    workers: int | None = None
+    shard: Shard = WHOLE
 
 
 @dataclass(frozen=True)
@@ -87,10 +115,11 @@ class FolderOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all predicted, 1 some not, 3 none."""
-        if not self.n_ok:
+        """0 all predicted, 1 some not, 3 none; a shard need have no scan."""
+        n_bad = self.n_rejected + self.n_failed
+        if n_bad and not self.n_ok:
             return NothingDone.exit_code
-        return int(self.n_rejected + self.n_failed > 0)
+        return int(n_bad > 0)
 
 
 @dataclass(frozen=True)
@@ -121,33 +150,44 @@ class ScanToPredict:
     series: Series | None = None
     damage: str = ""
 
+    @property
+    def name(self) -> tuple[str, str]:
+        """What tells it from the other scans of the folder or table."""
+        return self.case.scan, self.case.series_uid
+
     def key(self, preprocessing: Preprocessing) -> str:
         """Changes with everything that the answer depends on, beside the bundle."""
         verdict = str(self.series.verdict) if self.series else ""  # a file beside a series may damage it
         written = [self.case.patient, dict(self.case.columns), self.damage, verdict]
         return cache_key(preparation_key(self.case, preprocessing, series=self.series), written)
 
-    def read(self, predictor: ReadsAndPredicts) -> tuple[dict[str, Volume], Region | None, Volume | None]:
+    def read(self, predictor: Predicts) -> tuple[dict[str, Volume], Region | None, Volume | None]:
         """Its scans by column, where to look, and the mask where there is one. Raises ScanError."""
         if self.damage:
             raise UnreadableScan(self.damage, where=self.case.scan)
         scans = read_scans(self.case, predictor.preprocessing.config, self.series)
         return scans, *region_of_case(self.case, scans["scan"])
 
-    def predict(self, predictor: ReadsAndPredicts) -> Prediction:
-        """Raises ScanError."""
-        scans, region, mask = self.read(predictor)
-        return predictor.predict(scans, region, mask=mask, columns=self.case.columns)
+    def named(self, prediction: Prediction, seconds: float) -> Prediction:
+        """A prediction under the name that the user knows the scan by."""
+        return replace(
+            prediction,
+            scan=self.case.scan,
+            patient=self.case.patient,
+            series_uid=self.case.series_uid or prediction.series_uid,
+            seconds=round(seconds, 3),
+        )
+
+
+Job = tuple[ScanToPredict, str]  # and the key of what it is made from
 
 
 def predict_all(
-    predictor: ReadsAndPredicts,
-    labels: Labels,
+    predictor: Predicts,
     scans: Path | str | ScanWithRegion,
     out: Path,
     progress: Progress = silent,
-    *,
-    fused: bool = False,
+    settings: BatchSettings = BatchSettings(),
 ) -> FolderOutcome:
     """Predict every scan and write ``out/predictions.csv`` as it goes.
 
@@ -155,12 +195,11 @@ def predict_all(
     region or row have changed since is, and the row of one that is not there any more goes.
 
     Args:
-        predictor: reads a scan and predicts it.
-        labels: the bundle's classes.
+        predictor: answers for a scan that was read.
         scans: a folder tree of mixed DICOM and other files, one scan, or a ``.csv`` table (labels not needed).
         out: folder of the result.
         progress: told how many scans are done.
-        fused: whether the predictor gives fused probabilities too.
+        settings: how.
 
     Raises:
         ScanNotFound: no scan there.
@@ -170,51 +209,130 @@ def predict_all(
         OutputError: the result cannot be written.
     """
     items, n_ignored = scans_to_predict(scans, predictor.preprocessing.config)
-    made_by = {
-        "bundle": predictor.identity,
-        "scans": cache_key(str(path_of(scans).resolve())),
-        "version": cache_key(versions()),
-    }
+    made_by = {"bundle": predictor.identity, "version": cache_key(versions())}
+    record, is_own = begin(settings.shard, [item.name for item in items], made_by, _settings(predictor, scans))
+    items, made_by["scans"] = list(itertools.compress(items, is_own)), cache_key(str(path_of(scans).resolve()))
+    out, fused = out / settings.shard.folder, predictor.record.fusion is not None
     with (
         sole_writer(out),
         log_file(out / LOG_FILE, delay=True),
-        PredictionTable(out / "predictions.csv", labels, fused=fused) as table,
+        PredictionTable(out / TABLE_FILE, predictor.record.labels, fused=fused) as table,
     ):
         origins = RowOrigins(table.path, table.lines, made_by)
-        for number, item in enumerate(items, start=1):
-            key = item.key(predictor.preprocessing)  # before reading: a file that changes meanwhile counts as changed
-            if not origins.take(key):
-                prediction, settled = _predict(item, predictor)
+        record.write(out)
+        batch = _Batch(predictor, items, origins, progress, settings)
+        with closing(batch.predicted()) as predicted:
+            for (_, key), (prediction, settled) in predicted:
                 origins.add(key if settled else RETRIED, table.append(prediction))
-            progress("predicting", number, len(items))
+                batch.tell()
         table.finish(origins.finish())
-    rows = PredictionTable.load(out / "predictions.csv")
+        record.write(out, table.path)
+    return _outcome(out / TABLE_FILE, n_ignored, fused=fused)
+
+
+def _settings(predictor: Predicts, scans: Path | str | ScanWithRegion) -> dict[str, str]:
+    """What else a row may hang on."""
+    limits = ReadLimits.from_environment()
+    region = {"region": repr((str(scans.mask), scans.roi_mm))} if isinstance(scans, ScanWithRegion) else {}
+    of_reading = {"read_seconds": f"{limits.seconds:g}", "read_gib": f"{limits.gib:g}"}
+    return {"device": str(predictor.device), **of_reading, **region}
+
+
+def _outcome(table: Path, n_ignored: int, *, fused: bool) -> FolderOutcome:
+    rows = PredictionTable.load(table)
     statuses = [row.status for row in rows]
     counts = (statuses.count(word) for word in ("ok", "rejected", "failed"))
     n_fused = sum(bool(row.fused) for row in rows) if fused else None
     n_abstained = sum(row.abstained for row in rows)
-    return FolderOutcome(
-        out / "predictions.csv", *counts, n_ignored=n_ignored, n_fused=n_fused, n_abstained=n_abstained
-    )
+    return FolderOutcome(table, *counts, n_ignored=n_ignored, n_fused=n_fused, n_abstained=n_abstained)
 
 
-def _predict(item: ScanToPredict, predictor: ReadsAndPredicts) -> tuple[Prediction, bool]:
-    """What becomes of a scan, and whether another attempt would come to the same."""
-    started, settled = time.monotonic(), True
+Answered = tuple[Prediction, bool]  # and whether another attempt would come to the same
+
+
+@dataclass
+class _Batch:
+    """The scans that have no row yet, and what becomes of each."""
+
+    predictor: Predicts
+    items: Sequence[ScanToPredict]
+    origins: RowOrigins
+    progress: Progress
+    settings: BatchSettings
+    _n_done: int = field(default=0, init=False)
+    _copies: dict[str, list[Job]] = field(default_factory=lambda: defaultdict(list), init=False)  # by original
+
+    def tell(self) -> None:
+        """Of one more scan that has its row."""
+        self._n_done += 1
+        self.progress("predicting", self._n_done, len(self.items))
+
+    def predicted(self) -> Generator[tuple[Job, Answered], None, None]:
+        """In the order in which they are done; copies last, on their own where their original has no answer."""
+        answers: dict[str, Prediction] = {}
+        for (item, key), (prediction, settled) in self._answered(self._unpredicted()):
+            yield (item, key), (prediction, settled)
+            if prediction.status == "ok":
+                answers[key] = prediction
+        for original in [key for key in self._copies if key in answers]:
+            for copy in self._copies.pop(original):
+                yield copy, (copy[0].named(answers[original], 0.0), True)
+        yield from self._answered(itertools.chain(*self._copies.values()))
+
+    def _unpredicted(self) -> Iterator[Job]:
+        seen = Copies()
+        for item in self.items:
+            key = item.key(self.predictor.preprocessing)  # before reading: what changes meanwhile counts as changed
+            if self.origins.take(key):
+                self.tell()
+            elif (original := seen.original(item.case, item.series, key)) != key:
+                self._copies[original].append((item, key))
+            else:
+                yield item, key
+
+    def _answered(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Answered]]:
+        few = list(itertools.islice(jobs, _FEW))
+        jobs = itertools.chain(few, jobs)
+        config, handcrafted = self.predictor.preprocessing.config, self.predictor.needs_handcrafted
+        read = partial(_read, config=config, handcrafted=handcrafted)
+        if len(few) < _FEW or scan_worker() is None:
+            inputs = ((job, read(job, _here)) for job in jobs)
+        else:
+            processes = [ScanWorker(loads=read_input.__module__) for _ in range(self.settings.workers or cores())]
+            inputs = in_turn([Reader(read, process) for process in processes], jobs)
+        for job, (given, seconds) in inputs:
+            yield job, _answer(job[0], given, seconds, self.predictor)
+
+
+def _here(function: Callable[..., NetworkInput], *arguments: Any, where: object, **options: Any) -> NetworkInput:
+    return function(*arguments, **options)
+
+
+def _read(
+    job: Job, call: Callable[..., NetworkInput], *, config: PreprocessingConfig, handcrafted: bool
+) -> tuple[NetworkInput | ScanError, float]:
+    """What the network is given, or why there is nothing; and the seconds that it took."""
+    started, item = time.monotonic(), job[0]
     try:
+        if item.damage:
+            raise UnreadableScan(item.damage, where=item.case.scan)
+        given = call(read_input, item.case, config, item.series, handcrafted=handcrafted, where=item.case.path)
+    except ScanError as error:
+        given = error
+    return given, time.monotonic() - started
+
+
+def _answer(item: ScanToPredict, given: NetworkInput | ScanError, seconds: float, predictor: Predicts) -> Answered:
+    started, settled = time.monotonic() - seconds, True
+    try:
+        if isinstance(given, ScanError):
+            raise given
         with confined(item.case.path):
-            prediction = item.predict(predictor)
+            prediction = predictor.answer(given, item.case.columns)
     except ScanError as error:
         remark(log, "no prediction: %s", error, kind=error.problem)
         prediction, settled = without_prediction(item.case, error), not isinstance(error, ScanAborted)
-    prediction = replace(
-        prediction,
-        scan=item.case.scan,
-        patient=item.case.patient,
-        series_uid=item.case.series_uid or prediction.series_uid,
-        seconds=round(time.monotonic() - started, 3),
-    )
-    return prediction, settled
+    return item.named(prediction, time.monotonic() - started), settled
 
 
 def path_of(scans: Path | str | ScanWithRegion) -> Path:

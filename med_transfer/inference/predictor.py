@@ -8,20 +8,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_record
-from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
+from med_transfer.cohorts import NetworkInput, network_input
 from med_transfer.errors import ConfigError
 from med_transfer.fusion import FusionScans
-from med_transfer.inference.folder import FolderOutcome, ScanWithRegion, predict_all
+from med_transfer.inference.folder import BatchSettings, FolderOutcome, ScanWithRegion, predict_all
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.progress import Progress, silent
-from med_transfer.scans import Region, Series, Volume, read_mask, read_scan, region_of_mask
+from med_transfer.scans import Region, Series, Volume, read_mask, read_scan
 
 Source = Path | str | Series | Volume
 
@@ -76,54 +74,48 @@ class Predictor:
             column: one if isinstance(one, Volume) else self.read(one, series_uid if column == FIRST_CHANNEL else "")
             for column, one in sources.items()
         }
-        volume, source = scans[FIRST_CHANNEL], sources[FIRST_CHANNEL]
         if isinstance(mask, Path | str):
-            mask = read_mask(mask, onto=volume)
-        if mask is not None and region is None:
-            region = region_of_mask(mask)
-        image = self.preprocessing(scans, region)[None].to(self.device)
+            mask = read_mask(mask, onto=scans[FIRST_CHANNEL])
+        given = network_input(scans, self.preprocessing, region, mask, handcrafted=self.needs_handcrafted)
+        answer, source = self.answer(given, columns), sources[FIRST_CHANNEL]
+        name = str(source) if isinstance(source, Path | str) else answer.scan
+        return replace(answer, scan=name, seconds=round(time.monotonic() - started, 3))
+
+    def answer(self, given: NetworkInput, columns: Mapping[str, str] | None = None) -> Prediction:
+        """The prediction for an input that was read already, for example in another process; arguments as above.
+
+        Raises:
+            NoAnswer: the network gave NaN or infinity.
+        """
+        image = torch.from_numpy(given.image).float()[None].to(self.device)
         with torch.inference_mode():
             probabilities, novelty = self.network.predict(image)
-        origin = volume.provenance
-        name = source if isinstance(source, Path | str) else origin.path
-        notes = "; ".join(dict.fromkeys(note for scan in scans.values() for note in scan.verdict.notes))
-        unanswered = Prediction(str(name), "", origin.study_uid, origin.series_uid, reason=notes)
+        unanswered = Prediction(given.path, "", given.study_uid, given.series_uid, reason=given.notes)
         found = probabilities[0].cpu().double().numpy()
-        answer = self.record.answer(unanswered, found, float(novelty[0]))
-        answer = self._fused(answer, found, volume, region, mask, columns or {})
-        return replace(answer, seconds=round(time.monotonic() - started, 3))
-
-    def _fused(
-        self,
-        answer: Prediction,
-        probabilities: NDArray[np.float64],
-        volume: Volume,
-        region: Region | None,
-        mask: Volume | None,
-        columns: Mapping[str, str],
-    ) -> Prediction:
-        """The answer with its fused probabilities, where the bundle has a fusion and the scan all that it needs."""
-        fusion = self.record.fusion
+        answer, fusion = self.record.answer(unanswered, found, float(novelty[0])), self.record.fusion
         if fusion is None:
             return answer
-        handcrafted = np.full((1, len(FEATURE_NAMES)), np.nan)
-        if fusion.inputs.handcrafted:
-            found = features(volume, region, mask)
-            handcrafted[0] = [found[name] for name in FEATURE_NAMES]
-        within = "mask" if mask is not None else "whole" if region is None else "roi"
-        scan = FusionScans(probabilities[None], handcrafted, [within], [columns])
+        scan = FusionScans(found[None], given.handcrafted[None], [given.within], [columns or {}])
         return fusion.fuse(scan).complete(answer, 0, self.record.classes)
+
+    @property
+    def needs_handcrafted(self) -> bool:
+        """Whether its answers are made of handcrafted features, too."""
+        return self.record.fusion is not None and bool(self.record.fusion.inputs.handcrafted)
 
     def read(self, source: Path | str | Series, series_uid: str = "") -> Volume:
         """Read a scan as the bundle's scans were read. Raises ScanError."""
         return read_scan(source, series_uid, max_gap_mm=self.record.preprocessing.max_gap_mm)
 
     def predict_folder(
-        self, scans: Path | str | ScanWithRegion, out: Path | str, progress: Progress = silent
+        self,
+        scans: Path | str | ScanWithRegion,
+        out: Path | str,
+        progress: Progress = silent,
+        settings: BatchSettings = BatchSettings(),  # noqa: B008 (frozen)
     ) -> FolderOutcome:
         """Predict every scan of a folder tree or of a table; see :func:`med_transfer.inference.folder.predict_all`."""
-        fused = self.record.fusion is not None
-        return predict_all(self, self.record.labels, scans, Path(out), progress, fused=fused)
+        return predict_all(self, scans, Path(out), progress, settings)
 
 
 def _device(name: str) -> torch.device:

@@ -71,7 +71,7 @@ class PredictionTable:
     def finish(self, kept: Counter[str] | None = None) -> None:
         """Sort the rows by scan and series, and close; ``kept``: those of these digests alone. Raises OutputError."""
         self.close()
-        rows = sorted(self._rows, key=lambda row: (row[0], row[3], row[:-1]))
+        rows = sorted(self._rows, key=_place)
         if kept is not None:
             rows = [row for row in rows if _taken(kept, digest(_line(row)))]
         _write(self.path, _columns(self._names, self._fused), rows)
@@ -92,6 +92,26 @@ class PredictionTable:
     def load(path: Path) -> list[Prediction]:
         """The rows of a table, of whatever classes. Raises UsageError for a file that is not a whole table."""
         return _read(Path(path), None)
+
+
+def merge_tables(tables: Sequence[Path], out: Path) -> int:
+    """Write the rows of several tables as one, in the order of a finished one, and count them.
+
+    Raises:
+        UsageError: one is no whole table, or of other classes than the first.
+        OutputError: it cannot be written.
+    """
+    (header, *rows), *others = (_with_sets(_records(table)) for table in tables)
+    for table, (columns, *more) in zip(tables[1:], others, strict=True):
+        if columns != header:
+            raise UsageError(f"columns {', '.join(columns)}", where=table, expected=", ".join(header))
+        rows += more
+    _write(out, header, sorted(rows, key=_place))
+    return len(rows)
+
+
+def _place(row: Sequence[str]) -> tuple[str, str, Sequence[str]]:
+    return row[0], row[3], row[:-1]
 
 
 def _taken(kept: Counter[str], row: str) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
+import logging
 import os
 import pickle
 import shutil
@@ -49,6 +50,7 @@ _SERVE = f"from {__name__} import serve; serve()"
 _COUNT, _SIZE = struct.Struct(">I"), struct.Struct(">Q")
 _GRACE_SECONDS = 10.0  # after which the kernel ends a child whose parent is no more
 _START_SECONDS = 300.0  # for loading libraries on a busy machine
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # a core a child
 _PIPE_BYTES, _SET_PIPE_SIZE = 1 << 20, 1031  # F_SETPIPE_SZ of Linux
 
 
@@ -79,12 +81,24 @@ def _number(name: str, default: float) -> float:
 @contextlib.contextmanager
 def confined(where: object) -> Iterator[None]:
     """Make an error that nobody foresaw one of this scan, so that a batch goes on. Raises ScanAborted."""
+    with _foreseen(where, "processed"):
+        yield
+
+
+@contextlib.contextmanager
+def _foreseen(where: object, what: str) -> Iterator[None]:
     try:
         yield
     except MedTransferError:
         raise
     except Exception as error:
-        raise ScanAborted(f"cannot be processed ({type(error).__name__}: {str(error)[:200]})", where=where) from error
+        if _serving and isinstance(error, MemoryError):  # the child's limit, which it tells of itself
+            raise
+        raise ScanAborted(f"cannot be {what} ({_words(error)})", where=where) from error
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 # In the parent ------------------------------------------------------------------------------------------------
@@ -96,9 +110,11 @@ class ScanWorker:
 
     Args:
         limits: of one call, or of one item of :meth:`map`; None: those of the environment when the child starts.
+        loads: module that the child imports before its memory is limited; the functions that it will be asked for.
     """
 
     limits: ReadLimits | None = None
+    loads: str = "med_transfer.scans"
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     _folder: Path = field(default=Path(), init=False, repr=False)  # for temporary files, which a kill leaves behind
     _in_force: ReadLimits = field(default=ReadLimits(), init=False, repr=False)
@@ -198,11 +214,11 @@ class ScanWorker:
         limits = (str(self._in_force.seconds), str(self._in_force.gib))
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _SERVE, *limits, str(self._folder)],
+                [sys.executable, "-P", "-c", _SERVE, *limits, str(self._folder), self.loads],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # libraries complain there of what becomes an error of ours
-                env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(self._folder)},
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path, "TMPDIR": str(self._folder)},
                 bufsize=0,
                 start_new_session=True,
             )
@@ -215,7 +231,11 @@ class ScanWorker:
 
     def _answer(self, where: object, longer: float = 0.0) -> Any:
         seconds = self._in_force.seconds
-        kind, value = self._receive(where, seconds and seconds + longer)
+        kind, value, remarks = self._receive(where, seconds and seconds + longer)
+        for record in map(logging.makeLogRecord, remarks):
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
         if kind == "memory":
             self.close()
             raise _aborted(f"needs more than {self._in_force.gib:g} GiB of memory", where)
@@ -225,7 +245,7 @@ class ScanWorker:
             raise ScanAborted(f"cannot be read ({value})", where=where)
         return value
 
-    def _receive(self, where: object, seconds: float) -> tuple[str, Any]:
+    def _receive(self, where: object, seconds: float) -> tuple[str, Any, list[dict[str, object]]]:
         process = self._process
         assert process is not None
         assert process.stdout is not None
@@ -287,10 +307,10 @@ def isolated(
     function: Callable[..., Result], *arguments: Any, where: object = "", longer: float = 0.0, **options: Any
 ) -> Result:
     """:meth:`ScanWorker.call` of this process's worker; within a child, and on Windows, a plain call."""
-    own = worker()
-    if own is None:
+    if own := worker():
+        return own.call(function, *arguments, where=where, longer=longer, **options)
+    with _foreseen(where, "read"):
         return function(*arguments, **options)
-    return own.call(function, *arguments, where=where, longer=longer, **options)
 
 
 def isolated_map(
@@ -314,11 +334,11 @@ def serve() -> None:
     for standard in (0, 1):  # a library that prints must not print into an answer
         os.dup2(nowhere, standard)
     threading.Thread(target=_end_with, args=(os.getppid(), temporary), daemon=True).start()
-    importlib.import_module("med_transfer.scans")
+    importlib.import_module(sys.argv[4])
     _widen(answers)
     _limit(gib)
     with contextlib.suppress(EOFError, BrokenPipeError):
-        _send(answers, ("ready", None))
+        _send(answers, ("ready", None, []))
         while _serve_one(_receive(requests), answers, seconds) != "memory":  # which is all over the heap then
             pass
     shutil.rmtree(temporary, ignore_errors=True)
@@ -335,15 +355,41 @@ def _serve_one(request: tuple, answers: BinaryIO, seconds: float) -> str:
     run = partial(attrgetter(name)(importlib.import_module(module)), *arguments, **options)
     results = iter(run() if streamed else (run() for _ in range(1)))
     while True:
-        kind, value = _outcome(results, seconds and seconds + longer)
+        with _remarks() as remarks:
+            kind, value = _outcome(results, seconds and seconds + longer)
         if kind == "end":
             return kind
         try:
-            _send(answers, (kind, value))
+            _send(answers, (kind, value, remarks))
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            _send(answers, ("unforeseen", f"{type(error).__name__}: {error}"))
+            _send(answers, ("unforeseen", f"{type(error).__name__}: {error}", remarks))
         if kind != "value":
             return kind
+
+
+@contextlib.contextmanager
+def _remarks() -> Iterator[list[dict[str, object]]]:
+    """What is logged meanwhile, for the parent to log."""
+    remarks: list[dict[str, object]] = []
+    handler, package = _Collecting(remarks), logging.getLogger("med_transfer")
+    package.addHandler(handler)
+    try:
+        yield remarks
+    finally:
+        package.removeHandler(handler)
+
+
+class _Collecting(logging.Handler):
+    def __init__(self, remarks: list[dict[str, object]]) -> None:
+        super().__init__(logging.WARNING)
+        self._remarks = remarks
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the template and its values apart, since remarks that are alike are counted by their template."""
+        of_record = {name: getattr(record, name) for name in ("name", "levelno", "levelname", "msg", "created")}
+        values = record.args if isinstance(record.args, tuple) else ()
+        plain = tuple(value if isinstance(value, int | float) else str(value) for value in values)
+        self._remarks.append({**of_record, "args": plain, "kind": getattr(record, "kind", None)})
 
 
 def _outcome(results: Iterator[Any], seconds: float) -> tuple[str, Any]:
@@ -359,7 +405,7 @@ def _outcome(results: Iterator[Any], seconds: float) -> tuple[str, Any]:
     except MemoryError:
         return "memory", None
     except Exception as error:  # corrupt bytes make a parser raise nearly anything
-        return "unforeseen", f"{type(error).__name__}: {str(error)[:200]}"
+        return "unforeseen", _words(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

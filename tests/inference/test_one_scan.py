@@ -14,9 +14,9 @@ from med_transfer.inference import Predictor
 
 PACKAGE = Path(med_transfer.__file__).parent
 OPEN_TO_ALL = {"errors.py", "atomic.py", "progress.py"}  # change no scan
-BOOKKEEPING = {  # of resuming
+BOOKKEEPING = {  # of resuming and merging
     *("predictions/origins.py", "scans/stamps.py", "scans/dicom/elements.py", "cohorts/array_cache.py"),
-    "bundle/files.py",
+    *("bundle/files.py", "inference/shards.py", "inference/copies.py"),
 }
 GUARDS = {"scans/isolation.py", "scans/search/files.py"}
 MOST_FILES = 30  # as few as a reader can follow; lower it when a file goes

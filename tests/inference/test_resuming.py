@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from command_line import read_rows, write_rows
@@ -29,13 +30,13 @@ def answers(out):
 
 def read_now(predictor, scans, out, monkeypatch):
     """Names of the scans that a run predicts, and does not take from the table."""
-    predicted, predict = [], type(predictor).predict
+    predicted, answer = [], type(predictor).answer
 
-    def noted(self, source, *arguments, **options):
-        predicted.append(source["scan"].provenance.path.name)
-        return predict(self, source, *arguments, **options)
+    def noted(self, given, *arguments):
+        predicted.append(Path(given.path).name)
+        return answer(self, given, *arguments)
 
-    monkeypatch.setattr(type(predictor), "predict", noted)
+    monkeypatch.setattr(type(predictor), "answer", noted)
     predictor.predict_folder(scans, out)
     monkeypatch.undo()
     return predicted

@@ -136,14 +136,14 @@ def test_a_header_that_fails_at_the_second_look_is_a_row_of_index(command, tmp_p
 def test_an_error_that_nobody_foresaw_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
     predictor = load_bundle(tiny_bundle(tmp_path / "bundle"), "cpu")
     scans = [write_scan(tmp_path / f"scans/{number}.nii.gz", number) for number in range(3)]
-    predict = type(predictor).predict
+    answer = type(predictor).answer
 
-    def failing(self, source, *arguments, **options):
-        if source["scan"].provenance.path == scans[1]:
+    def failing(self, given, *arguments):
+        if given.path == str(scans[1]):
             raise ZeroDivisionError("somewhere")
-        return predict(self, source, *arguments, **options)
+        return answer(self, given, *arguments)
 
-    monkeypatch.setattr(type(predictor), "predict", failing)
+    monkeypatch.setattr(type(predictor), "answer", failing)
     outcome = predictor.predict_folder(scans[0].parent, tmp_path / "out")
     assert (outcome.n_ok, outcome.n_failed) == (2, 1)
     assert "cannot be processed (ZeroDivisionError: somewhere)" in (tmp_path / "out/predictions.csv").read_text()

@@ -1,0 +1,30 @@
+"""``med-transfer merge``: the shards of a batch as one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from med_transfer.cli.options import AsJson
+
+NAME = "merge"
+EXAMPLE = "predictions/shard-1-of-2 predictions/shard-2-of-2 -o predictions-merged"
+
+
+def command(
+    shards: Annotated[list[Path], typer.Argument(help="The folders of all shards, as predict --shard wrote them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the whole predictions.csv.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put the shards of a batch together; refused while one is missing, unfinished or of another bundle."""
+    from med_transfer.cli.terminal import say, say_json
+    from med_transfer.inference.shards import merge
+
+    table, n_rows = merge(shards, out)
+    if as_json:
+        say_json({"rows": n_rows, "table": str(table)})
+    else:
+        say(f"{n_rows} rows")
+        say(str(table))

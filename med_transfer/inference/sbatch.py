@@ -1,0 +1,55 @@
+"""A batch as a SLURM job array: the script that runs one shard a task."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from med_transfer.atomic import write_text
+from med_transfer.errors import UsageError
+
+SCRIPT_FILE = "predict.sbatch"
+_SCRIPT = """\
+#!/bin/bash
+#SBATCH --job-name=med-transfer
+#SBATCH --array=1-{n}
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=12G
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --output="{out}/slurm-%A_%a.log"
+# Adapt the lines above to your cluster, then: sbatch {script}
+# The same again after a failure: what is done is not done again. When all tasks have ended:
+#   {merge}
+set -euo pipefail
+exec {command} --shard "$SLURM_ARRAY_TASK_ID/{n}"
+"""
+
+
+def write_sbatch(out: Path, n: int, program: Sequence[str], arguments: Sequence[str]) -> Path:
+    """Write ``out/predict.sbatch``.
+
+    Args:
+        out: folder of the batch.
+        n: tasks, and shards.
+        program: words that start med-transfer on the cluster.
+        arguments: of ``predict``, but for ``--shard``.
+
+    Raises:
+        UsageError: a name that no script of SLURM can hold.
+        OutputError: it cannot be written.
+    """
+    if any(character in str(out) for character in '\n\r"'):
+        raise UsageError(repr(str(out)), where="--out", expected="a folder's name without quotes and line ends")
+    script = out / SCRIPT_FILE
+    shards = " ".join([f"{shlex.quote(str(out))}/shard-*-of-{n}", "-o", shlex.quote(f"{out}-merged")])
+    text = _SCRIPT.format(
+        n=n,
+        out=out,
+        script=shlex.quote(str(script)),
+        merge=f"{shlex.join(program)} merge {shards}",
+        command=shlex.join([*program, "predict", *arguments]),
+    )
+    write_text(script, text)
+    return script

@@ -1,0 +1,195 @@
+"""A batch in parts, one a machine: which scans are a part's, what it leaves behind, and all of them put together."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from med_transfer.atomic import write_text
+from med_transfer.errors import UsageError
+from med_transfer.predictions.table import merge_tables
+
+RECORD_FILE, TABLE_FILE = "batch.json", "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number``, from 1, of ``of``. Which scans are its own hangs on their names alone, not on how many there are
+    or in which order they are listed."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """``3/8``. Raises UsageError."""
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+        shard = cls(int(found[1]), int(found[2])) if found else cls(0, 0)
+        if not 1 <= shard.number <= shard.of:
+            raise UsageError(repr(text), where="--shard", expected="i/n with i from 1 to n, for example 3/8")
+        return shard
+
+    def holds(self, *name: str) -> bool:
+        """Whether a scan of this name is its own."""
+        return int.from_bytes(_digest(name)[:8]) % self.of == self.number - 1
+
+    @property
+    def folder(self) -> str:
+        """Its folder in that of the batch."""
+        return f"shard-{self.number:0{len(str(self.of))}d}-of-{self.of}" if self.of > 1 else ""
+
+
+WHOLE = Shard()
+
+
+class BatchRecord(BaseModel):
+    """``batch.json``: what a run of ``predict`` set out to do, and whether it has.
+
+    Attributes:
+        shard, of: which part it is of how many.
+        bundle, version: hashes of what made the rows.
+        settings: what else a row may hang on: device, limits of reading, region.
+        n_listed, listing: number and hash of the names of all scans, those of the other shards, too.
+        n_scans: that are its own.
+        table_sha256: of its finished ``predictions.csv``; empty until then.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    schema_version: int = 1
+    shard: int
+    of: int
+    bundle: str
+    version: str
+    settings: Mapping[str, str] = {}
+    n_listed: int
+    listing: str
+    n_scans: int
+    table_sha256: str = ""
+
+    def write(self, folder: Path, table: Path | None = None) -> None:
+        """As begun, or as finished with this table. Raises OutputError."""
+        done = self.model_copy(update={"table_sha256": sha256(table) if table else ""})
+        write_text(folder / RECORD_FILE, done.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> BatchRecord:
+        """Raises UsageError: the folder is none of ``predict``."""
+        try:
+            return cls.model_validate_json((folder / RECORD_FILE).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise UsageError(
+                f"no {RECORD_FILE} that can be read",
+                where=folder,
+                expected="the folder of a shard, as predict --shard writes it",
+                action="Run this shard, or leave the folder out",
+            ) from error
+
+
+def begin(
+    shard: Shard, names: Sequence[tuple[str, ...]], made_by: Mapping[str, str], settings: Mapping[str, str]
+) -> tuple[BatchRecord, list[bool]]:
+    """The record of a run that begins, and which of all scans, by their names, are its own."""
+    is_own = [shard.holds(*name) for name in names]
+    record = BatchRecord(
+        shard=shard.number,
+        of=shard.of,
+        bundle=made_by["bundle"],
+        version=made_by["version"],
+        settings=settings,
+        n_listed=len(names),
+        listing=hashlib.sha256(b"".join(sorted(map(_digest, names)))).hexdigest(),
+        n_scans=sum(is_own),
+    )
+    return record, is_own
+
+
+def merge(folders: Sequence[Path], out: Path) -> tuple[Path, int]:
+    """Write ``out/predictions.csv`` of all shards, as one run over all scans would have; and how many rows it has.
+
+    Raises:
+        UsageError: a shard is missing, twice there, incomplete, or of another bundle, other settings or other scans;
+            ``out`` holds other predictions.
+        OutputError: it cannot be written.
+    """
+    records = {folder: BatchRecord.read(folder) for folder in folders if not folder.is_file()}  # as OUT/* names them
+    if not records:
+        raise UsageError("no shard", where=", ".join(map(str, folders)), expected="the folders of all shards")
+    _require_alike(records)
+    _require_all(records)
+    for folder, record in records.items():
+        if not record.table_sha256:
+            raise _incomplete(folder, record, "is not finished")
+        if not (folder / TABLE_FILE).is_file() or sha256(folder / TABLE_FILE) != record.table_sha256:
+            raise _incomplete(folder, record, f"has a {TABLE_FILE} that is not the one that it was finished with")
+    table, first = out / TABLE_FILE, next(iter(records.values()))
+    if table.exists():
+        raise UsageError("there are predictions already", where=table, expected="a new folder", action="Choose another")
+    n_rows = merge_tables([folder / TABLE_FILE for folder in records], table)
+    whole = first.model_copy(update={"shard": 1, "of": 1, "n_scans": first.n_listed})
+    whole.write(out, table)
+    return table, n_rows
+
+
+def _require_alike(records: Mapping[Path, BatchRecord]) -> None:
+    (place, first), *others = records.items()
+    for folder, record in others:
+        for what, (one, other) in {
+            "number of shards": (first.of, record.of),
+            "bundle": (first.bundle[:12], record.bundle[:12]),
+            "version of this program": (first.version, record.version),
+            "settings": (_words(first.settings), _words(record.settings)),
+            "scans": ((first.n_listed, first.listing[:12]), (record.n_listed, record.listing[:12])),
+        }.items():
+            if one != other:
+                raise UsageError(
+                    f"another {what} than in {place.name}: {_said(other)}, and there {_said(one)}",
+                    where=folder,
+                    expected="shards of one batch",
+                    action="Run the odd one again in a new folder; scans that came or went meanwhile need all again",
+                )
+
+
+def _require_all(records: Mapping[Path, BatchRecord]) -> None:
+    numbers, of = [record.shard for record in records.values()], next(iter(records.values())).of
+    missing = sorted(set(range(1, of + 1)) - set(numbers))
+    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+    for what, which in (("missing", missing), ("there twice", twice)):
+        if which:
+            raise UsageError(
+                f"{len(which)} of {of} shards {what}: {', '.join(map(str, which[:20]))}",
+                where=next(iter(records)).parent,
+                expected="each shard once",
+                action=f"med-transfer predict ... --shard {which[0]}/{of}" if what == "missing" else "Leave one out",
+            )
+
+
+def _incomplete(folder: Path, record: BatchRecord, found: str) -> UsageError:
+    return UsageError(
+        f"shard {record.shard} of {record.of} {found}",
+        where=folder,
+        expected=f"{record.n_scans} scans, each with a row",
+        action=f"Run it again with --shard {record.shard}/{record.of}: it goes on where it was",
+    )
+
+
+def _words(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
+
+
+def _said(value: object) -> str:
+    return f"{value[0]} scans ({value[1]})" if isinstance(value, tuple) else str(value)
+
+
+def _digest(name: tuple[str, ...]) -> bytes:
+    return hashlib.sha256("\0".join(name).encode("utf-8", "surrogateescape")).digest()
+
+
+def sha256(path: Path) -> str:
+    """Of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,134 @@
+"""Several workers, each in a thread of its own, on a stream of jobs: bounded, and no job is lost with its worker."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
+
+from med_transfer.scans.isolation import ScanWorker
+
+Job = TypeVar("Job")
+Taken = TypeVar("Taken", contravariant=True)
+Result = TypeVar("Result", covariant=True)
+AHEAD = 2  # jobs a worker, done or under way, that wait for whoever takes the results
+_ATTEMPTS = 3  # of a job whose worker was lost each time
+
+
+class WorkerLost(Exception):
+    """It is no more, and its job was not done: another worker takes that."""
+
+
+class Worker(Protocol[Taken, Result]):
+    """One of several; only its own thread calls it, but for ``close``."""
+
+    def start(self) -> None:
+        """Be ready for a job, however long that takes. Raises WorkerLost."""
+        ...
+
+    def __call__(self, job: Taken) -> Result:
+        """Do it. Raises WorkerLost."""
+        ...
+
+    def given_up(self, job: Taken) -> Result:
+        """What becomes of a job with which workers are lost again and again."""
+        ...
+
+    def close(self) -> None:
+        """End it, also in the middle of a job."""
+        ...
+
+
+def in_turn(workers: Sequence[Worker[Job, Result]], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+    """Each job with its result, in the order in which they are done; what a worker raises ends it all.
+
+    Few are under way at a time, however many there are and however slowly the results are taken.
+    """
+    jobs, todo, done = iter(jobs), SimpleQueue(), SimpleQueue()
+    ended, lost = threading.Event(), Counter()
+    threads = [
+        threading.Thread(target=_work, args=(worker, todo, done, ended, lost), daemon=True) for worker in workers
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        waiting = 0
+        for job in islice(jobs, AHEAD * len(workers)):
+            todo.put(job)
+            waiting += 1
+        while waiting:
+            job, result = done.get()
+            waiting -= 1
+            for following in islice(jobs, 1):
+                todo.put(following)
+                waiting += 1
+            if isinstance(result, BaseException):
+                raise result
+            yield job, result[0]
+    finally:
+        ended.set()
+        for worker in workers:
+            todo.put(_END)
+            worker.close()
+        for thread in threads:
+            thread.join(10.0)
+        for worker in workers:
+            worker.close()  # of one that had just begun
+
+
+_END = object()
+
+
+def _work(worker: Worker, todo: SimpleQueue, done: SimpleQueue, ended: threading.Event, lost: Counter) -> None:
+    while not ended.is_set():
+        job = _END
+        try:
+            worker.start()
+            while (job := todo.get()) is not _END and not ended.is_set():
+                done.put((job, (worker(job),)))
+            return
+        except WorkerLost:
+            if job is _END:
+                continue
+            lost[id(job)] += 1
+            if lost[id(job)] < _ATTEMPTS:
+                todo.put(job)
+            else:
+                done.put((job, (worker.given_up(job),)))
+        except BaseException as error:
+            done.put((job, error))
+            return
+
+
+class Reader(Generic[Job, Result]):
+    """A worker that does its job in a process of its own."""
+
+    def __init__(self, read: Callable[[Job, Callable], Result], process: ScanWorker) -> None:
+        """``read`` is given the job, and what calls a function in the process."""
+        self._read, self._process = read, process
+
+    def start(self) -> None:
+        """It starts with its first scan."""
+
+    def __call__(self, job: Job) -> Result:
+        """The result; a process that ends is an error of its scan, and the next scan gets another."""
+        return self._read(job, self._process.call)
+
+    def given_up(self, job: Job) -> Result:
+        """Never, since no job is handed on."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,110 @@
+"""Reading processes beside the network: the same table as without them, whatever happens to one of them."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from command_line import read_rows
+from tiny_bundle import tiny_bundle, write_scan
+
+from med_transfer.inference import BatchSettings, load_bundle
+from med_transfer.inference.workers import AHEAD, WorkerLost, in_turn
+from med_transfer.scans.isolation import IN_PROCESS, SECONDS
+
+needs_processes = pytest.mark.skipif(os.name != "posix", reason="scans are read in processes where there are pipes")
+
+
+class Squares:
+    """A worker that is lost on some jobs, the first time or always."""
+
+    def __init__(self, once=(), always=()):
+        self.once, self.always, self.started = set(once), set(always), 0
+
+    def start(self):
+        self.started += 1
+
+    def __call__(self, job):
+        if job in self.always or job in self.once:
+            self.once.discard(job)
+            raise WorkerLost
+        return job * job
+
+    def given_up(self, job):
+        return -job
+
+    def close(self):
+        pass
+
+
+def test_a_job_whose_worker_is_lost_is_done_once_and_one_that_loses_every_worker_is_given_up():
+    workers = [Squares(once={3, 7}, always={5}), Squares(once={3}, always={5})]
+    assert dict(in_turn(workers, range(10))) == {n: -5 if n == 5 else n * n for n in range(10)}
+    assert sum(worker.started for worker in workers) > len(workers)
+
+
+def test_no_more_is_under_way_than_a_few_jobs_a_worker():
+    taken = []
+    results = in_turn([Squares(), Squares()], (taken.append(n) or n for n in range(1000)))
+    for n_done in range(1, 20):
+        next(results)
+        assert len(taken) <= AHEAD * 2 + n_done
+    results.close()
+    assert len(taken) < 30
+
+
+def test_what_a_worker_raises_ends_the_batch():
+    class Broken(Squares):
+        def __call__(self, job):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_turn([Broken()], range(3)))
+    assert not [thread for thread in threading.enumerate() if "_work" in thread.name]
+
+
+@pytest.fixture
+def predictor(tmp_path):
+    return load_bundle(tiny_bundle(tmp_path / "bundle"), "cpu")
+
+
+@pytest.fixture
+def scans(tmp_path):
+    for number in range(11):
+        write_scan(tmp_path / f"scans/{number:02d}.nii.gz", number)
+    (tmp_path / "scans/05.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    return tmp_path / "scans"
+
+
+def rows_of(out: Path):
+    return [{**row, "seconds": ""} for row in read_rows(out / "predictions.csv")]
+
+
+def children() -> list[int]:
+    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+@needs_processes
+@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "hanging"])
+def test_a_worker_that_dies_or_hangs_costs_an_attempt_and_the_same_folder_again_mends_it(
+    predictor, scans, tmp_path, monkeypatch, harm
+):
+    monkeypatch.setenv(IN_PROCESS, "1")
+    predictor.predict_folder(scans, tmp_path / "undisturbed")  # in this process alone
+    monkeypatch.delenv(IN_PROCESS)
+    monkeypatch.setenv(SECONDS, "8")
+    harmed = []
+
+    def disturb(stage, done, total, note=""):
+        if done == 2:
+            harmed.append(children()[-1])
+            os.kill(harmed[0], harm)
+
+    settings = BatchSettings(workers=2)
+    outcome = predictor.predict_folder(scans, tmp_path / "out", disturb, settings)
+    assert harmed
+    assert (outcome.n_ok, outcome.n_failed) in ((10, 1), (9, 2))  # it may have had nothing to do just then
+    monkeypatch.setenv(SECONDS, "100")
+    predictor.predict_folder(scans, tmp_path / "out", settings=settings)
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "undisturbed")
