@@ -81,12 +81,15 @@ def evaluate_held_out(
         of_scratch, novelty_of_scratch = predicted(networks.scratch)
         cohort = test.cohort
         transferred, from_scratch = (
-            LabelledPredictions.of(
-                cohort.truth,
-                compared(network, found),
-                cohort.patients,
-                cohort.labels,
-                network.balanced_point(cohort.labels),
+            replace(
+                LabelledPredictions.of(
+                    cohort.truth,
+                    compared(network, found),
+                    cohort.patients,
+                    cohort.labels,
+                    network.balanced_point(cohort.labels),
+                ),
+                out_of_fold=out_of_fold,
             )
             for network, found in ((networks.transferred, probabilities), (networks.scratch, of_scratch))
         )

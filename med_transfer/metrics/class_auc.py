@@ -23,7 +23,7 @@ from med_transfer.metrics.reasons import CLASS_OR_REST_MISSING
 from med_transfer.metrics.records.estimate import Estimate, Interval
 from med_transfer.metrics.records.sentence import Sentence, joined
 
-OUT_OF_FOLD_WIDENING = 2**0.5
+OUT_OF_FOLD_WIDENING, OF_RATES = 2**0.5, 1.2
 _OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -48,17 +48,30 @@ def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
     return Estimate(value=value, ci95=auc_bound(predictions, c), method=method)
 
 
-def widened(auc: Estimate, predictions: LabelledPredictions) -> Estimate:
-    """Out of fold half an interval is longer by the root of 2; elsewhere the estimate itself.
+def widened(
+    estimate: Estimate, predictions: LabelledPredictions, *, of_rates: bool = False, least: float = 0.0
+) -> Estimate:
+    """Out of fold half an interval is longer by the root of 2, of rates by a fifth; elsewhere the estimate itself.
 
     Patients who are asked also teach each other: where there is nothing to learn, each two of them tell the same of
-    each other, once from either side, which doubles the variance. docs/statistics.md has what the intervals hold.
+    each other, once from either side, which doubles the variance of an AUC. Rates, whose limits are wide to begin with,
+    need less. docs/statistics.md has what the intervals hold.
+
+    Args:
+        estimate, predictions: an AUC, a rate, or a difference of two, and what it was measured on.
+        of_rates: whether it is of sensitivities.
+        least: the lowest possible value; -1 for a difference.
     """
-    if not predictions.out_of_fold or auc.value is None or auc.ci95 is None or auc.ci95[0] == auc.ci95[1]:
-        return auc
-    low, high = (auc.value + OUT_OF_FOLD_WIDENING * (limit - auc.value) for limit in auc.ci95)
+    value, limits = estimate.value, estimate.ci95
+    if not predictions.out_of_fold or value is None or limits is None or limits[0] == limits[1]:
+        return estimate
+    low, high = (value + (OF_RATES if of_rates else OUT_OF_FOLD_WIDENING) * (limit - value) for limit in limits)
     why = Sentence("wider by the root of 2, since cross-validated patients teach each other")
-    return auc.model_copy(update={"ci95": (max(low, 0.0), min(high, 1.0)), "method": joined(auc.method, why)})
+    if of_rates:
+        why = Sentence("wider by a fifth, since cross-validated patients teach each other")
+    return estimate.model_copy(
+        update={"ci95": (max(low, least), min(high, 1.0)), "method": joined(estimate.method, why)}
+    )
 
 
 def auc_bound(predictions: LabelledPredictions, c: int) -> Interval | None:

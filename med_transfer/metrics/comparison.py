@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.metrics.binomial import clopper_pearson, newcombe_paired
+from med_transfer.metrics.class_auc import widened
 from med_transfer.metrics.combination import defined_classes, rate_parts
 from med_transfer.metrics.delong import auc_difference_interval
 from med_transfer.metrics.intervals import PatientBootstrap, is_degenerate, percentile_interval
@@ -42,14 +43,15 @@ def paired_difference(
 
     Of few patients the bootstrap's percentiles are too narrow (docs/statistics.md). So a balanced accuracy gets
     Clopper and Pearson's limits of all its rates, combined; a macro AUC the wider of DeLong's interval and percentiles;
-    a sensitivity Newcombe's interval for pairs where each patient has one scan, else percentiles.
+    a sensitivity Newcombe's interval for pairs where each patient has one scan, else percentiles. The first two are
+    wider out of fold, see :func:`.class_auc.widened`.
 
     Args:
         first, second: the same scans, truth and patients with two models' probabilities.
         confidence: of the first two.
     """
-    balanced = _balanced_difference(first, second, confidence)
-    auc = _auc_difference(first, second, bootstrap, confidence)
+    balanced = widened(_balanced_difference(first, second, confidence), first, of_rates=True, least=-1.0)
+    auc = widened(_auc_difference(first, second, bootstrap, confidence), first, least=-1.0)
     return Difference(balanced, auc, _sensitivity_differences(first, second, bootstrap))
 
 

@@ -26,7 +26,8 @@ def balanced_accuracy(predictions: LabelledPredictions) -> Estimate:
         return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
     parts = rate_parts(predictions, clopper_pearson)
     one_answer = bool((predictions.predicted == predictions.predicted[0]).all())
-    return _of_parts(parts, what, Sentence("Clopper-Pearson limits of each rate"), predictions, one_answer, 0.0)
+    combined = _of_parts(parts, what, Sentence("Clopper-Pearson limits of each rate"), predictions, one_answer, 0.0)
+    return widened(combined, predictions, of_rates=True)
 
 
 def macro_auc(predictions: LabelledPredictions) -> Estimate:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from simulated_scores import three_classes
 
+from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.compute_metrics import KnownFigures, compute_metrics
+from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.measures import balanced_accuracy
 from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.predictions.labels import Labels
 
@@ -38,7 +43,22 @@ def test_the_interval_of_every_auc_is_wider_by_the_root_of_two():
         expected = now.value + 2**0.5 * (np.array(before.ci95) - now.value)
         assert now.ci95 == pytest.approx(np.clip(expected, 0, 1))
         assert now.method == f"{before.method}; wider by the root of 2, since cross-validated patients teach each other"
-    assert out_of_fold.balanced_accuracy == of_test.balanced_accuracy
+    before, now = (metrics.baselines["handcrafted"].macro_auc_gain for metrics in (of_test, out_of_fold))
+    assert now.ci95 == pytest.approx(now.value + 2**0.5 * (np.array(before.ci95) - now.value))
+
+
+def test_the_intervals_of_sensitivities_are_wider_by_a_fifth():
+    data, other = three_classes(signal=1), three_classes(signal=0.5)
+    of_test = [LabelledPredictions.of(d.truth, d.probabilities, d.patients, d.labels) for d in (data, other)]
+    out_of_fold = [replace(predictions, out_of_fold=True) for predictions in of_test]
+    bootstrap = PatientBootstrap(data.patients, 50, 0)
+    pairs = [[balanced_accuracy(first) for first, _ in (of_test, out_of_fold)]]
+    pairs += [[paired_difference(*both, bootstrap).balanced_accuracy for both in (of_test, out_of_fold)]]
+    pairs += [[paired_difference(*both[::-1], bootstrap).balanced_accuracy for both in (of_test, out_of_fold)]]
+    for before, now in pairs:
+        assert now.ci95 == pytest.approx(now.value + 1.2 * (np.array(before.ci95) - now.value))
+        assert now.method == f"{before.method}; wider by a fifth, since cross-validated patients teach each other"
+    assert pairs[2][1].ci95[0] < 0  # a difference may be below 0
 
 
 def test_what_has_no_spread_or_no_value_stays():

@@ -150,7 +150,8 @@ def shared_scans(reference: FinishedRun, other: FinishedRun) -> tuple[LabelledPr
     ours = LabelledPredictions.of(
         truth, reference.probabilities(keys), patients, reference.labels, reference.metrics.operating_point
     )
-    ours = replace(ours, calls=reference.calls(keys))
+    out_of_fold = reference.metrics.out_of_fold or other.metrics.out_of_fold
+    ours = replace(ours, calls=reference.calls(keys), out_of_fold=out_of_fold)
     theirs = replace(
         ours,
         probabilities=other.probabilities(keys),
