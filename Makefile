@@ -29,6 +29,11 @@ demo: $(VENV)/installed ## set up, then the whole job on synthetic scans: minute
 test: $(VENV)/installed-test ## set up, then every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
+.PHONY: hospital-test
+hospital-test: $(VENV)/installed-test ## the hospital node against Orthanc and dcmtk, which it installs where it may
+	@command -v Orthanc storescu >/dev/null || apt-get install -y orthanc orthanc-dicomweb dcmtk
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hospital $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(VENV)/installed-dev ## rules and format, types, unused dependencies, dead code, the width of the pages
 	$(BIN)/ruff check .
@@ -45,8 +50,9 @@ format: $(VENV)/installed-dev ## let ruff and mdformat mend what they can
 	$(BIN)/mdformat $(PAGES)
 
 .PHONY: docs
-docs: $(VENV)/installed ## write the pages that are made from the code
+docs: $(VENV)/installed-hospital ## write the pages that are made from the code
 	$(BIN)/python -m med_transfer.backbones.page > docs/backbones.md
+	$(BIN)/python -m med_transfer.hospital.conformance > docs/hospital/conformance.md
 
 .PHONY: environment
 environment: $(VENV)/installed ## only set up: .venv with med-transfer in it

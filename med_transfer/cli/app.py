@@ -34,6 +34,7 @@ from med_transfer.cli import (
     preview,
     report,
     select,
+    serve,
     tune,
 )
 from med_transfer.cli.options import example
@@ -51,7 +52,7 @@ app = typer.Typer(
 )
 for module in (
     *(demo, phantom, index, inspect, plan, preview, pretrain, select, tune),
-    *(finetune, evaluate, report, compare, predict, merge, explain),
+    *(finetune, evaluate, report, compare, predict, merge, explain, serve),
 ):
     app.command(module.NAME, epilog=example(f"{module.NAME} {module.EXAMPLE}"))(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, example
+from med_transfer.cli.options import AsJson, SignedWith, example
 
 if TYPE_CHECKING:
     from med_transfer.hospital.queue import Queue
@@ -77,3 +77,33 @@ def audit(config: NodeFile) -> None:
         say(f"entry {result.broken} of {result.entries} does not follow from the one before it: the record was changed")
         raise typer.Exit(1)
     say(f"{result.entries} entries, unbroken; last hash {result.last_hash}")
+
+
+@app.command("process", epilog=example("node process runs/first IN OUT"))
+def process_folder(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
+    images: Annotated[
+        Path | None, typer.Argument(help="DICOM files; without it, the environment of mercure or a MAP says where.")
+    ] = None,
+    out: Annotated[Path | None, typer.Argument(help="For SR, page and result.json.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    key: SignedWith = None,
+) -> None:
+    """One folder in, results as DICOM out: a module for mercure, or a MONAI application package."""
+    import os
+
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital import require_extra
+
+    require_extra()
+    from med_transfer.hospital.analysis import require_usable
+    from med_transfer.hospital.folders import folders, process
+    from med_transfer.inference import load_bundle
+
+    given, wanted = (images, out) if images and out else folders(os.environ)
+    predictor = load_bundle(bundle, device, key)
+    require_usable(predictor, bundle)
+    analyses = process(predictor, given, wanted)
+    n_ok = sum(analysis.prediction.status == "ok" for analysis in analyses)
+    say(f"{n_ok} of {len(analyses)} series predicted: {wanted / 'result.json'}")
+    raise typer.Exit(0 if n_ok == len(analyses) else 1 if n_ok else 3)

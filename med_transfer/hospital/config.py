@@ -81,7 +81,7 @@ class Limits(_Section):
     associations: Annotated[int, Field(ge=1, le=1000)] = 10
     pdu_kib: Annotated[int, Field(ge=4, le=1024)] = 128
     network_seconds: Seconds = 30.0
-    instance_mib: Annotated[float, Field(gt=0)] = 1024.0
+    instance_mib: Annotated[float, Field(gt=0)] = 256.0
     study_instances: Annotated[int, Field(ge=1)] = 20_000
     disk_free_gib: Annotated[float, Field(ge=0)] = 5.0
 
@@ -149,12 +149,14 @@ class Retries(_Section):
     """Of what fails but may do better later: the wait doubles from try to try, and is drawn from its upper half.
 
     Attributes:
-        attempts: after which it is a dead letter.
+        attempts: to send, after which a result is a dead letter; 100 take four days.
+        predictions: attempts to predict, after which a study is one.
         first_seconds, longest_seconds: of the wait.
         commitment_seconds: for which an answer to a request for commitment is awaited.
     """
 
-    attempts: Annotated[int, Field(ge=1)] = 12
+    attempts: Annotated[int, Field(ge=1)] = 100
+    predictions: Annotated[int, Field(ge=1)] = 3
     first_seconds: Seconds = 10.0
     longest_seconds: Seconds = 3600.0
     commitment_seconds: Seconds = 300.0

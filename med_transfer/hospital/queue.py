@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -262,7 +263,7 @@ class Queue:
 
     def not_predicted(self, study: Study, reason: str, now: float) -> None:
         """Something went wrong that may go better later; after too many attempts the study is a dead letter."""
-        dead = study.attempts + 1 >= self._retries.attempts
+        dead = study.attempts + 1 >= self._retries.predictions
         with self._transaction() as database:
             database.execute(
                 "UPDATE study SET attempts = attempts + 1, next_try = ?, reason = ?, state = ?, changed = ? "
@@ -317,12 +318,21 @@ class Queue:
             self._follow(database, delivery.study, now)
 
     def asked(self, deliveries: Sequence[Delivery], transaction_uid: str, ask_again: float) -> None:
-        """Commitment was asked for under this UID."""
+        """Commitment is asked for under this UID, for the last time where too many questions had no answer."""
         with self._transaction() as database:
-            database.executemany(
-                "UPDATE delivery SET transaction_uid = ?, next_try = ? WHERE sop_uid = ? AND destination = ?",
-                [(transaction_uid, ask_again, one.sop_uid, one.destination) for one in deliveries],
-            )
+            for delivery in deliveries:
+                dead = delivery.attempts + 1 >= self._retries.attempts
+                database.execute(
+                    "UPDATE delivery SET transaction_uid = ?, next_try = ?, attempts = attempts + 1, state = ?, "
+                    "reason = ? WHERE sop_uid = ? AND destination = ? AND state = 'sent'",
+                    (
+                        *(transaction_uid, ask_again, "dead" if dead else "sent"),
+                        *("no_commitment" if dead else "", delivery.sop_uid, delivery.destination),
+                    ),
+                )
+                if dead:
+                    self._say(database, "dead letter", delivery, reason="no_commitment")
+                    self._follow(database, delivery.study, time.time())
 
     def answered(self, transaction_uid: str, sender: str, committed: set[str], failed: dict[str, int], now: float):
         """A destination commits to some results, and not to others, which are then sent again.
@@ -334,7 +344,7 @@ class Queue:
             failed: UID to the reason, DICOM PS3.3 C.14.1.1.
             now: seconds.
         """
-        where = "transaction_uid = ? AND delivery.state = 'sent' AND destination LIKE ? ESCAPE '\\'"
+        where = "transaction_uid = ? AND delivery.state IN ('sent', 'dead') AND destination LIKE ? ESCAPE '\\'"
         like = sender.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "@%"
         asked = self._deliveries(where, transaction_uid, like) if transaction_uid else []
         for delivery in asked:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import cast
 
+from pydicom import uid as sop_class
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
-from pynetdicom import AE, evt, sop_class
-from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
 
 from med_transfer.errors import ConfigError, OutputError
+from med_transfer.hospital.commitment import STORAGE_COMMITMENT, hear
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import Received, Unfit, keep, keep_aside
 from med_transfer.hospital.queue import Queue
@@ -22,6 +25,7 @@ from med_transfer.scans.library_noise import silence_readers
 
 log = logging.getLogger(__name__)
 
+VERIFICATION = UID("1.2.840.10008.1.1")
 STORAGE_CLASSES = (
     *(sop_class.CTImageStorage, sop_class.EnhancedCTImageStorage, sop_class.LegacyConvertedEnhancedCTImageStorage),
     *(sop_class.MRImageStorage, sop_class.EnhancedMRImageStorage, sop_class.LegacyConvertedEnhancedMRImageStorage),
@@ -62,19 +66,20 @@ class Receiver:
     def _open(self, tls) -> NodeServer:
         address = (self._node.bind, self._node.port)
         try:
-            return _application_entity(self._node).make_server(
+            server = _application_entity(self._node).make_server(
                 address,
                 evt_handlers=[
                     (evt.EVT_REQUESTED, admit, [self._node]),
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
                     (evt.EVT_C_STORE, self._store),
-                    (evt.EVT_N_EVENT_REPORT, self._hear),
+                    (evt.EVT_N_EVENT_REPORT, hear, [self._queue]),
                     (evt.EVT_DIMSE_RECV, _next_message),
                 ],
                 server_class=NodeServer,
                 node=self._node,
                 tls=tls,
             )
+            return cast(NodeServer, server)
         except OSError as error:
             where = f"{address[0]} port {address[1]}"
             raise ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port") from None
@@ -98,13 +103,13 @@ class Receiver:
             return _answer(OUT_OF_RESOURCES, "cannot be written")
 
     def _take(self, event: evt.Event, caller: str) -> int | Dataset:
-        request, now = event.request, time.time()
+        request, now = cast(C_STORE, event.request), time.time()
         received = Received(
             sop_class=str(request.AffectedSOPClassUID),
             sop_uid=str(request.AffectedSOPInstanceUID),
             transfer_syntax=str(event.context.transfer_syntax),
             content=event.encoded_dataset(),
-            data=request.DataSet.getvalue(),
+            data=request.DataSet.getvalue() if request.DataSet else b"",
         )
         try:
             keep(self._node.folder, self._queue, received, now, self._node.limits.study_instances)
@@ -114,24 +119,14 @@ class Receiver:
             return _answer(STATUS[unfit.reason], unfit.reason)
         return SUCCESS
 
-    def _hear(self, event: evt.Event) -> tuple[int, None]:
-        """What a destination says about commitment; PS3.4 J.3.3."""
-        report = event.event_information
-        refused = report.get("FailedSOPSequence", [])
-        failed = {str(one.ReferencedSOPInstanceUID): int(one.get("FailureReason", 0)) for one in refused}
-        committed = {str(one.ReferencedSOPInstanceUID) for one in report.get("ReferencedSOPSequence", [])}
-        sender = event.assoc.requestor.ae_title.strip()
-        self._queue.answered(str(report.TransactionUID), sender, committed, failed, time.time())
-        return SUCCESS, None
-
 
 def _application_entity(node: NodeConfig) -> AE:
     entity = AE(node.ae_title)
     for uid in STORAGE_CLASSES:
         entity.add_supported_context(uid, list(TRANSFER_SYNTAXES))
-    entity.add_supported_context(Verification)
+    entity.add_supported_context(VERIFICATION)
     if any(destination.storage_commitment for destination in node.destinations):
-        entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+        entity.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
     entity.require_called_aet = True
     entity.maximum_associations = node.limits.associations
     entity.maximum_pdu_size = node.limits.pdu_kib << 10

@@ -11,10 +11,11 @@ import ssl
 import time
 from collections.abc import Iterable
 from socketserver import BaseServer
-from typing import Any
+from typing import Any, cast
 
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from med_transfer.hospital.config import NodeConfig
@@ -56,7 +57,7 @@ class LimitedSocket(AssociationSocket):
 
 
 class _Handler(RequestHandler):
-    server: NodeServer
+    server: NodeServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _create_association(self) -> Association:
         association = super()._create_association()
@@ -110,7 +111,8 @@ class NodeServer(ThreadedAssociationServer):
 def admit(event: evt.Event, node: NodeConfig) -> None:
     """Reject an association of an AE title that may not call from its address, and any when the disk is nearly full."""
     association = event.assoc
-    title, address = association.requestor.primitive.calling_ae_title.strip(), association.requestor.address
+    request = cast(A_ASSOCIATE, association.requestor.primitive)
+    title, address = (request.calling_ae_title or "").strip(), association.requestor.address
     if not may_send(node, title, address) and not is_destination(node, title, address):
         _reject(association, UNKNOWN_CALLER, "AE title and address are not in callers")
     elif disk_is_full(node):

@@ -15,7 +15,7 @@ DAMAGED = Instance("1.2.3.1", "s1", "1.2.3", "1.2.3.9", "mark", "ct", "implicit"
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "node.yaml"
-    path.write_text("folder: state\nretries: {attempts: 1}\n")
+    path.write_text("folder: state\nretries: {predictions: 1}\n")
     return path
 
 

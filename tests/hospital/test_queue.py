@@ -18,7 +18,9 @@ FIRST = Instance("1.2.3.1", "s1", "1.2.3", "1.2.3.9", "mark", "ct", "implicit", 
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Queue:
-    return Queue(tmp_path / "node" / "queue.sqlite", Retries(attempts=2, first_seconds=10, longest_seconds=60))
+    return Queue(
+        tmp_path / "node" / "queue.sqlite", Retries(attempts=2, predictions=2, first_seconds=10, longest_seconds=60)
+    )
 
 
 def predicted(queue: Queue, now: float = 100.0, uid: str = "2.25.1"):

@@ -104,7 +104,7 @@ def summarise_volume(
         size=" × ".join(str(n) for n in reversed(volume.voxels.shape)),
         spacing=" × ".join(f"{mm:.2f}" for mm in volume.spacing_mm),
         lies=f"{geometry.plane(volume.affine)}, {volume.orientation}",
-        view=_view(volume, region) if view else None,
+        view=view_of(volume, region) if view else None,
     )
 
 
@@ -172,7 +172,8 @@ def _environment() -> Environment:
 # What is shown of the voxels ----------------------------------------------------------------------------------
 
 
-def _view(volume: Volume, region: Region | None) -> View:
+def view_of(volume: Volume, region: Region | None = None) -> View:
+    """What a person sees of a scan."""
     values = sample(volume.voxels)
     hounsfield = is_hounsfield(volume)
     trusted = hounsfield and not hounsfield_doubt(volume.voxels)

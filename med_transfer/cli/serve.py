@@ -1,0 +1,46 @@
+"""``med-transfer serve``: a bundle behind a PACS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from med_transfer.cli.options import SignedWith
+
+NAME = "serve"
+EXAMPLE = "runs/first -c node.yaml"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="The node's node.yaml.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    key: SignedWith = None,
+) -> None:
+    """Receive studies by DICOM, predict each, and send the result to the PACS; until it is stopped."""
+    import os
+    import signal
+    import threading
+
+    from med_transfer.atomic import sole_writer
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital import require_extra
+    from med_transfer.hospital.config import read_node_config
+
+    require_extra()
+    from med_transfer.hospital.node import Node
+    from med_transfer.inference import load_bundle
+
+    os.umask(0o077)  # what is kept of patients is for its owner only
+    node_config, stopped = read_node_config(config), threading.Event()
+    predictor = load_bundle(bundle, device, key)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    with sole_writer(node_config.folder):
+        node = Node(node_config, predictor, bundle)
+        node.start()
+        say(f"{node_config.ae_title} takes studies on {node_config.bind} port {node_config.port}. Research use only.")
+        stopped.wait()
+        node.stop()

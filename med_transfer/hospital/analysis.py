@@ -1,0 +1,111 @@
+"""A complete study to answers: the batch's own path from files to a prediction, and which series were left out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from med_transfer.cohorts import without_prediction
+from med_transfer.errors import ConfigError, ScanAborted, ScanError, ScanNotFound
+from med_transfer.inference import Predictor
+from med_transfer.inference.folder import ScanToPredict, scans_to_predict
+from med_transfer.predictions.record import Prediction
+from med_transfer.scans import Volume
+from med_transfer.scans.isolation import confined
+from med_transfer.scans.search.series_rules import SeriesRules, choose
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What became of one series, or of a study of which none could be used.
+
+    Attributes:
+        prediction: ``ok``, or the reason why there is none.
+        images: headers of the images that it is about, without pixels.
+        volume: as the network saw it; None where there is no prediction.
+    """
+
+    prediction: Prediction
+    images: tuple[Dataset, ...] = field(repr=False)
+    volume: Volume | None = field(default=None, repr=False)
+
+
+def require_usable(predictor: Predictor, bundle: Path) -> None:
+    """A node is given images and nothing else. Raises ConfigError for a bundle that needs more."""
+    config = predictor.preprocessing.config
+    if config.region == "roi":
+        raise ConfigError(
+            "the network looks at regions of interest, which a PACS does not send",
+            where=bundle,
+            expected="a bundle that looks at the whole scan (input.region=whole), or finds its region (organ)",
+        )
+    if len(config.columns) > 1:
+        what = f"the input is made of {len(config.columns)} scans a case, and a study does not say which they are"
+        raise ConfigError(what, where=bundle, expected="a bundle of one scan a case")
+
+
+def analyse(folder: Path, predictor: Predictor, rules: SeriesRules | None = None) -> list[Analysis]:
+    """Predict a study's series: those that the rules choose, or every one; at least one analysis, if only a refusal.
+
+    Raises:
+        ScanAborted: reading took too long or crashed, which another try may not.
+    """
+    try:
+        items, _ = scans_to_predict(folder, predictor.preprocessing.config)
+    except ScanNotFound as error:
+        return [Analysis(_refused(error.found), _headers(sorted(folder.iterdir())))]
+    chosen, refusals = _chosen(items, rules)
+    if not chosen:
+        return [Analysis(_refused("; ".join(dict.fromkeys(refusals))), _headers(_files(items)))]
+    return [_analyse(item, predictor) for item in chosen]
+
+
+def _chosen(items: Sequence[ScanToPredict], rules: SeriesRules | None) -> tuple[list[ScanToPredict], list[str]]:
+    """What to predict, and why not the rest. Without rules that is all, a damaged file included."""
+    if rules is None:
+        return list(items), []
+    with_series = [item for item in items if item.series is not None]
+    choices = choose([item.series for item in with_series if item.series is not None], rules)
+    chosen = [item for item, choice in zip(with_series, choices, strict=True) if choice.chosen]
+    damaged = [item.damage for item in items if item.series is None]
+    return chosen, [choice.reason for choice in choices if not choice.chosen] + damaged
+
+
+def _analyse(item: ScanToPredict, predictor: Predictor) -> Analysis:
+    started, volume = time.monotonic(), None
+    try:
+        with confined(item.case.path):
+            scans, region, mask = item.read(predictor)
+            prediction = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
+        volume = scans["scan"]
+    except ScanAborted:
+        raise
+    except ScanError as error:
+        prediction = without_prediction(item.case, error)
+    series_uid = item.case.series_uid or prediction.series_uid
+    seconds = round(time.monotonic() - started, 3)
+    return Analysis(replace(prediction, series_uid=series_uid, seconds=seconds), _headers(_files([item])), volume)
+
+
+def _refused(reason: str) -> Prediction:
+    return Prediction("", status="rejected", reason=reason, problem=reason, found=reason)
+
+
+def _files(items: Sequence[ScanToPredict]) -> list[Path]:
+    return [file for item in items for file in (item.series.files if item.series else [item.case.path])]
+
+
+def _headers(files: Sequence[Path]) -> tuple[Dataset, ...]:
+    """Of those that can be read."""
+    found = []
+    for file in files:
+        try:
+            found.append(dcmread(file, stop_before_pixels=True))
+        except Exception:  # corrupt bytes make a parser raise nearly anything
+            continue
+    return tuple(header for header in found if "SOPInstanceUID" in header)

@@ -1,0 +1,92 @@
+"""docs/hospital/conformance.md, from the code: ``python -m med_transfer.hospital.conformance``."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+from pydicom.uid import UID
+
+from med_transfer.hospital.commitment import STORAGE_COMMITMENT
+from med_transfer.hospital.config import Limits
+from med_transfer.hospital.receiver import STATUS, STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
+from med_transfer.hospital.sender import RESULT_CLASSES, RESULT_SYNTAXES
+
+_STATUSES = [
+    ("0000", "stored, or was stored before with the same content"),
+    ("0124", "the caller may not store"),
+    ("A700", "the disk is nearly full, or cannot be written"),
+]
+
+
+def statement() -> str:
+    """The page."""
+    receive = [(UID(uid), "SCP", "all of those below") for uid in (*STORAGE_CLASSES, VERIFICATION)]
+    send = [(UID(uid), "SCU", ", ".join(UID(one).name for one in RESULT_SYNTAXES)) for uid in RESULT_CLASSES]
+    commit = [(UID(STORAGE_COMMITMENT), "SCU", "as the two above; N-EVENT-REPORT on either association")]
+    services = [(uid.name, str(uid), role, syntaxes) for uid, role, syntaxes in (*receive, *send, *commit)]
+    statuses = [(f"{status:04X}", reason.replace("_", " ")) for reason, status in STATUS.items()]
+    return f"""# DICOM conformance statement
+
+Made from the code by `python -m med_transfer.hospital.conformance`. Research use only, not a medical device.
+
+## Services
+
+{_table(("SOP class", "UID", "role", "transfer syntaxes"), services)}
+
+Classes and syntaxes that are not listed are refused when the association is negotiated. Images are stored as they were
+received.
+
+## Transfer syntaxes of received images
+
+{_table(("name", "UID"), [(UID(uid).name, uid) for uid in TRANSFER_SYNTAXES])}
+
+Deflated Explicit VR Little Endian is not taken: what it unpacks to has no bound.
+
+## Associations
+
+{_associations()}
+
+## Status of C-STORE
+
+{_table(("status", "when"), [*_STATUSES, *statuses])}
+
+What is answered by C000, C001, A900 or 0111 is kept aside with its reason, and the association goes on.
+
+## Results
+
+Comprehensive 3D SR (TID 1500; per series a TID 1501 group with algorithm identification, TID 4019) and Secondary
+Capture, both in new series of the study they are about. The SR is complete, unverified and preliminary. SOP Instance
+UIDs (2.25, PS3.5 B.2) follow from the images, the bundle and the settings. A later revision names the earlier report in
+its Predecessor Documents Sequence. Classes have the site's codes, or those of the private scheme 99MEDTRANSFER, which
+every report declares. C-STORE answers 0000, B000, B006 and B007 count as taken; anything else is tried again.
+
+## Security
+
+DICOM TLS 1.2 or newer, both sides with a certificate (PS3.15 B.9, BCP 195), where node.yaml has a section `tls`.
+Without it only AE titles and addresses are checked, which is no security in an open network.
+
+## Character sets
+
+Results are written in ISO_IR 100 (Latin 1) where it has all letters, else in ISO_IR 192 (UTF-8); images may use any.
+"""
+
+
+def _associations() -> str:
+    limits = Limits()
+    text = f"""Called and calling AE title and the caller's address must be those of node.yaml; else the answer is
+rejected-permanent, calling (3) or called (7) AE title not recognised. More than {limits.associations} at one time, or a
+disk that is nearly full, are answered by rejected-transient, local limit exceeded. A PDU has at most {limits.pdu_kib}
+KiB, an instance {limits.instance_mib:g} MiB; a connection that brings more, or is silent for {limits.network_seconds:g}
+s, is closed. These are defaults of node.yaml. Asynchronous operations, user identity and extended negotiation are not
+used."""
+    return textwrap.fill(" ".join(text.split()), 120)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("--" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(statement())

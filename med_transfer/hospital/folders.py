@@ -1,0 +1,71 @@
+"""The node's work for other people's orchestrators: a folder of DICOM in, a folder of results out.
+
+mercure names the folders in ``MERCURE_IN_DIR`` and ``MERCURE_OUT_DIR`` and reads ``result.json``; a MONAI application
+package is given ``HOLOSCAN_INPUT_PATH`` and ``HOLOSCAN_OUTPUT_PATH``, or the older ``MONAI_`` names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from med_transfer.atomic import write_text
+from med_transfer.errors import UsageError
+from med_transfer.hospital.analysis import Analysis, analyse
+from med_transfer.hospital.config import Results
+from med_transfer.hospital.result_header import ResultHeader
+from med_transfer.hospital.results import facts, write_results
+from med_transfer.inference import Predictor
+from med_transfer.scans.search.series_rules import SeriesRules
+
+VARIABLES = (
+    ("MERCURE_IN_DIR", "MERCURE_OUT_DIR"),
+    ("HOLOSCAN_INPUT_PATH", "HOLOSCAN_OUTPUT_PATH"),
+    ("MONAI_INPUTPATH", "MONAI_OUTPUTPATH"),
+)
+
+
+def folders(environment: Mapping[str, str]) -> tuple[Path, Path]:
+    """Where an orchestrator says that images are and results go. Raises UsageError."""
+    for given, wanted in VARIABLES:
+        if given in environment and wanted in environment:
+            return Path(environment[given]), Path(environment[wanted])
+    pairs = "; ".join(" and ".join(pair) for pair in VARIABLES)
+    raise UsageError("no folders are given", where="environment", expected=pairs, action="Or name both folders")
+
+
+def process(
+    predictor: Predictor, images: Path, out: Path, rules: SeriesRules | None = None, settings: Results | None = None
+) -> list[Analysis]:
+    """Predict every study in a folder; write its objects and ``result.json``. Raises ScanAborted, OutputError."""
+    analyses = analyse(images, predictor, rules)
+    studies: dict[str, list[Analysis]] = defaultdict(list)
+    for analysis in analyses:
+        studies[str(analysis.images[0].StudyInstanceUID) if analysis.images else ""].append(analysis)
+    said = [_study(predictor, out, uid, own, settings or Results()) for uid, own in studies.items()]
+    result = {"research_use_only": True, "studies": said, "__mercure_notification": {"text": _in_words(analyses)}}
+    write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
+    return analyses
+
+
+def _study(
+    predictor: Predictor, out: Path, study_uid: str, analyses: Sequence[Analysis], settings: Results
+) -> dict[str, object]:
+    images = sorted(str(image.SOPInstanceUID) for analysis in analyses for image in analysis.images)
+    basis = hashlib.sha256("\n".join([predictor.identity, settings.model_dump_json(), *images]).encode()).hexdigest()
+    header = ResultHeader.of(
+        *(predictor.record, predictor.identity), study_uid=study_uid, basis=basis, revision=1, station="MEDTRANSFER"
+    )
+    results = write_results(out, analyses, header, settings)
+    return {
+        "files": [result.file for result in results],
+        "series": [facts(analysis, predictor.identity, basis, results) for analysis in analyses],
+    }
+
+
+def _in_words(analyses: Sequence[Analysis]) -> str:
+    said = [a.prediction.predicted or "nothing" if a.prediction.status == "ok" else "not analysed" for a in analyses]
+    return f"Research use only: {', '.join(said)}"

@@ -1,0 +1,121 @@
+"""The node at work: receive -> queue -> predict -> results -> send, each in threads of its own, the queue between."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from med_transfer.errors import ScanError
+from med_transfer.hospital.analysis import analyse, require_usable
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.incoming import forget, sweep
+from med_transfer.hospital.queue import Queue, Study
+from med_transfer.hospital.receiver import Receiver
+from med_transfer.hospital.result_header import ResultHeader
+from med_transfer.hospital.results import basis_of, facts, write_results
+from med_transfer.hospital.sender import Sender
+from med_transfer.hospital.structured_report import SOP_CLASS
+from med_transfer.hospital.tls import client_context
+from med_transfer.inference import Predictor
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS, _FORGET_SECONDS = 0.25, 3600.0
+
+
+class Node:
+    """A bundle behind a PACS.
+
+    Args:
+        config: node.yaml.
+        predictor: of the bundle.
+        bundle: where it lies, for messages.
+
+    Raises:
+        ConfigError: a bundle that needs more than images, a port that is taken, a certificate that cannot be used.
+        OutputError: the folder cannot be written.
+    """
+
+    def __init__(self, config: NodeConfig, predictor: Predictor, bundle: Path) -> None:
+        require_usable(predictor, bundle)
+        self._config, self._predictor, self._stopped = config, predictor, threading.Event()
+        self.queue = Queue(config.queue_file, config.retries)
+        sweep(config.folder, self.queue)
+        tls = client_context(config.tls) if config.tls else None
+        self._senders = [
+            Sender(config, self.queue, destination, tls if destination.tls else None)
+            for destination in config.destinations
+        ]
+        self._forgotten_at = 0.0
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Open the door and begin to work. Raises ConfigError as the class does."""
+        self._receiver = Receiver(self._config, self.queue)
+        for job in (self._predict_due, *(sender.send_due for sender in self._senders)):
+            thread = threading.Thread(target=self._repeat, args=(job,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """Take nothing more, end what is being done, and leave the rest in the queue."""
+        self._stopped.set()
+        self._receiver.close()
+        for thread in self._threads:
+            thread.join()
+        self.queue.close()
+
+    def _repeat(self, job: Callable[[], object]) -> None:
+        while not self._stopped.is_set():
+            try:
+                job()
+            except Exception as error:  # a thread that ends would leave its job undone for good
+                log.error("unexpected %s; the node goes on", type(error).__name__)
+                log.debug("unexpected", exc_info=True)
+                self._stopped.wait(_POLL_SECONDS * 10)
+            self._stopped.wait(_POLL_SECONDS)
+
+    def _predict_due(self) -> None:
+        now = time.time()
+        self.queue.complete(now, self._config.study.quiet_seconds)
+        while not self._stopped.is_set() and (study := self.queue.to_predict(now)):
+            self.predict(study)
+        keep_days = self._config.study.keep_days
+        if keep_days is not None and now - self._forgotten_at > _FORGET_SECONDS:
+            forget(self._config.folder, self.queue, now - keep_days * 86400)
+            self._forgotten_at = now
+
+    def predict(self, study: Study) -> None:
+        """Predict a complete study, write its results and leave them to the senders."""
+        if self.queue.deleted(study.id):
+            self.queue.not_predicted(study, "images_deleted", time.time())
+            return
+        try:
+            self._predict(study)
+        except ScanError as error:
+            log.warning("study %s: %s", study.id, error.found)
+            self.queue.not_predicted(study, type(error).__name__, time.time())
+        except Exception as error:
+            log.error("study %s: unexpected %s", study.id, type(error).__name__)
+            log.debug("unexpected", exc_info=True)
+            self.queue.not_predicted(study, f"unexpected_{type(error).__name__}", time.time())
+
+    def _predict(self, study: Study) -> None:
+        config, predictor = self._config, self._predictor
+        basis = basis_of(self.queue.instances(study.id), predictor.identity, config)
+        analyses = analyse(config.folder / "incoming" / study.id, predictor, config.study.series)
+        header = ResultHeader.of(
+            *(predictor.record, predictor.identity),
+            study_uid=study.study_uid,
+            basis=basis,
+            revision=study.revision,
+            station=config.ae_title,
+        )
+        earlier = [config.folder / r.file for r in self.queue.earlier_results(study) if r.sop_class == SOP_CLASS]
+        results = write_results(config.folder, analyses, header, config.results, earlier[-1:])
+        destinations = [(d.name, d.storage_commitment) for d in config.destinations if not config.shadow]
+        entries = [facts(analysis, predictor.identity, basis, results) for analysis in analyses]
+        self.queue.predicted(study, results, destinations, time.time(), entries)

@@ -1,0 +1,86 @@
+"""What all result objects of one study have in common: who made them, of what, and under which UIDs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from med_transfer.bundle import BundleRecord, versions
+from med_transfer.hospital.uids import uid_of
+
+MANUFACTURER = "med_transfer"
+RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
+DESCRIPTION = f"AI result: {RESEARCH_ONLY}"
+_SERIES_NUMBERS = {"SR": 9801, "SC": 9802}
+_COPIED = ("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName", "IssuerOfPatientID")
+
+
+@dataclass(frozen=True)
+class ResultHeader:
+    """Of one revision of one study.
+
+    Attributes:
+        study_uid: StudyInstanceUID.
+        basis: hash of all that the result follows from: images, bundle, and how results are written.
+        revision: counts up when late images come.
+        bundle: identity of the bundle.
+        station: AE title of the node.
+        classes, multilabel: of the bundle.
+        operating_point: in words.
+    """
+
+    study_uid: str
+    basis: str
+    revision: int
+    bundle: str
+    station: str
+    classes: tuple[str, ...]
+    multilabel: bool
+    operating_point: str
+
+    series_number = _SERIES_NUMBERS["SR"]
+
+    @classmethod
+    def of(cls, record: BundleRecord, bundle: str, **study: object) -> ResultHeader:
+        """With what the bundle says."""
+        point = str(record.operating_point)
+        own = {"classes": record.classes, "multilabel": record.multilabel, "operating_point": point}
+        return cls(bundle=bundle, **own, **study)  # pyright: ignore[reportArgumentType]
+
+    def character_set(self, image: Dataset, *texts: str) -> str:
+        """Latin 1, which every reader knows, where it has all letters; else UTF-8."""
+        copied = [str(image.get(keyword, "")) for keyword in _COPIED]
+        try:
+            "".join((*copied, *self.classes, *texts)).encode("latin-1")
+        except UnicodeEncodeError:
+            return "ISO_IR 192"
+        return "ISO_IR 100"
+
+    def series_uid(self, kind: str) -> str:
+        """One series a kind of object, whatever the revision."""
+        return uid_of("series", kind, self.study_uid, self.bundle)
+
+    def sop_uid(self, kind: str, number: int = 0) -> str:
+        """The same for the same images and bundle, for good."""
+        return uid_of("instance", kind, number, self.study_uid, self.basis)
+
+    @property
+    def device_uid(self) -> str:
+        """Of the node with this bundle."""
+        return uid_of("device", self.station, self.bundle)
+
+    @property
+    def version(self) -> str:
+        """Of the program."""
+        return versions()["med-transfer"]
+
+    @property
+    def model_name(self) -> str:
+        """Names the bundle."""
+        return f"bundle {self.bundle[:16]}"
+
+    @property
+    def parameters(self) -> list[str]:
+        """Of the algorithm, in words."""
+        return [f"bundle SHA-256: {self.bundle}", f"operating point: {self.operating_point}"]

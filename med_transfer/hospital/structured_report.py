@@ -1,0 +1,107 @@
+"""A study's answers as a Comprehensive 3D SR. Source: DICOM PS3.16 TID 1500, TID 1501, TID 4019; IHE AIR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from highdicom import sr
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from med_transfer.hospital import codes as own
+from med_transfer.hospital.analysis import Analysis
+from med_transfer.hospital.config import ClassCode
+from med_transfer.hospital.result_header import DESCRIPTION, MANUFACTURER, ResultHeader
+from med_transfer.hospital.uids import uid_of
+from med_transfer.predictions.record import Prediction
+
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR Storage
+
+
+def structured_report(
+    analyses: Sequence[Analysis],
+    header: ResultHeader,
+    class_codes: dict[str, ClassCode],
+    previous: Sequence[Dataset] = (),
+) -> sr.Comprehensive3DSR:
+    """One report of a study, a measurement group for each of its series; ``previous`` ones it takes the place of."""
+    images = [image for analysis in analyses for image in analysis.images]
+    meanings = [code.meaning for code in class_codes.values()]
+    groups = [_group(analysis, header, class_codes) for analysis in analyses]
+    content = sr.MeasurementReport(
+        observation_context=_observer(header),
+        procedure_reported=own.PROCEDURES.get(str(images[0].get("Modality", "")), own.IMAGING),
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    return sr.Comprehensive3DSR(
+        evidence=images,
+        content=content,
+        series_instance_uid=header.series_uid("SR"),
+        series_number=header.series_number,
+        sop_instance_uid=header.sop_uid("SR"),
+        instance_number=header.revision,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=header.model_name,
+        software_versions=header.version,
+        series_description=DESCRIPTION,
+        is_complete=True,
+        is_verified=False,
+        previous_versions=list(previous) or None,
+        coding_schemes=own.SCHEMES,
+        specific_character_set=header.character_set(images[0], *meanings, *(a.prediction.reason for a in analyses)),
+    )
+
+
+def _observer(header: ResultHeader) -> sr.ObservationContext:
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=header.device_uid, name=header.station, manufacturer_name=MANUFACTURER, model_name=header.model_name
+    )
+    return sr.ObservationContext(
+        observer_device_context=sr.ObserverContext(codes.DCM.Device, observer_identifying_attributes=device)
+    )
+
+
+def _group(
+    analysis: Analysis, header: ResultHeader, class_codes: dict[str, ClassCode]
+) -> sr.MeasurementsAndQualitativeEvaluations:
+    """What is said of one series."""
+    prediction = analysis.prediction
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=uid_of("tracking", header.sop_uid("SR"), prediction.series_uid), identifier="Classification"
+        ),
+        algorithm_id=sr.AlgorithmIdentification("med_transfer", header.version, header.parameters),
+        measurements=_measurements(prediction),
+        qualitative_evaluations=_evaluations(prediction, header, class_codes),
+        source_images=[
+            sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID) for image in analysis.images
+        ],
+    )
+    if prediction.reason:
+        kind = sr.RelationshipTypeValues.CONTAINS
+        group[0].ContentSequence.append(sr.TextContentItem(own.COMMENT, prediction.reason, relationship_type=kind))
+    return group
+
+
+def _measurements(prediction: Prediction) -> list[sr.Measurement]:
+    numbers = [(own.probability_code(name), value) for name, value in prediction.probabilities.items()]
+    if prediction.novelty is not None:
+        numbers.append((own.NOVELTY, prediction.novelty))
+    return [sr.Measurement(name=name, value=float(value), unit=own.NO_UNIT) for name, value in numbers]
+
+
+def _evaluations(
+    prediction: Prediction, header: ResultHeader, class_codes: dict[str, ClassCode]
+) -> list[sr.QualitativeEvaluation]:
+    if prediction.status != "ok":
+        return [sr.QualitativeEvaluation(own.ANALYSIS, own.NOT_ANALYSED)]
+    said = [(own.ANALYSIS, own.ANALYSED), (own.ABSTAINED, own.YES if prediction.abstained else own.NO)]
+    found = prediction.predicted.split(";") if prediction.predicted else []
+    if header.multilabel:
+        said += [
+            (own.class_code(name, class_codes), own.PRESENT if name in found else own.ABSENT) for name in header.classes
+        ]
+    else:
+        said += [(own.PREDICTED, own.class_code(name, class_codes)) for name in found]
+    return [sr.QualitativeEvaluation(name, value) for name, value in said]

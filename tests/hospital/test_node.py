@@ -1,0 +1,154 @@
+"""From a modality to the PACS: storescu -> node -> SR and page in Orthanc, through kills and with the PACS down."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import peers
+import pytest
+from peers import Orthanc, echoscu, free_port, orthanc, series, storescu, until
+from pydicom import dcmread
+from pynetdicom import AE, StoragePresentationContexts, evt
+from tiny_bundle import tiny_bundle
+
+from med_transfer.hospital.config import read_node_config
+from med_transfer.hospital.node import Node
+from med_transfer.hospital.queue import Queue
+from med_transfer.inference import Predictor
+
+pytestmark = [
+    pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk"),
+    pytest.mark.skipif(not peers.ORTHANC, reason="needs orthanc"),
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+def written(folder: Path, port: int, pacs: int, **settings: object) -> Path:
+    """node.yaml of a node that sends to Orthanc."""
+    own = {
+        "folder": "state",
+        "port": port,
+        "callers": [{"ae_title": "CT1", "address": "127.0.0.1"}],
+        "destinations": [{"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs, "storage_commitment": True}],
+        "limits": {"disk_free_gib": 0, "network_seconds": 10},
+        "study": {"quiet_seconds": 1},
+        "retries": {"first_seconds": 0.5, "longest_seconds": 2, "commitment_seconds": 5},
+    }
+    path = folder / "node.yaml"
+    path.write_text(json.dumps(own | settings))  # JSON is YAML
+    return path
+
+
+@contextmanager
+def serving(bundle: Path, config: Path, port: int) -> Iterator[subprocess.Popen]:
+    """``med-transfer serve``, a process of its own; it may be dead before the end."""
+    command = [sys.executable, "-m", "med_transfer", "serve", str(bundle), "-c", str(config), "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (config.parent / "serve.log").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        until(lambda: process.poll() is not None or echoscu(port), 240)
+        assert process.poll() is None, (config.parent / "serve.log").read_text()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+
+def results(pacs: Orthanc) -> list[dict]:
+    """Tags of what is in the PACS."""
+    return [pacs.get(f"/instances/{name}/simplified-tags") for name in pacs.get("/instances")]
+
+
+@pytest.mark.timeout(900)
+def test_from_the_modality_to_the_pacs_through_a_kill(bundle, tmp_path):
+    port, pacs_port = free_port(), free_port()
+    files = [series(tmp_path / f"scan{number}", patient=f"P-{number}", study=number) for number in range(4)]
+    config = written(tmp_path, port, pacs_port)
+    queue = Queue(read_node_config(config).queue_file)
+    with serving(bundle, config, port) as node:  # the PACS is down
+        for scan in files[:3]:
+            assert storescu(port, *scan).returncode == 0
+        until(lambda: "predicted" in queue.counts(), 240)
+        assert storescu(port, *files[3][:5]).returncode == 0
+        node.send_signal(signal.SIGKILL)
+        node.wait(20)
+    with orthanc(tmp_path / "pacs", port, pacs_port) as pacs, serving(bundle, config, port) as node:
+        assert storescu(port, *files[3]).returncode == 0  # the modality sends all of it again
+        until(lambda: queue.counts() == {"committed": 4}, 240)
+        said = results(pacs)
+        assert sorted(tags["Modality"] for tags in said) == ["OT"] * 4 + ["SR"] * 4
+        expected = {str(dcmread(scan[0]).StudyInstanceUID): str(dcmread(scan[0]).PatientID) for scan in files}
+        assert {tags["StudyInstanceUID"]: tags["PatientID"] for tags in said} == expected
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(60) == 0
+    assert queue.audit().broken == 0
+    sent = [entry["sop_uid"] for entry in queue.entries() if entry["event"] == "sent"]
+    assert len(sent) == len(set(sent)) == 8
+    log = (tmp_path / "serve.log").read_text()
+    assert not [patient for patient in ("P-0", "P-1", "P-2", "P-3", "PHANTOM") if patient in log]
+
+
+@contextmanager
+def working(config: Path, predictor: Predictor) -> Iterator[Node]:
+    """The node in this process."""
+    node = Node(read_node_config(config), predictor, Path("bundle"))
+    node.start()
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.mark.timeout(600)
+def test_a_late_series_supersedes_and_shadow_sends_nothing(bundle, tmp_path):
+    port, pacs_port, predictor = free_port(), free_port(), Predictor(bundle)
+    config = written(tmp_path, port, pacs_port)
+    first, late, other = (series(tmp_path / f"{n}", series=n, study=1 + (n == 3)) for n in (1, 2, 3))
+    with orthanc(tmp_path / "pacs", port, pacs_port) as pacs:
+        with working(config, predictor) as node:
+            storescu(port, *first)
+            until(lambda: node.queue.counts() == {"committed": 1}, 120)
+            storescu(port, *late)
+            until(lambda: node.queue.counts() == {"committed": 1} and node.queue.studies()[0].revision == 2, 120)
+            reports = [tags for tags in results(pacs) if tags["Modality"] == "SR"]
+            assert len({tags["SeriesInstanceUID"] for tags in reports}) == 1
+            earlier, later = sorted(reports, key=lambda tags: int(tags["InstanceNumber"]))
+            assert earlier["SOPInstanceUID"] in str(later["PredecessorDocumentsSequence"])
+        count = len(pacs.get("/instances"))
+        with working(written(tmp_path, port, pacs_port, shadow=True), predictor) as node:
+            storescu(port, *other)
+            until(lambda: node.queue.counts() == {"committed": 1, "predicted": 1}, 120)
+            assert node.queue.to_send(f"ORTHANC@127.0.0.1:{pacs_port}", time.time()) == []
+        assert len(pacs.get("/instances")) == count
+
+
+@pytest.mark.timeout(600)
+def test_a_pacs_that_refuses_has_not_been_sent_anything(bundle, tmp_path):
+    port, pacs_port = free_port(), free_port()
+    config = written(tmp_path, port, pacs_port, retries={"attempts": 2, "first_seconds": 0.1, "longest_seconds": 0.2})
+    pacs = AE("ORTHANC")
+    pacs.supported_contexts = StoragePresentationContexts
+    server = pacs.start_server(
+        ("127.0.0.1", pacs_port), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda e: 0xA700)]
+    )
+    with working(config, Predictor(bundle)) as node:
+        storescu(port, *series(tmp_path / "scan"))
+        until(lambda: node.queue.counts() == {"dead": 1}, 120)
+        assert node.queue.studies()[0].reason == "refused_A700"
+        assert "sent" not in [entry["event"] for entry in node.queue.entries()]
+        assert node.queue.retry() == 2
+    server.shutdown()

@@ -1,0 +1,165 @@
+"""Results to the standard: read back with highdicom, looked at with dcmtk, equal to what a batch run writes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import peers
+import pytest
+from peers import series
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from tiny_bundle import tiny_bundle
+
+pytest.importorskip("highdicom", reason="needs the extra [hospital]")
+
+from highdicom.sr import srread
+
+from med_transfer.errors import ConfigError
+from med_transfer.hospital.analysis import analyse, require_usable
+from med_transfer.hospital.config import ClassCode, NodeConfig, Results
+from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
+from med_transfer.hospital.results import basis_of, write_results
+from med_transfer.hospital.secondary_capture import lines
+from med_transfer.inference import Predictor
+from med_transfer.predictions.table import PredictionTable
+from med_transfer.scans.search.series_rules import SeriesRules
+
+CODES = {"malignant": ClassCode(value="86049000", scheme="SCT", meaning="Malignant neoplasm")}
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor(tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two series, one of them too short to be a volume."""
+    folder = tmp_path_factory.mktemp("study")
+    series(folder, series=1)
+    series(folder, series=2, slices=1)
+    return folder
+
+
+def header(predictor: Predictor, **changes: object) -> ResultHeader:
+    own = {"study_uid": "1.2.3", "basis": "b", "revision": 1, "station": "MEDTRANSFER"}
+    return ResultHeader.of(predictor.record, predictor.identity, **{**own, **changes})
+
+
+@pytest.fixture(scope="module")
+def written(predictor, study, tmp_path_factory) -> tuple[Path, list]:
+    folder, analyses = tmp_path_factory.mktemp("node"), analyse(study, predictor)
+    results = write_results(folder, analyses, header(predictor), Results(codes=CODES))
+    return folder, [folder / result.file for result in results]
+
+
+def named(items, meaning: str):
+    return next(item for item in items if item.name.meaning == meaning)
+
+
+def test_the_report_says_what_a_batch_run_says(written, predictor, study, tmp_path):
+    predictor.predict_folder(study, tmp_path / "out")
+    rows = {row.series_uid: row for row in PredictionTable.load(tmp_path / "out" / "predictions.csv")}
+    report = srread(written[1][0])
+    groups = report.content.get_image_measurement_groups()
+    assert len(groups) == len(rows) == 2
+    by_uid = {str(dcmread(path).SOPInstanceUID): dcmread(path) for path in study.iterdir()}
+    for group in groups:
+        about = {by_uid[image.referenced_sop_instance_uid].SeriesInstanceUID for image in group.source_images}
+        row = rows[str(about.pop())]
+        assert not about
+        numbers = {m.name.meaning: m[0].MeasuredValueSequence[0].FloatingPointValue for m in group.get_measurements()}
+        novelty = numbers.pop("Share of training data that is less novel", None)
+        assert numbers == {f"Probability of {name}": value for name, value in row.probabilities.items()}
+        assert novelty == row.novelty
+        said = {item.name.meaning: item.value.meaning for item in group.get_qualitative_evaluations()}
+        if row.status == "ok":
+            predicted = {"malignant": "Malignant neoplasm"}.get(row.predicted, row.predicted)
+            assert said["Predicted class"] == predicted
+            assert said["Abstained: unlike the training data"] == ("Yes" if row.abstained else "No")
+        else:
+            assert said == {"Analysis": "Not analysed"}
+        comment = [item for item in group[0].ContentSequence if item.name.meaning == "Comment"]
+        assert [item.value for item in comment] == ([" ".join(row.reason.split())] if row.reason else [])
+
+
+def test_the_report_is_of_the_study_and_not_verified(written, study):
+    report, image = dcmread(written[1][0]), dcmread(next(study.iterdir()))
+    assert report.StudyInstanceUID == image.StudyInstanceUID
+    assert report.PatientID == image.PatientID
+    assert report.SeriesInstanceUID != image.SeriesInstanceUID
+    assert (report.VerificationFlag, report.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
+    assert RESEARCH_ONLY in report.SeriesDescription
+    assert report.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99MEDTRANSFER"
+    assert "bundle SHA-256" in report.to_json()
+    assert "operating point: the most probable class" in report.to_json()
+
+
+def test_the_page_is_a_picture_of_the_study(written, study):
+    page, image = dcmread(written[1][1]), dcmread(next(study.iterdir()))
+    assert page.StudyInstanceUID == image.StudyInstanceUID
+    assert page.pixel_array.shape == (720, 960, 3)
+    assert page.BurnedInAnnotation == "NO"
+    top = page.pixel_array[:40].reshape(-1, 3)
+    assert np.count_nonzero((top[:, 0] > 200) & (top[:, 2] < 120)) > 500  # yellow letters: research use only
+
+
+def test_a_page_says_why_there_is_no_answer(predictor, study):
+    pages = [lines(analysis, header(predictor)) for analysis in analyse(study, predictor)]
+    (refused,) = [page for page in pages if page[0] == "NOT ANALYSED"]
+    assert "slice" in refused[1]
+
+
+@pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
+def test_dcmtk_reads_it_without_a_warning(written):
+    for path in written[1]:
+        for command in (["dcmdump", "-q", str(path)], ["dsrdump", "-Er", str(path)]):
+            if command[0] == "dsrdump" and path != written[1][0]:
+                continue
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_same_images_give_the_same_uids(predictor, node_config):
+    config: NodeConfig = node_config()
+    instances = [("1.2.3.1", "hash")]
+    basis = basis_of(instances, predictor.identity, config)
+    assert basis == basis_of(instances, predictor.identity, config)
+    assert basis != basis_of([("1.2.3.1", "other")], predictor.identity, config)
+    first, other = header(predictor, basis=basis), header(predictor, basis=basis, study_uid="1.2.4")
+    assert first.sop_uid("SR") == header(predictor, basis=basis).sop_uid("SR")
+    assert len({first.sop_uid("SR"), first.sop_uid("SC"), first.sop_uid("SC", 1), other.sop_uid("SR")}) == 4
+    assert first.series_uid("SR") == header(predictor, revision=2, basis="x").series_uid("SR")
+
+
+def test_rules_choose_one_series_or_say_why_none(predictor, study):
+    chosen = analyse(study, predictor, SeriesRules.model_validate({"require": [{"modality": "CT"}]}))
+    assert [analysis.prediction.status for analysis in chosen] == ["ok"]
+    (none,) = analyse(study, predictor, SeriesRules.model_validate({"require": [{"modality": "MR"}]}))
+    assert none.prediction.status == "rejected"
+    assert "requirement 1 not met, modality CT" in none.prediction.reason
+    assert none.images
+
+
+def test_a_later_report_names_the_one_it_takes_the_place_of(predictor, study, written, tmp_path):
+    later = header(predictor, revision=2, basis="b2")
+    results = write_results(tmp_path, analyse(study, predictor), later, Results(), written[1][:1])
+    report: Dataset = dcmread(tmp_path / results[0].file)
+    earlier = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert earlier.ReferencedSOPInstanceUID == dcmread(written[1][0]).SOPInstanceUID
+
+
+def test_nothing_is_written_of_what_the_site_does_not_want(predictor, study, tmp_path):
+    (refused,) = [a for a in analyse(study, predictor) if a.prediction.status != "ok"]
+    assert write_results(tmp_path, [refused], header(predictor), Results(of_rejected=False)) == []
+    (only,) = write_results(tmp_path, [refused], header(predictor), Results(secondary_capture=False))
+    assert dcmread(tmp_path / only.file).Modality == "SR"
+
+
+def test_a_bundle_that_needs_a_region_is_refused(tmp_path):
+    predictor = Predictor(tiny_bundle(tmp_path / "roi", region="roi"))
+    with pytest.raises(ConfigError, match="regions of interest, which a PACS does not send"):
+        require_usable(predictor, tmp_path)
