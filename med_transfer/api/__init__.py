@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from med_transfer.api.planned import PLAN_FILE, PlannedConfig, begun, begun_plan, chosen_config, planned_config
+from med_transfer.api.planned import PLAN_FILE, PlannedConfig, config_for, planned_config
 from med_transfer.atomic import write_text
 from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
@@ -46,12 +46,9 @@ def finetune(
         progress: told how far it is.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    if config is None and begun(Path(out)):
-        config = begun_plan(Path(out))
-    elif config is None:
-        planned, config = chosen_config(cohort, overrides, progress=progress)
+    config, planned = config_for(cohort, config, overrides, out=Path(out), progress=progress)
+    if planned:
         write_text(Path(out) / PLAN_FILE, planned.as_yaml())
-    cohort, config = _read(cohort, config, overrides)
     return _finetune(cohort, config, out, progress)
 
 
@@ -95,9 +92,7 @@ def preview(
         progress: told how far it is.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    if config is None:
-        _, config = chosen_config(cohort, overrides, progress=progress)
-    cohort, config = _read(cohort, config, overrides)
+    config, _ = config_for(cohort, config, overrides, progress=progress)
     return _preview(cohort, config, per_class=per_class, draws=draws, progress=progress)
 
 
@@ -122,7 +117,9 @@ def select_backbone(
         overrides: ``"input.region=roi"`` and the like, over a YAML file or the defaults.
         progress: told how far it is.
     """
-    cohort, config = _read(cohort, config, overrides)
+    if not isinstance(config, FinetuneConfig):
+        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
+    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     return select(cohort, config, out, names, weights, progress)
 
 
@@ -193,15 +190,6 @@ def explain(
 def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:
     """Hold runs against the first one on the test scans they share; see :func:`compare_runs`."""
     return compare_runs([Path(run) for run in runs], margin=margin)
-
-
-def _read(
-    cohort: Cohort | Path | str, config: FinetuneConfig | Path | str | None, overrides: tuple[str, ...]
-) -> tuple[Cohort, FinetuneConfig]:
-    """The table and the config of a run; the program's defaults where none is given."""
-    if not isinstance(config, FinetuneConfig):
-        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
-    return cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), config
 
 
 def list_backbones() -> dict[str, BackboneSpec]:

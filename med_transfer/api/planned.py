@@ -1,4 +1,4 @@
-"""A config that the program chooses by itself: a plan, the user's own settings over it, and the time it will take."""
+"""The config of a run: the user's own, that of a run that goes on, or a plan; and the time that it will take."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import load_config, parse
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE
-from med_transfer.finetuning.duration import Duration, GivenUp, estimate, fit_into, measure_cost
-from med_transfer.finetuning.region_choice import choose_region
+from med_transfer.finetuning.duration import Duration, estimate, fit_into, measure_cost
+from med_transfer.finetuning.region_choice import choose_region, region_sentence
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.split_choice import choose_split, split_sentence
 from med_transfer.planning import Choice, Plan, fingerprint_cohort, plan_cohort
@@ -25,35 +25,44 @@ _A_FEW = 4  # scans, to measure how fast they are read
 
 @dataclass(frozen=True)
 class PlannedConfig:
-    """What was planned, and what became of it.
+    """A config to train with, and the time that it takes on this machine.
 
     Attributes:
-        plan: every choice with its reason; the user's own settings and what was given up for time are in it.
+        plan: every choice with its reason; the user's own settings and what was given up for time are in it. None where
+            the config was given.
         config: to train with.
+        given_up: what had to go so that the time is kept.
         duration: that the run will take on this machine.
-        split_sentence: whom the run is measured on.
+        looks_at: where the network looks and whom the run is measured on, a sentence each.
     """
 
-    plan: Plan
+    plan: Plan | None
     config: FinetuneConfig
+    given_up: tuple[Choice, ...]
     duration: Duration
-    split_sentence: str
+    looks_at: tuple[str, ...]
 
     @property
     def sentences(self) -> list[str]:
         """For a person, before the training."""
-        chosen = [f"{choice.key}: {_short(choice.value)} ({choice.reason})" for choice in self.plan.choices]
-        return [*self.plan.facts, *chosen, self.split_sentence, f"this will take {self.duration.sentence}"]
+        facts = self.plan.facts if self.plan else []
+        choices = self.plan.choices if self.plan else self.given_up
+        said = [choice.sentence for choice in choices]
+        return [*facts, *said, *self.looks_at, f"this will take {self.duration.sentence}"]
 
     @property
     def record(self) -> dict[str, Any]:
         """For a program."""
-        choices = [vars(choice) for choice in self.plan.choices]
-        return {"facts": self.plan.facts, "choices": choices, "seconds": round(self.duration.seconds)}
+        facts, choices = (self.plan.facts, self.plan.choices) if self.plan else ([], self.given_up)
+        return {
+            "facts": facts,
+            "choices": [vars(choice) for choice in choices],
+            "seconds": round(self.duration.seconds),
+        }
 
     def as_yaml(self, command: str) -> str:
-        """A config file with the reasons and the time."""
-        return self.plan.as_yaml([command, f"takes {self.duration.sentence}"])
+        """A planned config as a file with the reasons and the time."""
+        return self.plan.as_yaml([command, f"takes {self.duration.sentence}"]) if self.plan else ""
 
 
 def planned_config(
@@ -79,24 +88,51 @@ def planned_config(
         BackboneError: the backbone or its weights cannot be used.
         NothingDone: no scan can be read.
     """
-    plan, config = chosen_config(cohort, overrides, quick=quick, progress=progress)
-    timed = timed_config(cohort, config, minutes, plan.fingerprint.read_seconds)
-    typed = {_key(text): text.partition("=")[2] for text in _words(overrides, quick=quick)}
-    settings = [Choice(key, _value_at(config, key, text), "set by you") for key, text in typed.items()]
-    settings += [Choice(key, value, f"to keep the time: {loss}") for key, value, loss in timed.given_up]
-    said = split_sentence(timed.config, cohort)
-    return PlannedConfig(plan.with_settings(settings), timed.config, timed.duration, said)
+    config, plan = config_for(cohort, None, with_quick(overrides, quick=quick), progress=progress)
+    return timed_config(cohort, config, plan, minutes)
 
 
-def chosen_config(
-    cohort: Cohort, overrides: Sequence[str] = (), *, quick: bool = False, progress: Progress = silent
-) -> tuple[Plan, FinetuneConfig]:
-    """What suits a cohort, and that with the user's own settings over it; see :func:`planned_config`."""
+def config_for(
+    cohort: Cohort,
+    config: FinetuneConfig | Path | str | None,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    plan: bool = True,
+    progress: Progress = silent,
+) -> tuple[FinetuneConfig, Plan | None]:
+    """The config that is given; else that of the run that was begun in ``out``; else a plan, which comes along.
+
+    Args:
+        cohort: the table.
+        config: a config, the path of a YAML file, or None.
+        overrides: over a YAML file or what is planned.
+        out: run folder.
+        plan: False: without a config, the program's defaults.
+        progress: told how far it is.
+
+    Raises:
+        CohortError, ConfigError, NothingDone: see :func:`planned_config`.
+    """
+    planned = None
+    if config is None and plan and not (out and begun(out)):
+        planned = _plan(cohort, overrides, progress)
+        config = load_config(FinetuneConfig, None, overrides, base=planned.values)
+    elif not isinstance(config, FinetuneConfig):
+        path = begun_plan(out) if config is None and plan and out else config
+        config = load_config(FinetuneConfig, Path(path) if path else None, overrides)
+    chosen = choose_split(choose_region(config, cohort), cohort, out)
+    return chosen, planned.with_settings(_set_by_user(chosen, overrides)) if planned else None
+
+
+def _plan(cohort: Cohort, overrides: Sequence[str], progress: Progress) -> Plan:
     named = [text.partition("=")[2].strip() for text in overrides if _key(text) == "backbone.name"]
-    plan = plan_cohort(cohort, named[-1] if named else "", progress)
-    words = _words(overrides, quick=quick)
-    config = choose_region(load_config(FinetuneConfig, None, words, base=plan.values), cohort)
-    return plan, choose_split(config, cohort)
+    return plan_cohort(cohort, named[-1] if named else "", progress)
+
+
+def _set_by_user(config: FinetuneConfig, overrides: Sequence[str]) -> list[Choice]:
+    typed = {_key(text): text.partition("=")[2] for text in overrides}
+    return [Choice(key, _value_at(config, key, text), "set by you") for key, text in typed.items()]
 
 
 def begun(out: Path) -> bool:
@@ -109,35 +145,21 @@ def begun_plan(out: Path) -> Path | None:
     return path if (path := out / PLAN_FILE).exists() else None
 
 
-def _words(overrides: Sequence[str], *, quick: bool) -> list[str]:
+def with_quick(overrides: Sequence[str], *, quick: bool) -> list[str]:
+    """The user's settings, over those of ``--quick`` where it is asked for."""
     return [*(QUICK if quick else ()), *overrides]
 
 
-@dataclass(frozen=True)
-class TimedConfig:
-    """A config, what had to go so that the time is kept, and the time that it takes on this machine."""
-
-    config: FinetuneConfig
-    given_up: tuple[GivenUp, ...]
-    duration: Duration
-
-    @property
-    def sentences(self) -> list[str]:
-        """For a person, before the training."""
-        given_up = [f"{key}: {_short(value)} (to keep the time: {loss})" for key, value, loss in self.given_up]
-        return [*given_up, f"this will take {self.duration.sentence}"]
-
-
 def timed_config(
-    cohort: Cohort, config: FinetuneConfig, minutes: float | None = None, read_seconds: float | None = None
-) -> TimedConfig:
+    cohort: Cohort, config: FinetuneConfig, plan: Plan | None = None, minutes: float | None = None
+) -> PlannedConfig:
     """How long a config takes on this machine, and the nearest one that takes no more than so many minutes.
 
     Args:
         cohort: the table.
-        config: with its region chosen.
+        config: with its region and split chosen.
+        plan: that it comes from; None: how fast scans are read is measured on a few.
         minutes: that the whole run may take; None: as long as it needs.
-        read_seconds: to read one scan; None: measured on a few.
 
     Raises:
         ConfigError: settings that do not go together, or less time than the least run needs.
@@ -145,13 +167,20 @@ def timed_config(
         CohortError: the cohort cannot be split.
         NothingDone: no scan can be read.
     """
-    if read_seconds is None:
-        read_seconds = fingerprint_cohort(cohort, most_scans=_A_FEW).read_seconds
+    looked_at = plan.fingerprint if plan else fingerprint_cohort(cohort, most_scans=_A_FEW)
     source = load_source(config)
     resolved = config.resolved(from_source=source.sha256 is not None)
-    cost = measure_cost(resolved, source, cohort.labels, read_seconds)
-    fitting, given_up = fit_into(minutes, config, cohort, cost) if minutes is not None else (config, [])
-    return TimedConfig(fitting, tuple(given_up), estimate(fitting, split_cohort(cohort, fitting.split), cost))
+    cost = measure_cost(resolved, source, cohort.labels, looked_at.read_seconds)
+    fitting, losses = fit_into(minutes, config, cohort, cost) if minutes is not None else (config, [])
+    given_up = tuple(Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses)
+    looks_at = () if plan else (region_sentence(fitting, cohort),)
+    return PlannedConfig(
+        plan.with_settings(given_up) if plan else None,
+        fitting,
+        given_up,
+        estimate(fitting, split_cohort(cohort, fitting.split), cost),
+        (*looks_at, split_sentence(fitting, cohort)),
+    )
 
 
 def _key(override: str) -> str:
@@ -166,8 +195,3 @@ def _value_at(config: FinetuneConfig, dotted: str, typed: str) -> Any:
             return parse(typed, dotted)
         value = value[part]
     return value
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

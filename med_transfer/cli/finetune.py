@@ -18,8 +18,8 @@ from med_transfer.cli.options import (
     Quick,
     Subgroups,
     UsePlan,
-    cohort_and_settings,
     column_names,
+    say_looks_at,
 )
 
 NAME = "finetune"
@@ -56,12 +56,12 @@ def command(
 
     Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
     """
-    from med_transfer.api.planned import PLAN_FILE, QUICK, begun, begun_plan, planned_config, timed_config
+    from med_transfer.api.planned import PLAN_FILE, begun, config_for, timed_config, with_quick
     from med_transfer.atomic import write_text
     from med_transfer.cli.summary import say_run
     from med_transfer.cli.terminal import progress_bars, say
     from med_transfer.cohorts import Cohort
-    from med_transfer.finetuning import FinetuneConfig, finetune
+    from med_transfer.finetuning import finetune
     from med_transfer.metrics.config import read_prevalence
 
     chosen = [f"transfer.on_harm={on_harm}"] if on_harm else []
@@ -69,23 +69,20 @@ def command(
     chosen += [f"evaluation.prevalence={json.dumps(read_prevalence(prevalence))}"] if prevalence else []
     chosen += [f"evaluation.interval={interval}"] if interval else []
     chosen += [f"report.language={language}"] if language else []
-    words = [*(overrides or ()), *chosen]
-    if config is None and plan and begun(out):
-        config, plan, minutes = begun_plan(out), False, None  # it goes on as it was planned, whatever the time of day
+    words = with_quick([*(overrides or ()), *chosen], quick=quick)
+    goes_on = config is None and plan and begun(out)  # as it was planned, whatever the time of day
     with progress_bars() as progress:
-        if config is None and plan:
-            table = Cohort.read(cohort)
-            planned = planned_config(table, words, minutes=minutes, quick=quick, progress=progress)
-            settings = planned.config
-            write_text(out / PLAN_FILE, planned.as_yaml(f"med-transfer finetune {cohort} -o {out}"))
-        else:
-            words = [*(QUICK if quick else ()), *words]
-            table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, out=out, as_json=as_json)
-            planned = timed_config(table, settings, minutes) if plan or minutes is not None else None
-            settings = planned.config if planned else settings
-        if planned and not as_json:
-            for sentence in planned.sentences:
+        table = Cohort.read(cohort)
+        settings, planned = config_for(table, config, words, out=out, plan=plan, progress=progress)
+        if not goes_on and (plan or minutes is not None):
+            timed = timed_config(table, settings, planned, minutes)
+            settings = timed.config
+            if planned:
+                write_text(out / PLAN_FILE, timed.as_yaml(f"med-transfer finetune {cohort} -o {out}"))
+            for sentence in () if as_json else timed.sentences:
                 say(sentence)
+        elif not as_json:
+            say_looks_at(settings, table)
         run = finetune(table, settings, out, progress)
     say_run(run, as_json=as_json)
     raise typer.Exit(1 if run.metrics.failed.n else 0)

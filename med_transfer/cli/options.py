@@ -82,18 +82,26 @@ def cohort_and_settings(
     as_json: bool,
 ) -> tuple[Cohort, Settings]:
     """The table and the config that suits it; where the network will look and whom it is measured on come first."""
-    from med_transfer.cli.terminal import say
     from med_transfer.cohorts import Cohort
     from med_transfer.config import load_config
-    from med_transfer.finetuning.region_choice import choose_region, region_sentence
-    from med_transfer.finetuning.split_choice import choose_split, split_sentence
+    from med_transfer.finetuning.region_choice import choose_region
+    from med_transfer.finetuning.split_choice import choose_split
 
     settings, cohort = load_config(kind, config, overrides), Cohort.read(table)
     settings = choose_split(choose_region(settings, cohort), cohort, out)
     if not as_json:
-        say(region_sentence(settings, cohort))
-        say(split_sentence(settings, cohort))
+        say_looks_at(settings, cohort)
     return cohort, settings
+
+
+def say_looks_at(settings: FinetuneConfig, cohort: Cohort) -> None:
+    """Where the network will look and whom it is measured on."""
+    from med_transfer.cli.terminal import say
+    from med_transfer.finetuning.region_choice import region_sentence
+    from med_transfer.finetuning.split_choice import split_sentence
+
+    say(region_sentence(settings, cohort))
+    say(split_sentence(settings, cohort))
 
 
 def with_region(scans: Path, mask: Path | None, roi: str | None) -> Path | ScanWithRegion:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, ReportLanguage, UsePlan, cohort_and_settings
+from med_transfer.cli.options import AsJson, Config, Overrides, ReportLanguage, UsePlan, say_looks_at
 
 if TYPE_CHECKING:
     from med_transfer.finetuning.preview import Preview
@@ -28,18 +28,16 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Show what the network sees: pictures per class before and after augmentation, sizes in mm, what is lost."""
-    from med_transfer.api.planned import chosen_config
+    from med_transfer.api.planned import config_for
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts import Cohort
-    from med_transfer.finetuning import FinetuneConfig
     from med_transfer.finetuning.preview import preview
 
     with progress_bars() as progress:
-        if config is None and plan:
-            table = Cohort.read(cohort)
-            _, settings = chosen_config(table, overrides or (), progress=progress)
-        else:
-            table, settings = cohort_and_settings(FinetuneConfig, cohort, config, overrides or (), as_json=as_json)
+        table = Cohort.read(cohort)
+        settings, _ = config_for(table, config, overrides or (), plan=plan, progress=progress)
+        if not as_json:
+            say_looks_at(settings, table)
         shown = preview(table, settings, per_class=per_class, draws=draws, progress=progress)
     page = shown.write(out, language)
     if as_json:

@@ -85,8 +85,8 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     """
     out = Path(out)
     started = time.monotonic()
-    asked = choose_split(choose_region(config, cohort), cohort, out)
-    config, source = checked_start(cohort, asked)
+    asked = config
+    config, source = checked_start(cohort, config, out)
     with _claimed(out, config, source), log_file(out / "run.log"):
         log.info(region_sentence(config, cohort))
         log.info(split_sentence(config, cohort))
@@ -126,13 +126,17 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
     return Run(out)
 
 
-def checked_start(cohort: Cohort, config: FinetuneConfig) -> tuple[FinetuneConfig, LoadedBackbone]:
+def checked_start(
+    cohort: Cohort, config: FinetuneConfig, out: Path | None = None
+) -> tuple[FinetuneConfig, LoadedBackbone]:
     """The config with nothing left automatic, and the network it starts from. No scan is read.
+
+    What was trained in ``out`` keeps its split.
 
     Raises:
         CohortError, ConfigError, BackboneError, UsageError: see :func:`finetune`.
     """
-    config = choose_split(choose_region(config, cohort), cohort)
+    config = choose_split(choose_region(config, cohort), cohort, out)
     source = load_source(config)
     config = config.resolved(from_source=source.sha256 is not None)
     check_transfer(config, source.encoder)

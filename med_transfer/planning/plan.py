@@ -33,7 +33,10 @@ class Plan:
     @property
     def values(self) -> dict[str, Any]:
         """The settings as a config's sections."""
-        return as_sections(self.choices)
+        values: dict[str, Any] = {}
+        for choice in self.choices:
+            put(values, choice.key, choice.value)
+        return values
 
     @property
     def facts(self) -> list[str]:
@@ -67,14 +70,6 @@ class Plan:
         lines = [f"# {line}" for line in (*header, *self.facts)]
         reasons = {choice.key: choice.reason for choice in self.choices}
         return "\n".join([*lines, *_section(self.values, "", reasons)]) + "\n"
-
-
-def as_sections(choices: Sequence[Choice]) -> dict[str, Any]:
-    """Choices as the sections of a config."""
-    values: dict[str, Any] = {}
-    for choice in choices:
-        put(values, choice.key, choice.value)
-    return values
 
 
 def plan_cohort(cohort: Cohort, chosen_backbone: str = "", progress: Progress = silent) -> Plan:

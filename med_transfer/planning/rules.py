@@ -57,6 +57,12 @@ class Choice:
     value: Any
     reason: str
 
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        value = str(self.value)
+        return f"{self.key}: {value if len(value) <= 60 else f'{value[:57]}...'} ({self.reason})"
+
 
 def network_kind(cohort: CohortFingerprint, at_hand: AtHand) -> Kind:
     """What kind of network suits the cohort, or is the one that the user has chosen."""
