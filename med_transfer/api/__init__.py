@@ -10,6 +10,7 @@ from med_transfer.api.planned import PLAN_FILE, PlannedConfig, config_for, plann
 from med_transfer.atomic import write_text
 from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
+from med_transfer.cohorts.kept_scans import keeping_scans
 from med_transfer.config import load_config
 from med_transfer.evaluation.comparison import Comparison, compare_runs
 from med_transfer.evaluation.external import EvaluationSettings, evaluate_bundle
@@ -46,10 +47,11 @@ def finetune(
         progress: told how far it is.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    config, planned = config_for(cohort, config, overrides, out=Path(out), progress=progress)
-    if planned:
-        write_text(Path(out) / PLAN_FILE, planned.as_yaml())
-    return _finetune(cohort, config, out, progress)
+    with keeping_scans():
+        config, planned = config_for(cohort, config, overrides, out=Path(out), progress=progress)
+        if planned:
+            write_text(Path(out) / PLAN_FILE, planned.as_yaml())
+        return _finetune(cohort, config, out, progress)
 
 
 def plan(
@@ -92,8 +94,9 @@ def preview(
         progress: told how far it is.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    config, _ = config_for(cohort, config, overrides, progress=progress)
-    return _preview(cohort, config, per_class=per_class, draws=draws, progress=progress)
+    with keeping_scans():
+        config, _ = config_for(cohort, config, overrides, progress=progress)
+        return _preview(cohort, config, per_class=per_class, draws=draws, progress=progress)
 
 
 def select_backbone(

@@ -61,6 +61,7 @@ def command(
     from med_transfer.cli.summary import say_run
     from med_transfer.cli.terminal import progress_bars, say
     from med_transfer.cohorts import Cohort
+    from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.finetuning import finetune
     from med_transfer.metrics.config import read_prevalence
 
@@ -71,7 +72,7 @@ def command(
     chosen += [f"report.language={language}"] if language else []
     words = with_quick([*(overrides or ()), *chosen], quick=quick)
     goes_on = config is None and plan and begun(out)  # as it was planned, whatever the time of day
-    with progress_bars() as progress:
+    with progress_bars() as progress, keeping_scans():
         table = Cohort.read(cohort)
         settings, planned = config_for(table, config, words, out=out, plan=plan, progress=progress)
         if not goes_on and (plan or minutes is not None):

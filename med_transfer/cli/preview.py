@@ -31,9 +31,10 @@ def command(
     from med_transfer.api.planned import config_for
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts import Cohort
+    from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.finetuning.preview import preview
 
-    with progress_bars() as progress:
+    with progress_bars() as progress, keeping_scans():
         table = Cohort.read(cohort)
         settings, _ = config_for(table, config, overrides or (), plan=plan, progress=progress)
         if not as_json:

@@ -19,13 +19,14 @@ from med_transfer.cohorts.array_cache import ArrayCache, cache_key
 from med_transfer.cohorts.channels import require_columns
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
+from med_transfer.cohorts.kept_scans import scan_to_prepare
 from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig, Scans
 from med_transfer.progress import Progress, remark, silent
-from med_transfer.scans import Region, Series, Volume, read_mask, read_scan, region_of_mask
+from med_transfer.scans import Region, Series, Volume, read_mask, region_of_mask
 from med_transfer.scans.isolation import confined, isolated
 from med_transfer.scans.stamps import stamps
 
@@ -66,7 +67,8 @@ class PreparedScan:
 def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = None) -> dict[str, Volume]:
     """Each scan of a case by the column that names it, ``scan`` first; one that the table does not name is left out.
 
-    They are read in a process of their own, within its limits (:mod:`med_transfer.scans.isolation`).
+    They are read in a process of their own, within its limits (:mod:`med_transfer.scans.isolation`), where they were
+    not just looked at (:mod:`med_transfer.cohorts.kept_scans`).
 
     Args:
         config: its ``columns`` say which, its ``max_gap_mm`` how.
@@ -78,7 +80,7 @@ def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = 
     scans = {column: scan for column in config.columns if (scan := case.scan_in(column))}
     sources = {column: path for column, (path, _) in scans.items()} | ({"scan": series} if series else {})
     return {
-        column: isolated(read_scan, sources[column], series_uid, max_gap_mm=config.max_gap_mm, where=scans[column][0])
+        column: scan_to_prepare(sources[column], series_uid, config.max_gap_mm, scans[column][0])
         for column, (_, series_uid) in scans.items()
     }
 

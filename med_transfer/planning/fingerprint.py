@@ -12,14 +12,15 @@ from typing import Literal
 import numpy as np
 
 from med_transfer.cohorts import Case, Cohort, region_of_case
+from med_transfer.cohorts.kept_scans import look_at_scan
 from med_transfer.errors import CohortError, NothingDone, ScanError
 from med_transfer.preprocessing.config import OrganName
 from med_transfer.preprocessing.organs import NotFound, find_organ
 from med_transfer.preprocessing.region import BODY_HU, foreground
 from med_transfer.preprocessing.window import foreground_threshold
 from med_transfer.progress import Progress, remark, silent
-from med_transfer.scans import Region, Volume, geometry, read_scan
-from med_transfer.scans.isolation import confined, isolated
+from med_transfer.scans import Region, Volume, geometry
+from med_transfer.scans.isolation import confined
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 log = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: 
 
 def _read(case: Case) -> ScanFingerprint:
     started = time.perf_counter()
-    volume = isolated(read_scan, case.path, case.series_uid, where=case.path)
+    volume = look_at_scan(case.path, case.series_uid)
     region, _ = region_of_case(case, volume)
     return replace(fingerprint_scan(volume, region), seconds=time.perf_counter() - started)
 

@@ -1,0 +1,65 @@
+"""Scans that were looked at stay in memory until they are prepared: none is read, or searched for organs, twice.
+
+::
+
+    with keeping_scans():
+        plan = plan_cohort(cohort)     # reads some scans
+        run = finetune(cohort, ...)    # reads the others
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from med_transfer.scans import Series, Volume, read_scan
+from med_transfer.scans.isolation import isolated
+from med_transfer.scans.stamps import NamedStamp, stamps
+
+MOST_BYTES = 2**30  # of voxels: 250 heads, or seven large chests; what goes beyond is read again
+
+_Key = tuple[Path, str, tuple[NamedStamp, ...]]
+_kept: ContextVar[dict[_Key, Volume] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def keeping_scans() -> Iterator[None]:
+    """Within it, what :func:`look_at_scan` reads is kept for :func:`scan_to_prepare`; one within another is one."""
+    if _kept.get() is not None:
+        yield
+        return
+    before = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(before)
+
+
+def look_at_scan(path: Path, series_uid: str) -> Volume:
+    """Read a scan and keep it while there is room. Raises ScanError."""
+    kept = _kept.get()
+    key = _key(path, series_uid) if kept is not None else None
+    if kept and key in kept:
+        return kept[key]
+    volume = isolated(read_scan, path, series_uid, where=path)
+    if kept is not None and key and volume.voxels.nbytes + sum(v.voxels.nbytes for v in kept.values()) <= MOST_BYTES:
+        kept[key] = volume
+    return volume
+
+
+def scan_to_prepare(source: Path | Series, series_uid: str, max_gap_mm: float, where: Path) -> Volume:
+    """The scan that was kept, and is no longer, or read now. Raises ScanError.
+
+    What was read is the same for every ``max_gap_mm``: uneven gaps would have been refused.
+    """
+    kept = _kept.get()
+    if kept and isinstance(source, Path) and (volume := kept.pop(_key(source, series_uid), None)):
+        return volume
+    return isolated(read_scan, source, series_uid, max_gap_mm=max_gap_mm, where=where)
+
+
+def _key(path: Path, series_uid: str) -> _Key:
+    """Changes with the files."""
+    return path, series_uid, tuple(stamps([path]))
