@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import PreparedCohort
-from med_transfer.explanation import Explanation, GradCAM, MapCheckSettings, explain
+from med_transfer.explanation import (
+    Attention,
+    Explanation,
+    GradCAM,
+    MapCheckSettings,
+    Method,
+    explain,
+    looks_by_attention,
+)
 from med_transfer.explanation.picture import PictureStyle, heat_picture
 from med_transfer.explanation.sanity import MOST_CORRELATED
 from med_transfer.model.ensemble import Ensemble
@@ -78,7 +86,9 @@ def _explained(scan: int, missed: NDArray, wrongly: NDArray, probabilities: NDAr
 def gallery(
     record: BundleRecord, ensemble: Ensemble, prepared: PreparedCohort, predictions: Sequence[Prediction], n: int
 ) -> tuple[list[Miss], MapChecks | None]:
-    """Pictures of at most ``n`` errors with Grad-CAM over them, and how far these maps can be trusted.
+    """Pictures of at most ``n`` errors with a map over them, and how far these maps can be trusted.
+
+    The map is the attention where slices or tiles are pooled by one that was trained, and Grad-CAM elsewhere.
 
     Args:
         record: of the bundle that is evaluated.
@@ -96,7 +106,8 @@ def gallery(
         return [], None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ensemble = ensemble.to(device).eval()
-    explanations = list(_explained_errors(errors, ensemble, prepared, device))
+    method = Attention() if looks_by_attention(ensemble) else GradCAM()
+    explanations = list(_explained_errors(errors, ensemble, prepared, method))
     ensemble.cpu()
     misses = []
     for error, explanation in zip(errors, explanations, strict=True):
@@ -116,16 +127,17 @@ def gallery(
                 empty=explanation.heat.empty,
             )
         )
-    return misses, _checks(record, explanations)
+    return misses, _checks(record, explanations, method)
 
 
 def _explained_errors(
-    errors: Sequence[Error], ensemble: Ensemble, prepared: PreparedCohort, device: torch.device
+    errors: Sequence[Error], ensemble: Ensemble, prepared: PreparedCohort, method: Method
 ) -> Iterator[Explanation]:
+    device = next(ensemble.parameters()).device
     for seed, error in enumerate(errors):  # each with random weights and regions of its own
         image = torch.from_numpy(prepared.tensors[error.scan].astype(np.float32)).to(device)
         checks = MapCheckSettings(draws=_DRAWS, n_random=_RANDOM_REGIONS, seed=seed)
-        yield explain(ensemble, image, error.class_index, GradCAM(), checks)
+        yield explain(ensemble, image, error.class_index, method, checks)
 
 
 def _picture(
@@ -143,7 +155,7 @@ def _picture(
     return heat_picture(voxels, explanation.heat.values, affine, window, point, style=_PICTURE), through
 
 
-def _checks(record: BundleRecord, explanations: Sequence[Explanation]) -> MapChecks:
+def _checks(record: BundleRecord, explanations: Sequence[Explanation], method: Method) -> MapChecks:
     deletions = [explanation.deletion for explanation in explanations if explanation.deletion is not None]
     correlations = [explanation.sanity.correlation for explanation in explanations if explanation.sanity is not None]
     spacing = record.preprocessing.spacing_mm
@@ -158,4 +170,5 @@ def _checks(record: BundleRecord, explanations: Sequence[Explanation]) -> MapChe
         n_no_better=sum(not deletion.beats_chance for deletion in deletions),
         correlation=float(np.mean(correlations)) if correlations else None,
         correlation_limit=MOST_CORRELATED,
+        method=method.name,
     )

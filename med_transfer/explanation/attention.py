@@ -49,6 +49,14 @@ class Attention:
         return HeatMap(_painted(shares, boxes, (depth, height, width)), (element[0], element[1], element[2]), deepest)
 
 
+def looks_by_attention(ensemble: Ensemble) -> bool:
+    """Whether every network pools slices or tiles by an attention that has learned something."""
+    encoders = [fold_model.encoder for fold_model in ensemble.fold_models]
+    attentions = [encoder.attention for encoder in encoders if isinstance(encoder, InstanceEncoder)]
+    learned = [attention is not None and bool(attention.score.weight.any()) for attention in attentions]
+    return len(learned) == len(encoders) and all(learned)
+
+
 def _with_attention(encoder: Encoder) -> InstanceEncoder:
     if isinstance(encoder, InstanceEncoder) and encoder.attention is not None:
         return encoder

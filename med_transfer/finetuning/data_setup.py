@@ -23,7 +23,7 @@ from med_transfer.cohorts.near_duplicates import near_duplicates
 from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.made_from import require_made_from, scans_hash
+from med_transfer.finetuning.made_from import handcrafted_hash, require_made_from, scans_hash
 from med_transfer.finetuning.unlabelled import UNLABELLED_LOCK_FILE, lock_unlabelled, prepare_unlabelled
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress
@@ -76,6 +76,7 @@ def prepare_run_data(
     _refuse_what_the_source_saw(run_data, source_weights(config))
     started = _holds_same_cohort(run_data, config, out / LOCK_FILE)
     require_made_from(out, "scans", scans_hash([prepared, unlabelled]), started=started)
+    require_made_from(out, "handcrafted", handcrafted_hash(prepared), started=started)
     lock.write(out / LOCK_FILE)
     if unlabelled:
         lock_unlabelled(unlabelled, out / UNLABELLED_LOCK_FILE)

@@ -25,9 +25,14 @@ from med_transfer.finetuning.features import tensor_hash
 log = logging.getLogger(__name__)
 
 MADE_FROM_FILE = "made_from.json"
-Part = Literal["source", "scans"]
+Part = Literal["source", "scans", "handcrafted"]
 Config = TypeVar("Config", bound=FinetuneConfig)
-_ANOTHER = {"source": "from another source", "scans": "on other images or regions"}
+_ANOTHER = {
+    "source": "from another source",
+    "scans": "on other images or regions",
+    "handcrafted": "on regions of another size, or other masks",
+}
+_CALLED = {"handcrafted": "regions"}
 
 
 def claim(
@@ -73,7 +78,7 @@ def require_made_from(out: Path, part: Part, found: str, *, started: bool) -> No
         raise UsageError(
             f"the folder holds a run {_ANOTHER[part]}",
             where=out,
-            expected=f"a new folder, or the {part} that its training was made from",
+            expected=f"a new folder, or the {_CALLED.get(part, part)} that its training was made from",
             action="Choose another -o",
         )
     write_text(out / MADE_FROM_FILE, json.dumps(noted | {part: found}, indent=2) + "\n")
@@ -87,6 +92,14 @@ def source_hash(source: LoadedBackbone) -> str:
 def scans_hash(cohorts: Iterable[PreparedCohort | None]) -> str:
     """Of what the network is shown, in whatever order the table has it."""
     return cache_key([sorted(map(tensor_hash, cohort.tensors)) for cohort in cohorts if cohort])
+
+
+def handcrafted_hash(cohort: PreparedCohort) -> str:
+    """Of what a fusion and the baseline are shown; a region's size may change that alone.
+
+    Four digits: the sums of another machine may differ in the last ones.
+    """
+    return cache_key(sorted([f"{value:.4g}" for value in scan.handcrafted.tolist()] for scan in cohort.scans))
 
 
 def _noted(out: Path) -> dict[str, str]:

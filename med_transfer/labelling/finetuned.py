@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.backbones import load_backbone
 from med_transfer.bundle import load_network, read_record
 from med_transfer.cohorts import Cohort, prepare_cohort, split_cohort
 from med_transfer.errors import TooFewPatients
@@ -22,6 +21,7 @@ from med_transfer.evaluation.evaluate import predict
 from med_transfer.finetuning import FinetuneConfig, finetune
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.data_setup import resolve_preprocessing
+from med_transfer.finetuning.run import load_source
 from med_transfer.labelling.curve_samples import SubsetPredictions
 from med_transfer.labelling.probe_curve import CurvePlan, TrainingSubset, evaluate_subsets, training_subsets
 from med_transfer.model.calibration import log_prior_ratio, shifted
@@ -32,7 +32,7 @@ from med_transfer.progress import Progress
 def start_of_finetuning(config: FinetuneConfig) -> tuple[str, PreprocessingConfig]:
     """What the runs start from, in words, and what their network sees. Raises BackboneError, ConfigError."""
     backbone = config.backbone
-    source = load_backbone(backbone.name, backbone.weights, seed=config.seed, accept_licence=backbone.accept_licence)
+    source = load_source(config)
     where = "" if source.sha256 else ", from scratch"
     given = f" ({backbone.weights})" if backbone.weights else ""
     return f"{source.spec.name}{given}{where}", resolve_preprocessing(source.spec, config)

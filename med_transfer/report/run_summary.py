@@ -146,6 +146,7 @@ class MapChecks:
         drop: of the probability, in [-1, 1], when the strongest part was hidden; random_drop: when another part was.
         n_no_better: maps whose strongest part costs no more than other parts do.
         correlation: Spearman's, in [-1, 1], with the map of random weights; above correlation_limit it is a warning.
+        method: how the maps were made, ``gradcam`` or ``attention``.
     """
 
     n: int
@@ -157,6 +158,7 @@ class MapChecks:
     n_no_better: int
     correlation: float | None
     correlation_limit: float
+    method: str = "gradcam"
 
 
 def cohort_name(table: Path | None) -> str:

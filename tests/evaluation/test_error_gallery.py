@@ -8,10 +8,13 @@ import torch
 from bright_and_dark import BRIGHT, DARK, learned, scene
 from matplotlib.image import imread
 
+from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.cohorts import Case, Cohort, PreparedCohort
 from med_transfer.cohorts.preparation import PreparedScan
 from med_transfer.evaluation.error_gallery import Error, chosen_errors, gallery
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
@@ -84,6 +87,12 @@ def predictions_of(prepared: PreparedCohort, look: BundleRecord):
     return [look.answer(one, p, 0.0) for one, p in zip(unanswered, probabilities, strict=True)]
 
 
+def wrong_calls(prepared: PreparedCohort):
+    """Every scan is called what it is not."""
+    probabilities = np.where(prepared.cohort.truth, 0.1, 0.9)
+    return [record().answer(one, p, 0.0) for one, p in zip(prepared.unanswered(), probabilities, strict=True)]
+
+
 def test_an_error_is_shown_with_a_map_and_without_a_name(prepared):
     look = record()
     predictions = predictions_of(prepared, look)
@@ -106,6 +115,28 @@ def test_an_error_is_shown_with_a_map_and_without_a_name(prepared):
     assert checks.drop is not None
     assert checks.random_drop is not None
     assert checks.drop > checks.random_drop
+
+
+class BallsInTiles(TileEncoder):
+    """The network that knows the balls, on tiles."""
+
+    def __init__(self) -> None:
+        super().__init__(learned().fold_models[0].encoder, (8, 8, 8))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_network_that_looks_by_attention_is_explained_by_it(prepared, trained):
+    """An attention that has learned nothing counts all tiles alike: its map would be empty, so it is Grad-CAM's."""
+    torch.manual_seed(3)
+    network = Classifier(BallsInTiles(), 2, dropout=0.0).eval()
+    if trained:
+        torch.nn.init.normal_(network.encoder.attention.score.weight, std=5.0)
+    misses, checks = gallery(record(), Ensemble([network], multilabel=True), prepared, wrong_calls(prepared), 1)
+    assert checks is not None
+    assert checks.method == ("attention" if trained else "gradcam")
+    assert checks.element_mm is not None
+    assert not trained or checks.element_mm == (24.0, 16.0, 16.0)  # a tile of 8 voxels
+    assert len(misses) == 1
 
 
 def test_planes_go_through_the_region_where_there_is_one(prepared):

@@ -137,16 +137,23 @@ def test_a_finished_run_of_an_earlier_version_tells_its_source_too(cohort_csv, t
         mt.finetune(cohort_csv, out=out, overrides=overrides)
 
 
-def test_another_region_of_the_same_scans_is_another_run(cohort_csv, tmp_path):
+@pytest.mark.parametrize(
+    ("spacing", "refusal"),
+    [
+        ("null", "holds a run on other images or regions; expected .*the scans"),
+        ("[2,2,2]", "holds a run on regions of another size, or other masks; expected .*the regions"),  # same tensors
+    ],
+)
+def test_another_region_of_the_same_scans_is_another_run(cohort_csv, tmp_path, spacing, refusal):
     rows = [{**row, "scan": str(cohort_csv.parent / row["scan"])} for row in read_rows(cohort_csv)]
     if "mask" in rows[0]:
         rows = [{**row, "mask": ""} for row in rows]
     table, overrides = (
         write_rows(tmp_path / "cohort.csv", rows),
-        (*SETTINGS, "input.region=roi", "input.spacing_mm=null"),
+        (*SETTINGS, "input.region=roi", f"input.spacing_mm={spacing}"),
     )
     killed(table, tmp_path / "out", FIRST, 1, overrides)
     moved = [{**row, "roi_size_mm": str(1.5 * float(row["roi_size_mm"]))} for row in rows]
-    with pytest.raises(UsageError, match="holds a run on other images or regions; expected .*the scans"):
+    with pytest.raises(UsageError, match=refusal):
         mt.finetune(write_rows(table, moved), out=tmp_path / "out", overrides=overrides)
     killed(write_rows(table, rows[::-1]), tmp_path / "out", FIRST, 2, overrides)  # only the order is another

@@ -18,7 +18,8 @@ from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
-from med_transfer.labelling import BudgetSettings, label_budget
+from med_transfer.finetuning.run import load_source
+from med_transfer.labelling import BudgetSettings, finetuned, label_budget
 from med_transfer.labelling.curve_samples import CurveSamples, curve_samples
 from med_transfer.labelling.finetuned import start_of_finetuning
 from med_transfer.labelling.label_forecast import Forecast
@@ -160,6 +161,17 @@ def test_the_number_is_rounded_up_and_its_limits_outwards(more, interval, expect
 def test_without_weights_it_says_that_the_runs_start_from_scratch():
     config = FinetuneConfig.model_validate({"backbone": {"name": NAME}, "input": {"region": "whole"}})
     assert start_of_finetuning(config)[0] == f"{NAME}, from scratch"
+
+
+def test_the_runs_start_from_the_network_of_the_config_with_its_channels_and_pooling(monkeypatch):
+    built = []
+    monkeypatch.setattr(finetuned, "load_source", lambda config: built.append(load_source(config)) or built[0])
+    backbone = {"name": "tiles-resnet18-w32", "instance_pooling": "mean_max"}
+    channels = [{"column": "scan"}, {"column": "scan_post"}]
+    config = FinetuneConfig.model_validate({"backbone": backbone, "input": {"region": "whole", "channels": channels}})
+    _, seen = start_of_finetuning(config)
+    assert seen.n_channels == 2
+    assert built[0].encoder.instance_pooling == "mean_max"
 
 
 def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv, weights, tmp_path):

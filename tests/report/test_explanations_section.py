@@ -40,6 +40,13 @@ def test_maps_that_fail_a_check_are_warned_of(tmp_path, changes, words):
     assert words in page_of(tmp_path, map_checks=replace(CHECKS, **changes)).text
 
 
+def test_maps_of_attention_are_called_so(tmp_path):
+    text = page_of(tmp_path, map_checks=replace(CHECKS, method="attention")).text
+    assert "Attention (Ilse et al. 2018), mean over the networks." in text
+    assert "the slices or tiles that the network's answer counts most, whatever the class" in text
+    assert "Grad-CAM" not in text
+
+
 def test_maps_that_are_all_empty_have_no_figures(tmp_path):
     empty = replace(CHECKS, n_empty=6, drop=None, random_drop=None, correlation=None, hidden_share=None, n_no_better=0)
     page = page_of(tmp_path, map_checks=empty)

@@ -14,7 +14,11 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     checks = evidence.map_checks
     if checks is None:
         return None
-    values = {"doubts": _doubts(checks, t), "fused": evidence.model == "fused model"}
+    values = {
+        "doubts": _doubts(checks, t),
+        "attention": checks.method == "attention",
+        "fused": evidence.model == "fused model",
+    }
     return Section(t("Where the network looked"), [_table(checks, t)], values=values)
 
 

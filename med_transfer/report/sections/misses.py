@@ -26,6 +26,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
         t("Misses and confident errors"),
         values={
             "misses": [_shown(miss, t) for miss in evidence.misses],
+            "attention": evidence.map_checks is not None and evidence.map_checks.method == "attention",
             "places": " ".join(t(place) for place in places),
         },
     )
