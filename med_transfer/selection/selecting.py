@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from med_transfer.atomic import sole_writer
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
@@ -36,6 +38,8 @@ from med_transfer.selection.report import write_selection
 from med_transfer.selection.source import other_input, source_features, source_head, why_unknown
 from med_transfer.selection.target import Groups, Target, read_target
 
+MOST_SECONDS = 1800.0  # that a network on tiles which nobody named may take on a processor
+
 
 def select(
     cohort: Cohort,
@@ -51,7 +55,7 @@ def select(
         cohort: the table; the scans that ``finetune`` would keep for testing are shown to no network.
         config: of the run that is to follow: its input, split and seed count.
         out: folder for selection.json, selection.md and the features; the same folder again reads no scan twice.
-        names: only these backbones.
+        names: only these backbones; None: all, without networks on tiles that would take a processor over half an hour.
         weights: backbone and path of weights of one's own: a file, a bundle or a run folder.
         progress: told how far it is.
 
@@ -72,6 +76,8 @@ def select(
     for candidate in candidates.ready:
         layers_of(candidate.spec, config.backbone.pooled_stages)  # a wrong one is refused before anything is read
     candidates = _without_leaks(candidates, cohort, [()] * len(cohort))  # by patient, before anything is read
+    if names is None:
+        candidates = affordable(candidates, config, len(cohort))
     groups = _groups(candidates.ready, config)
     with sole_writer(out):
         target = read_target(cohort, config, groups, out / "cache", progress)
@@ -85,6 +91,36 @@ def select(
         selection = _selection(scores, candidates.left_out, target, config.backbone, out)
         write_selection(selection, config)
     return selection
+
+
+def affordable(candidates: Candidates, config: FinetuneConfig, n_scans: int) -> Candidates:
+    """Without networks on tiles that nobody named and that would take a processor longer than ``MOST_SECONDS``.
+
+    One tile is timed; each is seen by the network and by the same one with random weights.
+    """
+    if torch.cuda.is_available():
+        return candidates
+    left_out = dict(candidates.left_out)
+    for candidate in candidates.ready:
+        if candidate.spec.instances == "tiles" and candidate.weights is None:
+            shape = resolve_preprocessing(candidate.spec, config).shape
+            hours = 2 * n_scans * _seconds_of_scan(candidate, shape) / 3600
+            if 3600 * hours > MOST_SECONDS:
+                left_out[candidate.name] = (
+                    f"it would take about {hours:.1f} h for {n_scans} scans on this machine; name it to rank it too"
+                )
+    ready = tuple(candidate for candidate in candidates.ready if candidate.name not in left_out)
+    return Candidates(ready, left_out) if ready else candidates
+
+
+def _seconds_of_scan(candidate: Candidate, shape: tuple[int, int, int]) -> float:
+    encoder = candidate.network.load()
+    boxes = encoder.cuts(shape)
+    tile = torch.rand(1, candidate.spec.input.channels, *(side.stop - side.start for side in boxes[0]))
+    started = time.perf_counter()
+    with torch.inference_mode():
+        encoder(tile)
+    return (time.perf_counter() - started) * len(boxes)
 
 
 def _groups(candidates: Sequence[Candidate], config: FinetuneConfig) -> Groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ from safetensors.torch import save_file
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.backbones.networks.resnet import medicalnet
 from med_transfer.errors import BackboneError, UnknownBackbone, WeightsNotFound
-from med_transfer.finetuning.config import BackboneConfig
+from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig
+from med_transfer.selection import selecting
 from med_transfer.selection.candidates import find_candidates
 from med_transfer.selection.reasons import recommend, worth_a_try
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, LayerScore
@@ -180,3 +182,17 @@ def test_what_falls_short_of_its_random_weights_is_no_open_question():
 def test_a_licence_without_commercial_use_is_said():
     _, reason = recommend([score("a", 0.9, 0.2, licence="CC BY-NC 4.0", commercial_use=False)], 50, START)
     assert reason.endswith("Its licence (CC BY-NC 4.0) allows no commercial use.")
+
+
+def test_what_nobody_named_and_would_take_hours_on_a_processor_is_left_out(monkeypatch):
+    monkeypatch.setattr(selecting.torch.cuda, "is_available", lambda: False)
+    found = find_candidates(["med-transfer-small", "tiles-med-transfer-small"])
+    config = FinetuneConfig.model_validate(
+        {"input": {"region": "whole", "shape": [16, 64, 64], "spacing_mm": [2, 1, 1]}}
+    )
+    assert selecting.affordable(found, config, 1).ready == found.ready
+    kept = selecting.affordable(found, config, 10_000_000)
+    assert [candidate.name for candidate in kept.ready] == ["med-transfer-small"]
+    assert re.fullmatch(
+        r"it would take about [\d.]+ h for 10000000 scans .* name it .*", kept.left_out["tiles-med-transfer-small"]
+    )
