@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from med_transfer.cohorts.splits import FEW_PATIENTS
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
 
 Window = tuple[float, float]
@@ -33,6 +34,8 @@ SLICE_PIXELS = 224  # the photographs of ImageNet
 MOST_SLICES, LEAST_SLICES = 48, 8
 REGION_SHAPE, REGION_SPACING_MM = (16, 32, 32), (2.0, 1.0, 1.0)  # what med-transfer-small learned from
 WHOLE_SHAPE = (64, 96, 96)
+FOLDS, LEAST_FOLDS = 5, 2  # the defaults of split and training, which a test compares
+EPOCHS, EPOCH_SCANS, LEAST_EPOCHS = 60, 256, 10
 FEW_OF_A_CLASS = 50  # patients; below, balanced sensitivity on validation patients jumps by whole patients
 
 
@@ -236,8 +239,30 @@ def monitored(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     return [Choice("training.monitor", "macro_auc", why)]
 
 
+def folds(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """As many as the rarest class has patients for, where that is fewer than the default."""
+    kept_apart = int(cohort.n_patients >= FEW_PATIENTS)  # one more part, for the test
+    most = cohort.rarest - kept_apart
+    if not LEAST_FOLDS <= most < FOLDS:
+        return []
+    part = "each fold and the test part have" if kept_apart else "each fold has"
+    return [Choice("split.folds", most, f"{cohort.rarest} patients of the rarest class: {part} one")]
+
+
+def epochs(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+    """So many that a large cohort's training draws no more scans than a small one's."""
+    drawn = round(cohort.n_scans * (1 - 1 / FOLDS))  # in an epoch, by one fold model
+    fewer = max(LEAST_EPOCHS, round(EPOCHS * EPOCH_SCANS / drawn))
+    if network_kind(cohort, at_hand) != "region" or fewer >= EPOCHS:
+        return []
+    why = (
+        f"an epoch draws {drawn} scans instead of {EPOCH_SCANS}: as many in all as in {EPOCHS} epochs of a small cohort"
+    )
+    return [Choice("training.epochs", fewer, why)]
+
+
 Rule = Callable[[CohortFingerprint, AtHand], list[Choice]]
 RULES: tuple[Rule, ...] = (
     *(backbone, strategy, region, modality, intensities, orientation, size),
-    *(flips, monitored),
+    *(flips, monitored, folds, epochs),
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_up_fingerprint import CHEST_BOXES, cohort, mr, scan, with_regions
 
+from med_transfer.cohorts import SplitConfig
+from med_transfer.finetuning.config import TrainingConfig
 from med_transfer.planning import AtHand, CohortFingerprint, rules
 
 NOTHING = AtHand(frozenset())
@@ -149,3 +152,23 @@ def test_the_page_has_every_rule_and_every_number():
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [rule.__name__ for rule in rules.RULES]
     for low, high in {window for windows in rules.WINDOWS.values() for _, window in windows}:
         assert f"{low:g} to {high:g}" in page
+
+
+@pytest.mark.parametrize(
+    ("rarest", "n_patients", "n_folds"), [(4, 50, 4), (2, 50, 2), (5, 50, None), (4, 90, 3), (5, 90, 4), (1, 50, None)]
+)
+def test_folds_are_as_many_as_the_rarest_class_can_fill(rarest, n_patients, n_folds):
+    facts = cohort(patients_of_class={"a": rarest, "b": n_patients - rarest}, n_patients=n_patients)
+    assert chosen(rules.folds, facts) == ({"split.folds": n_folds} if n_folds else {})
+
+
+@pytest.mark.parametrize(("n_scans", "n_epochs"), [(300, None), (320, None), (640, 30), (100_000, 10)])
+def test_epochs_of_a_large_cohort_draw_as_many_scans_as_those_of_a_small_one(n_scans, n_epochs):
+    facts = replace(with_regions(), n_scans=n_scans, n_with_region=n_scans)
+    assert chosen(rules.epochs, facts) == ({"training.epochs": n_epochs} if n_epochs else {})
+    assert chosen(rules.epochs, replace(cohort(), n_scans=n_scans)) == {}
+
+
+def test_what_the_rules_take_for_defaults_are_the_defaults():
+    training, split = TrainingConfig(), SplitConfig()
+    assert (training.epochs, training.epoch_scans, split.folds) == (rules.EPOCHS, rules.EPOCH_SCANS, rules.FOLDS)
