@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ from med_transfer.finetuning.duration import Duration, estimate, fit_into, measu
 from med_transfer.finetuning.region_choice import choose_region, region_sentence
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.split_choice import choose_split, split_sentence
-from med_transfer.planning import Choice, Plan, fingerprint_cohort, plan_cohort
+from med_transfer.planning import Choice, Plan, PlannedFor, fingerprint_cohort, plan_cohort
 from med_transfer.progress import Progress, silent
 
 QUICK = ("transfer.strategy=linear_probe", "from_scratch_baseline=false")
 PLAN_FILE = "plan.yaml"
-_A_FEW = 4  # scans, to measure how fast they are read
+A_FEW = 4  # scans, to measure how fast they are read, and whether they are of the kind that was planned for
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,17 @@ def config_for(
     Raises:
         CohortError, ConfigError, NothingDone: see :func:`planned_config`.
     """
-    planned = None
-    if config is None and plan and not (out and begun(out)):
+    planned, goes_on = None, bool(out and begun(out))
+    if config is None and plan and not goes_on:
         planned = _plan(cohort, overrides, progress)
         config = load_config(FinetuneConfig, None, overrides, base=planned.values)
     elif not isinstance(config, FinetuneConfig):
         path = begun_plan(out) if config is None and plan and out else config
         config = load_config(FinetuneConfig, Path(path) if path else None, overrides)
+    if config.planned_for and not planned and not goes_on:
+        here = PlannedFor.of(fingerprint_cohort(cohort, most_scans=A_FEW))
+        for difference in config.planned_for.differences(here, cohort.path or ""):
+            log.warning("planned for another cohort: %s", difference)
     chosen = choose_split(choose_region(config, cohort), cohort, out)
     return chosen, planned.with_settings(_set_by_user(chosen, overrides)) if planned else None
 
@@ -167,7 +174,7 @@ def timed_config(
         CohortError: the cohort cannot be split.
         NothingDone: no scan can be read.
     """
-    looked_at = plan.fingerprint if plan else fingerprint_cohort(cohort, most_scans=_A_FEW)
+    looked_at = plan.fingerprint if plan else fingerprint_cohort(cohort, most_scans=A_FEW)
     source = load_source(config)
     resolved = config.resolved(from_source=source.sha256 is not None)
     cost = measure_cost(resolved, source, cohort.labels, looked_at.read_seconds)

@@ -19,6 +19,7 @@ from med_transfer.fusion.config import FusionConfig
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.model.calibration import CalibrationConfig
 from med_transfer.page import Language
+from med_transfer.planning.planned_for import PlannedFor
 from med_transfer.preprocessing.config import InputConfig
 from med_transfer.pretraining.view_config import LesionConfig
 
@@ -169,6 +170,7 @@ class FinetuneConfig(_Config):
         subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans that are more out-of-distribution than this share of held-out scans
             abstain; None: never.
+        planned_for: the cohort that a plan was made for; training another one with it is warned of or refused.
     """
 
     renamed_keys: ClassVar[dict[str, str]] = {"scratch_twin": "from_scratch_baseline"}
@@ -192,6 +194,7 @@ class FinetuneConfig(_Config):
     abstain_above_novelty: Share | None = 0.95
     seed: int = 0
     report: ReportConfig = ReportConfig()
+    planned_for: PlannedFor | None = None
 
     @model_validator(mode="after")
     def _makes_sense(self) -> FinetuneConfig:

@@ -228,5 +228,6 @@ def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
         "explain": ExplainConfig(),
         "report": ReportConfig(),
         "abstain_above_novelty": None,
+        "planned_for": None,
     }
     return config.model_copy(update=not_trained)

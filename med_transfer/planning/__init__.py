@@ -1,7 +1,14 @@
 """What a cohort looks like, and the config that suits it, each choice with its reason."""
 
-from med_transfer.planning.fingerprint import CohortFingerprint, ScanFingerprint, fingerprint_cohort, fingerprint_scan
+from med_transfer.planning.fingerprint import (
+    CohortFingerprint,
+    ScanFingerprint,
+    fingerprint_cohort,
+    fingerprint_scan,
+    require_alike,
+)
 from med_transfer.planning.plan import Plan, plan_cohort
+from med_transfer.planning.planned_for import PlannedFor
 from med_transfer.planning.rules import AtHand, Choice
 
 __all__ = [
@@ -9,8 +16,10 @@ __all__ = [
     "Choice",
     "CohortFingerprint",
     "Plan",
+    "PlannedFor",
     "ScanFingerprint",
     "fingerprint_cohort",
     "fingerprint_scan",
     "plan_cohort",
+    "require_alike",
 ]

@@ -130,7 +130,6 @@ def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: 
     """Read at most so many scans, evenly spread over the table, and say what they look like.
 
     Raises:
-        CohortError: the scans are of several modalities, or without regions of several parts of the body.
         NothingDone: none can be read.
     """
     positions = np.unique(np.linspace(0, len(cohort) - 1, min(most_scans, len(cohort))).round().astype(int))
@@ -150,7 +149,6 @@ def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: 
             f"none of {len(positions)} scans can be read", where=cohort.path or "", expected="at least one"
         )
     with_region = sum(case.within != "whole" for case in cohort.cases)
-    _require_alike(scans, cohort, regions=with_region == len(cohort))
     return CohortFingerprint(
         scans=tuple(scans),
         patients_of_class={name: patients for name, (_, patients) in cohort.counts().items()},
@@ -221,15 +219,22 @@ def _box(region: Region) -> Triple:
     return depth, height, width
 
 
-def _require_alike(scans: list[ScanFingerprint], cohort: Cohort, *, regions: bool) -> None:
-    """Refuse a table that mixes what no network should learn as one."""
-    parts = [] if regions else [("parts of the body", [scan.body_region for scan in scans])]
+def require_alike(found: CohortFingerprint, where: object = "") -> None:
+    """Refuse a table that mixes what no network should learn as one.
+
+    Raises:
+        CohortError: the scans are of several modalities, or without regions of several parts of the body.
+    """
+    scans = found.scans
+    parts = (
+        [] if found.n_with_region == found.n_scans else [("parts of the body", [scan.body_region for scan in scans])]
+    )
     for what, values in [("modalities", [scan.modality or "none stated" for scan in scans]), *parts]:
         counts = Counter(values).most_common()
         if len(scans) - counts[0][1] > MOST_OTHERS * len(scans) and "unknown" not in dict(counts[:2]):
             raise CohortError(
                 f"{what}: {', '.join(f'{n} scans {name}' for name, n in counts)}",
-                where=cohort.path or "",
+                where=where,
                 expected="scans of one kind in one table",
                 action="Divide the table, or write a config of your own and give it by -c",
             )

@@ -11,7 +11,8 @@ import yaml
 from med_transfer.backbones import backbones, weights_at_hand
 from med_transfer.cohorts import Cohort
 from med_transfer.config import put
-from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort
+from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
+from med_transfer.planning.planned_for import PlannedFor
 from med_transfer.planning.rules import RULES, AtHand, Choice
 from med_transfer.progress import Progress, silent
 
@@ -32,11 +33,11 @@ class Plan:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The settings as a config's sections."""
+        """The settings as a config's sections, with what they were chosen for."""
         values: dict[str, Any] = {}
         for choice in self.choices:
             put(values, choice.key, choice.value)
-        return values
+        return values | {"planned_for": PlannedFor.of(self.fingerprint).model_dump(mode="json")}
 
     @property
     def facts(self) -> list[str]:
@@ -84,7 +85,9 @@ def plan_cohort(cohort: Cohort, chosen_backbone: str = "", progress: Progress = 
         CohortError: the scans are of several modalities, or without regions of several parts of the body.
         NothingDone: no scan can be read.
     """
-    return Plan.of(fingerprint_cohort(cohort, progress), at_hand(chosen_backbone))
+    fingerprint = fingerprint_cohort(cohort, progress)
+    require_alike(fingerprint, cohort.path or "")
+    return Plan.of(fingerprint, at_hand(chosen_backbone))
 
 
 def at_hand(chosen_backbone: str = "") -> AtHand:
@@ -96,13 +99,14 @@ def _section(values: Mapping[str, Any], prefix: str, reasons: Mapping[str, str])
     lines, indent = [], "  " * prefix.count(".")
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if key in reasons:
+        if key in reasons or not isinstance(value, Mapping) or prefix == "planned_for.":
             written = (
                 yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
             )
             line = f"{indent}{name}: {written}"
-            comment = f"# {reasons[key]}"
-            lines += [f"{line}  {comment}"] if len(line) + len(comment) < _WIDTH else [f"{indent}{comment}", line]
+            comment = f"  # {reasons[key]}" if key in reasons else ""
+            short = len(line) + len(comment) <= _WIDTH
+            lines += [f"{line}{comment}"] if short or not comment else [f"{indent}{comment.strip()}", line]
         else:
             lines += [f"{indent}{name}:", *_section(value, f"{key}.", reasons)]
     return lines

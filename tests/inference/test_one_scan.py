@@ -16,6 +16,7 @@ PACKAGE = Path(med_transfer.__file__).parent
 OPEN_TO_ALL = {"errors.py", "atomic.py", "progress.py"}  # change no scan
 BOOKKEEPING = {  # of resuming and merging
     *("predictions/origins.py", "scans/stamps.py", "scans/dicom/elements.py", "cohorts/array_cache.py"),
+    "cohorts/kept_scans.py",
     *("bundle/files.py", "inference/shards.py", "inference/copies.py"),
 }
 GUARDS = {"scans/isolation.py", "scans/search/files.py"}

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import Command, settings
+from command_line import Command, read_rows, settings, write_rows
 
 import med_transfer as mt
 from med_transfer.config import load_config
@@ -67,6 +67,19 @@ def test_finetune_without_a_config_prints_the_plan_trains_it_and_goes_on_with_it
     assert again.code == 0, again.err
     assert {path: path.stat().st_mtime_ns for path in features} == features
     assert "this will take" not in again.out
+
+
+def test_a_plan_of_another_cohort_is_refused_or_warned_of(command, cohort_csv, planned, tmp_path):
+    rows = [{**row, "scan": str(cohort_csv.parent / row["scan"])} for row in read_rows(cohort_csv)]
+    rows = [row | ({"mask": str(cohort_csv.parent / row["mask"])} if row.get("mask") else {}) for row in rows]
+    two = write_rows(tmp_path / "two.csv", [row for row in rows if row["label"] != "solid"])
+    outcome = command("finetune", two, "-c", planned[0], "-o", tmp_path / "run")
+    assert outcome.code == 2
+    assert "planned for classes 3 (one a scan), and the table has 2 (one a scan)" in outcome.err
+    assert not (tmp_path / "run").exists()
+    renamed = write_rows(tmp_path / "renamed.csv", [row | {"label": f"{row['label']}?"} for row in rows])
+    outcome = command("preview", renamed, "-c", planned[0], "-o", tmp_path / "preview", "--per-class", 1, "--draws", 0)
+    assert "planned for another cohort: class names: planned for ground-glass" in outcome.err
 
 
 def test_a_setting_under_its_old_name_is_kept_in_the_file(command, cohort_csv, planned, tmp_path):

@@ -9,9 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from med_transfer.api.planned import config_for, timed_config
 from med_transfer.cohorts import Cohort
 from med_transfer.errors import CohortError, NothingDone
-from med_transfer.planning import fingerprint_cohort, fingerprint_scan
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.planning import fingerprint_cohort, fingerprint_scan, plan_cohort
 from med_transfer.scans import Region, read_scan
 
 DATA = os.environ.get("MED_TRANSFER_DATA")
@@ -83,8 +85,19 @@ def test_a_table_that_mixes_modalities_is_refused(tmp_path):
         noise = rng.integers(0, 255, (64, 64, 30)).astype(np.uint8)
         nib.save(nib.Nifti1Image(noise, np.diag([-1.0, -1, 4, 1])), tmp_path / f"{n}.nii.gz")
         scans.append(tmp_path / f"{n}.nii.gz")
+    mixed = table(tmp_path, scans)
     with pytest.raises(CohortError, match="modalities: 2 scans (CT|none stated), 2 scans (CT|none stated)"):
-        fingerprint_cohort(table(tmp_path, scans))
+        plan_cohort(mixed)
+    config, _ = config_for(mixed, FinetuneConfig())  # as the error advises
+    assert config.input.region == "whole"
+    assert timed_config(mixed, quick(config)).duration.seconds > 0
+
+
+def quick(config: FinetuneConfig) -> FinetuneConfig:
+    values = config.model_dump() | {"from_scratch_baseline": False}
+    values["input"]["shape"] = (16, 16, 16)
+    values["transfer"]["strategy"] = {"name": "linear_probe"}
+    return FinetuneConfig.model_validate(values)
 
 
 @real
