@@ -89,7 +89,8 @@ class InputConfig(_Config, frozen=True):
             ``head``, ``brain`` and ``lungs`` are found in a CT by thresholds, and a scan without them is rejected;
             ``whole`` on the middle of the scan (for files already cropped to what matters);
             ``auto`` is ``roi`` where the table gives regions or masks and ``whole`` where it gives none.
-        isolate: what is not ``head``, ``brain`` or ``lungs`` becomes the lower end of the window.
+        isolate: what is not ``head``, ``brain`` or ``lungs``, or with ``roi`` not in the table's mask, becomes the
+            lower end of the window; networks on slices and tiles skip and do not pool what lies outside.
         outside: beyond the scan's edge, ``edge`` repeats the last voxel, ``floor`` fills the window's lower end.
         max_gap_mm: a series with uneven gaps is interpolated where none is wider, and rejected otherwise (0: always).
     """
@@ -207,8 +208,8 @@ class PreprocessingConfig(InputConfig, frozen=True):
                 f"region {self.region} is found by Hounsfield units and needs modality CT and normalisation window, "
                 f"not {first.modality} and {first.normalisation}; other scans can have foreground, whole or roi"
             )
-        if self.isolate and not by_hounsfield_units:
-            raise ValueError(f"isolate needs region head, brain or lungs, not {self.region}")
+        if self.isolate and not by_hounsfield_units and self.region != "roi":
+            raise ValueError(f"isolate needs region head, brain, lungs, or roi with masks, not {self.region}")
         return self
 
     @model_validator(mode="after")

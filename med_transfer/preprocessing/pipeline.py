@@ -16,7 +16,7 @@ from torch import Tensor
 from med_transfer.preprocessing.channels import Scans, require_columns, require_modality, require_same_place
 from med_transfer.preprocessing.config import FIRST_CHANNEL, PreprocessingConfig
 from med_transfer.preprocessing.organs import Organ
-from med_transfer.preprocessing.region import organ_in_view, region_in_view
+from med_transfer.preprocessing.region import region_in_view, seen_alone
 from med_transfer.preprocessing.resampling.grid import Grid, Triple
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.preprocessing.window import apply_window, window_of
@@ -72,15 +72,15 @@ class Preprocessing:
         in_view = self.grid(first, region)
         for column in self.config.columns[1:]:
             require_same_place(first, volumes[column], in_view, column)
-        image = self._on_grid(volumes, in_view)
+        image = self._on_grid(volumes, in_view, region)
         if not any(margin):
             return image
-        wide = self._on_grid(volumes, self.grid(first, region, margin))
+        wide = self._on_grid(volumes, self.grid(first, region, margin), region)
         wide[:, *(slice(m, m + n) for m, n in zip(margin, self.config.shape, strict=True))] = image
         return wide
 
-    def _on_grid(self, volumes: Scans, grid: Grid) -> Tensor:
-        organ = organ_in_view(volumes[FIRST_CHANNEL], self.config) if self.config.isolate else None
+    def _on_grid(self, volumes: Scans, grid: Grid, region: Region | None) -> Tensor:
+        organ = seen_alone(volumes[FIRST_CHANNEL], self.config, region)
         images = [_on_grid(volumes[column], grid, channel, organ) for column, channel in self._channels]
         return torch.from_numpy(np.stack(images)).half().float()
 

@@ -70,6 +70,27 @@ def organ_in_view(volume: Volume, config: PreprocessingConfig) -> Organ | None:
     )
 
 
+def seen_alone(volume: Volume, config: PreprocessingConfig, region: Region | None) -> Organ | None:
+    """The organ, or the table's mask, beside which nothing is seen; None where the config does not isolate it.
+
+    Raises:
+        OrganNotFound: see :func:`organ_in_view`.
+        UnusableVoxels: the table gives no mask.
+    """
+    if not config.isolate:
+        return None
+    if config.region != "roi":
+        return organ_in_view(volume, config)
+    if region is None or region.mask is None:
+        raise UnusableVoxels(
+            "no mask",
+            where=volume.provenance.path,
+            expected="a mask, as in training, since input.isolate shows nothing else",
+            action="Add the column mask to the table, or train with input.isolate: false",
+        )
+    return Organ(region.mask.voxels != 0, region.mask.affine)
+
+
 def whole(volume: Volume) -> Region:
     """The box around the whole scan, in LPS mm."""
     return _box(volume, np.zeros(3), np.array(volume.voxels.shape[::-1]) - 1)

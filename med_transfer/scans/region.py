@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,11 @@ from med_transfer.scans.volume import Volume
 
 @dataclass(frozen=True)
 class Region:
-    """A box along the axes of LPS: its middle, and its full size along x, y and z, in mm."""
+    """A box along the axes of LPS: its middle, its full size along x, y and z, in mm, and the mask that it is of."""
 
     centre_mm: tuple[float, float, float]
     size_mm: tuple[float, float, float]
+    mask: Volume | None = field(default=None, compare=False, repr=False)
 
 
 def region_of_mask(mask: Volume) -> Region:
@@ -31,7 +32,7 @@ def region_of_mask(mask: Volume) -> Region:
     present = mask.voxels != 0
     if not present.any():
         raise UnusableVoxels("the mask is empty", where=mask.provenance.path, expected="at least one non-zero voxel")
-    return region_of_voxels(present, mask.affine)
+    return replace(region_of_voxels(present, mask.affine), mask=mask)
 
 
 def region_of_voxels(present: NDArray[np.bool_], affine: geometry.Affine) -> Region:

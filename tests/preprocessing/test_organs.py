@@ -254,7 +254,10 @@ def test_what_is_not_found_is_an_error_with_its_code_and_what_to_do():
             {"region": "head", "normalisation": "zscore"},
             "not CT and zscore; other scans can have foreground, whole or roi",
         ),
-        ({"region": "foreground", "isolate": True}, "isolate needs region head, brain or lungs, not foreground"),
+        (
+            {"region": "foreground", "isolate": True},
+            "isolate needs region head, brain, lungs, or roi with masks, not foreground",
+        ),
         ({"channels": [{"column": "scan", "modality": "PT"}], "region": "brain"}, "not PT and window"),
     ],
 )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.preprocessing import Grid, PreprocessingConfig, Scans
 from med_transfer.preprocessing.organs import Organ
-from med_transfer.preprocessing.region import organ_in_view, region_in_view, whole
+from med_transfer.preprocessing.region import region_in_view, seen_alone, whole
 from med_transfer.preprocessing.window import foreground_threshold, window_of
 from med_transfer.scans import Region, Volume, geometry
 from med_transfer.scans.voxel_checks import hounsfield_doubt
@@ -237,7 +237,7 @@ def view_facts(
     dense = values > _denser_than(first, config.by_channel[0])
     patient = dense if dense.any() else np.ones_like(dense)
     looked_at = region_in_view(first, config, region)
-    organ = organ_in_view(first, config) if config.isolate else None
+    organ = seen_alone(first, config, region)
     channels = [
         _channel(scans[column], grid, channel, organ, column)
         for column, channel in zip(config.column_of_channel, config.by_channel, strict=True)

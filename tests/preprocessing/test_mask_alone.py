@@ -1,0 +1,81 @@
+"""Only what the table's mask holds is seen, and pooled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from med_transfer.backbones import Encoder
+from med_transfer.backbones.networks.tiles import TileEncoder
+from med_transfer.cohorts import Cohort, prepare_scan
+from med_transfer.errors import UnusableVoxels
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.scans import Region, read_scan
+
+SIDE = 32
+INSIDE = (slice(8, 24), slice(8, 16), slice(8, 24))  # depth, height, width
+CONFIG = PreprocessingConfig(
+    shape=(SIDE,) * 3, spacing_mm=(1, 1, 1), region="roi", isolate=True, window_hu=(0, 100), outside="floor"
+)
+
+
+class ItsVoxels(Encoder):
+    """The scan itself is the only map."""
+
+    stage_channels = (1,)
+
+    def stages(self) -> list[nn.Module]:
+        return [nn.Identity()]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x]
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    """Tissue of 40 to 90 HU; the mask is a box about the scan's middle, but for its height."""
+    voxels = np.random.default_rng(0).integers(40, 90, (SIDE,) * 3).astype(np.int16)
+    mask = np.zeros((SIDE,) * 3, np.uint8)
+    mask[INSIDE] = 1
+    for name, array in {"scan": voxels, "mask": mask, "full": np.ones_like(mask)}.items():
+        nib.save(nib.Nifti1Image(array.transpose(2, 1, 0), np.diag([-1.0, -1, 1, 1])), tmp_path / f"{name}.nii.gz")
+    rows = "scan.nii.gz,one,a,mask.nii.gz\nscan.nii.gz,two,b,full.nii.gz"
+    (tmp_path / "cohort.csv").write_text(f"scan,patient,label,mask\n{rows}")
+    return Cohort.read(tmp_path / "cohort.csv")
+
+
+def prepared(cohort: Cohort, case: int, **changes) -> np.ndarray:
+    config = CONFIG.model_copy(update=changes)
+    return prepare_scan(cohort.cases[case], Preprocessing(config)).tensor.astype(np.float32)
+
+
+def test_what_the_mask_leaves_out_is_the_lower_end_of_the_window_and_the_rest_is_as_it_was(cohort):
+    alone, everything = prepared(cohort, 0), prepared(cohort, 0, isolate=False)
+    inside = alone != -1
+    assert inside.sum() == 16 * 8 * 16
+    np.testing.assert_array_equal(alone[inside], everything[inside])
+    np.testing.assert_array_equal(prepared(cohort, 1), prepared(cohort, 1, isolate=False))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_tiles_are_pooled_inside_the_mask_alone(cohort, pooling):
+    image = prepared(cohort, 0)[0]
+    encoder = TileEncoder(ItsVoxels(), (8, 8, 8), overlap=0.0)
+    encoder.pool_by(pooling)
+    tiles = [image[box] for box in encoder.cuts(image.shape)]
+    shown = [tile.mean() for tile in tiles if (tile > -1).any()]
+    expected = {"mean": np.mean, "max": np.max}[pooling](shown)
+    assert len(shown) < len(tiles) / 2
+    pooled = encoder.pool(encoder(torch.from_numpy(image)[None, None]), [-1])
+    assert pooled.item() == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_without_a_mask_it_is_said_what_is_missing(cohort):
+    scan = read_scan(cohort.cases[0].path)
+    with pytest.raises(UnusableVoxels, match="no mask; expected a mask, as in training"):
+        Preprocessing(CONFIG)(scan, Region((16.0, 16.0, 16.0), (5.0, 5.0, 5.0)))
