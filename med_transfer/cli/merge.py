@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson
+from med_transfer.cli.options import Also, AsJson
 
 NAME = "merge"
 EXAMPLE = "predictions/shard-1-of-2 predictions/shard-2-of-2 -o predictions-merged"
@@ -16,13 +16,18 @@ EXAMPLE = "predictions/shard-1-of-2 predictions/shard-2-of-2 -o predictions-merg
 def command(
     shards: Annotated[list[Path], typer.Argument(help="The folders of all shards, as predict --shard wrote them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the whole predictions.csv.")],
+    also: Also = None,
     as_json: AsJson = False,
 ) -> None:
     """Put the shards of a batch together; refused while one is missing, unfinished or of another bundle."""
     from med_transfer.cli.terminal import say, say_json
     from med_transfer.inference.shards import merge
+    from med_transfer.inference.summary import write_beside
+    from med_transfer.predictions.formats import known_formats
 
+    formats = known_formats(also or ())  # before the work, not after it
     table, n_rows = merge(shards, out)
+    write_beside(table, formats)
     if as_json:
         say_json({"rows": n_rows, "table": str(table)})
     else:

@@ -59,6 +59,10 @@ Quick = Annotated[
 UsePlan = Annotated[
     bool, typer.Option("--plan/--no-plan", help="Without --config: look at the scans and choose what suits them.")
 ]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(help="parquet or xlsx: the table in this format, too; repeatable.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 
 

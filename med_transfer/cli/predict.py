@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Mask, Roi, SignedWith, with_region
+from med_transfer.cli.options import Also, AsJson, Mask, Roi, SignedWith, with_region
 
 NAME = "predict"
 EXAMPLE = "runs/first NEW_SCANS -o predictions"
@@ -42,6 +42,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    also: Also = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""
@@ -49,7 +50,10 @@ def command(
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.inference import BatchSettings, load_bundle
     from med_transfer.inference.shards import Shard
+    from med_transfer.inference.summary import write_beside
+    from med_transfer.predictions.formats import known_formats
 
+    formats = known_formats(also or ())  # before the work, not after it
     settings = BatchSettings(workers, Shard.parse(shard))
     predictor = load_bundle(bundle, device, key)
     if sbatch is not None:
@@ -60,6 +64,7 @@ def command(
         say(predictor.record.preprocessing.region_sentence)
     with progress_bars() as progress:
         result = predictor.predict_folder(with_region(scans, mask, roi), out, progress, settings)
+    write_beside(result.table, formats)
     counts = {
         "ok": result.n_ok,
         "rejected": result.n_rejected,

@@ -110,6 +110,11 @@ def merge_tables(tables: Sequence[Path], out: Path) -> int:
     return len(rows)
 
 
+def read_cells(table: Path) -> list[list[str]]:
+    """Header and rows, cell by cell. Raises UsageError for a file that is not a whole table."""
+    return _with_sets(_records(table))
+
+
 def _place(row: Sequence[str]) -> tuple[str, str, Sequence[str]]:
     return row[0], row[3], row[:-1]
 

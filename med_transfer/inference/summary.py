@@ -1,0 +1,70 @@
+"""summary.html: what became of a batch at a glance; who to look at first."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from med_transfer.atomic import write_text
+from med_transfer.page import environment
+from med_transfer.predictions.formats import TableFormat, write_table_as
+from med_transfer.predictions.record import Prediction
+from med_transfer.predictions.table import PredictionTable
+
+SUMMARY_FILE = "summary.html"
+_TEMPLATE = "summary.html.jinja"
+_STRANGE, _MOST = 0.95, 50  # novelty from which a scan is suspicious, and how many are shown
+
+
+def write_beside(table: Path, formats: Sequence[TableFormat] = ()) -> None:
+    """The summary of a finished table, and the table in further formats. Raises OutputError, MissingExtra."""
+    write_summary(table.with_name(SUMMARY_FILE), PredictionTable.load(table))
+    for kind in formats:
+        write_table_as(kind, table)
+
+
+def write_summary(path: Path, rows: Sequence[Prediction]) -> Path:
+    """Of the rows of a table. Raises OutputError."""
+    statuses = Counter(row.status for row in rows)
+    counts = {status: statuses[status] for status in ("ok", "rejected", "failed")}
+    page = environment(Path(__file__).parent).get_template(_TEMPLATE)
+    text = page.render(
+        counts=counts | {"total": len(rows), "abstained": sum(row.abstained for row in rows)},
+        called=Counter(row.predicted or "none" for row in rows if row.status == "ok").most_common(),
+        reasons=_reasons(rows),
+        suspicious=[_shown(row) for row in _suspicious(rows)],
+    )
+    write_text(path, text)
+    return path
+
+
+def _reasons(rows: Sequence[Prediction]) -> list[tuple[str, int, str, str]]:
+    """Status, how many, the reason of the first without its name, and its name; the most frequent first."""
+    alike: dict[tuple[str, str], list[Prediction]] = defaultdict(list)
+    for row in rows:
+        if row.status != "ok":
+            alike[row.status, re.sub(r"\d[\d.]*", "0", _without_name(row))].append(row)
+    groups = sorted(alike.values(), key=lambda group: (-len(group), group[0].scan))
+    return [(group[0].status, len(group), _without_name(group[0]), group[0].scan) for group in groups]
+
+
+def _without_name(row: Prediction) -> str:
+    return row.reason.removeprefix(f"{row.scan}: ")
+
+
+def _suspicious(rows: Sequence[Prediction]) -> list[Prediction]:
+    strange = [row for row in rows if row.abstained or (row.novelty is not None and row.novelty > _STRANGE)]
+    return sorted(strange, key=lambda row: (-(row.novelty or 0.0), row.scan))[:_MOST]
+
+
+def _shown(row: Prediction) -> tuple[str, ...]:
+    highest = max(row.probabilities.values(), default=None)
+    return (
+        row.scan,
+        "" if row.novelty is None else f"{row.novelty:.3f}",
+        "yes" if row.abstained else "no",
+        row.predicted,
+        "" if highest is None else f"{highest:.3f}",
+    )

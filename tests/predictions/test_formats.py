@@ -1,0 +1,47 @@
+"""The table again as Parquet and as a sheet of Excel."""
+
+import pytest
+
+from med_transfer.predictions.formats import write_table_as
+from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.record import Prediction
+from med_transfer.predictions.table import PredictionTable
+
+ROWS = [
+    Prediction("=1+1.nii", "'7", reason="a\x07b", probabilities={"a": 0.1, "b": 0.9}, predicted="b", novelty=0.5),
+    Prediction("bad\udcff.nii", status="failed", reason="empty", abstained=True),
+]
+
+
+@pytest.fixture
+def table(tmp_path):
+    with PredictionTable(tmp_path / "predictions.csv", Labels(("a", "b"))) as growing:
+        for row in ROWS:
+            growing.append(row)
+        growing.finish()
+    return growing.path
+
+
+def test_parquet_holds_numbers_as_numbers(table):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(write_table_as("parquet", table)).to_pylist()
+    assert [row["scan"] for row in rows] == ["=1+1.nii", "bad\\udcff.nii"]
+    assert (rows[0]["p_b"], rows[0]["novelty"], rows[0]["abstained"]) == (0.9, 0.5, False)
+    assert (rows[1]["p_b"], rows[1]["novelty"], rows[1]["abstained"]) == (None, None, True)
+
+
+def test_a_sheet_runs_no_formula_and_holds_no_control_character(table):
+    openpyxl = pytest.importorskip("openpyxl")
+    header, first, second = openpyxl.load_workbook(write_table_as("xlsx", table)).active.iter_rows()
+    cells = {name.value: cell for name, cell in zip(header, first, strict=True)}
+    assert (cells["scan"].value, cells["scan"].data_type) == ("=1+1.nii", "s")
+    assert cells["reason"].value == "a\\x07b"
+    assert (cells["p_b"].value, cells["patient"].value) == (0.9, "'7")
+    assert second[0].value == "bad\\udcff.nii"
+
+
+def test_a_table_without_rows_keeps_its_columns(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    with PredictionTable(tmp_path / "predictions.csv", Labels(("a", "b"))) as growing:
+        growing.finish()
+    assert parquet.read_table(write_table_as("parquet", growing.path)).num_rows == 0
