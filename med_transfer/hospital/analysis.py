@@ -59,10 +59,14 @@ def analyse(folder: Path, predictor: Predictor, rules: SeriesRules | None = None
         items, _ = scans_to_predict(folder, predictor.preprocessing.config)
     except ScanNotFound as error:
         return [Analysis(_refused(error.found), _headers(sorted(folder.iterdir())))]
+    if all(item.series is None for item in items):  # a reader that crashes leaves nothing but damaged files
+        raise ScanAborted(f"none of {len(items)} files can be read: {items[0].damage}", where=folder)
     chosen, refusals = _chosen(items, rules)
     if not chosen:
-        return [Analysis(_refused("; ".join(dict.fromkeys(refusals))), _headers(_files(items)))]
-    return [_analyse(item, predictor) for item in chosen]
+        return [_refusal(items, refusals)]
+    damaged = [item for item in chosen if item.series is None]
+    answers = [_analyse(item, predictor) for item in chosen if item.series is not None]
+    return answers + ([_refusal(damaged, [item.damage for item in damaged])] if damaged else [])
 
 
 def _chosen(items: Sequence[ScanToPredict], rules: SeriesRules | None) -> tuple[list[ScanToPredict], list[str]]:
@@ -90,6 +94,11 @@ def _analyse(item: ScanToPredict, predictor: Predictor) -> Analysis:
     series_uid = item.case.series_uid or prediction.series_uid
     seconds = round(time.monotonic() - started, 3)
     return Analysis(replace(prediction, series_uid=series_uid, seconds=seconds), _headers(_files([item])), volume)
+
+
+def _refusal(items: Sequence[ScanToPredict], reasons: Sequence[str]) -> Analysis:
+    """One for all of them."""
+    return Analysis(_refused("; ".join(dict.fromkeys(reasons))), _headers(_files(items)))
 
 
 def _refused(reason: str) -> Prediction:

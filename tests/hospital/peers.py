@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +20,10 @@ import numpy as np
 from med_transfer.phantoms.ct_header import SeriesDetails
 from med_transfer.phantoms.dicom_series import write_dicom_series
 
+# pynetdicom brings tools of the same names into the environment's own folder
+_ELSEWHERE = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != str(Path(sys.executable).parent))
 ORTHANC = shutil.which("Orthanc") or shutil.which("orthanc")
-DCMTK = shutil.which("storescu")
+DCMTK = shutil.which("storescu", path=_ELSEWHERE)
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
@@ -48,12 +52,21 @@ def series(folder: Path, patient: str = "P-0001", study: int = 1, series: int = 
 
 def storescu(port: int, *files: Path, calling: str = "CT1", called: str = "MEDTRANSFER", more: Iterable[str] = ()):
     """dcmtk's sender; what it said and its exit code."""
-    command = ["storescu", "-aet", calling, "-aec", called, *more, "127.0.0.1", str(port), *map(str, files)]
+    command = [str(DCMTK), "-aet", calling, "-aec", called, *more, "127.0.0.1", str(port), *map(str, files)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def echoscu(port: int, calling: str = "CT1", called: str = "MEDTRANSFER", more: Iterable[str] = ()) -> bool:
-    command = ["echoscu", "-aet", calling, "-aec", called, *more, "127.0.0.1", str(port)]
+    command = [
+        str(shutil.which("echoscu", path=_ELSEWHERE)),
+        "-aet",
+        calling,
+        "-aec",
+        called,
+        *more,
+        "127.0.0.1",
+        str(port),
+    ]
     return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("highdicom", reason="needs the extra [hospital]")
 
 from highdicom.sr import srread
 
-from med_transfer.errors import ConfigError
+from med_transfer.errors import ConfigError, ScanAborted
 from med_transfer.hospital.analysis import analyse, require_usable
 from med_transfer.hospital.config import ClassCode, NodeConfig, Results
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
@@ -142,6 +142,21 @@ def test_rules_choose_one_series_or_say_why_none(predictor, study):
     assert none.prediction.status == "rejected"
     assert "requirement 1 not met, modality CT" in none.prediction.reason
     assert none.images
+
+
+def test_damaged_files_are_told_once_and_a_study_of_nothing_else_is_tried_again(predictor, tmp_path):
+    whole, cut = series(tmp_path / "study", series=1), series(tmp_path / "study", series=2)
+    for path in cut[:3]:
+        path.write_bytes(path.read_bytes()[:700])
+    analyses = analyse(tmp_path / "study", predictor)
+    damaged = [analysis for analysis in analyses if not analysis.prediction.series_uid]
+    assert len(damaged) == 1
+    assert damaged[0].prediction.status == "rejected"
+    assert [analysis.prediction.status for analysis in analyses[:-1]] == ["ok", "ok"]  # what is left is a volume
+    for path in (*whole, *cut[3:]):
+        path.unlink()
+    with pytest.raises(ScanAborted, match="none of 3 files can be read"):
+        analyse(tmp_path / "study", predictor)
 
 
 def test_a_later_report_names_the_one_it_takes_the_place_of(predictor, study, written, tmp_path):
