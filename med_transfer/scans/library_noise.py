@@ -14,7 +14,7 @@ def silence_readers() -> None:
     ``warnings.catch_warnings`` would restore shared state and so is not safe between threads; these filters are set
     for good, name the libraries only, and setting them again changes nothing.
     """
-    for library in ("pydicom", "nibabel", "pylibjpeg"):
+    for library in ("pydicom", "nibabel", "pylibjpeg", "highdicom"):  # whose warnings hold names of patients
         warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
