@@ -30,7 +30,7 @@ from med_transfer.finetuning.run import Run
 COMMON = ("split.test_fraction=0", "split.folds=5", "from_scratch_baseline=false", "explain.gallery=0")
 FROZEN = (*COMMON, "split.repeats=5", "transfer.strategy=linear_probe")
 TRAINED = (*COMMON, "split.repeats=1", "training.monitor=macro_auc", "training.batch_size=4", "training.epoch_scans=96")
-PAINTED = ("backbone.pretrain=painted_lesions",)
+PAINTED = ("backbone.pretrain=painted_lesions", "backbone.pretraining.steps=400")
 ARMS: dict[str, tuple[str, ...]] = {
     "plan": (*COMMON, "split.repeats=5"),
     "one window": (*FROZEN, "input.channels=[]", "input.window_hu=[0,80]"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Voxels = Annotated[int, Field(ge=1, le=512)]
 Triple = tuple[Voxels, Voxels, Voxels]
+Form = Literal["blob", "rim", "crescent", "filling", "haze"]  # of a painted lesion
 
 
 class _Config(BaseModel):
@@ -78,23 +79,13 @@ class LungSceneConfig(_Config):
     kinds: tuple[Positive, Positive, Positive, Positive] = (0.45, 0.2, 0.28, 0.07)
 
 
-class FormConfig(_Config):
-    """How often a lesion has each form; relative. What the forms are: painting/lesions.py."""
-
-    blob: Positive = 0.35
-    rim: Positive = 0.1
-    crescent: Positive = 0.25
-    filling: Positive = 0.2
-    haze: Positive = 0.1
-
-
 class LesionConfig(_Config):
     """Lesions painted into slabs of whole scans; see painting/lesions.py.
 
     Attributes:
         painted: share of the slabs that have any.
         lesions: at most so many in one of these.
-        forms: how often each form.
+        forms: how often each form of painting/lesions.py; relative, those that are not named never.
         tissue_hu: a lesion's middle lies in tissue of this density.
         tissue_range_hu: what differs by less from the tissue at the middle belongs to it.
         lighter: share of the lesions that are lighter than their tissue.
@@ -106,7 +97,13 @@ class LesionConfig(_Config):
 
     painted: Share = 0.75
     lesions: Annotated[int, Field(ge=1, le=10)] = 3
-    forms: FormConfig = FormConfig()
+    forms: Annotated[dict[Form, Positive], Field(min_length=1)] = {
+        "blob": 0.35,
+        "rim": 0.1,
+        "crescent": 0.25,
+        "filling": 0.2,
+        "haze": 0.1,
+    }
     tissue_hu: tuple[float, float] = (-20.0, 80.0)
     tissue_range_hu: Positive = 45.0
     lighter: Share = 0.3

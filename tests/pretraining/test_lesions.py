@@ -31,7 +31,7 @@ def heads(n: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def painter(form: str | None = None, seed: int = 0, **changes) -> LesionPainter:
-    forms = {name: 1.0 if form in (None, name) else 1e-9 for name in FORMS}
+    forms = {name: 1.0 for name in FORMS if form in (None, name)}
     return LesionPainter(LesionConfig(**({"painted": 1.0, "forms": forms} | changes)), CPU, seed)
 
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from med_transfer.pretraining.painting.brush import RandomNumbers, inside, position_mm, wide
-from med_transfer.pretraining.view_config import LesionConfig
+from med_transfer.pretraining.view_config import Form, LesionConfig
 
 WHAT = ("denser", "lighter")
-FORMS = ("blob", "rim", "crescent", "filling", "haze")
+FORMS: tuple[Form, ...] = get_args(Form)
 _GRAIN_MM = 2.0  # standard deviation of the smoothing that takes noise away
 _BESIDE_HU = 60.0  # beyond the densities of tissue: noise, and the darkest and brightest of it
 _SEEN_HU = 3.0  # what changes a voxel by less is not asked for
@@ -104,7 +105,7 @@ class LesionPainter:
         return painted, Lesions(mask)
 
     def _shares(self, device: torch.device) -> Tensor:
-        shares = torch.tensor([getattr(self.config.forms, name) for name in FORMS], device=device).cumsum(0)
+        shares = torch.tensor([self.config.forms.get(name, 0.0) for name in FORMS], device=device).cumsum(0)
         return shares[:-1] / shares[-1]
 
     def _lesion(self, slabs: _Slabs, form: str) -> Tensor:
