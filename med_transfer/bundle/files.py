@@ -24,6 +24,7 @@ from med_transfer.bundle.signature import verify_bundle
 from med_transfer.errors import BundleError, OutputError
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.novelty import Novelty
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,8 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
         held = len({name.partition(".")[0] for name in tensors if name.startswith("member")})
         if held != record.n_fold_models:  # before any is built
             raise RuntimeError(f"{held} networks, not {record.n_fold_models}")
-        ensemble = _empty_network(record)
+        statistics = tensors.get("novelty0.input_mean", ())
+        ensemble = _empty_network(record, len(statistics))
         ensemble.load_state_dict(tensors)
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None
@@ -183,7 +185,7 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
     return ensemble.eval()
 
 
-def _empty_network(record: BundleRecord) -> Ensemble:
+def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:
     spec = backbones().get(record.backbone.name)
     if spec is None:
         raise BundleError(
@@ -202,7 +204,8 @@ def _empty_network(record: BundleRecord) -> Ensemble:
     if record.transfer and record.transfer.adapter_reduction:
         for classifier in classifiers:
             add_adapters(classifier.encoder, record.transfer.adapter_reduction)
-    return Ensemble(classifiers, multilabel=record.multilabel, calibrator=record.calibration)
+    novelties = [Novelty(classifier.n_features, n_statistics) for classifier in classifiers]
+    return Ensemble(classifiers, novelties, multilabel=record.multilabel, calibrator=record.calibration)
 
 
 def versions() -> dict[str, str]:

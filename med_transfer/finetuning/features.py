@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from med_transfer.finetuning.batches import Tensors, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device, pooled_features
+from med_transfer.model.novelty import input_statistics
 from med_transfer.preprocessing import PreprocessingConfig
 
 
@@ -38,10 +41,9 @@ class FeatureSource:
         return _mapped(classifier, self.by_frozen_encoder(classifier, tensors))
 
     def _by_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
-        batches = validation_batches(tensors, np.zeros((len(tensors), 1), bool), self.config, self.preprocessing)
-        images, device = (images for images, _ in batches), best_device()
+        device = best_device()
         encoder = classifier.cpu().eval().encoder.to(device)
-        features = pooled_features(encoder, images, classifier.pooled_stages, device)
+        features = pooled_features(encoder, self._images(tensors), classifier.pooled_stages, device)
         classifier.cpu()
         return features
 
@@ -49,12 +51,27 @@ class FeatureSource:
         """As :meth:`cached`, before any bottleneck."""
         pooling = classifier.encoder.instance_pooling
         shape = f"{self.preprocessing.shape}-{classifier.pooled_stages}{f'-{pooling}' if pooling else ''}"
-        key, names = cache_key(encoder_hash(classifier.encoder), shape), [tensor_hash(tensor) for tensor in tensors]
-        entry = self.cache.read(key)
+        return self._kept(
+            cache_key(encoder_hash(classifier.encoder), shape), tensors, partial(self._by_encoder, classifier)
+        )
+
+    def statistics(self, tensors: Tensors) -> Tensor:
+        """[scan, statistic] of the network's input, see :func:`~med_transfer.model.novelty.input_statistics`."""
+        key = cache_key("input statistics", self.preprocessing.shape)
+        return self._kept(key, tensors, lambda new: torch.cat([input_statistics(one) for one in self._images(new)]))
+
+    def _images(self, tensors: Tensors) -> Iterator[Tensor]:
+        """Batches of what the network sees, without the margin for augmentation."""
+        batches = validation_batches(tensors, np.zeros((len(tensors), 1), bool), self.config, self.preprocessing)
+        return (images for images, _ in batches)
+
+    def _kept(self, key: str, tensors: Tensors, compute: Callable[[Tensors], Tensor]) -> Tensor:
+        """Rows of the scans, computed for those only that the cache does not have."""
+        names, entry = [tensor_hash(tensor) for tensor in tensors], self.cache.read(key)
         rows = dict(entry.arrays) if entry else {}
         new = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name not in rows}
         if new:
-            rows |= dict(zip(new, self._by_encoder(classifier, list(new.values())).numpy(), strict=True))
+            rows |= dict(zip(new, compute(list(new.values())).numpy(), strict=True))
             self.cache.write(key, rows)
         return torch.from_numpy(np.stack([rows[name] for name in names]))
 

@@ -123,8 +123,9 @@ def train_folds(
         data = _fold_data(run_data, config, number)
         train_features, val_features = labelled_features(result.classifier, data, config, read)
         trained.append(result)
-        novelties.append(Novelty(result.classifier.n_features).fit(train_features, val_features))
-        ranks.append(novelties[-1](val_features).double().numpy())
+        novelty, rank = _novelty(reader, data, config, (train_features, val_features))
+        novelties.append(novelty)
+        ranks.append(rank)
         training.append((_logits(result.classifier, train_features), data.train_truth))
         validation.append((_logits(result.classifier, val_features), data.val_truth))
     logits, truth = (np.concatenate(parts) for parts in zip(*validation, strict=True))
@@ -145,6 +146,22 @@ def train_folds(
 def fold_folder(number: int, repeat: int) -> str:
     """Where a fold's state is kept; beside it, for all repeats, the features of frozen encoders."""
     return f"fold-{number}" if repeat == 1 else f"repeat-{repeat}-fold-{number}"
+
+
+def _novelty(
+    reader: FeatureSource, data: FoldData, config: FinetuneConfig, features: tuple[Tensor, Tensor]
+) -> tuple[Novelty, NDArray[np.float64]]:
+    """Fitted on training and validation features, and the validation scans' own.
+
+    Features that CORAL has recoloured are those of the unlabelled scans' kind, and the labelled scans' input is not.
+    """
+    mapping = config.transfer.mapping
+    if mapping is not None and mapping.method == "coral":
+        novelty = Novelty(features[0].shape[1]).fit(*features)
+        return novelty, novelty(features[1]).double().numpy()
+    inputs = reader.statistics(data.train_tensors), reader.statistics(data.val_tensors)
+    novelty = Novelty(features[0].shape[1], inputs[0].shape[1]).fit(*features, inputs)
+    return novelty, novelty(features[1], inputs[1]).double().numpy()
 
 
 def _fold_data(run_data: RunData, config: FinetuneConfig, number: int) -> FoldData:

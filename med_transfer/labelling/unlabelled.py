@@ -97,7 +97,7 @@ def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
     image = predictor.preprocessing(scans, region)[None].to(predictor.device)
     with torch.inference_mode():
         features = predictor.network.fold_model_features(image)
-        probabilities, novelty = predictor.network.predict_features(features)
+        probabilities, novelty = predictor.network.predict_features(features, image)
     seen = SeenScan(
         features=torch.cat(features, dim=1)[0].float().cpu().numpy(),
         probabilities=probabilities[0].cpu().double().numpy(),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from med_transfer.model.calibration import Calibrator, Uncalibrated
 from med_transfer.model.classifier import Classifier
-from med_transfer.model.novelty import Novelty
+from med_transfer.model.novelty import Novelty, input_statistics
 
 
 class Ensemble(nn.Module):
@@ -47,25 +47,28 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Calibrated probabilities [batch, class], the mean of the fold models."""
-        return self.predict(images)[0]
+        return self._probabilities(self.fold_model_features(images))
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities [batch, class] and novelty [batch], both in [0, 1]."""
-        return self.predict_features(self.fold_model_features(images))
+        return self.predict_features(self.fold_model_features(images), images)
 
     def fold_model_features(self, images: Tensor) -> list[Tensor]:
         """Of each fold model the features [batch, feature] that its head reads."""
         images = images.contiguous(memory_format=torch.channels_last_3d)  # faster on a CPU
         return [self._fold_model(number).features(images) for number in range(self.n_fold_models)]
 
-    def predict_features(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """As :meth:`predict`, from each fold model's features."""
-        probabilities, ranks = [], []
-        for number, of_fold_model in enumerate(features):
-            logits = self._fold_model(number).head(of_fold_model).float()
-            probabilities.append(self.calibrator.probabilities(logits, multilabel=self.multilabel).float())
-            ranks.append(self.get_submodule(f"novelty{number}")(of_fold_model))
-        return torch.stack(probabilities).mean(0), torch.stack(ranks).mean(0)
+    def predict_features(self, features: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`predict`, from each fold model's features of the images."""
+        novelties: list[Novelty] = [self.get_submodule(f"novelty{n}") for n in range(len(features))]  # type: ignore[misc]
+        statistics = input_statistics(images) if novelties[0].n_statistics else None
+        ranks = [novelty(of_one, statistics) for novelty, of_one in zip(novelties, features, strict=True)]
+        return self._probabilities(features), torch.stack(ranks).mean(0)
+
+    def _probabilities(self, features: Sequence[Tensor]) -> Tensor:
+        logits = [self._fold_model(number).head(of_one).float() for number, of_one in enumerate(features)]
+        found = [self.calibrator.probabilities(one, multilabel=self.multilabel).float() for one in logits]
+        return torch.stack(found).mean(0)
 
     def _fold_model(self, number: int) -> Classifier:
         return self.get_submodule(f"member{number}")  # type: ignore[return-value]

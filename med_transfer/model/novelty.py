@@ -1,8 +1,11 @@
 """How far a scan lies from what a network was trained on.
 
-The training scans' features are described by a Gaussian of low rank (probabilistic PCA, Tipping & Bishop 1999).
-A scan's squared Mahalanobis distance is turned into the share of held-out scans that lie nearer,
-so 0.99 means: less like the training scans than 99 of 100 scans that the network had not seen either.
+Two distances are added, each in units of what 95 % of held-out scans stay below: that of the network's features, whose
+training scans are described by a Gaussian of low rank (probabilistic PCA, Tipping & Bishop 1999), and that of a few
+statistics of the input itself, described by a Gaussian with shrunk covariance (Ledoit & Wolf 2004). A network that was
+made to tell nodules apart is blind to much that tells an abdomen from a lung; grey values and noise do.
+The sum is turned into the share of held-out scans that lie nearer, so 0.99 means: less like the training scans than 99
+of 100 scans that the network had not seen either. docs/calibration.md says how well it does.
 """
 
 from __future__ import annotations
@@ -12,28 +15,74 @@ from torch import Tensor, nn
 
 _COMPONENTS = 16
 _QUANTILES = 101
+_PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
+_LOOKED_AT = 100_000  # voxels of a channel that percentiles are taken of
+_LEAST_SPREAD = 0.05  # of the widest statistic's: one that never varied in training must not decide alone
+STATISTICS = len(_PERCENTILES) + 3  # of a channel
+
+
+@torch.no_grad()
+def input_statistics(images: Tensor) -> Tensor:
+    """Of images [batch, channel, depth, height, width] each channel's mean, standard deviation, percentiles and noise.
+
+    [batch, channel * STATISTICS]; the noise is the median absolute value of the Laplacian, which edges hardly move.
+    """
+    images = images.float()
+    laplacian = -6 * images[..., 1:-1, 1:-1, 1:-1]
+    for axis in (2, 3, 4):
+        for start in (0, 2):
+            shifted = [slice(1, -1)] * 3
+            shifted[axis - 2] = slice(start, start + images.shape[axis] - 2)
+            laplacian = laplacian + images[..., *shifted]
+    values = images.flatten(2)
+    levels = torch.tensor(_PERCENTILES, device=images.device) / 100
+    percentiles = torch.quantile(_fewer(values), levels, dim=2).permute(1, 2, 0)
+    noise = _fewer(laplacian.abs().flatten(2)).median(dim=2, keepdim=True).values
+    return torch.cat([values.mean(2, keepdim=True), values.std(2, keepdim=True), percentiles, noise], dim=2).flatten(1)
+
+
+def _fewer(values: Tensor) -> Tensor:
+    """Every so many voxels of [batch, channel, voxel]; an odd step, so that it does not walk down one column."""
+    return values[..., :: values.shape[2] // _LOOKED_AT | 1]
 
 
 class Novelty(nn.Module):
-    """Feature-space distance as a rank in [0, 1]. Buffers only, so it is saved with the network."""
+    """Distance as a rank in [0, 1]. Buffers only, so it is saved with the network.
+
+    Args:
+        n_features: of the network.
+        n_statistics: of the input; 0 in bundles from before it counted.
+    """
 
     mean: Tensor
     components: Tensor
     variances: Tensor
     residual: Tensor
     reference: Tensor
+    input_mean: Tensor
+    input_whitening: Tensor
+    units: Tensor
 
-    def __init__(self, n_features: int) -> None:
+    def __init__(self, n_features: int, n_statistics: int = 0) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("components", torch.zeros(_COMPONENTS, n_features))
         self.register_buffer("variances", torch.ones(_COMPONENTS))
         self.register_buffer("residual", torch.ones(()))
         self.register_buffer("reference", torch.linspace(0, 1, _QUANTILES))
+        self.n_statistics = n_statistics
+        if n_statistics:
+            self.register_buffer("input_mean", torch.zeros(n_statistics))
+            self.register_buffer("input_whitening", torch.eye(n_statistics))
+            self.register_buffer("units", torch.ones(2))
 
     @torch.no_grad()
-    def fit(self, training: Tensor, held_out: Tensor) -> Novelty:
-        """Describe ``training`` features [scan, feature]; rank against ``held_out`` features [scan, feature]."""
+    def fit(self, training: Tensor, held_out: Tensor, inputs: tuple[Tensor, Tensor] | None = None) -> Novelty:
+        """Describe ``training`` features [scan, feature]; rank against ``held_out`` features [scan, feature].
+
+        Args:
+            inputs: the :func:`input_statistics` of the same scans, training and held-out.
+        """
         self.mean.copy_(training.mean(0))
         centred = training - self.mean
         _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
@@ -42,8 +91,23 @@ class Novelty(nn.Module):
         self.components.zero_()[:n_components] = directions[:n_components]
         self.variances.fill_(1.0)[:n_components] = variances[:n_components].clamp_min(1e-8)
         self.residual.copy_((variances[n_components:].sum() / max(training.shape[1] - n_components, 1)).clamp_min(1e-8))
-        self.reference.copy_(torch.quantile(self.distance(held_out), torch.linspace(0, 1, _QUANTILES)))
+        if self.n_statistics and inputs is not None:
+            self._fit_input(inputs[0].float())
+            both = (self.distance(held_out), self.input_distance(inputs[1]))
+            self.units.copy_(torch.stack([torch.quantile(one, 0.95).clamp_min(1e-8) for one in both]))
+        seen = self._joined(held_out, inputs[1] if inputs else None)
+        self.reference.copy_(torch.quantile(seen, torch.linspace(0, 1, _QUANTILES)))
         return self
+
+    def _fit_input(self, training: Tensor) -> None:
+        from sklearn.covariance import ledoit_wolf  # slow to import, and only training needs it
+
+        spread = training.std(0, correction=0)
+        spread = spread.clamp_min(max(_LEAST_SPREAD * float(spread.max()), 1e-6))
+        covariance, _ = ledoit_wolf(((training - training.mean(0)) / spread).double().numpy(), assume_centered=True)
+        values, directions = torch.linalg.eigh(torch.from_numpy(covariance))
+        self.input_mean.copy_(training.mean(0))
+        self.input_whitening.copy_((directions / values.clamp_min(1e-8).sqrt()).T / spread)
 
     def distance(self, features: Tensor) -> Tensor:
         """Squared Mahalanobis distance [scan] of features [scan, feature]."""
@@ -53,7 +117,17 @@ class Novelty(nn.Module):
         outside = ((centred**2).sum(1) - (scores**2).sum(1)).clamp_min(0)
         return inside + outside / self.residual
 
-    def forward(self, features: Tensor) -> Tensor:
+    def input_distance(self, statistics: Tensor) -> Tensor:
+        """Squared Mahalanobis distance [scan] of an input's statistics [scan, statistic]."""
+        return (((statistics - self.input_mean) @ self.input_whitening.T) ** 2).sum(1)
+
+    def _joined(self, features: Tensor, statistics: Tensor | None) -> Tensor:
+        distance = self.distance(features)
+        if not self.n_statistics or statistics is None:
+            return distance
+        return distance / self.units[0] + self.input_distance(statistics) / self.units[1]
+
+    def forward(self, features: Tensor, statistics: Tensor | None = None) -> Tensor:
         """Share of held-out scans that lie nearer [scan], in [0, 1]."""
-        ranks = torch.searchsorted(self.reference, self.distance(features).contiguous())
+        ranks = torch.searchsorted(self.reference, self._joined(features, statistics).contiguous())
         return ranks.float() / _QUANTILES

