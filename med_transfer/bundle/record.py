@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.backbones import InstancePooling, NetworkPlan
+from med_transfer.bundle.envelope import NOVELTY, Facts, InputEnvelope
 from med_transfer.errors import NoAnswer
 from med_transfer.fusion import Fusion
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.domain import CohortProfile
+from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.model.calibration import Calibrator, PredictionSets, Uncalibrated
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
@@ -45,18 +47,6 @@ class BackboneRecord(_Record):
     weights: str | None = None
     sha256: str | None = None
     plan: NetworkPlan | None = None
-
-
-class InputEnvelope(_Record):
-    """What training scans looked like: smallest and largest spacing along column, row, slice in mm.
-
-    ``further`` holds those of the columns after ``scan``, where there are several.
-    """
-
-    spacing_mm_low: tuple[float, float, float]
-    spacing_mm_high: tuple[float, float, float]
-    n_scans: int
-    further: tuple[InputEnvelope, ...] = ()
 
 
 class Provenance(_Record):
@@ -166,9 +156,14 @@ class BundleRecord(_Record):
         evidence = self.calibration.without_evidence(len(self.classes), multilabel=self.multilabel)
         return OperatingPoint.balanced(self.labels, evidence)
 
-    def answer(self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float) -> Prediction:
+    def answer(
+        self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float, facts: Facts | None = None
+    ) -> Prediction:
         """A scan's record completed with probabilities [class], the call at the operating point, the set of classes
-        that cannot be ruled out, and abstention.
+        that cannot be ruled out, and abstention with its reasons.
+
+        Args:
+            facts: of the scan, which the input envelope is asked about.
 
         Raises:
             NoAnswer: the network gave NaN or infinity.
@@ -181,7 +176,7 @@ class BundleRecord(_Record):
                 action="Look at the scan with med-transfer inspect; if others fail, too, train the bundle again",
             )
         predicted = self.operating_point.predictions(probabilities[None], self.labels)[0]
-        limit, sets = self.abstain_above_novelty, self.prediction_sets
+        sets, why = self.prediction_sets, self.abstains(novelty, facts or {})
         return replace(
             prediction,
             probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
@@ -189,6 +184,18 @@ class BundleRecord(_Record):
                 name for name, is_predicted in zip(self.classes, predicted, strict=True) if is_predicted
             ),
             prediction_set=sets.written(probabilities, self.classes) if sets is not None else "",
-            abstained=limit is not None and novelty > limit,
+            abstained=bool(why),
+            abstained_because=";".join(why),
+            reason="; ".join(filter(None, (prediction.reason, *why.values()))),
             novelty=novelty,
         )
+
+    def abstains(self, novelty: float, facts: Facts) -> dict[str, Sentence]:
+        """Why a prediction on such a scan abstains: code and sentence of each reason; empty where it does not."""
+        limit = self.abstain_above_novelty
+        if limit is None:
+            return {}
+        novel = {}
+        if novelty > limit:
+            novel = {NOVELTY: Sentence("more out-of-distribution than {limit} of held-out scans", limit=f"{limit:.0%}")}
+        return novel | self.input_envelope.outside(facts)

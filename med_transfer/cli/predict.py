@@ -77,7 +77,7 @@ def command(
         say_json(counts | {"abstained": result.n_abstained, "table": str(result.table)})
     else:
         say(", ".join(f"{number} {name}" for name, number in counts.items()))
-        say_abstained(result.n_abstained, result.n_ok, predictor.record.abstain_above_novelty)
+        say_abstained(result.n_abstained, result.n_ok, predictor.record.abstain_above_novelty, result.why_abstained)
         say(str(result.table))
     raise typer.Exit(result.exit_code)
 

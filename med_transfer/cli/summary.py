@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from med_transfer.bundle import read_record
 from med_transfer.cli.terminal import say, say_json
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Metrics, Repeats
-from med_transfer.predictions.table import PredictionTable
+from med_transfer.predictions.table import PredictionTable, why_abstained
 
 
 def say_run(run, *, as_json: bool) -> None:
@@ -20,7 +21,8 @@ def say_run(run, *, as_json: bool) -> None:
         return
     say_metrics(metrics)
     rows = [row for row in PredictionTable.load(run.folder / "predictions.csv") if row.status == "ok"]
-    say_abstained(sum(row.abstained for row in rows), len(rows), read_record(run.bundle).abstain_above_novelty)
+    limit = read_record(run.bundle).abstain_above_novelty
+    say_abstained(sum(row.abstained for row in rows), len(rows), limit, why_abstained(rows))
     say(f"report: {run.report}")
     say(f"bundle: {run.bundle}")
 
@@ -61,17 +63,21 @@ def say_metrics(metrics: Metrics) -> None:
         say(f"  network kept: {metrics.kept_network.network}, decided on validation scans")
     if metrics.generalisation_gap and metrics.generalisation_gap.exceeded:
         say(f"  over-fitting: {metrics.generalisation_gap.sentence}")
-    if metrics.domain and metrics.domain.abstained:
-        share = metrics.domain.abstained.value or 0.0
-        say_abstained(round(share * metrics.n_scans), metrics.n_scans, metrics.domain.abstain_above)
+    if metrics.domain and metrics.abstained:
+        abstained = metrics.abstained
+        say_abstained(abstained.n, metrics.n_scans, abstained.above, abstained.reasons)
     if metrics.failed.n:
         say(f"  {metrics.failed.n} scans gave no prediction; reasons in the report")
 
 
-def say_abstained(n_abstained: int, n_ok: int, limit: float | None) -> None:
-    """How many predictions abstain; nothing where the bundle never does."""
-    if limit is not None:
-        say(f"{n_abstained} of {n_ok} predictions abstain: more out-of-distribution than {limit:.0%} of held-out scans")
+def say_abstained(n_abstained: int, n_ok: int, limit: float | None, reasons: Mapping[str, int]) -> None:
+    """How many predictions abstain and why; nothing where the bundle never does."""
+    if limit is None:
+        return
+    novel = f"more out-of-distribution than {limit:.0%} of held-out scans ({reasons.get('novelty', 0)})"
+    outside = [f"{code.removeprefix('outside_')} ({n})" for code, n in reasons.items() if code != "novelty"]
+    envelope = f"; outside of the input envelope: {', '.join(outside)}" if outside else ""
+    say(f"{n_abstained} of {n_ok} predictions abstain: {novel}{envelope}")
 
 
 def _say_fusion(fusion: FusionMetrics) -> None:

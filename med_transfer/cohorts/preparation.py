@@ -19,6 +19,7 @@ from med_transfer.cohorts.array_cache import ArrayCache, cache_key
 from med_transfer.cohorts.channels import require_columns
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
+from med_transfer.cohorts.input_facts import input_facts
 from med_transfer.cohorts.kept_scans import scan_to_prepare
 from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
@@ -33,8 +34,17 @@ from med_transfer.scans.stamps import stamps
 log = logging.getLogger(__name__)
 
 _ARRAYS = ("tensor", "handcrafted")
-_RECORDED = ("content_hashes", "spacings_mm", "study_uid", "series_uid", "repair", "acquisition", "voxel_mm")
-_CACHE_FORMAT = 4  # a cached scan of an older version lacks what was added since, and is read again
+_RECORDED = (
+    "content_hashes",
+    "spacings_mm",
+    "study_uid",
+    "series_uid",
+    "repair",
+    "acquisition",
+    "voxel_mm",
+    "input_facts",
+)
+_CACHE_FORMAT = 5  # a cached scan of an older version lacks what was added since, and is read again
 
 Margin = tuple[int, int, int]
 
@@ -51,6 +61,7 @@ class PreparedScan:
         repair: what was repaired, in words; empty for a plain scan.
         acquisition: how its first scan was made, see :func:`~med_transfer.cohorts.acquisition.acquisition_facts`.
         voxel_mm: of the tensor, along depth, height, width; where a region is fitted into it, each scan has its own.
+        input_facts: of its first scan, for the input envelope, see :mod:`med_transfer.cohorts.input_facts`.
     """
 
     tensor: NDArray[np.float16]
@@ -62,6 +73,7 @@ class PreparedScan:
     repair: str
     acquisition: Facts = field(default_factory=dict, hash=False)
     voxel_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    input_facts: Facts = field(default_factory=dict, hash=False)
 
 
 def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = None) -> dict[str, Volume]:
@@ -106,6 +118,7 @@ class NetworkInput:
         notes: remarks on its scans, in words.
         within: where ``handcrafted`` was measured: mask, roi or whole.
         handcrafted: values of ``FEATURE_NAMES`` for the first scan; NaN where they were not asked for.
+        facts: of the first scan, which the bundle's input envelope is asked about.
     """
 
     image: NDArray[np.float16]
@@ -115,6 +128,7 @@ class NetworkInput:
     notes: str
     within: Literal["mask", "roi", "whole"]
     handcrafted: NDArray[np.float64]
+    facts: Facts = field(default_factory=dict, hash=False)
 
 
 def network_input(
@@ -138,6 +152,7 @@ def network_input(
         notes="; ".join(dict.fromkeys(note for scan in scans.values() for note in scan.verdict.notes)),
         within="mask" if mask is not None else "whole" if region is None else "roi",
         handcrafted=np.array([measured[name] for name in FEATURE_NAMES]),
+        facts=input_facts(volume),
     )
 
 
@@ -178,6 +193,7 @@ def prepare_volumes(
         repair="; ".join(reason for verdict in repaired for reason in verdict.reasons),
         acquisition=acquisition_facts(volume),
         voxel_mm=preprocessing.grid(volume, region).voxel_mm,
+        input_facts=input_facts(volume),
     )
 
 

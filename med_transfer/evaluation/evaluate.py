@@ -30,7 +30,7 @@ from med_transfer.metrics.records.metrics import Abstained, Bootstrap, Metrics
 from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
-from med_transfer.predictions.table import PredictionTable
+from med_transfer.predictions.table import PredictionTable, why_abstained
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import LearningCurve, RunSummary
 from med_transfer.report.writing import write_report
@@ -70,8 +70,12 @@ class EvaluationInput:
         records = dict.fromkeys(range(len(probabilities)), self.record)
         for rows, record in self.cross_fitted:
             records |= dict.fromkeys(rows.tolist(), record)
-        scans = zip(records.values(), self.prepared.unanswered(), probabilities, self.novelty, strict=True)
-        return [record.answer(unanswered, row, float(novelty)) for record, unanswered, row, novelty in scans]
+        asked = zip(self.prepared.unanswered(), self.prepared.scans, strict=True)
+        scans = zip(records.values(), asked, probabilities, self.novelty, strict=True)
+        return [
+            record.answer(unanswered, row, float(novelty), scan.input_facts)
+            for record, (unanswered, scan), row, novelty in scans
+        ]
 
     def labelled(self, probabilities: NDArray[np.float64]) -> LabelledPredictions:
         """Probabilities [scan, class] with the scans' truth, at the bundle's operating point."""
@@ -121,7 +125,7 @@ def evaluate(
         labelled,
         replace(
             given.known_figures,
-            abstained=_abstained(labelled, given.novelty, record.abstain_above_novelty),
+            abstained=_abstained(labelled, predictions, record.abstain_above_novelty),
             fusion=fusion,
             chosen_point=record.chosen_point,
             calibrated_on=record.calibration.n_patients,
@@ -140,15 +144,19 @@ def evaluate(
     return metrics
 
 
-def _abstained(labelled: LabelledPredictions, novelty: NDArray[np.float64], above: float | None) -> Abstained | None:
-    """How many predictions abstain, and how good the others are."""
+def _abstained(
+    labelled: LabelledPredictions, predictions: Sequence[Prediction], above: float | None
+) -> Abstained | None:
+    """How many predictions abstain and why, and how good the others are."""
     if above is None:
         return None
-    answered = novelty <= above
+    answered = np.array([not prediction.abstained for prediction in predictions])
     figure = Estimate(value=None, ci95=None, method=Sentence("every prediction abstains"))
     if answered.any():
         figure = balanced_accuracy(labelled.take(answered))
-    return Abstained(n=int((~answered).sum()), above=above, balanced_accuracy=figure)
+    return Abstained(
+        n=int((~answered).sum()), above=above, reasons=why_abstained(predictions), balanced_accuracy=figure
+    )
 
 
 def _fused(

@@ -169,7 +169,7 @@ class FinetuneConfig(_Config):
         explain: how many errors the report shows, with where the network looked.
         subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans that are more out-of-distribution than this share of held-out scans
-            abstain; None: never.
+            abstain, and so do those on scans outside of the bundle's input envelope; None: never.
         planned_for: the cohort that a plan was made for; training another one with it is warned of or refused.
     """
 

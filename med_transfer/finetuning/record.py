@@ -6,6 +6,7 @@ import numpy as np
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.bundle import BackboneRecord, BundleRecord, HeldOut, InputEnvelope, Provenance, TransferRecord
+from med_transfer.bundle.envelope import fit_limits
 from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, source_weights
@@ -90,11 +91,13 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
 def _envelope(run_data: RunData) -> InputEnvelope:
     spacings = np.array([run_data.prepared.scans[index].spacings_mm for index in run_data.split.development])
     low, high = spacings.min(axis=0).tolist(), spacings.max(axis=0).tolist()
+    facts = [run_data.prepared.scans[index].input_facts for index in run_data.split.development]
+    patients = [run_data.prepared.cohort.patients[index] for index in run_data.split.development]
     first, *further = (
         InputEnvelope(spacing_mm_low=tuple(least), spacing_mm_high=tuple(most), n_scans=len(spacings))
         for least, most in zip(low, high, strict=True)
     )
-    return first.model_copy(update={"further": tuple(further)})
+    return first.model_copy(update={"further": tuple(further), **fit_limits(facts, patients)})
 
 
 def _profile(run_data: RunData) -> CohortProfile:

@@ -44,7 +44,7 @@ from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
 from med_transfer.inference.workers import Reader, cores, in_turn
 from med_transfer.predictions.origins import RETRIED, RowOrigins
 from med_transfer.predictions.record import Prediction
-from med_transfer.predictions.table import PredictionTable
+from med_transfer.predictions.table import PredictionTable, why_abstained
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, log_file, remark, silent
 from med_transfer.scans import Region, Series, Volume, survey
@@ -102,7 +102,7 @@ class FolderOutcome:
     """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored.
 
     ``n_fused`` of the predicted scans also have a fused prediction; None when the bundle has no fusion. ``n_abstained``
-    of them abstain: they are more out-of-distribution than the bundle's limit.
+    of them abstain, for the reasons counted by their codes.
     """
 
     table: Path
@@ -112,6 +112,7 @@ class FolderOutcome:
     n_ignored: int = 0
     n_fused: int | None = None
     n_abstained: int = 0
+    why_abstained: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -244,7 +245,14 @@ def _outcome(table: Path, n_ignored: int, *, fused: bool) -> FolderOutcome:
     counts = (statuses.count(word) for word in ("ok", "rejected", "failed"))
     n_fused = sum(bool(row.fused) for row in rows) if fused else None
     n_abstained = sum(row.abstained for row in rows)
-    return FolderOutcome(table, *counts, n_ignored=n_ignored, n_fused=n_fused, n_abstained=n_abstained)
+    return FolderOutcome(
+        table,
+        *counts,
+        n_ignored=n_ignored,
+        n_fused=n_fused,
+        n_abstained=n_abstained,
+        why_abstained=why_abstained(rows),
+    )
 
 
 Answered = tuple[Prediction, bool]  # and whether another attempt would come to the same

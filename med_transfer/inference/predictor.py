@@ -85,14 +85,17 @@ class Predictor:
         """The prediction for an input that was read already, for example in another process; arguments as above.
 
         Raises:
+            InputRejected: a modality that no development scan had.
             NoAnswer: the network gave NaN or infinity.
         """
+        self.record.input_envelope.require_modality(given.facts, given.path)
         image = torch.from_numpy(given.image).float()[None].to(self.device)
         with torch.inference_mode():
             probabilities, novelty = self.network.predict(image)
         unanswered = Prediction(given.path, "", given.study_uid, given.series_uid, reason=given.notes)
         found = probabilities[0].cpu().double().numpy()
-        answer, fusion = self.record.answer(unanswered, found, float(novelty[0])), self.record.fusion
+        answer = self.record.answer(unanswered, found, float(novelty[0]), given.facts)
+        fusion = self.record.fusion
         if fusion is None:
             return answer
         scan = FusionScans(found[None], given.handcrafted[None], [given.within], [columns or {}])

@@ -21,7 +21,9 @@ class Prediction:
         predicted: the network's own class at the bundle's operating point; findings joined by ``;`` when multi-label.
         prediction_set: classes that the network cannot rule out, joined by ``;``; ``{}`` when it rules out all; empty
             when the bundle makes no sets. See :class:`med_transfer.model.calibration.PredictionSets`.
-        abstained: the scan lies outside what the model was trained on: its novelty is above the bundle's limit.
+        abstained: the scan lies outside what the model was trained on: its novelty is above the bundle's limit, or a
+            fact of it outside of the input envelope.
+        abstained_because: codes of the reasons, joined by ``;``: ``novelty``, ``outside_<fact>``; ``reason`` says them.
         novelty: share of training scans that lie nearer to the training data than this one, in [0, 1].
         seconds: wall time spent on this scan.
         problem: ``reason`` without the scan's place; equal ones count together. Only in memory.
@@ -43,3 +45,4 @@ class Prediction:
     prediction_set: str = ""
     problem: str = ""
     found: str = ""
+    abstained_because: str = ""

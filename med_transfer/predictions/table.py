@@ -19,7 +19,8 @@ from med_transfer.predictions.record import Prediction, Status
 
 _SETS = "prediction_set"
 _BEFORE = ("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted", _SETS)
-_AFTER = ("abstained", "novelty", "seconds")
+_WHY = "abstained_because"
+_AFTER = ("abstained", _WHY, "novelty", "seconds")
 _PROBABILITY, _FUSED = "p_", "fused_p_"
 _STATUSES = get_args(Status)
 
@@ -101,7 +102,7 @@ def merge_tables(tables: Sequence[Path], out: Path) -> int:
         UsageError: one is no whole table, or of other classes than the first.
         OutputError: it cannot be written.
     """
-    (header, *rows), *others = (_with_sets(_records(table)) for table in tables)
+    (header, *rows), *others = (_with_reasons(_with_sets(_records(table))) for table in tables)
     for table, (columns, *more) in zip(tables[1:], others, strict=True):
         if columns != header:
             raise UsageError(f"columns {', '.join(columns)}", where=table, expected=", ".join(header))
@@ -117,6 +118,12 @@ def read_cells(table: Path) -> list[list[str]]:
 
 def _place(row: Sequence[str]) -> tuple[str, str, Sequence[str]]:
     return row[0], row[3], row[:-1]
+
+
+def why_abstained(predictions: Sequence[Prediction]) -> dict[str, int]:
+    """Code of a reason to abstain to the number of predictions that have it, the most frequent first."""
+    codes = Counter(code for one in predictions for code in one.abstained_because.split(";") if code)
+    return dict(codes.most_common())
 
 
 def _taken(kept: Counter[str], row: str) -> bool:
@@ -142,6 +149,7 @@ def _row(prediction: Prediction, names: Sequence[str], fused: bool) -> list[str]
         prediction.prediction_set,
         *("" if p is None else repr(float(p)) for p in probabilities),
         "true" if prediction.abstained else "false",
+        prediction.abstained_because,
         "" if prediction.novelty is None else repr(float(prediction.novelty)),
         f"{prediction.seconds:.3f}",
     ]
@@ -161,7 +169,7 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 def _read(path: Path, names: Sequence[str] | None, fused: bool = False) -> list[Prediction]:
     """``names`` None: whatever classes, fused or not, the header tells of."""
-    header, *rows = _with_sets(_records(path))
+    header, *rows = _with_reasons(_with_sets(_records(path)))
     of_classes = header[len(_BEFORE) : -len(_AFTER)]
     if names is None:
         fused = any(column.startswith(_FUSED) for column in of_classes)
@@ -187,6 +195,14 @@ def _with_sets(records: list[list[str]]) -> list[list[str]]:
         cells = (_SETS, *("" for _ in records[1:]))
         return [[*row[:place], cell, *row[place:]] for row, cell in zip(records, cells, strict=True)]
     return records
+
+
+def _with_reasons(records: list[list[str]]) -> list[list[str]]:
+    """A table from before abstention told its reasons gets an empty column of them."""
+    if _WHY in records[0] or records[0][-3:] != ["abstained", "novelty", "seconds"]:
+        return records
+    cells = (_WHY, *("" for _ in records[1:]))
+    return [[*row[:-2], cell, *row[-2:]] for row, cell in zip(records, cells, strict=True)]
 
 
 def _records(path: Path) -> list[list[str]]:
@@ -215,6 +231,7 @@ def _prediction(row: list[str], names: Sequence[str], fused: bool, path: Path, l
             probabilities=_by_class(cells, _PROBABILITY, names),
             fused=_by_class(cells, _FUSED, names) if fused else {},
             abstained=cells["abstained"] == "true",
+            abstained_because=cells[_WHY],
             novelty=float(cells["novelty"]) if cells["novelty"] else None,
             seconds=float(cells["seconds"]),
         )

@@ -19,7 +19,7 @@ BOOKKEEPING = {  # of resuming and merging
     "cohorts/kept_scans.py",
     *("bundle/files.py", "inference/shards.py", "inference/copies.py"),
 }
-GUARDS = {"scans/isolation.py", "scans/search/files.py"}
+GUARDS = {"scans/isolation.py", "scans/search/files.py", "cohorts/input_facts.py", "bundle/envelope.py"}
 MOST_FILES = 30  # as few as a reader can follow; lower it when a file goes
 ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
 

@@ -33,7 +33,7 @@ LABELS = sorted(CLASSES["texture"])
 COLUMNS = [
     *("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted", "prediction_set"),
     *(f"p_{name}" for name in LABELS),
-    *("abstained", "novelty", "seconds"),
+    *("abstained", "abstained_because", "novelty", "seconds"),
 ]
 OF_PATIENTS = ("texture-00", "other-00", "PHANTOM", "20200101")  # PatientID, PatientName, StudyDate
 IN_SUBPROCESS = [sys.executable, "-m", "med_transfer"]
@@ -322,8 +322,11 @@ def test_a_scan_unlike_all_that_was_held_out_abstains_by_default(command, finish
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "noise.nii")
     outcome = command("predict", finished.bundle, tmp_path / "noise.nii", "-o", tmp_path / "out")
     assert read_rows(tmp_path / "out/predictions.csv")[0]["abstained"] == "true"
-    said = "1 of 1 predictions abstain: more out-of-distribution than 95% of held-out scans"
-    assert outcome.out.splitlines()[2] == said
+    said = "1 of 1 predictions abstain: more out-of-distribution than 95% of held-out scans (1); outside of the input "
+    assert outcome.out.splitlines()[2].startswith(said + "envelope: ")
+    row = read_rows(tmp_path / "out/predictions.csv")[0]
+    assert row["abstained_because"].startswith("novelty;outside_")
+    assert "lies outside of" in row["reason"]
     own = pd.read_csv(finished.folder / "predictions.csv")
     assert f"{own.abstained.sum()} of {len(own)} predictions abstain: more out-of" in finished.outcome.out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def test_predictions_that_abstain_are_counted_and_the_rest_is_measured(
     truth = {row["scan"]: row["label"] for row in read_rows(unseen_csv)}
     answered = [row for row in rows if row["abstained"] == "false"]
     assert (metrics["n"], metrics["above"]) == (len(rows) - len(answered), 0.95)
+    assert metrics["reasons"] == Counter(code for row in rows for code in row["abstained_because"].split(";") if code)
     shares = [
         np.mean([row["predicted"] == name for row in answered if truth[row["scan"]] == name])
         for name in sorted({truth[row["scan"]] for row in answered})

@@ -27,6 +27,7 @@ from med_transfer.phantoms import PhantomConfig, write_cohort
 
 USE = ("fusion.use=[network,handcrafted,columns]", "fusion.columns=[age,sex]", "fusion.penalty=0.1")
 CLASSES = ("ground-glass", "part-solid", "solid")
+AFTER = ("abstained", "abstained_because", "novelty", "seconds")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_a_table_with_all_inputs_is_fused_and_resumed(fused, table, tmp_path):
     assert (outcome.code, "27 fused" in outcome.out) == (0, True)
     rows = read_rows(tmp_path / "predictions.csv")
     names = [f"{prefix}{name}" for prefix in ("p_", "fused_p_") for name in CLASSES]
-    assert list(rows[0])[6:] == ["predicted", "prediction_set", *names, "abstained", "novelty", "seconds"]
+    assert list(rows[0])[6:] == ["predicted", "prediction_set", *names, *AFTER]
     answers = {row["scan"]: row for row in rows}
     for row in read_rows(fused.folder / "predictions.csv"):  # the run's own test scans; its tensors are float16
         both = [[float(one[name]) for name in names] for one in (row, answers[row["scan"]])]

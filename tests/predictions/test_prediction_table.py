@@ -25,6 +25,7 @@ ROWS = [
         series_uid="2",
         probabilities={"high": 1 / 3, "low": 2 / 3},
         abstained=True,
+        abstained_because="novelty;outside_noise",
         novelty=None,
         seconds=2.0,
         prediction_set="high;low",
@@ -74,6 +75,7 @@ def test_columns_are_the_documented_ones(tmp_path):
             "p_high",
             "p_low",
             "abstained",
+            "abstained_because",
             "novelty",
             "seconds",
         ]
@@ -98,6 +100,13 @@ def test_rows_read_back_sorted(tmp_path):
 def test_any_row_reads_back(tmp_path_factory, rows):
     path = write(tmp_path_factory.mktemp("p") / "p.csv", rows)
     assert sorted(map(repr, PredictionTable.load(path))) == sorted(map(repr, rows))
+
+
+def test_a_table_from_before_abstention_told_why_is_read(tmp_path):
+    path = write(tmp_path / "p.csv", ROWS)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="abstained_because")
+    frame.to_csv(path, index=False, lineterminator="\n")
+    assert PredictionTable.load(path) == in_order([replace(row, abstained_because="") for row in ROWS])
 
 
 def test_every_row_is_on_disk_at_once(tmp_path):

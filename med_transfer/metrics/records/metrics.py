@@ -191,17 +191,20 @@ class Bootstrap(Record):
 
 
 class Abstained(Record):
-    """Predictions that abstain, since the scan is out-of-distribution. All other measures count their calls too.
+    """Predictions that abstain: the scan is out-of-distribution, or outside of the input envelope. All other measures
+    count their calls too.
 
     Attributes:
         n: such scans.
         above: novelty above which a prediction abstains.
+        reasons: code to the number of such scans; one may have several. ``novelty``, or ``outside_<fact>``.
         balanced_accuracy: of the scans whose prediction does not.
     """
 
     n: int
     above: float
     balanced_accuracy: Estimate
+    reasons: dict[str, int] = Field(default_factory=dict)
 
 
 class Metrics(Record):

@@ -126,12 +126,13 @@ def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
     if abstained is None or not abstained.n:
         return None
     text = t(
-        "{n} of {scans} predictions abstain: the scan is more out-of-distribution than {limit} of held-out scans. "
-        "Every figure of this page counts what the network would have said of them. Without them: balanced sensitivity "
-        "{figure} ({interval}).",
+        "{n} of {scans} predictions abstain: the scan is more out-of-distribution than {limit} of held-out scans, or "
+        "outside of the limits within which the development scans were ({reasons}). Every figure of this page counts "
+        "what the network would have said of them. Without them: balanced sensitivity {figure} ({interval}).",
         n=abstained.n,
         scans=metrics.n_scans,
         limit=f"{abstained.above:.0%}",
+        reasons=", ".join(f"{code} {n}" for code, n in abstained.reasons.items()) or t("no reasons recorded"),
         figure=decimal(abstained.balanced_accuracy),
         interval=decimal_interval(abstained.balanced_accuracy.ci95, t),
     )
