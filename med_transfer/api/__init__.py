@@ -186,7 +186,7 @@ def explain(
         settings: fields of :class:`med_transfer.explanation.settings.MapSettings`, as ``method="occlusion"``.
     """
     chosen = MapSettings(**settings)
-    predictor = load_bundle(bundle, device, public_key)
+    predictor = load_bundle(bundle, device, public_key, "torch")
     return explain_scans(predictor, scans, out, chosen, class_name=class_name, progress=progress)
 
 

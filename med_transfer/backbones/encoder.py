@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
+Features = Callable[[Tensor], Tensor]  # of a batch [n, ...] the features [n, channel]
 Box = tuple[slice, slice, slice]  # of an input's voxels, along depth, height, width
 InstancePooling = Literal["attention", "mean", "max", "mean_max", "top_k"]
 
@@ -57,6 +58,14 @@ class Encoder(nn.Module):
         """
         return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in stages], dim=1)
 
+    def core(self, stages: Sequence[int]) -> nn.Module:
+        """What of :meth:`forward` and :meth:`pool` takes the time, as one module that another runtime can compute."""
+        return Pooled(self, stages)
+
+    def with_core(self, core: Features) -> Encoder:
+        """The encoder with its core computed elsewhere, taken over; it gives features and no maps."""
+        return ComputedElsewhere(self.stage_channels, core)
+
     def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
         """What it takes one by one of an input of this shape: slices, or tiles; empty where it takes the whole."""
         return []
@@ -73,6 +82,38 @@ class Encoder(nn.Module):
     def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a file, by this encoder's names, in this encoder's shapes where it can tell how (2D to 3D)."""
         return tensors
+
+
+class Pooled(nn.Module):
+    """A batch to the features [batch, channel] of an encoder's stages, joined."""
+
+    def __init__(self, encoder: Encoder, stages: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder, self.chosen = encoder, tuple(stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channel] of a batch [batch, channel, depth, height, width]."""
+        return self.encoder.pool(self.encoder(x), self.chosen)
+
+
+class ComputedElsewhere(Encoder):
+    """An encoder whose features another runtime computes, pooled already; there is nothing to train or to explain."""
+
+    def __init__(self, stage_channels: tuple[int, ...], core: Features) -> None:
+        super().__init__()
+        self.stage_channels, self._core = stage_channels, core
+
+    def stages(self) -> list[nn.Module]:
+        """None."""
+        return []
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The features alone."""
+        return [self._core(x)]
+
+    def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
+        """Those of the stages for which the core was made."""
+        return maps[0]
 
 
 def channels_last(network: Network) -> Network:

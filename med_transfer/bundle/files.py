@@ -97,6 +97,13 @@ def read_record(folder: Path) -> BundleRecord:
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
         key = ".".join(map(str, first["loc"]))
+        if key == "schema":
+            raise BundleError(
+                f"schema {first['input']!r}, of a newer version",
+                where=path,
+                expected="schema '1'",
+                action="Update med-transfer",
+            ) from None
         raise BundleError(
             f"{key or 'record'}: {first['msg']}", where=path, expected="a bundle of this version"
         ) from None
@@ -182,7 +189,7 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
             expected="finite weights",
             action="Train it again, with a lower learning rate",
         )
-    return ensemble.eval()
+    return ensemble.eval().share_equal_encoders()
 
 
 def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:

@@ -21,6 +21,7 @@ from med_transfer.cli import (
     demo,
     evaluate,
     explain,
+    export,
     finetune,
     index,
     inspect,
@@ -52,7 +53,7 @@ app = typer.Typer(
 )
 for module in (
     *(demo, phantom, index, inspect, plan, preview, pretrain, select, tune),
-    *(finetune, evaluate, report, compare, predict, merge, explain, serve),
+    *(finetune, evaluate, report, compare, predict, merge, explain, export, serve),
 ):
     app.command(module.NAME, epilog=example(f"{module.NAME} {module.EXAMPLE}"))(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,10 @@ def command(
     mask: Mask = None,
     roi: Roi = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    runtime: Annotated[
+        Literal["auto", "torch", "openvino", "onnx"],
+        typer.Option(help="What computes the network; auto: the fastest that the bundle was exported for."),
+    ] = "auto",
     key: SignedWith = None,
     workers: Annotated[
         int | None,
@@ -55,13 +59,15 @@ def command(
 
     formats = known_formats(also or ())  # before the work, not after it
     settings = BatchSettings(workers, Shard.parse(shard))
-    predictor = load_bundle(bundle, device, key)
+    predictor = load_bundle(bundle, device, key, runtime)
     if sbatch is not None:
-        options = {"--mask": mask, "--roi": roi, "--device": device, "--key": key, "--workers": workers}
+        options = {"--mask": mask, "--roi": roi, "--device": device, "--runtime": runtime, "--key": key}
+        options["--workers"] = workers
         say(str(_write_sbatch(bundle, scans, out, sbatch, options)))
         return
     if not as_json:
         say(predictor.record.preprocessing.region_sentence)
+        say(predictor.chosen.sentence)
     with progress_bars() as progress:
         result = predictor.predict_folder(with_region(scans, mask, roi), out, progress, settings)
     write_beside(result.table, formats)
@@ -74,7 +80,9 @@ def command(
     if result.n_fused is not None:
         counts["fused"] = result.n_fused
     if as_json:
-        say_json(counts | {"abstained": result.n_abstained, "table": str(result.table)})
+        say_json(
+            counts | {"abstained": result.n_abstained, "runtime": predictor.chosen.name, "table": str(result.table)}
+        )
     else:
         say(", ".join(f"{number} {name}" for name, number in counts.items()))
         say_abstained(result.n_abstained, result.n_ok, predictor.record.abstain_above_novelty, result.why_abstained)

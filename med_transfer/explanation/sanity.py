@@ -68,6 +68,7 @@ def randomised(ensemble: Ensemble, seed: int) -> Ensemble:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for fold_model in drawn.fold_models:
+            fold_model.encoder = copy.deepcopy(fold_model.encoder)  # frozen folds share one
             for module in fold_model.modules():
                 _draw(module)
     return drawn.eval()

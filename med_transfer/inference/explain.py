@@ -82,7 +82,7 @@ def explain_scans(
         NothingDone: none of several can be used.
         OutputError: a file cannot be written.
     """
-    out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else Predictor(bundle)
+    out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else Predictor(bundle, runtime="torch")
     names = predictor.record.classes
     if class_name is not None and class_name not in names:
         raise UsageError(
@@ -139,7 +139,7 @@ def _explain_item(
     grid, floor = preprocessing.grid(first, region), preprocessing.config.output_range[0]
     method = settings.on(grid, floor, progress)
     explanation = explain(
-        predictor.network,
+        predictor.torch_network,
         preprocessing(scans, region).to(predictor.device),
         predictor.record.classes.index(chosen),
         method,

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,10 +16,12 @@ from med_transfer.cohorts import NetworkInput, network_input
 from med_transfer.errors import ConfigError
 from med_transfer.fusion import FusionScans
 from med_transfer.inference.folder import BatchSettings, FolderOutcome, ScanWithRegion, predict_all
+from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.progress import Progress, silent
+from med_transfer.runtimes import Runtime, choose_network
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan
 
 Source = Path | str | Series | Volume
@@ -31,19 +34,35 @@ class Predictor:
         bundle: the bundle folder, or the run folder that holds it.
         device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
         public_key: PEM file of whoever must have signed the bundle; None takes an unsigned one, too, and says so.
+        runtime: what computes the network: ``torch``, a runtime that the bundle was exported for, or ``auto``, the
+            fastest of them.
 
     Raises:
-        BundleError: the folder is no bundle, or incomplete, or changed, or not signed with that key.
+        BundleError: the folder is no bundle, or incomplete, or changed, or not signed with that key; it was not
+            exported for that runtime.
         ConfigError: a device that this machine does not have.
+        MissingExtra: the runtime is not installed.
     """
 
-    def __init__(self, bundle: Path | str, device: str = "auto", public_key: Path | None = None) -> None:
+    def __init__(
+        self, bundle: Path | str, device: str = "auto", public_key: Path | None = None, runtime: Runtime = "auto"
+    ) -> None:
         bundle = bundle_folder(bundle)
         self.record: BundleRecord = read_record(bundle)
         self.device = _device(device)
-        self.identity = hashlib.sha256(self.record.model_dump_json().encode()).hexdigest()  # the weights' hash is in it
         self.preprocessing = Preprocessing(self.record.preprocessing)
-        self.network = load_network(bundle, public_key).to(self.device)
+        self._folder, network = bundle, load_network(bundle, public_key).to(self.device)
+        self.chosen = choose_network(network, bundle, self.record.weights_sha256, runtime, self.device.type)
+        self.network = self.chosen.ensemble
+        made_by = self.record.model_dump_json()  # the weights' hash is in it
+        if self.chosen.export is not None:
+            made_by += self.chosen.export.model_dump_json() + self.chosen.precision
+        self.identity = hashlib.sha256(made_by.encode()).hexdigest()
+
+    @cached_property
+    def torch_network(self) -> Ensemble:
+        """The network as torch computes it, whose maps can be explained. Raises BundleError."""
+        return self.network if self.chosen.export is None else load_network(self._folder).to(self.device)
 
     def predict(
         self,
@@ -130,6 +149,8 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_bundle(bundle: Path | str, device: str = "auto", public_key: Path | None = None) -> Predictor:
+def load_bundle(
+    bundle: Path | str, device: str = "auto", public_key: Path | None = None, runtime: Runtime = "auto"
+) -> Predictor:
     """The predictor of a bundle folder. Raises as :class:`Predictor`."""
-    return Predictor(bundle, device, public_key)
+    return Predictor(bundle, device, public_key, runtime)

@@ -56,7 +56,27 @@ class Ensemble(nn.Module):
     def fold_model_features(self, images: Tensor) -> list[Tensor]:
         """Of each fold model the features [batch, feature] that its head reads."""
         images = images.contiguous(memory_format=torch.channels_last_3d)  # faster on a CPU
-        return [self._fold_model(number).features(images) for number in range(self.n_fold_models)]
+        features, encoder, maps = [], None, []
+        for classifier in self.fold_models:
+            if classifier.encoder is not encoder:
+                encoder = classifier.encoder
+                maps = encoder(images)
+            features.append(classifier.pool(maps))
+        return features
+
+    def share_equal_encoders(self) -> Ensemble:
+        """Itself, with one encoder for all fold models whose encoders are equal (frozen ones), computed once a scan."""
+        first, *others = self.fold_models
+        for classifier in others:
+            own, of_first = classifier.encoder.state_dict(), first.encoder.state_dict()
+            if all(torch.equal(tensor, of_first[name]) for name, tensor in own.items()):
+                classifier.encoder = first.encoder
+        return self
+
+    def alone(self, number: int) -> Ensemble:
+        """One of its fold models, by itself."""
+        novelty: Novelty = self.get_submodule(f"novelty{number}")  # type: ignore[assignment]
+        return Ensemble([self._fold_model(number)], [novelty], multilabel=self.multilabel, calibrator=self.calibrator)
 
     def predict_features(self, features: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`predict`, from each fold model's features of the images."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from med_transfer.backbones.encoder import Box
+from med_transfer.backbones.encoder import Box, Features
 from med_transfer.backbones.networks.instances import GatedAttention, InstanceEncoder, occupied, spread
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import PlanarEncoder, PlanarNetwork
@@ -26,10 +28,26 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
     def __init__(self, planar: PlanarNetwork, photograph: AsPhotograph) -> None:
         super().__init__(planar, photograph)
         self.attention = GatedAttention(self.stage_channels[-1])
+        self._elsewhere: Features | None = None
 
     def stages(self) -> list[nn.Module]:
         """As every encoder's; the last one holds the attention too, before what makes its map."""
         return self.with_attention(super().stages())
+
+    def core(self, stages: Sequence[int]) -> nn.Module:
+        """Photographs of slices to their features of all stages, joined."""
+        return _PooledSlices(self)
+
+    def with_core(self, core: Features) -> SliceEncoder:
+        """Itself; which slices there are, and how they pool, stays here."""
+        self.net, self._elsewhere = nn.Identity(), core
+        return self
+
+    def net_maps(self, x: Tensor) -> list[Tensor]:
+        """The map of each stage; of one voxel, the features, where they are computed elsewhere."""
+        if self._elsewhere is None:
+            return super().net_maps(x)
+        return list(self._elsewhere(x)[..., None, None].split(self.stage_channels, dim=1))
 
     def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
         """Every slice."""
@@ -63,3 +81,14 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
             return self.net_maps(slices)
         n = max(1, (_CHUNK_PIXELS_GPU if slices.is_cuda else _CHUNK_PIXELS) // slices[0, 0].numel())
         return [torch.cat(maps) for maps in zip(*map(self.net_maps, slices.split(n)), strict=True)]
+
+
+class _PooledSlices(nn.Module):
+    """[slice, channel] of photographs of slices."""
+
+    def __init__(self, encoder: SliceEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([feature_map.mean(dim=(2, 3)) for feature_map in self.encoder.net_maps(x)], dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from med_transfer.backbones.encoder import Box, Encoder
+from med_transfer.backbones.encoder import Box, ComputedElsewhere, Encoder, Features, Pooled
 from med_transfer.backbones.networks.instances import GatedAttention, InstanceEncoder, occupied, spread
 
 _CHUNK_VOXELS = 2**18  # of the tiles that pass the network at once: what 64 x 64 x 64 voxels need in memory
@@ -40,6 +40,15 @@ class TileEncoder(InstanceEncoder):
     def stages(self) -> list[nn.Module]:
         """Those of the network."""
         return self.with_attention(self.tiled.stages())
+
+    def core(self, stages: Sequence[int]) -> nn.Module:
+        """Tiles to their features of all stages, joined."""
+        return Pooled(self.tiled, range(len(self.stage_channels)))
+
+    def with_core(self, core: Features) -> TileEncoder:
+        """Itself; which tiles there are, and how they pool, stays here."""
+        self.tiled = ComputedElsewhere(self.stage_channels, core)
+        return self
 
     def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
         """The tiles, in the order of the maps' voxels."""

@@ -1,0 +1,105 @@
+"""Which runtime computes a bundle's network."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from med_transfer.errors import BundleError, ConfigError
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.runtimes.cores import computed_by
+from med_transfer.runtimes.engines import ENGINES, computable, missing, missing_package
+from med_transfer.runtimes.record import ExportRecord, read_exports, require_files
+
+log = logging.getLogger(__name__)
+
+Runtime = Literal["auto", "torch", "openvino", "onnx"]
+
+
+@dataclass(frozen=True)
+class ChosenNetwork:
+    """A network ready to predict.
+
+    Attributes:
+        ensemble: with its encoders computed by the runtime.
+        export: what is known of it; None for torch.
+        precision: that is computed in, which may be less than was exported for.
+    """
+
+    ensemble: Ensemble
+    export: ExportRecord | None = None
+    precision: str = "fp32"
+
+    @property
+    def name(self) -> str:
+        """``torch``, or the runtime and its precision."""
+        return "torch" if self.export is None else f"{self.export.format} {self.precision}"
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        if self.export is None:
+            return "computed by torch"
+        gain = self.export.torch_seconds / self.export.seconds
+        return f"computed by {self.name} ({gain:.1f} times as fast as torch where it was exported)"
+
+
+def choose_network(
+    network: Ensemble, bundle: Path, weights_sha256: str, runtime: Runtime = "auto", device: str = "cpu"
+) -> ChosenNetwork:
+    """The network as the wanted runtime computes it; ``auto`` takes the fastest of the bundle's exports that work here.
+
+    Args:
+        network: of the bundle, taken over.
+        bundle: its folder.
+        weights_sha256: of its weights.
+        runtime: the wanted one.
+        device: ``cpu`` or ``cuda``; on a GPU only torch computes.
+
+    Raises:
+        BundleError: no export of that runtime; one that was changed, or is of other weights or a newer version.
+        MissingExtra: the wanted runtime is not installed.
+        ConfigError: no such runtime, or a GPU with a runtime of the processor.
+    """
+    if runtime not in ("auto", "torch", *ENGINES):
+        raise ConfigError(f"runtime {runtime!r}", expected=f"one of auto, torch, {', '.join(ENGINES)}")
+    if runtime == "torch" or (runtime == "auto" and device != "cpu"):
+        return ChosenNetwork(network)
+    if device != "cpu":
+        raise ConfigError(f"runtime {runtime} on {device}", expected="device cpu, or runtime torch")
+    exports = [one for one in read_exports(bundle, weights_sha256) if runtime in ("auto", one[1].format)]
+    if runtime != "auto":
+        if package := missing_package(runtime):
+            raise missing(package, runtime)
+        if not exports:
+            raise BundleError(
+                f"holds no network for {runtime}",
+                where=bundle,
+                action=f"Run: med-transfer export BUNDLE --to {runtime}",
+            )
+    exports = [one for one in exports if runtime != "auto" or _works(one[1])]
+    if not exports:
+        return ChosenNetwork(network)
+    folder, fastest = min(exports, key=lambda one: one[1].seconds)
+    require_files(folder, fastest)
+    precision = computable(fastest.format, fastest.precision)
+    engine = ENGINES[fastest.format]
+    files = sorted(name for name in fastest.files if name.endswith(engine.suffix))
+    cores = [engine.load(folder / name, precision) for name in files]
+    with torch.no_grad():
+        return ChosenNetwork(computed_by(network, cores, fastest.encoders), fastest, precision)
+
+
+def _works(export: ExportRecord) -> bool:
+    """Whether it is faster than torch and its runtime is installed; if not, that is said."""
+    if package := missing_package(export.format):
+        log.warning(
+            "the bundle's network for %s is not used: package %s is not installed; run: pip install 'med-transfer[%s]'",
+            *(export.format, package, export.format),
+        )
+        return False
+    return export.seconds < export.torch_seconds

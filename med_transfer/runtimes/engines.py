@@ -1,0 +1,185 @@
+"""The runtimes: how each converts an encoder's core to a file, brings it to 8 bits, and computes it again."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from med_transfer.backbones import Features
+from med_transfer.errors import MissingExtra, UsageError
+from med_transfer.runtimes.record import Format, Precision
+
+log = logging.getLogger(__name__)
+
+_BF16 = "BF16"
+
+
+class Engine(Protocol):
+    """One runtime.
+
+    Attributes:
+        packages: that it needs.
+        precisions: that it has.
+        suffix: of its file.
+    """
+
+    packages: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    suffix: str
+
+    def convert(self, core: nn.Module, example: Tensor, path: Path) -> None:
+        """Write the core as a file that takes any number of instances of the example's size."""
+        ...
+
+    def quantise(self, path: Path, examples: Sequence[Tensor], quantised: Path) -> None:
+        """Write the file's network again, weights and activations in 8 bits, by what inputs look like."""
+        ...
+
+    def load(self, path: Path, precision: Precision) -> Features:
+        """The file's network, on as many threads as torch has."""
+        ...
+
+
+class OpenVino:
+    """Intel's runtime: a file of the graph (.xml) and one of the weights (.bin) beside it."""
+
+    packages: tuple[str, ...] = ("openvino",)
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+    suffix = ".xml"
+
+    def convert(self, core: nn.Module, example: Tensor, path: Path) -> None:
+        """By tracing."""
+        openvino = import_package("openvino")
+        model = openvino.convert_model(core, example_input=example, input=[-1, *example.shape[1:]])
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+    def quantise(self, path: Path, examples: Sequence[Tensor], quantised: Path) -> None:
+        """By nncf."""
+        nncf, openvino = import_package("nncf", "openvino"), import_package("openvino")
+        model = openvino.Core().read_model(path)
+        dataset = nncf.Dataset([example.numpy() for example in examples])
+        openvino.save_model(nncf.quantize(model, dataset, subset_size=len(examples)), quantised, compress_to_fp16=False)
+
+    def load(self, path: Path, precision: Precision) -> Features:
+        """What is not in 8 bits is computed in 32: so an answer does not hang on the processor."""
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        compiled = import_package("openvino").Core().compile_model(path, "CPU", settings)
+
+        def features(batch: Tensor) -> Tensor:
+            return torch.from_numpy(compiled(batch.contiguous().numpy())[0])
+
+        return features
+
+    def has_bf16(self) -> bool:
+        """Whether this processor computes in bfloat16 (AVX512-BF16 or AMX)."""
+        return _BF16 in import_package("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class Onnx:
+    """ONNX Runtime, and a file that other programs read too."""
+
+    packages: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript")  # the first computes, the others make the file
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    suffix = ".onnx"
+
+    def convert(self, core: nn.Module, example: Tensor, path: Path) -> None:
+        """By torch.export."""
+        two = torch.cat([example, example])[:2]  # one alone would be taken for the only number there is
+        batch = ({0: torch.export.Dim("n")},)
+        torch.onnx.export(
+            core, (two,), str(path), dynamo=True, dynamic_shapes=batch, external_data=False, verbose=False
+        )
+
+    def quantise(self, path: Path, examples: Sequence[Tensor], quantised: Path) -> None:
+        """By nncf."""
+        nncf, onnx = import_package("nncf", "onnx"), import_package("onnx")
+        model = onnx.load(path)
+        name = model.graph.input[0].name
+        dataset = nncf.Dataset([{name: example.numpy()} for example in examples])
+        onnx.save(nncf.quantize(model, dataset, subset_size=len(examples)), quantised)
+
+    def load(self, path: Path, precision: Precision) -> Features:
+        """In 32 bits, or as quantised."""
+        onnxruntime = import_package("onnxruntime", "onnx")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+
+        def features(batch: Tensor) -> Tensor:
+            return torch.from_numpy(session.run(None, {name: batch.contiguous().numpy()})[0])
+
+        return features
+
+
+_OPENVINO, _ONNX = OpenVino(), Onnx()
+ENGINES: dict[Format, Engine] = {"openvino": _OPENVINO, "onnx": _ONNX}
+
+
+def computable(format_: Format, precision: Precision) -> Precision:
+    """The precision, or fp32 where this processor does not compute in bfloat16, which is said.
+
+    Raises:
+        MissingExtra: the runtime is not installed.
+        UsageError: it has no such precision.
+    """
+    engine = ENGINES[format_]
+    if precision not in engine.precisions:
+        raise UsageError(
+            f"{precision} with {format_}", where="--precision", expected=f"one of {', '.join(engine.precisions)}"
+        )
+    if precision == "bf16" and not _OPENVINO.has_bf16():
+        log.warning("this processor does not compute in bfloat16 (no AVX512-BF16, no AMX): fp32 is used instead")
+        return "fp32"
+    return precision
+
+
+def missing_package(format_: Format, *, to_export: bool = False, int8: bool = False) -> str:
+    """The first package of a runtime that is not installed; empty where all are.
+
+    Args:
+        to_export: what makes files counts too, not only what reads them.
+        int8: what brings them to 8 bits.
+    """
+    needed = [*ENGINES[format_].packages[: None if to_export else 1], *(["nncf"] if int8 else [])]
+    return next((name for name in needed if importlib.util.find_spec(name) is None), "")
+
+
+def import_package(name: str, extra: str = "") -> ModuleType:
+    """A package of a runtime. Raises MissingExtra, which names the extra."""
+    try:
+        with quiet():
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise missing(name, extra or name) from error
+
+
+def missing(package: str, extra: str) -> MissingExtra:
+    """What to say where a package is not installed."""
+    return MissingExtra(
+        f"package {package} is not installed",
+        where=f"runtime {extra}",
+        action=f"Run: pip install 'med-transfer[{extra}]'; or use --runtime torch",
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The libraries' advice is for developers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,228 @@
+"""A bundle's network as another runtime computes it: converted, checked on real scans, and kept beside the weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_whole
+from med_transfer.bundle.signature import sign_bundle, verify_bundle
+from med_transfer.errors import BundleError, MedTransferError, OutputError, UsageError
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.progress import Progress, silent
+from med_transfer.runtimes.checking import CheckScans, answers, compare, objections, scans_of_run, scans_of_table
+from med_transfer.runtimes.cores import computed_by, core_inputs, distinct
+from med_transfer.runtimes.engines import ENGINES, computable, missing, missing_package, quiet
+from med_transfer.runtimes.record import (
+    EXPORT_FILE,
+    MODELS_FOLDER,
+    ExportRecord,
+    Format,
+    Precision,
+    sha256_of,
+)
+
+log = logging.getLogger(__name__)
+
+_CALIBRATION_SCANS, _CALIBRATION_BATCHES = 32, 128
+_TIMED_SCANS = 3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export.
+
+    Attributes:
+        folder: where it lies; None where it may not be used and was not kept.
+        record: what is known of it.
+        objections: why it may not be used.
+    """
+
+    folder: Path | None
+    record: ExportRecord
+    objections: tuple[str, ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        """For a person."""
+        record, check = self.record, self.record.check
+        how = ", each by the fold model that had not seen it" if check.by_fold else ""
+        how += "" if check.against == "labels" else ", by torch's own calls since they have no labels"
+        said = [
+            f"checked on {check.n_scans} scans{how}",
+            f"largest difference of a probability {check.probability_difference:.2g}, of novelty "
+            f"{check.novelty_difference:.2g}; {check.n_abstentions_changed} abstentions change",
+            *(f"{name}: {before:.3f} with torch, {after:.3f}" for name, (before, after) in check.sensitivity.items()),
+            f"{record.seconds:.3g} s a scan, {record.torch_seconds:.3g} with torch: "
+            f"{record.torch_seconds / record.seconds:.1f} times as fast",
+        ]
+        if self.folder is None:
+            return [*said, f"not kept, torch stays in use: {'; '.join(self.objections)}"]
+        return [*said, str(self.folder)]
+
+
+def export_bundle(
+    bundle: Path | str,
+    to: Format,
+    precision: Precision = "fp32",
+    scans: Path | str | None = None,
+    *,
+    sign_key: Path | None = None,
+    progress: Progress = silent,
+) -> Exported:
+    """Export a bundle's network, check it, and keep it in the bundle's folder if it may be used.
+
+    Args:
+        bundle: the bundle, or the run folder that holds one.
+        to: the runtime.
+        precision: of its arithmetic; bf16 becomes fp32 where the processor has none, which is said.
+        scans: a table of scans to check it with, and to fit 8 bits to; None: the run's own validation scans.
+        sign_key: private key to sign the bundle with again, where it is signed.
+        progress: told how far it is.
+
+    Raises:
+        BundleError: the folder is no bundle, changed, or signed while there is no key to sign it again.
+        MissingExtra: the runtime is not installed.
+        UsageError: no such precision; no scans to check with; the runtime cannot compute the network.
+        OutputError: it cannot be written.
+    """
+    folder = bundle_folder(bundle)
+    record = read_whole(folder)
+    if lacking := missing_package(to, to_export=True, int8=precision == "int8"):
+        raise missing(lacking, to)
+    precision = computable(to, precision)
+    if verify_bundle(folder) is not None and sign_key is None:
+        raise BundleError(
+            "is signed, and a signature covers every file: an exported network would break it",
+            where=folder,
+            expected="a key to sign it with again, once you have verified it",
+            action="Give --sign-key, or export a copy without its folder signature/",
+        )
+    network = load_network(folder)
+    given = scans_of_table(Path(scans), record, progress) if scans is not None else scans_of_run(folder, record)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=_writable(folder.parent)) as temporary:
+        written = _export(network, record, to, precision, given, Path(temporary) / "export", progress)
+        kept = _keep(Path(temporary) / "export", folder / MODELS_FOLDER / written.name, written, precision)
+    if sign_key is not None:
+        sign_bundle(folder, sign_key)
+    return kept
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise OutputError(f"cannot write ({error.strerror})", where=folder) from None
+
+
+def _export(
+    network: Ensemble,
+    record: BundleRecord,
+    to: Format,
+    precision: Precision,
+    scans: CheckScans,
+    out: Path,
+    progress: Progress,
+) -> ExportRecord:
+    """Write the files of every different encoder and say what is known of them."""
+    classifiers, numbers = distinct(network)
+    of_torch, torch_seconds = answers(network, scans), _seconds(network, scans)
+    out.mkdir()
+    cores = []
+    for number, classifier in enumerate(classifiers):
+        path = out / f"encoder{number}{ENGINES[to].suffix}"
+        _write(classifier, to, precision, scans, path)
+        cores.append(ENGINES[to].load(path, precision))
+        progress("exporting", number + 1, len(classifiers))
+    computed = computed_by(network, cores, numbers)
+    return ExportRecord(
+        format=to,
+        precision=precision,
+        weights_sha256=record.weights_sha256,
+        encoders=numbers,
+        files={path.name: sha256_of(path) for path in sorted(out.iterdir())},
+        check=compare(of_torch, answers(computed, scans), scans, record),
+        torch_seconds=torch_seconds,
+        seconds=_seconds(computed, scans),
+        processor=platform.processor() or platform.machine(),
+        versions={
+            name: importlib.metadata.version(name) for name in ("med-transfer", "torch", ENGINES[to].packages[0])
+        },
+    )
+
+
+def _write(classifier: Classifier, to: Format, precision: Precision, scans: CheckScans, path: Path) -> None:
+    """The file of one encoder. Raises UsageError where the runtime cannot compute it."""
+    core = classifier.encoder.core(classifier.pooled_stages).eval()
+    several = min(_CALIBRATION_SCANS, len(scans.tensors)) if precision == "int8" else 1
+    chosen = [number * len(scans.tensors) // several for number in range(several)]  # over all, whatever their order
+    batches = [batch for number in chosen for batch in core_inputs(classifier, scans.image(number))]
+    try:
+        with quiet(), torch.no_grad():
+            if precision != "int8":
+                ENGINES[to].convert(core, batches[0], path)
+                return
+            plain = path.with_name(f"plain{path.suffix}")
+            ENGINES[to].convert(core, batches[0], plain)
+            ENGINES[to].quantise(plain, _spread(batches), path)
+            for file in path.parent.glob("plain*"):
+                file.unlink()
+    except MedTransferError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write ({error.strerror})", where=path.parent) from None
+    except Exception as error:  # each library has errors of its own
+        raise UsageError(
+            f"{to} cannot compute this network: {_first_lines(error)}",
+            where=type(classifier.encoder).__name__,
+            action="Use the bundle with torch, or try another --to",
+        ) from error
+
+
+def _spread(batches: Sequence[Tensor]) -> list[Tensor]:
+    n = min(_CALIBRATION_BATCHES, len(batches))
+    return [batches[number * len(batches) // n] for number in range(n)]
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@torch.inference_mode()
+def _seconds(network: Ensemble, scans: CheckScans) -> float:
+    """For one scan to pass all fold models; the first does not count."""
+    spent = []
+    for number in range(_TIMED_SCANS + 1):
+        image = scans.image(number % len(scans.tensors))[None]
+        started = time.perf_counter()
+        network.fold_model_features(image)
+        spent.append(time.perf_counter() - started)
+    return statistics.median(spent[1:])
+
+
+def _keep(made: Path, folder: Path, record: ExportRecord, precision: Precision) -> Exported:
+    """Put it in its place, instead of an earlier one; one that may not be used leaves none there."""
+    against = tuple(objections(record.check, precision))
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        if against:
+            return Exported(None, record, against)
+        (made / EXPORT_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        made.rename(folder)
+    except OSError as error:
+        raise OutputError(f"cannot write ({error.strerror})", where=folder) from None
+    return Exported(folder, record, ())

@@ -1,0 +1,131 @@
+"""What an export says of itself, in the bundle's folder, and how it is found and read back."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from med_transfer.errors import BundleError
+
+Precision = Literal["fp32", "bf16", "int8"]
+Format = Literal["openvino", "onnx"]
+
+EXPORT_FILE, MODELS_FOLDER = "export.json", "models"
+SCHEMA = "1"
+_AGAIN = "Export it again, or delete the folder"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+class Check(_Record):
+    """What came of comparing the exported network with torch on scans.
+
+    Attributes:
+        n_scans: that were compared.
+        against: what sensitivities are of: the scans' ``labels``, or, where they have none, torch's own ``calls``.
+        by_fold: whether each scan was given to the one network that had not learned from it.
+        probability_difference, novelty_difference: the largest, of any scan and class.
+        n_abstentions_changed: scans that abstain with one of them and not with the other.
+        sensitivity: of each class that has scans, with torch and as exported.
+    """
+
+    n_scans: int
+    against: Literal["labels", "calls"]
+    by_fold: bool
+    probability_difference: float
+    novelty_difference: float
+    n_abstentions_changed: int
+    sensitivity: dict[str, tuple[float, float]]
+
+
+class ExportRecord(_Record):
+    """``export.json``.
+
+    Attributes:
+        weights_sha256: of the bundle's weights that it was made of.
+        encoders: for each fold model, the number of its encoder among the files.
+        files: SHA-256 of each.
+        torch_seconds, seconds: for a scan to pass all fold models, where it was exported.
+        processor: where that was.
+        versions: of the packages that made it.
+    """
+
+    schema_version: Literal["1"] = Field(default="1", alias="schema")
+    format: Format
+    precision: Precision
+    weights_sha256: str
+    encoders: tuple[int, ...]
+    files: dict[str, str]
+    check: Check
+    torch_seconds: float
+    seconds: float
+    processor: str
+    versions: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.format}-{self.precision}"
+
+
+def read_exports(bundle: Path, weights_sha256: str) -> list[tuple[Path, ExportRecord]]:
+    """Every export in a bundle, by name.
+
+    Args:
+        bundle: its folder.
+        weights_sha256: of the bundle's weights.
+
+    Raises:
+        BundleError: a record cannot be read, is of a newer version, or of other weights.
+    """
+    found = []
+    for path in sorted((bundle / MODELS_FOLDER).glob(f"*/{EXPORT_FILE}")):
+        record = _read(path)
+        if record.weights_sha256 != weights_sha256:
+            raise BundleError("was exported from other weights", where=path, action=_AGAIN)
+        found.append((path.parent, record))
+    return found
+
+
+def require_files(folder: Path, record: ExportRecord) -> None:
+    """Refuse an export that is not as it was written. Raises BundleError."""
+    for name, sha256 in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError("the exported network is missing", where=path, action=_AGAIN)
+        if sha256_of(path) != sha256:
+            raise BundleError(
+                "the exported network was changed", where=path, expected=f"SHA-256 {sha256[:12]}...", action=_AGAIN
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file. Raises BundleError."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(error.strerror or "cannot be read", where=path, action=_AGAIN) from None
+
+
+def _read(path: Path) -> ExportRecord:
+    try:
+        return ExportRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(error.strerror or "cannot be read", where=path, action=_AGAIN) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if key == "schema":
+            raise BundleError(
+                f"schema {first['input']!r}, of a newer version",
+                where=path,
+                expected=f"schema {SCHEMA!r}",
+                action="Update med-transfer, or export the bundle again with this version",
+            ) from None
+        raise BundleError(f"{key or 'record'}: {first['msg']}", where=path, action=_AGAIN) from None

@@ -1,0 +1,279 @@
+"""A bundle's network for another runtime: the same answers, checked at export, refused where they are not."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_network import SmallEncoder, small_images
+from tiny_bundle import tiny_bundle, write_scan
+from torch import Tensor, nn
+
+from med_transfer.backbones.networks.instances import InstanceEncoder
+from med_transfer.backbones.networks.photograph import AsPhotograph
+from med_transfer.backbones.networks.planar import PlanarNetwork
+from med_transfer.backbones.networks.slices import SliceEncoder
+from med_transfer.backbones.networks.tiles import TileEncoder
+from med_transfer.bundle import load_network, read_record
+from med_transfer.bundle.signature import make_key, sign_bundle, verify_bundle
+from med_transfer.errors import BundleError, ConfigError, MissingExtra, UsageError
+from med_transfer.inference import Predictor
+from med_transfer.inference.explain import explain_scans
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.runtimes import engines
+from med_transfer.runtimes.checking import CheckScans, answers, objections
+from med_transfer.runtimes.cores import computed_by, core_inputs, distinct
+from med_transfer.runtimes.export import export_bundle
+from med_transfer.runtimes.record import Check
+
+pytest.importorskip("openvino", reason="needs the extra openvino")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    rows = [
+        {"scan": write_scan(folder / f"{n}.nii", n).name, "patient": str(n), "label": ("benign", "malignant")[n % 2]}
+        for n in range(4)
+    ]
+    with (folder / "cohort.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["scan", "patient", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "cohort.csv"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
+    bundle = tiny_bundle(tmp_path_factory.mktemp("exported") / "bundle")
+    assert export_bundle(bundle, "openvino", scans=scans).folder == bundle / "models" / "openvino-fp32"
+    return bundle
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(exported, tmp_path / "bundle")
+
+
+def as_fast_as(bundle: Path, **seconds: float) -> None:
+    path = bundle / "models" / "openvino-fp32" / "export.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | seconds))
+
+
+def test_it_answers_as_torch_does(bundle: Path, scans: Path):
+    openvino, by_torch = (Predictor(bundle, "cpu", runtime=name) for name in ("openvino", "torch"))
+    for number in range(4):
+        ours, theirs = (one.predict(scans.parent / f"{number}.nii") for one in (openvino, by_torch))
+        assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+        assert ours.novelty == pytest.approx(theirs.novelty, abs=0.02)
+    assert openvino.chosen.name == "openvino fp32"
+    assert openvino.identity != by_torch.identity  # rows of both do not mix in one table
+
+
+def test_auto_takes_what_was_fastest(bundle: Path):
+    as_fast_as(bundle, seconds=1.0, torch_seconds=2.0)
+    assert Predictor(bundle, "cpu").chosen.sentence == (
+        "computed by openvino fp32 (2.0 times as fast as torch where it was exported)"
+    )
+    as_fast_as(bundle, seconds=2.0, torch_seconds=1.0)
+    assert Predictor(bundle, "cpu").chosen.sentence == "computed by torch"
+
+
+def test_lock_and_hashes_of_the_bundle_hold(bundle: Path):
+    assert read_record(bundle).weights_sha256
+    assert load_network(bundle)
+
+
+def test_eight_bits_are_fitted_to_the_scans(bundle: Path, scans: Path):
+    pytest.importorskip("nncf", reason="needs the extra openvino")
+    result = export_bundle(bundle, "openvino", "int8", scans)
+    assert result.record.check.n_scans == 4
+    assert 0 < result.record.check.probability_difference < 0.2
+    assert (result.folder is None) == bool(result.objections)
+
+
+def test_a_signed_bundle_is_signed_again_or_left_alone(tmp_path: Path, scans: Path):
+    bundle, key = tiny_bundle(tmp_path / "bundle"), tmp_path / "lab.key"
+    public = make_key(key)
+    sign_bundle(bundle, key)
+    with pytest.raises(BundleError, match=r"is signed, .* Give --sign-key"):
+        export_bundle(bundle, "openvino", scans=scans)
+    assert verify_bundle(bundle, public)
+    export_bundle(bundle, "openvino", scans=scans, sign_key=key)
+    assert verify_bundle(bundle, public)
+    (bundle / "models" / "openvino-fp32" / "encoder0.bin").write_bytes(b"changed")
+    with pytest.raises(BundleError, match="1 files changed since it was signed"):
+        Predictor(bundle, "cpu", public)
+
+
+def test_changed_or_foreign_exports_are_refused(bundle: Path):
+    folder = bundle / "models" / "openvino-fp32"
+    as_fast_as(bundle, seconds=1.0, torch_seconds=2.0)
+    weights = (folder / "encoder0.bin").read_bytes()
+    (folder / "encoder0.bin").write_bytes(weights[:-4] + b"\0\0\0\1")
+    with pytest.raises(BundleError, match=r"encoder0.bin: the exported network was changed; .* Export it again"):
+        Predictor(bundle, "cpu")
+    (folder / "encoder0.bin").unlink()
+    with pytest.raises(BundleError, match="the exported network is missing"):
+        Predictor(bundle, "cpu")
+    record = json.loads((folder / "export.json").read_text())
+    for change, words in (
+        ({"schema": "2"}, "schema '2', of a newer version"),
+        ({"weights_sha256": "0"}, "was exported from other weights"),
+        ({"format": "tensorrt"}, "format: Input should be"),
+    ):
+        (folder / "export.json").write_text(json.dumps(record | change))
+        with pytest.raises(BundleError, match=words):
+            Predictor(bundle, "cpu")
+    assert Predictor(bundle, "cpu", runtime="torch")  # which reads none of it
+
+
+def test_a_bundle_of_a_newer_schema_says_so(bundle: Path):
+    path = bundle / "med_transfer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": "2"}))
+    with pytest.raises(BundleError, match=r"schema '2', of a newer version; expected schema '1'. Update med-transfer"):
+        Predictor(bundle, "cpu")
+
+
+def test_what_is_asked_for_and_not_there(tmp_path: Path, scans: Path):
+    bundle = tiny_bundle(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="holds no network for onnx. Run: med-transfer export BUNDLE --to onnx"):
+        Predictor(bundle, "cpu", runtime="onnx")
+    with pytest.raises(ConfigError, match="runtime 'tensorrt'; expected one of auto, torch, openvino, onnx"):
+        Predictor(bundle, "cpu", runtime="tensorrt")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="bf16 with onnx; expected one of fp32, int8"):
+        export_bundle(bundle, "onnx", "bf16", scans)
+    with pytest.raises(UsageError, match=r"lies beside no prepared scans; .* --scans cohort.csv"):
+        export_bundle(bundle, "openvino")
+    assert Predictor(bundle, "cpu").chosen.name == "torch"
+
+
+def test_a_runtime_that_is_not_installed(bundle: Path, scans: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    with pytest.raises(MissingExtra, match=r"package openvino is not installed. Run: pip install 'med-transfer\[openv"):
+        Predictor(bundle, "cpu", runtime="openvino")
+    with pytest.raises(MissingExtra, match=r"med-transfer\[openvino\]"):
+        export_bundle(bundle, "openvino", scans=scans)
+    assert Predictor(bundle, "cpu").chosen.name == "torch"
+    assert "pip install 'med-transfer[openvino]'" in caplog.text
+
+
+def test_a_processor_without_bfloat16_says_so(bundle: Path, scans: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.setattr(engines.OpenVino, "has_bf16", lambda self: False)
+    assert export_bundle(bundle, "openvino", "bf16", scans).record.precision == "fp32"
+    assert "does not compute in bfloat16" in caplog.text
+
+
+def test_maps_are_made_by_torch(bundle: Path, scans: Path, tmp_path: Path):
+    predictor = Predictor(bundle, "cpu", runtime="openvino")
+    explain_scans(predictor, scans.parent / "0.nii", tmp_path / "map")
+    assert (tmp_path / "map" / "map.nii.gz").exists()
+
+
+def test_what_falls_is_refused():
+    def check(difference: float, **sensitivity: tuple[float, float]) -> Check:
+        return Check(
+            n_scans=9,
+            against="labels",
+            by_fold=False,
+            probability_difference=difference,
+            novelty_difference=0,
+            n_abstentions_changed=0,
+            sensitivity=sensitivity,
+        )
+
+    assert objections(check(0.04, a=(0.9, 0.895), b=(0.5, 0.9)), "bf16") == []
+    assert objections(check(0.0, a=(0.9, 0.85)), "int8") == [
+        "sensitivity of a falls from 0.900 to 0.850 (by at most 0.01)"
+    ]
+    assert objections(check(0.04), "fp32") == ["a probability differs by 0.04 (at most 0.001)"]
+    assert objections(check(float("inf")), "int8")
+
+
+class Spectrum(SmallEncoder):
+    """Has an operator that OpenVINO lacks."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [m * torch.special.bessel_j0(m) for m in super().forward(x)]
+
+
+def test_an_unknown_operator_is_named(tmp_path: Path, scans: Path, monkeypatch: pytest.MonkeyPatch):
+    bundle, odd = tiny_bundle(tmp_path / "bundle"), Ensemble([Classifier(Spectrum(), 2)]).eval()
+    monkeypatch.setattr("med_transfer.runtimes.export.load_network", lambda folder: odd)
+    with pytest.raises(
+        UsageError, match=r"openvino cannot compute this network: .*bessel_j0.* Use the bundle with torch"
+    ):
+        export_bundle(bundle, "openvino", scans=scans)
+    assert not list((bundle / "models").glob("openvino*"))
+    assert not list(tmp_path.glob(".export*"))
+
+
+def photographs() -> SliceEncoder:
+    net = nn.Module()
+    net.stem, net.deep = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 6, 3, stride=2)
+    planar = PlanarNetwork(net, (("stem",), ("deep",)), (6,))
+    return SliceEncoder(planar, AsPhotograph())
+
+
+def tiles() -> TileEncoder:
+    return TileEncoder(SmallEncoder(), (8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "pooling"),
+    [(photographs, "attention"), (photographs, "mean_max"), (tiles, "attention"), (tiles, "top_k"), (SmallEncoder, "")],
+)
+def test_slices_and_tiles_run_in_chunks(make, pooling, tmp_path):
+    torch.manual_seed(0)
+    members = []
+    for _ in range(2):
+        encoder = make()
+        if isinstance(encoder, InstanceEncoder):
+            encoder.pool_by(pooling)
+            if encoder.attention is not None:
+                encoder.attention.score.weight.data.normal_()
+        members.append(Classifier(encoder, 2, bottleneck=5))
+    ensemble, image = Ensemble(members).eval(), torch.rand(1, 20, 12, 14)
+    image[:, :9] = 0  # empty slices and tiles are left out in both
+    wanted = ensemble.predict(image[None])
+    classifiers, numbers = distinct(ensemble)
+    cores, openvino = [], engines.ENGINES["openvino"]
+    for number, classifier in enumerate(classifiers):
+        core, path = classifier.encoder.core(classifier.pooled_stages), tmp_path / f"{number}.xml"
+        openvino.convert(core, core_inputs(classifier, image)[0], path)
+        cores.append(openvino.load(path, "fp32"))
+    found = computed_by(ensemble, cores, numbers).predict(image[None])
+    assert torch.allclose(found[0], wanted[0], atol=1e-5)
+    assert torch.allclose(found[1], wanted[1], atol=0.02)
+
+
+def test_a_run_checks_with_its_own_validation_scans():
+    scans = CheckScans([np.zeros((1, 8, 8, 8), np.float16)] * 2, np.eye(2, dtype=bool), (1, 0))
+    torch.manual_seed(0)
+    ensemble = Ensemble([Classifier(SmallEncoder(), 2) for _ in range(2)]).eval()
+    probabilities, _ = answers(ensemble, scans)
+    for scan, member in enumerate((1, 0)):
+        alone = ensemble.alone(member).predict(scans.image(scan)[None])[0][0]
+        assert probabilities[scan] == pytest.approx(alone.double().detach().numpy())
+
+
+def test_equal_encoders_are_computed_once():
+    torch.manual_seed(0)
+    one = SmallEncoder()
+    members = [Classifier(SmallEncoder(), 2) for _ in range(3)]
+    for member in members[:2]:
+        member.encoder.load_state_dict(one.state_dict())
+    ensemble, images = Ensemble(members).eval(), small_images(2)
+    wanted = ensemble.predict(images)
+    shared = ensemble.share_equal_encoders()
+    assert [member.encoder is members[0].encoder for member in shared.fold_models] == [True, True, False]
+    assert torch.equal(shared.predict(images)[0], wanted[0])
+    assert distinct(shared)[1] == (0, 0, 1)
