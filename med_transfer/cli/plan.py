@@ -43,4 +43,4 @@ def command(
         for sentence in planned.sentences:
             say(sentence)
         say(f"written to {out}: med-transfer finetune {cohort} -c {out} -o RUN")
-    raise typer.Exit(1 if planned.plan.fingerprint.failed else 0)
+    raise typer.Exit(1 if planned.plan and planned.plan.fingerprint.failed else 0)
