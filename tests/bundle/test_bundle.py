@@ -120,7 +120,7 @@ def test_changed_weights_are_refused(tmp_path, ensemble):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": "9"}, r"schema: Input should be '1'; expected a bundle of this version"),
+        ({"schema": "9"}, r"schema '9', of a newer version; expected schema '1'. Update med-transfer"),
         ({"surprise": 1}, r"surprise: Extra inputs are not permitted"),
         ({"n_members": "many"}, r"n_members: Input should be a valid integer"),
     ],

@@ -143,7 +143,8 @@ def test_a_prediction_that_fails_is_a_dead_letter_in_the_end(queue):
     assert queue.to_predict(200) is not None
 
 
-def test_a_commitment_that_is_refused_is_sent_again_and_a_strangers_answer_is_none(queue):
+def test_a_commitment_that_is_refused_is_sent_again_and_a_strangers_answer_is_none(tmp_path):
+    queue = Queue(tmp_path / "node" / "queue.sqlite", Retries(attempts=3, first_seconds=10, longest_seconds=60))
     queue.add(FIRST, 0)
     predicted(queue)
     queue.sent(queue.to_send(PACS[0], 100)[0], 100)
@@ -154,7 +155,7 @@ def test_a_commitment_that_is_refused_is_sent_again_and_a_strangers_answer_is_no
     assert queue.counts() == {"sent": 1}
     queue.answered("2.25.7", "PACS", set(), {"2.25.1": 0x0112}, 110)
     (waiting,) = queue.to_send(PACS[0], 1000)
-    assert waiting.attempts == 1
+    assert waiting.attempts == 2  # the question and the refusal, so that it does not go round for ever
     assert queue.studies()[0].reason == "commitment_refused_0112"
 
 

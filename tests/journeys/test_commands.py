@@ -305,7 +305,8 @@ def test_predict_goes_on_whatever_one_scan_does(command, finished, mixed_folder,
     assert outcome.code == 1
     counts = {"ok": 2, "rejected": 1, "failed": 2, "ignored": 1}
     said = json.loads(outcome.out)
-    assert said == counts | {"abstained": said["abstained"], "table": str(tmp_path / "out/predictions.csv")}
+    others = {"abstained": said["abstained"], "table": str(tmp_path / "out/predictions.csv"), "runtime": "torch"}
+    assert said == counts | others
     table = pd.read_csv(tmp_path / "out/predictions.csv", keep_default_na=False).set_index("scan")
     assert [*table.reset_index()] == COLUMNS
     assert table.status.value_counts().to_dict() == {"ok": 2, "rejected": 1, "failed": 2}
@@ -323,7 +324,7 @@ def test_a_scan_unlike_all_that_was_held_out_abstains_by_default(command, finish
     outcome = command("predict", finished.bundle, tmp_path / "noise.nii", "-o", tmp_path / "out")
     assert read_rows(tmp_path / "out/predictions.csv")[0]["abstained"] == "true"
     said = "1 of 1 predictions abstain: more out-of-distribution than 95% of held-out scans (1); outside of the input "
-    assert outcome.out.splitlines()[2].startswith(said + "envelope: ")
+    assert outcome.out.splitlines()[3].startswith(said + "envelope: ")
     row = read_rows(tmp_path / "out/predictions.csv")[0]
     assert row["abstained_because"].startswith("novelty;outside_")
     assert "lies outside of" in row["reason"]
@@ -336,13 +337,13 @@ def test_predict_a_table_with_regions_of_interest(command, transferred, unseen_c
     for row in rows:
         row["scan"] = str(unseen_csv.parent / row["scan"])
     outcome = command("predict", transferred.bundle, write_rows(tmp_path / "t.csv", rows), "-o", tmp_path / "out")
-    assert (outcome.code, outcome.out.splitlines()[1]) == (0, "6 ok, 0 rejected, 0 failed, 0 ignored")
+    assert (outcome.code, outcome.out.splitlines()[2]) == (0, "6 ok, 0 rejected, 0 failed, 0 ignored")
 
 
 def test_predict_without_the_region_that_it_needs_says_so(command, transferred, unseen_csv, tmp_path):
     rows = [{"scan": str(unseen_csv.parent / row["scan"])} for row in read_rows(unseen_csv)]
     outcome = command("predict", transferred.bundle, write_rows(tmp_path / "t.csv", rows), "-o", tmp_path / "out")
-    assert (outcome.code, outcome.out.splitlines()[1]) == (3, "0 ok, 0 rejected, 6 failed, 0 ignored")
+    assert (outcome.code, outcome.out.splitlines()[2]) == (3, "0 ok, 0 rejected, 6 failed, 0 ignored")
     assert "no region of interest; expected roi_x_mm, roi_y_mm, roi_z_mm or a mask" in outcome.err
     assert "train with input.region: whole or foreground" in outcome.err
 

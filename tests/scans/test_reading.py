@@ -79,7 +79,7 @@ def test_folder_of_text(tmp_path):
 
 def test_text_named_dcm(tmp_path):
     (tmp_path / "scan.dcm").write_text("patient was fine")
-    with pytest.raises(UnreadableScan, match=r"scan\.dcm: named as DICOM, but it does not begin as DICOM does"):
+    with pytest.raises(UnreadableScan, match=r"scan\.dcm: named as DICOM, but it is text"):
         read_scan(tmp_path / "scan.dcm")
     (tmp_path / "scan.dcm").rename(tmp_path / "scan")
     with pytest.raises(NotAScan, match=r"scan: not an image file; expected DICOM, NIfTI, NRRD or MetaImage\.$"):

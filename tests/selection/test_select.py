@@ -124,7 +124,7 @@ def test_one_validation_part_is_no_cross_validation(command, target_csv, random_
 def test_a_second_call_reads_no_scan(command, target_csv, other_weights, tmp_path, monkeypatch):
     first = command(*words(target_csv, tmp_path / "out", other_weights), "--json")
     before = feature_files(tmp_path / "out")
-    monkeypatch.delattr("med_transfer.cohorts.preparation.read_scan")  # who reads a scan fails
+    monkeypatch.delattr("med_transfer.cohorts.kept_scans.read_scan")  # who reads a scan fails
     again = command(*words(target_csv, tmp_path / "out", other_weights), "--json")
     assert (first.code, again.code) == (0, 0)
     assert json.loads(first.out)["ranking"] == json.loads(again.out)["ranking"]
