@@ -60,7 +60,8 @@ class OpenVino:
     def convert(self, core: nn.Module, example: Tensor, path: Path) -> None:
         """By tracing."""
         openvino = import_package("openvino")
-        model = openvino.convert_model(core, example_input=example, input=[-1, *example.shape[1:]])
+        with _logging_as_before():
+            model = openvino.convert_model(core, example_input=example, input=[-1, *example.shape[1:]])
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def quantise(self, path: Path, examples: Sequence[Tensor], quantised: Path) -> None:
@@ -87,6 +88,18 @@ class OpenVino:
     def has_bf16(self) -> bool:
         """Whether this processor computes in bfloat16 (AVX512-BF16 or AMX)."""
         return _BF16 in import_package("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@contextmanager
+def _logging_as_before() -> Iterator[None]:
+    """OpenVINO's converter raises the level of the root logger and filters it, and leaves both so."""
+    root = logging.getLogger()
+    level, filters = root.level, list(root.filters)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:] = filters
 
 
 class Onnx:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -207,6 +208,7 @@ class Spectrum(SmallEncoder):
 
 def test_an_unknown_operator_is_named(tmp_path: Path, scans: Path, monkeypatch: pytest.MonkeyPatch):
     bundle, odd = tiny_bundle(tmp_path / "bundle"), Ensemble([Classifier(Spectrum(), 2)]).eval()
+    before = logging.getLogger().level, list(logging.getLogger().filters)
     monkeypatch.setattr("med_transfer.runtimes.export.load_network", lambda folder: odd)
     with pytest.raises(
         UsageError, match=r"openvino cannot compute this network: .*bessel_j0.* Use the bundle with torch"
@@ -214,6 +216,7 @@ def test_an_unknown_operator_is_named(tmp_path: Path, scans: Path, monkeypatch: 
         export_bundle(bundle, "openvino", scans=scans)
     assert not list((bundle / "models").glob("openvino*"))
     assert not list(tmp_path.glob(".export*"))
+    assert (logging.getLogger().level, logging.getLogger().filters) == before  # which the converter changes
 
 
 def photographs() -> SliceEncoder:
