@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; CSV that runs nowhere; one run at a time in a folder.
+"""Files that appear whole or not at all, and their hash; CSV that runs nowhere; one run at a time in a folder.
 
 A file is written beside its place and renamed into it.
 
@@ -10,6 +10,7 @@ every reader of the program takes off again: see :func:`csv_line` and :func:`csv
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -253,3 +254,9 @@ def _in_use(path: Path, owner: dict[str, str]) -> FolderInUse:
         expected="one run at a time in a folder",
         action=f"Wait for it, or choose another -o; if it has ended all the same, remove {path.name}",
     )
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, to tell later whether it is still the same. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from med_transfer.atomic import sha256_of
 from med_transfer.backbones import backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import coloured, widened
@@ -62,7 +62,7 @@ def _write_parts(folder: Path, record: BundleRecord, ensemble: Ensemble, model_c
         (folder / part).mkdir()
     weights = folder / WEIGHTS_FILE
     save_file({name: tensor.contiguous().cpu() for name, tensor in ensemble.state_dict().items()}, weights)
-    record = record.model_copy(update={"weights_sha256": _sha256(weights), "versions": versions()})
+    record = record.model_copy(update={"weights_sha256": sha256_of(weights), "versions": versions()})
     others = {
         "configs/metadata.json": json.dumps(_monai_metadata(record), indent=2) + "\n",
         "configs/inference.json": json.dumps(_MONAI_INFERENCE, indent=2) + "\n",
@@ -70,7 +70,7 @@ def _write_parts(folder: Path, record: BundleRecord, ensemble: Ensemble, model_c
     }
     for name, text in others.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    record = record.model_copy(update={"files": {name: _sha256(folder / name) for name in others}})
+    record = record.model_copy(update={"files": {name: sha256_of(folder / name) for name in others}})
     record = record.model_copy(update={"lock_hash": lock_hash(json.loads(record.model_dump_json()))})
     (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -123,7 +123,7 @@ def _require_file(path: Path, sha256: str, what: str = "contents") -> None:
     """What is no regular file (a device never ends) counts as missing. Raises BundleError."""
     again = "Copy the whole bundle folder again"
     try:
-        found = _sha256(path) if path.is_file() else None
+        found = sha256_of(path) if path.is_file() else None
     except OSError as error:
         raise BundleError(error.strerror or "cannot be read", where=path, action=again) from None
     if found is None:
@@ -218,11 +218,6 @@ def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:
 def versions() -> dict[str, str]:
     """Versions of the packages that decide the numbers."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _MONAI_INFERENCE = {

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from med_transfer.atomic import create_file, write_bytes
+from med_transfer.atomic import create_file, sha256_of, write_bytes
 from med_transfer.errors import BundleError, OutputError, UsageError
 
 LIST_FILE, SIGNATURE_FILE, KEY_FILE = (
@@ -130,8 +130,7 @@ def file_list(folder: Path) -> str:
         if path.is_symlink() or not path.is_file() or not name.isprintable() or "\\" in name:
             raise BundleError("is no plain file", where=path, expected="files alone in a bundle", action=_AGAIN)
         try:
-            with path.open("rb") as file:
-                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+            lines.append(f"{sha256_of(path)}  {name}\n")
         except OSError as error:
             raise BundleError(error.strerror or "cannot be read", where=path, action=_AGAIN) from None
     return "".join(lines)

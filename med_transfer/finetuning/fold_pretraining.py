@@ -6,7 +6,6 @@ Nobody who is evaluated, and nobody whose scans decide when training stops, is a
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -121,25 +120,24 @@ def source_scans(run_data: RunData, config: FinetuneConfig, number: int) -> Sour
     prepared, only = run_data.prepared, config.backbone.pretraining.only_class
     cohort, images = prepared.cohort, prepared.content_hashes
     training = [n for n in run_data.split.training(number) if only is None or cohort.cases[n].label == only]
-    patients = hash_names((cohort.patients[n] for n in training), salt_of(chain.from_iterable(images)))
+    patients = hash_names((cohort.patients[n] for n in training), salt_of(prepared.images))
+    seen = prepared.subset(training).without_margin(margin_voxels(run_data.preprocessing.shape))
     return SourceScans(
         tuple(
             SourceScan(
-                hounsfield(prepared.tensors[n], run_data.preprocessing),
+                hounsfield(tensor, run_data.preprocessing),
                 in_crop_order(prepared.voxel_mm[n], run_data.preprocessing.orientation),
                 "-".join(images[n]),
                 patients[cohort.patients[n]],
             )
-            for n in training
+            for n, tensor in zip(training, seen.tensors, strict=True)
         )
     )
 
 
 def hounsfield(tensor: NDArray[np.float16], preprocessing: PreprocessingConfig) -> NDArray[np.int16]:
-    """What the network sees of a prepared scan, in HU, [depth, height, width] of an axial slab."""
-    margin = margin_voxels(preprocessing.shape)
-    inner = tensor[:, *(slice(m, m + n) for m, n in zip(margin, preprocessing.shape, strict=True))]
-    values = undo_windows(inner.astype(np.float32), preprocessing.by_channel)
+    """A network's input [channel, ...] in HU, [depth, height, width] of an axial slab."""
+    values = undo_windows(tensor.astype(np.float32), preprocessing.by_channel)
     turned = reorient(torch.from_numpy(np.rint(values)), preprocessing.orientation, CROP_ORIENTATION)
     return turned.to(torch.int16).contiguous().numpy()
 

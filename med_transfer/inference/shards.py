@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import sha256_of, write_text
 from med_transfer.errors import UsageError
 from med_transfer.predictions.table import merge_tables
 
@@ -73,7 +73,7 @@ class BatchRecord(BaseModel):
 
     def write(self, folder: Path, table: Path | None = None) -> None:
         """As begun, or as finished with this table. Raises OutputError."""
-        done = self.model_copy(update={"table_sha256": sha256(table) if table else ""})
+        done = self.model_copy(update={"table_sha256": sha256_of(table) if table else ""})
         write_text(folder / RECORD_FILE, done.model_dump_json(indent=2) + "\n")
 
     @classmethod
@@ -124,7 +124,7 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[Path, int]:
     for folder, record in records.items():
         if not record.table_sha256:
             raise _incomplete(folder, record, "is not finished")
-        if not (folder / TABLE_FILE).is_file() or sha256(folder / TABLE_FILE) != record.table_sha256:
+        if not (folder / TABLE_FILE).is_file() or sha256_of(folder / TABLE_FILE) != record.table_sha256:
             raise _incomplete(folder, record, f"has a {TABLE_FILE} that is not the one that it was finished with")
     table, first = out / TABLE_FILE, next(iter(records.values()))
     if table.exists():
@@ -187,9 +187,3 @@ def _said(value: object) -> str:
 
 def _digest(name: tuple[str, ...]) -> bytes:
     return hashlib.sha256("\0".join(name).encode("utf-8", "surrogateescape")).digest()
-
-
-def sha256(path: Path) -> str:
-    """Of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

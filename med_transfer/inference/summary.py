@@ -15,7 +15,7 @@ from med_transfer.predictions.table import PredictionTable
 
 SUMMARY_FILE = "summary.html"
 _TEMPLATE = "summary.html.jinja"
-_STRANGE, _MOST = 0.95, 50  # novelty from which a scan is suspicious, and how many are shown
+_OUT_OF_DISTRIBUTION, _MOST = 0.95, 50  # novelty from which a scan is suspicious, and how many are shown
 
 
 def write_beside(table: Path, formats: Sequence[TableFormat] = ()) -> None:
@@ -55,8 +55,10 @@ def _without_name(row: Prediction) -> str:
 
 
 def _suspicious(rows: Sequence[Prediction]) -> list[Prediction]:
-    strange = [row for row in rows if row.abstained or (row.novelty is not None and row.novelty > _STRANGE)]
-    return sorted(strange, key=lambda row: (-(row.novelty or 0.0), row.scan))[:_MOST]
+    suspicious = [
+        row for row in rows if row.abstained or (row.novelty is not None and row.novelty > _OUT_OF_DISTRIBUTION)
+    ]
+    return sorted(suspicious, key=lambda row: (-(row.novelty or 0.0), row.scan))[:_MOST]
 
 
 def _shown(row: Prediction) -> tuple[str, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from med_transfer import atomic
 from med_transfer.errors import BundleError
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -107,8 +107,7 @@ def require_files(folder: Path, record: ExportRecord) -> None:
 def sha256_of(path: Path) -> str:
     """Of a file. Raises BundleError."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return atomic.sha256_of(path)
     except OSError as error:
         raise BundleError(error.strerror or "cannot be read", where=path, action=_AGAIN) from None
 

@@ -13,7 +13,6 @@ from med_transfer.cohorts import Cohort, SourceLock
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import finetune
-from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import prepare_run_data
 from med_transfer.finetuning.fold_pretraining import hounsfield, in_crop_order, source_scans
@@ -139,7 +138,7 @@ def test_the_painter_sees_the_hounsfield_units_of_the_prepared_scan(cohort, orie
     common = {"orientation": orientation, "shape": (16, 48, 56), "spacing_mm": (5.0, 4.0, 4.0), "modality": "CT"}
     windows = PreprocessingConfig(**common, channels=WINDOWS, output_range=(0.0, 1.0))
     plain = PreprocessingConfig(**common, window_hu=(-800, 2000), output_range=(-800, 2000))
-    seen = Preprocessing(windows)({"scan": volume}, margin=margin_voxels(windows.shape)).numpy()
+    seen = Preprocessing(windows)({"scan": volume}).numpy()
     expected = Preprocessing(plain)(volume).numpy()[0]
     found = hounsfield(seen.astype(np.float16), windows)
     turned = reorient(torch.from_numpy(expected), orientation, "SPL").numpy()
