@@ -54,6 +54,10 @@ docs: $(VENV)/installed-hospital ## write the pages that are made from the code
 	$(BIN)/python -m med_transfer.backbones.page > docs/backbones.md
 	$(BIN)/python -m med_transfer.hospital.conformance > docs/hospital/conformance.md
 
+.PHONY: site
+site: $(VENV)/installed-docs ## the documents as a site, build/site/index.html: offline, a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: environment
 environment: $(VENV)/installed ## only set up: .venv with med-transfer in it
 
