@@ -133,7 +133,20 @@ class UnknownBackbone(BackboneError):
 
 
 class MissingExtra(BackboneError):
-    """An optional package that this backbone or codec needs."""
+    """An optional package that is needed here is not installed."""
+
+
+def not_installed(package: str, extra: str, where: str, *, instead: str = "") -> MissingExtra:
+    """What is said, of every optional package in the same words, where one is missing.
+
+    Args:
+        package: as pip knows it.
+        extra: of this project, which brings it.
+        where: what asked for it.
+        instead: what does without it, as in ``use --runtime torch``.
+    """
+    action = f"Run: pip install 'med-transfer[{extra}]'" + (f"; or {instead}" if instead else "")
+    return MissingExtra(f"package {package} is not installed", where=where, action=action)
 
 
 class WeightsNotFound(BackboneError):

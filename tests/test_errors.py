@@ -39,6 +39,13 @@ def test_absent_parts_leave_no_trace(parts, message):
     assert str(MedTransferError("found it", **parts)) == message
 
 
+def test_a_missing_package_names_the_extra_that_brings_it():
+    error = errors.not_installed("optuna", "tune", "med-transfer tune", instead="do without")
+    assert str(error) == (
+        "med-transfer tune: package optuna is not installed. Run: pip install 'med-transfer[tune]'; or do without."
+    )
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_survives_pickling(kind):
     error = kind("found", where="here", expected="that", action="Do this")

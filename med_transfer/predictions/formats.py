@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from med_transfer.atomic import atomic_path
-from med_transfer.errors import MissingExtra, OutputError, UsageError, printable
+from med_transfer.errors import OutputError, UsageError, not_installed, printable
 from med_transfer.predictions.table import read_cells
 
 TableFormat = Literal["parquet", "xlsx"]
@@ -32,9 +32,7 @@ def require_format(kind: TableFormat) -> Any:
     try:
         return importlib.import_module(_PACKAGES[kind])
     except ImportError as error:
-        raise MissingExtra(
-            f"{_PACKAGES[kind]} is not installed", where=f".{kind}", action="pip install 'med-transfer[tables]'"
-        ) from error
+        raise not_installed(_PACKAGES[kind], "tables", f".{kind}") from error
 
 
 def write_table_as(kind: TableFormat, table: Path) -> Path:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from med_transfer.backbones import Features
-from med_transfer.errors import MissingExtra, UsageError
+from med_transfer.errors import MissingExtra, UsageError, not_installed
 from med_transfer.runtimes.record import Format, Precision
 
 log = logging.getLogger(__name__)
@@ -183,11 +183,7 @@ def import_package(name: str, extra: str = "") -> ModuleType:
 
 def missing(package: str, extra: str) -> MissingExtra:
     """What to say where a package is not installed."""
-    return MissingExtra(
-        f"package {package} is not installed",
-        where=f"runtime {extra}",
-        action=f"Run: pip install 'med-transfer[{extra}]'; or use --runtime torch",
-    )
+    return not_installed(package, extra, f"runtime {extra}", instead="use --runtime torch")
 
 
 @contextmanager

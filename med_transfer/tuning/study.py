@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from med_transfer.errors import MissingExtra
+from med_transfer.errors import not_installed
 from med_transfer.tuning.config import TuningConfig
 from med_transfer.tuning.record import TrialRecord, TrialState
 
@@ -29,9 +29,7 @@ def import_optuna() -> ModuleType:
     try:
         import optuna
     except ImportError as error:
-        raise MissingExtra(
-            "package optuna is not installed", where="med-transfer tune", action="Run: pip install med-transfer[tune]"
-        ) from error
+        raise not_installed("optuna", "tune", "med-transfer tune") from error
     return optuna
 
 

@@ -70,7 +70,7 @@ def test_missing_extra_says_what_to_install(monkeypatch, part):
     for present in range(1, part):  # so that the test is the same with and without the real packages
         monkeypatch.setitem(sys.modules, SHARD.format(present), sys.modules[__name__])
     monkeypatch.setattr(sys.modules[__name__], "FILE", __file__, raising=False)
-    with pytest.raises(MissingExtra, match=r"astra-p\d is not installed.*pip install med-transfer\[astra\]"):
+    with pytest.raises(MissingExtra, match=r"astra-p\d is not installed.*pip install 'med-transfer\[astra\]'"):
         load_backbone("astra")
 
 

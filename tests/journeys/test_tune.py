@@ -121,7 +121,7 @@ def test_without_optuna_the_extra_is_named(command, cohort_csv, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "optuna", None)
     outcome = command("tune", cohort_csv, "-o", tmp_path / "out")
     assert outcome.code == 2
-    assert "package optuna is not installed. Run: pip install med-transfer[tune]" in outcome.err
+    assert "package optuna is not installed. Run: pip install 'med-transfer[tune]'" in outcome.err
     assert not (tmp_path / "out").exists()
 
 

