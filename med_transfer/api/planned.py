@@ -13,9 +13,9 @@ from med_transfer.config import load_config, parse
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE
 from med_transfer.finetuning.duration import Duration, estimate, fit_into, measure_cost
-from med_transfer.finetuning.region_choice import choose_region, region_sentence
+from med_transfer.finetuning.region_choice import region_sentence
 from med_transfer.finetuning.run import load_source
-from med_transfer.finetuning.split_choice import choose_split, split_sentence
+from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.planning import Choice, Plan, PlannedFor, fingerprint_cohort, plan_cohort
 from med_transfer.progress import Progress, silent
 
@@ -128,7 +128,7 @@ def config_for(
         here = PlannedFor.of(fingerprint_cohort(cohort, most_scans=A_FEW))
         for difference in config.planned_for.differences(here, cohort.path or ""):
             log.warning("planned for another cohort: %s", difference)
-    chosen = choose_split(choose_region(config, cohort), cohort, out)
+    chosen = choose_by_table(config, cohort, out)
     return chosen, planned.with_settings(_set_by_user(chosen, overrides)) if planned else None
 
 

@@ -88,11 +88,10 @@ def cohort_and_settings(
     """The table and the config that suits it; where the network will look and whom it is measured on come first."""
     from med_transfer.cohorts import Cohort
     from med_transfer.config import load_config
-    from med_transfer.finetuning.region_choice import choose_region
-    from med_transfer.finetuning.split_choice import choose_split
+    from med_transfer.finetuning.split_choice import choose_by_table
 
     settings, cohort = load_config(kind, config, overrides), Cohort.read(table)
-    settings = choose_split(choose_region(settings, cohort), cohort, out)
+    settings = choose_by_table(settings, cohort, out)
     if not as_json:
         say_looks_at(settings, cohort)
     return cohort, settings

@@ -38,7 +38,9 @@ class FoldPretrainingConfig(_Config):
         steps: of four slabs each.
         slab: neighbouring slices of one.
         only_class: lesions are painted into training scans of this class alone, for example of patients who have
-            nothing; None: of all classes.
+            nothing; None: of all classes. Where the table has findings: ``none``, the scans without any.
+        canvas_share: share of these patients that is painted into, chosen by seed. The scans of the others are new to
+            the encoder, so that what is trained on its features learns from scans of both kinds.
         lesions: what is painted.
     """
 
@@ -46,6 +48,7 @@ class FoldPretrainingConfig(_Config):
     slab: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     only_class: str | None = None
+    canvas_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     lesions: LesionConfig = LesionConfig()
 
 

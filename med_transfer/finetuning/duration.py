@@ -55,21 +55,30 @@ class GivenUp(NamedTuple):
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds of a run's parts; training counts all epochs, which early stopping may shorten."""
+    """Seconds of a run's parts; training counts all epochs, which early stopping may shorten.
+
+    ``pretraining`` is that of all folds, ``n_pretrained`` how many there are.
+    """
 
     reading: float
     training: float
     baseline: float
+    pretraining: float = 0.0
+    n_pretrained: int = 0
 
     @property
     def seconds(self) -> float:
         """Of the whole run."""
-        return _START_SECONDS + self.reading + self.training + self.baseline
+        return _START_SECONDS + self.reading + self.pretraining + self.training + self.baseline
 
     @property
     def sentence(self) -> str:
         """For a person."""
-        parts = [f"reading {_minutes(self.reading)}", f"training {_minutes(self.training)}"]
+        parts = [f"reading {_minutes(self.reading)}"]
+        if self.n_pretrained:
+            each = _minutes(self.pretraining / self.n_pretrained)
+            parts += [f"pretraining of {self.n_pretrained} folds {_minutes(self.pretraining)}, {each} each"]
+        parts += [f"training {_minutes(self.training)}"]
         parts += [f"from-scratch baseline {_minutes(self.baseline)}"] if self.baseline else []
         without = f"; {_minutes(self.seconds - self.baseline)} without the baseline" if self.baseline else ""
         return f"about {_minutes(self.seconds)} on this machine at most ({', '.join(parts)}){without}"
@@ -145,14 +154,12 @@ def _second_of_two(work: Callable[[], None]) -> float:
 def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     """The time that a run takes, if no training stops early."""
     n_scans = len(split.development) + len(split.test)
+    n_pretrained = sum(divided.n_fold_models for divided in split.repeats) if config.backbone.pretrain else 0
     training = _folds_seconds(config, split, cost)
     if not config.transfer.strategy.trains:
-        n_encoders = sum(divided.n_fold_models for divided in split.repeats) if config.backbone.pretrain else 1
-        training = n_scans * n_encoders * cost.forward  # features are computed once for each encoder
-    if config.backbone.pretrain:
-        training += sum(divided.n_fold_models for divided in split.repeats) * cost.pretraining
+        training = n_scans * max(n_pretrained, 1) * cost.forward  # features are computed once for each encoder
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
-    return Duration(n_scans * cost.read, training, baseline)
+    return Duration(n_scans * cost.read, training, baseline, n_pretrained * cost.pretraining, n_pretrained)
 
 
 def _folds_seconds(config: FinetuneConfig, split: Split, cost: Cost) -> float:
@@ -180,7 +187,8 @@ def fit_into(
     """The config, or the nearest one that takes no more than so many minutes; what was given up, in order.
 
     First the from-scratch baseline, then repeats, then epochs (down to ten), then (with test patients kept apart) all
-    fold models but one, then training itself: a linear head on frozen features. The cost is of the config's own step.
+    fold models but one, then training itself: a linear head on frozen features; last the encoder's pretraining. The
+    cost is of the config's own step.
 
     Raises:
         ConfigError: not even reading the scans and one pass through the network fits.
@@ -211,8 +219,16 @@ def _smaller_and_smaller(minutes: float, config: FinetuneConfig, cohort: Cohort,
         once = [GivenUp("split.repeats", 1, "each patient is measured in one division into folds")]
         config = _without(config, once)
         yield once
-    if not config.transfer.strategy.trains:
-        return
+    if config.transfer.strategy.trains:
+        yield from _less_training(minutes, config, cohort, cost, baseline)
+    if config.backbone.pretrain:
+        yield [GivenUp("backbone.pretrain", None, "the encoder does not learn painted lesions")]
+
+
+def _less_training(
+    minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost, baseline: list[GivenUp]
+) -> Iterator[list[GivenUp]]:
+    """Fewer epochs, one network, a linear head."""
     yield [_fewer_epochs(minutes, _without(config, baseline), cohort, cost)]
     one = GivenUp("split.kind", "holdout", "one network instead of an ensemble of folds")
     alone = _without(config, [*baseline, one])

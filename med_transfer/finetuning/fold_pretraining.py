@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.backbones import LoadedBackbone, load_backbone
+from med_transfer.cohorts import Case, Cohort, Split
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.augmentation import margin_voxels
@@ -30,19 +31,18 @@ from med_transfer.scans import geometry
 
 T = TypeVar("T")
 PRETRAINING_FOLDER = "pretraining"
+NO_FINDING = "none"
 _BATCH_SLABS = 4
 _PASSES = 4.0  # forward, twice that backward, and as long as one to cut and paint
 
 
-def check_pretraining(config: FinetuneConfig, preprocessing: PreprocessingConfig, labels: Labels) -> None:
-    """Refuse scans without Hounsfield units and unknown classes, before anything is read. Raises ConfigError."""
+def check_pretraining(config: FinetuneConfig, preprocessing: PreprocessingConfig, cohort: Cohort, split: Split) -> None:
+    """Refuse scans without Hounsfield units and classes of no scan, before anything is read. Raises ConfigError."""
     if config.backbone.pretrain is None:
         return
-    only = config.backbone.pretraining.only_class
-    if only is not None and only not in labels.names:
-        raise ConfigError(
-            f"no class {only}", where="backbone.pretraining.only_class", expected=f"one of {', '.join(labels.names)}"
-        )
+    _check_class(config.backbone.pretraining.only_class, cohort.labels)
+    for number in range(split.n_fold_models):
+        canvas(cohort, split, config, number)
     channels = preprocessing.by_channel
     if len(preprocessing.columns) > 1 or any(one.normalisation != "window" for one in channels):
         raise ConfigError(
@@ -50,6 +50,17 @@ def check_pretraining(config: FinetuneConfig, preprocessing: PreprocessingConfig
             where="backbone.pretrain",
             expected="one CT a case, in windows of Hounsfield units: lesions are painted in those",
             action="Leave backbone.pretrain out",
+        )
+
+
+def _check_class(only: str | None, labels: Labels) -> None:
+    known = (NO_FINDING,) if labels.multilabel else labels.names
+    if only is not None and only not in known:
+        raise ConfigError(
+            f"{only}, and the table has findings" if labels.multilabel else f"no class {only}",
+            where="backbone.pretraining.only_class",
+            expected="none: the scans without any" if labels.multilabel else f"one of {', '.join(known)}",
+            action="Set it so, or leave it out: then lesions are painted into all training scans",
         )
 
 
@@ -116,12 +127,12 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
 
 
 def source_scans(run_data: RunData, config: FinetuneConfig, number: int) -> SourceScans:
-    """The fold's training scans as the network sees them, in HU; of one class alone where the config names it."""
-    prepared, only = run_data.prepared, config.backbone.pretraining.only_class
+    """The scans of the fold's :func:`canvas` as the network sees them, in HU."""
+    prepared = run_data.prepared
     cohort, images = prepared.cohort, prepared.content_hashes
-    training = [n for n in run_data.split.training(number) if only is None or cohort.cases[n].label == only]
-    patients = hash_names((cohort.patients[n] for n in training), salt_of(prepared.images))
-    seen = prepared.subset(training).without_margin(margin_voxels(run_data.preprocessing.shape))
+    painted = canvas(cohort, run_data.split, config, number)
+    patients = hash_names((cohort.patients[n] for n in painted), salt_of(prepared.images))
+    seen = prepared.subset(painted).without_margin(margin_voxels(run_data.preprocessing.shape))
     return SourceScans(
         tuple(
             SourceScan(
@@ -130,9 +141,35 @@ def source_scans(run_data: RunData, config: FinetuneConfig, number: int) -> Sour
                 "-".join(images[n]),
                 patients[cohort.patients[n]],
             )
-            for n, tensor in zip(training, seen.tensors, strict=True)
+            for n, tensor in zip(painted, seen.tensors, strict=True)
         )
     )
+
+
+def canvas(cohort: Cohort, split: Split, config: FinetuneConfig, number: int) -> list[int]:
+    """The training scans of a fold that lesions are painted into: of one class, and of a share of its patients.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    settings = config.backbone.pretraining
+    rows = [n for n in split.training(number) if settings.only_class in (None, _class_of(cohort.cases[n]))]
+    patients = sorted({cohort.patients[n] for n in rows})
+    if not patients:
+        raise ConfigError(
+            f"fold {number + 1} has no training scan of {settings.only_class}",
+            where="backbone.pretraining.only_class",
+            expected="at least one in each fold, to paint lesions into",
+            action="Leave it out: then lesions are painted into all training scans; or have fewer split.folds",
+        )
+    n_painted = max(1, round(settings.canvas_share * len(patients)))
+    drawn = np.random.default_rng(config.seed + number).permutation(len(patients))[:n_painted]
+    painted = {patients[n] for n in drawn}
+    return [n for n in rows if cohort.patients[n] in painted]
+
+
+def _class_of(case: Case) -> str | None:
+    return case.label if isinstance(case.label, str) else ("" if case.label else NO_FINDING)
 
 
 def hounsfield(tensor: NDArray[np.float16], preprocessing: PreprocessingConfig) -> NDArray[np.int16]:

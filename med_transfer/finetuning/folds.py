@@ -31,7 +31,7 @@ from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.novelty import Novelty
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, named, silent
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +118,16 @@ def train_folds(
     read = reader.computed if config.transfer.strategy.trains else reader.cached
     trained, novelties, ranks, training, validation = [], [], [], [], []
     for number in range(split.n_fold_models):
-        callback = TrainingProgress(f"{stage}, fold {number + 1} of {split.n_fold_models}", progress)
-        result = train_fold(run_data, source, config, number, folder / fold_folder(number, repeat), callback, progress)
+        fold = f"{stage}, fold {number + 1} of {split.n_fold_models}"
+        result = train_fold(
+            run_data,
+            source,
+            config,
+            number,
+            folder / fold_folder(number, repeat),
+            TrainingProgress(fold, progress),
+            named(progress, f"{fold}: {{stage}}"),
+        )
         data = _fold_data(run_data, config, number)
         train_features, val_features = labelled_features(result.classifier, data, config, read)
         trained.append(result)

@@ -36,9 +36,9 @@ from med_transfer.finetuning.held_out_evaluation import TrainedNetworks, evaluat
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
 from med_transfer.finetuning.made_from import claim
 from med_transfer.finetuning.record import bundle_record
-from med_transfer.finetuning.region_choice import choose_region, region_sentence
+from med_transfer.finetuning.region_choice import region_sentence
 from med_transfer.finetuning.repeats import with_repeats
-from med_transfer.finetuning.split_choice import choose_split, split_sentence
+from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.progress import Progress, log_file, silent
@@ -136,13 +136,13 @@ def checked_start(
     Raises:
         CohortError, ConfigError, BackboneError, UsageError: see :func:`finetune`.
     """
-    config = choose_split(choose_region(config, cohort), cohort, out)
+    config = choose_by_table(config, cohort, out)
     source = load_source(config)
     config = config.resolved(from_source=source.sha256 is not None)
     check_transfer(config, source.encoder)
     precision(config.training.precision)
-    check_pretraining(config, resolve_preprocessing(source.spec, config), cohort.labels)
     split = split_cohort(cohort, config.split)
+    check_pretraining(config, resolve_preprocessing(source.spec, config), cohort, split)
     check_fusion(cohort, split, config)
     check_operating_point(cohort, split, config)
     check_subgroups(cohort, config.subgroups)

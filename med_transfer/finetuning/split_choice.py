@@ -1,4 +1,4 @@
-"""Whom a run is measured on, where the config leaves that to the cohort table."""
+"""Where a run looks and whom it is measured on, where the config leaves that to the cohort table."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from med_transfer.cohorts import Cohort, CohortLock, split_cohort
 from med_transfer.cohorts.splits import FEW_PATIENTS, TEST_FRACTION
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE
+from med_transfer.finetuning.region_choice import choose_region
 
 Config = TypeVar("Config", bound=FinetuneConfig)
+
+
+def choose_by_table(config: Config, cohort: Cohort, out: Path | None = None) -> Config:
+    """Region and split decided. Every job begins so; who asked before, to say what will come, changes nothing by it.
+
+    Raises:
+        ConfigError: see :func:`choose_region`.
+        CohortError: see :func:`choose_split`.
+    """
+    return choose_split(choose_region(config, cohort), cohort, out)
 
 
 def choose_split(config: Config, cohort: Cohort, out: Path | None = None) -> Config:

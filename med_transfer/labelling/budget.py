@@ -13,8 +13,7 @@ from med_transfer.cohorts import Cohort, Images, split_cohort
 from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
-from med_transfer.finetuning.region_choice import choose_region
-from med_transfer.finetuning.split_choice import choose_split
+from med_transfer.finetuning.split_choice import choose_by_table
 from med_transfer.labelling.curve_samples import SubsetPredictions, curve_samples
 from med_transfer.labelling.finetuned import finetuned_curve, start_of_finetuning
 from med_transfer.labelling.label_forecast import forecast
@@ -55,7 +54,7 @@ def label_budget(
         OutputError: a result cannot be written.
     """
     settings, out = settings or BudgetSettings(), Path(out)
-    config = choose_split(choose_region(config, cohort), cohort)
+    config = choose_by_table(config, cohort)
     wanted = settings.wanted(cohort.labels)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     measure = _by_finetuning if settings.finetune else _by_probe

@@ -17,8 +17,7 @@ from med_transfer.errors import PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
-from med_transfer.finetuning.region_choice import choose_region
-from med_transfer.finetuning.split_choice import choose_split
+from med_transfer.finetuning.split_choice import choose_by_table
 from med_transfer.progress import Progress, silent
 from med_transfer.selection.candidates import Candidate, Candidates, find_candidates
 from med_transfer.selection.features import StageFeatures
@@ -66,7 +65,7 @@ def select(
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
-    out, config = Path(out), choose_split(choose_region(config, cohort), cohort)
+    out, config = Path(out), choose_by_table(config, cohort)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     paths = [(name, Path(path)) for name, path in weights]
     backbone = config.backbone

@@ -14,9 +14,8 @@ from med_transfer.finetuning.data_setup import RunData, prepare_run_data, resolv
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.made_from import claim
-from med_transfer.finetuning.region_choice import choose_region
 from med_transfer.finetuning.run import load_source
-from med_transfer.finetuning.split_choice import choose_split
+from med_transfer.finetuning.split_choice import choose_by_table
 from med_transfer.progress import Progress, silent
 from med_transfer.tuning.config import TuneConfig
 from med_transfer.tuning.deadline import Deadline, OutOfTime
@@ -65,7 +64,7 @@ def tune(
         raise UsageError("neither minutes nor trials", expected="a limit", action="Give --minutes or --trials")
     if minutes is not None and not 0 <= minutes < math.inf:
         raise UsageError(f"minutes {minutes}", expected="0 or more, and finite")
-    config = choose_split(choose_region(config, cohort), cohort, Path(out))
+    config = choose_by_table(config, cohort, Path(out))
     deadline, out, base = Deadline(minutes), Path(out), config.base
     source = load_source(base)
     from_source = source.sha256 is not None

@@ -53,6 +53,18 @@ def test_a_linear_head_takes_one_pass_of_each_scan():
     assert (found.training, found.baseline) == (pytest.approx(120 * 0.1), 0)
 
 
+def test_pretraining_is_told_by_itself_and_given_up_last():
+    backbone = {"name": "slices-efficientnet-lite0", "pretrain": "painted_lesions"}
+    pretrained = config(strategy="linear_probe", from_scratch_baseline=False, backbone=backbone)
+    split, cost = split_cohort(COHORT, pretrained.split), Cost(0.5, 0.1, 0.0, pretraining=300.0)
+    found = estimate(pretrained, split, cost)
+    assert (found.pretraining, found.training) == (pytest.approx(5 * 300), pytest.approx(5 * 120 * 0.1))
+    assert "pretraining of 5 folds 25 min, 5 min each" in found.sentence
+    fitting, given_up = fit_into(4, pretrained, COHORT, cost)
+    assert [one.key for one in given_up] == ["backbone.pretrain"]
+    assert fitting.backbone.pretrain is None
+
+
 def test_without_a_limit_of_note_nothing_is_given_up():
     asked = config()
     assert fit_into(1e6, asked, COHORT, COST) == (asked, [])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,15 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from med_transfer.backbones import find_backbone
-from med_transfer.cohorts import Cohort, SourceLock
+from med_transfer.cohorts import Case, Cohort, SourceLock, SplitConfig, split_cohort
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import finetune
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import prepare_run_data
-from med_transfer.finetuning.fold_pretraining import hounsfield, in_crop_order, source_scans
+from med_transfer.finetuning.fold_pretraining import canvas, check_pretraining, hounsfield, in_crop_order, source_scans
 from med_transfer.finetuning.split_choice import choose_split
 from med_transfer.inference import Predictor
+from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.pretraining.source.views import reorient
 from med_transfer.progress import silent
@@ -62,8 +66,23 @@ def cohort(tmp_path_factory) -> Cohort:
 
 
 @pytest.fixture(scope="module")
-def run(cohort, tmp_path_factory):
-    return finetune(cohort, FinetuneConfig.model_validate(SETTINGS), tmp_path_factory.mktemp("run"))
+def stages() -> set[str]:
+    """What the run told."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def run(cohort, stages, tmp_path_factory):
+    def listen(stage: str, done: int, total: int, note: str = "") -> None:
+        stages.add(stage)
+
+    return finetune(cohort, FinetuneConfig.model_validate(SETTINGS), tmp_path_factory.mktemp("run"), listen)
+
+
+@pytest.fixture(scope="module")
+def run_data(cohort, tmp_path_factory):
+    entry = find_backbone("slices-efficientnet-lite0")
+    return prepare_run_data(cohort, choose_split(config(), cohort), entry, tmp_path_factory.mktemp("data"), silent)
 
 
 def config(**pretraining) -> FinetuneConfig:
@@ -91,6 +110,10 @@ def test_each_fold_has_an_encoder_of_its_own_and_the_bundle_predicts_with_them(r
     assert all(sum(values.values()) == pytest.approx(1) for values in probabilities)
 
 
+def test_progress_says_which_fold_learns(run, stages):
+    assert {f"fine-tuning, fold {n} of 2: pretraining" for n in (1, 2)} <= stages
+
+
 def test_it_is_not_repeated_since_each_fold_costs_a_training(run):
     assert load_config(FinetuneConfig, run.folder / "config.yaml").split.repeats == 1
 
@@ -101,10 +124,7 @@ def test_a_finished_pretraining_is_found_again(run, cohort):
     assert before == {number: (fold(run, number) / "encoder.safetensors").stat().st_mtime_ns for number in range(2)}
 
 
-def test_one_class_alone_can_be_the_canvas(cohort, tmp_path):
-    run_data = prepare_run_data(
-        cohort, choose_split(config(), cohort), find_backbone("slices-efficientnet-lite0"), tmp_path, silent
-    )
+def test_one_class_alone_or_half_of_it_can_be_the_canvas(run_data, cohort):
     healthy = {case.patient for case in cohort.cases if case.label == "none"}
     for number in range(2):
         training = {run_data.prepared.cohort.patients[n] for n in run_data.split.training(number)}
@@ -112,6 +132,24 @@ def test_one_class_alone_can_be_the_canvas(cohort, tmp_path):
             scans = source_scans(run_data, config(only_class=only), number)
             assert len(scans) == len(expected)
             assert len(scans.patient_hashes) == len(expected)
+        half = source_scans(run_data, config(only_class="none", canvas_share=0.5), number)
+        assert len(half) == round(len(training & healthy) / 2) > 0
+        healthy_images = {*source_scans(run_data, config(only_class="none"), number).content_hashes}
+        assert {*half.content_hashes} < healthy_images
+
+
+def test_where_the_table_has_findings_those_without_any_are_the_canvas():
+    findings = [frozenset(), frozenset({"blood"}), frozenset({"blood", "fracture"}), frozenset({"fracture"})]
+    cases = tuple(Case(f"{n}", Path(f"{n}"), f"p{n}", findings[n % 4]) for n in range(12))
+    table = Cohort(cases, Labels(("blood", "fracture"), multilabel=True))
+    split = split_cohort(table, SplitConfig(test_fraction=0, folds=3))
+    painted = canvas(table, split, config(only_class="none"), 1)
+    assert painted == [n for n in split.training(1) if n % 4 == 0]
+    with pytest.raises(ConfigError, match="blood, and the table has findings; expected none: the scans without any"):
+        check_pretraining(config(only_class="blood"), PreprocessingConfig(), table, split)
+    sick = Cohort(tuple(replace(case, label=case.label or findings[1]) for case in cases), table.labels)
+    with pytest.raises(ConfigError, match="fold 1 has no training scan of none; .* at least one in each fold"):
+        check_pretraining(config(only_class="none"), PreprocessingConfig(), sick, split)
 
 
 @pytest.mark.parametrize(
