@@ -21,7 +21,7 @@ class Explanation:
     Attributes:
         heat: the map on the input grid.
         probability: of the class, calibrated, mean of the fold models, in [0, 1].
-        deletion: faithfulness; None when the map is empty.
+        deletion: faithfulness; None when the map is empty or nobody asked.
         sanity: dependence on the weights; None when the map is empty or nobody asked.
     """
 
@@ -72,6 +72,6 @@ def explain(
     return Explanation(
         heat,
         probability,
-        deletion(ensemble, image, class_index, heat, checks),
+        deletion(ensemble, image, class_index, heat, checks) if checks.n_random else None,
         sanity(ensemble, image, class_index, method, heat, checks) if checks.draws else None,
     )

@@ -27,7 +27,7 @@ class MapCheckSettings:
     Attributes:
         share: of the input's voxels, the map's most important ones, that is hidden, in (0, 1).
         fill: what hidden voxels show, in the network's units; None: the mean of the input, of each channel.
-        n_random: regions elsewhere that the hidden one is held against.
+        n_random: regions elsewhere that the hidden one is held against; 0 leaves it out.
         draws: of random weights for the sanity check, each costing as much as the map; 0 leaves it out. A smooth map
             correlates with another by chance, so one draw says little.
         seed: of the random regions and weights.

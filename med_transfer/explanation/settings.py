@@ -7,6 +7,7 @@ from typing import Literal
 
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.attention import Attention
+from med_transfer.explanation.faithfulness import MapCheckSettings
 from med_transfer.explanation.gradcam import GradCAM
 from med_transfer.explanation.heat import Method
 from med_transfer.explanation.occlusion import Occlusion
@@ -33,6 +34,7 @@ class MapSettings:
         window_mm, stride_mm: of occlusion, see :meth:`~med_transfer.explanation.Occlusion.in_mm`.
         fill: what hidden voxels show: their ``mean``, or the ``floor`` of the input's window (air, for CT).
         draws: of random weights for the sanity check; None: 1 for occlusion and 3 for the others. 0 leaves it out.
+        hidden: regions that hiding what the map shows is held against; 0 leaves that out.
 
     Raises:
         ConfigError: a setting of another method, or negative draws.
@@ -44,6 +46,7 @@ class MapSettings:
     stride_mm: float | None = None
     fill: Fill = "mean"
     draws: int | None = None
+    hidden: int = MapCheckSettings.n_random
 
     def __post_init__(self) -> None:
         if self.method != "occlusion" and (self.window_mm is not None or self.stride_mm is not None):

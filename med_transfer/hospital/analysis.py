@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,13 +12,18 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from med_transfer.cohorts import without_prediction
-from med_transfer.errors import ConfigError, ScanAborted, ScanError, ScanNotFound
+from med_transfer.errors import ConfigError, MedTransferError, ScanAborted, ScanError, ScanNotFound
+from med_transfer.explanation.settings import MapSettings
+from med_transfer.hospital.config import HeatMap
 from med_transfer.inference import Predictor
+from med_transfer.inference.explain import ScanMap, explain_scan
 from med_transfer.inference.folder import ScanToPredict, scans_to_predict
 from med_transfer.predictions.record import Prediction
-from med_transfer.scans import Volume
+from med_transfer.scans import Region, Volume
 from med_transfer.scans.isolation import confined
 from med_transfer.scans.search.series_rules import SeriesRules, choose
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,21 @@ class Analysis:
         prediction: ``ok``, or the reason why there is none.
         images: headers of the images that it is about, without pixels.
         volume: as the network saw it; None where there is no prediction.
+        refusal: code of the reason why there is no prediction.
+        heat: where the network looked; None where nobody asked, or it could not be found out.
     """
 
     prediction: Prediction
     images: tuple[Dataset, ...] = field(repr=False)
     volume: Volume | None = field(default=None, repr=False)
+    refusal: str = ""
+    heat: ScanMap | None = field(default=None, repr=False)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Codes: why there is no prediction, or why it abstains; empty when neither is so."""
+        because = self.prediction.abstained_because if self.prediction.status == "ok" else self.refusal
+        return tuple(filter(None, because.split(";")))
 
 
 def require_usable(predictor: Predictor, bundle: Path) -> None:
@@ -49,8 +65,16 @@ def require_usable(predictor: Predictor, bundle: Path) -> None:
         raise ConfigError(what, where=bundle, expected="a bundle of one scan a case")
 
 
-def analyse(folder: Path, predictor: Predictor, rules: SeriesRules | None = None) -> list[Analysis]:
+def analyse(
+    folder: Path, predictor: Predictor, rules: SeriesRules | None = None, heat: HeatMap = "off"
+) -> list[Analysis]:
     """Predict a study's series: those that the rules choose, or every one; at least one analysis, if only a refusal.
+
+    Args:
+        folder: of the study's files.
+        predictor: of the bundle.
+        rules: which series; None: every one that can be used.
+        heat: whether to look where the network looked, and whether to put that to the test.
 
     Raises:
         ScanAborted: reading took too long or crashed, which another try may not.
@@ -58,15 +82,16 @@ def analyse(folder: Path, predictor: Predictor, rules: SeriesRules | None = None
     try:
         items, _ = scans_to_predict(folder, predictor.preprocessing.config)
     except ScanNotFound as error:
-        return [Analysis(_refused(error.found), _headers(sorted(folder.iterdir())))]
+        return [Analysis(_refused(error.found), _headers(sorted(folder.iterdir())), refusal=type(error).__name__)]
     if all(item.series is None for item in items):  # a reader that crashes leaves nothing but damaged files
         raise ScanAborted(f"none of {len(items)} files can be read: {items[0].damage}", where=folder)
     chosen, refusals = _chosen(items, rules)
     if not chosen:
-        return [_refusal(items, refusals)]
+        return [_refusal(items, refusals, "not-chosen")]
     damaged = [item for item in chosen if item.series is None]
-    answers = [_analyse(item, predictor) for item in chosen if item.series is not None]
-    return answers + ([_refusal(damaged, [item.damage for item in damaged])] if damaged else [])
+    answers = [_analyse(item, predictor, heat) for item in chosen if item.series is not None]
+    reasons = [item.damage for item in damaged]
+    return answers + ([_refusal(damaged, reasons, "UnreadableScan")] if damaged else [])
 
 
 def _chosen(items: Sequence[ScanToPredict], rules: SeriesRules | None) -> tuple[list[ScanToPredict], list[str]]:
@@ -80,25 +105,41 @@ def _chosen(items: Sequence[ScanToPredict], rules: SeriesRules | None) -> tuple[
     return chosen, [choice.reason for choice in choices if not choice.chosen] + damaged
 
 
-def _analyse(item: ScanToPredict, predictor: Predictor) -> Analysis:
-    started, volume = time.monotonic(), None
+def _analyse(item: ScanToPredict, predictor: Predictor, heat: HeatMap) -> Analysis:
+    started, volume, mapped, refusal = time.monotonic(), None, None, ""
     try:
         with confined(item.case.path):
             scans, region, mask = item.read(predictor)
             prediction = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
+            mapped = _map(predictor, scans, region, prediction, heat)
         volume = scans["scan"]
     except ScanAborted:
         raise
     except ScanError as error:
-        prediction = without_prediction(item.case, error)
+        prediction, refusal = without_prediction(item.case, error), type(error).__name__
     series_uid = item.case.series_uid or prediction.series_uid
     seconds = round(time.monotonic() - started, 3)
-    return Analysis(replace(prediction, series_uid=series_uid, seconds=seconds), _headers(_files([item])), volume)
+    prediction = replace(prediction, series_uid=series_uid, seconds=seconds)
+    return Analysis(prediction, _headers(_files([item])), volume, refusal, mapped)
 
 
-def _refusal(items: Sequence[ScanToPredict], reasons: Sequence[str]) -> Analysis:
+def _map(
+    predictor: Predictor, scans: Mapping[str, Volume], region: Region | None, prediction: Prediction, heat: HeatMap
+) -> ScanMap | None:
+    """Where the network looked. An answer without a map is worth more than none."""
+    if heat == "off":
+        return None
+    settings = MapSettings(draws=0) if heat == "checked" else MapSettings(draws=0, hidden=0)
+    try:
+        return explain_scan(predictor, scans, region, prediction, settings)
+    except Exception as error:
+        log.warning("no heat map: %s", error.found if isinstance(error, MedTransferError) else type(error).__name__)
+        return None
+
+
+def _refusal(items: Sequence[ScanToPredict], reasons: Sequence[str], code: str) -> Analysis:
     """One for all of them."""
-    return Analysis(_refused("; ".join(dict.fromkeys(reasons))), _headers(_files(items)))
+    return Analysis(_refused("; ".join(dict.fromkeys(reasons))), _headers(_files(items)), refusal=code)
 
 
 def _refused(reason: str) -> Prediction:

@@ -24,11 +24,24 @@ ANALYSIS = Code("analysis", PRIVATE, "Analysis")
 ANALYSED, NOT_ANALYSED = Code("analysed", PRIVATE, "Analysed"), Code("not-analysed", PRIVATE, "Not analysed")
 PREDICTED = Code("predicted", PRIVATE, "Predicted class")
 ABSTAINED = Code("abstained", PRIVATE, "Abstained: unlike the training data")
+WHY_ABSTAINED = Code("abstained-reason", PRIVATE, "Reason for abstaining")
+WHY_NOT_ANALYSED = Code("refused-reason", PRIVATE, "Reason why there is no answer")
 NOVELTY = Code("novelty", PRIVATE, "Share of training data that is less novel")
 PROCEDURES = {
     "CT": Code("77477000", "SCT", "Computed tomography"),
     "MR": Code("113091000", "SCT", "Magnetic resonance imaging"),
     "PT": Code("82918005", "SCT", "Positron emission tomography"),
+}
+REASONS = {  # why there is no answer: the error's name, or what the node itself found
+    "GeometryRejected": "The slices make no volume that can be used",
+    "InputRejected": "Not the kind of scan that the bundle is for",
+    "OrganNotFound": "The organ was not found",
+    "ScanNotFound": "No series of images",
+    "UnreadableScan": "Damaged, cannot be read",
+    "MissingCodec": "Compressed in a way that cannot be read",
+    "UnusableVoxels": "Voxel values cannot be used",
+    "NoAnswer": "The network gave no number",
+    "not-chosen": "No series is one that the rules ask for",
 }
 IMAGING = Code("363679005", "SCT", "Imaging procedure")
 
@@ -43,6 +56,16 @@ def class_code(name: str, codes: Mapping[str, ClassCode]) -> Code:
 def probability_code(name: str) -> Code:
     """What the probability of a class is called."""
     return Code(f"p-{_digest(name)}", PRIVATE, f"Probability of {name}"[:64])
+
+
+def reason_code(reason: str) -> Code:
+    """Why a prediction abstains, as ``abstained_because`` names it, or why there is none."""
+    if reason == "novelty":
+        return Code(reason, PRIVATE, "More novel to the network than held-out scans")
+    if reason.startswith("outside_"):
+        fact = reason.removeprefix("outside_")
+        return Code(f"out-{fact.replace('_', '-')}"[:16], PRIVATE, f"Outside of the development scans: {fact}"[:64])
+    return Code(reason[:16], PRIVATE, REASONS.get(reason, "Cannot be used"))
 
 
 def _digest(name: str) -> str:

@@ -41,11 +41,12 @@ def process(
     predictor: Predictor, images: Path, out: Path, rules: SeriesRules | None = None, settings: Results | None = None
 ) -> list[Analysis]:
     """Predict every study in a folder; write its objects and ``result.json``. Raises ScanAborted, OutputError."""
-    analyses = analyse(images, predictor, rules)
+    settings = settings or Results()
+    analyses = analyse(images, predictor, rules, settings.heat_map)
     studies: dict[str, list[Analysis]] = defaultdict(list)
     for analysis in analyses:
         studies[str(analysis.images[0].StudyInstanceUID) if analysis.images else ""].append(analysis)
-    said = [_study(predictor, out, uid, own, settings or Results()) for uid, own in studies.items()]
+    said = [_study(predictor, out, uid, own, settings) for uid, own in studies.items()]
     result = {"research_use_only": True, "studies": said, "__mercure_notification": {"text": _in_words(analyses)}}
     write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
     return analyses

@@ -106,7 +106,8 @@ class Node:
     def _predict(self, study: Study) -> None:
         config, predictor = self._config, self._predictor
         basis = basis_of(self.queue.instances(study.id), predictor.identity, config)
-        analyses = analyse(config.folder / "incoming" / study.id, predictor, config.study.series)
+        images = config.folder / "incoming" / study.id
+        analyses = analyse(images, predictor, config.study.series, config.results.heat_map)
         header = ResultHeader.of(
             *(predictor.record, predictor.identity),
             study_uid=study.study_uid,

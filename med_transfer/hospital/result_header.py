@@ -8,6 +8,8 @@ from pydicom.dataset import Dataset
 
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.hospital.uids import uid_of
+from med_transfer.metrics.records.decisions import ChosenPoint
+from med_transfer.metrics.records.estimate import Estimate
 
 MANUFACTURER = "med_transfer"
 RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
@@ -28,6 +30,7 @@ class ResultHeader:
         station: AE title of the node.
         classes, multilabel: of the bundle.
         operating_point: in words.
+        chosen_point: how it came about, and each class's rates on validation scans; None: the bundle does not tell.
     """
 
     study_uid: str
@@ -38,6 +41,7 @@ class ResultHeader:
     classes: tuple[str, ...]
     multilabel: bool
     operating_point: str
+    chosen_point: ChosenPoint | None = None
 
     series_number = _SERIES_NUMBERS["SR"]
 
@@ -46,6 +50,7 @@ class ResultHeader:
         """With what the bundle says."""
         point = str(record.operating_point)
         own = {"classes": record.classes, "multilabel": record.multilabel, "operating_point": point}
+        own["chosen_point"] = record.chosen_point
         return cls(bundle=bundle, **own, **study)  # pyright: ignore[reportArgumentType]
 
     def character_set(self, image: Dataset, *texts: str) -> str:
@@ -84,3 +89,26 @@ class ResultHeader:
     def parameters(self) -> list[str]:
         """Of the algorithm, in words."""
         return [f"bundle SHA-256: {self.bundle}", f"operating point: {self.operating_point}"]
+
+    def rates(self, name: str) -> tuple[str, ...]:
+        """Sensitivity and specificity of a class on the bundle's validation scans; empty where it does not tell."""
+        point = self.chosen_point
+        if point is None or name not in point.sensitivity:
+            return ()
+        return _rate(point.sensitivity[name]), _rate(point.specificity[name])
+
+    @property
+    def rates_of(self) -> str:
+        """Whom the rates are of."""
+        point = self.chosen_point
+        if point is None:
+            return ""
+        optimistic = "" if point.rule in ("argmax", "thresholds") else ", whom the point was chosen on: rather too high"
+        return f"rates with 95 % interval on {point.n_patients} validation patients{optimistic}"
+
+
+def _rate(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "unknown"
+    interval = estimate.ci95_cluster or estimate.ci95
+    return f"{estimate.value:.0%}" + (f" [{interval[0]:.0%}, {interval[1]:.0%}]" if interval else "")

@@ -77,6 +77,7 @@ def facts(analysis: Analysis, bundle: str, basis: str, outputs: Sequence[ResultF
         "predicted": prediction.predicted,
         "probabilities": prediction.probabilities,
         "abstained": prediction.abstained,
+        "because": list(analysis.reasons),
         "novelty": prediction.novelty,
         "seconds": prediction.seconds,
         "outputs": [output.sop_uid for output in outputs],

@@ -1,4 +1,7 @@
-"""A page that every viewer shows: three planes, probabilities, and for what it must not be used. DICOM PS3.3 A.8.1."""
+"""A page that every viewer shows: three planes, heat map, probabilities, and for what it must not be used.
+
+Source: DICOM PS3.3 A.8.1 (Secondary Capture Image).
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,15 @@ from med_transfer.hospital.result_header import DESCRIPTION, MANUFACTURER, RESEA
 from med_transfer.scans.inspection.page import view_of
 from med_transfer.scans.inspection.picture import side_by_side
 
-_INCHES, _DPI = (9.6, 7.2), 100
+_INCHES, _DPI = (10.24, 10.24), 100
+_COLUMNS, _CLASSES, _REASONS = 100, 8, 6  # of letters; most lines of each
 
 
 def secondary_capture(analysis: Analysis, header: ResultHeader, number: int) -> SCImage:
     """One page of one series; ``number`` of it among the study's."""
     image = SCImage.from_ref_dataset(
         ref_dataset=analysis.images[0],
-        pixel_array=page(analysis, header),
+        pixel_array=pixels(analysis, header),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -45,29 +49,36 @@ def secondary_capture(analysis: Analysis, header: ResultHeader, number: int) -> 
     return image
 
 
-def page(analysis: Analysis, header: ResultHeader) -> NDArray[np.uint8]:
-    """The picture, [row, column, colour]."""
-    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="black")
-    if analysis.volume is not None:
-        view = view_of(analysis.volume)
-        axes = figure.add_axes((0.02, 0.5, 0.96, 0.42))
-        axes.imshow(imread(io.BytesIO(side_by_side(view.planes, view.window)), format="png"))
-        axes.set_axis_off()
-    figure.text(0.5, 0.985, RESEARCH_ONLY, color="#ffd24d", fontsize=15, weight="bold", ha="center", va="top")
-    figure.text(
-        0.04,
-        0.46,
-        "\n".join(lines(analysis, header)),
-        fontsize=11,
-        linespacing=1.4,
-        color="white",
-        family="monospace",
-        va="top",
-    )
-    figure.text(0.5, 0.02, RESEARCH_ONLY, color="#ffd24d", fontsize=15, weight="bold", ha="center", va="bottom")
-    canvas = FigureCanvasAgg(figure)
+def pixels(analysis: Analysis, header: ResultHeader) -> NDArray[np.uint8]:
+    """The page as a picture, [row, column, colour]."""
+    canvas = FigureCanvasAgg(page(analysis, header))
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def page(analysis: Analysis, header: ResultHeader) -> Figure:
+    """The page, on black."""
+    figure, said = Figure(figsize=_INCHES, dpi=_DPI, facecolor="black"), lines(analysis, header)
+    top = 0.93
+    if analysis.volume is not None:
+        top = 0.05 + 0.0178 * (len(said) + 1)  # the words below, and all the room above them for the planes
+        axes = figure.add_axes((0.02, top + 0.01, 0.96, 0.94 - top))
+        axes.imshow(imread(io.BytesIO(_planes(analysis)), format="png"))
+        axes.set_axis_off()
+    for y, side in ((0.99, "top"), (0.01, "bottom")):
+        figure.text(0.5, y, RESEARCH_ONLY, color="#ffd24d", fontsize=15, weight="bold", ha="center", va=side)
+    style = {"fontsize": 9, "linespacing": 1.4, "family": "monospace"}
+    figure.text(0.04, top, "\n".join(said), color="white", va="top", **style)
+    return figure
+
+
+def _planes(analysis: Analysis) -> bytes:
+    """PNG of the planes, with the map where there is one."""
+    assert analysis.volume is not None
+    if analysis.heat is not None:
+        return analysis.heat.picture(analysis.volume)
+    view = view_of(analysis.volume)
+    return side_by_side(view.planes, view.window)
 
 
 def lines(analysis: Analysis, header: ResultHeader) -> list[str]:
@@ -75,10 +86,38 @@ def lines(analysis: Analysis, header: ResultHeader) -> list[str]:
     prediction = analysis.prediction
     made_by = f"med_transfer {header.version}, {header.model_name}, revision {header.revision}"
     if prediction.status != "ok":
-        return ["NOT ANALYSED", *textwrap.wrap(prediction.reason, 90)[:8], "", made_by]
-    shares = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
-    shown = [f"{value:6.1%}  {name[:60]}" for name, value in shares[:8]]
-    shown += [f"        and {len(shares) - 8} more, in the structured report"] if len(shares) > 8 else []
+        return ["NOT ANALYSED", *_wrapped(prediction.reason, 8), *_codes(analysis), "", made_by]
     abstained = ["ABSTAINED: the scan is unlike the training data"] if prediction.abstained else []
-    called = textwrap.wrap(f"predicted: {prediction.predicted or 'nothing'} ({header.operating_point})", 90)[:3]
-    return [*abstained, *called, *shown, *textwrap.wrap(prediction.reason, 90)[:2], made_by]
+    called = _wrapped(f"predicted: {prediction.predicted or 'nothing'} ({header.operating_point})", 3)
+    reasons = [line for reason in prediction.reason.split("; ") for line in _wrapped(reason, 2)][:_REASONS]
+    return [*abstained, *reasons, *_codes(analysis), *called, *_classes(analysis, header), *_of_map(analysis), made_by]
+
+
+def _classes(analysis: Analysis, header: ResultHeader) -> list[str]:
+    """Probability of each class, and what the bundle knows of how often it is right."""
+    shares = sorted(analysis.prediction.probabilities.items(), key=lambda item: -item[1])
+    width = min(30, max(len(name) for name, _ in shares))
+    head = f"{'':>6}  {'':{width}}  {'sensitivity':16}  specificity" if header.rates_of else ""
+    rows = [
+        f"{value:6.1%}  {name[:width]:{width}}  {'  '.join(f'{rate:16}' for rate in header.rates(name))}".rstrip()
+        for name, value in shares[:_CLASSES]
+    ]
+    more = [f"        and {len(shares) - _CLASSES} more, in the structured report"] if len(shares) > _CLASSES else []
+    return [*filter(None, [head]), *rows, *more, *filter(None, [header.rates_of])]
+
+
+def _of_map(analysis: Analysis) -> list[str]:
+    """What the colours mean, and what speaks against them."""
+    if analysis.heat is None:
+        return []
+    record = analysis.heat.record
+    says = f"colours: orange speaks for {record.class_name}, blue against it (Grad-CAM); it need not be the finding."
+    return _wrapped(" ".join([says, *record.doubts]), 4)
+
+
+def _codes(analysis: Analysis) -> list[str]:
+    return _wrapped(f"codes: {', '.join(analysis.reasons)}", 2) if analysis.reasons else []
+
+
+def _wrapped(text: str, most: int) -> list[str]:
+    return textwrap.wrap(text, _COLUMNS, max_lines=most, placeholder=" ...")

@@ -73,7 +73,7 @@ def _group(
         ),
         algorithm_id=sr.AlgorithmIdentification("med_transfer", header.version, header.parameters),
         measurements=_measurements(prediction),
-        qualitative_evaluations=_evaluations(prediction, header, class_codes),
+        qualitative_evaluations=_evaluations(analysis, header, class_codes),
         source_images=[
             sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID) for image in analysis.images
         ],
@@ -92,11 +92,14 @@ def _measurements(prediction: Prediction) -> list[sr.Measurement]:
 
 
 def _evaluations(
-    prediction: Prediction, header: ResultHeader, class_codes: dict[str, ClassCode]
+    analysis: Analysis, header: ResultHeader, class_codes: dict[str, ClassCode]
 ) -> list[sr.QualitativeEvaluation]:
+    prediction, reasons = analysis.prediction, [own.reason_code(reason) for reason in analysis.reasons]
     if prediction.status != "ok":
-        return [sr.QualitativeEvaluation(own.ANALYSIS, own.NOT_ANALYSED)]
+        said = [(own.ANALYSIS, own.NOT_ANALYSED), *((own.WHY_NOT_ANALYSED, reason) for reason in reasons)]
+        return [sr.QualitativeEvaluation(name, value) for name, value in said]
     said = [(own.ANALYSIS, own.ANALYSED), (own.ABSTAINED, own.YES if prediction.abstained else own.NO)]
+    said += [(own.WHY_ABSTAINED, reason) for reason in reasons]
     found = prediction.predicted.split(";") if prediction.predicted else []
     if header.multilabel:
         said += [

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from med_transfer.atomic import write_bytes, write_csv, write_text
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import NothingDone, ScanError, UsageError
-from med_transfer.explanation import Explanation, MapCheckSettings, explain
+from med_transfer.explanation import MapCheckSettings, explain
 from med_transfer.explanation.files import write_map
 from med_transfer.explanation.mapping import on_scan
 from med_transfer.explanation.picture import heat_picture
@@ -27,9 +28,9 @@ from med_transfer.explanation.record import (
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.inference import Predictor
 from med_transfer.inference.folder import ScanToPredict, ScanWithRegion, scans_to_predict
-from med_transfer.preprocessing.resampling.grid import Grid
+from med_transfer.predictions.record import Prediction
 from med_transfer.progress import Progress, remark, silent
-from med_transfer.scans import Volume
+from med_transfer.scans import Region, Volume
 from med_transfer.scans.isolation import confined
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,28 @@ class ExplainedScans:
     def exit_code(self) -> int:
         """0 all explained, 1 some not."""
         return int(None in self.records)
+
+
+@dataclass(frozen=True)
+class ScanMap:
+    """Where the network looked in one scan.
+
+    Attributes:
+        record: class, method, place of the strongest value, and what speaks against the map.
+        values: float32 [depth, height, width] on the scan's voxels; NaN where the network saw nothing.
+        window: the scan's values that a picture shows black and white.
+        seen: the box that the network saw.
+    """
+
+    record: ExplanationRecord
+    values: NDArray[np.float32]
+    window: tuple[float, float]
+    seen: Region
+
+    def picture(self, volume: Volume) -> bytes:
+        """PNG of three planes through the strongest value, plain above and with the map below."""
+        through = self.record.peak_lps_mm
+        return heat_picture(volume.voxels, self.values, volume.affine, self.window, through, region=self.seen)
 
 
 def explain_scans(
@@ -133,6 +156,31 @@ def _explain_item(
 ) -> ExplanationRecord:
     scans, region, mask = item.read(predictor)
     answer = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
+    mapped = explain_scan(predictor, scans, region, answer, settings, class_name, progress=progress)
+    _write(folder, mapped, scans["scan"])
+    return mapped.record
+
+
+def explain_scan(
+    predictor: Predictor,
+    scans: Mapping[str, Volume],
+    region: Region | None,
+    answer: Prediction,
+    settings: MapSettings = MapSettings(),  # noqa: B008  frozen
+    class_name: str | None = None,
+    *,
+    progress: Progress = silent,
+) -> ScanMap:
+    """The map of a scan that was predicted.
+
+    Args:
+        predictor: that gave the answer.
+        scans, region: what it was given, by column.
+        answer: what it said.
+        settings: how.
+        class_name: that is explained; None: the one that was called, or the most probable one.
+        progress: told how far it is.
+    """
     most_probable = max(answer.probabilities, key=answer.probabilities.__getitem__)
     chosen = class_name or (answer.predicted if answer.predicted in answer.probabilities else most_probable)
     preprocessing, first = predictor.preprocessing, scans["scan"]
@@ -143,13 +191,17 @@ def _explain_item(
         preprocessing(scans, region).to(predictor.device),
         predictor.record.classes.index(chosen),
         method,
-        MapCheckSettings(fill=floor if settings.fill == "floor" else None, draws=settings.n_draws),
+        MapCheckSettings(
+            fill=floor if settings.fill == "floor" else None, n_random=settings.hidden, draws=settings.n_draws
+        ),
     )
-    record = record_of(
-        explanation, method, settings, grid, chosen, answer.predicted, predictor.record.fusion is not None
+    depth, height, width = first.voxels.shape
+    return ScanMap(
+        record_of(explanation, method, settings, grid, chosen, answer.predicted, predictor.record.fusion is not None),
+        on_scan(explanation.heat.values, grid, first.affine, (depth, height, width)),
+        _window(predictor, first),
+        seen_region(grid),
     )
-    _write(folder, record, explanation, grid, first, _window(predictor, first))
-    return record
 
 
 def _window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
@@ -161,20 +213,10 @@ def _window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _write(
-    folder: Path,
-    record: ExplanationRecord,
-    explanation: Explanation,
-    grid: Grid,
-    volume: Volume,
-    window: tuple[float, float],
-) -> None:
-    depth, height, width = volume.voxels.shape
-    mapped = on_scan(explanation.heat.values, grid, volume.affine, (depth, height, width))
-    write_map(folder / MAP_FILE, mapped, volume.affine)
-    picture = heat_picture(volume.voxels, mapped, volume.affine, window, record.peak_lps_mm, region=seen_region(grid))
-    write_bytes(folder / PICTURE_FILE, picture)
-    write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
+def _write(folder: Path, mapped: ScanMap, volume: Volume) -> None:
+    write_map(folder / MAP_FILE, mapped.values, volume.affine)
+    write_bytes(folder / PICTURE_FILE, mapped.picture(volume))
+    write_text(folder / RECORD_FILE, mapped.record.model_dump_json(indent=2) + "\n")
 
 
 def _write_table(

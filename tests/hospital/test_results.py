@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import peers
 import pytest
+import torch
 from peers import series
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -17,22 +19,27 @@ pytest.importorskip("highdicom", reason="needs the extra [hospital]")
 
 from highdicom.sr import srread
 
+from med_transfer.cohorts.input_facts import INPUT_LENGTHS, INPUT_TEXTS, INPUT_VALUES
 from med_transfer.errors import ConfigError, ScanAborted
-from med_transfer.hospital.analysis import analyse, require_usable
+from med_transfer.hospital.analysis import Analysis, analyse, require_usable
+from med_transfer.hospital.codes import REASONS, reason_code
 from med_transfer.hospital.config import ClassCode, NodeConfig, Results
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
-from med_transfer.hospital.results import basis_of, write_results
+from med_transfer.hospital.results import basis_of, facts, write_results
 from med_transfer.hospital.secondary_capture import lines
 from med_transfer.inference import Predictor
+from med_transfer.metrics.records.decisions import ChosenPoint
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.predictions.table import PredictionTable
 from med_transfer.scans.search.series_rules import SeriesRules
 
+FACTS = (*INPUT_TEXTS, *INPUT_LENGTHS, *INPUT_VALUES, "noise")
 CODES = {"malignant": ClassCode(value="86049000", scheme="SCT", meaning="Malignant neoplasm")}
 
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return Predictor(tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle"))
+    return Predictor(tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", seed=1, spacing_mm=(1, 2, 2)))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def header(predictor: Predictor, **changes: object) -> ResultHeader:
 
 @pytest.fixture(scope="module")
 def written(predictor, study, tmp_path_factory) -> tuple[Path, list]:
-    folder, analyses = tmp_path_factory.mktemp("node"), analyse(study, predictor)
+    folder, analyses = tmp_path_factory.mktemp("node"), analyse(study, predictor, heat="checked")
     results = write_results(folder, analyses, header(predictor), Results(codes=CODES))
     return folder, [folder / result.file for result in results]
 
@@ -81,7 +88,10 @@ def test_the_report_says_what_a_batch_run_says(written, predictor, study, tmp_pa
             assert said["Predicted class"] == predicted
             assert said["Abstained: unlike the training data"] == ("Yes" if row.abstained else "No")
         else:
-            assert said == {"Analysis": "Not analysed"}
+            assert said == {
+                "Analysis": "Not analysed",
+                "Reason why there is no answer": "The slices make no volume that can be used",
+            }
         comment = [item for item in group[0].ContentSequence if item.name.meaning == "Comment"]
         assert [item.value for item in comment] == ([" ".join(row.reason.split())] if row.reason else [])
 
@@ -101,16 +111,80 @@ def test_the_report_is_of_the_study_and_not_verified(written, study):
 def test_the_page_is_a_picture_of_the_study(written, study):
     page, image = dcmread(written[1][1]), dcmread(next(study.iterdir()))
     assert page.StudyInstanceUID == image.StudyInstanceUID
-    assert page.pixel_array.shape == (720, 960, 3)
+    assert page.pixel_array.shape == (1024, 1024, 3)
     assert page.BurnedInAnnotation == "NO"
     top = page.pixel_array[:40].reshape(-1, 3)
     assert np.count_nonzero((top[:, 0] > 200) & (top[:, 2] < 120)) > 500  # yellow letters: research use only
+    pages = [dcmread(path).pixel_array[400:800].reshape(-1, 3).astype(int) for path in written[1][1:]]
+    orange = sorted(np.count_nonzero(own[:, 0] > own[:, 2] + 60) for own in pages)
+    assert orange[0] == 0  # of the series that could not be used
+    assert orange[1] > 1000  # the map
 
 
 def test_a_page_says_why_there_is_no_answer(predictor, study):
     pages = [lines(analysis, header(predictor)) for analysis in analyse(study, predictor)]
     (refused,) = [page for page in pages if page[0] == "NOT ANALYSED"]
     assert "slice" in refused[1]
+    assert "codes: GeometryRejected" in refused
+
+
+@pytest.fixture(scope="module")
+def abstaining(predictor, study) -> tuple[Predictor, Analysis]:
+    """Of a bundle whose development scans were heads with thin slices, and whose operating point has rates."""
+    own, rates = copy.copy(predictor), {"benign": rate(0.8, 0.7, 0.9), "malignant": rate(0.87, 0.79, 0.92)}
+    envelope = own.record.input_envelope.model_copy(update={"numbers": {"slice_mm": (0.5, 1.0)}})
+    own.record = own.record.model_copy(
+        update={
+            "input_envelope": envelope.model_copy(update={"texts": {"body_part": ("HEAD",)}}),
+            "abstain_above_novelty": 1.0,
+            "chosen_point": ChosenPoint(rule="argmax", n_scans=90, n_patients=80, sensitivity=rates, specificity=rates),
+        }
+    )
+    (analysis,) = [a for a in analyse(study, own) if a.volume is not None]
+    return own, analysis
+
+
+def rate(value: float, *interval: float) -> Estimate:
+    return Estimate(value=value, ci95=interval, method="Wilson")  # pyright: ignore
+
+
+def test_why_a_prediction_abstains_stands_in_every_object_in_words_and_codes(abstaining, tmp_path):
+    predictor, analysis = abstaining
+    assert analysis.reasons == ("outside_slice_mm", "outside_body_part")
+    (result, _) = write_results(tmp_path, [analysis], header(predictor), Results())
+    (group,) = srread(tmp_path / result.file).content.get_image_measurement_groups()
+    why = [item.value for item in group.get_qualitative_evaluations() if item.name.meaning == "Reason for abstaining"]
+    assert [code.value for code in why] == ["out-slice-mm", "out-body-part"]
+    assert why[1].meaning == "Outside of the development scans: body_part"
+    (comment,) = [item.value for item in group[0].ContentSequence if item.name.meaning == "Comment"]
+    assert "slice_mm 2.5 lies outside of 0.5 to 1" in comment
+    page = lines(analysis, header(predictor))
+    assert page[0] == "ABSTAINED: the scan is unlike the training data"
+    assert "codes: outside_slice_mm, outside_body_part" in page
+    assert any("body_part CHEST: the development scans are HEAD" in line for line in page)
+    assert facts(analysis, "bundle", "basis", [])["because"] == ["outside_slice_mm", "outside_body_part"]
+
+
+def test_the_page_has_the_rates_of_the_bundle(abstaining):
+    page = lines(abstaining[1], header(abstaining[0]))
+    assert any(line.split()[1:4] == ["malignant", "87%", "[79%,"] for line in page)
+    assert "rates with 95 % interval on 80 validation patients" in page
+
+
+@pytest.mark.parametrize("reason", [*REASONS, "novelty", *(f"outside_{name}" for name in FACTS)])
+def test_every_reason_has_a_code_of_its_own(reason):
+    code = reason_code(reason)
+    assert (len(code.value) <= 16, len(code.meaning) <= 64) == (True, True)
+    assert code.meaning != "Cannot be used"
+
+
+def test_a_map_that_cannot_be_made_costs_no_answer(predictor, study, caplog):
+    own = copy.copy(predictor)
+    own.torch_network = torch.nn.Identity()  # nothing that Grad-CAM could read
+    analyses = analyse(study, own, heat="plain")
+    assert [analysis.prediction.status for analysis in analyses if analysis.volume is not None] == ["ok"]
+    assert not [analysis for analysis in analyses if analysis.heat is not None]
+    assert "no heat map" in caplog.text
 
 
 @pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
