@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +32,51 @@ def named(progress: Progress, name: str) -> Progress:
         progress(name.format(stage=stage), done, total, note)
 
     return tell
+
+
+class Tally:
+    """Tells of a job over many scans: how many a minute, and what became of them.
+
+    Args:
+        progress: who is told.
+        stage: of the job.
+        total: scans.
+        outcomes: what can become of one.
+    """
+
+    def __init__(self, progress: Progress, stage: str, total: int, outcomes: Sequence[str]) -> None:
+        self._progress, self._stage, self._total = progress, stage, total
+        self._counts = dict.fromkeys(outcomes, 0)
+        self._n_new = self._n_before = self._n_told = 0
+        self._started = time.monotonic()
+
+    def skip(self) -> None:
+        """One that was done before; told with the next new one, so that nobody takes it for speed."""
+        self._n_before += 1
+
+    def add(self, *outcomes: str) -> None:
+        """One more, and what became of it."""
+        self._n_new += 1
+        for outcome in outcomes:
+            self._counts[outcome] += 1
+        self._tell()
+
+    def end(self) -> None:
+        """Tell of those done before of which nobody was told yet."""
+        if self._n_told < self._n_new + self._n_before:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._n_told = self._n_new + self._n_before
+        self._progress(self._stage, self._n_told, self._total, self._note)
+
+    @property
+    def _note(self) -> str:
+        counts = [f"{n} {outcome}" for outcome, n in self._counts.items()]
+        before = [f"{self._n_before} done before"] if self._n_before else []
+        minutes = max(time.monotonic() - self._started, 1e-3) / 60
+        rate = [f"{self._n_new / minutes:,.1f} scans/min"]
+        return ", ".join((rate + counts if self._n_new else []) + before)
 
 
 def remark(log: logging.Logger, template: str, *values: object, kind: str) -> None:

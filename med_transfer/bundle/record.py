@@ -188,6 +188,7 @@ class BundleRecord(_Record):
             abstained_because=";".join(why),
             reason="; ".join(filter(None, (prediction.reason, *why.values()))),
             novelty=novelty,
+            facts=facts or {},
         )
 
     def abstains(self, novelty: float, facts: Facts) -> dict[str, Sentence]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from med_transfer.cli.options import Also, AsJson, Mask, Roi, SignedWith, with_region
+
+if TYPE_CHECKING:
+    from med_transfer.inference import BatchSettings, FolderOutcome, Predictor
 
 NAME = "predict"
 EXAMPLE = "runs/first NEW_SCANS -o predictions"
@@ -47,11 +51,17 @@ def command(
         ),
     ] = None,
     also: Also = None,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="For ever: predict what arrives in the folder, when it is complete.")
+    ] = False,
+    quiet_seconds: Annotated[
+        float, typer.Option(help="With --watch: a scan is complete when nothing has changed its files for so long.")
+    ] = 60.0,
+    poll_seconds: Annotated[float, typer.Option(help="With --watch: between two looks at the folder.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
     """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""
-    from med_transfer.cli.summary import say_abstained
-    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.cli.terminal import progress_bars, say
     from med_transfer.inference import BatchSettings, load_bundle
     from med_transfer.inference.shards import Shard
     from med_transfer.inference.summary import write_beside
@@ -68,9 +78,57 @@ def command(
     if not as_json:
         say(predictor.record.preprocessing.region_sentence)
         say(predictor.chosen.sentence)
+
+    def written(outcome: FolderOutcome) -> FolderOutcome:
+        write_beside(outcome.table, formats)
+        return outcome
+
+    if watching:
+        for outcome in _watched(predictor, scans, out, settings, quiet_seconds, poll_seconds):
+            _say_outcome(written(outcome), predictor, as_json=as_json)
+        return
     with progress_bars() as progress:
-        result = predictor.predict_folder(with_region(scans, mask, roi), out, progress, settings)
-    write_beside(result.table, formats)
+        result = written(predictor.predict_folder(with_region(scans, mask, roi), out, progress, settings))
+    _say_outcome(result, predictor, as_json=as_json)
+    raise typer.Exit(result.exit_code)
+
+
+def _watched(
+    predictor: Predictor, scans: Path, out: Path, settings: BatchSettings, quiet_seconds: float, poll_seconds: float
+) -> Iterator[FolderOutcome]:
+    """Until SIGTERM or Ctrl-C; a second one ends it at once."""
+    import signal
+    from threading import Event
+
+    from med_transfer.cli.terminal import progress_bars, tell_remarks
+    from med_transfer.inference.watch import WatchSettings, watch
+
+    watching = WatchSettings(quiet_seconds, poll_seconds, stop := Event())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def end(*_: object) -> None:
+        stop.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        with progress_bars() as progress:
+            for outcome in watch(predictor, scans, out, progress, settings, watching):
+                yield outcome
+                tell_remarks()
+    finally:
+        restore()
+
+
+def _say_outcome(result: FolderOutcome, predictor: Predictor, *, as_json: bool) -> None:
+    from med_transfer.cli.summary import say_abstained
+    from med_transfer.cli.terminal import say, say_json
+
     counts = {
         "ok": result.n_ok,
         "rejected": result.n_rejected,
@@ -83,11 +141,10 @@ def command(
         say_json(
             counts | {"abstained": result.n_abstained, "runtime": predictor.chosen.name, "table": str(result.table)}
         )
-    else:
-        say(", ".join(f"{number} {name}" for name, number in counts.items()))
-        say_abstained(result.n_abstained, result.n_ok, predictor.record.abstain_above_novelty, result.why_abstained)
-        say(str(result.table))
-    raise typer.Exit(result.exit_code)
+        return
+    say(", ".join(f"{number} {name}" for name, number in counts.items()))
+    say_abstained(result.n_abstained, result.n_ok, predictor.record.abstain_above_novelty, result.why_abstained)
+    say(str(result.table))
 
 
 def _write_sbatch(bundle: Path, scans: Path, out: Path, n: int, options: dict[str, object]) -> Path:

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
@@ -72,24 +73,32 @@ def tell_remarks() -> None:
             handler.tell()
 
 
+_LINE_SECONDS = 30.0  # between lines of one stage where there is no terminal
+_PACE_SECONDS = 600.0  # looked back for the time left: some scans take minutes
+
+
 class TerminalProgress:
-    """Progress as bars, one a stage, with the time left; plain lines where stderr is not a terminal."""
+    """Progress as bars, one a stage, with the time left; plain lines now and then where stderr is not a terminal."""
 
     def __init__(self) -> None:
         from rich import progress as rich_progress
         from rich.console import Console
 
+        console = Console(file=getattr(sys.stderr, "stream", sys.stderr))  # the bars are drawn by commands
         self._bars = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}", markup=False),
             rich_progress.BarColumn(),
             rich_progress.MofNCompleteColumn(),
             rich_progress.TimeRemainingColumn(),
             rich_progress.TextColumn("{task.fields[note]}", markup=False),
-            console=Console(file=getattr(sys.stderr, "stream", sys.stderr)),  # the bars are drawn by commands
+            console=console,
+            disable=not console.is_terminal,
+            speed_estimate_period=_PACE_SECONDS,
             redirect_stdout=False,
             redirect_stderr=False,
         )
         self._tasks: dict = {}
+        self._is_plain, self._last_line = not console.is_terminal, 0.0
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Draw one more step; a new stage begins a new bar."""
@@ -101,6 +110,16 @@ class TerminalProgress:
                 self._bars.stop_task(task)
             self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
         self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
+        if self._is_plain and (done >= total or time.monotonic() - self._last_line > _LINE_SECONDS):
+            self._last_line = time.monotonic()
+            self._write_line(self._tasks[stage])
+
+    def _write_line(self, number: int) -> None:
+        task = next(task for task in self._bars.tasks if task.id == number)
+        left = task.time_remaining
+        text = f"{task.description} {task.completed:,.0f} of {task.total or 0:,.0f}"
+        parts = [f"{left / 60:,.0f} min left" if left else "", task.fields["note"]]
+        sys.stderr.write(", ".join([text, *filter(None, parts)]) + "\n")
 
     def __enter__(self) -> TerminalProgress:
         self._bars.start()

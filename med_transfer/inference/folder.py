@@ -46,7 +46,7 @@ from med_transfer.predictions.origins import RETRIED, RowOrigins
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable, why_abstained
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.progress import Progress, log_file, remark, silent
+from med_transfer.progress import Progress, Tally, log_file, remark, silent
 from med_transfer.scans import Region, Series, Volume, survey
 from med_transfer.scans.isolation import ReadLimits, ScanWorker, confined
 from med_transfer.scans.isolation import worker as scan_worker
@@ -91,10 +91,16 @@ class BatchSettings:
     Attributes:
         workers: processes that read scans; None: one a processor core.
         shard: which of the scans; one of several has a folder of its own in that of the batch.
+        observe: told of each prediction that is made, but not of rows that were there and of copies.
+        stopped: asked before each scan; once it is True the rest stays without a row, and the batch unfinished.
+        tries_again: asked, with the scan's key, whether the next run shall read one again that ended its reader.
     """
 
     workers: int | None = None
     shard: Shard = WHOLE
+    observe: Callable[[Prediction], None] = lambda _: None
+    stopped: Callable[[], bool] = lambda: False
+    tries_again: Callable[[str], bool] = lambda _: True
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class FolderOutcome:
     """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored.
 
     ``n_fused`` of the predicted scans also have a fused prediction; None when the bundle has no fusion. ``n_abstained``
-    of them abstain, for the reasons counted by their codes.
+    of them abstain, for the reasons counted by their codes. ``items``: the scans, for whoever looks at some again.
     """
 
     table: Path
@@ -113,6 +119,7 @@ class FolderOutcome:
     n_fused: int | None = None
     n_abstained: int = 0
     why_abstained: Mapping[str, int] = field(default_factory=dict)
+    items: Sequence[ScanToPredict] = field(default=(), repr=False, compare=False)
 
     @property
     def exit_code(self) -> int:
@@ -210,6 +217,18 @@ def predict_all(
         OutputError: the result cannot be written.
     """
     items, n_ignored = scans_to_predict(scans, predictor.preprocessing.config)
+    return replace(predict_items(predictor, scans, items, out, progress, settings), n_ignored=n_ignored)
+
+
+def predict_items(
+    predictor: Predicts,
+    scans: Path | str | ScanWithRegion,
+    items: Sequence[ScanToPredict],
+    out: Path,
+    progress: Progress = silent,
+    settings: BatchSettings = BatchSettings(),
+) -> FolderOutcome:
+    """:func:`predict_all` of those ``items`` that were found in ``scans``; rows of others that are there go."""
     made_by = {"bundle": predictor.identity, "version": cache_key(versions())}
     record, is_own = begin(settings.shard, [item.name for item in items], made_by, _settings(predictor, scans))
     items, made_by["scans"] = list(itertools.compress(items, is_own)), cache_key(str(path_of(scans).resolve()))
@@ -221,14 +240,18 @@ def predict_all(
     ):
         origins = RowOrigins(table.path, table.lines, made_by)
         record.write(out)
-        batch = _Batch(predictor, items, origins, progress, settings)
+        tally = Tally(progress, "predicting", len(items), ("ok", "rejected", "failed", "abstained"))
+        batch = _Batch(predictor, items, origins, tally, settings)
         with closing(batch.predicted()) as predicted:
             for (_, key), (prediction, settled) in predicted:
-                origins.add(key if settled else RETRIED, table.append(prediction))
-                batch.tell()
+                made_from = key if settled or not settings.tries_again(key) else RETRIED
+                origins.add(made_from, table.append(prediction))
+                tally.add(prediction.status, *(["abstained"] if prediction.abstained else []))
+        tally.end()
         table.finish(origins.finish())
-        record.write(out, table.path)
-    return _outcome(out / TABLE_FILE, n_ignored, fused=fused)
+        if not settings.stopped():
+            record.write(out, table.path)
+    return replace(_outcome(out / TABLE_FILE, fused=fused), items=items)
 
 
 def _settings(predictor: Predicts, scans: Path | str | ScanWithRegion) -> dict[str, str]:
@@ -239,7 +262,7 @@ def _settings(predictor: Predicts, scans: Path | str | ScanWithRegion) -> dict[s
     return {"device": str(predictor.device), **of_reading, **region}
 
 
-def _outcome(table: Path, n_ignored: int, *, fused: bool) -> FolderOutcome:
+def _outcome(table: Path, *, fused: bool) -> FolderOutcome:
     rows = PredictionTable.load(table)
     statuses = [row.status for row in rows]
     counts = (statuses.count(word) for word in ("ok", "rejected", "failed"))
@@ -248,7 +271,6 @@ def _outcome(table: Path, n_ignored: int, *, fused: bool) -> FolderOutcome:
     return FolderOutcome(
         table,
         *counts,
-        n_ignored=n_ignored,
         n_fused=n_fused,
         n_abstained=n_abstained,
         why_abstained=why_abstained(rows),
@@ -265,15 +287,9 @@ class _Batch:
     predictor: Predicts
     items: Sequence[ScanToPredict]
     origins: RowOrigins
-    progress: Progress
+    tally: Tally
     settings: BatchSettings
-    _n_done: int = field(default=0, init=False)
     _copies: dict[str, list[Job]] = field(default_factory=lambda: defaultdict(list), init=False)  # by original
-
-    def tell(self) -> None:
-        """Of one more scan that has its row."""
-        self._n_done += 1
-        self.progress("predicting", self._n_done, len(self.items))
 
     def predicted(self) -> Generator[tuple[Job, Answered], None, None]:
         """In the order in which they are done; copies last, on their own where their original has no answer."""
@@ -292,7 +308,9 @@ class _Batch:
         for item in self.items:
             key = item.key(self.predictor.preprocessing)  # before reading: what changes meanwhile counts as changed
             if self.origins.take(key):
-                self.tell()
+                self.tally.skip()
+            elif self.settings.stopped():
+                continue
             elif (original := seen.original(item.case, item.series, key)) != key:
                 self._copies[original].append((item, key))
             else:
@@ -300,7 +318,7 @@ class _Batch:
 
     def _answered(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Answered]]:
         few = list(itertools.islice(jobs, _FEW))
-        jobs = itertools.chain(few, jobs)
+        jobs = (job for job in itertools.chain(few, jobs) if not self.settings.stopped())
         config, handcrafted = self.predictor.preprocessing.config, self.predictor.needs_handcrafted
         read = partial(_read, config=config, handcrafted=handcrafted)
         if len(few) < _FEW or scan_worker() is None:
@@ -309,7 +327,9 @@ class _Batch:
             processes = [ScanWorker(loads=read_input.__module__) for _ in range(self.settings.workers or cores())]
             inputs = in_turn([Reader(read, process) for process in processes], jobs)
         for job, (given, seconds) in inputs:
-            yield job, _answer(job[0], given, seconds, self.predictor)
+            answered = _answer(job[0], given, seconds, self.predictor)
+            self.settings.observe(answered[0])
+            yield job, answered
 
 
 def _here(function: Callable[..., NetworkInput], *arguments: Any, where: object, **options: Any) -> NetworkInput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +29,7 @@ class Prediction:
         seconds: wall time spent on this scan.
         problem: ``reason`` without the scan's place; equal ones count together. Only in memory.
         found: the first words of ``problem``: what was wrong, without what was expected and what to do.
+        facts: of the scan, which the input envelope was asked about; only in memory.
     """
 
     scan: str
@@ -46,3 +48,4 @@ class Prediction:
     problem: str = ""
     found: str = ""
     abstained_because: str = ""
+    facts: Mapping[str, str | float] = field(default_factory=dict, repr=False, compare=False)
