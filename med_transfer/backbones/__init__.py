@@ -1,6 +1,6 @@
 """Pretrained encoders: a registry of plain entries, and loading that counts what it loaded."""
 
-from med_transfer.backbones.encoder import Encoder, Features, InstancePooling, channels_last
+from med_transfer.backbones.encoder import Encoder, Features, InstanceChoice, InstancePooling, channels_last
 from med_transfer.backbones.freed_memory import keep_freed_memory
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.registry import backbones, find_backbone
@@ -21,6 +21,7 @@ __all__ = [
     "Encoder",
     "Features",
     "InputSpec",
+    "InstanceChoice",
     "InstancePooling",
     "LoadReport",
     "LoadedBackbone",

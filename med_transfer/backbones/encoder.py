@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,19 @@ Box = tuple[slice, slice, slice]  # of an input's voxels, along depth, height, w
 InstancePooling = Literal["attention", "mean", "max", "mean_max", "top_k"]
 
 
+class InstanceChoice(NamedTuple):
+    """How slices or tiles become one row of features, and which share of a tile's edge its neighbours show too.
+
+    None: as the network does it where nothing is chosen.
+    """
+
+    pooling: InstancePooling | None = None
+    tile_overlap: float | None = None
+
+
+AS_BUILT = InstanceChoice()
+
+
 class Encoder(nn.Module):
     """A stem followed by stages; each stage gives one feature map.
 
@@ -21,12 +34,14 @@ class Encoder(nn.Module):
         stage_channels: channels of each returned map, shallow to deep.
         new_parts: children that no published file has, and that start from random values beside loaded weights.
         instance_pooling: how slices or tiles become one row of features, where that was chosen.
+        tile_overlap: share of a tile's edge that its neighbours show too at least, where that was chosen.
         channels: of the input; see :mod:`med_transfer.backbones.channels`.
     """
 
     stage_channels: tuple[int, ...]
     new_parts: tuple[str, ...] = ()
     instance_pooling: InstancePooling | None = None
+    tile_overlap: float | None = None
     channels: int = 1
 
     def stages(self) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""A backbone of slices or tiles whose instances are pooled as a config says."""
+"""A backbone of slices or tiles whose instances are pooled, and whose tiles overlap, as a config says."""
 
 from __future__ import annotations
 
@@ -6,36 +6,47 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
-from med_transfer.backbones.encoder import Encoder, InstancePooling
+from med_transfer.backbones.encoder import AS_BUILT, Encoder, InstanceChoice
 from med_transfer.backbones.networks.instances import InstanceEncoder
+from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.backbones.spec import BackboneSpec, Builder
 from med_transfer.errors import BackboneError
 
 
-def with_instance_pooling(spec: BackboneSpec, pooling: InstancePooling | None) -> BackboneSpec:
-    """The entry with a network that pools so; None: as it is.
+def with_instances(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
+    """The entry with a network that pools and overlaps so.
 
     Raises:
-        BackboneError: its network sees a scan as a whole.
+        BackboneError: its network sees a scan as a whole, or has no tiles.
     """
-    if pooling is None:
-        return spec
-    if not spec.instances:
+    if choice.pooling is not None and not spec.instances:
         raise BackboneError(
-            f"{pooling} with {spec.name}, which sees a scan as a whole",
+            f"{choice.pooling} with {spec.name}, which sees a scan as a whole",
             where="backbone.instance_pooling",
             expected="a backbone of slices or tiles",
             action="Leave backbone.instance_pooling out, or choose a backbone.name of slices-... or tiles-...",
         )
-    return replace(spec.built_by(pooled_by(spec.build, pooling)), instance_pooling=pooling)
+    if choice.tile_overlap is not None and spec.instances != "tiles":
+        raise BackboneError(
+            f"{choice.tile_overlap:g} with {spec.name}, which has no tiles",
+            where="backbone.tile_overlap",
+            expected="a backbone of tiles",
+            action="Leave backbone.tile_overlap out, or choose a backbone.name of tiles-...",
+        )
+    if choice == AS_BUILT:
+        return spec
+    return replace(spec.built_by(built_with(spec.build, choice)), instance_choice=choice)
 
 
-def pooled_by(build: Builder, pooling: InstancePooling | None) -> Builder:
-    """What builds the same network of slices or tiles, pooling so; None: as it is."""
-    return build if pooling is None else partial(_build_pooled, build, pooling)
+def built_with(build: Builder, choice: InstanceChoice) -> Builder:
+    """What builds the same network of slices or tiles, pooling and overlapping so."""
+    return build if choice == AS_BUILT else partial(_built, build, choice)
 
 
-def _build_pooled(build: Builder, pooling: InstancePooling) -> Encoder:
+def _built(build: Builder, choice: InstanceChoice) -> Encoder:
     encoder = cast(InstanceEncoder, build())
-    encoder.pool_by(pooling)
+    if choice.pooling is not None:
+        encoder.pool_by(choice.pooling)
+    if choice.tile_overlap is not None:
+        cast(TileEncoder, encoder).overlap_by(choice.tile_overlap)
     return encoder

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Literal
 
 import torch
 
-from med_transfer.backbones.encoder import Encoder, InstancePooling
+from med_transfer.backbones.encoder import AS_BUILT, Encoder, InstanceChoice
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.weights.renaming import NO_RENAMING, Renaming
 
@@ -111,7 +111,7 @@ class BackboneSpec:
         takes_colours: whether three windows of one scan may be the red, green and blue that it expects.
         as_colours: whether they are.
         instances: what it sees a scan as: ``slices`` or ``tiles``, pooled; empty: as a whole.
-        instance_pooling: how they are pooled, where that was chosen.
+        instance_choice: how they are cut and pooled, where that was chosen.
         plan: how the network is built and what it expects, where a file says so; saved with whatever is made from it.
         from_weights: completes the entry from what lies beside the weights: (entry, path that the user gave) to
             (completed entry, file or bundle with the tensors). Until then the entry shows a usual network of its kind.
@@ -138,7 +138,7 @@ class BackboneSpec:
     takes_colours: bool = False
     as_colours: bool = False
     instances: Literal["", "slices", "tiles"] = ""
-    instance_pooling: InstancePooling | None = None
+    instance_choice: InstanceChoice = AS_BUILT
     plan: NetworkPlan | None = None
     from_weights: Callable[[BackboneSpec, Path], tuple[BackboneSpec, Path]] | None = None
 

@@ -17,7 +17,8 @@ from med_transfer.atomic import sha256_of
 from med_transfer.backbones import backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import coloured, widened
-from med_transfer.backbones.instance_pooling import pooled_by
+from med_transfer.backbones.encoder import InstanceChoice
+from med_transfer.backbones.instance_pooling import built_with
 from med_transfer.bundle.decisions_lock import DECISIONS_FILE, lock_hash, require_lock
 from med_transfer.bundle.record import BundleRecord
 from med_transfer.bundle.signature import verify_bundle
@@ -203,7 +204,7 @@ def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:
     pooled, plan = record.backbone.pooled_stages, record.backbone.plan
     plain = plan.architecture.build if plan else spec.build
     build = coloured(plain) if record.backbone.as_colours else widened(plain, record.preprocessing.n_channels)
-    build = pooled_by(build, record.backbone.instance_pooling)
+    build = built_with(build, InstanceChoice(record.backbone.instance_pooling, record.backbone.tile_overlap))
     bottleneck = record.transfer.bottleneck if record.transfer else None
     classifiers = [
         Classifier(build(), len(record.classes), pooled, bottleneck=bottleneck) for _ in range(record.n_fold_models)

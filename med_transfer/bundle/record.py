@@ -34,6 +34,7 @@ class BackboneRecord(_Record):
         weights: name of the source file; None: from scratch.
         sha256: of that file.
         instance_pooling: as in the run's config; None: attention over every instance, and in networks without any.
+        tile_overlap: as in the run's config; None: a quarter, and in networks without tiles.
         as_colours: whether the three channels, windows of one scan, are the network's red, green and blue.
         plan: how the network is built, where its name alone does not tell (nnU-Net); so the source is not needed again.
     """
@@ -41,6 +42,7 @@ class BackboneRecord(_Record):
     name: str
     pooled_stages: tuple[int, ...]
     instance_pooling: InstancePooling | None = None
+    tile_overlap: float | None = None
     as_colours: bool = False
     licence: str
     source: str

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from med_transfer.backbones.encoder import InstancePooling
+from med_transfer.backbones.encoder import InstanceChoice, InstancePooling
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.config import ExplainConfig
@@ -64,6 +64,8 @@ class BackboneConfig(_Config):
             without those that are empty: ``attention`` (learned; needs training), ``mean``, ``max``, ``mean_max``
             (both, joined) or ``top_k`` (of each feature the mean of its three largest). None: attention, over empty
             slices too.
+        tile_overlap: of tiles-...: share of a tile's edge that its neighbours show too at least; more sees a finding
+            whole in one tile more often, and costs time. None: a quarter.
     """
 
     name: str = "med-transfer-small"
@@ -71,8 +73,14 @@ class BackboneConfig(_Config):
     accept_licence: str = ""
     pooled_stages: tuple[int, ...] | None = None
     instance_pooling: InstancePooling | None = None
+    tile_overlap: Annotated[float, Field(ge=0, le=0.75)] | None = None
     pretrain: Literal["painted_lesions"] | None = None
     pretraining: FoldPretrainingConfig = FoldPretrainingConfig()
+
+    @property
+    def instances(self) -> InstanceChoice:
+        """How slices or tiles are cut and pooled."""
+        return InstanceChoice(self.instance_pooling, self.tile_overlap)
 
 
 class AugmentationConfig(_Config):

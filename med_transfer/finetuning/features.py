@@ -49,8 +49,9 @@ class FeatureSource:
 
     def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """As :meth:`cached`, before any bottleneck."""
-        pooling = classifier.encoder.instance_pooling
-        shape = f"{self.preprocessing.shape}-{classifier.pooled_stages}{f'-{pooling}' if pooling else ''}"
+        chosen = (classifier.encoder.instance_pooling, classifier.encoder.tile_overlap)
+        stated = [str(one) for one in chosen if one is not None]
+        shape = "-".join([f"{self.preprocessing.shape}-{classifier.pooled_stages}", *stated])
         return self._kept(
             cache_key(encoder_hash(classifier.encoder), shape), tensors, partial(self._by_encoder, classifier)
         )

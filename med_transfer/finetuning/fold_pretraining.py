@@ -79,7 +79,7 @@ def pretrained_on_fold(
         made.encoder,
         accept_licence=config.backbone.accept_licence,
         channels=config.input.channels_of_network,
-        instance_pooling=config.backbone.instance_pooling,
+        instances=config.backbone.instances,
     )
     return replace(loaded, spec=source.spec)
 

@@ -80,6 +80,7 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
         pooled_stages=config.backbone.pooled_stages or source.spec.pooled_stages,
         as_colours=source.spec.as_colours,
         instance_pooling=config.backbone.instance_pooling,
+        tile_overlap=config.backbone.tile_overlap,
         licence="; ".join(dict.fromkeys([source.spec.licence, *source_licences(source_weights(config))])),
         source=source.spec.source,
         weights=weights,

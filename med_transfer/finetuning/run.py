@@ -187,7 +187,7 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
             scratch=True,
             seed=config.seed,
             channels=config.input.channels_of_network,
-            instance_pooling=config.backbone.instance_pooling,
+            instances=config.backbone.instances,
         )
     refuse_adapted_source(config.backbone.weights)
     return load_backbone(
@@ -196,7 +196,7 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
         seed=config.seed,
         accept_licence=config.backbone.accept_licence,
         channels=config.input.channels_of_network,
-        instance_pooling=config.backbone.instance_pooling,
+        instances=config.backbone.instances,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from med_transfer.atomic import sole_writer
 from med_transfer.backbones import find_backbone
-from med_transfer.backbones.instance_pooling import with_instance_pooling
+from med_transfer.backbones.instance_pooling import with_instances
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
 from med_transfer.cohorts import Cohort, Images, split_cohort
 from med_transfer.errors import PatientLeak
@@ -138,9 +138,9 @@ def _groups(preprocessing: PreprocessingConfig, *networks: Network) -> Groups:
 def _candidate(config: FinetuneConfig) -> Candidate:
     backbone = config.backbone
     given = [(backbone.name, backbone.weights)] if backbone.weights else []
-    with_instance_pooling(find_backbone(backbone.name), backbone.instance_pooling)  # refused where nothing is pooled
+    with_instances(find_backbone(backbone.name), backbone.instances)  # refused where nothing is pooled
     return find_candidates(
-        [backbone.name], given, backbone.accept_licence, config.input.channels_of_network, backbone.instance_pooling
+        [backbone.name], given, backbone.accept_licence, config.input.channels_of_network, backbone.instances
     ).ready[0]
 
 

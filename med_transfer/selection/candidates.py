@@ -10,7 +10,7 @@ from pathlib import Path
 from med_transfer.backbones import (
     BackboneSpec,
     Encoder,
-    InstancePooling,
+    InstanceChoice,
     LoadedBackbone,
     backbones,
     find_backbone,
@@ -19,6 +19,7 @@ from med_transfer.backbones import (
     weights_at_hand,
 )
 from med_transfer.backbones.channels import Channels
+from med_transfer.backbones.encoder import AS_BUILT
 from med_transfer.backbones.weights.store import store_folder
 from med_transfer.bundle import bundle_folder, versions
 from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound
@@ -87,7 +88,9 @@ class Candidate:
     @property
     def _kind(self) -> str:
         colours = "as colours" if self.spec.as_colours else ""
-        return " ".join(filter(None, (self.spec.name, self.spec.instance_pooling, colours)))
+        pooling, share = self.spec.instance_choice
+        overlap = "" if share is None else f"overlap {share:g}"
+        return " ".join(filter(None, (self.spec.name, pooling, overlap, colours)))
 
     def control(self, seed: int) -> Network:
         """The same network with random weights; what they are depends on the versions too."""
@@ -110,7 +113,7 @@ def find_candidates(
     given: Sequence[tuple[str, Path]] = (),
     accept_licence: str = "",
     channels: Channels = 1,
-    instance_pooling: InstancePooling | None = None,
+    instances: InstanceChoice = AS_BUILT,
 ) -> Candidates:
     """Everything whose weights are at hand; each weights file is opened and checked once.
 
@@ -119,7 +122,7 @@ def find_candidates(
         given: backbone and path of weights: a checkpoint, a safetensors file, a bundle or a run folder.
         accept_licence: name of a restricted licence that the user accepts.
         channels: of the input.
-        instance_pooling: of those that have slices or tiles to pool.
+        instances: how those are cut and pooled that have slices or tiles.
 
     Raises:
         UnknownBackbone: a name that is none.
@@ -127,7 +130,7 @@ def find_candidates(
         BackboneError: as :func:`med_transfer.backbones.load_backbone`, for what was named or given; a bundle with
             adapters.
     """
-    check = partial(_checked, accept_licence=accept_licence, channels=channels, instance_pooling=instance_pooling)
+    check = partial(_checked, accept_licence=accept_licence, channels=channels, instances=instances)
     specs = [find_backbone(name) for name in names] if names is not None else list(backbones().values())
     ready = [_given(find_backbone(name), path, check) for name, path in given]
     given_names = {candidate.spec.name for candidate in ready}
@@ -183,14 +186,13 @@ def _checked(
     *,
     accept_licence: str,
     channels: Channels,
-    instance_pooling: InstancePooling | None,
+    instances: InstanceChoice,
 ) -> Candidate:
-    pooling = instance_pooling if spec.instances else None
+    pooling = instances.pooling if spec.instances else None
+    choice = InstanceChoice(pooling, instances.tile_overlap if spec.instances == "tiles" else None)
 
     def load() -> LoadedBackbone:
-        return load_backbone(
-            spec.name, weights, accept_licence=accept_licence, channels=channels, instance_pooling=pooling
-        )
+        return load_backbone(spec.name, weights, accept_licence=accept_licence, channels=channels, instances=choice)
 
     loaded = load()
     build = _Opened(loaded.encoder, lambda: load().encoder)

@@ -70,7 +70,7 @@ def select(
     paths = [(name, Path(path)) for name, path in weights]
     backbone = config.backbone
     candidates = find_candidates(
-        names, paths, backbone.accept_licence, config.input.channels_of_network, backbone.instance_pooling
+        names, paths, backbone.accept_licence, config.input.channels_of_network, backbone.instances
     )
     for candidate in candidates.ready:
         layers_of(candidate.spec, config.backbone.pooled_stages)  # a wrong one is refused before anything is read

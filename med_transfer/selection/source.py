@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from med_transfer.backbones.encoder import AS_BUILT
 from med_transfer.backbones.weights.source_features import (
     LowRankGaussian,
     SourceFeatures,
@@ -30,7 +31,7 @@ _SHORTENED = "the bundle describes its training scans behind an autoencoder's bo
 _RECOLOURED = (
     "the bundle describes its training scans as CORAL recoloured them for another site, not as the encoder gives them"
 )
-_POOLED_OTHERWISE = "slices or tiles of the source were pooled otherwise than backbone.instance_pooling says"
+_POOLED_OTHERWISE = "slices or tiles of the source were cut or pooled otherwise than backbone says"
 _NOT_OF_THE_INPUT = {"modality", "max_gap_mm"}  # which scans are taken, not how one is given
 
 
@@ -83,7 +84,8 @@ def source_features(candidate: Candidate) -> SourceFeatures | None:
 def why_unknown(candidate: Candidate) -> str:
     """Why a candidate without a file of source features has none of a bundle either; empty when it has."""
     folder = _bundle(candidate)
-    if candidate.spec.instance_pooling != (read_record(folder).backbone.instance_pooling if folder else None):
+    there = read_record(folder).backbone if folder else None
+    if candidate.spec.instance_choice != ((there.instance_pooling, there.tile_overlap) if there else AS_BUILT):
         return _POOLED_OTHERWISE
     if folder is None:
         return NOTHING_STORED

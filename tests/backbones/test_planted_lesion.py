@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from med_transfer.backbones import load_backbone
+from med_transfer.backbones.encoder import InstanceChoice
 from med_transfer.model.features import pooled_features
 
 N_SCANS, SIZE, WIDE = 40, 80, 176
@@ -44,7 +45,7 @@ def cross_validated_auc(features, truth):
 def test_tiles_find_a_planted_lesion_that_the_whole_at_low_resolution_misses():
     rng, truth = np.random.default_rng(0), np.arange(N_SCANS) % 2
     scans = [scan(rng, bool(lesion)) for lesion in truth]
-    tiles = load_backbone("tiles-med-transfer-small", instance_pooling="mean_max").encoder
+    tiles = load_backbone("tiles-med-transfer-small", instances=InstanceChoice("mean_max")).encoder
     whole = load_backbone("med-transfer-small").encoder
     small = [F.interpolate(x, (16, 32, 32), mode="area") for x in scans]
     found = cross_validated_auc(pooled_features(tiles, scans, (2, 3), CPU), truth)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from med_transfer.backbones import backbones, load_backbone
+from med_transfer.backbones.encoder import InstanceChoice
 from med_transfer.backbones.networks.resnet import slim_resnet
 from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.errors import BackboneError
@@ -46,6 +47,18 @@ def cut_by_hand(x, starts):
     return [x[:, :, k : k + 16, i : i + 32, j : j + 32] for k, i, j in itertools.product(*starts)]
 
 
+def test_how_much_tiles_overlap_is_chosen():
+    shape = (48, 96, 96)
+    for overlap, starts in ((None, (0, 11, 21, 32)), (0.0, (0, 16, 32)), (0.5, (0, 8, 16, 24, 32))):
+        cuts = load_backbone("tiles-med-transfer-small", instances=InstanceChoice(tile_overlap=overlap)).encoder.cuts(
+            shape
+        )
+        assert sorted({depth.start for depth, _, _ in cuts}) == list(starts)
+        assert len(cuts) == len(starts) ** 3
+    with pytest.raises(BackboneError, match=r"0\.5 with slices-efficientnet-lite0, which has no tiles"):
+        load_backbone("slices-efficientnet-lite0", instances=InstanceChoice(tile_overlap=0.5))
+
+
 @torch.no_grad()
 def test_each_voxel_of_a_map_is_the_mean_of_the_networks_map_of_one_tile(encoder, base):
     x = rand(2, 1, 28, 56, 44)
@@ -76,7 +89,7 @@ def test_features_are_those_of_the_paper(encoder, base):
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean_max", "top_k"])
 def test_other_poolings_are_what_they_are_called(base, pooling):
     x = rand(2, 1, 16, 56, 80)
-    encoder = load_backbone("tiles-med-transfer-small", instance_pooling=pooling).encoder.eval()
+    encoder = load_backbone("tiles-med-transfer-small", instances=InstanceChoice(pooling)).encoder.eval()
     rows = [base(x[..., i : i + 32, j : j + 32])[3].mean((2, 3, 4)).numpy() for i in (0, 24) for j in (0, 24, 48)]
     h = np.stack(rows, 1)  # scan, tile, channel
     expected = {
@@ -93,7 +106,7 @@ def test_other_poolings_are_what_they_are_called(base, pooling):
 @torch.no_grad()
 @pytest.mark.parametrize("pooling", ["attention", "mean", "max", "mean_max", "top_k"])
 def test_what_lies_outside_the_body_changes_nothing(pooling):
-    encoder = load_backbone("tiles-med-transfer-small", instance_pooling=pooling).encoder.eval()
+    encoder = load_backbone("tiles-med-transfer-small", instances=InstanceChoice(pooling)).encoder.eval()
     x = torch.full((1, 1, 40, 80, 104), -1.0)
     x[..., 12:28, 24:56, 48:80] = rand(16, 32, 32)
     classifier = Classifier(encoder, 2).eval()
@@ -212,8 +225,8 @@ def test_batch_statistics_of_a_batch_with_one_tile_left_over():
 
 @torch.no_grad()
 def test_two_equal_channels_give_what_one_gave(base):
-    one = load_backbone("tiles-med-transfer-small", instance_pooling="max").encoder.eval()
-    two = load_backbone("tiles-med-transfer-small", channels=2, instance_pooling="max").encoder.eval()
+    one = load_backbone("tiles-med-transfer-small", instances=InstanceChoice("max")).encoder.eval()
+    two = load_backbone("tiles-med-transfer-small", channels=2, instances=InstanceChoice("max")).encoder.eval()
     x = body(1, 1, 16, 56, 104)
     torch.testing.assert_close(two.pool(two(x.repeat(1, 2, 1, 1, 1)), (3,)), one.pool(one(x), (3,)))
     part = x.clone()
@@ -247,4 +260,4 @@ def test_entry_states_its_network(name):
 
 def test_pooling_of_a_network_that_has_nothing_to_pool_is_refused():
     with pytest.raises(BackboneError, match=r"instance_pooling: max with med-transfer-small, .*slices or tiles"):
-        load_backbone("med-transfer-small", instance_pooling="max")
+        load_backbone("med-transfer-small", instances=InstanceChoice("max"))

@@ -10,6 +10,7 @@ from command_line import TINY, read_rows, settings
 from safetensors.torch import load_file
 
 from med_transfer.backbones import load_backbone
+from med_transfer.backbones.encoder import InstanceChoice
 from med_transfer.bundle import load_network, read_record
 
 SMALL = (*TINY, "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1", "explain.gallery=0")
@@ -24,9 +25,11 @@ def finetune(command, cohort, folder, *overrides):
 
 def test_frozen_tiles_with_a_linear_head(command, cohort_csv, unseen_csv, tmp_path):
     chosen = (*TILES, "transfer.strategy=linear_probe", "backbone.instance_pooling=mean_max")
+    chosen = (*chosen, "backbone.tile_overlap=0.5")
     run = finetune(command, cohort_csv, tmp_path / "run", *chosen)
     record = read_record(run / "bundle").backbone
     assert (record.name, record.instance_pooling) == ("tiles-med-transfer-small", "mean_max")
+    assert load_network(run / "bundle").fold_models[0].encoder.overlap == 0.5
     tensors = load_file(run / "bundle/models/model.safetensors")
     assert tensors["member0.head.weight"].shape == (3, 2 * (128 + 256))
     assert not any("attention" in name for name in tensors)
@@ -49,7 +52,7 @@ def test_trained_tiles_are_a_source_for_tiles_pooled_otherwise(command, cohort_c
     assert explained.code == 0, explained.err
     record = json.loads((tmp_path / "map/explanation.json").read_text())
     assert (record["method"], len(record["sanity"]["correlations"])) == ("attention", 3)
-    again = load_backbone("tiles-med-transfer-small", first / "bundle", instance_pooling="max")
+    again = load_backbone("tiles-med-transfer-small", first / "bundle", instances=InstanceChoice("max"))
     assert again.report.matched_share == 1
     assert not again.report.unexpected
     assert load_backbone("tiles-med-transfer-small", first / "bundle").report.fresh == ()
@@ -74,3 +77,17 @@ def test_three_windows_are_colours_in_the_run_and_in_its_bundle(command, cohort_
     assert kernel.shape[1] == 3
     predicted = command("predict", run / "bundle", unseen_csv, "-o", tmp_path / "out")
     assert predicted.code == 0, predicted.err
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("tune", "--trials", 1, *settings("tuning.folds=1")), "tiles-med-transfer-small"),
+        (("labels", "budget", "--repeats", 1, "--sizes", 5), "slices-efficientnet-lite0"),
+    ],
+)
+def test_search_and_label_budget_work_with_instances(command, cohort_csv, tmp_path, words, name):
+    pytest.importorskip("optuna")
+    chosen = (*SMALL, f"backbone.name={name}", "backbone.instance_pooling=mean_max", "input.shape=[16,32,48]")
+    outcome = command(*words, cohort_csv, "-o", tmp_path / "out", *settings(*chosen, "from_scratch_baseline=false"))
+    assert outcome.code == 0, outcome.err

@@ -37,6 +37,10 @@ class TileEncoder(InstanceEncoder):
         self.stage_channels = tiled.stage_channels
         self.attention = GatedAttention(self.stage_channels[-1])
 
+    def overlap_by(self, share: float) -> None:
+        """Choose how much tiles overlap."""
+        self.overlap = self.tile_overlap = share
+
     def stages(self) -> list[nn.Module]:
         """Those of the network."""
         return self.with_attention(self.tiled.stages())

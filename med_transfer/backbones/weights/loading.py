@@ -10,8 +10,8 @@ from typing import BinaryIO
 import torch
 
 from med_transfer.backbones.channels import Channels, with_channels
-from med_transfer.backbones.encoder import Encoder, InstancePooling
-from med_transfer.backbones.instance_pooling import with_instance_pooling
+from med_transfer.backbones.encoder import AS_BUILT, Encoder, InstanceChoice
+from med_transfer.backbones.instance_pooling import with_instances
 from med_transfer.backbones.registry import find_backbone
 from med_transfer.backbones.spec import BackboneSpec
 from med_transfer.backbones.weights.matching import LoadReport, load_tensors
@@ -45,7 +45,7 @@ def load_backbone(
     seed: int = 0,
     accept_licence: str = "",
     channels: Channels = 1,
-    instance_pooling: InstancePooling | None = None,
+    instances: InstanceChoice = AS_BUILT,
 ) -> LoadedBackbone:
     """Build the encoder of a backbone and load its weights. Nothing is downloaded.
 
@@ -58,7 +58,8 @@ def load_backbone(
         accept_licence: the name of the weights' licence, where it restricts their use.
         channels: of the input, or ``windows``: three windows of one scan; weights made for another number are brought
             to it (see ``backbones/channels.py``).
-        instance_pooling: how slices or tiles are pooled (see ``backbones/networks/instances.py``); None: by attention.
+        instances: how slices or tiles are pooled (see ``backbones/networks/instances.py``; by attention where nothing
+            is chosen), and how much tiles overlap (a quarter of their edge).
 
     Raises:
         UnknownBackbone: no such name.
@@ -67,7 +68,7 @@ def load_backbone(
         MissingExtra: the package that brings the weights is not installed.
         WeightsMismatch: the file belongs to another network.
         UnsafeWeights: the file could run code, or is not the published one.
-        BackboneError: the file is damaged, or the network has no instances to pool.
+        BackboneError: the file is damaged, or the network has no instances to pool or no tiles.
     """
     spec = find_backbone(name)
     if scratch and weights is not None:
@@ -75,7 +76,7 @@ def load_backbone(
     if not scratch:
         require_accepted(spec, accept_licence)
         spec, weights = _completed(spec, weights)
-    spec = with_instance_pooling(with_channels(spec, channels), instance_pooling)
+    spec = with_instances(with_channels(spec, channels), instances)
     stream, where = (None, "") if scratch else _open(spec, weights)
     if stream is None:
         return from_scratch(spec, seed)
