@@ -12,8 +12,8 @@ BASE_IMAGE ?=
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 
 BIN := $(VENV)/bin
-# docs/backbones.md is made from the code
-PAGES := $(filter-out docs/backbones.md,$(wildcard *.md docker/*.md docs/*.md docs/*/*.md))
+# docs/backbones.md and the pages of docs/reference are made from the code, or name parts of it
+PAGES := $(filter-out docs/backbones.md docs/reference/%,$(wildcard *.md docker/*.md docs/*.md docs/*/*.md))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -53,6 +53,7 @@ format: $(VENV)/installed-dev ## let ruff and mdformat mend what they can
 docs: $(VENV)/installed-hospital ## write the pages that are made from the code
 	$(BIN)/python -m med_transfer.backbones.page > docs/backbones.md
 	$(BIN)/python -m med_transfer.hospital.conformance > docs/hospital/conformance.md
+	$(BIN)/python -m med_transfer.cli.reference docs/reference
 
 .PHONY: site
 site: $(VENV)/installed-docs ## the documents as a site, build/site/index.html: offline, a broken link is an error

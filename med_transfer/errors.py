@@ -56,6 +56,8 @@ def printable(text: str) -> str:
 class MedTransferError(Exception):
     """Base of the tree: ``where: found; expected ... action``.
 
+    Remedy: catch this one to catch them all.
+
     Args:
         found: what was found, in words.
         where: the file, series, column or key concerned.
@@ -91,49 +93,84 @@ def _rebuild(kind: type[MedTransferError], found: str, where: str, expected: str
 
 
 class UsageError(MedTransferError):
-    """The command, a config or an input table is wrong: exit code 2."""
+    """The command, a config or an input table is wrong: exit code 2.
+
+    Remedy: nothing was done; correct the command, config or table that the message names and run it again.
+    """
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A config value is out of range or of the wrong type."""
+    """A config value is out of range or of the wrong type.
+
+    Remedy: correct the key that the message names; reference/settings lists every key with its type and range.
+    """
 
 
 class UnknownKey(ConfigError):
-    """A config key that does not exist; names the nearest known one."""
+    """A config key that does not exist; names the nearest known one.
+
+    Remedy: use the name that the message suggests, or look it up in reference/settings.
+    """
 
 
 class TrainingDiverged(ConfigError):
-    """A network became NaN or infinite while it learned."""
+    """A network became NaN or infinite while it learned.
+
+    Remedy: lower ``transfer.strategy.learning_rate`` tenfold; on a GPU also try ``training.precision=fp32``.
+    """
 
 
 class CohortError(UsageError):
-    """The cohort table cannot be used."""
+    """The cohort table cannot be used.
+
+    Remedy: correct the row or column that the message names; data.md says what a table holds.
+    """
 
 
 class MissingLabel(CohortError):
-    """A scan without a label, or a label without a scan."""
+    """A scan without a label, or a label without a scan.
+
+    Remedy: fill in the label, or take the row out; ``index`` lists scans without one in its quality table.
+    """
 
 
 class TooFewPatients(CohortError):
-    """A class has too few patients for the split that was asked for."""
+    """A class has too few patients for the split that was asked for.
+
+    Remedy: add patients, join classes, or ask for fewer folds (``split.folds``) or no test set
+    (``split.test_fraction=0``).
+    """
 
 
 class PatientLeak(CohortError):
-    """One patient, or one identical scan, on both sides of a split."""
+    """One patient, or one identical scan, on both sides of a split.
+
+    Remedy: give both rows the same patient or the same split, or take one out; for a source that knows a test patient,
+    choose another source or another test set.
+    """
 
 
 class BackboneError(UsageError):
-    """The backbone cannot be built or its weights cannot be used."""
+    """The backbone cannot be built or its weights cannot be used.
+
+    Remedy: ``med-transfer backbones show NAME`` says what the backbone needs.
+    """
 
 
 class UnknownBackbone(BackboneError):
-    """No backbone has this name."""
+    """No backbone has this name.
+
+    Remedy: ``med-transfer backbones list`` shows every name.
+    """
 
 
 class MissingExtra(BackboneError):
-    """An optional package that is needed here is not installed."""
+    """An optional package that is needed here is not installed.
+
+    Remedy: install the extra that the message names, with pip.
+    """
 
 
 def not_installed(package: str, extra: str, where: str, *, instead: str = "") -> MissingExtra:
@@ -150,86 +187,148 @@ def not_installed(package: str, extra: str, where: str, *, instead: str = "") ->
 
 
 class WeightsNotFound(BackboneError):
-    """No weights where they were looked for, or none given."""
+    """No weights where they were looked for, or none given.
+
+    Remedy: ``med-transfer backbones import NAME FILE`` keeps a file that you have; ``--download`` fetches it.
+    """
 
 
 class WeightsMismatch(BackboneError):
-    """Too few encoder tensors matched."""
+    """Too few encoder tensors matched.
+
+    Remedy: the file belongs to another network, or to another version; ``backbones show NAME`` says which file is
+    meant.
+    """
 
 
 class UnsafeWeights(BackboneError):
-    """A file that would run code, or whose hash is not the pinned one."""
+    """A file that would run code, or whose hash is not the pinned one.
+
+    Remedy: fetch the file again from its publisher; convert a pickle to safetensors where it came from.
+    """
 
 
 class LicenceNotAccepted(BackboneError):
-    """Weights under a restricted licence that was not accepted by name."""
+    """Weights under a restricted licence that was not accepted by name.
+
+    Remedy: read the licence that the message names, and pass ``--accept-licence`` with its name.
+    """
 
 
 class BundleError(UsageError):
-    """A bundle folder is incomplete or inconsistent."""
+    """A bundle folder is incomplete or inconsistent.
+
+    Remedy: copy the whole bundle folder again from where it was made; a changed bundle is not used.
+    """
 
 
 class FolderInUse(UsageError):
-    """Another run writes to the same folder."""
+    """Another run writes to the same folder.
+
+    Remedy: wait for the other run to end, or choose another folder.
+    """
 
 
 class ScanError(MedTransferError):
-    """One scan cannot be used; a batch records it and goes on."""
+    """One scan cannot be used; a batch records it and goes on.
+
+    Remedy: see the reason of its row in predictions.csv; the other scans are done.
+    """
 
 
 class ScanNotFound(ScanError):
-    """Nothing there, or nothing in it that is an image."""
+    """Nothing there, or nothing in it that is an image.
+
+    Remedy: check the path; ``med-transfer inspect FOLDER`` shows what is found in it.
+    """
 
     exit_code = 2
 
 
 class NotAScan(ScanError):
-    """The file is something else than its name says."""
+    """The file is something else than its name says.
+
+    Remedy: give the scan itself, or rename the file for what it is.
+    """
 
 
 class UnreadableScan(ScanError):
-    """Truncated or corrupt."""
+    """Truncated or corrupt.
+
+    Remedy: export the series from the PACS again.
+    """
 
 
 class ScanAborted(ScanError):
-    """Took too much time or memory, crashed what reads it, or failed as nobody foresaw; a resumed run tries again."""
+    """Took too much time or memory, crashed what reads it, or failed as nobody foresaw; a resumed run tries again.
+
+    Remedy: run the same command again; raise ``--read-seconds`` or ``--read-gib`` for scans that need more.
+    """
 
 
 class MissingCodec(ScanError):
-    """Compressed in a way that no installed package decodes."""
+    """Compressed in a way that no installed package decodes.
+
+    Remedy: decompress the series where it came from (``dcmconv``, ``gdcmconv``), or install what the message names.
+    """
 
 
 class AmbiguousScan(ScanError):
-    """Several series where one is expected."""
+    """Several series where one is expected.
+
+    Remedy: name one: a folder with one series, or ``series_uid`` in the table.
+    """
 
 
 class GeometryRejected(ScanError):
-    """The slices do not form one regular volume."""
+    """The slices do not form one regular volume.
+
+    Remedy: export the whole series again; uneven gaps are interpolated where ``input.max_gap_mm`` allows it.
+    """
 
 
 class InputRejected(ScanError):
-    """A sound scan, but not what the input is made of (modality, channel)."""
+    """A sound scan, but not what the input is made of (modality, channel).
+
+    Remedy: leave the scan out, or set ``input.modality`` or ``input.channels`` for what it is.
+    """
 
 
 class OrganNotFound(InputRejected):
-    """The part of the body that the network looks at was not found in the scan."""
+    """The part of the body that the network looks at was not found in the scan.
+
+    Remedy: look at the scan with ``inspect``; ``input.region=foreground`` looks at the body instead.
+    """
 
 
 class UnusableVoxels(ScanError):
-    """NaN, constant, or outside what CT can contain."""
+    """NaN, constant, or outside what CT can contain.
+
+    Remedy: look at the scan with ``inspect``; export it again with its rescale slope and intercept.
+    """
 
 
 class NoAnswer(ScanError):
-    """The network gives NaN for the scan."""
+    """The network gives NaN for the scan.
+
+    Remedy: look at the scan with ``inspect``: a value or size far from all others is the usual cause.
+    """
 
 
 class OutputError(MedTransferError):
-    """A result cannot be written (disk full, no permission)."""
+    """A result cannot be written (disk full, no permission).
+
+    Remedy: free the disk, or choose a folder that you may write to.
+    """
 
     exit_code = 2
 
 
 class NothingDone(MedTransferError):
-    """Every scan failed: exit code 3."""
+    """Every scan failed: exit code 3.
+
+    Remedy: read the reasons in the table that was written: the same one for all scans is usually a wrong path or
+    window.
+    """
 
     exit_code = 3

@@ -36,6 +36,7 @@ class FoldPretrainingConfig(_Config):
 
     Attributes:
         steps: of four slabs each.
+        learning_rate: the highest one, of AdamW.
         slab: neighbouring slices of one.
         only_class: lesions are painted into training scans of this class alone, for example of patients who have
             nothing; None: of all classes. Where the table has findings: ``none``, the scans without any.
@@ -66,6 +67,8 @@ class BackboneConfig(_Config):
             slices too.
         tile_overlap: of tiles-...: share of a tile's edge that its neighbours show too at least; more sees a finding
             whole in one tile more often, and costs time. None: a quarter.
+        pretrain: ``painted_lesions``: before each fold the network learns lesions painted into its training scans.
+        pretraining: how; only with ``pretrain``.
     """
 
     name: str = "med-transfer-small"
@@ -92,13 +95,16 @@ class AugmentationConfig(_Config):
         scale: relative change of size per axis.
         translation: share of the input's size.
         flips: array axes that may be mirrored. Empty by default: left and right differ in patients.
-        elastic: probability of a smooth grid distortion; elastic_size is its share of a grid cell, of which there are
-            four along the input's longest side in mm, and as long ones along the others.
-        intensity_shift: in units of ``output_range``; intensity_scale and gamma: relative.
+        elastic: probability of a smooth grid distortion.
+        elastic_size: its share of a grid cell, of which there are four along the input's longest side in mm, and as
+            long ones along the others.
+        intensity_shift: in units of ``output_range``.
+        intensity_scale, gamma: relative change.
         noise: standard deviation in units of ``output_range``.
         blur_voxels: largest sigma of a Gaussian blur.
         low_resolution: strongest reduction (0.5 = half the voxels along each axis), then back.
-        dropout: probability of coarse dropout; dropout_size: share of the input's size of one hole.
+        dropout: probability of coarse dropout.
+        dropout_size: share of the input's size of one hole.
         mixup: alpha of the Beta distribution with which pairs are mixed; 0 off.
     """
 
@@ -125,6 +131,13 @@ class TrainingConfig(_Config):
 
     Attributes:
         epochs: at most; one epoch draws ``max(training scans, epoch_scans)`` scans.
+        epoch_scans: at least so many in an epoch, so that an epoch of a small cohort still has enough steps.
+        batch_size: scans a step; lower it where memory runs out.
+        weight_decay: of AdamW, without biases and normalisation layers.
+        warmup_epochs: in which the learning rate rises to its height, before it falls along a cosine.
+        gradient_clip: largest norm of a step's gradient.
+        dropout: share of the pooled features that the head does not see, in training.
+        label_smoothing: share of a label that is spread over all classes, against over-confidence.
         balance: classes are drawn equally often (``sampling``), weighted in the loss (``weights``), or left alone.
         averaging: weights that are validated and kept: the last step's (``none``), their exponential mean over steps
             (``ema``), or their mean over the last epochs at a constant rate, without early stopping (``swa``).
@@ -135,6 +148,7 @@ class TrainingConfig(_Config):
         smoothing: weight of the past in the exponential mean of that figure (0: none).
         patience: epochs without improvement before stopping.
         precision: ``auto`` is half precision on a GPU (bf16 where it has it) and fp32 on a CPU.
+        workers: processes that augment scans; none: chosen by the number of cores.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 60
@@ -181,6 +195,7 @@ class FinetuneConfig(_Config):
         subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans that are more out-of-distribution than this share of held-out scans
             abstain, and so do those on scans outside of the bundle's input envelope; None: never.
+        seed: of random weights, the order of scans and augmentation; the same seed repeats a run.
         planned_for: the cohort that a plan was made for; training another one with it is warned of or refused.
     """
 

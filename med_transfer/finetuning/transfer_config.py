@@ -25,21 +25,36 @@ class _Config(BaseModel):
 
 
 class L2SPConfig(_Config):
-    """Strengths of L2-SP: towards the source's weights, and of the new head towards zero (the paper: 0.1 and 0.01)."""
+    """L2-SP (Li et al. 2018): weights are held to the source's.
+
+    Attributes:
+        strength: towards the source's weights, as in the paper.
+        head_strength: of the new head towards zero, as in the paper.
+    """
 
     strength: Strength = 0.1
     head_strength: Strength = 0.01
 
 
 class DeltaConfig(_Config):
-    """DELTA: ``attention`` weighs each channel of the pooled maps by what its loss costs a linear probe."""
+    """DELTA (Li et al. 2019): feature maps are held to the source's.
+
+    Attributes:
+        strength: against the loss on labels.
+        attention: weigh each channel of the pooled maps by what its loss costs a linear probe.
+    """
 
     strength: Strength = 1.0
     attention: bool = False
 
 
 class BSSConfig(_Config):
-    """Batch spectral shrinkage: strength, and how many of the smallest singular values (0.001 and 1 in the paper)."""
+    """Batch spectral shrinkage (Chen et al. 2019): directions in which a batch hardly varies are shrunk.
+
+    Attributes:
+        strength: against the loss on labels, as in the paper.
+        k: how many of the smallest singular values, as in the paper.
+    """
 
     strength: Strength = 0.001
     k: Annotated[int, Field(ge=1)] = 1

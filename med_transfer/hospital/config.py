@@ -48,7 +48,12 @@ class _Section(BaseModel):
 
 
 class Caller(_Section):
-    """Who may send images: an AE title, and from where."""
+    """Who may send images.
+
+    Attributes:
+        ae_title: that it calls itself.
+        address: IP address or network that it calls from.
+    """
 
     ae_title: AETitle
     address: Network
@@ -123,7 +128,13 @@ class Destination(_Section):
 
 
 class ClassCode(_Section):
-    """How a class is coded in results; without one it gets a code of the private scheme 99MEDTRANSFER."""
+    """How a class is coded in results; without one it gets a code of the private scheme 99MEDTRANSFER.
+
+    Attributes:
+        value: Code Value, as in ``RID50149``.
+        scheme: Coding Scheme Designator, as in ``RADLEX`` or ``SCT``.
+        meaning: Code Meaning, which people read.
+    """
 
     value: Annotated[str, Field(min_length=1, max_length=16)]
     scheme: Annotated[str, Field(min_length=1, max_length=16)]
