@@ -19,10 +19,21 @@ from pydantic.fields import FieldInfo
 from med_transfer.cli.reference.table import prose, table
 
 _UNITS = {
-    "hu": "HU", "mm": "mm", "degrees": "degrees", "voxels": "voxels", "seconds": "s", "minutes": "min", "days": "days",
-    "gib": "GiB", "mib": "MiB", "kib": "KiB", "sd": "standard deviations", "epochs": "epochs", "steps": "steps",
+    "hu": "HU",
+    "mm": "mm",
+    "degrees": "degrees",
+    "voxels": "voxels",
+    "seconds": "s",
+    "minutes": "min",
+    "days": "days",
+    "gib": "GiB",
+    "mib": "MiB",
+    "kib": "KiB",
+    "sd": "standard deviations",
+    "epochs": "epochs",
+    "steps": "steps",
     "fraction": "share",
-}  # fmt: skip
+}
 _WORDS = {bool: "yes or no", int: "whole number", float: "number", str: "text", Path: "path", type(None): "none"}
 _NAMES = re.compile(r"    (?P<names>\w+(?:, \w+)*): (?P<text>.*)")
 
