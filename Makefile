@@ -31,7 +31,8 @@ test: $(VENV)/installed-test ## set up, then every test
 
 .PHONY: hospital-test
 hospital-test: $(VENV)/installed-test ## the hospital node against Orthanc and dcmtk, which it installs where it may
-	@command -v Orthanc storescu >/dev/null || apt-get install -y orthanc orthanc-dicomweb dcmtk
+	@for tool in Orthanc storescu dciodvfy openssl; do command -v $$tool >/dev/null || missing=1; done; \
+		[ -z "$$missing" ] || apt-get install -y orthanc orthanc-dicomweb dcmtk dicom3tools openssl
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hospital $(PYTEST_ARGS)
 
 .PHONY: lint

@@ -27,6 +27,9 @@ ABSTAINED = Code("abstained", PRIVATE, "Abstained: unlike the training data")
 WHY_ABSTAINED = Code("abstained-reason", PRIVATE, "Reason for abstaining")
 WHY_NOT_ANALYSED = Code("refused-reason", PRIVATE, "Reason why there is no answer")
 NOVELTY = Code("novelty", PRIVATE, "Share of training data that is less novel")
+SPATIAL = Code("309825002", "SCT", "Spatial and relational concept")
+SPEAKS_FOR = Code("speaks-for-class", PRIVATE, "Where the network found what it takes for the class")
+MAP_VALUE = Code("grad-cam", PRIVATE, "Grad-CAM, in units of its strongest value")
 PROCEDURES = {
     "CT": Code("77477000", "SCT", "Computed tomography"),
     "MR": Code("113091000", "SCT", "Magnetic resonance imaging"),

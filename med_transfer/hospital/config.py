@@ -40,6 +40,7 @@ Network = Annotated[str, AfterValidator(_network)]
 Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 HeatMap = Literal["off", "plain", "checked"]
+FHIR_PREFIX = "fhir+"  # of a server's name among destinations
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
@@ -127,6 +128,27 @@ class Destination(_Section):
         return f"{self.ae_title}@{self.address}:{self.port}"
 
 
+class FhirServer(_Section):
+    """Who gets the answers as FHIR resources, by POST of a transaction; the patient's identifier goes with them.
+
+    Attributes:
+        url: base of the server; https, or http on this machine.
+        token: file that holds a bearer token.
+        trusted: certificates of who has signed the server's, PEM; None: those of this machine.
+    """
+
+    url: Annotated[
+        str, Field(max_length=500, pattern=r"^(https://[^\s?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?(/[^\s?#]*)?)$")
+    ]
+    token: Path | None = None
+    trusted: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """As status and record name it."""
+        return f"{FHIR_PREFIX}{self.url}"
+
+
 class ClassCode(_Section):
     """How a class is coded in results; without one it gets a code of the private scheme 99MEDTRANSFER.
 
@@ -149,6 +171,11 @@ class Results(_Section):
         secondary_capture: a page that every viewer shows.
         heat_map: of the page, by Grad-CAM: costs about three predictions; ``checked``: the page says when hiding what
             the map shows changes no more than hiding anything else does, for some twenty predictions more.
+        segmentation: of what the map shows above half of its strongest value, which need not be a finding.
+        parametric_map: the map itself; few viewers show it.
+        key_objects: the slice where the map is strongest, of each series.
+        encapsulated_pdf: the pages as a document.
+        fhir: the answers as a FHIR R4 bundle of DiagnosticReport and Observations, for the servers of ``fhir``.
         of_rejected: an object also of a study that could not be predicted.
         codes: of classes, by name.
     """
@@ -156,8 +183,19 @@ class Results(_Section):
     structured_report: bool = True
     secondary_capture: bool = True
     heat_map: HeatMap = "checked"
+    segmentation: bool = False
+    parametric_map: bool = False
+    key_objects: bool = False
+    encapsulated_pdf: bool = False
+    fhir: bool = False
     of_rejected: bool = True
     codes: dict[str, ClassCode] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_its_map(self) -> Results:
+        if self.heat_map == "off" and (self.segmentation or self.parametric_map or self.key_objects):
+            raise ValueError("segmentation, parametric_map and key_objects are of the heat map, and heat_map is off")
+        return self
 
 
 class Retries(_Section):
@@ -185,6 +223,7 @@ class NodeConfig(_Section):
         ae_title, bind, port: of the node; it listens on the loopback interface unless told.
         callers: who may send; nobody unless told.
         destinations: who gets results; nobody unless told.
+        fhir: who gets results as FHIR resources; nobody unless told, and only with ``results.fhir``.
         shadow: predict and keep the results, and send none.
     """
 
@@ -197,6 +236,7 @@ class NodeConfig(_Section):
     limits: Limits = Limits()
     study: StudyRules = StudyRules()
     destinations: tuple[Destination, ...] = ()
+    fhir: tuple[FhirServer, ...] = ()
     results: Results = Results()
     retries: Retries = Retries()
     shadow: bool = False
@@ -205,7 +245,9 @@ class NodeConfig(_Section):
     def _fits(self) -> NodeConfig:
         if any(destination.tls for destination in self.destinations) and self.tls is None:
             raise ValueError("a destination with tls, and no section tls with the node's certificate")
-        names = [destination.name for destination in self.destinations]
+        if self.fhir and not self.results.fhir:
+            raise ValueError("servers in fhir, and results.fhir is off")
+        names = [destination.name for destination in (*self.destinations, *self.fhir)]
         if len(set(names)) < len(names):
             raise ValueError("a destination twice")
         return self
@@ -221,4 +263,8 @@ def read_node_config(path: Path) -> NodeConfig:
     config = load_config(NodeConfig, path)
     base = Path(os.path.abspath(path)).parent  # noqa: PTH100  resolve() would follow links
     tls = config.tls and Tls(**{name: base / file for name, file in config.tls})
-    return config.model_copy(update={"folder": base / config.folder, "tls": tls})
+    fhir = tuple(
+        FhirServer(url=one.url, token=one.token and base / one.token, trusted=one.trusted and base / one.trusted)
+        for one in config.fhir
+    )
+    return config.model_copy(update={"folder": base / config.folder, "tls": tls, "fhir": fhir})

@@ -23,7 +23,7 @@ def statement() -> str:
     """The page."""
     receive = [(UID(uid), "SCP", "all of those below") for uid in (*STORAGE_CLASSES, VERIFICATION)]
     send = [(UID(uid), "SCU", ", ".join(UID(one).name for one in RESULT_SYNTAXES)) for uid in RESULT_CLASSES]
-    commit = [(UID(STORAGE_COMMITMENT), "SCU", "as the two above; N-EVENT-REPORT on either association")]
+    commit = [(UID(STORAGE_COMMITMENT), "SCU", "as above; N-EVENT-REPORT on either association")]
     services = [(uid.name, str(uid), role, syntaxes) for uid, role, syntaxes in (*receive, *send, *commit)]
     statuses = [(f"{status:04X}", reason.replace("_", " ")) for reason, status in STATUS.items()]
     return f"""# DICOM conformance statement
@@ -56,10 +56,12 @@ What is answered by C000, C001, A900 or 0111 is kept aside with its reason, and 
 ## Results
 
 Comprehensive 3D SR (TID 1500; per series a TID 1501 group with algorithm identification, TID 4019) and Secondary
-Capture, both in new series of the study they are about. The SR is complete, unverified and preliminary. SOP Instance
-UIDs (2.25, PS3.5 B.2) follow from the images, the bundle and the settings. A later revision names the earlier report in
-its Predecessor Documents Sequence. Classes have the site's codes, or those of the private scheme 99MEDTRANSFER, which
-every report declares. C-STORE answers 0000, B000, B006 and B007 count as taken; anything else is tried again.
+Capture; where node.yaml asks for them also Segmentation (binary) and Parametric Map (float) of the heat map, Key Object
+Selection (TID 2010) and Encapsulated PDF. All are in new series of the study they are about. The SR is complete,
+unverified and preliminary. SOP Instance UIDs (2.25, PS3.5 B.2) follow from the images, the bundle and the settings. A
+later revision names the earlier report in its Predecessor Documents Sequence. Classes have the site's codes, or those
+of the private scheme 99MEDTRANSFER, which every report declares. C-STORE answers 0000, B000, B006 and B007 count as
+taken; anything else is tried again.
 
 ## Security
 

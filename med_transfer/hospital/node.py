@@ -11,6 +11,7 @@ from pathlib import Path
 from med_transfer.errors import ScanError
 from med_transfer.hospital.analysis import analyse, require_usable
 from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.fhir_sender import FhirSender
 from med_transfer.hospital.incoming import forget, sweep
 from med_transfer.hospital.queue import Queue, Study
 from med_transfer.hospital.receiver import Receiver
@@ -49,13 +50,14 @@ class Node:
             Sender(config, self.queue, destination, tls if destination.tls else None)
             for destination in config.destinations
         ]
+        self._fhir_senders = [FhirSender(config, self.queue, server) for server in config.fhir]
         self._forgotten_at = 0.0
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Open the door and begin to work. Raises ConfigError as the class does."""
         self._receiver = Receiver(self._config, self.queue)
-        for job in (self._predict_due, *(sender.send_due for sender in self._senders)):
+        for job in (self._predict_due, *(sender.send_due for sender in (*self._senders, *self._fhir_senders))):
             thread = threading.Thread(target=self._repeat, args=(job,), daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -118,5 +120,6 @@ class Node:
         earlier = [config.folder / r.file for r in self.queue.earlier_results(study) if r.sop_class == SOP_CLASS]
         results = write_results(config.folder, analyses, header, config.results, earlier[-1:])
         destinations = [(d.name, d.storage_commitment) for d in config.destinations if not config.shadow]
+        destinations += [(server.name, False) for server in config.fhir if not config.shadow]
         entries = [facts(analysis, predictor.identity, basis, results) for analysis in analyses]
         self.queue.predicted(study, results, destinations, time.time(), entries)

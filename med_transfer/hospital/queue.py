@@ -20,8 +20,9 @@ from typing import Any, Literal
 from med_transfer.atomic import output_error
 from med_transfer.errors import OutputError
 from med_transfer.hospital import record
-from med_transfer.hospital.config import Retries
+from med_transfer.hospital.config import FHIR_PREFIX, Retries
 
+FHIR = "fhir"  # in place of a SOP class, of what is no DICOM object
 State = Literal["received", "complete", "predicted", "sent", "committed", "dead"]
 Added = Literal["new", "known", "conflict", "another patient", "too many"]
 
@@ -254,7 +255,11 @@ class Queue:
                 database.executemany(
                     "INSERT INTO delivery (sop_uid, destination, commitment) VALUES (?, ?, ?) "
                     "ON CONFLICT DO UPDATE SET state = 'waiting' WHERE state = 'superseded'",
-                    [(result.sop_uid, name, int(commitment)) for name, commitment in destinations],
+                    [
+                        (result.sop_uid, name, int(commitment))
+                        for name, commitment in destinations
+                        if (result.sop_class == FHIR) == name.startswith(FHIR_PREFIX)
+                    ],
                 )
             for entry in facts:
                 record.append(database, "predicted", study=study.id, revision=study.revision, **entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -14,7 +15,7 @@ from med_transfer.metrics.records.estimate import Estimate
 MANUFACTURER = "med_transfer"
 RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 DESCRIPTION = f"AI result: {RESEARCH_ONLY}"
-_SERIES_NUMBERS = {"SR": 9801, "SC": 9802}
+_SERIES_NUMBERS = {"SR": 9801, "SC": 9802, "SEG": 9803, "PM": 9804, "KO": 9805, "DOC": 9806}
 _COPIED = ("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName", "IssuerOfPatientID")
 
 
@@ -43,8 +44,6 @@ class ResultHeader:
     operating_point: str
     chosen_point: ChosenPoint | None = None
 
-    series_number = _SERIES_NUMBERS["SR"]
-
     @classmethod
     def of(cls, record: BundleRecord, bundle: str, **study: object) -> ResultHeader:
         """With what the bundle says."""
@@ -69,6 +68,19 @@ class ResultHeader:
     def sop_uid(self, kind: str, number: int = 0) -> str:
         """The same for the same images and bundle, for good."""
         return uid_of("instance", kind, number, self.study_uid, self.basis)
+
+    def instance(self, kind: str, number: int = 0) -> dict[str, Any]:
+        """What highdicom asks of one object, the ``number``-th of its kind in the study."""
+        return {
+            "series_instance_uid": self.series_uid(kind),
+            "series_number": _SERIES_NUMBERS[kind],
+            "sop_instance_uid": self.sop_uid(kind, number),
+            "instance_number": 100 * (self.revision - 1) + number + 1,
+            "manufacturer": MANUFACTURER,
+            "manufacturer_model_name": self.model_name,
+            "software_versions": self.version,
+            "series_description": DESCRIPTION,
+        }
 
     @property
     def device_uid(self) -> str:

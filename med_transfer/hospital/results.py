@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from med_transfer.atomic import write_bytes
+from med_transfer.atomic import write_bytes, write_text
 from med_transfer.bundle import versions
 from med_transfer.hospital.analysis import Analysis
 from med_transfer.hospital.config import NodeConfig, Results
-from med_transfer.hospital.queue import ResultFile
+from med_transfer.hospital.encapsulated_pdf import encapsulated_pdf
+from med_transfer.hospital.fhir import fhir_bundle
+from med_transfer.hospital.map_objects import key_objects, parametric_maps, segmentations
+from med_transfer.hospital.queue import FHIR, ResultFile
 from med_transfer.hospital.result_header import ResultHeader
-from med_transfer.hospital.secondary_capture import secondary_capture
+from med_transfer.hospital.secondary_capture import page, secondary_capture
 from med_transfer.hospital.structured_report import structured_report
+
+log = logging.getLogger(__name__)
 
 
 def basis_of(instances: Sequence[tuple[str, str]], bundle: str, node: NodeConfig) -> str:
@@ -53,9 +60,35 @@ def write_results(
     objects: list[Dataset] = []
     if settings.structured_report:
         objects.append(structured_report(shown, header, settings.codes, [dcmread(file) for file in previous]))
+    drawn = settings.secondary_capture or settings.encapsulated_pdf
+    pages = [page(analysis, header) for analysis in shown] if drawn else []
     if settings.secondary_capture:
-        objects += [secondary_capture(analysis, header, number) for number, analysis in enumerate(shown)]
-    return [_written(folder, dataset) for dataset in objects]
+        objects += [
+            secondary_capture(a.images[0], figure, header, n)
+            for n, (a, figure) in enumerate(zip(shown, pages, strict=True))
+        ]
+    optional = {
+        "segmentation": partial(segmentations, shown, header),
+        "parametric_map": partial(parametric_maps, shown, header),
+        "key_objects": partial(key_objects, shown, header),
+        "encapsulated_pdf": partial(encapsulated_pdf, shown, pages, header),
+    }
+    for name, make in optional.items():
+        objects += _attempted(name, make) if getattr(settings, name) else []
+    written = [_written(folder, dataset) for dataset in objects]
+    if settings.fhir:
+        written.append(_written_fhir(folder, shown, header, settings))
+    return written
+
+
+def _attempted(name: str, make: Callable[[], list[Dataset]]) -> list[Dataset]:
+    """A report without what goes with it is worth more than none: images may lack what such an object needs."""
+    try:
+        return make()
+    except Exception as error:  # a library's message may hold what the images say of the patient
+        log.warning("%s: none is made (%s)", name, type(error).__name__)
+        log.debug("not made", exc_info=True)
+        return []
 
 
 def _written(folder: Path, dataset: Dataset) -> ResultFile:
@@ -63,6 +96,13 @@ def _written(folder: Path, dataset: Dataset) -> ResultFile:
     dataset.save_as(buffer, enforce_file_format=True)
     write_bytes(folder / file, buffer.getvalue())
     return ResultFile(str(dataset.SOPInstanceUID), str(dataset.SOPClassUID), file)
+
+
+def _written_fhir(folder: Path, analyses: Sequence[Analysis], header: ResultHeader, settings: Results) -> ResultFile:
+    uid = header.sop_uid("FHIR")
+    file = f"results/{uid}.json"
+    write_text(folder / file, json.dumps(fhir_bundle(analyses, header, settings.codes), indent=1, ensure_ascii=False))
+    return ResultFile(uid, FHIR, file)
 
 
 def facts(analysis: Analysis, bundle: str, basis: str, outputs: Sequence[ResultFile]) -> dict[str, object]:

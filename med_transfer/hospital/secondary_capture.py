@@ -14,9 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from med_transfer.hospital.analysis import Analysis
-from med_transfer.hospital.result_header import DESCRIPTION, MANUFACTURER, RESEARCH_ONLY, ResultHeader
+from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
 from med_transfer.scans.inspection.page import view_of
 from med_transfer.scans.inspection.picture import side_by_side
 
@@ -24,34 +25,28 @@ _INCHES, _DPI = (10.24, 10.24), 100
 _COLUMNS, _CLASSES, _REASONS = 100, 8, 6  # of letters; most lines of each
 
 
-def secondary_capture(analysis: Analysis, header: ResultHeader, number: int) -> SCImage:
-    """One page of one series; ``number`` of it among the study's."""
+def secondary_capture(about: Dataset, drawn: Figure, header: ResultHeader, number: int) -> SCImage:
+    """The page of one series, of which ``about`` is an image; ``number`` of it among the study's."""
     image = SCImage.from_ref_dataset(
-        ref_dataset=analysis.images[0],
-        pixel_array=pixels(analysis, header),
+        ref_dataset=about,
+        pixel_array=pixels(drawn),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        series_instance_uid=header.series_uid("SC"),
-        series_number=header.series_number + 1,
-        sop_instance_uid=header.sop_uid("SC", number),
-        instance_number=100 * (header.revision - 1) + number + 1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=header.model_name,
-        software_versions=header.version,
-        series_description=DESCRIPTION,
+        **header.instance("SC", number),
         patient_orientation=("L", "P"),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        specific_character_set=header.character_set(analysis.images[0]),
+        specific_character_set=header.character_set(about),
     )
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "NO"  # of who the patient is there is none
+    image.Laterality = ""  # unknown; of a paired part it must be there
     return image
 
 
-def pixels(analysis: Analysis, header: ResultHeader) -> NDArray[np.uint8]:
+def pixels(drawn: Figure) -> NDArray[np.uint8]:
     """The page as a picture, [row, column, colour]."""
-    canvas = FigureCanvasAgg(page(analysis, header))
+    canvas = FigureCanvasAgg(drawn)
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 

@@ -11,9 +11,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
     generate_uid,
 )
 from pynetdicom import AE, evt
@@ -25,7 +29,10 @@ from med_transfer.hospital.queue import Delivery, Queue
 
 log = logging.getLogger(__name__)
 
-RESULT_CLASSES = (Comprehensive3DSRStorage, SecondaryCaptureImageStorage)
+RESULT_CLASSES = (
+    *(Comprehensive3DSRStorage, SecondaryCaptureImageStorage),
+    *(SegmentationStorage, ParametricMapStorage, KeyObjectSelectionDocumentStorage, EncapsulatedPDFStorage),
+)
 RESULT_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _TAKEN = (0x0000, 0xB000, 0xB006, 0xB007)  # success and its warnings, PS3.4 table B.2-1
 _SAME_ASSOCIATION_SECONDS = 1.0  # for which an answer about commitment is awaited where the question was asked

@@ -11,7 +11,7 @@ from pydicom.sr.codedict import codes
 from med_transfer.hospital import codes as own
 from med_transfer.hospital.analysis import Analysis
 from med_transfer.hospital.config import ClassCode
-from med_transfer.hospital.result_header import DESCRIPTION, MANUFACTURER, ResultHeader
+from med_transfer.hospital.result_header import MANUFACTURER, ResultHeader
 from med_transfer.hospital.uids import uid_of
 from med_transfer.predictions.record import Prediction
 
@@ -29,7 +29,7 @@ def structured_report(
     meanings = [code.meaning for code in class_codes.values()]
     groups = [_group(analysis, header, class_codes) for analysis in analyses]
     content = sr.MeasurementReport(
-        observation_context=_observer(header),
+        observation_context=sr.ObservationContext(observer_device_context=observer(header)),
         procedure_reported=own.PROCEDURES.get(str(images[0].get("Modality", "")), own.IMAGING),
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
@@ -37,14 +37,7 @@ def structured_report(
     return sr.Comprehensive3DSR(
         evidence=images,
         content=content,
-        series_instance_uid=header.series_uid("SR"),
-        series_number=header.series_number,
-        sop_instance_uid=header.sop_uid("SR"),
-        instance_number=header.revision,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=header.model_name,
-        software_versions=header.version,
-        series_description=DESCRIPTION,
+        **(header.instance("SR") | {"instance_number": header.revision}),
         is_complete=True,
         is_verified=False,
         previous_versions=list(previous) or None,
@@ -53,13 +46,12 @@ def structured_report(
     )
 
 
-def _observer(header: ResultHeader) -> sr.ObservationContext:
+def observer(header: ResultHeader) -> sr.ObserverContext:
+    """The node with its bundle."""
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=header.device_uid, name=header.station, manufacturer_name=MANUFACTURER, model_name=header.model_name
     )
-    return sr.ObservationContext(
-        observer_device_context=sr.ObserverContext(codes.DCM.Device, observer_identifying_attributes=device)
-    )
+    return sr.ObserverContext(codes.DCM.Device, observer_identifying_attributes=device)
 
 
 def _group(

@@ -1,0 +1,147 @@
+"""A study's answers as FHIR R4 resources: one DiagnosticReport, an Observation for each series.
+
+A transaction whose every entry is created only where its identifier is not known yet: posted twice, it is there once.
+Source: HL7 FHIR R4 (4.0.1): http.html#transaction, http.html#ccreate, diagnosticreport.html, observation.html.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from med_transfer.hospital import codes as own
+from med_transfer.hospital.analysis import Analysis
+from med_transfer.hospital.config import ClassCode
+from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
+from med_transfer.hospital.uids import uid_of
+
+Json = dict[str, Any]
+
+_SYSTEMS = {
+    "SCT": "http://snomed.info/sct",
+    "DCM": "http://dicom.nema.org/resources/ontology/DCM",
+    "LN": "http://loinc.org",
+    "RADLEX": "http://radlex.org",
+    "UCUM": "http://unitsofmeasure.org",
+}
+_UIDS = "urn:dicom:uid"
+_IMAGING_STUDY = Code("18748-4", "LN", "Diagnostic imaging study")
+
+
+def fhir_bundle(analyses: Sequence[Analysis], header: ResultHeader, class_codes: dict[str, ClassCode]) -> Json:
+    """The transaction, as JSON; every status is ``preliminary``."""
+    image = analyses[0].images[0]
+    observations = [
+        _entry(_observation(analysis, header, class_codes, image), header.sop_uid("Observation", number))
+        for number, analysis in enumerate(analyses)
+    ]
+    report = {
+        "resourceType": "DiagnosticReport",
+        "status": "preliminary",
+        "category": [_concept_of("http://terminology.hl7.org/CodeSystem/v2-0074", "RAD", "Radiology")],
+        "code": _concept(_IMAGING_STUDY),
+        "subject": _subject(image),
+        "imagingStudy": [_study(image)],
+        "result": [{"reference": entry["fullUrl"]} for entry in observations],
+        "conclusion": f"{RESEARCH_ONLY}. {'; '.join(_in_words(analysis) for analysis in analyses)}",
+    }
+    return {
+        "resourceType": "Bundle",
+        "type": "transaction",
+        "entry": [_entry(report, header.sop_uid("DiagnosticReport")), *observations],
+    }
+
+
+def _observation(analysis: Analysis, header: ResultHeader, class_codes: dict[str, ClassCode], image: Dataset) -> Json:
+    """What is said of one series."""
+    prediction = analysis.prediction
+    observation: Json = {
+        "resourceType": "Observation",
+        "status": "preliminary",
+        "category": [_concept_of("http://terminology.hl7.org/CodeSystem/observation-category", "imaging", "Imaging")],
+        "code": _concept(own.ANALYSIS),
+        "subject": _subject(image),
+        "device": {"display": f"med_transfer {header.version}, {header.model_name}"},
+        "derivedFrom": [_study(image) | {"display": f"series {analysis.images[0].SeriesInstanceUID}"}],
+        "component": _components(analysis, header, class_codes),
+        "note": [{"text": text} for text in (RESEARCH_ONLY, header.parameters[1], prediction.reason) if text],
+    }
+    if prediction.status != "ok":
+        system = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
+        observation["dataAbsentReason"] = _concept_of(system, "error", "Error") | {"text": "Not analysed"}
+    elif prediction.predicted and not header.multilabel:
+        observation["valueCodeableConcept"] = _concept(own.class_code(prediction.predicted, class_codes))
+    return {name: value for name, value in observation.items() if value}
+
+
+def _components(analysis: Analysis, header: ResultHeader, class_codes: dict[str, ClassCode]) -> list[Json]:
+    prediction, ok = analysis.prediction, analysis.prediction.status == "ok"
+    why = own.WHY_ABSTAINED if ok else own.WHY_NOT_ANALYSED
+    components = [_coded(why, own.reason_code(reason)) for reason in analysis.reasons]
+    if not ok:
+        return components
+    found = prediction.predicted.split(";")
+    if header.multilabel:
+        components += [
+            _coded(own.class_code(name, class_codes), own.PRESENT if name in found else own.ABSENT)
+            for name in header.classes
+        ]
+    numbers = [(own.probability_code(name), value) for name, value in prediction.probabilities.items()]
+    numbers += [(own.NOVELTY, prediction.novelty)] if prediction.novelty is not None else []
+    unit = {"unit": "1", "system": _SYSTEMS["UCUM"], "code": "1"}
+    components += [{"code": _concept(name), "valueQuantity": {"value": value} | unit} for name, value in numbers]
+    return [*components, {"code": _concept(own.ABSTAINED), "valueBoolean": prediction.abstained}]
+
+
+def _entry(resource: Json, uid: str) -> Json:
+    """Created under the UID that it follows from, once."""
+    identifier = _uid(uid)
+    return {
+        "fullUrl": f"urn:uuid:{uuid.UUID(int=int(uid.removeprefix('2.25.')))}",
+        "resource": resource | {"identifier": [identifier]},
+        "request": {
+            "method": "POST",
+            "url": resource["resourceType"],
+            "ifNoneExist": f"identifier={identifier['system']}|{identifier['value']}",
+        },
+    }
+
+
+def _subject(image: Dataset) -> Json:
+    """By the identifier alone: the server knows the patient, and no name need travel."""
+    issuer = str(image.get("IssuerOfPatientID", "") or "")
+    identifier = {"value": str(image.get("PatientID", "") or "unknown")}
+    return {"identifier": identifier | ({"assigner": {"display": issuer}} if issuer else {}), "type": "Patient"}
+
+
+def _study(image: Dataset) -> Json:
+    return {"identifier": _uid(str(image.StudyInstanceUID)), "type": "ImagingStudy"}
+
+
+def _uid(uid: str) -> Json:
+    return {"system": _UIDS, "value": f"urn:oid:{uid}"}
+
+
+def _coded(name: Code, value: Code) -> Json:
+    return {"code": _concept(name), "valueCodeableConcept": _concept(value)}
+
+
+def _concept(code: Code) -> Json:
+    """A scheme without a registered address has one that follows from its name."""
+    system = _SYSTEMS.get(code.scheme_designator) or f"urn:oid:{uid_of('coding scheme', code.scheme_designator)}"
+    return _concept_of(system, code.value, code.meaning)
+
+
+def _concept_of(system: str, code: str, display: str) -> Json:
+    return {"coding": [{"system": system, "code": code, "display": display}], "text": display}
+
+
+def _in_words(analysis: Analysis) -> str:
+    prediction = analysis.prediction
+    if prediction.status != "ok":
+        return "Not analysed"
+    return f"{prediction.predicted or 'nothing'}{' (abstained)' if prediction.abstained else ''}"

@@ -1,0 +1,75 @@
+"""Results to one FHIR server, by POST. Source: HL7 FHIR R4, http.html#transaction."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+import time
+import urllib.error
+import urllib.request
+
+from med_transfer.errors import ConfigError
+from med_transfer.hospital.config import FhirServer, NodeConfig
+from med_transfer.hospital.queue import Delivery, Queue
+
+log = logging.getLogger(__name__)
+
+
+class FhirSender:
+    """Sends what is due to one server. Raises ConfigError for a token or certificates that cannot be read."""
+
+    def __init__(self, node: NodeConfig, queue: Queue, server: FhirServer) -> None:
+        self._node, self._queue, self._server = node, queue, server
+        try:
+            self._token = server.token.read_text().strip() if server.token else ""
+            trust = ssl.create_default_context(cafile=server.trusted)
+        except (OSError, ValueError) as error:
+            where = f"fhir ({server.token or ''} {server.trusted or ''})"
+            raise ConfigError("cannot be read", where=where, expected="a token, and certificates as PEM") from error
+        no_proxy, follow_nobody = urllib.request.ProxyHandler({}), _NoRedirect()  # the token is for this server alone
+        handlers = (no_proxy, follow_nobody, urllib.request.HTTPSHandler(context=trust))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    def send_due(self) -> int:
+        """Post what is due; how many results were taken."""
+        taken = 0
+        for delivery in self._queue.to_send(self._server.name, time.time()):
+            reason = self._post(delivery)
+            if reason:
+                log.warning("a result was not sent to a FHIR server: %s", reason)
+                self._queue.not_sent(delivery, reason, time.time())
+            else:
+                self._queue.sent(delivery, time.time())
+                taken += 1
+        return taken
+
+    def _post(self, delivery: Delivery) -> str:
+        """Why it was not taken; empty when it was."""
+        headers = {"Content-Type": "application/fhir+json", "Accept": "application/fhir+json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        content = (self._node.folder / delivery.file).read_bytes()
+        request = urllib.request.Request(self._server.url, content, headers, method="POST")
+        try:
+            with self._opener.open(request, timeout=self._node.limits.network_seconds) as answer:
+                said = json.loads(answer.read(1 << 24))
+        except urllib.error.HTTPError as error:
+            return f"refused_http_{error.code}"
+        except (OSError, ValueError) as error:  # no answer, or none in JSON
+            return "unreachable" if isinstance(error, OSError) else "no_answer"
+        return _refusal(said)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_args: object, **_options: object) -> None:
+        """A redirect is an error."""
+
+
+def _refusal(said: object) -> str:
+    """A transaction is answered by what became of each entry."""
+    entries = said.get("entry") if isinstance(said, dict) else None
+    if not isinstance(entries, list) or not entries:
+        return "no_answer"
+    states = [str(entry.get("response", {}).get("status", "")) for entry in entries if isinstance(entry, dict)]
+    return next((f"refused_fhir_{state[:3]}" for state in states if not state.startswith("2")), "")

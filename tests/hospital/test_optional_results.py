@@ -1,0 +1,296 @@
+"""What a site may ask for beside report and page: read back with highdicom, judged by dciodvfy, taken by a PACS."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import peers
+import pytest
+from peers import free_port, orthanc, series
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from tiny_bundle import tiny_bundle
+
+pytest.importorskip("highdicom", reason="needs the extra [hospital]")
+
+from highdicom import Volume
+from highdicom.ko import KeyObjectSelectionDocument
+from highdicom.pm import ParametricMap
+from highdicom.seg import Segmentation, segread
+
+from med_transfer.errors import ConfigError
+from med_transfer.hospital.analysis import Analysis, analyse
+from med_transfer.hospital.config import NodeConfig, Results
+from med_transfer.hospital.fhir_sender import FhirSender
+from med_transfer.hospital.queue import Instance, Queue, ResultFile
+from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
+from med_transfer.hospital.results import write_results
+from med_transfer.hospital.sender import Sender
+from med_transfer.inference import Predictor
+
+ALL = Results(segmentation=True, parametric_map=True, key_objects=True, encapsulated_pdf=True, fhir=True)
+DCIODVFY = shutil.which("dciodvfy")
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor(tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", seed=1, spacing_mm=(1, 2, 2)))
+
+
+@pytest.fixture(scope="module")
+def analysed(predictor, tmp_path_factory) -> list[Analysis]:
+    """One series with a map, one that is too short."""
+    folder = tmp_path_factory.mktemp("study")
+    series(folder, series=1)
+    series(folder, series=2, slices=1)
+    return analyse(folder, predictor, heat="plain")
+
+
+def header(predictor: Predictor) -> ResultHeader:
+    own = {"study_uid": "1.2.3", "basis": "b", "revision": 1, "station": "MEDTRANSFER"}
+    return ResultHeader.of(predictor.record, predictor.identity, **own)
+
+
+@pytest.fixture(scope="module")
+def state(predictor, analysed, tmp_path_factory) -> tuple[Path, list[ResultFile]]:
+    folder = tmp_path_factory.mktemp("state")
+    return folder, write_results(folder, analysed, header(predictor), ALL)
+
+
+def of(state: tuple[Path, list[ResultFile]], kind: str) -> Path:
+    (path,) = [state[0] / r.file for r in state[1] if r.file.endswith("dcm") and kind == named(state[0] / r.file)]
+    return path
+
+
+def named(path: Path) -> str:
+    return dcmread(path, stop_before_pixels=True).SOPClassUID.name
+
+
+def heat_of(analysed: list[Analysis]) -> Analysis:
+    (analysis,) = [one for one in analysed if one.heat is not None]
+    return analysis
+
+
+def test_the_segmentation_is_where_the_map_is_strong(state, analysed):
+    analysis, found = heat_of(analysed), segread(of(state, "Segmentation Storage"))
+    values = np.nan_to_num(analysis.heat.values)  # pyright: ignore
+    uids = [image.SOPInstanceUID for image in sorted(analysis.images, key=lambda i: i.ImagePositionPatient[2])]
+    assert isinstance(found, Segmentation)
+    mask = found.get_pixels_by_source_instance(
+        uids, ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+    )
+    assert np.array_equal(mask[..., 0], values >= values.max() / 2)
+    assert 0 < mask.sum() < mask.size
+    segment = found.get_segment_description(1)
+    assert segment.segmented_property_type.meaning == "Where the network found what it takes for the class"
+    assert segment.algorithm_type.value == "AUTOMATIC"
+    assert RESEARCH_ONLY in found.SeriesDescription
+
+
+def test_the_parametric_map_holds_the_map(state, analysed):
+    values = np.nan_to_num(heat_of(analysed).heat.values)  # pyright: ignore
+    found = ParametricMap.from_dataset(dcmread(of(state, "Parametric Map Storage")))
+    affine = heat_of(analysed).volume.affine[:, [2, 1, 0, 3]]  # pyright: ignore
+    expected = Volume(values / values.max(), affine, "PATIENT", found.FrameOfReferenceUID)
+    assert np.allclose(found.get_volume().match_geometry(expected).array, np.clip(expected.array, 0, 1), atol=1e-6)
+
+
+def test_the_key_object_is_the_slice_of_the_peak(state, analysed):
+    analysis = heat_of(analysed)
+    found = KeyObjectSelectionDocument.from_dataset(dcmread(of(state, "Key Object Selection Document Storage")))
+    (reference,) = found.content.get_references()
+    (image,) = [i for i in analysis.images if i.SOPInstanceUID == reference.referenced_sop_instance_uid]
+    assert abs(image.ImagePositionPatient[2] - analysis.heat.record.peak_lps_mm[2]) <= 1.25  # half of a slice
+
+
+def test_the_document_is_a_pdf_of_all_pages(state):
+    found = dcmread(of(state, "Encapsulated PDF Storage"))
+    content = found.EncapsulatedDocument[: found.EncapsulatedDocumentLength]
+    assert content.startswith(b"%PDF-")
+    assert content.rstrip().endswith(b"%%EOF")
+    assert b"/Count 2" in content
+    assert found.BurnedInAnnotation == "NO"
+
+
+def test_the_same_pages_give_the_same_objects(state, predictor, analysed, tmp_path):
+    settings = Results(structured_report=False, secondary_capture=False, encapsulated_pdf=True)
+    again = write_results(tmp_path, analysed, header(predictor), settings)
+    first, second = (dcmread(of(one, "Encapsulated PDF Storage")) for one in (state, (tmp_path, again)))
+    assert first.SOPInstanceUID == second.SOPInstanceUID
+    assert first.EncapsulatedDocument == second.EncapsulatedDocument
+
+
+def run(*command: object) -> subprocess.CompletedProcess:
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
+def test_dcmtk_reads_each_without_a_warning(state):
+    for result in state[1]:
+        if result.file.endswith("dcm"):
+            done = subprocess.run(
+                ["dcmdump", "-q", state[0] / result.file], capture_output=True, text=True, check=False
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not DCIODVFY, reason="needs dicom3tools")
+def test_a_validator_finds_no_error(state):
+    for result in state[1]:
+        if result.file.endswith("dcm"):
+            said = subprocess.run(
+                [DCIODVFY, state[0] / result.file], capture_output=True, text=True, check=False
+            ).stderr
+            assert not [line for line in said.splitlines() if line.startswith("Error")], result
+
+
+def test_images_that_lack_what_an_object_needs_cost_no_report(predictor, analysed, tmp_path, caplog):
+    analysis = heat_of(analysed)
+    bare = []
+    for image in analysis.images:
+        bare.append(Dataset())
+        bare[-1].update(image)
+        del bare[-1].FrameOfReferenceUID, bare[-1].Rows
+    own = Analysis(analysis.prediction, tuple(bare), analysis.volume, "", analysis.heat)
+    results = write_results(tmp_path, [own], header(predictor), Results(secondary_capture=False, segmentation=True))
+    assert named(tmp_path / results[0].file) == "Comprehensive 3D SR Storage"
+    assert "segmentation: none is made" in caplog.text
+
+
+def test_objects_of_a_map_need_a_map():
+    with pytest.raises(ValueError, match="heat_map is off"):
+        Results(heat_map="off", segmentation=True)
+
+
+# To peers -----------------------------------------------------------------------------------------------------
+
+
+def queue_of(config: NodeConfig, results: list[ResultFile], source: Path) -> Queue:
+    """With the results of one study, waiting to be sent."""
+    queue = Queue(config.queue_file, config.retries)
+    queue.add(Instance("1.2.1", "s", "1.3", "1.4", "m", "ct", "syntax", "hash", "1.dcm"), 0)
+    queue.complete(100, 1)
+    study = queue.to_predict(100)
+    shutil.copytree(source / "results", config.folder / "results")
+    names = [(d.name, d.storage_commitment) for d in config.destinations] + [(s.name, False) for s in config.fhir]
+    assert queue.predicted(study, results, names, 100, [])  # pyright: ignore
+    return queue
+
+
+@pytest.mark.skipif(not (peers.DCMTK and peers.ORTHANC), reason="needs orthanc")
+def test_a_pacs_takes_every_object(state, node_config, tmp_path):
+    port = free_port()
+    config = node_config(destinations=[{"ae_title": "ORTHANC", "address": "127.0.0.1", "port": port}])
+    queue = queue_of(config, state[1], state[0])
+    with orthanc(tmp_path / "pacs", config.port, port) as pacs:
+        assert Sender(config, queue, config.destinations[0], None).send_due() == 7
+        stored = [pacs.get(f"/instances/{name}/simplified-tags") for name in pacs.get("/instances")]
+    assert sorted(tags["Modality"] for tags in stored) == ["DOC", "KO", "OT", "OT", "OT", "SEG", "SR"]
+    assert len({tags["StudyInstanceUID"] for tags in stored}) == 1
+
+
+class FhirPeer(http.server.BaseHTTPRequestHandler):
+    """As a FHIR server answers a transaction."""
+
+    server: FhirServer
+
+    def do_POST(self) -> None:
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((self.path, self.headers.get("Authorization"), content))
+        status = self.server.statuses.pop(0)
+        said = {"resourceType": "Bundle", "entry": [{"response": {"status": "201 Created"}} for _ in content["entry"]]}
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(said).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class FhirServer(http.server.HTTPServer):
+    asked: list
+    statuses: list[int]
+
+
+@contextmanager
+def fhir_server(*statuses: int) -> Iterator[FhirServer]:
+    server = FhirServer(("127.0.0.1", 0), FhirPeer)
+    server.asked, server.statuses = [], list(statuses)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
+
+
+def test_a_fhir_server_gets_the_answers_once(state, analysed, node_config, tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    with fhir_server(503, 302, 200) as server:
+        url = f"http://127.0.0.1:{server.server_port}/fhir"
+        config = node_config(
+            fhir=[{"url": url, "token": tmp_path / "token"}],
+            results={"fhir": True},
+            retries={"first_seconds": 0.001, "longest_seconds": 0.001},
+        )
+        queue = queue_of(config, state[1], state[0])
+        sender = FhirSender(config, queue, config.fhir[0])
+        for reason in ("refused_http_503", "refused_http_302"):
+            assert sender.send_due() == 0
+            assert queue.studies()[0].reason == reason
+            time.sleep(0.002)  # the wait until the next try
+        assert sender.send_due() == 1
+        assert sender.send_due() == 0
+        assert queue.counts() == {"sent": 1}
+        path, token, posted = server.asked[-1]
+    assert (path, token) == ("/fhir", "Bearer secret")
+    check(posted, analysed)
+
+
+def check(posted: dict, analysed: list[Analysis]) -> None:
+    """The bundle says what the predictions say, by a model of FHIR that is not ours."""
+    bundle = pytest.importorskip("fhir.resources.R4B.bundle").Bundle.model_validate(posted)
+    assert {entry.request.method for entry in bundle.entry} == {"POST"}
+    assert all(entry.request.ifNoneExist.startswith("identifier=urn:dicom:uid|urn:oid:2.25.") for entry in bundle.entry)
+    report, *observations = [entry.resource for entry in bundle.entry]
+    assert report.status == "preliminary"
+    assert report.conclusion.startswith(RESEARCH_ONLY)
+    assert [ref.reference for ref in report.result] == [entry.fullUrl for entry in bundle.entry[1:]]
+    assert report.subject.identifier.value == analysed[0].images[0].PatientID
+    assert len(observations) == len(analysed) == 2
+    for observation, analysis in zip(observations, analysed, strict=True):
+        components = {part.code.text: part for part in observation.component}
+        if analysis.prediction.status == "ok":
+            assert observation.valueCodeableConcept.text == analysis.prediction.predicted
+            for name, value in analysis.prediction.probabilities.items():
+                assert float(components[f"Probability of {name}"].valueQuantity.value) == pytest.approx(
+                    value, abs=1e-12
+                )
+            assert components["Abstained: unlike the training data"].valueBoolean is False
+        else:
+            assert observation.dataAbsentReason.text == "Not analysed"
+            (part,) = components.values()
+            assert part.valueCodeableConcept.coding[0].code == "GeometryRejected"
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1/fhir", "https://user:secret@host/fhir", "ftp://host"])
+def test_a_fhir_server_must_be_reached_safely(node_config, url):
+    with pytest.raises(ValueError, match="url"):
+        node_config(fhir=[{"url": url}], results={"fhir": True})
+
+
+def test_a_token_that_is_not_there_is_named(node_config, tmp_path):
+    config = node_config(fhir=[{"url": "https://host/fhir", "token": tmp_path / "none"}], results={"fhir": True})
+    with pytest.raises(ConfigError, match="none"):
+        FhirSender(config, Queue(config.queue_file), config.fhir[0])
