@@ -1,14 +1,16 @@
 """In how many real scans head, brain and lungs are found, how large they are, and in how much processor time.
 
-MED_TRANSFER_DATA=... OMP_NUM_THREADS=1 python benchmarks/organs.py [--pictures FOLDER]
+MED_TRANSFER_DATA=... OMP_NUM_THREADS=1 python benchmarks/organs.py [--pictures FOLDER] [--scans FOLDER]
 
-Writes Markdown for docs/data.md. ``--pictures`` writes the outline of each brain over twelve slices of its scan, to be
-looked at: a volume within the limits does not show that the outline is right.
+Writes Markdown for docs/data.md: organs, and which part of the body a plan takes the scans for. ``--scans`` takes the
+series of a folder of your own instead. ``--pictures`` writes the outline of each brain over twelve slices of its scan,
+to be looked at: a volume within the limits does not show that the outline is right.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import time
 from collections import Counter
@@ -18,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from med_transfer.errors import ScanError
 from med_transfer.phantoms import phantom_volume
+from med_transfer.planning.fingerprint import fingerprint_scan
 from med_transfer.preprocessing import Grid, resample
 from med_transfer.preprocessing.config import ORGANS, OrganName
 from med_transfer.preprocessing.organs import STEP_MM, NotFound, Organ, find_organ
@@ -33,8 +37,18 @@ def sources(data: Path) -> Iterator[tuple[str, list[Volume]]]:
     yield "limb and trunk CT", [read_scan(path) for path in sorted((data / "sts_ct").glob("*.nii.gz"))]
     abdomen = max(find_series(data / "dicom/ct_abdomen_crlm_1004"), key=lambda series: len(series.files))
     yield "abdominal CT", [read_scan(abdomen)]
+    yield "CT of the trunk, 20 slices", [read_scan(*find_series(data / "dicom/ct_jpeg2000_20_slices"))]
     phantom = phantom_volume(shape=(500, 512, 512))
     yield "phantom chest, 500 x 512 x 512", [Volume(phantom.voxels, phantom.affine, Provenance(Path(), "phantom"))]
+
+
+def given(folder: Path) -> Iterator[tuple[str, list[Volume]]]:
+    """The CT series of a folder that can be read."""
+    scans = []
+    for series in find_series(folder):
+        with contextlib.suppress(ScanError):
+            scans.append(read_scan(series))
+    yield folder.name, [scan for scan in scans if scan.provenance.modality in ("", "CT")]
 
 
 def row(name: str, scans: list[Volume], organ: OrganName) -> str:
@@ -66,15 +80,22 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--pictures", type=Path)
-    folder = parser.parse_args().pictures
+    parser.add_argument("--scans", type=Path)
+    folder, own = parser.parse_args().pictures, parser.parse_args().scans
     print("| scans | organ | found | millilitres | not found | processor seconds a scan |")
     print("| -- " * 6 + "|")
-    for name, scans in sources(Path(os.environ["MED_TRANSFER_DATA"])):
+    found_in = given(own) if own else sources(Path(os.environ["MED_TRANSFER_DATA"]))
+    parts = []
+    for name, scans in found_in:
         for organ in ORGANS:
             print(row(name, scans, organ), flush=True)
+        parts.append((name, Counter(fingerprint_scan(scan).body_region for scan in scans)))
         for number, scan in enumerate(scans if folder else []):
             if isinstance(found := find_organ(scan, "brain"), Organ):
                 picture(scan, found, folder / f"{name.replace(' ', '-')}-{number:02d}.png")
+    print("\n| scans | part of the body |\n| -- | -- |")
+    for name, counts in parts:
+        print(f"| {name} | {', '.join(f'{part} {n}' for part, n in counts.most_common())} |")
 
 
 if __name__ == "__main__":

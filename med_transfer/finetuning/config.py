@@ -69,6 +69,8 @@ class BackboneConfig(_Config):
             whole in one tile more often, and costs time. None: a quarter.
         pretrain: ``painted_lesions``: before each fold the network learns lesions painted into its training scans.
         pretraining: how; only with ``pretrain``.
+        runtime: what computes the features of a frozen network on a processor. OpenVINO is faster (docs/benchmarks.md),
+            and its features differ in the sixth digit; a network that learns is always computed by torch.
     """
 
     name: str = "med-transfer-small"
@@ -77,6 +79,7 @@ class BackboneConfig(_Config):
     pooled_stages: tuple[int, ...] | None = None
     instance_pooling: InstancePooling | None = None
     tile_overlap: Annotated[float, Field(ge=0, le=0.75)] | None = None
+    runtime: Literal["torch", "openvino"] = "torch"
     pretrain: Literal["painted_lesions"] | None = None
     pretraining: FoldPretrainingConfig = FoldPretrainingConfig()
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device, pooled_features
 from med_transfer.model.novelty import input_statistics
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.runtimes.frozen import frozen_encoder
 
 
 class FeatureSource:
@@ -34,26 +36,36 @@ class FeatureSource:
 
     def computed(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """[scan, feature], computed now."""
-        return _mapped(classifier, self._by_encoder(classifier, tensors))
+        return _mapped(classifier, self._by_encoder(classifier, tensors, "torch"))
 
     def cached(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """[scan, feature], computed for those scans only that this encoder has not seen before."""
         return _mapped(classifier, self.by_frozen_encoder(classifier, tensors))
 
-    def _by_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
+    def _by_encoder(self, classifier: Classifier, tensors: Tensors, runtime: Literal["torch", "openvino"]) -> Tensor:
         device = best_device()
-        encoder = classifier.cpu().eval().encoder.to(device)
+        encoder = self.computing(classifier.cpu().eval(), tensors, runtime).to(device)
         features = pooled_features(encoder, self._images(tensors), classifier.pooled_stages, device)
         classifier.cpu()
         return features
+
+    def computing(self, classifier: Classifier, tensors: Tensors, runtime: Literal["torch", "openvino"]) -> Encoder:
+        """What computes the features: the classifier's encoder, or on a processor the same in another runtime."""
+        if runtime == "torch" or best_device().type != "cpu":
+            return classifier.encoder
+        return frozen_encoder(classifier, next(self._images(tensors))[0], runtime)
 
     def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """As :meth:`cached`, before any bottleneck."""
         chosen = (classifier.encoder.instance_pooling, classifier.encoder.tile_overlap)
         stated = [str(one) for one in chosen if one is not None]
+        runtime = self.config.backbone.runtime
+        stated += [runtime] if runtime != "torch" else []
         shape = "-".join([f"{self.preprocessing.shape}-{classifier.pooled_stages}", *stated])
         return self._kept(
-            cache_key(encoder_hash(classifier.encoder), shape), tensors, partial(self._by_encoder, classifier)
+            cache_key(encoder_hash(classifier.encoder), shape),
+            tensors,
+            partial(self._by_encoder, classifier, runtime=runtime),
         )
 
     def statistics(self, tensors: Tensors) -> Tensor:

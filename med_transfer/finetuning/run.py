@@ -42,6 +42,7 @@ from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.progress import Progress, log_file, silent
+from med_transfer.runtimes.frozen import require_runtime
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,8 @@ def checked_start(
     source = load_source(config)
     config = config.resolved(from_source=source.sha256 is not None)
     check_transfer(config, source.encoder)
+    if config.backbone.runtime != "torch":
+        require_runtime(config.backbone.runtime)
     precision(config.training.precision)
     split = split_cohort(cohort, config.split)
     check_pretraining(config, resolve_preprocessing(source.spec, config), cohort, split)

@@ -76,6 +76,31 @@ def test_a_number_picks_one_label(tmp_path):
     for name in ("7", "0", "Liver"):
         with pytest.raises(ScanNotFound, match=rf"no voxel has the label '{name}'; expected one of 1, 2, 3\.$"):
             read_mask(path, name=name)
+    np.testing.assert_array_equal(read_mask(path, scan(), "1 + 3").voxels, np.isin(voxels, (1, 3)))
+    with pytest.raises(ScanNotFound, match=r"no voxel has the label '9'; expected one of 1, 2, 3\.$"):
+        read_mask(path, scan(), "1+9")
+
+
+def test_a_name_picks_a_file_of_a_folder_with_one_for_each_organ(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 4, SHAPE).astype(np.uint8)
+    for value, organ in ((1, "liver"), (2, "kidney_left"), (3, "kidney_right"), (7, "spleen")):
+        write(tmp_path / f"{organ}.nii.gz", (voxels == value).astype(np.uint8))
+    np.testing.assert_array_equal(read_mask(tmp_path, scan(), "liver").voxels, voxels == 1)
+    both = np.isin(voxels, (2, 3))
+    np.testing.assert_array_equal(read_mask(tmp_path, scan(), "kidney_left + kidney_right").voxels, both)
+    np.testing.assert_array_equal(read_mask(tmp_path, name="kidney_left+spleen").voxels, voxels == 2)
+    with pytest.raises(UnusableVoxels, match=r"spleen\.nii\.gz: the mask is empty"):
+        read_mask(tmp_path, scan(), "spleen")
+    with pytest.raises(
+        ScanNotFound, match=r"no mask file 'Liver'; expected one of kidney_left, kidney_right, liver, spl"
+    ):
+        read_mask(tmp_path, scan(), "kidney_left + Liver")
+    with pytest.raises(
+        ScanNotFound, match=r"no mask file 'Liver'; expected one of kidney_left, kidney_right, liver, spl"
+    ):
+        read_mask(tmp_path, scan(), "Liver")
+    with pytest.raises(AmbiguousScan, match=r"4 masks: .* in the column mask_name, for example kidney_left"):
+        read_mask(tmp_path, scan())
 
 
 @pytest.mark.parametrize(

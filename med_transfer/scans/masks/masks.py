@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UnusableVoxels
+from med_transfer.scans.formats.itk import FORMATS
+from med_transfer.scans.formats.nifti import SUFFIXES
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.masks.mask_placement import onto_grid, require_same_frame
 from med_transfer.scans.masks.region_object import object_kind
@@ -22,7 +24,8 @@ from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict
 from med_transfer.scans.volume import Volume
 
-_MAX_NAMED = 20  # label values that one message lists
+_MAX_NAMED = 20  # files or label values that one message lists
+_ENDINGS = (*SUFFIXES, *FORMATS)  # of a mask file
 
 
 def read_mask(path: Path | str, onto: Volume | None = None, name: str = "") -> Volume:
@@ -31,9 +34,12 @@ def read_mask(path: Path | str, onto: Volume | None = None, name: str = "") -> V
     Args:
         path: a NIfTI, NRRD or MetaImage file, a DICOM SEG or RTSTRUCT file, or a folder that holds one of these or
             a series of mask images (where it holds a SEG or RTSTRUCT, any series beside that is taken for the scan).
+            A folder of one file for each organ, as TotalSegmentator writes it, needs a name.
         onto: the scan. The result has its grid; a voxel belongs to the region when its middle does
             (see :func:`.mask_placement.onto_grid`). Without it the result keeps the mask's own grid.
-        name: which segment (SegmentLabel, SegmentNumber), ROI (ROIName, ROINumber) or, in a mask file, label value.
+        name: which segment (SegmentLabel, SegmentNumber), ROI (ROIName, ROINumber), in a mask file label value, in a
+            folder of files the name of one without its ending. Several label values or files are joined by ``+``, as
+            in ``kidney_left + kidney_right``; one that is empty adds nothing.
             Without it a SEG or RTSTRUCT must hold a single one, and in a mask file every non-zero voxel counts.
 
     Raises:
@@ -47,7 +53,9 @@ def read_mask(path: Path | str, onto: Volume | None = None, name: str = "") -> V
     silence_readers()
     path = Path(path)
     require_exists(path)
-    source = _in_folder(path) if path.is_dir() else path
+    if path.is_dir() and (files := _named_files(path, name)):
+        return _placed(_on_one_grid([_read_labels(file, "") for file in files]), onto)
+    source = _in_folder(path, name) if path.is_dir() else path
     if isinstance(source, Series) or not (kind := object_kind(source)):
         parts = [_read_labels(source, name)]
     elif kind == "SEG":
@@ -59,7 +67,46 @@ def read_mask(path: Path | str, onto: Volume | None = None, name: str = "") -> V
     return _placed(parts, onto)
 
 
-def _in_folder(folder: Path) -> Path | Series:
+def _named_files(folder: Path, name: str) -> list[Path]:
+    """The files of one organ each that a name means; none where it means something else.
+
+    Raises:
+        ScanNotFound: some of them are there, and others not.
+    """
+    wanted = _several(name)
+    there = {_stem(file): file for file in sorted(folder.iterdir()) if file.name.lower().endswith(_ENDINGS)}
+    found = [there[one] for one in wanted if one in there]
+    if found and len(found) < len(wanted):
+        missing = next(one for one in wanted if one not in there)
+        raise _no_file(missing, folder, there)
+    return found
+
+
+def _no_file(name: str, folder: Path, there: Iterable[str]) -> ScanNotFound:
+    return ScanNotFound(f"no mask file {name!r}", where=folder, expected=f"one of {_listed(sorted(there))}")
+
+
+def _stem(file: Path) -> str:
+    return next(file.name[: -len(end)] for end in _ENDINGS if file.name.lower().endswith(end))
+
+
+def _several(name: str) -> list[str]:
+    return [part.strip() for part in name.split("+") if part.strip()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MAX_NAMED]) + (" ..." if len(names) > _MAX_NAMED else "")
+
+
+def _on_one_grid(parts: list[Volume]) -> list[Volume]:
+    """Masks that share a grid as one; others as they are."""
+    first = parts[0]
+    if all(p.voxels.shape == first.voxels.shape and np.allclose(p.affine, first.affine) for p in parts):
+        return [replace(first, voxels=np.logical_or.reduce([part.voxels for part in parts]))]
+    return parts
+
+
+def _in_folder(folder: Path, name: str) -> Path | Series:
     contents = survey(folder)
     # A label map may pass for a series of images: its SOP class is younger than pydicom's list.
     unknown = [file for series in contents.series if series.modality == "SEG" for file in series.files]
@@ -68,12 +115,28 @@ def _in_folder(folder: Path) -> Path | Series:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        names = ", ".join(_named(candidate) for candidate in candidates)
-        raise AmbiguousScan(f"{len(candidates)} masks: {names}", where=folder, expected="one", action="Name its file")
+        if name and not objects:
+            raise _no_file(name, folder, [_example(candidate) for candidate in candidates])
+        names = _listed([_named(candidate) for candidate in candidates])
+        raise AmbiguousScan(
+            f"{len(candidates)} masks: {names}",
+            where=folder,
+            expected="one",
+            action="Name its file" + _or_in_the_table(candidates, objects),
+        )
     for file in contents.ignored:
         if file.damaged:
             raise UnreadableScan(file.reason, where=file.path)
     raise ScanNotFound("no mask", where=folder, expected="a mask file, or a DICOM SEG, RTSTRUCT or series")
+
+
+def _example(candidate: Path | Series) -> str:
+    return Path(_named(candidate)).name.partition(".")[0]
+
+
+def _or_in_the_table(candidates: Sequence[Path | Series], objects: Sequence[Path]) -> str:
+    """In a SEG or RTSTRUCT a name means a region, and not the file."""
+    return "" if objects else f", or one of them in the column mask_name, for example {_example(candidates[0])}"
 
 
 def _named(candidate: Path | Series) -> str:
@@ -85,7 +148,7 @@ def _read_labels(source: Path | Series, name: str) -> Volume:
     volume = read_volume(source)
     voxels, where = volume.voxels, volume.provenance.path
     _require_labels(voxels, where)
-    present = voxels == _label_value(voxels, name, where) if name else voxels != 0
+    present = np.isin(voxels, _label_values(voxels, name, where)) if name else voxels != 0
     return replace(volume, voxels=present, verdict=_without_doubts(volume.verdict))
 
 
@@ -110,13 +173,14 @@ def _require_labels(voxels: NDArray, where: Path) -> None:
         )
 
 
-def _label_value(voxels: NDArray, name: str, where: Path) -> int:
-    values = [int(value) for value in np.unique(voxels) if value != 0]
-    wanted = next((value for value in values if str(value) == name.strip()), None)
-    if wanted is None:
-        listed = ", ".join(str(value) for value in values[:_MAX_NAMED]) + (" ..." if len(values) > _MAX_NAMED else "")
-        raise ScanNotFound(f"no voxel has the label {name!r}", where=where, expected=f"one of {listed or 'none'}")
-    return wanted
+def _label_values(voxels: NDArray, name: str, where: Path) -> list[int]:
+    values = {str(int(value)): int(value) for value in np.unique(voxels) if int(value) != 0}
+    wanted = _several(name)
+    if unknown := [one for one in wanted if one not in values] or ([] if wanted else [name]):
+        raise ScanNotFound(
+            f"no voxel has the label {unknown[0]!r}", where=where, expected=f"one of {_listed(list(values)) or 'none'}"
+        )
+    return [values[one] for one in wanted]
 
 
 def _placed(parts: Sequence[Volume], onto: Volume | None) -> Volume:
