@@ -79,6 +79,32 @@ def audit(config: NodeFile) -> None:
     say(f"{result.entries} entries, unbroken; last hash {result.last_hash}")
 
 
+@app.command(epilog=example("node fetch -c node.yaml --dates 20260101-20260131 --modality CT"))
+def fetch(
+    config: NodeFile,
+    study: Annotated[str, typer.Option(help="StudyInstanceUID.")] = "",
+    accession: Annotated[str, typer.Option(help="Accession number.")] = "",
+    dates: Annotated[str, typer.Option(help="Study date, 20260131, or two: 20260101-20260131.")] = "",
+    modality: Annotated[str, typer.Option(help="CT, MR or PT: studies that have such a series.")] = "",
+    most: Annotated[int, typer.Option(min=1, help="No more studies than this.")] = 100,
+) -> None:
+    """Ask the PACS for studies and get them to the node, which must be running where it is asked by C-MOVE."""
+    import os
+
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital import require_extra
+
+    require_extra()
+    from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.fetching import fetch_studies, study_query
+    from med_transfer.hospital.queue import Queue
+
+    os.umask(0o077)  # what is kept of patients is for its owner only
+    query, node = study_query(study, accession, dates, modality), read_node_config(config)
+    whole, rest = fetch_studies(node, Queue(node.queue_file, node.retries), query, most, say)
+    raise typer.Exit(0 if not rest else 1 if whole else 3)
+
+
 @app.command("process", epilog=example("node process runs/first IN OUT"))
 def process_folder(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],

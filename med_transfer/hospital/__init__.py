@@ -9,6 +9,10 @@ from med_transfer.errors import not_installed
 
 def require_extra() -> None:
     """Raises MissingExtra where a package of the extra is not installed."""
-    missing = [name for name in ("pynetdicom", "highdicom") if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("pynetdicom", "highdicom", "dicomweb_client", "aiohttp")
+        if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise not_installed(missing[0], "hospital", "med-transfer serve")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from med_transfer.config import load_config
 from med_transfer.scans.search.series_rules import SeriesRules
@@ -42,6 +42,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 HeatMap = Literal["off", "plain", "checked"]
 FHIR_PREFIX = "fhir+"  # of a server's name among destinations
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+Priority = Literal["low", "medium", "high"]
 
 
 class _Section(BaseModel):
@@ -54,10 +55,12 @@ class Caller(_Section):
     Attributes:
         ae_title: that it calls itself.
         address: IP address or network that it calls from.
+        priority: of its studies; None: the one that it names itself with every image (PS3.7 C-STORE).
     """
 
     ae_title: AETitle
     address: Network
+    priority: Priority | None = None
 
 
 class Tls(_Section):
@@ -97,30 +100,33 @@ class StudyRules(_Section):
     """When a study is complete, and which of its series are predicted.
 
     Attributes:
-        quiet_seconds: without a new instance, after which a study counts as complete.
+        quiet_seconds: without a new instance, after which a study counts as complete, unless more is expected: what a
+            notification announced or the ``pacs`` has. One that was announced and is all here is not waited for.
+        longest_seconds: without a new instance, after which a study is predicted although some is missing.
         series: rules as in ``configs/series``; None: every usable series is predicted.
         keep_days: after its end, for which a study's files are kept; None: for good.
     """
 
     quiet_seconds: Seconds = 60.0
+    longest_seconds: Seconds = 3600.0
     series: SeriesRules | None = None
     keep_days: Annotated[float, Field(ge=0)] | None = 7.0
 
 
-class Destination(_Section):
-    """Where results go.
+class Peer(_Section):
+    """Whom the node calls by DIMSE.
 
     Attributes:
+        kind: tells it from a DICOMweb service.
         ae_title, address, port: of the PACS.
         tls: with the node's own ``tls``.
-        storage_commitment: ask the PACS to commit to what it was sent; it must know the node's AE title and port.
     """
 
+    kind: Literal["dicom"] = "dicom"
     ae_title: AETitle
     address: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")]
     port: Port
     tls: bool = False
-    storage_commitment: bool = False
 
     @property
     def name(self) -> str:
@@ -147,6 +153,92 @@ class FhirServer(_Section):
     def name(self) -> str:
         """As status and record name it."""
         return f"{FHIR_PREFIX}{self.url}"
+
+
+class Destination(Peer):
+    """Where results go by C-STORE.
+
+    Attributes:
+        storage_commitment: ask the PACS to commit to what it was sent; it must know the node's AE title and port.
+    """
+
+    storage_commitment: bool = False
+
+
+class WebPeer(_Section):
+    """A DICOMweb service, asked by QIDO-RS and WADO-RS, sent results by STOW-RS.
+
+    Attributes:
+        kind: tells it from a DICOM node.
+        url: its root, as https://pacs.hospital/dicom-web; without https only on this machine.
+        token: holds the bearer token, and nothing else.
+        trusted: who has signed the service's certificate, PEM; None: those whom this machine trusts.
+        certificate, key: of the node, where the service asks for one, PEM.
+    """
+
+    kind: Literal["dicomweb"]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")]
+    token: Path | None = None
+    trusted: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> WebPeer:
+        host = self.url.split("/")[2].rpartition(":")[0] or self.url.split("/")[2]
+        if self.url.startswith("http:") and host not in ("127.0.0.1", "localhost", "[::1]"):
+            raise ValueError(f"{self.url} would carry names in the clear; expected https")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key: both or none")
+        return self
+
+    @property
+    def name(self) -> str:
+        """As status and record name it."""
+        return self.url.rstrip("/")
+
+    @property
+    def storage_commitment(self) -> bool:
+        """DICOMweb has none; its answer to STOW-RS says what was stored."""
+        return False
+
+
+def _kind(values: Any) -> str:
+    return values.get("kind", "dicom") if isinstance(values, dict) else getattr(values, "kind", "dicom")
+
+
+AnyPeer = Annotated[Annotated[Peer, Tag("dicom")] | Annotated[WebPeer, Tag("dicomweb")], Discriminator(_kind)]
+AnyDestination = Annotated[
+    Annotated[Destination, Tag("dicom")] | Annotated[WebPeer, Tag("dicomweb")], Discriminator(_kind)
+]
+
+
+class WebServer(_Section):
+    """STOW-RS in, under /dicom-web/studies; senders show a token, a certificate, or both.
+
+    Attributes:
+        bind, port: it listens on the loopback interface unless told.
+        token: holds the bearer token that senders show, and nothing else.
+        certificate, key: of the node, PEM; without them it is plain HTTP, on the loopback interface only.
+        trusted: certificates of senders, or of who has signed theirs, PEM.
+    """
+
+    bind: Address = "127.0.0.1"
+    port: Port = 8080
+    token: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    trusted: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> WebServer:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key: both or none")
+        if self.certificate is None and (self.trusted is not None or not ipaddress.ip_address(self.bind).is_loopback):
+            raise ValueError("trusted, or bind on another address than the loopback, without certificate and key")
+        if self.token is None and self.trusted is None:
+            raise ValueError("neither token nor trusted: who may send?")
+        return self
 
 
 class ClassCode(_Section):
@@ -222,6 +314,8 @@ class NodeConfig(_Section):
         folder: for everything that the node keeps; made with access for its owner only.
         ae_title, bind, port: of the node; it listens on the loopback interface unless told.
         callers: who may send; nobody unless told.
+        pacs: asked what a study holds (C-FIND, QIDO-RS) and for studies (C-MOVE, WADO-RS); may send what it was asked.
+        web: takes images by STOW-RS, too.
         destinations: who gets results; nobody unless told.
         fhir: who gets results as FHIR resources; nobody unless told, and only with ``results.fhir``.
         shadow: predict and keep the results, and send none.
@@ -232,10 +326,12 @@ class NodeConfig(_Section):
     bind: Address = "127.0.0.1"
     port: Port = 11112
     callers: tuple[Caller, ...] = ()
+    pacs: AnyPeer | None = None
+    web: WebServer | None = None
     tls: Tls | None = None
     limits: Limits = Limits()
     study: StudyRules = StudyRules()
-    destinations: tuple[Destination, ...] = ()
+    destinations: tuple[AnyDestination, ...] = ()
     fhir: tuple[FhirServer, ...] = ()
     results: Results = Results()
     retries: Retries = Retries()
@@ -243,14 +339,19 @@ class NodeConfig(_Section):
 
     @model_validator(mode="after")
     def _fits(self) -> NodeConfig:
-        if any(destination.tls for destination in self.destinations) and self.tls is None:
-            raise ValueError("a destination with tls, and no section tls with the node's certificate")
+        if any(peer.tls for peer in self.dicom_peers) and self.tls is None:
+            raise ValueError("a destination or pacs with tls, and no section tls with the node's certificate")
         if self.fhir and not self.results.fhir:
             raise ValueError("servers in fhir, and results.fhir is off")
         names = [destination.name for destination in (*self.destinations, *self.fhir)]
         if len(set(names)) < len(names):
             raise ValueError("a destination twice")
         return self
+
+    @property
+    def dicom_peers(self) -> tuple[Peer, ...]:
+        """Whom the node calls by DIMSE, and who may call back."""
+        return tuple(peer for peer in (self.pacs, *self.destinations) if isinstance(peer, Peer))
 
     @property
     def queue_file(self) -> Path:
@@ -260,11 +361,15 @@ class NodeConfig(_Section):
 
 def read_node_config(path: Path) -> NodeConfig:
     """``node.yaml``; its relative paths start from where it lies. Raises ConfigError."""
-    config = load_config(NodeConfig, path)
-    base = Path(os.path.abspath(path)).parent  # noqa: PTH100  resolve() would follow links
-    tls = config.tls and Tls(**{name: base / file for name, file in config.tls})
-    fhir = tuple(
-        FhirServer(url=one.url, token=one.token and base / one.token, trusted=one.trusted and base / one.trusted)
-        for one in config.fhir
-    )
-    return config.model_copy(update={"folder": base / config.folder, "tls": tls, "fhir": fhir})
+    return _from(Path(os.path.abspath(path)).parent, load_config(NodeConfig, path))  # noqa: PTH100  no links
+
+
+def _from(base: Path, value: Any) -> Any:
+    """The same, with paths that start from a folder."""
+    if isinstance(value, Path):
+        return base / value
+    if isinstance(value, tuple):
+        return tuple(_from(base, item) for item in value)
+    if isinstance(value, _Section):
+        return value.model_copy(update={name: _from(base, item) for name, item in value})
+    return value

@@ -7,10 +7,13 @@ import textwrap
 
 from pydicom.uid import UID
 
+from med_transfer.hospital.availability import AVAILABILITY
 from med_transfer.hospital.commitment import STORAGE_COMMITMENT
 from med_transfer.hospital.config import Limits
-from med_transfer.hospital.receiver import STATUS, STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
+from med_transfer.hospital.pacs import FIND, MOVE
+from med_transfer.hospital.receiver import STATUS, VERIFICATION
 from med_transfer.hospital.sender import RESULT_CLASSES, RESULT_SYNTAXES
+from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
 
 _STATUSES = [
     ("0000", "stored, or was stored before with the same content"),
@@ -24,7 +27,9 @@ def statement() -> str:
     receive = [(UID(uid), "SCP", "all of those below") for uid in (*STORAGE_CLASSES, VERIFICATION)]
     send = [(UID(uid), "SCU", ", ".join(UID(one).name for one in RESULT_SYNTAXES)) for uid in RESULT_CLASSES]
     commit = [(UID(STORAGE_COMMITMENT), "SCU", "as above; N-EVENT-REPORT on either association")]
-    services = [(uid.name, str(uid), role, syntaxes) for uid, role, syntaxes in (*receive, *send, *commit)]
+    plain = "as above"
+    ask = [(AVAILABILITY, "SCP", "all of those below"), (FIND, "SCU", plain), (MOVE, "SCU", plain)]
+    services = [(uid.name, str(uid), role, syntaxes) for uid, role, syntaxes in (*receive, *send, *commit, *ask)]
     statuses = [(f"{status:04X}", reason.replace("_", " ")) for reason, status in STATUS.items()]
     return f"""# DICOM conformance statement
 
@@ -52,6 +57,28 @@ Deflated Explicit VR Little Endian is not taken: what it unpacks to has no bound
 {_table(("status", "when"), [*_STATUSES, *statuses])}
 
 What is answered by C000, C001, A900 or 0111 is kept aside with its reason, and the association goes on.
+
+0122 and C122 are answers of STOW-RS alone; by DIMSE such an instance is not negotiated.
+
+## Is a study complete?
+
+An Instance Availability Notification (N-CREATE, PS3.4 R) of a caller names the instances of a study; it is complete
+when those that are ONLINE or NEARLINE, of the classes above, have come. Where node.yaml has a section `pacs`, it is
+asked after the quiet time by C-FIND (Study Root; levels SERIES and IMAGE, keys Modality, SOPInstanceUID and
+SOPClassUID) or by QIDO-RS, and the study waits for what is missing. `med-transfer node fetch` asks it for studies
+(level STUDY; keys StudyInstanceUID, AccessionNumber, StudyDate, ModalitiesInStudy) and has their images sent by C-MOVE
+(levels SERIES and IMAGE) to the node's AE title, or gets them by WADO-RS.
+
+## DICOMweb
+
+As an origin server, where node.yaml has a section `web`: STOW-RS, POST to /dicom-web/studies and
+/dicom-web/studies/{{study}}, multipart/related of application/dicom; the answer is application/dicom+json with
+ReferencedSOPSequence and FailedSOPSequence, 200 when all was stored, 202 when some was, 409 when nothing was. 400: the
+parts cannot be told apart; 401: no or another bearer token; 408: silent; 413: an instance beyond the limit; 415:
+another media type; 503: too many requests at one time, or the disk is nearly full. Every limit of C-STORE is one here.
+
+As a user agent (PS3.18 10): QIDO-RS and WADO-RS to the `pacs`, STOW-RS to a destination of kind dicomweb, one instance
+a request; it counts as taken when the answer names it in ReferencedSOPSequence and FailedSOPSequence is empty.
 
 ## Results
 

@@ -14,6 +14,7 @@ from pydicom.uid import UID
 
 from med_transfer.atomic import write_bytes
 from med_transfer.hospital.queue import Instance, Queue
+from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
 
 _TAGS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID")
 
@@ -25,6 +26,8 @@ class Received:
     Attributes:
         content: the file: preamble, meta information, and the data set as received.
         data: the data set alone.
+        priority: 1 high, 0 medium, -1 low.
+        study_uid: of the study that it is said to be of; empty: any.
     """
 
     sop_class: str
@@ -32,6 +35,8 @@ class Received:
     transfer_syntax: str
     content: bytes
     data: bytes
+    priority: int = 0
+    study_uid: str = ""
 
 
 class Unfit(Exception):
@@ -40,6 +45,23 @@ class Unfit(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def received_file(content: bytes, study_uid: str = "") -> Received:
+    """A file that came as one, by DICOMweb. Raises Unfit."""
+    try:
+        header = dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        meta = header.file_meta
+        start = 144 + int(meta.FileMetaInformationGroupLength)  # PS3.10 7.1: preamble, DICM, the group's length
+        sop_class, syntax = str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+        sop_uid = str(meta.MediaStorageSOPInstanceUID)
+    except Exception:  # corrupt bytes make a parser raise nearly anything
+        raise Unfit("damaged") from None
+    if sop_class not in STORAGE_CLASSES:
+        raise Unfit("class_not_supported")
+    if syntax not in TRANSFER_SYNTAXES:
+        raise Unfit("syntax_not_supported")
+    return Received(sop_class, sop_uid, syntax, content, content[start:], study_uid=study_uid)
 
 
 def study_id(study_uid: str) -> str:
@@ -60,6 +82,8 @@ def describe(received: Received) -> Instance:
     if not all(UID(uid).is_valid for uid in (*uids, received.sop_uid)):
         raise Unfit("uid_invalid")
     if (own["SOPClassUID"], own["SOPInstanceUID"]) != (received.sop_class, received.sop_uid):
+        raise Unfit("not_as_announced")
+    if received.study_uid not in ("", own["StudyInstanceUID"]):
         raise Unfit("not_as_announced")
     study = own["StudyInstanceUID"]
     patient = "\0".join((study, own["PatientID"], own["IssuerOfPatientID"]))
@@ -87,7 +111,7 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
     added = queue.judge(instance, most)
     if added == "new":
         write_bytes(folder / instance.file, received.content)
-        added = queue.add(instance, now, most)
+        added = queue.add(instance, now, most, received.priority)
         if added != "new":
             (folder / instance.file).unlink()
     if added not in ("new", "known"):

@@ -13,13 +13,14 @@ from med_transfer.hospital.analysis import analyse, require_usable
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.fhir_sender import FhirSender
 from med_transfer.hospital.incoming import forget, sweep
+from med_transfer.hospital.pacs import PacsFailed
+from med_transfer.hospital.peers import pacs_of, sender_to
 from med_transfer.hospital.queue import Queue, Study
 from med_transfer.hospital.receiver import Receiver
 from med_transfer.hospital.result_header import ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
-from med_transfer.hospital.sender import Sender
+from med_transfer.hospital.stow import StowServer
 from med_transfer.hospital.structured_report import SOP_CLASS
-from med_transfer.hospital.tls import client_context
 from med_transfer.inference import Predictor
 
 log = logging.getLogger(__name__)
@@ -45,19 +46,23 @@ class Node:
         self._config, self._predictor, self._stopped = config, predictor, threading.Event()
         self.queue = Queue(config.queue_file, config.retries)
         sweep(config.folder, self.queue)
-        tls = client_context(config.tls) if config.tls else None
-        self._senders = [
-            Sender(config, self.queue, destination, tls if destination.tls else None)
-            for destination in config.destinations
-        ]
+        self._senders = [sender_to(destination, config, self.queue) for destination in config.destinations]
         self._fhir_senders = [FhirSender(config, self.queue, server) for server in config.fhir]
+        self._pacs = pacs_of(config, self.queue)
         self._forgotten_at = 0.0
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Open the door and begin to work. Raises ConfigError as the class does."""
         self._receiver = Receiver(self._config, self.queue)
-        for job in (self._predict_due, *(sender.send_due for sender in (*self._senders, *self._fhir_senders))):
+        try:
+            self._stow = StowServer(self._config, self._config.web, self.queue) if self._config.web else None
+        except BaseException:
+            self._receiver.close()
+            raise
+        self.queue.listening(time.time())
+        jobs = [self._predict_due, *(sender.send_due for sender in (*self._senders, *self._fhir_senders))]
+        for job in [*jobs, self._count_due] if self._pacs else jobs:
             thread = threading.Thread(target=self._repeat, args=(job,), daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -66,6 +71,8 @@ class Node:
         """Take nothing more, end what is being done, and leave the rest in the queue."""
         self._stopped.set()
         self._receiver.close()
+        if self._stow:
+            self._stow.close()
         for thread in self._threads:
             thread.join()
         self.queue.close()
@@ -81,14 +88,29 @@ class Node:
             self._stopped.wait(_POLL_SECONDS)
 
     def _predict_due(self) -> None:
-        now = time.time()
-        self.queue.complete(now, self._config.study.quiet_seconds)
-        while not self._stopped.is_set() and (study := self.queue.to_predict(now)):
+        while not self._stopped.is_set() and (study := self._next_study()):
             self.predict(study)
-        keep_days = self._config.study.keep_days
+        now, keep_days = time.time(), self._config.study.keep_days
         if keep_days is not None and now - self._forgotten_at > _FORGET_SECONDS:
             forget(self._config.folder, self.queue, now - keep_days * 86400)
             self._forgotten_at = now
+
+    def _next_study(self) -> Study | None:
+        """Looked for anew after each, since an urgent one may have come."""
+        now, rules = time.time(), self._config.study
+        self.queue.complete(now, rules.quiet_seconds, rules.longest_seconds, counting=self._pacs is not None)
+        return self.queue.to_predict(now)
+
+    def _count_due(self) -> None:
+        """Ask the PACS what there is of studies that have become quiet."""
+        assert self._pacs is not None
+        for study in self.queue.to_count(time.time(), self._config.study.quiet_seconds):
+            try:
+                self.queue.counted(study, self._pacs.images(study.study_uid), time.time())
+            except PacsFailed as failed:
+                log.warning("the PACS does not say what a study holds: %s", failed.reason)
+                self.queue.not_counted(study, f"pacs_{failed.reason}")
+                self._stopped.wait(self._config.retries.first_seconds)
 
     def predict(self, study: Study) -> None:
         """Predict a complete study, write its results and leave them to the senders."""

@@ -11,7 +11,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,13 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS study (
     id TEXT PRIMARY KEY, study_uid TEXT NOT NULL, patient_mark TEXT NOT NULL, state TEXT NOT NULL,
     revision INTEGER NOT NULL DEFAULT 1, changed REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
-    next_try REAL NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', files_kept INTEGER NOT NULL DEFAULT 1);
+    next_try REAL NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', files_kept INTEGER NOT NULL DEFAULT 1,
+    priority INTEGER NOT NULL DEFAULT 0, counted REAL NOT NULL DEFAULT -1);
 CREATE TABLE IF NOT EXISTS instance (
     sop_uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study, series_uid TEXT NOT NULL, sop_class TEXT NOT NULL,
     transfer_syntax TEXT NOT NULL, sha256 TEXT NOT NULL, file TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS instance_study ON instance (study);
+CREATE TABLE IF NOT EXISTS expected (study TEXT NOT NULL, sop_uid TEXT NOT NULL, PRIMARY KEY (study, sop_uid));
 CREATE TABLE IF NOT EXISTS result (
     sop_uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study, revision INTEGER NOT NULL, sop_class TEXT NOT NULL,
     file TEXT NOT NULL);
@@ -46,6 +48,14 @@ CREATE TABLE IF NOT EXISTS delivery (
 CREATE TABLE IF NOT EXISTS aside (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, reason TEXT NOT NULL, caller TEXT NOT NULL, file TEXT NOT NULL);
 """
+_ADDED_LATER = {  # columns that a queue of an earlier version does not have
+    "study": {"priority": "INTEGER NOT NULL DEFAULT 0", "counted": "REAL NOT NULL DEFAULT -1"},
+}
+_MISSING = (
+    "(SELECT count(*) FROM expected WHERE expected.study = study.id AND NOT EXISTS "
+    "(SELECT 1 FROM instance WHERE instance.sop_uid = expected.sop_uid AND file != ''))"
+)
+_ANNOUNCED = "EXISTS (SELECT 1 FROM expected WHERE expected.study = study.id)"
 
 
 @dataclass(frozen=True)
@@ -111,10 +121,17 @@ class Queue:
             path.touch(mode=0o600, exist_ok=True)
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
             self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;{_SCHEMA}{record.SCHEMA}")
+            self._add_columns()
         except OSError as error:
             raise output_error(path, error) from error
         except sqlite3.Error as error:
             raise OutputError(f"is no queue of a node ({error})", where=path, action="Move the file away") from error
+
+    def _add_columns(self) -> None:
+        for table, columns in _ADDED_LATER.items():
+            there = {row[1] for row in self._rows(f"PRAGMA table_info({table})")}
+            for name in columns.keys() - there:
+                self._database.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
 
     def close(self) -> None:
         """Write everything out."""
@@ -149,20 +166,29 @@ class Queue:
         ((count,),) = self._rows("SELECT count(*) FROM instance WHERE study = ?", instance.study)
         return "new" if count < most else "too many"
 
-    def add(self, instance: Instance, now: float, most: int = 1 << 30) -> Added:
-        """Take an instance whose file is on the disk; a study that was further on is opened again."""
+    def add(self, instance: Instance, now: float, most: int = 1 << 30, priority: int = 0) -> Added:
+        """Take an instance whose file is on the disk; a study that was further on is opened again.
+
+        One that nobody announced shows that what was announced is not all. A study has the highest ``priority`` of its
+        instances: 1 high, 0 medium, -1 low.
+        """
         with self._transaction() as database:
             added = self.judge(instance, most)
             if added != "new":
                 return added
-            values = (instance.study, instance.study_uid, instance.patient_mark, now)
             made = database.execute(
-                "INSERT OR IGNORE INTO study (id, study_uid, patient_mark, state, changed) "
-                "VALUES (?, ?, ?, 'received', ?)",
-                values,
+                "INSERT OR IGNORE INTO study (id, study_uid, patient_mark, state, changed, priority) "
+                "VALUES (?, ?, ?, 'received', ?, ?)",
+                (instance.study, instance.study_uid, instance.patient_mark, now, priority),
             )
             if not made.rowcount:
-                self._reopen(database, instance.study, now)
+                self._reopen(database, instance.study, now, priority)
+            of_study = (instance.study, instance.study, instance.sop_uid)
+            database.execute(
+                "DELETE FROM expected WHERE study = ? AND NOT EXISTS "
+                "(SELECT 1 FROM expected WHERE study = ? AND sop_uid = ?)",
+                of_study,
+            )
             database.execute(
                 "INSERT OR REPLACE INTO instance VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -172,13 +198,13 @@ class Queue:
             )
         return "new"
 
-    def _reopen(self, database: sqlite3.Connection, study: str, now: float) -> None:
+    def _reopen(self, database: sqlite3.Connection, study: str, now: float, priority: int) -> None:
         """A study gets another instance: what waits to be sent of an earlier revision never will be."""
         (state,) = database.execute("SELECT state FROM study WHERE id = ?", (study,)).fetchone()
         database.execute(
             "UPDATE study SET state = 'received', changed = ?, attempts = 0, next_try = 0, reason = '', "
-            "files_kept = 1, revision = revision + ? WHERE id = ?",
-            (now, int(state != "received"), study),
+            "files_kept = 1, revision = revision + ?, priority = max(priority, ?) WHERE id = ?",
+            (now, int(state != "received"), priority, study),
         )
         if state != "received":
             database.execute(
@@ -196,25 +222,90 @@ class Queue:
             )
             record.append(database, "set aside", reason=reason, caller=caller, file=file)
 
-    # Predicting -----------------------------------------------------------------------------------------------
+    # Is it all? -----------------------------------------------------------------------------------------------
 
-    def complete(self, now: float, quiet_seconds: float) -> int:
-        """Close every study without a new instance for so long; how many. A clock that was set back only delays."""
+    def announce(self, study: str, sop_uids: Iterable[str]) -> None:
+        """There are such instances of a study, which may not have begun to come."""
+        with self._transaction() as database:
+            database.executemany("INSERT OR IGNORE INTO expected VALUES (?, ?)", [(study, uid) for uid in sop_uids])
+            record.append(database, "announced", study=study)
+
+    def to_count(self, now: float, quiet_seconds: float) -> list[Study]:
+        """Studies of which nothing has come for so long, and of which the PACS has not been asked for as long."""
+        before = now - quiet_seconds
+        where = "WHERE state = 'received' AND changed <= ? AND counted <= ? ORDER BY changed"
+        return self._studies(where, before, before)
+
+    def counted(self, study: Study, sop_uids: Iterable[str], now: float) -> None:
+        """The PACS has these instances of a study."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM expected WHERE study = ?", (study.id,))
+            database.executemany("INSERT INTO expected VALUES (?, ?)", [(study.id, uid) for uid in set(sop_uids)])
+            database.execute("UPDATE study SET counted = ? WHERE id = ?", (now, study.id))
+            self._wait_for_missing(database, study.id)
+
+    def not_counted(self, study: Study, reason: str) -> None:
+        """The PACS cannot say."""
+        with self._transaction() as database:
+            database.execute("UPDATE study SET reason = ? WHERE id = ? AND state = 'received'", (reason, study.id))
+
+    @staticmethod
+    def _wait_for_missing(database: sqlite3.Connection, study: str) -> None:
+        database.execute(
+            f"UPDATE study SET reason = CASE {_MISSING} WHEN 0 THEN '' ELSE 'missing_' || {_MISSING} END "
+            "WHERE id = ? AND state = 'received'",
+            (study,),
+        )
+
+    def listening(self, now: float) -> None:
+        """Nothing could come while the node was down: quiet time begins anew."""
+        with self._transaction() as database:
+            database.execute("UPDATE study SET changed = ? WHERE state = 'received'", (now,))
+
+    def complete(
+        self, now: float, quiet_seconds: float, longest_seconds: float = float("inf"), counting: bool = False
+    ) -> int:
+        """Close every study that is all here; how many. A clock that was set back only delays.
+
+        Args:
+            now: seconds.
+            quiet_seconds: without a new instance; not waited for where all that was announced is here, and no more.
+            longest_seconds: without a new instance, after which a study is closed although some are missing.
+            counting: after the quiet time the PACS is asked what there is, and its answer is waited for.
+        """
+        ours = "(SELECT count(*) FROM instance WHERE instance.study = study.id)"
+        announced = "(SELECT count(*) FROM expected WHERE expected.study = study.id)"
         with self._transaction() as database:
             database.execute("UPDATE study SET changed = ? WHERE state = 'received' AND changed > ?", (now, now))
-            return database.execute(
-                "UPDATE study SET state = 'complete' WHERE state = 'received' AND changed <= ?", (now - quiet_seconds,)
-            ).rowcount
+            database.execute("UPDATE study SET counted = ? WHERE counted > ?", (now, now))
+            closed = database.execute(
+                "UPDATE study SET state = 'complete' WHERE state = 'received' AND "
+                f"({_ANNOUNCED} AND {_MISSING} = 0 AND {ours} = {announced} OR changed <= ? OR "
+                f"changed <= ? AND {_MISSING} = 0 AND (counted >= changed OR NOT ?)) RETURNING id, {_MISSING}",
+                (now - longest_seconds, now - quiet_seconds, counting),
+            ).fetchall()
+            for study, missing in closed:
+                if missing:
+                    record.append(database, "predicted though incomplete", study=study, missing=missing)
+        return len(closed)
+
+    # Predicting -----------------------------------------------------------------------------------------------
 
     def to_predict(self, now: float) -> Study | None:
-        """The complete study that has waited longest."""
+        """The complete study of the highest priority that has waited longest."""
         self._set_clock("study", now)
-        studies = self._studies("WHERE state = 'complete' AND next_try <= ? ORDER BY changed LIMIT 1", now)
+        studies = self._studies(
+            "WHERE state = 'complete' AND next_try <= ? ORDER BY priority DESC, changed LIMIT 1", now
+        )
         return studies[0] if studies else None
 
     def instances(self, study: str) -> list[tuple[str, str]]:
         """UID and hash of each, in order of UID."""
         return self._rows("SELECT sop_uid, sha256 FROM instance WHERE study = ? ORDER BY sop_uid", study)
+
+    def images_here(self, study: str) -> set[str]:
+        """UIDs of its instances that have their file."""
+        return {row[0] for row in self._rows("SELECT sop_uid FROM instance WHERE study = ? AND file != ''", study)}
 
     def deleted(self, study: str) -> int:
         """How many of its instances have no file any more."""
@@ -294,11 +385,13 @@ class Queue:
     def to_send(self, destination: str, now: float) -> list[Delivery]:
         """What waits for a destination and is due."""
         self._set_clock("delivery", now)
-        return self._deliveries("destination = ? AND delivery.state = 'waiting' AND next_try <= ?", destination, now)
+        return self._deliveries(
+            "destination = ? AND delivery.state = 'waiting' AND delivery.next_try <= ?", destination, now
+        )
 
     def to_commit(self, destination: str, now: float) -> list[Delivery]:
         """What a destination has taken and is to be asked about, the first time or again."""
-        where = "destination = ? AND delivery.state = 'sent' AND commitment AND next_try <= ?"
+        where = "destination = ? AND delivery.state = 'sent' AND commitment AND delivery.next_try <= ?"
         return self._deliveries(where, destination, now)
 
     def sent(self, delivery: Delivery, now: float) -> None:
@@ -467,6 +560,7 @@ class Queue:
             rows = database.execute("SELECT file FROM instance WHERE study = ? AND file != ''", (study,)).fetchall()
             database.execute("UPDATE instance SET file = '' WHERE study = ?", (study,))
             database.execute("UPDATE study SET files_kept = 0 WHERE id = ?", (study,))
+            database.execute("DELETE FROM expected WHERE study = ?", (study,))
             record.append(database, "files deleted", study=study)
         return [row[0] for row in rows]
 
@@ -494,7 +588,8 @@ class Queue:
 
     def _deliveries(self, where: str, *values: object) -> list[Delivery]:
         query = (
-            "SELECT sop_uid, sop_class, file, study, destination, delivery.state, attempts "
-            f"FROM delivery JOIN result USING (sop_uid) WHERE {where} ORDER BY result.rowid"
+            "SELECT sop_uid, sop_class, file, study, destination, delivery.state, delivery.attempts "
+            f"FROM delivery JOIN result USING (sop_uid) JOIN study ON study.id = result.study WHERE {where} "
+            "ORDER BY priority DESC, result.rowid"
         )
         return [Delivery(*row) for row in self._rows(query, *values)]

@@ -1,4 +1,4 @@
-"""C-ECHO and C-STORE as a provider, and the answers about storage commitment. Source: DICOM PS3.7, PS3.4 B and J."""
+"""C-ECHO and C-STORE as a provider, and the notices of others. Source: DICOM PS3.7, PS3.4 B, J and R."""
 
 from __future__ import annotations
 
@@ -7,37 +7,30 @@ import threading
 import time
 from typing import cast
 
-from pydicom import uid as sop_class
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 
 from med_transfer.errors import ConfigError, OutputError
+from med_transfer.hospital.availability import AVAILABILITY, hear_availability
 from med_transfer.hospital.commitment import STORAGE_COMMITMENT, hear
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import Received, Unfit, keep, keep_aside
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.server import LimitedSocket, NodeServer, admit, disk_is_full, may_send
+from med_transfer.hospital.server import LimitedSocket, NodeServer, admit, disk_is_full, known_caller, may_send
+from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from med_transfer.hospital.tls import server_context
-from med_transfer.scans.dicom.codecs import READABLE_TRANSFER_SYNTAXES
 from med_transfer.scans.library_noise import silence_readers
 
 log = logging.getLogger(__name__)
 
 VERIFICATION = UID("1.2.840.10008.1.1")
-STORAGE_CLASSES = (
-    *(sop_class.CTImageStorage, sop_class.EnhancedCTImageStorage, sop_class.LegacyConvertedEnhancedCTImageStorage),
-    *(sop_class.MRImageStorage, sop_class.EnhancedMRImageStorage, sop_class.LegacyConvertedEnhancedMRImageStorage),
-    sop_class.PositronEmissionTomographyImageStorage,
-    sop_class.EnhancedPETImageStorage,
-    sop_class.LegacyConvertedEnhancedPETImageStorage,
-)
-# A deflated data set may unpack to a thousand times its size, and must be unpacked to find out whose it is.
-TRANSFER_SYNTAXES = tuple(uid for uid in READABLE_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian)
-
 SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, DUPLICATE = 0x0000, 0x0124, 0xA700, 0x0111
+PRIORITIES = {"high": 1, "medium": 0, "low": -1}
 STATUS = {  # of C-STORE, by the reason why an instance is not taken; DICOM PS3.4 B.2.3, PS3.7 C.5
+    "class_not_supported": 0x0122,
+    "syntax_not_supported": 0xC122,
     "damaged": 0xC000,
     "uid_missing": 0xC000,
     "uid_invalid": 0xC000,
@@ -73,6 +66,7 @@ class Receiver:
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
                     (evt.EVT_C_STORE, self._store),
                     (evt.EVT_N_EVENT_REPORT, hear, [self._queue]),
+                    (evt.EVT_N_CREATE, hear_availability, [self._node, self._queue]),
                     (evt.EVT_DIMSE_RECV, _next_message),
                 ],
                 server_class=NodeServer,
@@ -86,9 +80,10 @@ class Receiver:
 
     def close(self) -> None:
         """Take nothing more; associations end."""
-        for association in self._server.active_associations:
-            association.abort()
         self._server.shutdown()
+        for association in self._server.active_associations:
+            if association.is_established:  # the others are ending, and an abort would break their way there
+                association.abort()
 
     def _store(self, event: evt.Event) -> int | Dataset:
         caller, address = event.assoc.requestor.ae_title.strip(), event.assoc.requestor.address
@@ -110,6 +105,7 @@ class Receiver:
             transfer_syntax=str(event.context.transfer_syntax),
             content=event.encoded_dataset(),
             data=request.DataSet.getvalue() if request.DataSet else b"",
+            priority=self._priority(event, request),
         )
         try:
             keep(self._node.folder, self._queue, received, now, self._node.limits.study_instances)
@@ -119,12 +115,21 @@ class Receiver:
             return _answer(STATUS[unfit.reason], unfit.reason)
         return SUCCESS
 
+    def _priority(self, event: evt.Event, request: C_STORE) -> int:
+        """The site's word for a caller, else its own (PS3.7 9.1.1.1.6)."""
+        title, address = event.assoc.requestor.ae_title.strip(), event.assoc.requestor.address
+        caller = known_caller(self._node, title, address)
+        if caller is not None and caller.priority is not None:
+            return PRIORITIES[caller.priority]
+        return {1: 1, 2: -1}.get(request.Priority, 0)
+
 
 def _application_entity(node: NodeConfig) -> AE:
     entity = AE(node.ae_title)
     for uid in STORAGE_CLASSES:
         entity.add_supported_context(uid, list(TRANSFER_SYNTAXES))
     entity.add_supported_context(VERIFICATION)
+    entity.add_supported_context(AVAILABILITY)
     if any(destination.storage_commitment for destination in node.destinations):
         entity.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
     entity.require_called_aet = True

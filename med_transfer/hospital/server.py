@@ -18,7 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.config import Caller, NodeConfig, Peer
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class _Handler(RequestHandler):
         limited.message_bytes = int(limits.instance_mib * (1 << 20))
         association.dul.event_queue.get_nowait()  # of the parent's socket, which this one takes the place of
         association.dul.socket = limited
+        association.dul.daemon = True  # a peer that never closes a rejected connection must not keep the node running
         return association
 
 
@@ -73,6 +74,7 @@ class NodeServer(ThreadedAssociationServer):
     """Connections from known addresses, a thread each; a slow handshake keeps nobody else waiting."""
 
     daemon_threads = True
+    request_queue_size = 128  # of connections not yet accepted; beyond it a sender waits a second to try again
 
     def __init__(self, *arguments: Any, node: NodeConfig, tls: ssl.SSLContext | None, **options: Any) -> None:
         self.node, self._tls = node, tls
@@ -86,7 +88,7 @@ class NodeServer(ThreadedAssociationServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether the address may connect at all."""
         known = [caller.address for caller in self.node.callers]
-        if is_within(client_address[0], known) or is_within(client_address[0], _addresses(self.node)):
+        if is_within(client_address[0], known) or is_within(client_address[0], _addresses(self.node.dicom_peers)):
             return True
         log.warning("a connection from an address that is not in callers was closed")
         return False
@@ -120,15 +122,21 @@ def admit(event: evt.Event, node: NodeConfig) -> None:
 
 
 def may_send(node: NodeConfig, title: str, address: str) -> bool:
-    """Whether images are taken from it."""
-    return any(caller.ae_title == title and is_within(address, [caller.address]) for caller in node.callers)
+    """Whether images are taken from it: from callers, and from the PACS that may have been asked for them."""
+    if known_caller(node, title, address) is not None:
+        return True
+    return isinstance(node.pacs, Peer) and node.pacs.ae_title == title and is_within(address, _addresses([node.pacs]))
+
+
+def known_caller(node: NodeConfig, title: str, address: str) -> Caller | None:
+    """Who of node.yaml it is."""
+    fitting = (c for c in node.callers if c.ae_title == title and is_within(address, [c.address]))
+    return next(fitting, None)
 
 
 def is_destination(node: NodeConfig, title: str, address: str) -> bool:
     """Whether answers about commitment are taken from it."""
-    return any(destination.ae_title == title for destination in node.destinations) and is_within(
-        address, _addresses(node)
-    )
+    return any(peer.ae_title == title for peer in node.dicom_peers) and is_within(address, _addresses(node.dicom_peers))
 
 
 def disk_is_full(node: NodeConfig) -> bool:
@@ -143,12 +151,12 @@ def is_within(address: str, networks: Iterable[str]) -> bool:
     return any(found in ipaddress.ip_network(network) for network in networks)
 
 
-def _addresses(node: NodeConfig) -> list[str]:
-    """Of destinations, which connect to answer about commitment."""
+def _addresses(called: Iterable[Peer]) -> list[str]:
+    """Of whom the node calls, and who may call back."""
     addresses: list[str] = []
-    for destination in node.destinations:
+    for peer in called:
         with contextlib.suppress(OSError):
-            found = socket.getaddrinfo(destination.address, None, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(peer.address, None, type=socket.SOCK_STREAM)
             addresses += [str(one[4][0]).partition("%")[0] for one in found]
     return addresses
 

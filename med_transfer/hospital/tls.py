@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import Tls
+from med_transfer.hospital.config import Tls, WebServer
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
@@ -20,14 +21,29 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     return _loaded(context, tls)
 
 
+def web_context(server: WebServer) -> ssl.SSLContext | None:
+    """For STOW-RS; with ``trusted`` nobody gets in without a certificate. None: plain HTTP. Raises ConfigError."""
+    if server.certificate is None or server.key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if server.trusted is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return _with_files(context, server.certificate, server.key, server.trusted)
+
+
 def _loaded(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
+    return _with_files(context, tls.certificate, tls.key, tls.trusted)
+
+
+def _with_files(context: ssl.SSLContext, certificate: Path, key: Path, trusted: Path | None) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(tls.certificate, tls.key)
-        context.load_verify_locations(tls.trusted)
+        context.load_cert_chain(certificate, key)
+        if trusted is not None:
+            context.load_verify_locations(trusted)
     except (OSError, ssl.SSLError) as error:
-        files = ", ".join(str(file) for file in (tls.certificate, tls.key, tls.trusted))
+        files = ", ".join(str(file) for file in (certificate, key, trusted) if file)
         reason = error.strerror or getattr(error, "reason", "") or "cannot be read"
         raise ConfigError(
             reason, where=f"tls ({files})", expected="PEM files, the key that of the certificate"

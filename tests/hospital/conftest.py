@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from peers import free_port
+from peers import free_port, until
 
 from med_transfer.hospital.config import NodeConfig
 
 pytest.importorskip("pynetdicom", reason="needs the extra [hospital]")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """A thread or process that a test leaves behind would keep the whole run from ending."""
+    before = set(threading.enumerate())
+    yield
+    until(lambda: not [t for t in threading.enumerate() if t not in before and not t.daemon], 20)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shutil
@@ -13,9 +14,14 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from med_transfer.phantoms.ct_header import SeriesDetails
 from med_transfer.phantoms.dicom_series import write_dicom_series
@@ -70,6 +76,22 @@ def echoscu(port: int, calling: str = "CT1", called: str = "MEDTRANSFER", more: 
     return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
 
+def certificate(folder: Path, name: str, days: int = 2) -> tuple[Path, Path]:
+    """A key and its own certificate; of the past where ``days`` is negative."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    begin, end = sorted((now - timedelta(days=9 if days < 0 else 0, minutes=5), now + timedelta(days=days)))
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), begin, end)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    pem = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    paths = folder / f"{name}.key", folder / f"{name}.pem"
+    encoding = serialization.Encoding.PEM
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    paths[0].write_bytes(key.private_bytes(encoding, *plain))
+    paths[1].write_bytes(pem.public_bytes(encoding))
+    return paths
+
+
 @dataclass
 class Orthanc:
     """A running PACS."""
@@ -80,6 +102,16 @@ class Orthanc:
     def get(self, path: str):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=20) as answer:
             return json.loads(answer.read())
+
+    def know_node(self, port: int) -> None:
+        """Where the node listens now."""
+        self.send("PUT", "/modalities/node", {"AET": "MEDTRANSFER", "Host": "127.0.0.1", "Port": port})
+
+    def send(self, method: str, path: str, body: object) -> None:
+        """One request, which must succeed."""
+        where, content = f"http://127.0.0.1:{self.http}{path}", json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(where, content, method=method), timeout=20):
+            pass
 
     def file(self, instance: str) -> bytes:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/instances/{instance}/file", timeout=20) as answer:
@@ -112,7 +144,7 @@ def orthanc(folder: Path, node_port: int, dicom: int | None = None) -> Iterator[
         until(lambda: _answers(pacs), 60)
         yield pacs
     finally:
-        process.terminate()
+        process.kill()  # it takes seconds to end by itself, and what it has is on the disk
         process.wait(20)
 
 

@@ -76,6 +76,63 @@ def test_what_does_not_fit_is_not_taken(queue, changes, answer):
     assert queue.counts() == {"received": 1}
 
 
+def test_what_was_announced_is_waited_for_and_nothing_more(queue):
+    queue.announce("s1", ["1.2.3.1", "1.2.3.2"])
+    queue.add(FIRST, 0)
+    assert queue.complete(1e6, 60) == 0
+    assert queue.add(replace(FIRST, sop_uid="1.2.3.2"), 100) == "new"
+    assert queue.complete(100, 60) == 1  # all here: no quiet time
+    assert queue.add(replace(FIRST, sop_uid="1.2.3.3"), 200) == "new"  # nobody has announced it: there may be more
+    assert queue.complete(200, 60) == 0
+    assert queue.complete(260, 60) == 1
+    assert queue.studies()[0].revision == 2
+
+
+def test_what_never_comes_is_waited_for_to_an_end_that_is_recorded(queue):
+    queue.announce("s1", ["1.2.3.1", "1.2.3.2"])
+    queue.add(FIRST, 0)
+    assert queue.complete(3599, 60, 3600) == 0
+    assert queue.complete(3600, 60, 3600) == 1
+    (entry,) = [entry for entry in queue.entries() if entry["event"] == "predicted though incomplete"]
+    assert entry["missing"] == 1
+
+
+def test_the_pacs_is_asked_after_the_quiet_time_and_again_while_something_is_missing(queue):
+    queue.add(FIRST, 0)
+    assert queue.to_count(59, 60) == []
+    (study,) = queue.to_count(60, 60)
+    assert queue.complete(60, 60, counting=True) == 0  # its answer is waited for
+    queue.not_counted(study, "pacs_unreachable")
+    assert queue.studies()[0].reason == "pacs_unreachable"
+    queue.counted(study, ["1.2.3.1", "1.2.3.2"], 60)
+    assert (queue.studies()[0].reason, queue.to_count(119, 60)) == ("missing_1", [])
+    (study,) = queue.to_count(120, 60)
+    assert queue.complete(120, 60, counting=True) == 0
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 121)
+    assert queue.complete(121, 60, counting=True) == 1
+    assert queue.studies()[0].reason == ""
+
+
+def test_the_urgent_goes_first(queue):
+    for number, priority in enumerate((0, 1, -1)):
+        queue.add(replace(FIRST, sop_uid=f"1.2.3.{number}", study=f"s{number}"), number, priority=priority)
+    queue.complete(100, 0)
+    order = []
+    while study := queue.to_predict(100):
+        order.append(study.id)
+        queue.predicted(study, [ResultFile(f"2.25.{study.id[1]}", "sr", "x")], [PACS], 100, [])
+    assert order == ["s1", "s0", "s2"]
+    assert [delivery.study for delivery in queue.to_send(PACS[0], 100)] == order
+
+
+def test_a_queue_of_an_earlier_version_goes_on(tmp_path):
+    Queue(tmp_path / "queue.sqlite").close()
+    old = sqlite3.connect(tmp_path / "queue.sqlite")
+    old.executescript("ALTER TABLE study DROP COLUMN priority; ALTER TABLE study DROP COLUMN counted;")
+    old.close()
+    assert Queue(tmp_path / "queue.sqlite").add(FIRST, 0, priority=1) == "new"
+
+
 def test_a_late_instance_supersedes_what_was_not_sent(queue):
     queue.add(FIRST, 0)
     early = predicted(queue)
@@ -196,6 +253,13 @@ def test_another_process_goes_on_after_a_kill(queue, tmp_path):
     assert queue.counts() == {"predicted": 1}
     assert (tmp_path / "node" / "queue.sqlite").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "node").stat().st_mode & 0o777 == 0o700
+
+
+def test_quiet_time_begins_anew_after_the_node_was_down(queue):
+    queue.add(FIRST, 0)
+    queue.listening(1000)
+    assert queue.complete(1059, 60) == 0
+    assert queue.complete(1060, 60) == 1
 
 
 def test_what_is_no_queue_is_refused(tmp_path):

@@ -6,37 +6,26 @@ import random
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import time
 
 import peers
 import pytest
-from peers import echoscu, series, storescu
+from peers import certificate, echoscu, series, storescu
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, Verification
+from receiving import receiving
 
 from med_transfer.errors import ConfigError
+from med_transfer.hospital.availability import AVAILABILITY
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import study_id, sweep
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.receiver import Receiver
 
 pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
-
-
-@contextmanager
-def receiving(config: NodeConfig) -> Iterator[Queue]:
-    queue = Queue(config.queue_file)
-    receiver = Receiver(config, queue)
-    try:
-        yield queue
-    finally:
-        receiver.close()
-        queue.close()
 
 
 def send(config: NodeConfig, *datasets: Dataset) -> list[int]:
@@ -120,6 +109,56 @@ def test_what_is_damaged_is_set_aside_and_the_association_goes_on(node_config, t
         assert not [entry for entry in queue.entries() if "ANOTHER" in str(entry) or str(good.PatientID) in str(entry)]
 
 
+def notice(config: NodeConfig, calling: str, images: list[Dataset], study: str) -> int:
+    """An Instance Availability Notification, and what is answered."""
+    announced = Dataset()
+    announced.StudyInstanceUID, announced.ReferencedSeriesSequence = study, [Dataset()]
+    announced.ReferencedPerformedProcedureStepSequence = []
+    announced.ReferencedSeriesSequence[0].SeriesInstanceUID = images[0].SeriesInstanceUID
+    announced.ReferencedSeriesSequence[0].ReferencedSOPSequence = [Dataset() for _ in images]
+    for one, image in zip(announced.ReferencedSeriesSequence[0].ReferencedSOPSequence, images, strict=True):
+        one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+        one.InstanceAvailability, one.RetrieveAETitle = "ONLINE", "PACS"
+    entity = AE(calling)
+    entity.add_requested_context(AVAILABILITY)
+    association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
+    assert association.is_established
+    status, _ = association.send_n_create(announced, AVAILABILITY, "1.2.3.4.5")
+    association.release()
+    return status.Status
+
+
+def test_a_notice_of_what_there_is_completes_a_study_at_once(node_config, tmp_path):
+    destination = {"ae_title": "PACS", "address": "127.0.0.1", "port": 1}
+    config, images = node_config(destinations=[destination]), list(map(dcmread, series(tmp_path / "scan", slices=2)))
+    page = dcmread(images[0].filename)
+    page.SOPClassUID, page.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3.9"  # which the node would not take
+    uid = str(page.StudyInstanceUID)
+    with receiving(config) as queue:
+        assert notice(config, "PACS", images, uid) == 0x0124
+        assert notice(config, "CT1", images, "../..") == 0x0106
+        assert notice(config, "CT1", [*images, page], uid) == 0x0000
+        assert send(config, images[0]) == [0x0000]
+        assert queue.complete(time.time(), 1000) == 0
+        assert send(config, images[1]) == [0x0000]
+        assert queue.complete(time.time(), 1000) == 1
+
+
+def test_priority_is_the_sites_word_for_a_caller_else_the_callers(node_config, tmp_path):
+    emergency = {"ae_title": "ER", "address": "127.0.0.1", "priority": "high"}
+    config = node_config(callers=[{"ae_title": "CT1", "address": "127.0.0.1"}, emergency])
+    scans = [dcmread(series(tmp_path / f"{n}", study=n, slices=1)[0]) for n in (1, 2, 3)]
+    with receiving(config) as queue:
+        for dataset, calling, priority in zip(scans, ("CT1", "ER", "CT1"), (0, 2, 2), strict=True):
+            entity = AE(calling)
+            entity.add_requested_context(CTImageStorage)
+            association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
+            assert association.send_c_store(dataset, priority=priority).Status == 0
+            association.release()
+        queue.complete(time.time(), 0)
+        assert queue.to_predict(time.time()).study_uid == scans[1].StudyInstanceUID
+
+
 def test_a_full_disk_refuses(node_config, tmp_path):
     config, files = node_config(limits={"disk_free_gib": 1e9}), series(tmp_path / "scan", slices=1)
     with receiving(config) as queue:
@@ -146,14 +185,6 @@ def test_a_taken_port_is_named(node_config):
 
 
 # TLS ----------------------------------------------------------------------------------------------------------
-
-
-def certificate(folder: Path, name: str, days: int = 2) -> tuple[Path, Path]:
-    key, pem = folder / f"{name}.key", folder / f"{name}.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
-    period = ["-not_before", "20200101000000Z", "-not_after", "20200102000000Z"] if days < 0 else ["-days", str(days)]
-    subprocess.run([*command, *period, "-keyout", key, "-out", pem], check=True, capture_output=True)
-    return key, pem
 
 
 def test_tls_asks_for_a_certificate(node_config, tmp_path):

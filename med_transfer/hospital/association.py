@@ -1,0 +1,45 @@
+"""An association that the node opens. Source: DICOM PS3.8."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from med_transfer.hospital.config import NodeConfig, Peer
+
+PLAIN_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+@contextmanager
+def associate(
+    node: NodeConfig, peer: Peer, tls: ssl.SSLContext | None, classes: Sequence[str], handlers: Sequence[Any] = ()
+) -> Iterator[Association]:
+    """For these SOP classes, released at the end; look whether it ``is_established``."""
+    entity = AE(node.ae_title)
+    for uid in classes:
+        entity.add_requested_context(uid, list(PLAIN_SYNTAXES))
+    seconds = node.limits.network_seconds
+    entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = seconds
+    association = entity.associate(
+        peer.address,
+        peer.port,
+        ae_title=peer.ae_title,
+        tls_args=(tls, "") if tls and peer.tls else None,
+        evt_handlers=list(handlers),
+    )
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def why_not(association: Association) -> str:
+    """A code for status and record."""
+    return "rejected" if association.is_rejected else "unreachable"

@@ -1,0 +1,39 @@
+"""Somebody says which images of a study there are: Instance Availability Notification. Source: DICOM PS3.4 R."""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom import evt
+
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.incoming import study_id
+from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.server import may_send
+from med_transfer.hospital.storage_classes import STORAGE_CLASSES
+
+AVAILABILITY = UID("1.2.840.10008.5.1.4.33")
+SUCCESS, NOT_AUTHORISED, INVALID = 0x0000, 0x0124, 0x0106
+_COMING = ("ONLINE", "NEARLINE")
+
+
+def hear_availability(event: evt.Event, node: NodeConfig, queue: Queue) -> tuple[int, None]:
+    """N-CREATE: a study is complete when all images that it names have come, of the classes that the node takes."""
+    caller = event.assoc.requestor
+    if not may_send(node, caller.ae_title.strip(), caller.address):
+        return NOT_AUTHORISED, None
+    try:
+        notice = event.attribute_list
+        study_uid = str(notice.StudyInstanceUID)
+        named = [image for series in notice.ReferencedSeriesSequence for image in series.ReferencedSOPSequence]
+        coming = {str(image.ReferencedSOPInstanceUID) for image in named if _is_coming(image)}
+    except Exception:  # a data set of a stranger may hold anything
+        return INVALID, None
+    if not UID(study_uid).is_valid or len(named) > node.limits.study_instances:
+        return INVALID, None
+    queue.announce(study_id(study_uid), coming)
+    return SUCCESS, None
+
+
+def _is_coming(image: Dataset) -> bool:
+    return image.ReferencedSOPClassUID in STORAGE_CLASSES and image.get("InstanceAvailability", "ONLINE") in _COMING

@@ -1,0 +1,147 @@
+"""The node as a user of somebody's DICOMweb service: QIDO-RS, WADO-RS and STOW-RS. Source: DICOM PS3.18 10."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+from dicomweb_client.api import DICOMwebClient
+from pydicom.dataset import Dataset
+
+from med_transfer.errors import ConfigError
+from med_transfer.hospital.config import NodeConfig, WebPeer
+from med_transfer.hospital.incoming import Unfit, keep, keep_aside, received_file
+from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery, is_taken
+from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.server import disk_is_full
+
+logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)  # it logs what it is asked for
+
+
+class WebPacs:
+    """Raises ConfigError where the peer's token or certificates cannot be read."""
+
+    def __init__(self, node: NodeConfig, peer: WebPeer, queue: Queue) -> None:
+        self._node, self._queue = node, queue
+        self._client = _client(peer, node.limits.network_seconds)
+
+    def find(self, query: StudyQuery) -> list[str]:
+        """See Pacs."""
+        with _answering():
+            found = self._client.search_for_studies(search_filters=query.keys, get_remaining=True)
+        uids = [str(Dataset.from_json(study).get("StudyInstanceUID", "")) for study in found]
+        return [uid for uid in dict.fromkeys(uids) if uid]
+
+    def images(self, study_uid: str) -> set[str]:
+        """See Pacs."""
+        with _answering():
+            found = self._client.search_for_instances(study_uid, get_remaining=True)
+        answers = [Dataset.from_json(instance) for instance in found]
+        return {str(answer.SOPInstanceUID) for answer in answers if is_taken(answer)}
+
+    def fetch(self, study_uid: str) -> Fetched:
+        """See Pacs; the images go straight into the queue, checked as those that are sent."""
+        fetched = Fetched(0, 0)
+        with _answering():
+            for dataset in self._client.iter_study(study_uid, media_types=(("application/dicom", "*"),)):
+                if disk_is_full(self._node):
+                    raise PacsFailed("disk_nearly_full")
+                fetched += self._take(dataset)
+        return fetched
+
+    def _take(self, dataset: Dataset) -> Fetched:
+        buffer, now, node = io.BytesIO(), time.time(), self._node
+        dataset.save_as(buffer, enforce_file_format=True)
+        try:
+            keep(node.folder, self._queue, received_file(buffer.getvalue()), now, node.limits.study_instances)
+        except Unfit as unfit:
+            if unfit.reason == "class_not_supported":  # a study may hold reports, too, which nobody wants here
+                return Fetched(0, 0)
+            keep_aside(node.folder, self._queue, unfit.reason, "pacs", buffer.getvalue(), now)
+            return Fetched(0, 1)
+        return Fetched(1, 0)
+
+    def store(self, result: Dataset) -> str:
+        """Why a result was not stored, a code; empty when the answer says that it was, and nothing else."""
+        uid = str(result.SOPInstanceUID)
+        try:
+            with _answering():
+                answer = self._client.store_instances([result])
+        except PacsFailed as failed:
+            return failed.reason
+        refused = answer.get("FailedSOPSequence", None) or []
+        if refused:
+            return f"refused_{int(refused[0].get('FailureReason', 0)):04X}"
+        stored = {str(one.ReferencedSOPInstanceUID) for one in answer.get("ReferencedSOPSequence", None) or []}
+        return "" if uid in stored else "not_confirmed"
+
+
+def _client(peer: WebPeer, seconds: float) -> DICOMwebClient:
+    session = requests.Session()
+    session.trust_env = False  # a .netrc would take the token's place
+    session.hooks["response"] = [_plain_content_type]
+    if peer.trusted:
+        session.verify = str(_readable(peer.trusted))
+    if peer.certificate and peer.key:
+        session.cert = (str(_readable(peer.certificate)), str(_readable(peer.key)))
+    headers = {"Authorization": f"Bearer {read_token(peer.token)}"} if peer.token else None
+    client = DICOMwebClient(peer.name, session=session, headers=headers, timeout=seconds)
+    client.set_http_retry_params(retry=False)  # the queue tries again
+    return client
+
+
+def read_token(path: Path) -> str:
+    """A bearer token, alone in its file. Raises ConfigError."""
+    token = _readable(path).read_text(encoding="utf-8", errors="replace").strip()
+    if len(token) < 16 or not token.isascii() or len(token.split()) != 1:
+        raise ConfigError("holds no token", where=path, expected="one word of at least 16 ASCII characters")
+    return token
+
+
+def _readable(path: Path) -> Path:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(error.strerror or "cannot be read", where=path, expected="a file") from None
+    return path
+
+
+def _plain_content_type(response: requests.Response, *_: Any, **__: Any) -> None:
+    """The client reads JSON only where the type has no parameter, as charset=utf-8."""
+    kind = response.headers.get("Content-Type", "")
+    if "json" in kind:
+        response.headers["Content-Type"] = kind.partition(";")[0].strip()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """What goes wrong on the wire, as a code. Raises PacsFailed."""
+    try:
+        yield
+    except requests.HTTPError as error:
+        raise PacsFailed(_refusal(error.response)) from None
+    except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
+        raise PacsFailed("rejected") from None
+    except requests.ConnectionError:
+        raise PacsFailed("unreachable") from None
+    except requests.Timeout:
+        raise PacsFailed("no_answer") from None
+    except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):  # no DICOM, no JSON
+        raise PacsFailed("answer_not_understood") from None
+
+
+def _refusal(response: requests.Response | None) -> str:
+    """Of STOW-RS the reason for the instance, where the body says one."""
+    if response is None:
+        return "no_answer"
+    try:
+        refused = Dataset.from_json(response.json()).FailedSOPSequence[0]
+        return f"refused_{int(refused.FailureReason):04X}"
+    except Exception:  # the body of an error may be anything
+        return f"http_{response.status_code}"

@@ -1,0 +1,79 @@
+"""Studies on demand: from the PACS of node.yaml to the node, for a trial in shadow mode or one that was missed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from pydicom.uid import UID
+
+from med_transfer.errors import ConfigError, NothingDone, UsageError
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.incoming import study_id
+from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery
+from med_transfer.hospital.peers import pacs_of
+from med_transfer.hospital.queue import Queue
+
+
+def study_query(study_uid: str, accession: str, dates: str, modality: str) -> StudyQuery:
+    """What to look for. Raises UsageError, where nothing is asked for, or what would match more than was meant."""
+    query = StudyQuery(study_uid, accession, dates, modality)
+    if not (study_uid or accession or dates):
+        raise UsageError("no study is named", where="node fetch", expected="--study, --accession or --dates")
+    if study_uid and not UID(study_uid).is_valid:
+        raise UsageError("is no UID", where="--study", expected="a StudyInstanceUID, as 1.2.840.113619.2.55")
+    if set(accession) & set("*?\\"):
+        raise UsageError("has a wildcard", where="--accession", expected="one accession number")
+    if dates and not re.fullmatch(r"\d{8}(-\d{8})?", dates):
+        raise UsageError(f"found {dates!r}", where="--dates", expected="20260131, or 20260101-20260131")
+    if modality not in ("", "CT", "MR", "PT"):
+        raise UsageError(f"found {modality!r}", where="--modality", expected="CT, MR or PT")
+    return query
+
+
+def fetch_studies(
+    node: NodeConfig, queue: Queue, query: StudyQuery, most: int, told: Callable[[str], None]
+) -> tuple[int, int]:
+    """Get the studies that fit; how many are here then, and how many are not, or not as a whole.
+
+    Args:
+        node: names the PACS; where that is asked by C-MOVE, the node must be running.
+        queue: of the node; what it has is not asked for again.
+        query: which studies.
+        most: no more than so many.
+        told: a line for every study, by the short name that status gives it.
+
+    Raises:
+        ConfigError: node.yaml names no PACS.
+        NothingDone: it cannot be asked, or has no such study.
+    """
+    pacs = pacs_of(node, queue)
+    if pacs is None:
+        raise ConfigError("no section pacs", where="node.yaml", action="Say there which PACS to ask")
+    try:
+        found = pacs.find(query)
+    except PacsFailed as failed:
+        raise NothingDone(failed.reason, where=f"the PACS {node.pacs and node.pacs.name}") from None
+    if not found:
+        raise NothingDone("has no such study", where=f"the PACS {node.pacs and node.pacs.name}")
+    if len(found) > most:
+        told(f"{len(found)} studies fit; the first {most} are fetched (--most)")
+    whole = 0
+    for study_uid in found[:most]:
+        name = study_id(study_uid)
+        try:
+            wanted = pacs.images(study_uid)
+            here = wanted <= queue.images_here(name)
+            fetched = Fetched(0, 0) if here else pacs.fetch(study_uid)
+        except PacsFailed as failed:
+            told(f"study {name}: {failed.reason}")
+            continue
+        whole += bool(wanted) and not fetched.failed and (here or fetched.done >= len(wanted))
+        told(f"study {name}: {_in_words(len(wanted), here, fetched)}")
+    return whole, min(len(found), most) - whole
+
+
+def _in_words(wanted: int, here: bool, fetched: Fetched) -> str:
+    if not wanted:
+        return "holds no image that the node takes"
+    return "is here" if here else f"{fetched.done} of {wanted} images came, {fetched.failed} failed"

@@ -1,0 +1,172 @@
+"""The PACS that the node asks: which studies there are, what is in one, and to be sent one.
+
+Source: C-FIND and C-MOVE of the Study Root Query/Retrieve Information Model, DICOM PS3.4 C.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom.association import Association
+
+from med_transfer.hospital.association import associate, why_not
+from med_transfer.hospital.config import NodeConfig, Peer
+from med_transfer.hospital.storage_classes import STORAGE_CLASSES
+
+FIND, MOVE = UID("1.2.840.10008.5.1.4.1.2.2.1"), UID("1.2.840.10008.5.1.4.1.2.2.2")
+_PENDING = (0xFF00, 0xFF01)
+
+
+class PacsFailed(Exception):
+    """It did not answer, or not with what was asked for: ``reason`` is a code."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class StudyQuery:
+    """Which studies; what is empty does not matter.
+
+    Attributes:
+        study_uid: StudyInstanceUID.
+        accession: AccessionNumber.
+        dates: StudyDate, or two with a hyphen between (PS3.4 C.2.2.2.5).
+        modality: that one series at least is of.
+    """
+
+    study_uid: str = ""
+    accession: str = ""
+    dates: str = ""
+    modality: str = ""
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """By DICOM keyword."""
+        keywords = ("StudyInstanceUID", "AccessionNumber", "StudyDate", "ModalitiesInStudy")
+        values = (self.study_uid, self.accession, self.dates, self.modality)
+        return {keyword: value for keyword, value in zip(keywords, values, strict=True) if value}
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """How many images of a study came, and how many did not."""
+
+    done: int
+    failed: int
+
+    def __add__(self, other: Fetched) -> Fetched:
+        return Fetched(self.done + other.done, self.failed + other.failed)
+
+
+class Pacs(Protocol):
+    """By DIMSE or by DICOMweb."""
+
+    def find(self, query: StudyQuery) -> list[str]:
+        """StudyInstanceUIDs, in order. Raises PacsFailed."""
+        ...
+
+    def images(self, study_uid: str) -> set[str]:
+        """SOPInstanceUIDs of a study's images of those classes that the node takes. Raises PacsFailed."""
+        ...
+
+    def fetch(self, study_uid: str) -> Fetched:
+        """Get a study to the node. Raises PacsFailed."""
+        ...
+
+
+class DicomPacs:
+    """Asked by C-FIND, and by C-MOVE to send to the node, which must be running and known to it by AE title."""
+
+    def __init__(self, node: NodeConfig, peer: Peer, tls: ssl.SSLContext | None) -> None:
+        self._node, self._peer, self._tls = node, peer, tls
+
+    def find(self, query: StudyQuery) -> list[str]:
+        """See Pacs."""
+        keys = {"StudyInstanceUID": "", "StudyDate": "", "AccessionNumber": "", "ModalitiesInStudy": ""} | query.keys
+        with associate(self._node, self._peer, self._tls, [FIND]) as association:
+            answers = list(_ask(association, "STUDY", **keys))
+        fitting = [answer for answer in answers if _has_modality(answer, query.modality)]
+        return list(dict.fromkeys(str(answer.StudyInstanceUID) for answer in fitting if "StudyInstanceUID" in answer))
+
+    def images(self, study_uid: str) -> set[str]:
+        """See Pacs; an image of which the PACS does not say the class counts, where its series may hold images."""
+        with associate(self._node, self._peer, self._tls, [FIND]) as association:
+            found = list(_images(association, study_uid))
+        return {str(image.SOPInstanceUID) for _, images in found for image in images if is_taken(image)}
+
+    def fetch(self, study_uid: str) -> Fetched:
+        """See Pacs; nothing is asked for that the node would not take, since some then send nothing at all."""
+        fetched = Fetched(0, 0)
+        with associate(self._node, self._peer, self._tls, [FIND, MOVE]) as association:
+            for series_uid, images in list(_images(association, study_uid)):
+                wanted = [str(image.SOPInstanceUID) for image in images if is_taken(image)]
+                keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
+                if len(wanted) == len(images):
+                    fetched += self._move(association, _identifier("SERIES", **keys))
+                elif wanted:
+                    fetched += self._move(association, _identifier("IMAGE", **keys, SOPInstanceUID=wanted))
+        return fetched
+
+    def _move(self, association: Association, identifier: Dataset) -> Fetched:
+        done = failed = 0
+        for status, _ in association.send_c_move(identifier, self._node.ae_title, MOVE):
+            _require(status, (*_PENDING, 0x0000, 0xB000))
+            done = max(done, _suboperations(status, "Completed") + _suboperations(status, "Warning"))
+            failed = max(failed, _suboperations(status, "Failed"))
+        return Fetched(done, failed)
+
+
+def is_taken(answer: Dataset) -> bool:
+    """Whether the node would take such an image, as far as the answer says."""
+    return answer.get("SOPClassUID", STORAGE_CLASSES[0]) in STORAGE_CLASSES and "SOPInstanceUID" in answer
+
+
+def _has_modality(answer: Dataset, modality: str) -> bool:
+    """ModalitiesInStudy is no key that every PACS matches; what it returns is looked at, too."""
+    told = answer.get("ModalitiesInStudy", None)
+    return not modality or not told or modality in ([told] if isinstance(told, str) else list(told))
+
+
+def _ask(association: Association, level: str, **keys: str) -> Iterator[Dataset]:
+    if not association.is_established:
+        raise PacsFailed(why_not(association))
+    for status, answer in association.send_c_find(_identifier(level, **keys), FIND):
+        _require(status, (*_PENDING, 0x0000))
+        if answer is not None:
+            yield answer
+
+
+def _images(association: Association, study_uid: str) -> Iterator[tuple[str, list[Dataset]]]:
+    """The UID of each series that may hold images, and what is in it."""
+    series_keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": "", "Modality": ""}
+    for series in list(_ask(association, "SERIES", **series_keys)):
+        if series.get("Modality", "CT") in ("CT", "MR", "PT"):
+            keys = series_keys | {"SeriesInstanceUID": str(series.SeriesInstanceUID)}
+            del keys["Modality"]
+            yield keys["SeriesInstanceUID"], list(_ask(association, "IMAGE", **keys, SOPInstanceUID="", SOPClassUID=""))
+
+
+def _suboperations(status: Dataset, kind: str) -> int:
+    return int(status.get(f"NumberOf{kind}Suboperations", 0) or 0)
+
+
+def _identifier(level: str, **keys: str | list[str]) -> Dataset:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(identifier, keyword, value)
+    return identifier
+
+
+def _require(status: Dataset, wanted: tuple[int, ...]) -> None:
+    if "Status" not in status:
+        raise PacsFailed("no_answer")
+    if status.Status not in wanted:
+        raise PacsFailed(f"refused_{status.Status:04X}")

@@ -1,0 +1,32 @@
+"""Whom node.yaml names, as what the node asks and sends to: by DIMSE or by DICOMweb."""
+
+from __future__ import annotations
+
+import ssl
+
+from med_transfer.hospital.config import AnyDestination, NodeConfig, WebPeer
+from med_transfer.hospital.dicomweb import WebPacs
+from med_transfer.hospital.pacs import DicomPacs, Pacs
+from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.sender import Sender, WebSender
+from med_transfer.hospital.tls import client_context
+
+
+def sender_to(destination: AnyDestination, node: NodeConfig, queue: Queue) -> Sender | WebSender:
+    """Raises ConfigError where a certificate or token cannot be read."""
+    if isinstance(destination, WebPeer):
+        return WebSender(node, queue, destination)
+    return Sender(node, queue, destination, _tls(node, destination.tls))
+
+
+def pacs_of(node: NodeConfig, queue: Queue) -> Pacs | None:
+    """None where node.yaml names none. Raises ConfigError."""
+    if node.pacs is None:
+        return None
+    if isinstance(node.pacs, WebPeer):
+        return WebPacs(node, node.pacs, queue)
+    return DicomPacs(node, node.pacs, _tls(node, node.pacs.tls))
+
+
+def _tls(node: NodeConfig, wanted: bool) -> ssl.SSLContext | None:
+    return client_context(node.tls) if wanted and node.tls else None

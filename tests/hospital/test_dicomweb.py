@@ -1,0 +1,177 @@
+"""DICOMweb with a real Orthanc, both ways, and a server of ours that takes no more than it should."""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import peers
+import pytest
+import requests
+from dicomweb_client.api import DICOMwebClient
+from peers import Orthanc, certificate, free_port, orthanc, series, storescu
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from med_transfer.errors import ConfigError
+from med_transfer.hospital.config import NodeConfig, WebPeer, WebServer
+from med_transfer.hospital.dicomweb import WebPacs
+from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.stow import StowServer
+
+TOKEN = "a-token-of-the-tests"
+
+
+@pytest.fixture
+def queue(node_config, tmp_path: Path) -> Iterator[Queue]:
+    queue = Queue(tmp_path / "state" / "queue.sqlite")
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(TOKEN + "\n")
+    return path
+
+
+class Serving:
+    """The server, and its address."""
+
+    def __init__(self, config: NodeConfig, queue: Queue, **settings: object) -> None:
+        self.settings = WebServer.model_validate({"port": free_port()} | settings)
+        self._server = StowServer(config, self.settings, queue)
+        scheme = "https" if self.settings.certificate else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.settings.port}/dicom-web"
+
+    def __enter__(self) -> Serving:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+
+
+def posted(url: str, *contents: bytes, token: str = TOKEN, kind: str = "multipart/related", boundary: str = "=edge"):
+    """What is answered to these parts."""
+    head = b"--=edge\r\nContent-Type: application/dicom\r\n\r\n"
+    body = b"".join(head + content + b"\r\n" for content in contents) + b"--=edge--\r\n"
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Content-Type": f'{kind}; type="application/dicom"; boundary={boundary}',
+    }
+    return requests.post(url, body, headers=headers, timeout=20)
+
+
+def test_parts_are_taken_or_not_each_by_itself(node_config, queue, token, tmp_path):
+    config = node_config()
+    good, twin, page = (dcmread(file) for file in series(tmp_path / "scan", slices=3))
+    uid = str(good.StudyInstanceUID)
+    twin.SOPInstanceUID = twin.file_meta.MediaStorageSOPInstanceUID = good.SOPInstanceUID
+    page.SOPClassUID = page.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    contents = []
+    for dataset in (good, twin, page):
+        dataset.save_as(buffer := io.BytesIO(), enforce_file_format=True)
+        contents.append(buffer.getvalue())
+    with Serving(config, queue, token=token) as server:
+        url = f"{server.url}/studies"
+        assert posted(url, contents[0], token="another").status_code == 401
+        assert posted(url, contents[0], kind="multipart/form-data").status_code == 415
+        assert posted(url, contents[0], boundary="another").status_code == 400
+        assert posted(url).status_code == 400
+        assert posted(f"{url}/1.2.3", contents[0]).status_code == 409  # of another study
+        assert queue.counts() == {}
+        answer = posted(f"{url}/{uid}", *contents, b"DICM? no")
+        assert answer.status_code == 202
+        said = Dataset.from_json(answer.json())
+        assert [one.ReferencedSOPInstanceUID for one in said.ReferencedSOPSequence] == [good.SOPInstanceUID]
+        assert [one.FailureReason for one in said.FailedSOPSequence] == [0x0111, 0x0122, 0xC000]
+        assert posted(url, contents[0]).status_code == 200  # again: the same
+        assert dict(queue.reasons()) == {"conflict": 1, "damaged": 1, "not_as_announced": 1}
+        (kept,) = (config.folder / "incoming").glob("*/*")
+        assert kept.read_bytes() == contents[0]
+
+
+def test_too_much_is_not_taken(node_config, queue, token):
+    limits = {"disk_free_gib": 0, "network_seconds": 0.3, "instance_mib": 0.001}
+    with Serving(node_config(limits=limits), queue, token=token) as server:
+        assert posted(f"{server.url}/studies", b"x" * 2000).status_code == 413
+        with socket.create_connection(("127.0.0.1", server.settings.port), timeout=10) as slow:
+            slow.sendall(
+                f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+                'Content-Length: 900\r\nContent-Type: multipart/related; boundary="=edge"\r\n\r\n--=edge\r\n'.encode()
+            )
+            assert b" 408 " in slow.recv(100)
+    with Serving(node_config(limits={"disk_free_gib": 1e9}), queue, token=token) as server:
+        assert posted(f"{server.url}/studies", b"x").status_code == 503
+    assert queue.counts() == {}
+
+
+def test_who_may_send_by_web_must_be_said(node_config, queue, token, tmp_path):
+    for settings, message in (
+        ({}, "who may send"),
+        ({"token": token, "bind": "0.0.0.0"}, "without certificate and key"),
+        ({"token": token, "key": "x"}, "both or none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            WebServer.model_validate(settings)
+    token.write_text("short")
+    with pytest.raises(ConfigError, match="holds no token"):
+        Serving(node_config(), queue, token=token)
+
+
+def test_a_client_certificate_lets_in(node_config, queue, tmp_path):
+    (node_key, node_pem), (ct_key, ct_pem) = certificate(tmp_path, "node"), certificate(tmp_path, "ct")
+    (expired_key, expired_pem) = certificate(tmp_path, "expired", days=-1)
+    both = tmp_path / "trusted.pem"
+    both.write_text(ct_pem.read_text() + expired_pem.read_text())
+    (file,) = series(tmp_path / "scan", slices=1)
+    with Serving(node_config(), queue, certificate=node_pem, key=node_key, trusted=both) as server:
+        own = {"kind": "dicomweb", "url": server.url, "trusted": node_pem}
+        for settings, answer in (
+            ({"certificate": ct_pem, "key": ct_key}, ("",)),
+            ({"certificate": expired_pem, "key": expired_key}, ("rejected", "unreachable")),
+            ({}, ("rejected", "unreachable")),
+        ):
+            sender = WebPacs(node_config(), WebPeer.model_validate(own | settings), queue)
+            assert sender.store(dcmread(file)) in answer
+    assert queue.counts() == {"received": 1}
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    if not peers.ORTHANC or not peers.DCMTK or not peers.PLUGIN.exists():
+        pytest.skip("needs orthanc, its DICOMweb plugin and dcmtk")
+    with orthanc(tmp_path_factory.mktemp("pacs"), free_port()) as server:
+        yield server
+
+
+def test_orthanc_sends_a_study_by_stow(node_config, queue, token, pacs, tmp_path):
+    files = series(tmp_path / "scan", slices=3)
+    storescu(pacs.dicom, *files, called="ORTHANC")
+    with Serving(node_config(), queue, token=token) as server:
+        known = {"Url": server.url, "HttpHeaders": {"Authorization": f"Bearer {TOKEN}"}}
+        pacs.send("PUT", "/dicom-web/servers/node", known)
+        (study,) = pacs.get("/studies")
+        pacs.send("POST", "/dicom-web/servers/node/stow", {"Resources": [study], "Synchronous": True})
+        assert queue.counts() == {"received": 1}
+        (name,) = [study.id for study in queue.studies()]
+        assert {uid for uid, _ in queue.instances(name)} == {str(dcmread(file).SOPInstanceUID) for file in files}
+
+
+def test_a_result_counts_as_sent_only_when_the_answer_says_so(node_config, queue, pacs, tmp_path, monkeypatch):
+    (file,) = series(tmp_path / "result", study=5, slices=1)
+    result, url = dcmread(file), f"http://127.0.0.1:{pacs.http}/dicom-web"
+    web = WebPacs(node_config(), WebPeer(kind="dicomweb", url=url), queue)
+    assert web.store(result) == ""
+    assert web.store(result) == ""  # again: Orthanc has it
+    assert result.SOPInstanceUID in web.images(str(result.StudyInstanceUID))
+    del result.SOPInstanceUID
+    result.SOPInstanceUID = ""
+    assert web.store(result) != ""
+    nowhere = WebPacs(node_config(), WebPeer(kind="dicomweb", url=f"{url}/nowhere"), queue)
+    assert nowhere.store(dcmread(file)) == "http_404"
+    monkeypatch.setattr(DICOMwebClient, "store_instances", lambda *_: Dataset())  # as some servers answer
+    assert web.store(dcmread(file)) == "not_confirmed"

@@ -1,0 +1,93 @@
+"""The PACS is asked: what a study holds, which studies there are, and to send one; by DIMSE and by DICOMweb."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import peers
+import pytest
+from peers import Orthanc, free_port, orthanc, series, storescu
+from pydicom import dcmread
+from receiving import receiving
+
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.incoming import study_id
+from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery
+from med_transfer.hospital.peers import pacs_of
+from med_transfer.hospital.queue import Queue
+
+pytestmark = [
+    pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk"),
+    pytest.mark.skipif(not peers.ORTHANC, reason="needs orthanc"),
+]
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """Holds two CT studies of three images and a page each; the page says CT, as those of dose often do."""
+    folder = tmp_path_factory.mktemp("pacs")
+    with orthanc(folder / "orthanc", free_port()) as server:
+        for number in (1, 2):
+            files = series(folder / f"scan{number}", study=number, slices=3)
+            page = dcmread(files[0])
+            page.SOPClassUID = page.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+            page.SOPInstanceUID = page.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+            page.save_as(folder / "page.dcm")
+            assert storescu(server.dicom, *files, folder / "page.dcm", called="ORTHANC").returncode == 0
+        yield server
+
+
+def asking(config: NodeConfig, pacs: Orthanc, kind: str) -> NodeConfig:
+    """The node's config with the PACS in it."""
+    dicom = {"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs.dicom}
+    web = {"kind": "dicomweb", "url": f"http://127.0.0.1:{pacs.http}/dicom-web/"}
+    return NodeConfig.model_validate(config.model_dump() | {"pacs": dicom if kind == "dicom" else web})
+
+
+@pytest.mark.parametrize("kind", ["dicom", "dicomweb"])
+def test_a_study_is_found_counted_and_fetched(node_config, pacs, kind):
+    config = asking(node_config(), pacs, kind)
+    pacs.know_node(config.port)
+    with receiving(config) as queue:
+        asked = pacs_of(config, queue)
+        assert asked is not None
+        everything = asked.find(StudyQuery(modality="CT", dates="19000101-20991231"))
+        assert len(everything) == 2
+        assert asked.find(StudyQuery(modality="MR")) == []
+        (uid,) = asked.find(StudyQuery(study_uid=everything[0]))
+        images = asked.images(uid)
+        assert len(images) == 3  # the node does not wait for what it would not take
+        assert asked.images("1.2.3.4.5") == set()
+        assert asked.fetch(uid) == Fetched(3, 0)  # nor ask for it: Orthanc would then send nothing
+        assert {sop_uid for sop_uid, _ in queue.instances(study_id(uid))} == images
+
+
+def test_fetch_by_the_command_line(command, node_config, pacs, tmp_path):
+    config = asking(node_config(), pacs, "dicom")
+    pacs.know_node(config.port)
+    path = tmp_path / "node.yaml"
+    path.write_text(config.model_dump_json(exclude={"folder"})[:-1] + ', "folder": "state"}')
+    assert command("node", "fetch", "-c", path, "--dates", "20260101 - 20260131").code == 2
+    assert command("node", "fetch", "-c", path, "--accession", "A*").code == 2
+    assert command("node", "fetch", "-c", path, "--study", "1.2.3.4").code == 3
+    everything = ("node", "fetch", "-c", path, "--dates", "19000101-20991231", "--modality", "CT")
+    told = command(*everything)  # the node does not run
+    assert (told.code, told.out.count("refused_C000")) == (3, 2)
+    with receiving(config) as queue:
+        told = command(*everything, "--most", "1")
+        assert (told.code, told.out.count("3 of 3 images came, 0 failed")) == (0, 1)
+        told = command(*everything)
+        assert (told.code, told.out.count("is here"), told.out.count("3 of 3")) == (0, 1, 1)
+        assert queue.counts() == {"received": 2}
+
+
+def test_a_pacs_that_cannot_be_asked_says_why(node_config, pacs):
+    down = {"kind": "dicomweb", "url": f"http://127.0.0.1:{free_port()}/dicom-web"}
+    stranger = {"ae_title": "ANOTHER", "address": "127.0.0.1", "port": pacs.dicom}
+    missing = {"kind": "dicomweb", "url": f"http://127.0.0.1:{pacs.http}/nothing-here"}
+    for peer, reason in ((down, "unreachable"), (stranger, "rejected"), (missing, "http_404")):
+        config = node_config(pacs=peer)
+        asked = pacs_of(config, Queue(config.queue_file))
+        assert asked is not None
+        with pytest.raises(PacsFailed, match=reason):
+            asked.images("1.2.3")
