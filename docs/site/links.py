@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 log = logging.getLogger("mkdocs.hooks.links")  # a warning fails the strict build
+_ROLE = re.compile(r":(?:class|data|func|meth|mod):(?=<code>)")  # a docstring's, before what it names
 _LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>(?:\.\./)[^)\s]+)\)")
 
 
@@ -41,3 +42,8 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: object) -> s
         return f"`{path}`" if text in path else f"{link['text']} (`{path}`)"
 
     return _LINK.sub(replaced, markdown)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """What docstrings name is shown as code, without the role before it."""
+    return _ROLE.sub("", html)

@@ -48,6 +48,9 @@ RUN = {  # and by which test below
     ("docs/security.md", "sh", 0),
     ("docs/tuning.md", "python", 0),
     ("docs/tuning.md", "python", 1),
+    *(("docs/tutorials/first_model.md", "sh", number) for number in range(1, 6)),
+    *(("docs/tutorials/dicom_folder.md", "sh", number) for number in range(2)),
+    *(("docs/tutorials/regions_and_masks.md", "sh", number) for number in range(2)),
 }
 
 
@@ -161,6 +164,40 @@ def test_the_main_job_as_the_readme_types_it(command, cohort_csv, unseen_csv, tm
     assert f"<h1>{tmp_path.name}</h1>" in (tmp_path / "runs/first/report.html").read_text()
     typed(command, predict)
     assert {row["status"] for row in read_rows(tmp_path / "out/predictions.csv")} == {"ok"}
+
+
+def test_the_first_tutorial(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = "docs/tutorials/first_model.md"
+    phantom, preview, finetune, predict, unmarked = (block(page, "sh", n).commands()[0] for n in range(1, 6))
+    typed(command, phantom)
+    assert len(read_rows(tmp_path / "chest/cohort.csv")) >= 30
+    typed(command, preview)
+    assert (tmp_path / "preview/preview.html").is_file()
+    fast = settings("split.repeats=1", "split.folds=2", "explain.gallery=0")
+    said = typed(command, finetune, "--plan", *fast)
+    assert "sensitivity" in said
+    assert "baseline handcrafted" in said
+    assert (tmp_path / "runs/first/report.html").is_file()
+    typed(command, predict)
+    assert {row["status"] for row in read_rows(tmp_path / "out/predictions.csv")} == {"ok"}
+    refused = command(*shlex.split(unmarked)[1:])
+    assert refused.code == 2
+    assert "the network looks at regions of interest, and files alone give none" in refused.err
+
+
+def test_the_tutorial_of_a_dicom_folder_and_of_masks(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    phantom, index = (block("docs/tutorials/dicom_folder.md", "sh", number).commands()[0] for number in range(2))
+    typed(command, phantom)
+    assert command(*shlex.split(index)[1:]).code == 1
+    verdicts = [row["verdict"] for row in read_rows(tmp_path / "cohort.quality.csv")]
+    assert verdicts.count("reject") == 2
+    assert len(read_rows(tmp_path / "cohort.csv")) == verdicts.count("accept") + verdicts.count("repair")
+    assert (tmp_path / "patients.key").is_file()
+    phantom, preview = (block("docs/tutorials/regions_and_masks.md", "sh", n).commands()[0] for n in range(2))
+    typed(command, phantom)
+    typed(command, preview)
 
 
 def test_the_python_of_the_readme_on_a_table_with_regions(transferred, cohort_csv, unseen_csv, desk, mask_of, capsys):
