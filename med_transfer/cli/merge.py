@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import Also, AsJson
+from med_transfer.cli.options import Also, AsJson, ReportLanguage
 
 NAME = "merge"
 EXAMPLE = "predictions/shard-1-of-2 predictions/shard-2-of-2 -o predictions-merged"
@@ -17,6 +17,7 @@ def command(
     shards: Annotated[list[Path], typer.Argument(help="The folders of all shards, as predict --shard wrote them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the whole predictions.csv.")],
     also: Also = None,
+    language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
     """Put the shards of a batch together; refused while one is missing, unfinished or of another bundle."""
@@ -27,7 +28,7 @@ def command(
 
     formats = known_formats(also or ())  # before the work, not after it
     table, n_rows = merge(shards, out)
-    write_beside(table, formats)
+    write_beside(table, formats, language)
     if as_json:
         say_json({"rows": n_rows, "table": str(table)})
     else:

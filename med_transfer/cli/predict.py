@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import Also, AsJson, Mask, Roi, SignedWith, with_region
+from med_transfer.cli.options import Also, AsJson, Mask, ReportLanguage, Roi, SignedWith, with_region
 
 if TYPE_CHECKING:
     from med_transfer.inference import BatchSettings, FolderOutcome, Predictor
+    from med_transfer.inference.drift import DriftMonitor
+    from med_transfer.inference.watch import WatchSettings
+    from med_transfer.progress import Progress
 
 NAME = "predict"
 EXAMPLE = "runs/first NEW_SCANS -o predictions"
@@ -58,13 +61,27 @@ def command(
         float, typer.Option(help="With --watch: a scan is complete when nothing has changed its files for so long.")
     ] = 60.0,
     poll_seconds: Annotated[float, typer.Option(help="With --watch: between two looks at the folder.")] = 10.0,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Scans to show in summary.html: the least like training, the surest.")
+    ] = 12,
+    explained: Annotated[
+        int, typer.Option("--explain", min=0, metavar="N", help="Maps of the N most suspicious scans, into OUT/maps.")
+    ] = 0,
+    language: ReportLanguage = "en",
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Watch for scans that become other than before: drift.json, drift.prom.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""
+    from dataclasses import replace
+
     from med_transfer.cli.terminal import progress_bars, say
     from med_transfer.inference import BatchSettings, load_bundle
+    from med_transfer.inference.contact_sheet import ContactSheet
     from med_transfer.inference.shards import Shard
     from med_transfer.inference.summary import write_beside
+    from med_transfer.inference.watch import WatchSettings
     from med_transfer.predictions.formats import known_formats
 
     formats = known_formats(also or ())  # before the work, not after it
@@ -72,38 +89,58 @@ def command(
     predictor = load_bundle(bundle, device, key, runtime)
     if sbatch is not None:
         options = {"--mask": mask, "--roi": roi, "--device": device, "--runtime": runtime, "--key": key}
-        options["--workers"] = workers
+        options |= {"--workers": workers, "--explain": explained or None, "--monitor": monitor or None}
+        options |= {"--pictures": pictures, "--language": language}
         say(str(_write_sbatch(bundle, scans, out, sbatch, options)))
         return
     if not as_json:
         say(predictor.record.preprocessing.region_sentence)
         say(predictor.chosen.sentence)
 
-    def written(outcome: FolderOutcome) -> FolderOutcome:
-        write_beside(outcome.table, formats)
+    drift = _monitor(predictor, out / settings.shard.folder) if monitor else None
+    if drift is not None:
+        settings = replace(settings, observe=drift.observe)
+
+    sheet = ContactSheet(predictor, pictures, explained)
+
+    def written(outcome: FolderOutcome, progress: Progress) -> FolderOutcome:
+        if drift is not None:
+            drift.save()
+        write_beside(outcome.table, formats, language, sheet.of(outcome, progress))
         return outcome
 
     if watching:
-        for outcome in _watched(predictor, scans, out, settings, quiet_seconds, poll_seconds):
-            _say_outcome(written(outcome), predictor, as_json=as_json)
+        for outcome in _watched(predictor, scans, out, settings, WatchSettings(quiet_seconds, poll_seconds), written):
+            _say_outcome(outcome, predictor, as_json=as_json)
         return
     with progress_bars() as progress:
-        result = written(predictor.predict_folder(with_region(scans, mask, roi), out, progress, settings))
+        result = written(predictor.predict_folder(with_region(scans, mask, roi), out, progress, settings), progress)
     _say_outcome(result, predictor, as_json=as_json)
+    if drift is not None and not as_json:
+        say("\n".join(drift.moved.values()) or "nothing moved")
     raise typer.Exit(result.exit_code)
 
 
+def _monitor(predictor: Predictor, folder: Path) -> DriftMonitor:
+    from med_transfer.inference.drift import DriftMonitor
+
+    return DriftMonitor(predictor.record, predictor.identity, folder)
+
+
 def _watched(
-    predictor: Predictor, scans: Path, out: Path, settings: BatchSettings, quiet_seconds: float, poll_seconds: float
+    predictor: Predictor,
+    scans: Path,
+    out: Path,
+    settings: BatchSettings,
+    watching: WatchSettings,
+    written: Callable[[FolderOutcome, Progress], FolderOutcome],
 ) -> Iterator[FolderOutcome]:
     """Until SIGTERM or Ctrl-C; a second one ends it at once."""
     import signal
-    from threading import Event
 
     from med_transfer.cli.terminal import progress_bars, tell_remarks
-    from med_transfer.inference.watch import WatchSettings, watch
+    from med_transfer.inference.watch import watch
 
-    watching = WatchSettings(quiet_seconds, poll_seconds, stop := Event())
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def restore() -> None:
@@ -111,7 +148,7 @@ def _watched(
             signal.signal(number, handler)
 
     def end(*_: object) -> None:
-        stop.set()
+        watching.stop.set()
         restore()
 
     for number in before:
@@ -119,7 +156,7 @@ def _watched(
     try:
         with progress_bars() as progress:
             for outcome in watch(predictor, scans, out, progress, settings, watching):
-                yield outcome
+                yield written(outcome, progress)
                 tell_remarks()
     finally:
         restore()
@@ -161,7 +198,7 @@ def _write_sbatch(bundle: Path, scans: Path, out: Path, n: int, options: dict[st
         word
         for name, value in options.items()
         if value is not None
-        for word in (name, str(value.absolute() if isinstance(value, Path) else value))
+        for word in ([name] if value is True else [name, str(value.absolute() if isinstance(value, Path) else value)])
     ]
     program = [sys.executable, "-m", "med_transfer", *before]
     return write_sbatch(out.absolute(), n, program, [*whole[:2], "-o", whole[2], *given])

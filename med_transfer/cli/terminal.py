@@ -118,7 +118,8 @@ class TerminalProgress:
         task = next(task for task in self._bars.tasks if task.id == number)
         left = task.time_remaining
         text = f"{task.description} {task.completed:,.0f} of {task.total or 0:,.0f}"
-        parts = [f"{left / 60:,.0f} min left" if left else "", task.fields["note"]]
+        said = f"{left / 60:,.0f} min left" if left and left > 90 else f"{left:.0f} s left" if left else ""
+        parts = [said, task.fields["note"]]
         sys.stderr.write(", ".join([text, *filter(None, parts)]) + "\n")
 
     def __enter__(self) -> TerminalProgress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def explain_scans(
         )
     items, _ = scans_to_predict(scans, predictor.preprocessing.config)
     if len(items) == 1:
-        record = _explain_item(predictor, items[0], out, settings, class_name, progress)
+        record = explain_item(predictor, items[0], out, settings, class_name, progress)
         return ExplainedScans((out,), (record,))
     folders = tuple(out / f"{number:04d}" for number in range(1, len(items) + 1))
     records: list[ExplanationRecord | None] = []
@@ -123,7 +123,8 @@ def explain_scans(
         records.append(record)
         reasons.append(reason)
         progress("explaining", number, len(items))
-    _write_table(out / TABLE_FILE, items, folders, records, reasons)
+    names = [item.case.scan for item in items]
+    write_table(out / TABLE_FILE, list(zip(names, folders, records, reasons, strict=True)))
     if not any(records):
         raise NothingDone(
             f"none of {len(items)} scans can be explained",
@@ -139,21 +140,22 @@ def _attempt(
 ) -> tuple[ExplanationRecord | None, str]:
     try:
         with confined(item.case.path):
-            return _explain_item(predictor, item, folder, settings, class_name, silent), ""
+            return explain_item(predictor, item, folder, settings, class_name), ""
     except ScanError as error:
         reason = without_prediction(item.case, error).reason
         remark(log, "no explanation: %s", reason, kind=error.problem)
         return None, reason
 
 
-def _explain_item(
+def explain_item(
     predictor: Predictor,
     item: ScanToPredict,
     folder: Path,
     settings: MapSettings,
-    class_name: str | None,
-    progress: Progress,
+    class_name: str | None = None,
+    progress: Progress = silent,
 ) -> ExplanationRecord:
+    """Write the three files of one scan that was found; arguments and errors as :func:`explain_scans`."""
     scans, region, mask = item.read(predictor)
     answer = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
     mapped = explain_scan(predictor, scans, region, answer, settings, class_name, progress=progress)
@@ -199,12 +201,12 @@ def explain_scan(
     return ScanMap(
         record_of(explanation, method, settings, grid, chosen, answer.predicted, predictor.record.fusion is not None),
         on_scan(explanation.heat.values, grid, first.affine, (depth, height, width)),
-        _window(predictor, first),
+        shown_window(predictor, first),
         seen_region(grid),
     )
 
 
-def _window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
+def shown_window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
     """What the picture shows black and white: what the network's input does, or of z-scores nearly the whole range."""
     config = predictor.preprocessing.config.by_channel[0]
     if config.normalisation == "window":
@@ -219,16 +221,11 @@ def _write(folder: Path, mapped: ScanMap, volume: Volume) -> None:
     write_text(folder / RECORD_FILE, mapped.record.model_dump_json(indent=2) + "\n")
 
 
-def _write_table(
-    path: Path,
-    items: list[ScanToPredict],
-    folders: tuple[Path, ...],
-    records: list[ExplanationRecord | None],
-    reasons: list[str],
-) -> None:
+def write_table(path: Path, scans: Sequence[tuple[str, Path, ExplanationRecord | None, str]]) -> None:
+    """``explanations.csv`` of scans: name, folder, record, and the reason where there is none. Raises OutputError."""
     rows = [
-        {**_row(record), "scan": item.case.scan, "folder": folder.name if record else "", "reason": reason}
-        for item, folder, record, reason in zip(items, folders, records, reasons, strict=True)
+        {**_row(record), "scan": name, "folder": folder.name if record else "", "reason": reason}
+        for name, folder, record, reason in scans
     ]
     write_csv(path, list(_row(None)), rows)
 

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from med_transfer.atomic import write_text
-from med_transfer.page import environment
+from med_transfer.page import Language, Translator, environment
+from med_transfer.page.language import translator
 from med_transfer.predictions.formats import TableFormat, write_table_as
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 
+if TYPE_CHECKING:
+    from med_transfer.inference.contact_sheet import ShownScan
+
 SUMMARY_FILE = "summary.html"
 _TEMPLATE = "summary.html.jinja"
+_HERE = Path(__file__).parent
 _OUT_OF_DISTRIBUTION, _MOST = 0.95, 50  # novelty from which a scan is suspicious, and how many are shown
 
 
-def write_beside(table: Path, formats: Sequence[TableFormat] = ()) -> None:
+def write_beside(
+    table: Path, formats: Sequence[TableFormat] = (), language: Language = "en", shown: Sequence[ShownScan] = ()
+) -> None:
     """The summary of a finished table, and the table in further formats. Raises OutputError, MissingExtra."""
-    write_summary(table.with_name(SUMMARY_FILE), PredictionTable.load(table))
+    write_summary(table.with_name(SUMMARY_FILE), PredictionTable.load(table), language, shown)
     for kind in formats:
         write_table_as(kind, table)
 
 
-def write_summary(path: Path, rows: Sequence[Prediction]) -> Path:
-    """Of the rows of a table. Raises OutputError."""
-    statuses = Counter(row.status for row in rows)
+def write_summary(
+    path: Path, rows: Sequence[Prediction], language: Language = "en", shown: Sequence[ShownScan] = ()
+) -> Path:
+    """Of the rows of a table, and of the scans to look at first. Raises OutputError."""
+    statuses, t = Counter(row.status for row in rows), translator(language).reading(_HERE / "summary")
     counts = {status: statuses[status] for status in ("ok", "rejected", "failed")}
-    page = environment(Path(__file__).parent).get_template(_TEMPLATE)
-    text = page.render(
+    page = environment(_HERE, t=t)
+    page.filters["base64"] = lambda picture: base64.b64encode(picture).decode("ascii")
+    text = page.get_template(_TEMPLATE).render(
         counts=counts | {"total": len(rows), "abstained": sum(row.abstained for row in rows)},
-        called=Counter(row.predicted or "none" for row in rows if row.status == "ok").most_common(),
+        called=Counter(row.predicted or t("none") for row in rows if row.status == "ok").most_common(),
         reasons=_reasons(rows),
-        suspicious=[_shown(row) for row in _suspicious(rows)],
+        suspicious=[_suspicious_cells(row, t) for row in _suspicious(rows)],
+        shown=shown,
     )
     write_text(path, text)
     return path
@@ -61,12 +74,12 @@ def _suspicious(rows: Sequence[Prediction]) -> list[Prediction]:
     return sorted(suspicious, key=lambda row: (-(row.novelty or 0.0), row.scan))[:_MOST]
 
 
-def _shown(row: Prediction) -> tuple[str, ...]:
+def _suspicious_cells(row: Prediction, t: Translator) -> tuple[str, ...]:
     highest = max(row.probabilities.values(), default=None)
     return (
         row.scan,
         "" if row.novelty is None else f"{row.novelty:.3f}",
-        "yes" if row.abstained else "no",
+        t("yes") if row.abstained else t("no"),
         row.predicted,
         "" if highest is None else f"{highest:.3f}",
     )

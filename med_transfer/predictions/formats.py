@@ -12,16 +12,15 @@ from med_transfer.errors import OutputError, UsageError, not_installed, printabl
 from med_transfer.predictions.table import read_cells
 
 TableFormat = Literal["parquet", "xlsx"]
-_BY_NAME: dict[str, TableFormat] = {"parquet": "parquet", "xlsx": "xlsx"}
-_PACKAGES = {"parquet": "pyarrow", "xlsx": "openpyxl"}
+_PACKAGES: dict[TableFormat, str] = {"parquet": "pyarrow", "xlsx": "openpyxl"}
 _MOST_ROWS = 1_048_575  # of a sheet, below its header
 
 
 def known_formats(names: Sequence[str]) -> list[TableFormat]:
     """Those that can be written here. Raises UsageError for another one, MissingExtra."""
-    if unknown := [name for name in names if name not in _BY_NAME]:
-        raise UsageError(f"format {unknown[0]!r}", where="--also", expected=" or ".join(_BY_NAME))
-    known: list[TableFormat] = [_BY_NAME[name] for name in names]
+    if unknown := [name for name in names if name not in _PACKAGES]:
+        raise UsageError(f"format {unknown[0]!r}", where="--also", expected=" or ".join(_PACKAGES))
+    known = [kind for name in names for kind in _PACKAGES if kind == name]
     for kind in known:
         require_format(kind)
     return known

@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+from command_line import read_rows
 from tiny_bundle import tiny_bundle, write_scan
 
+from med_transfer.inference import ScanToPredict, load_bundle
+from med_transfer.inference.contact_sheet import ContactSheet, most_suspicious
 from med_transfer.inference.summary import write_summary
 from med_transfer.predictions.record import Prediction
 
@@ -45,3 +48,46 @@ def test_predict_writes_it_and_further_tables_beside_its_own(command, tmp_path):
         *("predictions.csv", "predictions.origins.jsonl", "predictions.parquet", "predictions.xlsx")
     }
     assert "2 scans, 1 predicted" in text_of(tmp_path / "out/summary.html")
+
+
+def test_the_most_novel_and_the_surest_of_a_rare_class_take_turns():
+    def row(name, p, novelty, status="ok"):
+        answer = {"predicted": "a" if p < 0.5 else "b", "probabilities": {"a": 1 - p, "b": p}, "novelty": novelty}
+        return Prediction(name, **answer) if status == "ok" else Prediction(name, status=status)
+
+    rows = [row("1", 0.1, 0.9), row("2", 0.9, 0.1), row("3", 0.2, 0.3), row("4", 0.4, 0.95), row("5", 0, 0, "failed")]
+    chosen = [(scan.row.scan, scan.why, scan.class_name) for scan in most_suspicious(rows, 3)]
+    assert chosen == [("4", "novel", ""), ("2", "likely", "b"), ("1", "novel", "")]
+    assert len(most_suspicious(rows, 9)) == 4
+    assert most_suspicious([rows[-1]], 9) == []
+
+
+def test_the_sheet_shows_scans_maps_those_asked_for_and_makes_nothing_twice(command, tmp_path, monkeypatch):
+    bundle, out = tiny_bundle(tmp_path / "bundle"), tmp_path / "out"
+    for number in range(3):
+        write_scan(tmp_path / f"scans/{number}.nii.gz", number)
+    words = ("predict", bundle, tmp_path / "scans", "-o", out, "--pictures", 2, "--language", "zh-TW")
+    assert command(*words, "--explain", 1).code == 0
+    page = text_of(out / "summary.html")
+    assert page.count("data:image/jpeg;base64,/9j/") == 2
+    assert "共 3 次掃描，3 次有預測結果" in page
+    (row,) = read_rows(out / "maps/explanations.csv")
+    assert {path.name for path in (out / "maps" / row["folder"]).iterdir()} == {
+        *("map.nii.gz", "picture.png", "explanation.json")
+    }
+    assert row["scan"] in page
+    assert f"maps/{row['folder']}" in page
+    made = (out / "maps" / row["folder"] / "explanation.json").stat().st_mtime_ns
+    predictor, read = load_bundle(bundle, "cpu"), []
+    outcome = predictor.predict_folder(tmp_path / "scans", out)
+    sheet = ContactSheet(predictor, 3, 1)
+    assert [one.problem for one in sheet.of(outcome)] == ["", "", ""]
+    monkeypatch.setattr(ScanToPredict, "read", lambda self, _: read.append(self.case.scan))
+    assert [bool(one.picture) for one in sheet.of(outcome)] == [True, True, True]
+    assert read == []
+    assert (out / "maps" / row["folder"] / "explanation.json").stat().st_mtime_ns == made
+    monkeypatch.undo()
+    outcome.items[0].case.path.unlink()
+    gone = {one.scan.row.scan: one.problem for one in ContactSheet(predictor, 3).of(outcome)}
+    assert gone["0.nii.gz"]
+    assert gone["1.nii.gz"] == ""

@@ -88,6 +88,19 @@ def test_the_preview_is_translated(language):
     assert set(own) & set(shared(language)) == set(), "translated for all sections already"
 
 
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_the_summary_of_predictions_is_translated(language):
+    folder = PACKAGE / "inference"
+    own, used = (
+        catalogue(folder / "summary", language),
+        sentences([folder / "summary.py", folder / "summary.html.jinja"]),
+    )
+    layout = set(catalogue(PACKAGE / "page" / "layout", language))
+    assert used - set(own) - layout == set(), "not translated"
+    assert set(own) - used == set(), "translated, but never said"
+    assert set(own) & layout == set(), "translated for all pages already"
+
+
 def sentences_of_records():
     """Templates of every Sentence in the package."""
     calls = [

@@ -1,0 +1,162 @@
+"""What is watched of a stream of scans, against the development scans and against the scans before.
+
+Against the development scans: how out-of-distribution the scans are, and how many lie outside of the input envelope. A
+bundle keeps no more of them than that; and that sites differ in their mix of classes is no fault. Against the scans
+before, since the monitoring began: every number of the envelope, each class's probability, and how many scans have no
+prediction. State and figures are one file, ``drift.json``; ``drift.prom`` is the same for Prometheus.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from med_transfer.atomic import write_text
+from med_transfer.bundle import BundleRecord
+from med_transfer.inference.drift.detector import Detector
+from med_transfer.inference.drift.prometheus import exposition
+from med_transfer.inference.drift.state import SCANS_PER_FALSE_ALARM, DriftState
+from med_transfer.predictions.record import Prediction
+
+log = logging.getLogger(__name__)
+
+STATE_FILE, METRICS_FILE = "drift.json", "drift.prom"
+NOVELTY, OUTSIDE, UNUSABLE = "novelty", "outside", "unusable"
+_SAVE_SECONDS, _RECENT_PATIENTS = 10.0, 100
+_RANKS = 101  # of novelty, in steps of 1/101
+_LOGITS = np.linspace(-8.0, 8.0, 49)
+_BINS_OF_A_FACT = 48
+_VALIDATION = 5  # a network alone was ranked against about every fifth development scan
+_ZERO_OR_ONE = (0.5,)
+
+
+class DriftMonitor:
+    """Watches predictions as they are made; goes on from what a folder holds of the same bundle.
+
+    Args:
+        record: of the bundle.
+        identity: of the predictor.
+        folder: for ``drift.json`` and ``drift.prom``.
+
+    Raises:
+        OutputError: from :meth:`observe` and :meth:`save`, when these cannot be written.
+    """
+
+    def __init__(self, record: BundleRecord, identity: str, folder: Path) -> None:
+        self._record, self._folder, self._saved = record, folder, time.monotonic()
+        self._recent: deque[str] = deque(maxlen=_RECENT_PATIENTS)  # in memory alone: drift.json names nobody
+        self.state = _read(folder / STATE_FILE, identity) or _begun(record, identity)
+
+    def observe(self, prediction: Prediction) -> None:
+        """Count one more scan, warn where a quantity moved with it, and save now and then."""
+        self._count(prediction)
+        if self._is_known(prediction):
+            return
+        n_scans = sum(self.state.statuses.values())
+        for number, (name, value) in enumerate(self._values(prediction)):
+            detector = self.state.quantities[name]
+            if detector.add(value, np.random.default_rng([n_scans, number])):  # the same stream, the same alarms
+                log.warning("moved: %s", _sentence(name, detector))
+        if time.monotonic() - self._saved > _SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write both files, each whole or not at all."""
+        self._saved = time.monotonic()
+        write_text(self._folder / STATE_FILE, self.state.model_dump_json() + "\n")
+        write_text(self._folder / METRICS_FILE, exposition(self.state))
+
+    @property
+    def moved(self) -> dict[str, str]:
+        """Name of each quantity that has raised an alarm, and what there is to say."""
+        return {name: _sentence(name, one) for name, one in self.state.quantities.items() if one.alarms}
+
+    def _count(self, prediction: Prediction) -> None:
+        self.state.statuses[prediction.status] += 1
+        self.state.n_abstained += prediction.abstained
+        for name in prediction.predicted.split(";"):
+            if name in self.state.predicted:
+                self.state.predicted[name] += 1
+
+    def _is_known(self, prediction: Prediction) -> bool:
+        """Whether it is another scan of a patient or study of just now: these are alike, and would look like a move."""
+        name = prediction.patient or prediction.study_uid
+        if not name:
+            return False
+        is_known = name in self._recent
+        self._recent.append(name)
+        return is_known
+
+    def _values(self, prediction: Prediction) -> Iterator[tuple[str, float]]:
+        known, facts = self.state.quantities, prediction.facts
+        yield UNUSABLE, float(prediction.status != "ok")
+        if prediction.status != "ok":
+            return
+        if prediction.novelty is not None:
+            yield NOVELTY, prediction.novelty
+        if OUTSIDE in known:
+            yield OUTSIDE, float(bool(self._record.input_envelope.outside(facts)))
+        yield from ((name, float(facts[name])) for name in self._record.input_envelope.numbers if name in facts)
+        for name, probability in prediction.probabilities.items():
+            yield f"p_{name}", probability
+
+
+def _begun(record: BundleRecord, identity: str) -> DriftState:
+    envelope = record.input_envelope
+    n_quantities = 2 + (envelope.false_alarms is not None) + len(envelope.numbers) + len(record.classes)
+    limit = float(SCANS_PER_FALSE_ALARM * n_quantities)
+    quantities = {
+        UNUSABLE: Detector.of(_ZERO_OR_ONE, limit=limit),
+        NOVELTY: Detector.of([(rank + 0.5) / _RANKS for rank in range(_RANKS)], _ranked(record), limit=limit),
+    }
+    if envelope.false_alarms is not None:
+        n_outside = math.ceil(envelope.false_alarms * envelope.n_scans)
+        reference = [float(number < n_outside) for number in range(envelope.n_scans)]
+        quantities[OUTSIDE] = Detector.of(_ZERO_OR_ONE, reference, limit=limit)
+    for name, (low, high) in envelope.numbers.items():
+        edges = np.linspace(low - (high - low), high + (high - low), _BINS_OF_A_FACT + 1)
+        quantities[name] = Detector.of(edges.tolist(), two_sided=True, limit=limit)
+    for name in record.classes:
+        quantities[f"p_{name}"] = Detector.of((1 / (1 + np.exp(-_LOGITS))).tolist(), two_sided=True, limit=limit)
+    return DriftState(
+        bundle=identity,
+        predicted=dict.fromkeys(record.classes, 0),
+        development=record.development.prevalence if record.development else {},
+        quantities=quantities,
+    )
+
+
+def _ranked(record: BundleRecord) -> list[float]:
+    """The ranks of the scans that the bundle's were ranked against: evenly spread, since they are ranks."""
+    n_scans = record.input_envelope.n_scans
+    n_ranked = max(1, n_scans if record.n_fold_models > 1 else n_scans // _VALIDATION)
+    return [math.ceil((_RANKS - 1) * (number + 0.5) / n_ranked) / _RANKS for number in range(n_ranked)]
+
+
+def _read(path: Path, identity: str) -> DriftState | None:
+    if not path.exists():
+        return None
+    try:
+        state = DriftState.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        log.warning("%s: cannot be read (%s); monitoring begins anew", path, type(error).__name__)
+        return None
+    if state.bundle != identity:
+        log.warning("%s: of another bundle; monitoring begins anew", path)
+        return None
+    return state
+
+
+def _sentence(name: str, detector: Detector) -> str:
+    n, how = detector.alarms[-1]
+    return (
+        f"{name} {how}, seen at its value number {n}: the mean of all is {detector.mean:.3g}, of the last ones "
+        f"{detector.recent:.3g} ({detector.n_alarms} alarms)"
+    )

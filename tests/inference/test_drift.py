@@ -1,0 +1,168 @@
+"""Drift: alarms keep their rate while nothing moves, come soon when something does, and the state outlives a run."""
+
+import math
+
+import numpy as np
+import pytest
+from command_line import read_rows
+from prometheus_client.parser import text_string_to_metric_families
+from scipy import stats
+from tiny_bundle import tiny_bundle, write_scan
+
+from med_transfer.bundle import InputEnvelope, read_record
+from med_transfer.inference.drift.detector import Detector
+from med_transfer.inference.drift.monitor import METRICS_FILE, STATE_FILE, DriftMonitor
+from med_transfer.inference.drift.state import DriftState
+from med_transfer.predictions.record import Prediction
+
+EDGES = [n / 50 for n in range(1, 50)]
+LIMIT = 1e6
+
+
+def feed(detector, values, seed=0):
+    rng = np.random.default_rng(seed)
+    return [n for n, value in enumerate(values, start=1) if detector.add(value, rng)]
+
+
+def test_p_values_are_uniform_whatever_the_distribution_and_however_few_are_known():
+    rng = np.random.default_rng(0)
+    values = rng.beta(0.3, 4.0, 3000)  # most of them in one bin
+    detector = Detector.of(EDGES, rng.beta(0.3, 4.0, 20), limit=LIMIT)
+    p = [detector._p_value(value, rng) for value in values]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert abs(np.corrcoef(p[1:], p[:-1])[0, 1]) < 0.05
+
+
+def test_false_alarms_keep_to_the_stated_rate():
+    """The statistic reaches ``limit`` within n values with a chance of at most n / limit: here 0.1, of 200 streams."""
+    rng, n, limit = np.random.default_rng(1), 100, 1000.0
+    raised = sum(
+        bool(feed(Detector.of(EDGES, rng.random(10), two_sided=True, limit=limit), rng.random(n), seed))
+        for seed in range(200)
+    )
+    assert stats.binomtest(raised, 200, n / limit, alternative="greater").pvalue > 0.01
+
+
+@pytest.mark.parametrize(("low", "high", "how"), [(0.5, 1.0, "rose"), (0.0, 0.5, "fell")])
+def test_a_change_is_seen_soon_also_after_a_long_time_without_one(low, high, how):
+    rng = np.random.default_rng(2)
+    detector = Detector.of(EDGES, two_sided=True, limit=LIMIT)
+    alarms = feed(detector, [*rng.random(2000), *rng.uniform(low, high, 100)])
+    assert 2000 < alarms[0] < 2060
+    assert detector.alarms[0] == (alarms[0], how)
+    one_sided = Detector.of(EDGES, limit=LIMIT)
+    assert bool(feed(one_sided, [*rng.random(500), *rng.uniform(low, high, 100)])) == (how == "rose")
+
+
+def test_scans_that_are_strange_from_the_first_one_on_are_told_from_the_development_scans():
+    rng = np.random.default_rng(3)
+    reference = [(n + 0.5) / 60 for n in range(60)]
+    assert feed(Detector.of(EDGES, reference, limit=LIMIT), rng.uniform(0.9, 1.0, 40))
+    assert not feed(Detector.of(EDGES, limit=LIMIT), rng.uniform(0.9, 1.0, 40))  # nothing to compare with
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def record(bundle):
+    envelope = InputEnvelope(
+        spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=60, false_alarms=0.02, numbers={"noise": (10, 30)}
+    )
+    return read_record(bundle).model_copy(update={"input_envelope": envelope})
+
+
+def stream(n, seed=0, noise=20.0):
+    """As the table and the reader would give them; every tenth cannot be used."""
+    rng = np.random.default_rng(seed)
+    for number in range(n):
+        p = rng.random()
+        facts = {"noise": float(rng.normal(noise, 3))}
+        answer = {"predicted": "benign", "probabilities": {"benign": p, "malignant": 1 - p}, "facts": facts}
+        yield Prediction("a", status="failed") if number % 10 == 9 else Prediction("a", novelty=rng.random(), **answer)
+
+
+def test_a_run_in_parts_ends_with_the_state_of_one_run(record, tmp_path):
+    scans = list(stream(60))
+    for parts, folder in (([scans], "one"), ([scans[:7], scans[7:40], scans[40:]], "parts")):
+        for part in parts:
+            monitor = DriftMonitor(record, "b", tmp_path / folder)
+            for prediction in part:
+                monitor.observe(prediction)
+            monitor.save()
+    one, parts = ((tmp_path / name / STATE_FILE).read_text() for name in ("one", "parts"))
+    assert one == parts
+    state = DriftState.model_validate_json(one)
+    assert (state.statuses, state.predicted) == ({"ok": 54, "rejected": 0, "failed": 6}, {"benign": 54, "malignant": 0})
+    assert state.quantities["noise"].n == 54
+
+
+def test_scans_of_one_study_are_one_value(record, tmp_path):
+    """They are alike; one after the other they would look like a move."""
+    monitor, rng = DriftMonitor(record, "b", tmp_path), np.random.default_rng(4)
+    for number in range(150):
+        novelty = rng.random()
+        for _ in range(3):
+            answer = {"novelty": novelty, "facts": {"noise": 10 + 20 * novelty}, "study_uid": f"1.2.{number}"}
+            monitor.observe(Prediction("a", **answer))
+    assert monitor.state.statuses["ok"] == 450
+    assert monitor.state.quantities["noise"].n == 150
+    assert not monitor.moved
+
+
+def test_another_scanner_is_told_and_where_it_shows(record, tmp_path, caplog):
+    monitor = DriftMonitor(record, "b", tmp_path)
+    for prediction in [*stream(300), *stream(100, seed=1, noise=40.0)]:
+        monitor.observe(prediction)
+    assert set(monitor.moved) == {"noise", "outside"}
+    assert "moved: noise rose" in caplog.text
+    monitor.save()
+    assert set(DriftMonitor(record, "b", tmp_path).moved) == {"noise", "outside"}
+
+
+def test_state_of_another_bundle_or_none_begins_anew_and_says_so(record, tmp_path, caplog):
+    monitor = DriftMonitor(record, "b", tmp_path)
+    monitor.observe(Prediction("a", status="failed"))
+    monitor.save()
+    assert DriftMonitor(record, "another", tmp_path).state.statuses["failed"] == 0
+    assert "of another bundle; monitoring begins anew" in caplog.text
+    (tmp_path / STATE_FILE).write_text("{")
+    assert DriftMonitor(record, "b", tmp_path).state.statuses["failed"] == 0
+    assert "cannot be read" in caplog.text
+
+
+def samples(text):
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_prometheus_reads_it_whatever_a_class_is_called(record, tmp_path):
+    names = ("a\\b", 'the "worst"\nof all')
+    monitor = DriftMonitor(record.model_copy(update={"classes": names}), "b", tmp_path)
+    monitor.observe(Prediction("a", predicted=names[1], novelty=0.5, probabilities=dict.fromkeys(names, 0.5)))
+    monitor.save()
+    found = samples((tmp_path / METRICS_FILE).read_text())
+    assert found["med_transfer_predicted_total", names[1]] == 1
+    assert found["med_transfer_drift_mean", "novelty"] == 0.5
+    assert not any(math.isnan(value) for value in found.values())
+
+
+def test_predict_counts_each_scan_once_however_often_it_runs(bundle, command, tmp_path):
+    write_scan(tmp_path / "scans/a.nii.gz")
+    (tmp_path / "scans/cut.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    words = ("predict", bundle, tmp_path / "scans", "-o", tmp_path / "out", "--monitor")
+    first = command(*words)
+    assert "nothing moved" in first.out
+    write_scan(tmp_path / "scans/b.nii.gz", 1)
+    command(*words)
+    command(*words)
+    found = samples((tmp_path / "out" / METRICS_FILE).read_text())
+    assert found["med_transfer_scans_total", "ok"] == 2
+    state = DriftState.model_validate_json((tmp_path / "out" / STATE_FILE).read_bytes())
+    novelty = [float(row["novelty"]) for row in read_rows(tmp_path / "out/predictions.csv") if row["novelty"]]
+    assert state.quantities["novelty"].mean == pytest.approx(np.mean(novelty))
