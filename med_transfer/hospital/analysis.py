@@ -25,6 +25,11 @@ from med_transfer.scans.search.series_rules import SeriesRules, choose
 
 log = logging.getLogger(__name__)
 
+_PATIENT_AND_STUDY = (  # of type 2, DICOM PS3.3 C.7.1.1, C.7.2.1: results copy them
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -151,11 +156,15 @@ def _files(items: Sequence[ScanToPredict]) -> list[Path]:
 
 
 def _headers(files: Sequence[Path]) -> tuple[Dataset, ...]:
-    """Of those that can be read."""
+    """Of those that can be read; what every image should state and this one does not is unknown."""
     found = []
     for file in files:
         try:
             found.append(dcmread(file, stop_before_pixels=True))
         except Exception:  # corrupt bytes make a parser raise nearly anything
             continue
+    for header in found:
+        for keyword in _PATIENT_AND_STUDY:
+            if keyword not in header:
+                setattr(header, keyword, "")
     return tuple(header for header in found if "SOPInstanceUID" in header)

@@ -54,7 +54,7 @@ def key_objects(analyses: Sequence[Analysis], header: ResultHeader) -> list[Data
 def _with_map(analyses: Sequence[Analysis]) -> Iterator[tuple[int, Analysis]]:
     """Those with a map that shows anything, numbered as the pages are."""
     for number, analysis in enumerate(analyses):
-        if analysis.heat is not None and analysis.heat.record.peak > 0:
+        if analysis.heat is not None and (np.nan_to_num(analysis.heat.values) > 0).any():
             yield number, analysis
 
 
