@@ -39,7 +39,7 @@ def pet(folder: Path) -> None:
         image = dcmread(path)
         image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = PositronEmissionTomographyImageStorage
         image.Modality, image.Units, image.RescaleIntercept = "PT", "BQML", "0"
-        image.RescaleSlope = f"{1 + number / 8:g}"
+        image.RescaleSlope = f"{1 + number / 80:g}"
         del image.RescaleType
         image.save_as(path)
 
