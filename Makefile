@@ -29,6 +29,17 @@ demo: $(VENV)/installed ## set up, then the whole job on synthetic scans: minute
 test: $(VENV)/installed-test ## set up, then every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 2 $(PYTEST_ARGS)
 
+.PHONY: test-minimal
+test-minimal: ## every test in an environment of its own, with the oldest versions that pyproject.toml allows
+	@mkdir -p build
+	$(PYTHON) .ci/lower_bounds.py > build/lower_bounds.txt
+	PIP_CONSTRAINT=$(CURDIR)/build/lower_bounds.txt $(MAKE) test VENV=build/minimal
+
+.PHONY: test-latest
+test-latest: ## every test in an environment of its own, made anew, with the newest versions there are
+	rm -rf build/latest
+	$(MAKE) test VENV=build/latest
+
 .PHONY: hospital-test
 hospital-test: $(VENV)/installed-test ## the hospital node against Orthanc and dcmtk, which it installs where it may
 	@for tool in Orthanc storescu dciodvfy openssl; do command -v $$tool >/dev/null || missing=1; done; \
@@ -59,6 +70,10 @@ docs: $(VENV)/installed-hospital ## write the pages that are made from the code
 .PHONY: site
 site: $(VENV)/installed-docs ## the documents as a site, build/site/index.html: offline, a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+.PHONY: notebooks
+notebooks: $(VENV)/installed-notebook ## write the notebooks from their scripts
+	$(BIN)/python notebooks/build.py
 
 .PHONY: environment
 environment: $(VENV)/installed ## only set up: .venv with med-transfer in it

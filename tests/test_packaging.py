@@ -17,6 +17,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import med_transfer
 from med_transfer.backbones import backbones
@@ -132,9 +133,19 @@ def test_unknown_name():
 # Metadata
 
 
+def test_the_oldest_versions_are_those_of_the_project():
+    constraints = dict(line.split("==") for line in run(sys.executable, ".ci/lower_bounds.py").stdout.split())
+    for text in [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]:
+        if (requirement := Requirement(text)).name != PROJECT["name"]:
+            (bound,) = (clause.version for clause in requirement.specifier)
+            assert Version(constraints[requirement.name.lower()].removesuffix(".*")) >= Version(bound), text
+    assert constraints["torch"] == "2.10.*"
+
+
 def test_one_version_everywhere():
     assert PROJECT["version"] == med_transfer.__version__ == importlib.metadata.version("med-transfer")
     assert f"ARG VERSION={PROJECT['version']}\n" in (ROOT / "docker/Dockerfile").read_text()
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["version"]
 
 
 def test_changelog_starts_with_this_version():
