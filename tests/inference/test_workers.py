@@ -1,17 +1,21 @@
 """Reading processes beside the network: the same table as without them, whatever happens to one of them."""
 
+import gzip
 import os
 import signal
 import threading
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from command_line import read_rows
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.inference import BatchSettings, load_bundle
 from med_transfer.inference.workers import AHEAD, WorkerLost, in_turn
-from med_transfer.scans.isolation import IN_PROCESS, SECONDS
+from med_transfer.scans.isolation import GIB, IN_PROCESS, SECONDS
+from med_transfer.scans.isolation import worker as scan_worker
 
 needs_processes = pytest.mark.skipif(os.name != "posix", reason="scans are read in processes where there are pipes")
 
@@ -108,3 +112,48 @@ def test_a_worker_that_dies_or_hangs_costs_an_attempt_and_the_same_folder_again_
     monkeypatch.setenv(SECONDS, "100")
     predictor.predict_folder(scans, tmp_path / "out", settings=settings)
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "undisturbed")
+
+
+@needs_processes
+def test_a_scan_that_needs_too_much_memory_costs_its_row_alone_and_a_higher_limit_mends_it(
+    predictor, tmp_path, monkeypatch, request
+):
+    scans = write_scan(tmp_path / "few/0.nii.gz").parent
+    bloated = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.int16), np.diag([1.0, 1.0, 2.0, 1.0]))
+    bloated.header.set_data_shape((512, 512, 400))  # 200 MB of zeros, in a file of 1 MB
+    with gzip.open(scans / "1.nii.gz", "wb", compresslevel=1) as file:
+        file.write(bloated.header.binaryblock + bytes(4))
+        for _ in range(400):
+            file.write(bytes(512 * 512 * 2))
+    monkeypatch.setenv(GIB, "0.15")
+    own = scan_worker()
+    assert own
+    own.close()  # its limits are those of when it started
+    request.addfinalizer(own.close)
+    outcome = predictor.predict_folder(scans, tmp_path / "out")
+    assert (outcome.n_ok, outcome.n_failed) == (1, 1)
+    assert "needs more than 0.15 GiB of memory" in rows_of(tmp_path / "out")[1]["reason"]
+    monkeypatch.setenv(IN_PROCESS, "1")  # without limits
+    assert predictor.predict_folder(scans, tmp_path / "out").n_ok == 2
+    predictor.predict_folder(scans, tmp_path / "undisturbed")
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "undisturbed")
+
+
+@needs_processes
+def test_scans_that_change_or_go_meanwhile_have_a_row_and_the_next_run_has_what_is_there(
+    predictor, scans, tmp_path, monkeypatch
+):
+    def disturb(stage, done, total, note=""):
+        if done == 1:
+            write_scan(scans / "07.nii.gz", 99)
+            for name in ("06", "10"):
+                (scans / f"{name}.nii.gz").unlink()
+
+    outcome = predictor.predict_folder(scans, tmp_path / "out", disturb, BatchSettings(workers=2))
+    assert (outcome.n_ok, outcome.n_failed) == (8, 3)
+    assert [row["scan"] for row in rows_of(tmp_path / "out")] == [f"{number:02d}.nii.gz" for number in range(11)]
+    monkeypatch.setenv(IN_PROCESS, "1")
+    predictor.predict_folder(scans, tmp_path / "out")
+    predictor.predict_folder(scans, tmp_path / "undisturbed")
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "undisturbed")
+    assert len(rows_of(tmp_path / "out")) == 9
