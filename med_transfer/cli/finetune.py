@@ -11,14 +11,17 @@ import typer
 from med_transfer.cli.options import (
     AsJson,
     Config,
+    Engine,
     IntervalOfRates,
     Minutes,
     Overrides,
     Prevalence,
     Quick,
+    RayAddress,
     Subgroups,
     UsePlan,
     column_names,
+    machines_of,
     say_looks_at,
 )
 
@@ -50,6 +53,8 @@ def command(
     minutes: Minutes = None,
     quick: Quick = False,
     plan: UsePlan = True,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity.
@@ -72,7 +77,7 @@ def command(
     chosen += [f"report.language={language}"] if language else []
     words = with_quick([*(overrides or ()), *chosen], quick=quick)
     goes_on = config is None and plan and begun(out)  # as it was planned, whatever the time of day
-    with progress_bars() as progress, keeping_scans():
+    with machines_of(engine, ray_address) as machines, progress_bars() as progress, keeping_scans():
         table = Cohort.read(cohort)
         settings, planned = config_for(table, config, words, out=out, plan=plan, progress=progress)
         if not goes_on and (plan or minutes is not None):
@@ -84,6 +89,6 @@ def command(
                 say(sentence)
         elif not as_json:
             say_looks_at(settings, table)
-        run = finetune(table, settings, out, progress)
+        run = finetune(table, settings, out, progress, machines)
     say_run(run, as_json=as_json)
     raise typer.Exit(1 if run.metrics.failed.n else 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from med_transfer.cohorts import Cohort
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.inference import ScanWithRegion
+    from med_transfer.runtimes.cluster import Cluster
 
 Settings = TypeVar("Settings", bound="FinetuneConfig")
 
@@ -48,6 +50,17 @@ Roi = Annotated[
 SignedWith = Annotated[
     Path | None,
     typer.Option("--key", help="Public key: only a bundle that is signed with it is used.", show_default=False),
+]
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option(help="ray: on the machines of a Ray cluster, over a folder that all share.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Head of the Ray cluster; default: of the one that this machine is part of.",
+        show_default=False,
+    ),
 ]
 Minutes = Annotated[
     float | None,
@@ -123,3 +136,19 @@ def with_region(scans: Path, mask: Path | None, roi: str | None) -> Path | ScanW
     if not all(map(math.isfinite, (x, y, z, size))) or size <= 0:
         raise UsageError(repr(roi), where="--roi", expected="x,y,z,size in mm, for example -62.5,110,-480,30")
     return ScanWithRegion(scans, roi_mm=(x, y, z, size))
+
+
+@contextmanager
+def machines_of(engine: str, address: str | None) -> Iterator[Cluster | None]:
+    """The cluster of ``--engine ray``, connected; None for this machine. Raises UsageError, MissingExtra."""
+    from med_transfer.errors import UsageError
+
+    if engine == "local":
+        if address is not None:
+            raise UsageError("given without --engine ray", where="--ray-address", expected="both, or none")
+        yield None
+        return
+    from med_transfer.runtimes.cluster import AUTO, cluster
+
+    with cluster(AUTO if address is None else address) as machines:
+        yield machines

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import Also, AsJson, Mask, ReportLanguage, Roi, SignedWith, with_region
+from med_transfer.cli.options import (
+    Also,
+    AsJson,
+    Engine,
+    Mask,
+    RayAddress,
+    ReportLanguage,
+    Roi,
+    SignedWith,
+    machines_of,
+    with_region,
+)
 
 if TYPE_CHECKING:
     from med_transfer.inference import BatchSettings, FolderOutcome, Predictor
@@ -53,6 +64,8 @@ def command(
             show_default=False,
         ),
     ] = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     also: Also = None,
     watching: Annotated[
         bool, typer.Option("--watch", help="For ever: predict what arrives in the folder, when it is complete.")
@@ -76,9 +89,12 @@ def command(
     """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""
     from dataclasses import replace
 
+    from med_transfer.bundle import bundle_folder, read_record
     from med_transfer.cli.terminal import progress_bars, say
+    from med_transfer.errors import UsageError
     from med_transfer.inference import BatchSettings, load_bundle
     from med_transfer.inference.contact_sheet import ContactSheet
+    from med_transfer.inference.on_cluster import OnCluster
     from med_transfer.inference.shards import Shard
     from med_transfer.inference.summary import write_beside
     from med_transfer.inference.watch import WatchSettings
@@ -86,13 +102,16 @@ def command(
 
     formats = known_formats(also or ())  # before the work, not after it
     settings = BatchSettings(workers, Shard.parse(shard))
-    predictor = load_bundle(bundle, device, key, runtime)
+    if engine != "local" and (watching or sbatch is not None):
+        raise UsageError("--engine ray with --watch or --write-sbatch", expected="one of them")
     if sbatch is not None:
+        read_record(bundle_folder(bundle))  # it is one
         options = {"--mask": mask, "--roi": roi, "--device": device, "--runtime": runtime, "--key": key}
         options |= {"--workers": workers, "--explain": explained or None, "--monitor": monitor or None}
         options |= {"--pictures": pictures, "--language": language}
         say(str(_write_sbatch(bundle, scans, out, sbatch, options)))
         return
+    predictor = load_bundle(bundle, device, key, runtime)
     if not as_json:
         say(predictor.record.preprocessing.region_sentence)
         say(predictor.chosen.sentence)
@@ -106,14 +125,16 @@ def command(
     def written(outcome: FolderOutcome, progress: Progress) -> FolderOutcome:
         if drift is not None:
             drift.save()
-        write_beside(outcome.table, formats, language, sheet.of(outcome, progress))
+        write_beside(outcome.table, formats, language, sheet.of(outcome, progress), outcome.rows)
         return outcome
 
     if watching:
         for outcome in _watched(predictor, scans, out, settings, WatchSettings(quiet_seconds, poll_seconds), written):
             _say_outcome(outcome, predictor, as_json=as_json)
         return
-    with progress_bars() as progress:
+    with machines_of(engine, ray_address) as machines, progress_bars() as progress:
+        if machines is not None:
+            settings = replace(settings, engine=OnCluster(machines, predictor, scans))
         result = written(predictor.predict_folder(with_region(scans, mask, roi), out, progress, settings), progress)
     _say_outcome(result, predictor, as_json=as_json)
     if drift is not None and not as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings
+from med_transfer.cli.options import AsJson, Config, Engine, Overrides, RayAddress, cohort_and_settings, machines_of
 
 if TYPE_CHECKING:
     from med_transfer.tuning import Tuning
@@ -28,6 +28,8 @@ def command(
     trials: Annotated[
         int | None, typer.Option(min=0, help="Trials beside the default config, in all calls.", show_default=False)
     ] = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Search strategy, rates and augmentation on the training patients; the test scans are left alone."""
@@ -38,8 +40,8 @@ def command(
     table, settings = cohort_and_settings(TuneConfig, cohort, config, overrides or (), out=out, as_json=as_json)
     limit = 60.0 if minutes is None and trials is None else minutes
     try:
-        with progress_bars() as progress:
-            tuning = tune(table, settings, out, minutes=limit, trials=trials, progress=progress)
+        with machines_of(engine, ray_address) as machines, progress_bars() as progress:
+            tuning = tune(table, settings, out, minutes=limit, trials=trials, progress=progress, machines=machines)
     except KeyboardInterrupt:
         if (out / "best.yaml").exists():
             say(f"kept: {out / 'best.yaml'} holds the best so far, {out / 'tuning.md'} every trial")

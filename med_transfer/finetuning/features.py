@@ -43,10 +43,12 @@ class FeatureSource:
         return _mapped(classifier, self.by_frozen_encoder(classifier, tensors))
 
     def _by_encoder(self, classifier: Classifier, tensors: Tensors, runtime: Literal["torch", "openvino"]) -> Tensor:
-        device = best_device()
+        device, modes = best_device(), [(module, module.training) for module in classifier.modules()]
         encoder = self.computing(classifier.cpu().eval(), tensors, runtime).to(device)
         features = pooled_features(encoder, self._images(tensors), classifier.pooled_stages, device)
         classifier.cpu()
+        for module, training in modes:  # else its training would go on without dropout, where nothing was kept
+            module.training = training
         return features
 
     def computing(self, classifier: Classifier, tensors: Tensors, runtime: Literal["torch", "openvino"]) -> Encoder:
@@ -65,8 +67,18 @@ class FeatureSource:
         return self._kept(
             cache_key(encoder_hash(classifier.encoder), shape),
             tensors,
-            partial(self._by_encoder, classifier, runtime=runtime),
+            partial(self._whatever_the_others, classifier, runtime=runtime),
         )
+
+    def _whatever_the_others(
+        self, classifier: Classifier, tensors: Tensors, runtime: Literal["torch", "openvino"]
+    ) -> Tensor:
+        """A scan alone in the last batch would pass through other kernels, and differ in the last bits from what it is
+        where another fold is computed first."""
+        size = self.config.training.batch_size
+        alone = size > 1 and len(tensors) % size == 1
+        padded = [*tensors, tensors[-1]] if alone else tensors
+        return self._by_encoder(classifier, padded, runtime)[: len(tensors)]
 
     def statistics(self, tensors: Tensors) -> Tensor:
         """[scan, statistic] of the network's input, see :func:`~med_transfer.model.novelty.input_statistics`."""
@@ -84,7 +96,9 @@ class FeatureSource:
         rows = dict(entry.arrays) if entry else {}
         new = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name not in rows}
         if new:
-            rows |= dict(zip(new, compute(list(new.values())).numpy(), strict=True))
+            with torch.random.fork_rng(devices=[]):  # batches draw: what follows must not hang on what was kept
+                computed = compute(list(new.values()))
+            rows |= dict(zip(new, computed.numpy(), strict=True))
             self.cache.write(key, rows)
         return torch.from_numpy(np.stack([rows[name] for name in names]))
 

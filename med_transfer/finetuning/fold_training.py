@@ -36,6 +36,7 @@ from med_transfer.preprocessing import PreprocessingConfig
 log = logging.getLogger(__name__)
 
 RESUME_FILE = "resume.ckpt"
+WEIGHTS_FILE, HISTORY_FILE = "best.safetensors", "history.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class TrainedNetwork:
     classifier: Classifier
     history: list[dict[str, float]]
     best_epoch: int
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether it holds a finished model, which is loaded and not trained again."""
+    return (folder / WEIGHTS_FILE).exists() and (folder / HISTORY_FILE).exists()
 
 
 def train_network(
@@ -65,8 +71,8 @@ def train_network(
         classifier: with what the strategy builds for good; see ``Strategy.build``.
         config: resolved.
     """
-    weights, history_file = folder / "best.safetensors", folder / "history.json"
-    if weights.exists() and history_file.exists():
+    weights, history_file = folder / WEIGHTS_FILE, folder / HISTORY_FILE
+    if is_trained(folder):
         classifier.load_state_dict(load_file(weights))
         record = json.loads(history_file.read_text())
         return TrainedNetwork(classifier.eval(), record["history"], record["best_epoch"])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
+from med_transfer.cohorts import Split
 from med_transfer.finetuning.batches import FoldData, fold_data, lacking_prior
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
@@ -22,7 +23,7 @@ from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.fold_pretraining import PRETRAINING_FOLDER, pretrained_on_fold
-from med_transfer.finetuning.fold_training import TrainedNetwork, train_network
+from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.calibration import calibrate
@@ -84,7 +85,7 @@ def train_fold(
         folder: keeps the model's state; the features of frozen encoders lie in its parent.
         progress_callback: told of every epoch.
     """
-    if config.backbone.pretrain and source.sha256 is not None:
+    if config.backbone.pretrain and source.sha256 is not None and not is_trained(folder):
         source = pretrained_on_fold(run_data, source, config, number, folder / PRETRAINING_FOLDER, progress)
     pooled = config.backbone.pooled_stages or source.spec.pooled_stages
     labels, seed = run_data.prepared.cohort.labels, config.seed + number
@@ -111,9 +112,8 @@ def train_folds(
 ) -> TrainedEnsemble:
     """Train one classifier a fold and calibrate them together. ``config`` is a resolved one."""
     prepared, split, labels = run_data.prepared, run_data.split, run_data.prepared.cohort.labels
-    if repeat > 1:
-        stage = f"{stage}, repeat {repeat}"
-        config = config.model_copy(update={"seed": config.seed + (repeat - 1) * split.n_fold_models})
+    stage = f"{stage}, repeat {repeat}" if repeat > 1 else stage
+    config = config_of_repeat(config, split, repeat)
     reader = FeatureSource(folder / "features", config, run_data.preprocessing)
     read = reader.computed if config.transfer.strategy.trains else reader.cached
     trained, novelties, ranks, training, validation = [], [], [], [], []
@@ -149,6 +149,11 @@ def train_folds(
     gap = measure_gap(training, validation, labels, config.training.gap_limit)
     log.log(logging.WARNING if gap.exceeded and repeat == 1 else logging.INFO, "%s: %s", stage, gap.sentence)
     return TrainedEnsemble(ensemble, tuple(trained), calibrated.probabilities, np.concatenate(ranks), gap)
+
+
+def config_of_repeat(config: FinetuneConfig, split: Split, repeat: int) -> FinetuneConfig:
+    """With a seed of its own for every fold of every repeat."""
+    return config.model_copy(update={"seed": config.seed + (repeat - 1) * split.n_fold_models})
 
 
 def fold_folder(number: int, repeat: int) -> str:

@@ -38,7 +38,7 @@ def with_repeats(
     """
     found = [(first.validation, first.validation_novelty)]
     for repeat, split in enumerate(run_data.split.further, start=2):
-        file = folder / f"repeat-{repeat}.safetensors"
+        file = repeat_file(folder, repeat)
         if not file.exists():
             trained = train(replace(run_data, split=split), repeat)
             place = _places(of=run_data.split, among=split)
@@ -57,6 +57,11 @@ def with_repeats(
         validation_novelty=np.mean(novelty, axis=0),
         repeats=tuple(probabilities),
     )
+
+
+def repeat_file(folder: Path, repeat: int) -> Path:
+    """What the networks of a finished further repeat said."""
+    return folder / f"repeat-{repeat}.safetensors"
 
 
 def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble, path: Path) -> Repeats | None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from med_transfer.atomic import sole_writer
@@ -35,6 +35,7 @@ from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.held_out_evaluation import TrainedNetworks, evaluate_held_out
 from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
 from med_transfer.finetuning.made_from import claim
+from med_transfer.finetuning.on_cluster import folds_of_run, train_on
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.region_choice import region_sentence
 from med_transfer.finetuning.repeats import with_repeats
@@ -42,6 +43,7 @@ from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.progress import Progress, log_file, silent
+from med_transfer.runtimes.cluster import Cluster
 from med_transfer.runtimes.frozen import require_runtime
 
 log = logging.getLogger(__name__)
@@ -69,11 +71,24 @@ class Run:
         return Metrics.load(self.folder / "metrics.json")
 
 
-def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: Progress = silent) -> Run:
+def finetune(
+    cohort: Cohort,
+    config: FinetuneConfig,
+    out: Path | str,
+    progress: Progress = silent,
+    machines: Cluster | None = None,
+) -> Run:
     """Split, train, calibrate, lock what was decided, evaluate on patients never used before, write the run folder.
 
     Called again on the same folder after a kill, it goes on where it was. On a finished folder it trains nothing,
     decides anew where ``operating_point`` is another one, and opens the test set again, which is counted.
+
+    Args:
+        cohort, config: the table, and how.
+        out: run folder.
+        progress: told how far it is.
+        machines: of a Ray cluster, which train the folds side by side, with the same numbers; None: this one. See
+            :func:`med_transfer.runtimes.cluster.cluster`.
 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
@@ -99,6 +114,12 @@ def finetune(cohort: Cohort, config: FinetuneConfig, out: Path | str, progress: 
             run_data.prepared.cohort, run_data.split, config, warn=True
         )  # again, without what could not be read
         check_operating_point(run_data.prepared.cohort, run_data.split, config)
+        if machines is not None:
+            folds = folds_of_run(run_data, source, config, out / "training")
+            if (baseline := _baseline(config, source)) is not None:
+                first = replace(run_data, split=replace(run_data.split, further=()))
+                folds += folds_of_run(first, *baseline, out / "training-scratch")
+            train_on(machines, folds, out, progress)
         trained = with_repeats(
             train(run_data, config, source, out / "training", progress),
             run_data,
@@ -172,10 +193,16 @@ def _train_from_scratch_baseline(
     run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, folder: Path, progress: Progress
 ) -> TrainedEnsemble | None:
     """The same network without the source, on the same folds with the same budget; None where there is no source."""
+    if (baseline := _baseline(config, source)) is None:
+        return None
+    scratch, of_scratch = baseline
+    return train(run_data, of_scratch, scratch, folder, progress, "from-scratch baseline")
+
+
+def _baseline(config: FinetuneConfig, source: LoadedBackbone) -> tuple[LoadedBackbone, FinetuneConfig] | None:
     if source.sha256 is None or not config.from_scratch_baseline:
         return None
-    scratch = from_scratch(source.spec, config.seed)
-    return train(run_data, config.from_scratch_config(), scratch, folder, progress, "from-scratch baseline")
+    return from_scratch(source.spec, config.seed), config.from_scratch_config()
 
 
 def load_source(config: FinetuneConfig) -> LoadedBackbone:

@@ -20,7 +20,6 @@ from med_transfer.inference.explain import TABLE_FILE, explain_item, shown_windo
 from med_transfer.inference.folder import FolderOutcome, ScanToPredict
 from med_transfer.inference.predictor import Predictor
 from med_transfer.predictions.record import Prediction
-from med_transfer.predictions.table import PredictionTable
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.inspection.picture import below_each_other, planes, side_by_side
 from med_transfer.scans.isolation import confined
@@ -101,7 +100,7 @@ class ContactSheet:
     def of(self, outcome: FolderOutcome, progress: Progress = silent) -> list[ShownScan]:
         """The sheet of a batch that is done. Raises OutputError."""
         n_scans = max(self._n_pictures, self._n_maps)
-        scans = most_suspicious(PredictionTable.load(outcome.table), n_scans) if n_scans else []
+        scans = most_suspicious(outcome.rows, n_scans) if n_scans else []
         items = _by_name(outcome.items)
         maps, shown, kept = outcome.table.parent / MAPS_FOLDER, [], {}
         for number, scan in enumerate(scans):

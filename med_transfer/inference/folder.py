@@ -94,6 +94,7 @@ class BatchSettings:
         observe: told of each prediction that is made, but not of rows that were there and of copies.
         stopped: asked before each scan; once it is True the rest stays without a row, and the batch unfinished.
         tries_again: asked, with the scan's key, whether the next run shall read one again that ended its reader.
+        engine: what works through them; None: this machine. See :mod:`med_transfer.inference.on_cluster`.
     """
 
     workers: int | None = None
@@ -101,6 +102,7 @@ class BatchSettings:
     observe: Callable[[Prediction], None] = lambda _: None
     stopped: Callable[[], bool] = lambda: False
     tries_again: Callable[[str], bool] = lambda _: True
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ class FolderOutcome:
     """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored.
 
     ``n_fused`` of the predicted scans also have a fused prediction; None when the bundle has no fusion. ``n_abstained``
-    of them abstain, for the reasons counted by their codes. ``items``: the scans, for whoever looks at some again.
+    of them abstain, for the reasons counted by their codes. ``items``: the scans, for whoever looks at some again;
+    ``rows`` of the table.
     """
 
     table: Path
@@ -120,6 +123,7 @@ class FolderOutcome:
     n_abstained: int = 0
     why_abstained: Mapping[str, int] = field(default_factory=dict)
     items: Sequence[ScanToPredict] = field(default=(), repr=False, compare=False)
+    rows: Sequence[Prediction] = field(default=(), repr=False, compare=False)
 
     @property
     def exit_code(self) -> int:
@@ -188,6 +192,15 @@ class ScanToPredict:
 
 
 Job = tuple[ScanToPredict, str]  # and the key of what it is made from
+Answered = tuple[Prediction, bool]  # and whether another attempt would come to the same
+
+
+class Engine(Protocol):
+    """What works through the scans in place of this machine."""
+
+    def answered(self, jobs: Iterator[Job], workers: int | None) -> Iterator[tuple[Job, Answered]]:
+        """Each once, in the order in which they are done; ``workers`` at a time, None: as many as it can."""
+        ...
 
 
 def predict_all(
@@ -274,10 +287,8 @@ def _outcome(table: Path, *, fused: bool) -> FolderOutcome:
         n_fused=n_fused,
         n_abstained=n_abstained,
         why_abstained=why_abstained(rows),
+        rows=rows,
     )
-
-
-Answered = tuple[Prediction, bool]  # and whether another attempt would come to the same
 
 
 @dataclass
@@ -319,21 +330,32 @@ class _Batch:
     def _answered(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Answered]]:
         few = list(itertools.islice(jobs, _FEW))
         jobs = (job for job in itertools.chain(few, jobs) if not self.settings.stopped())
+        elsewhere = self.settings.engine
+        for job, answered in elsewhere.answered(jobs, self.settings.workers) if elsewhere else self._here(few, jobs):
+            self.settings.observe(answered[0])
+            yield job, answered
+
+    def _here(self, few: Sequence[Job], jobs: Iterator[Job]) -> Iterator[tuple[Job, Answered]]:
         config, handcrafted = self.predictor.preprocessing.config, self.predictor.needs_handcrafted
         read = partial(_read, config=config, handcrafted=handcrafted)
         if len(few) < _FEW or scan_worker() is None:
-            inputs = ((job, read(job, _here)) for job in jobs)
+            inputs = ((job, read(job, _plainly)) for job in jobs)
         else:
             processes = [ScanWorker(loads=read_input.__module__) for _ in range(self.settings.workers or cores())]
             inputs = in_turn([Reader(read, process) for process in processes], jobs)
         for job, (given, seconds) in inputs:
-            answered = _answer(job[0], given, seconds, self.predictor)
-            self.settings.observe(answered[0])
-            yield job, answered
+            yield job, _answer(job[0], given, seconds, self.predictor)
 
 
-def _here(function: Callable[..., NetworkInput], *arguments: Any, where: object, **options: Any) -> NetworkInput:
+def _plainly(function: Callable[..., NetworkInput], *arguments: Any, where: object, **options: Any) -> NetworkInput:
     return function(*arguments, **options)
+
+
+def read_and_answer(job: Job, predictor: Predicts, call: Callable[..., NetworkInput]) -> Answered:
+    """One scan, whatever becomes of it; ``call`` is that of a :class:`~med_transfer.scans.isolation.ScanWorker`."""
+    config, handcrafted = predictor.preprocessing.config, predictor.needs_handcrafted
+    given, seconds = _read(job, call, config=config, handcrafted=handcrafted)
+    return _answer(job[0], given, seconds, predictor)
 
 
 def _read(

@@ -51,7 +51,7 @@ class Predictor:
         self.record: BundleRecord = read_record(bundle)
         self.device = _device(device)
         self.preprocessing = Preprocessing(self.record.preprocessing)
-        self._folder, network = bundle, load_network(bundle, public_key).to(self.device)
+        self.folder, network = bundle, load_network(bundle, public_key).to(self.device)
         self.chosen = choose_network(network, bundle, self.record.weights_sha256, runtime, self.device.type)
         self.network = self.chosen.ensemble
         made_by = self.record.model_dump_json()  # the weights' hash is in it
@@ -62,7 +62,12 @@ class Predictor:
     @cached_property
     def torch_network(self) -> Ensemble:
         """The network as torch computes it, whose maps can be explained. Raises BundleError."""
-        return self.network if self.chosen.export is None else load_network(self._folder).to(self.device)
+        return self.network if self.chosen.export is None else load_network(self.folder).to(self.device)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What computes the network, as it can be asked for."""
+        return "torch" if self.chosen.export is None else self.chosen.export.format
 
     def predict(
         self,

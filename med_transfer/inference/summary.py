@@ -26,10 +26,18 @@ _OUT_OF_DISTRIBUTION, _MOST = 0.95, 50  # novelty from which a scan is suspiciou
 
 
 def write_beside(
-    table: Path, formats: Sequence[TableFormat] = (), language: Language = "en", shown: Sequence[ShownScan] = ()
+    table: Path,
+    formats: Sequence[TableFormat] = (),
+    language: Language = "en",
+    shown: Sequence[ShownScan] = (),
+    rows: Sequence[Prediction] | None = None,
 ) -> None:
-    """The summary of a finished table, and the table in further formats. Raises OutputError, MissingExtra."""
-    write_summary(table.with_name(SUMMARY_FILE), PredictionTable.load(table), language, shown)
+    """The summary of a finished table, and the table in further formats. Raises OutputError, MissingExtra.
+
+    ``rows`` of the table; None: they are read.
+    """
+    rows = PredictionTable.load(table) if rows is None else rows
+    write_summary(table.with_name(SUMMARY_FILE), rows, language, shown)
     for kind in formats:
         write_table_as(kind, table)
 

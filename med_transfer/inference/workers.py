@@ -1,10 +1,9 @@
-"""Several workers, each in a thread of its own, on a stream of jobs: bounded, and no job is lost with its worker."""
+"""Several workers, each in a thread of its own, on a stream of jobs, few of which are under way at a time."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from queue import SimpleQueue
@@ -16,26 +15,13 @@ Job = TypeVar("Job")
 Taken = TypeVar("Taken", contravariant=True)
 Result = TypeVar("Result", covariant=True)
 AHEAD = 2  # jobs a worker, done or under way, that wait for whoever takes the results
-_ATTEMPTS = 3  # of a job whose worker was lost each time
-
-
-class WorkerLost(Exception):
-    """It is no more, and its job was not done: another worker takes that."""
 
 
 class Worker(Protocol[Taken, Result]):
     """One of several; only its own thread calls it, but for ``close``."""
 
-    def start(self) -> None:
-        """Be ready for a job, however long that takes. Raises WorkerLost."""
-        ...
-
     def __call__(self, job: Taken) -> Result:
-        """Do it. Raises WorkerLost."""
-        ...
-
-    def given_up(self, job: Taken) -> Result:
-        """What becomes of a job with which workers are lost again and again."""
+        """Do it."""
         ...
 
     def close(self) -> None:
@@ -49,10 +35,8 @@ def in_turn(workers: Sequence[Worker[Job, Result]], jobs: Iterable[Job]) -> Iter
     Few are under way at a time, however many there are and however slowly the results are taken.
     """
     jobs, todo, done = iter(jobs), SimpleQueue(), SimpleQueue()
-    ended, lost = threading.Event(), Counter()
-    threads = [
-        threading.Thread(target=_work, args=(worker, todo, done, ended, lost), daemon=True) for worker in workers
-    ]
+    ended = threading.Event()
+    threads = [threading.Thread(target=_work, args=(worker, todo, done, ended), daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
     try:
@@ -83,22 +67,10 @@ def in_turn(workers: Sequence[Worker[Job, Result]], jobs: Iterable[Job]) -> Iter
 _END = object()
 
 
-def _work(worker: Worker, todo: SimpleQueue, done: SimpleQueue, ended: threading.Event, lost: Counter) -> None:
-    while not ended.is_set():
-        job = _END
+def _work(worker: Worker, todo: SimpleQueue, done: SimpleQueue, ended: threading.Event) -> None:
+    while (job := todo.get()) is not _END and not ended.is_set():
         try:
-            worker.start()
-            while (job := todo.get()) is not _END and not ended.is_set():
-                done.put((job, (worker(job),)))
-            return
-        except WorkerLost:
-            if job is _END:
-                continue
-            lost[id(job)] += 1
-            if lost[id(job)] < _ATTEMPTS:
-                todo.put(job)
-            else:
-                done.put((job, (worker.given_up(job),)))
+            done.put((job, (worker(job),)))
         except BaseException as error:
             done.put((job, error))
             return
@@ -111,16 +83,9 @@ class Reader(Generic[Job, Result]):
         """``read`` is given the job, and what calls a function in the process."""
         self._read, self._process = read, process
 
-    def start(self) -> None:
-        """It starts with its first scan."""
-
     def __call__(self, job: Job) -> Result:
         """The result; a process that ends is an error of its scan, and the next scan gets another."""
         return self._read(job, self._process.call)
-
-    def given_up(self, job: Job) -> Result:
-        """Never, since no job is handed on."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """End the process."""

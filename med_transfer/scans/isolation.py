@@ -43,6 +43,7 @@ from med_transfer.errors import MedTransferError, ScanAborted, UsageError
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
+Remarks = list[dict[str, object]]  # log records of another process
 SECONDS, GIB = "MED_TRANSFER_READ_SECONDS", "MED_TRANSFER_READ_GIB"
 IN_PROCESS = "MED_TRANSFER_READ_IN_PROCESS"  # set: no child, for a debugger
 _ENVIRONMENT = "MED_TRANSFER_"  # variables of this prefix are the child's as they are now, not as when it started
@@ -232,10 +233,7 @@ class ScanWorker:
     def _answer(self, where: object, longer: float = 0.0) -> Any:
         seconds = self._in_force.seconds
         kind, value, remarks = self._receive(where, seconds and seconds + longer)
-        for record in map(logging.makeLogRecord, remarks):
-            logger = logging.getLogger(record.name)
-            if logger.isEnabledFor(record.levelno):
-                logger.handle(record)
+        repeat_remarks(remarks)
         if kind == "memory":
             self.close()
             raise _aborted(f"needs more than {self._in_force.gib:g} GiB of memory", where)
@@ -245,7 +243,7 @@ class ScanWorker:
             raise ScanAborted(f"cannot be read ({value})", where=where)
         return value
 
-    def _receive(self, where: object, seconds: float) -> tuple[str, Any, list[dict[str, object]]]:
+    def _receive(self, where: object, seconds: float) -> tuple[str, Any, Remarks]:
         process = self._process
         assert process is not None
         assert process.stdout is not None
@@ -355,7 +353,7 @@ def _serve_one(request: tuple, answers: BinaryIO, seconds: float) -> str:
     run = partial(attrgetter(name)(importlib.import_module(module)), *arguments, **options)
     results = iter(run() if streamed else (run() for _ in range(1)))
     while True:
-        with _remarks() as remarks:
+        with collected_remarks() as remarks:
             kind, value = _outcome(results, seconds and seconds + longer)
         if kind == "end":
             return kind
@@ -368,9 +366,9 @@ def _serve_one(request: tuple, answers: BinaryIO, seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _remarks() -> Iterator[list[dict[str, object]]]:
-    """What is logged meanwhile, for the parent to log."""
-    remarks: list[dict[str, object]] = []
+def collected_remarks() -> Iterator[Remarks]:
+    """What is logged meanwhile, from warnings on, for :func:`repeat_remarks` in another process."""
+    remarks: Remarks = []
     handler, package = _Collecting(remarks), logging.getLogger("med_transfer")
     package.addHandler(handler)
     try:
@@ -379,8 +377,16 @@ def _remarks() -> Iterator[list[dict[str, object]]]:
         package.removeHandler(handler)
 
 
+def repeat_remarks(remarks: Remarks) -> None:
+    """Log what was logged in another process."""
+    for record in map(logging.makeLogRecord, remarks):
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+
+
 class _Collecting(logging.Handler):
-    def __init__(self, remarks: list[dict[str, object]]) -> None:
+    def __init__(self, remarks: Remarks) -> None:
         super().__init__(logging.WARNING)
         self._remarks = remarks
 

@@ -17,6 +17,7 @@ from med_transfer.finetuning.made_from import claim
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.split_choice import choose_by_table
 from med_transfer.progress import Progress, silent
+from med_transfer.runtimes.cluster import Cluster
 from med_transfer.tuning.config import TuneConfig
 from med_transfer.tuning.deadline import Deadline, OutOfTime
 from med_transfer.tuning.inner_folds import without_test_scans
@@ -36,6 +37,7 @@ def tune(
     minutes: float | None = 60.0,
     trials: int | None = None,
     progress: Progress = silent,
+    machines: Cluster | None = None,
 ) -> Tuning:
     """Search the space on the inner folds of the development patients; trial 0 is the default config.
 
@@ -49,6 +51,8 @@ def tune(
         minutes: for this call, 0 or more; reading or a trial in training is left to the next call. None: no limit.
         trials: in all calls together, beside the default and without repeats of the same config; None: as many as the
             time allows.
+        progress: told how far it is.
+        machines: of a Ray cluster, which train a trial's folds side by side, with the same results; None: this one.
 
     Raises:
         MissingExtra: Optuna is not installed.
@@ -79,6 +83,7 @@ def tune(
         run_data = _read(cohort, base, source.spec, out, deadline, progress)
         n_failed = len(run_data.prepared.failed)
         search = Search(without_test_scans(run_data), source, config, strategies, out, deadline, progress, n_failed)
+        search.machines = machines
         return search.run(trials)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,8 +18,11 @@ from med_transfer.backbones import LoadedBackbone
 from med_transfer.errors import NothingDone, TrainingDiverged
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained
 from med_transfer.finetuning.folds import train_fold
+from med_transfer.finetuning.on_cluster import Folds, train_on
 from med_transfer.progress import Progress, silent
+from med_transfer.runtimes.cluster import Cluster
 from med_transfer.tuning.config import TuneConfig
 from med_transfer.tuning.deadline import Deadline, OutOfTime
 from med_transfer.tuning.inner_folds import TrialProgress, config_name, kept_figure
@@ -46,6 +51,7 @@ class Search:
     deadline: Deadline
     progress: Progress = silent
     n_failed: int = 0
+    machines: Cluster | None = None
     study: Study = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,12 +139,18 @@ class Search:
     def _train_folds(self, trial: Trial, config: FinetuneConfig, folders: list[Path]) -> list[float]:
         resolved = config.resolved(from_source=self.source.sha256 is not None)
         steps, figures, epochs = resolved.training.epochs + 1, [], 0
+        if self.machines is not None and len(folders) > 1:  # all folds, also where the first ones end the trial
+            folds = Folds(self.run_data, self.source, resolved, tuple(folders))
+            train_on(self.machines, [folds], self.out, self.progress, self.deadline.check)
         for fold, folder in enumerate(folders):
             self.deadline.check()
             report = partial(self._report, trial, fold * steps, tuple(figures))
             stage = f"trial {trial.number}, fold {fold + 1} of {self.n_folds}"
             listener = TrialProgress(stage, self.progress, self.deadline, report)
+            trained_before = is_trained(folder)
             model = train_fold(self.run_data, self.source, resolved, fold, folder, listener)
+            if trained_before and resolved.transfer.strategy.trains:
+                _report_again(model, report)
             figures.append(kept_figure(model))
             epochs += len(model.history)
             trial.set_user_attr("figures", figures)
@@ -166,3 +178,11 @@ class Search:
         )
         write_tuning(tuning)
         return tuning
+
+
+def _report_again(model: TrainedNetwork, report: Callable[[int, float], None]) -> None:
+    """What a fold that was trained elsewhere would have reported epoch by epoch. Raises TrialPruned."""
+    best = -math.inf
+    for row in model.history:
+        best = max(best, row["smoothed"])
+        report(int(row["epoch"]), best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from med_transfer.backbones import find_backbone
 from med_transfer.cohorts import Case, Cohort, SourceLock, SplitConfig, split_cohort
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError
-from med_transfer.finetuning import finetune
+from med_transfer.finetuning import Run, finetune
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import prepare_run_data
 from med_transfer.finetuning.fold_pretraining import canvas, check_pretraining, hounsfield, in_crop_order, source_scans
@@ -118,10 +119,15 @@ def test_it_is_not_repeated_since_each_fold_costs_a_training(run):
     assert load_config(FinetuneConfig, run.folder / "config.yaml").split.repeats == 1
 
 
-def test_a_finished_pretraining_is_found_again(run, cohort):
-    before = {number: (fold(run, number) / "encoder.safetensors").stat().st_mtime_ns for number in range(2)}
-    finetune(cohort, load_config(FinetuneConfig, run.folder / "config.yaml"), run.folder)
-    assert before == {number: (fold(run, number) / "encoder.safetensors").stat().st_mtime_ns for number in range(2)}
+def test_a_finished_pretraining_is_found_again_and_a_finished_fold_asks_for_none(run, cohort, tmp_path):
+    again = Run(shutil.copytree(run.folder, tmp_path / "again"))
+    before = (fold(again, 0) / "encoder.safetensors").stat().st_mtime_ns
+    (again.folder / "training/fold-0/history.json").unlink()  # as if its training had been killed
+    shutil.rmtree(fold(again, 1))
+    finetune(cohort, load_config(FinetuneConfig, again.folder / "config.yaml"), again.folder)
+    assert (fold(again, 0) / "encoder.safetensors").stat().st_mtime_ns == before
+    assert not fold(again, 1).exists()
+    assert again.metrics.macro_auc == run.metrics.macro_auc
 
 
 def test_one_class_alone_or_half_of_it_can_be_the_canvas(run_data, cohort):

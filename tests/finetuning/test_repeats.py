@@ -8,13 +8,14 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from small_run_data import small_config, small_run_data, source_of
 
 from med_transfer.cohorts import Split
 from med_transfer.errors import UsageError
 from med_transfer.finetuning.data_setup import RunData
-from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.folds import TrainedEnsemble, train_fold
 from med_transfer.finetuning.repeats import measure_repeats, with_repeats
 from med_transfer.finetuning.run import train
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
@@ -136,3 +137,19 @@ def test_repeats_do_not_count_as_more_patients():
         ratios.append(width(repeats.mean(axis=0)) / width(repeats[0]))
     assert np.mean(ratios) > 0.9
     assert min(ratios) > 0.75
+
+
+@pytest.mark.parametrize("strategy", ["lp_ft", "linear_probe"])
+def test_a_fold_is_the_same_whichever_came_before_it(tmp_path, strategy):
+    plan = small_run_data(0.12, 15, 0, members=3)  # 10 and 5 scans in batches of 3: one is alone in the last
+    config = small_config(strategy, training={"epochs": 1, "batch_size": 3}).resolved(from_source=True)
+
+    def trained_after(*before: int) -> list[dict[str, float]]:
+        folder = tmp_path / f"after-{len(before)}"  # features of a frozen network are kept there for the next fold
+        models = [
+            train_fold(plan, source_of("sees"), config, number, folder / f"fold-{number}", Callback())
+            for number in (*before, 2)
+        ]
+        return models[-1].history
+
+    assert trained_after() == trained_after(0) == trained_after(1, 0)

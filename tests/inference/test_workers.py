@@ -13,7 +13,7 @@ from command_line import read_rows
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.inference import BatchSettings, load_bundle
-from med_transfer.inference.workers import AHEAD, WorkerLost, in_turn
+from med_transfer.inference.workers import AHEAD, in_turn
 from med_transfer.scans.isolation import GIB, IN_PROCESS, SECONDS
 from med_transfer.scans.isolation import worker as scan_worker
 
@@ -21,31 +21,15 @@ needs_processes = pytest.mark.skipif(os.name != "posix", reason="scans are read 
 
 
 class Squares:
-    """A worker that is lost on some jobs, the first time or always."""
-
-    def __init__(self, once=(), always=()):
-        self.once, self.always, self.started = set(once), set(always), 0
-
-    def start(self):
-        self.started += 1
-
     def __call__(self, job):
-        if job in self.always or job in self.once:
-            self.once.discard(job)
-            raise WorkerLost
         return job * job
-
-    def given_up(self, job):
-        return -job
 
     def close(self):
         pass
 
 
-def test_a_job_whose_worker_is_lost_is_done_once_and_one_that_loses_every_worker_is_given_up():
-    workers = [Squares(once={3, 7}, always={5}), Squares(once={3}, always={5})]
-    assert dict(in_turn(workers, range(10))) == {n: -5 if n == 5 else n * n for n in range(10)}
-    assert sum(worker.started for worker in workers) > len(workers)
+def test_each_job_is_done_once_however_many_workers_there_are():
+    assert sorted(in_turn([Squares(), Squares()], range(10))) == [(n, n * n) for n in range(10)]
 
 
 def test_no_more_is_under_way_than_a_few_jobs_a_worker():

@@ -1,0 +1,120 @@
+"""Folds trained on the machines of a Ray cluster, into the run folder, which all of them share.
+
+A fold that is finished is loaded, not trained again. So a run trains its folds there first, all at once, and then goes
+its usual way, with the same numbers: a fold depends on no other one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from med_transfer.backbones import LoadedBackbone
+from med_transfer.errors import TrainingDiverged
+from med_transfer.finetuning.callbacks.progress import TrainingProgress
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.fold_training import is_trained
+from med_transfer.finetuning.folds import config_of_repeat, fold_folder, train_fold
+from med_transfer.finetuning.repeats import repeat_file
+from med_transfer.progress import Progress, silent
+from med_transfer.runtimes.cluster import Cluster, TaskLost, require_there
+
+log = logging.getLogger(__name__)
+
+_SHOWN_SECONDS = 60.0  # in which a network drive shows what another machine has written
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Folds of one source and config.
+
+    Attributes:
+        run_data: whose split they are of.
+        source, config: as for :func:`~med_transfer.finetuning.folds.train_fold`.
+        folders: of each fold's state.
+    """
+
+    run_data: RunData
+    source: LoadedBackbone
+    config: FinetuneConfig
+    folders: tuple[Path, ...]
+
+
+def folds_of_run(run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, folder: Path) -> list[Folds]:
+    """Of every repeat that is not finished, as :func:`~med_transfer.finetuning.run.train` trains them."""
+    config = config.resolved(from_source=source.sha256 is not None)
+    return [
+        Folds(
+            replace(run_data, split=split),
+            source,
+            config_of_repeat(config, split, repeat),
+            tuple(folder / fold_folder(number, repeat) for number in range(split.n_fold_models)),
+        )
+        for repeat, split in enumerate(run_data.split.repeats, start=1)
+        if repeat == 1 or not repeat_file(folder, repeat).exists()
+    ]
+
+
+def train_on(
+    machines: Cluster,
+    folds: Sequence[Folds],
+    out: Path,
+    progress: Progress = silent,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Train the folds that are not finished, side by side, each in as many threads as torch computes in here.
+
+    A fold that diverges, or whose machines were lost again and again, is left to the usual way.
+
+    Args:
+        machines: see :func:`med_transfer.runtimes.cluster.cluster`.
+        folds: of one run.
+        out: its folder.
+        progress: told of every fold that is done.
+        meanwhile: called every second or so; what it raises ends it all.
+
+    Raises:
+        UsageError: a machine lacks the run folder, or has not as many cores.
+        MedTransferError: as :func:`~med_transfer.finetuning.folds.train_fold`.
+    """
+    jobs = [
+        (place, number)
+        for place, of_one in enumerate(folds)
+        for number, folder in enumerate(of_one.folders)
+        if not is_trained(folder)
+    ]
+    if not jobs:
+        return
+    given, gpus = (tuple(folds), out.absolute()), float(torch.cuda.is_available())
+    done = machines.each(_train, jobs, given, cores=torch.get_num_threads(), gpus=gpus, meanwhile=meanwhile)
+    for number, ((place, fold), result) in enumerate(done, start=1):
+        progress("training on the cluster", number, len(jobs), f"{machines.n_machines} machines")
+        if isinstance(result, TaskLost):
+            log.warning("a fold was lost on the cluster (%s): it is trained on this machine", result.why)
+        elif result:
+            _wait_for(folds[place].folders[fold])
+
+
+def _train(job: tuple[int, int], given: tuple[tuple[Folds, ...], Path]) -> bool:
+    """Whether it came to an end, which is in its folder then."""
+    (place, number), (folds, out) = job, given
+    require_there(out)
+    of_one = folds[place]
+    try:
+        listener = TrainingProgress("", silent)
+        train_fold(of_one.run_data, of_one.source, of_one.config, number, of_one.folders[number], listener)
+    except TrainingDiverged:
+        return False
+    return True
+
+
+def _wait_for(folder: Path) -> None:
+    deadline = time.monotonic() + _SHOWN_SECONDS
+    while not is_trained(folder) and time.monotonic() < deadline:
+        time.sleep(0.5)

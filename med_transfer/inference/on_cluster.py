@@ -1,0 +1,84 @@
+"""The scans of a batch on the machines of a Ray cluster. Rows, journal and order stay with the process that asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from med_transfer.cohorts import read_input, without_prediction
+from med_transfer.errors import ScanAborted, UsageError
+from med_transfer.inference.folder import Answered, Job, read_and_answer
+from med_transfer.inference.predictor import Predictor
+from med_transfer.runtimes import Runtime
+from med_transfer.runtimes.cluster import Cluster, TaskLost, require_there
+from med_transfer.scans.isolation import ScanWorker
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What each machine needs to be the same predictor."""
+
+    bundle: Path
+    device: str
+    runtime: Runtime
+    identity: str
+    scans: Path
+
+
+@dataclass(frozen=True)
+class OnCluster:
+    """An engine for :class:`~med_transfer.inference.BatchSettings`: a core of the cluster reads a scan and predicts it.
+
+    Args:
+        machines: see :func:`med_transfer.runtimes.cluster.cluster`.
+        predictor: whose answers they are; each process of the cluster loads its bundle once.
+        scans: folder or table of the scans, which all machines have at the same path.
+    """
+
+    machines: Cluster
+    predictor: Predictor
+    scans: Path
+
+    def answered(self, jobs: Iterator[Job], workers: int | None) -> Iterator[tuple[Job, Answered]]:
+        """Each job with what the batch's own process would have made of it.
+
+        Raises:
+            UsageError, BundleError: a machine lacks the scans or the bundle, or has another one.
+        """
+        predictor, device = self.predictor, self.predictor.device.type
+        asked = _Asked(
+            predictor.folder.absolute(), device, predictor.runtime, predictor.identity, self.scans.absolute()
+        )
+        gpus = 1.0 if device == "cuda" else 0.0
+        for job, result in self.machines.each(_answer, jobs, asked, gpus=gpus, most=workers):
+            yield job, (_given_up(job, result) if isinstance(result, TaskLost) else result)
+
+
+def _answer(job: Job, asked: _Asked) -> Answered:
+    predictor, process = _loaded(asked)
+    return read_and_answer(job, predictor, process.call)
+
+
+@lru_cache(maxsize=1)
+def _loaded(asked: _Asked) -> tuple[Predictor, ScanWorker]:
+    """Once a process, however many scans it is given."""
+    require_there(asked.bundle)
+    require_there(asked.scans)
+    predictor = Predictor(asked.bundle, asked.device, runtime=asked.runtime)
+    if predictor.identity != asked.identity:
+        raise UsageError(
+            f"computed by {predictor.chosen.name} with another bundle, export or precision",
+            where=asked.bundle,
+            expected="the same on every machine",
+            action="Compare the bundle's folder there, or use --runtime torch",
+        )
+    return predictor, ScanWorker(loads=read_input.__module__)
+
+
+def _given_up(job: Job, lost: TaskLost) -> Answered:
+    """Another run tries the scan again."""
+    item = job[0]
+    error = ScanAborted(f"processes or machines were lost with it again and again ({lost.why})", where=item.case.path)
+    return item.named(without_prediction(item.case, error), 0.0), False

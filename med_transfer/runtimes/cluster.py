@@ -1,0 +1,304 @@
+"""A Ray cluster: functions of this package run on its machines, over a folder that all of them have at the same path.
+
+::
+
+    with cluster("head:6379") as machines:
+        for job, result in machines.each(function, jobs, shared):
+            ...
+
+Each job is a task of Ray Core, which runs it again elsewhere when its process or its machine is lost. This package is
+installed on every machine, in the same version.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TextIO, TypeVar
+
+import torch
+
+from med_transfer.bundle import versions
+from med_transfer.errors import MedTransferError, UsageError, not_installed
+from med_transfer.scans.isolation import Remarks, collected_remarks, repeat_remarks
+
+log = logging.getLogger(__name__)
+
+Job = TypeVar("Job")
+Shared = TypeVar("Shared")
+Result = TypeVar("Result")
+AUTO = "auto"  # the cluster that runs on this machine, or that RAY_ADDRESS names
+_ATTEMPTS = 3  # of a job whose process or machine was lost each time
+_AHEAD = 2  # jobs a processor, done or under way, that wait for whoever takes the results
+_ANSWER_SECONDS, _CONNECT_SECONDS = 5.0, 60.0
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_task_oom_retries": str(_ATTEMPTS - 1),  # else a job that takes all memory is tried for ever
+}
+_CONNECT = "import logging, sys, ray; ray.init({}, log_to_driver=False, logging_level=logging.CRITICAL)"
+
+
+@dataclass(frozen=True)
+class TaskLost:
+    """In place of a result: each time that the job ran, its process or its machine was lost."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Where a job comes from, which it is to find on its machine, too."""
+
+    folder: Path = field(default_factory=Path.cwd)
+    versions: dict[str, str] = field(default_factory=versions)
+    environment: dict[str, str] = field(
+        default_factory=lambda: {name: text for name, text in os.environ.items() if name.startswith("MED_TRANSFER_")}
+    )
+
+
+@contextmanager
+def cluster(address: str = AUTO) -> Iterator[Cluster]:
+    """A running cluster.
+
+    Args:
+        address: host:port of its head, or ``auto``: the one that this machine is part of.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        UsageError: no cluster answers there, or none that this machine can be part of.
+    """
+    ray = _import_ray()
+    if address != AUTO:
+        _require_port(address)
+    with _without_chatter():
+        connected = ray.is_initialized()  # by whoever uses this package from Python
+        if not connected:
+            _connect(ray, address)
+        try:
+            yield Cluster(ray, address)
+        finally:
+            if not connected:
+                ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that this process is connected to."""
+
+    _ray: ModuleType
+    address: str
+
+    def each(
+        self,
+        function: Callable[[Job, Shared], Result],
+        jobs: Iterable[Job],
+        shared: Shared,
+        *,
+        cores: int = 1,
+        gpus: float = 0.0,
+        most: int | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Generator[tuple[Job, Result | TaskLost], None, None]:
+        """Each job with its result, once, in the order in which they are done.
+
+        Few are under way at a time, however many there are; machines that join meanwhile get some, too.
+
+        Args:
+            function: of a module; called with the job and ``shared`` on some machine.
+            jobs: what pickle takes.
+            shared: sent to each machine once.
+            cores: of a processor that a job takes; torch computes in as many threads.
+            gpus: that a job takes.
+            most: jobs under way at a time; None: two for each that the cluster can run.
+            meanwhile: called every second or so; what it raises ends it all.
+
+        Raises:
+            UsageError: no machine has so many cores; this package is missing on one, or of another version.
+            MedTransferError: what the function raised.
+        """
+        self._require_cores(cores)
+        options = {"num_cpus": cores, "num_gpus": gpus, "max_retries": _ATTEMPTS - 1, "scheduling_strategy": "SPREAD"}
+        task = self._ray.remote(**options)(_run)
+        given, jobs, waiting = self._ray.put(shared), iter(jobs), {}
+        caller = self._ray.put(Caller())
+        try:
+            while True:
+                room = (most or _AHEAD * max(1, self._n_cores() // cores)) - len(waiting)
+                for job in islice(jobs, max(0, room)):
+                    waiting[task.remote(function, job, given, caller, cores)] = job
+                if not waiting:
+                    return
+                done, _ = self._ray.wait(list(waiting), timeout=1.0)
+                meanwhile()
+                for reference in done:
+                    yield waiting.pop(reference), self._result(reference)
+        finally:
+            for reference in waiting:
+                with suppress(Exception):  # it may have ended just now, and so may the cluster
+                    self._ray.cancel(reference, force=True)
+
+    @property
+    def n_machines(self) -> int:
+        """That are alive."""
+        return sum(node["Alive"] for node in self._ray.nodes())
+
+    def _result(self, reference: Any) -> Any:
+        errors = self._ray.exceptions
+        try:
+            result, remarks = self._ray.get(reference)
+        except errors.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, MedTransferError):
+                raise cause from None
+            raise _cannot_run(self.address, cause) from error
+        except errors.RayError as error:
+            return TaskLost(_first_sentence(error))
+        repeat_remarks(remarks)
+        return result
+
+    def _n_cores(self) -> int:
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
+    def _require_cores(self, cores: int) -> None:
+        most = max((int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]), default=0)
+        if most < cores:
+            raise UsageError(
+                f"no machine of the cluster gives {cores} cores to its work, the largest {most}",
+                where=self.address,
+                expected="a machine with as many as one job takes",
+                action="ray start --num-cpus says how many a machine gives, OMP_NUM_THREADS how many a training takes",
+            )
+
+
+def _run(
+    function: Callable[[Job, Shared], Result], job: Job, shared: Shared, caller: Caller, cores: int
+) -> tuple[Result, Remarks]:
+    """On a machine of the cluster."""
+    name = socket.gethostname()
+    if (own := _own_versions()) != caller.versions:
+        theirs = ", ".join(f"{package} {version}" for package, version in own.items())
+        ours = ", ".join(f"{package} {version}" for package, version in caller.versions.items())
+        raise UsageError(f"{theirs} installed", where=f"machine {name}", expected=f"{ours}, as where the run started")
+    require_there(caller.folder)
+    os.chdir(caller.folder)
+    os.environ.update(caller.environment)
+    torch.set_num_threads(cores)
+    with collected_remarks() as remarks:
+        return function(job, shared), remarks
+
+
+_own_versions = lru_cache(versions)
+
+
+def require_there(path: Path) -> None:
+    """On a machine of the cluster. Raises UsageError where it lacks a file or folder."""
+    if not path.exists():
+        raise UsageError(
+            f"{path} is not there",
+            where=f"machine {socket.gethostname()}",
+            expected="scans, bundle, results and the folder that the command is started in at the same path on all",
+            action="Put them on a drive that all machines of the cluster share",
+        )
+
+
+# Connecting ---------------------------------------------------------------------------------------------------
+
+
+def _import_ray() -> ModuleType:
+    for name, text in _ENVIRONMENT.items():
+        os.environ.setdefault(name, text)
+    try:
+        import ray
+    except ImportError as error:
+        raise not_installed("ray", "ray", "--engine ray", instead="use --engine local") from error
+    return ray
+
+
+def _connect(ray: ModuleType, address: str) -> None:
+    """Tried in a process of its own first: where nothing answers, Ray tries for two minutes, then ends the process."""
+    arguments = [sys.executable, "-c", _CONNECT.format(repr(address))]
+    try:
+        tried = subprocess.run(arguments, capture_output=True, text=True, timeout=_CONNECT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise _no_cluster(address, f"no answer of Ray within {_CONNECT_SECONDS:g} s") from None
+    if tried.returncode:
+        raise _no_cluster(address, _last_line(tried.stderr))
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False)
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # which Ray has replaced
+
+
+def _require_port(address: str) -> None:
+    """Raises UsageError: nothing listens there."""
+    parts = re.fullmatch(r"([^\s:/]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", address)
+    if parts is None:
+        raise UsageError(repr(address), where="--ray-address", expected=f"HOST:PORT, or {AUTO}")
+    try:
+        socket.create_connection((parts[1].strip("[]"), int(parts[2])), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from error
+
+
+def _no_cluster(address: str, why: str) -> UsageError:
+    return UsageError(
+        f"no Ray cluster there ({why})",
+        where=f"--ray-address {address}",
+        expected="the address of a running cluster that this machine is part of",
+        action="Start one with: ray start --head; or use --engine local",
+    )
+
+
+def _cannot_run(address: str, error: BaseException) -> UsageError:
+    return UsageError(
+        f"a machine of the cluster cannot do its part ({type(error).__name__}: {_first_sentence(error)})",
+        where=address,
+        expected="med-transfer, of the same version and with the same packages, on every machine",
+    )
+
+
+def _first_sentence(error: BaseException) -> str:
+    return re.split(r"\n|(?<=\w)\. ", str(error).strip(), maxsplit=1)[0][:300]
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason given"
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """What Ray prints of lost machines goes to the log, not among the results on standard output."""
+    with redirect_stdout(_Filtered(sys.stdout)):
+        yield
+
+
+class _Filtered(io.TextIOBase):
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """A message of Ray comes as a whole."""
+        found = re.search(r"\((?:raylet|autoscaler)[^)]*\)\S* (.*)", text)
+        if found is None:
+            return self._stream.write(text)
+        log.info("Ray: %s", found[1][:300])
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
