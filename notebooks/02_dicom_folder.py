@@ -1,0 +1,68 @@
+# %% [markdown]
+# # My own DICOM folder: what was rejected and why
+#
+# A folder as it comes from a PACS holds scouts, broken exports and files that are no scans. Nothing of it becomes a
+# volume unseen: every series gets a verdict. `MED_TRANSFER_COHORT` names a table of your own; the folder around it
+# is searched.
+
+# %%
+import csv
+import os
+from collections import Counter
+from pathlib import Path
+
+from IPython.display import Image
+
+import med_transfer as mt
+from med_transfer.cohorts.indexing import write_index
+from med_transfer.errors import ScanError
+from med_transfer.phantoms import PhantomConfig, write_cohort
+from med_transfer.scans.inspection.picture import planes, side_by_side
+
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+table = Path(own) if own else work / "chest/cohort.csv"
+if not table.exists():
+    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
+    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+
+# %%
+index = write_index(table.parent, work / "found/cohort.csv")
+print(f"{index.n_listed} series listed, {index.n_rejected} rejected, {index.n_ignored} other files")
+
+# %% [markdown]
+# ## The quality table
+#
+# **accept** is used as it is, **repair** after what `reasons` says, **reject** never.
+
+# %%
+with index.quality.open(newline="", encoding="utf-8") as file:
+    series = list(csv.DictReader(file))
+print(Counter(row["verdict"] for row in series))
+for row in series:
+    if row["verdict"] not in ("accept", ""):
+        print(f"{row['verdict']}: {Path(row['scan']).name}: {row['reasons']}")
+
+# %% [markdown]
+# Reading one of them says the same, where it lies, and what to do:
+
+# %%
+rejected = [row for row in series if row["verdict"] == "reject" and row["format"] == "dicom"]
+for row in rejected[:1]:
+    try:
+        mt.read_scan((index.quality.parent / row["scan"]).resolve())
+    except ScanError as error:
+        print(type(error).__name__, error.problem, sep=": ")
+
+# %% [markdown]
+# ## Look at what is left
+#
+# Upside down, the wrong organ, an arm: a glance finds what no rule does.
+
+# %%
+accepted = next(row for row in series if row["verdict"] == "accept")
+volume = mt.read_scan((index.quality.parent / accepted["scan"]).resolve())
+Image(side_by_side(planes(volume.voxels, volume.affine, (-1000, 400))))
+
+# %% [markdown]
+# Next: link the labels with `med-transfer index SCANS -o cohort.csv --labels labels.csv`.

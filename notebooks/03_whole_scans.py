@@ -1,0 +1,53 @@
+# %% [markdown]
+# # Whole scans: plan and preview
+#
+# Before any training: what the cohort looks like, the config that suits it with a reason for each choice, and what
+# the network would see. With `MED_TRANSFER_COHORT` on scans of your own.
+
+# %%
+import os
+from pathlib import Path
+
+import med_transfer as mt
+from med_transfer.config import load_config
+from med_transfer.phantoms import PhantomConfig, write_cohort
+
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+table = Path(own) if own else work / "chest/cohort.csv"
+if not table.exists():
+    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
+    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+
+# %%
+planned = mt.plan(table, ("input.region=whole",), quick=True)
+for sentence in planned.sentences:
+    print(sentence)
+
+# %% [markdown]
+# ## Squeezed into a small cube
+#
+# The whole scan in the input of a network that learned crops: read what is lost.
+
+# %%
+mt.preview(table, per_class=1, draws=0, overrides=("input.region=whole",))
+
+# %% [markdown]
+# ## As tiles
+#
+# The same scan as overlapping boxes in voxels that the network knows; their features are joined into one row. Photographs
+# on each slice (`slices-...`, extra `imagenet2d`) are the other way, for thick slices.
+
+# %%
+tiles = load_config(
+    mt.FinetuneConfig,
+    None,
+    (
+        "backbone.name=tiles-med-transfer-small",
+        "input.region=foreground",
+        "input.spacing_mm=[3.0, 3.0, 3.0]",
+        "input.shape=[32, 96, 96]",
+        "backbone.instance_pooling=mean_max",
+    ),
+)
+mt.preview(table, tiles, per_class=1, draws=0)

@@ -1,0 +1,42 @@
+# %% [markdown]
+# # How many more labels
+#
+# Trains on ever larger parts of the patients at hand, watches how performance grows, and follows the curve. The
+# interval is the answer, not the number.
+
+# %%
+import os
+from pathlib import Path
+
+import med_transfer as mt
+from med_transfer.config import load_config
+from med_transfer.labelling import BudgetSettings, label_budget, next_labels
+from med_transfer.phantoms import PhantomConfig, write_cohort
+
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+table = Path(own) if own else work / "chest/cohort.csv"
+if not table.exists():
+    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
+    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+
+# %%
+config = load_config(mt.FinetuneConfig, None, ("split.kind=holdout",))
+settings = BudgetSettings(target=0.97, measure="macro_auc", n_sizes=4, repeats=3, n_draws=100)
+budget = label_budget(mt.Cohort.read(table), config, work / "budget", settings)
+for forecast in budget.forecasts:
+    print(forecast.name, forecast.outcome, forecast.more, forecast.interval)
+budget
+
+# %% [markdown]
+# ## Which scans next
+#
+# Those that the network is unsure of, unlike each other, one a patient. Here the table stands in for scans without labels.
+
+# %%
+quick = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "split.kind=holdout")
+run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is only opened
+
+# %%
+chosen = next_labels(run.bundle, table, work / "next.csv", n=5)
+print(chosen.n_chosen, "in", chosen.table.name)

@@ -1,0 +1,65 @@
+# %% [markdown]
+# # Batch, cluster and hospital
+#
+# The same bundle, unchanged, on a folder, in shards on a cluster, and behind a PACS.
+
+# %%
+import os
+from pathlib import Path
+
+import med_transfer as mt
+from med_transfer.hospital.config import read_node_config
+from med_transfer.inference.folder import BatchSettings
+from med_transfer.inference.shards import Shard, merge
+from med_transfer.phantoms import PhantomConfig, write_cohort
+
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+table = Path(own) if own else work / "chest/cohort.csv"
+if not table.exists():
+    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
+    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+
+# %%
+quick = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "split.kind=holdout")
+run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is only opened
+
+# %% [markdown]
+# ## A batch
+#
+# One row a scan; a bad scan is a row with its reason and stops nothing. The same folder again resumes.
+
+# %%
+predictor = mt.load_bundle(run.bundle)
+batch = predictor.predict_folder(table, work / "batch", settings=BatchSettings(workers=1))
+print(batch.n_ok, "predicted,", batch.n_rejected + batch.n_failed, "refused:", batch.table.name)
+
+# %% [markdown]
+# ## Shards
+#
+# Any machine can take one; `merge` refuses while one is missing. `med-transfer predict --write-sbatch 8` writes the job for
+# SLURM.
+
+# %%
+for number in (1, 2):
+    predictor.predict_folder(table, work / "shards", settings=BatchSettings(workers=1, shard=Shard(number, 2)))
+whole, n_rows = merge(sorted((work / "shards").glob("shard-*")), work / "merged")
+print(n_rows, "rows")
+
+# %% [markdown]
+# ## Who made the bundle
+
+# %%
+print(predictor.record.backbone, predictor.record.labels)
+
+# %% [markdown]
+# ## Behind a PACS
+#
+# `med-transfer serve BUNDLE -c node.yaml` receives studies, predicts them and sends results back. It is closed until the
+# file opens something: nobody may send, nobody gets results, and it listens on this machine alone. `shadow: true` predicts
+# and sends nothing: begin with that ([docs/hospital](../docs/hospital/README.md)).
+
+# %%
+node = work / "node.yaml"
+node.write_text("folder: node\ncallers: [{ae_title: CT1, address: 10.1.2.0/24}]\nshadow: true\n", encoding="utf-8")
+read_node_config(node).model_dump(include={"ae_title", "bind", "port", "callers", "destinations", "shadow"})
