@@ -50,7 +50,7 @@ print(n_rows, "rows")
 # ## Who made the bundle
 
 # %%
-print(predictor.record.backbone, predictor.record.labels)
+print(predictor.record.backbone.name, predictor.record.labels)
 
 # %% [markdown]
 # ## Behind a PACS

@@ -29,7 +29,7 @@ def test_every_notebook_has_a_script():
     assert len(SCRIPTS) == 8
 
 
-@pytest.mark.timeout(580)
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("default")  # the kernel is a process of its own; its client's warnings are not ours
 def test_all_notebooks_run(tmp_path, monkeypatch):
     """In one kernel, whose names are forgotten in between, and one folder of work: as someone reads them in order."""
@@ -40,7 +40,7 @@ def test_all_notebooks_run(tmp_path, monkeypatch):
         everything.cells += [nbformat.v4.new_code_cell("%reset -f"), *notebook.cells]
     for number, cell in enumerate(everything.cells):
         cell.id = f"cell-{number:03d}"
-    NotebookClient(everything, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(everything, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     seen = iter(everything.cells)
     for script, notebook in zip(SCRIPTS, notebooks, strict=True):
         next(seen)
