@@ -37,8 +37,17 @@ def status(config: NodeFile, as_json: AsJson = False) -> None:
     stuck = [study for study in queue.studies() if study.reason]
     if as_json:
         studies = [{"study": s.id, "state": s.state, "attempts": s.attempts, "reason": s.reason} for s in stuck]
-        say_json({"studies": queue.counts(), "stuck": studies, "set_aside": dict(queue.reasons())})
+        say_json(
+            {
+                "studies": queue.counts(),
+                "stuck": studies,
+                "set_aside": dict(queue.reasons()),
+                "bundles": queue.bundles_in_use(),
+            }
+        )
         return
+    for route, mark in queue.bundles_in_use().items():
+        say(f"bundle {mark} is in use" + (f" for {route}" if route else ""))
     say(", ".join(f"{number} {state}" for state, number in queue.counts().items()) or "no study yet")
     for study in stuck:
         say(f"study {study.id}: {study.state}, {study.reason}")
@@ -77,6 +86,44 @@ def audit(config: NodeFile) -> None:
         say(f"entry {result.broken} of {result.entries} does not follow from the one before it: the record was changed")
         raise typer.Exit(1)
     say(f"{result.entries} entries, unbroken; last hash {result.last_hash}")
+
+
+@app.command(epilog=example("node use runs/second -c node.yaml"))
+def use(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
+    config: NodeFile,
+    route: Annotated[str, typer.Option(help="Of node.yaml, where it has several.")] = "",
+    key: SignedWith = None,
+) -> None:
+    """Take a bundle from the next study on, also while the node runs; the one before is kept."""
+    import os
+
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital import require_extra
+
+    require_extra()
+    from med_transfer.hospital import bundles
+    from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.queue import Queue
+
+    os.umask(0o077)
+    node = read_node_config(config)
+    say(f"{bundles.use(node, Queue(node.queue_file, node.retries), bundle, route, key)} is in use")
+
+
+@app.command(epilog=example("node rollback -c node.yaml"))
+def rollback(
+    config: NodeFile, route: Annotated[str, typer.Option(help="Of node.yaml, where it has several.")] = ""
+) -> None:
+    """Take the bundle again that was in use before, from the next study on."""
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital import require_extra
+
+    require_extra()
+    from med_transfer.hospital import bundles
+    from med_transfer.hospital.config import read_node_config
+
+    say(f"{bundles.rollback(read_node_config(config), _queue(config), route)} is in use")
 
 
 @app.command(epilog=example("node fetch -c node.yaml --dates 20260101-20260131 --modality CT"))

@@ -14,8 +14,10 @@ EXAMPLE = "runs/first -c node.yaml"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
     config: Annotated[Path, typer.Option("--config", "-c", help="The node's node.yaml.")],
+    bundle: Annotated[
+        Path | None, typer.Argument(help="A bundle, or the run folder that holds one; without it: the one in use.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
 ) -> None:
@@ -31,15 +33,13 @@ def command(
 
     require_extra()
     from med_transfer.hospital.node import Node
-    from med_transfer.inference import load_bundle
 
     os.umask(0o077)  # what is kept of patients is for its owner only
     node_config, stopped = read_node_config(config), threading.Event()
-    predictor = load_bundle(bundle, device, key)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     with sole_writer(node_config.folder):
-        node = Node(node_config, predictor, bundle)
+        node = Node(node_config, bundle, device, key)
         node.start()
         say(f"{node_config.ae_title} takes studies on {node_config.bind} port {node_config.port}. Research use only.")
         stopped.wait()

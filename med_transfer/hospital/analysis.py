@@ -71,15 +71,18 @@ def require_usable(predictor: Predictor, bundle: Path) -> None:
 
 
 def analyse(
-    folder: Path, predictor: Predictor, rules: SeriesRules | None = None, heat: HeatMap = "off"
+    folder: Path, predictor: Predictor, rules: SeriesRules | None = None, heat: HeatMap = "off", others: bool = False
 ) -> list[Analysis]:
-    """Predict a study's series: those that the rules choose, or every one; at least one analysis, if only a refusal.
+    """Predict a study's series: those that the rules choose, or every one.
+
+    At least one analysis, if only a refusal; none where others may want what the rules do not choose.
 
     Args:
         folder: of the study's files.
         predictor: of the bundle.
         rules: which series; None: every one that can be used.
         heat: whether to look where the network looked, and whether to put that to the test.
+        others: other bundles are asked, too.
 
     Raises:
         ScanAborted: reading took too long or crashed, which another try may not.
@@ -91,6 +94,8 @@ def analyse(
     if all(item.series is None for item in items):  # a reader that crashes leaves nothing but damaged files
         raise ScanAborted(f"none of {len(items)} files can be read: {items[0].damage}", where=folder)
     chosen, refusals = _chosen(items, rules)
+    if not chosen and others:
+        return []
     if not chosen:
         return [_refusal(items, refusals, "not-chosen")]
     damaged = [item for item in chosen if item.series is None]

@@ -113,6 +113,18 @@ class StudyRules(_Section):
     keep_days: Annotated[float, Field(ge=0)] | None = 7.0
 
 
+class Route(_Section):
+    """Which series go to one of several bundles; ``med-transfer node use BUNDLE --route NAME`` says which bundle.
+
+    Attributes:
+        name: of the route, in small letters.
+        series: rules as in ``configs/series``; a study of which they choose nothing is none of this bundle's business.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+    series: SeriesRules
+
+
 class Peer(_Section):
     """Whom the node calls by DIMSE.
 
@@ -316,6 +328,7 @@ class NodeConfig(_Section):
         callers: who may send; nobody unless told.
         pacs: asked what a study holds (C-FIND, QIDO-RS) and for studies (C-MOVE, WADO-RS); may send what it was asked.
         web: takes images by STOW-RS, too.
+        routes: which series go to which of several bundles; none: all that ``study.series`` chooses go to the only one.
         destinations: who gets results; nobody unless told.
         fhir: who gets results as FHIR resources; nobody unless told, and only with ``results.fhir``.
         shadow: predict and keep the results, and send none.
@@ -331,6 +344,7 @@ class NodeConfig(_Section):
     tls: Tls | None = None
     limits: Limits = Limits()
     study: StudyRules = StudyRules()
+    routes: tuple[Route, ...] = ()
     destinations: tuple[AnyDestination, ...] = ()
     fhir: tuple[FhirServer, ...] = ()
     results: Results = Results()
@@ -346,12 +360,21 @@ class NodeConfig(_Section):
         names = [destination.name for destination in (*self.destinations, *self.fhir)]
         if len(set(names)) < len(names):
             raise ValueError("a destination twice")
+        if len({route.name for route in self.routes}) < len(self.routes):
+            raise ValueError("a route twice")
+        if self.routes and self.study.series:
+            raise ValueError("routes and study.series; expected the rules of each bundle in its route")
         return self
 
     @property
     def dicom_peers(self) -> tuple[Peer, ...]:
         """Whom the node calls by DIMSE, and who may call back."""
         return tuple(peer for peer in (self.pacs, *self.destinations) if isinstance(peer, Peer))
+
+    @property
+    def rules_by_route(self) -> dict[str, SeriesRules | None]:
+        """Of every bundle, by the name of its route; of the only one it is empty."""
+        return {route.name: route.series for route in self.routes} or {"": self.study.series}
 
     @property
     def queue_file(self) -> Path:

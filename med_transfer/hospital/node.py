@@ -6,16 +6,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from med_transfer.errors import ScanError
-from med_transfer.hospital.analysis import analyse, require_usable
+from med_transfer.hospital.analysis import analyse
+from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.fhir_sender import FhirSender
 from med_transfer.hospital.incoming import forget, sweep
 from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.peers import pacs_of, sender_to
-from med_transfer.hospital.queue import Queue, Study
+from med_transfer.hospital.queue import Queue, ResultFile, Study
 from med_transfer.hospital.receiver import Receiver
 from med_transfer.hospital.result_header import ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
@@ -33,18 +35,23 @@ class Node:
 
     Args:
         config: node.yaml.
-        predictor: of the bundle.
-        bundle: where it lies, for messages.
+        bundle: to be used where none is yet; None: what is in use.
+        device: auto, cpu or cuda.
+        key: public key of who must have signed every bundle.
 
     Raises:
-        ConfigError: a bundle that needs more than images, a port that is taken, a certificate that cannot be used.
+        BundleError: a bundle cannot be loaded.
+        ConfigError: no bundle, or one that needs more than images; a port that is taken, a certificate that cannot be
+            used.
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, config: NodeConfig, predictor: Predictor, bundle: Path) -> None:
-        require_usable(predictor, bundle)
-        self._config, self._predictor, self._stopped = config, predictor, threading.Event()
+    def __init__(
+        self, config: NodeConfig, bundle: Path | None = None, device: str = "auto", key: Path | None = None
+    ) -> None:
+        self._config, self._stopped = config, threading.Event()
         self.queue = Queue(config.queue_file, config.retries)
+        self._bundles = Bundles(config, self.queue, bundle, device, key)
         sweep(config.folder, self.queue)
         self._senders = [sender_to(destination, config, self.queue) for destination in config.destinations]
         self._fhir_senders = [FhirSender(config, self.queue, server) for server in config.fhir]
@@ -128,10 +135,28 @@ class Node:
             self.queue.not_predicted(study, f"unexpected_{type(error).__name__}", time.time())
 
     def _predict(self, study: Study) -> None:
-        config, predictor = self._config, self._predictor
-        basis = basis_of(self.queue.instances(study.id), predictor.identity, config)
+        config = self._config
+        self._bundles.refresh()
+        results: list[ResultFile] = []
+        entries: list[dict[str, object]] = []
+        for route, predictor in self._bundles.predictors.items():
+            made, told = self._of_route(study, route, predictor)
+            results, entries = results + made, entries + told
+        destinations = [(d.name, d.storage_commitment) for d in config.destinations if not config.shadow]
+        destinations += [(server.name, False) for server in config.fhir if not config.shadow]
+        no_bundle: list[dict[str, object]] = [{"status": "rejected", "reason": "no route wants it"}]
+        self.queue.predicted(study, results, destinations, time.time(), entries or no_bundle)
+
+    def _of_route(
+        self, study: Study, route: str, predictor: Predictor
+    ) -> tuple[list[ResultFile], list[dict[str, object]]]:
+        """One bundle's results and what the record is told; nothing where its rules choose nothing."""
+        config, rules = self._config, self._config.rules_by_route[route]
+        basis = basis_of(self.queue.instances(study.id), predictor.identity, config, rules)
         images = config.folder / "incoming" / study.id
-        analyses = analyse(images, predictor, config.study.series, config.results.heat_map)
+        analyses = analyse(images, predictor, rules, config.results.heat_map, others=bool(config.routes))
+        if not analyses:
+            return [], []
         header = ResultHeader.of(
             *(predictor.record, predictor.identity),
             study_uid=study.study_uid,
@@ -139,9 +164,8 @@ class Node:
             revision=study.revision,
             station=config.ae_title,
         )
-        earlier = [config.folder / r.file for r in self.queue.earlier_results(study) if r.sop_class == SOP_CLASS]
-        results = write_results(config.folder, analyses, header, config.results, earlier[-1:])
-        destinations = [(d.name, d.storage_commitment) for d in config.destinations if not config.shadow]
-        destinations += [(server.name, False) for server in config.fhir if not config.shadow]
+        earlier = [r for r in self.queue.earlier_results(study, route) if r.sop_class == SOP_CLASS]
+        previous = [config.folder / result.file for result in earlier[-1:]]
+        results = write_results(config.folder, analyses, header, config.results, previous)
         entries = [facts(analysis, predictor.identity, basis, results) for analysis in analyses]
-        self.queue.predicted(study, results, destinations, time.time(), entries)
+        return [replace(result, route=route) for result in results], entries

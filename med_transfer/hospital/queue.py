@@ -39,16 +39,18 @@ CREATE INDEX IF NOT EXISTS instance_study ON instance (study);
 CREATE TABLE IF NOT EXISTS expected (study TEXT NOT NULL, sop_uid TEXT NOT NULL, PRIMARY KEY (study, sop_uid));
 CREATE TABLE IF NOT EXISTS result (
     sop_uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study, revision INTEGER NOT NULL, sop_class TEXT NOT NULL,
-    file TEXT NOT NULL);
+    file TEXT NOT NULL, route TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS result_study ON result (study);
 CREATE TABLE IF NOT EXISTS delivery (
     sop_uid TEXT NOT NULL REFERENCES result, destination TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting',
     commitment INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, next_try REAL NOT NULL DEFAULT 0,
     reason TEXT NOT NULL DEFAULT '', transaction_uid TEXT NOT NULL DEFAULT '', PRIMARY KEY (sop_uid, destination));
+CREATE TABLE IF NOT EXISTS bundle (number INTEGER PRIMARY KEY, route TEXT NOT NULL, mark TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS aside (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, reason TEXT NOT NULL, caller TEXT NOT NULL, file TEXT NOT NULL);
 """
 _ADDED_LATER = {  # columns that a queue of an earlier version does not have
+    "result": {"route": "TEXT NOT NULL DEFAULT ''"},
     "study": {"priority": "INTEGER NOT NULL DEFAULT 0", "counted": "REAL NOT NULL DEFAULT -1"},
 }
 _MISSING = (
@@ -87,11 +89,12 @@ class Study:
 
 @dataclass(frozen=True)
 class ResultFile:
-    """One object that was made of a study."""
+    """One object that was made of a study; ``route`` names its bundle's, where there are several."""
 
     sop_uid: str
     sop_class: str
     file: str
+    route: str = ""
 
 
 @dataclass(frozen=True)
@@ -339,9 +342,9 @@ class Queue:
                 return False
             for result in results:
                 database.execute(
-                    "INSERT INTO result VALUES (?, ?, ?, ?, ?) "
+                    "INSERT INTO result (sop_uid, study, revision, sop_class, file, route) VALUES (?, ?, ?, ?, ?, ?) "
                     "ON CONFLICT DO UPDATE SET revision = excluded.revision, file = excluded.file",
-                    (result.sop_uid, study.id, study.revision, result.sop_class, result.file),
+                    (result.sop_uid, study.id, study.revision, result.sop_class, result.file, result.route),
                 )
                 database.executemany(
                     "INSERT INTO delivery (sop_uid, destination, commitment) VALUES (?, ?, ?) "
@@ -371,14 +374,31 @@ class Queue:
             )
             record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
 
-    def earlier_results(self, study: Study) -> list[ResultFile]:
-        """Results of earlier revisions that somebody has been sent, the latest last."""
+    def earlier_results(self, study: Study, route: str = "") -> list[ResultFile]:
+        """A route's results of earlier revisions that somebody has been sent, the latest last."""
         rows = self._rows(
             "SELECT DISTINCT result.sop_uid, sop_class, file, revision FROM result JOIN delivery USING (sop_uid) "
-            "WHERE study = ? AND revision < ? AND state IN ('sent', 'committed') ORDER BY revision",
-            *(study.id, study.revision),
+            "WHERE study = ? AND revision < ? AND route = ? AND state IN ('sent', 'committed') ORDER BY revision",
+            *(study.id, study.revision, route),
         )
-        return [ResultFile(*row[:3]) for row in rows]
+        return [ResultFile(*row[:3], route) for row in rows]
+
+    # Which bundle ---------------------------------------------------------------------------------------------
+
+    def use_bundle(self, route: str, mark: str, event: str) -> None:
+        """From now on; ``event``: how the record calls it."""
+        with self._transaction() as database:
+            database.execute("INSERT INTO bundle (route, mark) VALUES (?, ?)", (route, mark))
+            record.append(database, event, route=route, bundle_files=mark)
+
+    def bundles_in_use(self) -> dict[str, str]:
+        """Marks, by route."""
+        return {route: self.bundles(route)[0] for (route,) in self._rows("SELECT DISTINCT route FROM bundle")}
+
+    def bundles(self, route: str) -> list[str]:
+        """Marks of the bundles that were in use, each once, the one that is in use first."""
+        rows = self._rows("SELECT mark FROM bundle WHERE route = ? GROUP BY mark ORDER BY max(number) DESC", route)
+        return [row[0] for row in rows]
 
     # Sending --------------------------------------------------------------------------------------------------
 

@@ -24,13 +24,17 @@ from med_transfer.hospital.queue import FHIR, ResultFile
 from med_transfer.hospital.result_header import ResultHeader
 from med_transfer.hospital.secondary_capture import page, secondary_capture
 from med_transfer.hospital.structured_report import structured_report
+from med_transfer.scans.search.series_rules import SeriesRules
 
 log = logging.getLogger(__name__)
 
 
-def basis_of(instances: Sequence[tuple[str, str]], bundle: str, node: NodeConfig) -> str:
+def basis_of(
+    instances: Sequence[tuple[str, str]], bundle: str, node: NodeConfig, series: SeriesRules | None = None
+) -> str:
     """Hash of all that a result follows from: images, bundle, which series, and how results are written."""
-    rules = node.study.series.model_dump(mode="json") if node.study.series else None
+    series = series or node.study.series
+    rules = series.model_dump(mode="json") if series else None
     all_of_it = [*map(list, instances), bundle, rules, node.results.model_dump(mode="json"), versions()]
     return hashlib.sha256(json.dumps(all_of_it, sort_keys=True).encode()).hexdigest()
 

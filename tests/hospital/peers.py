@@ -119,10 +119,10 @@ class Orthanc:
 
 
 @contextmanager
-def orthanc(folder: Path, node_port: int, dicom: int | None = None) -> Iterator[Orthanc]:
+def orthanc(folder: Path, node_port: int, dicom: int | None = None, http: int | None = None) -> Iterator[Orthanc]:
     """Orthanc with DICOMweb, which knows the node as MEDTRANSFER; the same folder and port again is the same PACS."""
     folder.mkdir(exist_ok=True)
-    pacs = Orthanc(dicom or free_port(), free_port())
+    pacs = Orthanc(dicom or free_port(), http or free_port())
     config = {
         "Name": "tests",
         "StorageDirectory": str(folder),

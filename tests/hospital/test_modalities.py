@@ -21,7 +21,6 @@ from highdicom.seg import segread
 from highdicom.sr import srread
 
 from med_transfer.hospital.node import Node
-from med_transfer.inference import Predictor
 
 pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
 
@@ -57,9 +56,9 @@ def noise() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
-    return Predictor(tiny_bundle(folder, seed=1, spacing_mm=(1, 2, 2), normalisation="zscore"))
+    return tiny_bundle(folder, seed=1, spacing_mm=(1, 2, 2), normalisation="zscore")
 
 
 @pytest.mark.parametrize(
@@ -72,12 +71,12 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     ],
 )
 def test_from_the_modality_to_a_report(
-    write: Callable[[Path], None], count: int, procedure: str, predictor, node_config, tmp_path
+    write: Callable[[Path], None], count: int, procedure: str, bundle, node_config, tmp_path
 ):
     write(tmp_path / "scan")
     images = sorted((tmp_path / "scan").iterdir())
     config = node_config(results={"secondary_capture": False, "heat_map": "plain", "segmentation": True})
-    node = Node(config, predictor, Path("bundle"))
+    node = Node(config, bundle, "cpu")
     node.start()
     try:
         assert storescu(config.port, *images).returncode == 0

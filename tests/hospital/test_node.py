@@ -17,12 +17,12 @@ import pytest
 from peers import Orthanc, echoscu, free_port, orthanc, series, storescu, until
 from pydicom import dcmread
 from pynetdicom import AE, StoragePresentationContexts, evt
+from receiving import announce
 from tiny_bundle import tiny_bundle
 
 from med_transfer.hospital.config import read_node_config
 from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Queue
-from med_transfer.inference import Predictor
 
 pytestmark = [
     pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk"),
@@ -35,7 +35,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
 
 
-def written(folder: Path, port: int, pacs: int, **settings: object) -> Path:
+def written(folder: Path, port: int, pacs: int, /, **settings: object) -> Path:
     """node.yaml of a node that sends to Orthanc."""
     own = {
         "folder": "state",
@@ -43,7 +43,7 @@ def written(folder: Path, port: int, pacs: int, **settings: object) -> Path:
         "callers": [{"ae_title": "CT1", "address": "127.0.0.1"}],
         "destinations": [{"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs, "storage_commitment": True}],
         "limits": {"disk_free_gib": 0, "network_seconds": 10},
-        "study": {"quiet_seconds": 4},  # longer than a busy machine needs from image to image
+        "study": {"quiet_seconds": 600},  # every study is announced: no test waits, or is too slow, for it
         "retries": {"first_seconds": 0.5, "longest_seconds": 2, "commitment_seconds": 5},
     }
     path = folder / "node.yaml"
@@ -81,8 +81,10 @@ def test_from_the_modality_to_the_pacs_through_a_kill(bundle, tmp_path):
     queue = Queue(read_node_config(config).queue_file)
     with serving(bundle, config, port) as node:  # the PACS is down
         for scan in files[:3]:
+            announce(port, scan)
             assert storescu(port, *scan).returncode == 0
         until(lambda: "predicted" in queue.counts(), 240)
+        announce(port, files[3])
         assert storescu(port, *files[3][:5]).returncode == 0
         node.send_signal(signal.SIGKILL)
         node.wait(20)
@@ -103,9 +105,9 @@ def test_from_the_modality_to_the_pacs_through_a_kill(bundle, tmp_path):
 
 
 @contextmanager
-def working(config: Path, predictor: Predictor) -> Iterator[Node]:
+def working(config: Path, bundle: Path) -> Iterator[Node]:
     """The node in this process."""
-    node = Node(read_node_config(config), predictor, Path("bundle"))
+    node = Node(read_node_config(config), bundle, "cpu")
     node.start()
     try:
         yield node
@@ -115,21 +117,31 @@ def working(config: Path, predictor: Predictor) -> Iterator[Node]:
 
 @pytest.mark.timeout(600)
 def test_a_late_series_supersedes_and_shadow_sends_nothing(bundle, tmp_path):
-    port, pacs_port, predictor = free_port(), free_port(), Predictor(bundle)
-    config = written(tmp_path, port, pacs_port)
+    port, pacs_port, http = free_port(), free_port(), free_port()
+    by_dicom = {"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs_port}
+    web = {"kind": "dicomweb", "url": f"http://127.0.0.1:{http}/dicom-web"}
+    config = written(tmp_path, port, pacs_port, destinations=[by_dicom | {"storage_commitment": True}, web])
     first, late, other = (series(tmp_path / f"{n}", series=n, study=1 + (n == 3)) for n in (1, 2, 3))
-    with orthanc(tmp_path / "pacs", port, pacs_port) as pacs:
-        with working(config, predictor) as node:
+    with orthanc(tmp_path / "pacs", port, pacs_port, http) as pacs:
+        with working(config, bundle) as node:
+            announce(port, first)
             storescu(port, *first)
             until(lambda: node.queue.counts() == {"committed": 1}, 120)
+            announce(port, late)
             storescu(port, *late)
             until(lambda: node.queue.counts() == {"committed": 1} and node.queue.studies()[0].revision > 1, 120)
             reports = [tags for tags in results(pacs) if tags["Modality"] == "SR"]
             assert len({tags["SeriesInstanceUID"] for tags in reports}) == 1
-            *_, earlier, later = sorted(reports, key=lambda tags: int(tags["InstanceNumber"]))
+            earlier, later = sorted(reports, key=lambda tags: int(tags["InstanceNumber"]))
             assert earlier["SOPInstanceUID"] in str(later["PredecessorDocumentsSequence"])
+            sent = [entry["destination"] for entry in node.queue.entries() if entry["event"] == "sent"]
+            assert sent.count(web["url"]) == len(sent) / 2 == len(pacs.get("/instances"))
+        storescu(pacs_port, *other, called="ORTHANC")
         count = len(pacs.get("/instances"))
-        with working(written(tmp_path, port, pacs_port, shadow=True), predictor) as node:
+        asking = {"shadow": True, "pacs": by_dicom, "study": {"quiet_seconds": 0.5}}
+        with working(written(tmp_path, port, pacs_port, **asking), bundle) as node:
+            storescu(port, *other[:5])
+            until(lambda: [study.reason for study in node.queue.studies("received")] == ["missing_3"], 60)
             storescu(port, *other)
             until(lambda: node.queue.counts() == {"committed": 1, "predicted": 1}, 120)
             assert node.queue.to_send(f"ORTHANC@127.0.0.1:{pacs_port}", time.time()) == []
@@ -145,8 +157,10 @@ def test_a_pacs_that_refuses_has_not_been_sent_anything(bundle, tmp_path):
     server = pacs.start_server(
         ("127.0.0.1", pacs_port), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda e: 0xA700)]
     )
-    with working(config, Predictor(bundle)) as node:
-        storescu(port, *series(tmp_path / "scan"))
+    scan = series(tmp_path / "scan")
+    with working(config, bundle) as node:
+        announce(port, scan)
+        storescu(port, *scan)
         until(lambda: node.queue.counts() == {"dead": 1}, 120)
         assert node.queue.studies()[0].reason == "refused_A700"
         assert "sent" not in [entry["event"] for entry in node.queue.entries()]

@@ -16,10 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, Verification
-from receiving import receiving
+from receiving import notice, receiving
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.availability import AVAILABILITY
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import study_id, sweep
 from med_transfer.hospital.queue import Queue
@@ -109,25 +108,6 @@ def test_what_is_damaged_is_set_aside_and_the_association_goes_on(node_config, t
         assert not [entry for entry in queue.entries() if "ANOTHER" in str(entry) or str(good.PatientID) in str(entry)]
 
 
-def notice(config: NodeConfig, calling: str, images: list[Dataset], study: str) -> int:
-    """An Instance Availability Notification, and what is answered."""
-    announced = Dataset()
-    announced.StudyInstanceUID, announced.ReferencedSeriesSequence = study, [Dataset()]
-    announced.ReferencedPerformedProcedureStepSequence = []
-    announced.ReferencedSeriesSequence[0].SeriesInstanceUID = images[0].SeriesInstanceUID
-    announced.ReferencedSeriesSequence[0].ReferencedSOPSequence = [Dataset() for _ in images]
-    for one, image in zip(announced.ReferencedSeriesSequence[0].ReferencedSOPSequence, images, strict=True):
-        one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-        one.InstanceAvailability, one.RetrieveAETitle = "ONLINE", "PACS"
-    entity = AE(calling)
-    entity.add_requested_context(AVAILABILITY)
-    association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
-    assert association.is_established
-    status, _ = association.send_n_create(announced, AVAILABILITY, "1.2.3.4.5")
-    association.release()
-    return status.Status
-
-
 def test_a_notice_of_what_there_is_completes_a_study_at_once(node_config, tmp_path):
     destination = {"ae_title": "PACS", "address": "127.0.0.1", "port": 1}
     config, images = node_config(destinations=[destination]), list(map(dcmread, series(tmp_path / "scan", slices=2)))
@@ -135,9 +115,9 @@ def test_a_notice_of_what_there_is_completes_a_study_at_once(node_config, tmp_pa
     page.SOPClassUID, page.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3.9"  # which the node would not take
     uid = str(page.StudyInstanceUID)
     with receiving(config) as queue:
-        assert notice(config, "PACS", images, uid) == 0x0124
-        assert notice(config, "CT1", images, "../..") == 0x0106
-        assert notice(config, "CT1", [*images, page], uid) == 0x0000
+        assert notice(config.port, "PACS", images, uid) == 0x0124
+        assert notice(config.port, "CT1", images, "../..") == 0x0106
+        assert notice(config.port, "CT1", [*images, page], uid) == 0x0000
         assert send(config, images[0]) == [0x0000]
         assert queue.complete(time.time(), 1000) == 0
         assert send(config, images[1]) == [0x0000]
@@ -157,6 +137,45 @@ def test_priority_is_the_sites_word_for_a_caller_else_the_callers(node_config, t
             association.release()
         queue.complete(time.time(), 0)
         assert queue.to_predict(time.time()).study_uid == scans[1].StudyInstanceUID
+
+
+def test_unknown_classes_and_private_syntaxes_are_not_negotiated(node_config, tmp_path):
+    config, (image, *_) = node_config(), map(dcmread, series(tmp_path / "scan", slices=1))
+    entity = AE("CT1")
+    entity.add_requested_context("1.2.840.10008.5.1.4.1.1.7")  # a page
+    entity.add_requested_context("1.2.826.0.1.3680043.9.9999.1")  # a class of its own
+    entity.add_requested_context(CTImageStorage, ["1.2.826.0.1.3680043.9.9999.2"])  # an encoding of its own
+    entity.add_requested_context(CTImageStorage)
+    with receiving(config) as queue:
+        association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
+        assert [context.result for context in association.rejected_contexts] == [3, 3, 4]  # PS3.8 table 9-18
+        assert association.send_c_store(image).Status == 0
+        association.abort()
+        assert queue.counts() == {"received": 1}
+
+
+def test_an_association_that_ends_in_the_middle_loses_only_what_it_had_not_sent(node_config, tmp_path):
+    config, (image, half) = node_config(), list(map(dcmread, series(tmp_path / "scan", slices=2)))
+    entity = AE("CT1")
+    entity.add_requested_context(CTImageStorage)
+    with receiving(config) as queue:
+        association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
+        assert association.send_c_store(image).Status == 0
+        wire, send_all = association.dul.socket.socket, []
+
+        def cut(content: bytes) -> None:
+            send_all.append(content)
+            if len(send_all) == 2:  # the command has gone, and half of the data set goes
+                wire.sendall(content[: len(content) // 2])
+                wire.shutdown(socket.SHUT_RDWR)
+            elif len(send_all) == 1:
+                wire.sendall(content)
+
+        association.dul.socket.send = cut
+        assert "Status" not in association.send_c_store(half)
+        assert echoscu(config.port)
+        assert (queue.counts(), queue.reasons()) == ({"received": 1}, [])
+        assert len(list((config.folder / "incoming").glob("*/*"))) == 1
 
 
 def test_a_full_disk_refuses(node_config, tmp_path):
@@ -191,8 +210,12 @@ def test_tls_asks_for_a_certificate(node_config, tmp_path):
     node_key, node_pem = certificate(tmp_path, "node")
     ct_key, ct_pem = certificate(tmp_path, "ct")
     stranger_key, stranger_pem = certificate(tmp_path, "stranger")
-    config = node_config(tls={"certificate": node_pem, "key": node_key, "trusted": ct_pem})
+    expired_key, expired_pem = certificate(tmp_path, "expired", days=-1)
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_text(ct_pem.read_text() + expired_pem.read_text())
+    config = node_config(tls={"certificate": node_pem, "key": node_key, "trusted": trusted})
     with receiving(config):
+        assert not echoscu(config.port, more=["+tls", str(expired_key), str(expired_pem), "+cf", str(node_pem)])
         known = ["+tls", str(ct_key), str(ct_pem), "+cf", str(node_pem)]
         assert echoscu(config.port, more=known)
         assert not echoscu(config.port, more=["+tls", str(stranger_key), str(stranger_pem), "+cf", str(node_pem)])

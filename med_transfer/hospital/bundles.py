@@ -1,0 +1,144 @@
+"""The bundles that the node uses: copied into its folder, named in its record, exchanged while it runs.
+
+A bundle that was in use stays there, so that ``rollback`` needs nothing but its mark; a restart goes on with the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import uuid
+from pathlib import Path
+
+from med_transfer.atomic import output_error, sha256_of
+from med_transfer.bundle import bundle_folder
+from med_transfer.errors import ConfigError, MedTransferError, UsageError
+from med_transfer.hospital.analysis import require_usable
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.queue import Queue
+from med_transfer.inference import Predictor, load_bundle
+
+log = logging.getLogger(__name__)
+
+
+def bundle_mark(bundle: Path) -> str:
+    """Hash of a bundle's files and their names."""
+    folder = bundle_folder(bundle)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    told = [f"{path.relative_to(folder).as_posix()} {sha256_of(path)}" for path in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path | None = None) -> str:
+    """Copy a bundle into the node's folder and take it from now on; its mark.
+
+    Raises:
+        ConfigError: node.yaml has no such route; a bundle that needs more than images.
+        BundleError: no bundle, or not signed with that key.
+        OutputError: the copy cannot be written.
+    """
+    require_route(node, route)
+    require_usable(load_bundle(bundle, "cpu", key), bundle)
+    mark = bundle_mark(bundle)
+    copy = _folder(node, mark)
+    if not copy.exists():
+        unfinished = copy.with_name(f"{mark}.{uuid.uuid4().hex}")
+        try:
+            shutil.copytree(bundle_folder(bundle), unfinished)
+            unfinished.rename(copy)
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise output_error(copy, error) from error
+    if queue.bundles(route)[:1] != [mark]:
+        queue.use_bundle(route, mark, "bundle in use")
+    return mark
+
+
+def rollback(node: NodeConfig, queue: Queue, route: str = "") -> str:
+    """Take the bundle that was in use before the present one; its mark. Raises ConfigError, UsageError."""
+    require_route(node, route)
+    known = queue.bundles(route)
+    if len(known) < 2:
+        raise UsageError("no other bundle was in use", where=f"route {route!r}", action="Run med-transfer node use")
+    queue.use_bundle(route, known[1], "bundle rolled back")
+    return known[1]
+
+
+def require_route(node: NodeConfig, route: str) -> None:
+    """Raises ConfigError where node.yaml has no such route."""
+    names = list(node.rules_by_route)
+    if route not in names:
+        expected = f"one of {', '.join(names)}" if names != [""] else "no --route: node.yaml has no routes"
+        raise ConfigError(f"no route {route!r}", where="node.yaml", expected=expected)
+
+
+class Bundles:
+    """What is loaded of what is in use.
+
+    Args:
+        node: node.yaml.
+        queue: says which bundles are in use.
+        bundle: to be used where none is yet; None: what is in use.
+        device: auto, cpu or cuda.
+        key: public key of who must have signed every bundle.
+
+    Raises:
+        ConfigError: no bundle is in use for a route, or another one than the one that is given.
+        BundleError: it cannot be loaded.
+    """
+
+    def __init__(
+        self, node: NodeConfig, queue: Queue, bundle: Path | None = None, device: str = "auto", key: Path | None = None
+    ) -> None:
+        self._node, self._queue, self._device, self._key = node, queue, device, key
+        self._loaded: dict[str, tuple[str, Predictor]] = {}
+        self._failed: set[str] = set()
+        if bundle is not None:
+            self._begin_with(bundle)
+        for route in node.rules_by_route:
+            marks = queue.bundles(route)
+            if not marks:
+                option = f" --route {route}" if route else ""
+                action = f"Run: med-transfer node use BUNDLE{option} -c node.yaml"
+                raise ConfigError("no bundle is in use", where=f"route {route!r}", action=action)
+            self._load(route, marks[0])
+
+    def _begin_with(self, bundle: Path) -> None:
+        known = self._queue.bundles("")
+        if self._node.routes or not known:
+            use(self._node, self._queue, bundle, "", self._key)
+        elif known[0] != bundle_mark(bundle):
+            raise ConfigError(
+                f"the node uses another bundle ({known[0]})",
+                where=bundle,
+                action="Run med-transfer node use with this one, or serve without naming one",
+            )
+
+    def _load(self, route: str, mark: str) -> None:
+        folder = _folder(self._node, mark)
+        predictor = load_bundle(folder, self._device, self._key)
+        require_usable(predictor, folder)
+        self._loaded[route] = mark, predictor
+
+    def refresh(self) -> None:
+        """Load what has come into use; one that cannot be loaded leaves the present one at work."""
+        for route, (mark, _) in list(self._loaded.items()):
+            wanted = self._queue.bundles(route)[0]
+            if wanted in (mark, *self._failed):
+                continue
+            try:
+                self._load(route, wanted)
+                log.info("bundle %s is at work", wanted)
+            except MedTransferError as error:
+                self._failed.add(wanted)
+                log.error("bundle %s cannot be used, the node goes on with %s: %s", wanted, mark, error.found)
+
+    @property
+    def predictors(self) -> dict[str, Predictor]:
+        """By route."""
+        return {route: predictor for route, (_, predictor) in self._loaded.items()}
+
+
+def _folder(node: NodeConfig, mark: str) -> Path:
+    return node.folder / "bundles" / mark

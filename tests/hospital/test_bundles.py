@@ -1,0 +1,115 @@
+"""Which bundle the node uses: exchanged while it runs, taken back, the same after a restart; several by route."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from peers import series
+from pydicom import dcmread
+from tiny_bundle import tiny_bundle
+
+from med_transfer.errors import BundleError, ConfigError, UsageError
+from med_transfer.hospital.bundles import Bundles, bundle_mark, rollback, use
+from med_transfer.hospital.incoming import keep, received_file
+from med_transfer.hospital.node import Node
+from med_transfer.hospital.queue import Queue
+
+
+@pytest.fixture(scope="module")
+def first_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "first", seed=1)
+
+
+@pytest.fixture(scope="module")
+def second_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "second", seed=2)
+
+
+def predict(node: Node, scan: list[Path]) -> list[dict[str, object]]:
+    """A study as it comes by the network, and what the record says of it."""
+    before = len(node.queue.entries())
+    for file in scan:
+        keep(node._config.folder, node.queue, received_file(file.read_bytes()), 0, 100)
+    node.queue.complete(100, 0)
+    study = node.queue.to_predict(100)
+    assert study is not None
+    node.predict(study)
+    return [entry for entry in node.queue.entries()[before:] if entry["event"] == "predicted"]
+
+
+def test_a_bundle_is_exchanged_taken_back_and_the_same_after_a_restart(
+    node_config, first_bundle, second_bundle, tmp_path, command
+):
+    destination = {"ae_title": "PACS", "address": "127.0.0.1", "port": 1}
+    off = {"heat_map": "off", "secondary_capture": False}
+    config = node_config(destinations=[destination], results=off)
+    path = tmp_path / "node.yaml"
+    path.write_text(config.model_dump_json())
+    scans = [series(tmp_path / f"{number}", series=number, slices=8) for number in (1, 2, 3)]
+    node = Node(config, first_bundle, "cpu")
+    told = predict(node, scans[0])
+    for delivery in node.queue.deliveries():
+        node.queue.sent(delivery, 200)
+    assert command("node", "use", second_bundle, "-c", path).code == 0  # in another process, for all the node knows
+    told += predict(node, scans[1])  # the same study, a late series
+    first, second = (entry["bundle"] for entry in (told[0], told[-1]))
+    assert first != second
+    *_, report = sorted((config.folder / "results").glob("*.dcm"), key=lambda file: file.stat().st_mtime_ns)
+    predecessor = dcmread(report).PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    assert predecessor.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == told[0]["outputs"][0]
+    assert f"bundle {bundle_mark(second_bundle)} is in use" in command("node", "status", "-c", path).out
+    assert command("node", "rollback", "-c", path).out == f"{bundle_mark(first_bundle)} is in use\n"
+    node.queue.close()
+    with pytest.raises(ConfigError, match="the node uses another bundle"):
+        Node(config, second_bundle, "cpu")
+    again = Node(config, device="cpu")
+    assert predict(again, scans[2])[-1]["bundle"] == first
+    events = [entry["event"] for entry in again.queue.entries() if "bundle" in str(entry["event"])]
+    assert events == ["bundle in use", "bundle in use", "bundle rolled back"]
+    again.queue.close()
+
+
+def test_every_series_goes_to_the_bundles_whose_route_wants_it(node_config, first_bundle, second_bundle, tmp_path):
+    rules = [
+        {"name": "any-ct", "series": {"require": [{"modality": "CT"}]}},
+        {"name": "thick-ct", "series": {"require": [{"modality": "CT", "n_slices": [9, None]}]}},
+    ]
+    config = node_config(routes=rules, results={"heat_map": "off", "secondary_capture": False})
+    queue = Queue(config.queue_file)
+    use(config, queue, first_bundle, "any-ct")
+    with pytest.raises(ConfigError, match="no bundle is in use.*--route thick-ct"):
+        Bundles(config, queue)
+    use(config, queue, second_bundle, "thick-ct")
+    with pytest.raises(ConfigError, match="no route 'other'.*one of any-ct, thick-ct"):
+        use(config, queue, second_bundle, "other")
+    queue.close()
+    node = Node(config, device="cpu")
+    thin = predict(node, series(tmp_path / "thin", study=1, slices=8))
+    thick = predict(node, series(tmp_path / "thick", study=2, slices=10))
+    assert (len(thin), len({entry["bundle"] for entry in thick})) == (1, 2)
+    other = series(tmp_path / "other", study=3, slices=1)
+    dataset = dcmread(other[0])
+    dataset.Modality, dataset.SOPClassUID = "MR", "1.2.840.10008.5.1.4.1.1.4"
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.save_as(other[0])
+    (entry,) = predict(node, other)
+    assert (entry["status"], entry["reason"]) == ("rejected", "no route wants it")
+    node.queue.close()
+
+
+def test_what_cannot_be_used_leaves_the_present_one_at_work(node_config, first_bundle, second_bundle, tmp_path):
+    config = node_config()
+    queue = Queue(config.queue_file)
+    bundles = Bundles(config, queue, first_bundle, "cpu")
+    with pytest.raises(UsageError, match="no other bundle was in use"):
+        rollback(config, queue)
+    with pytest.raises(BundleError):
+        use(config, queue, tmp_path)
+    at_work = bundles.predictors[""]
+    mark = use(config, queue, second_bundle)
+    (weights,) = (config.folder / "bundles" / mark).rglob("*.safetensors")
+    weights.write_bytes(b"changed")
+    bundles.refresh()
+    assert bundles.predictors[""] is at_work
+    queue.close()
