@@ -168,7 +168,7 @@ def canvas(cohort: Cohort, split: Split, config: FinetuneConfig, number: int) ->
     return [n for n in rows if cohort.patients[n] in painted]
 
 
-def _class_of(case: Case) -> str | None:
+def _class_of(case: Case) -> str:
     return case.label if isinstance(case.label, str) else ("" if case.label else NO_FINDING)
 
 
