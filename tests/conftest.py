@@ -16,6 +16,7 @@ import torch
 from command_line import SMALL_SCANS, TINY, Command, FinishedRun, neutral_names, run_command, settings
 from hypothesis import settings as hypothesis_settings
 
+from med_transfer.cohorts import hashed_names
 from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.phantoms.nifti_file import write_nifti
 from med_transfer.scans import geometry, read_scan
@@ -29,6 +30,9 @@ hypothesis_settings.load_profile("reproducible")
 # A shell ignores Ctrl-C for what it runs in the background, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hashing the names of a small cohort takes as long as training on it: an eighth will do, a hash tells its own cost.
+hashed_names._LOG2_COST = 10
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

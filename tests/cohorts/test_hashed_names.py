@@ -7,7 +7,7 @@ import time
 import pytest
 from cohort_strategies import NAMES, cohort_of
 
-from med_transfer.cohorts import CohortLock, SplitConfig, overlap, seen_before, split_cohort
+from med_transfer.cohorts import CohortLock, SplitConfig, hashed_names, overlap, seen_before, split_cohort
 from med_transfer.cohorts.hashed_names import hash_names, old_hash, recognise, salt_of
 from med_transfer.errors import CohortError
 
@@ -15,6 +15,11 @@ SALT = salt_of(["image"])
 PATIENTS = [f"{n:07d}" for n in range(30)]
 CONFIG = SplitConfig(folds=2, test_fraction=0.2)
 IMAGES = [(f"image {n}",) for n in range(30)]
+
+
+@pytest.fixture(autouse=True)
+def _at_full_cost(monkeypatch):
+    monkeypatch.setattr(hashed_names, "_LOG2_COST", 13)
 
 
 def lock_of(patients, images, *, as_before=False):
