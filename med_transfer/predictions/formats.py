@@ -20,7 +20,7 @@ def known_formats(names: Sequence[str]) -> list[TableFormat]:
     """Those that can be written here. Raises UsageError for another one, MissingExtra."""
     if unknown := [name for name in names if name not in _PACKAGES]:
         raise UsageError(f"format {unknown[0]!r}", where="--also", expected=" or ".join(_PACKAGES))
-    known = [kind for kind in _PACKAGES if kind in names]
+    known: list[TableFormat] = [kind for kind in _PACKAGES if kind in names]
     for kind in known:
         require_format(kind)
     return known
