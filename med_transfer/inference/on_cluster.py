@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,7 +67,13 @@ def _loaded(asked: _Asked) -> tuple[Predictor, ScanWorker]:
     """Once a process, however many scans it is given."""
     require_there(asked.bundle)
     require_there(asked.scans)
-    predictor = Predictor(asked.bundle, asked.device, runtime=asked.runtime)
+    remarks = logging.getLogger("med_transfer")
+    level = remarks.level
+    remarks.setLevel(logging.ERROR)  # whoever asked has told what there is to say of the bundle
+    try:
+        predictor = Predictor(asked.bundle, asked.device, runtime=asked.runtime)
+    finally:
+        remarks.setLevel(level)
     if predictor.identity != asked.identity:
         raise UsageError(
             f"computed by {predictor.chosen.name} with another bundle, export or precision",

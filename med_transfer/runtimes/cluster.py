@@ -47,7 +47,6 @@ _AHEAD = 2  # jobs a processor, done or under way, that wait for whoever takes t
 _ANSWER_SECONDS, _CONNECT_SECONDS = 5.0, 60.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_task_oom_retries": str(_ATTEMPTS - 1),  # else a job that takes all memory is tried for ever
 }
 _CONNECT = "import logging, sys, ray; ray.init({}, log_to_driver=False, logging_level=logging.CRITICAL)"
