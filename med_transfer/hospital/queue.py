@@ -381,7 +381,7 @@ class Queue:
             "WHERE study = ? AND revision < ? AND route = ? AND state IN ('sent', 'committed') ORDER BY revision",
             *(study.id, study.revision, route),
         )
-        return [ResultFile(*row[:3], route) for row in rows]
+        return [ResultFile(row[0], row[1], row[2], route) for row in rows]
 
     # Which bundle ---------------------------------------------------------------------------------------------
 

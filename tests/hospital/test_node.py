@@ -44,6 +44,7 @@ def written(folder: Path, port: int, pacs: int, /, **settings: object) -> Path:
         "destinations": [{"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs, "storage_commitment": True}],
         "limits": {"disk_free_gib": 0, "network_seconds": 10},
         "study": {"quiet_seconds": 600},  # every study is announced: no test waits, or is too slow, for it
+        "results": {"heat_map": "off"},  # its own tests are elsewhere, and it takes most of the time
         "retries": {"first_seconds": 0.5, "longest_seconds": 2, "commitment_seconds": 5},
     }
     path = folder / "node.yaml"

@@ -42,6 +42,10 @@ def test_paths_start_from_the_file(tmp_path):
         ("folder: x\ncallers: [{ae_title: CT}]", ConfigError, "callers.0.address: missing"),
         ("folder: x\nresults: {codes: {a: {value: v, scheme: S}}}", ConfigError, "results.codes.a.meaning: missing"),
         ("folder: x\ndestinations: [{ae_title: P, address: p, port: 1, tls: true}]", ConfigError, "no section tls"),
+        ("folder: x\npacs: {kind: dicomweb, url: 'http://pacs/web'}", ConfigError, "in the clear; expected https"),
+        ("folder: x\ndestinations: [{kind: fax, url: x}]", ConfigError, "destinations.0: found 'fax'"),
+        ("folder: x\ndestinations: [{kind: dicomweb, url: 'https://p/w', tls: true}]", UnknownKey, "no such key"),
+        ("folder: x\nweb: {port: 8080}", ConfigError, "who may send"),
         (
             "folder: x\nstudy: {series: {require: [{kernal: b}]}}",
             UnknownKey,
