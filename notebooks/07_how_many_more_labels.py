@@ -22,7 +22,7 @@ if not table.exists():
 
 # %%
 config = load_config(mt.FinetuneConfig, None, ("split.kind=holdout",))
-settings = BudgetSettings(target=0.97, measure="macro_auc", n_sizes=4, repeats=3, n_draws=100)
+settings = BudgetSettings(target=0.97, measure="macro_auc", n_sizes=4, repeats=1, n_draws=50)
 budget = label_budget(mt.Cohort.read(table), config, work / "budget", settings)
 for forecast in budget.forecasts:
     print(forecast.name, forecast.outcome, forecast.more, forecast.interval)
