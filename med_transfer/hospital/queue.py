@@ -11,6 +11,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +111,18 @@ class Delivery:
     attempts: int
 
 
+@dataclass
+class _Arrival:
+    """An instance that waits for its place, and what became of it."""
+
+    instance: Instance
+    now: float
+    most: int
+    priority: int
+    added: Added | None = None
+    error: Exception | None = None
+
+
 class Queue:
     """The database; its methods may be called from any thread, each is one transaction.
 
@@ -118,13 +131,15 @@ class Queue:
     """
 
     def __init__(self, path: Path, retries: Retries | None = None) -> None:
-        self._retries, self._lock = retries or Retries(), threading.RLock()
+        self._retries, self._lock, self._reading = retries or Retries(), threading.RLock(), threading.Lock()
+        self._arrivals: deque[_Arrival] = deque()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600, exist_ok=True)
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
             self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;{_SCHEMA}{record.SCHEMA}")
             self._add_columns()
+            self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
         except OSError as error:
             raise output_error(path, error) from error
         except sqlite3.Error as error:
@@ -138,7 +153,8 @@ class Queue:
 
     def close(self) -> None:
         """Write everything out."""
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._database.close()
 
     @contextmanager
@@ -159,46 +175,66 @@ class Queue:
     # Receiving ------------------------------------------------------------------------------------------------
 
     def judge(self, instance: Instance, most: int) -> Added:
-        """Whether an instance is new; nothing is changed."""
-        known = self._rows("SELECT sha256, study FROM instance WHERE sop_uid = ? AND file != ''", instance.sop_uid)
-        if known:
-            return "known" if known[0] == (instance.sha256, instance.study) else "conflict"
-        study = self._rows("SELECT patient_mark FROM study WHERE id = ?", instance.study)
-        if study and study[0][0] != instance.patient_mark:
-            return "another patient"
-        ((count,),) = self._rows("SELECT count(*) FROM instance WHERE study = ?", instance.study)
-        return "new" if count < most else "too many"
+        """Whether an instance is new; nothing is changed, and no commit is waited for."""
+        with self._reading:
+            return _judged(self._reader, instance, most)
 
     def add(self, instance: Instance, now: float, most: int = 1 << 30, priority: int = 0) -> Added:
         """Take an instance whose file is on the disk; a study that was further on is opened again.
 
         One that nobody announced shows that what was announced is not all. A study has the highest ``priority`` of its
         instances: 1 high, 0 medium, -1 low.
+
+        What several associations bring at one time waits for one commit together: whoever gets the lock first writes
+        for all who wait. None is answered before its own is on the disk.
         """
-        with self._transaction() as database:
-            added = self.judge(instance, most)
-            if added != "new":
-                return added
-            made = database.execute(
-                "INSERT OR IGNORE INTO study (id, study_uid, patient_mark, state, changed, priority) "
-                "VALUES (?, ?, ?, 'received', ?, ?)",
-                (instance.study, instance.study_uid, instance.patient_mark, now, priority),
-            )
-            if not made.rowcount:
-                self._reopen(database, instance.study, now, priority)
-            of_study = (instance.study, instance.study, instance.sop_uid)
-            database.execute(
-                "DELETE FROM expected WHERE study = ? AND NOT EXISTS "
-                "(SELECT 1 FROM expected WHERE study = ? AND sop_uid = ?)",
-                of_study,
-            )
-            database.execute(
-                "INSERT OR REPLACE INTO instance VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(instance.sop_uid, instance.study, instance.series_uid, instance.sop_class),
-                    *(instance.transfer_syntax, instance.sha256, instance.file),
-                ),
-            )
+        arrival = _Arrival(instance, now, most, priority)
+        self._arrivals.append(arrival)
+        with self._lock:
+            if arrival.added is None and arrival.error is None:
+                self._add_all()
+        if arrival.error is not None:
+            raise arrival.error
+        assert arrival.added is not None
+        return arrival.added
+
+    def _add_all(self) -> None:
+        together = [self._arrivals.popleft() for _ in range(len(self._arrivals))]
+        try:
+            with self._transaction() as database:
+                answers = [self._add(database, arrival) for arrival in together]
+        except Exception as error:  # a full disk, for one; each is told, and none counts as taken
+            for arrival in together:
+                arrival.error = error
+            return
+        for arrival, added in zip(together, answers, strict=True):
+            arrival.added = added
+
+    def _add(self, database: sqlite3.Connection, arrival: _Arrival) -> Added:
+        instance, now, priority = arrival.instance, arrival.now, arrival.priority
+        added = _judged(database, instance, arrival.most)
+        if added != "new":
+            return added
+        made = database.execute(
+            "INSERT OR IGNORE INTO study (id, study_uid, patient_mark, state, changed, priority) "
+            "VALUES (?, ?, ?, 'received', ?, ?)",
+            (instance.study, instance.study_uid, instance.patient_mark, now, priority),
+        )
+        if not made.rowcount:
+            self._reopen(database, instance.study, now, priority)
+        of_study = (instance.study, instance.study, instance.sop_uid)
+        database.execute(
+            "DELETE FROM expected WHERE study = ? AND NOT EXISTS "
+            "(SELECT 1 FROM expected WHERE study = ? AND sop_uid = ?)",
+            of_study,
+        )
+        database.execute(
+            "INSERT OR REPLACE INTO instance VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(instance.sop_uid, instance.study, instance.series_uid, instance.sop_class),
+                *(instance.transfer_syntax, instance.sha256, instance.file),
+            ),
+        )
         return "new"
 
     def _reopen(self, database: sqlite3.Connection, study: str, now: float, priority: int) -> None:
@@ -613,3 +649,19 @@ class Queue:
             "ORDER BY priority DESC, result.rowid"
         )
         return [Delivery(*row) for row in self._rows(query, *values)]
+
+
+def _judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added:
+    """Whether an instance is new to what the connection sees."""
+
+    def rows(query: str, value: str) -> list[tuple[Any, ...]]:
+        return database.execute(query, (value,)).fetchall()
+
+    known = rows("SELECT sha256, study FROM instance WHERE sop_uid = ? AND file != ''", instance.sop_uid)
+    if known:
+        return "known" if known[0] == (instance.sha256, instance.study) else "conflict"
+    study = rows("SELECT patient_mark FROM study WHERE id = ?", instance.study)
+    if study and study[0][0] != instance.patient_mark:
+        return "another patient"
+    ((count,),) = rows("SELECT count(*) FROM instance WHERE study = ?", instance.study)
+    return "new" if count < most else "too many"

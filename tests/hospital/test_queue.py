@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from peers import until
 
 from med_transfer.errors import OutputError
 from med_transfer.hospital.config import Retries
@@ -30,6 +32,22 @@ def predicted(queue: Queue, now: float = 100.0, uid: str = "2.25.1"):
     assert study is not None
     assert queue.predicted(study, [ResultFile(uid, "sr", f"{uid}.dcm")], [PACS], now, [{"output": uid}])
     return study
+
+
+def test_what_comes_at_once_waits_for_one_commit_and_a_failure_is_told(queue):
+    commits: list[str] = []
+    queue._database.set_trace_callback(lambda said: commits.append(said) if said == "COMMIT" else None)
+    together = [replace(FIRST, sop_uid=f"1.2.3.{number}", file=f"{number}.dcm") for number in range(32)]
+    with ThreadPoolExecutor(32) as pool:
+        with queue._lock:  # somebody commits
+            answers = [pool.submit(queue.add, instance, 0) for instance in together]
+            until(lambda: len(queue._arrivals) == 32, 20)
+        assert {answer.result(20) for answer in answers} == {"new"}
+    assert (len(commits), len(queue.instances("s1"))) == (1, 32)
+    queue._database.execute("CREATE TRIGGER full BEFORE INSERT ON instance BEGIN SELECT RAISE(ABORT, 'full'); END")
+    with pytest.raises(sqlite3.Error, match="full"):
+        queue.add(replace(FIRST, sop_uid="1.2.3.99"), 0)
+    assert queue.judge(replace(FIRST, sop_uid="1.2.3.99"), 100) == "new"
 
 
 def test_a_study_goes_through_every_state(queue):
