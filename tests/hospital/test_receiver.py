@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import time
+from io import BytesIO
 
 import peers
 import pytest
@@ -15,6 +16,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 from pynetdicom import AE
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import CTImageStorage, Verification
 from receiving import notice, receiving
 
@@ -224,6 +228,17 @@ def test_tls_asks_for_a_certificate(node_config, tmp_path):
             assert echoscu(config.port, more=known)
 
 
+def test_a_certificate_that_has_expired_gets_nobody_in(node_config, tmp_path):
+    node_key, node_pem = certificate(tmp_path, "node")
+    old_key, old_pem = certificate(tmp_path, "old", days=-1)
+    key, pem = certificate(tmp_path, "ct")
+    (tmp_path / "both.pem").write_text(pem.read_text() + old_pem.read_text())
+    config = node_config(tls={"certificate": node_pem, "key": node_key, "trusted": tmp_path / "both.pem"})
+    with receiving(config):
+        assert echoscu(config.port, more=["+tls", str(key), str(pem), "+cf", str(node_pem)])
+        assert not echoscu(config.port, more=["+tls", str(old_key), str(old_pem), "+cf", str(node_pem)])
+
+
 def test_a_certificate_that_does_not_fit_its_key_is_named(node_config, tmp_path):
     key, _ = certificate(tmp_path, "one")
     _, pem = certificate(tmp_path, "two")
@@ -263,6 +278,28 @@ def association_request() -> bytes:
     listener.close()
     process.wait(30)
     return content
+
+
+def test_an_association_that_is_aborted_within_an_image_leaves_nothing(node_config, tmp_path):
+    config, (path,) = node_config(), series(tmp_path / "scan", slices=1)
+    entity, image = AE("CT1"), dcmread(path)
+    entity.add_requested_context(CTImageStorage, image.file_meta.TransferSyntaxUID)
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    request.DataSet = BytesIO(encode(image, False, True))
+    message = C_STORE_RQ()
+    message.primitive_to_message(request)
+    with receiving(config) as queue:
+        association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
+        *begun, _ = message.encode_msg(association.accepted_contexts[0].context_id, 300)
+        for part in begun:
+            association.dul.send_pdu(part)
+        association.abort()
+        assert echoscu(config.port)
+        assert queue.counts() == {}
+        assert not list(config.folder.glob("*/**/*.dcm"))
+        assert send(config, image) == [0x0000]
 
 
 def test_malformed_pdus_end_only_their_own_connection(node_config):
