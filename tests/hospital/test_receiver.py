@@ -161,6 +161,7 @@ def test_unknown_classes_and_private_syntaxes_are_not_negotiated(node_config, tm
 def test_an_association_that_ends_in_the_middle_loses_only_what_it_had_not_sent(node_config, tmp_path):
     config, (image, half) = node_config(), list(map(dcmread, series(tmp_path / "scan", slices=2)))
     entity = AE("CT1")
+    entity.dimse_timeout = 1  # no answer comes
     entity.add_requested_context(CTImageStorage)
     with receiving(config) as queue:
         association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
