@@ -18,7 +18,15 @@ from med_transfer.hospital.commitment import STORAGE_COMMITMENT, hear
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import Received, Unfit, keep, keep_aside
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.server import LimitedSocket, NodeServer, admit, disk_is_full, known_caller, may_send
+from med_transfer.hospital.server import (
+    LimitedSocket,
+    NodeServer,
+    admit,
+    disk_is_full,
+    free_place,
+    known_caller,
+    may_send,
+)
 from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from med_transfer.hospital.tls import server_context
 from med_transfer.scans.library_noise import silence_readers
@@ -62,6 +70,7 @@ class Receiver:
             server = _application_entity(self._node).make_server(
                 address,
                 evt_handlers=[
+                    (evt.EVT_CONN_CLOSE, free_place),
                     (evt.EVT_REQUESTED, admit, [self._node]),
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
                     (evt.EVT_C_STORE, self._store),

@@ -121,6 +121,12 @@ def admit(event: evt.Event, node: NodeConfig) -> None:
         _reject(association, BUSY, "the disk is nearly full")
 
 
+def free_place(event: evt.Event) -> None:
+    """Of a connection that is closed before its request was complete, which else counts until the time-out."""
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)
+
+
 def may_send(node: NodeConfig, title: str, address: str) -> bool:
     """Whether images are taken from it: from callers, and from the PACS that may have been asked for them."""
     if known_caller(node, title, address) is not None:
