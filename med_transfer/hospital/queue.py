@@ -202,7 +202,7 @@ class Queue:
         together = [self._arrivals.popleft() for _ in range(len(self._arrivals))]
         try:
             with self._transaction() as database:
-                answers = [self._add(database, arrival) for arrival in together]
+                answers: list[Added] = [self._add(database, arrival) for arrival in together]
         except Exception as error:  # a full disk, for one; each is told, and none counts as taken
             for arrival in together:
                 arrival.error = error

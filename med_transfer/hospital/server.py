@@ -124,7 +124,7 @@ def admit(event: evt.Event, node: NodeConfig) -> None:
 def free_place(event: evt.Event) -> None:
     """Of a connection that is closed before its request was complete, which else counts until the time-out."""
     if event.assoc.requestor.primitive is None:
-        event.assoc.dul.to_user_queue.put(None)
+        event.assoc.dul.to_user_queue.put(None)  # pyright: ignore[reportArgumentType] - as when the time is over
 
 
 def may_send(node: NodeConfig, title: str, address: str) -> bool:

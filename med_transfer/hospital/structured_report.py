@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from highdicom import sr
 from pydicom.dataset import Dataset
@@ -28,6 +29,7 @@ def structured_report(
     images = [image for analysis in analyses for image in analysis.images]
     meanings = [code.meaning for code in class_codes.values()]
     groups = [_group(analysis, header, class_codes) for analysis in analyses]
+    described: dict[str, Any] = header.instance("SR") | {"instance_number": header.revision}
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer(header)),
         procedure_reported=own.PROCEDURES.get(str(images[0].get("Modality", "")), own.IMAGING),
@@ -37,7 +39,7 @@ def structured_report(
     return sr.Comprehensive3DSR(
         evidence=images,
         content=content,
-        **(header.instance("SR") | {"instance_number": header.revision}),
+        **described,
         is_complete=True,
         is_verified=False,
         previous_versions=list(previous) or None,

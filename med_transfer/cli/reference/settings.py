@@ -83,7 +83,7 @@ def groups(
             continue
         sections = models_in(field.annotation)
         if not sections or field.default is None or not isinstance(field.default, BaseModel):
-            meaning = told.get(name, "") or (sections and _about(sections[0])) or ""
+            meaning = told.get(name) or (_about(sections[0]) if sections else "")
             keys.append(Key(path + name, _kind(field), _unit(name), _default(field), prose(meaning)))
         several = len(sections) > 1
         inner += [(section, f"{path}{name}", section.__name__ if several else "") for section in sections]
