@@ -1,6 +1,7 @@
 """What the hospital node keeps through kills, and how fast it receives, beside dcmtk's storescp in the same run.
 
 python benchmarks/hospital_faults.py --kills 20 --slices 40 --associations 4
+python benchmarks/hospital_faults.py --malformed 1000
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import contextlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hospital"))
 import numpy as np
 from peers import echoscu, free_port, orthanc, until
 from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.sop_class import CTImageStorage
+from test_receiver import association_request, malformed
 
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Instance, Queue, ResultFile
@@ -158,11 +165,47 @@ def kills_while_sending(folder: Path, results: list[Path], kills: int, rng: rand
     print(f"{len(sent)} marked as sent, {len(set(sent))} different; record unbroken: {not queue.audit().broken}")
 
 
+def malformed_pdus(folder: Path, count: int, rng: random.Random) -> None:
+    """Each on a connection of its own; between them the node is asked for an echo."""
+    port, request, n_answered = free_port(), association_request(), 0
+    with worker(folder, port, 1) as node:
+        for number in range(count):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as peer, contextlib.suppress(OSError):
+                peer.sendall(malformed(rng, request))
+            if number % 50 == 49:
+                n_answered += echoscu(port)
+        assert node.poll() is None
+    print(f"{count} malformed PDUs: the node goes on, {n_answered} of {count // 50} echoes answered")
+
+
+def malformed_data_sets(folder: Path, count: int, rng: random.Random) -> None:
+    """Random bytes in the place of an image, in one association, and an image that follows them."""
+    port, entity = free_port(), AE("CT1")
+    entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    with worker(folder, port, 1):
+        association = entity.associate("127.0.0.1", port, ae_title="MEDTRANSFER")
+        statuses = {association.send_c_store(_rubbish(number, rng)).Status for number in range(count)}
+        image = scan(folder / "image", 1, 1, 64)
+        taken = association.send_c_store(dcmread(image[0])).Status
+        association.release()
+    n_aside = sum(number for _, number in Queue(folder / "queue.sqlite").reasons())
+    print(f"{count} malformed data sets: statuses {statuses}, {n_aside} set aside; the image after them: {taken:#06x}")
+
+
+def _rubbish(number: int, rng: random.Random) -> Dataset:
+    data = Dataset()
+    data.SOPClassUID, data.SOPInstanceUID, data.file_meta = CTImageStorage, f"1.2.3.{number}", FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.add_new(0x00091010, "UN", rng.randbytes(2 * rng.randrange(1, 200)))
+    return data
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--slices", type=int, default=40)
     parser.add_argument("--associations", type=int, default=4)
+    parser.add_argument("--malformed", type=int, default=0, help="so many PDUs and data sets instead")
     parser.add_argument("--results", type=Path, default=None, help="SR and page files, to be sent")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", nargs=3)
@@ -173,6 +216,10 @@ def main() -> None:
     rng = random.Random(chosen.seed)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
+        if chosen.malformed:
+            malformed_pdus(folder / "pdus", chosen.malformed, rng)
+            malformed_data_sets(folder / "data", chosen.malformed, rng)
+            return
         scans = [scan(folder / f"scan{n}", n, chosen.slices, 512) for n in range(chosen.associations)]
         rates(folder, scans)
         kills_while_receiving(folder / "kills", [file for files in scans for file in files], chosen.kills, rng)
