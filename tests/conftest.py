@@ -45,6 +45,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_as_it_was() -> Iterator[None]:
+    """Whoever changes what Ctrl-C does gives it back: else a later test of it ends the whole process of tests."""
+    yield
+    left = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert left is signal.default_int_handler, f"SIGINT is left to {left}"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(request: pytest.FixtureRequest) -> None:
     _seed(request.config)  # whichever test asks first, a shared fixture is the same

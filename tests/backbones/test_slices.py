@@ -50,7 +50,7 @@ def test_it_says_which_parts_it_takes_one_by_one(encoder):
     assert len(parts) == 3
     for index, part in enumerate(parts):
         for whole, alone in zip(maps, encoder(x[:, :, *part]), strict=True):
-            torch.testing.assert_close(alone[:, :, 0], whole[:, :, index], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(alone[:, :, 0], whole[:, :, index], rtol=1e-4, atol=5e-4)
 
 
 @torch.no_grad()

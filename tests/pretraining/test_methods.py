@@ -105,8 +105,10 @@ def test_a_killed_run_ends_like_one_that_was_not(chest, labelled, tmp_path, meth
 
     child = os.fork()
     if child == 0:
-        tiny_training(method, source, tmp_path / "killed", progress=killed, **settings).run()
-        os._exit(0)
+        try:
+            tiny_training(method, source, tmp_path / "killed", progress=killed, **settings).run()
+        finally:
+            os._exit(1)  # whatever was raised: a second pytest on the first one's pipes would be worse
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     left = torch.load(tmp_path / "killed/checkpoint.pt", weights_only=True)
     assert json.loads(left["course"])["step"] == (9 if often else 7)

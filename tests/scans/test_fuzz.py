@@ -32,6 +32,7 @@ def test_every_spoilt_scan_is_read_as_it_was_or_refused(tmp_path, kinds):
     program = Path(__file__).with_name("fuzzing.py")
     environment = os.environ | {"MED_TRANSFER_CACHE": "off", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("MED_TRANSFER_READ_IN_PROCESS", None)  # as the commands read
+    environment["PYTHONPATH"] = os.pathsep.join([str(program.parents[1]), *sys.path])  # what all tests share
     command = [sys.executable, program, tmp_path / "fuzz", "0", *(f"{kind}={count}" for kind, count in kinds.items())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

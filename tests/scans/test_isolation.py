@@ -153,9 +153,11 @@ def test_a_fork_gets_a_child_of_its_own():
     ours = isolated(os.getpid)
     reading, writing = os.pipe()
     if not (fork := os.fork()):
-        os.write(writing, str(isolated(os.getpid)).encode())
-        isolation._own[os.getpid()].close()
-        os._exit(0)
+        try:
+            os.write(writing, str(isolated(os.getpid)).encode())
+            isolation._own[os.getpid()].close()
+        finally:
+            os._exit(0)  # whatever was raised: a second pytest on the first one's pipes would be worse
     os.waitpid(fork, 0)
     assert int(os.read(reading, 99)) != ours
     assert isolated(os.getpid) == ours
