@@ -23,7 +23,6 @@ from med_transfer.cli.options import (
 
 if TYPE_CHECKING:
     from med_transfer.inference import BatchSettings, FolderOutcome, Predictor
-    from med_transfer.inference.drift import DriftMonitor
     from med_transfer.inference.watch import WatchSettings
     from med_transfer.progress import Progress
 
@@ -116,8 +115,11 @@ def command(
         say(predictor.record.preprocessing.region_sentence)
         say(predictor.chosen.sentence)
 
-    drift = _monitor(predictor, out / settings.shard.folder) if monitor else None
-    if drift is not None:
+    drift = None
+    if monitor:
+        from med_transfer.inference.drift import DriftMonitor
+
+        drift = DriftMonitor(predictor.record, predictor.identity, out / settings.shard.folder)
         settings = replace(settings, observe=drift.observe)
 
     sheet = ContactSheet(predictor, pictures, explained)
@@ -140,12 +142,6 @@ def command(
     if drift is not None and not as_json:
         say("\n".join(drift.moved.values()) or "nothing moved")
     raise typer.Exit(result.exit_code)
-
-
-def _monitor(predictor: Predictor, folder: Path) -> DriftMonitor:
-    from med_transfer.inference.drift import DriftMonitor
-
-    return DriftMonitor(predictor.record, predictor.identity, folder)
 
 
 def _watched(

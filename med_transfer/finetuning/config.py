@@ -26,6 +26,8 @@ from med_transfer.pretraining.view_config import LesionConfig
 Share = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[int, int, int]
 
+FrozenRuntime = Literal["torch", "openvino"]  # what computes the features of a frozen encoder
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +81,7 @@ class BackboneConfig(_Config):
     pooled_stages: tuple[int, ...] | None = None
     instance_pooling: InstancePooling | None = None
     tile_overlap: Annotated[float, Field(ge=0, le=0.75)] | None = None
-    runtime: Literal["torch", "openvino"] = "torch"
+    runtime: FrozenRuntime = "torch"
     pretrain: Literal["painted_lesions"] | None = None
     pretraining: FoldPretrainingConfig = FoldPretrainingConfig()
 

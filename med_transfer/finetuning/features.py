@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from med_transfer.backbones import Encoder
 from med_transfer.cohorts import ArrayCache, cache_key
 from med_transfer.finetuning.batches import Tensors, validation_batches
-from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.config import FinetuneConfig, FrozenRuntime
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device, pooled_features
 from med_transfer.model.novelty import input_statistics
@@ -42,7 +41,7 @@ class FeatureSource:
         """[scan, feature], computed for those scans only that this encoder has not seen before."""
         return _mapped(classifier, self.by_frozen_encoder(classifier, tensors))
 
-    def _by_encoder(self, classifier: Classifier, tensors: Tensors, runtime: Literal["torch", "openvino"]) -> Tensor:
+    def _by_encoder(self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime) -> Tensor:
         device, modes = best_device(), [(module, module.training) for module in classifier.modules()]
         encoder = self.computing(classifier.cpu().eval(), tensors, runtime).to(device)
         features = pooled_features(encoder, self._images(tensors), classifier.pooled_stages, device)
@@ -51,7 +50,7 @@ class FeatureSource:
             module.training = training
         return features
 
-    def computing(self, classifier: Classifier, tensors: Tensors, runtime: Literal["torch", "openvino"]) -> Encoder:
+    def computing(self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime) -> Encoder:
         """What computes the features: the classifier's encoder, or on a processor the same in another runtime."""
         if runtime == "torch" or best_device().type != "cpu":
             return classifier.encoder
@@ -70,9 +69,7 @@ class FeatureSource:
             partial(self._whatever_the_others, classifier, runtime=runtime),
         )
 
-    def _whatever_the_others(
-        self, classifier: Classifier, tensors: Tensors, runtime: Literal["torch", "openvino"]
-    ) -> Tensor:
+    def _whatever_the_others(self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime) -> Tensor:
         """A scan alone in the last batch would pass through other kernels, and differ in the last bits from what it is
         where another fold is computed first."""
         size = self.config.training.batch_size

@@ -9,11 +9,11 @@ from pynetdicom import evt
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import study_id
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.server import may_send
+from med_transfer.hospital.server import NOT_AUTHORISED, SUCCESS, may_send
 from med_transfer.hospital.storage_classes import STORAGE_CLASSES
 
 AVAILABILITY = UID("1.2.840.10008.5.1.4.33")
-SUCCESS, NOT_AUTHORISED, INVALID = 0x0000, 0x0124, 0x0106
+INVALID = 0x0106  # attribute value, DICOM PS3.7 C.5.11
 _COMING = ("ONLINE", "NEARLINE")
 
 

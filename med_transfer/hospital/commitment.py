@@ -8,9 +8,10 @@ from pydicom.uid import UID
 from pynetdicom import evt
 
 from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.server import SUCCESS
 
 STORAGE_COMMITMENT, COMMITMENT_INSTANCE = UID("1.2.840.10008.1.20.1"), UID("1.2.840.10008.1.20.1.1")
-SUCCESS, INVALID = 0x0000, 0x0115
+INVALID = 0x0115  # argument value
 
 
 def hear(event: evt.Event, queue: Queue, sender: str = "") -> tuple[int, None]:

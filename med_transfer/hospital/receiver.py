@@ -19,6 +19,8 @@ from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import Received, Unfit, keep, keep_aside
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.server import (
+    NOT_AUTHORISED,
+    SUCCESS,
     LimitedSocket,
     NodeServer,
     admit,
@@ -34,7 +36,7 @@ from med_transfer.scans.library_noise import silence_readers
 log = logging.getLogger(__name__)
 
 VERIFICATION = UID("1.2.840.10008.1.1")
-SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, DUPLICATE = 0x0000, 0x0124, 0xA700, 0x0111
+OUT_OF_RESOURCES, DUPLICATE = 0xA700, 0x0111
 PRIORITIES = {"high": 1, "medium": 0, "low": -1}
 STATUS = {  # of C-STORE, by the reason why an instance is not taken; DICOM PS3.4 B.2.3, PS3.7 C.5
     "class_not_supported": 0x0122,

@@ -22,6 +22,7 @@ from med_transfer.hospital.config import Caller, NodeConfig, Peer
 
 log = logging.getLogger(__name__)
 
+SUCCESS, NOT_AUTHORISED = 0x0000, 0x0124  # of any DIMSE service, DICOM PS3.7 C
 # Result, source and reason of an A-ASSOCIATE-RJ, DICOM PS3.8 9.3.4
 UNKNOWN_CALLER, BUSY = (0x01, 0x01, 0x03), (0x02, 0x03, 0x02)
 _LARGEST_REQUEST = 1 << 20  # of an association: 128 contexts are some 50 kB

@@ -82,9 +82,8 @@ def tune(
         claim(out / CONFIG_FILE, config, source, "search", started=started, same=lambda there: there == config)
         run_data = _read(cohort, base, source.spec, out, deadline, progress)
         n_failed = len(run_data.prepared.failed)
-        search = Search(without_test_scans(run_data), source, config, strategies, out, deadline, progress, n_failed)
-        search.machines = machines
-        return search.run(trials)
+        without = without_test_scans(run_data)
+        return Search(without, source, config, strategies, out, deadline, progress, n_failed, machines).run(trials)
 
 
 def _read(

@@ -45,12 +45,12 @@ def encoder(tmp_path, state):
 
 @torch.no_grad()
 def test_it_says_which_parts_it_takes_one_by_one(encoder):
-    x = rand(1, 1, 3, 40, 48)
+    encoder, x = encoder.double(), rand(1, 1, 3, 40, 48).double()  # in which no processor's rounding shows
     maps, parts = encoder(x), encoder.cuts((3, 40, 48))
     assert len(parts) == 3
     for index, part in enumerate(parts):
         for whole, alone in zip(maps, encoder(x[:, :, *part]), strict=True):
-            torch.testing.assert_close(alone[:, :, 0], whole[:, :, index], rtol=1e-4, atol=5e-4)
+            torch.testing.assert_close(alone[:, :, 0], whole[:, :, index], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

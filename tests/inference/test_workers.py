@@ -14,6 +14,7 @@ from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.inference import BatchSettings, load_bundle
 from med_transfer.inference.workers import AHEAD, in_turn
+from med_transfer.scans import isolation
 from med_transfer.scans.isolation import GIB, IN_PROCESS, SECONDS
 from med_transfer.scans.isolation import worker as scan_worker
 
@@ -82,6 +83,7 @@ def test_a_worker_that_dies_or_hangs_costs_an_attempt_and_the_same_folder_again_
     predictor.predict_folder(scans, tmp_path / "undisturbed")  # in this process alone
     monkeypatch.delenv(IN_PROCESS)
     monkeypatch.setenv(SECONDS, "8")
+    monkeypatch.setattr(isolation, "_START_SECONDS", 60.0)  # the one that is stopped may have been starting
     harmed = []
 
     def disturb(stage, done, total, note=""):
