@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,20 @@ from peers import free_port, until
 from med_transfer.hospital.config import NodeConfig
 
 pytest.importorskip("pynetdicom", reason="needs the extra [hospital]")
+
+
+@pytest.fixture(autouse=True)
+def senders_close_what_they_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pynetdicom's do not where the other side was first to hang up, and whether it was is a matter of timing."""
+    from pynetdicom.transport import AssociationSocket
+
+    def close(self: AssociationSocket) -> None:
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()
+
+    monkeypatch.setattr(AssociationSocket, "_shutdown_socket", close)
 
 
 @pytest.fixture(autouse=True)
