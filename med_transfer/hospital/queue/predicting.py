@@ -1,0 +1,64 @@
+"""A study has been predicted, or could not be. Each function works in its caller's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from med_transfer.hospital import record
+from med_transfer.hospital.config import FHIR_PREFIX
+from med_transfer.hospital.queue.kinds import FHIR, ResultFile, Study
+
+
+def close(database: sqlite3.Connection, study: Study, now: float) -> bool:
+    """The study as it was is predicted; False where it has changed meanwhile."""
+    changed = database.execute(
+        "UPDATE study SET state = 'predicted', attempts = 0, next_try = 0, reason = '', changed = ? "
+        "WHERE id = ? AND revision = ? AND state = 'complete'",
+        (now, study.id, study.revision),
+    )
+    return bool(changed.rowcount)
+
+
+def put_results(
+    database: sqlite3.Connection,
+    study: Study,
+    results: Sequence[ResultFile],
+    destinations: Sequence[tuple[str, bool]],
+) -> None:
+    """Each result, and who gets it: FHIR resources go to FHIR servers, objects to all others."""
+    for result in results:
+        database.execute(
+            "INSERT INTO result (sop_uid, study, revision, sop_class, file, route) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET revision = excluded.revision, file = excluded.file",
+            (result.sop_uid, study.id, study.revision, result.sop_class, result.file, result.route),
+        )
+        database.executemany(
+            "INSERT INTO delivery (sop_uid, destination, commitment) VALUES (?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET state = 'waiting' WHERE state = 'superseded'",
+            [
+                (result.sop_uid, name, int(commitment))
+                for name, commitment in destinations
+                if (result.sop_class == FHIR) == name.startswith(FHIR_PREFIX)
+            ],
+        )
+
+
+def fail(database: sqlite3.Connection, study: Study, reason: str, now: float, next_try: float, dead: bool) -> None:
+    """It waits for its next try, or is a dead letter."""
+    database.execute(
+        "UPDATE study SET attempts = attempts + 1, next_try = ?, reason = ?, state = ?, changed = ? "
+        "WHERE id = ? AND revision = ? AND state = 'complete'",
+        (next_try, reason, "dead" if dead else "complete", now, study.id, study.revision),
+    )
+    record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
+
+
+def earlier_results(database: sqlite3.Connection, study: Study, route: str) -> list[ResultFile]:
+    """A route's results of earlier revisions that somebody has been sent, the latest last."""
+    rows = database.execute(
+        "SELECT DISTINCT result.sop_uid, sop_class, file, revision FROM result JOIN delivery USING (sop_uid) "
+        "WHERE study = ? AND revision < ? AND route = ? AND state IN ('sent', 'committed') ORDER BY revision",
+        (study.id, study.revision, route),
+    )
+    return [ResultFile(row[0], row[1], row[2], route) for row in rows]

@@ -1,0 +1,345 @@
+"""What may be done with the queue: each method is one transaction and may be called from any thread."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from med_transfer.hospital import record
+from med_transfer.hospital.config import Retries
+from med_transfer.hospital.queue import completing, keeping, predicting, receiving, sending
+from med_transfer.hospital.queue.kinds import Added, Delivery, Instance, ResultFile, State, Study
+from med_transfer.hospital.queue.receiving import Arrival
+from med_transfer.hospital.queue.schema import opened
+
+
+class Queue:
+    """The database.
+
+    Raises:
+        OutputError: the folder cannot be written, or the file is no such database.
+    """
+
+    def __init__(self, path: Path, retries: Retries | None = None) -> None:
+        self._retries, self._lock, self._reading = retries or Retries(), threading.RLock(), threading.Lock()
+        self._arrivals: deque[Arrival] = deque()
+        self._database, self._reader = opened(path)
+
+    def close(self) -> None:
+        """Write everything out."""
+        with self._lock, self._reading:
+            self._reader.close()
+            self._database.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._database.execute(query, values).fetchall()
+
+    # Receiving ------------------------------------------------------------------------------------------------
+
+    def judge(self, instance: Instance, most: int) -> Added:
+        """Whether an instance is new; nothing is changed, and no commit is waited for."""
+        with self._reading:
+            return receiving.judged(self._reader, instance, most)
+
+    def add(self, instance: Instance, now: float, most: int = 1 << 30, priority: int = 0) -> Added:
+        """Take an instance whose file is on the disk; a study that was further on is opened again.
+
+        One that nobody announced shows that what was announced is not all. A study has the highest ``priority`` of its
+        instances: 1 high, 0 medium, -1 low.
+
+        What several associations bring at one time waits for one commit together: whoever gets the lock first writes
+        for all who wait. None is answered before its own is on the disk.
+        """
+        arrival = Arrival(instance, now, most, priority)
+        self._arrivals.append(arrival)
+        with self._lock:
+            if arrival.added is None and arrival.error is None:
+                self._add_all()
+        if arrival.error is not None:
+            raise arrival.error
+        assert arrival.added is not None
+        return arrival.added
+
+    def _add_all(self) -> None:
+        together = [self._arrivals.popleft() for _ in range(len(self._arrivals))]
+        try:
+            with self._transaction() as database:
+                answers: list[Added] = [receiving.take(database, arrival) for arrival in together]
+        except Exception as error:  # a full disk, for one; each is told, and none counts as taken
+            for arrival in together:
+                arrival.error = error
+            return
+        for arrival, added in zip(together, answers, strict=True):
+            arrival.added = added
+
+    def set_aside(self, reason: str, caller: str, file: str, now: float) -> None:
+        """Remember a file that was not taken, and why."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO aside (time, reason, caller, file) VALUES (?, ?, ?, ?)", (now, reason, caller, file)
+            )
+            record.append(database, "set aside", reason=reason, caller=caller, file=file)
+
+    # Is it all? -----------------------------------------------------------------------------------------------
+
+    def announce(self, study: str, sop_uids: Iterable[str]) -> None:
+        """There are such instances of a study, which may not have begun to come."""
+        with self._transaction() as database:
+            database.executemany("INSERT OR IGNORE INTO expected VALUES (?, ?)", [(study, uid) for uid in sop_uids])
+            record.append(database, "announced", study=study)
+
+    def to_count(self, now: float, quiet_seconds: float) -> list[Study]:
+        """Studies of which nothing has come for so long, and of which the PACS has not been asked for as long."""
+        before = now - quiet_seconds
+        where = "WHERE state = 'received' AND changed <= ? AND counted <= ? ORDER BY changed"
+        return self._studies(where, before, before)
+
+    def counted(self, study: Study, sop_uids: Iterable[str], now: float) -> None:
+        """The PACS has these instances of a study."""
+        with self._transaction() as database:
+            completing.expect(database, study.id, set(sop_uids), now)
+
+    def not_counted(self, study: Study, reason: str) -> None:
+        """The PACS cannot say."""
+        with self._transaction() as database:
+            database.execute("UPDATE study SET reason = ? WHERE id = ? AND state = 'received'", (reason, study.id))
+
+    def listening(self, now: float) -> None:
+        """Nothing could come while the node was down: quiet time begins anew."""
+        with self._transaction() as database:
+            database.execute("UPDATE study SET changed = ? WHERE state = 'received'", (now,))
+
+    def complete(
+        self, now: float, quiet_seconds: float, longest_seconds: float = float("inf"), counting: bool = False
+    ) -> int:
+        """Close every study that is all here; how many. A clock that was set back only delays.
+
+        Args:
+            now: seconds.
+            quiet_seconds: without a new instance; not waited for where all that was announced is here, and no more.
+            longest_seconds: without a new instance, after which a study is closed although some are missing.
+            counting: after the quiet time the PACS is asked what there is, and its answer is waited for.
+        """
+        with self._transaction() as database:
+            return completing.close(database, now, quiet_seconds, longest_seconds, counting)
+
+    # Predicting -----------------------------------------------------------------------------------------------
+
+    def to_predict(self, now: float) -> Study | None:
+        """The complete study of the highest priority that has waited longest."""
+        self._set_clock("study", now)
+        studies = self._studies(
+            "WHERE state = 'complete' AND next_try <= ? ORDER BY priority DESC, changed LIMIT 1", now
+        )
+        return studies[0] if studies else None
+
+    def instances(self, study: str) -> list[tuple[str, str]]:
+        """UID and hash of each, in order of UID."""
+        return self._rows("SELECT sop_uid, sha256 FROM instance WHERE study = ? ORDER BY sop_uid", study)
+
+    def images_here(self, study: str) -> set[str]:
+        """UIDs of its instances that have their file."""
+        return {row[0] for row in self._rows("SELECT sop_uid FROM instance WHERE study = ? AND file != ''", study)}
+
+    def deleted(self, study: str) -> int:
+        """How many of its instances have no file any more."""
+        ((count,),) = self._rows("SELECT count(*) FROM instance WHERE study = ? AND file = ''", study)
+        return count
+
+    def predicted(
+        self,
+        study: Study,
+        results: Sequence[ResultFile],
+        destinations: Sequence[tuple[str, bool]],
+        now: float,
+        facts: Sequence[dict[str, object]],
+    ) -> bool:
+        """The study's results are on the disk; False where it has changed meanwhile, and they count for nothing.
+
+        Args:
+            study: as it was when it was predicted.
+            results: of this revision.
+            destinations: who gets them, and whether they are asked for commitment.
+            now: seconds.
+            facts: for the record, an entry each.
+        """
+        with self._transaction() as database:
+            if not predicting.close(database, study, now):
+                return False
+            predicting.put_results(database, study, results, destinations)
+            for entry in facts:
+                record.append(database, "predicted", study=study.id, revision=study.revision, **entry)
+            sending.follow(database, study.id, now)
+        return True
+
+    def not_predicted(self, study: Study, reason: str, now: float) -> None:
+        """Something went wrong that may go better later; after too many attempts the study is a dead letter."""
+        dead = study.attempts + 1 >= self._retries.predictions
+        with self._transaction() as database:
+            predicting.fail(database, study, reason, now, now + self.wait_seconds(study.attempts), dead)
+
+    def earlier_results(self, study: Study, route: str = "") -> list[ResultFile]:
+        """A route's results of earlier revisions that somebody has been sent, the latest last."""
+        with self._lock:
+            return predicting.earlier_results(self._database, study, route)
+
+    # Which bundle ---------------------------------------------------------------------------------------------
+
+    def use_bundle(self, route: str, mark: str, event: str) -> None:
+        """From now on; ``event``: how the record calls it."""
+        with self._transaction() as database:
+            database.execute("INSERT INTO bundle (route, mark) VALUES (?, ?)", (route, mark))
+            record.append(database, event, route=route, bundle_files=mark)
+
+    def bundles_in_use(self) -> dict[str, str]:
+        """Marks, by route."""
+        return {route: self.bundles(route)[0] for (route,) in self._rows("SELECT DISTINCT route FROM bundle")}
+
+    def bundles(self, route: str) -> list[str]:
+        """Marks of the bundles that were in use, each once, the one that is in use first."""
+        rows = self._rows("SELECT mark FROM bundle WHERE route = ? GROUP BY mark ORDER BY max(number) DESC", route)
+        return [row[0] for row in rows]
+
+    # Sending --------------------------------------------------------------------------------------------------
+
+    def to_send(self, destination: str, now: float) -> list[Delivery]:
+        """What waits for a destination and is due."""
+        self._set_clock("delivery", now)
+        return self._deliveries(
+            "destination = ? AND delivery.state = 'waiting' AND delivery.next_try <= ?", destination, now
+        )
+
+    def to_commit(self, destination: str, now: float) -> list[Delivery]:
+        """What a destination has taken and is to be asked about, the first time or again."""
+        where = "destination = ? AND delivery.state = 'sent' AND commitment AND delivery.next_try <= ?"
+        return self._deliveries(where, destination, now)
+
+    def sent(self, delivery: Delivery, now: float) -> None:
+        """The destination has taken it."""
+        with self._transaction() as database:
+            sending.settle(database, delivery, "sent", now)
+
+    def not_sent(self, delivery: Delivery, reason: str, now: float) -> None:
+        """It was refused or could not be reached; the next try is later, or never."""
+        dead = delivery.attempts + 1 >= self._retries.attempts
+        with self._transaction() as database:
+            sending.fail(database, delivery, reason, now, now + self.wait_seconds(delivery.attempts), dead)
+
+    def asked(self, deliveries: Sequence[Delivery], transaction_uid: str, ask_again: float) -> None:
+        """Commitment is asked for under this UID, for the last time where too many questions had no answer."""
+        with self._transaction() as database:
+            for delivery in deliveries:
+                dead = delivery.attempts + 1 >= self._retries.attempts
+                sending.ask(database, delivery, transaction_uid, ask_again, dead, time.time())
+
+    def answered(self, transaction_uid: str, sender: str, committed: set[str], failed: dict[str, int], now: float):
+        """A destination commits to some results, and not to others, which are then sent again.
+
+        Args:
+            transaction_uid: of the question; an answer to none is passed over.
+            sender: AE title of who answers; only who was asked may.
+            committed: UIDs.
+            failed: UID to the reason, DICOM PS3.3 C.14.1.1.
+            now: seconds.
+        """
+        where = "transaction_uid = ? AND delivery.state IN ('sent', 'dead') AND destination LIKE ? ESCAPE '\\'"
+        like = sender.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "@%"
+        asked = self._deliveries(where, transaction_uid, like) if transaction_uid else []
+        for delivery in asked:
+            if delivery.sop_uid in failed:
+                self.not_sent(delivery, f"commitment_refused_{failed[delivery.sop_uid]:04X}", now)
+            elif delivery.sop_uid in committed:
+                with self._transaction() as database:
+                    sending.settle(database, delivery, "committed", now)
+
+    # For people -----------------------------------------------------------------------------------------------
+
+    def studies(self, *states: State) -> list[Study]:
+        """In these states; all when none is named. The last changed one first."""
+        marks = ", ".join("?" for _ in states)
+        where = f"WHERE state IN ({marks})" if states else ""
+        return self._studies(f"{where} ORDER BY changed DESC", *states)
+
+    def counts(self) -> dict[str, int]:
+        """Studies by state."""
+        return dict(self._rows("SELECT state, count(*) FROM study GROUP BY state ORDER BY state"))
+
+    def deliveries(self) -> list[Delivery]:
+        """All of them."""
+        return self._deliveries("TRUE")
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Why instances were set aside, and how many."""
+        return self._rows("SELECT reason, count(*) FROM aside GROUP BY reason ORDER BY reason")
+
+    def retry(self, study: str = "") -> int:
+        """Try dead letters, and what waits for its next try, at once: of one study or of all. How many."""
+        with self._transaction() as database:
+            return sending.retry(database, study)
+
+    def entries(self) -> list[dict[str, object]]:
+        """The record."""
+        with self._lock:
+            return list(record.entries(self._database))
+
+    def audit(self) -> record.Audit:
+        """Whether the record is whole."""
+        with self._lock:
+            return record.audit(self._database)
+
+    # Keeping --------------------------------------------------------------------------------------------------
+
+    def to_forget(self, before: float) -> list[str]:
+        """Studies that have ended, and whose files have been kept long enough."""
+        with self._lock:
+            return keeping.to_forget(self._database, before)
+
+    def forgotten(self, study: str) -> list[str]:
+        """The study's files, which the queue knows no more: what is sent again will be taken again."""
+        with self._transaction() as database:
+            return keeping.forget(database, study)
+
+    def files(self) -> set[str]:
+        """All that the queue knows."""
+        return {row[0] for row in self._rows("SELECT file FROM instance")}
+
+    # Inside ---------------------------------------------------------------------------------------------------
+
+    def wait_seconds(self, attempts: int) -> float:
+        """Until the next try, after so many before this one."""
+        longest = min(self._retries.longest_seconds, self._retries.first_seconds * 2.0 ** min(attempts, 30))
+        return longest * random.uniform(0.5, 1.0)
+
+    def _set_clock(self, table: str, now: float) -> None:
+        """Nothing waits longer than the longest wait, even when the clock was set back."""
+        latest = now + max(self._retries.longest_seconds, self._retries.commitment_seconds)
+        if self._rows(f"SELECT 1 FROM {table} WHERE next_try > ? LIMIT 1", latest):
+            with self._transaction() as database:
+                database.execute(f"UPDATE {table} SET next_try = ? WHERE next_try > ?", (now, latest))
+
+    def _studies(self, where: str, *values: object) -> list[Study]:
+        query = f"SELECT id, study_uid, state, revision, attempts, reason FROM study {where}"
+        return [Study(*row) for row in self._rows(query, *values)]
+
+    def _deliveries(self, where: str, *values: object) -> list[Delivery]:
+        with self._lock:
+            return sending.deliveries(self._database, where, *values)

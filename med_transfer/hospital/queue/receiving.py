@@ -1,0 +1,87 @@
+"""Instances come: which are new, and what one does to its study. Each function works in its caller's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from med_transfer.hospital import record
+from med_transfer.hospital.queue.kinds import Added, Instance
+
+
+@dataclass
+class Arrival:
+    """An instance that waits for its place, and what became of it."""
+
+    instance: Instance
+    now: float
+    most: int
+    priority: int
+    added: Added | None = None
+    error: Exception | None = None
+
+
+def judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added:
+    """Whether an instance is new to what the connection sees."""
+
+    def rows(query: str, value: str) -> list[tuple[str, str]]:
+        return database.execute(query, (value,)).fetchall()
+
+    known = rows("SELECT sha256, study FROM instance WHERE sop_uid = ? AND file != ''", instance.sop_uid)
+    if known:
+        return "known" if known[0] == (instance.sha256, instance.study) else "conflict"
+    study = rows("SELECT patient_mark FROM study WHERE id = ?", instance.study)
+    if study and study[0][0] != instance.patient_mark:
+        return "another patient"
+    (count,) = database.execute("SELECT count(*) FROM instance WHERE study = ?", (instance.study,)).fetchone()
+    return "new" if count < most else "too many"
+
+
+def take(database: sqlite3.Connection, arrival: Arrival) -> Added:
+    """Put a new instance into its study, which is made or opened again; one that nobody announced ends that waiting."""
+    instance, now, priority = arrival.instance, arrival.now, arrival.priority
+    added = judged(database, instance, arrival.most)
+    if added != "new":
+        return added
+    made = database.execute(
+        "INSERT OR IGNORE INTO study (id, study_uid, patient_mark, state, changed, priority) "
+        "VALUES (?, ?, ?, 'received', ?, ?)",
+        (instance.study, instance.study_uid, instance.patient_mark, now, priority),
+    )
+    if not made.rowcount:
+        _reopen(database, instance.study, now, priority)
+    of_study = (instance.study, instance.study, instance.sop_uid)
+    database.execute(
+        "DELETE FROM expected WHERE study = ? AND NOT EXISTS (SELECT 1 FROM expected WHERE study = ? AND sop_uid = ?)",
+        of_study,
+    )
+    database.execute(
+        "INSERT OR REPLACE INTO instance VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(instance.sop_uid, instance.study, instance.series_uid, instance.sop_class),
+            *(instance.transfer_syntax, instance.sha256, instance.file),
+        ),
+    )
+    return "new"
+
+
+def _reopen(database: sqlite3.Connection, study: str, now: float, priority: int) -> None:
+    """A study gets another instance: what waits to be sent of an earlier revision never will be."""
+    (state,) = database.execute("SELECT state FROM study WHERE id = ?", (study,)).fetchone()
+    database.execute(
+        "UPDATE study SET state = 'received', changed = ?, attempts = 0, next_try = 0, reason = '', "
+        "files_kept = 1, revision = revision + ?, priority = max(priority, ?) WHERE id = ?",
+        (now, int(state != "received"), priority, study),
+    )
+    if state != "received":
+        supersede(database, study)
+        record.append(database, "reopened", study=study, was=state)
+
+
+def supersede(database: sqlite3.Connection, study: str) -> None:
+    """What waits to be sent of a study never will be."""
+    database.execute(
+        "UPDATE delivery SET state = 'superseded' WHERE state IN ('waiting', 'dead') "
+        "AND sop_uid IN (SELECT sop_uid FROM result WHERE study = ?)",
+        (study,),
+    )

@@ -1,0 +1,64 @@
+"""The queue's tables, and how its database is opened: for its owner only, on the disk before anybody is answered."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from med_transfer.atomic import output_error
+from med_transfer.errors import OutputError
+from med_transfer.hospital import record
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS study (
+    id TEXT PRIMARY KEY, study_uid TEXT NOT NULL, patient_mark TEXT NOT NULL, state TEXT NOT NULL,
+    revision INTEGER NOT NULL DEFAULT 1, changed REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+    next_try REAL NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', files_kept INTEGER NOT NULL DEFAULT 1,
+    priority INTEGER NOT NULL DEFAULT 0, counted REAL NOT NULL DEFAULT -1);
+CREATE TABLE IF NOT EXISTS instance (
+    sop_uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study, series_uid TEXT NOT NULL, sop_class TEXT NOT NULL,
+    transfer_syntax TEXT NOT NULL, sha256 TEXT NOT NULL, file TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS instance_study ON instance (study);
+CREATE TABLE IF NOT EXISTS expected (study TEXT NOT NULL, sop_uid TEXT NOT NULL, PRIMARY KEY (study, sop_uid));
+CREATE TABLE IF NOT EXISTS result (
+    sop_uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study, revision INTEGER NOT NULL, sop_class TEXT NOT NULL,
+    file TEXT NOT NULL, route TEXT NOT NULL DEFAULT '');
+CREATE INDEX IF NOT EXISTS result_study ON result (study);
+CREATE TABLE IF NOT EXISTS delivery (
+    sop_uid TEXT NOT NULL REFERENCES result, destination TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting',
+    commitment INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, next_try REAL NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '', transaction_uid TEXT NOT NULL DEFAULT '', PRIMARY KEY (sop_uid, destination));
+CREATE TABLE IF NOT EXISTS bundle (number INTEGER PRIMARY KEY, route TEXT NOT NULL, mark TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS aside (
+    number INTEGER PRIMARY KEY, time REAL NOT NULL, reason TEXT NOT NULL, caller TEXT NOT NULL, file TEXT NOT NULL);
+"""
+_ADDED_LATER = {  # columns that a queue of an earlier version does not have
+    "result": {"route": "TEXT NOT NULL DEFAULT ''"},
+    "study": {"priority": "INTEGER NOT NULL DEFAULT 0", "counted": "REAL NOT NULL DEFAULT -1"},
+}
+
+
+def opened(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    """To write, and to read beside it; any thread may use them. Raises OutputError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600, exist_ok=True)
+        writer = _connection(path)
+        writer.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;{_SCHEMA}{record.SCHEMA}")
+        _add_columns(writer)
+        return writer, _connection(path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    except sqlite3.Error as error:
+        raise OutputError(f"is no queue of a node ({error})", where=path, action="Move the file away") from error
+
+
+def _connection(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+
+
+def _add_columns(database: sqlite3.Connection) -> None:
+    for table, columns in _ADDED_LATER.items():
+        there = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+        for name in columns.keys() - there:
+            database.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")

@@ -1,0 +1,108 @@
+"""Results go to destinations, which commit to them. Each function works in its caller's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from med_transfer.hospital import record
+from med_transfer.hospital.queue.kinds import Delivery
+
+
+def deliveries(database: sqlite3.Connection, where: str, *values: object) -> list[Delivery]:
+    """Those that the condition names, the most urgent first."""
+    query = (
+        "SELECT sop_uid, sop_class, file, study, destination, delivery.state, delivery.attempts "
+        f"FROM delivery JOIN result USING (sop_uid) JOIN study ON study.id = result.study WHERE {where} "
+        "ORDER BY priority DESC, result.rowid"
+    )
+    return [Delivery(*row) for row in database.execute(query, values)]
+
+
+def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: float) -> None:
+    """The destination has taken it, or commits to it."""
+    changed = database.execute(
+        "UPDATE delivery SET state = ?, attempts = 0, next_try = 0, reason = '' WHERE sop_uid = ? "
+        "AND destination = ? AND state != ? AND state != 'committed'",
+        (state, delivery.sop_uid, delivery.destination, state),
+    )
+    if changed.rowcount:
+        _say(database, state, delivery)
+        follow(database, delivery.study, now)
+
+
+def fail(
+    database: sqlite3.Connection, delivery: Delivery, reason: str, now: float, next_try: float, dead: bool
+) -> None:
+    """It waits for its next try, or is a dead letter."""
+    database.execute(
+        "UPDATE delivery SET attempts = attempts + 1, next_try = ?, reason = ?, state = ? "
+        "WHERE sop_uid = ? AND destination = ? AND state NOT IN ('superseded', 'committed')",
+        (next_try, reason, "dead" if dead else "waiting", delivery.sop_uid, delivery.destination),
+    )
+    if dead:
+        _say(database, "dead letter", delivery, reason=reason)
+    follow(database, delivery.study, now)
+
+
+def ask(
+    database: sqlite3.Connection, delivery: Delivery, transaction_uid: str, ask_again: float, dead: bool, now: float
+) -> None:
+    """Commitment is asked for under this UID; ``dead``: for the last time, and no answer has come before."""
+    database.execute(
+        "UPDATE delivery SET transaction_uid = ?, next_try = ?, attempts = attempts + 1, state = ?, "
+        "reason = ? WHERE sop_uid = ? AND destination = ? AND state = 'sent'",
+        (
+            *(transaction_uid, ask_again, "dead" if dead else "sent"),
+            *("no_commitment" if dead else "", delivery.sop_uid, delivery.destination),
+        ),
+    )
+    if dead:
+        _say(database, "dead letter", delivery, reason="no_commitment")
+        follow(database, delivery.study, now)
+
+
+def follow(database: sqlite3.Connection, study: str, now: float) -> None:
+    """The study is where its slowest delivery is."""
+    rows = database.execute(
+        "SELECT delivery.state, commitment, delivery.reason FROM delivery JOIN result USING (sop_uid) "
+        "JOIN study ON study.id = result.study WHERE study.id = ? AND result.revision = study.revision "
+        "AND study.state IN ('predicted', 'sent', 'committed', 'dead')",
+        (study,),
+    ).fetchall()
+    if not rows:
+        return
+    states, reason = {row[0] for row in rows}, next((row[2] for row in rows if row[2]), "")
+    if "dead" in states or "waiting" in states:
+        state = "dead" if "dead" in states else "predicted"
+    else:
+        state = "sent" if "sent" in {row[0] for row in rows if row[1]} or "committed" not in states else "committed"
+    database.execute("UPDATE study SET state = ?, reason = ?, changed = ? WHERE id = ?", (state, reason, now, study))
+
+
+def retry(database: sqlite3.Connection, study: str) -> int:
+    """Dead letters, and what waits for its next try, are due at once: of one study, or of all; how many."""
+    one = (study, study)
+    studies = database.execute(
+        "UPDATE study SET state = 'complete', attempts = 0, next_try = 0, reason = '' WHERE (id = ? OR ? = '') "
+        "AND (state = 'complete' AND attempts > 0 OR state = 'dead' AND id NOT IN "
+        "(SELECT study FROM result WHERE result.revision = study.revision))",
+        one,
+    )
+    sending = database.execute(
+        "UPDATE delivery SET state = 'waiting', attempts = 0, next_try = 0, reason = '' WHERE "
+        "(state = 'dead' OR state = 'waiting' AND attempts > 0) AND sop_uid IN "
+        "(SELECT sop_uid FROM result WHERE study = ? OR ? = '')",
+        one,
+    )
+    database.execute(
+        "UPDATE study SET state = 'predicted', reason = '' WHERE (id = ? OR ? = '') AND state = 'dead'", one
+    )
+    count = studies.rowcount + sending.rowcount
+    if count:
+        record.append(database, "retried", study=study or "all", count=count)
+    return count
+
+
+def _say(database: sqlite3.Connection, event: str, delivery: Delivery, **facts: object) -> None:
+    own = {"study": delivery.study, "sop_uid": delivery.sop_uid, "destination": delivery.destination}
+    record.append(database, event, **own, **facts)
