@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from med_transfer.cli.options import AsJson, SignedWith, example
 
 if TYPE_CHECKING:
     from med_transfer.hospital.queue import Queue
+    from med_transfer.hospital.review.access.access import Access
 
 NAME = "node"
 app = typer.Typer(help="What the hospital node has done and has to do.", no_args_is_help=True, rich_markup_mode=None)
@@ -64,28 +65,120 @@ def retry(config: NodeFile, study: Annotated[str, typer.Argument(help="One study
 
 
 @app.command(epilog=example("node export -c node.yaml -o record.jsonl"))
-def export(config: NodeFile, out: Annotated[Path, typer.Option("--out", "-o", help="A .jsonl file.")]) -> None:
+def export(
+    config: NodeFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .jsonl file.")],
+    accesses: Annotated[
+        bool, typer.Option("--accesses", help="Who did what on the review page, as FHIR AuditEvent resources.")
+    ] = False,
+) -> None:
     """Write the record, an entry a line."""
     import json
 
     from med_transfer.atomic import write_text
     from med_transfer.cli.terminal import say
 
-    entries = _queue(config).entries()
+    entries = list(_access(config).audit.events()) if accesses else _queue(config).entries()
     write_text(out, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
     say(f"{len(entries)} entries: {out}")
 
 
 @app.command(epilog=example("node audit -c node.yaml"))
 def audit(config: NodeFile) -> None:
-    """Check that no entry of the record was changed, and say its last hash, to be kept elsewhere."""
+    """Check that no entry of the records was changed, and say their last hashes, to be kept elsewhere."""
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital.config import read_node_config
+
+    audits = {"entries": _queue(config).audit()}
+    if read_node_config(config).access_file.exists():
+        audits["entries of the review page"] = _access(config).audit.audit()
+    for what, result in audits.items():
+        if result.broken:
+            say(f"{result.entries} {what}: number {result.broken} does not follow from the one before it, was changed")
+        else:
+            say(f"{result.entries} {what}, unbroken; last hash {result.last_hash}")
+    raise typer.Exit(1 if any(result.broken for result in audits.values()) else 0)
+
+
+@app.command(epilog=example("node page -c node.yaml"))
+def page(config: NodeFile) -> None:
+    """Serve the review page alone, as serve does beside the node where node.yaml has a page; until it is stopped."""
+    import os
+
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital import require_extra
+
+    require_extra()
+    from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.review.serving import serve_page
+
+    os.umask(0o077)  # what is kept of patients is for its owner only
+    serve_page(read_node_config(config), say)
+
+
+people = typer.Typer(help="Who may use the review page.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(people, name="user")
+UserName = Annotated[str, typer.Argument(help="As the audit record will have it.")]
+
+
+def _access(config: Path) -> Access:
+    import os
+
+    from med_transfer.hospital import require_extra
+
+    require_extra()
+    from med_transfer.hospital.config import ReviewPage, read_node_config
+    from med_transfer.hospital.review.access.access import Access
+
+    os.umask(0o077)
+    node = read_node_config(config)
+    return Access(node, node.page or ReviewPage())
+
+
+@people.command("add", epilog=example("node user add ann -c node.yaml --role reviewer"))
+def add_user(
+    name: UserName,
+    config: NodeFile,
+    role: Annotated[
+        Literal["reader", "reviewer", "operator"],
+        typer.Option(help="reader: sees; reviewer: judges, too; operator: repeats, exports and sees who did what."),
+    ] = "reader",
+) -> None:
+    """Let somebody in, or give a new role and password; the password is asked for, or read from stdin."""
+    import sys
+    from getpass import getpass
+
+    from med_transfer.cli.terminal import say
+    from med_transfer.errors import UsageError
+
+    if sys.stdin.isatty():
+        password = getpass("Password: ")
+        if getpass("Again: ") != password:
+            raise UsageError("the two passwords differ")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    _access(config).users.put(name, role, password)
+    say(f"{name} may sign in as {role}")
+
+
+@people.command("list", epilog=example("node user list -c node.yaml"))
+def list_users(config: NodeFile) -> None:
+    """Who may sign in with a password."""
     from med_transfer.cli.terminal import say
 
-    result = _queue(config).audit()
-    if result.broken:
-        say(f"entry {result.broken} of {result.entries} does not follow from the one before it: the record was changed")
-        raise typer.Exit(1)
-    say(f"{result.entries} entries, unbroken; last hash {result.last_hash}")
+    for user in _access(config).users.all():
+        say(f"{user.name} {user.role}")
+
+
+@people.command("remove", epilog=example("node user remove ann -c node.yaml"))
+def remove_user(name: UserName, config: NodeFile) -> None:
+    """Let somebody in no more; their sessions end at once, and what they did stays in the record."""
+    from med_transfer.cli.terminal import say
+    from med_transfer.errors import UsageError
+
+    if not _access(config).users.remove(name):
+        raise UsageError(f"no user {name}", action="med-transfer node user list names them")
+    say(f"{name} may sign in no more")
 
 
 @app.command(epilog=example("node use runs/second -c node.yaml"))

@@ -33,6 +33,7 @@ def command(
 
     require_extra()
     from med_transfer.hospital.node import Node
+    from med_transfer.hospital.review.process import PageProcess
 
     os.umask(0o077)  # what is kept of patients is for its owner only
     node_config, stopped = read_node_config(config), threading.Event()
@@ -41,6 +42,9 @@ def command(
     with sole_writer(node_config.folder):
         node = Node(node_config, bundle, device, key)
         node.start()
+        page = PageProcess(config) if node_config.page else None
         say(f"{node_config.ae_title} takes studies on {node_config.bind} port {node_config.port}. Research use only.")
         stopped.wait()
+        if page:
+            page.stop()
         node.stop()

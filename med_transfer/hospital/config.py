@@ -43,6 +43,11 @@ HeatMap = Literal["off", "plain", "checked"]
 FHIR_PREFIX = "fhir+"  # of a server's name among destinations
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Priority = Literal["low", "medium", "high"]
+Role = Literal["reader", "reviewer", "operator"]  # each may do what those before it may
+HostName = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
+HttpsUrl = Annotated[
+    str, Field(max_length=500, pattern=r"^(https://[^\s?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?(/[^\s?#]*)?)$")
+]
 
 
 class _Section(BaseModel):
@@ -155,9 +160,7 @@ class FhirServer(_Section):
         trusted: certificates of who has signed the server's, PEM; None: those of this machine.
     """
 
-    url: Annotated[
-        str, Field(max_length=500, pattern=r"^(https://[^\s?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?(/[^\s?#]*)?)$")
-    ]
+    url: HttpsUrl
     token: Path | None = None
     trusted: Path | None = None
 
@@ -253,6 +256,64 @@ class WebServer(_Section):
         return self
 
 
+class Oidc(_Section):
+    """Who people are and what they may do, as the hospital's identity provider says. Source: OpenID Connect Core 1.0.
+
+    Attributes:
+        issuer: its URL, as its tokens name it; https, or http on this machine.
+        client_id: of the page, with ``https://NAME:PORT/oidc/answer`` as its redirect URI.
+        client_secret: file that holds it, and nothing else; None: a public client.
+        name_claim: of the ID token, who it is; goes into the audit record.
+        role_claim: of the ID token, a word or a list of words.
+        roles: word of ``role_claim`` to role; who has none of them does not get in.
+        trusted: certificates of who has signed the provider's, PEM; None: those of this machine.
+    """
+
+    issuer: HttpsUrl
+    client_id: Annotated[str, Field(min_length=1, max_length=255)]
+    client_secret: Path | None = None
+    name_claim: str = "preferred_username"
+    role_claim: str = "roles"
+    roles: Annotated[dict[str, Role], Field(min_length=1)]
+    trusted: Path | None = None
+
+
+class ReviewPage(_Section):
+    """The page where people see, judge and comment results, in a process of its own.
+
+    Attributes:
+        bind, port: it listens on the loopback interface unless told.
+        names: of this machine, as a browser's address line has them; the bound address and, on the loopback interface,
+            ``localhost`` are known.
+        certificate, key: of the page, PEM; without them it is plain HTTP, on the loopback interface only.
+        language: where a browser asks for none that there is.
+        idle_minutes: without a request, after which who is signed in must do so again.
+        session_hours: after which they must in any case.
+        oidc: who gets in; None: the users of ``med-transfer node user``.
+    """
+
+    bind: Address = "127.0.0.1"
+    port: Port = 8443
+    names: tuple[HostName, ...] = ()
+    certificate: Path | None = None
+    key: Path | None = None
+    language: Literal["en", "zh-TW"] = "en"
+    idle_minutes: Annotated[float, Field(gt=0, le=1440)] = 30.0
+    session_hours: Annotated[float, Field(gt=0, le=168)] = 10.0
+    oidc: Oidc | None = None
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> ReviewPage:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key: both or none")
+        address = ipaddress.ip_address(self.bind)
+        if self.certificate is None and not address.is_loopback:
+            raise ValueError("bind on another address than the loopback, without certificate and key")
+        if address.is_unspecified and not self.names:
+            raise ValueError("bind on every address, without names; expected the page's names in the address line")
+        return self
+
+
 class ClassCode(_Section):
     """How a class is coded in results; without one it gets a code of the private scheme 99MEDTRANSFER.
 
@@ -328,6 +389,7 @@ class NodeConfig(_Section):
         callers: who may send; nobody unless told.
         pacs: asked what a study holds (C-FIND, QIDO-RS) and for studies (C-MOVE, WADO-RS); may send what it was asked.
         web: takes images by STOW-RS, too.
+        page: where people review results; none unless told.
         routes: which series go to which of several bundles; none: all that ``study.series`` chooses go to the only one.
         destinations: who gets results; nobody unless told.
         fhir: who gets results as FHIR resources; nobody unless told, and only with ``results.fhir``.
@@ -341,6 +403,7 @@ class NodeConfig(_Section):
     callers: tuple[Caller, ...] = ()
     pacs: AnyPeer | None = None
     web: WebServer | None = None
+    page: ReviewPage | None = None
     tls: Tls | None = None
     limits: Limits = Limits()
     study: StudyRules = StudyRules()
@@ -380,6 +443,11 @@ class NodeConfig(_Section):
     def queue_file(self) -> Path:
         """The database of studies, deliveries and the record."""
         return self.folder / "queue.sqlite"
+
+    @property
+    def access_file(self) -> Path:
+        """The database of the page's users, sessions and audit record."""
+        return self.folder / "access.sqlite"
 
 
 def read_node_config(path: Path) -> NodeConfig:

@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import Tls, WebServer
+from med_transfer.hospital.config import ReviewPage, Tls, WebServer
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
@@ -29,6 +29,13 @@ def web_context(server: WebServer) -> ssl.SSLContext | None:
     if server.trusted is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return _with_files(context, server.certificate, server.key, server.trusted)
+
+
+def page_context(page: ReviewPage) -> ssl.SSLContext | None:
+    """For browsers. None: plain HTTP. Raises ConfigError."""
+    if page.certificate is None or page.key is None:
+        return None
+    return _with_files(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), page.certificate, page.key, None)
 
 
 def _loaded(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:

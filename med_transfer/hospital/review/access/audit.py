@@ -1,0 +1,130 @@
+"""Who did what, as FHIR R4 AuditEvent resources in a record that nobody can change unseen.
+
+Source: https://hl7.org/fhir/R4/auditevent.html; DICOM PS3.15 A.5 (ATNA). A study is named by its id in the node and by
+its StudyInstanceUID, a person by their user name; no patient is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from med_transfer.hospital import record
+from med_transfer.hospital.review.access.database import Database
+
+What = Literal[
+    *("signed in", "not signed in", "signed out", "first operator", "refused"),
+    *("saw worklist", "saw study", "saw images", "saw report", "saw load", "saw accesses"),
+    *("judged", "asked to predict again", "exported labels"),
+]
+UNKNOWN = "unknown"  # in place of a name that is nobody's, which may be a password in the wrong field
+_DCM, _TYPES = "http://dicom.nema.org/resources/ontology/DCM", "http://terminology.hl7.org/CodeSystem/audit-event-type"
+_ACTIVITY, _ACCESS = ("110114", "User Authentication"), ("110103", "DICOM Instances Accessed")
+_QUERY, _USE, _EXPORT = ("110112", "Query"), ("110100", "Application Activity"), ("110106", "Export")
+_SECURITY = ("110113", "Security Alert")
+_KINDS: dict[str, tuple[tuple[str, str], str]] = {  # type of event, action
+    "signed in": (_ACTIVITY, "E"),
+    "not signed in": (_ACTIVITY, "E"),
+    "signed out": (_ACTIVITY, "E"),
+    "first operator": (_SECURITY, "C"),
+    "refused": (_SECURITY, "E"),
+    "saw worklist": (_QUERY, "E"),
+    "saw study": (_ACCESS, "R"),
+    "saw images": (_ACCESS, "R"),
+    "saw report": (_USE, "R"),
+    "saw load": (_USE, "R"),
+    "saw accesses": (("110101", "Audit Log Used"), "R"),
+    "judged": (_ACCESS, "C"),
+    "asked to predict again": (_ACCESS, "U"),
+    "exported labels": (_EXPORT, "R"),
+}
+_SIGNED = {"signed in": ("110122", "Login"), "not signed in": ("110122", "Login"), "signed out": ("110123", "Logout")}
+_FAILED = {"not signed in", "refused"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The study concerned."""
+
+    id: str
+    study_uid: str
+
+
+class AuditTrail:
+    """The record, in the page's database."""
+
+    def __init__(self, database: Database, station: str) -> None:
+        self._database, self._station = database, station
+
+    def tell(self, what: What, user: str, address: str, study: Seen | None = None, detail: str = "") -> None:
+        """Add one event. It is on the disk when this returns."""
+        with self._database.transaction() as database:
+            record.append(database, what, resource=self._event(what, user, address, study, detail))
+
+    def events(self) -> Iterator[dict]:
+        """AuditEvent resources, in order."""
+        for (entry,) in self._database.rows("SELECT entry FROM record ORDER BY number"):
+            yield json.loads(entry)["resource"]
+
+    def latest(self, most: int) -> list[dict[str, str]]:
+        """For people: ``time`` (UTC), ``user``, ``what``, ``study``, ``address`` and ``remark``, the latest first."""
+        rows = self._database.rows("SELECT entry FROM record ORDER BY number DESC LIMIT ?", most)
+        return [_line(json.loads(entry)) for (entry,) in rows]
+
+    def audit(self) -> record.Audit:
+        """Whether the record is whole."""
+        with self._database.transaction() as database:
+            return record.audit(database)
+
+    def _event(self, what: What, user: str, address: str, study: Seen | None, detail: str) -> dict:
+        (code, words), action = _KINDS[what]
+        subtype = _SIGNED.get(what)
+        event: dict[str, object] = {
+            "resourceType": "AuditEvent",
+            "type": {"system": _DCM, "code": code, "display": words},
+            "subtype": [
+                {"system": _DCM, "code": subtype[0], "display": subtype[1]}
+                if subtype
+                else {"system": "urn:med-transfer:event", "code": what.replace(" ", "-"), "display": what}
+            ],
+            "action": action,
+            "recorded": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "outcome": "4" if what in _FAILED else "0",
+            "agent": [
+                {
+                    "who": {"identifier": {"value": user}},
+                    "altId": user,
+                    "requestor": True,
+                    "network": {"address": address, "type": "2"},
+                }
+            ],
+            "source": {"observer": {"display": f"med-transfer {self._station}"}},
+        }
+        if detail:
+            event["outcomeDesc"] = detail
+        if study:
+            event["entity"] = [_entity(study)]
+        return event
+
+
+def _line(entry: dict) -> dict[str, str]:
+    event = entry["resource"]
+    return {
+        "time": event["recorded"][:19].replace("T", " "),
+        "user": event["agent"][0]["altId"],
+        "what": entry["event"],
+        "study": event["entity"][0]["name"] if "entity" in event else "",
+        "address": event["agent"][0]["network"]["address"],
+        "remark": event.get("outcomeDesc", ""),
+    }
+
+
+def _entity(study: Seen) -> dict:
+    return {
+        "what": {"identifier": {"system": "urn:dicom:uid", "value": f"urn:oid:{study.study_uid}"}},
+        "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-entity-type", "code": "2"},
+        "name": study.id,
+    }

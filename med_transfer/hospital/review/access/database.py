@@ -1,0 +1,79 @@
+"""The page's own database: users, sessions, failed attempts to sign in, and the audit record. Holds no patient's name.
+
+Passwords are kept as argon2id hashes, sessions and tokens as SHA-256 of random values of 256 bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from med_transfer.atomic import output_error
+from med_transfer.errors import OutputError
+from med_transfer.hospital import record
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS user (name TEXT PRIMARY KEY COLLATE NOCASE, role TEXT NOT NULL, password TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS session (
+    hash TEXT PRIMARY KEY, user TEXT NOT NULL, role TEXT NOT NULL, local INTEGER NOT NULL, began REAL NOT NULL,
+    seen REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS first_token (hash TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS attempt (key TEXT PRIMARY KEY, failures INTEGER NOT NULL, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS known_place (user TEXT NOT NULL COLLATE NOCASE, address TEXT NOT NULL,
+    PRIMARY KEY (user, address));
+CREATE TABLE IF NOT EXISTS sign_on (
+    state TEXT PRIMARY KEY, browser TEXT NOT NULL, nonce TEXT NOT NULL, verifier TEXT NOT NULL, goal TEXT NOT NULL,
+    began REAL NOT NULL);
+"""
+
+
+class Database:
+    """May be used from any thread, and by several processes.
+
+    Raises:
+        OutputError: the folder cannot be written, or the file is no such database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600, exist_ok=True)
+            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+            self._connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;{_SCHEMA}{record.SCHEMA}")
+        except OSError as error:
+            raise output_error(path, error) from error
+        except sqlite3.Error as error:
+            raise OutputError(f"is no database of a page ({error})", where=path, action="Move the file away") from error
+
+    def close(self) -> None:
+        """Write everything out."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What a query finds."""
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+
+def digest(secret: str) -> str:
+    """As which a random secret is kept; it needs no salt, since nobody can try 2^256 of them."""
+    return hashlib.sha256(secret.encode()).hexdigest()

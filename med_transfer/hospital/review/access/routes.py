@@ -1,0 +1,193 @@
+"""Signing in and out, the first operator, the language, and the record of who did what."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+from urllib.parse import quote, urlsplit
+
+from fastapi import APIRouter, Form, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from med_transfer.errors import UsageError
+from med_transfer.hospital.review.access.access import Access, address
+from med_transfer.hospital.review.access.audit import UNKNOWN
+from med_transfer.hospital.review.access.gate import Operator, Tell, Visitor, access_of, public
+from med_transfer.hospital.review.access.oidc import SignOnFailed
+from med_transfer.hospital.review.access.sessions import csrf_token, new_secret
+from med_transfer.hospital.review.access.users import User
+from med_transfer.hospital.review.pages import LANGUAGE_COOKIE, render
+from med_transfer.page import LANGUAGES
+
+router = APIRouter()
+HOME, MOST_EVENTS = "/", 500
+_OF_FORMS = {"goal": HOME, "wrong": False, "wait_seconds": 0, "problem": "", "name": "", "failed": ""}
+_Text = Annotated[str, Form(max_length=1024)]
+
+
+def sign_in_url(request: Request) -> str:
+    """The page to sign in, which then goes on to what was asked for."""
+    query = f"?{request.url.query}" if request.url.query else ""
+    return f"/login?next={quote(request.url.path + query, safe='')}"
+
+
+def safe_goal(goal: str) -> str:
+    """A path of this page; anything else is its beginning."""
+    parts = urlsplit(goal) if goal.isprintable() and "\\" not in goal else None
+    is_path = parts and not parts.scheme and not parts.netloc and goal.startswith("/") and not goal.startswith("//")
+    return goal if is_path else HOME
+
+
+@router.get("/login", response_class=HTMLResponse)
+@public
+def login_page(request: Request, session: Visitor, next: str = HOME) -> Response:
+    """Name and password, or the way to the identity provider."""
+    goal = safe_goal(next)
+    return RedirectResponse(goal, 303) if session else _form(request, "login.html.jinja", goal=goal)
+
+
+@router.post("/login", response_class=HTMLResponse)
+@public
+def login(request: Request, name: _Text, password: _Text, next: Annotated[str, Form()] = HOME) -> Response:
+    """A new session, whatever cookie the browser came with."""
+    access, goal, where = access_of(request), safe_goal(next), address(request)
+    if access.page.oidc:
+        return _form(request, "login.html.jinja", 403, goal=goal)
+    if wait := access.limits.wait_seconds(name, where):
+        access.tell(request, "not signed in", _known(access, name), detail="too many failures")
+        page = _form(request, "login.html.jinja", 429, goal=goal, wait_seconds=math.ceil(wait))
+        page.headers["Retry-After"] = str(math.ceil(wait))
+        return page
+    user = access.users.verified(name, password)
+    if user is None:
+        access.limits.failed(name, where)
+        access.tell(request, "not signed in", _known(access, name), detail="wrong name or password")
+        return _form(request, "login.html.jinja", 401, goal=goal, wrong=True)
+    access.limits.succeeded(user.name, where)
+    return signed_in(request, user, goal, local=True)
+
+
+def signed_in(request: Request, user: User, goal: str, *, local: bool) -> Response:
+    """To the goal, with a session of one's own; the one before it ends."""
+    access, response = access_of(request), RedirectResponse(goal, 303)
+    access.sessions.end(request.cookies.get(access.cookie.name, ""))
+    access.cookie.put(response, access.sessions.begin(user.name, user.role, local=local))
+    access.tell(request, "signed in", user.name, detail=user.role)
+    return response
+
+
+@router.get("/oidc/login")
+@public
+def sign_on(request: Request, next: str = HOME) -> Response:
+    """To the identity provider."""
+    access, secret = access_of(request), request.cookies.get(access_of(request).cookie.name) or new_secret()
+    if access.provider is None:
+        raise HTTPException(404)
+    try:
+        response = RedirectResponse(access.provider.begin(secret, _redirect_uri(request), safe_goal(next)), 303)
+    except SignOnFailed as failed:
+        return _no_sign_on(request, failed)
+    access.cookie.put(response, secret)
+    return response
+
+
+@router.get("/oidc/answer", response_class=HTMLResponse)
+@public
+def sign_on_answer(request: Request, state: str = "", code: str = "") -> Response:
+    """From the identity provider, by way of the browser."""
+    access = access_of(request)
+    if access.provider is None:
+        raise HTTPException(404)
+    try:
+        browser = request.cookies.get(access.cookie.name, "")
+        user, goal = access.provider.finish(browser, _redirect_uri(request), state, code)
+    except SignOnFailed as failed:
+        return _no_sign_on(request, failed)
+    return signed_in(request, user, goal, local=False)
+
+
+def _redirect_uri(request: Request) -> str:
+    return f"{request.url.scheme}://{request.headers['host']}/oidc/answer"
+
+
+def _no_sign_on(request: Request, failed: SignOnFailed) -> Response:
+    access_of(request).tell(request, "not signed in", UNKNOWN, detail=f"oidc {failed.reason}")
+    return _form(request, "login.html.jinja", 403, failed=failed.reason)
+
+
+@router.post("/logout")
+def logout(request: Request, tell: Tell) -> Response:
+    """The session ends here, too, not only in the browser."""
+    access, response = access_of(request), RedirectResponse("/login", 303)
+    access.sessions.end(request.cookies.get(access.cookie.name, ""))
+    access.cookie.take(response)
+    response.headers["Clear-Site-Data"] = '"cache", "storage"'
+    tell("signed out")
+    return response
+
+
+@router.get("/first", response_class=HTMLResponse)
+@public
+def first_page(request: Request) -> Response:
+    """Where the first operator is made, while there is no user."""
+    return _form(request, "first.html.jinja")
+
+
+@router.post("/first", response_class=HTMLResponse)
+@public
+def first(request: Request, token: _Text, name: _Text, password: _Text) -> Response:
+    """The first operator, by the token that the page printed when it started."""
+    access, where = access_of(request), address(request)
+    if wait := access.limits.wait_seconds("", where):
+        return _form(request, "first.html.jinja", 429, wait_seconds=math.ceil(wait))
+    try:
+        user = None if access.page.oidc else access.users.put_first(token.strip(), name, password)
+    except UsageError as error:
+        return _form(request, "first.html.jinja", 422, problem=error.found, name=name)
+    if user is None:
+        access.limits.failed("", where)
+        access.tell(request, "refused", UNKNOWN, detail="first token")
+        return _form(request, "first.html.jinja", 403, wrong=True)
+    access.tell(request, "first operator", user.name)
+    return signed_in(request, user, HOME, local=True)
+
+
+@router.post("/language")
+@public
+def choose_language(language: _Text, next: Annotated[str, Form()] = HOME) -> Response:
+    """For this browser."""
+    response = RedirectResponse(safe_goal(next), 303)
+    if language in LANGUAGES:
+        response.set_cookie(LANGUAGE_COOKIE, language, max_age=365 * 86400, httponly=True, samesite="strict")
+    return response
+
+
+@router.get("/accesses", response_class=HTMLResponse)
+def accesses(request: Request, _: Operator, tell: Tell) -> Response:
+    """Who did what, the latest first."""
+    tell("saw accesses")
+    events = access_of(request).audit.latest(MOST_EVENTS)
+    return render(request, "accesses.html.jinja", events=events, most=MOST_EVENTS)
+
+
+def _known(access: Access, name: str) -> str:
+    user = access.users.find(name)
+    return user.name if user else UNKNOWN
+
+
+def _form(request: Request, template: str, status: int = 200, **values: object) -> Response:
+    """A form for who has no session yet; its token belongs to a cookie that nothing else knows."""
+    access = access_of(request)
+    secret = request.cookies.get(access.cookie.name) or new_secret()
+    request.state.csrf = csrf_token(secret)
+    shared: dict[str, object] = {
+        "goal": HOME,
+        "wrong": False,
+        "wait_seconds": 0,
+        "problem": "",
+        "name": "",
+        "failed": "",
+    }
+    page = render(request, template, status, **shared | values, oidc=access.page.oidc is not None)
+    access.cookie.put(page, secret)
+    return page

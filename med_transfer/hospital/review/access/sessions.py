@@ -1,0 +1,92 @@
+"""Who is signed in: a random value in a cookie, known here by its hash, for a limited time.
+
+Source: OWASP Session Management Cheat Sheet; NIST SP 800-63B 7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from dataclasses import dataclass
+from typing import get_args
+
+from med_transfer.hospital.config import ReviewPage, Role
+from med_transfer.hospital.review.access.database import Database, digest
+
+ROLES: tuple[Role, ...] = get_args(Role)
+_SEEN_SECONDS = 30.0  # more often it is not written down that somebody is still there
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who asks. ``csrf`` goes into every form and, as ``X-CSRF-Token``, with every fetch that changes something."""
+
+    user: str
+    role: Role
+    csrf: str
+
+    def may(self, role: Role) -> bool:
+        """What this role may."""
+        return ROLES.index(self.role) >= ROLES.index(role)
+
+
+def new_secret() -> str:
+    """256 random bits."""
+    return secrets.token_urlsafe(32)
+
+
+def csrf_token(cookie: str) -> str:
+    """Only the page, and who holds the cookie, can make it."""
+    return hashlib.sha256(b"csrf " + cookie.encode()).hexdigest()
+
+
+def is_csrf_token(given: str, cookie: str) -> bool:
+    """In time that says nothing of it."""
+    return bool(cookie) and hmac.compare_digest(given.encode(), csrf_token(cookie).encode())
+
+
+class Sessions:
+    """The table of sessions."""
+
+    def __init__(self, database: Database, page: ReviewPage) -> None:
+        self._database = database
+        self._idle_seconds, self._seconds = page.idle_minutes * 60, page.session_hours * 3600
+
+    def begin(self, user: str, role: Role, *, local: bool) -> str:
+        """The new session's secret, for the cookie. Those that are over are forgotten."""
+        secret, now = new_secret(), time.time()
+        with self._database.transaction() as database:
+            self._forget(database, now)
+            row = (digest(secret), user, role, int(local), now, now)
+            database.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?, ?)", row)
+        return secret
+
+    def end(self, secret: str) -> None:
+        """Sign out."""
+        with self._database.transaction() as database:
+            database.execute("DELETE FROM session WHERE hash = ?", (digest(secret),))
+
+    def find(self, secret: str) -> Session | None:
+        """Who it belongs to, with the role that they have now; None where it is over or never was."""
+        rows = self._database.rows(
+            "SELECT session.user, CASE local WHEN 1 THEN user.role ELSE session.role END, began, seen FROM session "
+            "LEFT JOIN user ON local AND user.name = session.user WHERE hash = ?",
+            digest(secret),
+        )
+        now = time.time()
+        if not rows or rows[0][1] not in ROLES or not self._lives(*rows[0][2:], now):
+            return None
+        user, role, _, seen = rows[0]
+        if now - seen > _SEEN_SECONDS:
+            with self._database.transaction() as database:
+                database.execute("UPDATE session SET seen = ? WHERE hash = ?", (now, digest(secret)))
+        return Session(user, role, csrf_token(secret))
+
+    def _lives(self, began: float, seen: float, now: float) -> bool:
+        return began <= now + 60 and now - began < self._seconds and now - seen < self._idle_seconds
+
+    def _forget(self, database, now: float) -> None:
+        over = (now - self._seconds, now - self._idle_seconds)
+        database.execute("DELETE FROM session WHERE began < ? OR seen < ?", over)

@@ -1,0 +1,86 @@
+"""The review page as an ASGI application: what stands before every route, and which routes there are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from med_transfer.hospital.config import NodeConfig, ReviewPage
+from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.review import worklist_page
+from med_transfer.hospital.review.access import routes as access_routes
+from med_transfer.hospital.review.access.access import Access
+from med_transfer.hospital.review.access.gate import SignInFirst, gate, meant, public
+from med_transfer.hospital.review.guard import Guard
+from med_transfer.hospital.review.pages import STATIC, render, style
+
+ROUTERS = (access_routes.router, worklist_page.router)  # each closed to who has no session, see access/gate.py
+
+
+def review_app(node: NodeConfig, queue: Queue) -> FastAPI:
+    """The page of a node. ``app.state`` has ``node``, ``queue`` and ``access``. Raises OutputError."""
+    page = node.page or ReviewPage()
+    access = Access(node, page)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        access.close()
+
+    app = FastAPI(
+        title="med-transfer review page",
+        openapi_url=None,
+        dependencies=[Depends(gate), Depends(meant)],
+        lifespan=life,
+    )
+    app.state.node, app.state.queue, app.state.access = node, queue, access
+    app.add_middleware(Guard, page=page)
+    app.add_exception_handler(SignInFirst, _sign_in_first)
+    app.add_exception_handler(AnyHTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _not_understood)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_api_route("/health", _health, include_in_schema=False)
+    app.add_api_route("/style.css", _style, include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=STATIC))
+    return app
+
+
+@public
+def _health() -> PlainTextResponse:
+    return PlainTextResponse("ok\n")
+
+
+@public
+def _style() -> Response:
+    return Response(style(), media_type="text/css", headers={"Cache-Control": "max-age=300"})
+
+
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
+
+
+async def _sign_in_first(request: Request, _: Exception) -> Response:
+    if request.method == "GET" and _wants_page(request):
+        return RedirectResponse(access_routes.sign_in_url(request), 303)
+    return JSONResponse({"detail": "sign_in"}, 401)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException | AnyHTTPException)
+    if _wants_page(request):
+        page = render(request, "refused.html.jinja", error.status_code, code=error.status_code, reason=error.detail)
+        page.headers.update(error.headers or {})
+        return page
+    return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _not_understood(request: Request, _: Exception) -> Response:
+    """Without what was sent, which may name somebody."""
+    return await _refused(request, HTTPException(422, "not_understood"))

@@ -1,0 +1,64 @@
+"""HTML in the reader's language: Jinja templates and catalogues of ``templates/``, style and scripts of ``static/``."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment
+
+from med_transfer.hospital.review.access.sessions import Session
+from med_transfer.page import LANGUAGES, Language, environment
+from med_transfer.page.language import translator
+
+TEMPLATES, STATIC = Path(__file__).parent / "templates", Path(__file__).parent / "static"
+LANGUAGE_COOKIE = "language"
+_CATALOGUE = ".zh_TW.yaml"
+
+
+@cache
+def environment_of(language: Language) -> Environment:
+    """Every catalogue of ``templates/`` is known to every page."""
+    t = translator(language)
+    for path in sorted(TEMPLATES.glob(f"*{_CATALOGUE}")):
+        t = t.reading(path.with_name(path.name.removesuffix(_CATALOGUE)))
+    return environment(TEMPLATES, t=t)
+
+
+@cache
+def style() -> str:
+    """The style that all pages of the program share, and the review page's own."""
+    shared = environment_of("en").get_template("style.css.jinja").render()
+    return shared + (STATIC / "review.css").read_text(encoding="utf-8")
+
+
+def render(request: Request, template: str, status: int = 200, **values: object) -> HTMLResponse:
+    """A page; templates have, beside ``values``, ``session`` (None: nobody), ``csrf``, ``here`` and what
+    :func:`med_transfer.page.environment` gives them.
+    """
+    language = language_of(request)
+    session = cast(Session | None, getattr(request.state, "session", None))
+    shared = {
+        "session": session,
+        "csrf": getattr(request.state, "csrf", ""),
+        "here": request.url.path,
+        "languages": {"en": "English", "zh-TW": "繁體中文"},
+    }
+    text = environment_of(language).get_template(template).render(shared | values)
+    return HTMLResponse(text, status, headers={"Content-Language": language, "Vary": "Accept-Language, Cookie"})
+
+
+def language_of(request: Request) -> Language:
+    """Chosen on the page, else the first that the browser asks for and there is, else node.yaml's."""
+    asked = [part.partition(";")[0].strip() for part in request.headers.get("accept-language", "").split(",")]
+    for wish in (request.cookies.get(LANGUAGE_COOKIE, ""), *asked):
+        if wish in LANGUAGES:
+            return cast(Language, wish)
+        if wish.lower().startswith("zh"):
+            return "zh-TW"
+        if wish.lower().startswith("en"):
+            return "en"
+    return request.app.state.access.page.language

@@ -1,0 +1,86 @@
+"""The page as a process: its port, its certificate, its token for the first operator, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from med_transfer.atomic import LOCK_FILE
+from med_transfer.errors import ConfigError
+from med_transfer.hospital.config import NodeConfig, ReviewPage
+from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.review.app import review_app
+from med_transfer.hospital.review.process import OF_NODE
+from med_transfer.hospital.tls import page_context
+
+_LOOK_SECONDS, _HEADER_BYTES, _CONNECTIONS, _END_SECONDS = 2.0, 32 << 10, 500, 5
+
+
+def serve_page(node: NodeConfig, say: Callable[[str], None]) -> None:
+    """Until SIGTERM or SIGINT. Raises ConfigError (no ``page``, a port that is taken, a certificate), OutputError."""
+    if node.page is None:
+        raise ConfigError("no section page", where="node.yaml", expected="page: {} for one on the loopback interface")
+    door, queue = _listening(node.page), Queue(node.queue_file, node.retries)
+    with door:
+        app = review_app(node, queue)
+        url = page_url(node.page)
+        if node.page.oidc is None and (token := app.state.access.users.first_token()):
+            say(f"No user yet. Create the first operator at {url}/first, once, with the token {token}")
+        server = server_of(app, node.page)
+        threading.Thread(target=_leave_to_another, args=(server, node), daemon=True).start()
+        say(f"The review page is at {url}")
+        server.run(sockets=[door])
+    queue.close()
+
+
+def page_url(page: ReviewPage) -> str:
+    """As a browser on this machine, or one that knows its first name, has it in its address line."""
+    host = page.names[0] if page.names else f"[{page.bind}]" if ":" in page.bind else page.bind
+    return f"{'https' if page.certificate else 'http'}://{host}:{page.port}"
+
+
+def server_of(app: object, page: ReviewPage) -> uvicorn.Server:
+    """Uvicorn, which tells nobody what it is and writes no log of who asked for what. Raises ConfigError."""
+    context = page_context(page)
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_CONNECTIONS,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+        timeout_graceful_shutdown=_END_SECONDS,
+    )
+    config.load()
+    config.ssl = context
+    return uvicorn.Server(config)
+
+
+def _listening(page: ReviewPage) -> socket.socket:
+    family = socket.AF_INET6 if ":" in page.bind else socket.AF_INET
+    try:
+        return socket.create_server((page.bind, page.port), family=family, backlog=256)
+    except OSError as error:
+        where = f"page, {page.bind} port {page.port}"
+        raise ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port") from None
+
+
+def _leave_to_another(server: uvicorn.Server, node: NodeConfig) -> None:
+    """A page goes on when its node is killed; it ends when another node has taken the folder, which has its own."""
+    mine, ended = os.environ.get(OF_NODE), threading.Event()
+    while mine and not server.should_exit:
+        ended.wait(_LOOK_SECONDS)
+        try:
+            owner = str(json.loads((node.folder / LOCK_FILE).read_text())["process"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if owner != mine:
+            server.should_exit = True
