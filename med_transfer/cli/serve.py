@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,8 +20,12 @@ def command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
+    log: Annotated[
+        Literal["text", "json"] | None, typer.Option(help="Form of the log on stderr; default: as node.yaml says.")
+    ] = None,
 ) -> None:
     """Receive studies by DICOM, predict each, and send the result to the PACS; until it is stopped."""
+    import logging
     import os
     import signal
     import threading
@@ -30,6 +34,7 @@ def command(
     from med_transfer.cli.terminal import say
     from med_transfer.hospital import require_extra
     from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.log_lines import set_up_log
 
     require_extra()
     from med_transfer.hospital.node import Node
@@ -39,6 +44,8 @@ def command(
     node_config, stopped = read_node_config(config), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    quiet = not logging.getLogger().isEnabledFor(logging.WARNING)
+    set_up_log(log or node_config.log.format, node_config.log.level, quiet)
     with sole_writer(node_config.folder):
         node = Node(node_config, bundle, device, key)
         node.start()
@@ -47,4 +54,7 @@ def command(
         stopped.wait()
         if page:
             page.stop()
-        node.stop()
+        all_done = node.stop()
+    if not all_done:
+        logging.shutdown()
+        os._exit(0)  # what is at work hears nothing, and nothing of it counts

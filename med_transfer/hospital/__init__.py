@@ -11,7 +11,10 @@ def require_extra() -> None:
     """Raises MissingExtra where a package of the extra is not installed."""
     missing = [
         name
-        for name in ("pynetdicom", "highdicom", "dicomweb_client", "aiohttp", "fastapi", "uvicorn", "argon2", "authlib")
+        for name in (
+            *("pynetdicom", "highdicom", "dicomweb_client", "aiohttp", "prometheus_client"),
+            *("fastapi", "uvicorn", "argon2", "authlib"),
+        )
         if importlib.util.find_spec(name) is None
     ]
     if missing:

@@ -380,6 +380,31 @@ class Retries(_Section):
     commitment_seconds: Seconds = 300.0
 
 
+class Metrics(_Section):
+    """What a monitor asks, by HTTP: ``/metrics`` for Prometheus, ``/live`` and ``/ready``. None of it names a patient.
+
+    Attributes:
+        bind, port: it listens on the loopback interface unless told.
+        stuck_seconds: after which a thread that does not come back from its work is stuck, and ``/live`` says no.
+    """
+
+    bind: Address = "127.0.0.1"
+    port: Port = 9464
+    stuck_seconds: Seconds = 3600.0
+
+
+class Log(_Section):
+    """What ``serve`` writes on stderr; no patient is named in it at any level.
+
+    Attributes:
+        format: ``json``: an object a line.
+        level: from which on; ``debug`` shows where in the code something unexpected came from.
+    """
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+
+
 class NodeConfig(_Section):
     """All of it.
 
@@ -394,6 +419,9 @@ class NodeConfig(_Section):
         destinations: who gets results; nobody unless told.
         fhir: who gets results as FHIR resources; nobody unless told, and only with ``results.fhir``.
         shadow: predict and keep the results, and send none.
+        metrics: figures, liveness and readiness for a monitor; nobody is told unless there is such a section.
+        log: what is written on stderr.
+        stop_seconds: for what is being done when the node is told to stop; the rest stays in the queue.
     """
 
     folder: Path
@@ -413,6 +441,9 @@ class NodeConfig(_Section):
     results: Results = Results()
     retries: Retries = Retries()
     shadow: bool = False
+    metrics: Metrics | None = None
+    log: Log = Log()
+    stop_seconds: Seconds = 20.0
 
     @model_validator(mode="after")
     def _fits(self) -> NodeConfig:

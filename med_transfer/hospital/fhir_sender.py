@@ -37,7 +37,7 @@ class FhirSender:
         for delivery in self._queue.to_send(self._server.name, time.time()):
             reason = self._post(delivery)
             if reason:
-                log.warning("a result was not sent to a FHIR server: %s", reason)
+                log.warning("a result was not sent to a FHIR server: %s", reason, extra={"study": delivery.study})
                 self._queue.not_sent(delivery, reason, time.time())
             else:
                 self._queue.sent(delivery, time.time())

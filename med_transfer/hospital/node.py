@@ -14,6 +14,7 @@ from med_transfer.hospital.analysis import analyse
 from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.fhir_sender import FhirSender
+from med_transfer.hospital.health import HealthServer, Pulse
 from med_transfer.hospital.incoming import forget, sweep
 from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.peers import pacs_of, sender_to
@@ -21,6 +22,7 @@ from med_transfer.hospital.queue import Queue, ResultFile, Study
 from med_transfer.hospital.receiver import Receiver
 from med_transfer.hospital.result_header import ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
+from med_transfer.hospital.server import disk_is_full
 from med_transfer.hospital.stow import StowServer
 from med_transfer.hospital.structured_report import SOP_CLASS
 from med_transfer.inference import Predictor
@@ -58,34 +60,66 @@ class Node:
         self._pacs = pacs_of(config, self.queue)
         self._forgotten_at = 0.0
         self._threads: list[threading.Thread] = []
+        self._pulse = Pulse(config.metrics.stuck_seconds if config.metrics else float("inf"))
 
     def start(self) -> None:
         """Open the door and begin to work. Raises ConfigError as the class does."""
         self._receiver = Receiver(self._config, self.queue)
+        self._doors: list[Receiver | StowServer | HealthServer] = [self._receiver]
         try:
-            self._stow = StowServer(self._config, self._config.web, self.queue) if self._config.web else None
+            if self._config.web:
+                self._doors.append(StowServer(self._config, self._config.web, self.queue))
+            if self._config.metrics:
+                self._doors.append(HealthServer(self._config, self._config.metrics, self.readiness, self._pulse))
         except BaseException:
-            self._receiver.close()
+            self._close_doors()
             raise
         self.queue.listening(time.time())
-        jobs = [self._predict_due, *(sender.send_due for sender in (*self._senders, *self._fhir_senders))]
-        for job in [*jobs, self._count_due] if self._pacs else jobs:
-            thread = threading.Thread(target=self._repeat, args=(job,), daemon=True)
+        jobs: dict[str, Callable[[], object]] = {"predict": self._predict_due}
+        senders = zip(
+            (*self._config.destinations, *self._config.fhir), (*self._senders, *self._fhir_senders), strict=True
+        )
+        jobs |= {f"send to {destination.name}": sender.send_due for destination, sender in senders}
+        for name, job in (jobs | {"ask the PACS": self._count_due} if self._pacs else jobs).items():
+            self._pulse.beat(name)
+            thread = threading.Thread(target=self._repeat, args=(job,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
-    def stop(self) -> None:
-        """Take nothing more, end what is being done, and leave the rest in the queue."""
+    def stop(self) -> bool:
+        """Take nothing more, end what is being done, and leave the rest in the queue.
+
+        False where something was still being done after ``stop_seconds``: it stays in the queue, too, but its thread
+        goes on, and the process should end.
+        """
         self._stopped.set()
-        self._receiver.close()
-        if self._stow:
-            self._stow.close()
+        self._close_doors()
+        deadline = time.monotonic() + self._config.stop_seconds
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        at_work = [thread.name for thread in self._threads if thread.is_alive()]
+        if at_work:
+            log.warning("stopped while at work, which is left in the queue: %s", ", ".join(at_work))
+            return False
         self.queue.close()
+        return True
+
+    def _close_doors(self) -> None:
+        for door in self._doors:
+            door.close()
+
+    def readiness(self) -> dict[str, bool]:
+        """What must be so for the node to take a study and do it, and whether it is."""
+        return {
+            "bundle": set(self._bundles.predictors) == set(self._config.rules_by_route),
+            "port": self._receiver.is_open and not self._stopped.is_set(),
+            "disk": not disk_is_full(self._config),
+        }
 
     def _repeat(self, job: Callable[[], object]) -> None:
+        name = threading.current_thread().name
         while not self._stopped.is_set():
+            self._pulse.beat(name)
             try:
                 job()
             except Exception as error:  # a thread that ends would leave its job undone for good
@@ -96,6 +130,7 @@ class Node:
 
     def _predict_due(self) -> None:
         while not self._stopped.is_set() and (study := self._next_study()):
+            self._pulse.beat(threading.current_thread().name)
             self.predict(study)
         now, keep_days = time.time(), self._config.study.keep_days
         if keep_days is not None and now - self._forgotten_at > _FORGET_SECONDS:
@@ -127,11 +162,11 @@ class Node:
         try:
             self._predict(study)
         except ScanError as error:
-            log.warning("study %s: %s", study.id, error.found)
+            log.warning("study %s: %s", study.id, type(error).__name__, extra={"study": study.id})
             self.queue.not_predicted(study, type(error).__name__, time.time())
         except Exception as error:
-            log.error("study %s: unexpected %s", study.id, type(error).__name__)
-            log.debug("unexpected", exc_info=True)
+            log.error("study %s: unexpected %s", study.id, type(error).__name__, extra={"study": study.id})
+            log.debug("unexpected", exc_info=True, extra={"study": study.id})
             self.queue.not_predicted(study, f"unexpected_{type(error).__name__}", time.time())
 
     def _predict(self, study: Study) -> None:
@@ -145,7 +180,14 @@ class Node:
         destinations = [(d.name, d.storage_commitment) for d in config.destinations if not config.shadow]
         destinations += [(server.name, False) for server in config.fhir if not config.shadow]
         no_bundle: list[dict[str, object]] = [{"status": "rejected", "reason": "no route wants it"}]
-        self.queue.predicted(study, results, destinations, time.time(), entries or no_bundle)
+        since = {"since_received": self._since_received(study)}
+        told_of = [entry | since for entry in entries or no_bundle]
+        self.queue.predicted(study, results, destinations, time.time(), told_of)
+
+    def _since_received(self, study: Study) -> float:
+        """Seconds since the last image of a study was written."""
+        written = [image.stat().st_mtime for image in (self._config.folder / "incoming" / study.id).iterdir()]
+        return round(max(0.0, time.time() - max(written, default=time.time())), 3)
 
     def _of_route(
         self, study: Study, route: str, predictor: Predictor

@@ -89,6 +89,11 @@ class Receiver:
             where = f"{address[0]} port {address[1]}"
             raise ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port") from None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes associations."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Take nothing more; associations end."""
         self._server.shutdown()

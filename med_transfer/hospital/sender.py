@@ -103,7 +103,8 @@ class WebSender:
 def settle(queue: Queue, delivery: Delivery, reason: str) -> bool:
     """Write down what became of a result; True where it was taken."""
     if reason:
-        log.warning("a result was not sent to %s: %s", delivery.destination, reason)
+        named = {"study": delivery.study}
+        log.warning("a result was not sent to %s: %s", delivery.destination, reason, extra=named)
         queue.not_sent(delivery, reason, time.time())
     else:
         queue.sent(delivery, time.time())

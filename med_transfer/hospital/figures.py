@@ -1,0 +1,138 @@
+"""The node's figures for Prometheus, out of its queue and its record: what counts is what was written down.
+
+Counters and histograms are read from the record, from its beginning, so that neither a restart nor a command beside
+the node takes anything from them. No label holds what a patient, a study or an image is called.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from med_transfer.hospital.config import NodeConfig
+
+_PREDICT_SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
+_WAY_SECONDS = (10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
+_REMEMBERED = 4096  # studies whose results may still be sent
+_UNFINISHED = ("received", "complete", "predicted")
+
+
+class Figures(Collector):
+    """Of one node, read through a connection of its own that cannot write.
+
+    Args:
+        node: node.yaml; its queue is there.
+        beats: seconds since each of the node's threads last came back from its work.
+    """
+
+    def __init__(self, node: NodeConfig, beats: Callable[[], dict[str, float]]) -> None:
+        self._node, self._beats, self._lock, self._last = node, beats, threading.Lock(), 0
+        self._received: dict[str, float] = {}
+        self._database = sqlite3.connect(f"{node.queue_file.as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        self._registry = CollectorRegistry()
+        name = {"namespace": "med_transfer", "registry": self._registry}
+        self._series = Counter("predictions", "Series by what became of them.", ["status"], **name)
+        self._failures = Counter("failures", "What was not done, by step and reason.", ["step", "code"], **name)
+        self._sent = Counter("results_sent", "Results that a destination has taken.", ["destination"], **name)
+        self._predict = Histogram("predict_seconds", "Of one series.", buckets=_PREDICT_SECONDS, **name)
+        self._way = Histogram(
+            "receive_to_sent_seconds",
+            "From the last image of a study to each result that was taken.",
+            buckets=_WAY_SECONDS,
+            **name,
+        )
+        self._registry.register(self)
+
+    def exposition(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        with self._lock:
+            self._follow()
+            return generate_latest(self._registry)
+
+    def close(self) -> None:
+        """Read no more."""
+        with self._lock:
+            self._database.close()
+
+    def describe(self) -> list[Metric]:
+        """Nothing is promised before the first question."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """What is so now."""
+        yield _gauge(
+            "studies", "Studies by state.", ["state"], self._rows("SELECT state, count(*) FROM study GROUP BY 1")
+        )
+        deliveries = self._rows("SELECT destination, state, count(*) FROM delivery GROUP BY 1, 2")
+        yield _gauge("deliveries", "Results by destination and state.", ["destination", "state"], deliveries)
+        failing = (
+            "SELECT destination, reason, count(*) FROM delivery WHERE state = 'waiting' AND reason != '' GROUP BY 1, 2"
+        )
+        yield _gauge("deliveries_failing", "Results to be tried again.", ["destination", "code"], self._rows(failing))
+        marks = ", ".join("?" for _ in _UNFINISHED)
+        oldest = f"SELECT state, ? - min(changed) FROM study WHERE state IN ({marks}) GROUP BY 1"
+        ages = self._rows(oldest, time.time(), *_UNFINISHED)
+        yield _gauge("oldest_study_seconds", "Since the oldest of a state has changed.", ["state"], ages)
+        in_use = "SELECT route, mark, 1 FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
+        yield _gauge("bundle_info", "Which bundle is in use.", ["route", "bundle"], self._rows(in_use))
+        free = [(shutil.disk_usage(self._node.folder).free,)]
+        yield _gauge("disk_free_bytes", "Of the disk of the node's folder.", [], free)
+        yield _gauge("thread_beat_seconds", "Since a thread came back.", ["thread"], list(self._beats().items()))
+
+    def _rows(self, query: str, *values: object) -> list[tuple]:
+        return self._database.execute(query, values).fetchall()
+
+    def _follow(self) -> None:
+        """Count what the record says since the last time."""
+        query = "SELECT number, entry FROM record WHERE number > ? ORDER BY number"
+        for number, text in self._database.execute(query, (self._last,)):
+            self._count(json.loads(text))
+            self._last = number
+
+    def _count(self, entry: dict) -> None:
+        match entry["event"]:
+            case "predicted":
+                self._count_series(entry)
+            case "not predicted":
+                self._failures.labels("predict", entry["reason"]).inc()
+            case "dead letter":
+                self._failures.labels("send", entry["reason"]).inc()
+            case "set aside":
+                self._failures.labels("receive", entry["reason"]).inc()
+            case "sent":
+                self._sent.labels(entry["destination"]).inc()
+                if (received := self._received.get(entry["study"])) is not None:
+                    self._way.observe(max(0.0, _seconds(entry) - received))
+
+    def _count_series(self, entry: dict) -> None:
+        self._series.labels(entry["status"]).inc()
+        if entry["status"] == "ok":
+            self._predict.observe(entry["seconds"])
+        for code in entry.get("because", []) if entry["status"] != "ok" else []:
+            self._failures.labels("predict", code).inc()
+        if "since_received" in entry:
+            self._received.pop(entry["study"], None)
+            self._received[entry["study"]] = _seconds(entry) - entry["since_received"]
+            if len(self._received) > _REMEMBERED:
+                del self._received[next(iter(self._received))]
+
+
+def _seconds(entry: dict) -> float:
+    return datetime.fromisoformat(entry["time"]).timestamp()
+
+
+def _gauge(name: str, said: str, labels: list[str], rows: list[tuple]) -> GaugeMetricFamily:
+    """One family; the last column of each row is the value."""
+    family = GaugeMetricFamily(f"med_transfer_{name}", said, labels=labels)
+    for *values, value in rows:
+        family.add_metric([str(text) for text in values], value)
+    return family

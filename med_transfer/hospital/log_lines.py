@@ -1,0 +1,89 @@
+"""What ``serve`` writes on stderr, as text or as JSON, an object a line; at no level does it name a patient.
+
+Our own messages name nobody. Those of libraries may hold what an image says of its patient, and so may the words of an
+exception: of the former only who spoke is written, of the latter only its class and where in the code it arose.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import traceback
+from datetime import UTC, datetime
+from types import TracebackType
+
+from med_transfer.errors import printable
+
+_OWN = "med_transfer"
+
+
+class _Anonymous(logging.Formatter):
+    def formatException(self, ei) -> str:  # noqa: N802  the parent's name
+        """Without the words of any exception of the chain."""
+        return "\n".join(_places(ei[1]))
+
+
+class TextLines(_Anonymous):
+    """``WARNING: study 0123456789abcdef: ScanAborted``."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the parent's name
+        """Of a library only its name."""
+        return printable(super().formatMessage(record)) if _is_ours(record) else f"{record.levelname}: {record.name}"
+
+
+class JsonLines(_Anonymous):
+    """``time`` (UTC), ``level``, ``code`` (one for each message of the program), ``study``, ``where``, ``text``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        ours = _is_ours(record)
+        told: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "code": _code(record) if ours else "library",
+            "study": getattr(record, "study", None),
+            "where": f"{record.name}:{record.lineno}",
+        }
+        if ours:
+            told["text"] = record.getMessage()
+        if record.exc_info and record.exc_info[1]:
+            told["raised"] = _places(record.exc_info[1])
+        return json.dumps(told, ensure_ascii=True)
+
+
+def set_up_log(form: str, level: str, quiet: bool = False) -> None:
+    """Everything that is logged or warned of from now on goes to stderr in this form: ``text`` or ``json``."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger(_OWN).setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name == _OWN or record.name.startswith(f"{_OWN}.")
+
+
+def _code(record: logging.LogRecord) -> str:
+    """Of the message as the program has it, before anything is put into it: ``study_unexpected``."""
+    without_values = re.sub(r"%\S", " ", str(record.msg).lower())
+    return "_".join(re.findall(r"[a-z]+", without_values))
+
+
+def _places(error: BaseException | None) -> list[str]:
+    """Class, and the lines of the code, of an exception and of those that led to it; the first one first."""
+    told: list[str] = []
+    while error is not None:
+        told.insert(0, f"{type(error).__name__} at {_lines(error.__traceback__)}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return told
+
+
+def _lines(where: TracebackType | None) -> str:
+    return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(traceback.extract_tb(where)))

@@ -1,0 +1,259 @@
+"""What those who run a node see of it: figures, liveness, readiness, a log that names nobody; and how it stops."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import peers
+import pytest
+from peers import echoscu, free_port, series, storescu, until
+from prometheus_client.parser import text_string_to_metric_families
+from pydicom import dcmread
+from pynetdicom import AE, StoragePresentationContexts, evt
+from receiving import announce
+from tiny_bundle import tiny_bundle
+
+from med_transfer.hospital.config import NodeConfig, read_node_config
+from med_transfer.hospital.health import HealthServer, Pulse
+from med_transfer.hospital.log_lines import set_up_log
+from med_transfer.hospital.node import Node
+from med_transfer.hospital.queue import Queue
+
+pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
+
+PLANTED = {
+    "PatientName": "Zwiebelfisch^Quirin",
+    "PatientID": "PID-77312",
+    "PatientBirthDate": "19470311",
+    "AccessionNumber": "ACC99817",
+    "ImageComments": "saw Dr Zwiebelfisch",
+    "PatientComments": "born Quirin",
+    "SeriesDescription": "thorax Quirin",
+    "StudyDescription": "Zwiebelfisch",
+    "InstitutionName": "Quirinspital",
+}
+HINTS = ("zwiebel", "quirin", "77312", "19470311", "99817")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def figures(port: int) -> dict[tuple[str, ...], float]:
+    """Name, and values of the labels in order of their names, to the value."""
+    families = text_string_to_metric_families(get(port, "/metrics")[1])
+    return {
+        (s.name.removeprefix("med_transfer_"), *(value for _, value in sorted(s.labels.items()))): s.value
+        for f in families
+        for s in f.samples
+    }
+
+
+def planted(folder: Path, study: int, **changes: object) -> list[Path]:
+    """A series that says who its patient is wherever it can."""
+    files = series(folder, study=study, slices=4)
+    for file in files:
+        image = dcmread(file)
+        for keyword, value in PLANTED.items():
+            setattr(image, keyword, value)
+        for keyword, value in changes.items():
+            if keyword == "PixelSpacing":
+                image[keyword]._value = value
+            else:
+                setattr(image, keyword, value)
+        image.save_as(file)
+    return files
+
+
+@contextmanager
+def pacs(port: int, refused: str = "") -> Iterator[list[str]]:
+    """Takes results but those of one study; UIDs of what it was sent."""
+    sent: list[str] = []
+
+    def store(event: evt.Event) -> int:
+        sent.append(str(event.request.AffectedSOPInstanceUID))
+        return 0xA700 if event.dataset.StudyInstanceUID == refused else 0
+
+    entity = AE("PACS")
+    entity.supported_contexts = StoragePresentationContexts
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    try:
+        yield sent
+    finally:
+        server.shutdown()
+
+
+@contextmanager
+def working(config: NodeConfig, bundle: Path) -> Iterator[Node]:
+    node = Node(config, bundle, "cpu")
+    node.start()
+    try:
+        yield node
+    finally:
+        assert node.stop()
+
+
+@pytest.fixture
+def log_file(tmp_path, monkeypatch) -> Iterator[Path]:
+    """What ``serve --log json`` at level debug would write, with all that libraries say."""
+    root, own, shown = logging.getLogger(), logging.getLogger("med_transfer"), warnings.showwarning
+    before = root.level, root.handlers[:], own.level
+    with (tmp_path / "log").open("w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        set_up_log("json", "debug")
+        root.setLevel(logging.DEBUG)
+        yield tmp_path / "log"
+        root.handlers[:] = before[1]
+        root.setLevel(before[0])
+        own.setLevel(before[2])
+        logging.captureWarnings(False)
+        warnings.showwarning = shown
+
+
+def test_figures_log_status_and_record_name_nobody(bundle, node_config, command, log_file, tmp_path):
+    pacs_port, port = free_port(), free_port()
+    to_pacs = {"ae_title": "PACS", "address": "127.0.0.1", "port": pacs_port}
+    config = node_config(
+        destinations=[to_pacs],
+        metrics={"port": port},
+        study={"quiet_seconds": 600},
+        results={"heat_map": "off", "encapsulated_pdf": True},
+        retries={"attempts": 1, "predictions": 1, "first_seconds": 0.1},
+    )
+    taken, refused, odd = (planted(tmp_path / f"{n}", study=n) for n in (1, 2, 3))
+    for file in odd:  # a reader's message would hold what it cannot read
+        content = file.read_bytes()
+        assert content.count(b"1.5\\1.5") == 1
+        file.write_bytes(content.replace(b"1.5\\1.5", b"Quirin "))
+    uids = [str(dcmread(files[0]).StudyInstanceUID) for files in (taken, refused, odd)]
+    other_patient = dcmread(taken[0])
+    other_patient.PatientID, other_patient.SOPInstanceUID = "PID-77312-B", "1.2.3.4.5"
+    other_patient.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
+    other_patient.save_as(tmp_path / "other.dcm")
+    with pacs(pacs_port, refused=uids[1]) as sent, working(config, bundle) as node:
+        assert get(port, "/ready")[0] == get(port, "/live")[0] == 200
+        for files in (taken, refused, odd):
+            announce(config.port, files)
+            storescu(config.port, *files)
+        storescu(config.port, tmp_path / "other.dcm")
+        until(lambda: node.queue.counts().get("dead", 0) + node.queue.counts().get("sent", 0) == 3)
+        until(lambda: len(node.queue.reasons()) == 1)
+        logging.getLogger("pydicom").critical("cannot read %s", PLANTED["PatientName"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn(f"odd: {PLANTED['PatientName']}", stacklevel=1)
+        measured, exposition = figures(port), get(port, "/metrics")[1]
+        (mark,) = node.queue.bundles("")
+        record = json.dumps(node.queue.entries(), ensure_ascii=False)
+    path = tmp_path / "node.yaml"
+    path.write_text(config.model_dump_json())
+    status = command("node", "status", "-c", path).out + command("node", "status", "-c", path, "--json").out
+    log = log_file.read_text()
+    for told in (exposition, record, status, log):
+        assert len(told) > 100
+        assert not [hint for hint in HINTS if hint in told.lower()]
+        assert not [uid for uid in uids if uid in told]
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert all({"time", "level", "code", "study", "where"} <= line.keys() for line in lines)
+    assert {"an_instance_was_set_aside", "library"} < {line["code"] for line in lines}
+
+    assert measured["studies", "dead"] + measured["studies", "sent"] == 3
+    assert measured["predictions_total", "ok"] == measured["predict_seconds_count",] == 2
+    assert measured["results_sent_total", f"PACS@127.0.0.1:{pacs_port}"] == measured["receive_to_sent_seconds_count",]
+    assert measured["failures_total", "another_patient", "receive"] == 1
+    assert measured["failures_total", "refused_A700", "send"] >= 1
+    assert measured["deliveries", f"PACS@127.0.0.1:{pacs_port}", "dead"] >= 1
+    assert measured["bundle_info", mark, ""] == 1
+    assert measured["disk_free_bytes",] > 0
+    assert len(sent) >= 6
+
+
+def test_a_node_that_cannot_work_says_so(node_config):
+    config = node_config(metrics={"port": free_port()})
+    Queue(config.queue_file).close()
+    pulse, ready = Pulse(60), {"disk": True}
+    server = HealthServer(config, config.metrics, lambda: ready, pulse)
+    try:
+        pulse.beat("predict")
+        assert get(config.metrics.port, "/live") == (200, '{"ok": true}\n')
+        pulse._stuck_seconds = 0.0
+        assert get(config.metrics.port, "/live") == (503, '{"ok": false, "predict is stuck": false}\n')
+        ready["disk"] = False
+        assert get(config.metrics.port, "/ready") == (503, '{"ok": false, "disk": false}\n')
+        assert get(config.metrics.port, "/metrics/../secret")[0] == 404
+    finally:
+        server.close()
+
+
+def stopped_reader(node: subprocess.Popen) -> int:
+    """The node's process that reads scans, which from now on answers nothing; 0 until there is one."""
+    children = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(node.pid)], capture_output=True, text=True)
+    readers = [int(line.split()[0]) for line in children.stdout.splitlines() if "med_transfer.scans" in line]
+    for reader in readers:
+        os.kill(reader, signal.SIGSTOP)
+    return readers[0] if readers else 0
+
+
+@pytest.mark.timeout(300)
+def test_a_node_told_to_stop_while_it_predicts_leaves_the_study_in_the_queue(bundle, tmp_path):
+    port, metrics = free_port(), free_port()
+    settings = {
+        "folder": "state",
+        "port": port,
+        "callers": [{"ae_title": "CT1", "address": "127.0.0.1"}],
+        "limits": {"disk_free_gib": 0},
+        "study": {"quiet_seconds": 600},
+        "results": {"heat_map": "off"},
+        "metrics": {"port": metrics},
+        "stop_seconds": 1,
+    }
+    config = tmp_path / "node.yaml"
+    config.write_text(json.dumps(settings))
+    scan, command = series(tmp_path / "scan"), [sys.executable, "-m", "med_transfer", "serve", "-c", str(config)]
+    queue = Queue(read_node_config(config).queue_file)
+    with (tmp_path / "log").open("w") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        node = subprocess.Popen([*command, str(bundle), "--log", "json"], stdout=log, stderr=log, env=environment)
+    reader = 0
+    try:
+        until(lambda: node.poll() is not None or echoscu(port), 120)
+        announce(port, scan)
+        assert storescu(port, *scan).returncode == 0
+        reader = until(lambda: stopped_reader(node), 60)
+        until(lambda: queue.counts() == {"complete": 1})
+        told = time.monotonic()
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(30) == 0
+        assert time.monotonic() - told < 20
+    finally:
+        node.kill()
+        node.wait(20)
+        if reader:
+            os.kill(reader, signal.SIGKILL)
+    assert queue.counts() == {"complete": 1}
+    assert "stopped_while_at_work" in (tmp_path / "log").read_text()
+    with working(read_node_config(config), bundle):
+        until(lambda: queue.counts() == {"predicted": 1})
+    assert queue.audit().broken == 0
+    queue.close()
