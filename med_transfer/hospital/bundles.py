@@ -41,7 +41,7 @@ def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path
     require_route(node, route)
     require_usable(load_bundle(bundle, "cpu", key), bundle)
     mark = bundle_mark(bundle)
-    copy = _folder(node, mark)
+    copy = folder_of(node, mark)
     if not copy.exists():
         unfinished = copy.with_name(f"{mark}.{uuid.uuid4().hex}")
         try:
@@ -116,7 +116,7 @@ class Bundles:
             )
 
     def _load(self, route: str, mark: str) -> None:
-        folder = _folder(self._node, mark)
+        folder = folder_of(self._node, mark)
         predictor = load_bundle(folder, self._device, self._key)
         require_usable(predictor, folder)
         self._loaded[route] = mark, predictor
@@ -139,6 +139,11 @@ class Bundles:
         """By route."""
         return {route: predictor for route, (_, predictor) in self._loaded.items()}
 
+    def mark(self, route: str) -> str:
+        """Of the bundle that is at work for a route."""
+        return self._loaded[route][0]
 
-def _folder(node: NodeConfig, mark: str) -> Path:
+
+def folder_of(node: NodeConfig, mark: str) -> Path:
+    """Where the node's copy of a bundle lies."""
     return node.folder / "bundles" / mark

@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from med_transfer.atomic import write_bytes
-from med_transfer.hospital.queue import Instance, Queue
+from med_transfer.hospital.queue import Described, Instance, Queue
 from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
 
 _TAGS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID")
+_SHOWN = {
+    "patient_name": "PatientName",
+    "patient_id": "PatientID",
+    "accession": "AccessionNumber",
+    "study_date": "StudyDate",
+    "modality": "Modality",
+    "description": "StudyDescription",
+}
+_LONGEST = 324  # letters: three groups of a person's name (PS3.5 6.2)
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,8 @@ def study_id(study_uid: str) -> str:
 def describe(received: Received) -> Instance:
     """What an instance is, by its own header, where it agrees with the command. Raises Unfit."""
     try:
-        header = dcmread(io.BytesIO(received.content), stop_before_pixels=True, specific_tags=list(_TAGS))
+        tags = [*_TAGS, *_SHOWN.values()]
+        header = dcmread(io.BytesIO(received.content), stop_before_pixels=True, specific_tags=tags)
         own = {keyword: str(header.get(keyword, "") or "") for keyword in _TAGS}
     except Exception:  # corrupt bytes make a parser raise nearly anything
         raise Unfit("damaged") from None
@@ -97,7 +108,27 @@ def describe(received: Received) -> Instance:
         transfer_syntax=received.transfer_syntax,
         sha256=hashlib.sha256(received.data).hexdigest(),
         file=f"incoming/{study_id(study)}/{uuid.uuid4().hex}.dcm",
+        described=_described(header),
     )
+
+
+def _described(header: Dataset) -> Described:
+    """What the page shows; what cannot be read is empty there, and no reason to refuse an image."""
+    try:
+        said = {name: str(header.get(keyword, "") or "")[:_LONGEST] for name, keyword in _SHOWN.items()}
+    except Exception:  # corrupt bytes make a parser raise nearly anything
+        return Described()
+    return Described(**said)
+
+
+def describe_earlier(folder: Path, queue: Queue) -> None:
+    """Whose the studies are that came before the queue kept it; one that cannot be read stays without a name."""
+    for study, file in queue.undescribed():
+        try:
+            header = dcmread(folder / file, stop_before_pixels=True, specific_tags=[*_SHOWN.values()])
+        except Exception:  # corrupt bytes make a parser raise nearly anything
+            header = Dataset()
+        queue.describe(study, _described(header))
 
 
 def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) -> None:
@@ -141,5 +172,6 @@ def forget(folder: Path, queue: Queue, before: float) -> int:
     for study in studies:
         for file in queue.forgotten(study):
             (folder / file).unlink(missing_ok=True)
-        shutil.rmtree(folder / "predicting" / study, ignore_errors=True)
+        for kept in ("predicting", "viewer"):
+            shutil.rmtree(folder / kept / study, ignore_errors=True)
     return len(studies)

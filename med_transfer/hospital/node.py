@@ -15,10 +15,11 @@ from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.fhir_sender import FhirSender
 from med_transfer.hospital.health import HealthServer, Pulse
-from med_transfer.hospital.incoming import forget, sweep
+from med_transfer.hospital.incoming import describe_earlier, forget, sweep
 from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.peers import pacs_of, sender_to
-from med_transfer.hospital.queue import Queue, ResultFile, Study
+from med_transfer.hospital.pictures import keep_map
+from med_transfer.hospital.queue import Queue, ResultFile, SeriesAnswer, Study
 from med_transfer.hospital.receiver import Receiver
 from med_transfer.hospital.result_header import ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
@@ -55,6 +56,7 @@ class Node:
         self.queue = Queue(config.queue_file, config.retries)
         self._bundles = Bundles(config, self.queue, bundle, device, key)
         sweep(config.folder, self.queue)
+        describe_earlier(config.folder, self.queue)
         self._senders = [sender_to(destination, config, self.queue) for destination in config.destinations]
         self._fhir_senders = [FhirSender(config, self.queue, server) for server in config.fhir]
         self._pacs = pacs_of(config, self.queue)
@@ -173,26 +175,25 @@ class Node:
         config = self._config
         self._bundles.refresh()
         results: list[ResultFile] = []
-        entries: list[dict[str, object]] = []
+        answers: list[SeriesAnswer] = []
         for route, predictor in self._bundles.predictors.items():
-            made, told = self._of_route(study, route, predictor)
-            results, entries = results + made, entries + told
+            made, said = self._of_route(study, route, predictor)
+            results, answers = results + made, answers + said
+        entries = [dict(answer.facts) for answer in answers]
         destinations = [(d.name, d.storage_commitment) for d in config.destinations if not config.shadow]
         destinations += [(server.name, False) for server in config.fhir if not config.shadow]
         no_bundle: list[dict[str, object]] = [{"status": "rejected", "reason": "no route wants it"}]
         since = {"since_received": self._since_received(study)}
         told_of = [entry | since for entry in entries or no_bundle]
-        self.queue.predicted(study, results, destinations, time.time(), told_of)
+        self.queue.predicted(study, results, destinations, time.time(), told_of, answers)
 
     def _since_received(self, study: Study) -> float:
         """Seconds since the last image of a study was written."""
         written = [image.stat().st_mtime for image in (self._config.folder / "incoming" / study.id).iterdir()]
         return round(max(0.0, time.time() - max(written, default=time.time())), 3)
 
-    def _of_route(
-        self, study: Study, route: str, predictor: Predictor
-    ) -> tuple[list[ResultFile], list[dict[str, object]]]:
-        """One bundle's results and what the record is told; nothing where its rules choose nothing."""
+    def _of_route(self, study: Study, route: str, predictor: Predictor) -> tuple[list[ResultFile], list[SeriesAnswer]]:
+        """One bundle's results and what it said of each series; nothing where its rules choose nothing."""
         config, rules = self._config, self._config.rules_by_route[route]
         basis = basis_of(self.queue.instances(study.id), predictor.identity, config, rules)
         images = config.folder / "incoming" / study.id
@@ -206,8 +207,16 @@ class Node:
             revision=study.revision,
             station=config.ae_title,
         )
-        earlier = [r for r in self.queue.earlier_results(study, route) if r.sop_class == SOP_CLASS]
+        own = header.sop_uid("SR")  # of a study that was predicted again, and to the same end
+        earlier = [r for r in self.queue.earlier_results(study, route) if r.sop_class == SOP_CLASS and r.sop_uid != own]
         previous = [config.folder / result.file for result in earlier[-1:]]
         results = write_results(config.folder, analyses, header, config.results, previous)
-        entries = [facts(analysis, predictor.identity, basis, results) for analysis in analyses]
-        return [replace(result, route=route) for result in results], entries
+        answers = [
+            SeriesAnswer(
+                facts(analysis, predictor.identity, basis, results),
+                *(route, self._bundles.mark(route), analysis.prediction.series_uid),
+                keep_map(config.folder, study.id, basis, n, analysis),
+            )
+            for n, analysis in enumerate(analyses)
+        ]
+        return [replace(result, route=route) for result in results], answers

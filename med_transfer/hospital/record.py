@@ -20,6 +20,7 @@ CREATE TRIGGER IF NOT EXISTS record_no_update BEFORE UPDATE ON record
     BEGIN SELECT RAISE(ABORT, 'the record is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS record_no_delete BEFORE DELETE ON record
     BEGIN SELECT RAISE(ABORT, 'the record is append-only'); END;
+CREATE INDEX IF NOT EXISTS record_study ON record (json_extract(entry, '$.study'));
 """
 
 
@@ -41,9 +42,10 @@ def append(database: sqlite3.Connection, event: str, **facts: object) -> None:
     database.execute("INSERT INTO record VALUES (?, ?, ?)", (number, entry, _hash(previous, entry)))
 
 
-def entries(database: sqlite3.Connection) -> Iterator[dict[str, object]]:
-    """In order, each with its hash."""
-    for entry, hashed in database.execute("SELECT entry, hash FROM record ORDER BY number"):
+def entries(database: sqlite3.Connection, study: str = "") -> Iterator[dict[str, object]]:
+    """In order, each with its hash; of one study or of all."""
+    where = "WHERE json_extract(entry, '$.study') = ?" if study else "WHERE ? = ''"
+    for entry, hashed in database.execute(f"SELECT entry, hash FROM record {where} ORDER BY number", (study,)):
         yield json.loads(entry) | {"hash": hashed}
 
 

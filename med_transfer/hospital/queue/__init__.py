@@ -5,10 +5,35 @@ one transaction and may be done again without harm: instances are known by their
 what they were made of, and one is sent to one destination once. A late instance opens the study again.
 
 ``Queue`` says what may be done; the tables lie in ``schema``, and what a step does to them in the module of its stage:
-``receiving``, ``completing``, ``predicting``, ``sending``, ``keeping``.
+``receiving``, ``completing``, ``predicting``, ``sending``, ``keeping``; ``answering`` holds what people see and say.
 """
 
-from med_transfer.hospital.queue.kinds import FHIR, Added, Delivery, Instance, ResultFile, State, Study
+from med_transfer.hospital.queue.kinds import (
+    FHIR,
+    Added,
+    Delivery,
+    Described,
+    Feedback,
+    Instance,
+    Judgement,
+    ResultFile,
+    SeriesAnswer,
+    State,
+    Study,
+)
 from med_transfer.hospital.queue.queue import Queue
 
-__all__ = ["FHIR", "Added", "Delivery", "Instance", "Queue", "ResultFile", "State", "Study"]
+__all__ = [
+    "FHIR",
+    "Added",
+    "Delivery",
+    "Described",
+    "Feedback",
+    "Instance",
+    "Judgement",
+    "Queue",
+    "ResultFile",
+    "SeriesAnswer",
+    "State",
+    "Study",
+]

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 FHIR = "fhir"  # in place of a SOP class, of what is no DICOM object
 State = Literal["received", "complete", "predicted", "sent", "committed", "dead"]
 Added = Literal["new", "known", "conflict", "another patient", "too many"]
+Judgement = Literal["agree", "disagree", "comment", "rerun"]
+
+
+@dataclass(frozen=True, repr=False)
+class Described:
+    """What a study's images say of patient and study. For the page alone: it has no ``repr`` that could be logged."""
+
+    patient_name: str = ""
+    patient_id: str = ""
+    accession: str = ""
+    study_date: str = ""
+    modality: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,7 @@ class Instance:
     transfer_syntax: str
     sha256: str
     file: str
+    described: Described | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -58,3 +73,46 @@ class Delivery:
     destination: str
     state: str
     attempts: int
+
+
+@dataclass(frozen=True)
+class SeriesAnswer:
+    """What was said of one series, as the page shows it.
+
+    Attributes:
+        facts: as the record has them.
+        route, bundle: which bundle said it; ``bundle`` is its mark.
+        series_uid: name of the series in its folder; empty where the answer is not of one series.
+        map_file: heat map on the series' voxels, relative to the node's folder; empty: none.
+    """
+
+    facts: Mapping[str, object]
+    route: str = ""
+    bundle: str = ""
+    series_uid: str = field(default="", repr=False)
+    map_file: str = ""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a person says of an answer; a later one of the same series counts in place of an earlier one.
+
+    Attributes:
+        user: as the page knows them.
+        study, revision, number: of the answer that it is about.
+        kind: ``rerun`` asks for the study to be predicted anew.
+        label: what the series is, in their view: a class, or findings joined by ``;``; None: they do not say.
+        comment: in their words, which may name a patient: never logged.
+        series_uid, bundle, time: filled in when it is kept.
+    """
+
+    user: str
+    study: str
+    revision: int
+    number: int
+    kind: Judgement
+    label: str | None = None
+    comment: str = field(default="", repr=False)
+    series_uid: str = field(default="", repr=False)
+    bundle: str = ""
+    time: float = 0.0

@@ -14,8 +14,18 @@ from typing import Any
 
 from med_transfer.hospital import record
 from med_transfer.hospital.config import Retries
-from med_transfer.hospital.queue import completing, keeping, predicting, receiving, sending
-from med_transfer.hospital.queue.kinds import Added, Delivery, Instance, ResultFile, State, Study
+from med_transfer.hospital.queue import answering, completing, keeping, predicting, receiving, sending
+from med_transfer.hospital.queue.kinds import (
+    Added,
+    Delivery,
+    Described,
+    Feedback,
+    Instance,
+    ResultFile,
+    SeriesAnswer,
+    State,
+    Study,
+)
 from med_transfer.hospital.queue.receiving import Arrival
 from med_transfer.hospital.queue.schema import opened
 
@@ -172,6 +182,7 @@ class Queue:
         destinations: Sequence[tuple[str, bool]],
         now: float,
         facts: Sequence[dict[str, object]],
+        answers: Sequence[SeriesAnswer] = (),
     ) -> bool:
         """The study's results are on the disk; False where it has changed meanwhile, and they count for nothing.
 
@@ -181,11 +192,13 @@ class Queue:
             destinations: who gets them, and whether they are asked for commitment.
             now: seconds.
             facts: for the record, an entry each.
+            answers: for the page.
         """
         with self._transaction() as database:
             if not predicting.close(database, study, now):
                 return False
             predicting.put_results(database, study, results, destinations)
+            answering.put_answers(database, study, answers)
             for entry in facts:
                 record.append(database, "predicted", study=study.id, revision=study.revision, **entry)
             sending.follow(database, study.id, now)
@@ -272,6 +285,37 @@ class Queue:
                     sending.settle(database, delivery, "committed", now)
 
     # For people -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for questions, which waits for no writer."""
+        with self._reading:
+            yield self._reader
+
+    def describe(self, study: str, described: Described) -> None:
+        """Whose study it is, for the page."""
+        with self._transaction() as database:
+            answering.describe(database, study, described)
+
+    def undescribed(self) -> list[tuple[str, str]]:
+        """Studies of which the page does not know whose they are, each with one of its files."""
+        with self._lock:
+            return answering.undescribed(self._database)
+
+    def judged(self, said: Feedback, now: float) -> bool:
+        """Keep what a person says of an answer, for good.
+
+        False where another answer has taken its place, or a rerun of what is not done or has no images any more.
+        """
+        with self._transaction() as database:
+            again = said.kind == "rerun"
+            if again and not answering.may_ask_again(database, said.study):
+                return False
+            kept = answering.judge(database, said, now)
+            if kept and again:
+                answering.ask_again(database, said.study, now)
+                receiving.supersede(database, said.study)
+        return kept
 
     def studies(self, *states: State) -> list[Study]:
         """In these states; all when none is named. The last changed one first."""

@@ -6,6 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from med_transfer.hospital import record
+from med_transfer.hospital.queue import answering
 from med_transfer.hospital.queue.kinds import Added, Instance
 
 
@@ -48,6 +49,8 @@ def take(database: sqlite3.Connection, arrival: Arrival) -> Added:
         "VALUES (?, ?, ?, 'received', ?, ?)",
         (instance.study, instance.study_uid, instance.patient_mark, now, priority),
     )
+    if made.rowcount and instance.described is not None:
+        answering.describe(database, instance.study, instance.described)
     if not made.rowcount:
         _reopen(database, instance.study, now, priority)
     of_study = (instance.study, instance.study, instance.sop_uid)

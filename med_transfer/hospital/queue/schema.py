@@ -8,6 +8,7 @@ from pathlib import Path
 from med_transfer.atomic import output_error
 from med_transfer.errors import OutputError
 from med_transfer.hospital import record
+from med_transfer.hospital.queue import answering
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS study (
@@ -32,6 +33,40 @@ CREATE TABLE IF NOT EXISTS bundle (number INTEGER PRIMARY KEY, route TEXT NOT NU
 CREATE TABLE IF NOT EXISTS aside (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, reason TEXT NOT NULL, caller TEXT NOT NULL, file TEXT NOT NULL);
 """
+_FOR_PEOPLE = """
+CREATE TABLE IF NOT EXISTS worklist (
+    study TEXT PRIMARY KEY REFERENCES study, received REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
+    patient_name TEXT NOT NULL DEFAULT '', patient_id TEXT NOT NULL DEFAULT '', accession TEXT NOT NULL DEFAULT '',
+    study_date TEXT NOT NULL DEFAULT '', modality TEXT NOT NULL DEFAULT '', description TEXT NOT NULL DEFAULT '',
+    described INTEGER NOT NULL DEFAULT 0, answer TEXT NOT NULL DEFAULT '', top_class TEXT NOT NULL DEFAULT '',
+    top_probability REAL NOT NULL DEFAULT -1, because TEXT NOT NULL DEFAULT '', judged TEXT NOT NULL DEFAULT '');
+CREATE INDEX IF NOT EXISTS worklist_received ON worklist (received, study);
+CREATE INDEX IF NOT EXISTS worklist_state ON worklist (state, received, study);
+CREATE INDEX IF NOT EXISTS worklist_name ON worklist (patient_name, study);
+CREATE INDEX IF NOT EXISTS worklist_date ON worklist (study_date, study);
+CREATE INDEX IF NOT EXISTS worklist_class ON worklist (top_class, study);
+CREATE INDEX IF NOT EXISTS worklist_probability ON worklist (top_probability, study);
+CREATE TRIGGER IF NOT EXISTS worklist_begins AFTER INSERT ON study BEGIN
+    INSERT INTO worklist (study, received, state, reason) VALUES (new.id, new.changed, new.state, new.reason); END;
+CREATE TRIGGER IF NOT EXISTS worklist_follows AFTER UPDATE ON study
+    WHEN new.state != old.state OR new.reason != old.reason BEGIN
+    UPDATE worklist SET state = new.state, reason = new.reason WHERE study = new.id; END;
+CREATE TRIGGER IF NOT EXISTS worklist_unjudged AFTER UPDATE ON study WHEN new.revision != old.revision BEGIN
+    UPDATE worklist SET judged = '' WHERE study = new.id; END;
+CREATE TABLE IF NOT EXISTS answer (
+    study TEXT NOT NULL REFERENCES study, revision INTEGER NOT NULL, number INTEGER NOT NULL, route TEXT NOT NULL,
+    bundle TEXT NOT NULL, series_uid TEXT NOT NULL, map_file TEXT NOT NULL, facts TEXT NOT NULL,
+    PRIMARY KEY (study, revision, number));
+CREATE TABLE IF NOT EXISTS feedback (
+    number INTEGER PRIMARY KEY, time REAL NOT NULL, user TEXT NOT NULL, study TEXT NOT NULL REFERENCES study,
+    revision INTEGER NOT NULL, answer INTEGER NOT NULL, kind TEXT NOT NULL, label TEXT, comment TEXT NOT NULL,
+    series_uid TEXT NOT NULL, bundle TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS feedback_study ON feedback (study);
+CREATE TRIGGER IF NOT EXISTS feedback_no_update BEFORE UPDATE ON feedback
+    BEGIN SELECT RAISE(ABORT, 'feedback is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS feedback_no_delete BEFORE DELETE ON feedback
+    BEGIN SELECT RAISE(ABORT, 'feedback is append-only'); END;
+"""
 _ADDED_LATER = {  # columns that a queue of an earlier version does not have
     "result": {"route": "TEXT NOT NULL DEFAULT ''"},
     "study": {"priority": "INTEGER NOT NULL DEFAULT 0", "counted": "REAL NOT NULL DEFAULT -1"},
@@ -46,6 +81,8 @@ def opened(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         writer = _connection(path)
         writer.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;{_SCHEMA}{record.SCHEMA}")
         _add_columns(writer)
+        writer.executescript(_FOR_PEOPLE)
+        answering.take_over(writer)
         return writer, _connection(path)
     except OSError as error:
         raise output_error(path, error) from error

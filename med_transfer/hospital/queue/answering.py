@@ -1,0 +1,146 @@
+"""What was said of a study and what people say of that, for the page. Functions work in their caller's transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from med_transfer.hospital import record
+from med_transfer.hospital.queue.kinds import Described, Feedback, SeriesAnswer, Study
+
+_DESCRIBED = ("patient_name", "patient_id", "accession", "study_date", "modality", "description")
+
+
+def describe(database: sqlite3.Connection, study: str, described: Described) -> None:
+    """What the page shows of patient and study."""
+    columns = ", ".join(f"{name} = ?" for name in _DESCRIBED)
+    values = [getattr(described, name) for name in _DESCRIBED]
+    database.execute(f"UPDATE worklist SET {columns}, described = 1 WHERE study = ?", (*values, study))
+
+
+def undescribed(database: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Studies of which the page does not know whose they are, each with one of its files."""
+    return database.execute(
+        "SELECT study, min(file) FROM instance JOIN worklist USING (study) WHERE NOT described AND file != '' "
+        "GROUP BY study"
+    ).fetchall()
+
+
+def put_answers(database: sqlite3.Connection, study: Study, answers: Sequence[SeriesAnswer]) -> None:
+    """Those of a study as it was when it was predicted, and its line of the worklist."""
+    _put(database, study.id, study.revision, answers)
+    sum_up(database, study.id, [answer.facts for answer in answers])
+
+
+def _put(database: sqlite3.Connection, study: str, revision: int, answers: Sequence[SeriesAnswer]) -> None:
+    for number, answer in enumerate(answers):
+        database.execute(
+            "INSERT OR REPLACE INTO answer (study, revision, number, route, bundle, series_uid, map_file, facts) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(study, revision, number, answer.route, answer.bundle, answer.series_uid, answer.map_file),
+                json.dumps(answer.facts, ensure_ascii=False),
+            ),
+        )
+
+
+def sum_up(database: sqlite3.Connection, study: str, facts: Sequence[Any]) -> None:
+    """One line of the worklist: the first series with an answer, before one that abstains, before one without any."""
+    ranked = sorted(facts, key=lambda fact: (fact.get("status") != "ok", bool(fact.get("abstained"))))
+    chosen = ranked[0] if ranked else {}
+    probabilities: dict[str, float] = chosen.get("probabilities") or {}
+    called = str(chosen.get("predicted") or "")
+    shares = [probabilities[name] for name in called.split(";") if name in probabilities]
+    answer = "" if not chosen else "abstained" if chosen.get("abstained") else str(chosen.get("status", ""))
+    because = ";".join(chosen.get("because") or ())
+    database.execute(
+        "UPDATE worklist SET answer = ?, top_class = ?, top_probability = ?, because = ? WHERE study = ?",
+        (answer, called, max(shares, default=-1.0), because, study),
+    )
+
+
+def take_over(database: sqlite3.Connection) -> None:
+    """The worklist of a queue from before there was one: what its record knows."""
+    missing = "SELECT id FROM study WHERE id NOT IN (SELECT study FROM worklist)"
+    studies = [row[0] for row in database.execute(missing)]
+    if not studies:
+        return
+    database.execute(
+        "INSERT INTO worklist (study, received, state, reason) "
+        f"SELECT id, changed, state, reason FROM study WHERE id IN ({missing})"
+    )
+    for study in studies:
+        told = [entry for entry in record.entries(database, study) if entry["event"] == "predicted"]
+        last = max((int(str(entry["revision"])) for entry in told), default=0)
+        facts = [entry for entry in told if entry["revision"] == last]
+        _put(database, study, last, [SeriesAnswer(entry) for entry in facts])
+        sum_up(database, study, facts)
+
+
+def judge(database: sqlite3.Connection, said: Feedback, now: float) -> bool:
+    """Keep what a person says; False where the answer that it is about is not the present one."""
+    row = database.execute(
+        "SELECT series_uid, bundle FROM answer JOIN study ON study.id = answer.study "
+        "AND study.revision = answer.revision WHERE study = ? AND answer.revision = ? AND number = ?",
+        (said.study, said.revision, said.number),
+    ).fetchone()
+    if row is None:
+        return False
+    database.execute(
+        "INSERT INTO feedback (time, user, study, revision, answer, kind, label, comment, series_uid, bundle) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (now, said.user, said.study, said.revision, said.number, said.kind, said.label, said.comment, *row),
+    )
+    if said.kind in ("agree", "disagree"):
+        database.execute("UPDATE worklist SET judged = ? WHERE study = ?", (said.kind, said.study))
+    record.append(
+        database,
+        "judged",
+        study=said.study,
+        revision=said.revision,
+        answer=said.number,
+        kind=said.kind,
+        user=said.user,
+    )
+    return True
+
+
+def feedback(database: sqlite3.Connection, study: str = "") -> list[Feedback]:
+    """In order: of one study, or of all."""
+    rows = database.execute(
+        "SELECT user, study, revision, answer, kind, label, comment, series_uid, bundle, time FROM feedback "
+        "WHERE study = ? OR ? = '' ORDER BY number",
+        (study, study),
+    )
+    return [Feedback(*row) for row in rows]
+
+
+def answers(database: sqlite3.Connection, study: str, revision: int) -> list[SeriesAnswer]:
+    """Of one revision of a study, in order."""
+    rows = database.execute(
+        "SELECT facts, route, bundle, series_uid, map_file FROM answer WHERE study = ? AND revision = ? "
+        "ORDER BY number",
+        (study, revision),
+    )
+    return [SeriesAnswer(json.loads(row[0]), *row[1:]) for row in rows]
+
+
+def may_ask_again(database: sqlite3.Connection, study: str) -> bool:
+    """Whether a study is done and all of its images are still here."""
+    row = database.execute(
+        "SELECT 1 FROM study WHERE id = ? AND state IN ('predicted', 'sent', 'committed', 'dead') "
+        "AND NOT EXISTS (SELECT 1 FROM instance WHERE instance.study = study.id AND file = '')",
+        (study,),
+    )
+    return row.fetchone() is not None
+
+
+def ask_again(database: sqlite3.Connection, study: str, now: float) -> None:
+    """Predict a study anew, as a further revision."""
+    database.execute(
+        "UPDATE study SET state = 'complete', revision = revision + 1, attempts = 0, next_try = 0, reason = '', "
+        "changed = ? WHERE id = ?",
+        (now, study),
+    )

@@ -1,0 +1,164 @@
+"""The list of studies as people see it: filtered, searched, sorted, a page at a time.
+
+Names of patients are in its rows. Neither they nor what is searched for belong into an address, a log or an error: a
+page is continued by the id of a study, and a search is sent in the body of a request.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from med_transfer.hospital.queue import Queue, State
+
+Sort = Literal["received", "patient_name", "study_date", "state", "top_class", "top_probability"]
+Judged = Literal["", "yes", "no", "agree", "disagree"]
+SORTS: tuple[Sort, ...] = get_args(Sort)
+_COLUMNS = (
+    *("study", "received", "state", "reason", "patient_name", "patient_id", "accession", "study_date", "modality"),
+    *("description", "answer", "top_class", "top_probability", "because", "judged"),
+)
+_SEARCHED = ("patient_name", "patient_id", "accession", "description", "study")
+_JUDGED = {"yes": "judged != ''", "no": "judged = ''", "agree": "judged = 'agree'", "disagree": "judged = 'disagree'"}
+
+
+@dataclass(frozen=True, repr=False)
+class Line:
+    """One study. It has no ``repr`` that could be logged.
+
+    Attributes:
+        study: the node's own id.
+        received: seconds since 1970, of its first image.
+        state, reason: of the queue.
+        answer: ``ok``, ``abstained``, ``rejected`` or ``failed``; empty: none yet.
+        top_class, top_probability: what was called; -1: nothing was.
+        because: codes, joined by ``;``.
+        judged: ``agree``, ``disagree``, or empty.
+    """
+
+    study: str
+    received: float
+    state: State
+    reason: str
+    patient_name: str
+    patient_id: str
+    accession: str
+    study_date: str
+    modality: str
+    description: str
+    answer: str
+    top_class: str
+    top_probability: float
+    because: str
+    judged: str
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be seen.
+
+    Attributes:
+        state, top_class, judged: only these; empty: all.
+        since, until: received from the one time on and before the other, seconds since 1970.
+        search: part of name, identifier, accession number, description or id, in any case; never in an address.
+        sort, descending: by what; equal ones by id.
+        after: id of the study before the page; empty: from the beginning.
+        size: most lines of a page.
+    """
+
+    state: State | Literal[""] = ""
+    top_class: str = ""
+    judged: Judged = ""
+    since: float | None = None
+    until: float | None = None
+    search: str = field(default="", repr=False)
+    sort: Sort = "received"
+    descending: bool = True
+    after: str = ""
+    size: int = 50
+
+
+@dataclass(frozen=True)
+class Page:
+    """``following`` is the ``after`` of the next page; empty: this is the last. ``total``: lines of all pages."""
+
+    lines: tuple[Line, ...] = field(repr=False)
+    following: str
+    total: int
+
+
+def page(queue: Queue, wish: Wish) -> Page:
+    """The page that is wished for; one after a study that is not there any more begins anew."""
+    conditions, values = _conditions(wish)
+    with queue.reading() as database:
+        (total,) = database.execute(f"SELECT count(*) FROM worklist {_where(conditions)}", values).fetchone()
+        key = _key(database, wish)
+        if key is not None:
+            conditions.append(f"({wish.sort}, study) {'<' if wish.descending else '>'} (?, ?)")
+            values += [key, wish.after]
+        direction = "DESC" if wish.descending else "ASC"
+        rows = database.execute(
+            f"SELECT {', '.join(_COLUMNS)} FROM worklist {_where(conditions)} "
+            f"ORDER BY {wish.sort} {direction}, study {direction} LIMIT ?",
+            (*values, wish.size + 1),
+        ).fetchall()
+    lines = tuple(Line(*row) for row in rows[: wish.size])
+    return Page(lines, lines[-1].study if len(rows) > wish.size else "", total)
+
+
+def line(queue: Queue, study: str) -> Line | None:
+    """Of one study; None where there is none."""
+    with queue.reading() as database:
+        row = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM worklist WHERE study = ?", (study,)).fetchone()
+    return Line(*row) if row else None
+
+
+def counts(queue: Queue) -> dict[str, int]:
+    """Studies by state."""
+    with queue.reading() as database:
+        return dict(database.execute("SELECT state, count(*) FROM worklist GROUP BY state ORDER BY state"))
+
+
+def classes(queue: Queue) -> list[str]:
+    """What has been called so far, in order of the alphabet."""
+    with queue.reading() as database:
+        rows = database.execute("SELECT DISTINCT top_class FROM worklist WHERE top_class != '' ORDER BY top_class")
+        return [row[0] for row in rows]
+
+
+def next_study(queue: Queue, wish: Wish, study: str) -> str:
+    """The study that follows in the same list; empty: none does."""
+    lines = page(queue, replace(wish, after=study, size=1)).lines
+    return lines[0].study if lines else ""
+
+
+def _conditions(wish: Wish) -> tuple[list[str], list[object]]:
+    wanted: list[tuple[str, object]] = []
+    if wish.state:
+        wanted.append(("state = ?", wish.state))
+    if wish.top_class:
+        wanted.append(("top_class = ?", wish.top_class))
+    if wish.since is not None:
+        wanted.append(("received >= ?", wish.since))
+    if wish.until is not None:
+        wanted.append(("received < ?", wish.until))
+    conditions, values = [one for one, _ in wanted], [value for _, value in wanted]
+    if wish.judged:
+        conditions.append(_JUDGED[wish.judged])
+    if wish.search:
+        like = wish.search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        conditions.append("(" + " OR ".join(f"{name} LIKE ? ESCAPE '\\'" for name in _SEARCHED) + ")")
+        values += [f"%{like}%"] * len(_SEARCHED)
+    return conditions, values
+
+
+def _where(conditions: list[str]) -> str:
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _key(database: sqlite3.Connection, wish: Wish) -> object | None:
+    if not wish.after:
+        return None
+    row = database.execute(f"SELECT {wish.sort} FROM worklist WHERE study = ?", (wish.after,)).fetchone()
+    return row[0] if row else None
