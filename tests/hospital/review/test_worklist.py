@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,15 +95,19 @@ WISHES = [
 def test_ten_thousand_studies_are_no_reason_to_wait(queue):
     many(queue, 10_000)
     for wish in WISHES:
-        tries = []
-        for _ in range(5):
-            started = time.perf_counter()
-            worklist.page(queue, wish)
-            tries.append(time.perf_counter() - started)
-        assert min(tries) < 0.020, (wish, tries)  # the least, since other processes are at work, too
-    started = time.perf_counter()
+        assert least_seconds(lambda wish=wish: worklist.page(queue, wish)) < 0.020, wish
+    assert least_seconds(lambda: worklist.counts(queue)) < 0.020
     assert worklist.counts(queue) == dict.fromkeys(("committed", "dead", "predicted", "received", "sent"), 2000)
-    assert time.perf_counter() - started < 0.1
+
+
+def least_seconds(query: Callable[[], object]) -> float:
+    """Of this thread's own processor time, whatever else the machine has to do; SQLite works in it."""
+    tries = []
+    for _ in range(5):
+        started = time.thread_time()
+        query()
+        tries.append(time.thread_time() - started)
+    return min(tries)
 
 
 @pytest.mark.parametrize("wish", WISHES[:5])
