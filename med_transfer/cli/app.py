@@ -19,6 +19,7 @@ from med_transfer.cli import (
     bundle,
     compare,
     demo,
+    doctor,
     evaluate,
     explain,
     export,
@@ -53,7 +54,7 @@ app = typer.Typer(
 )
 for module in (
     *(demo, phantom, index, inspect, plan, preview, pretrain, select, tune),
-    *(finetune, evaluate, report, compare, predict, merge, explain, export, serve),
+    *(finetune, evaluate, report, compare, predict, merge, explain, export, serve, doctor),
 ):
     app.command(module.NAME, epilog=example(f"{module.NAME} {module.EXAMPLE}"))(module.command)
 app.add_typer(backbones.app, name=backbones.NAME)

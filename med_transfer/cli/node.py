@@ -245,6 +245,35 @@ def fetch(
     raise typer.Exit(0 if not rest else 1 if whole else 3)
 
 
+@app.command(epilog=example("node backup -c node.yaml -o BACKUP"))
+def backup(config: NodeFile, out: Annotated[Path, typer.Option("--out", "-o", help="A new or empty folder.")]) -> None:
+    """Copy the queue, the record and all images, results and bundles, also while the node runs. Names patients."""
+    import os
+
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital.backup import SUMS, back_up
+    from med_transfer.hospital.config import read_node_config
+
+    os.umask(0o077)  # what is kept of patients is for its owner only
+    made = back_up(read_node_config(config), out)
+    say(f"{made.files:,} files, {made.bytes / 1e6:,.1f} MB, in {out}; {SUMS} has the hash of each")
+
+
+@app.command(epilog=example("node restore BACKUP -c node.yaml"))
+def restore(backup: Annotated[Path, typer.Argument(help="What node backup has written.")], config: NodeFile) -> None:
+    """Put a backup where node.yaml says that the node keeps its things, and where nothing is yet."""
+    import os
+
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital.backup import restore as restored
+    from med_transfer.hospital.config import read_node_config
+
+    os.umask(0o077)
+    node = read_node_config(config)
+    put = restored(node, backup)
+    say(f"{put.files:,} files, {put.bytes / 1e6:,.1f} MB, in {node.folder}: med-transfer serve -c {config} goes on")
+
+
 @app.command("process", epilog=example("node process runs/first IN OUT"))
 def process_folder(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],

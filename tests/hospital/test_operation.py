@@ -6,30 +6,35 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import peers
 import pytest
-from peers import echoscu, free_port, series, storescu, until
+from peers import certificate, echoscu, free_port, series, storescu, until
 from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 from pynetdicom import AE, StoragePresentationContexts, evt
 from receiving import announce
 from tiny_bundle import tiny_bundle
 
+from med_transfer.atomic import sole_writer
 from med_transfer.hospital.config import NodeConfig, read_node_config
 from med_transfer.hospital.health import HealthServer, Pulse
 from med_transfer.hospital.log_lines import set_up_log
 from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.receiver import VERIFICATION
 
 pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
 
@@ -97,6 +102,7 @@ def pacs(port: int, refused: str = "") -> Iterator[list[str]]:
 
     entity = AE("PACS")
     entity.supported_contexts = StoragePresentationContexts
+    entity.add_supported_context(VERIFICATION)
     server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
     try:
         yield sent
@@ -257,3 +263,100 @@ def test_a_node_told_to_stop_while_it_predicts_leaves_the_study_in_the_queue(bun
         until(lambda: queue.counts() == {"predicted": 1})
     assert queue.audit().broken == 0
     queue.close()
+
+
+def test_a_node_goes_on_elsewhere_from_a_backup_made_while_it_receives(bundle, node_config, command, tmp_path):
+    pacs_port = free_port()
+    settings = {
+        "destinations": [{"ae_title": "PACS", "address": "127.0.0.1", "port": pacs_port}],
+        "study": {"quiet_seconds": 600},
+        "results": {"heat_map": "off"},
+    }
+    config, elsewhere = node_config(**settings), node_config(**settings, folder=tmp_path / "elsewhere")
+    path, other_path = tmp_path / "node.yaml", tmp_path / "elsewhere.yaml"
+    path.write_text(config.model_dump_json())
+    other_path.write_text(elsewhere.model_dump_json())
+    first, second, third = (series(tmp_path / f"{n}", study=n, slices=4) for n in (1, 2, 3))
+    with pacs(pacs_port) as sent:
+        with working(config, bundle) as node:
+            announce(config.port, first)
+            storescu(config.port, *first)
+            until(lambda: node.queue.counts() == {"sent": 1})
+            announce(config.port, second)
+            storescu(config.port, *second[:2])
+            assert command("node", "backup", "-c", path, "-o", tmp_path / "backup").code == 0
+            storescu(config.port, *third)
+            assert command("node", "restore", tmp_path / "backup", "-c", path).code == 2  # it is not empty
+            assert node.queue.entries()[-1]["event"] == "backed up"
+        check = ["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"]
+        assert subprocess.run(check, cwd=tmp_path / "backup", check=False).returncode == 0
+        kept = sorted((tmp_path / "backup/incoming").rglob("*.dcm"))
+        assert len(kept) == 6
+        assert command("node", "restore", tmp_path / "backup", "-c", other_path).code == 0
+        sent_before = list(sent)
+        with working(elsewhere, None) as node:
+            storescu(elsewhere.port, *second[2:])
+            until(lambda: node.queue.counts() == {"sent": 2})
+            assert node.queue.audit().broken == 0
+            assert "restored" in [entry["event"] for entry in node.queue.entries()]
+        assert len(sent_before) == 2
+        assert len(sent) == len(set(sent)) == 4  # nothing twice
+    kept[0].write_bytes(b"other")
+    told = command("node", "restore", tmp_path / "backup", "-c", path)
+    assert (told.code, "is not as it was written" in told.err) == (2, True)
+
+
+def examined(command, path: Path, code: int) -> dict[str, list[tuple[str, object]]]:
+    """State and value of what the doctor finds, by its code."""
+    told = command("doctor", "-c", path, "--json")
+    assert told.code == code, told.out
+    found: dict[str, list[tuple[str, object]]] = {}
+    for finding in json.loads(told.out):
+        assert len(finding["text"]) > 5
+        found.setdefault(finding["code"], []).append((finding["state"], finding["value"]))
+    return found
+
+
+def test_the_doctor_of_a_node_that_works_and_of_one_that_does_not(bundle, node_config, command, tmp_path):
+    pacs_port, silent = free_port(), free_port()
+    key, pem = certificate(tmp_path, "node")
+    expired_key, expired = certificate(tmp_path, "old", days=-2)
+    for private in (key, expired_key):
+        private.chmod(0o600)
+    to_pacs = {"ae_title": "PACS", "address": "127.0.0.1", "port": pacs_port}
+    good = node_config(
+        destinations=[to_pacs],
+        metrics={"port": free_port()},
+        tls={"certificate": pem, "key": key, "trusted": pem},
+    )
+    path = tmp_path / "node.yaml"
+    path.write_text(good.model_dump_json())
+    (tmp_path / "state").chmod(0o700)
+    found = examined(command, path, 1)
+    assert found["bundle"][0][0] == found["echo"][0][0] == "problem"  # none is in use yet, nobody answers
+    assert found["running"] == [("ok", 0.0)]
+    assert found["tls_certificate"] == [("warning", pytest.approx(2, abs=0.1))]  # two days are soon
+    with pacs(pacs_port), working(good, bundle) as node, sole_writer(good.folder):
+        found = examined(command, path, 0)
+        assert found["bundle"] == [("ok", node.queue.bundles("")[0])]
+        assert found["running"] == [("ok", 1.0)]
+        assert found["echo"] == [("ok", "answers")]
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as web, socket.socket() as taken:
+        threading.Thread(target=web.handle_request, daemon=True).start()
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        bad = node_config(
+            port=taken.getsockname()[1],
+            destinations=[
+                {"kind": "dicomweb", "url": f"http://127.0.0.1:{web.server_port}/dicom-web"},
+                {"kind": "dicomweb", "url": f"http://127.0.0.1:{silent}/dicom-web", "token": tmp_path / "none"},
+            ],
+            limits={"disk_free_gib": 1e9},
+            tls={"certificate": pem, "key": expired_key, "trusted": expired},
+        )
+        path.write_text(bad.model_dump_json())
+        found = examined(command, path, 1)
+    problems = {code for code, states in found.items() if "problem" in [state for state, _ in states]}
+    assert problems == {"port", "http", "token", "disk_free_gib", "tls_certificate", "tls_trusted"}
+    assert found["http"][0][0] == found["clock_http"][0][0] == "ok"
+    assert command("doctor").out.count("codecs") == 1

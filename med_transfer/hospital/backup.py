@@ -1,0 +1,152 @@
+"""A copy of all that a node goes on from: its databases as they are at one moment, and the files that they name.
+
+A backup is a folder like the node's own, and ``SHA256SUMS``, which ``sha256sum --check`` reads; that file is written
+last, so that a backup without it is none. It holds images and results with names: keep it as you keep images.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from med_transfer.atomic import LOCK_FILE, atomic_path, output_error, sha256_of, sole_writer, write_text
+from med_transfer.errors import OutputError, ScanNotFound, UsageError
+from med_transfer.hospital import record
+from med_transfer.hospital.config import NodeConfig
+
+SUMS = "SHA256SUMS"
+_ATTEMPTS = 5  # each begins with a new moment; files vanish where the node deletes what it has kept long enough
+_NAMED = "SELECT file FROM instance WHERE file != '' UNION SELECT file FROM result UNION SELECT file FROM aside"
+
+
+@dataclass(frozen=True)
+class Backup:
+    """How much there is in one."""
+
+    files: int
+    bytes: int
+
+
+def back_up(node: NodeConfig, out: Path) -> Backup:
+    """Copy a node's folder, also while the node runs.
+
+    Raises:
+        ScanNotFound: no node has run here.
+        OutputError: the folder is not empty, or cannot be written.
+    """
+    if not node.queue_file.exists():
+        raise ScanNotFound("no node has run here", where=node.folder, action="Run med-transfer serve first")
+    _require_empty(out)
+    try:
+        _copy(node, out)
+        files = sorted([*_files(out), *out.glob("*.sqlite")])
+        sums = "".join(f"{sha256_of(path)}  {path.relative_to(out).as_posix()}\n" for path in files)
+        size = sum(path.stat().st_size for path in files)
+    except OSError as error:
+        raise output_error(out, error) from error
+    write_text(out / SUMS, sums)
+    _note(node.queue_file, "backed up", files=len(files))
+    return Backup(len(files), size)
+
+
+def restore(node: NodeConfig, backup: Path) -> Backup:
+    """Put a backup into the place of a node that is not there yet.
+
+    Raises:
+        UsageError: no backup, not a whole one, or changed since.
+        FolderInUse: a node runs there.
+        OutputError: the node's folder is not empty, or cannot be written.
+    """
+    names = _checked(backup)
+    with sole_writer(node.folder):
+        _require_empty(node.folder)
+        try:
+            for name in sorted(names, key=lambda name: name == node.queue_file.name):  # without it there is no node
+                with atomic_path(node.folder / name) as copy:
+                    shutil.copy2(backup / name, copy)
+            for folder in (node.folder, *(path for path in node.folder.rglob("*") if path.is_dir())):
+                folder.chmod(0o700)
+        except OSError as error:
+            raise output_error(node.folder, error) from error
+        with closing(sqlite3.connect(node.queue_file)) as database:
+            found = record.audit(database)
+        _note(node.queue_file, "restored", entries=found.entries, last_hash=found.last_hash)
+    return Backup(len(names), sum((backup / name).stat().st_size for name in names))
+
+
+def _copy(node: NodeConfig, out: Path) -> None:
+    """Raises OutputError, OSError."""
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for _ in range(_ATTEMPTS):
+        for database in node.folder.glob("*.sqlite"):
+            _snapshot(database, out / database.name)
+        with closing(sqlite3.connect(out / node.queue_file.name)) as database:
+            named = {row[0] for row in database.execute(_NAMED)}
+        for image in (out / "incoming").glob("*/*"):  # of an earlier attempt
+            if image.relative_to(out).as_posix() not in named:
+                image.unlink()
+        others = (path.relative_to(node.folder).as_posix() for path in _files(node.folder))
+        _copy_files(node.folder, out, named.union(name for name in others if not name.startswith("incoming/")))
+        if all((out / name).exists() for name in named):
+            return
+    raise OutputError(
+        "files vanish while they are copied", where=node.folder, action="Run it again when less is deleted"
+    )
+
+
+def _copy_files(source: Path, out: Path, names: set[str]) -> None:
+    for name in sorted(names):
+        if (source / name).exists() and not (out / name).exists():
+            (out / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with atomic_path(out / name) as copy:
+                shutil.copy2(source / name, copy)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Those that are whole, and no database's."""
+    for path in folder.rglob("*"):
+        is_database = path.suffix in (".sqlite", ".sqlite-wal", ".sqlite-shm")
+        if path.is_file() and not is_database and ".partial." not in path.name and path.name != LOCK_FILE:
+            yield path
+
+
+def _snapshot(source: Path, copy: Path) -> None:
+    copy.unlink(missing_ok=True)
+    with closing(sqlite3.connect(source, timeout=30)) as database, closing(sqlite3.connect(copy)) as target:
+        database.backup(target)
+        target.execute("PRAGMA journal_mode=DELETE")  # one file
+    copy.chmod(0o600)
+
+
+def _note(queue_file: Path, event: str, **facts: object) -> None:
+    with closing(sqlite3.connect(queue_file, isolation_level=None, timeout=30)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        record.append(database, event, **facts)
+        database.execute("COMMIT")
+
+
+def _checked(backup: Path) -> list[str]:
+    """Names of a backup's files, each as it was written. Raises UsageError."""
+    try:
+        lines = (backup / SUMS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise UsageError(f"holds no {SUMS}", where=backup, expected="a folder that node backup has finished") from None
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name, digest in sums.items():
+        path, parts = backup / name, PurePosixPath(name).parts
+        if PurePosixPath(name).is_absolute() or ".." in parts or not path.is_file() or path.is_symlink():
+            raise UsageError(f"lacks {name}", where=backup, expected=f"the files of {SUMS}")
+        if sha256_of(path) != digest:
+            raise UsageError(f"{name} is not as it was written", where=backup, action="Take another backup")
+    if "queue.sqlite" not in sums:
+        raise UsageError("holds no queue", where=backup, expected="a backup of a node")
+    return list(sums)
+
+
+def _require_empty(folder: Path) -> None:
+    if folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+        raise OutputError("is not empty", where=folder, expected="a new or an empty folder", action="Choose another")

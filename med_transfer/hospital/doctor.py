@@ -1,0 +1,262 @@
+"""What of a machine and a node works: each finding a code, a value, and a sentence for who has to mend it."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import logging
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Literal
+
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from pydicom.uid import UID
+
+from med_transfer.atomic import sole_writer
+from med_transfer.errors import FolderInUse, MedTransferError
+from med_transfer.hospital import record
+from med_transfer.hospital.analysis import require_usable
+from med_transfer.hospital.association import associate, why_not
+from med_transfer.hospital.config import FhirServer, NodeConfig, Peer, WebPeer
+from med_transfer.hospital.dicomweb import read_token
+from med_transfer.hospital.receiver import VERIFICATION
+from med_transfer.hospital.storage_classes import TRANSFER_SYNTAXES
+from med_transfer.hospital.tls import client_context
+from med_transfer.inference import load_bundle
+from med_transfer.scans.dicom.codecs import require_decoder
+
+State = Literal["ok", "warning", "problem"]
+RUNTIMES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
+_EXPIRES_SOON_DAYS, _SKEW_SECONDS, _FULL = 30, 60.0, 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``code`` stays the same from version to version, ``value`` is for programs, ``text`` for people."""
+
+    code: str
+    state: State
+    value: str | float | None
+    text: str
+
+    def as_json(self) -> dict[str, object]:
+        """All of it."""
+        return asdict(self)
+
+
+def examine_machine() -> Iterator[Finding]:
+    """What does not need a node."""
+    yield Finding("python", "ok", platform.python_version(), f"Python {platform.python_version()}")
+    missing = [UID(syntax).name for syntax in TRANSFER_SYNTAXES if not _decodes(syntax)]
+    text = f"images in {', '.join(missing)} cannot be read" if missing else "every transfer syntax can be read"
+    yield Finding("codecs", "problem" if missing else "ok", len(TRANSFER_SYNTAXES) - len(missing), text)
+    found = [name for name, package in RUNTIMES.items() if importlib.util.find_spec(package)]
+    yield Finding("runtimes", "ok", ",".join(found), f"bundles can be computed by {', '.join(found)}")
+
+
+def examine(node: NodeConfig) -> Iterator[Finding]:
+    """Look at everything that node.yaml names; nothing is sent but C-ECHO and requests without a patient in them."""
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+    running = _runs(node)
+    text = "the node runs" if running else "no node runs here"
+    yield Finding("running", "ok", float(running), f"{text}: {node.folder}")
+    yield from _disk(node)
+    yield from _ports(node, running)
+    yield from _certificates(node)
+    yield from _tokens(node)
+    yield _clock_of_disk(node)
+    for peer in node.dicom_peers:
+        yield _echo(node, peer)
+    for web_peer in (node.pacs, *node.destinations, *node.fhir):
+        if isinstance(web_peer, WebPeer | FhirServer):
+            yield from _http(node, web_peer)
+    yield from _queue(node)
+
+
+def _decodes(syntax: str) -> bool:
+    try:
+        require_decoder(syntax, "")
+    except MedTransferError:
+        return False
+    return True
+
+
+def _runs(node: NodeConfig) -> bool:
+    if not node.folder.exists():
+        return False
+    try:
+        with sole_writer(node.folder):
+            return False
+    except FolderInUse:
+        return True
+
+
+def _disk(node: NodeConfig) -> Iterator[Finding]:
+    folder = next(path for path in (node.folder, *node.folder.parents) if path.exists())
+    free, least = shutil.disk_usage(folder).free / (1 << 30), node.limits.disk_free_gib
+    state: State = "problem" if free < least else "warning" if free < _FULL * least else "ok"
+    yield Finding("disk_free_gib", state, round(free, 1), f"{free:.1f} GiB are free; below {least:g} nothing is taken")
+    if node.folder.exists() and node.folder.stat().st_mode & 0o077:
+        yield Finding("folder_mode", "problem", None, f"others may read {node.folder}: chmod 700 {node.folder}")
+
+
+def _ports(node: NodeConfig, running: bool) -> Iterator[Finding]:
+    doors = {"port": node, "web_port": node.web, "metrics_port": node.metrics, "page_port": node.page}
+    for code, door in doors.items():
+        if door is None:
+            continue
+        error = _bind(door.bind, door.port)
+        if error in (0, errno.EADDRINUSE):
+            good = bool(error) == running
+            held = "is not open though the node runs" if running else "is free"
+            taken = "is held, as by the node" if running else "is taken by another program"
+            text = taken if error else held
+        else:
+            good, text = False, f"cannot be opened: {os.strerror(error)}"
+        yield Finding(code, "ok" if good else "problem", door.port, f"{door.bind} port {door.port} {text}")
+
+
+def _bind(address: str, port: int) -> int:
+    """0, or the system's number of what is in the way."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            door.bind((address, port))
+        except OSError as error:
+            return error.errno or errno.EIO
+    return 0
+
+
+def _certificates(node: NodeConfig) -> Iterator[Finding]:
+    for name, section in {"tls": node.tls, "web": node.web, "page": node.page}.items():
+        if section is not None and section.certificate and section.key:
+            yield _examined(f"{name}_certificate", lambda s=section: _pair(s.certificate, s.key))
+        if section is not None and (trusted := getattr(section, "trusted", None)):
+            yield _examined(f"{name}_trusted", lambda path=trusted: _valid(path))
+    for peer in (node.pacs, *node.destinations, *node.fhir):
+        if isinstance(peer, WebPeer | FhirServer) and peer.trusted:
+            yield _examined("peer_trusted", lambda path=peer.trusted: _valid(path))
+        if isinstance(peer, WebPeer) and peer.certificate and peer.key:
+            yield _examined("peer_certificate", lambda p=peer: _pair(p.certificate, p.key))
+
+
+def _examined(code: str, look: Callable[[], tuple[State, float, str]]) -> Finding:
+    try:
+        return Finding(code, *look())
+    except (OSError, ValueError, TypeError) as error:
+        return Finding(
+            code, "problem", None, f"cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}"
+        )
+
+
+def _pair(certificate: Path, key: Path) -> tuple[State, float, str]:
+    """Whether they belong together, and for how many days yet."""
+    own = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    shown = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+    if own.public_key() != shown.public_key():
+        return "problem", 0.0, f"{key} is not the key of {certificate}"
+    if key.stat().st_mode & 0o077:
+        return "problem", 0.0, f"others may read the key: chmod 600 {key}"
+    return _valid(certificate)
+
+
+def _valid(path: Path) -> tuple[State, float, str]:
+    """Days until the first of a file's certificates expires."""
+    now, certificates = datetime.now(UTC), x509.load_pem_x509_certificates(path.read_bytes())
+    if any(one.not_valid_before_utc > now for one in certificates):
+        return "problem", 0.0, f"{path} is not valid yet: is the clock right?"
+    days = round(min((one.not_valid_after_utc - now).total_seconds() for one in certificates) / 86400, 1)
+    state: State = "problem" if days <= 0 else "warning" if days < _EXPIRES_SOON_DAYS else "ok"
+    return state, days, f"{path} {'has expired' if days <= 0 else f'is valid for {days:g} days'}"
+
+
+def _tokens(node: NodeConfig) -> Iterator[Finding]:
+    for holder in (node.web, node.pacs, *node.destinations, *node.fhir):
+        if (path := getattr(holder, "token", None)) is not None:
+            try:
+                read_token(path)
+                yield Finding("token", "ok", None, f"{path} holds a token")
+            except MedTransferError as error:
+                yield Finding("token", "problem", None, str(error))
+
+
+def _clock_of_disk(node: NodeConfig) -> Finding:
+    """A network drive has a clock of its own, by which an owner on another machine is told to live."""
+    if not node.folder.exists():
+        return Finding("clock_disk", "ok", None, f"{node.folder} is not there yet")
+    mark = node.folder / ".clock"
+    mark.touch()
+    skew = mark.stat().st_mtime - time.time()
+    mark.unlink()
+    return _skew("clock_disk", skew, "the disk's")
+
+
+def _skew(code: str, seconds: float, whose: str) -> Finding:
+    state: State = "warning" if abs(seconds) > _SKEW_SECONDS else "ok"
+    return Finding(code, state, round(seconds, 1), f"{whose} clock is {seconds:+.0f} s from this machine's")
+
+
+def _echo(node: NodeConfig, peer: Peer) -> Finding:
+    try:
+        tls = client_context(node.tls) if peer.tls and node.tls else None
+        with associate(node, peer, tls, [VERIFICATION]) as association:
+            if association.is_established:
+                answer = association.send_c_echo().get("Status", "no answer")
+                said = "answers" if answer == 0 else f"answers {answer}"
+            else:
+                answer, said = None, why_not(association)
+    except MedTransferError as error:
+        answer, said = None, error.found
+    return Finding("echo", "ok" if answer == 0 else "problem", said, f"C-ECHO to {peer.name}: {said}")
+
+
+def _http(node: NodeConfig, peer: WebPeer | FhirServer) -> Iterator[Finding]:
+    """Any answer shows that it is there, and its Date what time it has."""
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            verify = str(peer.trusted) if peer.trusted else True
+            pair = (str(peer.certificate), str(peer.key)) if isinstance(peer, WebPeer) and peer.certificate else None
+            seconds = node.limits.network_seconds
+            answer = session.options(peer.url, timeout=seconds, verify=verify, cert=pair, allow_redirects=False)
+    except (requests.RequestException, OSError) as error:
+        yield Finding("http", "problem", None, f"{peer.name} does not answer ({type(error).__name__})")
+        return
+    yield Finding("http", "ok", answer.status_code, f"{peer.name} answers")
+    if "Date" in answer.headers:
+        yield _skew(
+            "clock_http", parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time(), f"{peer.name}'s"
+        )
+
+
+def _queue(node: NodeConfig) -> Iterator[Finding]:
+    if not node.queue_file.exists():
+        yield Finding("bundle", "problem", None, "no bundle is in use: med-transfer serve BUNDLE, or node use")
+        return
+    in_use = "SELECT route, mark FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
+    with closing(sqlite3.connect(f"{node.queue_file.as_uri()}?mode=ro", uri=True)) as database:
+        audit, marks = record.audit(database), dict(database.execute(in_use).fetchall())
+    text = f"entry {audit.broken} was changed" if audit.broken else f"{audit.entries} entries, unbroken"
+    yield Finding("record", "problem" if audit.broken else "ok", audit.entries, f"the record: {text}")
+    for route in node.rules_by_route:
+        named = f" for {route}" if route else ""
+        try:
+            folder = node.folder / "bundles" / marks[route]
+            require_usable(load_bundle(folder, "cpu"), folder)
+            yield Finding("bundle", "ok", marks[route], f"bundle {marks[route]} can be loaded{named}")
+        except KeyError:
+            yield Finding("bundle", "problem", None, f"no bundle is in use{named}: med-transfer node use")
+        except MedTransferError as error:
+            yield Finding("bundle", "problem", marks[route], f"cannot be loaded{named}: {error.found}")
