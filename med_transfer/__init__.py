@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from med_transfer.api import (
         compare,
+        datasets,
         evaluate,
         explain,
         finetune,
@@ -40,6 +41,7 @@ _HOME = {
     "TransferClassifier": "api.estimator",
     "Volume": "scans",
     "compare": "api",
+    "datasets": "api",
     "evaluate": "api",
     "explain": "api",
     "find_series": "scans",
@@ -63,6 +65,7 @@ __all__ = [
     "TransferClassifier",
     "Volume",
     "compare",
+    "datasets",
     "evaluate",
     "explain",
     "find_series",

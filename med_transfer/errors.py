@@ -9,6 +9,7 @@
     │   │   └── TrainingDiverged
     │   ├── CohortError
     │   │   ├── MissingLabel
+    │   │   ├── DatasetNotFound
     │   │   ├── TooFewPatients
     │   │   └── PatientLeak
     │   ├── BackboneError
@@ -133,6 +134,14 @@ class MissingLabel(CohortError):
     """A scan without a label, or a label without a scan.
 
     Remedy: fill in the label, or take the row out; ``index`` lists scans without one in its quality table.
+    """
+
+
+class DatasetNotFound(CohortError):
+    """No public data set of this name, or its file cannot be had or is another.
+
+    Remedy: ``mt.datasets.names()`` lists them; without a connection put the file that the message names into the
+    folder that it names.
     """
 
 

@@ -16,15 +16,11 @@ from IPython.display import Image
 import med_transfer as mt
 from med_transfer.cohorts.indexing import write_index
 from med_transfer.errors import ScanError
-from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.scans.inspection.picture import planes, side_by_side
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
-table = Path(own) if own else work / "chest/cohort.csv"
-if not table.exists():
-    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
-    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
 index = write_index(table.parent, work / "found/cohort.csv")

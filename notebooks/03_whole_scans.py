@@ -10,14 +10,10 @@ from pathlib import Path
 
 import med_transfer as mt
 from med_transfer.config import load_config
-from med_transfer.phantoms import PhantomConfig, write_cohort
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
-table = Path(own) if own else work / "chest/cohort.csv"
-if not table.exists():
-    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
-    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
 planned = mt.plan(table, ("input.region=whole",), quick=True)

@@ -9,14 +9,10 @@ import os
 from pathlib import Path
 
 import med_transfer as mt
-from med_transfer.phantoms import PhantomConfig, write_cohort
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
-table = Path(own) if own else work / "chest/cohort.csv"
-if not table.exists():
-    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
-    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
 known = mt.list_backbones()
@@ -28,7 +24,10 @@ print(len(known), "backbones; for example", ", ".join(list(known)[:5]))
 
 # %%
 chosen = mt.select_backbone(
-    table, out=work / "selection", names=["med-transfer-small"], overrides=("split.kind=holdout",)
+    table,
+    out=work / "selection",
+    names=["med-transfer-small"],
+    overrides=("split.kind=holdout", "input.shape=[16, 32, 32]", "input.spacing_mm=[3.0, 1.5, 1.5]"),
 )
 chosen
 

@@ -17,10 +17,7 @@ from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
-table = Path(own) if own else work / "chest/cohort.csv"
-if not table.exists():
-    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
-    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %% [markdown]
 # ## The source

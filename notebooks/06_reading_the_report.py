@@ -12,18 +12,15 @@ from IPython.display import SVG
 
 import med_transfer as mt
 from med_transfer.config import load_config
-from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
-table = Path(own) if own else work / "chest/cohort.csv"
-if not table.exists():
-    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
-    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
-quick = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "split.kind=holdout")
+small = ("input.shape=[16, 32, 32]", "input.spacing_mm=[3.0, 1.5, 1.5]", "split.kind=holdout")  # for a laptop
+quick = (*small, "transfer.strategy=linear_probe", "from_scratch_baseline=false")
 run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is only opened
 
 # %%

@@ -11,17 +11,15 @@ from pathlib import Path
 import med_transfer as mt
 from med_transfer.config import load_config
 from med_transfer.labelling import BudgetSettings, label_budget, next_labels
-from med_transfer.phantoms import PhantomConfig, write_cohort
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
-table = Path(own) if own else work / "chest/cohort.csv"
-if not table.exists():
-    small = {"shape": (24, 72, 72), "difficulty": 0.2, "patients_per_class": 12}
-    write_cohort(table.parent, PhantomConfig(seed=2, format="mixed", faults=True, **small))
+table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
-config = load_config(mt.FinetuneConfig, None, ("split.kind=holdout",))
+small = ("input.shape=[16, 32, 32]", "input.spacing_mm=[3.0, 1.5, 1.5]", "split.kind=holdout")  # for a laptop
+quick = (*small, "transfer.strategy=linear_probe", "from_scratch_baseline=false")
+config = load_config(mt.FinetuneConfig, None, quick)
 settings = BudgetSettings(target=0.97, measure="macro_auc", n_sizes=4, repeats=1, n_draws=50)
 budget = label_budget(mt.Cohort.read(table), config, work / "budget", settings)
 for forecast in budget.forecasts:
@@ -34,7 +32,6 @@ budget
 # Those that the network is unsure of, unlike each other, one a patient. Here the table stands in for scans without labels.
 
 # %%
-quick = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "split.kind=holdout")
 run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is only opened
 
 # %%

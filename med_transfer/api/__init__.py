@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from med_transfer.api import datasets as datasets
 from med_transfer.api.planned import PLAN_FILE, PlannedConfig, config_for, planned_config
 from med_transfer.atomic import write_text
 from med_transfer.backbones import BackboneSpec, backbones

@@ -41,21 +41,41 @@ def download_weights(spec: BackboneSpec, progress: Progress = silent) -> Path:
         raise WeightsNotFound(f"backbone {spec.name} has no address to download from", action=page)
     target = store_folder() / source.file
     try:
-        _require_https(source.download_url)
-        with urllib.request.urlopen(source.download_url, timeout=_TIMEOUT_SECONDS) as answer:
-            _require_https(answer.url)  # a redirect may lead elsewhere
-            _write(_chunks(answer, named(progress, spec.name)), target)
-    except (urllib.error.URLError, http.client.HTTPException, _Interrupted) as error:
+        download_file(source.download_url, target, named(progress, spec.name))
+    except NotHttps as error:
+        raise UnsafeWeights(str(error), where=source.download_url, expected="https") from error
+    except DownloadFailed as error:
         raise WeightsNotFound(
-            f"{source.file} cannot be downloaded ({getattr(error, 'reason', error)})",
+            f"{source.file} cannot be downloaded ({error})",
             where=source.download_url,
             action=f"Fetch it on a machine with a connection and put it into {target.parent}, or give its path",
         ) from error
     return target
 
 
-class _Interrupted(Exception):
-    """The connection broke; no OSError, which inside ``atomic_path`` would mean the disk."""
+class DownloadFailed(Exception):
+    """No connection, or one that broke; no OSError, which inside ``atomic_path`` would mean the disk."""
+
+
+class NotHttps(Exception):
+    """An address, or one that it leads to, is not https."""
+
+
+def download_file(url: str, target: Path, progress: Progress = silent) -> None:
+    """Fetch one file, whole or not at all.
+
+    Raises:
+        DownloadFailed: no connection, or the file came incomplete.
+        NotHttps: see there.
+        OutputError: the file cannot be written.
+    """
+    try:
+        _require_https(url)
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
+            _require_https(answer.url)  # a redirect may lead elsewhere
+            _write(_chunks(answer, progress), target)
+    except (urllib.error.URLError, http.client.HTTPException) as error:
+        raise DownloadFailed(str(getattr(error, "reason", error))) from error
 
 
 def _chunks(answer: http.client.HTTPResponse, progress: Progress) -> Iterator[bytes]:
@@ -64,14 +84,14 @@ def _chunks(answer: http.client.HTTPResponse, progress: Progress) -> Iterator[by
         try:
             chunk = answer.read(_CHUNK_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            raise _Interrupted(str(error)) from error
+            raise DownloadFailed(str(error)) from error
         if not chunk:
             break
         done += len(chunk)
         progress("download", done, total)
         yield chunk
     if done < total:
-        raise _Interrupted(f"{done} of {total} bytes came")
+        raise DownloadFailed(f"{done} of {total} bytes came")
 
 
 def _write(chunks: Iterable[bytes], target: Path) -> None:
@@ -82,4 +102,4 @@ def _write(chunks: Iterable[bytes], target: Path) -> None:
 def _require_https(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL):
-        raise UnsafeWeights(f"an address of {parts.scheme or 'no scheme'}", where=url, expected="https")
+        raise NotHttps(f"an address of {parts.scheme or 'no scheme'}")

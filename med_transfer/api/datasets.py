@@ -1,0 +1,150 @@
+"""Cohorts to begin with, by name: phantoms anywhere, and small public sets where there is a network.
+
+>>> import med_transfer as mt
+>>> table = mt.datasets.fetch("phantoms", "work/chest")            # doctest: +SKIP
+>>> table = mt.datasets.fetch("nodulemnist3d", "work/nodules")     # doctest: +SKIP
+
+The public sets are those of MedMNIST3D with 28 x 28 x 28 voxels (Yang et al., Scientific Data 10:41, 2023;
+doi:10.5281/zenodo.10519652): grey values 0 to 255 without a unit or a voxel size, and no patients. Here each is a
+patient of its own, which it need not be, so a split of yours may be too kind; its own is in the column ``split``. They
+take ``input.region=whole``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.atomic import output_error, write_csv
+from med_transfer.backbones.weights.download import DownloadFailed, NotHttps, download_file
+from med_transfer.errors import DatasetNotFound, OutputError
+from med_transfer.phantoms import PhantomConfig, write_cohort, write_nifti
+from med_transfer.progress import Progress, named, silent
+
+PHANTOMS = "phantoms"
+_PHANTOMS = PhantomConfig(
+    seed=2, patients_per_class=12, shape=(24, 72, 72), difficulty=0.2, format="mixed", faults=True
+)  # small: a cohort is read and learned from in seconds
+_ADDRESS = "https://zenodo.org/records/10519652/files"
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One public set.
+
+    Attributes:
+        md5: of its file, as MedMNIST publishes it.
+        labels: its classes, in the order of their numbers.
+        licence: under which its authors give it.
+        address: of the folder that holds the file.
+    """
+
+    md5: str
+    labels: tuple[str, ...]
+    licence: str = "CC BY 4.0"
+    address: str = _ADDRESS
+
+
+PUBLIC = {
+    "nodulemnist3d": Dataset("8755a7e9e05a4d9ce80a24c3e7a256f3", ("benign", "malignant")),
+    "fracturemnist3d": Dataset(
+        "6aa7b0143a6b42da40027a9dda61302f",
+        ("buckle rib fracture", "nondisplaced rib fracture", "displaced rib fracture"),
+    ),
+    "adrenalmnist3d": Dataset("bbd3c5a5576322bc4cdfea780653b1ce", ("normal", "hyperplasia")),
+    "vesselmnist3d": Dataset("b41fd4f7e7e2feedddb201585ecafa1b", ("vessel", "aneurysm")),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Of every cohort that :func:`fetch` knows."""
+    return (PHANTOMS, *PUBLIC)
+
+
+def fetch(name: str, folder: Path | str, progress: Progress = silent) -> Path:
+    """The table of a cohort in ``folder``, made or downloaded where it is not there yet.
+
+    Args:
+        name: one of :func:`names`.
+        folder: for ``cohort.csv`` and its scans; new or empty, or of an earlier call.
+        progress: told how far it is.
+
+    Raises:
+        DatasetNotFound: no such name; no connection; a file that is not the published one.
+        OutputError: the folder holds something else, or cannot be written.
+    """
+    if name not in names():
+        raise DatasetNotFound("no such data set", where=name, expected=f"one of {', '.join(names())}")
+    folder = Path(folder).absolute()
+    table, file = folder / "cohort.csv", folder / f"{name}.npz"
+    others = [other for other in PUBLIC if other != name and (folder / f"{other}.npz").exists()]
+    if others:
+        raise OutputError(f"holds {others[0]}", where=folder, expected=f"a folder for {name} alone")
+    if table.exists():
+        return table
+    if name == PHANTOMS:
+        return write_cohort(folder, _PHANTOMS, named(progress, name))
+    if not file.exists():
+        _download(f"{PUBLIC[name].address}/{file.name}", file, named(progress, name))
+    _check(file, PUBLIC[name])
+    try:
+        _write(table, file, PUBLIC[name], named(progress, name))
+    except OSError as error:
+        raise output_error(folder, error) from error
+    return table
+
+
+def _download(url: str, file: Path, progress: Progress) -> None:
+    try:
+        download_file(url, file, progress)
+    except (DownloadFailed, NotHttps) as error:
+        raise DatasetNotFound(
+            f"cannot be downloaded ({error})",
+            where=url,
+            action=f"Fetch it on a machine with a connection and put it into {file.parent}",
+        ) from error
+
+
+def _check(file: Path, dataset: Dataset) -> None:
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != dataset.md5:
+        raise DatasetNotFound(
+            f"MD5 {found}", where=file, expected=dataset.md5, action="Remove it; what is fetched anew may be whole"
+        )
+
+
+def _write(table: Path, file: Path, dataset: Dataset, progress: Progress) -> None:
+    """The table last, so that a kill leaves no half cohort."""
+    with TemporaryDirectory(dir=table.parent) as folder:
+        rows = []
+        for split, voxels, label in _scans(file):
+            name = f"{split}-{len(rows):04d}"
+            write_nifti(Path(folder) / f"{name}.nii.gz", voxels, np.eye(4))
+            row = {"scan": f"scans/{name}.nii.gz", "patient": name, "label": dataset.labels[label], "split": split}
+            rows.append(row)
+            progress("writing scans", len(rows), 0)
+        shutil.rmtree(table.parent / "scans", ignore_errors=True)
+        shutil.copytree(folder, table.parent / "scans")
+    write_csv(table, list(rows[0]), rows)
+
+
+def _scans(file: Path) -> Iterator[tuple[str, NDArray[np.int16], int]]:
+    """Split, grey values [depth, height, width] and class of each. Raises DatasetNotFound."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            for split in _SPLITS:
+                images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+                for image, label in zip(images, labels.ravel(), strict=True):
+                    yield split, image.astype(np.int16), int(label)
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DatasetNotFound(f"is no such file ({type(error).__name__})", where=file) from error
