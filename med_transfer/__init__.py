@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from med_transfer.finetuning import FinetuneConfig, Run
     from med_transfer.inference import Predictor, load_bundle
     from med_transfer.scans import Series, Volume, find_series, read_scan
+    from med_transfer.scans.inspection.page import view_of
 
 _HOME = {
     "Cohort": "cohorts",
@@ -54,6 +55,7 @@ _HOME = {
     "preview": "api",
     "read_scan": "scans",
     "select_backbone": "api",
+    "view_of": "scans.inspection.page",
 }
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "preview",
     "read_scan",
     "select_backbone",
+    "view_of",
 ]
 
 

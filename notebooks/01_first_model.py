@@ -8,12 +8,8 @@
 import os
 from pathlib import Path
 
-from IPython.display import SVG, Image
-
 import med_transfer as mt
 from med_transfer.cohorts import region_of_case
-from med_transfer.report.sections.first_screen_forest import sensitivity_forest
-from med_transfer.scans.inspection.picture import planes, side_by_side
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
@@ -35,7 +31,7 @@ cohort.counts()  # class: (scans, patients)
 case = cohort.cases[0]
 volume = mt.read_scan(case.path)
 print(volume.voxels.shape, volume.spacing_mm, volume.orientation, volume.verdict)
-Image(side_by_side(planes(volume.voxels, volume.affine, (-1000, 400))))
+mt.view_of(volume)
 
 # %% [markdown]
 # ## Train
@@ -58,7 +54,7 @@ run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery
 # %%
 for name, rates in run.metrics.classes.items():
     print(f"{name:13} n {rates.n}  sensitivity {rates.sensitivity.value:.2f}  95 % CI {rates.sensitivity.ci95}")
-SVG(sensitivity_forest(run.metrics).as_file())
+run
 
 # %% [markdown]
 # The whole report is one file, and the bundle goes to batch runs and to the hospital:

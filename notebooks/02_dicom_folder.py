@@ -11,12 +11,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from IPython.display import Image
-
 import med_transfer as mt
 from med_transfer.cohorts.indexing import write_index
 from med_transfer.errors import ScanError
-from med_transfer.scans.inspection.picture import planes, side_by_side
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
@@ -58,7 +55,7 @@ for row in rejected[:1]:
 # %%
 accepted = next(row for row in series if row["verdict"] == "accept")
 volume = mt.read_scan((index.quality.parent / accepted["scan"]).resolve())
-Image(side_by_side(planes(volume.voxels, volume.affine, (-1000, 400))))
+mt.view_of(volume)
 
 # %% [markdown]
 # Next: link the labels with `med-transfer index SCANS -o cohort.csv --labels labels.csv`.

@@ -9,11 +9,8 @@
 import os
 from pathlib import Path
 
-from IPython.display import SVG
-
 import med_transfer as mt
 from med_transfer.phantoms import PhantomConfig, write_cohort
-from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
@@ -63,4 +60,4 @@ for name, run in runs.items():
 # %%
 _, probe = mt.compare([run.folder for run in runs.values()])  # each against the first
 print("probe minus layerwise, macro AUC", probe.macro_auc.value, probe.macro_auc.ci95, "on", probe.n_shared, "scans")
-SVG(sensitivity_forest(runs["linear_probe"].metrics).as_file())
+runs["linear_probe"]

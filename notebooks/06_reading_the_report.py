@@ -8,11 +8,8 @@
 import os
 from pathlib import Path
 
-from IPython.display import SVG
-
 import med_transfer as mt
 from med_transfer.config import load_config
-from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 
 work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
 own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
@@ -25,7 +22,7 @@ run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery
 
 # %%
 metrics = run.metrics
-SVG(sensitivity_forest(metrics).as_file())
+run
 
 # %% [markdown]
 # ## Is it more than size and density?

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from med_transfer.cohorts import Case, Cohort
@@ -37,13 +38,21 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.config = config
         self.out = out
 
+    def __sklearn_tags__(self) -> Tags:
+        """What scikit-learn may expect: paths of scans, not numbers in a table."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True
+        return tags
+
     def fit(self, X: Sequence[Path | str], y: Sequence[str], groups: Sequence[str] | None = None) -> TransferClassifier:
         """Fine-tune.
 
         Args:
             X: path of each scan.
             y: class name of each scan.
-            groups: patient of each scan; without it every scan is taken for another patient.
+            groups: patient of each scan; without it every scan is taken for another patient. ``cross_val_score``
+                passes it on after ``set_fit_request(groups=True)`` under scikit-learn's metadata routing; its folds
+                need ``out=None``, as each has a run folder of its own.
 
         Raises:
             CohortError: lengths differ, or the cohort cannot be split.
@@ -70,5 +79,6 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Sequence[Path | str]) -> NDArray[np.str_]:
         """The class that each scan is called at the bundle's operating point, which need not be the most probable."""
+        check_is_fitted(self, "run_")
         record = self._predictor.record
         return self.classes_[record.operating_point.predictions(self.predict_proba(X), record.labels).argmax(axis=1)]

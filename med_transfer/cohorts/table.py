@@ -7,6 +7,7 @@ or a ``label_<finding>`` of 0 or 1 for each of several findings; optionally a re
 
 from __future__ import annotations
 
+import html
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,6 +56,15 @@ class Cohort:
             labels = _classes(sheet, cases, labels)
             _check_files(cases, sheet)
         return cls(cases, labels or NO_LABELS, sheet.path)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: how many scans and patients each class has."""
+        rows = "".join(
+            f"<tr><th scope='row'>{html.escape(name)}</th><td>{scans}</td><td>{patients}</td></tr>"
+            for name, (scans, patients) in self.counts().items()
+        )
+        total = f"<tr><th scope='row'>all</th><td>{len(self)}</td><td>{len(set(self.patients))}</td></tr>"
+        return f"<table><tr><th>class</th><th>scans</th><th>patients</th></tr>{rows}{total}</table>"
 
     def __len__(self) -> int:
         return len(self.cases)

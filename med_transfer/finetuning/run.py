@@ -43,6 +43,7 @@ from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.progress import Progress, log_file, silent
+from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 from med_transfer.runtimes.cluster import Cluster
 from med_transfer.runtimes.frozen import require_runtime
 
@@ -69,6 +70,10 @@ class Run:
     def metrics(self) -> Metrics:
         """What was measured on the test scans. Raises UsageError for a damaged file."""
         return Metrics.load(self.folder / "metrics.json")
+
+    def _repr_svg_(self) -> str:
+        """For a notebook: sensitivity and specificity of each class with their intervals."""
+        return sensitivity_forest(self.metrics).as_file()
 
 
 def finetune(

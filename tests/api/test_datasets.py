@@ -79,7 +79,9 @@ def test_a_file_that_was_brought_by_hand_is_taken_and_another_is_not(published, 
 def test_without_a_connection_it_says_what_to_fetch_and_where_to_put_it(monkeypatch, tmp_path):
     nobody = replace(datasets.PUBLIC[NAME], address="http://127.0.0.1:9")
     monkeypatch.setitem(datasets.PUBLIC, NAME, nobody)
-    with pytest.raises(DatasetNotFound, match=r"cannot be downloaded \(.*refused.*\)\. Fetch it on a machine .*/ribs\.$"):
+    with pytest.raises(
+        DatasetNotFound, match=r"cannot be downloaded \(.*refused.*\)\. Fetch it on a machine .*/ribs\.$"
+    ):
         mt.datasets.fetch(NAME, tmp_path / "ribs")
     monkeypatch.setitem(datasets.PUBLIC, NAME, replace(nobody, address="ftp://127.0.0.1"))
     with pytest.raises(DatasetNotFound, match=r"cannot be downloaded \(an address of ftp\)"):

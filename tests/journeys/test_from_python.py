@@ -13,8 +13,12 @@ import pytest
 import torch
 from command_line import TINY, read_rows
 from monai.bundle.config_parser import ConfigParser
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_checks
 
 import med_transfer as mt
 from med_transfer.errors import CohortError, MedTransferError
@@ -138,6 +142,42 @@ def test_transfer_classifier_is_a_scikit_learn_estimator(cohort_csv, unseen_csv,
     assert estimator.score(new, truth) == np.mean(estimator.predict(new) == np.array(truth))
     with pytest.raises(CohortError, match="2 scans, 1 labels, 2 patients; expected equal numbers"):
         estimator.fit(paths[:2], labels[:1])
+
+
+API_CHECKS = (  # of scikit-learn, those that need no table of numbers
+    "check_estimator_tags_renamed",
+    "check_valid_tag_types",
+    "check_estimator_repr",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_estimators_unfitted",
+    "check_mixin_order",
+)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+def test_transfer_classifier_passes_the_checks_of_scikit_learn_that_apply():
+    estimator_checks.check_estimator(mt.TransferClassifier())
+    for name in API_CHECKS:
+        getattr(estimator_checks, name)("TransferClassifier", mt.TransferClassifier())
+
+
+def test_transfer_classifier_is_cross_validated_by_patient_in_a_pipeline(cohort_csv):
+    rows = read_rows(cohort_csv)
+    paths = np.array([str(cohort_csv.parent / row["scan"]) for row in rows])
+    labels, patients = (np.array([row[column] for row in rows]) for column in ("label", "patient"))
+    one_fold = {"kind": "holdout", "test_fraction": 0, "val_fraction": 0.4}
+    config = {"input": {"shape": [16, 16, 16]}, "split": one_fold, "transfer": {"strategy": "linear_probe"}}
+    config |= {"from_scratch_baseline": False, "explain": {"gallery": 0}}
+    with config_context(enable_metadata_routing=True):
+        classifier = mt.TransferClassifier(mt.FinetuneConfig.model_validate(config)).set_fit_request(groups=True)
+        scores = cross_val_score(
+            make_pipeline(classifier), paths, labels, cv=GroupKFold(2), params={"groups": patients}, error_score="raise"
+        )
+    assert scores.shape == (2,)
+    assert ((scores >= 0) & (scores <= 1)).all()
 
 
 # the bundle through MONAI's own reader

@@ -50,6 +50,10 @@ class View:
     histogram: Histogram
     region: str = ""
 
+    def _repr_png_(self) -> bytes:
+        """For a notebook."""
+        return side_by_side(self.planes, self.window)
+
 
 @dataclass(frozen=True)
 class ScanSummary:
