@@ -9,9 +9,18 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 IMAGE ?= med-transfer
 BASE_IMAGE ?=
+BASE_DIGEST ?=
+TORCH ?= 2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+WHEELS ?=
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 
 BIN := $(VENV)/bin
+BUILD_ARGS = $(foreach name,BASE_IMAGE BASE_DIGEST,$(if $($(name)),--build-arg $(name)=$($(name))))
+LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	--no-header --no-annotate --upgrade
+LOCK_TORCH = --override build/torch.txt --no-emit-package torch \
+	$(if $(WHEELS),--find-links $(WHEELS),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match)
 # docs/backbones.md and the pages of docs/reference are made from the code, or name parts of it
 PAGES := $(filter-out docs/backbones.md docs/reference/%,$(wildcard *.md docker/*.md docs/*.md docs/*/*.md))
 .DEFAULT_GOAL := help
@@ -19,7 +28,7 @@ PAGES := $(filter-out docs/backbones.md docs/reference/%,$(wildcard *.md docker/
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: $(VENV)/installed ## set up, then the whole job on synthetic scans: minutes on a laptop, no network
@@ -79,9 +88,55 @@ notebooks: $(VENV)/installed-notebook ## write the notebooks from their scripts
 environment: $(VENV)/installed ## only set up: .venv with med-transfer in it
 
 .PHONY: image
-image: ## container image, with docker, podman or buildah
+image: ## container image for a batch, with docker, podman or buildah
 	@test -n "$(ENGINE)" || { echo "make image needs docker, podman or buildah" >&2; exit 1; }
-	$(ENGINE) build -f docker/Dockerfile -t $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
+	$(ENGINE) build -f docker/Dockerfile --target batch -t $(IMAGE) $(BUILD_ARGS) .
+
+.PHONY: image-node
+image-node: ## container image of the hospital node
+	@test -n "$(ENGINE)" || { echo "make image-node needs docker, podman or buildah" >&2; exit 1; }
+	$(ENGINE) build -f docker/Dockerfile --target node -t $(IMAGE)-node $(BUILD_ARGS) .
+
+.PHONY: image-check
+image-check: $(VENV)/installed-test ## every step of both images where no engine and no registry is; as root on Debian
+	@mkdir -p build/check && PYTHONPATH=tests:tests/hospital $(BIN)/python -m image_inputs build/check
+	BUNDLE=$(CURDIR)/build/check/bundle SCANS=$(CURDIR)/build/check/scans TORCH_WHEELS=$(WHEELS) docker/image_check.sh
+
+.PHONY: lock
+lock: $(VENV)/installed-dev ## write docker/*.lock: what the images hold, with hashes
+	@mkdir -p build && echo 'torch==$(TORCH)+cpu' > build/torch.txt
+	$(LOCK) pyproject.toml --extra hospital $(LOCK_TORCH) -o docker/node.lock
+	$(LOCK) pyproject.toml --constraint docker/node.lock $(LOCK_TORCH) -o docker/batch.lock
+	echo 'hatchling>=1.24' | $(LOCK) - -o docker/build.lock
+
+.PHONY: sbom
+sbom: $(VENV)/installed-dev ## build/sbom.json: what the node's image holds, as CycloneDX
+	@mkdir -p build && { echo 'torch==$(TORCH)'; cat docker/node.lock; } > build/node.txt
+	$(BIN)/cyclonedx-py requirements build/node.txt --pyproject pyproject.toml --output-reproducible -o build/sbom.json
+
+.PHONY: licences
+licences: $(VENV)/installed-dev ## build/licences.csv: of what the node's image holds; fails where one forbids use
+	@mkdir -p build
+	$(BIN)/pip-licenses --packages torch $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' docker/node.lock) --partial-match \
+		--fail-on 'AGPL;Affero;Non-Commercial;NonCommercial;Proprietary;UNKNOWN' \
+		--format csv --with-urls --output-file build/licences.csv
+
+.PHONY: audit
+audit: $(VENV)/installed-dev ## known faults of what the node's image holds; what cannot be looked up is a failure, too
+	$(BIN)/pip-audit -r docker/node.lock --require-hashes --disable-pip --strict
+
+.PHONY: bundle-offline
+bundle-offline: $(VENV)/installed-dev ## build/offline: wheels, locks, sources and images for a place without a network, with hashes
+	rm -rf build/offline && mkdir -p build/offline/wheels
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --only-binary :all: -d build/offline/wheels -r docker/node.lock
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes -d build/offline/wheels -r docker/build.lock
+	$(BIN)/python -m pip download --quiet --no-deps --index-url $(TORCH_INDEX) -d build/offline/wheels torch==$(TORCH)
+	$(BIN)/python -m pip wheel --quiet --no-deps -w build/offline/wheels .
+	cp -r docker docs/hospital LICENSE build/offline/
+	@if [ -n "$(ENGINE)" ] && $(ENGINE) image inspect $(IMAGE)-node >/dev/null 2>&1; then \
+		$(ENGINE) save $(IMAGE)-node | gzip > build/offline/$(IMAGE)-node.tar.gz; \
+		else echo "no image $(IMAGE)-node here: make image-node first, or build it there from the wheels"; fi
+	cd build/offline && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum > SHA256SUMS
 
 .PHONY: clean
 clean: ## remove .venv, caches and build outputs; runs/ stays

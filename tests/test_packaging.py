@@ -170,13 +170,36 @@ def test_requirements_are_ranges_with_a_floor(group):
             assert [clause.operator for clause in requirement.specifier] == [">="], text
 
 
-def test_dockerfile_asks_for_the_same_torch():
-    (torch,) = (text for text in PROJECT["dependencies"] if Requirement(text).name == "torch")
-    assert f'"{torch}"' in (ROOT / "docker/Dockerfile").read_text()
+LOCKED = {
+    name: re.findall(r"^(\S+)==(\S+)", (ROOT / f"docker/{name}.lock").read_text(), re.M) for name in ("batch", "node")
+}
+
+
+@pytest.mark.parametrize(("image", "extras"), [("batch", ()), ("node", ("hospital",))])
+def test_images_hold_what_is_asked_for(image, extras):
+    """The lock and the Dockerfile's torch satisfy pyproject.toml, and hold nothing that brings CUDA."""
+    (torch,) = re.findall(r"ARG TORCH_VERSION=(\S+)", (ROOT / "docker/Dockerfile").read_text())
+    versions = {canonicalize_name(name): version for name, version in LOCKED[image]} | {"torch": torch}
+    wanted = [*PROJECT["dependencies"], *(text for extra in extras for text in EXTRAS[extra])]
+    for requirement in map(Requirement, wanted):
+        assert versions[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+    assert not [name for name in versions if name.startswith(("nvidia", "triton", "cuda"))]
+    assert f"TORCH ?= {torch}\n" in (ROOT / "Makefile").read_text()
+
+
+def test_every_locked_file_has_its_hash():
+    for lock in (ROOT / "docker").glob("*.lock"):
+        packages = re.split(r"^(?=\w)", lock.read_text(), flags=re.M)[1:]
+        assert packages
+        assert not [package for package in packages if "--hash=sha256:" not in package]
+
+
+def test_what_is_in_a_batch_is_the_same_in_a_node():
+    assert set(LOCKED["batch"]) < set(LOCKED["node"])
 
 
 def test_every_extra_that_is_named_exists():
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/*"), ROOT / "Makefile"]
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/*.*"), ROOT / "Makefile"]
     text = "\n".join(path.read_text() for path in documents)
     named = re.findall(r"""(?:med-transfer|pip install -e ["']?\.)\[([\w,-]+)\]""", text)
     named += [spec.extra for spec in backbones().values() if spec.extra]
@@ -312,7 +335,44 @@ def test_scans_and_weights_are_refused_at_commit(name):
     assert not re.search(hooks[0]["files"], "med_transfer/scans/dicom/series.py")
 
 
-def test_image_runs_as_a_fixed_user_other_than_root():
-    stages = (ROOT / "docker/Dockerfile").read_text().split("\nFROM ")
-    assert "\nUSER 10001:10001\n" in stages[-1]
-    assert 'ENTRYPOINT ["med-transfer"]' in stages[-1]
+def test_images_run_as_a_fixed_user_other_than_root():
+    stages = {
+        text.split("\n")[0].split()[-1]: text for text in (ROOT / "docker/Dockerfile").read_text().split("\nFROM ")[1:]
+    }
+    assert "\nUSER 10001:10001\n" in stages["runtime"]
+    assert 'ENTRYPOINT ["med-transfer"]' in stages["runtime"]
+    for image in ("batch", "node"):
+        assert stages[image].startswith("runtime AS ")
+        assert "USER" not in stages[image]
+    assert "/live" in stages["node"]
+
+
+def test_kubernetes_and_compose_take_every_right_away():
+    documents = [one for path in (ROOT / "docker/k8s").glob("*.yaml") for one in yaml.safe_load_all(path.read_text())]
+    by_kind = {one["kind"]: one for one in documents}
+    pod = by_kind["StatefulSet"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False is by_kind["ServiceAccount"]["automountServiceAccountToken"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    for container in (*pod["containers"], *pod["initContainers"]):
+        rights = container["securityContext"]
+        assert (rights["readOnlyRootFilesystem"], rights["allowPrivilegeEscalation"]) == (True, False)
+        assert rights["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in container["resources"]["limits"]
+    nothing = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert nothing in [one["spec"] for one in documents if one["kind"] == "NetworkPolicy"]
+    service = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]["node"]
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+
+
+def test_the_containers_configs_are_configs(tmp_path):
+    pytest.importorskip("pynetdicom", reason="needs the extra [hospital]")
+    from med_transfer.hospital.config import read_node_config
+
+    documents = yaml.safe_load_all((ROOT / "docker/k8s/node.yaml").read_text())
+    (tmp_path / "node.yaml").write_text(next(documents)["data"]["node.yaml"])
+    of_kubernetes, of_compose = read_node_config(tmp_path / "node.yaml"), read_node_config(ROOT / "docker/node.yaml")
+    assert of_kubernetes.tls
+    for node in (of_kubernetes, of_compose):
+        assert node.metrics
+        assert node.metrics.port == 9464  # where the image's health check asks
+        assert node.folder.is_relative_to("/var/lib/med-transfer")

@@ -19,6 +19,7 @@ from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import coloured, widened
 from med_transfer.backbones.encoder import InstanceChoice
 from med_transfer.backbones.instance_pooling import built_with
+from med_transfer.bundle.applied_model_card import applied_model_card
 from med_transfer.bundle.decisions_lock import DECISIONS_FILE, lock_hash, require_lock
 from med_transfer.bundle.record import BundleRecord
 from med_transfer.bundle.signature import verify_bundle
@@ -68,6 +69,7 @@ def _write_parts(folder: Path, record: BundleRecord, ensemble: Ensemble, model_c
         "configs/metadata.json": json.dumps(_monai_metadata(record), indent=2) + "\n",
         "configs/inference.json": json.dumps(_MONAI_INFERENCE, indent=2) + "\n",
         "docs/README.md": model_card,
+        "docs/applied_model_card.xml": applied_model_card(record),
     }
     for name, text in others.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")

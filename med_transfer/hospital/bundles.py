@@ -12,11 +12,12 @@ import uuid
 from pathlib import Path
 
 from med_transfer.atomic import output_error, sha256_of
-from med_transfer.bundle import bundle_folder
+from med_transfer.bundle import bundle_folder, read_record
 from med_transfer.errors import ConfigError, MedTransferError, UsageError
 from med_transfer.hospital.analysis import require_usable
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.updates import update_record
 from med_transfer.inference import Predictor, load_bundle
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path
             shutil.rmtree(unfinished, ignore_errors=True)
             raise output_error(copy, error) from error
     if queue.bundles(route)[:1] != [mark]:
-        queue.use_bundle(route, mark, "bundle in use")
+        _take(node, queue, route, mark, "bundle in use")
     return mark
 
 
@@ -61,8 +62,17 @@ def rollback(node: NodeConfig, queue: Queue, route: str = "") -> str:
     known = queue.bundles(route)
     if len(known) < 2:
         raise UsageError("no other bundle was in use", where=f"route {route!r}", action="Run med-transfer node use")
-    queue.use_bundle(route, known[1], "bundle rolled back")
+    _take(node, queue, route, known[1], "bundle rolled back")
     return known[1]
+
+
+def _take(node: NodeConfig, queue: Queue, route: str, mark: str, event: str) -> None:
+    """From now on, with what changes by it in the record."""
+    previous = next(iter(queue.bundles(route)), "")
+    there = previous and folder_of(node, previous).exists()
+    was = read_record(folder_of(node, previous)) if there else None
+    told = update_record(was, read_record(folder_of(node, mark)), previous)
+    queue.use_bundle(route, mark, event, **told)
 
 
 def require_route(node: NodeConfig, route: str) -> None:

@@ -167,8 +167,8 @@ def _pair(certificate: Path, key: Path) -> tuple[State, float, str]:
     shown = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
     if own.public_key() != shown.public_key():
         return "problem", 0.0, f"{key} is not the key of {certificate}"
-    if key.stat().st_mode & 0o077:
-        return "problem", 0.0, f"others may read the key: chmod 600 {key}"
+    if key.stat().st_mode & 0o007:
+        return "problem", 0.0, f"anyone on this machine may read the key: chmod 600 {key}"
     return _valid(certificate)
 
 

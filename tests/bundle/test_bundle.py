@@ -73,7 +73,11 @@ def test_record_comes_back_the_same(bundle):
 
 def test_layout_and_no_pickle(bundle):
     files = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
-    assert files == ["configs/inference.json", "configs/metadata.json", "docs/README.md", RECORD_FILE, WEIGHTS_FILE]
+    configs, docs = (
+        ["configs/inference.json", "configs/metadata.json"],
+        ["docs/README.md", "docs/applied_model_card.xml"],
+    )
+    assert files == [*configs, *docs, RECORD_FILE, WEIGHTS_FILE]
 
 
 def test_a_bundle_is_a_source_for_the_next_transfer(bundle, ensemble):

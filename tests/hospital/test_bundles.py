@@ -9,11 +9,15 @@ from peers import series
 from pydicom import dcmread
 from tiny_bundle import tiny_bundle
 
+from med_transfer.bundle import read_record
 from med_transfer.errors import BundleError, ConfigError, UsageError
 from med_transfer.hospital.bundles import Bundles, bundle_mark, rollback, use
 from med_transfer.hospital.incoming import keep, received_file
 from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.updates import update_record
+from med_transfer.metrics.records.decisions import ChosenPoint
+from med_transfer.metrics.records.estimate import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +69,15 @@ def test_a_bundle_is_exchanged_taken_back_and_the_same_after_a_restart(
         Node(config, second_bundle, "cpu")
     again = Node(config, device="cpu")
     assert predict(again, scans[2])[-1]["bundle"] == first
-    events = [entry["event"] for entry in again.queue.entries() if "bundle" in str(entry["event"])]
-    assert events == ["bundle in use", "bundle in use", "bundle rolled back"]
+    updates = [entry for entry in again.queue.entries() if "bundle" in str(entry["event"])]
+    assert [entry["event"] for entry in updates] == ["bundle in use", "bundle in use", "bundle rolled back"]
+    marks = [bundle_mark(bundle) for bundle in (first_bundle, second_bundle)]
+    assert [entry["previous"] for entry in updates] == ["", *marks]
+    assert [entry["rollback"] for entry in updates] == ["", *["med-transfer node rollback"] * 2]
+    there, back = (entry["changed"]["weights"] for entry in updates[1:])
+    assert there == back[::-1]
+    assert updates[0]["changed"]["classes"] == [None, "benign, malignant"]
+    assert "classes" not in updates[1]["changed"]
     again.queue.close()
 
 
@@ -113,3 +124,13 @@ def test_what_cannot_be_used_leaves_the_present_one_at_work(node_config, first_b
     bundles.refresh()
     assert bundles.predictors[""] is at_work
     queue.close()
+
+
+def test_the_record_of_an_update_has_the_rates_before_and_after(first_bundle):
+    rate = {"malignant": Estimate(value=0.8, ci95=(0.7, 0.9), method="Wilson")}
+    point = ChosenPoint(rule="argmax", n_scans=80, n_patients=60, sensitivity=rate, specificity={})
+    was = read_record(first_bundle)
+    told = update_record(was, was.model_copy(update={"chosen_point": point}), "0123")
+    assert told["impact"] == {"sensitivity": {"malignant": [None, [0.8, 0.7, 0.9]]}, "specificity": {}}
+    assert told["protocol"] == {"rule": "argmax", "scans": 80, "patients": 60}
+    assert told["changed"] == {}

@@ -97,7 +97,7 @@ def test_commands_are_understood(shown: Block):
             check_ours(shlex.split(re.sub(r"\s'?(?:2?>|&'?(?:\s|$)).*", "", ours[1]).removesuffix(";").strip()))
         elif script := re.search(r"python (benchmarks/.*)", line):
             check_benchmark(shlex.split(script[1]))
-        elif target := re.match(r"make (\w+)", line):
+        elif target := re.match(r"make ([\w-]+)", line):
             assert f"\n{target[1]}:" in makefile
         else:
             continue

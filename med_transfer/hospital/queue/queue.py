@@ -217,11 +217,11 @@ class Queue:
 
     # Which bundle ---------------------------------------------------------------------------------------------
 
-    def use_bundle(self, route: str, mark: str, event: str) -> None:
-        """From now on; ``event``: how the record calls it."""
+    def use_bundle(self, route: str, mark: str, event: str, **facts: object) -> None:
+        """From now on; ``event``: how the record calls it, and what it is told of it."""
         with self._transaction() as database:
             database.execute("INSERT INTO bundle (route, mark) VALUES (?, ?)", (route, mark))
-            record.append(database, event, route=route, bundle_files=mark)
+            record.append(database, event, route=route, bundle_files=mark, **facts)
 
     def bundles_in_use(self) -> dict[str, str]:
         """Marks, by route."""

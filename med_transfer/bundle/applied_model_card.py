@@ -1,0 +1,169 @@
+"""The bundle's docs/applied_model_card.xml: the model card of the Coalition for Health AI, as far as a bundle knows.
+
+Source: Applied Model Card, schema v0.1 (mc.chai.org, 2024). The schema wants every field; what only the developer or
+the site can say says so, and is theirs to fill in before the card is passed on.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+
+from med_transfer.bundle.record import BundleRecord
+from med_transfer.metrics.records.estimate import Estimate
+
+NAMESPACE = "https://mc.chai.org/v0.1/schema.xsd"
+THEIRS = "Not stated: to be filled in by who releases the model."
+_REPORT = "report.html and metrics.json of the run"
+
+Fields = Mapping[str, "str | Fields"]
+
+
+def applied_model_card(record: BundleRecord) -> str:
+    """XML; names no patient and no path."""
+    ElementTree.register_namespace("", NAMESPACE)
+    root = ElementTree.Element(f"{{{NAMESPACE}}}AppliedModelCard")
+    _add(root, _fields(record))
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _add(parent: ElementTree.Element, fields: Fields) -> None:
+    for name, value in fields.items():
+        child = ElementTree.SubElement(parent, f"{{{NAMESPACE}}}{name}")
+        if isinstance(value, str):
+            child.text = _characters(value)
+        else:
+            _add(child, value)
+
+
+def _characters(text: str) -> str:
+    """Without what XML 1.0 has no place for, which the name of a class may hold."""
+    return "".join(one if one in "\t\n\r" or 0x20 <= ord(one) < 0xD800 or ord(one) > 0xDFFF else "?" for one in text)
+
+
+def _fields(record: BundleRecord) -> Fields:
+    classes = ", ".join(record.classes)
+    return {
+        "BasicInfo": {"ModelName": f"Classifier of {classes}", "ModelDeveloper": THEIRS, "DeveloperContact": THEIRS},
+        "ReleaseInfo": {
+            "ReleaseStage": "Research",
+            "ReleaseDate": THEIRS,
+            "ReleaseVersion": f"weights {record.weights_sha256[:16]}",
+            "GlobalAvailability": THEIRS,
+            "RegulatoryApproval": "None. Not a medical device.",
+        },
+        "ModelSummary": {
+            "Summary": f"{record.intended_use} Gives a calibrated probability of each class ({classes}) for one scan, "
+            "and abstains where the scan is unlike those that it was developed on.",
+            "Keywords": {"Keyword": "medical imaging classification"},
+        },
+        "UsesAndDirections": {
+            "IntendedUseAndWorkflow": record.intended_use,
+            "PrimaryIntendedUsers": "Researchers. Every answer is to be read by a physician who sees the images.",
+            "HowToUse": "med-transfer predict BUNDLE SCANS -o OUT; behind a PACS: serve BUNDLE -c node.yaml",
+            "TargetedPatientPopulation": _population(record),
+            "CautionedOutOfScopeSettings": "Scans unlike the cohort's in spacing, scanner, body part or disease. "
+            f"The network takes {record.preprocessing.modality or 'any modality'}.",
+        },
+        "Warnings": {
+            "KnownRisksAndLimitations": "May be wrong, also where it is sure. Wrong answers at the operating point are "
+            f"as frequent as KeyMetrics says, on other scans more frequent: {_REPORT}.",
+            "KnownBiasesOrEthicalConsiderations": f"Rates by subgroup: {_REPORT}. What the cohort does not hold was "
+            "not looked at.",
+            "ClinicalRiskLevel": THEIRS,
+        },
+        "TrustIngredients": {"AISystemFacts": _facts(record), "TransparencyInformation": _transparency(record)},
+        "KeyMetrics": _metrics(record),
+        "Resources": {
+            "EvaluationReferences": f"{_REPORT}; cohort {record.trained_on.cohort_hash}",
+            "PeerReviewedPublications": THEIRS,
+            "PatientConsentOrDisclosure": THEIRS,
+        },
+        "Bibliography": THEIRS,
+    }
+
+
+def _facts(record: BundleRecord) -> Fields:
+    backbone, preprocessing = record.backbone, record.preprocessing
+    foundation = (
+        f"{backbone.name}, weights {backbone.weights}, licence {backbone.licence}" if backbone.weights else "none"
+    )
+    return {
+        "OutcomesAndOutputs": f"Probability of {', '.join(record.classes)}; a call by {record.operating_point}",
+        "ModelType": f"Neural network ({backbone.name}), {record.n_fold_models} averaged, {record.calibration}",
+        "FoundationModels": foundation,
+        "InputDataSource": "CT or other volumetric scans, as DICOM or NIfTI",
+        "OutputAndInputDataTypes": f"In: {' x '.join(map(str, preprocessing.shape))} voxels. Out: numbers and a class.",
+        "DevelopmentDataCharacterization": _population(record),
+        "BiasMitigationApproaches": "Patients are kept apart between folds. What prevalence alone, handcrafted "
+        f"features and a network from scratch would do: {_REPORT}.",
+        "OngoingMaintenance": "None by itself: the bundle does not change. predict --monitor watches for drift; "
+        "another bundle takes its place by node use, and node rollback goes back.",
+        "Security": "No pickle; hashes of all files in the record; may be signed (bundle sign).",
+        "Transparency": "med_transfer.json in the bundle holds every decision, and a lock on them.",
+    }
+
+
+def _transparency(record: BundleRecord) -> Fields:
+    return {
+        "FundingSource": THEIRS,
+        "ThirdPartyInformation": f"Backbone from {record.backbone.source}, licence {record.backbone.licence}",
+        "StakeholdersConsulted": THEIRS,
+    }
+
+
+def _population(record: BundleRecord) -> str:
+    profile = record.development
+    if profile is None:
+        return THEIRS
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in profile.prevalence.items())
+    return f"{profile.n_scans} scans of {profile.n_patients} patients; share of the scans: {shares}"
+
+
+def _metrics(record: BundleRecord) -> Fields:
+    point = record.chosen_point
+    process = "Each validation scan predicted by a network that had not trained on it or on others of its patient."
+    if point is None:
+        known, data, goal = THEIRS, THEIRS, str(record.operating_point)
+    else:
+        rates = [("sensitivity", point.sensitivity), ("specificity", point.specificity)]
+        known = "; ".join(f"{what} of {name} {_said(rate)}" for what, of in rates for name, rate in of.items())
+        data, goal = f"{point.n_scans} validation scans of {point.n_patients} patients", point.aim
+    elsewhere = {
+        "TestType": "Internal",
+        "TestingDataDescription": _REPORT,
+        "ValidationProcessAndJustification": _REPORT,
+    }
+    novelty = record.abstain_above_novelty
+    return {
+        "UsefulnessUsabilityEfficacy": {
+            "MetricGoal": goal,
+            "Result": known,
+            "Interpretation": "Where the operating point was chosen on these scans, they are rather too high.",
+            "TestType": "Internal",
+            "TestingDataDescription": data,
+            "ValidationProcessAndJustification": process,
+        },
+        "FairnessEquity": {
+            "MetricGoal": "Rates of each subgroup with its interval",
+            "Result": f"Not in the bundle: {_REPORT}.",
+            "Interpretation": "A small subgroup has a wide interval, which is no sign of equality.",
+            **elsewhere,
+        },
+        "SafetyReliability": {
+            "MetricGoal": "No answer where the scan is unlike those of the development",
+            "Result": f"Abstains above novelty {novelty:.3g}"
+            if novelty is not None
+            else "Does not abstain for novelty.",
+            "Interpretation": "Novelty finds some scans that are unlike, not all.",
+            **elsewhere,
+        },
+    }
+
+
+def _said(rate: Estimate) -> str:
+    if rate.value is None:
+        return "not known"
+    interval = f" ({rate.ci95[0]:.3f} to {rate.ci95[1]:.3f}, 95 %)" if rate.ci95 else ""
+    return f"{rate.value:.3f}{interval}"

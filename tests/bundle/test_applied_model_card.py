@@ -1,0 +1,62 @@
+"""The model card of the Coalition for Health AI: valid, true, and honest about what only others can say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import xmlschema
+from tiny_bundle import tiny_bundle
+
+from med_transfer.bundle import read_record
+from med_transfer.bundle.applied_model_card import NAMESPACE, THEIRS, applied_model_card
+from med_transfer.metrics.records.decisions import ChosenPoint
+from med_transfer.metrics.records.domain import CohortProfile
+from med_transfer.metrics.records.estimate import Estimate
+
+
+@pytest.fixture(scope="module")
+def schema() -> xmlschema.XMLSchema:
+    """Theirs, less the signature of W3C's schema, which it would fetch."""
+    text = (Path(__file__).parent / "chai/schema_v0.1.xsd").read_text()
+    for line in text.splitlines():
+        if "xs:import" in line or "ds:Signature" in line:
+            text = text.replace(line, "")
+    return xmlschema.XMLSchema(text)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("card") / "bundle")
+
+
+def test_the_bundles_own_card_is_valid(bundle, schema):
+    card = bundle / "docs/applied_model_card.xml"
+    schema.validate(card)
+    assert "docs/applied_model_card.xml" in read_record(bundle).files
+    without = card.read_text().replace("<DeveloperContact>", "<Other>").replace("</DeveloperContact>", "</Other>")
+    assert not schema.is_valid(without)
+
+
+def test_what_it_says_is_what_the_record_says(bundle, schema):
+    record, rate = read_record(bundle), Estimate(value=0.81, ci95=(0.7, 0.89), method="Wilson")
+    point = ChosenPoint(
+        rule="argmax",
+        n_scans=80,
+        n_patients=60,
+        sensitivity={"malignant": rate},
+        specificity={"malignant": Estimate(value=None, ci95=None, method="Wilson", reason="no scan")},
+    )
+    profile = CohortProfile(n_scans=100, n_patients=70, prevalence={"benign": 0.75, "<malignant>\x00": 0.25})
+    text = applied_model_card(record.model_copy(update={"chosen_point": point, "development": profile}))
+    card = schema.to_dict(text)
+    metrics = card["KeyMetrics"]["UsefulnessUsabilityEfficacy"]
+    assert metrics["Result"] == (
+        "sensitivity of malignant 0.810 (0.700 to 0.890, 95 %); specificity of malignant not known"
+    )
+    assert metrics["TestingDataDescription"] == "80 validation scans of 60 patients"
+    population = card["UsesAndDirections"]["TargetedPatientPopulation"]
+    assert population == "100 scans of 70 patients; share of the scans: benign 75%, <malignant>? 25%"
+    assert card["BasicInfo"]["ModelDeveloper"] == card["Warnings"]["ClinicalRiskLevel"] == THEIRS
+    assert card["ReleaseInfo"]["ReleaseVersion"] == f"weights {record.weights_sha256[:16]}"
+    assert NAMESPACE in text
