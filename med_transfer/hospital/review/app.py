@@ -13,14 +13,15 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from med_transfer.hospital.config import NodeConfig, ReviewPage
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.review import worklist_page
+from med_transfer.hospital.review import node_pages, worklist_page
 from med_transfer.hospital.review.access import routes as access_routes
 from med_transfer.hospital.review.access.access import Access
 from med_transfer.hospital.review.access.gate import SignInFirst, gate, meant, public
 from med_transfer.hospital.review.guard import Guard
 from med_transfer.hospital.review.pages import STATIC, render, style
 
-ROUTERS = (access_routes.router, worklist_page.router)  # each closed to who has no session, see access/gate.py
+# Each is closed to who has no session, see access/gate.py.
+ROUTERS = (access_routes.router, worklist_page.router, node_pages.router)
 
 
 def review_app(node: NodeConfig, queue: Queue) -> FastAPI:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::\d{1,5})?")
 LARGEST_BODY = 256 << 10  # bytes of a form; nobody uploads anything
+_LARGEST_HEAD = 16 << 10  # bytes of all headers
 _POLICY = {
     "default-src": "'self'",
     "base-uri": "'none'",
@@ -87,6 +88,8 @@ class Guard:
         host = _HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
         if host is None or host[1] not in self._names:
             return _refused(400, "host")
+        if sum(len(name) + len(value) for name, value in headers.raw) > _LARGEST_HEAD:
+            return _refused(431, "headers_too_large")
         lengths = headers.getlist("content-length")
         if ("transfer-encoding" in headers and lengths) or len(lengths) > 1:
             return _refused(400, "two_lengths")

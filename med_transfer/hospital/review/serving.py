@@ -15,6 +15,7 @@ from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import NodeConfig, ReviewPage
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review.app import review_app
+from med_transfer.hospital.review.patience import PatientProtocol
 from med_transfer.hospital.review.process import OF_NODE
 from med_transfer.hospital.tls import page_context
 
@@ -49,7 +50,7 @@ def server_of(app: object, page: ReviewPage) -> uvicorn.Server:
     context = page_context(page)
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="h11",
+        http=PatientProtocol,
         ws="none",
         log_config=None,
         access_log=False,

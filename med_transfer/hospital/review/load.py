@@ -1,0 +1,88 @@
+"""How much the node has to do, what is stuck, and whether the scans have moved: counts, no names.
+
+It only reads: the node's queue through a connection of its own, and ``drift.json`` where one lies in the node's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from med_transfer.hospital.config import NodeConfig
+
+STATES = ("received", "complete", "predicted", "sent", "committed", "dead")
+HOURS, _LATEST = 24, 20_000  # entries of the record that are looked at
+
+
+@dataclass(frozen=True)
+class Load:
+    """Of this moment.
+
+    Attributes:
+        studies: by state, each of ``STATES``.
+        oldest_minutes: for which the study has waited that has waited longest for its prediction; None: none does.
+        deliveries: destination, state, number.
+        aside: reason, number, of instances that were not taken.
+        predicted: series in each of the last ``HOURS`` hours, the present one last.
+    """
+
+    studies: dict[str, int]
+    oldest_minutes: float | None
+    deliveries: list[tuple[str, str, int]]
+    aside: list[tuple[str, int]]
+    predicted: list[int]
+
+
+def load_of(node: NodeConfig) -> Load:
+    """Counted now."""
+    uri = f"{node.queue_file.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=30)) as queue:
+        counts = dict(queue.execute("SELECT state, count(*) FROM study GROUP BY state").fetchall())
+        (since,) = queue.execute("SELECT min(changed) FROM study WHERE state = 'complete'").fetchone()
+        by_destination = "SELECT destination, state, count(*) FROM delivery GROUP BY destination, state ORDER BY 1, 2"
+        return Load(
+            studies={state: counts.get(state, 0) for state in STATES},
+            oldest_minutes=None if since is None else max(0.0, time.time() - since) / 60,
+            deliveries=queue.execute(by_destination).fetchall(),
+            aside=queue.execute("SELECT reason, count(*) FROM aside GROUP BY reason ORDER BY reason").fetchall(),
+            predicted=_by_hour(queue, datetime.now(UTC)),
+        )
+
+
+def _by_hour(queue: sqlite3.Connection, now: datetime) -> list[int]:
+    hours = [(now - timedelta(hours=HOURS - 1 - hour)).isoformat()[:13] for hour in range(HOURS)]
+    rows = queue.execute(
+        "SELECT substr(json_extract(entry, '$.time'), 1, 13), count(*) FROM "
+        "(SELECT entry FROM record ORDER BY number DESC LIMIT ?) WHERE json_extract(entry, '$.event') = 'predicted' "
+        "GROUP BY 1",
+        (_LATEST,),
+    )
+    counts = dict(rows.fetchall())
+    return [counts.get(hour, 0) for hour in hours]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What a monitor's ``drift.json`` says; ``quantities``: name, mean, recent mean, alarms."""
+
+    statuses: dict[str, int]
+    quantities: list[tuple[str, float, float, int]]
+
+
+def drift_of(folder: Path) -> Drift | None:
+    """None where there is none that can be read."""
+    try:
+        state: dict[str, Any] = json.loads((folder / "drift.json").read_bytes())
+        quantities = [
+            (str(name), float(seen["mean"]), float(seen["recent"]), int(seen["n_alarms"]))
+            for name, seen in state["quantities"].items()
+        ]
+        return Drift({str(key): int(value) for key, value in state["statuses"].items()}, quantities)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

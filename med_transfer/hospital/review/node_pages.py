@@ -1,0 +1,29 @@
+"""Two pages on the node itself: what its bundles say of themselves, and how much it has to do."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
+
+from med_transfer.hospital.review.access.gate import Reader, Tell
+from med_transfer.hospital.review.bundle_report import reports
+from med_transfer.hospital.review.load import drift_of, load_of
+from med_transfer.hospital.review.pages import render
+
+router = APIRouter()
+
+
+@router.get("/report", response_class=HTMLResponse)
+def report(request: Request, _: Reader, tell: Tell) -> Response:
+    """Of the bundles that are in use."""
+    state = request.app.state
+    tell("saw report")
+    return render(request, "report.html.jinja", bundles=reports(state.node, state.queue))
+
+
+@router.get("/load", response_class=HTMLResponse)
+def load(request: Request, _: Reader, tell: Tell) -> Response:
+    """Of the node at this moment."""
+    node = request.app.state.node
+    tell("saw load")
+    return render(request, "load.html.jinja", load=load_of(node), drift=drift_of(node.folder))
