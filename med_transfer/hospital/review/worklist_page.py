@@ -1,20 +1,104 @@
-"""The page of all studies: what state they are in, and what was said of them."""
+"""The page of all studies: whose they are, what state they are in, what was said of them and who agrees."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse
+from datetime import datetime
+from typing import Annotated, Literal
 
-from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.review.access.gate import Reader, Tell
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, Field, StringConstraints
+
+from med_transfer.hospital.queue import State
+from med_transfer.hospital.review import worklist
+from med_transfer.hospital.review.access.gate import Reader, Tell, background
+from med_transfer.hospital.review.load import STATES
 from med_transfer.hospital.review.pages import render
 
 router = APIRouter()
+_COLUMNS: tuple[tuple[worklist.Sort, str], ...] = (
+    ("patient_name", "Patient"),
+    ("study_date", "Study"),
+    ("received", "Received"),
+    ("state", "State"),
+    ("top_class", "Answer"),
+    ("top_probability", "Probability"),
+)
+
+
+class Asked(BaseModel):
+    """What of the list is asked for, as the address has it; nothing of it names a patient."""
+
+    state: State | Literal[""] = ""
+    top_class: Annotated[str, Field(max_length=200)] = ""
+    judged: worklist.Judged = ""
+    sort: worklist.Sort = "received"
+    descending: bool = True
+    after: Annotated[str, Field(max_length=64)] = ""
+
+    def wish(self) -> worklist.Wish:
+        """As the list takes it."""
+        return worklist.Wish(**self.model_dump())
+
+
+class Searched(Asked):
+    """With what is searched for, which may be a name and so comes in the body of a request."""
+
+    search: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] = ""
 
 
 @router.get("/", response_class=HTMLResponse)
-def worklist(request: Request, _: Reader, tell: Tell) -> Response:
+def show(request: Request, _: Reader, tell: Tell, asked: Annotated[Asked, Query()]) -> Response:
     """The studies, a page at a time."""
-    queue: Queue = request.app.state.queue
     tell("saw worklist")
-    return render(request, "worklist.html.jinja", studies=queue.studies()[:100], counts=queue.counts())
+    return _page(request, Searched(**asked.model_dump()))
+
+
+@router.post("/", response_class=HTMLResponse)
+def search(request: Request, _: Reader, tell: Tell, asked: Annotated[Searched, Form()]) -> Response:
+    """Those that hold some words."""
+    tell("saw worklist", detail="searched" if asked.search else "")
+    return _page(request, asked)
+
+
+@router.get("/counts")
+@background
+def counts(request: Request, _: Reader) -> dict[str, int]:
+    """Studies by state, for a page that stays open."""
+    return _counts(request)
+
+
+def _page(request: Request, asked: Searched) -> Response:
+    queue = request.app.state.queue
+    return render(
+        request,
+        "worklist.html.jinja",
+        asked=asked,
+        page=worklist.page(queue, asked.wish()),
+        counts=_counts(request),
+        classes=worklist.classes(queue),
+        columns=_COLUMNS,
+        person=_person,
+        day=_day,
+        moment=_moment,
+    )
+
+
+def _counts(request: Request) -> dict[str, int]:
+    found = worklist.counts(request.app.state.queue)
+    return {state: found.get(state, 0) for state in STATES}
+
+
+def _person(name: str) -> str:
+    """Of a DICOM person name the first representation, family name first. Source: PS3.5 6.2.1."""
+    family, _, rest = name.partition("=")[0].partition("^")
+    return ", ".join(part for part in (family.strip(), " ".join(rest.replace("^", " ").split())) if part)
+
+
+def _day(date: str) -> str:
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date
+
+
+def _moment(seconds: float) -> str:
+    """By the clock of the node."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -23,6 +23,7 @@ from med_transfer.hospital.review.guard import LARGEST_BODY
 PUBLIC = {"/login", "/first", "/language", "/oidc/login", "/oidc/answer", "/health", "/style.css"}
 ROLES = {
     "/": "reader",
+    "/counts": "reader",
     "/logout": "reader",
     "/report": "reader",
     "/load": "reader",

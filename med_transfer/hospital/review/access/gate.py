@@ -27,6 +27,12 @@ def public(route: _Route) -> _Route:
     return route
 
 
+def background(route: _Route) -> _Route:
+    """Mark a route that an open page asks by itself, which is no sign that somebody is still there."""
+    route.background = True  # type: ignore[attr-defined]
+    return route
+
+
 def access_of(request: Request) -> Access:
     """Users, sessions and the audit record of the page."""
     return cast(Access, request.app.state.access)
@@ -36,7 +42,8 @@ def visitor(request: Request) -> Session | None:
     """Who asks; None: nobody who is signed in."""
     access = access_of(request)
     secret = request.cookies.get(access.cookie.name, "")
-    request.state.session = access.sessions.find(secret) if secret else None
+    here = not getattr(request.scope.get("endpoint"), "background", False)
+    request.state.session = access.sessions.find(secret, here=here) if secret else None
     request.state.csrf = csrf_token(secret) if secret else ""
     return request.state.session
 

@@ -68,8 +68,11 @@ class Sessions:
         with self._database.transaction() as database:
             database.execute("DELETE FROM session WHERE hash = ?", (digest(secret),))
 
-    def find(self, secret: str) -> Session | None:
-        """Who it belongs to, with the role that they have now; None where it is over or never was."""
+    def find(self, secret: str, *, here: bool = True) -> Session | None:
+        """Who it belongs to, with the role that they have now; None where it is over or never was.
+
+        ``here``: that it is asked for shows that somebody is still there.
+        """
         rows = self._database.rows(
             "SELECT session.user, CASE local WHEN 1 THEN user.role ELSE session.role END, began, seen FROM session "
             "LEFT JOIN user ON local AND user.name = session.user WHERE hash = ?",
@@ -79,7 +82,7 @@ class Sessions:
         if not rows or rows[0][1] not in ROLES or not self._lives(*rows[0][2:], now):
             return None
         user, role, _, seen = rows[0]
-        if now - seen > _SEEN_SECONDS:
+        if here and now - seen > _SEEN_SECONDS:
             with self._database.transaction() as database:
                 database.execute("UPDATE session SET seen = ? WHERE hash = ?", (now, digest(secret)))
         return Session(user, role, csrf_token(secret))

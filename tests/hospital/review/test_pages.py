@@ -1,0 +1,146 @@
+"""The review page's own pages as a person and a browser get them; names of strangers do nothing there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import chromium
+import pytest
+from browsing import HTML, Page, page_of
+from made_up_studies import add_study, fill
+
+from med_transfer.hospital.queue import Described
+from med_transfer.hospital.review.pages import TEMPLATES, environment_of
+from med_transfer.page.language import translator
+
+BUNDLE = Path(__file__).parents[2] / "old_run" / "run" / "bundle"
+PLANTED = '"><img src=x onerror="document.title=1"><script>document.title=2</script>{{7*7}}'
+DESCRIBED = Described(f"{PLANTED}^Eve", PLANTED, PLANTED, PLANTED, PLANTED, PLANTED)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Iterator[Page]:
+    with page_of(tmp_path_factory.mktemp("page") / "state") as served:
+        queue = served.app.state.queue
+        answer = {"predicted": PLANTED, "probabilities": {PLANTED: 0.99}}
+        add_study(queue, 999, DESCRIBED, answer)
+        fill(queue, 60)
+        queue.set_aside(PLANTED, PLANTED, "aside/1", 5)
+        shutil.copytree(BUNDLE, served.app.state.node.folder / "bundles" / "abcd")
+        record = served.app.state.node.folder / "bundles" / "abcd" / "med_transfer.json"
+        escaped = PLANTED.replace('"', '\\"')
+        record.write_text(record.read_text().replace("ground-glass", escaped))
+        queue.use_bundle("", "abcd", "bundle in use")
+        yield served
+
+
+def people(text: str) -> list[str]:
+    """Of a list, in its order."""
+    return [unescape(name) for name in re.findall(r'<a href="/study/[^"]*">(.*?)</a>', text)]
+
+
+def test_the_list_is_paged_sorted_and_filtered(page):
+    browser = page.browser("rita")
+    first = browser.get("/").text
+    assert len(people(first)) == 50
+    assert "64 studies, 50 on this page" in first
+    (following,) = re.findall(r'name="after" value="(\w+)"', first)
+    rest = browser.form("/", "/", after=following).text
+    assert len(people(rest)) == 14
+    by_name = people(browser.get("/?sort=patient_name&descending=false").text)
+    assert by_name[1:] == sorted(by_name[1:])
+    assert "disagreed" not in re.sub(r"(?s)<select.*?</select>", "", browser.get("/?judged=agree").text)
+    assert len(people(browser.get("/?state=received").text)) == 3
+    assert browser.get("/?state=asleep").status_code == browser.get("/?sort=secret").status_code == 422
+
+
+def test_a_search_for_a_name_is_in_no_address(page):
+    browser = page.browser("rita")
+    found = browser.form("/", "/", search=" garcia ")
+    assert set(people(found.text)) == {"Garcia, Ana Maria"}
+    assert 'method="post" action="/"' in found.text
+    assert "garcia" not in "".join(re.findall(r'(?:href|action)="([^"]*)"', found.text)).lower()
+    events = list(page.access.audit.events())
+    assert "garcia" not in str(events).lower()
+    assert "No study fits." in browser.form("/", "/", search="100%").text
+
+
+def test_counts_are_no_sign_that_somebody_is_there(page):
+    browser = page.browser("rita")
+    assert browser.get("/counts").json() | {"received": 3, "dead": 0} == browser.get("/counts").json()
+    with page.access.database.transaction() as database:
+        database.execute("UPDATE session SET seen = seen - 100 WHERE user = 'rita'")
+    before = page.access.database.rows("SELECT max(seen) FROM session WHERE user = 'rita'")
+    browser.get("/counts")
+    assert page.access.database.rows("SELECT max(seen) FROM session WHERE user = 'rita'") == before
+    browser.get("/")
+    assert page.access.database.rows("SELECT max(seen) FROM session WHERE user = 'rita'") > before
+
+
+def test_every_stored_string_is_only_text(page):
+    browser = page.browser("ann")
+    for path in ("/", "/report", "/load", "/accesses", "/none/" + PLANTED.replace("/", "")):
+        text = browser.get(path, headers=HTML).text
+        assert "<img" not in text, path
+        assert "<script>" not in text, path
+    searched = browser.form("/", "/", search=PLANTED).text
+    assert "<img" not in searched
+    assert len(people(searched)) == 1
+    rows = browser.get("/").text
+    assert "&lt;img" in rows, "the planted name is not there at all"
+    assert "{{7*7}}" in rows
+    assert "&lt;img" in browser.get("/report").text
+    assert "&lt;img" in browser.get("/load").text
+
+
+def test_both_languages_say_everything(page):
+    """Every sentence of a template is in a catalogue."""
+    browser = page.browser("ann")
+    chinese = browser.get("/", headers={"Accept-Language": "zh-TW,zh;q=0.9"}).text
+    assert '<html lang="zh-TW">' in chinese
+    assert "工作清單" in chinese
+    browser.form("/language", "/", language="zh-TW", next="/load")
+    assert "負載與漂移" in browser.get("/load").text
+    t = translator("zh-TW")
+    for catalogue in TEMPLATES.glob("*.zh_TW.yaml"):
+        t = t.reading(catalogue.with_name(catalogue.name.removesuffix(".zh_TW.yaml")))
+    for template in TEMPLATES.glob("*.jinja"):
+        for said in re.findall(r"\bt\((?:\"([^\"]+)\"|'([^']+)')", template.read_text(encoding="utf-8")):
+            assert "".join(said) in t.sentences, (template.name, said)
+    assert environment_of("en").get_template("login.html.jinja") is not None
+
+
+@pytest.mark.skipif(chromium.COMMAND is None, reason="needs Chromium")
+def test_a_real_browser_runs_nothing_of_it_and_shows_it_at_both_widths(page, tmp_path):
+    browser = page.browser("ann")
+    with chromium.tab(tmp_path / "profile") as tab:
+        tab.send("Network.setCookie", name="session", value=browser.cookies["session"], url=page.url)
+        for path in ("/", "/report", "/load", "/accesses"):
+            for width in (1400, 400):
+                visit(tab, page.url + path, width)
+                assert tab.value("document.title") not in ("1", "2"), path
+                assert tab.value("document.images.length") == 0
+                assert tab.value("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+                assert not tab.told("Log.entryAdded"), path
+        visit(tab, page.url + "/", 1400)
+        tab.press("Tab", 9)
+        assert tab.value("document.activeElement.className") == "skip"
+        assert tab.value("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        unnamed = (
+            "[...document.querySelectorAll('input:not([type=hidden]),select')].filter(e => !e.labels.length).length"
+        )
+        assert tab.value(unnamed) == 0
+        assert tab.value("document.querySelectorAll('main,header,nav[aria-label],[aria-live]').length") >= 4
+        assert tab.value("[...document.querySelectorAll('th')].every(e => e.scope)")
+
+
+def visit(tab: chromium.Tab, url: str, width: int) -> None:
+    tab.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    tab.events.clear()
+    tab.send("Page.navigate", url=url)
+    while not tab.told("Page.loadEventFired"):
+        tab.events.append(tab._receive())
