@@ -90,9 +90,11 @@ def _counts(request: Request) -> dict[str, int]:
 
 
 def _person(name: str) -> str:
-    """Of a DICOM person name the first representation, family name first. Source: PS3.5 6.2.1."""
-    family, _, rest = name.partition("=")[0].partition("^")
-    return ", ".join(part for part in (family.strip(), " ".join(rest.replace("^", " ").split())) if part)
+    """Of a DICOM person name, family name first, then as it is written in ideographs. Source: PS3.5 6.2.1."""
+    alphabetic, _, others = name.partition("=")
+    family, _, rest = alphabetic.partition("^")
+    parts = [part for part in (family.strip(), " ".join(rest.replace("^", " ").split())) if part]
+    return " ".join((", ".join(parts), others.partition("=")[0].replace("^", ""))).strip()
 
 
 def _day(date: str) -> str:
