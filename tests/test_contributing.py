@@ -108,7 +108,7 @@ def test_the_report_section_is_on_the_page_in_its_place_and_translated(copy, tmp
         print(write(Path({str(tmp_path)!r}) / "report.html", sample()))
         """
     page = in_copy(copy, "-c", textwrap.dedent(script))
-    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    headings = re.findall(r"<h3[^>]*>(.*?)</h3>", page)
     assert headings.index("Shares of the classes") == headings.index("Rates by class") + 1
     assert (tmp_path / "report_files" / "tables" / "class_shares-shares.csv").exists()
     translated = in_copy(copy, "-m", "pytest", "-q", "tests/report/test_translation.py", "-k", "class_shares")

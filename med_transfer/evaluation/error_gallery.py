@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import PreparedCohort
+from med_transfer.cohorts.preparation import PreparedScan
 from med_transfer.explanation import (
     Attention,
     Explanation,
@@ -22,7 +23,7 @@ from med_transfer.explanation import (
     explain,
     looks_by_attention,
 )
-from med_transfer.explanation.picture import PictureStyle, heat_picture
+from med_transfer.explanation.picture import PictureStyle, few_slices, heat_picture
 from med_transfer.explanation.sanity import MOST_CORRELATED
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
@@ -111,7 +112,7 @@ def gallery(
     ensemble.cpu()
     misses = []
     for error, explanation in zip(errors, explanations, strict=True):
-        picture, through = _picture(record, prepared.tensors[error.scan][0], explanation)
+        picture, through, slices = _picture(record, prepared.scans[error.scan], explanation)
         misses.append(
             Miss(
                 row=error.scan + _FIRST_ROW,
@@ -125,6 +126,8 @@ def gallery(
                 picture=picture,
                 through=through,
                 empty=explanation.heat.empty,
+                doubtful=bool(explanation.doubts) and not explanation.heat.empty,
+                slices=slices,
             )
         )
     return misses, _checks(record, explanations, method)
@@ -141,18 +144,18 @@ def _explained_errors(
 
 
 def _picture(
-    record: BundleRecord, image: NDArray[np.float16], explanation: Explanation
-) -> tuple[bytes, Literal["region", "peak", "middle"]]:
-    """JPEG, and through which point its planes go. Where the spacing is each scan's own, voxels are shown square."""
-    preprocessing, voxels = record.preprocessing, image.astype(np.float32)
+    record: BundleRecord, scan: PreparedScan, explanation: Explanation
+) -> tuple[bytes, Literal["region", "peak", "middle"], bool]:
+    """JPEG in the patient's proportions, through which point its planes go, and whether they are slices of a few."""
+    preprocessing, voxels = record.preprocessing, scan.tensor[0].astype(np.float32)
     depth, height, width = voxels.shape
-    affine = geometry.grid_affine(
-        preprocessing.orientation, preprocessing.spacing_mm or (1, 1, 1), (0, 0, 0), (depth, height, width)
-    )
+    spacing = preprocessing.spacing_mm or scan.voxel_mm
+    affine = geometry.grid_affine(preprocessing.orientation, spacing, (0, 0, 0), (depth, height, width))
     window = (float(voxels.min()), float(voxels.max()))
     through = "region" if preprocessing.region == "roi" else "middle" if explanation.heat.empty else "peak"
     point = geometry.to_world_mm(affine, explanation.heat.peak[::-1]) if through == "peak" else (0.0, 0.0, 0.0)
-    return heat_picture(voxels, explanation.heat.values, affine, window, point, style=_PICTURE), through
+    picture = heat_picture(voxels, explanation.heat.values, affine, window, point, style=_PICTURE)
+    return picture, through, few_slices(voxels, affine) is not None
 
 
 def _checks(record: BundleRecord, explanations: Sequence[Explanation], method: Method) -> MapChecks:

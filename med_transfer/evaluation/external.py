@@ -226,7 +226,7 @@ def _summary(record: BundleRecord, prepared: PreparedCohort, overlap: Overlap) -
     new = Sentence("no patient of this cohort was used in training (the bundle remembers whom it saw)")
     return RunSummary(
         title=f"{cohort_name(cohort.path)}: external evaluation",
-        question=f"Which of {', '.join(record.classes)}?",
+        question=Sentence("Which of {names}?", names=", ".join(record.classes)),
         backbone=record.backbone.name,
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, parts, cohort.labels),

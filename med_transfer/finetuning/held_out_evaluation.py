@@ -203,7 +203,7 @@ def _summary(
     cohort, weights = run_data.prepared.cohort, record.backbone.weights
     return RunSummary(
         title=cohort_name(cohort.path),
-        question=f"Which of {', '.join(cohort.labels.names)}?",
+        question=Sentence("Which of {names}?", names=", ".join(cohort.labels.names)),
         backbone=f"{record.backbone.name}, {'pretrained: ' + weights if weights else 'from scratch'}",
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, _parts(run_data), cohort.labels),

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from med_transfer.metrics.config import BinomialMethod
 from med_transfer.metrics.records.estimate import Estimate, Interval
-from med_transfer.page import Translator
+from med_transfer.page import Translator, sentence
+
+INTERVALS: Mapping[BinomialMethod, str] = {
+    "wilson": sentence("Wilson score interval"),
+    "clopper-pearson": sentence("Clopper-Pearson exact interval"),
+    "jeffreys": sentence("Jeffreys interval"),
+}
 
 
 def percent(estimate: Estimate) -> str:

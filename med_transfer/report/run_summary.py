@@ -73,7 +73,7 @@ class RunSummary:
     """
 
     title: str
-    question: str
+    question: Text
     backbone: str
     backbone_licence: str
     cohort: Mapping[str, Mapping[str, Count]]
@@ -122,6 +122,8 @@ class Miss:
         picture: JPEG of three planes, plain above and with the map below.
         through: point where the planes meet: middle of the region of interest, strongest point of the map, or middle.
         empty: nothing in the map speaks for the class.
+        doubtful: the map fails a check of its own, see :class:`MapChecks`; False where an older record does not say.
+        slices: the picture shows neighbouring slices of a scan that has few, not three planes.
     """
 
     row: int
@@ -133,6 +135,8 @@ class Miss:
     picture: bytes
     through: Literal["region", "peak", "middle"] = "middle"
     empty: bool = False
+    doubtful: bool = False
+    slices: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,11 @@ class MapChecks:
     correlation: float | None
     correlation_limit: float
     method: str = "gradcam"
+
+    @property
+    def alike(self) -> bool:
+        """Whether random weights make much the same maps, so that none of them is to be read."""
+        return self.correlation is not None and self.correlation > self.correlation_limit
 
 
 def cohort_name(table: Path | None) -> str:

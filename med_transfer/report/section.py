@@ -13,6 +13,14 @@ from med_transfer.report.table import Table
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What would say nothing, translated: its name, and why. It is named at the end of the page."""
+
+    title: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Section:
     """One section, before it is HTML.
 
@@ -20,15 +28,17 @@ class Section:
     ``evidence``, ``metrics``, ``run`` and everything in ``values``. Without one, figures and tables follow each other.
 
     Attributes:
-        title: its heading, translated; the page's navigation uses it too.
+        title: its heading, translated.
         tables, figures: in any order; each is written as a file of its own as well. Names are unique in the section.
         values: more for the template, translated.
+        left_out: parts that would say nothing.
     """
 
     title: str
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
     values: Mapping[str, object] = field(default_factory=dict)
+    left_out: Sequence[LeftOut] = ()
 
 
 class SectionModule(Protocol):
@@ -37,6 +47,6 @@ class SectionModule(Protocol):
     __name__: str
 
     @staticmethod
-    def section(evidence: Evidence, t: Translator) -> Section | None:
-        """What the section says; None when there is nothing to say."""
+    def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
+        """What the section says; None where it is of something that was not done, LeftOut where it says nothing."""
         ...

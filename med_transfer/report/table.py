@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from med_transfer.atomic import csv_line
@@ -41,6 +41,7 @@ class Cell:
         undefined: there is no value; ``notes`` say why.
         share: in [0, 1], how dark the cell is; None: not shaded.
         strong: stands out.
+        bar: lower limit, value and upper limit, in [0, 1], drawn beneath the text; None: not drawn.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Cell:
     undefined: bool = False
     share: float | None = None
     strong: bool = False
+    bar: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Table:
         columns: headings, the first one over the headings of rows.
         rows: as long as ``columns``; text and whole numbers are cells too.
         over: a heading over all columns but the first; empty: none.
-        kind: ``numbers`` are set to the right, ``text`` to the left, ``matrix`` is shaded by ``Cell.share``.
+        kind: ``numbers`` are set to the right, ``text`` to the left, ``matrix`` is shaded by ``Cell.share``,
+            ``answer`` is the one that a reader came for.
         total: the last row sums up the others.
     """
 
@@ -70,7 +73,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell | str | int]]
     over: str = ""
-    kind: Literal["numbers", "text", "matrix"] = "numbers"
+    kind: Literal["numbers", "text", "matrix", "answer"] = "numbers"
     total: bool = False
 
     @property
@@ -116,6 +119,13 @@ def estimated(estimate: Estimate, kind: Literal["percent", "decimal", "ratio", "
         notes.append(f"† {show_interval(estimate.ci95_cluster, t)}")
         values |= _limits(estimate.ci95_cluster, t("95 % CI over patients"))
     return Cell(show(estimate), tuple(notes), values)
+
+
+def barred(estimate: Estimate, t: Translator, *notes: str) -> Cell:
+    """A rate in percent as :func:`estimated` shows it, its interval drawn, and more lines beneath."""
+    cell = estimated(estimate, "percent", t)
+    bar = (estimate.ci95[0], estimate.value, estimate.ci95[1]) if estimate.ci95 and estimate.value is not None else None
+    return replace(cell, notes=(*cell.notes, *notes), bar=bar)
 
 
 def counted(n: int, of: int, t: Translator) -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from med_transfer.page.language import translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import Figure
 from med_transfer.report.saved import load_evidence, save_evidence
-from med_transfer.report.section import Section, SectionModule
-from med_transfer.report.sections import SECTIONS
+from med_transfer.report.section import LeftOut, Section, SectionModule
+from med_transfer.report.sections import GROUPS, SECTIONS
 from med_transfer.report.table import Table
 
 FILES = "report_files"
@@ -32,6 +33,7 @@ class _Written:
     title: str
     html: Markup
     files: dict[str, str]
+    left_out: Sequence[LeftOut]
 
 
 def write_report(path: Path | str, evidence: Evidence) -> None:
@@ -50,12 +52,21 @@ def write_report(path: Path | str, evidence: Evidence) -> None:
     path = Path(path)
     t = report_translator(evidence.run.language)
     page = environment(_FOLDER, t=t)
-    written = [_section(module, evidence, t, page) for module in SECTIONS]
-    sections = [section for section in written if section is not None]
-    origin = [(t(name), value) for name, value in evidence.run.origin]
-    values = {"run": evidence.run, "origin": origin, "sections": sections, "files": FILES}
+    parts = [_section(module, evidence, t, page) for module in SECTIONS]
+    sections = {part.name: part for part in parts if isinstance(part, _Written)}
+    left_out = [part for part in parts if isinstance(part, LeftOut)]
+    left_out += [part for section in sections.values() for part in section.left_out]
+    values = {
+        "run": evidence.run,
+        "origin": [(t(name), value) for name, value in evidence.run.origin],
+        "summary": sections[_name(SECTIONS[0])],
+        "groups": _groups(sections, t),
+        "left_out": left_out,
+        "files": FILES,
+    }
     write_text(path, page.get_template("report.html.jinja").render(values))
-    _write_files(path.parent / FILES, {name: text for section in sections for name, text in section.files.items()})
+    files = {name: text for section in sections.values() for name, text in section.files.items()}
+    _write_files(path.parent / FILES, files)
     save_evidence(path.parent, evidence)
 
 
@@ -82,12 +93,27 @@ def report_translator(language: Language) -> Translator:
     return translator(language).reading(_FOLDER / "reasons").reading(_FOLDER / "report")
 
 
-def _section(module: SectionModule, evidence: Evidence, shared: Translator, page: Environment) -> _Written | None:
-    name = module.__name__.rpartition(".")[2]
+def _groups(sections: Mapping[str, _Written], t: Translator) -> list[tuple[str, str, list[_Written]]]:
+    """Id, title and sections of every group that has any."""
+    found = [
+        (f"group-{number}", t(title), [sections[_name(module)] for module in modules if _name(module) in sections])
+        for number, (title, modules) in enumerate(GROUPS, 1)
+    ]
+    return [group for group in found if group[2]]
+
+
+def _name(module: SectionModule) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
+def _section(
+    module: SectionModule, evidence: Evidence, shared: Translator, page: Environment
+) -> _Written | LeftOut | None:
+    name = _name(module)
     t = shared.reading(_SECTIONS / name)
     section = module.section(evidence, t)
-    if section is None:
-        return None
+    if not isinstance(section, Section):
+        return section
     values = {
         "evidence": evidence,
         "metrics": evidence.metrics,
@@ -99,7 +125,7 @@ def _section(module: SectionModule, evidence: Evidence, shared: Translator, page
     }
     template = page.select_template([f"sections/{name}.html.jinja", "section.html.jinja"])
     html = template.render(values | dict(section.values))
-    return _Written(name, section.title, Markup(html), _files(name, section))
+    return _Written(name, section.title, Markup(html), _files(name, section), section.left_out)
 
 
 def _key(part: Table | Figure) -> str:

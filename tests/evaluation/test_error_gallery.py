@@ -1,5 +1,6 @@
 """Which errors a report shows, and that each comes with a map of the network that made it."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -160,3 +161,17 @@ def test_the_network_is_explained_for_the_class_that_it_called(prepared):
     first, again = (gallery(look, learned(), prepared, predictions, 1)[0][0] for _ in range(2))
     assert first.picture == again.picture
     assert first.explained == LABELS.names[BRIGHT]
+
+
+def test_where_the_region_is_fitted_the_picture_has_the_scans_own_proportions(prepared):
+    """Voxels four times as long from head to foot make the sagittal plane four times as high as wide."""
+    preprocessing = record().preprocessing.model_copy(update={"spacing_mm": None})
+    look = record().model_copy(update={"preprocessing": preprocessing})
+    shapes = []
+    for voxel_mm in ((1.0, 1.0, 1.0), (4.0, 1.0, 1.0)):
+        scans = tuple(dataclasses.replace(scan, voxel_mm=voxel_mm) for scan in prepared.scans)
+        (miss,), _ = gallery(look, learned(), dataclasses.replace(prepared, scans=scans), wrong_calls(prepared), 1)
+        shapes.append(imread(io.BytesIO(miss.picture), format="jpeg").shape)
+    (height, width, _), (tall, narrow, _) = shapes
+    assert height / width > 0.5
+    assert tall / narrow > 2 * height / width

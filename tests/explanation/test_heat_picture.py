@@ -5,7 +5,7 @@ import io
 import numpy as np
 from matplotlib.image import imread
 
-from med_transfer.explanation.picture import PictureStyle, heat_picture
+from med_transfer.explanation.picture import PictureStyle, few_slices, heat_picture
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -51,3 +51,20 @@ def test_a_jpeg_is_small():
     )
     assert picture[:2] == b"\xff\xd8"
     assert len(picture) < 150_000
+
+
+def test_two_slices_are_shown_as_slices_and_planes_in_the_patients_proportions():
+    """Streaks of two voxels across would be read as anatomy."""
+    voxels = np.stack([np.zeros((20, 20)), np.ones((20, 20))]).astype(np.float32)
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    assert few_slices(voxels, affine) == 0
+    assert few_slices(voxels.transpose(2, 1, 0), affine) == 2
+    assert few_slices(np.zeros((7, 9, 9)), affine) is None
+    picture = heat_picture(voxels, np.zeros_like(voxels), affine, (0.0, 1.0), (10.0, 10.0, 5.0))
+    rgb = imread(io.BytesIO(picture), format="png")[..., :3]
+    upper = rgb[: len(rgb) // 2]
+    dark, bright = upper[:, : upper.shape[1] // 2], upper[:, upper.shape[1] // 2 :]
+    assert (bright > 0.95).all(axis=-1).mean() > 0.5
+    assert (dark > 0.95).all(axis=-1).mean() == 0
+    white = (bright > 0.95).all(axis=-1)
+    assert abs(np.ptp(np.flatnonzero(white.any(axis=0))) - np.ptp(np.flatnonzero(white.any(axis=1)))) <= 2  # square

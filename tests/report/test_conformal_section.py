@@ -1,6 +1,7 @@
 """What the report says of decision curves, prediction sets and abstention."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 from report_samples import Page, evidence, sample, write
@@ -85,5 +86,28 @@ def test_thresholds_at_which_the_network_is_useful_are_joined():
 def test_metrics_from_before_have_neither_section():
     metrics = sample().metrics.model_copy(update={"decision_curves": {}, "abstention": []})
     without = evidence(three_classes(), metrics)
+    assert decision_curve.section(evidence(three_classes(), sample().metrics), translator("en")) is not None
     assert decision_curve.section(without, translator("en")) is None
     assert conformal.section(without, translator("en")) is None
+
+
+def test_what_says_nothing_is_left_out_and_named_with_its_reason(tmp_path):
+    """Sets of all classes, an abstention of one row, decision curves of few patients as an older record has them."""
+    given = with_sets("three_classes")
+    full = given.metrics.prediction_sets.model_copy(update={"sizes": [0, 0, 0, given.metrics.n_scans]})
+    classes = {name: one.model_copy(update={"n_patients": 6}) for name, one in given.metrics.classes.items()}
+    nothing = {"prediction_sets": full, "abstention": given.metrics.abstention[:1], "classes": classes}
+    page = Page(
+        write(tmp_path / "report.html", replace(given, metrics=given.metrics.model_copy(update=nothing), curves=()))
+    )
+    shown = {attrs.get("id") for attrs in page.having("section")}
+    assert "rates" in shown
+    assert not {"conformal", "decision_curve", "training"} & shown
+    assert (
+        "Not shown, as it would say nothing: Decision curves (fewer than 10 patients with or without each class); "
+        "Prediction sets and abstention (every set holds every class: none can be ruled out, the network is equally "
+        "certain of all scans)." in page.text
+    )
+    assert not list((tmp_path / "report_files" / "tables").glob("conformal-*"))
+    two = given.metrics.model_copy(update={"abstention": given.metrics.abstention[:1]})
+    assert conformal.section(replace(given, metrics=two), translator("en")).left_out[0].title == "Abstention"

@@ -66,6 +66,19 @@ def test_an_empty_map_is_said_to_be_empty(tmp_path):
     assert words not in page_of(tmp_path).text
 
 
+def test_a_map_that_fails_its_own_check_is_small_and_says_so(tmp_path):
+    words = "This map fails its own check: do not read it."
+    page = page_of(tmp_path, misses=[replace(MISSES[0], doubtful=True, slices=True), MISSES[0]])
+    assert page.text.count(words) == 1
+    assert [figure.get("class") for figure in page.having("figure")].count("doubtful") == 1
+    first, second = page.having("img")
+    assert first["alt"].startswith("Neighbouring slices of the scan in row 7")
+    assert second["alt"].startswith("Axial, coronal and sagittal plane")
+    assert "Of scans with few slices, neighbouring slices." in page.text
+    alike = page_of(tmp_path, map_checks=replace(CHECKS, correlation=0.51))  # as a record from before maps had doubts
+    assert alike.text.count(words) == 1
+
+
 def test_each_kind_of_place_is_named_once(tmp_path):
     two = [MISSES[0], replace(MISSES[0], through="region"), MISSES[0]]
     text = page_of(tmp_path, misses=two).text

@@ -17,7 +17,8 @@ from med_transfer.page import ENGLISH
 from med_transfer.predictions.record import Prediction
 from med_transfer.report.run_summary import cohort_name, origin, participant_flow
 from med_transfer.report.sections.first_screen import section
-from med_transfer.report.sections.first_screen_answers import NO_BREAK, brief, call_rule, detection, figures_of_the_run
+from med_transfer.report.sections.first_screen_answers import brief, call_rule, detection, figures_of_the_run
+from med_transfer.report.sections.first_screen_next import next_steps
 
 DATA = three_classes()
 
@@ -27,13 +28,23 @@ def answers(metrics, **options):
 
 
 @pytest.mark.parametrize("kind", ["three_classes", "findings"])
-def test_every_class_is_said_in_words_with_the_interval_of_its_counts(kind):
+def test_every_class_has_both_rates_in_words_with_the_intervals_of_its_counts(kind):
     metrics = sample(kind).metrics
-    for name, class_metrics in metrics.classes.items():
-        said = detection(name, class_metrics, metrics.multilabel, ENGLISH).text.replace(NO_BREAK, " ")
-        hits, n = map(int, re.search(r"found (\d+) of (\d+) scans", said).groups())
-        low, high = (100 * limit for limit in proportion_confint(hits, n, method="wilson"))
-        assert f"{100 * hits / n:.1f} % (95 % CI {low:.1f} to {high:.1f})" in said
+    (table,) = section(sample(kind), ENGLISH).tables
+    for (name, class_metrics), row in zip(metrics.classes.items(), table.cells, strict=True):
+        assert row[0].text == name
+        counts = class_metrics.counts
+        for cell, hits, misses, said in (
+            (row[1], counts.true_positive, counts.false_negative, r"found (\d+) of (\d+) scans"),
+            (row[2], counts.true_negative, counts.false_positive, r"(\d+) of the (\d+) other scans were wrongly"),
+        ):
+            n = hits + misses
+            low, high = proportion_confint(hits, n, method="wilson")
+            assert cell.text == f"{100 * hits / n:.1f} %"
+            assert cell.notes[0] == f"{100 * low:.1f} to {100 * high:.1f}"
+            assert cell.bar == pytest.approx((low, hits / n, high))
+            told, of = map(int, re.match(said, cell.notes[-1]).groups())
+            assert (told, of) == (hits if cell is row[1] else misses, n)
 
 
 def test_the_words_are_on_the_page(tmp_path):
@@ -42,9 +53,28 @@ def test_the_words_are_on_the_page(tmp_path):
     counts = class_metrics.counts
     assert f"found {counts.true_positive} of {class_metrics.n} scans ({class_metrics.n_patients} patients)" in page.text
     n_other = counts.false_positive + counts.true_negative
-    assert f"{counts.false_positive} of the {n_other} other scans were wrongly called so." in page.text
+    assert f"{counts.false_positive} of the {n_other} other scans were wrongly called so" in page.text
     for words in ("exactly one of ", "resnet18", "the most probable class; fixed before training"):
         assert words in page.text
+
+
+def test_the_next_steps_are_those_of_the_gravest_limits_and_at_most_three():
+    metrics = sample().metrics
+    other = "Evaluate on patients of another hospital or of a later time: med-transfer evaluate RUN OTHER.csv -o OUT."
+    assert next_steps(evidence(DATA, metrics), ENGLISH) == [other]
+    few = three_classes(24)
+    failed = [Prediction("s", "p", status="failed", reason="truncated")]
+    bad = metrics_of(few, failed=failed, baselines={"handcrafted": few.truth * 0.7 + 0.1})
+    bad = bad.model_copy(update={"transfer_gain": metrics.transfer_gain.model_copy(update={"verdict": "harm"})})
+    looked, backbone, collect = next_steps(evidence(few, bad), ENGLISH)
+    assert "med-transfer inspect COHORT.csv" in looked
+    assert "med-transfer select COHORT.csv" in backbone
+    sizes = [one.sample_size["sensitivity"].n_needed_at_worst for one in bad.classes.values() if one.n < 10]
+    assert sizes
+    assert str(max(sizes)) in collect
+    out_of_fold = metrics.model_copy(update={"out_of_fold": True})
+    (step,) = next_steps(evidence(DATA, out_of_fold), ENGLISH)
+    assert "call these figures development, not test results" in step
 
 
 def test_scans_that_were_seen_before_are_not_called_new():
@@ -119,7 +149,11 @@ def test_a_finding_that_no_scan_has_is_said_so():
         type(data)(truth, data.probabilities, data.patients, data.labels), transfer_gain=None, baselines={}
     )
     name = data.labels.names[0]
-    assert "no scan" in detection(name, metrics.classes[name], True, ENGLISH).text
+    (table,) = section(evidence(DATA, metrics), ENGLISH).tables
+    assert table.cells[0][1].undefined
+    assert table.cells[0][1].bar is None
+    assert "no scan" in table.cells[0][1].notes[0]
+    assert detection(metrics.classes[name], ENGLISH)[0] == "found 0 of 0 scans (0 patients)"
 
 
 def test_what_limits_the_claim_stands_before_everything_that_flatters_it(tmp_path):

@@ -8,6 +8,7 @@ from med_transfer.page import ENGLISH
 from med_transfer.predictions.record import Prediction
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.sections.first_screen_answers import brief, figures_of_the_run
+from med_transfer.report.sections.first_screen_next import next_steps
 from med_transfer.report.sections.first_screen_notices import notices
 
 
@@ -71,7 +72,8 @@ def test_probabilities_of_few_patients_and_a_run_without_test_patients_are_said(
     assert (shown[few].level, shown[none_kept].level) == ("warning", "warning")
     assert "benign (4), malignant (9). Under 10 of a class" in shown[few].text
     assert "They are of single networks" in shown[none_kept].text
-    assert "med-transfer evaluate RUN OTHER.csv -o OUT" in shown[none_kept].text
+    steps = next_steps(replace(sample(), metrics=metrics.model_copy(update=known)), ENGLISH)
+    assert "med-transfer evaluate RUN OTHER.csv -o OUT" in steps[-1]
 
 
 def test_of_a_repeated_cross_validation_the_first_screen_says_how_far_the_splits_lie_apart():

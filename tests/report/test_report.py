@@ -44,7 +44,7 @@ def test_the_report_loads_nothing_and_runs_nothing(tmp_path):
 def test_the_report_can_be_read_without_seeing_it(tmp_path):
     page = Page(write(tmp_path / "report.html", sample()))
     figures = page.having("svg")
-    assert len(figures) == 7  # forest, ROC, reliability, net benefit, abstention, two learning curves
+    assert len(figures) == 4  # ROC, reliability, net benefit, learning curves
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert all(figure["role"] == "img" for figure in figures)
     assert all(set(figure["aria-labelledby"].split()) <= ids for figure in figures)
@@ -106,7 +106,12 @@ def test_tables_and_figures_are_files_of_their_own(tmp_path):
     tables = {path.name for path in (tmp_path / "report_files" / "tables").iterdir()}
     figures = {path.name for path in (tmp_path / "report_files" / "figures").iterdir()}
     assert {"first_screen-sensitivity.csv", "rates-by-class.csv", "confusion-matrix.csv"} <= tables
-    assert {"first_screen-forest.svg", "curves-roc.svg", "training-curve-2.svg"} <= figures
+    assert figures == {
+        "curves-roc.svg",
+        "calibration-reliability.svg",
+        "decision_curve-net-benefit.svg",
+        "training-curves.svg",
+    }
 
 
 def test_files_of_an_earlier_report_do_not_stay(tmp_path):

@@ -55,12 +55,20 @@ def test_subgroups_that_differ_stand_on_the_first_screen_and_others_are_no_proof
     page = Page(write(tmp_path / "report.html", evidence(unequal(), metrics)))
     assert "They differ beyond chance." in page.text
     assert "No difference was shown, which is no proof of equality: the smallest subgroup compared has 120" in page.text
-    assert "Nothing: fewer than two subgroups of at least 10 patients." in page.text
-    assert "B (4): too few patients" in page.text
+    left_out = page.text[page.text.index("Not shown, as it would say nothing:") :]
+    assert "Subgroups of scanner (fewer than two subgroups of at least 10 patients)" in left_out
     assert "permuted within true class" in page.text
     tables = tmp_path / "report_files" / "tables"
-    assert (tables / "subgroups-2-site.csv").exists()
+    assert {path.name for path in tables.glob("subgroups-*")} == {
+        "subgroups-tests.csv",
+        "subgroups-1-sex.csv",
+        "subgroups-2-site.csv",
+    }
     assert "site,north; south,0.00049975" in (tables / "subgroups-tests.csv").read_text()
+    none = metrics.model_copy(update={"subgroup_tests": {"scanner": metrics.subgroup_tests["scanner"]}})
+    page = Page(write(tmp_path / "none.html", evidence(unequal(), none.model_copy(update={"subgroups": {}}))))
+    assert "Subgroups (scanner: fewer than two subgroups of at least 10 patients)" in page.text
+    assert not any(attrs.get("id") == "subgroups" for attrs in page.having("section"))
 
 
 def test_a_report_without_subgroups_says_nothing_of_them(tmp_path):

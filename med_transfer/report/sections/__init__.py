@@ -1,7 +1,8 @@
-"""The sections of the report, one module and one template each, in the order of the page."""
+"""The sections of the report, one module each: the first screen, and four groups that are folded beneath it."""
 
 from __future__ import annotations
 
+from med_transfer.page import sentence
 from med_transfer.report.section import SectionModule
 from med_transfer.report.sections import (
     calibration,
@@ -29,28 +30,41 @@ from med_transfer.report.sections import (
     training,
 )
 
-SECTIONS: tuple[SectionModule, ...] = (
-    first_screen,
-    flow,
-    domain,
-    operating_point,
+# In the order of use, and of the page: what was found, whether it can be trusted, how it was made, what must be kept.
+RESULTS: tuple[SectionModule, ...] = (
     rates,
     further_measures,
     prevalence,
-    sample_size,
     confusion,
     curves,
-    calibration,
     decision_curve,
     conformal,
-    comparisons,
     fusion,
+)
+TRUST: tuple[SectionModule, ...] = (
+    flow,
+    comparisons,
+    sample_size,
+    calibration,
+    domain,
     subgroups,
     shortcuts,
     explanations,
     misses,
+)
+MAKING: tuple[SectionModule, ...] = (
+    operating_point,
     training,
     methods,
+)
+RECORD: tuple[SectionModule, ...] = (
     model_card,
     checklists,
 )
+GROUPS: tuple[tuple[str, tuple[SectionModule, ...]], ...] = (
+    (sentence("Reading the results"), RESULTS),
+    (sentence("Can it be trusted"), TRUST),
+    (sentence("How it was made"), MAKING),
+    (sentence("For the record"), RECORD),
+)
+SECTIONS: tuple[SectionModule, ...] = (first_screen, *RESULTS, *TRUST, *MAKING, *RECORD)

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.records.prediction_sets import ClassSets, SetMetrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.section import Section
-from med_transfer.report.sections.conformal_abstention import abstention_figure, abstention_table
+from med_transfer.report.section import LeftOut, Section
+from med_transfer.report.sections.conformal_abstention import abstention_table
 from med_transfer.report.table import Cell, Table, counted, estimated
 
 
-def section(evidence: Evidence, t: Translator) -> Section | None:
+def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
-    sets = metrics.prediction_sets
+    sets, left_out = metrics.prediction_sets, []
+    if sets is not None and not sum(sets.sizes[:-1]):
+        left_out.append(LeftOut(t("Prediction sets"), t("every set holds every class: none can be ruled out")))
+        sets = None
     tables = [_coverage(sets, t), _sizes(sets, metrics, t)] if sets is not None else []
-    tables += [abstention_table(metrics, t)] if metrics.abstention else []
-    figures = [abstention_figure(metrics, t)] if metrics.abstention else []
+    if len(metrics.abstention) > 1:
+        tables.append(abstention_table(metrics, t))
+    elif metrics.abstention:
+        left_out.append(LeftOut(t("Abstention"), t("the network is equally certain of all scans")))
     if not tables:
-        return None
+        return _both(left_out, t)
     values = {"sets": sets, "notes": _notes(sets, evidence, t) if sets is not None else []}
-    return Section(t("Prediction sets and abstention"), tables, figures, values)
+    return Section(t("Prediction sets and abstention"), tables, values=values, left_out=left_out)
+
+
+def _both(left_out: Sequence[LeftOut], t: Translator) -> LeftOut | None:
+    if len(left_out) < 2:
+        return next(iter(left_out), None)
+    return LeftOut(t("Prediction sets and abstention"), t(", ").join(part.why for part in left_out))
 
 
 def _coverage(sets: SetMetrics, t: Translator) -> Table:

@@ -13,13 +13,15 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import DASHES, RULE, SERIES, Figure, drawn, short
-from med_transfer.report.section import Section
+from med_transfer.report.section import LeftOut, Section
 
 
-def section(evidence: Evidence, t: Translator) -> Section | None:
+def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
     if evidence.truth is None or evidence.probabilities is None:
         return None
+    if all(class_metrics.auc.value is None for class_metrics in evidence.metrics.classes.values()):
+        return LeftOut(t("ROC curves"), t("no class has both cases and other scans"))
     return Section(t("ROC curves"), figures=[roc_curves(evidence.truth, evidence.probabilities, evidence.metrics, t)])
 
 

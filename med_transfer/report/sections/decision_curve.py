@@ -8,29 +8,42 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from med_transfer.metrics.calibration import FEWEST_PATIENTS
 from med_transfer.metrics.records.decision_curve import DecisionCurve, NetBenefit
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import INK, MUTED, SERIES, Figure, drawn, short
-from med_transfer.report.section import Section
+from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.table import Cell, Table
 
 _COLUMNS = 3  # of panels
 
 
-def section(evidence: Evidence, t: Translator) -> Section | None:
+def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
-    if not metrics.decision_curves:
+    enough = [name for name in metrics.labels if _enough(metrics, name)]
+    if not enough:
+        few = t("fewer than {n} patients with or without each class", n=FEWEST_PATIENTS)
+        return LeftOut(t("Decision curves"), few)
+    curves = {name: curve for name, curve in metrics.decision_curves.items() if name in enough}
+    if not curves:
         return None
-    missing = [name for name in metrics.labels if name not in metrics.decision_curves]
+    metrics = metrics.model_copy(update={"decision_curves": curves})
+    missing = [name for name in metrics.labels if name not in curves]
     return Section(
         t("Decision curves"),
         [_useful(metrics, t), _points(metrics, t)],
         [net_benefit(metrics, t)],
         values={"missing": t(", ").join(missing)},
     )
+
+
+def _enough(metrics: Metrics, name: str) -> bool:
+    """Patients with the class and without it; a record of an earlier version may have curves of fewer."""
+    n = metrics.classes[name].n_patients
+    return min(n, metrics.n_patients - n) >= FEWEST_PATIENTS
 
 
 def _useful(metrics: Metrics, t: Translator) -> Table:

@@ -47,7 +47,7 @@ def _cell(value: float | None) -> Cell:
 
 def _doubts(checks: MapChecks, t: Translator) -> list[str]:
     doubts = []
-    if checks.correlation is not None and checks.correlation > checks.correlation_limit:
+    if checks.alike:
         doubts.append(
             t(
                 "These maps hardly depend on what the network learned: with random weights they look much the same. "

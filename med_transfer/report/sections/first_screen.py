@@ -1,16 +1,18 @@
-"""What a reader must know first: what was asked, on whom, how many were found, and what to beware of."""
+"""What a reader must know first: what limits the claim, what was asked, how many were found, and what to do next."""
 
 from __future__ import annotations
 
+from med_transfer.metrics.records.class_metrics import ClassMetrics
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import INTERVALS
 from med_transfer.report.section import Section
 from med_transfer.report.sections.first_screen_answers import brief, detection, figures_of_the_run
-from med_transfer.report.sections.first_screen_forest import sensitivity_forest
+from med_transfer.report.sections.first_screen_next import next_steps
 from med_transfer.report.sections.first_screen_notices import notices
 from med_transfer.report.sections.first_screen_trust import overlap_notices, trust_notices
-from med_transfer.report.table import Cell, Table, estimated
+from med_transfer.report.table import Cell, Table, barred
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
@@ -19,35 +21,35 @@ def section(evidence: Evidence, t: Translator) -> Section:
     said = [*overlap_notices(metrics.overlap, t), *notices(evidence, t), *trust_notices(evidence, t)]
     return Section(
         t("Summary"),
-        [_sensitivity(metrics, t)],
-        [sensitivity_forest(metrics, t)],
-        {
+        [_by_class(metrics, evidence.clustered, t)],
+        values={
             "brief": brief(evidence, t),
             "facts": figures_of_the_run(evidence, t),
-            "found": [
-                detection(name, class_metrics, metrics.multilabel, t) for name, class_metrics in metrics.classes.items()
-            ],
             "limits": [notice for notice in said if notice.level == "warning"],
             "notices": [notice for notice in said if notice.level != "warning"],
+            "next": next_steps(evidence, t),
         },
     )
 
 
-def _sensitivity(metrics: Metrics, t: Translator) -> Table:
-    """As a file only: on the page the same stands in words."""
+def _by_class(metrics: Metrics, clustered: bool, t: Translator) -> Table:
+    caption = t("Bar: 95 % {interval}.", interval=t(INTERVALS[metrics.evaluation.interval]))
+    if clustered:
+        caption += " " + t("†: interval over patients, the one to trust because some patients have several scans.")
     return Table(
         "sensitivity",
-        t("Sensitivity of each class"),
-        (t("Class"), t("Found / scans"), t("Sensitivity")),
-        [
-            (
-                name,
-                Cell(
-                    f"{class_metrics.counts.true_positive} / {class_metrics.n}",
-                    values={t("found"): class_metrics.counts.true_positive, t("scans"): class_metrics.n},
-                ),
-                estimated(class_metrics.sensitivity, "percent", t),
-            )
-            for name, class_metrics in metrics.classes.items()
-        ],
+        caption,
+        (t("Class"), t("Sensitivity"), t("Specificity")),
+        [_row(name, class_metrics, t) for name, class_metrics in metrics.classes.items()],
+        kind="answer",
+    )
+
+
+def _row(name: str, class_metrics: ClassMetrics, t: Translator) -> tuple[Cell, ...]:
+    found, wrongly = detection(class_metrics, t)
+    counts = {t("found"): class_metrics.counts.true_positive, t("scans"): class_metrics.n}
+    return (
+        Cell(name, values={"": name, **counts}),
+        barred(class_metrics.sensitivity, t, found),
+        barred(class_metrics.specificity, t, wrongly),
     )

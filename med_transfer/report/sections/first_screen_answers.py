@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from med_transfer.metrics.records.class_metrics import ClassMetrics
 from med_transfer.metrics.records.estimate import Estimate, Interval
@@ -22,21 +21,11 @@ from med_transfer.report.numbers import (
     signed_interval,
 )
 
-NO_BREAK = "\N{NO-BREAK SPACE}"
 _VERDICTS = {
     "gain": sentence("transfer helped"),
     "none": sentence("no gain shown"),
     "harm": sentence("transfer did harm"),
 }
-
-
-@dataclass(frozen=True)
-class Found:
-    """One class: its name, how many of it were found, how sure that is, and how many others were called so."""
-
-    name: str
-    text: str
-    wrongly: str
 
 
 def brief(evidence: Evidence, t: Translator) -> list[tuple[str, str]]:
@@ -83,24 +72,17 @@ def _by_split(values: Sequence[float | None] | None, span: Callable[[Interval, T
     return t("; by which split {span}", span=span((min(defined), max(defined)), t)) if defined else ""
 
 
-def detection(name: str, class_metrics: ClassMetrics, multilabel: bool, t: Translator) -> Found:
+def detection(class_metrics: ClassMetrics, t: Translator) -> tuple[str, str]:
     """How many scans of a class were called so, and how many that were not."""
-    rate, counts = class_metrics.sensitivity, class_metrics.counts
-    n_other = counts.false_positive + counts.true_negative
-    wrongly = t("{n} of the {others} other scans were wrongly called so.", n=counts.false_positive, others=n_other)
-    if rate.value is None or rate.ci95 is None:
-        return Found(name, t.said(rate.reason), wrongly)
-    text = t(
-        "found {found} of {scans} ({patients}): {rate} (95 % CI {interval})",
+    counts = class_metrics.counts
+    found = t(
+        "found {found} of {scans} ({patients})",
         found=counts.true_positive,
         scans=scans(class_metrics.n, t),
         patients=patients(class_metrics.n_patients, t),
-        rate=percent(rate),
-        interval=percent_interval(rate.ci95, t),
     )
-    if rate.ci95_cluster:
-        text += t(", over patients {interval}", interval=percent_interval(rate.ci95_cluster, t))
-    return Found(name, text.replace(" %", NO_BREAK + "%").replace("% CI ", f"%{NO_BREAK}CI{NO_BREAK}"), wrongly)
+    n_other = counts.false_positive + counts.true_negative
+    return found, t("{n} of the {others} other scans were wrongly called so", n=counts.false_positive, others=n_other)
 
 
 def call_rule(point: OperatingPoint, t: Translator) -> str:

@@ -6,12 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from med_transfer.metrics.binomial import BINOMIAL_NAMES
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import ENGLISH, Translator
 from med_transfer.report.figure import INK, MUTED, RULE, SERIES, Figure, drawn, short
-from med_transfer.report.numbers import percent, percent_interval
+from med_transfer.report.numbers import INTERVALS, percent, percent_interval
 
 
 def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
@@ -29,7 +28,7 @@ def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
         axes.grid(axis="x", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
 
-    caption = t("Square: sensitivity; bar: 95 % {interval}.", interval=BINOMIAL_NAMES[metrics.evaluation.interval])
+    caption = t("Square: sensitivity; bar: 95 % {interval}.", interval=t(INTERVALS[metrics.evaluation.interval]))
     if any(class_metrics.sensitivity.ci95_cluster for class_metrics in metrics.classes.values()):
         caption += " " + t(
             "Thin line: 95 % interval over patients, the one to trust because some patients have several scans."

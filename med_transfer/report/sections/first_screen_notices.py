@@ -99,12 +99,8 @@ def _out_of_fold(metrics: Metrics, t: Translator) -> Notice | None:
             "patient is still counted once, and the intervals are as wide as so few patients make them.",
             n=metrics.repeats.n,
         )
-    after = t(
-        "Next: collect patients on whom nothing was chosen, from another hospital or of a later time, and run "
-        "med-transfer evaluate RUN OTHER.csv -o OUT. Until then call these figures development, not test results."
-    )
     title = t("Development evidence: no patients were kept apart for a test")
-    return Notice("warning", title, " ".join((what, whose, after)))
+    return Notice("warning", title, f"{what} {whose}")
 
 
 def _copies(metrics: Metrics, t: Translator) -> Notice | None:

@@ -15,28 +15,32 @@ _THROUGH = {
     "peak": sentence("Planes through the strongest point of the map."),
     "middle": sentence("Planes through the middle."),
 }
+_SLICES = sentence("Of scans with few slices, neighbouring slices.")
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
     if not evidence.misses:
         return None
-    places = dict.fromkeys(_THROUGH[miss.through] for miss in evidence.misses)
+    checks = evidence.map_checks
+    places = dict.fromkeys(_SLICES if miss.slices else _THROUGH[miss.through] for miss in evidence.misses)
     return Section(
         t("Misses and confident errors"),
         values={
-            "misses": [_shown(miss, t) for miss in evidence.misses],
+            "misses": [_shown(miss, miss.doubtful or bool(checks and checks.alike), t) for miss in evidence.misses],
             "attention": evidence.map_checks is not None and evidence.map_checks.method == "attention",
             "places": " ".join(t(place) for place in places),
         },
     )
 
 
-def _shown(miss: Miss, t: Translator) -> dict[str, object]:
+def _shown(miss: Miss, doubtful: bool, t: Translator) -> dict[str, object]:
     return {
         "picture": base64.b64encode(miss.picture).decode("ascii"),
         "kind": t(_KINDS[miss.kind]),
         "empty": miss.empty,
+        "doubtful": doubtful,
+        "slices": miss.slices,
         "words": {
             "row": miss.row,
             "truth": miss.truth or t("none"),

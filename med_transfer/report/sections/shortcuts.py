@@ -6,11 +6,11 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.section import Section
+from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.table import Table, estimated
 
 
-def section(evidence: Evidence, t: Translator) -> Section | None:
+def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
     shortcuts = evidence.metrics.shortcuts
     if shortcuts is None:
@@ -18,6 +18,8 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     tables = [_facts(shortcuts, t, external=evidence.metrics.external)] if shortcuts.facts else []
     if ACQUISITION_BASELINE in evidence.metrics.baselines:
         tables.insert(0, _test(evidence.metrics, t(evidence.model), t))
+    if not tables:
+        return LeftOut(t("Shortcuts"), t("no fact of the acquisition differs between the scans"))
     return Section(t("Shortcuts"), tables)
 
 

@@ -9,25 +9,40 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.section import Section
-from med_transfer.report.sections.subgroups_forest import subgroup_forest
-from med_transfer.report.table import Cell, Table, estimated
+from med_transfer.report.section import LeftOut, Section
+from med_transfer.report.table import Cell, Table, barred, estimated
 
 
-def section(evidence: Evidence, t: Translator) -> Section | None:
+def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
     metrics = evidence.metrics
-    shown = {column: groups for column, groups in metrics.subgroups.items() if groups}
-    if not metrics.subgroup_tests and not shown:
+    if not metrics.subgroup_tests and not any(metrics.subgroups.values()):
         return None
-    tables = [_table(number, column, shown[column], metrics, t) for number, column in enumerate(shown, 1)]
-    tests = [_tests(metrics.subgroup_tests, t)] if metrics.subgroup_tests else []
+    tests = {column: test for column, test in metrics.subgroup_tests.items() if test.p_value is not None}
+    left_out = _not_compared(metrics.subgroup_tests, t)
+    shown = {
+        column: groups
+        for column, groups in metrics.subgroups.items()
+        if column in tests or (column not in metrics.subgroup_tests and groups)
+    }
+    if not tests and not shown:
+        return LeftOut(t("Subgroups"), t("; ").join(f"{part.title}: {part.why}" for part in left_out))
+    tables = [_table(number, column, groups, metrics, t) for number, (column, groups) in enumerate(shown.items(), 1)]
     return Section(
         t("Subgroups"),
-        [*tests, *tables],
-        [subgroup_forest(metrics, t)] if shown else [],
-        {"by_column": [table.name.replace("-", "_") for table in tables]},
+        [*([_tests(tests, t)] if tests else []), *tables],
+        values={"by_column": [table.name.replace("-", "_") for table in tables]},
+        left_out=[LeftOut(t("Subgroups of {columns}", columns=part.title), part.why) for part in left_out],
     )
+
+
+def _not_compared(tests: Mapping[str, SubgroupTest], t: Translator) -> list[LeftOut]:
+    """Columns of which nothing may be concluded, by reason."""
+    columns: dict[str, list[str]] = {}
+    for column, test in tests.items():
+        if test.p_value is None:
+            columns.setdefault(t.said(test.reason), []).append(column)
+    return [LeftOut(t(", ").join(names), reason) for reason, names in columns.items()]
 
 
 def _tests(tests: Mapping[str, SubgroupTest], t: Translator) -> Table:
@@ -58,8 +73,6 @@ def _p(p_value: float | None) -> Cell:
 
 def conclusion(test: SubgroupTest, t: Translator) -> str:
     """What may be concluded, and what may not."""
-    if test.p_value is None:
-        return t("Nothing: {reason}.", reason=test.reason)
     if test.differ:
         return t("They differ beyond chance.")
     return t(
@@ -87,4 +100,4 @@ def _table(number: int, column: str, groups: Mapping[str, Subgroup], metrics: Me
 def _group(group: Subgroup, labels: list[str], t: Translator) -> list[Cell]:
     counts = Cell(f"{group.n} ({group.n_patients})", values={t("scans"): group.n, t("patients"): group.n_patients})
     rates = [estimated(group.sensitivity[name], "percent", t) for name in labels]
-    return [counts, estimated(group.balanced_accuracy, "percent", t), *rates, estimated(group.macro_auc, "decimal", t)]
+    return [counts, barred(group.balanced_accuracy, t), *rates, estimated(group.macro_auc, "decimal", t)]

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.figure import Figure as Canvas
 
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import MUTED, SERIES, Figure, drawn
 from med_transfer.report.run_summary import LearningCurve
-from med_transfer.report.section import Section
+from med_transfer.report.section import LeftOut, Section
 
 
-def section(evidence: Evidence, t: Translator) -> Section | None:
+def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
-    figures = [learning_curve(curve, number, t) for number, curve in enumerate(evidence.curves, start=1)]
-    return Section(t("Training"), figures=figures) if figures else None
+    if not evidence.curves:
+        return None
+    longer = [curve for curve in evidence.curves if len(curve.epochs) > 1]
+    if not longer:
+        return LeftOut(t("Training"), t("no network was trained for more than one epoch"))
+    return Section(t("Training"), figures=[learning_curves(longer, t)])
 
 
-def learning_curve(curve: LearningCurve, number: int, t: Translator) -> Figure:
-    """Losses and the monitored figure by epoch, with the epoch that was kept; ``number`` tells curves apart."""
+def learning_curves(curves: Sequence[LearningCurve], t: Translator) -> Figure:
+    """Losses and the monitored figure of every network by epoch, with the epochs that were kept."""
 
     def draw(canvas: Canvas) -> None:
-        loss, monitored = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        loss.plot(curve.epochs, curve.train_loss, color=MUTED, linestyle="--", linewidth=1.2, label=t("training"))
-        loss.plot(curve.epochs, curve.val_loss, color=SERIES[0], label=t("validation"))
-        loss.set_ylabel(t("Loss"))
-        loss.legend(fontsize=9, loc="best")
-        monitored.plot(curve.epochs, curve.monitored, color=SERIES[0])
-        monitored.set(xlabel=t("Epoch"), ylabel=curve.monitored_name)
-        monitored.xaxis.get_major_locator().set_params(integer=True)
+        loss, monitored = canvas.subplots(1, 2)
+        for curve in curves:
+            loss.plot(curve.epochs, curve.train_loss, color=MUTED, linestyle="--", linewidth=1)
+            loss.plot(curve.epochs, curve.val_loss, color=SERIES[0], linewidth=1.2, alpha=0.8)
+            monitored.plot(curve.epochs, curve.monitored, color=SERIES[0], linewidth=1.2, alpha=0.8)
+            kept = [k for k, epoch in enumerate(curve.epochs) if epoch == curve.best_epoch]
+            for axes, figures in ((loss, curve.val_loss), (monitored, curve.monitored)):
+                axes.plot(
+                    [curve.best_epoch] * len(kept), [figures[k] for k in kept], "o", color=SERIES[1], markersize=5
+                )
+        loss.set(xlabel=t("Epoch"), ylabel=t("Loss"))
+        monitored.set(xlabel=t("Epoch"), ylabel=curves[0].monitored_name)
         for axes in (loss, monitored):
-            axes.axvline(curve.best_epoch, color=SERIES[1], linewidth=1)
-        canvas.align_ylabels()
+            axes.xaxis.get_major_locator().set_params(integer=True)
 
-    words = {"name": curve.name, "n": len(curve.epochs), "best": curve.best_epoch}
-    return drawn(
-        f"curve-{number}",
-        t("Learning curve of {name}", name=curve.name),
-        t("{n} epochs, epoch {best} kept.", **words),
-        (3.7, 3.3),
-        draw,
-        caption=t(
-            "{name}: {n} epochs; vertical line: epoch {best}, whose weights were kept. Solid: validation, "
-            "dashed: training.",
-            **words,
-        ),
+    spoken = "; ".join(
+        t("{name}: {n} epochs, epoch {best} kept", name=curve.name, n=len(curve.epochs), best=curve.best_epoch)
+        for curve in curves
     )
+    caption = t("Solid: validation; dashed: training; one line a network. Dot: the epoch whose weights were kept.")
+    return drawn("curves", t("Learning curves"), spoken, (7.0, 2.9), draw, caption=f"{caption} {spoken}.", width_rem=44)

@@ -1,0 +1,78 @@
+"""What to do next: at most three steps, those that free the figures from their gravest limit first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from med_transfer.metrics.records.metrics import Metrics
+from med_transfer.page import Translator
+from med_transfer.report.evidence import Evidence
+from med_transfer.report.sections.first_screen_notices import FEW_SCANS, STRONGEST_BASELINE
+
+MOST_STEPS = 3
+
+
+def next_steps(evidence: Evidence, t: Translator) -> list[str]:
+    """Sentences; never empty, since every figure waits for other patients."""
+    return list(islice(_steps(evidence, t), MOST_STEPS))
+
+
+def _steps(evidence: Evidence, t: Translator) -> Iterator[str]:
+    metrics = evidence.metrics
+    if metrics.altered_copies:
+        yield t("Look at the rows named above; give scans of one patient one name in the table, and train again.")
+    if metrics.failed.n:
+        yield t(
+            "Look at the scans that gave no prediction (med-transfer inspect COHORT.csv), mend or replace them, and "
+            "train again."
+        )
+    if metrics.transfer_gain is not None and metrics.transfer_gain.verdict == "harm":
+        yield t("Choose another backbone: med-transfer select COHORT.csv ranks them on your own scans.")
+    if few := _few(metrics, t):
+        yield few
+    if _baseline_stands(metrics):
+        yield t(
+            "See whether more labels would help: med-transfer labels COHORT.csv says how many. Until the network is "
+            "shown to be better, the handcrafted baseline is the simpler choice."
+        )
+    yield _others(metrics, t)
+
+
+def _few(metrics: Metrics, t: Translator) -> str:
+    """Patients that are missing for the interval that was asked for, of the classes with few scans."""
+    needed = {
+        name: class_metrics.sample_size["sensitivity"]
+        for name, class_metrics in metrics.classes.items()
+        if class_metrics.n < FEW_SCANS and "sensitivity" in class_metrics.sample_size
+    }
+    if not needed:
+        return ""
+    n_needed = {size.n_needed_at_worst for size in needed.values()}
+    each = t("{needed} of each class", needed=max(n_needed))
+    listed = t(", ").join(
+        t("{needed} of {name} (there are {n})", needed=size.n_needed_at_worst, name=name, n=size.n_patients)
+        for name, size in needed.items()
+    )
+    alike = len(n_needed) == 1 and len(needed) == len(metrics.labels)
+    return t(
+        "Collect patients: for an interval of sensitivity no wider than {width} about {classes} are needed to test on.",
+        width=f"{100 * next(iter(needed.values())).wanted_width:g} %",
+        classes=each if alike else listed,
+    )
+
+
+def _baseline_stands(metrics: Metrics) -> bool:
+    baseline = metrics.baselines.get(STRONGEST_BASELINE)
+    return baseline is not None and baseline.macro_auc_gain.excludes_zero <= 0
+
+
+def _others(metrics: Metrics, t: Translator) -> str:
+    if metrics.out_of_fold or (metrics.overlap is not None and metrics.overlap.seen_scans):
+        return t(
+            "Collect patients on whom nothing was chosen, from another hospital or of a later time, and run "
+            "med-transfer evaluate RUN OTHER.csv -o OUT. Until then call these figures development, not test results."
+        )
+    if metrics.external:
+        return t("Report these figures beside those of the run's own test scans, and say how the two cohorts differ.")
+    return t("Evaluate on patients of another hospital or of a later time: med-transfer evaluate RUN OTHER.csv -o OUT.")
