@@ -28,7 +28,7 @@ HTML = {"Accept": "text/html"}
 
 
 @cache
-def _hashed() -> str:
+def hashed() -> str:
     """Cheap to verify, since a hash says what it cost."""
     return PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
 
@@ -108,7 +108,7 @@ def page_of(folder: Path, settings: dict[str, object] | None = None, **node: obj
         app = review_app(config, queue)
         if config.page.oidc is None:
             with app.state.access.database.transaction() as database:
-                rows = [(name, role, _hashed()) for name, role in PEOPLE.items()]
+                rows = [(name, role, hashed()) for name, role in PEOPLE.items()]
                 database.executemany("INSERT OR IGNORE INTO user VALUES (?, ?, ?)", rows)
         server = server_of(app, config.page)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
