@@ -110,10 +110,13 @@ def page(config: NodeFile) -> None:
 
     require_extra()
     from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.log_lines import set_up_log
     from med_transfer.hospital.review.serving import serve_page
 
     os.umask(0o077)  # what is kept of patients is for its owner only
-    serve_page(read_node_config(config), say)
+    node = read_node_config(config)
+    set_up_log(node.log.format, node.log.level)
+    serve_page(node, say)
 
 
 people = typer.Typer(help="Who may use the review page.", no_args_is_help=True, rich_markup_mode=None)
