@@ -38,6 +38,7 @@ from monai.transforms.spatial.array import (
 )
 from monai.transforms.transform import Randomizable, RandomizableTransform
 from monai.transforms.utils import create_rotate
+from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.finetuning.config import AugmentationConfig, Triple
@@ -121,14 +122,30 @@ class RandAffineInMillimetres(RandAffine):
 
 
 class RandDistortionInMillimetres(RandGridDistortion):
-    """RandGridDistortion whose cells are as long, in mm, along each axis; ``num_cells`` along the longest."""
+    """Stretches and shrinks cells that are as long, in mm, along each axis; ``num_cells`` along the longest.
+
+    MONAI 1.6's repeats a plane at each border between cells, stretches by a cell's length more than its limit, and
+    shifts what lies at the far end out of the image. Here the ends stay where they are.
+    """
 
     def __call__(self, img: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As RandGridDistortion."""
-        sides_mm = np.multiply(img.shape[1:], _voxel_mm(img))
-        cells: Any = tuple(max(1, round(CELLS * side / max(sides_mm))) for side in sides_mm)
-        self.num_cells = self.grid_distortion.num_cells = cells
-        return super().__call__(img, *args, **kwargs)
+        """A view of [channel, depth, height, width]."""
+        shape = img.shape[1:]
+        sides_mm = np.multiply(shape, _voxel_mm(img))
+        self.num_cells = tuple(max(1, round(CELLS * side / max(sides_mm))) for side in sides_mm)
+        self.randomize(shape)
+        if not self._do_transform:
+            return img
+        steps = [np.asarray(steps[:-1]) for steps in self.distort_steps]  # MONAI draws one more than there are cells
+        along = [torch.as_tensor(_places(n, lengths)).float() for n, lengths in zip(shape, steps, strict=True)]
+        places = torch.meshgrid(*along, indexing="ij")
+        return self.grid_distortion.resampler(img, grid=torch.stack([*places, torch.ones_like(places[0])]))
+
+
+def _places(n: int, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where the n voxels of a view lie along an axis, from its middle, when cells of equal length take these shares."""
+    ends = np.concatenate([[0.0], np.cumsum(lengths)]) * n / lengths.sum()
+    return np.interp(np.arange(n) + 0.5, np.linspace(0, n, len(ends)), ends) - n / 2
 
 
 def _spatial(config: AugmentationConfig, shape: Triple) -> list:
@@ -147,8 +164,7 @@ def _spatial(config: AugmentationConfig, shape: Triple) -> list:
     ]
     if config.elastic:
         size = min(0.45, s * config.elastic_size)
-        distortion = RandDistortionInMillimetres(num_cells=CELLS, prob=config.elastic, distort_limit=(-size, size))
-        steps.append(distortion)
+        steps.append(RandDistortionInMillimetres(prob=config.elastic, distort_limit=(-size, size)))
     steps += [RandFlip(prob=0.5, spatial_axis=axis) for axis in config.flips]
     return steps
 
