@@ -38,6 +38,22 @@ def test_brier_of_findings_is_the_mean_of_the_binary_scores():
     assert brier_by_scan(data.truth, data.probabilities, multilabel=True).mean() == pytest.approx(np.mean(each))
 
 
+def test_interval_of_a_class_s_brier_score_is_that_of_its_mean_over_patients():
+    """With a scan a patient the bootstrap's percentiles are near the normal interval of a mean."""
+    rng = np.random.default_rng(2)
+    probabilities = rng.dirichlet([1, 1, 1], 300)
+    truth = np.array([rng.multinomial(1, row) for row in probabilities], bool)
+    labels = Labels(("a", "b", "c"))
+    predictions = LabelledPredictions.of(truth, probabilities, [f"p{i:03d}" for i in range(300)], labels)
+    measured = calibration(predictions, PatientBootstrap(predictions.patients, 2000))
+    for c, name in enumerate(labels.names):
+        squared = (probabilities[:, c] - truth[:, c]) ** 2
+        half = 1.96 * squared.std(ddof=1) / np.sqrt(300)
+        brier = measured.classes[name].brier
+        assert brier.value == pytest.approx(squared.mean())
+        assert brier.ci95 == pytest.approx((squared.mean() - half, squared.mean() + half), abs=0.1 * half)
+
+
 def test_expected_calibration_error_equals_torchmetrics():
     data = three_classes(400)
     ours = expected_calibration_error(reliability(*claims(data.truth, data.probabilities, multilabel=False)))

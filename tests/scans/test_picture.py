@@ -116,6 +116,9 @@ def test_box_is_where_the_region_is():
         ((-3, -2, 0), "RA"),
         ((1, 0.2, 0), "L"),
         ((1, 1, 1), "LPS"),
+        ((np.cos(np.radians(19.9)), np.sin(np.radians(19.9)), 0), "L"),  # a side counts from 20 degrees on
+        ((np.cos(np.radians(20.1)), np.sin(np.radians(20.1)), 0), "LP"),
+        ((0, -np.sin(np.radians(20.1)), -np.cos(np.radians(20.1))), "IA"),
     ],
 )
 def test_sides_of_oblique_directions(direction, expected):
