@@ -27,7 +27,12 @@ PACKAGE = ROOT / "med_transfer"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 HEAVY = {"torch", "monai", "numpy", "scipy", "pandas", "sklearn", "lightning", "matplotlib", "pydicom", "nibabel"}
-COMES_WITH = {"pydantic-core": "pydantic", "markupsafe": "jinja2"}  # parts of a declared package, versioned by it
+COMES_WITH = {  # parts of a declared package, versioned by it
+    "pydantic-core": "pydantic",
+    "markupsafe": "jinja2",
+    "starlette": "fastapi",
+    "h11": "uvicorn",
+}
 PROMISED = {
     "find_series",
     "read_scan",

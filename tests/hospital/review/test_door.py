@@ -5,6 +5,7 @@ Source: OWASP Web Security Testing Guide 4.2, sections 4.3 to 4.7.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def routes(routes_of) -> Iterator[APIRoute]:
 def requests_of(page: Page) -> list[tuple[str, str, str]]:
     """Method, path as declared, and a path to ask for."""
     return [
-        (method, route.path, route.path.replace("{study}", "none").replace("{number}", "0").replace("{series}", "0"))
+        (method, route.path, re.sub(r"\{[^}]*\}", "0", route.path))
         for route in routes(page.app.routes)
         for method in sorted(route.methods)
     ]
