@@ -34,5 +34,6 @@ def test_every_threat_has_a_counter_measure_and_a_test():
     rows = [row.split(" | ") for row in text.splitlines() if row.startswith("| ") and "tests/" in row]
     assert len(rows) >= 14
     assert all(len(row) == 4 and row[1].strip() and row[2].strip() for row in rows)
-    named = [row for row in text.splitlines() if row.startswith("|") and row.count("|") == 5][2:]
+    named = [row for row in text.splitlines() if row.startswith("|") and row.count("|") == 5]
+    named = [row for row in named if not row.startswith(("| asset |", "| -- |"))]
     assert len(named) == len(rows)  # no row without a test
