@@ -83,6 +83,30 @@ def export(
     say(f"{len(entries)} entries: {out}")
 
 
+@app.command(epilog=example("node labels -c node.yaml -o labels.csv"))
+def labels(
+    config: NodeFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .csv file, which finetune takes.")],
+    route: Annotated[str, typer.Option(help="Of node.yaml, where it has several.")] = "",
+) -> None:
+    """Write what reviewers said on the page as a cohort table, patients under pseudonyms."""
+    from med_transfer.cli.terminal import say
+    from med_transfer.hospital import require_extra
+
+    require_extra()
+    from med_transfer.hospital.bundles import require_route
+    from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.review.feedback import export_labels
+
+    node = read_node_config(config)
+    require_route(node, route)
+    exported = export_labels(node, _queue(config), out, route)
+    say(f"{exported.rows} labels: {out}")
+    if exported.without_images:
+        say(f"{exported.without_images} more of studies whose images are deleted here; fetch them to use their labels")
+    say(f"{exported.key}: the key of the patients' pseudonyms; keep it secret")
+
+
 @app.command(epilog=example("node audit -c node.yaml"))
 def audit(config: NodeFile) -> None:
     """Check that no entry of the records was changed, and say their last hashes, to be kept elsewhere."""

@@ -113,7 +113,7 @@ def write_index(
     linked = [_cohort_row(row, sheet) for row in rows]
     chosen = [row for row, choice in zip(linked, choices, strict=True) if choice.chosen]
     listed = [row for row in chosen if row]
-    key = None if keep_patient_ids else key_file or _own_key(out.with_name(KEY_FILE))
+    key = None if keep_patient_ids else key_file or own_key(out.with_name(KEY_FILE))
     if key is not None:
         _pseudonymise(listed, key)
     quality = out.with_name(out.stem + ".quality.csv")
@@ -195,21 +195,25 @@ def _relative(path: Path, out: Path) -> str:
 
 
 def _pseudonymise(rows: list[dict[str, str]], key_file: Path) -> None:
-    """Replace identifiers by keyed hashes: without the key nobody finds out whose they are."""
-    key = _read_key(key_file)
+    key = read_key(key_file)
     for row in rows:
-        patient = row["patient"].encode("utf-8", "surrogateescape")
-        row["patient"] = "P" + hmac.new(key, patient, hashlib.sha256).hexdigest()[:12]
+        row["patient"] = pseudonym(row["patient"], key)
 
 
-def _own_key(path: Path) -> Path:
-    """The key of the table's folder, made at the first index there; readable by its owner alone from the start."""
+def pseudonym(patient: str, key: bytes) -> str:
+    """A keyed hash of an identifier: without the key nobody finds out whose it is."""
+    return "P" + hmac.new(key, patient.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:12]
+
+
+def own_key(path: Path) -> Path:
+    """The key of a folder, made when it is first asked for; readable by its owner alone from the start."""
     with suppress(FileExistsError):
         create_file(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
     return path
 
 
-def _read_key(path: Path) -> bytes:
+def read_key(path: Path) -> bytes:
+    """A secret of at least 16 bytes. Raises CohortError."""
     try:
         key = path.read_bytes().strip()
     except OSError as error:

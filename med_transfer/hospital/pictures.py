@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.hospital.analysis import Analysis
 from med_transfer.scans import read_scan
 from med_transfer.scans.formats.nifti_file import write_nifti_file
+
+if TYPE_CHECKING:  # the process that reads scans need not load a network's libraries
+    from med_transfer.hospital.analysis import Analysis
 
 _STEPS = 255  # of the map, which a byte holds
 

@@ -107,7 +107,7 @@ class ResultHeader:
         point = self.chosen_point
         if point is None or name not in point.sensitivity:
             return ()
-        return _rate(point.sensitivity[name]), _rate(point.specificity[name])
+        return rate_in_words(point.sensitivity[name]), rate_in_words(point.specificity[name])
 
     @property
     def rates_of(self) -> str:
@@ -119,7 +119,8 @@ class ResultHeader:
         return f"rates with 95 % interval on {point.n_patients} validation patients{optimistic}"
 
 
-def _rate(estimate: Estimate) -> str:
+def rate_in_words(estimate: Estimate) -> str:
+    """With its 95 % interval, of patients where there is one."""
     if estimate.value is None:
         return "unknown"
     interval = estimate.ci95_cluster or estimate.ci95

@@ -38,7 +38,7 @@ class Queue:
     """
 
     def __init__(self, path: Path, retries: Retries | None = None) -> None:
-        self._retries, self._lock, self._reading = retries or Retries(), threading.RLock(), threading.Lock()
+        self._retries, self._lock, self._reading = retries or Retries(), threading.RLock(), threading.RLock()
         self._arrivals: deque[Arrival] = deque()
         self._database, self._reader = opened(path)
 

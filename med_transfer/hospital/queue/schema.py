@@ -39,7 +39,9 @@ CREATE TABLE IF NOT EXISTS worklist (
     patient_name TEXT NOT NULL DEFAULT '', patient_id TEXT NOT NULL DEFAULT '', accession TEXT NOT NULL DEFAULT '',
     study_date TEXT NOT NULL DEFAULT '', modality TEXT NOT NULL DEFAULT '', description TEXT NOT NULL DEFAULT '',
     described INTEGER NOT NULL DEFAULT 0, answer TEXT NOT NULL DEFAULT '', top_class TEXT NOT NULL DEFAULT '',
-    top_probability REAL NOT NULL DEFAULT -1, because TEXT NOT NULL DEFAULT '', judged TEXT NOT NULL DEFAULT '');
+    top_probability REAL NOT NULL DEFAULT -1, because TEXT NOT NULL DEFAULT '', judged TEXT NOT NULL DEFAULT '',
+    searched TEXT AS (patient_name || char(10) || patient_id || char(10) || accession || char(10) || description ||
+        char(10) || study) STORED);
 CREATE INDEX IF NOT EXISTS worklist_received ON worklist (received, study);
 CREATE INDEX IF NOT EXISTS worklist_state ON worklist (state, received, study);
 CREATE INDEX IF NOT EXISTS worklist_name ON worklist (patient_name, study);

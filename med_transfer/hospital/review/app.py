@@ -13,25 +13,27 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from med_transfer.hospital.config import NodeConfig, ReviewPage
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.review import node_pages, worklist_page
+from med_transfer.hospital.review import node_pages, study_page, worklist_page
 from med_transfer.hospital.review.access import routes as access_routes
 from med_transfer.hospital.review.access.access import Access
 from med_transfer.hospital.review.access.gate import SignInFirst, gate, meant, public
 from med_transfer.hospital.review.guard import Guard
 from med_transfer.hospital.review.pages import STATIC, render, style
+from med_transfer.hospital.review.study import Volumes
 
 # Each is closed to who has no session, see access/gate.py.
-ROUTERS = (access_routes.router, worklist_page.router, node_pages.router)
+ROUTERS = (access_routes.router, worklist_page.router, study_page.router, node_pages.router)
 
 
 def review_app(node: NodeConfig, queue: Queue) -> FastAPI:
     """The page of a node. ``app.state`` has ``node``, ``queue`` and ``access``. Raises OutputError."""
     page = node.page or ReviewPage()
-    access = Access(node, page)
+    access, volumes = Access(node, page), Volumes(node, queue)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
+        volumes.close()
         access.close()
 
     app = FastAPI(
@@ -40,7 +42,7 @@ def review_app(node: NodeConfig, queue: Queue) -> FastAPI:
         dependencies=[Depends(gate), Depends(meant)],
         lifespan=life,
     )
-    app.state.node, app.state.queue, app.state.access = node, queue, access
+    app.state.node, app.state.queue, app.state.access, app.state.volumes = node, queue, access, volumes
     app.add_middleware(Guard, page=page)
     app.add_exception_handler(SignInFirst, _sign_in_first)
     app.add_exception_handler(AnyHTTPException, _refused)

@@ -19,7 +19,6 @@ _COLUMNS = (
     *("study", "received", "state", "reason", "patient_name", "patient_id", "accession", "study_date", "modality"),
     *("description", "answer", "top_class", "top_probability", "because", "judged"),
 )
-_SEARCHED = ("patient_name", "patient_id", "accession", "description", "study")
 _JUDGED = {"yes": "judged != ''", "no": "judged = ''", "agree": "judged = 'agree'", "disagree": "judged = 'disagree'"}
 
 
@@ -52,6 +51,12 @@ class Line:
     top_probability: float
     because: str
     judged: str
+
+    @property
+    def day(self) -> str:
+        """The study date as 2026-01-31; as it is where it is no date."""
+        date = self.study_date
+        return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date
 
 
 @dataclass(frozen=True)
@@ -148,8 +153,8 @@ def _conditions(wish: Wish) -> tuple[list[str], list[object]]:
         conditions.append(_JUDGED[wish.judged])
     if wish.search:
         like = wish.search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        conditions.append("(" + " OR ".join(f"{name} LIKE ? ESCAPE '\\'" for name in _SEARCHED) + ")")
-        values += [f"%{like}%"] * len(_SEARCHED)
+        conditions.append("searched LIKE ? ESCAPE '\\'")
+        values.append(f"%{like}%")
     return conditions, values
 
 

@@ -1,0 +1,102 @@
+"""What people said of answers, as a cohort table for the next fine-tune: one row a series, its latest label."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from med_transfer.atomic import write_csv
+from med_transfer.cohorts.indexing import own_key, pseudonym, read_key
+from med_transfer.errors import NothingDone
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.queue import Feedback, Queue, answering
+from med_transfer.hospital.review.study import bundle_record
+from med_transfer.predictions.labels import Labels
+
+KEY_FILE = "labels.key"  # of the pseudonyms, in the node's folder
+_FINDING = "label_"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        rows: series with a label.
+        without_images: series with one whose images the node has deleted, and which are left out.
+        key: the file with the secret of the pseudonyms.
+    """
+
+    rows: int
+    without_images: int
+    key: Path
+
+
+def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") -> Exported:
+    """Write the table ``out`` that ``med-transfer finetune`` takes, with ``label`` or a ``label_<finding>`` of each.
+
+    Patients have pseudonyms, the same in every export of the node. A series has the label that was given last,
+    whatever revision or bundle of the route it was given to; who only commented has given none.
+
+    Raises:
+        NothingDone: nobody has given a label to a series whose images are still here.
+        OutputError: the table or the key cannot be written.
+    """
+    latest = _latest(queue, route)
+    here = {name: said for name, said in latest.items() if not queue.deleted(name[0])}
+    if not here:
+        raise NothingDone(
+            "no labels" if not latest else f"{len(latest)} labels, and the images of none are here any more",
+            where=node.folder,
+            expected="a series that somebody has agreed or disagreed with on the review page",
+            action="Keep images longer (study.keep_days)" if latest else "Judge some studies on the page",
+        )
+    key_file = own_key(node.folder / KEY_FILE)
+    key, patients = read_key(key_file), _patients(queue)
+    labels = _labels(node, list(here.values()))
+    columns = ["scan", "series_uid", "patient", *_columns(labels)]
+    rows = [
+        {
+            "scan": Path(os.path.relpath(node.folder / "incoming" / study, out.parent)).as_posix(),
+            "series_uid": series_uid,
+            "patient": pseudonym(patients.get(study) or study, key),
+            **_cells(labels, said.label or ""),
+        }
+        for (study, series_uid), said in here.items()
+    ]
+    write_csv(out, columns, rows)
+    return Exported(len(rows), len(latest) - len(here), key_file)
+
+
+def _latest(queue: Queue, route: str) -> dict[tuple[str, str], Feedback]:
+    """Of each series the last that gives a label, by study and series."""
+    with queue.reading() as database:
+        said = answering.feedback(database)
+        rows = database.execute("SELECT study, revision, number FROM answer WHERE route = ?", (route,))
+        of_route = set(rows.fetchall())
+    given = [one for one in said if one.label is not None and (one.study, one.revision, one.number) in of_route]
+    return {(one.study, one.series_uid): one for one in given if one.series_uid}
+
+
+def _patients(queue: Queue) -> dict[str, str]:
+    with queue.reading() as database:
+        return dict(database.execute("SELECT study, patient_id FROM worklist"))
+
+
+def _labels(node: NodeConfig, said: Sequence[Feedback]) -> Labels | None:
+    """Of the bundle that was judged last, where it has findings; None: one class a scan."""
+    record = bundle_record(node, said[-1].bundle)
+    return record.labels if record is not None and record.multilabel else None
+
+
+def _columns(labels: Labels | None) -> list[str]:
+    return ["label"] if labels is None else [f"{_FINDING}{name}" for name in labels.names]
+
+
+def _cells(labels: Labels | None, label: str) -> Mapping[str, object]:
+    if labels is None:
+        return {"label": label}
+    found = label.split(";")
+    return {f"{_FINDING}{name}": int(name in found) for name in labels.names}

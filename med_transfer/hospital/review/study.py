@@ -1,0 +1,211 @@
+"""What the node knows of one study: what was said of each series, how far it can be relied on, and what came before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from med_transfer.bundle import BundleRecord, read_record
+from med_transfer.errors import MedTransferError
+from med_transfer.hospital import record
+from med_transfer.hospital.bundles import folder_of
+from med_transfer.hospital.codes import reason_code
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.pictures import volume_file, write_volume
+from med_transfer.hospital.queue import Feedback, Queue, SeriesAnswer, answering
+from med_transfer.hospital.result_header import rate_in_words
+from med_transfer.hospital.review.worklist import Line, line
+from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.scans.isolation import ScanWorker
+
+_HISTORY = ("predicted", "reopened", "predicted though incomplete", "judged", "retried", "files deleted", "dead letter")
+_BUNDLES = 8  # whose records are kept in memory
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """One class of one answer.
+
+    Attributes:
+        probability: calibrated, in [0, 1]; None: there is no answer.
+        threshold: of the operating point; None: it has none for this class.
+        sensitivity, specificity: on validation patients at this operating point, with 95 % interval, in words; empty:
+            the bundle does not tell.
+    """
+
+    name: str
+    probability: float | None
+    called: bool
+    threshold: float | None = None
+    sensitivity: str = ""
+    specificity: str = ""
+
+
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What was said of one series.
+
+    Attributes:
+        number: among the study's answers.
+        status: ``ok``, ``rejected`` or ``failed``.
+        reasons: why it abstains or why there is no answer, in sentences.
+        classes: the most probable first; ``names`` in the bundle's order.
+        point: how probabilities become a call, in words; ``n_patients`` validation patients its rates are of.
+        bundle: identity of the bundle.
+        has_volume, has_map: whether the viewer can show them.
+        feedback: the latest last.
+    """
+
+    number: int
+    route: str
+    status: str
+    abstained: bool
+    predicted: str
+    reasons: tuple[str, ...]
+    detail: str
+    classes: tuple[ClassFacts, ...]
+    names: tuple[str, ...]
+    multilabel: bool
+    point: str
+    n_patients: int | None
+    novelty: float | None
+    bundle: str
+    images: int
+    has_volume: bool
+    has_map: bool
+    feedback: tuple[Feedback, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """``history``: what happened to it, from the record, the latest first; names nobody but the page's users."""
+
+    id: str
+    study_uid: str
+    revision: int
+    line: Line = field(repr=False)
+    series: tuple[SeriesFacts, ...]
+    history: tuple[Mapping[str, object], ...]
+    images_here: bool
+
+
+def study_facts(node: NodeConfig, queue: Queue, study: str) -> StudyFacts | None:
+    """Of the present revision; None where there is no such study."""
+    shown = line(queue, study)
+    if shown is None:
+        return None
+    with queue.reading() as database:
+        uid, revision = database.execute("SELECT study_uid, revision FROM study WHERE id = ?", (study,)).fetchone()
+        answers = answering.answers(database, study, revision)
+        said = answering.feedback(database, study)
+        entries = list(record.entries(database, study))
+        gone = database.execute("SELECT 1 FROM instance WHERE study = ? AND file = '' LIMIT 1", (study,)).fetchone()
+    here = gone is None
+    series = tuple(_series(node, number, answer, revision, said, here) for number, answer in enumerate(answers))
+    history = tuple(entry for entry in reversed(entries) if entry["event"] in _HISTORY)
+    return StudyFacts(study, uid, revision, shown, series, history, here)
+
+
+def _series(
+    node: NodeConfig, number: int, answer: SeriesAnswer, revision: int, said: Sequence[Feedback], here: bool
+) -> SeriesFacts:
+    facts: Mapping[str, Any] = answer.facts
+    bundle = bundle_record(node, answer.bundle)
+    codes = facts.get("because") or ()
+    return SeriesFacts(
+        number=number,
+        route=answer.route,
+        status=str(facts.get("status", "")),
+        abstained=bool(facts.get("abstained")),
+        predicted=str(facts.get("predicted") or ""),
+        reasons=tuple(reason_in_words(code) for code in codes),
+        detail=str(facts.get("reason") or ""),
+        classes=_classes(facts, bundle),
+        names=tuple(bundle.classes) if bundle else tuple(facts.get("probabilities") or ()),
+        multilabel=bool(bundle and bundle.multilabel),
+        point=str(bundle.operating_point) if bundle else "",
+        n_patients=bundle.chosen_point.n_patients if bundle and bundle.chosen_point else None,
+        novelty=facts.get("novelty"),
+        bundle=str(facts.get("bundle", "")),
+        images=int(facts.get("images") or 0),
+        has_volume=bool(answer.series_uid) and here,
+        has_map=bool(answer.map_file) and (node.folder / answer.map_file).is_file() and here,
+        feedback=tuple(one for one in said if (one.revision, one.number) == (revision, number)),
+    )
+
+
+def _classes(facts: Mapping[str, Any], bundle: BundleRecord | None) -> tuple[ClassFacts, ...]:
+    """Also where there is no answer: a person may know what the network does not."""
+    shares: dict[str, float] = facts.get("probabilities") or {}
+    names = sorted(bundle.classes if bundle else shares, key=lambda name: -shares.get(name, 0.0))
+    called = str(facts.get("predicted") or "").split(";")
+    point = bundle.chosen_point if bundle else None
+    return tuple(
+        ClassFacts(
+            name,
+            shares.get(name),
+            name in called,
+            bundle.operating_point.thresholds.get(name) if bundle else None,
+            rate_in_words(point.sensitivity[name]) if point and name in point.sensitivity else "",
+            rate_in_words(point.specificity[name]) if point and name in point.specificity else "",
+        )
+        for name in names
+    )
+
+
+def reason_in_words(code: str) -> str:
+    """The sentence of a code, as results have it; translated by the page."""
+    if code.startswith("outside_"):
+        fact = code.removeprefix("outside_").replace("_", " ")
+        return Sentence("Outside of the development scans: {fact}", fact=fact)
+    return Sentence(reason_code(code).meaning)
+
+
+def bundle_record(node: NodeConfig, mark: str) -> BundleRecord | None:
+    """What a bundle of the node says of itself; None where it is not there any more."""
+    return _read_record(folder_of(node, mark)) if mark else None
+
+
+@lru_cache(_BUNDLES)
+def _read_record(folder: Path) -> BundleRecord | None:
+    try:
+        return read_record(folder)
+    except MedTransferError:
+        return None
+
+
+class Volumes:
+    """Voxels of received series as NIfTI files: read in a process of its own, under limits, and kept.
+
+    Its methods may be called from any thread; one series is read at a time.
+    """
+
+    def __init__(self, node: NodeConfig, queue: Queue) -> None:
+        self._node, self._queue, self._lock = node, queue, threading.Lock()
+        self._worker = ScanWorker(loads="med_transfer.hospital.pictures")
+
+    def volume(self, study: str, answer: SeriesAnswer) -> Path:
+        """The file of a series. Raises ScanError, OutputError."""
+        images, bundle = self._queue.instances(study), bundle_record(self._node, answer.bundle)
+        path = self._node.folder / volume_file(study, images, answer.series_uid)
+        gap_mm = bundle.preprocessing.max_gap_mm if bundle else 0.0
+        with self._lock:
+            if not path.is_file():
+                folder = self._node.folder / "incoming" / study
+                self._worker.call(write_volume, folder, answer.series_uid, gap_mm, path, where=f"study {study}")
+        return path
+
+    def close(self) -> None:
+        """End the process that reads."""
+        self._worker.close()
+
+
+def answer_of(queue: Queue, study: str, revision: int, number: int) -> SeriesAnswer | None:
+    """One answer; None where there is none, or none any more."""
+    with queue.reading() as database:
+        answers = answering.answers(database, study, revision)
+    return answers[number] if 0 <= number < len(answers) else None

@@ -1,0 +1,169 @@
+"""The page of one study: what was said of it, its images in the viewer, and the form for what a person says."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from functools import cache
+from pathlib import Path as FilePath
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Form, HTTPException, Path, Query, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from pydantic import BaseModel, Field
+
+from med_transfer.errors import MedTransferError, not_installed
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.queue import Feedback, Judgement, Queue, SeriesAnswer
+from med_transfer.hospital.review.access.audit import Seen
+from med_transfer.hospital.review.access.gate import Reader, Reviewer, Tell
+from med_transfer.hospital.review.guard import policy
+from med_transfer.hospital.review.pages import render
+from med_transfer.hospital.review.study import SeriesFacts, StudyFacts, Volumes, answer_of, study_facts
+from med_transfer.hospital.review.worklist import Wish, next_study
+from med_transfer.hospital.server import disk_is_full
+
+router = APIRouter()
+StudyId = Annotated[str, Path(pattern=r"^[0-9a-z]{1,64}$")]
+Number = Annotated[int, Path(ge=0, le=10_000)]
+WINDOWS_HU = {  # preset: centre, width
+    "brain": (40, 80),
+    "lung": (-600, 1500),
+    "soft tissue": (40, 400),
+    "bone": (500, 2000),
+}
+_LONGEST_COMMENT = 4000
+_KEPT = {"Cache-Control": "private, max-age=3600"}  # a name of its own for each content
+
+
+@router.get("/study/{study}", response_class=HTMLResponse)
+def show(
+    request: Request, _: Reader, tell: Tell, study: StudyId, answer: Annotated[int, Query(ge=0, le=10_000)] = 0
+) -> Response:
+    """A study, and of its series the one with this number."""
+    facts = _facts(request, study)
+    tell("saw study", Seen(facts.id, facts.study_uid))
+    chosen = facts.series[min(answer, len(facts.series) - 1)] if facts.series else None
+    page = render(
+        request,
+        "study.html.jinja",
+        study=facts,
+        series=chosen,
+        windows=WINDOWS_HU,
+        following=next_study(_queue(request), Wish(), study),
+        outcome=request.query_params.get("said", ""),
+        longest=_LONGEST_COMMENT,
+    )
+    # NiiVue draws its letters and lights from pictures within its own script.
+    page.headers["Content-Security-Policy"] = policy(img_src="data:")
+    return page
+
+
+@router.get("/study/{study}/{revision}/{number}/volume.nii.gz", response_class=FileResponse)
+def volume(request: Request, _: Reader, tell: Tell, study: StudyId, revision: Number, number: Number) -> Response:
+    """Voxels of a series, HU for CT; read when somebody first looks."""
+    answer, facts = _answer(request, study, revision, number)
+    if not answer.series_uid or not facts.images_here:
+        raise HTTPException(404, "no_images")
+    if disk_is_full(_node(request)):
+        raise HTTPException(507, "disk_nearly_full")
+    tell("saw images", Seen(facts.id, facts.study_uid))
+    try:
+        path = cast(Volumes, request.app.state.volumes).volume(study, answer)
+    except MedTransferError as error:
+        raise HTTPException(422, type(error).__name__) from None
+    return FileResponse(path, media_type="application/gzip", headers=_KEPT)
+
+
+@router.get("/study/{study}/{revision}/{number}/map.nii.gz", response_class=FileResponse)
+def heat_map(request: Request, _: Reader, study: StudyId, revision: Number, number: Number) -> Response:
+    """Share of the heat map's strongest value on the same voxels."""
+    answer, facts = _answer(request, study, revision, number)
+    path = _node(request).folder / answer.map_file
+    if not answer.map_file or not facts.images_here or not path.is_file():
+        raise HTTPException(404, "no_map")
+    return FileResponse(path, media_type="application/gzip", headers=_KEPT)
+
+
+class Said(BaseModel):
+    """What the form sends."""
+
+    revision: Annotated[int, Field(ge=0)]
+    number: Annotated[int, Field(ge=0)]
+    kind: Judgement
+    label: list[str] = Field(default_factory=list)
+    comment: Annotated[str, Field(max_length=2 * _LONGEST_COMMENT)] = ""  # a browser sends a line's end as two signs
+
+
+@router.post("/study/{study}/feedback")
+def judge(request: Request, session: Reviewer, tell: Tell, study: StudyId, said: Annotated[Said, Form()]) -> Response:
+    """Keep what a reviewer says, for good."""
+    facts, number, comment = _facts(request, study), said.number, said.comment.strip()
+    series = next((one for one in facts.series if (facts.revision, one.number) == (said.revision, number)), None)
+    if series is None:
+        return _back(study, number, "changed")
+    label = _label(said, series)
+    if label is _UNFIT or (said.kind == "comment" and not comment):
+        return _back(study, number, "nothing")
+    kept = Feedback(session.user, study, said.revision, number, said.kind, cast("str | None", label), comment)
+    if not _queue(request).judged(kept, time.time()):
+        return _back(study, number, "changed" if said.kind != "rerun" else "no_rerun")
+    tell("asked to predict again" if said.kind == "rerun" else "judged", Seen(facts.id, facts.study_uid))
+    return _back(study, number, said.kind)
+
+
+_UNFIT = object()
+
+
+def _label(said: Said, series: SeriesFacts) -> object:
+    """The label that is given: of who agrees the predicted one. No finding at all is one, too."""
+    if said.kind in ("comment", "rerun"):
+        return None
+    if said.kind == "agree":
+        return series.predicted if series.predicted or (series.multilabel and series.status == "ok") else _UNFIT
+    chosen = [one.name for one in series.classes if one.name in said.label]
+    if len(chosen) != len(set(said.label)) or (not series.multilabel and len(chosen) != 1):
+        return _UNFIT
+    label = ";".join(name for name in series.names if name in chosen)
+    return label if label != series.predicted or series.status != "ok" else _UNFIT
+
+
+def _back(study: str, number: int, said: str) -> Response:
+    return RedirectResponse(f"/study/{study}?answer={number}&said={said}#feedback", 303)
+
+
+@router.get("/niivue.js", response_class=FileResponse)
+def niivue(_: Reader) -> Response:
+    """NiiVue, as the package ipyniivue brings it. Raises MissingExtra."""
+    return FileResponse(_niivue_file(), media_type="text/javascript", headers=_KEPT)
+
+
+@cache
+def _niivue_file() -> FilePath:
+    """Found without an import, which would load a notebook's libraries."""
+    found = importlib.util.find_spec("ipyniivue")
+    if found is None or not found.submodule_search_locations:
+        raise not_installed("ipyniivue", "hospital", "the review page's viewer")
+    return FilePath(found.submodule_search_locations[0]) / "static" / "widget.js"
+
+
+def _facts(request: Request, study: str) -> StudyFacts:
+    facts = study_facts(_node(request), _queue(request), study)
+    if facts is None:
+        raise HTTPException(404, "no_study")
+    return facts
+
+
+def _answer(request: Request, study: str, revision: int, number: int) -> tuple[SeriesAnswer, StudyFacts]:
+    facts, answer = _facts(request, study), answer_of(_queue(request), study, revision, number)
+    if answer is None:
+        raise HTTPException(404, "no_answer")
+    return answer, facts
+
+
+def _node(request: Request) -> NodeConfig:
+    return request.app.state.node
+
+
+def _queue(request: Request) -> Queue:
+    return request.app.state.queue

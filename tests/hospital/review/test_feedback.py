@@ -1,0 +1,109 @@
+"""What reviewers say becomes a cohort table: the last label of a series, under pseudonyms, of images that are here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_bundle import tiny_bundle
+
+from med_transfer.bundle.decisions_lock import lock_hash
+from med_transfer.cohorts import Cohort
+from med_transfer.errors import NothingDone
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.queue import Described, Feedback, Instance, Queue, SeriesAnswer
+from med_transfer.hospital.review.feedback import export_labels
+
+FACTS = {"status": "ok", "predicted": "benign", "probabilities": {"benign": 0.8, "malignant": 0.2}}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> NodeConfig:
+    return NodeConfig(folder=tmp_path / "state")
+
+
+@pytest.fixture
+def queue(node: NodeConfig) -> Queue:
+    """Three studies of two patients, each with an answer."""
+    queue = Queue(node.queue_file)
+    for name, patient in (("s1", "PLANTED-1"), ("s2", "PLANTED-2"), ("s3", "PLANTED-1")):
+        image = node.folder / "incoming" / name / "1.dcm"
+        image.parent.mkdir(parents=True)
+        image.touch()
+        described = Described("Planted^Anna", patient)
+        file = f"incoming/{name}/1.dcm"
+        queue.add(Instance(f"1.{name[1]}", name, f"1.2.{name[1]}", "1.9", "m", "ct", "i", "h", file, described), 0)
+        queue.complete(100, 0)
+        study = queue.to_predict(100)
+        assert study is not None
+        answer = SeriesAnswer(FACTS, bundle="mark", series_uid=f"1.9.{name[1]}")
+        queue.predicted(study, [], [], 100, [FACTS], [answer])
+    return queue
+
+
+def say(queue: Queue, study: str, kind: str, label: str | None = None, **more) -> bool:
+    return queue.judged(Feedback("ray", study, 1, 0, kind, label, **more), 200)
+
+
+def test_the_reader_of_finetune_takes_it(node, queue, tmp_path):
+    assert say(queue, "s1", "agree", "benign")
+    assert say(queue, "s2", "agree", "benign")
+    assert say(queue, "s2", "disagree", "malignant")
+    assert say(queue, "s2", "comment", comment="Planted comment")
+    assert say(queue, "s3", "agree", "benign")
+    out = tmp_path / "elsewhere" / "labels.csv"
+    exported = export_labels(node, queue, out)
+    assert (exported.rows, exported.without_images) == (3, 0)
+    assert exported.key.stat().st_mode & 0o777 == 0o600
+    cohort = Cohort.read(out)
+    assert [case.label for case in cohort.cases] == ["benign", "malignant", "benign"]
+    assert [case.series_uid for case in cohort.cases] == ["1.9.1", "1.9.2", "1.9.3"]
+    assert cohort.cases[1].path.resolve() == node.folder / "incoming" / "s2"
+    first, second, third = cohort.patients
+    assert first == third != second  # two studies of one patient are never told apart
+    assert "lanted" not in out.read_text()
+    assert "PLANTED" not in out.read_text()
+    again = export_labels(node, queue, out)
+    assert (again.key, Cohort.read(out).patients) == (exported.key, cohort.patients)
+
+
+def test_findings_have_a_column_each(node, queue, tmp_path):
+    file = tiny_bundle(node.folder / "bundles" / "mark") / "med_transfer.json"
+    record = json.loads(file.read_text()) | {"multilabel": True}
+    file.write_text(json.dumps(record | {"lock_hash": lock_hash(record)}))
+    for study, label in (("s1", ""), ("s2", "malignant"), ("s3", "benign;malignant")):
+        say(queue, study, "disagree", label)
+    export_labels(node, queue, tmp_path / "labels.csv")
+    cohort = Cohort.read(tmp_path / "labels.csv")
+    assert cohort.labels.multilabel
+    assert [case.label for case in cohort.cases] == [set(), {"malignant"}, {"benign", "malignant"}]
+
+
+def test_labels_without_images_are_left_out_and_told(node, queue, tmp_path):
+    with pytest.raises(NothingDone, match="no labels"):
+        export_labels(node, queue, tmp_path / "labels.csv")
+    for study in ("s1", "s2", "s3"):
+        say(queue, study, "agree", "benign")
+    queue.forgotten("s1")
+    exported = export_labels(node, queue, tmp_path / "labels.csv")
+    assert (exported.rows, exported.without_images) == (2, 1)
+    assert not say(queue, "s1", "rerun")  # without images there is nothing to predict
+    assert [study.revision for study in queue.studies()] == [1, 1, 1]
+    for study in ("s2", "s3"):
+        queue.forgotten(study)
+    with pytest.raises(NothingDone, match="images of none"):
+        export_labels(node, queue, tmp_path / "labels.csv")
+
+
+def test_another_bundle_has_labels_of_its_own(node, queue, tmp_path):
+    say(queue, "s1", "agree", "benign")
+    with pytest.raises(NothingDone):
+        export_labels(node, queue, tmp_path / "labels.csv", route="other")
+
+
+def test_a_comment_is_in_no_text_of_the_program(queue):
+    said = Feedback("ray", "s1", 1, 0, "comment", comment="Planted comment")
+    queue.judged(said, 200)
+    assert "lanted" not in repr(said) + str(queue.entries()) + repr(replace(said, series_uid="1.2"))
