@@ -20,7 +20,7 @@ from med_transfer.hospital.review.access.gate import Reader, Reviewer, Tell
 from med_transfer.hospital.review.guard import policy
 from med_transfer.hospital.review.pages import render
 from med_transfer.hospital.review.study import SeriesFacts, StudyFacts, Volumes, answer_of, study_facts
-from med_transfer.hospital.review.worklist import Wish, next_study
+from med_transfer.hospital.review.worklist import Wish, day, next_study, person
 from med_transfer.hospital.server import disk_is_full
 
 router = APIRouter()
@@ -53,6 +53,8 @@ def show(
         following=next_study(_queue(request), Wish(), study),
         outcome=request.query_params.get("said", ""),
         longest=_LONGEST_COMMENT,
+        person=person(facts.line.patient_name),
+        day=day(facts.line.study_date),
     )
     # NiiVue draws its letters and lights from pictures within its own script.
     page.headers["Content-Security-Policy"] = policy(img_src="data:")

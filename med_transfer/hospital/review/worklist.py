@@ -52,12 +52,6 @@ class Line:
     because: str
     judged: str
 
-    @property
-    def day(self) -> str:
-        """The study date as 2026-01-31; as it is where it is no date."""
-        date = self.study_date
-        return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date
-
 
 @dataclass(frozen=True)
 class Wish:
@@ -167,3 +161,16 @@ def _key(database: sqlite3.Connection, wish: Wish) -> object | None:
         return None
     row = database.execute(f"SELECT {wish.sort} FROM worklist WHERE study = ?", (wish.after,)).fetchone()
     return row[0] if row else None
+
+
+def person(name: str) -> str:
+    """Of a DICOM person name, family name first, then as it is written in ideographs. Source: PS3.5 6.2.1."""
+    alphabetic, _, others = name.partition("=")
+    family, _, rest = alphabetic.partition("^")
+    parts = [part for part in (family.strip(), " ".join(rest.replace("^", " ").split())) if part]
+    return " ".join((", ".join(parts), others.partition("=")[0].replace("^", ""))).strip()
+
+
+def day(date: str) -> str:
+    """Of a DICOM date, as 2026-01-31; as it is where it is none."""
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date

@@ -78,8 +78,8 @@ def _page(request: Request, asked: Searched) -> Response:
         counts=_counts(request),
         classes=worklist.classes(queue),
         columns=_COLUMNS,
-        person=_person,
-        day=_day,
+        person=worklist.person,
+        day=worklist.day,
         moment=_moment,
     )
 
@@ -87,18 +87,6 @@ def _page(request: Request, asked: Searched) -> Response:
 def _counts(request: Request) -> dict[str, int]:
     found = worklist.counts(request.app.state.queue)
     return {state: found.get(state, 0) for state in STATES}
-
-
-def _person(name: str) -> str:
-    """Of a DICOM person name, family name first, then as it is written in ideographs. Source: PS3.5 6.2.1."""
-    alphabetic, _, others = name.partition("=")
-    family, _, rest = alphabetic.partition("^")
-    parts = [part for part in (family.strip(), " ".join(rest.replace("^", " ").split())) if part]
-    return " ".join((", ".join(parts), others.partition("=")[0].replace("^", ""))).strip()
-
-
-def _day(date: str) -> str:
-    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date
 
 
 def _moment(seconds: float) -> str:

@@ -78,7 +78,7 @@ def place_of(study: str, page: Page) -> str:
 def test_the_page_says_what_the_record_says_and_no_name_does_anything(page, study):
     said = page.browser("rita").get(f"/study/{study}").text
     shown, series_ = unescape(said), facts(page, study).series[0]
-    assert "Planted <script>alert(1)</script>" in shown
+    assert "Planted, <script>alert(1)</script>" in shown
     assert "<script>alert" not in said
     assert "<b>fall" not in said
     for one in series_.classes:
