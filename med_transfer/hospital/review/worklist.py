@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from med_transfer.hospital.queue import Queue, State
 
 Sort = Literal["received", "patient_name", "study_date", "state", "top_class", "top_probability"]
 Judged = Literal["", "yes", "no", "agree", "disagree"]
-SORTS: tuple[Sort, ...] = get_args(Sort)
 _COLUMNS = (
     *("study", "received", "state", "reason", "patient_name", "patient_id", "accession", "study_date", "modality"),
     *("description", "answer", "top_class", "top_probability", "because", "judged"),

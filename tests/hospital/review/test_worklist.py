@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -88,7 +89,7 @@ WISHES = [
     Wish(since=2000, until=2100, sort="patient_name", descending=False),
     Wish(search="name017", sort="study_date"),
     Wish(search="nobody has this"),
-    *(Wish(sort=sort, after="s05000") for sort in worklist.SORTS),
+    *(Wish(sort=sort, after="s05000") for sort in get_args(worklist.Sort)),
 ]
 
 
