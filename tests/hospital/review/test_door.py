@@ -188,6 +188,7 @@ def test_an_unknown_name_takes_as_long_and_is_not_written_down(page):
         seconds.append(time.perf_counter() - began)
     assert seconds[1] > seconds[0] / 4
     assert page.events()[-2:] == [("slow", "not signed in"), ("unknown", "not signed in")]
+    assert b"no such body" not in Path(page.app.state.node.access_file).read_bytes() + _wal(page)
 
 
 def test_goals_elsewhere_are_not_followed(page):

@@ -16,9 +16,20 @@ from med_transfer.hospital import record
 from med_transfer.hospital.review.access.database import Database
 
 What = Literal[
-    *("signed in", "not signed in", "signed out", "first operator", "refused"),
-    *("saw worklist", "saw study", "saw images", "saw report", "saw load", "saw accesses"),
-    *("judged", "asked to predict again", "exported labels"),
+    "signed in",
+    "not signed in",
+    "signed out",
+    "first operator",
+    "refused",
+    "saw worklist",
+    "saw study",
+    "saw images",
+    "saw report",
+    "saw load",
+    "saw accesses",
+    "judged",
+    "asked to predict again",
+    "exported labels",
 ]
 UNKNOWN = "unknown"  # in place of a name that is nobody's, which may be a password in the wrong field
 _DCM, _TYPES = "http://dicom.nema.org/resources/ontology/DCM", "http://terminology.hl7.org/CodeSystem/audit-event-type"

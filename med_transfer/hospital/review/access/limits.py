@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 
-from med_transfer.hospital.review.access.database import Database
+from med_transfer.hospital.review.access.database import Database, digest
 
 _FREE = {"pair": 5, "user": 20, "address": 40}  # failures without a wait
 _LONGEST_SECONDS, _FORGET_SECONDS = 900.0, 86400.0
@@ -53,5 +53,6 @@ class Limits:
 
 
 def _keys(user: str, address: str) -> tuple[str, str, str]:
-    name = user.casefold()[:64]
-    return f"pair {address} {name}", f"user {name}", f"address {address}"
+    """As hashes: what somebody takes for a name may be a password in the wrong field."""
+    name = user.casefold()
+    return digest(f"pair {address} {name}"), digest(f"user {name}"), digest(f"address {address}")

@@ -79,8 +79,9 @@ class Provider:
         claims = self._claims(self._id_token(redirect_uri, code, verifier), nonce)
         return self._user(claims), goal
 
-    def _client(self, redirect_uri: str) -> OAuth2Session:
-        client = OAuth2Session(
+    def _client(self, redirect_uri: str) -> Any:
+        """A requests.Session, which authlib's types do not say."""
+        client: Any = OAuth2Session(
             self._settings.client_id,
             self._secret,
             token_endpoint_auth_method="client_secret_basic" if self._secret else "none",

@@ -79,9 +79,11 @@ class Sessions:
             digest(secret),
         )
         now = time.time()
-        if not rows or rows[0][1] not in ROLES or not self._lives(*rows[0][2:], now):
+        if not rows:
             return None
-        user, role, _, seen = rows[0]
+        user, role, began, seen = rows[0]
+        if role not in ROLES or not self._lives(began, seen, now):
+            return None
         if here and now - seen > _SEEN_SECONDS:
             with self._database.transaction() as database:
                 database.execute("UPDATE session SET seen = ? WHERE hash = ?", (now, digest(secret)))
