@@ -5,6 +5,7 @@
 # buildah, podman, debootstrap, runc, dcmtk's storescu and 20 GB; minutes. TORCH_WHEELS: a folder with torch's CPU wheel,
 # where PyTorch's index cannot be reached. BUNDLE: a bundle that looks at whole scans, and SCANS a folder of DICOM, for it.
 set -euo pipefail
+export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${BUNDLE:?a bundle that looks at whole scans}" "${SCANS:?a folder of DICOM}"
 work=${WORK:-$(mktemp -d)} python=${PYTHON:-python3} torch=${TORCH_WHEELS:-}
@@ -39,20 +40,21 @@ build() {
     [ -z "$torch" ] || more+=(--volume "$torch:/wheels:ro" --build-arg PIP_FIND_LINKS=/wheels
         --build-arg TORCH_INDEX=https://pypi.org/simple)
     say "build: $1"
-    buildah "${storage[@]}" bud --isolation chroot --format docker --layers --pull-never --network host \
+    timeout 3600 buildah "${storage[@]}" bud --isolation chroot --format docker --layers --pull-never --network host \
         --ulimit nofile=20000:20000 --ulimit "nproc=$(ulimit -u):$(ulimit -u)" "${more[@]}" \
         -f docker/Dockerfile --target "$1" -t "localhost/med-transfer-$1" . >"$work/build-$1.log" 2>&1 \
-        || { tail -30 "$work/build-$1.log" >&2; exit 1; }
+        || grep -q 'Successfully tagged' "$work/build-$1.log" || { tail -30 "$work/build-$1.log" >&2; exit 1; }
     pod image inspect "localhost/med-transfer-$1" --format "image $1: {{.Size}} bytes, user {{.Config.User}}"
 }
 
-milliseconds() { local from to; from=$(date +%s%N); "$@"; to=$(date +%s%N); echo "$(((to - from) / 1000000)) ms: ${*: -2}"; }
+milliseconds() { local from to; from=$(date +%s%N); "$@"; to=$(date +%s%N); echo "$(((to - from) / 1000000)) ms: $*"; }
 
 batch() {
     say "batch: read-only, no capability, no network, user 1234"
     local run=(run --rm "${hard[@]}" --tmpfs /tmp --user 1234:1234 --volume "$BUNDLE:/bundle:ro" --volume "$SCANS:/scans:ro")
     install -d -o 1234 -g 1234 "$work/out"
-    milliseconds pod "${run[@]}" localhost/med-transfer-batch --version
+    pod create --name start "${hard[@]}" --tmpfs /tmp --user 1234:1234 localhost/med-transfer-batch --help >/dev/null # copies
+    milliseconds pod start --attach start >"$work/start.txt" && tail -1 "$work/start.txt" && pod rm start >/dev/null
     pod "${run[@]}" --volume "$work/out:/work" localhost/med-transfer-batch predict /bundle /scans -o out
     cut -d, -f4-7 "$work/out/out/predictions.csv"
     pod "${run[@]}" --entrypoint sh localhost/med-transfer-batch -c '! command -v pip gcc cc curl wget; ! touch /x' 2>&1
@@ -63,11 +65,12 @@ node() {
     install -d -o 10001 -g 10001 -m 0700 "$work/state"
     printf '%s\n' 'folder: /var/lib/med-transfer' 'callers: [{ae_title: CT1, address: 127.0.0.1}]' \
         'study: {quiet_seconds: 2}' 'results: {heat_map: plain}' 'limits: {disk_free_gib: 0}' 'metrics: {}' >"$work/node.yaml"
-    local began ready
-    began=$(date +%s%N)
-    pod run --detach --name node "${hard[@]}" --tmpfs /tmp --volume "$BUNDLE:/bundle:ro" --volume "$SCANS:/scans:ro" \
+    pod create --name node "${hard[@]}" --tmpfs /tmp --volume "$BUNDLE:/bundle:ro" --volume "$SCANS:/scans:ro" \
         --volume "$work/node.yaml:/etc/med-transfer/node.yaml:ro" --volume "$work/state:/var/lib/med-transfer" \
         localhost/med-transfer-node serve /bundle -c /etc/med-transfer/node.yaml --log json >/dev/null
+    local began ready
+    began=$(date +%s%N)
+    pod start node >/dev/null
     inside() { pod exec node "$@"; }
     asked() { inside python3 -c "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/$1').read().decode())"; }
     for _ in $(seq 120); do asked ready 2>/dev/null && break || sleep 1; done
