@@ -25,12 +25,14 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.open, self.words, self.references = [], [], [], []
+        self.after_words = self.goes_on = False  # a word with a tooltip stands within its sentence
         self.feed(text)
         self.close()
         assert self.open == []
         self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag, attrs):
+        self.goes_on, self.after_words = tag == "button" and self.after_words, False
         self.tags.append((tag, dict(attrs)))
         self.references += [value for name, value in attrs if name in {"src", "href", "xlink:href", "srcset", "data"}]
         if tag not in VOID:
@@ -42,11 +44,16 @@ class Page(HTMLParser):
             self.open.pop()
 
     def handle_endtag(self, tag):
+        self.goes_on, self.after_words = tag == "button", False
         assert self.open.pop() == tag
 
     def handle_data(self, data):
         if self.open and self.open[-1] not in {"style"}:
-            self.words.append(data)
+            if self.goes_on:
+                self.words[-1] += data
+            else:
+                self.words.append(data)
+        self.goes_on, self.after_words = False, True
 
     def having(self, name):
         return [attrs for tag, attrs in self.tags if tag == name]
@@ -73,18 +80,18 @@ def metrics_of(data, **options):
 def summary(data, **options):
     splits = ["train", "val", "test"] * (len(data.patients) // 3)
     cohort = cohort_counts(data.truth, data.patients, splits, data.labels)
-    return RunSummary(
-        title="Nodules",
-        question="Is the nodule malignant?",
-        backbone="resnet18",
-        backbone_licence="MIT",
-        cohort=cohort,
-        config=[("learning_rate", "0.0003")],
-        seconds=75,
-        software={"torch": "2.13"},
-        model_card=[("Intended use", "research")],
-        **options,
-    )
+    given = {
+        "title": "Nodules",
+        "question": "Is the nodule malignant?",
+        "backbone": "resnet18",
+        "backbone_licence": "MIT",
+        "cohort": cohort,
+        "config": [("learning_rate", "0.0003")],
+        "seconds": 75,
+        "software": {"torch": "2.13"},
+        "model_card": [("Intended use", "research")],
+    }
+    return RunSummary(**given | options)
 
 
 CURVES = [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Cohort
+from med_transfer.metrics.records.sentence import Sentence, joined
 from med_transfer.page.markdown import as_text, table
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.preprocessing.config import ORGANS
@@ -14,13 +17,18 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
     backbone = record.backbone
     return [
         ("Intended use", record.intended_use),
-        ("Classes", ", ".join(record.classes) + (" (any number of them)" if record.multilabel else "")),
-        ("Operating point", str(record.operating_point)),
-        ("Networks", f"{record.n_fold_models}, their calibrated probabilities averaged"),
-        ("Backbone", f"{backbone.name}, {'weights ' + backbone.weights if backbone.weights else 'from scratch'}"),
+        ("Classes", _classes(record)),
+        ("Operating point", record.operating_point.said(Sentence)),
+        ("Networks", Sentence("{n}, their calibrated probabilities averaged", n=record.n_fold_models)),
+        (
+            "Backbone",
+            Sentence("{name}, weights {weights}", name=backbone.name, weights=backbone.weights)
+            if backbone.weights
+            else Sentence("{name}, from scratch", name=backbone.name),
+        ),
         *_transfer_rows(record),
         ("Backbone licence", backbone.licence),
-        ("Backbone SHA-256", backbone.sha256 or "none: trained from scratch"),
+        ("Backbone SHA-256", backbone.sha256 or Sentence("none: trained from scratch")),
         ("Input", _input(record.preprocessing)),
         *_channel_rows(record.preprocessing),
         *_spacing_rows(record),
@@ -43,6 +51,11 @@ def model_card(record: BundleRecord, cohort: Cohort) -> str:
     )
 
 
+def _classes(record: BundleRecord) -> str:
+    names = ", ".join(record.classes)
+    return Sentence("{names} (any number of them)", names=names) if record.multilabel else names
+
+
 def _input(config: PreprocessingConfig) -> str:
     """Shape, and voxel size or how the region is fitted; the region where it is found in the scan itself."""
     parts = [" x ".join(map(str, config.shape)) + " voxels"]
@@ -54,7 +67,7 @@ def _input(config: PreprocessingConfig) -> str:
 def _channel_rows(config: PreprocessingConfig) -> list[tuple[str, str]]:
     """Modality and intensities of the scan, or of each channel."""
     if not config.channels:
-        return [("Modality", config.modality or "not checked"), ("Intensities", intensities(config))]
+        return [("Modality", config.modality or Sentence("not checked")), ("Intensities", intensities(config))]
     channels = zip(config.column_of_channel, config.by_channel, strict=True)
     return [
         (f"Channel {number}", f"column {column}, {own.modality or 'any modality'}, {intensities(own)}")
@@ -68,7 +81,11 @@ def _spacing_rows(record: BundleRecord) -> list[tuple[str, str]]:
     return [
         (
             f"Spacing seen in training{f' ({column})' if first.further else ''}",
-            f"{_mm(channel.spacing_mm_low)} to {_mm(channel.spacing_mm_high)} (column, row, slice)",
+            Sentence(
+                "{low} to {high} (column, row, slice)",
+                low=_mm(channel.spacing_mm_low),
+                high=_mm(channel.spacing_mm_high),
+            ),
         )
         for column, channel in seen
     ]
@@ -77,9 +94,13 @@ def _spacing_rows(record: BundleRecord) -> list[tuple[str, str]]:
 def intensities(config: PreprocessingConfig) -> str:
     """Which values the network tells apart, in words."""
     if config.normalisation == "zscore":
-        return f"z-scores of each scan's own foreground, up to {config.clip_sd:g} standard deviations"
+        return Sentence(
+            "z-scores of each scan's own foreground, up to {sd:g} standard deviations", sd=float(config.clip_sd or 0)
+        )
     low, high = config.window_hu
-    return f"window from {low:g} to {high:g}{' HU' if config.modality in ('CT', None) else ', in the unit of the file'}"
+    if config.modality in ("CT", None):
+        return Sentence("window from {low:g} to {high:g} HU", low=low, high=high)
+    return Sentence("window from {low:g} to {high:g}, in the unit of the file", low=low, high=high)
 
 
 def _transfer_rows(record: BundleRecord) -> list[tuple[str, str]]:
@@ -104,7 +125,8 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 def _calibration(record: BundleRecord) -> str:
     fitted = record.calibration
-    return f"{fitted} on {fitted.n} validation scans{'; ' if fitted.note else ''}{fitted.note}"
+    how = Sentence("{how} on {n} validation scans", how=str(fitted), n=fitted.n)
+    return joined(how, fitted.note)
 
 
 def _set_rows(record: BundleRecord) -> list[tuple[str, str]]:
@@ -113,8 +135,16 @@ def _set_rows(record: BundleRecord) -> list[tuple[str, str]]:
     if sets is None:
         return []
     of_class = zip(record.classes, sets.thresholds, sets.n_patients, strict=True)
-    limits = ", ".join(f"{name} {threshold:.3f} ({n} patients)" for name, threshold, n in of_class)
-    return [("Prediction sets", f"coverage {sets.coverage:g} of each class; a class is in from probability {limits}")]
+    limits = [
+        Sentence("{name} {threshold} ({n} patients)", name=name, threshold=f"{threshold:.3f}", n=n)
+        for name, threshold, n in of_class
+    ]
+    in_words = Sentence(
+        "coverage {coverage:g} of each class; a class is in from probability {limits}",
+        coverage=sets.coverage,
+        limits=reduce(lambda first, second: Sentence("{first}, {second}", first=first, second=second), limits),
+    )
+    return [("Prediction sets", in_words)]
 
 
 def _mm(spacing: tuple[float, float, float]) -> str:

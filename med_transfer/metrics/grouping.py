@@ -152,18 +152,18 @@ def _bands(column: str, numbers: NDArray[np.float64], patients: Sequence[str]) -
     finite = numbers[np.isfinite(numbers)]
     upto = {"slice", "thickness"} <= words
     if upto:
-        limits, what = list(_THICKNESS_LIMITS_MM), "cut at limits of clinical use"
+        limits, what = list(_THICKNESS_LIMITS_MM), Sentence("cut at limits of clinical use")
     elif "age" in words:
-        limits, what = [float(limit) for limit in range(10, 120, 10)], "decades"
+        limits, what = [float(limit) for limit in range(10, 120, 10)], Sentence("decades")
     else:
-        limits, what = _round_terciles(finite), "cut near the terciles"
+        limits, what = _round_terciles(finite), Sentence("cut near the terciles")
     joined = _joined(limits, numbers, patients, upto)
     if not joined:  # too few patients for two bands: shown as halves, without measures
-        joined, what = [_round_between(*np.quantile(finite, [0.4, 0.6]))], "cut near the median"
+        joined, what = [_round_between(*np.quantile(finite, [0.4, 0.6]))], Sentence("cut near the median")
     texts, bands = _texts(joined, unit, upto=upto, years="age" in words), _band_of(numbers, joined, upto)
     names = tuple(UNKNOWN if band < 0 else texts[band] for band in bands)
     order = [text for text in texts if text in names]
-    how = f"{what}; bands joined until each has {SMALLEST_SUBGROUP} patients"
+    how = Sentence("{what}; bands joined until each has {n} patients", what=what, n=SMALLEST_SUBGROUP)
     return Grouping(column, names, (*order, *_present(names, UNKNOWN)), how)
 
 

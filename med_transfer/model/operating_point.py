@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -139,23 +139,38 @@ class OperatingPoint(BaseModel):
 
     def __str__(self) -> str:
         """What a scan is called, in words."""
+        return self.said(lambda template, /, **values: template.format(**values))
+
+    def said(self, t: Callable[..., str]) -> str:
+        """The same in the language of ``t``, which fills a template with its values."""
         if self.rule == "argmax":
-            return "the most probable class"
+            return t("the most probable class")
         if self.rule == "cost":
-            return "the class with the least expected cost"
+            return t("the class with the least expected cost")
+        parts = ", ".join(f"{value:.3g} ({name})" for name, value in self.thresholds.items())
         if self.rule == "balanced_argmax":
-            parts = ", ".join(f"{value:.3g} ({name})" for name, value in self.thresholds.items())
-            return f"the class whose probability is the greatest multiple of that without evidence: {parts}"
+            return t(
+                "the class whose probability is the greatest multiple of that without evidence: {parts}", parts=parts
+            )
         if self.rule == "class_threshold":
-            parts = ", ".join(f"{name} from a probability of {value:.3g}" for name, value in self.thresholds.items())
-            if len(self.thresholds) == 1:
-                return f"{parts}, else the most probable of the others"
-            of_several = "of several the one with the greatest multiple of its threshold"
-            return f"{parts}; {of_several}; else the most probable of those without, or the greatest multiple"
+            return self._said_class_thresholds(t)
         if len(set(self.thresholds.values())) == 1:
-            return f"every finding with a probability of {next(iter(self.thresholds.values())):.3g} or more"
-        parts = (f"{value:.3g} ({name})" for name, value in self.thresholds.items())
-        return f"every finding with a probability of at least {', '.join(parts)}"
+            limit = f"{next(iter(self.thresholds.values())):.3g}"
+            return t("every finding with a probability of {limit} or more", limit=limit)
+        return t("every finding with a probability of at least {parts}", parts=parts)
+
+    def _said_class_thresholds(self, t: Callable[..., str]) -> str:
+        limits = {name: f"{value:.3g}" for name, value in self.thresholds.items()}
+        if len(limits) == 1:
+            ((name, limit),) = limits.items()
+            only = {"name": name, "limit": limit}
+            return t("{name} from a probability of {limit}, else the most probable of the others", **only)
+        parts = ", ".join(f"{name} from a probability of {limit}" for name, limit in limits.items())
+        return t(
+            "{parts}; of several the one with the greatest multiple of its threshold; else the most probable of those "
+            "without, or the greatest multiple",
+            parts=parts,
+        )
 
 
 def _one_call(scores: NDArray[np.float64]) -> Calls:

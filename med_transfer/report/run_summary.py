@@ -12,13 +12,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.metrics.records.sentence import Text
-from med_transfer.page import Language, sentence
+from med_transfer.page import Language, Translator, sentence
 from med_transfer.predictions.labels import Labels
 
 SPLITS = ("train", "val", "test")
 ALL_CLASSES = "All"
 COHORT, DATE = sentence("Cohort"), sentence("Date")
 FOLDERS = {"run": sentence("Run"), "bundle": sentence("Bundle"), "evaluation": sentence("Evaluation")}
+
+# Names of rows, as a bundle's model card and a run's configuration have them; what has no translation stays English
+ROWS = (
+    sentence("Intended use"),
+    sentence("Research use only. Not a medical device."),
+    sentence("Classes"),
+    sentence("Operating point"),
+    sentence("Networks"),
+    sentence("Transfer"),
+    sentence("Fallback"),
+    sentence("Backbone licence"),
+    sentence("Backbone SHA-256"),
+    sentence("Input"),
+    sentence("Modality"),
+    sentence("Intensities"),
+    sentence("Spacing seen in training"),
+    sentence("Calibration"),
+    sentence("Prediction sets"),
+    sentence("Fusion"),
+    sentence("Cohort hash"),
+    sentence("Network kept"),
+    sentence("Training and validation"),
+    sentence("Development scans"),
+    sentence("Scans repaired"),
+    sentence("Augmentation"),
+    sentence("Class balance"),
+    sentence("Early stopping"),
+    sentence("Seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -168,6 +197,11 @@ class MapChecks:
     def alike(self) -> bool:
         """Whether random weights make much the same maps, so that none of them is to be read."""
         return self.correlation is not None and self.correlation > self.correlation_limit
+
+
+def said_value(value: Text, t: Translator) -> str:
+    """The value of a row of the model card or the configuration, in the language of ``t`` where it has one."""
+    return t.template(t.said(value))
 
 
 def cohort_name(table: Path | None) -> str:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from med_transfer.atomic import write_text
 from med_transfer.page import Language, Translator, environment
 from med_transfer.page.environment import in_page
+from med_transfer.page.glossary import with_tooltips
 from med_transfer.page.language import translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import Figure
@@ -64,7 +65,8 @@ def write_report(path: Path | str, evidence: Evidence) -> None:
         "left_out": left_out,
         "files": FILES,
     }
-    write_text(path, page.get_template("report.html.jinja").render(values))
+    html = page.get_template("report.html.jinja").render(values)
+    write_text(path, with_tooltips(html, evidence.run.language))
     files = {name: text for section in sections.values() for name, text in section.files.items()}
     _write_files(path.parent / FILES, files)
     save_evidence(path.parent, evidence)

@@ -71,7 +71,7 @@ def test_out_of_fold_nothing_is_said_of_test_scans(tmp_path):
     text = Page(write(tmp_path / "report.html", evidence(DATA, metrics))).text
     section = text[
         text.index("What was decided for the bundle") : text.index(
-            "Rates by class", text.index("What was decided for the bundle")
+            "Learning curves", text.index("What was decided for the bundle")
         )
     ]
     assert "for each scan here the same was decided by other patients" in section
@@ -82,7 +82,7 @@ def test_out_of_fold_nothing_is_said_of_test_scans(tmp_path):
 
 
 def test_an_undecided_report_says_nothing_of_it(tmp_path):
-    assert "Operating point</h2>" not in write(tmp_path / "report.html", sample())
+    assert "Operating point</h3>" not in write(tmp_path / "report.html", sample())
 
 
 @pytest.mark.parametrize(

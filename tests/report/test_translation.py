@@ -1,18 +1,28 @@
 """Every sentence of the pages has its translation, with the same placeholders, and no catalogue has more."""
 
 import ast
+import re
 import string
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from jinja2 import nodes
-from report_samples import Page, sample, write
+from report_samples import Page, evidence, metrics_of, sample, summary, write
+from simulated_scores import three_classes
 
 import med_transfer
+from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
+from med_transfer.bundle.model_card import model_card_rows
 from med_transfer.config import load_config
 from med_transfer.metrics.reasons import no_case
+from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.model.calibration import PredictionSets
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import LANGUAGES, environment
 from med_transfer.page.language import Catalogue, catalogue_path, sentence, translator
+from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.report.run_summary import participant_flow
 from med_transfer.report.sections import SECTIONS as ALL_SECTIONS
 from med_transfer.report.writing import report_translator
 
@@ -70,7 +80,14 @@ def test_a_section_is_translated(name, language):
     ("place", "paths"),
     [
         ("page/layout", [PACKAGE / "page" / "layout.html.jinja"]),
-        ("report/report", [*(PACKAGE / "report").glob("*.py"), *(PACKAGE / "report").glob("*.jinja")]),
+        (
+            "report/report",
+            [
+                *(PACKAGE / "report").glob("*.py"),
+                *(PACKAGE / "report").glob("*.jinja"),
+                SECTIONS / "__init__.py",
+            ],
+        ),
     ],
 )
 def test_what_sections_share_is_translated(place, paths, language):
@@ -110,7 +127,7 @@ def sentences_of_records():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Sentence"
     ]
     assert all(isinstance(call.args[0], ast.Constant) for call in calls), "Sentence() of something not constant"
-    return {call.args[0].value for call in calls}
+    return {call.args[0].value for call in calls} | in_module(PACKAGE / "model" / "operating_point.py")
 
 
 @pytest.mark.parametrize("language", TRANSLATED)
@@ -152,3 +169,43 @@ def test_the_report_in_chinese_says_what_the_english_one_says(tmp_path):
     for words in ("僅供研究使用，非醫療器材", "靈敏度", "特異度", "陽性預測值", "校準", "信賴區間", "遷移學習有幫助"):
         assert words in page.text
     assert f"{100 * english.metrics.macro_auc.value:.0f}"[:2] in page.text
+
+
+def record():
+    """Of a bundle with everything that its model card says in sentences."""
+    return BundleRecord(
+        classes=("benign", "malignant"),
+        multilabel=False,
+        operating_point=OperatingPoint(rule="balanced_argmax", thresholds={"benign": 0.4, "malignant": 0.6}),
+        preprocessing=PreprocessingConfig.model_validate({"shape": (16, 16, 16), "spacing_mm": (3, 2, 2)}),
+        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="MIT", source="none"),
+        n_fold_models=2,
+        prediction_sets=PredictionSets(coverage=0.9, thresholds=(0.3, 0), n_patients=(40, 5)),
+        input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
+        trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),
+    )
+
+
+# Four English words in a row, beyond names of classes and columns, ids, papers and commands to type.
+ENGLISH_SENTENCE = re.compile(r"(?:\b[A-Za-z][a-z'-]+\b[ ,;:.]+){3,}\b[a-z][a-z'-]+\b")
+
+
+def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
+    """With subgroups, shortcuts, a flow, a bundle's model card, and all that is left out for saying nothing."""
+    data = three_classes()
+    metrics = metrics_of(data, subgroups={"age": [float(30 + k % 50) for k in range(120)], "site": ["a", "b"] * 60})
+    point = OperatingPoint(rule="balanced_argmax", thresholds=dict.fromkeys(data.labels.names, 0.3))
+    nothing = {"abstention": metrics.abstention[:1], "operating_point": point}
+    run = summary(
+        data,
+        flow=participant_flow(data.patients, ["train", "val", "test"] * 40, ["gone"]),
+        question=Sentence("Which of {names}?", names="benign, malignant"),
+        split=Sentence("not at all: {why}", why=Sentence("no fact differs between the scans")),
+        model_card=model_card_rows(record()),
+    )
+    run = replace(run, language="zh-TW", backbone="resnet18-w32")
+    given = evidence(data, metrics.model_copy(update=nothing), run=run, curves=())
+    page = Page(write(tmp_path / "report.html", given))
+    named = [words for words in page.words if ENGLISH_SENTENCE.search(words)]
+    assert named == []
+    assert "是 benign, malignant 中的哪一種？" in page.text

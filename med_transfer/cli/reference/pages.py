@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from med_transfer.cli.reference.commands import commands_page
 from med_transfer.cli.reference.errors import errors_page
+from med_transfer.cli.reference.glossary import glossary_page
 from med_transfer.cli.reference.settings import settings_page
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.hospital.config import NodeConfig
@@ -42,7 +43,7 @@ def pages() -> dict[str, str]:
         f"settings/{name}.md": settings_page(title, sentence, model, leave_out=_known(model))
         for name, (model, title, sentence) in _FILES.items()
     }
-    return {"commands.md": commands_page(), "errors.md": errors_page(), **settings}
+    return {"commands.md": commands_page(), "errors.md": errors_page(), "glossary.md": glossary_page(), **settings}
 
 
 def _known(model: type[BaseModel]) -> set[str]:

@@ -75,7 +75,7 @@ class TransferGain(Record):
     macro_auc: Estimate
     verdict: Literal["gain", "none", "harm"]
     n_patients: int
-    method: str
+    method: Text
 
 
 class KeptNetwork(Record):

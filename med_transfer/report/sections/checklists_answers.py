@@ -7,6 +7,7 @@ from collections.abc import Callable
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import patients, percent, percent_interval, scans
+from med_transfer.report.run_summary import said_value
 
 Answer = Callable[[Evidence, Translator], str | None]
 
@@ -16,7 +17,8 @@ def _rows(*names: str) -> Answer:
 
     def answer(evidence: Evidence, t: Translator) -> str | None:
         rows = [*evidence.run.model_card, *evidence.run.config]
-        return "; ".join(f"{name}: {value}" for name, value in rows if name.startswith(names)) or None
+        chosen = [(name, value) for name, value in rows if name.startswith(names)]
+        return "; ".join(f"{t.template(name)}: {said_value(value, t)}" for name, value in chosen) or None
 
     return answer
 
@@ -32,7 +34,7 @@ def _trained(evidence: Evidence) -> bool:
 
 
 def _question(evidence: Evidence, t: Translator) -> str:
-    return evidence.run.question
+    return t.said(evidence.run.question)
 
 
 def _categories(evidence: Evidence, t: Translator) -> str:

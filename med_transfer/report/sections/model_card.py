@@ -4,39 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from med_transfer.page import Translator, sentence
+from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import duration
+from med_transfer.report.run_summary import said_value
 from med_transfer.report.section import Section
 from med_transfer.report.table import Table
-
-# Names of rows, as a bundle's model card and a run's configuration have them; what has no translation stays English
-_ITEMS = (
-    sentence("Intended use"),
-    sentence("Classes"),
-    sentence("Operating point"),
-    sentence("Networks"),
-    sentence("Transfer"),
-    sentence("Fallback"),
-    sentence("Backbone licence"),
-    sentence("Backbone SHA-256"),
-    sentence("Input"),
-    sentence("Modality"),
-    sentence("Intensities"),
-    sentence("Spacing seen in training"),
-    sentence("Calibration"),
-    sentence("Prediction sets"),
-    sentence("Fusion"),
-    sentence("Cohort hash"),
-    sentence("Network kept"),
-    sentence("Training and validation"),
-    sentence("Development scans"),
-    sentence("Scans repaired"),
-    sentence("Augmentation"),
-    sentence("Class balance"),
-    sentence("Early stopping"),
-    sentence("Seed"),
-)
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
@@ -52,5 +25,5 @@ def section(evidence: Evidence, t: Translator) -> Section:
 
 
 def _pairs(name: str, caption: str, pairs: Iterable[tuple[str, str]], t: Translator) -> Table:
-    rows = [(t.template(item), t.said(value)) for item, value in pairs]
+    rows = [(t.template(item), said_value(value, t)) for item, value in pairs]
     return Table(name, caption, (t("Item"), t("Value")), rows, kind="text")

@@ -34,7 +34,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 
 def _decided(metrics: Metrics, access: AccessCounts | None, t: Translator) -> Table:
     point, chosen = metrics.operating_point, metrics.chosen_point
-    rows = [(t("A scan is called"), str(point))]
+    rows = [(t("A scan is called"), point.said(t))]
     if chosen is not None:
         rows = [(t("Aim"), _aim(chosen, t)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
     if access is not None:
