@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -57,6 +58,11 @@ class Page(HTMLParser):
 
     def having(self, name):
         return [attrs for tag, attrs in self.tags if tag == name]
+
+
+def without_tooltips(text):
+    """HTML in which sentences are whole: the words that have a tooltip are a button."""
+    return re.sub(r'<button[^>]* class="term"[^>]*>(.*?)</button>', r"\1", text)
 
 
 def picture():

@@ -68,13 +68,13 @@ def with_tooltips(page: str, language: Language) -> str:
     """
     head, opening, rest = page.partition('<main id="content">')
     main, closing, foot = rest.rpartition("</main>")
-    words = {name.lower(): word for word in glossary() if word.means_zh_tw for name in word.names(language)}
-    names = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    words = {_plain(name): word for word in glossary() if word.means_zh_tw for name in word.names(language)}
+    names = "|".join(re.escape(name).replace(r"\ ", "[ -]") for name in sorted(words, key=len, reverse=True))
     pattern = re.compile(rf"\b(?:{names})\b" if language == "en" else names, re.IGNORECASE)
     used: dict[str, Word] = {}
 
     def button(match: re.Match[str]) -> str:
-        word = words[match[0].lower()]
+        word = words[_plain(match[0])]
         key = _key(word)
         if key in used:
             return match[0]
@@ -104,6 +104,11 @@ def _marked(html: str, pattern: re.Pattern[str], button: Callable[[re.Match[str]
             yield piece
         else:
             yield piece if left_alone else pattern.sub(button, piece)
+
+
+def _plain(name: str) -> str:
+    """``Out-of-fold`` and ``out of fold`` are one word."""
+    return name.lower().replace("-", " ")
 
 
 def _key(word: Word) -> str:

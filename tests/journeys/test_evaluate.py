@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from command_line import TINY, Command, FinishedRun, Outcome, read_rows, settings, write_rows
+from report_samples import without_tooltips
 
 from med_transfer.bundle import read_record
 from med_transfer.phantoms import write_nifti
@@ -21,7 +22,7 @@ def judged(command: Command, finished: FinishedRun, unseen_csv, tmp_path_factory
     """An external evaluation: what was said, metrics.json, report.html."""
     out = tmp_path_factory.mktemp("external")
     outcome = command("evaluate", finished.bundle, unseen_csv, "-o", out, "--subgroups", "sex, kernel", *STATED)
-    return outcome, json.loads((out / "metrics.json").read_text()), (out / "report.html").read_text()
+    return outcome, json.loads((out / "metrics.json").read_text()), without_tooltips((out / "report.html").read_text())
 
 
 def test_subgroups_are_those_that_were_asked_for(command: Command, finished: FinishedRun, judged, unseen_csv, tmp_path):
@@ -58,7 +59,7 @@ def test_rates_are_stated_as_was_asked_for(command: Command, finished: FinishedR
     assert metrics["evaluation"] == {"interval": "jeffreys", "prevalence": {"part-solid": 0.05}, "interval_width": 0.1}
     assert metrics["classes"]["part-solid"]["at_prevalence"]["prevalence"] == 0.05
     assert metrics["classes"]["part-solid"]["sensitivity"]["method"].startswith("Jeffreys interval")
-    assert "At another prevalence</h2>" in report
+    assert "At another prevalence</h3>" in report
     words = ("evaluate", finished.bundle, unseen_csv, "-o", tmp_path / "out", "--prevalence")
     for stated, said in (
         ("part=0.1", "prevalence: part is no class; expected one of"),
@@ -131,8 +132,8 @@ def test_what_was_seen_in_training_is_judged_only_when_allowed_and_is_said_first
     assert "not used for training" not in allowed.out
     overlap = json.loads((tmp_path / "out" / "metrics.json").read_text())["overlap"]
     assert overlap == {"n_scans": 18, "n_patients": 18, "seen_scans": 12, "seen_patients": 12, "seen_by_source": None}
-    report = (tmp_path / "out" / "report.html").read_text()
-    assert report.index("12 of 18 scans were seen in training") < report.index("Who was evaluated</h2>")
+    report = without_tooltips((tmp_path / "out" / "report.html").read_text())
+    assert report.index("12 of 18 scans were seen in training") < report.index("Who was evaluated</h3>")
     assert "no patient of this cohort was used in training" not in report
 
 
@@ -167,8 +168,8 @@ def test_an_external_cohort_whose_acquisition_tells_the_label_is_warned_of(
     assert list(metrics["baselines"]) == ["prevalence", "handcrafted", "acquisition"]
     assert metrics["baselines"]["acquisition"]["macro_auc"]["value"] == 1
     assert next(iter(metrics["shortcuts"]["facts"])) == "n_slices"
-    report = (tmp_path / "report.html").read_text()
-    summary = report[: report.index("Who was evaluated</h2>")]
+    report = without_tooltips((tmp_path / "report.html").read_text())
+    summary = report[: report.index("Who was evaluated</h3>")]
     assert "How the scans were made gives the label away" in summary
     assert "the handcrafted baseline" in summary
     assert (

@@ -20,6 +20,7 @@ from command_line import (
     write_rows,
 )
 from edited_bundle import before_locks, edit_record
+from report_samples import without_tooltips
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from med_transfer.bundle import RECORD_FILE, read_record
@@ -60,8 +61,8 @@ def test_the_run_shows_the_fusion_beside_the_network(fused):
     assert (fusion["n_scans"], fusion["n_fitted"], fusion["report"]) == (9, 18, "image")
     assert fusion["models"]["image-only"]["macro_auc"] == metrics["macro_auc"]  # the main figures are the network's
     assert "fused minus handcrafted-only: macro AUC" in fused.outcome.out
-    page = (fused.folder / "report.html").read_text()
-    assert ">Fusion</h2>" in page
+    page = without_tooltips((fused.folder / "report.html").read_text())
+    assert ">Fusion</h3>" in page
     assert "fitted on 18 scans of 18 patients" in page
     assert "Every figure outside the fusion&#39;s table is the network&#39;s, from the image alone." in page
     files = sorted(path.name for path in fused.bundle.rglob("*") if path.is_file())
@@ -154,7 +155,7 @@ def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fuse
     assert metrics["balanced_accuracy"]["value"] == pytest.approx(
         balanced_accuracy_score(own, [row["predicted"] for row in network])
     )
-    page = (tmp_path / "out/report.html").read_text()
+    page = without_tooltips((tmp_path / "out/report.html").read_text())
     assert "Every figure outside the fusion&#39;s table is the network&#39;s, from the image alone." in page
 
 
@@ -165,7 +166,7 @@ def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["fusion"]["report"] == "fused"
     assert metrics["macro_auc"] == metrics["fusion"]["models"]["fused"]["macro_auc"]
-    assert "is the fused model&#39;s" in (tmp_path / "out/report.html").read_text()
+    assert "is the fused model&#39;s" in without_tooltips((tmp_path / "out/report.html").read_text())
 
     record = before_locks(bundle)
     del record["fusion"]

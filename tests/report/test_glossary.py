@@ -11,7 +11,7 @@ from med_transfer.page.glossary import glossary, with_tooltips
 def test_only_the_first_use_outside_of_headings_links_and_figures_is_marked():
     inside = (
         "<h2>AUC</h2><a href='#x'>AUC</a><svg viewBox='0'><text>AUC</text></svg><p>The macro AUC and the AUC; an "
-        "Aucuba; <b title='prevalence'>prevalence</b> and <i>PPV</i>, NPV &lt;b&gt;</p>"
+        "Aucuba; <b title='prevalence'>prevalence</b> and <i>PPV</i>, NPV &lt;b&gt;, Out-of-fold</p>"
     )
     page = with_tooltips(f'<header>AUC</header><main id="content">{inside}</main><footer>AUC</footer>', "en")
     found = Page(page)
@@ -19,6 +19,7 @@ def test_only_the_first_use_outside_of_headings_links_and_figures_is_marked():
         "word-auc-macro-auc",
         "word-prevalence",
         "word-ppv-npv",
+        "word-out-of-fold",
     ]
     assert '<p>The <button type="button" class="term" popovertarget="word-auc-macro-auc"' in page
     assert ">macro AUC</button> and the AUC; an Aucuba;" in page
