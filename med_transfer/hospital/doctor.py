@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -142,14 +143,14 @@ def _bind(address: str, port: int) -> int:
 def _certificates(node: NodeConfig) -> Iterator[Finding]:
     for name, section in {"tls": node.tls, "web": node.web, "page": node.page}.items():
         if section is not None and section.certificate and section.key:
-            yield _examined(f"{name}_certificate", lambda s=section: _pair(s.certificate, s.key))
+            yield _examined(f"{name}_certificate", partial(_pair, section.certificate, section.key))
         if section is not None and (trusted := getattr(section, "trusted", None)):
-            yield _examined(f"{name}_trusted", lambda path=trusted: _valid(path))
+            yield _examined(f"{name}_trusted", partial(_valid, trusted))
     for peer in (node.pacs, *node.destinations, *node.fhir):
         if isinstance(peer, WebPeer | FhirServer) and peer.trusted:
-            yield _examined("peer_trusted", lambda path=peer.trusted: _valid(path))
+            yield _examined("peer_trusted", partial(_valid, peer.trusted))
         if isinstance(peer, WebPeer) and peer.certificate and peer.key:
-            yield _examined("peer_certificate", lambda p=peer: _pair(p.certificate, p.key))
+            yield _examined("peer_certificate", partial(_pair, peer.certificate, peer.key))
 
 
 def _examined(code: str, look: Callable[[], tuple[State, float, str]]) -> Finding:

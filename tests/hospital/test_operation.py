@@ -31,7 +31,7 @@ from tiny_bundle import tiny_bundle
 from med_transfer.atomic import sole_writer
 from med_transfer.hospital.config import NodeConfig, read_node_config
 from med_transfer.hospital.health import HealthServer, Pulse
-from med_transfer.hospital.log_lines import set_up_log
+from med_transfer.hospital.log_lines import JsonLines, TextLines, set_up_log
 from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.receiver import VERIFICATION
@@ -193,6 +193,23 @@ def test_figures_log_status_and_record_name_nobody(bundle, node_config, command,
     assert measured["bundle_info", mark, ""] == 1
     assert measured["disk_free_bytes",] > 0
     assert len(sent) >= 6
+
+
+@pytest.mark.parametrize("form", [TextLines(), JsonLines()], ids=["text", "json"])
+def test_what_was_raised_is_told_without_its_words(form):
+    try:
+        try:
+            float(PLANTED["PatientName"])
+        except ValueError as error:
+            raise RuntimeError(PLANTED["PatientID"]) from error
+    except RuntimeError:
+        raised = sys.exc_info()
+    ours, theirs = ("med_transfer.hospital.node", "unexpected"), ("highdicom", PLANTED["PatientName"])
+    lines = [form.format(logging.LogRecord(name, 30, "f", 1, text, (), raised)) for name, text in (ours, theirs)]
+    assert not [hint for line in lines for hint in HINTS if hint in line.lower()]
+    assert "ValueError at test_what_was_raised" in lines[0]
+    assert "RuntimeError" in lines[0]
+    assert "highdicom" in lines[1]
 
 
 def test_a_node_that_cannot_work_says_so(node_config):
