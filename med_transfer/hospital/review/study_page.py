@@ -33,7 +33,7 @@ WINDOWS_HU = {  # preset: centre, width
     "bone": (500, 2000),
 }
 _LONGEST_COMMENT = 4000
-_KEPT = {"Cache-Control": "private, max-age=3600"}  # a name of its own for each content
+_KEPT = {"Cache-Control": "private, max-age=3600"}  # of a script; a browser keeps nothing of a patient
 
 
 @router.get("/study/{study}", response_class=HTMLResponse)
@@ -74,7 +74,7 @@ def volume(request: Request, _: Reader, tell: Tell, study: StudyId, revision: Nu
         path = cast(Volumes, request.app.state.volumes).volume(study, answer)
     except MedTransferError as error:
         raise HTTPException(422, type(error).__name__) from None
-    return FileResponse(path, media_type="application/gzip", headers=_KEPT)
+    return FileResponse(path, media_type="application/gzip")
 
 
 @router.get("/study/{study}/{revision}/{number}/map.nii.gz", response_class=FileResponse)
@@ -84,7 +84,7 @@ def heat_map(request: Request, _: Reader, study: StudyId, revision: Number, numb
     path = _node(request).folder / answer.map_file
     if not answer.map_file or not facts.images_here or not path.is_file():
         raise HTTPException(404, "no_map")
-    return FileResponse(path, media_type="application/gzip", headers=_KEPT)
+    return FileResponse(path, media_type="application/gzip")
 
 
 class Said(BaseModel):
