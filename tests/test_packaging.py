@@ -54,6 +54,8 @@ PROMISED = {
     "pretrain",
     "preview",
     "select_backbone",
+    "datasets",
+    "view_of",
 }
 
 
