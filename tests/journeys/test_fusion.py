@@ -66,7 +66,8 @@ def test_the_run_shows_the_fusion_beside_the_network(fused):
     assert "fitted on 18 scans of 18 patients" in page
     assert "Every figure outside the fusion&#39;s table is the network&#39;s, from the image alone." in page
     files = sorted(path.name for path in fused.bundle.rglob("*") if path.is_file())
-    assert files == ["README.md", "inference.json", RECORD_FILE, "metadata.json", "model.safetensors"]
+    card = "applied_model_card.xml"
+    assert files == ["README.md", card, "inference.json", RECORD_FILE, "metadata.json", "model.safetensors"]
     assert "column age, column sex; mean with a model of 18 scans" in (fused.bundle / "docs/README.md").read_text()
 
 
