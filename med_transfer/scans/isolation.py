@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,7 +100,10 @@ def _foreseen(where: object, what: str) -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    """What and where; not its own words, in which a parser may quote a patient's name or date."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + where
 
 
 # In the parent ------------------------------------------------------------------------------------------------
