@@ -231,6 +231,6 @@ def test_bundle_holds_no_pickle_and_no_patient(finished, cohort_csv):
     patients = [row["patient"] for row in read_rows(cohort_csv)]
     for path in (path for path in finished.bundle.rglob("*") if path.is_file()):
         content = path.read_bytes()
-        assert path.suffix in (".json", ".md", ".safetensors")
+        assert path.suffix in (".json", ".md", ".safetensors", ".xml")
         assert not content.startswith((b"PK", b"\x80")), "a zip archive or a pickle"
         assert not [patient for patient in patients if patient.encode() in content]
