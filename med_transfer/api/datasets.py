@@ -13,18 +13,16 @@ take ``input.region=whole``.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.atomic import output_error, write_csv
-from med_transfer.backbones.weights.download import DownloadFailed, NotHttps, download_file
+from med_transfer.atomic import write_csv
+from med_transfer.backbones.weights.download import DownloadFailed, download_file
 from med_transfer.errors import DatasetNotFound, OutputError
 from med_transfer.phantoms import PhantomConfig, write_cohort, write_nifti
 from med_transfer.progress import Progress, named, silent
@@ -96,17 +94,14 @@ def fetch(name: str, folder: Path | str, progress: Progress = silent) -> Path:
     if not file.exists():
         _download(f"{PUBLIC[name].address}/{file.name}", file, named(progress, name))
     _check(file, PUBLIC[name])
-    try:
-        _write(table, file, PUBLIC[name], named(progress, name))
-    except OSError as error:
-        raise output_error(folder, error) from error
+    _write(table, file, PUBLIC[name], named(progress, name))
     return table
 
 
 def _download(url: str, file: Path, progress: Progress) -> None:
     try:
         download_file(url, file, progress)
-    except (DownloadFailed, NotHttps) as error:
+    except DownloadFailed as error:
         raise DatasetNotFound(
             f"cannot be downloaded ({error})",
             where=url,
@@ -125,16 +120,13 @@ def _check(file: Path, dataset: Dataset) -> None:
 
 def _write(table: Path, file: Path, dataset: Dataset, progress: Progress) -> None:
     """The table last, so that a kill leaves no half cohort."""
-    with TemporaryDirectory(dir=table.parent) as folder:
-        rows = []
-        for split, voxels, label in _scans(file):
-            name = f"{split}-{len(rows):04d}"
-            write_nifti(Path(folder) / f"{name}.nii.gz", voxels, np.eye(4))
-            row = {"scan": f"scans/{name}.nii.gz", "patient": name, "label": dataset.labels[label], "split": split}
-            rows.append(row)
-            progress("writing scans", len(rows), 0)
-        shutil.rmtree(table.parent / "scans", ignore_errors=True)
-        shutil.copytree(folder, table.parent / "scans")
+    rows = []
+    for split, voxels, label in _scans(file):
+        name = f"{split}-{len(rows):04d}"
+        scan = write_nifti(table.parent / "scans" / f"{name}.nii.gz", voxels, np.eye(4))
+        relative = scan.relative_to(table.parent).as_posix()
+        rows.append({"scan": relative, "patient": name, "label": dataset.labels[label], "split": split})
+        progress("writing scans", len(rows), 0)
     write_csv(table, list(rows[0]), rows)
 
 

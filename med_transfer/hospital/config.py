@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from med_transfer.config import load_config
+from med_transfer.errors import ConfigError
 from med_transfer.scans.search.series_rules import SeriesRules
 
 
@@ -479,6 +480,12 @@ class NodeConfig(_Section):
     def access_file(self) -> Path:
         """The database of the page's users, sessions and audit record."""
         return self.folder / "access.sqlite"
+
+
+def not_opened(error: OSError, bind: str, port: int, section: str = "") -> ConfigError:
+    """What is said of a port that is taken, or of an address that is not this machine's."""
+    where = f"{section}, {bind} port {port}" if section else f"{bind} port {port}"
+    return ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port")
 
 
 def read_node_config(path: Path) -> NodeConfig:

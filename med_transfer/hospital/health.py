@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import Metrics, NodeConfig
+from med_transfer.hospital.config import Metrics, NodeConfig, not_opened
 from med_transfer.hospital.figures import Figures
 
 _REQUEST_SECONDS = 5.0  # for which one may take
@@ -54,8 +53,7 @@ class HealthServer:
         try:
             self._server = _Server((settings.bind, settings.port), _Handler)
         except OSError as error:
-            where = f"metrics, {settings.bind} port {settings.port}"
-            raise ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port") from None
+            raise not_opened(error, settings.bind, settings.port, "metrics") from None
         self._figures = Figures(node, pulse.seconds)
         self._server.answers = {
             "/metrics": lambda: (200, "text/plain; version=0.0.4; charset=utf-8", self._figures.exposition()),

@@ -12,10 +12,10 @@ from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 
-from med_transfer.errors import ConfigError, OutputError
+from med_transfer.errors import OutputError
 from med_transfer.hospital.availability import AVAILABILITY, hear_availability
 from med_transfer.hospital.commitment import STORAGE_COMMITMENT, hear
-from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.config import NodeConfig, not_opened
 from med_transfer.hospital.incoming import Received, Unfit, keep, keep_aside
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.server import (
@@ -86,8 +86,7 @@ class Receiver:
             )
             return cast(NodeServer, server)
         except OSError as error:
-            where = f"{address[0]} port {address[1]}"
-            raise ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port") from None
+            raise not_opened(error, *address) from None
 
     @property
     def is_open(self) -> bool:

@@ -15,8 +15,8 @@ from email.message import Message
 from aiohttp import BodyPartReader, MultipartReader, web
 from pydicom.dataset import Dataset
 
-from med_transfer.errors import ConfigError, OutputError
-from med_transfer.hospital.config import NodeConfig, WebServer
+from med_transfer.errors import OutputError
+from med_transfer.hospital.config import NodeConfig, WebServer, not_opened
 from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.incoming import Unfit, keep, keep_aside, received_file
 from med_transfer.hospital.queue import Queue
@@ -70,8 +70,7 @@ class StowServer:
             await web.TCPSite(runner, settings.bind, settings.port, ssl_context=tls, shutdown_timeout=1.0).start()
         except OSError as error:
             await runner.cleanup()
-            where, reason = f"web, {settings.bind} port {settings.port}", error.strerror or "cannot be opened"
-            raise ConfigError(reason, where=where, expected="a free port") from None
+            raise not_opened(error, settings.bind, settings.port, "web") from None
         return runner
 
     def close(self) -> None:

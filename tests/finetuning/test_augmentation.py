@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from augmentation_parts import ONLY_SPATIAL
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 
@@ -11,16 +12,6 @@ from med_transfer.finetuning.config import AugmentationConfig
 
 SHAPE = (16, 20, 24)
 RANGE = (-1.0, 1.0)
-ONLY_SPATIAL = {
-    "elastic": 0,
-    "intensity_shift": 0,
-    "intensity_scale": 0,
-    "gamma": 0,
-    "noise": 0,
-    "blur_voxels": 0,
-    "low_resolution": 0,
-    "dropout": 0,
-}
 
 
 def wide_image(seed: int = 0) -> torch.Tensor:

@@ -7,24 +7,12 @@ voxels came from; or of grey values whose change can be undone.
 import numpy as np
 import pytest
 import torch
+from augmentation_parts import OFF
 
 from med_transfer.finetuning.augmentation import augmentation, margin_voxels
 from med_transfer.finetuning.config import AugmentationConfig
 
 SHAPE = (16, 20, 24)
-OFF = {
-    "rotation_degrees": (0.0, 0.0, 0.0),
-    "scale": 0,
-    "translation": 0,
-    "elastic": 0,
-    "intensity_shift": 0,
-    "intensity_scale": 0,
-    "gamma": 0,
-    "noise": 0,
-    "blur_voxels": 0,
-    "low_resolution": 0,
-    "dropout": 0,
-}
 STRENGTHS = pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
 
 

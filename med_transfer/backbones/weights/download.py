@@ -57,7 +57,7 @@ class DownloadFailed(Exception):
     """No connection, or one that broke; no OSError, which inside ``atomic_path`` would mean the disk."""
 
 
-class NotHttps(Exception):
+class NotHttps(DownloadFailed):
     """An address, or one that it leads to, is not https."""
 
 

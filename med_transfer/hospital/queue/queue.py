@@ -27,7 +27,7 @@ from med_transfer.hospital.queue.kinds import (
     Study,
 )
 from med_transfer.hospital.queue.receiving import Arrival
-from med_transfer.hospital.queue.schema import opened
+from med_transfer.hospital.queue.schema import by_the_letter, opened
 
 
 class Queue:
@@ -275,7 +275,7 @@ class Queue:
             now: seconds.
         """
         where = "transaction_uid = ? AND delivery.state IN ('sent', 'dead') AND destination LIKE ? ESCAPE '\\'"
-        like = sender.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "@%"
+        like = by_the_letter(sender) + "@%"
         asked = self._deliveries(where, transaction_uid, like) if transaction_uid else []
         for delivery in asked:
             if delivery.sop_uid in failed:

@@ -75,6 +75,11 @@ _ADDED_LATER = {  # columns that a queue of an earlier version does not have
 }
 
 
+def by_the_letter(text: str) -> str:
+    """For ``LIKE ... ESCAPE '\\'``."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
 def opened(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """To write, and to read beside it; any thread may use them. Raises OutputError."""
     try:

@@ -12,11 +12,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.queue import State
 
-STATES = ("received", "complete", "predicted", "sent", "committed", "dead")
+STATES: tuple[State, ...] = get_args(State)
 HOURS, _LATEST = 24, 20_000  # entries of the record that are looked at
 
 

@@ -12,7 +12,7 @@ import uvicorn
 
 from med_transfer.atomic import LOCK_FILE
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import NodeConfig, ReviewPage
+from med_transfer.hospital.config import NodeConfig, ReviewPage, not_opened
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review.app import review_app
 from med_transfer.hospital.review.patience import PatientProtocol
@@ -70,8 +70,7 @@ def _listening(page: ReviewPage) -> socket.socket:
     try:
         return socket.create_server((page.bind, page.port), family=family, backlog=256)
     except OSError as error:
-        where = f"page, {page.bind} port {page.port}"
-        raise ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port") from None
+        raise not_opened(error, page.bind, page.port, "page") from None
 
 
 def _leave_to_another(server: uvicorn.Server, node: NodeConfig) -> None:

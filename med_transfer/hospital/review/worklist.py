@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from med_transfer.hospital.queue import Queue, State
+from med_transfer.hospital.queue.schema import by_the_letter
 
 Sort = Literal["received", "patient_name", "study_date", "state", "top_class", "top_probability"]
 Judged = Literal["", "yes", "no", "agree", "disagree"]
@@ -145,9 +146,8 @@ def _conditions(wish: Wish) -> tuple[list[str], list[object]]:
     if wish.judged:
         conditions.append(_JUDGED[wish.judged])
     if wish.search:
-        like = wish.search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         conditions.append("searched LIKE ? ESCAPE '\\'")
-        values.append(f"%{like}%")
+        values.append(f"%{by_the_letter(wish.search)}%")
     return conditions, values
 
 

@@ -29,12 +29,11 @@ What = Literal[
     "saw accesses",
     "judged",
     "asked to predict again",
-    "exported labels",
 ]
 UNKNOWN = "unknown"  # in place of a name that is nobody's, which may be a password in the wrong field
 _DCM, _TYPES = "http://dicom.nema.org/resources/ontology/DCM", "http://terminology.hl7.org/CodeSystem/audit-event-type"
 _ACTIVITY, _ACCESS = ("110114", "User Authentication"), ("110103", "DICOM Instances Accessed")
-_QUERY, _USE, _EXPORT = ("110112", "Query"), ("110100", "Application Activity"), ("110106", "Export")
+_QUERY, _USE = ("110112", "Query"), ("110100", "Application Activity")
 _SECURITY = ("110113", "Security Alert")
 _KINDS: dict[str, tuple[tuple[str, str], str]] = {  # type of event, action
     "signed in": (_ACTIVITY, "E"),
@@ -50,7 +49,6 @@ _KINDS: dict[str, tuple[tuple[str, str], str]] = {  # type of event, action
     "saw accesses": (("110101", "Audit Log Used"), "R"),
     "judged": (_ACCESS, "C"),
     "asked to predict again": (_ACCESS, "U"),
-    "exported labels": (_EXPORT, "R"),
 }
 _SIGNED = {"signed in": ("110122", "Login"), "not signed in": ("110122", "Login"), "signed out": ("110123", "Logout")}
 _FAILED = {"not signed in", "refused"}

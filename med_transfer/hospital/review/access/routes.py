@@ -21,7 +21,14 @@ from med_transfer.page import LANGUAGES
 
 router = APIRouter()
 HOME, MOST_EVENTS = "/", 500
-_OF_FORMS = {"goal": HOME, "wrong": False, "wait_seconds": 0, "problem": "", "name": "", "failed": ""}
+_OF_FORMS: dict[str, object] = {
+    "goal": HOME,
+    "wrong": False,
+    "wait_seconds": 0,
+    "problem": "",
+    "name": "",
+    "failed": "",
+}
 _Text = Annotated[str, Form(max_length=1024)]
 
 
@@ -180,14 +187,6 @@ def _form(request: Request, template: str, status: int = 200, **values: object) 
     access = access_of(request)
     secret = request.cookies.get(access.cookie.name) or new_secret()
     request.state.csrf = csrf_token(secret)
-    shared: dict[str, object] = {
-        "goal": HOME,
-        "wrong": False,
-        "wait_seconds": 0,
-        "problem": "",
-        "name": "",
-        "failed": "",
-    }
-    page = render(request, template, status, **shared | values, oidc=access.page.oidc is not None)
+    page = render(request, template, status, **_OF_FORMS | values, oidc=access.page.oidc is not None)
     access.cookie.put(page, secret)
     return page
