@@ -17,6 +17,7 @@ from med_transfer.atomic import LOCK_FILE, atomic_path, output_error, sha256_of,
 from med_transfer.errors import OutputError, ScanNotFound, UsageError
 from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.database import connected, transaction
 
 SUMS = "SHA256SUMS"
 _ATTEMPTS = 5  # each begins with a new moment; files vanish where the node deletes what it has kept long enough
@@ -123,10 +124,8 @@ def _snapshot(source: Path, copy: Path) -> None:
 
 
 def _note(queue_file: Path, event: str, **facts: object) -> None:
-    with closing(sqlite3.connect(queue_file, isolation_level=None, timeout=30)) as database:
-        database.execute("BEGIN IMMEDIATE")
+    with closing(connected(queue_file)) as database, transaction(database):
         record.append(database, event, **facts)
-        database.execute("COMMIT")
 
 
 def _checked(backup: Path) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from med_transfer.hospital import record
 from med_transfer.hospital.config import Retries
+from med_transfer.hospital.database import transaction
 from med_transfer.hospital.queue import answering, completing, keeping, predicting, receiving, sending
 from med_transfer.hospital.queue.kinds import (
     Added,
@@ -50,14 +51,8 @@ class Queue:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
+        with self._lock, transaction(self._database) as database:
+            yield database
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:

@@ -1,13 +1,12 @@
-"""The queue's tables, and how its database is opened: for its owner only, on the disk before anybody is answered."""
+"""The queue's tables."""
 
 from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
 
-from med_transfer.atomic import output_error
-from med_transfer.errors import OutputError
 from med_transfer.hospital import record
+from med_transfer.hospital.database import connected, opening
 from med_transfer.hospital.queue import answering
 
 _SCHEMA = """
@@ -82,23 +81,12 @@ def by_the_letter(text: str) -> str:
 
 def opened(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """To write, and to read beside it; any thread may use them. Raises OutputError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600, exist_ok=True)
-        writer = _connection(path)
-        writer.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;{_SCHEMA}{record.SCHEMA}")
+    with opening(path, "queue of a node") as writer:
+        writer.executescript(f"{_SCHEMA}{record.SCHEMA}")
         _add_columns(writer)
         writer.executescript(_FOR_PEOPLE)
         answering.take_over(writer)
-        return writer, _connection(path)
-    except OSError as error:
-        raise output_error(path, error) from error
-    except sqlite3.Error as error:
-        raise OutputError(f"is no queue of a node ({error})", where=path, action="Move the file away") from error
-
-
-def _connection(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+        return writer, connected(path)
 
 
 def _add_columns(database: sqlite3.Connection) -> None:

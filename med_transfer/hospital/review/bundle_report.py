@@ -1,6 +1,6 @@
 """What the bundles in use say of themselves: classes, thresholds, how sure that is, and the model card.
 
-It reads their record as plain JSON, since the page's process loads no network.
+It reads their record as plain JSON, so that one that no longer fits its own lock is shown as it stands.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from med_transfer.hospital.bundles import folder_of
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Queue
 
@@ -54,7 +55,7 @@ def reports(node: NodeConfig, queue: Queue) -> list[BundleReport]:
     """Of each bundle that is in use and can be read."""
     found = []
     for route, mark in sorted(queue.bundles_in_use().items()):
-        folder = node.folder / "bundles" / mark
+        folder = folder_of(node, mark)
         try:
             record = json.loads((folder / "med_transfer.json").read_bytes())
             card = (folder / "docs" / "README.md").read_text(encoding="utf-8")

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from med_transfer.atomic import output_error
-from med_transfer.errors import OutputError
 from med_transfer.hospital import record
+from med_transfer.hospital.database import opening, transaction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS user (name TEXT PRIMARY KEY COLLATE NOCASE, role TEXT NOT NULL, password TEXT NOT NULL);
@@ -41,15 +40,8 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600, exist_ok=True)
-            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
-            self._connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;{_SCHEMA}{record.SCHEMA}")
-        except OSError as error:
-            raise output_error(path, error) from error
-        except sqlite3.Error as error:
-            raise OutputError(f"is no database of a page ({error})", where=path, action="Move the file away") from error
+        with opening(path, "database of a page") as self._connection:
+            self._connection.executescript(f"{_SCHEMA}{record.SCHEMA}")
 
     def close(self) -> None:
         """Write everything out."""
@@ -59,14 +51,8 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it or nothing."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+        with self._lock, transaction(self._connection) as connection:
+            yield connection
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What a query finds."""
