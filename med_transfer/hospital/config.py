@@ -2,87 +2,61 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError
+from med_transfer.hospital.settings.page import Oidc, ReviewPage, Role
+from med_transfer.hospital.settings.peers import (
+    FHIR_PREFIX,
+    AnyDestination,
+    AnyPeer,
+    Caller,
+    Destination,
+    FhirServer,
+    Peer,
+    Tls,
+    WebPeer,
+    WebServer,
+)
+from med_transfer.hospital.settings.words import Address, AETitle, Port, Seconds, Section
 from med_transfer.scans.search.series_rules import SeriesRules
 
-
-def _ae_title(text: str) -> str:
-    if not 1 <= len(text.strip()) <= 16 or text != text.strip() or "\\" in text or not text.isascii():
-        raise ValueError("an AE title: 1 to 16 ASCII characters, no backslash, no space at the ends")
-    if not text.isprintable():
-        raise ValueError("an AE title without control characters")
-    return text
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text))
-    except ValueError:
-        raise ValueError("an IP address or network, as 10.0.0.7 or 10.0.0.0/24") from None
-
-
-def _address(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise ValueError("an IP address of this machine, as 127.0.0.1") from None
-
-
-AETitle = Annotated[str, AfterValidator(_ae_title)]
-Network = Annotated[str, AfterValidator(_network)]
-Address = Annotated[str, AfterValidator(_address)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-HeatMap = Literal["off", "plain", "checked"]
-FHIR_PREFIX = "fhir+"  # of a server's name among destinations
-Seconds = Annotated[float, Field(gt=0, le=86400)]
-Priority = Literal["low", "medium", "high"]
-Role = Literal["reader", "reviewer", "operator"]  # each may do what those before it may
-HostName = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
-HttpsUrl = Annotated[
-    str, Field(max_length=500, pattern=r"^(https://[^\s?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?(/[^\s?#]*)?)$")
+__all__ = [
+    "FHIR_PREFIX",
+    "AnyDestination",
+    "Caller",
+    "ClassCode",
+    "Destination",
+    "FhirServer",
+    "HeatMap",
+    "Limits",
+    "Log",
+    "Metrics",
+    "NodeConfig",
+    "Oidc",
+    "Peer",
+    "Results",
+    "Retries",
+    "ReviewPage",
+    "Role",
+    "Route",
+    "StudyRules",
+    "Tls",
+    "WebPeer",
+    "WebServer",
+    "not_opened",
+    "read_node_config",
 ]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+HeatMap = Literal["off", "plain", "checked"]
 
 
-class Caller(_Section):
-    """Who may send images.
-
-    Attributes:
-        ae_title: that it calls itself.
-        address: IP address or network that it calls from.
-        priority: of its studies; None: the one that it names itself with every image (PS3.7 C-STORE).
-    """
-
-    ae_title: AETitle
-    address: Network
-    priority: Priority | None = None
-
-
-class Tls(_Section):
-    """DICOM TLS, in both directions; the other side must show a certificate, too.
-
-    Attributes:
-        certificate, key: of this node, PEM.
-        trusted: certificates of those who may connect, or of who has signed theirs, PEM.
-    """
-
-    certificate: Path
-    key: Path
-    trusted: Path
-
-
-class Limits(_Section):
+class Limits(Section):
     """What is too much.
 
     Attributes:
@@ -102,7 +76,7 @@ class Limits(_Section):
     disk_free_gib: Annotated[float, Field(ge=0)] = 5.0
 
 
-class StudyRules(_Section):
+class StudyRules(Section):
     """When a study is complete, and which of its series are predicted.
 
     Attributes:
@@ -119,7 +93,7 @@ class StudyRules(_Section):
     keep_days: Annotated[float, Field(ge=0)] | None = 7.0
 
 
-class Route(_Section):
+class Route(Section):
     """Which series go to one of several bundles; ``med-transfer node use BUNDLE --route NAME`` says which bundle.
 
     Attributes:
@@ -131,191 +105,7 @@ class Route(_Section):
     series: SeriesRules
 
 
-class Peer(_Section):
-    """Whom the node calls by DIMSE.
-
-    Attributes:
-        kind: tells it from a DICOMweb service.
-        ae_title, address, port: of the PACS.
-        tls: with the node's own ``tls``.
-    """
-
-    kind: Literal["dicom"] = "dicom"
-    ae_title: AETitle
-    address: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")]
-    port: Port
-    tls: bool = False
-
-    @property
-    def name(self) -> str:
-        """As status and record name it."""
-        return f"{self.ae_title}@{self.address}:{self.port}"
-
-
-class FhirServer(_Section):
-    """Who gets the answers as FHIR resources, by POST of a transaction; the patient's identifier goes with them.
-
-    Attributes:
-        url: base of the server; https, or http on this machine.
-        token: file that holds a bearer token.
-        trusted: certificates of who has signed the server's, PEM; None: those of this machine.
-    """
-
-    url: HttpsUrl
-    token: Path | None = None
-    trusted: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """As status and record name it."""
-        return f"{FHIR_PREFIX}{self.url}"
-
-
-class Destination(Peer):
-    """Where results go by C-STORE.
-
-    Attributes:
-        storage_commitment: ask the PACS to commit to what it was sent; it must know the node's AE title and port.
-    """
-
-    storage_commitment: bool = False
-
-
-class WebPeer(_Section):
-    """A DICOMweb service, asked by QIDO-RS and WADO-RS, sent results by STOW-RS.
-
-    Attributes:
-        kind: tells it from a DICOM node.
-        url: its root, as https://pacs.hospital/dicom-web; without https only on this machine.
-        token: holds the bearer token, and nothing else.
-        trusted: who has signed the service's certificate, PEM; None: those whom this machine trusts.
-        certificate, key: of the node, where the service asks for one, PEM.
-    """
-
-    kind: Literal["dicomweb"]
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")]
-    token: Path | None = None
-    trusted: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-    @model_validator(mode="after")
-    def _is_safe(self) -> WebPeer:
-        host = self.url.split("/")[2].rpartition(":")[0] or self.url.split("/")[2]
-        if self.url.startswith("http:") and host not in ("127.0.0.1", "localhost", "[::1]"):
-            raise ValueError(f"{self.url} would carry names in the clear; expected https")
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key: both or none")
-        return self
-
-    @property
-    def name(self) -> str:
-        """As status and record name it."""
-        return self.url.rstrip("/")
-
-    @property
-    def storage_commitment(self) -> bool:
-        """DICOMweb has none; its answer to STOW-RS says what was stored."""
-        return False
-
-
-def _kind(values: Any) -> str:
-    return values.get("kind", "dicom") if isinstance(values, dict) else getattr(values, "kind", "dicom")
-
-
-AnyPeer = Annotated[Annotated[Peer, Tag("dicom")] | Annotated[WebPeer, Tag("dicomweb")], Discriminator(_kind)]
-AnyDestination = Annotated[
-    Annotated[Destination, Tag("dicom")] | Annotated[WebPeer, Tag("dicomweb")], Discriminator(_kind)
-]
-
-
-class WebServer(_Section):
-    """STOW-RS in, under /dicom-web/studies; senders show a token, a certificate, or both.
-
-    Attributes:
-        bind, port: it listens on the loopback interface unless told.
-        token: holds the bearer token that senders show, and nothing else.
-        certificate, key: of the node, PEM; without them it is plain HTTP, on the loopback interface only.
-        trusted: certificates of senders, or of who has signed theirs, PEM.
-    """
-
-    bind: Address = "127.0.0.1"
-    port: Port = 8080
-    token: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    trusted: Path | None = None
-
-    @model_validator(mode="after")
-    def _is_safe(self) -> WebServer:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key: both or none")
-        if self.certificate is None and (self.trusted is not None or not ipaddress.ip_address(self.bind).is_loopback):
-            raise ValueError("trusted, or bind on another address than the loopback, without certificate and key")
-        if self.token is None and self.trusted is None:
-            raise ValueError("neither token nor trusted: who may send?")
-        return self
-
-
-class Oidc(_Section):
-    """Who people are and what they may do, as the hospital's identity provider says. Source: OpenID Connect Core 1.0.
-
-    Attributes:
-        issuer: its URL, as its tokens name it; https, or http on this machine.
-        client_id: of the page, with ``https://NAME:PORT/oidc/answer`` as its redirect URI.
-        client_secret: file that holds it, and nothing else; None: a public client.
-        name_claim: of the ID token, who it is; goes into the audit record.
-        role_claim: of the ID token, a word or a list of words.
-        roles: word of ``role_claim`` to role; who has none of them does not get in.
-        trusted: certificates of who has signed the provider's, PEM; None: those of this machine.
-    """
-
-    issuer: HttpsUrl
-    client_id: Annotated[str, Field(min_length=1, max_length=255)]
-    client_secret: Path | None = None
-    name_claim: str = "preferred_username"
-    role_claim: str = "roles"
-    roles: Annotated[dict[str, Role], Field(min_length=1)]
-    trusted: Path | None = None
-
-
-class ReviewPage(_Section):
-    """The page where people see, judge and comment results, in a process of its own.
-
-    Attributes:
-        bind, port: it listens on the loopback interface unless told.
-        names: of this machine, as a browser's address line has them; the bound address and, on the loopback interface,
-            ``localhost`` are known.
-        certificate, key: of the page, PEM; without them it is plain HTTP, on the loopback interface only.
-        language: where a browser asks for none that there is.
-        idle_minutes: without a request, after which who is signed in must do so again.
-        session_hours: after which they must in any case.
-        oidc: who gets in; None: the users of ``med-transfer node user``.
-    """
-
-    bind: Address = "127.0.0.1"
-    port: Port = 8443
-    names: tuple[HostName, ...] = ()
-    certificate: Path | None = None
-    key: Path | None = None
-    language: Literal["en", "zh-TW"] = "en"
-    idle_minutes: Annotated[float, Field(gt=0, le=1440)] = 30.0
-    session_hours: Annotated[float, Field(gt=0, le=168)] = 10.0
-    oidc: Oidc | None = None
-
-    @model_validator(mode="after")
-    def _is_safe(self) -> ReviewPage:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key: both or none")
-        address = ipaddress.ip_address(self.bind)
-        if self.certificate is None and not address.is_loopback:
-            raise ValueError("bind on another address than the loopback, without certificate and key")
-        if address.is_unspecified and not self.names:
-            raise ValueError("bind on every address, without names; expected the page's names in the address line")
-        return self
-
-
-class ClassCode(_Section):
+class ClassCode(Section):
     """How a class is coded in results; without one it gets a code of the private scheme 99MEDTRANSFER.
 
     Attributes:
@@ -329,7 +119,7 @@ class ClassCode(_Section):
     meaning: Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class Results(_Section):
+class Results(Section):
     """Which objects are made.
 
     Attributes:
@@ -364,7 +154,7 @@ class Results(_Section):
         return self
 
 
-class Retries(_Section):
+class Retries(Section):
     """Of what fails but may do better later: the wait doubles from try to try, and is drawn from its upper half.
 
     Attributes:
@@ -381,7 +171,7 @@ class Retries(_Section):
     commitment_seconds: Seconds = 300.0
 
 
-class Metrics(_Section):
+class Metrics(Section):
     """What a monitor asks, by HTTP: ``/metrics`` for Prometheus, ``/live`` and ``/ready``. None of it names a patient.
 
     Attributes:
@@ -394,7 +184,7 @@ class Metrics(_Section):
     stuck_seconds: Seconds = 3600.0
 
 
-class Log(_Section):
+class Log(Section):
     """What ``serve`` writes on stderr; no patient is named in it at any level.
 
     Attributes:
@@ -406,7 +196,7 @@ class Log(_Section):
     level: Literal["debug", "info", "warning", "error"] = "warning"
 
 
-class NodeConfig(_Section):
+class NodeConfig(Section):
     """All of it.
 
     Attributes:
@@ -499,6 +289,6 @@ def _from(base: Path, value: Any) -> Any:
         return base / value
     if isinstance(value, tuple):
         return tuple(_from(base, item) for item in value)
-    if isinstance(value, _Section):
+    if isinstance(value, Section):
         return value.model_copy(update={name: _from(base, item) for name, item in value})
     return value

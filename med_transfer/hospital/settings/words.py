@@ -1,0 +1,48 @@
+"""What a value of node.yaml may be, and what all of its sections have in common."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _ae_title(text: str) -> str:
+    if not 1 <= len(text.strip()) <= 16 or text != text.strip() or "\\" in text or not text.isascii():
+        raise ValueError("an AE title: 1 to 16 ASCII characters, no backslash, no space at the ends")
+    if not text.isprintable():
+        raise ValueError("an AE title without control characters")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError("an IP address or network, as 10.0.0.7 or 10.0.0.0/24") from None
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("an IP address of this machine, as 127.0.0.1") from None
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[str, AfterValidator(_network)]
+Address = Annotated[str, AfterValidator(_address)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+Priority = Literal["low", "medium", "high"]
+HostName = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
+HttpsUrl = Annotated[
+    str, Field(max_length=500, pattern=r"^(https://[^\s?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?(/[^\s?#]*)?)$")
+]
+
+
+class Section(BaseModel):
+    """A part of node.yaml: no key but its own, and nothing changed once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
