@@ -2,9 +2,9 @@
 
 MED_TRANSFER_DATA=... OMP_NUM_THREADS=1 python benchmarks/organs.py [--pictures FOLDER] [--scans FOLDER]
 
-Writes Markdown for docs/data.md: organs, and which part of the body a plan takes the scans for. ``--scans`` takes the
-series of a folder of your own instead. ``--pictures`` writes the outline of each brain over twelve slices of its scan,
-to be looked at: a volume within the limits does not show that the outline is right.
+Writes Markdown for docs/measured/organs.md: organs, and which part of the body a plan takes the scans for. ``--scans``
+takes the series of a folder of your own instead. ``--pictures`` writes the outline of each brain over twelve slices
+of its scan, to be looked at: a volume within the limits does not show that the outline is right.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A perceptual hash of what the network sees: the mean over slices on a coarse grid, less its blur, so that neither noise
 nor sharpness nor thickness of the slices matters, and less the cohort's mean, so that it does not matter either that
-all are heads. How well it tells copies from other patients is in docs/data.md.
+all are heads. How well it tells copies from other patients is in docs/measured/near_duplicates.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from skimage.transform import resize
 from med_transfer.cohorts.splits import Split, sides
 
 SIDE, BLUR = 32, 2.0  # cells of the grid along each side, and sigma of the blur in cells
-ALIKE = 0.88  # least correlation of copies; docs/data.md has that of other patients
+ALIKE = 0.88  # least correlation of copies; measured: docs/measured/near_duplicates.md
 
 
 def fingerprint(tensor: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -198,8 +198,8 @@ def calibration_error_interval(
     resampling makes it longer again, so that percentiles of the draws lie above the truth. The upper limit is therefore
     that of the basic bootstrap, which takes this off (Davison & Hinkley 1997, Bootstrap Methods, equation 5.6). At a
     perfect calibration that fails, where the lower limit should be 0: it is the error minus the distance that draws of
-    the vector keep to it, longer by what resampling so few patients loses. ``docs/calibration.md`` has the measured
-    coverage.
+    the vector keep to it, longer by what resampling so few patients loses. ``docs/measured/calibration.md`` has the
+    measured coverage.
 
     Args:
         claimed, came_true: [claim]; the same number of claims a scan, scan by scan.

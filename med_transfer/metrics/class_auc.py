@@ -55,7 +55,7 @@ def widened(
 
     Patients who are asked also teach each other: where there is nothing to learn, each two of them tell the same of
     each other, once from either side, which doubles the variance of an AUC. Rates, whose limits are wide to begin with,
-    need less. docs/statistics.md has what the intervals hold.
+    need less. docs/measured/intervals.md has what the intervals hold.
 
     Args:
         estimate, predictions: an AUC, a rate, or a difference of two, and what it was measured on.

@@ -3,7 +3,7 @@
 The method of variance estimates recovery, MOVER: the distance of a part to its own limit stands for its standard error,
 on the side where it matters. So the interval inherits what score and exact intervals have over the bootstrap: a width
 where nothing varies in the sample, and limits within the scale. Which limits of the parts hold in which case was chosen
-by simulation, see docs/statistics.md.
+by simulation, see docs/measured/intervals.md.
 
 Sources: Zou & Donner 2008, Stat Med 27:1693; with correlated parts Zou 2007, Psychol Methods 12:399.
 """

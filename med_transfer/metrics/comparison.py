@@ -41,7 +41,7 @@ def paired_difference(
 ) -> Difference:
     """First minus second on the same patients, so that what both share, which patients are easy, is left out.
 
-    Of few patients the bootstrap's percentiles are too narrow (docs/statistics.md). So a balanced accuracy gets
+    Of few patients the bootstrap's percentiles are too narrow (docs/measured/intervals.md). So a balanced accuracy gets
     Clopper and Pearson's limits of all its rates, combined; a macro AUC the wider of DeLong's interval and percentiles;
     a sensitivity Newcombe's interval for pairs where each patient has one scan, else percentiles. The first two are
     wider out of fold, see :func:`.class_auc.widened`.

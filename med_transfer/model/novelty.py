@@ -5,7 +5,7 @@ training scans are described by a Gaussian of low rank (probabilistic PCA, Tippi
 statistics of the input itself, described by a Gaussian with shrunk covariance (Ledoit & Wolf 2004). A network that was
 made to tell nodules apart is blind to much that tells an abdomen from a lung; grey values and noise do.
 The sum is turned into the share of held-out scans that lie nearer, so 0.99 means: less like the training scans than 99
-of 100 scans that the network had not seen either. docs/calibration.md says how well it does.
+of 100 scans that the network had not seen either. docs/measured/novelty.md says how well it does.
 """
 
 from __future__ import annotations

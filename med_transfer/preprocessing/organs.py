@@ -2,7 +2,7 @@
 
 A scan is first brought to the patient's axes on a grid of 2 mm, so that its spacing, orientation and tilt make no
 difference and every size is in mm. What is found must have a size that the organ can have; else it is not found, and
-the reason says which limit it breaks. What this finds in real scans: docs/data.md.
+the reason says which limit it breaks. What this finds in real scans: docs/measured/organs.md.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ class PredictionSets(BaseModel):
 
     For each class by itself: of new scans that have the class, the wanted share or more have it in their set. It holds
     for any network if calibration and new scans come from the same patients' population by the same network (see
-    ``docs/calibration.md`` for what an ensemble of folds makes of that). It says nothing of how small the sets are.
+    ``docs/measured/prediction_sets.md`` for what an ensemble of folds makes of that). It says nothing of how small
+    the sets are.
 
     For one class a scan an empty set says that the scan resembles no class as its own scans do. Of several findings a
     scan those outside of the set are ruled out, each with its own guarantee; there is none for all findings at once.
