@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from med_transfer.atomic import create_file, write_csv
+from med_transfer.atomic import write_csv
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
-from med_transfer.errors import CohortError, ScanError, ScanNotFound
+from med_transfer.errors import ScanError, ScanNotFound
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
 from med_transfer.scans.isolation import isolated
 from med_transfer.scans.search.description import count_files
 from med_transfer.scans.search.links import how_to_follow
+from med_transfer.scans.search.pseudonyms import own_key, pseudonym, read_key
 from med_transfer.scans.search.series_rules import Choice, SeriesRules, choose
 
 KEY_FILE = "patients.key"
@@ -198,33 +195,3 @@ def _pseudonymise(rows: list[dict[str, str]], key_file: Path) -> None:
     key = read_key(key_file)
     for row in rows:
         row["patient"] = pseudonym(row["patient"], key)
-
-
-def pseudonym(patient: str, key: bytes) -> str:
-    """A keyed hash of an identifier: without the key nobody finds out whose it is."""
-    return "P" + hmac.new(key, patient.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:12]
-
-
-def own_key(path: Path) -> Path:
-    """The key of a folder, made when it is first asked for; readable by its owner alone from the start."""
-    with suppress(FileExistsError):
-        create_file(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
-    return path
-
-
-def read_key(path: Path) -> bytes:
-    """A secret of at least 16 bytes. Raises CohortError."""
-    try:
-        key = path.read_bytes().strip()
-    except OSError as error:
-        raise CohortError(
-            f"key cannot be read ({error.strerror})",
-            where=path,
-            expected="a file with a secret of at least 16 bytes",
-            action="Name the key of an earlier index, or none to have one made beside the table",
-        ) from error
-    if len(key) < 16:
-        raise CohortError(
-            f"key of {len(key)} bytes", where=path, expected="at least 16", action="Make one: openssl rand -hex 32"
-        )
-    return key

@@ -42,7 +42,7 @@ def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path
     require_route(node, route)
     require_usable(load_bundle(bundle, "cpu", key), bundle)
     mark = bundle_mark(bundle)
-    copy = folder_of(node, mark)
+    copy = node.bundle_copy(mark)
     if not copy.exists():
         unfinished = copy.with_name(f"{mark}.{uuid.uuid4().hex}")
         try:
@@ -69,9 +69,9 @@ def rollback(node: NodeConfig, queue: Queue, route: str = "") -> str:
 def _take(node: NodeConfig, queue: Queue, route: str, mark: str, event: str) -> None:
     """From now on, with what changes by it in the record."""
     previous = next(iter(queue.bundles(route)), "")
-    there = previous and folder_of(node, previous).exists()
-    was = read_record(folder_of(node, previous)) if there else None
-    told = update_record(was, read_record(folder_of(node, mark)), previous)
+    there = previous and node.bundle_copy(previous).exists()
+    was = read_record(node.bundle_copy(previous)) if there else None
+    told = update_record(was, read_record(node.bundle_copy(mark)), previous)
     queue.use_bundle(route, mark, event, **told)
 
 
@@ -126,7 +126,7 @@ class Bundles:
             )
 
     def _load(self, route: str, mark: str) -> None:
-        folder = folder_of(self._node, mark)
+        folder = self._node.bundle_copy(mark)
         predictor = load_bundle(folder, self._device, self._key)
         require_usable(predictor, folder)
         self._loaded[route] = mark, predictor
@@ -152,8 +152,3 @@ class Bundles:
     def mark(self, route: str) -> str:
         """Of the bundle that is at work for a route."""
         return self._loaded[route][0]
-
-
-def folder_of(node: NodeConfig, mark: str) -> Path:
-    """Where the node's copy of a bundle lies."""
-    return node.folder / "bundles" / mark

@@ -271,6 +271,10 @@ class NodeConfig(Section):
         """The database of the page's users, sessions and audit record."""
         return self.folder / "access.sqlite"
 
+    def bundle_copy(self, mark: str) -> Path:
+        """Where the node's copy of a bundle lies."""
+        return self.folder / "bundles" / mark
+
 
 def not_opened(error: OSError, bind: str, port: int, section: str = "") -> ConfigError:
     """What is said of a port that is taken, or of an address that is not this machine's."""

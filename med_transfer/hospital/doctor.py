@@ -30,7 +30,6 @@ from med_transfer.errors import FolderInUse, MedTransferError
 from med_transfer.hospital import record
 from med_transfer.hospital.analysis import require_usable
 from med_transfer.hospital.association import associate, why_not
-from med_transfer.hospital.bundles import folder_of
 from med_transfer.hospital.config import FhirServer, NodeConfig, Peer, WebPeer
 from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.receiver import VERIFICATION
@@ -255,7 +254,7 @@ def _queue(node: NodeConfig) -> Iterator[Finding]:
     for route in node.rules_by_route:
         named = f" for {route}" if route else ""
         try:
-            folder = folder_of(node, marks[route])
+            folder = node.bundle_copy(marks[route])
             require_usable(load_bundle(folder, "cpu"), folder)
             yield Finding("bundle", "ok", marks[route], f"bundle {marks[route]} can be loaded{named}")
         except KeyError:

@@ -10,7 +10,6 @@ from pydicom.dataset import Dataset
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.hospital.uids import uid_of
 from med_transfer.metrics.records.decisions import ChosenPoint
-from med_transfer.metrics.records.estimate import Estimate
 
 MANUFACTURER = "med_transfer"
 RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
@@ -107,7 +106,7 @@ class ResultHeader:
         point = self.chosen_point
         if point is None or name not in point.sensitivity:
             return ()
-        return rate_in_words(point.sensitivity[name]), rate_in_words(point.specificity[name])
+        return point.sensitivity[name].in_percent, point.specificity[name].in_percent
 
     @property
     def rates_of(self) -> str:
@@ -117,11 +116,3 @@ class ResultHeader:
             return ""
         optimistic = "" if point.rule in ("argmax", "thresholds") else ", whom the point was chosen on: rather too high"
         return f"rates with 95 % interval on {point.n_patients} validation patients{optimistic}"
-
-
-def rate_in_words(estimate: Estimate) -> str:
-    """With its 95 % interval, of patients where there is one."""
-    if estimate.value is None:
-        return "unknown"
-    interval = estimate.ci95_cluster or estimate.ci95
-    return f"{estimate.value:.0%}" + (f" [{interval[0]:.0%}, {interval[1]:.0%}]" if interval else "")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_transfer.atomic import write_csv
-from med_transfer.cohorts.indexing import own_key, pseudonym, read_key
 from med_transfer.errors import NothingDone
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Feedback, Queue, answering
-from med_transfer.hospital.review.study import bundle_record
+from med_transfer.hospital.review.bundle_facts import bundle_facts
 from med_transfer.predictions.labels import Labels
+from med_transfer.scans.search.pseudonyms import own_key, pseudonym, read_key
 
 KEY_FILE = "labels.key"  # of the pseudonyms, in the node's folder
 _FINDING = "label_"
@@ -87,8 +87,8 @@ def _patients(queue: Queue) -> dict[str, str]:
 
 def _labels(node: NodeConfig, said: Sequence[Feedback]) -> Labels | None:
     """Of the bundle that was judged last, where it has findings; None: one class a scan."""
-    record = bundle_record(node, said[-1].bundle)
-    return record.labels if record is not None and record.multilabel else None
+    bundle = bundle_facts(node, said[-1].bundle)
+    return bundle.labels if bundle is not None and bundle.multilabel else None
 
 
 def _columns(labels: Labels | None) -> list[str]:

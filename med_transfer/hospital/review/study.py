@@ -5,25 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from med_transfer.bundle import BundleRecord, read_record
-from med_transfer.errors import MedTransferError
 from med_transfer.hospital import record
-from med_transfer.hospital.bundles import folder_of
 from med_transfer.hospital.codes import reason_code
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.pictures import volume_file, write_volume
 from med_transfer.hospital.queue import Feedback, Queue, SeriesAnswer, answering
-from med_transfer.hospital.result_header import rate_in_words
+from med_transfer.hospital.review.bundle_facts import BundleFacts, bundle_facts
 from med_transfer.hospital.review.worklist import Line, line
 from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.scans.isolation import ScanWorker
 
 _HISTORY = ("predicted", "reopened", "predicted though incomplete", "judged", "retried", "files deleted", "dead letter")
-_BUNDLES = 8  # whose records are kept in memory
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,7 @@ def _series(
     node: NodeConfig, number: int, answer: SeriesAnswer, revision: int, said: Sequence[Feedback], here: bool
 ) -> SeriesFacts:
     facts: Mapping[str, Any] = answer.facts
-    bundle = bundle_record(node, answer.bundle)
+    bundle = bundle_facts(node, answer.bundle)
     codes = facts.get("because") or ()
     return SeriesFacts(
         number=number,
@@ -138,7 +133,7 @@ def _series(
     )
 
 
-def _classes(facts: Mapping[str, Any], bundle: BundleRecord | None) -> tuple[ClassFacts, ...]:
+def _classes(facts: Mapping[str, Any], bundle: BundleFacts | None) -> tuple[ClassFacts, ...]:
     """Also where there is no answer: a person may know what the network does not."""
     shares: dict[str, float] = facts.get("probabilities") or {}
     names = sorted(bundle.classes if bundle else shares, key=lambda name: -shares.get(name, 0.0))
@@ -150,8 +145,8 @@ def _classes(facts: Mapping[str, Any], bundle: BundleRecord | None) -> tuple[Cla
             shares.get(name),
             name in called,
             bundle.operating_point.thresholds.get(name) if bundle else None,
-            rate_in_words(point.sensitivity[name]) if point and name in point.sensitivity else "",
-            rate_in_words(point.specificity[name]) if point and name in point.specificity else "",
+            point.sensitivity[name].in_percent if point and name in point.sensitivity else "",
+            point.specificity[name].in_percent if point and name in point.specificity else "",
         )
         for name in names
     )
@@ -163,19 +158,6 @@ def reason_in_words(code: str) -> str:
         fact = code.removeprefix("outside_").replace("_", " ")
         return Sentence("Outside of the development scans: {fact}", fact=fact)
     return Sentence(reason_code(code).meaning)
-
-
-def bundle_record(node: NodeConfig, mark: str) -> BundleRecord | None:
-    """What a bundle of the node says of itself; None where it is not there any more."""
-    return _read_record(folder_of(node, mark)) if mark else None
-
-
-@lru_cache(_BUNDLES)
-def _read_record(folder: Path) -> BundleRecord | None:
-    try:
-        return read_record(folder)
-    except MedTransferError:
-        return None
 
 
 class Volumes:
@@ -190,9 +172,9 @@ class Volumes:
 
     def volume(self, study: str, answer: SeriesAnswer) -> Path:
         """The file of a series. Raises ScanError, OutputError."""
-        images, bundle = self._queue.instances(study), bundle_record(self._node, answer.bundle)
+        images, bundle = self._queue.instances(study), bundle_facts(self._node, answer.bundle)
         path = self._node.folder / volume_file(study, images, answer.series_uid)
-        gap_mm = bundle.preprocessing.max_gap_mm if bundle else 0.0
+        gap_mm = bundle.max_gap_mm if bundle else 0.0
         with self._lock:
             if not path.is_file():
                 folder = self._node.folder / "incoming" / study

@@ -55,3 +55,11 @@ class Estimate(Record):
         if self.ci95 is None:
             return 0
         return int(self.ci95[0] > 0) - int(self.ci95[1] < 0)
+
+    @property
+    def in_percent(self) -> str:
+        """A rate in words, with its 95 % interval, of patients where there is one."""
+        if self.value is None:
+            return "unknown"
+        interval = self.ci95_cluster or self.ci95
+        return f"{self.value:.0%}" + (f" [{interval[0]:.0%}, {interval[1]:.0%}]" if interval else "")

@@ -1,0 +1,42 @@
+"""Patients under pseudonyms: a keyed hash of the identifier in their images, and the key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from med_transfer.atomic import create_file
+from med_transfer.errors import CohortError
+
+
+def pseudonym(patient: str, key: bytes) -> str:
+    """A keyed hash of an identifier: without the key nobody finds out whose it is."""
+    return "P" + hmac.new(key, patient.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:12]
+
+
+def own_key(path: Path) -> Path:
+    """The key of a folder, made when it is first asked for; readable by its owner alone from the start."""
+    with suppress(FileExistsError):
+        create_file(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
+    return path
+
+
+def read_key(path: Path) -> bytes:
+    """A secret of at least 16 bytes. Raises CohortError."""
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise CohortError(
+            f"key cannot be read ({error.strerror})",
+            where=path,
+            expected="a file with a secret of at least 16 bytes",
+            action="Name the key of an earlier index, or none to have one made beside the table",
+        ) from error
+    if len(key) < 16:
+        raise CohortError(
+            f"key of {len(key)} bytes", where=path, expected="at least 16", action="Make one: openssl rand -hex 32"
+        )
+    return key
