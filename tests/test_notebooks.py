@@ -3,11 +3,13 @@
 They are stored without output: pictures and figures depend on the machine, and here every change runs them anew.
 """
 
+import os
 import runpy
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 pytest.importorskip("jupytext", reason="needs the extra [notebook]")
@@ -30,18 +32,28 @@ def test_every_notebook_has_a_script():
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
-    """What the notebooks share: a cohort and a trained run, which the first to need them makes."""
-    return tmp_path_factory.mktemp("notebooks")
+def kernel(tmp_path_factory):
+    """One for all, emptied before each; in it a folder that they share: a cohort, a trained run.
+
+    To start one and to import what the package needs takes longer than most notebooks.
+    """
+    work = tmp_path_factory.mktemp("notebooks")
+    environment = {name: value for name, value in os.environ.items() if name != "MED_TRANSFER_COHORT"}
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(work), env=environment | {"MED_TRANSFER_WORK": str(work)})
+    yield manager
+    manager.shutdown_kernel(now=True)
+    manager.cleanup_resources()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("default")  # the kernel is a process of its own; its client's warnings are not ours
-def test_notebook_runs(script, work, monkeypatch):
-    monkeypatch.setenv("MED_TRANSFER_WORK", str(work))
-    monkeypatch.delenv("MED_TRANSFER_COHORT", raising=False)
+def test_notebook_runs(script, kernel):
     notebook = build["notebook"](script)
-    NotebookClient(notebook, timeout=250, resources={"metadata": {"path": str(work)}}).execute()
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))  # it needs nothing that another one has left
+    client = NotebookClient(notebook, km=kernel, timeout=250)
+    client.execute()
+    client.kc.stop_channels()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     shown = {kind for output in outputs for kind in output.get("data", {})}

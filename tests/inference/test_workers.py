@@ -14,8 +14,7 @@ from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.inference import BatchSettings, load_bundle
 from med_transfer.inference.workers import AHEAD, in_turn
-from med_transfer.scans import isolation
-from med_transfer.scans.isolation import GIB, IN_PROCESS, SECONDS
+from med_transfer.scans.isolation import GIB, IN_PROCESS, SECONDS, ScanWorker
 from med_transfer.scans.isolation import worker as scan_worker
 
 needs_processes = pytest.mark.skipif(os.name != "posix", reason="scans are read in processes where there are pipes")
@@ -70,10 +69,6 @@ def rows_of(out: Path):
     return [{**row, "seconds": ""} for row in read_rows(out / "predictions.csv")]
 
 
-def children() -> list[int]:
-    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-
-
 @needs_processes
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "hanging"])
 def test_a_worker_that_dies_or_hangs_costs_an_attempt_and_the_same_folder_again_mends_it(
@@ -83,12 +78,18 @@ def test_a_worker_that_dies_or_hangs_costs_an_attempt_and_the_same_folder_again_
     predictor.predict_folder(scans, tmp_path / "undisturbed")  # in this process alone
     monkeypatch.delenv(IN_PROCESS)
     monkeypatch.setenv(SECONDS, "8")
-    monkeypatch.setattr(isolation, "_START_SECONDS", 60.0)  # the one that is stopped may have been starting
-    harmed = []
+    running, started, harmed = ScanWorker._running, [], []
+
+    def noted(self, **options):
+        process = running(self, **options)
+        started.append(process.pid)  # one that is stopped while it starts has a minute more
+        return process
+
+    monkeypatch.setattr(ScanWorker, "_running", noted)
 
     def disturb(stage, done, total, note=""):
         if done == 2:
-            harmed.append(children()[-1])
+            harmed.append(started[-1])
             os.kill(harmed[0], harm)
 
     settings = BatchSettings(workers=2)

@@ -27,10 +27,9 @@ def files_below(
         unreadable: told of each folder that cannot be opened.
     """
     seen: set[str] = set()
-    pending = [folder]
+    pending = [(folder, os.path.realpath(folder))]
     while pending:
-        parent = pending.pop()
-        real = os.path.realpath(parent)
+        parent, real = pending.pop()
         if real in seen:
             continue
         seen.add(real)
@@ -40,16 +39,19 @@ def files_below(
         except OSError as error:
             unreadable(parent, error)
             continue
-        folders = {entry.name: _is_folder(entry) for entry in entries}
-        yield from (Path(parent, name) for name, is_folder in folders.items() if not is_folder)
-        pending += [Path(parent, name) for name, is_folder in reversed(folders.items()) if is_folder]
+        folders = {entry.name: _real_folder(entry, real) for entry in entries}
+        yield from (Path(parent, name) for name, inside in folders.items() if inside is None)
+        pending += [(Path(parent, name), inside) for name, inside in reversed(folders.items()) if inside is not None]
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _real_folder(entry: os.DirEntry[str], parent: str) -> str | None:
+    """Where a folder in ``parent`` really lies; None: no folder. Only a link needs every level above it looked at."""
     try:
-        return entry.is_dir()
+        if not entry.is_dir():
+            return None
+        return os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(parent, entry.name)  # noqa: PTH118
     except OSError:  # a link to itself
-        return False
+        return None
 
 
 def require_exists(path: Path) -> None:
