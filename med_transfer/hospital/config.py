@@ -275,6 +275,10 @@ class NodeConfig(Section):
         """Where the node's copy of a bundle lies."""
         return self.folder / "bundles" / mark
 
+    def drift_folder(self, mark: str) -> Path:
+        """What has been seen of a bundle's scans and answers."""
+        return self.folder / "drift" / mark
+
 
 def not_opened(error: OSError, bind: str, port: int, section: str = "") -> ConfigError:
     """What is said of a port that is taken, or of an address that is not this machine's."""

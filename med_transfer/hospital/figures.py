@@ -19,10 +19,13 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.drift import drift_states
+from med_transfer.inference.drift.prometheus import exposition as drift_exposition
 
 _PREDICT_SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
 _WAY_SECONDS = (10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 _REMEMBERED = 4096  # studies whose results may still be sent
+_IN_USE = "SELECT route, mark, 1 FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
 _UNFINISHED = ("received", "complete", "predicted")
 
 
@@ -56,7 +59,8 @@ class Figures(Collector):
         """All of it, in Prometheus' text format."""
         with self._lock:
             self._follow()
-            return generate_latest(self._registry)
+            marks = sorted({str(mark) for _, mark, _ in self._rows(_IN_USE)})
+            return generate_latest(self._registry) + drift_exposition(drift_states(self._node, marks)).encode()
 
     def close(self) -> None:
         """Read no more."""
@@ -82,8 +86,7 @@ class Figures(Collector):
         oldest = f"SELECT state, ? - min(changed) FROM study WHERE state IN ({marks}) GROUP BY 1"
         ages = self._rows(oldest, time.time(), *_UNFINISHED)
         yield _gauge("oldest_study_seconds", "Since the oldest of a state has changed.", ["state"], ages)
-        in_use = "SELECT route, mark, 1 FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
-        yield _gauge("bundle_info", "Which bundle is in use.", ["route", "bundle"], self._rows(in_use))
+        yield _gauge("bundle_info", "Which bundle is in use.", ["route", "bundle"], self._rows(_IN_USE))
         free = [(shutil.disk_usage(self._node.folder).free,)]
         yield _gauge("disk_free_bytes", "Of the disk of the node's folder.", [], free)
         yield _gauge("thread_beat_seconds", "Since a thread came back.", ["thread"], list(self._beats().items()))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from med_transfer.errors import ScanError
 from med_transfer.hospital.analysis import analyse
 from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.drift import DriftWatch, watched
 from med_transfer.hospital.fhir_sender import FhirSender
 from med_transfer.hospital.health import HealthServer, Pulse
 from med_transfer.hospital.incoming import describe_earlier, forget, sweep
@@ -27,10 +28,20 @@ from med_transfer.hospital.server import disk_is_full
 from med_transfer.hospital.stow import StowServer
 from med_transfer.hospital.structured_report import SOP_CLASS
 from med_transfer.inference import Predictor
+from med_transfer.predictions.record import Prediction
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS, _FORGET_SECONDS = 0.25, 3600.0
+
+
+@dataclass(frozen=True)
+class _OfRoute:
+    """One bundle's results, what it said of each series, and that as its monitor of drift takes it."""
+
+    results: Sequence[ResultFile] = ()
+    answers: Sequence[SeriesAnswer] = ()
+    predictions: Sequence[Prediction] = ()
 
 
 class Node:
@@ -55,6 +66,7 @@ class Node:
         self._config, self._stopped = config, threading.Event()
         self.queue = Queue(config.queue_file, config.retries)
         self._bundles = Bundles(config, self.queue, bundle, device, key)
+        self._drift = DriftWatch(config)
         sweep(config.folder, self.queue)
         describe_earlier(config.folder, self.queue)
         self._senders = [sender_to(destination, config, self.queue) for destination in config.destinations]
@@ -174,32 +186,34 @@ class Node:
     def _predict(self, study: Study) -> None:
         config = self._config
         self._bundles.refresh()
-        results: list[ResultFile] = []
-        answers: list[SeriesAnswer] = []
-        for route, predictor in self._bundles.predictors.items():
-            made, said = self._of_route(study, route, predictor)
-            results, answers = results + made, answers + said
+        predictors = self._bundles.predictors
+        made = {route: self._of_route(study, route, predictor) for route, predictor in predictors.items()}
+        results = [result for own in made.values() for result in own.results]
+        answers = [answer for own in made.values() for answer in own.answers]
         entries = [dict(answer.facts) for answer in answers]
         destinations = [(d.name, d.storage_commitment) for d in config.destinations if not config.shadow]
         destinations += [(server.name, False) for server in config.fhir if not config.shadow]
         no_bundle: list[dict[str, object]] = [{"status": "rejected", "reason": "no route wants it"}]
         since = {"since_received": self._since_received(study)}
         told_of = [entry | since for entry in entries or no_bundle]
-        self.queue.predicted(study, results, destinations, time.time(), told_of, answers)
+        counts = self.queue.predicted(study, results, destinations, time.time(), told_of, answers)
+        if counts and study.revision == 1:  # late images, and who asks again, make no further scan of the stream
+            for route, own in made.items():
+                self._drift.observe(self._bundles.mark(route), predictors[route], own.predictions)
 
     def _since_received(self, study: Study) -> float:
         """Seconds since the last image of a study was written."""
         written = [image.stat().st_mtime for image in (self._config.folder / "incoming" / study.id).iterdir()]
         return round(max(0.0, time.time() - max(written, default=time.time())), 3)
 
-    def _of_route(self, study: Study, route: str, predictor: Predictor) -> tuple[list[ResultFile], list[SeriesAnswer]]:
-        """One bundle's results and what it said of each series; nothing where its rules choose nothing."""
+    def _of_route(self, study: Study, route: str, predictor: Predictor) -> _OfRoute:
+        """Nothing where the route's rules choose nothing."""
         config, rules = self._config, self._config.rules_by_route[route]
         basis = basis_of(self.queue.instances(study.id), predictor.identity, config, rules)
         images = config.folder / "incoming" / study.id
         analyses = analyse(images, predictor, rules, config.results.heat_map, others=bool(config.routes))
         if not analyses:
-            return [], []
+            return _OfRoute()
         header = ResultHeader.of(
             *(predictor.record, predictor.identity),
             study_uid=study.study_uid,
@@ -219,4 +233,6 @@ class Node:
             )
             for n, analysis in enumerate(analyses)
         ]
-        return [replace(result, route=route) for result in results], answers
+        return _OfRoute(
+            [replace(result, route=route) for result in results], answers, watched(analyses, study.study_uid)
+        )

@@ -1,6 +1,6 @@
 """How much the node has to do, what is stuck, and whether the scans have moved: counts, no names.
 
-It only reads: the node's queue through a connection of its own, and ``drift.json`` where one lies in the node's folder.
+It only reads: the node's queue through a connection of its own, and what the node has written of drift.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from med_transfer.hospital.config import NodeConfig
-from med_transfer.hospital.queue import State
+from med_transfer.hospital.queue import Queue, State
 
 STATES: tuple[State, ...] = get_args(State)
 HOURS, _LATEST = 24, 20_000  # entries of the record that are looked at
@@ -69,21 +69,42 @@ def _by_hour(queue: sqlite3.Connection, now: datetime) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """What was seen of one quantity; ``how`` it moved last, ``rose`` or ``fell``, with value number ``at``."""
+
+    name: str
+    mean: float
+    recent: float
+    n_alarms: int
+    how: str
+    at: int
+
+
+@dataclass(frozen=True)
 class Drift:
-    """What a monitor's ``drift.json`` says; ``quantities``: name, mean, recent mean, alarms."""
+    """What the monitor of a bundle says: scans by what became of them, and each quantity that it watches."""
 
+    bundle: str
     statuses: dict[str, int]
-    quantities: list[tuple[str, float, float, int]]
+    quantities: list[Moved]
 
 
-def drift_of(folder: Path) -> Drift | None:
-    """None where there is none that can be read."""
+def drifts_of(node: NodeConfig, queue: Queue) -> list[Drift]:
+    """Of each bundle that is in use and has seen a scan."""
+    found = (_drift(mark, node.drift_folder(mark)) for mark in sorted({*queue.bundles_in_use().values()}))
+    return [drift for drift in found if drift is not None]
+
+
+def _drift(mark: str, folder: Path) -> Drift | None:
+    """As the file says it: the class that it is of would load the network's libraries."""
     try:
         state: dict[str, Any] = json.loads((folder / "drift.json").read_bytes())
-        quantities = [
-            (str(name), float(seen["mean"]), float(seen["recent"]), int(seen["n_alarms"]))
-            for name, seen in state["quantities"].items()
-        ]
-        return Drift({str(key): int(value) for key, value in state["statuses"].items()}, quantities)
+        quantities = [_moved(name, seen) for name, seen in state["quantities"].items() if seen["n"]]
+        return Drift(mark, {str(key): int(value) for key, value in state["statuses"].items()}, quantities)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _moved(name: str, seen: dict[str, Any]) -> Moved:
+    at, how = seen["alarms"][-1] if seen["alarms"] else (0, "")
+    return Moved(name, float(seen["mean"]), float(seen["recent"]), int(seen["n_alarms"]), str(how), int(at))

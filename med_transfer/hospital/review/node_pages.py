@@ -7,7 +7,7 @@ from fastapi.responses import HTMLResponse
 
 from med_transfer.hospital.review.access.gate import Reader, Tell
 from med_transfer.hospital.review.bundle_report import reports
-from med_transfer.hospital.review.load import drift_of, load_of
+from med_transfer.hospital.review.load import drifts_of, load_of
 from med_transfer.hospital.review.pages import render
 
 router = APIRouter()
@@ -24,6 +24,6 @@ def report(request: Request, _: Reader, tell: Tell) -> Response:
 @router.get("/load", response_class=HTMLResponse)
 def load(request: Request, _: Reader, tell: Tell) -> Response:
     """Of the node at this moment."""
-    node = request.app.state.node
+    state = request.app.state
     tell("saw load")
-    return render(request, "load.html.jinja", load=load_of(node), drift=drift_of(node.folder))
+    return render(request, "load.html.jinja", load=load_of(state.node), drifts=drifts_of(state.node, state.queue))

@@ -71,7 +71,7 @@ class DriftMonitor:
         """Write both files, each whole or not at all."""
         self._saved = time.monotonic()
         write_text(self._folder / STATE_FILE, self.state.model_dump_json() + "\n")
-        write_text(self._folder / METRICS_FILE, exposition(self.state))
+        write_text(self._folder / METRICS_FILE, exposition({"": self.state}))
 
     @property
     def moved(self) -> dict[str, str]:

@@ -1,48 +1,52 @@
-"""What a monitor knows in Prometheus' text exposition format, version 0.0.4, as node_exporter's textfile collector and
+"""What monitors know in Prometheus' text exposition format, version 0.0.4, as node_exporter's textfile collector and
 others read it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from med_transfer.inference.drift.state import DriftState
 
 _PREFIX = "med_transfer"
+Values = Callable[[DriftState], Mapping[str, float]]
+_FAMILIES: tuple[tuple[str, str, str, str, Values], ...] = (  # name, kind, what it is, label, value by label
+    ("scans_total", "counter", "Scans by what became of them.", "status", lambda state: state.statuses),
+    ("predicted_total", "counter", "Predictions of each class.", "class", lambda state: state.predicted),
+    ("abstained_total", "counter", "Predictions that abstain.", "", lambda state: {"": state.n_abstained}),
+    (
+        *("drift_alarms_total", "counter", "Times that a quantity was found to have moved.", "quantity"),
+        lambda state: {name: one.n_alarms for name, one in state.quantities.items()},
+    ),
+    (
+        *("drift_evidence_ratio", "gauge", "Evidence that a quantity has moved; an alarm at 1.", "quantity"),
+        lambda state: {name: one.evidence for name, one in state.quantities.items()},
+    ),
+    (
+        *("drift_mean", "gauge", "Mean of a quantity over all scans.", "quantity"),
+        lambda state: {name: one.mean for name, one in state.quantities.items() if one.n},
+    ),
+    (
+        *("drift_recent_mean", "gauge", "Mean of a quantity over about the last hundred scans.", "quantity"),
+        lambda state: {name: one.recent for name, one in state.quantities.items() if one.n},
+    ),
+)
 
 
-def exposition(state: DriftState) -> str:
-    """The whole file."""
-    quantities = state.quantities
-    return "".join(
-        [
-            _family("scans_total", "counter", "Scans by what became of them.", "status", state.statuses),
-            _family("predicted_total", "counter", "Predictions of each class.", "class", state.predicted),
-            _family("abstained_total", "counter", "Predictions that abstain.", "", {"": state.n_abstained}),
-            _family(
-                *("drift_alarms_total", "counter", "Times that a quantity was found to have moved.", "quantity"),
-                {name: one.n_alarms for name, one in quantities.items()},
-            ),
-            _family(
-                *("drift_evidence_ratio", "gauge", "Evidence that a quantity has moved; an alarm at 1.", "quantity"),
-                {name: one.evidence for name, one in quantities.items()},
-            ),
-            _family(
-                *("drift_mean", "gauge", "Mean of a quantity over all scans.", "quantity"),
-                {name: one.mean for name, one in quantities.items() if one.n},
-            ),
-            _family(
-                *("drift_recent_mean", "gauge", "Mean of a quantity over about the last hundred scans.", "quantity"),
-                {name: one.recent for name, one in quantities.items() if one.n},
-            ),
-        ]
-    )
+def exposition(states: Mapping[str, DriftState]) -> str:
+    """All figures of each bundle, by the name that its label ``bundle`` has; a bundle alone needs no name."""
+    text = ""
+    for name, kind, said, label, values in _FAMILIES:
+        text += f"# HELP {_PREFIX}_{name} {said}\n# TYPE {_PREFIX}_{name} {kind}\n"
+        for bundle, state in states.items():
+            for own, value in values(state).items():
+                labels = _labels({"bundle": bundle, label: own})
+                text += f"{_PREFIX}_{name}{labels} {float(value)!r}\n"
+    return text
 
 
-def _family(name: str, kind: str, said: str, label: str, values: Mapping[str, float]) -> str:
-    head = f"# HELP {_PREFIX}_{name} {said}\n# TYPE {_PREFIX}_{name} {kind}\n"
-    labels = [f'{{{label}="{_escaped(value)}"}}' if label else "" for value in values]
-    samples = zip(labels, values.values(), strict=True)
-    return head + "".join(f"{_PREFIX}_{name}{own} {float(value)!r}\n" for own, value in samples)
+def _labels(values: Mapping[str, str]) -> str:
+    told = ",".join(f'{name}="{_escaped(value)}"' for name, value in values.items() if value)
+    return f"{{{told}}}" if told else ""
 
 
 def _escaped(text: str) -> str:

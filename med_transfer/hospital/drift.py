@@ -1,0 +1,62 @@
+"""Whether the scans or the answers of a node's bundles have moved: the monitor of ``predict --monitor``, one a bundle.
+
+Each keeps its files in the node's folder, so that a restart and a rollback go on where they were.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from med_transfer.hospital.analysis import Analysis
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.inference import Predictor
+from med_transfer.inference.drift import DriftMonitor
+from med_transfer.inference.drift.monitor import STATE_FILE
+from med_transfer.inference.drift.state import DriftState
+from med_transfer.predictions.record import Prediction
+
+log = logging.getLogger(__name__)
+
+
+def watched(analyses: Sequence[Analysis], study_uid: str) -> list[Prediction]:
+    """Predictions that tell whose they are, as a monitor must know to count a patient once; for memory alone."""
+    patients = [str(analysis.images[0].PatientID) if analysis.images else "" for analysis in analyses]
+    return [
+        replace(analysis.prediction, patient=patient, study_uid=study_uid)
+        for analysis, patient in zip(analyses, patients, strict=True)
+    ]
+
+
+class DriftWatch:
+    """Sees what the bundles answer."""
+
+    def __init__(self, node: NodeConfig) -> None:
+        self._node = node
+        self._monitors: dict[str, DriftMonitor] = {}
+
+    def observe(self, mark: str, predictor: Predictor, predictions: Sequence[Prediction]) -> None:
+        """Count one study's series, of the bundle ``mark``. An answer is worth more than that it is counted."""
+        try:
+            if mark not in self._monitors:
+                folder = self._node.drift_folder(mark)
+                self._monitors[mark] = DriftMonitor(predictor.record, predictor.identity, folder)
+            for prediction in predictions:
+                self._monitors[mark].observe(prediction)
+            self._monitors[mark].save()
+        except Exception as error:
+            log.warning("drift of bundle %s is not watched: %s", mark, type(error).__name__)
+
+
+def drift_states(node: NodeConfig, marks: Iterable[str]) -> dict[str, DriftState]:
+    """By bundle, of those that have seen a scan."""
+    found = {}
+    for mark in marks:
+        try:
+            found[mark] = DriftState.model_validate_json((node.drift_folder(mark) / STATE_FILE).read_bytes())
+        except (OSError, ValidationError):
+            continue
+    return found
