@@ -33,9 +33,10 @@ def _queue(config: Path) -> Queue:
 def status(config: NodeFile, as_json: AsJson = False) -> None:
     """How many studies are where, what is stuck and why. Names no patient."""
     from med_transfer.cli.terminal import say, say_json
+    from med_transfer.hospital.queue.workitems import Workitems
 
     queue = _queue(config)
-    stuck = [study for study in queue.studies() if study.reason]
+    stuck, items = [study for study in queue.studies() if study.reason], Workitems(queue)
     if as_json:
         studies = [{"study": s.id, "state": s.state, "attempts": s.attempts, "reason": s.reason} for s in stuck]
         say_json(
@@ -44,6 +45,7 @@ def status(config: NodeFile, as_json: AsJson = False) -> None:
                 "stuck": studies,
                 "set_aside": dict(queue.reasons()),
                 "bundles": queue.bundles_in_use(),
+                "workitems": items.counts(),
             }
         )
         return
@@ -52,6 +54,13 @@ def status(config: NodeFile, as_json: AsJson = False) -> None:
     say(", ".join(f"{number} {state}" for state, number in queue.counts().items()) or "no study yet")
     for study in stuck:
         say(f"study {study.id}: {study.state}, {study.reason}")
+    for state, count in items.counts().items():
+        say(f"{count} {state} work item{'s' if count > 1 else ''}")
+    for item in items.open():
+        say(
+            f"work item {item.name}: {item.state}, study {item.study or 'unknown'}"
+            + f", {item.reason}" * bool(item.reason)
+        )
     for reason, count in queue.reasons():
         say(f"set aside: {count} {reason}")
 

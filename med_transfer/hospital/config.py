@@ -24,6 +24,7 @@ from med_transfer.hospital.settings.peers import (
     WebServer,
 )
 from med_transfer.hospital.settings.words import Address, AETitle, Port, Seconds, Section
+from med_transfer.hospital.settings.workitems import Workitems
 from med_transfer.scans.search.series_rules import SeriesRules
 
 __all__ = [
@@ -205,6 +206,7 @@ class NodeConfig(Section):
         callers: who may send; nobody unless told.
         pacs: asked what a study holds (C-FIND, QIDO-RS) and for studies (C-MOVE, WADO-RS); may send what it was asked.
         web: takes images by STOW-RS, too.
+        workitems: a worklist elsewhere whose items the node performs; none unless told.
         page: where people review results; none unless told.
         routes: which series go to which of several bundles; none: all that ``study.series`` chooses go to the only one.
         destinations: who gets results; nobody unless told.
@@ -222,6 +224,7 @@ class NodeConfig(Section):
     callers: tuple[Caller, ...] = ()
     pacs: AnyPeer | None = None
     web: WebServer | None = None
+    workitems: Workitems | None = None
     page: ReviewPage | None = None
     tls: Tls | None = None
     limits: Limits = Limits()
@@ -240,6 +243,8 @@ class NodeConfig(Section):
     def _fits(self) -> NodeConfig:
         if any(peer.tls for peer in self.dicom_peers) and self.tls is None:
             raise ValueError("a destination or pacs with tls, and no section tls with the node's certificate")
+        if self.workitems and (self.shadow or not self.destinations):
+            raise ValueError("workitems, and no destination (or shadow): their results would be nowhere")
         if self.fhir and not self.results.fhir:
             raise ValueError("servers in fhir, and results.fhir is off")
         names = [destination.name for destination in (*self.destinations, *self.fhir)]
@@ -255,6 +260,13 @@ class NodeConfig(Section):
     def dicom_peers(self) -> tuple[Peer, ...]:
         """Whom the node calls by DIMSE, and who may call back."""
         return tuple(peer for peer in (self.pacs, *self.destinations) if isinstance(peer, Peer))
+
+    @property
+    def web_peers(self) -> tuple[WebPeer | FhirServer, ...]:
+        """Whom the node calls by HTTP."""
+        worklist = self.workitems.service if self.workitems else None
+        called = (self.pacs, *self.destinations, *self.fhir, worklist)
+        return tuple(peer for peer in called if isinstance(peer, WebPeer | FhirServer))
 
     @property
     def rules_by_route(self) -> dict[str, SeriesRules | None]:

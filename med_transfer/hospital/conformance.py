@@ -80,6 +80,29 @@ another media type; 503: too many requests at one time, or the disk is nearly fu
 As a user agent (PS3.18 10): QIDO-RS and WADO-RS to the `pacs`, STOW-RS to a destination of kind dicomweb, one instance
 a request; it counts as taken when the answer names it in ReferencedSOPSequence and FailedSOPSequence is empty.
 
+## Worklist
+
+As a user agent (PS3.18 11; the performer of PS3.4 CC), where node.yaml has a section `workitems`: Search
+(ProcedureStepState, WorklistLabel, Code Value and Coding Scheme Designator of ScheduledStationNameCodeSequence and
+ScheduledWorkitemCodeSequence), Retrieve, Change Workitem State, Update, Subscribe, and the event channel (WebSocket).
+Items whose InputReadinessState is another than READY are left. A data set is sent as one JSON object, or as an array of
+one where `as_array` says so; the Transaction UID is in the query and in the data set of an Update.
+
+| answer | what the node does |
+| -- | -- |
+| 400, 404, 409, 410 to the first claim | leaves the item to others |
+| the same to a claim that was sent before | shows its Transaction UID by an Update; whose it is goes on |
+| the same later | retrieves the item: has it ended, has another it, or does the server know of no claim |
+| any other, or none | tries again, with growing waits |
+
+Procedure Step Progress is 10 when the study is waited for, 30 when it is complete, 80 when results are being sent. An
+item is COMPLETED when every destination has its results (and has committed to them, where it was asked): its Unified
+Procedure Step Performed Procedure Sequence has station, work code, begin, end, and in the Output Information Sequence
+each series of results with its instances and from where they can be had (DICOM or WADO-RS Retrieval Sequence). It is
+CANCELED, with Reason For Cancellation and a code of the discontinuation, when no series could be predicted (results
+that say so are named, too), when its input is not one study or did not come in time, when a result became a dead
+letter, or when an event asks for it before the study is predicted; one that asks later is passed over.
+
 ## Results
 
 Comprehensive 3D SR (TID 1500; per series a TID 1501 group with algorithm identification, TID 4019) and Secondary

@@ -33,14 +33,14 @@ class WebPacs:
 
     def find(self, query: StudyQuery) -> list[str]:
         """See Pacs."""
-        with _answering():
+        with answering():
             found = self._client.search_for_studies(search_filters=query.keys, get_remaining=True)
         uids = [str(Dataset.from_json(study).get("StudyInstanceUID", "")) for study in found]
         return [uid for uid in dict.fromkeys(uids) if uid]
 
     def images(self, study_uid: str) -> set[str]:
         """See Pacs."""
-        with _answering():
+        with answering():
             found = self._client.search_for_instances(study_uid, get_remaining=True)
         answers = [Dataset.from_json(instance) for instance in found]
         return {str(answer.SOPInstanceUID) for answer in answers if is_taken(answer)}
@@ -48,7 +48,7 @@ class WebPacs:
     def fetch(self, study_uid: str) -> Fetched:
         """See Pacs; the images go straight into the queue, checked as those that are sent."""
         fetched = Fetched(0, 0)
-        with _answering():
+        with answering():
             for dataset in self._client.iter_study(study_uid, media_types=(("application/dicom", "*"),)):
                 if disk_is_full(self._node):
                     raise PacsFailed("disk_nearly_full")
@@ -71,7 +71,7 @@ class WebPacs:
         """Why a result was not stored, a code; empty when the answer says that it was, and nothing else."""
         uid = str(result.SOPInstanceUID)
         try:
-            with _answering():
+            with answering():
                 answer = self._client.store_instances([result])
         except PacsFailed as failed:
             return failed.reason
@@ -83,6 +83,13 @@ class WebPacs:
 
 
 def _client(peer: WebPeer, seconds: float) -> DICOMwebClient:
+    client = DICOMwebClient(peer.name, session=web_session(peer), timeout=seconds)
+    client.set_http_retry_params(retry=False)  # the queue tries again
+    return client
+
+
+def web_session(peer: WebPeer) -> requests.Session:
+    """With the peer's token and certificates, and no others. Raises ConfigError where they cannot be read."""
     session = requests.Session()
     session.trust_env = False  # a .netrc would take the token's place
     session.hooks["response"] = [_plain_content_type]
@@ -90,10 +97,9 @@ def _client(peer: WebPeer, seconds: float) -> DICOMwebClient:
         session.verify = str(_readable(peer.trusted))
     if peer.certificate and peer.key:
         session.cert = (str(_readable(peer.certificate)), str(_readable(peer.key)))
-    headers = {"Authorization": f"Bearer {read_token(peer.token)}"} if peer.token else None
-    client = DICOMwebClient(peer.name, session=session, headers=headers, timeout=seconds)
-    client.set_http_retry_params(retry=False)  # the queue tries again
-    return client
+    if peer.token:
+        session.headers["Authorization"] = f"Bearer {read_token(peer.token)}"
+    return session
 
 
 def read_token(path: Path) -> str:
@@ -120,7 +126,7 @@ def _plain_content_type(response: requests.Response, *_: Any, **__: Any) -> None
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
     """What goes wrong on the wire, as a code. Raises PacsFailed."""
     try:
         yield

@@ -80,9 +80,8 @@ def examine(node: NodeConfig) -> Iterator[Finding]:
     yield _clock_of_disk(node)
     for peer in node.dicom_peers:
         yield _echo(node, peer)
-    for web_peer in (node.pacs, *node.destinations, *node.fhir):
-        if isinstance(web_peer, WebPeer | FhirServer):
-            yield from _http(node, web_peer)
+    for web_peer in node.web_peers:
+        yield from _http(node, web_peer)
     yield from _queue(node)
 
 
@@ -146,8 +145,8 @@ def _certificates(node: NodeConfig) -> Iterator[Finding]:
             yield _examined(f"{name}_certificate", partial(_pair, section.certificate, section.key))
         if section is not None and (trusted := getattr(section, "trusted", None)):
             yield _examined(f"{name}_trusted", partial(_valid, trusted))
-    for peer in (node.pacs, *node.destinations, *node.fhir):
-        if isinstance(peer, WebPeer | FhirServer) and peer.trusted:
+    for peer in node.web_peers:
+        if peer.trusted:
             yield _examined("peer_trusted", partial(_valid, peer.trusted))
         if isinstance(peer, WebPeer) and peer.certificate and peer.key:
             yield _examined("peer_certificate", partial(_pair, peer.certificate, peer.key))
@@ -184,8 +183,8 @@ def _valid(path: Path) -> tuple[State, float, str]:
 
 
 def _tokens(node: NodeConfig) -> Iterator[Finding]:
-    for holder in (node.web, node.pacs, *node.destinations, *node.fhir):
-        if (path := getattr(holder, "token", None)) is not None:
+    for holder in (node.web, *node.web_peers):
+        if holder is not None and (path := holder.token) is not None:
             try:
                 read_token(path)
                 yield Finding("token", "ok", None, f"{path} holds a token")

@@ -82,6 +82,8 @@ class Figures(Collector):
             "SELECT destination, reason, count(*) FROM delivery WHERE state = 'waiting' AND reason != '' GROUP BY 1, 2"
         )
         yield _gauge("deliveries_failing", "Results to be tried again.", ["destination", "code"], self._rows(failing))
+        items = self._rows("SELECT state, count(*) FROM workitem GROUP BY 1")
+        yield _gauge("workitems", "Work items of a worklist elsewhere, by state.", ["state"], items)
         marks = ", ".join("?" for _ in _UNFINISHED)
         oldest = f"SELECT state, ? - min(changed) FROM study WHERE state IN ({marks}) GROUP BY 1"
         ages = self._rows(oldest, time.time(), *_UNFINISHED)

@@ -27,6 +27,7 @@ from med_transfer.hospital.results import basis_of, facts, write_results
 from med_transfer.hospital.server import disk_is_full
 from med_transfer.hospital.stow import StowServer
 from med_transfer.hospital.structured_report import SOP_CLASS
+from med_transfer.hospital.workitems.performer import Performer
 from med_transfer.inference import Predictor
 from med_transfer.predictions.record import Prediction
 
@@ -72,6 +73,7 @@ class Node:
         self._senders = [sender_to(destination, config, self.queue) for destination in config.destinations]
         self._fhir_senders = [FhirSender(config, self.queue, server) for server in config.fhir]
         self._pacs = pacs_of(config, self.queue)
+        self._performer: Performer | None = None
         self._forgotten_at = 0.0
         self._threads: list[threading.Thread] = []
         self._pulse = Pulse(config.metrics.stuck_seconds if config.metrics else float("inf"))
@@ -79,12 +81,15 @@ class Node:
     def start(self) -> None:
         """Open the door and begin to work. Raises ConfigError as the class does."""
         self._receiver = Receiver(self._config, self.queue)
-        self._doors: list[Receiver | StowServer | HealthServer] = [self._receiver]
+        self._doors: list[Receiver | StowServer | HealthServer | Performer] = [self._receiver]
         try:
             if self._config.web:
                 self._doors.append(StowServer(self._config, self._config.web, self.queue))
             if self._config.metrics:
                 self._doors.append(HealthServer(self._config, self._config.metrics, self.readiness, self._pulse))
+            if self._config.workitems:
+                self._performer = Performer(self._config, self._config.workitems, self.queue, self._pacs)
+                self._doors.append(self._performer)
         except BaseException:
             self._close_doors()
             raise
@@ -94,7 +99,11 @@ class Node:
             (*self._config.destinations, *self._config.fhir), (*self._senders, *self._fhir_senders), strict=True
         )
         jobs |= {f"send to {destination.name}": sender.send_due for destination, sender in senders}
-        for name, job in (jobs | {"ask the PACS": self._count_due} if self._pacs else jobs).items():
+        if self._pacs:
+            jobs["ask the PACS"] = self._count_due
+        if self._performer:
+            jobs["perform work items"] = self._performer.work_due
+        for name, job in jobs.items():
             self._pulse.beat(name)
             thread = threading.Thread(target=self._repeat, args=(job,), name=name, daemon=True)
             thread.start()

@@ -19,6 +19,7 @@ from pydicom import dcmread
 from pynetdicom import AE, StoragePresentationContexts, evt
 from receiving import announce
 from tiny_bundle import tiny_bundle
+from worklist_server import WorklistServer, work, worklist
 
 from med_transfer.hospital.config import read_node_config
 from med_transfer.hospital.node import Node
@@ -33,6 +34,12 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+@pytest.fixture
+def server() -> Iterator[WorklistServer]:
+    with worklist() as running:
+        yield running
 
 
 def written(folder: Path, port: int, pacs: int, /, **settings: object) -> Path:
@@ -75,12 +82,15 @@ def results(pacs: Orthanc) -> list[dict]:
 
 
 @pytest.mark.timeout(900)
-def test_from_the_modality_to_the_pacs_through_a_kill(bundle, tmp_path):
+def test_from_the_modality_to_the_pacs_through_a_kill(bundle, server, tmp_path):
     port, pacs_port = free_port(), free_port()
     files = [series(tmp_path / f"scan{number}", patient=f"P-{number}", study=number) for number in range(4)]
-    config = written(tmp_path, port, pacs_port)
+    asked = server.add(work("1.2.1", str(dcmread(files[0][0]).StudyInstanceUID)))
+    workitems = {"service": {"kind": "dicomweb", "url": server.url}, "label": "AI", "poll_seconds": 0.2}
+    config = written(tmp_path, port, pacs_port, workitems=workitems)
     queue = Queue(read_node_config(config).queue_file)
     with serving(bundle, config, port) as node:  # the PACS is down
+        until(lambda: server.state(asked) == "IN PROGRESS", 120)
         for scan in files[:3]:
             announce(port, scan)
             assert storescu(port, *scan).returncode == 0
@@ -91,7 +101,7 @@ def test_from_the_modality_to_the_pacs_through_a_kill(bundle, tmp_path):
         node.wait(20)
     with orthanc(tmp_path / "pacs", port, pacs_port) as pacs, serving(bundle, config, port) as node:
         assert storescu(port, *files[3]).returncode == 0  # the modality sends all of it again
-        until(lambda: queue.counts() == {"committed": 4}, 240)
+        until(lambda: queue.counts() == {"committed": 4} and server.state(asked) == "COMPLETED", 240)
         said = results(pacs)
         assert sorted(tags["Modality"] for tags in said) == ["OT"] * 4 + ["SR"] * 4
         expected = {str(dcmread(scan[0]).StudyInstanceUID): str(dcmread(scan[0]).PatientID) for scan in files}
@@ -99,6 +109,11 @@ def test_from_the_modality_to_the_pacs_through_a_kill(bundle, tmp_path):
         node.send_signal(signal.SIGTERM)
         assert node.wait(60) == 0
     assert queue.audit().broken == 0
+    (done,) = server.item(asked).UnifiedProcedureStepPerformedProcedureSequence  # claimed before the kill, ended after
+    outputs = [one for output in done.OutputInformationSequence for one in output.ReferencedSOPSequence]
+    of_study = {tags["SOPInstanceUID"] for tags in said if tags["PatientID"] == "P-0"}
+    assert {one.ReferencedSOPInstanceUID for one in outputs} == of_study
+    assert server.answers.count(("PUT", f"workitems/{asked}/state", 200)) == 2
     sent = [entry["sop_uid"] for entry in queue.entries() if entry["event"] == "sent"]
     assert len(sent) == len(set(sent)) == 8
     log = (tmp_path / "serve.log").read_text()

@@ -9,6 +9,8 @@ import pytest
 from med_transfer.errors import ConfigError, UnknownKey
 from med_transfer.hospital.config import NodeConfig, read_node_config
 
+WORKLIST = "service: {kind: dicomweb, url: 'https://ris/rs'}"
+
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "node.yaml"
@@ -46,6 +48,10 @@ def test_paths_start_from_the_file(tmp_path):
         ("folder: x\ndestinations: [{kind: fax, url: x}]", ConfigError, "destinations.0: found 'fax'"),
         ("folder: x\ndestinations: [{kind: dicomweb, url: 'https://p/w', tls: true}]", UnknownKey, "no such key"),
         ("folder: x\nweb: {port: 8080}", ConfigError, "who may send"),
+        (f"folder: x\nworkitems: {{{WORKLIST}}}", ConfigError, "which items are the node's"),
+        (f"folder: x\nworkitems: {{{WORKLIST}, label: AI}}", ConfigError, "their results would be nowhere"),
+        (f"folder: x\nworkitems: {{{WORKLIST}, lable: AI}}", UnknownKey, "expected workitems.label perhaps"),
+        (f"folder: x\nworkitems: {{{WORKLIST}, station: NODE}}", ConfigError, "workitems.station"),
         (
             "folder: x\nstudy: {series: {require: [{kernal: b}]}}",
             UnknownKey,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import peers
 import pytest
-from peers import Orthanc, free_port, orthanc, series, storescu
+from peers import Orthanc, free_port, orthanc, series, storescu, until
 from pydicom import dcmread
 from receiving import receiving
+from worklist_server import work, worklist
 
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import study_id
 from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery
 from med_transfer.hospital.peers import pacs_of
 from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.queue.workitems import Workitems
+from med_transfer.hospital.workitems.performer import Performer
 
 pytestmark = [
     pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk"),
@@ -60,6 +64,32 @@ def test_a_study_is_found_counted_and_fetched(node_config, pacs, kind):
         assert asked.images("1.2.3.4.5") == set()
         assert asked.fetch(uid) == Fetched(3, 0)  # nor ask for it: Orthanc would then send nothing
         assert {sop_uid for sop_uid, _ in queue.instances(study_id(uid))} == images
+
+
+@pytest.mark.parametrize("kind", ["dicom", "dicomweb"])
+def test_the_study_of_a_work_item_is_fetched_and_ready_at_once(node_config, pacs, kind):
+    with worklist() as server:
+        asking_for = {"service": {"kind": "dicomweb", "url": server.url}, "label": "AI", "poll_seconds": 0.001}
+        own = {"workitems": asking_for, "destinations": [{"ae_title": "ORTHANC", "address": "x", "port": 1}]}
+        config = asking(node_config(**own, study={"quiet_seconds": 600}), pacs, kind)
+        pacs.know_node(config.port)
+        with receiving(config) as queue:
+            asked = pacs_of(config, queue)
+            assert asked is not None
+            assert config.workitems is not None
+            (uid, *_) = asked.find(StudyQuery(modality="CT", dates="19000101-20991231"))
+            server.add(work("1.2.1", uid))
+            server.add(work("1.2.2", "1.2.3.4.5"))
+            performer = Performer(config, config.workitems, queue, asked)
+            until(
+                lambda: (
+                    performer.work_due() or {item.reason for item in Workitems(queue).open()} == {"", "study_not_there"}
+                ),
+                20,
+            )
+            performer.close()
+            queue.complete(time.time(), 600)
+            assert [(study.study_uid, study.state) for study in queue.studies()] == [(uid, "complete")]
 
 
 def test_fetch_by_the_command_line(command, node_config, pacs, tmp_path):

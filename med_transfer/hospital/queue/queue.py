@@ -50,7 +50,8 @@ class Queue:
             self._database.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it or nothing."""
         with self._lock, transaction(self._database) as database:
             yield database
 
@@ -87,7 +88,7 @@ class Queue:
     def _add_all(self) -> None:
         together = [self._arrivals.popleft() for _ in range(len(self._arrivals))]
         try:
-            with self._transaction() as database:
+            with self.writing() as database:
                 answers: list[Added] = [receiving.take(database, arrival) for arrival in together]
         except Exception as error:  # a full disk, for one; each is told, and none counts as taken
             for arrival in together:
@@ -98,7 +99,7 @@ class Queue:
 
     def set_aside(self, reason: str, caller: str, file: str, now: float) -> None:
         """Remember a file that was not taken, and why."""
-        with self._transaction() as database:
+        with self.writing() as database:
             database.execute(
                 "INSERT INTO aside (time, reason, caller, file) VALUES (?, ?, ?, ?)", (now, reason, caller, file)
             )
@@ -108,7 +109,7 @@ class Queue:
 
     def announce(self, study: str, sop_uids: Iterable[str]) -> None:
         """There are such instances of a study, which may not have begun to come."""
-        with self._transaction() as database:
+        with self.writing() as database:
             database.executemany("INSERT OR IGNORE INTO expected VALUES (?, ?)", [(study, uid) for uid in sop_uids])
             record.append(database, "announced", study=study)
 
@@ -120,17 +121,17 @@ class Queue:
 
     def counted(self, study: Study, sop_uids: Iterable[str], now: float) -> None:
         """The PACS has these instances of a study."""
-        with self._transaction() as database:
+        with self.writing() as database:
             completing.expect(database, study.id, set(sop_uids), now)
 
     def not_counted(self, study: Study, reason: str) -> None:
         """The PACS cannot say."""
-        with self._transaction() as database:
+        with self.writing() as database:
             database.execute("UPDATE study SET reason = ? WHERE id = ? AND state = 'received'", (reason, study.id))
 
     def listening(self, now: float) -> None:
         """Nothing could come while the node was down: quiet time begins anew."""
-        with self._transaction() as database:
+        with self.writing() as database:
             database.execute("UPDATE study SET changed = ? WHERE state = 'received'", (now,))
 
     def complete(
@@ -144,7 +145,7 @@ class Queue:
             longest_seconds: without a new instance, after which a study is closed although some are missing.
             counting: after the quiet time the PACS is asked what there is, and its answer is waited for.
         """
-        with self._transaction() as database:
+        with self.writing() as database:
             return completing.close(database, now, quiet_seconds, longest_seconds, counting)
 
     # Predicting -----------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ class Queue:
             facts: for the record, an entry each.
             answers: for the page.
         """
-        with self._transaction() as database:
+        with self.writing() as database:
             if not predicting.close(database, study, now):
                 return False
             predicting.put_results(database, study, results, destinations)
@@ -202,7 +203,7 @@ class Queue:
     def not_predicted(self, study: Study, reason: str, now: float) -> None:
         """Something went wrong that may go better later; after too many attempts the study is a dead letter."""
         dead = study.attempts + 1 >= self._retries.predictions
-        with self._transaction() as database:
+        with self.writing() as database:
             predicting.fail(database, study, reason, now, now + self.wait_seconds(study.attempts), dead)
 
     def earlier_results(self, study: Study, route: str = "") -> list[ResultFile]:
@@ -214,7 +215,7 @@ class Queue:
 
     def use_bundle(self, route: str, mark: str, event: str, **facts: object) -> None:
         """From now on; ``event``: how the record calls it, and what it is told of it."""
-        with self._transaction() as database:
+        with self.writing() as database:
             database.execute("INSERT INTO bundle (route, mark) VALUES (?, ?)", (route, mark))
             record.append(database, event, route=route, bundle_files=mark, **facts)
 
@@ -243,18 +244,18 @@ class Queue:
 
     def sent(self, delivery: Delivery, now: float) -> None:
         """The destination has taken it."""
-        with self._transaction() as database:
+        with self.writing() as database:
             sending.settle(database, delivery, "sent", now)
 
     def not_sent(self, delivery: Delivery, reason: str, now: float) -> None:
         """It was refused or could not be reached; the next try is later, or never."""
         dead = delivery.attempts + 1 >= self._retries.attempts
-        with self._transaction() as database:
+        with self.writing() as database:
             sending.fail(database, delivery, reason, now, now + self.wait_seconds(delivery.attempts), dead)
 
     def asked(self, deliveries: Sequence[Delivery], transaction_uid: str, ask_again: float) -> None:
         """Commitment is asked for under this UID, for the last time where too many questions had no answer."""
-        with self._transaction() as database:
+        with self.writing() as database:
             for delivery in deliveries:
                 dead = delivery.attempts + 1 >= self._retries.attempts
                 sending.ask(database, delivery, transaction_uid, ask_again, dead, time.time())
@@ -276,7 +277,7 @@ class Queue:
             if delivery.sop_uid in failed:
                 self.not_sent(delivery, f"commitment_refused_{failed[delivery.sop_uid]:04X}", now)
             elif delivery.sop_uid in committed:
-                with self._transaction() as database:
+                with self.writing() as database:
                     sending.settle(database, delivery, "committed", now)
 
     # For people -----------------------------------------------------------------------------------------------
@@ -289,7 +290,7 @@ class Queue:
 
     def describe(self, study: str, described: Described) -> None:
         """Whose study it is, for the page."""
-        with self._transaction() as database:
+        with self.writing() as database:
             answering.describe(database, study, described)
 
     def undescribed(self) -> list[tuple[str, str]]:
@@ -302,7 +303,7 @@ class Queue:
 
         False where another answer has taken its place, or a rerun of what is not done or has no images any more.
         """
-        with self._transaction() as database:
+        with self.writing() as database:
             again = said.kind == "rerun"
             if again and not answering.may_ask_again(database, said.study):
                 return False
@@ -332,7 +333,7 @@ class Queue:
 
     def retry(self, study: str = "") -> int:
         """Try dead letters, and what waits for its next try, at once: of one study or of all. How many."""
-        with self._transaction() as database:
+        with self.writing() as database:
             return sending.retry(database, study)
 
     def entries(self) -> list[dict[str, object]]:
@@ -354,7 +355,7 @@ class Queue:
 
     def forgotten(self, study: str) -> list[str]:
         """The study's files, which the queue knows no more: what is sent again will be taken again."""
-        with self._transaction() as database:
+        with self.writing() as database:
             return keeping.forget(database, study)
 
     def files(self) -> set[str]:
@@ -372,7 +373,7 @@ class Queue:
         """Nothing waits longer than the longest wait, even when the clock was set back."""
         latest = now + max(self._retries.longest_seconds, self._retries.commitment_seconds)
         if self._rows(f"SELECT 1 FROM {table} WHERE next_try > ? LIMIT 1", latest):
-            with self._transaction() as database:
+            with self.writing() as database:
                 database.execute(f"UPDATE {table} SET next_try = ? WHERE next_try > ?", (now, latest))
 
     def _studies(self, where: str, *values: object) -> list[Study]:

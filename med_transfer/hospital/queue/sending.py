@@ -97,6 +97,7 @@ def retry(database: sqlite3.Connection, study: str) -> int:
     database.execute(
         "UPDATE study SET state = 'predicted', reason = '' WHERE (id = ? OR ? = '') AND state = 'dead'", one
     )
+    database.execute("UPDATE workitem SET attempts = 0, next_try = 0 WHERE study = ? OR ? = ''", one)
     count = studies.rowcount + sending.rowcount
     if count:
         record.append(database, "retried", study=study or "all", count=count)

@@ -1,0 +1,173 @@
+"""Work items that the node has claimed of a worklist elsewhere, and what became of their studies.
+
+A work item goes ``claiming -> claimed -> waiting`` (for its study's results), and ends as ``completed``, ``canceled``
+or ``lost``. Its Transaction UID is on the disk before the server hears of it, so that a node that was killed can go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from med_transfer.hospital import record
+from med_transfer.hospital.queue import answering, sending
+from med_transfer.hospital.queue.kinds import Delivery, Study
+from med_transfer.hospital.queue.queue import Queue
+
+WorkState = Literal["claiming", "claimed", "waiting", "completed", "canceled", "lost"]
+_OPEN = "state IN ('claiming', 'claimed', 'waiting')"
+_LONGEST_WAIT = 86400
+_NOT_OUT = "NOT (delivery.state = 'committed' OR delivery.state = 'sent' AND NOT commitment)"
+
+
+@dataclass(frozen=True)
+class Workitem:
+    """One that the node has claimed, or is about to.
+
+    Attributes:
+        uid, transaction_uid: of the item, and of the claim; the hospital's, so that nobody may read them in a log.
+        study: as status and record name the study; empty where the item names no study, or several.
+        claimed: when, in seconds.
+        progress: in percent, as the server was told.
+        cancel: 1 where somebody asks for it to be canceled.
+    """
+
+    uid: str = field(repr=False)
+    transaction_uid: str = field(repr=False)
+    study: str
+    study_uid: str = field(repr=False)
+    state: WorkState
+    claimed: float
+    attempts: int
+    reason: str
+    progress: int
+    cancel: int
+
+    @property
+    def name(self) -> str:
+        """As status and record name it."""
+        return hashlib.sha256(self.uid.encode()).hexdigest()[:16]
+
+
+class Workitems:
+    """Of one queue; each method is one transaction and may be called from any thread."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def open(self, due: float | None = None) -> list[Workitem]:
+        """What has not ended, in order of the claim; with ``due`` only what is, at that time."""
+        columns = "uid, transaction_uid, study, study_uid, state, claimed, attempts, reason, progress, cancel"
+        where = f"{_OPEN} AND (? IS NULL OR next_try <= ? OR next_try > ? + {_LONGEST_WAIT})"  # a clock was set back
+        with self._queue.reading() as database:
+            rows = database.execute(f"SELECT {columns} FROM workitem WHERE {where} ORDER BY rowid", (due,) * 3)
+            return [Workitem(*row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """By state."""
+        with self._queue.reading() as database:
+            return dict(database.execute("SELECT state, count(*) FROM workitem GROUP BY state ORDER BY state"))
+
+    def is_known(self, uid: str) -> bool:
+        """Whether the node has, or has had, this one."""
+        with self._queue.reading() as database:
+            return database.execute("SELECT 1 FROM workitem WHERE uid = ?", (uid,)).fetchone() is not None
+
+    def begin(self, uid: str, transaction_uid: str, study: str, study_uid: str, now: float) -> None:
+        """The claim is about to be sent."""
+        with self._queue.writing() as database:
+            database.execute(
+                "INSERT INTO workitem (uid, transaction_uid, study, study_uid, claimed) VALUES (?, ?, ?, ?, ?)",
+                (uid, transaction_uid, study, study_uid, now),
+            )
+
+    def advance(self, item: Workitem, state: WorkState) -> None:
+        """It is claimed, or its study was asked for."""
+        with self._queue.writing() as database:
+            database.execute(
+                "UPDATE workitem SET state = ?, attempts = 0, next_try = 0, reason = '' WHERE uid = ?",
+                (state, item.uid),
+            )
+            if state == "claimed":
+                record.append(database, "work item claimed", workitem=item.name, study=item.study)
+
+    def told(self, item: Workitem, progress: int) -> None:
+        """The server knows how far it is."""
+        with self._queue.writing() as database:
+            database.execute("UPDATE workitem SET progress = ? WHERE uid = ?", (progress, item.uid))
+
+    def wait(self, item: Workitem, reason: str, next_try: float, claim: bool = False) -> None:
+        """Something went wrong that may go better later; with ``claim`` the server does not know of the claim."""
+        with self._queue.writing() as database:
+            database.execute(
+                "UPDATE workitem SET attempts = attempts + 1, next_try = ?, reason = ?, state = ? WHERE uid = ?",
+                (next_try, reason, "claiming" if claim else item.state, item.uid),
+            )
+
+    def end(self, item: Workitem, state: WorkState, reason: str = "") -> None:
+        """For good; the server knows, or wants to know nothing more."""
+        with self._queue.writing() as database:
+            database.execute(
+                "UPDATE workitem SET state = ?, reason = ?, next_try = 0 WHERE uid = ?", (state, reason, item.uid)
+            )
+            record.append(database, f"work item {state}", workitem=item.name, study=item.study, reason=reason)
+
+    def cancel(self, uid: str) -> bool:
+        """Somebody asks for that; False where the node has no such item at work."""
+        with self._queue.writing() as database:
+            asked = database.execute(
+                f"UPDATE workitem SET cancel = 1, next_try = 0 WHERE uid = ? AND {_OPEN} AND NOT cancel", (uid,)
+            )
+            return bool(asked.rowcount)
+
+    def withdraw(self, item: Workitem, now: float) -> None:
+        """Do not predict a study that nobody else asks for; ``node retry`` still does."""
+        with self._queue.writing() as database:
+            database.execute(
+                "UPDATE study SET state = 'dead', reason = 'canceled', changed = ? WHERE id = ? "
+                "AND state IN ('received', 'complete') "
+                f"AND NOT EXISTS (SELECT 1 FROM workitem WHERE study = ? AND uid != ? AND {_OPEN})",
+                (now, item.study, item.study, item.uid),
+            )
+
+    # What became of the study ---------------------------------------------------------------------------------
+
+    def study(self, item: Workitem) -> Study | None:
+        """None: nothing of it has come."""
+        columns = "id, study_uid, state, revision, attempts, reason"
+        with self._queue.reading() as database:
+            row = database.execute(f"SELECT {columns} FROM study WHERE id = ?", (item.study,)).fetchone()
+            return Study(*row) if row else None
+
+    def results_are_out(self, study: Study) -> bool:
+        """Every destination has what it gets of this revision, and has committed to it where it was asked."""
+        with self._queue.reading() as database:
+            return study.state in ("predicted", "sent", "committed") and not _rows_of(database, study, _NOT_OUT)
+
+    def outputs(self, study: Study) -> list[Delivery]:
+        """What destinations have of this revision."""
+        with self._queue.reading() as database:
+            return _rows_of(database, study, "delivery.state IN ('sent', 'committed')")
+
+    def refusals(self, study: Study) -> list[str]:
+        """Codes of why no series of a study could be predicted; empty where one could."""
+        with self._queue.reading() as database:
+            facts = [answer.facts for answer in answering.answers(database, study.id, study.revision)]
+        if any(fact.get("status") == "ok" for fact in facts):
+            return []
+        return _each_once(str(code) for fact in facts for code in _codes(fact.get("because"))) or ["not-chosen"]
+
+
+def _rows_of(database: sqlite3.Connection, study: Study, where: str) -> list[Delivery]:
+    return sending.deliveries(database, f"study.id = ? AND result.revision = study.revision AND {where}", study.id)
+
+
+def _codes(because: object) -> list[object]:
+    return list(because) if isinstance(because, list | tuple) else []
+
+
+def _each_once(codes: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(codes))
