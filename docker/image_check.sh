@@ -64,7 +64,7 @@ node() {
     say "node: read-only, no capability, loopback only"
     install -d -o 10001 -g 10001 -m 0700 "$work/state"
     printf '%s\n' 'folder: /var/lib/med-transfer' 'callers: [{ae_title: CT1, address: 127.0.0.1}]' \
-        'study: {quiet_seconds: 2}' 'results: {heat_map: plain}' 'limits: {disk_free_gib: 0}' 'metrics: {}' >"$work/node.yaml"
+        'study: {quiet_seconds: 2}' 'results: {heat_map: plain}' 'limits: {disk_free_gib: 0}' 'metrics: {}' 'page: {}' >"$work/node.yaml"
     pod create --name node "${hard[@]}" --tmpfs /tmp --volume "$BUNDLE:/bundle:ro" --volume "$SCANS:/scans:ro" \
         --volume "$work/node.yaml:/etc/med-transfer/node.yaml:ro" --volume "$work/state:/var/lib/med-transfer" \
         localhost/med-transfer-node serve /bundle -c /etc/med-transfer/node.yaml --log json >/dev/null
@@ -73,6 +73,7 @@ node() {
     pod start node >/dev/null
     inside() { pod exec node "$@"; }
     asked() { inside python3 -c "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/$1').read().decode())"; }
+    page() { inside python3 -c "import urllib.request as u; a=u.urlopen('http://127.0.0.1:8443$1'); print('page $1', a.status, a.url, len(a.read()), 'bytes')"; }
     for _ in $(seq 120); do asked ready 2>/dev/null && break || sleep 1; done
     ready=$(date +%s%N)
     echo "ready after $(((ready - began) / 1000000)) ms"
@@ -80,6 +81,8 @@ node() {
     for _ in $(seq 120); do inside med-transfer node status -c /etc/med-transfer/node.yaml | grep -q predicted && break || sleep 1; done
     inside med-transfer node status -c /etc/med-transfer/node.yaml
     asked metrics | grep -E '^med_transfer_(studies|predictions_total)'
+    for path in / /static/review.css; do page "$path"; done
+    inside python3 -c "from med_transfer.hospital.review.study_page import _niivue_file as f; print('viewer', f().stat().st_size, 'bytes')"
     milliseconds pod stop --time 40 node
     pod inspect node --format 'exit code {{.State.ExitCode}}'
     pod logs node 2>&1 | tail -3

@@ -84,6 +84,11 @@ def remark(log: logging.Logger, template: str, *values: object, kind: str) -> No
     log.warning(template, *values, extra={"kind": kind})
 
 
+def only_in_log(log: logging.Logger, template: str, *values: object) -> None:
+    """Log what a terminal shows in another way, as it does each epoch by a bar: for the log file alone."""
+    log.info(template, *values, extra={"only_in_log": True})
+
+
 class _PlainFormatter(logging.Formatter):
     """A log is read on a terminal, too: what commands one is written out."""
 

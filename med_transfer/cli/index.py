@@ -74,9 +74,11 @@ def command(
         for folder in index.unopened:
             say(f"{folder}: could not be opened")
         say(str(index.cohort))
-        say(str(index.quality))
+        say(f"{index.quality}: every series, its verdict and why")
         if index.key is not None:
             say(f"{index.key}: the key of the patients' pseudonyms; keep it secret, and for the next index of them")
+        if labels is None and index.n_listed:
+            say("next: a sheet with a column label, and the same command with --labels SHEET")
     raise typer.Exit(index.exit_code)
 
 

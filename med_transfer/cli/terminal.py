@@ -35,7 +35,7 @@ class _PlainStream:
 
 
 class TerminalHandler(logging.StreamHandler):
-    """Warnings on stderr; of remarks on single scans those alike become one line with their number, when told to."""
+    """Warnings on stderr, without what is for a log only; remarks alike on single scans become one line, when told."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -44,6 +44,8 @@ class TerminalHandler(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record, or keep a remark for :meth:`tell`."""
+        if getattr(record, "only_in_log", False):
+            return
         kind = getattr(record, "kind", None)
         if kind is None:
             super().emit(record)

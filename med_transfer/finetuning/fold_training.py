@@ -32,6 +32,7 @@ from med_transfer.finetuning.initialisation import initialise
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.progress import only_in_log
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +104,9 @@ def _learn(
     source = FeatureSource(folder.parent / "features", config, preprocessing)
     start = initialise(classifier, data, config, preprocessing, source)
     if not config.transfer.strategy.trains:
-        log.info("linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in (start.row or {}).items()))
-        return [start.row or {}], 0
+        row = start.row or {}
+        only_in_log(log, "linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        return [row], 0
     batches = training_batches(data, config, preprocessing, seed)
     module = FinetuningModule(
         classifier,

@@ -32,7 +32,7 @@ from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.novelty import Novelty
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
-from med_transfer.progress import Progress, named, silent
+from med_transfer.progress import Progress, named, only_in_log, silent
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,10 @@ def train_folds(
         calibrator=calibrated.calibrator,
     ).eval()
     gap = measure_gap(training, validation, labels, config.training.gap_limit)
-    log.log(logging.WARNING if gap.exceeded and repeat == 1 else logging.INFO, "%s: %s", stage, gap.sentence)
+    if repeat == 1:
+        log.log(logging.WARNING if gap.exceeded else logging.INFO, "%s: %s", stage, gap.sentence)
+    else:
+        only_in_log(log, "%s: %s", stage, gap.sentence)
     return TrainedEnsemble(ensemble, tuple(trained), calibrated.probabilities, np.concatenate(ranks), gap)
 
 

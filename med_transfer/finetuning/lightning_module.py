@@ -25,6 +25,7 @@ from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.regularisation import Penalty, Step
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
+from med_transfer.progress import only_in_log
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class FinetuningModule(L.LightningModule):
         self._require_finite(logits, row["figure"])
         row["smoothed"] = self._smooth(row["figure"])
         self.history.append(row)
-        log.info(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        only_in_log(log, ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
         self.log("monitored", row["smoothed"], prog_bar=True)
 
     def _require_finite(self, logits: Tensor, figure: float) -> None:

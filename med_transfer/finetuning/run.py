@@ -42,7 +42,7 @@ from med_transfer.finetuning.repeats import with_repeats
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
-from med_transfer.progress import Progress, log_file, silent
+from med_transfer.progress import Progress, log_file, only_in_log, silent
 from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 from med_transfer.runtimes.cluster import Cluster
 from med_transfer.runtimes.frozen import require_runtime
@@ -109,8 +109,8 @@ def finetune(
     asked = config
     config, source = checked_start(cohort, config, out)
     with _claimed(out, config, source), log_file(out / "run.log"):
-        log.info(region_sentence(config, cohort))
-        log.info(split_sentence(config, cohort))
+        only_in_log(log, region_sentence(config, cohort))  # whoever calls tells it first
+        only_in_log(log, split_sentence(config, cohort))
         log.info("backbone %s. %s", source.spec.name, source.report)
         for sentence in ignored_settings(asked, config, source.encoder):
             log.warning(sentence)

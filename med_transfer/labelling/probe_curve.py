@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from med_transfer.labelling.curve_samples import SubsetPredictions, count_patients
 from med_transfer.labelling.nested_subsets import geometric_sizes, nested_order, patient_strata
@@ -103,12 +102,11 @@ def probe_curve(
         TooFewPatients: fewer patients outside a fold than the smallest subset takes.
     """
     table = finite_table(features)
-    with threadpool_limits(1):  # hundreds of small fits: threads that wait for each other made them ten times slower
 
-        def predict(subset: TrainingSubset) -> NDArray[np.float64]:
-            return predict_by_probe(table, truth, subset.train, subset.test, labels)
+    def predict(subset: TrainingSubset) -> NDArray[np.float64]:
+        return predict_by_probe(table, truth, subset.train, subset.test, labels)
 
-        return evaluate_subsets(predict, truth, patients, labels, plan)
+    return evaluate_subsets(predict, truth, patients, labels, plan)
 
 
 def evaluate_subsets(

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
-from threadpoolctl import threadpool_limits
 
 from med_transfer.metrics import measures
 from med_transfer.metrics.cross_validation import held_out_folds
@@ -110,10 +109,9 @@ def _held_out(development: Development, names: Sequence[str], folds: Sequence[Fo
     if not folds or not names:
         return None
     probabilities = np.zeros(development.truth.shape)
-    with threadpool_limits(1):  # small fits, in which threads only wait for each other
-        for train, held_out in folds:
-            test_facts = [development.facts[scan] for scan in held_out]
-            probabilities[held_out] = _predict(development, train, test_facts, names)
+    for train, held_out in folds:
+        test_facts = [development.facts[scan] for scan in held_out]
+        probabilities[held_out] = _predict(development, train, test_facts, names)
     return probabilities
 
 

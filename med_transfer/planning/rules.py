@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import yaml
+
 from med_transfer.cohorts.splits import FEW_PATIENTS
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
 
@@ -62,9 +64,13 @@ class Choice:
 
     @property
     def sentence(self) -> str:
-        """For a person."""
-        value = str(self.value)
-        return f"{self.key}: {value if len(value) <= 60 else f'{value[:57]}...'} ({self.reason})"
+        """For a person, the value as it is typed; of a section what is stated, and one with a name alone by that."""
+        stated = self.value
+        if isinstance(stated, dict):
+            stated = {key: value for key, value in stated.items() if value is not None}
+            stated = stated["name"] if set(stated) == {"name"} else stated
+        typed = yaml.safe_dump(stated, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+        return f"{self.key}: {typed if len(typed) <= 60 else f'{typed[:57]}...'} ({self.reason})"
 
 
 def network_kind(cohort: CohortFingerprint, at_hand: AtHand) -> Kind:

@@ -13,7 +13,6 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from med_transfer.errors import UsageError
 from med_transfer.metrics.auc import weighted_macro_auc
@@ -142,9 +141,8 @@ def _cross_validated(
     table, folds = finite_table(features), np.asarray(folds)
     _check(table, truth, patients, folds)
     probabilities = np.zeros(truth.shape)
-    with threadpool_limits(1):  # small fits: threads that wait for each other, on busy cores, take many times longer
-        for fold in np.unique(folds):
-            probabilities[folds == fold] = _predicted(table, truth, folds != fold, folds == fold, labels, make)
+    for fold in np.unique(folds):
+        probabilities[folds == fold] = _predicted(table, truth, folds != fold, folds == fold, labels, make)
     return CrossValidatedPredictions(truth, probabilities, tuple(patients), labels)
 
 

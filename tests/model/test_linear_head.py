@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from med_transfer.model.linear_head import fit_head, fit_probe, probe_model
+from med_transfer.model import linear_head
+from med_transfer.model.linear_head import fit_head, fit_predict, fit_probe, probe_model
 from med_transfer.predictions.patient_folds import patient_folds
 
 RANDOM = np.random.default_rng(0)
@@ -94,3 +97,30 @@ def test_noise_and_a_single_patient_take_the_strongest():
     noise = np.random.default_rng(1).normal(size=FEATURES.shape)
     assert fit_probe(noise, TRUTH, PATIENTS, STRENGTHS).inverse_strength == STRENGTHS[0]
     assert fit_probe(FEATURES, TRUTH, ["p"] * 90, STRENGTHS).inverse_strength == STRENGTHS[0]
+
+
+def n_threads() -> int:
+    return max(pool["num_threads"] for pool in threadpool_info())
+
+
+class CountsThreads(BaseEstimator):
+    def fit(self, features, target):
+        self.n_threads_ = n_threads()
+        return self
+
+    def predict_proba(self, features):
+        return np.full((len(features), 3), 1 / 3)
+
+
+def test_small_fits_take_one_thread_whatever_the_machine_gives(monkeypatch):
+    def counted(*args, **kwargs):
+        seen.append(n_threads())
+        return probe_model(*args, **kwargs)
+
+    seen, model = [], CountsThreads()
+    monkeypatch.setattr(linear_head, "probe_model", counted)
+    with threadpool_limits(2):
+        before = n_threads()
+        fit_predict(model, FEATURES, TRUTH, FEATURES, multilabel=False)
+        fit_head(FEATURES, TRUTH, 0.1, multilabel=False, balanced=True)
+        assert (before, model.n_threads_, seen, n_threads()) == (2, 1, [1], 2)

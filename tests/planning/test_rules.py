@@ -172,3 +172,18 @@ def test_epochs_of_a_large_cohort_draw_as_many_scans_as_those_of_a_small_one(n_s
 def test_what_the_rules_take_for_defaults_are_the_defaults():
     training, split = TrainingConfig(), SplitConfig()
     assert (training.epochs, training.epoch_scans, split.folds) == (rules.EPOCHS, rules.EPOCH_SCANS, rules.FOLDS)
+
+
+@pytest.mark.parametrize(
+    ("value", "typed"),
+    [
+        ({"learning_rate": None, "name": "linear_probe"}, "linear_probe"),
+        ({"learning_rate": None, "name": "lora", "rank": 4}, "{name: lora, rank: 4}"),
+        ((16, 32, 32), "[16, 32, 32]"),
+        (False, "false"),
+        ("edge", "edge"),
+        (0.5, "0.5"),
+    ],
+)
+def test_a_choice_is_told_as_it_is_typed(value, typed):
+    assert rules.Choice("some.key", value, "why").sentence == f"some.key: {typed} (why)"
