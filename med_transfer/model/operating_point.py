@@ -165,7 +165,9 @@ class OperatingPoint(BaseModel):
             ((name, limit),) = limits.items()
             only = {"name": name, "limit": limit}
             return t("{name} from a probability of {limit}, else the most probable of the others", **only)
-        parts = ", ".join(f"{name} from a probability of {limit}" for name, limit in limits.items())
+        parts = ", ".join(
+            t("{name} from a probability of {limit}", name=name, limit=limit) for name, limit in limits.items()
+        )
         return t(
             "{parts}; of several the one with the greatest multiple of its threshold; else the most probable of those "
             "without, or the greatest multiple",

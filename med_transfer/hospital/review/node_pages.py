@@ -9,6 +9,7 @@ from med_transfer.hospital.review.access.gate import Reader, Tell
 from med_transfer.hospital.review.bundle_report import reports
 from med_transfer.hospital.review.load import drifts_of, load_of
 from med_transfer.hospital.review.pages import render
+from med_transfer.hospital.review.reasons import quantity_in_words
 
 router = APIRouter()
 
@@ -26,4 +27,10 @@ def load(request: Request, _: Reader, tell: Tell) -> Response:
     """Of the node at this moment."""
     state = request.app.state
     tell("saw load")
-    return render(request, "load.html.jinja", load=load_of(state.node), drifts=drifts_of(state.node, state.queue))
+    return render(
+        request,
+        "load.html.jinja",
+        load=load_of(state.node),
+        drifts=drifts_of(state.node, state.queue),
+        words=quantity_in_words,
+    )

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from med_transfer.hospital import record
-from med_transfer.hospital.codes import reason_code
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.pictures import volume_file, write_volume
 from med_transfer.hospital.queue import Feedback, Queue, SeriesAnswer, answering
 from med_transfer.hospital.review.bundle_facts import BundleFacts, bundle_facts
+from med_transfer.hospital.review.reasons import reason_in_words
 from med_transfer.hospital.review.worklist import Line, line
-from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.scans.isolation import ScanWorker
 
 _HISTORY = ("predicted", "reopened", "predicted though incomplete", "judged", "retried", "files deleted", "dead letter")
@@ -49,7 +49,8 @@ class SeriesFacts:
         status: ``ok``, ``rejected`` or ``failed``.
         reasons: why it abstains or why there is no answer, in sentences.
         classes: the most probable first; ``names`` in the bundle's order.
-        point: how probabilities become a call, in words; ``n_patients`` validation patients its rates are of.
+        point: how probabilities become a call; None: the bundle is gone.
+        n_patients: validation patients that its rates are of.
         bundle: identity of the bundle.
         has_volume, has_map: whether the viewer can show them.
         feedback: the latest last.
@@ -65,7 +66,7 @@ class SeriesFacts:
     classes: tuple[ClassFacts, ...]
     names: tuple[str, ...]
     multilabel: bool
-    point: str
+    point: OperatingPoint | None
     n_patients: int | None
     novelty: float | None
     bundle: str
@@ -122,7 +123,7 @@ def _series(
         classes=_classes(facts, bundle),
         names=tuple(bundle.classes) if bundle else tuple(facts.get("probabilities") or ()),
         multilabel=bool(bundle and bundle.multilabel),
-        point=str(bundle.operating_point) if bundle else "",
+        point=bundle.operating_point if bundle else None,
         n_patients=bundle.chosen_point.n_patients if bundle and bundle.chosen_point else None,
         novelty=facts.get("novelty"),
         bundle=str(facts.get("bundle", "")),
@@ -150,14 +151,6 @@ def _classes(facts: Mapping[str, Any], bundle: BundleFacts | None) -> tuple[Clas
         )
         for name in names
     )
-
-
-def reason_in_words(code: str) -> str:
-    """The sentence of a code, as results have it; translated by the page."""
-    if code.startswith("outside_"):
-        fact = code.removeprefix("outside_").replace("_", " ")
-        return Sentence("Outside of the development scans: {fact}", fact=fact)
-    return Sentence(reason_code(code).meaning)
 
 
 class Volumes:

@@ -14,6 +14,7 @@ from med_transfer.hospital.review import worklist
 from med_transfer.hospital.review.access.gate import Reader, Tell, background
 from med_transfer.hospital.review.load import STATES
 from med_transfer.hospital.review.pages import render
+from med_transfer.hospital.review.reasons import reason_in_words
 
 router = APIRouter()
 _COLUMNS: tuple[tuple[worklist.Sort, str], ...] = (
@@ -78,6 +79,7 @@ def _page(request: Request, asked: Searched) -> Response:
         counts=_counts(request),
         classes=worklist.classes(queue),
         columns=_COLUMNS,
+        because=reason_in_words,
         person=worklist.person,
         day=worklist.day,
         moment=_moment,

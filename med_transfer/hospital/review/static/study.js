@@ -70,7 +70,7 @@ function height() {
 
 async function begin() {
   if (!hasWebGL()) {
-    place.hidden = true;
+    place.closest("section").classList.add("without-images");
     status.textContent = status.dataset.noWebgl;
     status.classList.add("notice");
     return;
