@@ -12,6 +12,7 @@ from med_transfer.cli.options import AsJson, SignedWith, example
 if TYPE_CHECKING:
     from med_transfer.hospital.queue import Queue
     from med_transfer.hospital.review.access.access import Access
+    from med_transfer.hospital.review.access.audit import AuditTrail
 
 NAME = "node"
 app = typer.Typer(help="What the hospital node has done and has to do.", no_args_is_help=True, rich_markup_mode=None)
@@ -87,8 +88,11 @@ def export(
     from med_transfer.atomic import write_text
     from med_transfer.cli.terminal import say
 
-    entries = list(_access(config).audit.events()) if accesses else _queue(config).entries()
+    queue = None if accesses else _queue(config)
+    trail = _audit_trail(config)
+    entries = queue.entries() if queue else list(trail.events())
     write_text(out, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+    trail.tell_here("exported accesses" if accesses else "exported record", detail=f"{len(entries)} entries")
     say(f"{len(entries)} entries: {out}")
 
 
@@ -110,6 +114,7 @@ def labels(
     node = read_node_config(config)
     require_route(node, route)
     exported = export_labels(node, _queue(config), out, route)
+    _audit_trail(config).tell_here("exported labels", detail=f"{exported.rows} labels")
     say(f"{exported.rows} labels: {out}")
     if exported.without_images:
         say(f"{exported.without_images} more of studies whose images are deleted here; fetch them to use their labels")
@@ -124,13 +129,48 @@ def audit(config: NodeFile) -> None:
 
     audits = {"entries": _queue(config).audit()}
     if read_node_config(config).access_file.exists():
-        audits["entries of the review page"] = _access(config).audit.audit()
+        audits["entries of the review page"] = _audit_trail(config).audit()
     for what, result in audits.items():
         if result.broken:
             say(f"{result.entries} {what}: number {result.broken} does not follow from the one before it, was changed")
         else:
             say(f"{result.entries} {what}, unbroken; last hash {result.last_hash}")
     raise typer.Exit(1 if any(result.broken for result in audits.values()) else 0)
+
+
+@app.command(epilog=example("node prune -c node.yaml --dry-run"))
+def prune(
+    config: NodeFile,
+    days: Annotated[
+        float | None, typer.Option(min=0, help="After the end of a study; default: study.keep_days of node.yaml.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")] = False,
+) -> None:
+    """Delete the images of studies that are done, now; what is not sent or not committed stays, and so do results."""
+    import time
+
+    from med_transfer.cli.terminal import say
+    from med_transfer.errors import UsageError
+    from med_transfer.hospital import require_extra
+
+    require_extra()
+    from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.incoming import ended, forget
+    from med_transfer.hospital.review.access.audit import Seen
+
+    node, queue = read_node_config(config), _queue(config)
+    keep_days = node.study.keep_days if days is None else days
+    if keep_days is None:
+        raise UsageError("keeps images for good", where="study.keep_days", expected="--days, or a number in node.yaml")
+    before = time.time() - keep_days * 86400
+    uids = {study.id: study.study_uid for study in queue.studies()}
+    gone = (ended if dry_run else forget)(node.folder, queue, before)
+    for one in gone:
+        say(f"study {one.study}: {one.files} images, {one.bytes / 1e6:,.1f} MB")
+        if not dry_run:
+            _audit_trail(config).tell_here("deleted images", Seen(one.study, uids[one.study]))
+    verb = "would be deleted" if dry_run else "deleted"
+    say(f"{sum(one.files for one in gone)} images of {len(gone)} studies {verb}")
 
 
 @app.command(epilog=example("node page -c node.yaml"))
@@ -155,6 +195,18 @@ def page(config: NodeFile) -> None:
 people = typer.Typer(help="Who may use the review page.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(people, name="user")
 UserName = Annotated[str, typer.Argument(help="As the audit record will have it.")]
+
+
+def _audit_trail(config: Path) -> AuditTrail:
+    import os
+
+    from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.review.access.audit import AuditTrail
+    from med_transfer.hospital.review.access.database import Database
+
+    os.umask(0o077)
+    node = read_node_config(config)
+    return AuditTrail(Database(node.access_file), node.ae_title)
 
 
 def _access(config: Path) -> Access:

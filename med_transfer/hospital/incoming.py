@@ -166,12 +166,30 @@ def sweep(folder: Path, queue: Queue) -> int:
     return removed
 
 
-def forget(folder: Path, queue: Queue, before: float) -> int:
-    """Delete the images of studies that ended before; how many studies."""
-    studies = queue.to_forget(before)
-    for study in studies:
+@dataclass(frozen=True)
+class Ended:
+    """A study that is done, and how much of the disk its images take."""
+
+    study: str
+    files: int
+    bytes: int
+
+
+def ended(folder: Path, queue: Queue, before: float) -> list[Ended]:
+    """Studies that ended before, and of which no commitment is awaited."""
+    found = []
+    for study in queue.to_forget(before):
+        sizes = [path.stat().st_size for path in (folder / "incoming" / study).glob("*")]
+        found.append(Ended(study, len(sizes), sum(sizes)))
+    return found
+
+
+def forget(folder: Path, queue: Queue, before: float) -> list[Ended]:
+    """Delete the images of studies that ended before; which studies."""
+    gone = ended(folder, queue, before)
+    for study in (one.study for one in gone):
         for file in queue.forgotten(study):
             (folder / file).unlink(missing_ok=True)
         for kept in ("predicting", "viewer"):
             shutil.rmtree(folder / kept / study, ignore_errors=True)
-    return len(studies)
+    return gone

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from getpass import getuser
 from pathlib import Path
 
 import pytest
 
-from med_transfer.hospital.queue import Instance, Queue
+from med_transfer.hospital.queue import Feedback, Instance, Queue, ResultFile, SeriesAnswer
 
 DAMAGED = Instance("1.2.3.1", "s1", "1.2.3", "1.2.3.9", "mark", "ct", "implicit", "hash", "incoming/s1/1.dcm")
 
@@ -53,6 +55,53 @@ def test_export_and_audit(command, config, stuck, tmp_path):
     assert events == ["not predicted", "set aside"]
     told = command("node", "audit", "-c", config)
     assert (told.code, told.out.split(";")[0]) == (0, "2 entries, unbroken")
+
+
+def accesses(command, config, folder: Path) -> list[str]:
+    """What was done, as the record of who did what has it."""
+    assert command("node", "export", "-c", config, "-o", folder / "accesses.jsonl", "--accesses").code == 0
+    events = [json.loads(line) for line in (folder / "accesses.jsonl").read_text().splitlines()]
+    assert {event["agent"][0]["altId"] for event in events} <= {f"{getuser()} (command line)"}
+    return [event["subtype"][0]["display"] for event in events]
+
+
+def test_who_takes_something_out_is_in_the_record(command, config, stuck, tmp_path):
+    assert accesses(command, config, tmp_path) == []
+    assert command("node", "export", "-c", config, "-o", tmp_path / "record.jsonl").code == 0
+    stuck.add(replace(DAMAGED, study="s2", study_uid="1.2.4", sop_uid="1.2.4.1"), 0)
+    stuck.complete(10, 0)
+    assert stuck.predicted(stuck.to_predict(10), [], [], 10, [{}], [SeriesAnswer({}, series_uid="1.2.4.9")])
+    assert stuck.judged(Feedback("ann", "s2", 1, 0, "agree", "benign"), 11)
+    assert command("node", "labels", "-c", config, "-o", tmp_path / "labels.csv").code == 0
+    assert accesses(command, config, tmp_path) == ["exported accesses", "exported record", "exported labels"]
+    assert "4 entries of the review page, unbroken" in command("node", "audit", "-c", config).out
+
+
+def test_prune_deletes_what_is_done_and_nothing_else(command, config, tmp_path):
+    queue, images = Queue(tmp_path / "state" / "queue.sqlite"), {}
+    for name in ("done", "asked", "waiting"):
+        images[name] = tmp_path / "state" / "incoming" / name / "1.dcm"
+        images[name].parent.mkdir(parents=True)
+        images[name].write_bytes(b"x" * 1000)
+        file = f"incoming/{name}/1.dcm"
+        queue.add(Instance(f"1.2.{name}", name, f"1.3.{name}", "1.4", "mark", "ct", "implicit", "hash", file), 0)
+        if name != "waiting":
+            queue.complete(10, 0)
+            results = [ResultFile(f"2.25.{name}", "1.2.3", f"results/{name}.dcm")]
+            assert queue.predicted(queue.to_predict(10), results, [("PACS@x:1", name == "asked")], 10, [{}])
+            queue.sent(queue.to_send("PACS@x:1", 10)[0], 10)
+    told = command("node", "prune", "-c", config, "--dry-run")
+    assert (told.code, told.out) == (0, "study done: 1 images, 0.0 MB\n1 images of 1 studies would be deleted\n")
+    assert images["done"].exists()
+    assert command("node", "prune", "-c", config, "--days", "1e6").out == "0 images of 0 studies deleted\n"
+    assert command("node", "prune", "-c", config).out.endswith("1 images of 1 studies deleted\n")
+    assert [path.exists() for path in images.values()] == [False, True, True]
+    assert [entry["event"] for entry in queue.entries() if entry.get("study") == "done"][-1] == "files deleted"
+    assert accesses(command, config, tmp_path) == ["deleted images"]
+    assert command("node", "prune", "-c", config).out == "0 images of 0 studies deleted\n"
+    config.write_text("folder: state\nstudy: {keep_days: null}\n")
+    told = command("node", "prune", "-c", config)
+    assert (told.code, "expected --days" in told.err) == (2, True)
 
 
 def test_no_node_has_run_here(command, config):

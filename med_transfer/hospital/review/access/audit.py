@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from getpass import getuser
 from typing import Literal
 
 from med_transfer.hospital import record
@@ -27,6 +28,10 @@ What = Literal[
     "saw report",
     "saw load",
     "saw accesses",
+    "exported record",
+    "exported accesses",
+    "exported labels",
+    "deleted images",
     "judged",
     "asked to predict again",
 ]
@@ -34,7 +39,7 @@ UNKNOWN = "unknown"  # in place of a name that is nobody's, which may be a passw
 _DCM, _TYPES = "http://dicom.nema.org/resources/ontology/DCM", "http://terminology.hl7.org/CodeSystem/audit-event-type"
 _ACTIVITY, _ACCESS = ("110114", "User Authentication"), ("110103", "DICOM Instances Accessed")
 _QUERY, _USE = ("110112", "Query"), ("110100", "Application Activity")
-_SECURITY = ("110113", "Security Alert")
+_SECURITY, _EXPORT = ("110113", "Security Alert"), ("110106", "Export")
 _KINDS: dict[str, tuple[tuple[str, str], str]] = {  # type of event, action
     "signed in": (_ACTIVITY, "E"),
     "not signed in": (_ACTIVITY, "E"),
@@ -47,6 +52,10 @@ _KINDS: dict[str, tuple[tuple[str, str], str]] = {  # type of event, action
     "saw report": (_USE, "R"),
     "saw load": (_USE, "R"),
     "saw accesses": (("110101", "Audit Log Used"), "R"),
+    "exported record": (_EXPORT, "R"),
+    "exported accesses": (_EXPORT, "R"),
+    "exported labels": (_EXPORT, "R"),
+    "deleted images": (("110105", "DICOM Study Deleted"), "D"),
     "judged": (_ACCESS, "C"),
     "asked to predict again": (_ACCESS, "U"),
 }
@@ -72,6 +81,10 @@ class AuditTrail:
         """Add one event. It is on the disk when this returns."""
         with self._database.transaction() as database:
             record.append(database, what, resource=self._event(what, user, address, study, detail))
+
+    def tell_here(self, what: What, study: Seen | None = None, detail: str = "") -> None:
+        """Of a command on this machine: the user is the system's."""
+        self.tell(what, f"{getuser()} (command line)", "127.0.0.1", study, detail)
 
     def events(self) -> Iterator[dict]:
         """AuditEvent resources, in order."""
