@@ -78,6 +78,24 @@ def test_it_answers_as_torch_does(bundle: Path, scans: Path):
     assert openvino.identity != by_torch.identity  # rows of both do not mix in one table
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_onnx_runtime_answers_as_torch_does_and_its_file_is_for_other_programs(
+    tmp_path: Path, scans: Path, precision: str
+):
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    bundle = tiny_bundle(tmp_path / "bundle")
+    result = export_bundle(bundle, "onnx", precision, scans)  # type: ignore[arg-type]
+    assert result.record.check.n_scans == 4
+    assert result.folder == bundle / "models" / f"onnx-{precision}"
+    onnx.checker.check_model(result.folder / "encoder0.onnx", full_check=True)
+    runtime, by_torch = (Predictor(bundle, "cpu", runtime=name) for name in ("onnx", "torch"))
+    assert runtime.chosen.name == f"onnx {precision}"
+    for number in range(4):
+        ours, theirs = (one.predict(scans.parent / f"{number}.nii") for one in (runtime, by_torch))
+        assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4 if precision == "fp32" else 0.15)
+
+
 def test_auto_takes_what_was_fastest(bundle: Path):
     as_fast_as(bundle, seconds=1.0, torch_seconds=2.0)
     assert Predictor(bundle, "cpu").chosen.sentence == (
