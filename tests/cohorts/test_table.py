@@ -45,6 +45,15 @@ def test_findings(tmp_path):
     assert cohort.truth.tolist() == [[False, True], [True, True], [False, False]]
 
 
+def test_one_finding_alone_is_present_or_not(tmp_path):
+    text = "scan,patient,label_nodule\na.nii.gz,1,1\nb.nii.gz,2,0\nc.nii.gz,3,1\n"
+    for given in (None, Labels(("nodule",), multilabel=True)):
+        cohort = Cohort.read(table(tmp_path, text), labels=given)
+        assert cohort.labels == Labels(("nodule",), multilabel=True)
+        assert cohort.truth.tolist() == [[True], [False], [True]]
+        assert cohort.counts() == {"nodule": (2, 2)}
+
+
 def test_regions_masks_and_other_columns(tmp_path):
     text = (
         "scan,series_uid,patient,label,roi_x_mm,roi_y_mm,roi_z_mm,roi_size_mm,mask,split,sex,age\n"

@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 from command_line import TINY, read_rows, write_rows
 from safetensors.torch import load_file, save_file
+from small_run_data import small_config, small_run_data, source_of
 
 import med_transfer as mt
 from med_transfer.backbones import load_backbone
 from med_transfer.errors import UsageError
 from med_transfer.finetuning import fold_training
 from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
+from med_transfer.finetuning.run import train
+from med_transfer.progress import silent
 
 HOLDOUT = ("split.kind=holdout", "split.val_fraction=0.34")
 EPOCHS, STEPS = 3, 2  # 16 scans an epoch, 8 a batch
-SETTINGS = (*TINY, f"training.epochs={EPOCHS}")
+SETTINGS = (*TINY, f"training.epochs={EPOCHS}", "training.epoch_scans=16")
 FIRST, SECOND = "fine-tuning, fold 1 of 2", "fine-tuning, fold 2 of 2"
 
 
@@ -157,3 +160,35 @@ def test_another_region_of_the_same_scans_is_another_run(cohort_csv, tmp_path, s
     with pytest.raises(UsageError, match=refusal):
         mt.finetune(write_rows(table, moved), out=tmp_path / "out", overrides=overrides)
     killed(write_rows(table, rows[::-1]), tmp_path / "out", FIRST, 2, overrides)  # only the order is another
+
+
+@pytest.mark.parametrize("file", [fold_training.WEIGHTS_FILE, fold_training.HISTORY_FILE])
+def test_killed_while_a_finished_fold_is_written_nothing_is_learned_again(tmp_path, monkeypatch, file):
+    run_data, config = small_run_data(signal=0.7, n=18, n_test=0), small_config("full")
+    whole = train(run_data, config, source_of("sees"), tmp_path / "whole", silent).fold_models[0]
+
+    def killing(write):
+        def written(path, *content):
+            if path.name == file:
+                raise KeyboardInterrupt
+            write(path, *content)
+
+        return written
+
+    with monkeypatch.context() as patch:
+        for name in ("write_bytes", "write_text"):
+            patch.setattr(fold_training, name, killing(getattr(fold_training, name)))
+        with pytest.raises(KeyboardInterrupt):
+            train(run_data, config, source_of("sees"), tmp_path / "killed", silent)
+    fold = tmp_path / "killed/fold-0"
+    assert (fold / fold_training.RESUME_FILE).exists()
+    assert (fold / fold_training.WEIGHTS_FILE).exists() == (file == fold_training.HISTORY_FILE)
+    assert not fold_training.is_trained(fold)
+
+    listener = Listener()
+    again = train(run_data, config, source_of("sees"), tmp_path / "killed", listener).fold_models[0]
+    assert listener.steps == {}
+    assert (again.history, again.best_epoch) == (whole.history, whole.best_epoch)
+    expected = whole.classifier.state_dict()
+    assert all(tensor.equal(expected[name]) for name, tensor in again.classifier.state_dict().items())
+    assert not (fold / fold_training.RESUME_FILE).exists()

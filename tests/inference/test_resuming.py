@@ -4,12 +4,14 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import read_rows, write_rows
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.errors import UsageError
 from med_transfer.inference import load_bundle
+from med_transfer.phantoms.dicom_series import write_dicom_series
 
 
 @pytest.fixture
@@ -135,3 +137,46 @@ def test_an_archive_resumes_too(predictor, scans, tmp_path, monkeypatch):
     predictor.predict_folder(tmp_path / "zips", tmp_path / "out")
     assert len(answers(tmp_path / "out")) == 1
     assert read_now(predictor, tmp_path / "zips", tmp_path / "out", monkeypatch) == []
+
+
+def test_of_two_regions_of_one_scan_the_one_that_a_kill_took_is_predicted(tmp_path, monkeypatch):
+    predictor = load_bundle(tiny_bundle(tmp_path / "bundle", region="roi"), "cpu")
+    region = {"roi_y_mm": "-19", "roi_z_mm": "20", "roi_size_mm": "20"}
+    path = str(write_scan(tmp_path / "a.nii.gz"))
+    rows = [{"scan": path, "patient": "1", "roi_x_mm": x} | region for x in ("-19", "-25")]
+    table = write_rows(tmp_path / "t.csv", rows)
+    predictor.predict_folder(table, tmp_path / "out")
+    written = tmp_path / "out/predictions.csv"
+    whole = [row | {"seconds": ""} for row in read_rows(written)]
+    assert whole[0]["p_malignant"] != whole[1]["p_malignant"]
+    assert read_now(predictor, table, tmp_path / "out", monkeypatch) == []
+    for lost in (0, 1):
+        lines = written.read_bytes().splitlines(keepends=True)
+        written.write_bytes(b"".join([lines[0], lines[2 - lost]]))
+        assert read_now(predictor, table, tmp_path / "out", monkeypatch) == ["a.nii.gz"]
+        assert [row | {"seconds": ""} for row in read_rows(written)] == whole
+
+
+def test_a_table_names_which_series_of_a_folder_is_meant(predictor, tmp_path, monkeypatch):
+    for seed in (1, 2):
+        voxels = np.random.default_rng(seed).normal(0, 300, (24, 40, 40)).astype(np.int16)
+        for folder in ("both", f"alone/{seed}"):
+            write_dicom_series(tmp_path / folder, voxels, np.diag([1.0, 1.0, 2.0, 1.0]), seed=seed)
+    predictor.predict_folder(tmp_path / "alone", tmp_path / "expected")
+    expected = {row["series_uid"]: row["p_malignant"] for row in read_rows(tmp_path / "expected/predictions.csv")}
+    first, second = sorted(expected)
+    assert expected[first] != expected[second]
+
+    def named(*uids: str) -> Path:
+        return write_rows(tmp_path / "t.csv", [{"scan": "both", "series_uid": uid, "patient": "1"} for uid in uids])
+
+    def found(out: Path) -> list[tuple[str, str]]:
+        return [(row["series_uid"], row["p_malignant"]) for row in read_rows(out / "predictions.csv")]
+
+    predictor.predict_folder(named(second, first), tmp_path / "both-of-them")
+    assert found(tmp_path / "both-of-them") == [(uid, expected[uid]) for uid in (first, second)]
+    predictor.predict_folder(named(second), tmp_path / "one")
+    assert read_now(predictor, named(first), tmp_path / "one", monkeypatch) == ["both"]
+    assert found(tmp_path / "one") == [(first, expected[first])]
+    predictor.predict_folder(named("9.9"), tmp_path / "none")
+    assert found(tmp_path / "none") == [("9.9", "")]

@@ -19,6 +19,7 @@ from command_line import TINY, Outcome, read_rows, settings, write_rows
 from edited_bundle import edit_record
 from pydicom import dcmread
 from safetensors.torch import save_file
+from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.backbones import load_backbone
 
@@ -282,6 +283,13 @@ def test_missing_config_file(command, cohort_csv, tmp_path):
 def test_device_that_this_machine_lacks(command, finished, unseen_csv, tmp_path):
     outcome = command("predict", finished.bundle, unseen_csv, "-o", tmp_path / "out", "--device", "tpu")
     refused(outcome, USAGE, "device 'tpu'; expected one of auto, cpu")
+
+
+def test_a_processor_that_was_asked_for_is_taken_where_there_is_a_gpu_too(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # one that cannot be spoken to
+    scan, bundle = write_scan(tmp_path / "scan.nii.gz"), tiny_bundle(tmp_path / "bundle")
+    outcome = command("predict", bundle, scan, "-o", tmp_path / "out", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
 
 
 # weights and bundles

@@ -93,7 +93,8 @@ def test_backbones_import_refuses_a_network_that_remembers_its_patients(command,
     assert "a network of your own, which remembers its patients; expected a published file" in outcome.err
 
 
-def test_backbones_verify_says_whether_weights_fit(command, cohort_csv, finished):
+def test_backbones_verify_says_whether_weights_fit(command, cohort_csv, finished, monkeypatch):
+    monkeypatch.setattr("med_transfer.selection.weights_check._DEFAULT_SHAPE", (16, 32, 32))  # the entry has none
     words = ("backbones", "verify", "resnet18-w32", "--weights", finished.bundle, "--limit", 2)
     outcome = command(*words, "--scans", cohort_csv.parent / "scans", "--json")
     found = json.loads(outcome.out)

@@ -94,3 +94,24 @@ def test_a_prevalence_that_cannot_be_is_refused():
     with pytest.raises(UsageError, match=r"prevalence: shares that sum to 1.2; expected at most 1"):
         checked_prevalence({"a": 0.6, "b": 0.6}, two)
     assert checked_prevalence({"a": 0.6, "b": 0.6}, findings) == {"a": 0.6, "b": 0.6}
+
+
+@pytest.mark.parametrize(
+    "counts", [Counts(10, 5, 30, 0), Counts(8, 35, 0, 2), Counts(10, 0, 30, 5), Counts(10, 35, 0, 0)]
+)
+def test_limits_at_a_rate_of_zero_or_one_are_those_of_two_successes_and_two_failures_more(counts):
+    tp, fp, tn, fn = counts.true_positive, counts.false_positive, counts.true_negative, counts.false_negative
+
+    def proportion(hits, others):
+        more = norm.ppf(0.975) ** 2 if 0 in (hits, others) else 0.0
+        total = hits + others + more
+        return (hits + more / 2) / total, total
+
+    (p, n), (q, m) = proportion(tp, fn), proportion(fp, tn)
+    centre, half = np.log(p / q * 0.1 / 0.9), norm.ppf(0.975) * np.sqrt((1 - p) / (p * n) + (1 - q) / (q * m))
+    estimate = ppv_at(0.1, "a", counts)
+    value = tp / (tp + fn) * 0.1 / (tp / (tp + fn) * 0.1 + fp / (fp + tn) * 0.9)
+    assert estimate.value == pytest.approx(value)
+    limits = min(expit(centre - half), value), max(expit(centre + half), value)
+    assert estimate.ci95 == pytest.approx(limits, rel=1e-6)
+    assert "two successes and two failures added" in estimate.method

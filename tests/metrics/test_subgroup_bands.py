@@ -24,6 +24,12 @@ def test_ages_are_cut_into_decades_and_thin_bands_are_joined():
     assert "decades" in grouping.how
 
 
+def test_ten_patients_are_enough_for_a_band_or_a_value_and_nine_are_not():
+    assert grouped("age", [44] * 10 + [55] * 10 + [66] * 10 + list(range(71, 81))).order[:2] == ("under 50", "50 to 59")
+    assert grouped("age", [44] * 9 + [55] * 11 + [66] * 10 + list(range(71, 81))).order[0] == "under 60"
+    assert grouped("kernel", ["A"] * 10 + ["B"] * 10 + ["C"] * 9 + ["D"] * 9).order == ("A", "B", OTHER)
+
+
 def test_slice_thickness_is_cut_at_limits_of_clinical_use_which_belong_to_the_band_below():
     grouping = grouped("slice_thickness_mm", [1.0, 1.25, 1.5] * 5 + [2, 2.5] * 6 + [3, 5] * 8 + [7.5] * 11)
     assert grouping.order == ("up to 1.5 mm", "over 1.5 to 2.5 mm", "over 2.5 to 5 mm", "over 5 mm")

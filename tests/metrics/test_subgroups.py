@@ -6,10 +6,12 @@ from scipy import stats
 from simulated_scores import findings, three_classes
 
 from med_transfer.metrics.compute_metrics import compute_metrics
+from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.grouping import UNKNOWN, Grouping
+from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import Bootstrap
-from med_transfer.metrics.subgroups import permutation_test, subgroup_tests
+from med_transfer.metrics.subgroups import permutation_test, subgroup_metrics, subgroup_tests
 from med_transfer.predictions.labels import Labels
 
 TWO = Labels(("healthy", "ill"))
@@ -27,6 +29,20 @@ def drawn_calls(rng, n, sensitivity):
     """Truth and right calls with a sensitivity for each of two subgroups, and the subgroup of each scan."""
     groups, truth = rng.integers(2, size=n), rng.integers(2, size=n)
     return truth, rng.random(n) < np.asarray(sensitivity)[groups], groups.astype(str).tolist()
+
+
+def test_a_subgroup_of_ten_patients_is_measured_and_tested_and_one_of_nine_is_not():
+    truth, groups = [0, 1] * 15, ["a"] * 10 + ["b"] * 11 + ["c"] * 9
+    predictions, grouping = scored_calls(truth, [True, True, False] * 10), Grouping.of("site", groups)
+    found = subgroup_metrics(predictions, grouping, PatientBootstrap(predictions.patients, 10, 0), EvaluationConfig())
+    assert {name: one.balanced_accuracy.value is not None for name, one in found.items()} == {
+        "a": True,
+        "b": True,
+        "c": False,
+    }
+    assert found["c"].macro_auc.reason == "fewer than 10 patients"
+    test = subgroup_tests(predictions, [grouping])["site"]
+    assert (test.compared, test.fewest_patients, test.too_small) == (["a", "b"], 10, ["c"])
 
 
 def test_statistic_is_the_sum_of_pearson_s_over_the_classes():

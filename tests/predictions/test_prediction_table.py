@@ -244,3 +244,10 @@ def test_fused_probabilities_have_columns_of_their_own_and_resume(tmp_path):
     assert PredictionTable.load(path) == in_order([fused, lacking])
     with pytest.raises(UsageError, match=r"expected .*p_low, abstained.*Choose another output folder"):
         PredictionTable(path, LABELS)
+
+
+def test_series_of_one_scan_are_in_the_order_of_their_uids_whichever_came_first(tmp_path):
+    rows = [replace(ROWS[0], series_uid=uid, patient=patient) for uid, patient in (("2", "a"), ("10", "b"), ("1", "c"))]
+    for in_turn in (rows, rows[::-1]):
+        found = PredictionTable.load(write(tmp_path / f"{in_turn[0].series_uid}.csv", in_turn))
+        assert [(one.series_uid, one.patient) for one in found] == [("1", "c"), ("10", "b"), ("2", "a")]

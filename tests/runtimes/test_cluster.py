@@ -141,7 +141,8 @@ def test_a_machine_that_is_lost_in_the_middle_costs_no_scan(machines, nodes, tmp
     assert "no prediction" in (tmp_path / "out/run.log").read_text()
 
 
-def test_a_job_that_ends_every_process_is_given_up_and_an_error_of_ours_comes_back(machines):
+def test_a_job_that_ends_every_process_is_given_up_and_an_error_of_ours_comes_back(machines, monkeypatch):
+    monkeypatch.setattr("med_transfer.runtimes.cluster._ATTEMPTS", 2)  # a process each, which imports all anew
     results = dict(machines.each(on_which, ["fatal", "sound"], "none"))
     assert isinstance(results["fatal"], TaskLost)
     assert results["sound"] != os.getpid()

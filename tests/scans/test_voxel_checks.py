@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from med_transfer.errors import UnusableVoxels
-from med_transfer.scans.voxel_checks import narrow, require_usable
+from med_transfer.scans.voxel_checks import hounsfield_doubt, narrow, require_usable
 
 
 @given(arrays.arrays(np.float64, (2, 3, 4), elements=st.floats(-40000, 40000, width=32)))
@@ -28,3 +28,10 @@ def test_a_value_too_large_is_refused_not_wrapped():
 def test_constant_is_refused():
     with pytest.raises(UnusableVoxels, match=r"scan: every voxel is -1024; expected an image\.$"):
         require_usable(np.full((2, 2, 2), -1024, np.int16), "scan")
+
+
+@pytest.mark.parametrize(("shape", "doubted"), [((4, 32, 32), True), ((4, 31, 64), False), ((4, 64, 31), False)])
+def test_a_crop_narrow_in_rows_or_in_columns_may_have_a_border_denser_than_its_middle(shape, doubted):
+    voxels = np.full(shape, -900.0)
+    voxels[:, [0, -1]] = voxels[:, :, [0, -1]] = 300.0  # bone around lung
+    assert ("look inverted" in hounsfield_doubt(voxels)) == doubted

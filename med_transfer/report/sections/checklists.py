@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +59,7 @@ class Checklist(BaseModel):
     items: tuple[Item, ...]
 
 
+@cache
 def read_checklist(name: str) -> Checklist:
     """One of ``NAMES``."""
     return load_config(Checklist, FOLDER / f"{name}.yaml")
