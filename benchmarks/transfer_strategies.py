@@ -2,7 +2,7 @@
 
     python benchmarks/transfer_strategies.py --out /tmp/strategies
 
-A source network learns four lesion shapes; the target asks for three lesion textures. After a kill it goes on.
+A source network learns nine kinds of lesion; the target asks for three lesion textures. After a kill it goes on.
 """
 
 from __future__ import annotations

@@ -57,8 +57,9 @@ class PhantomConfig(BaseModel):
     """What a phantom cohort holds.
 
     Attributes:
-        task: ``texture`` (solid | part-solid | ground-glass: the usual target) or ``shape``
-            (smooth | lobulated | spiculated | cavitated: the usual source).
+        task: ``texture`` (solid | part-solid | ground-glass: the usual target), ``shape``
+            (smooth | lobulated | spiculated | cavitated) or ``appearance`` (the first three shapes with each texture,
+            nine classes such as ``lobulated solid``: the usual source).
         patients_per_class: number of patients in every class.
         scans_per_patient: fewest and most scans of a patient, all of one class.
         format: how the scans are stored; ``mixed`` alternates at random.
@@ -72,7 +73,7 @@ class PhantomConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal["texture", "shape"] = "texture"
+    task: Literal["texture", "shape", "appearance"] = "texture"
     patients_per_class: Annotated[int, Field(ge=1, le=2000)] = 20
     scans_per_patient: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 2)
     format: Literal["dicom", "nifti", "mixed"] = "dicom"

@@ -2,7 +2,8 @@
 
 Size has the same distribution in every class, and the property that is not the label varies freely: in the
 ``texture`` task every class has all margins, in the ``shape`` task all textures. So no class can be told by size
-alone, and both tasks show the same kinds of pictures.
+alone, and all tasks show the same kinds of pictures. In the ``appearance`` task a class is a margin with a texture, as
+a reader describes a nodule.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 
 from med_transfer.phantoms.grid import Grid
 
-Task = Literal["texture", "shape"]
+Task = Literal["texture", "shape", "appearance"]
+_TEXTURES, _MARGINS = ("solid", "part-solid", "ground-glass"), ("smooth", "lobulated", "spiculated")
+_DESCRIPTIONS = {f"{margin} {texture}": (margin, texture) for margin in _MARGINS for texture in _TEXTURES}
 CLASSES: dict[Task, tuple[str, ...]] = {
-    "texture": ("solid", "part-solid", "ground-glass"),
-    "shape": ("smooth", "lobulated", "spiculated", "cavitated"),
+    "texture": _TEXTURES,
+    "shape": (*_MARGINS, "cavitated"),
+    "appearance": tuple(_DESCRIPTIONS),
 }
 SMALLEST_MM, LARGEST_MM = 8.0, 28.0
 
@@ -79,11 +83,12 @@ def draw_lesion(
     difficulty: float,
 ) -> Lesion:
     """A random lesion of class ``label``; ``difficulty`` 0 .. 1 brings the classes closer to each other."""
-    margins, textures = CLASSES["shape"], CLASSES["texture"]
     if task == "texture":
-        texture, margin = label, str(rng.choice(margins[:3]))
+        texture, margin = label, str(rng.choice(_MARGINS))
+    elif task == "shape":
+        texture, margin = str(rng.choice(_TEXTURES, p=(0.6, 0.2, 0.2))), label
     else:
-        texture, margin = str(rng.choice(textures, p=(0.6, 0.2, 0.2))), label
+        margin, texture = _DESCRIPTIONS[label]
     return Lesion(
         centre_mm=centre_mm,
         diameter_mm=diameter_mm,

@@ -78,7 +78,7 @@ def phantom_volume(
     """One scan in memory, without a cohort.
 
     Args:
-        label: a class of the texture or the shape task.
+        label: a class of the texture, the shape or the appearance task.
         seed, patient, scan: other numbers give other people and other acquisitions of them.
         shape: [depth, height, width].
         difficulty: 0 easy .. 1 hard.

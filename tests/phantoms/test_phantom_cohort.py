@@ -37,7 +37,7 @@ def read(path: Path) -> SimpleITK.Image:
     return reader.Execute()
 
 
-@pytest.mark.parametrize("task", ["texture", "shape"])
+@pytest.mark.parametrize("task", ["texture", "shape", "appearance"])
 def test_table_lists_every_scan_with_its_label_and_region(task, tmp_path):
     config = PhantomConfig(task=task, format="mixed", **SMALL)
     table = write_cohort(tmp_path / "out", config)

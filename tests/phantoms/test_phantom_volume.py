@@ -92,6 +92,16 @@ def test_cavity_holds_air():
     assert middle("cavitated") < middle("smooth") - 200
 
 
+@pytest.mark.parametrize("label", CLASSES["appearance"])
+def test_an_appearance_is_an_outline_and_a_density(label):
+    outline, density = label.split()
+    lesion = draw_patient(3, "appearance", 1, label=label).lesion
+    assert (lesion.spicule_ratio > 0) == (outline == "spiculated")
+    assert (lesion.lobe_ratio > 0.15) == (outline == "lobulated")
+    assert (lesion.core_ratio == 0) == (density == "ground-glass")
+    assert (lesion.core_ratio > 1) == (density == "solid")
+
+
 def test_the_heart_lies_left_and_the_spine_behind():
     """Asymmetric landmarks: a flipped axis cannot pass."""
     person = draw_patient(1, "texture", 2)
