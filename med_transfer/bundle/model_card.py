@@ -125,7 +125,7 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 def _calibration(record: BundleRecord) -> str:
     fitted = record.calibration
-    how = Sentence("{how} on {n} validation scans", how=str(fitted), n=fitted.n)
+    how = Sentence("{how} on {n} validation scans", how=fitted.said(Sentence), n=fitted.n)
     return joined(how, fitted.note)
 
 

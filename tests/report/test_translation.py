@@ -17,7 +17,7 @@ from med_transfer.bundle.model_card import model_card_rows
 from med_transfer.config import load_config
 from med_transfer.metrics.reasons import no_case
 from med_transfer.metrics.records.sentence import Sentence
-from med_transfer.model.calibration import PredictionSets
+from med_transfer.model.calibration import PredictionSets, TemperatureScaling
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import LANGUAGES, environment
 from med_transfer.page.language import Catalogue, catalogue_path, sentence, translator
@@ -128,7 +128,8 @@ def sentences_of_records():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Sentence"
     ]
     assert all(isinstance(call.args[0], ast.Constant) for call in calls), "Sentence() of something not constant"
-    return {call.args[0].value for call in calls} | in_module(PACKAGE / "model" / "operating_point.py")
+    said = (PACKAGE / "model" / name for name in ("operating_point.py", "calibration/calibrators.py"))
+    return {call.args[0].value for call in calls}.union(*map(in_module, said))
 
 
 @pytest.mark.parametrize("language", TRANSLATED)
@@ -181,6 +182,7 @@ def record():
         preprocessing=PreprocessingConfig.model_validate({"shape": (16, 16, 16), "spacing_mm": (3, 2, 2)}),
         backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="MIT", source="none"),
         n_fold_models=2,
+        calibration=TemperatureScaling(temperature=1.5, n=30),
         prediction_sets=PredictionSets(coverage=0.9, thresholds=(0.3, 0), n_patients=(40, 5)),
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),
@@ -210,3 +212,4 @@ def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
     named = [words for words in page.words if ENGLISH_SENTENCE.search(words)]
     assert named == []
     assert "是 benign, malignant 中的哪一種？" in page.text
+    assert "溫度縮放（1.50），於 30 次驗證掃描" in page.text

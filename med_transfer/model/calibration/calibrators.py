@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -43,6 +44,17 @@ class _Calibrator(BaseModel):
         """Whether it is a calibration of so many classes."""
         return True
 
+    def __str__(self) -> str:
+        """Its name, and what little it learned, in words."""
+        return self.said(lambda template, /, **values: template.format(**values))
+
+    def said(self, t: Callable[..., str]) -> str:
+        """The same in the language of ``t``, which fills a template with its values."""
+        return self._said(t)
+
+    def _said(self, t: Callable[..., str]) -> str:
+        raise NotImplementedError
+
 
 class _Biased(_Calibrator):
     """Logits plus a bias a class.
@@ -66,8 +78,8 @@ class Uncalibrated(_Biased):
 
     method: Literal["none"] = "none"
 
-    def __str__(self) -> str:
-        return "none"
+    def _said(self, t: Callable[..., str]) -> str:
+        return t("none")
 
 
 class TemperatureScaling(_Biased):
@@ -82,8 +94,8 @@ class TemperatureScaling(_Biased):
     def _scaled(self, logits: Tensor) -> Tensor:
         return super()._scaled(logits / self.temperature)
 
-    def __str__(self) -> str:
-        return f"temperature {self.temperature:.2f}"
+    def _said(self, t: Callable[..., str]) -> str:
+        return t("temperature {value:.2f}", value=self.temperature)
 
 
 class VectorScaling(_Calibrator):
@@ -103,8 +115,8 @@ class VectorScaling(_Calibrator):
         """Whether there is a scale and a bias for each class."""
         return len(self.scale) == len(self.bias) == n_classes
 
-    def __str__(self) -> str:
-        return "vector scaling"
+    def _said(self, t: Callable[..., str]) -> str:
+        return t("vector scaling")
 
 
 class RisingCurve(BaseModel):
@@ -160,8 +172,8 @@ class IsotonicRegression(_Calibrator):
         """Whether there is a curve for each class."""
         return len(self.curves) == n_classes
 
-    def __str__(self) -> str:
-        return "isotonic regression of each class against the rest"
+    def _said(self, t: Callable[..., str]) -> str:
+        return t("isotonic regression of each class against the rest")
 
 
 Calibrator = Annotated[
