@@ -65,7 +65,7 @@ def test_why_there_is_no_answer_to_rely_on(queue, fact, answer, because):
 
 def many(queue: Queue, count: int) -> None:
     states = ("received", "predicted", "sent", "committed", "dead")
-    with queue._transaction() as database:
+    with queue.writing() as database:
         for number in range(count):
             name, state = f"s{number:05}", states[number % 5]
             database.execute(
