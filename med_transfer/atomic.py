@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -38,11 +39,12 @@ _FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠].", re.DOTALL)
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """A temporary sibling to write to; it becomes ``path`` when the block ends without an error.
 
     The sibling keeps the file's suffixes, because some writers choose the format by them. Missing parent
-    folders are made. A reader sees the old file or the new one, never half of one.
+    folders are made. A reader sees the old file or the new one, never half of one; its permissions are ``mode`` less
+    the process's umask, whatever wrote it.
 
     Raises:
         OutputError: the file cannot be written (disk full, no permission, a folder in its place).
@@ -51,7 +53,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(mode, exist_ok=False)
+        permissions = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        temporary.chmod(permissions)  # the writer of safetensors makes a file of its own, for its owner alone
         _flush_to_disk(temporary)
         temporary.replace(path)
     except OSError as error:

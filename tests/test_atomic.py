@@ -2,10 +2,13 @@ import csv
 import errno
 import io
 import os
+import stat
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from med_transfer.atomic import atomic_path, create_file, csv_cell, csv_line, write_bytes, write_csv, write_text
 from med_transfer.errors import OutputError
@@ -19,6 +22,23 @@ def test_file_appears_whole_and_alone(tmp_path):
         assert not target.exists()
     assert target.read_bytes() == b"all of it"
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of a Unix")
+def test_who_may_read_a_file_is_what_the_umask_says_whatever_wrote_it(tmp_path):
+    def write(path, **mode):
+        with atomic_path(path, **mode) as temporary:
+            save_file({"x": np.zeros(1)}, temporary)  # makes a file of its own, mode 0600
+        return stat.S_IMODE(path.stat().st_mode)
+
+    before = os.umask(0o027)
+    try:
+        assert write(tmp_path / "shared") == 0o640
+        assert write(tmp_path / "private", mode=0o600) == 0o600
+        os.umask(0o077)
+        assert write(tmp_path / "shared") == 0o600
+    finally:
+        os.umask(before)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

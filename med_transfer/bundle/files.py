@@ -6,14 +6,14 @@ import importlib.metadata
 import json
 import logging
 import shutil
-import tempfile
+import uuid
 from pathlib import Path
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from med_transfer.atomic import sha256_of
+from med_transfer.atomic import atomic_path, sha256_of
 from med_transfer.backbones import backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import coloured, widened
@@ -42,18 +42,18 @@ def save_bundle(folder: Path, record: BundleRecord, ensemble: Ensemble, model_ca
     """
     folder = Path(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+        temporary.mkdir(parents=True)
     except OSError as error:
         raise OutputError(f"cannot write ({error.strerror})", where=folder) from None
     try:
         _write_parts(temporary, record, ensemble, model_card)
         if folder.exists():
             shutil.rmtree(folder)
-        temporary.chmod(0o755)
         temporary.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write ({error})", where=folder, action="Free some space and run again") from None
+    except (OSError, SafetensorError, OutputError) as error:
+        found = error.found if isinstance(error, OutputError) else f"cannot write ({error})"
+        raise OutputError(found, where=folder, action="Free some space and run again") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -63,7 +63,8 @@ def _write_parts(folder: Path, record: BundleRecord, ensemble: Ensemble, model_c
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir()
     weights = folder / WEIGHTS_FILE
-    save_file({name: tensor.contiguous().cpu() for name, tensor in ensemble.state_dict().items()}, weights)
+    with atomic_path(weights) as temporary:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in ensemble.state_dict().items()}, temporary)
     record = record.model_copy(update={"weights_sha256": sha256_of(weights), "versions": versions()})
     others = {
         "configs/metadata.json": json.dumps(_monai_metadata(record), indent=2) + "\n",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -94,6 +95,17 @@ def test_saving_again_replaces_and_leaves_nothing_with_cluster_interval(tmp_path
         save_bundle(tmp_path / "bundle", record(), ensemble, card)
     assert (tmp_path / "bundle/docs/README.md").read_text() == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of a Unix")
+def test_who_may_read_a_bundle_is_what_the_umask_says(tmp_path, ensemble):
+    before = os.umask(0o027)
+    try:
+        save_bundle(tmp_path / "bundle", record(), ensemble, "card")
+    finally:
+        os.umask(before)
+    modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in (tmp_path / "bundle").rglob("*")}
+    assert modes | {(True, (tmp_path / "bundle").stat().st_mode & 0o777)} == {(True, 0o750), (False, 0o640)}
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, ensemble):

@@ -100,8 +100,7 @@ class HeaderIndex:
             self._read.executemany(_INSERT, filter(None, map(self._row, self._unchanged)))
             self._read.execute(f"PRAGMA user_version = {_SCHEMA}")
             self._read.commit()
-            with atomic_path(self._path) as temporary:
-                temporary.touch(mode=0o600)
+            with atomic_path(self._path, mode=0o600) as temporary:
                 self._read.execute("VACUUM INTO ?", (str(temporary),))
             _forget_the_oldest(self._path.parent)
         except (OutputError, OSError, sqlite3.Error) as error:
