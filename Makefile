@@ -21,6 +21,7 @@ LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --p
 	--no-header --no-annotate --upgrade
 LOCK_TORCH = --override build/torch.txt --no-emit-package torch \
 	$(if $(WHEELS),--find-links $(WHEELS),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match)
+PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools openssl chromium
 # docs/backbones.md and the pages of docs/reference are made from the code, or name parts of it
 PAGES := $(filter-out docs/backbones.md docs/reference/%,$(wildcard *.md docker/*.md docs/*.md docs/*/*.md))
 .DEFAULT_GOAL := help
@@ -51,8 +52,9 @@ test-latest: ## every test in an environment of its own, made anew, with the new
 
 .PHONY: hospital-test
 hospital-test: $(VENV)/installed-test ## the hospital node against Orthanc and dcmtk, which it installs where it may
-	@for tool in Orthanc storescu dciodvfy openssl; do command -v $$tool >/dev/null || missing=1; done; \
-		[ -z "$$missing" ] || apt-get install -y orthanc orthanc-dicomweb dcmtk dicom3tools openssl
+	@for tool in Orthanc storescu dciodvfy openssl chromium; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+		[ -z "$$missing" ] || { apt-get -qq update && apt-get -qq install -y --no-install-recommends $(PEERS); } \
+		|| { echo "missing:$$missing; as root on Debian: apt-get install $(PEERS)" >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hospital $(PYTEST_ARGS)
 
 .PHONY: lint

@@ -137,9 +137,7 @@ def run(*command: object) -> subprocess.CompletedProcess:
 def test_dcmtk_reads_each_without_a_warning(state):
     for result in state[1]:
         if result.file.endswith("dcm"):
-            done = subprocess.run(
-                ["dcmdump", "-q", state[0] / result.file], capture_output=True, text=True, check=False
-            )
+            done = run("dcmdump", "-q", state[0] / result.file)
             assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -13,6 +13,8 @@ import torch
 from peers import series
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
 from tiny_bundle import tiny_bundle
 
 pytest.importorskip("highdicom", reason="needs the extra [hospital]")
@@ -231,6 +233,36 @@ def test_damaged_files_are_told_once_and_a_study_of_nothing_else_is_tried_again(
         path.unlink()
     with pytest.raises(ScanAborted, match="none of 3 files can be read"):
         analyse(tmp_path / "study", predictor)
+
+
+def unpacks_to_gigabytes(image: Dataset) -> None:
+    image.Rows = image.Columns = 65535
+    segment = (1).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(56) + b"\x81\x00" * 50
+    image.PixelData, image.file_meta.TransferSyntaxUID = encapsulate([segment]), RLELossless
+    image["PixelData"].VR = "OB"
+
+
+def claims_a_billion_frames(image: Dataset) -> None:
+    image.NumberOfFrames = 10**9
+
+
+def holds_no_pixels(image: Dataset) -> None:
+    del image.PixelData
+
+
+def test_bombs_and_series_without_a_slice_are_told_and_the_rest_goes_on(predictor, tmp_path):
+    series(tmp_path / "study", series=1)
+    for number, change in enumerate((unpacks_to_gigabytes, claims_a_billion_frames, holds_no_pixels), 2):
+        for file in series(tmp_path / "study", series=number, slices=2):
+            image = dcmread(file)
+            change(image)
+            image.save_as(file)
+    analyses = analyse(tmp_path / "study", predictor)
+    told = sorted((analysis.refusal, analysis.prediction.reason.partition(": ")[2]) for analysis in analyses)
+    assert [refusal for refusal, _ in told] == ["", "GeometryRejected", "UnreadableScan", "UnreadableScan"]
+    assert told[1][1].startswith("multi-frame images that do not say where each frame lies")
+    assert told[2][1].startswith("damaged: 8589672450 bytes of pixels in a file of")
+    assert told[3][1].startswith("truncated: no pixels behind the header")
 
 
 def test_a_later_report_names_the_one_it_takes_the_place_of(predictor, study, written, tmp_path):

@@ -152,7 +152,7 @@ class WorklistServer:
     async def _update(self, request: web.Request) -> web.Response:
         """Table 11.6.3-1; PS3.4 CC.2.6.2."""
         _, item = self._found(request)
-        changes, shown = await self._dataset(request), request.query.get("transaction-uid")
+        changes, shown = await self._dataset(request), request.query_string
         state = item[STATE]["Value"][0]
         if state in ("COMPLETED", "CANCELED"):
             return _refused(400, "The submitted request is inconsistent with the current state of the Workitem.")

@@ -47,7 +47,7 @@ class WorkitemService:
     def update(self, uid: str, transaction_uid: str, changes: Dataset) -> None:
         """Change a claimed item; the claim is shown in the query (11.6.1.2) and in the data set (PS3.4 CC.2.6.2)."""
         changes.TransactionUID = transaction_uid
-        self._send("POST", f"workitems/{quote(uid)}", changes, {"transaction-uid": transaction_uid})
+        self._send("POST", f"workitems/{quote(uid)}?{quote(transaction_uid)}", changes)
 
     def change_state(self, uid: str, transaction_uid: str, state: NewState) -> None:
         """Claim, complete or cancel."""
