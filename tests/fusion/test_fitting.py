@@ -137,7 +137,7 @@ def test_the_mean_is_half_the_network_and_half_scikit_learns_regression_on_the_r
         expected = softmax((own + rest) / 2, axis=1)
     np.testing.assert_allclose(fusion.fuse(new.scans).probabilities, expected, atol=1e-6)
     assert {one.parts for one in fusion.combinations} == {
-        one.parts for one in fit(data, *COLUMNS, use=use).combinations
+        one.parts for one in fit(data, *COLUMNS, use=use, penalty=0.3).combinations
     }
     assert fusion.method == "mean"
 

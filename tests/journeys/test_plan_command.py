@@ -15,6 +15,7 @@ from med_transfer.finetuning import FinetuneConfig
 SMALL = settings(
     "backbone.name=med-transfer-small", "input.shape=[16,16,16]", "split.folds=2", "split.test_fraction=0.34"
 )
+BRIEF = ("explain.gallery=0", "split.repeats=1")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_python_plans_the_same(cohort_csv, planned):
 
 def test_finetune_without_a_config_prints_the_plan_trains_it_and_goes_on_with_it(command, cohort_csv, tmp_path):
     run = tmp_path / "run"
-    words = ("finetune", cohort_csv, "-o", run, "--plan", "--quick", *SMALL)
+    words = ("finetune", cohort_csv, "-o", run, "--plan", "--quick", *SMALL, *settings(*BRIEF))
     first = command(*words)
     assert first.code == 0, first.err
     assert first.out.index("input.region: roi") < first.out.index("this will take") < first.out.index("bundle: ")
@@ -98,7 +99,7 @@ def test_less_time_than_anything_takes_is_refused_before_training(command, cohor
 
 
 def test_a_given_config_is_timed_too(command, cohort_csv, planned, tmp_path):
-    quick = settings("training.epochs=3", "training.epoch_scans=8", "training.batch_size=4")
+    quick = settings("training.epochs=1", "training.epoch_scans=8", "training.batch_size=4", *BRIEF)
     words = ("finetune", cohort_csv, "-c", planned[0], "-o", tmp_path / "run", "--plan", *quick)
     outcome = command(*words)
     assert outcome.code == 0, outcome.err
