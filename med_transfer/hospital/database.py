@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
 
 from med_transfer.atomic import output_error
 from med_transfer.errors import OutputError
+
+Result = TypeVar("Result")
 
 
 def connected(path: Path) -> sqlite3.Connection:
@@ -45,3 +50,55 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """What somebody wants written, and what became of it."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    written: bool = False
+    result: Any = None
+    error: Exception | None = None
+
+
+class SharedCommit(Generic[Result]):
+    """A commit waits for the disk; what several threads write at one time waits for one together.
+
+    Whoever gets the lock first writes for all who wait. Nobody goes on before their own is on the disk.
+
+    Args:
+        lock: of the connection.
+        writing: a transaction of it.
+    """
+
+    def __init__(
+        self, lock: AbstractContextManager[Any], writing: Callable[[], AbstractContextManager[sqlite3.Connection]]
+    ) -> None:
+        self._lock, self._writing, self._waiting = lock, writing, deque[_Waiting]()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """What ``work`` gives within a transaction; where that fails, each of those in it is told its error."""
+        own = _Waiting(work)
+        self._waiting.append(own)
+        with self._lock:
+            if not own.written and own.error is None:
+                self._write_all()
+        if own.error is not None:
+            raise own.error
+        return cast(Result, own.result)
+
+    def _write_all(self) -> None:
+        together = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            with self._writing() as database:
+                results = [waiting.work(database) for waiting in together]
+        except Exception as error:  # a full disk, for one; nothing of it counts as written
+            for waiting in together:
+                waiting.error = error
+            return
+        for waiting, result in zip(together, results, strict=True):
+            waiting.written, waiting.result = True, result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,6 +14,7 @@ from med_transfer.page.language import ENGLISH, Translator
 from med_transfer.page.theme import DARK, LIGHT, PRINT
 
 FOLDER = Path(__file__).parent
+_REMEMBERED = 1024  # sentences
 # What pages hold: their own style, pictures within the file. No script, no network, no form, no frame.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -40,7 +42,7 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
 
 def _finalized(value: object) -> object:
     """Text without characters that reverse a line or that no page can hold, as a file's name may have them."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.isprintable():
         return value
     return Markup(printable(value)) if isinstance(value, Markup) else printable(value)
 
@@ -48,7 +50,12 @@ def _finalized(value: object) -> object:
 def in_page(t: Translator) -> Callable[..., Markup]:
     """``t`` for templates: the sentence and its values become HTML, escaped unless they are Markup."""
 
+    @lru_cache(_REMEMBERED)
+    def template(sentence: str) -> Markup:
+        return escape(t.template(sentence))
+
     def translate(sentence: str, /, **values: object) -> Markup:
-        return Markup(escape(t.template(sentence))).format(**{name: t.said(value) for name, value in values.items()})
+        said = template(sentence)
+        return said.format(**{name: t.said(value) for name, value in values.items()}) if values else said
 
     return translate

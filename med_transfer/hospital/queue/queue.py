@@ -6,7 +6,6 @@ import random
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from med_transfer.hospital import record
 from med_transfer.hospital.config import Retries
-from med_transfer.hospital.database import transaction
+from med_transfer.hospital.database import SharedCommit, transaction
 from med_transfer.hospital.queue import answering, completing, keeping, predicting, receiving, sending
 from med_transfer.hospital.queue.kinds import (
     Added,
@@ -27,7 +26,6 @@ from med_transfer.hospital.queue.kinds import (
     State,
     Study,
 )
-from med_transfer.hospital.queue.receiving import Arrival
 from med_transfer.hospital.queue.schema import by_the_letter, opened
 
 
@@ -40,7 +38,7 @@ class Queue:
 
     def __init__(self, path: Path, retries: Retries | None = None) -> None:
         self._retries, self._lock, self._reading = retries or Retries(), threading.RLock(), threading.RLock()
-        self._arrivals: deque[Arrival] = deque()
+        self._arrivals = SharedCommit[Added](self._lock, self.writing)
         self._database, self._reader = opened(path)
 
     def close(self) -> None:
@@ -72,30 +70,9 @@ class Queue:
         One that nobody announced shows that what was announced is not all. A study has the highest ``priority`` of its
         instances: 1 high, 0 medium, -1 low.
 
-        What several associations bring at one time waits for one commit together: whoever gets the lock first writes
-        for all who wait. None is answered before its own is on the disk.
+        What several associations bring at one time waits for one commit together.
         """
-        arrival = Arrival(instance, now, most, priority)
-        self._arrivals.append(arrival)
-        with self._lock:
-            if arrival.added is None and arrival.error is None:
-                self._add_all()
-        if arrival.error is not None:
-            raise arrival.error
-        assert arrival.added is not None
-        return arrival.added
-
-    def _add_all(self) -> None:
-        together = [self._arrivals.popleft() for _ in range(len(self._arrivals))]
-        try:
-            with self.writing() as database:
-                answers: list[Added] = [receiving.take(database, arrival) for arrival in together]
-        except Exception as error:  # a full disk, for one; each is told, and none counts as taken
-            for arrival in together:
-                arrival.error = error
-            return
-        for arrival, added in zip(together, answers, strict=True):
-            arrival.added = added
+        return self._arrivals.write(lambda database: receiving.take(database, instance, now, most, priority))
 
     def set_aside(self, reason: str, caller: str, file: str, now: float) -> None:
         """Remember a file that was not taken, and why."""

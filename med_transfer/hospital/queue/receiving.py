@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 
 from med_transfer.hospital import record
 from med_transfer.hospital.queue import answering
 from med_transfer.hospital.queue.kinds import Added, Instance
-
-
-@dataclass
-class Arrival:
-    """An instance that waits for its place, and what became of it."""
-
-    instance: Instance
-    now: float
-    most: int
-    priority: int
-    added: Added | None = None
-    error: Exception | None = None
 
 
 def judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added:
@@ -38,10 +25,9 @@ def judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added
     return "new" if count < most else "too many"
 
 
-def take(database: sqlite3.Connection, arrival: Arrival) -> Added:
+def take(database: sqlite3.Connection, instance: Instance, now: float, most: int, priority: int) -> Added:
     """Put a new instance into its study, which is made or opened again; one that nobody announced ends that waiting."""
-    instance, now, priority = arrival.instance, arrival.now, arrival.priority
-    added = judged(database, instance, arrival.most)
+    added = judged(database, instance, most)
     if added != "new":
         return added
     made = database.execute(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 from med_transfer.hospital.queue import Queue, State
@@ -116,11 +117,29 @@ def line(queue: Queue, study: str) -> Line | None:
 def counts(queue: Queue) -> dict[str, int]:
     """Studies by state."""
     with queue.reading() as database:
-        return dict(database.execute("SELECT state, count(*) FROM worklist GROUP BY state ORDER BY state"))
+        return _by_state(queue, _version(database))
 
 
 def classes(queue: Queue) -> list[str]:
     """What has been called so far, in order of the alphabet."""
+    with queue.reading() as database:
+        return _called(queue, _version(database))
+
+
+def _version(database: sqlite3.Connection) -> int:
+    """Changes with every change of the queue by whomever. Source: SQLite, PRAGMA data_version."""
+    (version,) = database.execute("PRAGMA data_version").fetchone()
+    return version
+
+
+@lru_cache(2)
+def _by_state(queue: Queue, _: int) -> dict[str, int]:
+    with queue.reading() as database:
+        return dict(database.execute("SELECT state, count(*) FROM worklist GROUP BY state ORDER BY state"))
+
+
+@lru_cache(2)
+def _called(queue: Queue, _: int) -> list[str]:
     with queue.reading() as database:
         rows = database.execute("SELECT DISTINCT top_class FROM worklist WHERE top_class != '' ORDER BY top_class")
         return [row[0] for row in rows]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache, partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import HTMLResponse
+from markupsafe import Markup
 from pydantic import BaseModel, Field, StringConstraints
 
 from med_transfer.hospital.queue import State
 from med_transfer.hospital.review import worklist
 from med_transfer.hospital.review.access.gate import Reader, Tell, background
 from med_transfer.hospital.review.load import STATES
-from med_transfer.hospital.review.pages import render
+from med_transfer.hospital.review.pages import environment_of, language_of, render
 from med_transfer.hospital.review.reasons import reason_in_words
+from med_transfer.page import Language
 
 router = APIRouter()
+_LINES = 4096  # whose HTML is kept in memory
 _COLUMNS: tuple[tuple[worklist.Sort, str], ...] = (
     ("patient_name", "Patient"),
     ("study_date", "Study"),
@@ -79,11 +83,16 @@ def _page(request: Request, asked: Searched) -> Response:
         counts=_counts(request),
         classes=worklist.classes(queue),
         columns=_COLUMNS,
-        because=reason_in_words,
-        person=worklist.person,
-        day=worklist.day,
-        moment=_moment,
+        row=partial(_row, language_of(request)),
     )
+
+
+@lru_cache(_LINES)
+def _row(language: Language, line: worklist.Line) -> Markup:
+    """Of the table. Most lines that are asked for have not changed since somebody asked for them last."""
+    template = environment_of(language).get_template("worklist_line.html.jinja")
+    words = {"person": worklist.person, "day": worklist.day, "moment": _moment, "because": reason_in_words}
+    return Markup(template.render(line=line, **words))
 
 
 def _counts(request: Request) -> dict[str, int]:

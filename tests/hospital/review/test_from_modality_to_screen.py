@@ -126,6 +126,7 @@ def seen(tab, url: str) -> str:
 def sign_in_and_judge(tab, url: str, study: str) -> None:
     """By keyboard alone."""
     tab.goto(url)
+    tab.wait_for_function("document.activeElement.id === 'name'")
     tab.keyboard.type("ray")
     tab.keyboard.press("Tab")
     tab.keyboard.type(PASSWORD)
@@ -133,7 +134,7 @@ def sign_in_and_judge(tab, url: str, study: str) -> None:
     tab.wait_for_selector("table.worklist")
     press_until(tab, f"a[href='/study/{study}']")
     tab.keyboard.press("Enter")
-    tab.wait_for_selector("#status.notice", timeout=60_000)
+    tab.wait_for_selector("#status.notice")
     assert "it has no WebGL 2" in tab.inner_text("#status")
     assert not tab.is_visible("#viewer, .controls, #keys")
     press_until(tab, "button[value=agree]")
@@ -159,6 +160,7 @@ def test_a_scan_is_seen_and_judged_while_page_and_node_are_killed(tmp_path):
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium.COMMAND, args=list(WITHOUT_WEBGL))
         tab = browser.new_page(locale="en-GB")
+        tab.set_default_timeout(120_000)
         with serving(bundle, config, port) as serve:
             announce(port, good)
             assert storescu(port, *good).returncode == 0

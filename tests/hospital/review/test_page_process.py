@@ -82,7 +82,8 @@ def test_the_audit_record_is_exported_and_checked(command, config, tmp_path):
     out = tmp_path / "audit.jsonl"
     assert command("node", "export", "--accesses", "-c", config[0], "-o", out).code == 0
     assert [json.loads(line)["resourceType"] for line in out.read_text().splitlines()] == ["AuditEvent"]
-    assert "1 entries of the review page, unbroken" in command("node", "audit", "-c", config[0]).out
+    # The export is the second.
+    assert "2 entries of the review page, unbroken" in command("node", "audit", "-c", config[0]).out
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ class AuditTrail:
 
     def tell(self, what: What, user: str, address: str, study: Seen | None = None, detail: str = "") -> None:
         """Add one event. It is on the disk when this returns."""
-        with self._database.transaction() as database:
-            record.append(database, what, resource=self._event(what, user, address, study, detail))
+        event = self._event(what, user, address, study, detail)
+        self._database.together.write(lambda database: record.append(database, what, resource=event))
 
     def tell_here(self, what: What, study: Seen | None = None, detail: str = "") -> None:
         """Of a command on this machine: the user is the system's."""

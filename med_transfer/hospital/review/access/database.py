@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from med_transfer.hospital import record
-from med_transfer.hospital.database import opening, transaction
+from med_transfer.hospital.database import SharedCommit, connected, opening, transaction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS user (name TEXT PRIMARY KEY COLLATE NOCASE, role TEXT NOT NULL, password TEXT NOT NULL);
@@ -39,13 +39,16 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.RLock()
+        self._lock, self._reading = threading.RLock(), threading.RLock()
         with opening(path, "database of a page") as self._connection:
             self._connection.executescript(f"{_SCHEMA}{record.SCHEMA}")
+        self._reader = connected(path)
+        self.together = SharedCommit[None](self._lock, self.transaction)
 
     def close(self) -> None:
         """Write everything out."""
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._connection.close()
 
     @contextmanager
@@ -55,9 +58,9 @@ class Database:
             yield connection
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What a query finds."""
-        with self._lock:
-            return self._connection.execute(query, values).fetchall()
+        """What a query finds, of what has been written; it waits for no writer."""
+        with self._reading:
+            return self._reader.execute(query, values).fetchall()
 
 
 def digest(secret: str) -> str:

@@ -1,21 +1,25 @@
 """What stands before every route: a session, a role, and the sign that a change was meant.
 
 A route is closed unless it says that it is :func:`public`; so one that is forgotten is closed.
+
+What is asked of every request is a coroutine: it takes microseconds, where the way into another thread and back takes
+milliseconds as soon as many ask at once. What it writes, now and then, is written there: a commit waits for the disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, TypeVar, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 
 from med_transfer.hospital.config import Role
 from med_transfer.hospital.review.access.access import Access
 from med_transfer.hospital.review.access.audit import Seen, What
-from med_transfer.hospital.review.access.sessions import Session, csrf_token, is_csrf_token
+from med_transfer.hospital.review.access.sessions import SEEN_SECONDS, Session, csrf_token, is_csrf_token
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 _Route = TypeVar("_Route", bound=Callable)
@@ -38,14 +42,16 @@ def access_of(request: Request) -> Access:
     return cast(Access, request.app.state.access)
 
 
-def visitor(request: Request) -> Session | None:
+async def visitor(request: Request) -> Session | None:
     """Who asks; None: nobody who is signed in."""
     access = access_of(request)
     secret = request.cookies.get(access.cookie.name, "")
-    here = not getattr(request.scope.get("endpoint"), "background", False)
-    request.state.session = access.sessions.find(secret, here=here) if secret else None
-    request.state.csrf = csrf_token(secret) if secret else ""
-    return request.state.session
+    session = access.sessions.find(secret) if secret else None
+    by_itself = getattr(request.scope.get("endpoint"), "background", False)
+    if session is not None and session.quiet_seconds > SEEN_SECONDS and not by_itself:
+        await run_in_threadpool(access.sessions.seen, secret)
+    request.state.session, request.state.csrf = session, csrf_token(secret) if secret else ""
+    return session
 
 
 Visitor = Annotated[Session | None, Depends(visitor)]
@@ -55,7 +61,7 @@ class SignInFirst(Exception):
     """Nobody is signed in, and the route is not public."""
 
 
-def gate(request: Request, session: Visitor) -> None:
+async def gate(request: Request, session: Visitor) -> None:
     """Of every route of the page."""
     if session is None and not getattr(request.scope.get("endpoint"), "public", False):
         raise SignInFirst
@@ -84,11 +90,12 @@ def _is_form(request: Request) -> bool:
 def at_least(role: Role) -> Callable[..., Session]:
     """A dependency: the session of somebody who has this role or a higher one; 403 for others."""
 
-    def check(request: Request, session: Visitor) -> Session:
+    async def check(request: Request, session: Visitor) -> Session:
         if session is None:
             raise SignInFirst
         if not session.may(role):
-            access_of(request).tell(request, "refused", session.user, detail=request.scope["route"].path)
+            told = partial(access_of(request).tell, detail=request.scope["route"].path)
+            await run_in_threadpool(told, request, "refused", session.user)
             raise HTTPException(403, "role")
         return session
 
@@ -98,7 +105,7 @@ def at_least(role: Role) -> Callable[..., Session]:
 class Teller:
     """For the audit record, in a route: ``tell: Tell``, then ``tell("saw study", Seen(id, study_uid))``."""
 
-    def __init__(self, request: Request, session: Visitor) -> None:
+    def __init__(self, request: Request, session: Session | None) -> None:
         self._request, self._session = request, session
 
     def __call__(self, what: What, study: Seen | None = None, detail: str = "") -> None:
@@ -107,7 +114,12 @@ class Teller:
         access_of(self._request).tell(self._request, what, self._session.user, study, detail)
 
 
-Tell = Annotated[Teller, Depends(Teller)]
+async def teller(request: Request, session: Visitor) -> Teller:
+    """Of this request."""
+    return Teller(request, session)
+
+
+Tell = Annotated[Teller, Depends(teller)]
 Reader = Annotated[Session, Depends(at_least("reader"))]
 Reviewer = Annotated[Session, Depends(at_least("reviewer"))]
 Operator = Annotated[Session, Depends(at_least("operator"))]

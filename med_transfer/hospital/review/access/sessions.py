@@ -16,16 +16,20 @@ from med_transfer.hospital.config import ReviewPage, Role
 from med_transfer.hospital.review.access.database import Database, digest
 
 ROLES: tuple[Role, ...] = get_args(Role)
-_SEEN_SECONDS = 30.0  # more often it is not written down that somebody is still there
+SEEN_SECONDS = 30.0  # more often it is not written down that somebody is still there
 
 
 @dataclass(frozen=True)
 class Session:
-    """Who asks. ``csrf`` goes into every form and, as ``X-CSRF-Token``, with every fetch that changes something."""
+    """Who asks. ``csrf`` goes into every form and, as ``X-CSRF-Token``, with every fetch that changes something.
+
+    ``quiet_seconds``: since it was written down last that somebody is there.
+    """
 
     user: str
     role: Role
     csrf: str
+    quiet_seconds: float = 0.0
 
     def may(self, role: Role) -> bool:
         """What this role may."""
@@ -68,11 +72,8 @@ class Sessions:
         with self._database.transaction() as database:
             database.execute("DELETE FROM session WHERE hash = ?", (digest(secret),))
 
-    def find(self, secret: str, *, here: bool = True) -> Session | None:
-        """Who it belongs to, with the role that they have now; None where it is over or never was.
-
-        ``here``: that it is asked for shows that somebody is still there.
-        """
+    def find(self, secret: str) -> Session | None:
+        """Who it belongs to, with the role that they have now; None where it is over or never was."""
         rows = self._database.rows(
             "SELECT session.user, CASE local WHEN 1 THEN user.role ELSE session.role END, began, seen FROM session "
             "LEFT JOIN user ON local AND user.name = session.user WHERE hash = ?",
@@ -84,10 +85,12 @@ class Sessions:
         user, role, began, seen = rows[0]
         if role not in ROLES or not self._lives(began, seen, now):
             return None
-        if here and now - seen > _SEEN_SECONDS:
-            with self._database.transaction() as database:
-                database.execute("UPDATE session SET seen = ? WHERE hash = ?", (now, digest(secret)))
-        return Session(user, role, csrf_token(secret))
+        return Session(user, role, csrf_token(secret), now - seen)
+
+    def seen(self, secret: str) -> None:
+        """Somebody is still there."""
+        with self._database.transaction() as database:
+            database.execute("UPDATE session SET seen = ? WHERE hash = ?", (time.time(), digest(secret)))
 
     def _lives(self, began: float, seen: float, now: float) -> bool:
         return began <= now + 60 and now - began < self._seconds and now - seen < self._idle_seconds
