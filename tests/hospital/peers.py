@@ -119,7 +119,9 @@ class Orthanc:
 
 
 @contextmanager
-def orthanc(folder: Path, node_port: int, dicom: int | None = None, http: int | None = None) -> Iterator[Orthanc]:
+def orthanc(
+    folder: Path, node_port: int, dicom: int | None = None, http: int | None = None, **more: object
+) -> Iterator[Orthanc]:
     """Orthanc with DICOMweb, which knows the node as MEDTRANSFER; the same folder and port again is the same PACS."""
     folder.mkdir(exist_ok=True)
     pacs = Orthanc(dicom or free_port(), http or free_port())
@@ -137,7 +139,7 @@ def orthanc(folder: Path, node_port: int, dicom: int | None = None, http: int | 
         "Plugins": [str(PLUGIN)] if PLUGIN.exists() else [],
     }
     path = folder / "orthanc.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config | more))
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([ORTHANC, str(path)], stdout=log, stderr=log)  # pyright: ignore
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +12,18 @@ import peers
 import pytest
 import requests
 from dicomweb_client.api import DICOMwebClient
-from peers import Orthanc, certificate, free_port, orthanc, series, storescu
+from peers import Orthanc, certificate, free_port, orthanc, series, storescu, until
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import NodeConfig, WebPeer, WebServer
 from med_transfer.hospital.dicomweb import WebPacs
+from med_transfer.hospital.incoming import study_id
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.stow import StowServer
 
+README = Path(__file__).parents[2] / "docs/hospital/README.md"
 TOKEN = "a-token-of-the-tests"
 
 
@@ -144,7 +147,10 @@ def test_a_client_certificate_lets_in(node_config, queue, tmp_path):
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     if not peers.ORTHANC or not peers.DCMTK or not peers.PLUGIN.exists():
         pytest.skip("needs orthanc, its DICOMweb plugin and dcmtk")
-    with orthanc(tmp_path_factory.mktemp("pacs"), free_port()) as server:
+    folder = tmp_path_factory.mktemp("pacs")
+    (recipe,) = re.findall(r"^function OnStableStudy.*?^end$", README.read_text(), re.DOTALL | re.MULTILINE)
+    (folder / "node.lua").write_text(recipe)
+    with orthanc(folder, free_port(), LuaScripts=[str(folder / "node.lua")], StableAge=1) as server:
         yield server
 
 
@@ -159,6 +165,33 @@ def test_orthanc_sends_a_study_by_stow(node_config, queue, token, pacs, tmp_path
         assert queue.counts() == {"received": 1}
         (name,) = [study.id for study in queue.studies()]
         assert {uid for uid, _ in queue.instances(name)} == {str(dcmread(file).SOPInstanceUID) for file in files}
+
+
+def test_orthanc_sends_what_is_stable_by_the_recipe_and_again_for_nothing(node_config, queue, token, pacs, tmp_path):
+    files = series(tmp_path / "scan", study=6, slices=3)
+    image = dcmread(files[0])
+    page = dcmread(files[0])
+    page.SOPClassUID = page.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    page.SOPInstanceUID = page.file_meta.MediaStorageSOPInstanceUID = "1.2.3.6"
+    page.SeriesInstanceUID = "1.2.3.7"
+    page.save_as(tmp_path / "page.dcm")
+    with Serving(node_config(), queue, token=token) as server:
+        known = {"Url": server.url, "HttpHeaders": {"Authorization": f"Bearer {TOKEN}"}}
+        pacs.send("PUT", "/dicom-web/servers/node", known)
+        storescu(pacs.dicom, *files, called="ORTHANC")
+        until(lambda: len(queue.images_here(study_id(str(image.StudyInstanceUID)))) == 3, 60)
+        until(lambda: len(done_jobs(pacs)) == len(pacs.get("/jobs")), 60)
+        before = done_jobs(pacs)
+        storescu(pacs.dicom, tmp_path / "page.dcm", called="ORTHANC")  # as the node's own would come
+        until(lambda: done_jobs(pacs) - before, 60)
+    assert [study.revision for study in queue.studies() if study.study_uid == image.StudyInstanceUID] == [1]
+    assert dict(queue.reasons()) == {}
+
+
+def done_jobs(pacs: Orthanc) -> set[str]:
+    """What Orthanc has sent, or tried to."""
+    jobs = [pacs.get(f"/jobs/{name}") for name in pacs.get("/jobs")]
+    return {job["ID"] for job in jobs if job["State"] in ("Success", "Failure")}
 
 
 def test_a_result_counts_as_sent_only_when_the_answer_says_so(node_config, queue, pacs, tmp_path, monkeypatch):
