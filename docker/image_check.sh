@@ -73,7 +73,10 @@ node() {
     pod start node >/dev/null
     inside() { pod exec node "$@"; }
     asked() { inside python3 -c "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/$1').read().decode())"; }
-    page() { inside python3 -c "import urllib.request as u; a=u.urlopen('http://127.0.0.1:8443$1'); print('page $1', a.status, a.url, len(a.read()), 'bytes')"; }
+    page() { # closed to who has not signed in: 401
+        inside python3 -c "import http.client as h; c=h.HTTPConnection('127.0.0.1', 8443); c.request('GET', '$1'); \
+a=c.getresponse(); print('page $1:', a.status, len(a.read()), 'bytes')"
+    }
     for _ in $(seq 120); do asked ready 2>/dev/null && break || sleep 1; done
     ready=$(date +%s%N)
     echo "ready after $(((ready - began) / 1000000)) ms"
@@ -81,7 +84,7 @@ node() {
     for _ in $(seq 120); do inside med-transfer node status -c /etc/med-transfer/node.yaml | grep -q predicted && break || sleep 1; done
     inside med-transfer node status -c /etc/med-transfer/node.yaml
     asked metrics | grep -E '^med_transfer_(studies|predictions_total)'
-    for path in / /static/review.css; do page "$path"; done
+    for path in / /login /static/review.css; do page "$path"; done
     inside python3 -c "from med_transfer.hospital.review.study_page import _niivue_file as f; print('viewer', f().stat().st_size, 'bytes')"
     milliseconds pod stop --time 40 node
     pod inspect node --format 'exit code {{.State.ExitCode}}'
@@ -89,6 +92,7 @@ node() {
     pod rm node >/dev/null
 }
 
+trap 'pod rm --force --ignore node start >/dev/null 2>&1 || true' EXIT
 for step in ${STEPS:-base build_batch build_node batch node}; do
     case $step in build_*) build "${step#build_}" ;; *) "$step" ;; esac
 done
