@@ -233,6 +233,7 @@ def test_planning_and_training_what_was_planned(command, desk):
     plan, finetune = block("docs/planning.md", "sh").commands()
     assert "written to plan.yaml" in typed(command, plan, *settings("split.folds=2", "split.test_fraction=0.34"))
     quick = ("training.epochs=1", "training.epoch_scans=8", "training.batch_size=8", "from_scratch_baseline=false")
+    quick += ("explain.gallery=0", "split.repeats=1")
     typed(command, finetune, *settings(*quick))
     assert Metrics.load(desk / "runs/first/metrics.json").n_scans == 6
 
