@@ -1,8 +1,8 @@
 """The whole job on phantoms: source, learn, transfer, fine-tune, evaluate, predict. Offline, on a laptop.
 
 Three steps, each of which goes on where it was when it is called again on the same folder. The source's classes turn
-on what the target asks for (a lesion's density) and on something else (its outline): that is why its features serve.
-The patients of the two cohorts are other ones.
+on what the target asks for (a lesion's density) and on something else (its outline), so that its features can
+serve; whether they do is measured. The patients of the two cohorts are other ones.
 """
 
 from __future__ import annotations
