@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from peers import free_port
+
 from med_transfer.bundle.record import BundleRecord
-from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.config import NodeConfig, ReviewPage
 from med_transfer.hospital.review.bundle_facts import BundleFacts, bundle_facts
+from med_transfer.hospital.review.serving import _listening
 
 RECORD = Path(__file__).parents[2] / "old_run" / "run" / "bundle" / "med_transfer.json"
 
@@ -52,3 +56,10 @@ def test_a_bundle_without_profile_has_no_shares(tmp_path, caplog):
     assert old.shares == {}
     assert bundle_facts(node, "gone") is bundle_facts(node, "torn") is bundle_facts(node, "") is None
     assert "bundle torn cannot be read" in caplog.text
+
+
+def test_no_packet_of_a_page_waits_for_the_receipt_of_the_one_before():
+    with _listening(ReviewPage(port=free_port())) as door, socket.create_connection(door.getsockname()):
+        connection, _ = door.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

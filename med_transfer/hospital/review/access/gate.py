@@ -8,7 +8,7 @@ milliseconds as soon as many ask at once. What it writes, now and then, is writt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cache, partial
 from typing import Annotated, TypeVar, cast
 from urllib.parse import urlsplit
@@ -87,7 +87,7 @@ def _is_form(request: Request) -> bool:
 
 
 @cache
-def at_least(role: Role) -> Callable[..., Session]:
+def at_least(role: Role) -> Callable[..., Awaitable[Session]]:
     """A dependency: the session of somebody who has this role or a higher one; 403 for others."""
 
     async def check(request: Request, session: Visitor) -> Session:
