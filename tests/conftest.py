@@ -17,6 +17,7 @@ from command_line import SMALL_SCANS, TINY, Command, FinishedRun, neutral_names,
 from hypothesis import settings as hypothesis_settings
 
 from med_transfer.cohorts import hashed_names
+from med_transfer.inference import folder as folder_of_scans
 from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.phantoms.nifti_file import write_nifti
 from med_transfer.scans import geometry, read_scan
@@ -33,6 +34,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Hashing the names of a small cohort takes as long as training on it: an eighth will do, a hash tells its own cost.
 hashed_names._LOG2_COST = 10
+
+# Of scans so small, more are few: two processes take longer to start than to read all of a test's. Commands that run in
+# a process of their own start them as ever, and so does a test with the fixture ``reading_processes``.
+FEW, folder_of_scans._FEW = folder_of_scans._FEW, 30
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -110,6 +115,12 @@ def transferred(cohort_csv: Path, finished: FinishedRun, tmp_path_factory: pytes
     own = (f"backbone.weights={finished.bundle}", "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1")
     region = ("input.region=auto", "input.spacing_mm=[2,2,2]", "explain.gallery=6")
     return FinishedRun(folder, run_command("finetune", cohort_csv, "-o", folder, *settings(*TINY, *own, *region)))
+
+
+@pytest.fixture
+def reading_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of their own read the scans of a batch, as soon as for a user."""
+    monkeypatch.setattr(folder_of_scans, "_FEW", FEW)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def predict_grey(command, tmp_path, n):
     return warnings, (tmp_path / "out/run.log").read_text()
 
 
-def test_a_remark_that_holds_for_many_scans_is_one_line_with_their_number(command, tmp_path):
+def test_a_remark_that_holds_for_many_scans_is_one_line_with_their_number(command, tmp_path, reading_processes):
     (line,), log = predict_grey(command, tmp_path, 12)
     assert line.startswith("WARNING: 12 scans, the first of them: ")
     assert "states no modality and is taken for CT, but values do not look like Hounsfield units" in line

@@ -17,6 +17,7 @@ from med_transfer.inference.workers import AHEAD, in_turn
 from med_transfer.scans.isolation import GIB, IN_PROCESS, SECONDS, ScanWorker
 from med_transfer.scans.isolation import worker as scan_worker
 
+pytestmark = pytest.mark.usefixtures("reading_processes")
 needs_processes = pytest.mark.skipif(os.name != "posix", reason="scans are read in processes where there are pipes")
 
 

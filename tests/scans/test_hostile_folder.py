@@ -60,7 +60,7 @@ BAD = {
 }
 
 
-def test_each_is_a_row_of_predict_and_the_good_ones_are_predicted(hostile, tmp_path):
+def test_each_is_a_row_of_predict_and_the_good_ones_are_predicted(hostile, tmp_path, reading_processes):
     outcome = load_bundle(tiny_bundle(tmp_path / "bundle"), "cpu").predict_folder(hostile, tmp_path / "out")
     rows = {row["scan"]: row for row in read_rows(tmp_path / "out/predictions.csv")}
     assert {scan: row["status"] for scan, row in rows.items()} == {**BAD, "good": "ok", "good.nii.gz": "ok"}
