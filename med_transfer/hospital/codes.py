@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
-from med_transfer.hospital.config import ClassCode
+from med_transfer.hospital.settings.words import CodedEntry
 
 PRIVATE = "99MEDTRANSFER"
 SCHEMES = (
@@ -49,7 +49,7 @@ REASONS = {  # why there is no answer: the error's name, or what the node itself
 IMAGING = Code("363679005", "SCT", "Imaging procedure")
 
 
-def class_code(name: str, codes: Mapping[str, ClassCode]) -> Code:
+def class_code(name: str, codes: Mapping[str, CodedEntry]) -> Code:
     """The site's code of a class, or a private one that the name alone decides."""
     if name in codes:
         return Code(codes[name].value, codes[name].scheme, codes[name].meaning)

@@ -23,7 +23,7 @@ from med_transfer.hospital.settings.peers import (
     WebPeer,
     WebServer,
 )
-from med_transfer.hospital.settings.words import Address, AETitle, Port, Seconds, Section
+from med_transfer.hospital.settings.words import Address, AETitle, CodedEntry, Port, Seconds, Section
 from med_transfer.hospital.settings.workitems import Workitems
 from med_transfer.scans.search.series_rules import SeriesRules
 
@@ -31,7 +31,6 @@ __all__ = [
     "FHIR_PREFIX",
     "AnyDestination",
     "Caller",
-    "ClassCode",
     "Destination",
     "FhirServer",
     "HeatMap",
@@ -106,20 +105,6 @@ class Route(Section):
     series: SeriesRules
 
 
-class ClassCode(Section):
-    """How a class is coded in results; without one it gets a code of the private scheme 99MEDTRANSFER.
-
-    Attributes:
-        value: Code Value, as in ``RID50149``.
-        scheme: Coding Scheme Designator, as in ``RADLEX`` or ``SCT``.
-        meaning: Code Meaning, which people read.
-    """
-
-    value: Annotated[str, Field(min_length=1, max_length=16)]
-    scheme: Annotated[str, Field(min_length=1, max_length=16)]
-    meaning: Annotated[str, Field(min_length=1, max_length=64)]
-
-
 class Results(Section):
     """Which objects are made.
 
@@ -134,7 +119,7 @@ class Results(Section):
         encapsulated_pdf: the pages as a document.
         fhir: the answers as a FHIR R4 bundle of DiagnosticReport and Observations, for the servers of ``fhir``.
         of_rejected: an object also of a study that could not be predicted.
-        codes: of classes, by name.
+        codes: of classes, by name; one without gets a code of the private scheme 99MEDTRANSFER.
     """
 
     structured_report: bool = True
@@ -146,7 +131,7 @@ class Results(Section):
     encapsulated_pdf: bool = False
     fhir: bool = False
     of_rejected: bool = True
-    codes: dict[str, ClassCode] = Field(default_factory=dict)
+    codes: dict[str, CodedEntry] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_its_map(self) -> Results:

@@ -15,8 +15,8 @@ from pydicom.sr.coding import Code
 
 from med_transfer.hospital import codes as own
 from med_transfer.hospital.analysis import Analysis
-from med_transfer.hospital.config import ClassCode
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
+from med_transfer.hospital.settings.words import CodedEntry
 from med_transfer.hospital.uids import uid_of
 
 Json = dict[str, Any]
@@ -32,7 +32,7 @@ _UIDS = "urn:dicom:uid"
 _IMAGING_STUDY = Code("18748-4", "LN", "Diagnostic imaging study")
 
 
-def fhir_bundle(analyses: Sequence[Analysis], header: ResultHeader, class_codes: dict[str, ClassCode]) -> Json:
+def fhir_bundle(analyses: Sequence[Analysis], header: ResultHeader, class_codes: dict[str, CodedEntry]) -> Json:
     """The transaction, as JSON; every status is ``preliminary``."""
     image = analyses[0].images[0]
     observations = [
@@ -56,7 +56,7 @@ def fhir_bundle(analyses: Sequence[Analysis], header: ResultHeader, class_codes:
     }
 
 
-def _observation(analysis: Analysis, header: ResultHeader, class_codes: dict[str, ClassCode], image: Dataset) -> Json:
+def _observation(analysis: Analysis, header: ResultHeader, class_codes: dict[str, CodedEntry], image: Dataset) -> Json:
     """What is said of one series."""
     prediction = analysis.prediction
     observation: Json = {
@@ -78,7 +78,7 @@ def _observation(analysis: Analysis, header: ResultHeader, class_codes: dict[str
     return {name: value for name, value in observation.items() if value}
 
 
-def _components(analysis: Analysis, header: ResultHeader, class_codes: dict[str, ClassCode]) -> list[Json]:
+def _components(analysis: Analysis, header: ResultHeader, class_codes: dict[str, CodedEntry]) -> list[Json]:
     prediction, ok = analysis.prediction, analysis.prediction.status == "ok"
     why = own.WHY_ABSTAINED if ok else own.WHY_NOT_ANALYSED
     components = [_coded(why, own.reason_code(reason)) for reason in analysis.reasons]

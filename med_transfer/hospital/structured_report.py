@@ -11,8 +11,8 @@ from pydicom.sr.codedict import codes
 
 from med_transfer.hospital import codes as own
 from med_transfer.hospital.analysis import Analysis
-from med_transfer.hospital.config import ClassCode
 from med_transfer.hospital.result_header import MANUFACTURER, ResultHeader
+from med_transfer.hospital.settings.words import CodedEntry
 from med_transfer.hospital.uids import uid_of
 from med_transfer.predictions.record import Prediction
 
@@ -22,7 +22,7 @@ SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR Storage
 def structured_report(
     analyses: Sequence[Analysis],
     header: ResultHeader,
-    class_codes: dict[str, ClassCode],
+    class_codes: dict[str, CodedEntry],
     previous: Sequence[Dataset] = (),
 ) -> sr.Comprehensive3DSR:
     """One report of a study, a measurement group for each of its series; ``previous`` ones it takes the place of."""
@@ -57,7 +57,7 @@ def observer(header: ResultHeader) -> sr.ObserverContext:
 
 
 def _group(
-    analysis: Analysis, header: ResultHeader, class_codes: dict[str, ClassCode]
+    analysis: Analysis, header: ResultHeader, class_codes: dict[str, CodedEntry]
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     """What is said of one series."""
     prediction = analysis.prediction
@@ -86,7 +86,7 @@ def _measurements(prediction: Prediction) -> list[sr.Measurement]:
 
 
 def _evaluations(
-    analysis: Analysis, header: ResultHeader, class_codes: dict[str, ClassCode]
+    analysis: Analysis, header: ResultHeader, class_codes: dict[str, CodedEntry]
 ) -> list[sr.QualitativeEvaluation]:
     prediction, reasons = analysis.prediction, [own.reason_code(reason) for reason in analysis.reasons]
     if prediction.status != "ok":

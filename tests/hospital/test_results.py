@@ -25,10 +25,11 @@ from med_transfer.cohorts.input_facts import INPUT_LENGTHS, INPUT_TEXTS, INPUT_V
 from med_transfer.errors import ConfigError, ScanAborted
 from med_transfer.hospital.analysis import Analysis, analyse, require_usable
 from med_transfer.hospital.codes import REASONS, reason_code
-from med_transfer.hospital.config import ClassCode, NodeConfig, Results
+from med_transfer.hospital.config import NodeConfig, Results
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
 from med_transfer.hospital.secondary_capture import lines
+from med_transfer.hospital.settings.words import CodedEntry
 from med_transfer.inference import Predictor
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
@@ -36,7 +37,7 @@ from med_transfer.predictions.table import PredictionTable
 from med_transfer.scans.search.series_rules import SeriesRules
 
 FACTS = (*INPUT_TEXTS, *INPUT_LENGTHS, *INPUT_VALUES, "noise")
-CODES = {"malignant": ClassCode(value="86049000", scheme="SCT", meaning="Malignant neoplasm")}
+CODES = {"malignant": CodedEntry(value="86049000", scheme="SCT", meaning="Malignant neoplasm")}
 
 
 @pytest.fixture(scope="module")

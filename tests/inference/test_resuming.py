@@ -95,13 +95,19 @@ def test_a_scan_that_is_gone_has_no_row_any_more(predictor, scans, tmp_path):
     assert sorted(answers(tmp_path / "out")) == ["0.nii.gz", "1.nii.gz"]
 
 
-def test_a_region_that_changed_is_predicted_again(tmp_path, monkeypatch):
-    predictor = load_bundle(tiny_bundle(tmp_path / "bundle", region="roi"), "cpu")
+def two_regions_of_one_scan(folder):
+    """Predicted into ``folder / "out"``; who predicted them, and the table."""
+    predictor = load_bundle(tiny_bundle(folder / "bundle", region="roi"), "cpu")
     region = {"roi_y_mm": "-19", "roi_z_mm": "20", "roi_size_mm": "20"}
-    path = str(write_scan(tmp_path / "a.nii.gz"))
+    path = str(write_scan(folder / "a.nii.gz"))
     rows = [{"scan": path, "patient": "1", "roi_x_mm": x} | region for x in ("-19", "-25")]
-    table = write_rows(tmp_path / "t.csv", rows)
-    predictor.predict_folder(table, tmp_path / "out")
+    table = write_rows(folder / "t.csv", rows)
+    predictor.predict_folder(table, folder / "out")
+    return predictor, rows, table
+
+
+def test_a_region_that_changed_is_predicted_again(tmp_path, monkeypatch):
+    predictor, rows, table = two_regions_of_one_scan(tmp_path)
     first = sorted(row["p_malignant"] for row in read_rows(tmp_path / "out/predictions.csv"))
     rows[1]["roi_x_mm"] = "-12"
     write_rows(table, rows)
@@ -140,12 +146,7 @@ def test_an_archive_resumes_too(predictor, scans, tmp_path, monkeypatch):
 
 
 def test_of_two_regions_of_one_scan_the_one_that_a_kill_took_is_predicted(tmp_path, monkeypatch):
-    predictor = load_bundle(tiny_bundle(tmp_path / "bundle", region="roi"), "cpu")
-    region = {"roi_y_mm": "-19", "roi_z_mm": "20", "roi_size_mm": "20"}
-    path = str(write_scan(tmp_path / "a.nii.gz"))
-    rows = [{"scan": path, "patient": "1", "roi_x_mm": x} | region for x in ("-19", "-25")]
-    table = write_rows(tmp_path / "t.csv", rows)
-    predictor.predict_folder(table, tmp_path / "out")
+    predictor, _, table = two_regions_of_one_scan(tmp_path)
     written = tmp_path / "out/predictions.csv"
     whole = [row | {"seconds": ""} for row in read_rows(written)]
     assert whole[0]["p_malignant"] != whole[1]["p_malignant"]

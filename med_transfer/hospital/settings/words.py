@@ -46,3 +46,17 @@ class Section(BaseModel):
     """A part of node.yaml: no key but its own, and nothing changed once it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CodedEntry(Section):
+    """A code as DICOM has it (PS3.3 section 8).
+
+    Attributes:
+        value: Code Value, as in ``RID50149``.
+        scheme: Coding Scheme Designator, as in ``RADLEX``, ``SCT``, ``DCM`` or ``99HOSPITAL``.
+        meaning: Code Meaning, which people read.
+    """
+
+    value: Annotated[str, Field(min_length=1, max_length=16)]
+    scheme: Annotated[str, Field(min_length=1, max_length=16)]
+    meaning: Annotated[str, Field(min_length=1, max_length=64)]

@@ -7,21 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from med_transfer.hospital.settings.peers import WebPeer
-from med_transfer.hospital.settings.words import Seconds, Section
-
-
-class WorkCode(Section):
-    """A code, as the worklist has it.
-
-    Attributes:
-        value: Code Value.
-        scheme: Coding Scheme Designator, as in ``DCM`` or ``99HOSPITAL``.
-        meaning: Code Meaning, which people read.
-    """
-
-    value: Annotated[str, Field(min_length=1, max_length=16)]
-    scheme: Annotated[str, Field(min_length=1, max_length=16)]
-    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+from med_transfer.hospital.settings.words import CodedEntry, Seconds, Section
 
 
 class Workitems(Section):
@@ -40,8 +26,8 @@ class Workitems(Section):
 
     service: WebPeer
     label: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    station: WorkCode | None = None
-    procedure: WorkCode | None = None
+    station: CodedEntry | None = None
+    procedure: CodedEntry | None = None
     at_once: Annotated[int, Field(ge=1, le=100)] = 4
     poll_seconds: Seconds = 30.0
     input_seconds: Seconds = 3600.0

@@ -16,7 +16,8 @@ from pydicom.sr.coding import Code
 from med_transfer.hospital.codes import PRIVATE, REASONS
 from med_transfer.hospital.config import AnyDestination, NodeConfig, WebPeer
 from med_transfer.hospital.queue import FHIR, Delivery
-from med_transfer.hospital.settings.workitems import WorkCode, Workitems
+from med_transfer.hospital.settings.words import CodedEntry
+from med_transfer.hospital.settings.workitems import Workitems
 
 _DISCONTINUED = {
     "input_not_in_time": codes.DCM.ObjectSetIncomplete,
@@ -90,7 +91,7 @@ def fits(item: Dataset, settings: Workitems, whole: bool = True) -> bool:
     )
 
 
-def _has(items: Sequence[Dataset], code: WorkCode) -> bool:
+def _has(items: Sequence[Dataset], code: CodedEntry) -> bool:
     wanted = (code.value, code.scheme)
     return any((item.get("CodeValue", ""), item.get("CodingSchemeDesignator", "")) == wanted for item in items)
 
@@ -101,7 +102,7 @@ def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
     return list(value) if isinstance(value, DicomSequence) else []
 
 
-def _wanted(settings: Workitems) -> dict[str, WorkCode]:
+def _wanted(settings: Workitems) -> dict[str, CodedEntry]:
     wanted = {
         "ScheduledStationNameCodeSequence": settings.station,
         "ScheduledWorkitemCodeSequence": settings.procedure,
@@ -129,7 +130,7 @@ def canceled(reason: str, now: float) -> Dataset:
 
 
 def performed(
-    node: NodeConfig, station: WorkCode | None, asked: Asked, begun: float, now: float, outputs: Sequence[Dataset]
+    node: NodeConfig, station: CodedEntry | None, asked: Asked, begun: float, now: float, outputs: Sequence[Dataset]
 ) -> Dataset:
     """What was done, from when to when, and where its results are."""
     own = Code(node.ae_title, PRIVATE, node.ae_title)
