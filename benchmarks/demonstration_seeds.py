@@ -19,7 +19,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--few", type=int, nargs=3, metavar=("TRAIN", "VAL", "ALL"), help="target patients of a class")
+    parser.add_argument("--epochs", type=int, help="of the target's runs; their patience is half of that")
     arguments = parser.parse_args()
+    change_target(arguments.few, arguments.epochs)
     shipped = {name: getattr(demonstration, name) for name in ("SOURCE", "SOURCE_CONFIG", "TARGET", "TARGET_CONFIG")}
     print("| seed | source | transferred | handcrafted | over handcrafted | over scratch | balanced | verdict | s |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
@@ -30,6 +33,16 @@ def main() -> None:
                 changes = {"seed": seed, "split": config.split.model_copy(update={"seed": seed})}
             setattr(demonstration, name, config.model_copy(update=changes))
         print(row(seed, arguments.out / str(seed)), flush=True)
+
+
+def change_target(few: list[int] | None, epochs: int | None) -> None:
+    """Fewer patients to learn from, and more to judge; another budget for both arms."""
+    if few:
+        parts = {"train_val_patients": tuple(few[:2]), "patients_per_class": few[2]}
+        demonstration.TARGET = demonstration.TARGET.model_copy(update=parts)
+    if epochs:
+        training = demonstration.TARGET_CONFIG.training.model_copy(update={"epochs": epochs, "patience": epochs // 2})
+        demonstration.TARGET_CONFIG = demonstration.TARGET_CONFIG.model_copy(update={"training": training})
 
 
 def row(seed: int, out: Path) -> str:

@@ -9,7 +9,7 @@ For the command line (``med-transfer phantom OUT``)::
 ``show(stage, done, total)`` is called after each scan. OUT must not exist, or be an empty folder; it appears
 only when it is complete. On one core a scan takes about 0.15 s at the default shape. Layout::
 
-    OUT/cohort.csv                 one row a scan: COLUMNS, and `mask` when masks are asked for
+    OUT/cohort.csv                 one row a scan: COLUMNS, and `split` and `mask` when they are asked for
     OUT/scans/texture-0007-1/      a DICOM series, or texture-0007-1.nii.gz
     OUT/masks/texture-0007-1.nii.gz
     OUT/unlabelled/...             scans that are not in the table, for self-supervised pretraining
@@ -69,6 +69,8 @@ class PhantomConfig(BaseModel):
         faults: add two labelled patients with a bad scan (slice missing, file cut short), and a text file named .dcm.
         unlabelled_patients: further patients, one scan each, written beside the cohort and not listed in it.
         masks: write the lesion's mask of every scan, and a column ``mask``.
+        train_val_patients: of every class, how many patients are for training and how many for validation, as a column
+            ``split``; all others are for testing. None: no such column.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,18 +89,34 @@ class PhantomConfig(BaseModel):
     faults: bool = False
     unlabelled_patients: Annotated[int, Field(ge=0)] = 0
     masks: bool = False
+    train_val_patients: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
 
     @model_validator(mode="after")
     def _fewest_before_most(self) -> PhantomConfig:
         fewest, most = self.scans_per_patient
         if fewest > most:
             raise ValueError(f"scans_per_patient ({fewest}, {most}): the fewest exceed the most")
+        if self.train_val_patients and sum(self.train_val_patients) >= self.patients_per_class:
+            raise ValueError(f"train_val_patients {self.train_val_patients} of {self.patients_per_class}: none to test")
         return self
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The class names."""
         return CLASSES[self.task]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the cohort table."""
+        return (*COLUMNS, *["split"] * bool(self.train_val_patients), *["mask"] * self.masks)
+
+    def part_of(self, patient: int) -> str:
+        """Where a patient goes by ``train_val_patients``; empty without."""
+        if self.train_val_patients is None:
+            return ""
+        n_train, n_val = self.train_val_patients
+        number_in_class = patient // len(self.labels)
+        return "train" if number_in_class < n_train else "val" if number_in_class < n_train + n_val else "test"
 
 
 @dataclass(frozen=True)
@@ -132,7 +150,7 @@ def write_cohort(out: Path, config: PhantomConfig, progress: Progress = silent) 
             progress("writing scans", done, len(jobs))
         if config.faults:
             faults.write_text_file(folder / "scans" / "export" / "readme.dcm")
-        write_csv(folder / "cohort.csv", [*COLUMNS, "mask"] if config.masks else COLUMNS, rows)
+        write_csv(folder / "cohort.csv", config.columns, rows)
     return Path(out) / "cohort.csv"
 
 
@@ -188,7 +206,7 @@ def _write_scan(folder: Path, job: _Job, patient: Patient, config: PhantomConfig
             path, scan.voxels, scan.affine, details=_details(identifier, job, patient, scan, config)
         )
     _spoil(files, job.fault)
-    row = _row(path.relative_to(folder).as_posix(), identifier, patient, scan)
+    row = _row(path.relative_to(folder).as_posix(), identifier, patient, scan) | {"split": config.part_of(job.patient)}
     if config.masks and job.labelled:
         mask = write_nifti(folder / "masks" / f"{name}.nii.gz", scan.mask, scan.affine)
         row["mask"] = mask.relative_to(folder).as_posix()

@@ -206,3 +206,18 @@ def test_nifti_keeps_millimetres_and_says_so(tmp_path):
     index = read_back.TransformPhysicalPointToContinuousIndex(phantom.lesion_mm)
     expected = np.linalg.inv(phantom.affine) @ [*phantom.lesion_mm, 1]
     np.testing.assert_allclose(index, expected[:3], atol=1e-3)
+
+
+def test_few_patients_are_to_learn_from_and_all_others_to_test(tmp_path):
+    config = PhantomConfig(**SMALL | {"patients_per_class": 4}, faults=True, train_val_patients=(1, 2))
+    rows = rows_of(write_cohort(tmp_path / "out", config))
+    patients = {(row["patient"], row["label"], row["split"]) for row in rows}
+    assert Counter(part for _, _, part in patients) == {"train": 3, "val": 6, "test": 3 + 2}  # two have faults
+    assert Counter((label, part) for _, label, part in patients if part != "test") == {
+        (label, part): n for label in config.labels for part, n in (("train", 1), ("val", 2))
+    }
+
+
+def test_nobody_left_to_test_is_refused():
+    with pytest.raises(pydantic.ValidationError, match=r"train_val_patients \(1, 2\) of 3: none to test"):
+        PhantomConfig(patients_per_class=3, train_val_patients=(1, 2))
