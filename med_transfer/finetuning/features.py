@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -115,5 +116,17 @@ def encoder_hash(encoder: Encoder) -> str:
 
 
 def tensor_hash(tensor: np.ndarray) -> str:
-    """Of a prepared scan: its content and shape."""
-    return hashlib.sha256(np.ascontiguousarray(tensor).tobytes() + str(tensor.shape).encode()).hexdigest()[:32]
+    """Of a prepared scan, which nobody writes to: its content and shape. Every fold asks again; it is computed once."""
+    known = _HASHES.get(id(tensor))
+    if known is None or known[0]() is not tensor:
+        content = np.ascontiguousarray(tensor).tobytes() + str(tensor.shape).encode()
+        forget = partial(_forget_hash, id(tensor))
+        known = _HASHES[id(tensor)] = weakref.ref(tensor, forget), hashlib.sha256(content).hexdigest()[:32]
+    return known[1]
+
+
+_HASHES: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}  # of arrays that live; an array is no key by itself
+
+
+def _forget_hash(key: int, _: weakref.ref[np.ndarray]) -> None:
+    _HASHES.pop(key, None)
