@@ -59,7 +59,7 @@ class _Waiting:
     work: Callable[[sqlite3.Connection], Any]
     written: bool = False
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class SharedCommit(Generic[Result]):
@@ -96,7 +96,7 @@ class SharedCommit(Generic[Result]):
         try:
             with self._writing() as database:
                 results = [waiting.work(database) for waiting in together]
-        except Exception as error:  # a full disk, for one; nothing of it counts as written
+        except BaseException as error:  # a full disk, or Ctrl-C; nothing of it counts as written, for anybody
             for waiting in together:
                 waiting.error = error
             return
