@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from med_transfer.backbones import backbones, weights_at_hand
 from med_transfer.cohorts import Cohort
 from med_transfer.config import put
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
 from med_transfer.planning.planned_for import PlannedFor
-from med_transfer.planning.rules import RULES, AtHand, Choice
+from med_transfer.planning.rules import RULES, AtHand, Choice, as_typed
 from med_transfer.progress import Progress, silent
 
 _WIDTH = 100
@@ -100,10 +98,7 @@ def _section(values: Mapping[str, Any], prefix: str, reasons: Mapping[str, str])
     for name, value in values.items():
         key = f"{prefix}{name}"
         if key in reasons or not isinstance(value, Mapping) or prefix == "planned_for.":
-            written = (
-                yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
-            )
-            line = f"{indent}{name}: {written}"
+            line = f"{indent}{name}: {as_typed(value)}"
             comment = f"  # {reasons[key]}" if key in reasons else ""
             short = len(line) + len(comment) <= _WIDTH
             lines += [f"{line}{comment}"] if short or not comment else [f"{indent}{comment.strip()}", line]

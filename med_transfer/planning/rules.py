@@ -69,8 +69,13 @@ class Choice:
         if isinstance(stated, dict):
             stated = {key: value for key, value in stated.items() if value is not None}
             stated = stated["name"] if set(stated) == {"name"} else stated
-        typed = yaml.safe_dump(stated, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+        typed = as_typed(stated)
         return f"{self.key}: {typed if len(typed) <= 60 else f'{typed[:57]}...'} ({self.reason})"
+
+
+def as_typed(value: Any) -> str:
+    """A value as it stands behind its key in a config."""
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
 def network_kind(cohort: CohortFingerprint, at_hand: AtHand) -> Kind:
