@@ -59,7 +59,7 @@ def now(logits: NDArray[np.float64], truth: NDArray[np.bool_], shares: NDArray[n
 
 
 def applied(calibrator: TemperatureScaling, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return calibrator.probabilities(torch.from_numpy(logits), multilabel=False).numpy()
+    return calibrator.probabilities(logits, multilabel=False)
 
 
 def costs(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float]:

@@ -49,7 +49,8 @@ def _words(name: str, words: str) -> set[str]:
 
 @functools.cache
 def modules() -> dict[str, str]:
-    paths = sorted(PACKAGE.rglob("*.py"))
+    """By name; the names of a package, which load on first use, stand in its ``__init__.pyi``."""
+    paths = [*sorted(PACKAGE.rglob("*.py")), *sorted(PACKAGE.rglob("*.pyi"))]
     return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text() for path in paths}
 
 
@@ -62,7 +63,10 @@ def imports_of(source: str, module: str) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [_source(node.module or "", alias.name) for alias in node.names]
+            of = node.module or ""
+            if node.level:
+                of = ".".join(["med_transfer", *module.split(".")[: -node.level], of])
+            names = [_source(of, alias.name) for alias in node.names]
         for name in dict.fromkeys(names):
             if name.partition(".")[0] == "med_transfer":
                 yield Import(module, name.partition(".")[2], node.lineno, id(node) in lazy)

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from med_transfer.backbones.instance_choice import InstancePooling
+
 Network = TypeVar("Network", bound=nn.Module)
 Features = Callable[[Tensor], Tensor]  # of a batch [n, ...] the features [n, channel]
 Box = tuple[slice, slice, slice]  # of an input's voxels, along depth, height, width
-InstancePooling = Literal["attention", "mean", "max", "mean_max", "top_k"]
-
-
-class InstanceChoice(NamedTuple):
-    """How slices or tiles become one row of features, and which share of a tile's edge its neighbours show too.
-
-    None: as the network does it where nothing is chosen.
-    """
-
-    pooling: InstancePooling | None = None
-    tile_overlap: float | None = None
-
-
-AS_BUILT = InstanceChoice()
 
 
 class Encoder(nn.Module):

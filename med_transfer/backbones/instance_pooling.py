@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
-from med_transfer.backbones.encoder import AS_BUILT, Encoder, InstanceChoice
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
 from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.backbones.spec import BackboneSpec, Builder

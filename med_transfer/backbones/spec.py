@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, Literal
 
 import torch
 
-from med_transfer.backbones.encoder import AS_BUILT, Encoder, InstanceChoice
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.weights.renaming import NO_RENAMING, Renaming
 

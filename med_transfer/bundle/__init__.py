@@ -11,42 +11,6 @@
       signature/                  of every file, where whoever made it signed it
 """
 
-from med_transfer.bundle.files import (
-    BUNDLE_FOLDER,
-    RECORD_FILE,
-    WEIGHTS_FILE,
-    bundle_folder,
-    load_network,
-    read_record,
-    read_whole,
-    run_folder,
-    save_bundle,
-    versions,
-)
-from med_transfer.bundle.record import (
-    BackboneRecord,
-    BundleRecord,
-    HeldOut,
-    InputEnvelope,
-    Provenance,
-    TransferRecord,
-)
+import lazy_loader
 
-__all__ = [
-    "BUNDLE_FOLDER",
-    "RECORD_FILE",
-    "WEIGHTS_FILE",
-    "BackboneRecord",
-    "BundleRecord",
-    "HeldOut",
-    "InputEnvelope",
-    "Provenance",
-    "TransferRecord",
-    "bundle_folder",
-    "load_network",
-    "read_record",
-    "read_whole",
-    "run_folder",
-    "save_bundle",
-    "versions",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

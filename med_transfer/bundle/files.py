@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import uuid
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,11 +18,12 @@ from med_transfer.atomic import atomic_path, sha256_of
 from med_transfer.backbones import backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import coloured, widened
-from med_transfer.backbones.encoder import InstanceChoice
+from med_transfer.backbones.instance_choice import InstanceChoice
 from med_transfer.backbones.instance_pooling import built_with
+from med_transfer.backbones.networks.nnunet import NNUNetEncoder
 from med_transfer.bundle.applied_model_card import applied_model_card
 from med_transfer.bundle.decisions_lock import DECISIONS_FILE, lock_hash, require_lock
-from med_transfer.bundle.record import BundleRecord
+from med_transfer.bundle.record import RECORD_FILE, BundleRecord
 from med_transfer.bundle.signature import verify_bundle
 from med_transfer.errors import BundleError, OutputError
 from med_transfer.model.classifier import Classifier
@@ -30,7 +32,7 @@ from med_transfer.model.novelty import Novelty
 
 log = logging.getLogger(__name__)
 
-BUNDLE_FOLDER, RECORD_FILE, WEIGHTS_FILE = "bundle", "med_transfer.json", "models/model.safetensors"
+BUNDLE_FOLDER, WEIGHTS_FILE = "bundle", "models/model.safetensors"
 _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")
 
 
@@ -205,7 +207,7 @@ def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:
             action="Update med-transfer",
         )
     pooled, plan = record.backbone.pooled_stages, record.backbone.plan
-    plain = plan.architecture.build if plan else spec.build
+    plain = partial(NNUNetEncoder, plan.architecture) if plan else spec.build
     build = coloured(plain) if record.backbone.as_colours else widened(plain, record.preprocessing.n_channels)
     build = built_with(build, InstanceChoice(record.backbone.instance_pooling, record.backbone.tile_overlap))
     bottleneck = record.transfer.bottleneck if record.transfer else None

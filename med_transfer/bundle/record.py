@@ -22,6 +22,8 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import PreprocessingConfig
 
+RECORD_FILE = "med_transfer.json"
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

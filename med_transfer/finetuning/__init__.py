@@ -1,6 +1,5 @@
 """Training on a labelled cohort: augmentation, optimisation, early stopping, ensembling, and the whole run."""
 
-from med_transfer.finetuning.config import AugmentationConfig, FinetuneConfig, TrainingConfig
-from med_transfer.finetuning.run import Run, finetune
+import lazy_loader
 
-__all__ = ["AugmentationConfig", "FinetuneConfig", "Run", "TrainingConfig", "finetune"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from med_transfer.backbones.encoder import InstanceChoice, InstancePooling
+from med_transfer.backbones.instance_choice import InstanceChoice, InstancePooling
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.config import ExplainConfig

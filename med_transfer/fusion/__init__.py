@@ -1,6 +1,5 @@
 """The network's output, handcrafted features and clinical columns as one small linear model, on by choice."""
 
-from med_transfer.fusion.config import FusionConfig
-from med_transfer.fusion.model import Fused, Fusion, FusionScans
+import lazy_loader
 
-__all__ = ["Fused", "Fusion", "FusionConfig", "FusionScans"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,20 +1,5 @@
 """A bundle at work, on one scan or a folder of them."""
 
-from med_transfer.inference.folder import (
-    BatchSettings,
-    FolderOutcome,
-    ScanToPredict,
-    ScanWithRegion,
-    scans_to_predict,
-)
-from med_transfer.inference.predictor import Predictor, load_bundle
+import lazy_loader
 
-__all__ = [
-    "BatchSettings",
-    "FolderOutcome",
-    "Predictor",
-    "ScanToPredict",
-    "ScanWithRegion",
-    "load_bundle",
-    "scans_to_predict",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -86,9 +87,9 @@ class Ensemble(nn.Module):
         return self._probabilities(features), torch.stack(ranks).mean(0)
 
     def _probabilities(self, features: Sequence[Tensor]) -> Tensor:
-        logits = [self._fold_model(number).head(of_one).float() for number, of_one in enumerate(features)]
-        found = [self.calibrator.probabilities(one, multilabel=self.multilabel).float() for one in logits]
-        return torch.stack(found).mean(0)
+        logits = [self._fold_model(number).head(of_one).float().detach() for number, of_one in enumerate(features)]
+        found = [self.calibrator.probabilities(one.cpu().numpy(), multilabel=self.multilabel) for one in logits]
+        return torch.from_numpy(np.mean(found, axis=0, dtype=np.float32)).to(features[0].device)
 
     def _fold_model(self, number: int) -> Classifier:
         return self.get_submodule(f"member{number}")  # type: ignore[return-value]

@@ -1,6 +1,5 @@
 """What every HTML page of the program shares: one layout, one style, one way to be translated."""
 
-from med_transfer.page.environment import environment
-from med_transfer.page.language import ENGLISH, LANGUAGES, Language, Translator, sentence
+import lazy_loader
 
-__all__ = ["ENGLISH", "LANGUAGES", "Language", "Translator", "environment", "sentence"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,8 +9,6 @@
 Head, calibration, novelty, pooling over slices or tiles, and every explanation stay in torch.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from med_transfer.runtimes.choice import ChosenNetwork, Runtime, choose_network
-
-__all__ = ["ChosenNetwork", "Runtime", "choose_network"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,5 @@
 """Which backbone, and which of its layers, suits a cohort: measured on frozen features, before any training."""
 
-from med_transfer.selection.record import BackboneScore, Cost, DomainGap, LayerScore, Selection
-from med_transfer.selection.selecting import select
+import lazy_loader
 
-__all__ = ["BackboneScore", "Cost", "DomainGap", "LayerScore", "Selection", "select"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

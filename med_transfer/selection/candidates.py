@@ -19,7 +19,7 @@ from med_transfer.backbones import (
     weights_at_hand,
 )
 from med_transfer.backbones.channels import Channels
-from med_transfer.backbones.encoder import AS_BUILT
+from med_transfer.backbones.instance_choice import AS_BUILT
 from med_transfer.backbones.weights.store import store_folder
 from med_transfer.bundle import bundle_folder, versions
 from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound

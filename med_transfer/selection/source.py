@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from torch import Tensor
 
-from med_transfer.backbones.encoder import AS_BUILT
+from med_transfer.backbones.instance_choice import AS_BUILT
 from med_transfer.backbones.weights.source_features import (
     LowRankGaussian,
     SourceFeatures,
@@ -39,12 +37,12 @@ _NOT_OF_THE_INPUT = {"modality", "max_gap_mm"}  # which scans are taken, not how
 class Layer:
     """A linear layer: weight [output, input] and bias [output]."""
 
-    weight: Tensor
-    bias: Tensor
+    weight: NDArray[np.floating]
+    bias: NDArray[np.floating]
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Logits [scan, class] of features [scan, feature]."""
-        return rows @ self.weight.double().T + self.bias.double()
+        return rows @ self.weight.astype(np.float64).T + self.bias
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,9 @@ class SourceHead:
 
     def probabilities(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """[scan, source class]."""
-        rows = torch.from_numpy(np.asarray(features, np.float64))
-        read = self.bottleneck(rows).tanh() if self.bottleneck else rows
-        return self.calibrator.probabilities(self.linear(read), multilabel=False).numpy()
+        rows = np.asarray(features, np.float64)
+        read = np.tanh(self.bottleneck(rows)) if self.bottleneck else rows
+        return self.calibrator.probabilities(self.linear(read), multilabel=False)
 
 
 def source_features(candidate: Candidate) -> SourceFeatures | None:
@@ -126,8 +124,7 @@ def other_input(candidate: Candidate, source: SourceFeatures | None, here: Prepr
 
 
 def _layer(tensors: dict[str, NDArray], name: str) -> Layer:
-    weight, bias = (torch.from_numpy(tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
-    return Layer(weight, bias)
+    return Layer(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
 
 def _places(candidate: Candidate) -> list[Path]:

@@ -1,8 +1,5 @@
 """The search for a better configuration, inside the development folds; the test scans stay apart."""
 
-from med_transfer.tuning.config import SearchSpace as SearchSpace
-from med_transfer.tuning.config import TuneConfig as TuneConfig
-from med_transfer.tuning.config import TuningConfig as TuningConfig
-from med_transfer.tuning.record import Tuning as Tuning
-from med_transfer.tuning.record import advantage as advantage
-from med_transfer.tuning.run import tune as tune
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

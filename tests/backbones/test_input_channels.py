@@ -1,5 +1,7 @@
 """Several channels: n equal ones give what one gives, in every family; and weights of any number find their way."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 from med_transfer.backbones import find_backbone, from_scratch, load_backbone
 from med_transfer.backbones.channels import coloured, fit_channels, widened, with_channels
 from med_transfer.backbones.networks.genesis_unet import GenesisEncoder
-from med_transfer.backbones.networks.nnunet import UNetArchitecture
+from med_transfer.backbones.networks.nnunet import NNUNetEncoder
 from med_transfer.backbones.networks.photograph import IMAGENET_MEAN, IMAGENET_STD, THREE_WINDOWS_HU, AsPhotograph
 from med_transfer.backbones.networks.planar import torchvision_resnet
 from med_transfer.backbones.networks.resnet import inflated_resnet, slim_resnet
@@ -21,6 +23,7 @@ from med_transfer.backbones.networks.stunet import STUNetEncoder
 from med_transfer.backbones.networks.swin import swin
 from med_transfer.backbones.networks.video import VideoResNetEncoder
 from med_transfer.backbones.networks.volumetric import VolumetricEncoder
+from med_transfer.backbones.nnunet.plan import UNetArchitecture
 from med_transfer.backbones.weights.matching import load_tensors
 from med_transfer.errors import WeightsMismatch
 
@@ -28,9 +31,10 @@ N = 3
 
 
 def unet(kind: str):
-    return UNetArchitecture(
+    architecture = UNetArchitecture(
         kind=kind, widths=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (2, 2, 2)), repeats=(1, 1)
-    ).build
+    )
+    return partial(NNUNetEncoder, architecture)
 
 
 def photographs(make, **options):

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from med_transfer.backbones import load_backbone
-from med_transfer.backbones.encoder import InstanceChoice
+from med_transfer.backbones.instance_choice import InstanceChoice
 from med_transfer.model.features import pooled_features
 
 N_SCANS, SIZE, WIDE = 40, 80, 176

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from med_transfer.backbones import backbones, load_backbone
-from med_transfer.backbones.encoder import InstanceChoice
+from med_transfer.backbones.instance_choice import InstanceChoice
 from med_transfer.backbones.networks.resnet import slim_resnet
 from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.errors import BackboneError

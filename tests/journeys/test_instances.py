@@ -10,7 +10,7 @@ from command_line import TINY, read_rows, settings
 from safetensors.torch import load_file
 
 from med_transfer.backbones import load_backbone
-from med_transfer.backbones.encoder import InstanceChoice
+from med_transfer.backbones.instance_choice import InstanceChoice
 from med_transfer.bundle import load_network, read_record
 
 SMALL = (*TINY, "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1", "explain.gallery=0")

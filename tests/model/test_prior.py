@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit, softmax
 
@@ -35,7 +34,7 @@ def calibrated(prior: NDArray | None) -> tuple[NDArray[np.float64], NDArray[np.f
     logits, truth = scans(3000, 1)
     calibrator = calibrate(logits, truth, [str(i) for i in range(3000)], LABELS, "temperature", prior).calibrator
     new, new_truth = scans(20_000, 2)
-    return new, calibrator.probabilities(torch.from_numpy(new), multilabel=False).numpy(), new_truth
+    return new, calibrator.probabilities(new, multilabel=False), new_truth
 
 
 def test_intercepts_hold_0_where_training_was_balanced():
@@ -64,7 +63,7 @@ def test_the_balanced_rule_calls_what_the_network_called(rule):
     calibrator = fit(rule, logits, truth, PRIOR, multilabel=False)
     point = OperatingPoint.balanced(LABELS, calibrator.without_evidence(3, multilabel=False))
     new, _ = scans(2000, 4)
-    found = calibrator.probabilities(torch.from_numpy(new), multilabel=False).numpy()
+    found = calibrator.probabilities(new, multilabel=False)
     np.testing.assert_array_equal(point.predictions(found, LABELS).argmax(1), new.argmax(1))
     assert (found.argmax(1) != new.argmax(1)).mean() > 0.05  # the most probable class is another one
 
@@ -74,7 +73,7 @@ def test_the_balanced_rule_of_findings_is_the_sign_of_the_logit():
     logits, truth = random.normal(size=(200, 2)), random.random((200, 2)) < 0.1
     calibrator = fit("temperature", logits, truth, np.array([-2.0, -3.0]), multilabel=True)
     point = OperatingPoint.balanced(FINDINGS, calibrator.without_evidence(2, multilabel=True))
-    found = calibrator.probabilities(torch.from_numpy(logits), multilabel=True).numpy()
+    found = calibrator.probabilities(logits, multilabel=True)
     np.testing.assert_array_equal(point.predictions(found, FINDINGS), logits >= 0)
 
 

@@ -162,9 +162,9 @@ def test_the_bundles_head_answers_as_its_first_member(of_bundle, finished):
     image = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = network.member0.features(image)
-        expected = network.calibrator.probabilities(network.member0(image), multilabel=False)
+        expected = network.calibrator.probabilities(network.member0(image).numpy(), multilabel=False)
     found = source_head(of_bundle).probabilities(features.numpy())
-    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_training_scans_recoloured_by_coral_are_no_measure(of_bundle, finished, tmp_path):

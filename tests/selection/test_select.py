@@ -194,8 +194,8 @@ def test_a_bundle_whose_features_pass_a_bottleneck(command, cohort_csv, target_c
     with torch.inference_mode():
         logits = network.member0.head(network.member0.mapping(features))
     head = source_head(find_candidates([], [(NAME, tmp_path / "run")]).ready[0])
-    expected = network.calibrator.probabilities(logits, multilabel=False)
-    assert head.probabilities(features.numpy()) == pytest.approx(expected.numpy(), abs=1e-5)
+    expected = network.calibrator.probabilities(logits.numpy(), multilabel=False)
+    assert head.probabilities(features.numpy()) == pytest.approx(expected, abs=1e-5)
 
 
 def test_another_input_than_the_bundles_own_is_said(selected, finished):

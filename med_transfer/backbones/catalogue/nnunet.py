@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from med_transfer.backbones.networks.nnunet import UNetArchitecture
+from med_transfer.backbones.networks.nnunet import NNUNetEncoder
 from med_transfer.backbones.nnunet.described import complete, from_weights
-from med_transfer.backbones.nnunet.plan import NetworkPlan
+from med_transfer.backbones.nnunet.plan import NetworkPlan, UNetArchitecture
 from med_transfer.backbones.nnunet.plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
@@ -37,7 +37,7 @@ _ARCHITECTURE = _USUAL.architecture
 
 _NNUNET = BackboneSpec(
     name="nnunet-v2",
-    build=_ARCHITECTURE.build,
+    build=partial(NNUNetEncoder, _ARCHITECTURE),
     input=InputSpec(1, _USUAL.orientation, _USUAL.window_hu, _USUAL.output_range, minimum_shape=(64, 64, 64)),
     stage_channels=_ARCHITECTURE.widths[1:],
     parameters=0,  # counted below

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from med_transfer.backbones.encoder import Box, Encoder, InstancePooling
+from med_transfer.backbones.encoder import Box, Encoder
+from med_transfer.backbones.instance_choice import InstancePooling
 
 TOP_K = 3  # of each feature, its largest values
 _CELL = 4  # voxels along each axis whose mean is compared: noise is averaged out, a small vessel is not

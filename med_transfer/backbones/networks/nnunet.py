@@ -7,66 +7,11 @@ Tensor names are those of nnU-Net's network with ``context`` for ``stages``, whi
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from med_transfer.backbones.encoder import Encoder
-
-_Size = Annotated[int, Field(ge=1, le=16)]
-_Triple = tuple[_Size, _Size, _Size]
-
-
-class UNetArchitecture(BaseModel):
-    """What has to be known to build the contracting path of an nnU-Net; every sequence has an entry a stage.
-
-    Attributes:
-        kind: ``plain``: PlainConvUNet; ``residual``: ResidualEncoderUNet.
-        widths: channels.
-        kernels: of the convolutions, along (depth, height, width); odd.
-        strides: of the first convolution.
-        repeats: convolutions (plain) or blocks of two convolutions (residual).
-        conv_bias: whether convolutions have a bias.
-        norm: normalisation after each convolution.
-        norm_eps: added to the variance.
-        norm_affine: whether the normalisation scales and shifts.
-        slope: of the leaky ReLU below zero; 0 is a plain ReLU.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    kind: Literal["plain", "residual"]
-    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2, max_length=12)]
-    kernels: tuple[_Triple, ...]
-    strides: tuple[_Triple, ...]
-    repeats: tuple[_Size, ...]
-    conv_bias: bool = True
-    norm: Literal["instance", "batch"] = "instance"
-    norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    norm_affine: bool = True
-    slope: Annotated[float, Field(ge=0, lt=1)] = 0.01
-
-    @model_validator(mode="after")
-    def _one_entry_a_stage(self) -> UNetArchitecture:
-        for name in ("kernels", "strides", "repeats"):
-            if len(getattr(self, name)) != len(self.widths):
-                raise ValueError(f"{len(getattr(self, name))} {name} for {len(self.widths)} stages")
-        if any(size % 2 == 0 for kernel in self.kernels for size in kernel):
-            raise ValueError("a convolution with an even kernel")
-        return self
-
-    @property
-    def total_stride(self) -> tuple[int, int, int]:
-        """Voxels of the input a voxel of the deepest map, along (depth, height, width)."""
-        depth = height = width = 1
-        for stride in self.strides:
-            depth, height, width = depth * stride[0], height * stride[1], width * stride[2]
-        return depth, height, width
-
-    def build(self) -> NNUNetEncoder:
-        """The encoder, with random weights."""
-        return NNUNetEncoder(self)
+from med_transfer.backbones.nnunet.plan import UNetArchitecture
 
 
 class NNUNetEncoder(Encoder):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from med_transfer.backbones.networks.nnunet import UNetArchitecture
+from med_transfer.backbones.nnunet.plan import UNetArchitecture
 
 _Size = int | tuple[int, int, int]
 _KINDS: dict[str, Literal["plain", "residual"]] = {"PlainConvUNet": "plain", "ResidualEncoderUNet": "residual"}

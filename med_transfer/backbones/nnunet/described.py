@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from med_transfer.backbones.networks.nnunet import NNUNetEncoder
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.nnunet.plans import read_plans
 from med_transfer.backbones.spec import BackboneSpec, InputSpec
@@ -54,13 +56,13 @@ def complete(outline: BackboneSpec, plan: NetworkPlan) -> BackboneSpec:
     """The entry with the architecture and the input of a plan."""
     architecture = plan.architecture
     with torch.device("meta"):
-        encoder = architecture.build()
+        encoder = NNUNetEncoder(architecture)
     # Where a map is normalised by its own voxels, one voxel would be normalised to nothing.
     least = 2 if architecture.norm == "instance" else 1
     depth, height, width = (least * stride for stride in architecture.total_stride)
     return replace(
         outline,
-        build=architecture.build,
+        build=partial(NNUNetEncoder, architecture),
         input=InputSpec(
             channels=1,
             orientation=plan.orientation,

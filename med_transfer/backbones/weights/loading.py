@@ -10,7 +10,8 @@ from typing import BinaryIO
 import torch
 
 from med_transfer.backbones.channels import Channels, with_channels
-from med_transfer.backbones.encoder import AS_BUILT, Encoder, InstanceChoice
+from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
 from med_transfer.backbones.instance_pooling import with_instances
 from med_transfer.backbones.registry import find_backbone
 from med_transfer.backbones.spec import BackboneSpec

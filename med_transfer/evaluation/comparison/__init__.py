@@ -1,4 +1,5 @@
 """Runs side by side: differences with paired intervals, tests as a second opinion, and a page to read."""
 
-from med_transfer.evaluation.comparison.compare import Comparison as Comparison
-from med_transfer.evaluation.comparison.compare import compare_runs as compare_runs
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

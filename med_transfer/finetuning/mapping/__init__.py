@@ -1,6 +1,5 @@
 """Frozen features mapped before the head reads them: by an autoencoder's bottleneck, or recoloured (CORAL)."""
 
-from med_transfer.finetuning.mapping.autoencoder import Autoencoder, fit_autoencoder
-from med_transfer.finetuning.mapping.coral import LinearMap, fit_coral
+import lazy_loader
 
-__all__ = ["Autoencoder", "LinearMap", "fit_autoencoder", "fit_coral"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

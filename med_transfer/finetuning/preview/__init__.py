@@ -1,6 +1,5 @@
 """What the network will see of a cohort, before anything is trained."""
 
-from med_transfer.finetuning.preview.previewing import Preview, preview
-from med_transfer.finetuning.preview.seen import SeenScan
+import lazy_loader
 
-__all__ = ["Preview", "SeenScan", "preview"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,32 +8,6 @@ what they were made of, and one is sent to one destination once. A late instance
 ``receiving``, ``completing``, ``predicting``, ``sending``, ``keeping``; ``answering`` holds what people see and say.
 """
 
-from med_transfer.hospital.queue.kinds import (
-    FHIR,
-    Added,
-    Delivery,
-    Described,
-    Feedback,
-    Instance,
-    Judgement,
-    ResultFile,
-    SeriesAnswer,
-    State,
-    Study,
-)
-from med_transfer.hospital.queue.queue import Queue
+import lazy_loader
 
-__all__ = [
-    "FHIR",
-    "Added",
-    "Delivery",
-    "Described",
-    "Feedback",
-    "Instance",
-    "Judgement",
-    "Queue",
-    "ResultFile",
-    "SeriesAnswer",
-    "State",
-    "Study",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from med_transfer.bundle.record import BundleRecord
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.review.bundle_facts import BundleFacts, bundle_facts
+from med_transfer.hospital.review.bundle_records import bundle_record
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ class BundleReport:
 
     route: str
     mark: str
-    facts: BundleFacts
+    record: BundleRecord
     card: str
 
 
@@ -26,11 +27,11 @@ def reports(node: NodeConfig, queue: Queue) -> list[BundleReport]:
     """Of each bundle that is in use and can be read."""
     found = []
     for route, mark in sorted(queue.bundles_in_use().items()):
-        facts = bundle_facts(node, mark)
+        record = bundle_record(node, mark)
         try:
             card = (node.bundle_copy(mark) / "docs" / "README.md").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             log.error("the model card of bundle %s cannot be read (%s)", mark, type(error).__name__)
             continue
-        found += [BundleReport(route, mark, facts, card)] if facts else []
+        found += [BundleReport(route, mark, record, card)] if record else []
     return found

@@ -11,7 +11,7 @@ from med_transfer.atomic import write_csv
 from med_transfer.errors import NothingDone
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Feedback, Queue, answering
-from med_transfer.hospital.review.bundle_facts import bundle_facts
+from med_transfer.hospital.review.bundle_records import bundle_record
 from med_transfer.predictions.labels import Labels
 from med_transfer.scans.search.pseudonyms import own_key, pseudonym, read_key
 
@@ -87,7 +87,7 @@ def _patients(queue: Queue) -> dict[str, str]:
 
 def _labels(node: NodeConfig, said: Sequence[Feedback]) -> Labels | None:
     """Of the bundle that was judged last, where it has findings; None: one class a scan."""
-    bundle = bundle_facts(node, said[-1].bundle)
+    bundle = bundle_record(node, said[-1].bundle)
     return bundle.labels if bundle is not None and bundle.multilabel else None
 
 

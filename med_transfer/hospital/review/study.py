@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from med_transfer.bundle.record import BundleRecord
 from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.pictures import volume_file, write_volume
 from med_transfer.hospital.queue import Feedback, Queue, SeriesAnswer, answering
-from med_transfer.hospital.review.bundle_facts import BundleFacts, bundle_facts
+from med_transfer.hospital.review.bundle_records import bundle_record
 from med_transfer.hospital.review.reasons import reason_in_words
 from med_transfer.hospital.review.worklist import Line, line
 from med_transfer.model.operating_point import OperatingPoint
@@ -110,7 +111,7 @@ def _series(
     node: NodeConfig, number: int, answer: SeriesAnswer, revision: int, said: Sequence[Feedback], here: bool
 ) -> SeriesFacts:
     facts: Mapping[str, Any] = answer.facts
-    bundle = bundle_facts(node, answer.bundle)
+    bundle = bundle_record(node, answer.bundle)
     codes = facts.get("because") or ()
     return SeriesFacts(
         number=number,
@@ -134,7 +135,7 @@ def _series(
     )
 
 
-def _classes(facts: Mapping[str, Any], bundle: BundleFacts | None) -> tuple[ClassFacts, ...]:
+def _classes(facts: Mapping[str, Any], bundle: BundleRecord | None) -> tuple[ClassFacts, ...]:
     """Also where there is no answer: a person may know what the network does not."""
     shares: dict[str, float] = facts.get("probabilities") or {}
     names = sorted(bundle.classes if bundle else shares, key=lambda name: -shares.get(name, 0.0))
@@ -165,9 +166,9 @@ class Volumes:
 
     def volume(self, study: str, answer: SeriesAnswer) -> Path:
         """The file of a series. Raises ScanError, OutputError."""
-        images, bundle = self._queue.instances(study), bundle_facts(self._node, answer.bundle)
+        images, bundle = self._queue.instances(study), bundle_record(self._node, answer.bundle)
         path = self._node.folder / volume_file(study, images, answer.series_uid)
-        gap_mm = bundle.max_gap_mm if bundle else 0.0
+        gap_mm = bundle.preprocessing.max_gap_mm if bundle else 0.0
         with self._lock:
             if not path.is_file():
                 folder = self._node.folder / "incoming" / study

@@ -1,5 +1,5 @@
 """Whether what a bundle is given, and what it answers, has moved."""
 
-from med_transfer.inference.drift.monitor import DriftMonitor
+import lazy_loader
 
-__all__ = ["DriftMonitor"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from med_transfer.model.calibration.calibrators import FEW_PATIENTS, Calibrator
@@ -86,8 +85,7 @@ def cross_fitted(
     probabilities = np.full(truth.shape, np.nan)
     for fitted_on, left_out in _folds(truth, patients):
         calibrator = fit(method, logits[fitted_on], truth[fitted_on], prior, multilabel=multilabel)
-        tensor = torch.from_numpy(np.asarray(logits[left_out], dtype=np.float64))
-        probabilities[left_out] = calibrator.probabilities(tensor, multilabel=multilabel).numpy()
+        probabilities[left_out] = calibrator.probabilities(logits[left_out], multilabel=multilabel)
     return probabilities
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
+from scipy.special import expit, logsumexp, softmax
+
+Logits = NDArray[np.floating]
+Probabilities = NDArray[np.float64]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -27,16 +31,16 @@ class _Calibrator(BaseModel):
     n_patients: dict[str, int] = Field(default_factory=dict)
     note: str = ""
 
-    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
+    def probabilities(self, logits: Logits, *, multilabel: bool) -> Probabilities:
         """Calibrated probabilities [scan, class], float64, of logits [scan, class] of one network."""
-        logits = self._scaled(logits.double())
-        return logits.sigmoid() if multilabel else logits.softmax(1)
+        scaled = self._scaled(logits.astype(np.float64))
+        return expit(scaled) if multilabel else softmax(scaled, axis=1)
 
     def without_evidence(self, n_classes: int, *, multilabel: bool) -> tuple[float, ...]:
         """Each class's probability where the network speaks for none (all logits 0): what frequency alone says."""
-        return tuple(self.probabilities(torch.zeros(1, n_classes), multilabel=multilabel)[0].tolist())
+        return tuple(self.probabilities(np.zeros((1, n_classes)), multilabel=multilabel)[0].tolist())
 
-    def _scaled(self, logits: Tensor) -> Tensor:
+    def _scaled(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrated logits."""
         return logits
 
@@ -65,8 +69,8 @@ class _Biased(_Calibrator):
 
     bias: tuple[float, ...] = ()
 
-    def _scaled(self, logits: Tensor) -> Tensor:
-        return logits + logits.new_tensor(self.bias) if self.bias else logits
+    def _scaled(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        return logits + np.array(self.bias) if self.bias else logits
 
     def fits(self, n_classes: int) -> bool:
         """Whether there is a bias for each class, or none."""
@@ -91,7 +95,7 @@ class TemperatureScaling(_Biased):
     method: Literal["temperature"] = "temperature"
     temperature: Annotated[float, Field(gt=0)]
 
-    def _scaled(self, logits: Tensor) -> Tensor:
+    def _scaled(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         return super()._scaled(logits / self.temperature)
 
     def _said(self, t: Callable[..., str]) -> str:
@@ -108,8 +112,8 @@ class VectorScaling(_Calibrator):
     scale: tuple[Annotated[float, Field(ge=0)], ...]
     bias: tuple[float, ...]
 
-    def _scaled(self, logits: Tensor) -> Tensor:
-        return logits * logits.new_tensor(self.scale) + logits.new_tensor(self.bias)
+    def _scaled(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        return logits * np.array(self.scale) + np.array(self.bias)
 
     def fits(self, n_classes: int) -> bool:
         """Whether there is a scale and a bias for each class."""
@@ -142,15 +146,9 @@ class RisingCurve(BaseModel):
             raise ValueError("probabilities that fall")
         return self
 
-    def at(self, log_odds: Tensor) -> Tensor:
-        """Probability [scan], float64."""
-        x, y = (log_odds.new_tensor(values, dtype=torch.float64) for values in (self.log_odds, self.probability))
-        if len(x) == 1:
-            return y.expand(log_odds.shape)
-        inside = log_odds.double().clamp(x[0], x[-1])
-        right = torch.searchsorted(x, inside.contiguous()).clamp(1, len(x) - 1)
-        left = right - 1
-        return torch.lerp(y[left], y[right], (inside - x[left]) / (x[right] - x[left]))
+    def at(self, log_odds: NDArray[np.float64]) -> Probabilities:
+        """Probability [scan]."""
+        return np.interp(log_odds, self.log_odds, self.probability)
 
 
 class IsotonicRegression(_Calibrator):
@@ -162,11 +160,11 @@ class IsotonicRegression(_Calibrator):
     method: Literal["isotonic"] = "isotonic"
     curves: tuple[RisingCurve, ...]
 
-    def probabilities(self, logits: Tensor, *, multilabel: bool) -> Tensor:
+    def probabilities(self, logits: Logits, *, multilabel: bool) -> Probabilities:
         """Read off the curves at the log odds of each class against the rest."""
         odds = log_odds(logits, multilabel=multilabel)
-        each = torch.stack([curve.at(odds[:, c]) for c, curve in enumerate(self.curves)], dim=1)
-        return each if multilabel else each / each.sum(1, keepdim=True)
+        each = np.stack([curve.at(odds[:, c]) for c, curve in enumerate(self.curves)], axis=1)
+        return each if multilabel else each / each.sum(axis=1, keepdims=True)
 
     def fits(self, n_classes: int) -> bool:
         """Whether there is a curve for each class."""
@@ -181,10 +179,10 @@ Calibrator = Annotated[
 ]
 
 
-def log_odds(logits: Tensor, *, multilabel: bool) -> Tensor:
+def log_odds(logits: Logits, *, multilabel: bool) -> NDArray[np.float64]:
     """Log odds of each class against the rest [scan, class], float64; unlike probabilities they do not saturate."""
-    logits = logits.double()
+    logits = logits.astype(np.float64)
     if multilabel:
         return logits
-    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-    return logits - logits[:, None, :].masked_fill(own, -torch.inf).logsumexp(2)
+    own = np.eye(logits.shape[1], dtype=bool)
+    return logits - logsumexp(np.where(own, -np.inf, logits[:, None, :]), axis=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, log_softmax, softmax
@@ -116,7 +115,7 @@ def fit_isotonic(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multi
     Smoothing (Platt 1999) keeps every probability above 0 and below 1: n scans without a class do not prove that it
     never occurs at such log odds.
     """
-    odds = log_odds(torch.from_numpy(logits), multilabel=multilabel).numpy()
+    odds = log_odds(logits, multilabel=multilabel)
     curves = [_rising_curve(odds[:, c], truth[:, c]) for c in range(truth.shape[1])]
     return IsotonicRegression(curves=tuple(curves), n=len(truth))
 

@@ -1,0 +1,9 @@
+from .autoencoder import Autoencoder, fit_autoencoder
+from .coral import LinearMap, fit_coral
+
+__all__ = [
+    "Autoencoder",
+    "LinearMap",
+    "fit_autoencoder",
+    "fit_coral",
+]

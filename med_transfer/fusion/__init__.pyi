@@ -1,0 +1,9 @@
+from .config import FusionConfig
+from .model import Fused, Fusion, FusionScans
+
+__all__ = [
+    "Fused",
+    "Fusion",
+    "FusionConfig",
+    "FusionScans",
+]

@@ -1,0 +1,36 @@
+"""What the page shows of a bundle.
+
+The node has checked the bundle when it came into use. What its copy says is shown as it stands, also where the record
+no longer fits its own lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from med_transfer.bundle.record import RECORD_FILE, BundleRecord
+from med_transfer.hospital.config import NodeConfig
+
+log = logging.getLogger(__name__)
+
+_BUNDLES = 8  # that are kept in memory
+
+
+def bundle_record(node: NodeConfig, mark: str) -> BundleRecord | None:
+    """Of a bundle of the node; None where it is not there any more, or cannot be read."""
+    return _read(node.bundle_copy(mark)) if mark else None
+
+
+@lru_cache(_BUNDLES)
+def _read(folder: Path) -> BundleRecord | None:
+    try:
+        return BundleRecord.model_validate_json((folder / RECORD_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        log.error("bundle %s cannot be read for the page (%s)", folder.name, type(error).__name__)
+        return None

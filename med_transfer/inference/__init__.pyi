@@ -1,0 +1,12 @@
+from .folder import BatchSettings, FolderOutcome, ScanToPredict, ScanWithRegion, scans_to_predict
+from .predictor import Predictor, load_bundle
+
+__all__ = [
+    "BatchSettings",
+    "FolderOutcome",
+    "Predictor",
+    "ScanToPredict",
+    "ScanWithRegion",
+    "load_bundle",
+    "scans_to_predict",
+]

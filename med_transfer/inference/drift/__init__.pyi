@@ -1,0 +1,5 @@
+from .monitor import DriftMonitor
+
+__all__ = [
+    "DriftMonitor",
+]

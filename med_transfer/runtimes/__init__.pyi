@@ -1,0 +1,7 @@
+from .choice import ChosenNetwork, Runtime, choose_network
+
+__all__ = [
+    "ChosenNetwork",
+    "Runtime",
+    "choose_network",
+]
