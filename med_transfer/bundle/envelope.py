@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.cohorts.input_facts import INPUT_LENGTHS, INPUT_TEXTS, INPUT_VALUES
 from med_transfer.errors import InputRejected
-from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.errors.sentence import Sentence
 
 FALSE_ALARMS = 0.02  # of scans like the development scans, all facts together
 NOVELTY = "novelty"  # the code of the other reason to abstain
@@ -73,9 +73,9 @@ class InputEnvelope(BaseModel):
         """Raises InputRejected for a modality that no development scan had."""
         if "outside_modality" in self.outside(facts):
             raise InputRejected(
-                f"modality {facts['modality']}",
+                Sentence("modality {modality}", modality=facts["modality"]),
                 where=where,
-                expected=f"{', '.join(self.texts['modality'])}, as the development scans",
+                expected=Sentence("{wanted}, as the development scans", wanted=", ".join(self.texts["modality"])),
                 action="Leave the scan out",
             )
 

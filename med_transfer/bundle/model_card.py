@@ -6,7 +6,7 @@ from functools import reduce
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Cohort
-from med_transfer.metrics.records.sentence import Sentence, joined
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.page.markdown import as_text, table
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.preprocessing.config import ORGANS

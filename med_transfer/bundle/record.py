@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from med_transfer.backbones import InstancePooling, NetworkPlan
 from med_transfer.bundle.envelope import NOVELTY, Facts, InputEnvelope
 from med_transfer.errors import NoAnswer
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.fusion import Fusion
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.domain import CohortProfile
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.model.calibration import Calibrator, PredictionSets, Uncalibrated
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
@@ -190,7 +190,7 @@ class BundleRecord(_Record):
             prediction_set=sets.written(probabilities, self.classes) if sets is not None else "",
             abstained=bool(why),
             abstained_because=";".join(why),
-            reason="; ".join(filter(None, (prediction.reason, *why.values()))),
+            reason=joined(prediction.reason, *why.values()),
             novelty=novelty,
             facts=facts or {},
         )

@@ -27,10 +27,10 @@ def command(
     from med_transfer.predictions.formats import known_formats
 
     formats = known_formats(also or ())  # before the work, not after it
-    table, n_rows = merge(shards, out)
-    write_beside(table, formats, language)
+    table, rows = merge(shards, out)
+    write_beside(table, formats, language, rows=rows)
     if as_json:
-        say_json({"rows": n_rows, "table": str(table)})
+        say_json({"rows": len(rows), "table": str(table)})
     else:
-        say(f"{n_rows} rows")
+        say(f"{len(rows)} rows")
         say(str(table))

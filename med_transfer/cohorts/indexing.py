@@ -9,6 +9,7 @@ from pathlib import Path
 from med_transfer.atomic import write_csv
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.errors import ScanError, ScanNotFound
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
 from med_transfer.scans.isolation import isolated
 from med_transfer.scans.search.description import count_files
@@ -93,7 +94,7 @@ def write_index(
     contents = survey(scans, max_gap_mm=max_gap_mm)
     if not contents.series:
         raise ScanNotFound(
-            f"no series among {len(contents.ignored)} files",
+            Sentence("no series among {n} files", n=len(contents.ignored)),
             where=scans,
             expected="DICOM, NIfTI, NRRD or MetaImage",
             action=how_to_follow(contents.ignored),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ from med_transfer.cohorts.kept_scans import scan_to_prepare
 from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig, Scans
 from med_transfer.progress import Progress, remark, silent
@@ -149,7 +151,7 @@ def network_input(
         path=str(volume.provenance.path),
         study_uid=volume.provenance.study_uid,
         series_uid=volume.provenance.series_uid,
-        notes="; ".join(dict.fromkeys(note for scan in scans.values() for note in scan.verdict.notes)),
+        notes=joined(*dict.fromkeys(note for scan in scans.values() for note in scan.verdict.notes)),
         within="mask" if mask is not None else "whole" if region is None else "roi",
         handcrafted=np.array([measured[name] for name in FEATURE_NAMES]),
         facts=input_facts(volume),
@@ -304,21 +306,24 @@ def without_prediction(case: Case, error: ScanError) -> Prediction:
     if case.mask is not None:
         names.append((str(case.mask), case.mask.name, "mask"))
     about = next((what for path, _, what in names if error.where.startswith(path) and what != "scan"), "")
-    about = f"{about}: " if about else ""
 
     def without_folders(text: str, called: int) -> str:
         for parts in names:
             text = text.replace(parts[0], parts[called])
         return text
 
+    found, advice = (part.mapped(partial(without_folders, called=2)) for part in (error.found, error.advice))
+    if about:
+        found = Sentence("{about}: {found}", about=about, found=found)
+
     return Prediction(
         case.scan,
         case.patient,
         series_uid=case.series_uid,
         status=status,
-        reason=without_folders(str(error), 1),
-        problem=without_folders(f"{about}{error.problem}", 2),
-        found=without_folders(" ".join(f"{about}{error.found}".split()).rstrip("."), 2),
+        reason=error.message.mapped(partial(without_folders, called=1)),
+        problem=Sentence("{found}{advice}", found=found, advice=advice),
+        found=found,
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import PreparedCohort, channel_columns
+from med_transfer.errors.sentence import Sentence
 from med_transfer.evaluation.error_gallery import gallery
 from med_transfer.evaluation.subgroup_columns import cohort_subgroups
 from med_transfer.explanation.config import ExplainConfig
@@ -27,7 +28,6 @@ from med_transfer.metrics.prediction_sets import measure_sets
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Abstained, Bootstrap, Metrics
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable, why_abstained

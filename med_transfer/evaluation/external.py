@@ -27,6 +27,7 @@ from med_transfer.bundle.provenance import seen_in_training
 from med_transfer.bundle.signature import verify_bundle
 from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort
 from med_transfer.errors import PatientLeak
+from med_transfer.errors.sentence import Sentence
 from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
@@ -38,7 +39,6 @@ from med_transfer.metrics.domain import domain_of, profile_of
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.metrics import Metrics
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.shortcuts import Development
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.page import Language

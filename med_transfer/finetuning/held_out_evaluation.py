@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.bundle.model_card import model_card_rows
+from med_transfer.errors.sentence import Sentence
 from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
@@ -22,7 +23,6 @@ from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigur
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.metrics import KeptNetwork, Metrics
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.metrics.transfer_gain import transfer_gain

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.errors import CohortError
-from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.errors.sentence import Sentence
 
 OTHER = "other/missing"
 FEWEST_PATIENTS = 2  # a category of fewer patients is one of the others

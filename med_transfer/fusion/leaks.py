@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.fusion.clinical import is_missing
 from med_transfer.metrics.auc import auc
-from med_transfer.metrics.records.sentence import Sentence
 
 _MOST_CODES = 10  # a column of at most so many different values may be a code for the class
 _SURE = 0.98

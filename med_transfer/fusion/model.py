@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.fusion.clinical import Column, Numbers, Record
 from med_transfer.fusion.config import Method, Part
-from med_transfer.metrics.records.sentence import Sentence, joined
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
@@ -169,8 +169,8 @@ class Fused:
     def complete(self, prediction: Prediction, row: int, classes: Sequence[str]) -> Prediction:
         """A scan's record with its fused probabilities, or with the reason why there are none."""
         if self.reasons[row]:
-            reasons = (f"not fused: {self.reasons[row]}", prediction.reason)
-            return replace(prediction, reason="; ".join(filter(None, reasons)))
+            why = Sentence("not fused: {why}", why=self.reasons[row])
+            return replace(prediction, reason=joined(why, prediction.reason))
         return replace(prediction, fused=dict(zip(classes, self.probabilities[row].tolist(), strict=True)))
 
 

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import ConfigError, MedTransferError, ScanAborted, ScanError, ScanNotFound
+from med_transfer.errors.sentence import Sentence
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.hospital.config import HeatMap
 from med_transfer.inference import Predictor
@@ -92,7 +93,9 @@ def analyse(
     except ScanNotFound as error:
         return [Analysis(_refused(error.found), _headers(sorted(folder.iterdir())), refusal=type(error).__name__)]
     if all(item.series is None for item in items):  # a reader that crashes leaves nothing but damaged files
-        raise ScanAborted(f"none of {len(items)} files can be read: {items[0].damage}", where=folder)
+        raise ScanAborted(
+            Sentence("none of {n} files can be read: {damage}", n=len(items), damage=items[0].damage), where=folder
+        )
     chosen, refusals = _chosen(items, rules)
     if not chosen and others:
         return []

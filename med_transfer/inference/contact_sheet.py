@@ -13,6 +13,7 @@ from typing import Literal
 
 from med_transfer.cohorts import cache_key
 from med_transfer.errors import MedTransferError, OutputError
+from med_transfer.errors.sentence import Sentence
 from med_transfer.explanation.picture import PictureStyle
 from med_transfer.explanation.record import PICTURE_FILE, RECORD_FILE, ExplanationRecord, seen_region
 from med_transfer.explanation.settings import MapSettings
@@ -116,7 +117,7 @@ class ContactSheet:
         self, scan: SuspiciousScan, item: ScanToPredict | None, maps: Path | None, kept: dict[str, bytes]
     ) -> ShownScan:
         if item is None:
-            return ShownScan(scan, b"", problem="the table has several cases of this name")
+            return ShownScan(scan, b"", problem=Sentence("the table has several cases of this name"))
         key = cache_key(item.key(self._predictor.preprocessing), self._predictor.identity)[:16]
         folder, seen = (maps / key if maps else None), f"{key} {maps is None}"
         try:

@@ -38,6 +38,7 @@ from med_transfer.errors import (
     UnreadableScan,
     UsageError,
 )
+from med_transfer.errors.sentence import Sentence
 from med_transfer.fusion.clinical import with_values
 from med_transfer.inference.copies import Copies
 from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
@@ -258,7 +259,7 @@ def predict_items(
         with closing(batch.predicted()) as predicted:
             for (_, key), (prediction, settled) in predicted:
                 made_from = key if settled or not settings.tries_again(key) else RETRIED
-                origins.add(made_from, table.append(prediction))
+                origins.add(made_from, table.append(prediction), prediction.reason)
                 tally.add(prediction.status, *(["abstained"] if prediction.abstained else []))
         tally.end()
         table.finish(origins.finish())
@@ -439,7 +440,7 @@ def _in_folder(scans: Path, config: PreprocessingConfig) -> tuple[list[ScanToPre
     items = [ScanToPredict(_case(base, one.path, one.name), one) for one in found.series] + damaged
     if not items:
         raise ScanNotFound(
-            f"no scan among {len(found.ignored)} files",
+            Sentence("no scan among {n} files", n=len(found.ignored)),
             where=scans,
             expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files",
             action=how_to_follow(found.ignored),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from med_transfer.cohorts import read_input, without_prediction
 from med_transfer.errors import ScanAborted, UsageError
+from med_transfer.errors.sentence import Sentence
 from med_transfer.inference.folder import Answered, Job, read_and_answer
 from med_transfer.inference.predictor import Predictor
 from med_transfer.runtimes import Runtime
@@ -87,5 +88,7 @@ def _loaded(asked: _Asked) -> tuple[Predictor, ScanWorker]:
 def _given_up(job: Job, lost: TaskLost) -> Answered:
     """Another run tries the scan again."""
     item = job[0]
-    error = ScanAborted(f"processes or machines were lost with it again and again ({lost.why})", where=item.case.path)
+    error = ScanAborted(
+        Sentence("processes or machines were lost with it again and again ({why})", why=lost.why), where=item.case.path
+    )
     return item.named(without_prediction(item.case, error), 0.0), False

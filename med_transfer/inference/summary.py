@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from med_transfer.atomic import write_text
+from med_transfer.errors.sentence import Sentence
 from med_transfer.page import Language, Translator, environment
 from med_transfer.page.language import translator
 from med_transfer.predictions.formats import TableFormat, write_table_as
@@ -53,7 +54,7 @@ def write_summary(
     text = page.get_template(_TEMPLATE).render(
         counts=counts | {"total": len(rows), "abstained": sum(row.abstained for row in rows)},
         called=Counter(row.predicted or t("none") for row in rows if row.status == "ok").most_common(),
-        reasons=_reasons(rows),
+        reasons=[(status, n, t.said(reason), scan) for status, n, reason, scan in _reasons(rows)],
         suspicious=[_suspicious_cells(row, t) for row in _suspicious(rows)],
         shown=shown,
     )
@@ -72,7 +73,8 @@ def _reasons(rows: Sequence[Prediction]) -> list[tuple[str, int, str, str]]:
 
 
 def _without_name(row: Prediction) -> str:
-    return row.reason.removeprefix(f"{row.scan}: ")
+    of_scan = isinstance(row.reason, Sentence) and row.reason.values.get("where") == row.scan
+    return row.reason.values["problem"] if of_scan else row.reason.removeprefix(f"{row.scan}: ")
 
 
 def _suspicious(rows: Sequence[Prediction]) -> list[Prediction]:

@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.recalibration import SMALLEST, binary_log_probability, intercept, slope
 from med_transfer.metrics.records.calibration import BrierDecomposition, Calibration, ClassCalibration, ReliabilityBin
 from med_transfer.metrics.records.estimate import Estimate, Interval
-from med_transfer.metrics.records.sentence import Sentence, joined
 
 N_BINS = 10
 FEWEST_PATIENTS = 10  # with a class and without it; of fewer neither a slope nor a decision curve means anything

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.metrics.auc import (
     PARTIAL_FROM,
     auc,
@@ -21,7 +22,6 @@ from med_transfer.metrics.intervals import PatientBootstrap, Resampled, newcombe
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import CLASS_OR_REST_MISSING
 from med_transfer.metrics.records.estimate import Estimate, Interval
-from med_transfer.metrics.records.sentence import Sentence, joined
 
 OUT_OF_FOLD_WIDENING, OF_RATES = 2**0.5, 1.2
 _OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]

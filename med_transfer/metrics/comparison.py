@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.metrics.binomial import clopper_pearson, newcombe_paired
 from med_transfer.metrics.class_auc import widened
@@ -18,7 +19,6 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import weighted_rates
 from med_transfer.metrics.reasons import NO_CLASS_WITH_BOTH, SOME_CLASS_MISSING
 from med_transfer.metrics.records.estimate import Estimate
-from med_transfer.metrics.records.sentence import Sentence
 
 _ABSENT = Estimate(value=None, ci95=None, method=Sentence("difference"), reason=Sentence("no scan of this class"))
 

@@ -36,7 +36,6 @@ from med_transfer.metrics.records.metrics import (
     TransferGain,
 )
 from med_transfer.metrics.records.prediction_sets import SetMetrics
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.metrics.subgroups import subgroup_metrics, subgroup_tests
 from med_transfer.model.calibration import log_prior_ratio, shifted
@@ -186,7 +185,4 @@ def _failed(predictions: Sequence[Prediction]) -> Failed:
 
 def _problem(prediction: Prediction) -> str:
     """Why there is no prediction, without the place; it remembers what was found."""
-    if not prediction.problem:
-        return prediction.reason or prediction.status
-    advice = prediction.problem.removeprefix(prediction.found)
-    return Sentence("{found}{advice}", found=prediction.found, advice=advice)
+    return prediction.problem or prediction.reason or prediction.status

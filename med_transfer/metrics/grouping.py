@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.errors.sentence import Sentence
 
 SMALLEST_SUBGROUP = 10  # patients; fewer say nothing about the subgroup and may point at a person
 UNKNOWN, OTHER = "not known", "other"

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.optimize import root_scalar
 from scipy.stats import norm
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.records.estimate import Interval
-from med_transfer.metrics.records.sentence import Sentence
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.metrics.auc import weighted_average_precision, weighted_micro_auc
 from med_transfer.metrics.binomial import clopper_pearson
 from med_transfer.metrics.class_auc import widened
@@ -14,7 +15,6 @@ from med_transfer.metrics.intervals import PatientBootstrap, Statistic, is_degen
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import DRAWS_AGREE, NO_CLASS_WITH_BOTH, ONE_ANSWER, SOME_CLASS_MISSING
 from med_transfer.metrics.records.estimate import Estimate
-from med_transfer.metrics.records.sentence import Sentence, joined
 
 
 def balanced_accuracy(predictions: LabelledPredictions) -> Estimate:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap
@@ -14,7 +15,6 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import no_case
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.prediction_sets import ClassSets, SetMetrics
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.model.calibration import PredictionSets
 from med_transfer.predictions.labels import Labels
 

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.rates import Cells, rate_in
 from med_transfer.metrics.reasons import all_called, no_case, no_other, none_called
 from med_transfer.metrics.records.class_metrics import Counts
 from med_transfer.metrics.records.estimate import Estimate
-from med_transfer.metrics.records.sentence import Sentence
 
 METHOD = "from sensitivity and specificity at the stated prevalence; logit method (Mercaldo 2007)"
 _ADJUSTED = ", with two successes and two failures added to a rate of 0 or 1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.errors.sentence import Sentence
 
 TEST_SCANS = Sentence("the test scans")
 VALIDATION_SCANS = Sentence("the validation scans")

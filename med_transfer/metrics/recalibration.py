@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.records.estimate import Estimate
-from med_transfer.metrics.records.sentence import Sentence
 
 SMALLEST = 1e-6  # probabilities beyond it are moved to it: a logarithm needs them above 0
 _STEPS, _TOLERANCE, _LARGEST = 50, 1e-9, 100.0

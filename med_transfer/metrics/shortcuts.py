@@ -16,11 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics import measures
 from med_transfer.metrics.cross_validation import held_out_folds
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Estimate
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.model.linear_head import fit_predict
 from med_transfer.predictions.labels import Labels

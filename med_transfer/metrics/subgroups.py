@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import UsageError
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics import measures
 from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.config import EvaluationConfig
@@ -16,7 +17,6 @@ from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.paired_tests import holm
 from med_transfer.metrics.records.estimate import Estimate
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 
 N_PERMUTATIONS = 2000

@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import TransferGain
-from med_transfer.metrics.records.sentence import Sentence
 
 LOOKS = 2  # measures that can make a verdict
 

@@ -1,13 +1,15 @@
 """Sentences of a page in the reader's language: the English sentence is its own key.
 
 A catalogue is a YAML file of English sentences and their translations, ``<name>.zh_TW.yaml``, beside what it
-translates. A sentence without a translation is shown in English.
+translates. A sentence without a translation is shown in English. Reasons may come to any page: each room has a
+catalogue ``reasons`` of the sentences that it makes, and every translator knows them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
@@ -18,6 +20,7 @@ from med_transfer.config import load_config
 Language = Literal["en", "zh-TW"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 _Value = TypeVar("_Value")
+_HERE = Path(__file__).parent
 
 
 class Catalogue(RootModel[dict[str, str]]):
@@ -77,7 +80,13 @@ def catalogue_path(place: Path, language: Language) -> Path:
 
 def translator(language: Language) -> Translator:
     """A translator with the sentences that every page has. Raises ConfigError for a catalogue that cannot be read."""
-    return Translator(language).reading(Path(__file__).parent / "layout")
+    return Translator(language, {} if language == "en" else _reasons(language)).reading(_HERE / "layout")
+
+
+@cache
+def _reasons(language: Language) -> dict[str, str]:
+    catalogues = sorted(_HERE.parent.glob(catalogue_path(Path("*/reasons"), language).as_posix()))
+    return {english: said for path in catalogues for english, said in load_config(Catalogue, path).root.items()}
 
 
 def sentence(text: str) -> str:

@@ -3,7 +3,8 @@
 ::
 
     predictions.origins.jsonl   {"schema": 1, "bundle": ..., "scans": ..., "version": ...}
-                                {"from": ..., "row": ...}       a row, and the stamps of its files; only hashes
+                                {"from": ..., "row": ...}       a row, and the stamps of its files, as hashes;
+                                with "reason": the row's, in parts, for a page in another language
 
 A row counts as done only where it was made from what is there now; a line that a kill took away costs one scan.
 """
@@ -15,12 +16,16 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from med_transfer.atomic import output_error, write_text
 from med_transfer.errors import UsageError
+from med_transfer.errors.sentence import Sentence, parts, whole
 
+_SUFFIX = ".origins.jsonl"
 RETRIED = ""  # made from nothing that holds: the scan is tried again
 _SCHEMA = 1
+_Line = dict[str, Any]
 _ANOTHER = {"bundle": "another bundle", "scans": "other scans", "version": "another version of this program"}
 
 
@@ -38,29 +43,31 @@ class RowOrigins:
     """
 
     def __init__(self, table: Path, rows: list[bytes], made_by: Mapping[str, str]) -> None:
-        self.path = table.with_suffix(".origins.jsonl")
+        self.path = table.with_suffix(_SUFFIX)
         head, *lines = _read(self.path) or [{}]
         if rows:
             _require_same(head, made_by, table)
         self._head, present = {"schema": _SCHEMA, **made_by}, Counter(map(digest, rows))
-        self._done: dict[str, list[str]] = defaultdict(list)
+        self._done: dict[str, list[_Line]] = defaultdict(list)
         for line in lines if rows else ():
             if present[line["row"]]:
                 present[line["row"]] -= 1
-                self._done[line["from"]].append(line["row"])
-        self._kept: list[dict[str, str]] = []
-        self._write([{"from": key, "row": row} for key, found in self._done.items() for row in found])
+                self._done[line["from"]].append(line)
+        self._kept: list[_Line] = []
+        self._write([line for found in self._done.values() for line in found])
 
     def take(self, key: str) -> bool:
         """Whether there is a row made from just this; it is used up, so that equal cases get a row each."""
         if not self._done[key]:
             return False
-        self._kept.append({"from": key, "row": self._done[key].pop()})
+        self._kept.append(self._done[key].pop())
         return True
 
-    def add(self, key: str, row: bytes) -> None:
-        """Note what a new row was made from. Raises OutputError."""
-        line = {"from": key, "row": digest(row)}
+    def add(self, key: str, row: bytes, reason: str = "") -> None:
+        """Note what a new row was made from, and its reason. Raises OutputError."""
+        line: _Line = {"from": key, "row": digest(row)}
+        if isinstance(reason, Sentence):
+            line["reason"] = parts(reason)
         self._kept.append(line)
         try:
             with self.path.open("a", encoding="ascii") as file:
@@ -73,13 +80,24 @@ class RowOrigins:
         self._write(self._kept)
         return Counter(line["row"] for line in self._kept)
 
-    def _write(self, lines: list[dict[str, str]]) -> None:
+    def _write(self, lines: list[_Line]) -> None:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in (self._head, *lines)))
+
+
+def on_one_line(text: str) -> str:
+    """As a row has it."""
+    return " ".join(text.split())
 
 
 def digest(row: bytes) -> str:
     """What a row is known by."""
     return hashlib.sha256(row).hexdigest()[:24]
+
+
+def reasons_of(table: Path) -> dict[str, Any]:
+    """The reasons of a table's rows, by their text, as sentences that can be said in another language."""
+    reasons = (whole(line["reason"]) for line in _read(table.with_suffix(_SUFFIX))[1:] if "reason" in line)
+    return {on_one_line(str(reason)): reason for reason in reasons}
 
 
 def _read(path: Path) -> list[dict]:

@@ -7,6 +7,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
@@ -14,7 +15,7 @@ from typing import Any, get_args
 from med_transfer.atomic import csv_cell, csv_line, output_error, write_bytes
 from med_transfer.errors import UsageError
 from med_transfer.predictions.labels import Labels
-from med_transfer.predictions.origins import digest
+from med_transfer.predictions.origins import digest, on_one_line, reasons_of
 from med_transfer.predictions.record import Prediction, Status
 
 _SETS = "prediction_set"
@@ -91,8 +92,13 @@ class PredictionTable:
 
     @staticmethod
     def load(path: Path) -> list[Prediction]:
-        """The rows of a table, of whatever classes. Raises UsageError for a file that is not a whole table."""
-        return _read(Path(path), None)
+        """The rows of a table, of whatever classes; a reason is a sentence where the file beside the table has parts.
+
+        Raises:
+            UsageError: a file that is not a whole table.
+        """
+        rows, reasons = _read(Path(path), None), reasons_of(Path(path))
+        return [replace(row, reason=reasons.get(row.reason, row.reason)) for row in rows] if reasons else rows
 
 
 def merge_tables(tables: Sequence[Path], out: Path) -> int:
@@ -144,7 +150,7 @@ def _row(prediction: Prediction, names: Sequence[str], fused: bool) -> list[str]
     probabilities += [prediction.fused.get(name) for name in names] if fused else []
     return [
         *(getattr(prediction, column) for column in _BEFORE[:5]),
-        " ".join(prediction.reason.split()),
+        on_one_line(prediction.reason),
         prediction.predicted,
         prediction.prediction_set,
         *("" if p is None else repr(float(p)) for p in probabilities),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from med_transfer.errors import InputRejected
+from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.progress import remark
@@ -30,7 +31,7 @@ def require_columns(columns: Iterable[str], volumes: Scans) -> None:
     missing = [column for column in columns if column not in volumes]
     if missing:
         raise InputRejected(
-            f"no scan for channel {', '.join(missing)}",
+            Sentence("no scan for channel {names}", names=", ".join(missing)),
             where=volumes[FIRST_CHANNEL].provenance.path,
             expected="a scan in each of these columns of the table, as in training",
         )
@@ -50,10 +51,10 @@ def require_modality(volume: Volume, wanted: str | None) -> None:
         return
     if modality:
         raise InputRejected(
-            f"modality {modality}",
+            Sentence("modality {modality}", modality=modality),
             where=where,
-            expected=f"{wanted}, as the preprocessing says",
-            action=f"Leave the scan out, or train with input.modality: {modality}",
+            expected=Sentence("{wanted}, as the preprocessing says", wanted=wanted),
+            action=Sentence("Leave the scan out, or train with input.modality: {modality}", modality=modality),
         )
     if wanted == "CT" and (doubt := hounsfield_doubt(volume.voxels)):
         remark(log, "%s: states no modality and is taken for CT, but %s", where, doubt, kind=doubt)
@@ -74,7 +75,7 @@ def require_same_place(first: Volume, other: Volume, grid: Grid, column: str) ->
     reason = _reason(first, other, grid)
     if reason:
         raise InputRejected(
-            f"{column}: {reason}",
+            Sentence("{column}: {reason}", column=column, reason=reason),
             where=other.provenance.path,
             expected="a scan of the same place as the column scan",
             action="Register the scans first, or correct the table",
@@ -92,13 +93,17 @@ def overlap(first: Volume, other: Volume, grid: Grid) -> float:
 def _reason(first: Volume, other: Volume, grid: Grid) -> str:
     frames = {volume.provenance.frame_of_reference for volume in (first, other)} - {""}
     if len(frames) > 1:
-        return "lies in another frame of reference than scan, so that its coordinates mean other places"
+        return Sentence("lies in another frame of reference than scan, so that its coordinates mean other places")
     same_grid = first.voxels.shape == other.voxels.shape and np.allclose(first.affine, other.affine, atol=1e-3)
     if not same_grid and not (first.verdict.placed and other.verdict.placed):
-        return "it or scan does not say where it lies in the patient, and their grids differ"
+        return Sentence("it or scan does not say where it lies in the patient, and their grids differ")
     share = overlap(first, other, grid)
     if share < LEAST_OVERLAP:
-        return f"covers {share:.0%} of what the network sees of scan, less than {LEAST_OVERLAP:.0%}"
+        return Sentence(
+            "covers {share:.0%} of what the network sees of scan, less than {least:.0%}",
+            share=share,
+            least=LEAST_OVERLAP,
+        )
     if same_grid and np.array_equal(first.voxels, other.voxels):
-        return "is the same image as scan"
+        return Sentence("is the same image as scan")
     return ""

@@ -20,6 +20,7 @@ from monai.utils.type_conversion import convert_to_tensor
 from numpy.typing import NDArray
 
 from med_transfer.errors import ConfigError, UnusableVoxels
+from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.scans import geometry
@@ -82,7 +83,10 @@ class ResampleToGrid(Transform):
         """
         image = convert_to_tensor(img, track_meta=True)
         if image.ndim != 4:
-            raise UnusableVoxels(f"array of shape {tuple(image.shape)}", expected="[channel, and three array axes]")
+            raise UnusableVoxels(
+                Sentence("array of shape {shape}", shape=str(tuple(image.shape))),
+                expected="[channel, and three array axes]",
+            )
         affine = geometry.from_array_affine_ras(image.affine.numpy())
         geometry.orientation(affine)
         grid, affine_ras = self._grid(image)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing.config import OrganName
 from med_transfer.preprocessing.resampling.grid import Grid, index_map
 from med_transfer.preprocessing.resampling.resample import resample
@@ -106,23 +107,36 @@ class NotFound:
     limits: tuple[float, float] = (0.0, 0.0)
 
     @property
-    def expected(self) -> str:
+    def expected(self) -> Sentence:
         """What the organ measures, and what was found, in words."""
         low, high = self.limits
-        return _EXPECTED[self.reason].format(low=low, high=high, measured=self.measured)
+        return _expected(self.reason, low=low, high=high, measured=self.measured)
 
 
-_EXPECTED: dict[Reason, str] = {
-    "no_hounsfield_units": "a CT in Hounsfield units, but {measured}",
-    "scan_size": "a scan of at most {high:g} litres, not {measured:g}",
-    "nothing_there": "a scan that shows it",
-    "volume": "{low:g} to {high:g} ml, not {measured:g}",
-    "width": "{low:g} to {high:g} mm from right to left, not {measured:g}",
-    "depth": "{low:g} to {high:g} mm from front to back, not {measured:g}",
-    "height": "{low:g} to {high:g} mm from bottom to top, not {measured:g}",
-    "ragged": "at least {low:g} of what its outline encloses, not {measured:g}",
-    "cut_off": "at most {high:g} of its largest area in the scan's first and last slice, not {measured:g}",
-}
+def _expected(reason: Reason, **found: float | str) -> Sentence:
+    match reason:
+        case "no_hounsfield_units":
+            return Sentence("a CT in Hounsfield units, but {measured}", **found)
+        case "scan_size":
+            return Sentence("a scan of at most {high:g} litres, not {measured:g}", **found)
+        case "nothing_there":
+            return Sentence("a scan that shows it", **found)
+        case "volume":
+            return Sentence("{low:g} to {high:g} ml, not {measured:g}", **found)
+        case "width":
+            return Sentence("{low:g} to {high:g} mm from right to left, not {measured:g}", **found)
+        case "depth":
+            return Sentence("{low:g} to {high:g} mm from front to back, not {measured:g}", **found)
+        case "height":
+            return Sentence("{low:g} to {high:g} mm from bottom to top, not {measured:g}", **found)
+        case "ragged":
+            return Sentence("at least {low:g} of what its outline encloses, not {measured:g}", **found)
+        case "cut_off":
+            return Sentence(
+                "at most {high:g} of its largest area in the scan's first and last slice, not {measured:g}", **found
+            )
+
+
 _KNOWN: WeakKeyDictionary[Volume, dict[OrganName, Organ | NotFound]] = WeakKeyDictionary()
 
 

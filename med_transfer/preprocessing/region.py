@@ -8,6 +8,7 @@ from scipy import ndimage
 from skimage import measure
 
 from med_transfer.errors import OrganNotFound, UnusableVoxels
+from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing.config import PreprocessingConfig
 from med_transfer.preprocessing.organs import Organ, find_organ
 from med_transfer.preprocessing.window import foreground_threshold
@@ -47,7 +48,10 @@ def region_in_view(volume: Volume, config: PreprocessingConfig, region: Region |
         )
     if not geometry.inside(volume.affine, volume.voxels.shape, region.centre_mm):
         raise UnusableVoxels(
-            f"region of interest at {tuple(round(mm, 1) for mm in region.centre_mm)} mm lies outside the scan",
+            Sentence(
+                "region of interest at {centre_mm} mm lies outside the scan",
+                centre_mm=str(tuple(round(mm, 1) for mm in region.centre_mm)),
+            ),
             where=volume.provenance.path,
             expected="a point inside, in DICOM patient coordinates (LPS)",
             action="RAS coordinates (NIfTI, 3D Slicer) need the sign of x and y changed",
@@ -63,7 +67,7 @@ def organ_in_view(volume: Volume, config: PreprocessingConfig) -> Organ | None:
     if isinstance(found, Organ):
         return found
     raise OrganNotFound(
-        f"{found.organ} not found ({found.reason})",
+        Sentence("{organ} not found ({reason})", organ=found.organ, reason=found.reason),
         where=volume.provenance.path,
         expected=found.expected,
         action="Leave the scan out, or train with input.region: foreground, whole, or roi with a region or mask",

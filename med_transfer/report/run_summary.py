@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.metrics.records.sentence import Text
+from med_transfer.errors.sentence import Text
 from med_transfer.page import Language, Translator, sentence
 from med_transfer.predictions.labels import Labels
 

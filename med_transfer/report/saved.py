@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
+from med_transfer.errors.sentence import IN_PARTS
 from med_transfer.metrics.records.metrics import Metrics
-from med_transfer.metrics.records.sentence import IN_PARTS
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import LearningCurve, MapChecks, Miss, RunSummary
 

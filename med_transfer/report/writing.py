@@ -92,7 +92,7 @@ def write_again(folder: Path, language: Language, out: Path | None = None) -> Pa
 
 def report_translator(language: Language) -> Translator:
     """With the sentences that all sections share, and those that records hold."""
-    return translator(language).reading(_FOLDER / "reasons").reading(_FOLDER / "report")
+    return translator(language).reading(_FOLDER / "report")
 
 
 def _groups(sections: Mapping[str, _Written], t: Translator) -> list[tuple[str, str, list[_Written]]]:

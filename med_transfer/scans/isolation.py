@@ -41,6 +41,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from med_transfer.errors import MedTransferError, ScanAborted, UsageError
+from med_transfer.errors.sentence import Sentence
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -83,7 +84,7 @@ def _number(name: str, default: float) -> float:
 @contextlib.contextmanager
 def confined(where: object) -> Iterator[None]:
     """Make an error that nobody foresaw one of this scan, so that a batch goes on. Raises ScanAborted."""
-    with _foreseen(where, "processed"):
+    with _foreseen(where, Sentence("processed")):
         yield
 
 
@@ -96,7 +97,9 @@ def _foreseen(where: object, what: str) -> Iterator[None]:
     except Exception as error:
         if _serving and isinstance(error, MemoryError):  # the child's limit, which it tells of itself
             raise
-        raise ScanAborted(f"cannot be {what} ({_words(error)})", where=where) from error
+        raise ScanAborted(
+            Sentence("cannot be {what} ({error})", what=what, error=_words(error)), where=where
+        ) from error
 
 
 def _words(error: Exception) -> str:
@@ -240,11 +243,11 @@ class ScanWorker:
         repeat_remarks(remarks)
         if kind == "memory":
             self.close()
-            raise _aborted(f"needs more than {self._in_force.gib:g} GiB of memory", where)
+            raise _aborted(Sentence("needs more than {gib:g} GiB of memory", gib=self._in_force.gib), where)
         if kind == "error":
             raise value
         if kind == "unforeseen":
-            raise ScanAborted(f"cannot be read ({value})", where=where)
+            raise ScanAborted(Sentence("cannot be read ({error})", error=value), where=where)
         return value
 
     def _receive(self, where: object, seconds: float) -> tuple[str, Any, Remarks]:
@@ -253,7 +256,7 @@ class ScanWorker:
         assert process.stdout is not None
         if not wait([process.stdout.fileno()], seconds or None):
             self.close()
-            raise _aborted(f"not read within {seconds:g} s", where)
+            raise _aborted(Sentence("not read within {seconds:g} s", seconds=seconds), where)
         try:
             return _receive(process.stdout)
         except EOFError:
@@ -265,23 +268,30 @@ class ScanWorker:
 
 def _aborted(found: str, where: object) -> ScanAborted:
     return ScanAborted(
-        found, where=where, expected="a scan that can be read", action=f"See {SECONDS} and {GIB} if it is a sound one"
+        found,
+        where=where,
+        expected="a scan that can be read",
+        action=Sentence("See {seconds} and {gib} if it is a sound one", seconds=SECONDS, gib=GIB),
     )
 
 
 def _not_started(error: OSError) -> ScanAborted:
     return ScanAborted(
-        f"no process to read scans in can be started ({error.strerror or type(error).__name__})",
-        action=f"{IN_PROCESS}=1 reads them without one, and without its limits",
+        Sentence("no process to read scans in can be started ({error})", error=error.strerror or type(error).__name__),
+        action=Sentence("{setting}=1 reads them without one, and without its limits", setting=IN_PROCESS),
     )
 
 
 def _cause_of_death(code: int) -> str:
     if code == -signal.SIGKILL:
-        return "reading it was ended by the system, as where memory runs out"
+        return Sentence("reading it was ended by the system, as where memory runs out")
     if code == -signal.SIGALRM:
-        return "not read in time"
-    return f"reading it crashed (signal {-code})" if code < 0 else f"reading it ended with code {code}"
+        return Sentence("not read in time")
+    return (
+        Sentence("reading it crashed (signal {signal})", signal=-code)
+        if code < 0
+        else Sentence("reading it ended with code {code}", code=code)
+    )
 
 
 _own: dict[int, ScanWorker] = {}  # by process: a fork must not talk to its parent's child
@@ -311,7 +321,7 @@ def isolated(
     """:meth:`ScanWorker.call` of this process's worker; within a child, and on Windows, a plain call."""
     if own := worker():
         return own.call(function, *arguments, where=where, longer=longer, **options)
-    with _foreseen(where, "read"):
+    with _foreseen(where, Sentence("read")):
         return function(*arguments, **options)
 
 

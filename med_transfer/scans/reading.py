@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan
+from med_transfer.errors.sentence import Sentence, joined, listed
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.dicom.series import read_dicom, split_series
 from med_transfer.scans.formats.itk import read_itk
@@ -63,7 +65,7 @@ def _read(series: Series, max_gap_mm: float) -> Volume:
 def _in_file(path: Path, content: tuple[Slice, ...] | Series, series_uid: str, max_gap_mm: float) -> Series:
     series = content if isinstance(content, Series) else _named(path, split_series(content, max_gap_mm), series_uid)
     if series_uid and series_uid not in (series.name, series.series_uid):
-        raise ScanNotFound(f"the file is not of series {series_uid}", where=path)
+        raise ScanNotFound(Sentence("the file is not of series {series_uid}", series_uid=series_uid), where=path)
     return replace(series, path=path)
 
 
@@ -90,19 +92,32 @@ def _in_folder(path: Path, series_uid: str, max_gap_mm: float) -> Series:
         raise _ambiguous(path, usable)
     _require_undamaged(candidates, contents.ignored)
     if len(candidates) > 1:
-        reasons = [f"{_name(series)}: {'; '.join(series.verdict.reasons)}" for series in candidates]
-        raise GeometryRejected(f"none of {len(candidates)} series is usable ({' | '.join(reasons)})", where=path)
+        reasons = [
+            Sentence("{name}: {reasons}", name=_name(series), reasons=joined(*series.verdict.reasons))
+            for series in candidates
+        ]
+        raise GeometryRejected(
+            Sentence("none of {n} series is usable ({names})", n=len(candidates), names=reduce(_or, reasons)),
+            where=path,
+        )
     return candidates[0]
+
+
+def _or(first: str, second: str) -> Sentence:
+    return Sentence("{first} | {second}", first=first, second=second)
 
 
 def _nothing(path: Path, series_uid: str, ignored: Sequence[Ignored]) -> ScanNotFound | UnreadableScan:
     damaged = [file for file in ignored if file.damaged]
     if damaged:
-        return UnreadableScan(f"no readable image; {damaged[0].path.name}: {damaged[0].reason}", where=path)
+        return UnreadableScan(
+            Sentence("no readable image; {name}: {reason}", name=damaged[0].path.name, reason=damaged[0].reason),
+            where=path,
+        )
     if series_uid:
-        return ScanNotFound(f"no series {series_uid}", where=path)
+        return ScanNotFound(Sentence("no series {series_uid}", series_uid=series_uid), where=path)
     return ScanNotFound(
-        f"no image among {len(ignored)} files",
+        Sentence("no image among {n} files", n=len(ignored)),
         where=path,
         expected="DICOM, NIfTI, NRRD or MetaImage",
         action=how_to_follow(ignored),
@@ -110,12 +125,13 @@ def _nothing(path: Path, series_uid: str, ignored: Sequence[Ignored]) -> ScanNot
 
 
 def _ambiguous(path: Path, usable: Sequence[Series]) -> AmbiguousScan:
-    names = ", ".join(
-        f"{_name(series)} ({series.modality or series.format}, {series.n_slices} slices)" for series in usable
-    )
+    names = [
+        Sentence("{name} ({kind}, {n} slices)", name=_name(one), kind=one.modality or one.format, n=one.n_slices)
+        for one in usable
+    ]
     copies = len({series.name for series in usable}) < len(usable)
     return AmbiguousScan(
-        f"{len(usable)} usable series: {names}",
+        Sentence("{n} usable series: {names}", n=len(usable), names=listed(*names)),
         where=path,
         expected="one series",
         action="Name the folder or file of one of them" if copies else "Name one of them as series_uid",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.verdict import Verdict
@@ -72,8 +73,8 @@ class Series:
         return "" if self.affine is None else geometry.plane(self.affine)
 
 
-NO_IMAGE = "not an image file"  # the reason of a file that is of no known format; other objects are named
-NAMED_AS_DICOM, TEXT = "named as DICOM, but ", "it is text"
+NO_IMAGE = Sentence("not an image file")  # the reason of a file that is of no known format; other objects are named
+TEXT_NAMED_AS_DICOM = Sentence("named as DICOM, but {what}", what=Sentence("it is text"))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from med_transfer.errors import GeometryRejected
+from med_transfer.errors.sentence import Sentence, Text, joined
 from med_transfer.scans import geometry
 
 Decision = Literal["accept", "repair", "reject"]
@@ -31,7 +32,7 @@ _NAMES = {
     "\N{GREEK SMALL LETTER MU}m": "um",
 }
 _NOT_STATED = ("", "?", "unknown")
-_NOT_PLACED = "affine is nominal: the file does not say where the voxels lie in the patient"
+_NOT_PLACED = Sentence("affine is nominal: the file does not say where the voxels lie in the patient")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Repair:
     """What is changed so that a series forms one regular volume: the kind for programs, the reason for a person."""
 
     kind: RepairKind
-    reason: str
+    reason: Text
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Verdict:
         placed: whether the file says where the voxels lie in the patient; else its affine gives sizes alone.
     """
 
-    rejections: tuple[str, ...] = ()
+    rejections: tuple[Text, ...] = ()
     repairs: tuple[Repair, ...] = ()
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Text, ...] = ()
     placed: bool = True
 
     @property
@@ -101,7 +102,7 @@ def require_usable_series(verdict: Verdict, where: object) -> None:
     """Raises GeometryRejected with the reasons of a verdict that rejects."""
     if not verdict.usable:
         raise GeometryRejected(
-            "; ".join(verdict.reasons),
+            joined(*verdict.reasons),
             where=where,
             expected="one regular volume of CT, MR or PT values",
             action="Export the series again, or leave it out",
@@ -123,7 +124,11 @@ def grid_verdict(
         is_complex: whether the values are complex numbers.
         placed: whether the file says where the voxels lie in the patient.
     """
-    reasons = [*_shape_reasons(shape_ijk, channels), *_affine_reasons(affine), *(["complex values"] * is_complex)]
+    reasons = [
+        *_shape_reasons(shape_ijk, channels),
+        *_affine_reasons(affine),
+        *([Sentence("complex values")] * is_complex),
+    ]
     return Verdict(rejections=tuple(reasons), placed=placed)
 
 
@@ -138,32 +143,34 @@ def unit_in_mm(units: Sequence[str]) -> tuple[float, Verdict]:
     if not any(names) or set(names) == {"mm"}:
         return 1.0, Verdict()
     if len(set(names)) > 1 or names[0] not in _MM:
-        return 1.0, Verdict(rejections=(f"lengths that are not all in one of {', '.join(_MM)}",))
-    return _MM[names[0]], Verdict(remarks=(f"lengths are stated in {names[0]} and were converted to mm",))
+        return 1.0, Verdict(rejections=(Sentence("lengths that are not all in one of {units}", units=", ".join(_MM)),))
+    return _MM[names[0]], Verdict(
+        remarks=(Sentence("lengths are stated in {unit} and were converted to mm", unit=names[0]),)
+    )
 
 
 def _shape_reasons(shape: Sequence[int], channels: int) -> list[str]:
     size = " x ".join(str(length) for length in shape)
     if channels != 1:
-        return [f"{channels} values a voxel, not one"]
+        return [Sentence("{channels} values a voxel, not one", channels=channels)]
     if len(shape) < 3 or min(shape[:3]) < 2:
-        return [f"array of {size} is not three-dimensional"]
+        return [Sentence("array of {size} is not three-dimensional", size=size)]
     if (count := int(np.prod(shape[3:]))) != 1:
-        return [f"array of {size} holds {count} volumes, not one"]
+        return [Sentence("array of {size} holds {count} volumes, not one", size=size, count=count)]
     return []
 
 
 def _affine_reasons(affine: geometry.Affine) -> list[str]:
     if not np.isfinite(affine).all():
-        return ["voxel sizes or positions that are NaN or infinite"]
+        return [Sentence("voxel sizes or positions that are NaN or infinite")]
     if np.abs(affine).max() >= FARTHEST_MM:
-        return [f"voxel sizes or positions beyond {FARTHEST_MM:g} mm"]
+        return [Sentence("voxel sizes or positions beyond {most:g} mm", most=FARTHEST_MM)]
     spacing = geometry.spacing_mm(affine)
     if not VOXEL_MM[0] <= min(spacing) <= max(spacing) <= VOXEL_MM[1]:
-        return [f"voxels of {' x '.join(f'{mm:.4g}' for mm in spacing)} mm"]
+        return [Sentence("voxels of {size} mm", size=" x ".join(f"{mm:.4g}" for mm in spacing))]
     try:
         geometry.orientation(affine)
     except GeometryRejected as error:
         return [error.found]
     shear = geometry.shear_degrees(affine)
-    return [f"voxel axes are sheared by {shear:.1f} degrees"] if shear > MAX_SHEAR_DEGREES else []
+    return [Sentence("voxel axes are sheared by {shear:.1f} degrees", shear=shear)] if shear > MAX_SHEAR_DEGREES else []

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import UnusableVoxels
+from med_transfer.errors.sentence import Sentence
 
 _INT16 = np.iinfo(np.int16)
 AIR_HU = (-1100.0, -650.0)  # air, and lung that fills a narrow field of view
@@ -40,7 +41,9 @@ def require_finite(voxels: NDArray, where: object) -> None:
     """Raises UnusableVoxels for NaN or infinite voxels."""
     if voxels.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(voxels)))):
         raise UnusableVoxels(
-            f"{bad} of {voxels.size} voxels are NaN or infinite", where=where, expected="finite values"
+            Sentence("{bad} of {size} voxels are NaN or infinite", bad=bad, size=voxels.size),
+            where=where,
+            expected="finite values",
         )
 
 
@@ -49,7 +52,7 @@ def require_usable(voxels: NDArray, where: object) -> None:
     require_finite(voxels, where)
     first = voxels[0, 0, 0]
     if (voxels[::8, ::8, ::8] == first).all() and (voxels == first).all():  # a sample of most scans is proof enough
-        raise UnusableVoxels(f"every voxel is {first}", where=where, expected="an image")
+        raise UnusableVoxels(Sentence("every voxel is {first}", first=first), where=where, expected="an image")
 
 
 def hounsfield_doubt(voxels: NDArray) -> str:
@@ -66,16 +69,20 @@ def hounsfield_doubt(voxels: NDArray) -> str:
     low, high = float(values.min()), float(values.max())
     large = min(voxels.shape[1:]) >= _LEAST_WIDTH
     if large and _border(voxels) > max(_middle(voxels) + _INVERTED_HU, BODY_HU[1]):
-        return "values look inverted: the border of the image is denser than its middle"
+        return Sentence("values look inverted: the border of the image is denser than its middle")
     if high < -700 or low > 300 or low >= 0:
-        return f"values do not look like Hounsfield units (from {low:g} to {high:g})"
+        return Sentence("values do not look like Hounsfield units (from {low:g} to {high:g})", low=low, high=high)
     peaks = _peaks(values) if large else None
     if peaks is None:
         return ""
     air, body = peaks
     if AIR_HU[0] <= air <= AIR_HU[1] and BODY_HU[0] <= body <= BODY_HU[1]:
         return ""
-    return f"air lies near {air:.0f} and the body near {body:.0f}, not near -1000 and 40 HU: the rescale may be wrong"
+    return Sentence(
+        "air lies near {air:.0f} and the body near {body:.0f}, not near -1000 and 40 HU: the rescale may be wrong",
+        air=air,
+        body=body,
+    )
 
 
 def _sample(voxels: NDArray) -> NDArray:

@@ -9,7 +9,7 @@ import pytest
 from med_transfer.bundle.envelope import FALSE_ALARMS, InputEnvelope, fit_limits
 from med_transfer.cohorts.input_facts import input_facts
 from med_transfer.errors import InputRejected
-from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import Volume
 from med_transfer.scans.volume import Provenance
 

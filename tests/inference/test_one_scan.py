@@ -13,7 +13,7 @@ from med_transfer.errors import BundleError
 from med_transfer.inference import Predictor
 
 PACKAGE = Path(med_transfer.__file__).parent
-OPEN_TO_ALL = {"errors.py", "atomic.py", "progress.py"}  # change no scan
+OPEN_TO_ALL = {"errors/__init__.py", "errors/sentence.py", "atomic.py", "progress.py"}  # change no scan
 BOOKKEEPING = {  # of resuming and merging
     *("predictions/origins.py", "scans/stamps.py", "scans/dicom/elements.py", "cohorts/array_cache.py"),
     "cohorts/kept_scans.py",

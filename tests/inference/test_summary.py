@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+import nibabel
+import numpy as np
+from chinese import ENGLISH_SENTENCE
 from command_line import read_rows
 from tiny_bundle import tiny_bundle, write_scan
 
@@ -91,3 +94,22 @@ def test_the_sheet_shows_scans_maps_those_asked_for_and_makes_nothing_twice(comm
     gone = {one.scan.row.scan: one.problem for one in ContactSheet(predictor, 3).of(outcome)}
     assert gone["0.nii.gz"]
     assert gone["1.nii.gz"] == ""
+
+
+def test_why_there_is_no_prediction_is_said_in_chinese_also_of_rows_that_were_there(command, tmp_path):
+    """The table keeps the English words; a resumed run and merged shards have the reasons from files."""
+    write_scan(tmp_path / "scans/a.nii.gz")
+    (tmp_path / "scans/cut.nii.gz").write_bytes((tmp_path / "scans/a.nii.gz").read_bytes()[:2000])
+    nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 9), 7, np.int16), np.eye(4)), tmp_path / "scans/flat.nii")
+    words = ("predict", tiny_bundle(tmp_path / "bundle"), tmp_path / "scans", "--language", "zh-TW", "-o")
+    for shard in ("1/2", "2/2"):
+        command(*words, tmp_path / "parts", "--shard", shard)
+    command("merge", *(tmp_path / "parts").iterdir(), "--language", "zh-TW", "-o", tmp_path / "merged")
+    for out in (tmp_path / "out", tmp_path / "out", tmp_path / "merged"):
+        assert out.name == "merged" or command(*words, out).code == 1
+        page = text_of(out / "summary.html")
+        assert "<td>每個體素都是 7；應為：一張影像。</td><td>flat.nii</td>" in page
+        assert "<td>NIfTI 檔案被截斷或已損毀（" in page
+        assert ENGLISH_SENTENCE.search(re.sub("<style>.*?</style>|<[^>]*>", "", page)) is None
+        reasons = {row["scan"]: row["reason"] for row in read_rows(out / "predictions.csv")}
+        assert reasons["flat.nii"] == "flat.nii: every voxel is 7; expected an image."

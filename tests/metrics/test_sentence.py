@@ -3,9 +3,9 @@
 import copy
 import pickle
 
+from med_transfer.errors.sentence import IN_PARTS, Sentence, joined
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Failed
-from med_transfer.metrics.records.sentence import IN_PARTS, Sentence, joined
 
 ALL = Sentence("all {n}", n=3)
 REASON = Sentence("no scan of {name}, {share:.1f} of {what}", name="{braces}", share=0.25, what=ALL)

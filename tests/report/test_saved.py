@@ -10,7 +10,7 @@ import pytest
 from report_samples import sample
 
 from med_transfer.errors import UsageError
-from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.errors.sentence import Sentence
 from med_transfer.report.run_summary import participant_flow
 from med_transfer.report.saved import EVIDENCE_FILE
 from med_transfer.report.writing import write_again, write_report

@@ -1,22 +1,27 @@
 """Every sentence of the pages has its translation, with the same placeholders, and no catalogue has more."""
 
 import ast
-import re
+import functools
 import string
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from chinese import ENGLISH_SENTENCE
 from jinja2 import nodes
 from report_samples import Page, evidence, metrics_of, sample, summary, write
 from simulated_scores import three_classes
 
 import med_transfer
+from med_transfer import errors
 from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.bundle.model_card import model_card_rows
 from med_transfer.config import load_config
+from med_transfer.errors import GeometryRejected, ScanError, UnreadableScan
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.reasons import no_case
-from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.metrics.records.metrics import Failed
 from med_transfer.model.calibration import PredictionSets, TemperatureScaling
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import LANGUAGES, environment
@@ -25,6 +30,7 @@ from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.report.run_summary import participant_flow
 from med_transfer.report.sections import SECTIONS as ALL_SECTIONS
 from med_transfer.report.writing import report_translator
+from med_transfer.scans.verdict import grid_verdict, require_usable_series
 
 PACKAGE = Path(med_transfer.__file__).parent
 SECTIONS = PACKAGE / "report" / "sections"
@@ -118,25 +124,64 @@ def test_the_summary_of_predictions_is_translated(language):
     assert set(own) & layout == set(), "translated for all pages already"
 
 
-def sentences_of_records():
-    """Templates of every Sentence in the package; those of the review page are in a catalogue of its own."""
-    calls = [
-        node
-        for path in PACKAGE.rglob("*.py")
-        if "review" not in path.parts
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Sentence"
-    ]
-    assert all(isinstance(call.args[0], ast.Constant) for call in calls), "Sentence() of something not constant"
-    said = (PACKAGE / "model" / name for name in ("operating_point.py", "calibration/calibrators.py"))
-    return {call.args[0].value for call in calls}.union(*map(in_module, said))
+@functools.cache
+def calls_in(room):
+    """Calls of named functions in a room's modules, each with the path; the review page has a catalogue of its own."""
+    paths = [path for path in (PACKAGE / room).rglob("*.py") if "review" not in path.parts]
+    nodes = ((path, node) for path in paths for node in ast.walk(ast.parse(path.read_text())))
+    return [(path, node) for path, node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+
+
+def parts_of_error(call):
+    """What a call that makes a ScanError says, each alternative."""
+    if call.func.id not in SCAN_ERRORS:
+        return []
+    said = [*call.args[:1], *(word.value for word in call.keywords if word.arg in ("expected", "action"))]
+    return [one for part in said for one in ((part.body, part.orelse) if isinstance(part, ast.IfExp) else (part,))]
+
+
+@functools.cache
+def reasons_of(room):
+    """Templates of every Sentence that a room makes, and the texts without values that its scan errors are made of."""
+    own = [call.args[0] for _, call in calls_in(room) if call.func.id == "Sentence"]
+    assert all(isinstance(template, ast.Constant) for template in own), "Sentence() of something not constant"
+    plain = [part for _, call in calls_in(room) for part in parts_of_error(call) if isinstance(part, ast.Constant)]
+    said = ("operating_point.py", "calibration/calibrators.py") if room == "model" else ()
+    return {node.value for node in own + plain if node.value}.union(
+        *(in_module(PACKAGE / room / name) for name in said)
+    )
+
+
+SCAN_ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ScanError)}
+ROOMS = [path.name for path in sorted(PACKAGE.iterdir()) if path.is_dir() and path.name != "cli"]  # a terminal's words
 
 
 @pytest.mark.parametrize("language", TRANSLATED)
-def test_what_records_hold_is_translated(language):
-    own = set(catalogue(PACKAGE / "report" / "reasons", language))
-    assert sentences_of_records() - own == set(), "not translated"
-    assert own - sentences_of_records() == set(), "translated, but never said"
+@pytest.mark.parametrize("room", filter(reasons_of, ROOMS))
+def test_every_reason_of_a_room_is_translated(room, language):
+    own = set(catalogue(PACKAGE / room / "reasons", language))
+    assert reasons_of(room) - own == set(), "not translated"
+    assert own - reasons_of(room) == set(), "translated, but never said"
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_a_reason_is_said_in_one_way_by_all_rooms(language):
+    said = {}
+    for path in PACKAGE.glob(catalogue_path(Path("*/reasons"), language).as_posix()):
+        for english, translated in load_config(Catalogue, path).root.items():
+            assert said.setdefault(english, translated) == translated, path
+
+
+def test_no_reason_is_finished_where_it_is_found():
+    """An f-string is English for good."""
+    early = [
+        f"{path.relative_to(PACKAGE)}:{part.lineno}"
+        for room in ROOMS
+        for path, call in calls_in(room)
+        for part in parts_of_error(call)
+        if isinstance(part, ast.JoinedStr | ast.BinOp)
+    ]
+    assert early == []
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.zh_TW.yaml")), ids=lambda path: path.name)
@@ -189,8 +234,14 @@ def record():
     )
 
 
-# Four English words in a row, beyond names of classes and columns, ids, papers and commands to type.
-ENGLISH_SENTENCE = re.compile(r"(?:\b[A-Za-z][a-z'-]+\b[ ,;:.]+){3,}\b[a-z][a-z'-]+\b")
+def unreadable():
+    return UnreadableScan("truncated pixels", where="a.dcm", action="Export the series again, or remove the file")
+
+
+def rejected():
+    with pytest.raises(GeometryRejected) as caught:
+        require_usable_series(grid_verdict((9, 9, 9, 3), np.eye(4), placed=True), "scan")
+    return caught.value
 
 
 def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
@@ -198,7 +249,8 @@ def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
     data = three_classes()
     metrics = metrics_of(data, subgroups={"age": [float(30 + k % 50) for k in range(120)], "site": ["a", "b"] * 60})
     point = OperatingPoint(rule="balanced_argmax", thresholds=dict.fromkeys(data.labels.names, 0.3))
-    nothing = {"abstention": metrics.abstention[:1], "operating_point": point}
+    failed = Failed(n=3, reasons={error.problem: n for n, error in enumerate((unreadable(), rejected()), 1)})
+    nothing = {"abstention": metrics.abstention[:1], "operating_point": point, "failed": failed}
     run = summary(
         data,
         flow=participant_flow(data.patients, ["train", "val", "test"] * 40, ["gone"]),
@@ -211,5 +263,6 @@ def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
     page = Page(write(tmp_path / "report.html", given))
     named = [words for words in page.words if ENGLISH_SENTENCE.search(words)]
     assert named == []
+    assert "9 x 9 x 9 x 3 的陣列含 3 個體積，而非一個；應為：一個規則的 CT、MR 或 PT 體積。" in page.text
     assert "是 benign, malignant 中的哪一種？" in page.text
     assert "溫度縮放（1.50），於 30 次驗證掃描" in page.text

@@ -1,4 +1,4 @@
-"""docs/reference/errors.md: the tree of errors.py, each with what it means and what to do."""
+"""docs/reference/errors.md: the tree of errors, each with what it means and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from med_transfer.errors import MedTransferError
 
 _HEAD = """# Errors
 
-Written from `med_transfer/errors.py` by `make docs`.
+Written from `med_transfer/errors/__init__.py` by `make docs`.
 
 A message is one line: where, what was found, what was expected, what to do. From Python, `error.where`, `error.found`,
 `error.expected` and `error.action` are its parts; `except ScanError` takes everything below it. A scan's error in a

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import chain
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import KeptNetwork
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.metrics.transfer_gain import transfer_gain
 
 _NO_TRANSFER = Sentence("There was no transfer: the network is from scratch.")

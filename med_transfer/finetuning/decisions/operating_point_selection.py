@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from med_transfer.errors import ConfigError, TooFewPatients
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
 from med_transfer.metrics.class_rates import ClassRates
 from med_transfer.metrics.config import EvaluationConfig
@@ -19,7 +20,6 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import VALIDATION_SCANS
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
-from med_transfer.metrics.records.sentence import Sentence, joined
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.metrics.records.sentence import Sentence
+from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing import Grid, PreprocessingConfig, Scans
 from med_transfer.preprocessing.organs import Organ
 from med_transfer.preprocessing.region import region_in_view, seen_alone, whole

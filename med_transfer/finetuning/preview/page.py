@@ -9,11 +9,11 @@ from typing import Any
 
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.backbones.encoder import Box
+from med_transfer.errors.sentence import Sentence
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.preview.facts import cohort_remarks, mm
 from med_transfer.finetuning.preview.pictures import input_planes, parts_picture, scan_png, shown_cuts
 from med_transfer.finetuning.preview.seen import SeenScan, augments, single_slices
-from med_transfer.metrics.records.sentence import Sentence
 from med_transfer.page import Language, environment
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.report.writing import report_translator

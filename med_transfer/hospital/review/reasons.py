@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.hospital.codes import reason_code
-from med_transfer.metrics.records.sentence import Sentence
 
 FACTS = {  # of cohorts.input_facts, and what a monitor of drift watches beside them
     "modality": Sentence("modality"),

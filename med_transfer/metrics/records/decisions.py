@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.metrics.records.estimate import Estimate, Record
-from med_transfer.metrics.records.sentence import Sentence, Text
 
 
 class ChosenPoint(Record):

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.records.estimate import Estimate, Record
-from med_transfer.metrics.records.sentence import Sentence
 
 OUT_OF_DISTRIBUTION = (
     0.95  # of greater novelty than this share of held-out scans; the rest of them is expected by chance

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from med_transfer.metrics.records.sentence import Text
+from med_transfer.errors.sentence import Text
 
 log = logging.getLogger(__name__)
 

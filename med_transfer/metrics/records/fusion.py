@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from med_transfer.errors.sentence import Text
 from med_transfer.metrics.records.estimate import Estimate, Record
-from med_transfer.metrics.records.sentence import Text
 
 
 class FusionModel(Record):

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
+from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.records.calibration import Calibration
 from med_transfer.metrics.records.class_metrics import ClassMetrics
@@ -19,7 +20,6 @@ from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.estimate import Estimate, Record
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.prediction_sets import SetMetrics
-from med_transfer.metrics.records.sentence import Sentence, Text
 from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 from med_transfer.model.operating_point import OperatingPoint

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from med_transfer.errors.sentence import Text
 from med_transfer.metrics.records.estimate import Estimate, Record
-from med_transfer.metrics.records.sentence import Text
 
 ALPHA = 0.05
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from med_transfer.atomic import write_text
 from med_transfer.cohorts import Case, Cohort, hash_names, region_of_case
 from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnusableVoxels
+from med_transfer.errors.sentence import Sentence
 from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.source.prepared import cached_scan
@@ -148,7 +149,9 @@ def _of_stored(path: Path) -> list[_Entry]:
 def _of_series(series: Series, config: PretrainingConfig, salt: str) -> _Entry:
     def read() -> SourceScan:
         if series.modality not in ("", config.modality):
-            raise UnusableVoxels(f"modality {series.modality}", where=series.path, expected=config.modality)
+            raise UnusableVoxels(
+                Sentence("modality {modality}", modality=series.modality), where=series.path, expected=config.modality
+            )
         volume = isolated(read_scan, series, max_gap_mm=config.max_gap_mm, where=series.path)
         patient = isolated(identity, series, where=series.path).patient
         scan = prepare(volume, volume.content_hash, config.spacing_mm)
@@ -183,7 +186,11 @@ def _of_case(case: Case, config: PretrainingConfig, with_region: bool, labelled:
     def read() -> SourceScan:
         volume = isolated(read_scan, case.path, case.series_uid, max_gap_mm=config.max_gap_mm, where=case.path)
         if volume.provenance.modality not in ("", config.modality):
-            raise UnusableVoxels(f"modality {volume.provenance.modality}", where=case.path, expected=config.modality)
+            raise UnusableVoxels(
+                Sentence("modality {modality}", modality=volume.provenance.modality),
+                where=case.path,
+                expected=config.modality,
+            )
         region, mask = region_of_case(case, volume) if with_region else (None, None)
         centre_mm = region.centre_mm if region else None
         scan = prepare(volume, volume.content_hash, config.spacing_mm, mask, centre_mm)

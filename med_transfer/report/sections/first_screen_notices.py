@@ -289,7 +289,7 @@ def _failed(evidence: Evidence, t: Translator) -> Notice | None:
     if not failed.n:
         return None
     reasons = list(failed.found.items())
-    named = "; ".join(f"{reason} ({scans(n, t)})" for reason, n in reasons[:MOST_REASONS])
+    named = "; ".join(f"{t.said(reason)} ({scans(n, t)})" for reason, n in reasons[:MOST_REASONS])
     rest = sum(n for _, n in reasons[MOST_REASONS:])
     return Notice(
         "warning",

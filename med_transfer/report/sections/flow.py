@@ -78,6 +78,6 @@ def _failed(failed: Failed, t: Translator) -> Table:
         "failed",
         t("Scans that gave no prediction, by reason"),
         (t("Reason"), t("Scans")),
-        list(failed.reasons.items()),
+        [(t.said(reason), n) for reason, n in failed.reasons.items()],
         kind="text",
     )

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydicom import config, uid
 
 from med_transfer.errors import MissingCodec, UnreadableScan
+from med_transfer.errors.sentence import Sentence, words_of
 from med_transfer.scans.dicom.codestream import (
     Header,
     jpeg2000_codestream,
@@ -89,7 +90,7 @@ def decode(frame: bytes | memoryview, pixels: PixelFormat, *, where: object = ""
         return _stored_values(_DECODERS[pixels.syntax](frame, pixels), pixels)
     except Exception as error:  # codecs raise whatever they like on corrupt bytes
         raise UnreadableScan(
-            f"pixels cannot be decoded ({str(error) or type(error).__name__})",
+            Sentence("pixels cannot be decoded ({error})", error=words_of(error)),
             where=where,
             action="Export the series again; the file is truncated or corrupt",
         ) from error
@@ -107,11 +108,15 @@ def require_decoder(syntax: str, where: object) -> None:
     name = uid.UID(syntax, config.IGNORE).name
     if decoder is not None:
         raise MissingCodec(
-            f"no installed package decodes {name}", where=where, action='Install it with: pip install -U "imagecodecs"'
+            Sentence("no installed package decodes {name}", name=name),
+            where=where,
+            action='Install it with: pip install -U "imagecodecs"',
         )
     holds_no_picture = any(word in name for word in _NO_PICTURE_HERE)
     raise MissingCodec(
-        f"{name} is video or streamed from a server" if holds_no_picture else f"no decoder for {name}",
+        Sentence("{name} is video or streamed from a server", name=name)
+        if holds_no_picture
+        else Sentence("no decoder for {name}", name=name),
         where=where,
         expected="single images",
         action="Export the series again, uncompressed or as JPEG-LS, JPEG 2000 or RLE",
@@ -127,12 +132,24 @@ def _installed(decoder: _Decoder) -> bool:
 
 def _require_known_layout(pixels: PixelFormat, where: object) -> None:
     if pixels.samples != 1:
-        raise UnreadableScan(f"pixels have {pixels.samples} samples (colour)", where=where, expected="one channel")
+        raise UnreadableScan(
+            Sentence("pixels have {samples} samples (colour)", samples=pixels.samples),
+            where=where,
+            expected="one channel",
+        )
     if pixels.rows < 1 or pixels.columns < 1:
-        raise UnreadableScan(f"the image has {pixels.rows} x {pixels.columns} pixels", where=where, expected="an image")
+        raise UnreadableScan(
+            Sentence("the image has {rows} x {columns} pixels", rows=pixels.rows, columns=pixels.columns),
+            where=where,
+            expected="an image",
+        )
     if pixels.bits_allocated not in (8, 16, 32) or not 1 <= pixels.bits_stored <= pixels.bits_allocated:
         raise UnreadableScan(
-            f"pixels store {pixels.bits_stored} bits in {pixels.bits_allocated}",
+            Sentence(
+                "pixels store {bits_stored} bits in {bits_allocated}",
+                bits_stored=pixels.bits_stored,
+                bits_allocated=pixels.bits_allocated,
+            ),
             where=where,
             expected="8, 16 or 32 bits allocated, and no more stored",
         )
@@ -165,7 +182,7 @@ def _deflated_frame(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     inflated = inflater.decompress(frame, size + 2)
     if not inflater.eof:
-        raise ValueError("the deflated stream has another length than the image")
+        raise ValueError(Sentence("the deflated stream has another length than the image"))
     return _little_endian(inflated, pixels)
 
 
@@ -173,13 +190,13 @@ def _rle(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     """Bytes of the samples in segments, the most significant first (PS3.5 annex G)."""
     width = pixels.bits_allocated // 8
     if len(frame) < _RLE_HEADER_BYTES:
-        raise ValueError("the RLE header is cut off")
+        raise ValueError(Sentence("the RLE header is cut off"))
     segments, *offsets = np.frombuffer(frame, "<u4", _RLE_HEADER_BYTES // 4).tolist()
     if segments != width:
-        raise ValueError(f"{segments} RLE segments instead of {width}")
+        raise ValueError(Sentence("{segments} RLE segments instead of {width}", segments=segments, width=width))
     bounds = [*offsets[:width], len(frame)]
     if bounds[0] != _RLE_HEADER_BYTES or any(first >= last for first, last in pairwise(bounds)):
-        raise ValueError("RLE segments lie outside the frame")
+        raise ValueError(Sentence("RLE segments lie outside the frame"))
     count = pixels.rows * pixels.columns
     samples = np.empty((count, width), np.uint8)
     for k in range(width):
@@ -192,9 +209,9 @@ def _without_padding(data: bytes | bytearray | memoryview, size: int) -> memoryv
     """The first bytes, if only zeros follow: anything else would be pixels, and the header's size wrong."""
     view = memoryview(data)
     if len(view) < size:
-        raise ValueError(f"{len(view)} bytes instead of {size}")
+        raise ValueError(Sentence("{n} bytes instead of {size}", n=len(view), size=size))
     if any(view[size:]):
-        raise ValueError(f"{len(view)} bytes instead of {size}, and more than padding")
+        raise ValueError(Sentence("{n} bytes instead of {size}, and more than padding", n=len(view), size=size))
     return view[:size]
 
 
@@ -202,7 +219,11 @@ def _jpeg(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     stream = bytes(frame)
     header = jpeg_header(stream)
     if header.process not in (_BASELINE, _EXTENDED, LOSSLESS):
-        raise ValueError(f"a JPEG process (marker FF{header.process:02X}) that DICOM has retired or never had")
+        raise ValueError(
+            Sentence(
+                "a JPEG process (marker FF{process:02X}) that DICOM has retired or never had", process=header.process
+            )
+        )
     _require_size(header, pixels)
     whole = stream[: jpeg_end(stream, header)]
     values = imagecodecs.jpeg8_decode(whole)
@@ -216,7 +237,7 @@ def _jpeg_ls(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     stream = bytes(frame)
     header = jpeg_header(stream)
     if header.process != _JPEG_LS:
-        raise ValueError("not a JPEG-LS stream")
+        raise ValueError(Sentence("not a JPEG-LS stream"))
     _require_size(header, pixels)
     return _Decoded(imagecodecs.jpegls_decode(stream[: jpeg_end(stream, header)]), header.precision)
 
@@ -237,16 +258,24 @@ def _require_size(header: Header, pixels: PixelFormat) -> None:
     """Before decoding: a damaged header could claim gigabytes."""
     if (header.rows, header.columns, header.components) != (pixels.rows, pixels.columns, 1):
         raise ValueError(
-            f"the stream holds {header.rows} x {header.columns} x {header.components} values "
-            f"instead of {pixels.rows} x {pixels.columns}"
+            Sentence(
+                "the stream holds {rows} x {columns} x {components} values instead of {own_rows} x {own_columns}",
+                rows=header.rows,
+                columns=header.columns,
+                components=header.components,
+                own_rows=pixels.rows,
+                own_columns=pixels.columns,
+            )
         )
     if header.precision > pixels.bits_allocated:
-        raise ValueError(f"the stream has {header.precision} bits a value, more than are allocated")
+        raise ValueError(
+            Sentence("the stream has {precision} bits a value, more than are allocated", precision=header.precision)
+        )
 
 
 def _stored_values(decoded: _Decoded, pixels: PixelFormat) -> NDArray:
     if decoded.values.shape != (pixels.rows, pixels.columns):
-        raise ValueError(f"the decoded image has shape {decoded.values.shape}")
+        raise ValueError(Sentence("the decoded image has shape {shape}", shape=str(decoded.values.shape)))
     kind = "i" if pixels.signed else "u"
     values = decoded.values.astype(f"{kind}{pixels.bits_allocated // 8}")
     drop_overlay(values, decoded.significant_bits or pixels.bits_allocated, declared=pixels.overlay)
@@ -266,7 +295,7 @@ def drop_overlay(values: NDArray, bits: int, *, declared: bool) -> None:
     low, high = int(values.min()), int(values.max())
     if not declared and (high >> bits > 0 or low >> bits < -1):
         needed = max(high.bit_length(), low.bit_length())
-        raise ValueError(f"values need {needed} bits where BitsStored says {bits}")
+        raise ValueError(Sentence("values need {needed} bits where BitsStored says {bits}", needed=needed, bits=bits))
     values <<= spare  # left, then right: an arithmetic shift brings copies of the sign, or zeros
     values >>= spare
 

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from med_transfer.errors.sentence import Sentence
+
 _JPEG_START, _JP2_START, _J2K_START = b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"
 HUFFMAN_TABLES, START_OF_SCAN = 0xC4, 0xDA
 _START_OF_TILE, _END_OF_IMAGE = b"\xff\x90", b"\xff\xd9"
@@ -46,14 +48,14 @@ def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes, int]]:
         ValueError: not such a stream, or cut off in its header.
     """
     if not stream.startswith(_JPEG_START):
-        raise ValueError("not a JPEG stream")
+        raise ValueError(Sentence("not a JPEG stream"))
     at, marker = 2, 0
     while marker != START_OF_SCAN:
         while stream[at : at + 2] == b"\xff\xff":  # fill bytes, T.81 B.1.1.2
             at += 1
         length = int.from_bytes(stream[at + 2 : at + 4], "big")
         if stream[at : at + 1] != b"\xff" or length < 2 or at + 2 + length > len(stream):
-            raise ValueError("the JPEG header is cut off or damaged")
+            raise ValueError(Sentence("the JPEG header is cut off or damaged"))
         marker, body = stream[at + 1], stream[at + 4 : at + 2 + length]
         at += 2 + length
         yield marker, body, at
@@ -68,7 +70,7 @@ def jpeg_header(stream: bytes) -> Header:
     *segments, (_, _, scan) = jpeg_segments(stream)
     frames = [(marker, body) for marker, body, _ in segments if marker in _FRAME_HEADERS and len(body) >= 6]
     if len(frames) != 1:
-        raise ValueError("the JPEG header is damaged")
+        raise ValueError(Sentence("the JPEG header is damaged"))
     ((process, body),) = frames
     rows, columns = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
     return Header(rows, columns, body[5], body[0], process=process, scan=scan)
@@ -82,7 +84,7 @@ def jpeg_end(stream: bytes, header: Header) -> int:
     """
     end = (_END_OF_JPEG_LS_SCAN if header.process == _JPEG_LS else _END_OF_SCAN).search(stream, header.scan)
     if end is None or end[0] != _END_OF_IMAGE:
-        raise ValueError("the JPEG stream is cut off or damaged")
+        raise ValueError(Sentence("the JPEG stream is cut off or damaged"))
     return end.end()
 
 
@@ -101,7 +103,7 @@ def jpeg2000_codestream(frame: bytes) -> bytes:
         if length < head:
             break
         at += length
-    raise ValueError("the JP2 file holds no codestream")
+    raise ValueError(Sentence("the JP2 file holds no codestream"))
 
 
 def jpeg2000_header(codestream: bytes) -> Header:
@@ -111,11 +113,11 @@ def jpeg2000_header(codestream: bytes) -> Header:
         ValueError: not such a codestream, cut off in its header, or with subsampled components.
     """
     if not codestream.startswith(_J2K_START) or len(codestream) < 45:
-        raise ValueError("not a JPEG 2000 codestream")
+        raise ValueError(Sentence("not a JPEG 2000 codestream"))
     right, bottom, left, top = (int.from_bytes(codestream[at : at + 4], "big") for at in (8, 12, 16, 20))
     components, depth = int.from_bytes(codestream[40:42], "big"), codestream[42]
     if codestream[43:45] != b"\x01\x01":
-        raise ValueError("the JPEG 2000 codestream is subsampled")
+        raise ValueError(Sentence("the JPEG 2000 codestream is subsampled"))
     return Header(bottom - top, right - left, components, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
 
 
@@ -137,9 +139,9 @@ def require_all_tiles(codestream: bytes) -> None:
         at = at + max(length, 12) if length else codestream.rfind(_END_OF_IMAGE)  # 0: all that is left
     all_parts = all(declared[tile] in (0, n_parts) for tile, n_parts in parts.items())
     if len(parts) != _tiles(codestream) or not all_parts or codestream[at : at + 2] != _END_OF_IMAGE:
-        raise ValueError("the JPEG 2000 codestream is cut off or lacks tiles")
+        raise ValueError(Sentence("the JPEG 2000 codestream is cut off or lacks tiles"))
     if _HOLE in codestream:
-        raise ValueError("the JPEG 2000 codestream has a hole of zeros")
+        raise ValueError(Sentence("the JPEG 2000 codestream has a hole of zeros"))
 
 
 def _end_of_main_header(codestream: bytes) -> int:
@@ -152,5 +154,5 @@ def _end_of_main_header(codestream: bytes) -> int:
 def _tiles(codestream: bytes) -> int:
     right, bottom, _, _, width, height, left, top = struct.unpack(">8I", codestream[8:40])
     if not width or not height:
-        raise ValueError("the JPEG 2000 codestream has empty tiles")
+        raise ValueError(Sentence("the JPEG 2000 codestream has empty tiles"))
     return -(-(right - left) // width) * -(-(bottom - top) // height)

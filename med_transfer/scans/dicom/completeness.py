@@ -8,23 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from med_transfer.errors.sentence import Sentence, listed
 from med_transfer.scans.dicom.geometry_verdict import slices_verdict
 from med_transfer.scans.dicom.header import Slice
-from med_transfer.scans.dicom.sentences import listed as few
+from med_transfer.scans.dicom.sentences import few
 from med_transfer.scans.dicom.slice_geometry import arrange, commonest
 from med_transfer.scans.verdict import Verdict
 
 _MOSTLY = 0.5
 
 
-def completeness(slices: Sequence[Slice], listed: frozenset[str] = frozenset()) -> Verdict:
+def completeness(slices: Sequence[Slice], on_list: frozenset[str] = frozenset()) -> Verdict:
     """Verdict on the images of one series, localizers among them: reject where a DICOMDIR lists more, else remarks.
 
     Args:
-        listed: SOPInstanceUIDs that a DICOMDIR lists for this series.
+        on_list: SOPInstanceUIDs that a DICOMDIR lists for this series.
     """
-    absent = listed - {slice_.sop_uid.split("/")[0] for slice_ in slices}
-    reason = f"{len(absent)} of {len(listed)} images that the DICOMDIR lists for this series are not here"
+    absent = on_list - {slice_.sop_uid.split("/")[0] for slice_ in slices}
+    reason = Sentence(
+        "{n} of {of} images that the DICOMDIR lists for this series are not here", n=len(absent), of=len(on_list)
+    )
     remarks = (_counts(slices), _numbers(slices), _one_uid(slices))
     return Verdict(rejections=(reason,) if absent else (), remarks=tuple(remark for remark in remarks if remark))
 
@@ -35,8 +38,8 @@ def shared_verdict(owners: Sequence[Sequence[Slice]]) -> Verdict:
         return Verdict()
     together = [slice_ for owned in owners for slice_ in owned if not slice_.is_localizer]
     if slices_verdict(arrange(together)).usable:
-        return Verdict(rejections=("PatientID or StudyInstanceUID changes within the volume",))
-    return Verdict(remarks=(f"SeriesInstanceUID stands for {len(owners)} patients or studies",))
+        return Verdict(rejections=(Sentence("PatientID or StudyInstanceUID changes within the volume"),))
+    return Verdict(remarks=(Sentence("SeriesInstanceUID stands for {n} patients or studies", n=len(owners)),))
 
 
 def _counts(slices: Sequence[Slice]) -> str:
@@ -49,8 +52,10 @@ def _counts(slices: Sequence[Slice]) -> str:
     for keyword, count in there.items():
         declared = max((_stated(slice_, keyword) for slice_ in slices), default=0)
         if declared > count:
-            lacking.append(f"{keyword} is {declared}, {count} are here")
-    return f"{', '.join(lacking)}: slices may be missing" if lacking else ""
+            lacking.append(
+                Sentence("{keyword} is {declared}, {count} are here", keyword=keyword, declared=declared, count=count)
+            )
+    return Sentence("{names}: slices may be missing", names=listed(*lacking)) if lacking else ""
 
 
 def _stated(slice_: Slice, keyword: str) -> int:
@@ -66,11 +71,11 @@ def _numbers(slices: Sequence[Slice]) -> str:
         return ""
     counted = [0, *numbers] if step == 1 and numbers[0] > 1 else numbers
     absent = [_run(first + step, last - step) for first, last in pairwise(counted) if last - first > step]
-    return f"InstanceNumber lacks {few(absent)}: slices may be missing" if absent else ""
+    return Sentence("InstanceNumber lacks {absent}: slices may be missing", absent=few(absent)) if absent else ""
 
 
 def _run(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first} to {last}"
+    return str(first) if first == last else Sentence("{first} to {last}", first=first, last=last)
 
 
 def _one_uid(slices: Sequence[Slice]) -> str:
@@ -78,4 +83,8 @@ def _one_uid(slices: Sequence[Slice]) -> str:
     places = {slice_.image for slice_ in slices if slice_.sop_uid}
     uids = {sop_uid for sop_uid, _ in places}
     shared = len(places) - len(uids)
-    return f"{shared + 1} images share a SOPInstanceUID that should be each one's own" if shared else ""
+    return (
+        Sentence("{shared} images share a SOPInstanceUID that should be each one's own", shared=shared + 1)
+        if shared
+        else ""
+    )

@@ -13,8 +13,9 @@ from itertools import pairwise
 
 from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.header import Slice
-from med_transfer.scans.dicom.sentences import listed, mixed
+from med_transfer.scans.dicom.sentences import few, mixed
 from med_transfer.scans.dicom.slice_geometry import commonest
 from med_transfer.scans.search.description import states_contrast
 from med_transfer.scans.verdict import Verdict
@@ -52,57 +53,65 @@ def mixture_verdict(slices: Sequence[Slice]) -> Verdict:
 
 
 def _damage(slices: Sequence[Slice]) -> str:
-    return listed([f"{s.path.name} is {s.damage}" for s in slices if s.damage])
+    return few([Sentence("{name} is {damage}", name=s.path.name, damage=s.damage) for s in slices if s.damage])
 
 
 def _modality(slices: Sequence[Slice]) -> str:
     modalities = sorted({s.modality or "none" for s in slices})
     if len(modalities) == 1 and modalities[0] in MODALITIES:
         return ""
-    return f"modality {', '.join(modalities)} is not one of CT, MR, PT"
+    return Sentence("modality {names} is not one of CT, MR, PT", names=", ".join(modalities))
 
 
 def _localizer(slices: Sequence[Slice]) -> str:
-    return "localizer (scout) images, not a volume" if any(s.is_localizer for s in slices) else ""
+    return Sentence("localizer (scout) images, not a volume") if any(s.is_localizer for s in slices) else ""
 
 
 def _colour(slices: Sequence[Slice]) -> str:
     if any(s.pixels.format.samples != 1 for s in slices):
-        return "colour images, not measured values"
+        return Sentence("colour images, not measured values")
     odd = {_value(s, "PhotometricInterpretation") for s in slices} - {"", "MONOCHROME1", "MONOCHROME2"}
-    return f"{', '.join(sorted(odd))} images, not measured values" if odd else ""
+    return Sentence("{names} images, not measured values", names=", ".join(sorted(odd))) if odd else ""
 
 
 def _frames(slices: Sequence[Slice]) -> str:
     if all(s.placed for s in slices):
         return ""
-    return "multi-frame images that do not say where each frame lies; export single-frame or enhanced images"
+    return Sentence("multi-frame images that do not say where each frame lies; export single-frame or enhanced images")
 
 
 def _mosaic(slices: Sequence[Slice]) -> str:
     makers = {"MOSAIC": "Siemens", "VFRAME": "United Imaging"}
     found = sorted(maker for word, maker in makers.items() if any(word in s.image_type for s in slices))
-    return f"{found[0]} mosaic: each image holds a whole volume as tiles; export single images" if found else ""
+    return (
+        Sentence("{maker} mosaic: each image holds a whole volume as tiles; export single images", maker=found[0])
+        if found
+        else ""
+    )
 
 
 def _lookup_table(slices: Sequence[Slice]) -> str:
     several = any(s.has_lookup_table for s in slices)
-    return "values are coded through a Modality LUT Sequence, which is not supported" if several else ""
+    return Sentence("values are coded through a Modality LUT Sequence, which is not supported") if several else ""
 
 
 def _sign(slices: Sequence[Slice]) -> str:
     odd = {_value(s, "PixelRepresentation") for s in slices} - {"", "0", "1"}
-    return f"PixelRepresentation is {', '.join(sorted(odd))}, neither 0 nor 1" if odd else ""
+    return Sentence("PixelRepresentation is {names}, neither 0 nor 1", names=", ".join(sorted(odd))) if odd else ""
 
 
 def _no_slope(slices: Sequence[Slice]) -> str:
     flat = sum(abs(s.slope) < 1 / _FARTHEST_VALUE for s in slices)
-    return f"RescaleSlope is 0 in {flat} of {len(slices)} images, which makes all values one" if flat else ""
+    return (
+        Sentence("RescaleSlope is 0 in {flat} of {n} images, which makes all values one", flat=flat, n=len(slices))
+        if flat
+        else ""
+    )
 
 
 def _too_far(slices: Sequence[Slice]) -> str:
     odd = any(max(abs(s.slope), abs(s.intercept)) > _FARTHEST_VALUE for s in slices)
-    return f"RescaleSlope or RescaleIntercept beyond {_FARTHEST_VALUE:g}" if odd else ""
+    return Sentence("RescaleSlope or RescaleIntercept beyond {limit:g}", limit=_FARTHEST_VALUE) if odd else ""
 
 
 _CONTENT: tuple[_Check, ...] = (
@@ -122,27 +131,30 @@ def _kinds(slices: Sequence[Slice]) -> dict[str, list[Hashable]]:
         "EchoTime": [usual if same else echo for same, echo in zip(near, echoes, strict=True)],
         "DiffusionBValue": _where_stated([_number(s, "DiffusionBValue") for s in slices]),
         "Units": _where_stated([_value(s, "Units") or None for s in slices]),
-        "image types": [_kind(s) for s in slices],
-        "rescale": [_is_raw(s) for s in slices],
+        Sentence("image types"): [_kind(s) for s in slices],
+        Sentence("rescale"): [_is_raw(s) for s in slices],
     }
 
 
 def _is_raw(slice_: Slice) -> str:
     """CT without a rescale among CT with one has lost it."""
-    return "none" if slice_.modality == "CT" and slice_.slope == 1 and slice_.intercept == 0 else "stated"
+    is_raw = slice_.modality == "CT" and slice_.slope == 1 and slice_.intercept == 0
+    return Sentence("none") if is_raw else Sentence("stated")
 
 
 def _kind(slice_: Slice) -> str:
     words = {word for word in slice_.image_type[2:] if _KINDS.fullmatch(word)}
-    return "\\".join(sorted(words | {_value(slice_, "ComplexImageComponent")} - {""})) or "of no stated kind"
+    return "\\".join(sorted(words | {_value(slice_, "ComplexImageComponent")} - {""})) or Sentence("of no stated kind")
 
 
 def _degrees(slices: Sequence[Slice]) -> dict[str, list[Hashable]]:
     """What a series may change on its way through the body, but not back and forth; by name, a value for each slice."""
     return {
         "KVP": _where_stated([_number(s, "KVP") for s in slices]),
-        "kernels": _where_stated([_value(s, "ConvolutionKernel") or None for s in slices]),
-        "contrast": [("" if states_contrast(dict(s.acquisition)) else "no ") + "agent" for s in slices],
+        Sentence("kernels"): _where_stated([_value(s, "ConvolutionKernel") or None for s in slices]),
+        Sentence("contrast"): [
+            Sentence("agent") if states_contrast(dict(s.acquisition)) else Sentence("no agent") for s in slices
+        ],
         "PhotometricInterpretation": _where_stated([_value(s, "PhotometricInterpretation") or None for s in slices]),
     }
 
@@ -164,13 +176,19 @@ def _where_stated(values: Sequence[Hashable]) -> list[Hashable]:
 
 def _rescale_type(slices: Sequence[Slice]) -> str:
     odd = {s.rescale_type for s in slices if s.modality == "CT"} - {"", "HU"}
-    return f"RescaleType is {', '.join(sorted(odd))}: values may not be Hounsfield units" if odd else ""
+    return (
+        Sentence("RescaleType is {names}: values may not be Hounsfield units", names=", ".join(sorted(odd)))
+        if odd
+        else ""
+    )
 
 
 def _rescales(slices: Sequence[Slice]) -> str:
     """In PET it is usual that each image has a slope of its own."""
     slopes = ["" if s.modality == "PT" else f"slope {s.slope:g} " for s in slices]
-    return mixed("rescale", [f"{slope}intercept {s.intercept:g}" for slope, s in zip(slopes, slices, strict=True)])
+    return mixed(
+        Sentence("rescale"), [f"{slope}intercept {s.intercept:g}" for slope, s in zip(slopes, slices, strict=True)]
+    )
 
 
 def _lossy(slices: Sequence[Slice]) -> str:
@@ -178,28 +196,41 @@ def _lossy(slices: Sequence[Slice]) -> str:
     if not lossy:
         return ""
     syntaxes = sorted({UID(s.pixels.format.syntax).name for s in lossy})
-    return f"lossy compression in {len(lossy)} of {len(slices)} images ({', '.join(syntaxes)}): values are changed"
+    return Sentence(
+        "lossy compression in {n} of {of} images ({names}): values are changed",
+        n=len(lossy),
+        of=len(slices),
+        names=", ".join(syntaxes),
+    )
 
 
 def _derived(slices: Sequence[Slice]) -> str:
     derived = sorted({"\\".join(s.image_type) for s in slices if "DERIVED" in s.image_type[:1]})
-    return f"derived images ({listed(derived)}): computed from others, not as they were measured" if derived else ""
+    return (
+        Sentence("derived images ({derived}): computed from others, not as they were measured", derived=few(derived))
+        if derived
+        else ""
+    )
 
 
 def _projections(slices: Sequence[Slice]) -> str:
     words = {word for s in slices for word in (*s.image_type[2:], _value(s, "VolumetricProperties"))}
     found = sorted(word for word in words if _PROJECTION.fullmatch(word))
-    return f"projections through several slices ({', '.join(found)}), not the values of one place" if found else ""
+    return (
+        Sentence("projections through several slices ({names}), not the values of one place", names=", ".join(found))
+        if found
+        else ""
+    )
 
 
 def _burned_in(slices: Sequence[Slice]) -> str:
     several = any(_value(s, "BurnedInAnnotation").upper() == "YES" for s in slices)
-    return "burned-in annotation: text lies in the pixels, and may name the patient" if several else ""
+    return Sentence("burned-in annotation: text lies in the pixels, and may name the patient") if several else ""
 
 
 def _acquisitions(slices: Sequence[Slice]) -> str:
     numbers = _where_stated([dict(s.phase).get("AcquisitionNumber") for s in slices])
-    return f"slices of {len(set(numbers))} acquisitions alternate" if _alternate(numbers) else ""
+    return Sentence("slices of {n} acquisitions alternate", n=len(set(numbers))) if _alternate(numbers) else ""
 
 
 def _image_types(slices: Sequence[Slice]) -> str:

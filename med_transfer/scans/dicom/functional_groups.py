@@ -9,6 +9,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from med_transfer.errors import UnreadableScan
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.elements import Values, values_of
 
 # Each functional group macro by its sequence, and what is read of its item. Nothing else in a group speaks for the
@@ -64,7 +65,9 @@ def frames_of(path: Path, values: Values, converted: tuple[str, ...]) -> list[Va
         return []
     declared = int(values.get("NumberOfFrames", ("1",))[0])
     if declared != len(own) or declared > _MAX_FRAMES:
-        raise UnreadableScan(f"{declared} frames declared, {len(own)} described", where=path)
+        raise UnreadableScan(
+            Sentence("{declared} frames declared, {n} described", declared=declared, n=len(own)), where=path
+        )
     macros = dict.fromkeys(_CONVERTED, converted) | _MACROS
     common = dict(values)
     for group in dataset.get("SharedFunctionalGroupsSequence") or []:

@@ -6,14 +6,16 @@ A slice's number is its place along the normal, from 1. What counts as regular i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.dicom.header import Slice
-from med_transfer.scans.dicom.sentences import counted, listed, mixed
+from med_transfer.scans.dicom.sentences import counted, few, mixed
 from med_transfer.scans.dicom.slice_geometry import (
     COSINE_TOLERANCE,
     SAME_POSITION_MM,
@@ -64,7 +66,11 @@ def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Ve
 
 
 def _few(slices: Sequence[Slice]) -> str:
-    return "" if len(slices) >= MIN_SLICES else f"{counted(len(slices))}, fewer than {MIN_SLICES}"
+    return (
+        ""
+        if len(slices) >= MIN_SLICES
+        else Sentence("{slices}, fewer than {least}", slices=counted(len(slices)), least=MIN_SLICES)
+    )
 
 
 def _missing(slices: Sequence[Slice]) -> str:
@@ -77,35 +83,35 @@ def _missing(slices: Sequence[Slice]) -> str:
         )
         if () in values
     ]
-    return f"{' and '.join(lacking)} missing or unreadable" if lacking else ""
+    return Sentence("{names} missing or unreadable", names=reduce(_and, lacking)) if lacking else ""
 
 
 def _sizes(slices: Sequence[Slice]) -> str:
-    return mixed("matrix sizes", [f"{s.columns} x {s.rows}" for s in slices])
+    return mixed(Sentence("matrix sizes"), [f"{s.columns} x {s.rows}" for s in slices])
 
 
 def _pixel_spacings(slices: Sequence[Slice]) -> str:
     if not all(s.spacing_mm for s in slices):
         return ""
     if min(min(s.spacing_mm) for s in slices) <= 0:
-        return "PixelSpacing is not positive"
+        return Sentence("PixelSpacing is not positive")
     if min(min(s.spacing_mm) for s in slices) < VOXEL_MM[0]:
-        return f"pixel spacings below {VOXEL_MM[0]:g} mm"
+        return Sentence("pixel spacings below {least:g} mm", least=VOXEL_MM[0])
     if max(max(*s.spacing_mm, *map(abs, s.position_mm or (0.0,))) for s in slices) > FARTHEST_MM:
-        return f"pixel spacings or positions beyond {FARTHEST_MM:g} mm"
+        return Sentence("pixel spacings or positions beyond {most:g} mm", most=FARTHEST_MM)
     reference = commonest([s.spacing_mm for s in slices])
     shown = _rounded([s.spacing_mm for s in slices], reference, PIXEL_SPACING_TOLERANCE_MM)
-    return mixed("pixel spacings", [f"{row:.4g} x {column:.4g} mm" for row, column in shown])
+    return mixed(Sentence("pixel spacings"), [f"{row:.4g} x {column:.4g} mm" for row, column in shown])
 
 
 def _orientations(slices: Sequence[Slice]) -> str:
     if not all(s.orientation for s in slices):
         return ""
     if not all(map(is_plane, {s.orientation for s in slices})):
-        return "ImageOrientationPatient is not two perpendicular unit vectors"
+        return Sentence("ImageOrientationPatient is not two perpendicular unit vectors")
     reference = commonest([s.orientation for s in slices])
     shown = _rounded([s.orientation for s in slices], reference, COSINE_TOLERANCE)
-    return mixed("orientations", [f"({' '.join(f'{c:.3g}' for c in cosines)})" for cosines in shown])
+    return mixed(Sentence("orientations"), [f"({' '.join(f'{c:.3g}' for c in cosines)})" for cosines in shown])
 
 
 def _rounded(values: Sequence[_Numbers], reference: _Numbers, tolerance: float) -> list[_Numbers]:
@@ -118,7 +124,7 @@ def _frames_of_reference(slices: Sequence[Slice]) -> str:
     several = len({s.frame_of_reference for s in slices if s.frame_of_reference}) > 1
     if not several or one_frame_of_reference_each(slices):
         return ""
-    return "several frames of reference, so that positions cannot be compared"
+    return Sentence("several frames of reference, so that positions cannot be compared")
 
 
 def one_frame_of_reference_each(slices: Sequence[Slice]) -> bool:
@@ -128,7 +134,7 @@ def one_frame_of_reference_each(slices: Sequence[Slice]) -> bool:
 
 def _frame_of_reference_each(slices: Sequence[Slice]) -> str:
     each = one_frame_of_reference_each(slices)
-    return "each image names a frame of reference of its own, which is not believed" if each else ""
+    return Sentence("each image names a frame of reference of its own, which is not believed") if each else ""
 
 
 # How the images follow each other -----------------------------------------------------------------------------
@@ -141,10 +147,15 @@ def _repeats(slices: Sequence[Slice]) -> str:
         return ""
     places = np.diff(np.flatnonzero(np.abs(np.concatenate([[np.inf], gaps, [np.inf]])) >= SAME_POSITION_MM))
     if len(places) > 1 and len(set(places)) == 1:
-        several = f"{places[0]} at each of {len(places)} places"
-        return f"different images at one position: {several}; volumes (times, echoes ...) that nothing tells apart"
-    pairs = listed([f"{n} and {n + 1}" for n in repeated])
-    return f"different images at one position: slices {pairs}; the series may hold several acquisitions"
+        several = Sentence("{n} at each of {places} places", n=places[0], places=len(places))
+        return Sentence(
+            "different images at one position: {several}; volumes (times, echoes ...) that nothing tells apart",
+            several=several,
+        )
+    pairs = few([Sentence("{first} and {second}", first=n, second=n + 1) for n in repeated])
+    return Sentence(
+        "different images at one position: slices {pairs}; the series may hold several acquisitions", pairs=pairs
+    )
 
 
 def _gaps(slices: Sequence[Slice]) -> str:
@@ -152,7 +163,7 @@ def _gaps(slices: Sequence[Slice]) -> str:
     if usual_gap_mm(gaps) is not None:
         return ""
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
-    return _missing_slices(gaps, usual) or f"uneven gaps: {_runs(gaps)}"
+    return _missing_slices(gaps, usual) or Sentence("uneven gaps: {gaps}", gaps=_runs(gaps))
 
 
 def _widest_gap_mm(slices: Sequence[Slice]) -> float:
@@ -165,18 +176,34 @@ def _missing_slices(gaps: NDArray[np.float64], usual: float) -> str:
     if not (whole.all() and multiples.min() == 1):
         return ""
     wide = [n for n, multiple in enumerate(multiples, 1) if multiple > 1]
-    gaps_named = listed([f"{gaps[n - 1]:.2f} mm between slices {n} and {n + 1}" for n in wide])
+    wide_gaps = few([_between(f"{gaps[n - 1]:.2f} mm", n) for n in wide])
     missing = int(multiples.sum() - len(multiples))
-    return f"{counted(missing)} missing: gap {gaps_named}, others {usual:.2f} mm"
+    return Sentence(
+        "{missing} missing: gap {wide}, others {usual:.2f} mm",
+        missing=counted(missing),
+        wide=wide_gaps,
+        usual=usual,
+    )
 
 
 def _runs(gaps: NDArray[np.float64]) -> str:
     runs, start = [], 1
     for gap, run in groupby(f"{gap:.2f} mm" for gap in gaps):
         end = start + len(list(run))
-        runs.append(f"{gap} between slices {start} and {end}" if end == start + 1 else f"{gap} from {start} to {end}")
+        alone = end == start + 1
+        runs.append(
+            _between(gap, start) if alone else Sentence("{gap} from {start} to {end}", gap=gap, start=start, end=end)
+        )
         start = end
-    return listed(runs)
+    return few(runs)
+
+
+def _between(gap: str, first: int) -> Sentence:
+    return Sentence("{gap} between slices {first} and {second}", gap=gap, first=first, second=first + 1)
+
+
+def _and(first: str, second: str) -> Sentence:
+    return Sentence("{first} and {second}", first=first, second=second)
 
 
 def _sideways(slices: Sequence[Slice]) -> str:
@@ -190,7 +217,12 @@ def _sideways(slices: Sequence[Slice]) -> str:
     worst = int(off.argmax())
     if off[worst] <= tolerance_mm(float(np.median(gaps))):
         return ""
-    return f"slices shift sideways unevenly: {off[worst]:.2f} mm between slices {worst + 1} and {worst + 2}"
+    return Sentence(
+        "slices shift sideways unevenly: {off:.2f} mm between slices {slice} and {next}",
+        off=off[worst],
+        slice=worst + 1,
+        next=worst + 2,
+    )
 
 
 def _drift(slices: Sequence[Slice]) -> str:
@@ -202,12 +234,20 @@ def _drift(slices: Sequence[Slice]) -> str:
     spacing = float(np.linalg.norm(line[1] - line[0]))
     if off[worst] <= max(MAX_DRIFT_SHARE * spacing, SPACING_TOLERANCE_MM):
         return ""
-    return f"spacing drifts: slice {worst + 1} lies {off[worst]:.2f} mm from its place in a regular volume"
+    return Sentence(
+        "spacing drifts: slice {slice} lies {off:.2f} mm from its place in a regular volume",
+        slice=worst + 1,
+        off=off[worst],
+    )
 
 
 def _usable(slices: Sequence[Slice], uneven: str) -> Verdict:
     remarks = tuple(remark for check in (_declared_tilt_only, _frame_of_reference_each) if (remark := check(slices)))
-    repairs = [Repair("uneven_gaps", f"{uneven}: interpolated between the true positions")] if uneven else []
+    repairs = (
+        [Repair("uneven_gaps", Sentence("{uneven}: interpolated between the true positions", uneven=uneven))]
+        if uneven
+        else []
+    )
     if tilt := _tilt(slices):
         repairs.append(Repair("gantry_tilt", tilt))
     return Verdict(repairs=tuple(repairs), remarks=remarks)
@@ -218,15 +258,25 @@ def _tilt(slices: Sequence[Slice]) -> str:
     if shear <= MAX_SHEAR_DEGREES:
         return ""
     declared = abs(slices[0].tilt_degrees)
-    header = f"the header declares {declared:.1f}" if declared else "the header declares none"
-    return f"positions show a gantry tilt of {shear:.1f} degrees ({header}): slices moved onto a rectangular grid"
+    header = (
+        Sentence("the header declares {declared:.1f}", declared=declared)
+        if declared
+        else Sentence("the header declares none")
+    )
+    return Sentence(
+        "positions show a gantry tilt of {shear:.1f} degrees ({header}): slices moved onto a rectangular grid",
+        shear=shear,
+        header=header,
+    )
 
 
 def _declared_tilt_only(slices: Sequence[Slice]) -> str:
     declared = abs(slices[0].tilt_degrees)
     if declared <= MAX_SHEAR_DEGREES or _tilt(slices):
         return ""
-    return f"the header declares a gantry tilt of {declared:.1f} degrees, the positions show none"
+    return Sentence(
+        "the header declares a gantry tilt of {declared:.1f} degrees, the positions show none", declared=declared
+    )
 
 
 _PLANES: tuple[_Check, ...] = (_few, _missing, _sizes, _pixel_spacings, _orientations, _frames_of_reference)

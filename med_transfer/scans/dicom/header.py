@@ -11,6 +11,7 @@ from pathlib import Path
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.scans.dicom.codecs import PixelFormat
 from med_transfer.scans.dicom.elements import Header, Stamp, Values, read_header
 from med_transfer.scans.dicom.functional_groups import frames_of
@@ -154,7 +155,7 @@ class Slice:
     phase: tuple[tuple[str, str], ...]
     content: tuple[tuple[str, str], ...] = ()
     number: int | None = None
-    damage: str = ""
+    damage: Text = ""
     placed: bool = True
     patient_mark: str = ""
 
@@ -211,7 +212,9 @@ def read_slices(path: Path) -> list[Slice]:
     except (NotAScan, UnreadableScan):
         raise
     except Exception as error:  # corrupt bytes make a parser raise nearly anything
-        raise UnreadableScan(f"damaged DICOM header ({type(error).__name__})", where=path) from error
+        raise UnreadableScan(
+            Sentence("damaged DICOM header ({kind})", kind=type(error).__name__), where=path
+        ) from error
 
 
 def _is_multi_frame(values: Values) -> bool:
@@ -226,7 +229,9 @@ def _require_image(header: Header, path: Path) -> None:
     complete = bool(_first(values, "Modality") and _first(values, "SeriesInstanceUID"))
     if (registered and "Image Storage" not in kind.name) or (not registered and not has_size and complete):
         modality = _first(values, "Modality") or "DICOM"
-        raise NotAScan(f"{modality} object ({kind.name}), not an image", where=path)
+        raise NotAScan(
+            Sentence("{modality} object ({name}), not an image", modality=modality, name=kind.name), where=path
+        )
     if not has_size:
         raise UnreadableScan("image without Rows and Columns: damaged or truncated", where=path)
 
@@ -283,20 +288,37 @@ def _pixels(header: Header, values: Values, frame: int, frames: int) -> StoredPi
 def _damage(header: Header, pixels: StoredPixels) -> str:
     """A file that is smaller than its uncompressed pixels is truncated; no need to decode it to know."""
     if not header.has_pixels:
-        return "truncated: no pixels behind the header"
+        return Sentence("truncated: no pixels behind the header")
     needed, size = pixels.frame_bytes * pixels.frames, header.stamp[0]
     if pixels.encapsulated or UID(header.syntax).is_deflated:
-        return f"damaged: {needed} bytes of pixels in a file of {size}" if needed > _MOST_COMPRESSED * size else ""
+        return (
+            Sentence("damaged: {needed} bytes of pixels in a file of {size}", needed=needed, size=size)
+            if needed > _MOST_COMPRESSED * size
+            else ""
+        )
     there = size - (pixels.at or 0)
     if pixels.length is not None:
         there = min(there, pixels.length)
-    return f"truncated: {max(there, 0)} bytes of pixels, {needed} needed" if there < needed else ""
+    return (
+        Sentence("truncated: {there} bytes of pixels, {needed} needed", there=max(there, 0), needed=needed)
+        if there < needed
+        else ""
+    )
 
 
 def _coding(values: Values, pixels: StoredPixels) -> str:
     stored = pixels.format.bits_stored
     high = _integer(values, "HighBit", stored - 1)
-    return f"coded with HighBit {high}, expected {stored - 1} for {stored} bits" if high != stored - 1 else ""
+    return (
+        Sentence(
+            "coded with HighBit {high}, expected {expected} for {bits} bits",
+            high=high,
+            expected=stored - 1,
+            bits=stored,
+        )
+        if high != stored - 1
+        else ""
+    )
 
 
 def _first(values: Values, keyword: str) -> str:

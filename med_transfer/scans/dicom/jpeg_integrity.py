@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.codestream import HUFFMAN_TABLES, START_OF_SCAN, Header, jpeg_segments
 
 LOSSLESS = 0xC3
@@ -40,7 +41,7 @@ def require_complete(stream: bytes, header: Header, values: NDArray, decode: Cal
     else:
         complete = np.array_equal(values, decode(_with_padding(stream, header)))
     if not complete:
-        raise ValueError("the JPEG stream is damaged: it does not hold exactly the image")
+        raise ValueError(Sentence("the JPEG stream is damaged: it does not hold exactly the image"))
 
 
 def _with_padding(stream: bytes, header: Header) -> bytes:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.encaps import get_frame
 
 from med_transfer.errors import MissingCodec, UnreadableScan
+from med_transfer.errors.sentence import Sentence, words_of
 from med_transfer.scans.dicom.codecs import decode, drop_overlay, require_decoder
 from med_transfer.scans.dicom.elements import stamp_of
 from med_transfer.scans.dicom.header import Slice, read_slices
@@ -52,7 +53,7 @@ def _empty(slices: Sequence[Slice], dtype: type) -> NDArray:
     try:
         return np.empty(shape, dtype)
     except (MemoryError, ValueError) as error:
-        found = f"{' x '.join(map(str, shape))} voxels do not fit into memory"
+        found = Sentence("{size} voxels do not fit into memory", size=" x ".join(map(str, shape)))
         raise UnreadableScan(found, where=slices[0].path.parent) from error
 
 
@@ -78,7 +79,9 @@ def _fill(voxels: NDArray, slices: Sequence[Slice]) -> list[str | None]:
 def _fill_one(out: NDArray, slice_: Slice, shared: dict[Path, bytes]) -> str | None:
     if out.shape != (slice_.rows, slice_.columns):
         raise UnreadableScan(
-            f"{slice_.columns} x {slice_.rows} pixels", where=slice_.path, expected="those of the others"
+            Sentence("{columns} x {rows} pixels", columns=slice_.columns, rows=slice_.rows),
+            where=slice_.path,
+            expected="those of the others",
         )
     stored = _stored(slice_, out, shared)
     padded, remark = _padded(stored, slice_)
@@ -135,7 +138,9 @@ def _explained(slice_: Slice) -> Iterator[None]:
         raise
     except Exception as error:
         raise UnreadableScan(
-            f"pixels cannot be decoded ({type(error).__name__})", where=slice_.path, action=_DAMAGED
+            Sentence("pixels cannot be decoded ({error})", error=type(error).__name__),
+            where=slice_.path,
+            action=_DAMAGED,
         ) from error
 
 
@@ -153,13 +158,17 @@ def _read_into(out: NDArray, slice_: Slice) -> NDArray:
             raise UnreadableScan("truncated pixels", where=slice_.path, action=_DAMAGED)
         surplus = (slice_.pixels.length or 0) - slice_.pixels.frames * out.nbytes
         if slice_.pixels.is_last and surplus > 0 and any(file.read(surplus)):
-            found = f"{slice_.pixels.length} bytes of pixels instead of {slice_.pixels.frames * out.nbytes}"
-            raise UnreadableScan(f"{found}, and more than padding", where=slice_.path, action=_DAMAGED)
+            found = Sentence(
+                "{there} bytes of pixels instead of {needed}, and more than padding",
+                there=slice_.pixels.length,
+                needed=slice_.pixels.frames * out.nbytes,
+            )
+            raise UnreadableScan(found, where=slice_.path, action=_DAMAGED)
     stored = out if slice_.pixels.format.signed else out.view(np.uint16)
     try:
         drop_overlay(stored, slice_.pixels.format.bits_stored, declared=slice_.pixels.format.overlay)
     except ValueError as error:
-        raise UnreadableScan(str(error), where=slice_.path, action=_DAMAGED) from error
+        raise UnreadableScan(words_of(error), where=slice_.path, action=_DAMAGED) from error
     return stored
 
 
@@ -211,7 +220,7 @@ def _padded(stored: NDArray, slice_: Slice) -> tuple[NDArray | None, str]:
         return None, ""
     hu = low * slice_.slope + slice_.intercept
     if slice_.modality == "CT" and TISSUE_HU[0] < hu < TISSUE_HU[1]:
-        return None, f"declared padding is {hu:g} HU, a value that tissue can have, and was kept"
+        return None, Sentence("declared padding is {hu:g} HU, a value that tissue can have, and was kept", hu=hu)
     return padded, ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from med_transfer.errors.sentence import Sentence, listed
 from med_transfer.scans.dicom.slice_geometry import commonest
 
 _MAX_NAMED = 6  # slices or gaps that one message names before it counts the rest
@@ -15,21 +16,27 @@ def mixed(what: str, values: Sequence[Hashable]) -> str:
         return ""
     usual = commonest(values)
     deviating = sorted({value for value in values if value != usual}, key=str)
-    parts = [f"{named([n for n, v in enumerate(values, 1) if v == value])} {value}" for value in deviating[:_MAX_NAMED]]
-    return f"mixed {what}: {', '.join(parts)}, the others {usual}"
+    parts = [_have([n for n, v in enumerate(values, 1) if v == value], value) for value in deviating[:_MAX_NAMED]]
+    return Sentence("mixed {what}: {parts}, the others {usual}", what=what, parts=listed(*parts), usual=usual)
 
 
-def counted(number: int) -> str:
+def _have(numbers: Sequence[int], value: Hashable) -> Sentence:
+    return Sentence("{slices} {value}", slices=named(numbers), value=value)
+
+
+def counted(number: int) -> Sentence:
     """``1 slice``, ``2 slices``."""
-    return f"{number} slice" if number == 1 else f"{number} slices"
+    return Sentence("{n} slice", n=number) if number == 1 else Sentence("{n} slices", n=number)
 
 
-def named(numbers: Sequence[int]) -> str:
+def named(numbers: Sequence[int]) -> Sentence:
     """``slice 3``, ``slices 3, 4``."""
-    return f"slice {numbers[0]}" if len(numbers) == 1 else f"slices {listed([str(number) for number in numbers])}"
+    if len(numbers) == 1:
+        return Sentence("slice {number}", number=numbers[0])
+    return Sentence("slices {numbers}", numbers=few([str(number) for number in numbers]))
 
 
-def listed(items: Sequence[str]) -> str:
+def few(items: Sequence[str], most: int = _MAX_NAMED) -> str:
     """The first few, and how many more."""
-    rest = len(items) - _MAX_NAMED
-    return ", ".join(items[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    rest, first = len(items) - most, listed(*items[:most])
+    return Sentence("{items} and {n} more", items=first, n=rest) if rest > 0 else first

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from med_transfer.errors import ScanAborted, UnreadableScan
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.content_verdict import content_verdict, mixture_verdict
 from med_transfer.scans.dicom.geometry_verdict import MIN_SLICES, one_frame_of_reference_each, slices_verdict
 from med_transfer.scans.dicom.header import Slice
@@ -25,7 +26,7 @@ from med_transfer.scans.verdict import Repair, Verdict, require_usable_series
 from med_transfer.scans.volume import Provenance, Volume
 from med_transfer.scans.voxel_checks import hounsfield_doubt, require_finite
 
-_STRAY = "an image that was set apart continues this volume: a slice may be missing"
+_STRAY = Sentence("an image that was set apart continues this volume: a slice may be missing")
 
 
 def all_series(
@@ -78,7 +79,9 @@ def _phases(slices: Sequence[Slice], max_gap_mm: float, plane: str = "") -> list
         return [whole]
     volumes = [as_series(part, max_gap_mm, " ".join(filter(None, (plane, name)))) for name, part in apart]
     most = max(volume.n_slices for volume in volumes)
-    shorter = Verdict(remarks=(f"another volume of the series has {most} slices: slices may be missing",))
+    shorter = Verdict(
+        remarks=(Sentence("another volume of the series has {most} slices: slices may be missing", most=most),)
+    )
     return [volume if volume.n_slices == most else volume.among(shorter) for volume in volumes]
 
 
@@ -130,7 +133,9 @@ def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], tu
     if not repeated:
         return arranged, ()
     places = ", ".join(str(number) for number in dict.fromkeys(repeated))
-    reason = f"{len(repeated)} identical copies dropped, at the position of slices {places}"
+    reason = Sentence(
+        "{n} identical copies dropped, at the position of slices {places}", n=len(repeated), places=places
+    )
     return tuple(different), (Repair("repeated_slices", reason),)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.completeness import completeness, shared_verdict
 from med_transfer.scans.dicom.header import PHASE_KEYWORDS, Slice
 from med_transfer.scans.dicom.slice_geometry import SAME_POSITION_MM, commonest, is_plane, normal
@@ -55,7 +56,7 @@ def _copies(slices: list[Slice]) -> list[Group]:
     whole = [folder for folder in folders if images[folder] == set().union(*images.values())]
     if len(folders) < 2 or not whole:
         return [(slices, Verdict())] if slices else []
-    reason = f"part of a series: the folder {whole[0].name} holds these images and more"
+    reason = Sentence("part of a series: the folder {name} holds these images and more", name=whole[0].name)
     partial = Verdict(rejections=(reason,))
     return [(part, Verdict() if folder in whole else partial) for folder, part in folders.items()]
 

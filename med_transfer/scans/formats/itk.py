@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.formats.metaimage import metaimage_data
 from med_transfer.scans.formats.nrrd import nrrd_data
@@ -92,7 +93,7 @@ def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, StoredData]:
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
-        raise UnreadableScan(f"cannot be opened ({type(error).__name__})", where=path) from error
+        raise UnreadableScan(Sentence("cannot be opened ({error})", error=type(error).__name__), where=path) from error
     if not start:
         raise UnreadableScan("empty file", where=path)
     data = stored_data(path)
@@ -103,7 +104,9 @@ def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, StoredData]:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise NotAScan(f"not a readable {_format(path)} file in spite of its name", where=path) from error
+        raise NotAScan(
+            Sentence("not a readable {format} file in spite of its name", format=_format(path)), where=path
+        ) from error
     n_values = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
     require_room(data, n_values * _dtype(reader).itemsize, path)
     return reader, data

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series, unit_in_mm
@@ -81,7 +82,9 @@ def _open(path: Path) -> Nifti1Image:
     except Exception as error:  # nibabel raises errors of its own, by no common name, on corrupt headers
         raise _unreadable(path, error) from error
     if there * (_MOST_PACKED if _is_gzip(path) else 1) < end:  # before anyone asks for that much memory
-        raise UnreadableScan(f"truncated or corrupt NIfTI file: {there} of {end} bytes", where=path)
+        raise UnreadableScan(
+            Sentence("truncated or corrupt NIfTI file: {there} of {end} bytes", there=there, end=end), where=path
+        )
     return image
 
 
@@ -129,7 +132,9 @@ def _load_whole(path: Path) -> Nifti1Image:
         content = _unpacked(path, end) if _is_gzip(path) else b""
         there = len(content) or path.stat().st_size
         if there < end:
-            raise UnreadableScan(f"truncated or corrupt NIfTI file: {there} of {end} bytes", where=path)
+            raise UnreadableScan(
+                Sentence("truncated or corrupt NIfTI file: {there} of {end} bytes", there=there, end=end), where=path
+            )
         return type(image).from_bytes(content) if content else image
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _unreadable(path, error) from error
@@ -168,16 +173,22 @@ def _forms_verdict(image: Nifti1Image, unit_mm: float) -> Verdict:
     remarks = []
     sizes, stated = geometry.spacing_mm(used), np.abs(image.header["pixdim"][1:4]) * unit_mm
     if not np.allclose(stated, sizes, rtol=_SAME_SIZE):
-        words = (" x ".join(f"{mm:.4g}" for mm in lengths) for lengths in (stated, sizes))
-        remarks.append("pixdim states voxels of {} mm, the affine {} mm: the affine is used".format(*words))
+        words = {
+            name: " x ".join(f"{mm:.4g}" for mm in lengths) for name, lengths in (("stated", stated), ("used", sizes))
+        }
+        remarks.append(
+            Sentence("pixdim states voxels of {stated} mm, the affine {used} mm: the affine is used", **words)
+        )
     if int(image.header["sform_code"]) > 0 and (qform := _qform(image)) is not None:
         other = qform * unit_mm
         if np.linalg.det(other[:3, :3]) * np.linalg.det(used[:3, :3]) < 0:
-            return Verdict(rejections=("sform and qform mirror each other: left and right are not known",))
+            return Verdict(rejections=(Sentence("sform and qform mirror each other: left and right are not known"),))
         corners = np.array(list(itertools.product(*((0, length - 1) for length in image.shape[:3]))))
         apart = np.linalg.norm(geometry.to_world_mm(used, corners) - geometry.to_world_mm(other, corners), axis=1).max()
         if apart > max(_SAME_PLACE_MM, min(sizes) / 2):
-            remarks.append(f"sform and qform place the voxels up to {apart:.1f} mm apart: sform is used")
+            remarks.append(
+                Sentence("sform and qform place the voxels up to {apart:.1f} mm apart: sform is used", apart=apart)
+            )
     return Verdict(remarks=tuple(remarks))
 
 
@@ -194,4 +205,4 @@ def _qform(image: Nifti1Image) -> geometry.Affine | None:
 def _unreadable(path: Path, error: Exception) -> UnreadableScan:
     if isinstance(error, PermissionError):
         return UnreadableScan("no permission to read the file", where=path)
-    return UnreadableScan(f"truncated or corrupt NIfTI file ({type(error).__name__})", where=path)
+    return UnreadableScan(Sentence("truncated or corrupt NIfTI file ({kind})", kind=type(error).__name__), where=path)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.errors.sentence import Sentence, words_of
 
 LONGEST_HEADER = 1 << 20  # bytes; one that lists a file for each of thousands of slices is as long
 _MOST_FILES = 1 << 16
@@ -59,7 +60,9 @@ def named_files(header: Path, names: Sequence[str]) -> tuple[Path, ...]:
         inside = all(path.is_relative_to(folder) for path in files)
         missing = next((path for path in files if not path.is_file()), None) if inside else None
     except (OSError, ValueError, RuntimeError) as error:  # a name that is none: too long, a zero byte, links in a ring
-        raise UnreadableScan(f"its data file cannot be found ({type(error).__name__})", where=header) from error
+        raise UnreadableScan(
+            Sentence("its data file cannot be found ({kind})", kind=type(error).__name__), where=header
+        ) from error
     if not inside:
         raise UnreadableScan(
             "its data file lies outside the folder of the header",
@@ -68,7 +71,9 @@ def named_files(header: Path, names: Sequence[str]) -> tuple[Path, ...]:
             action="Move it there if you trust the header",
         )
     if missing or not files:
-        raise UnreadableScan(f"its data file {missing.name[:80] if missing else ''!r} is missing", where=header)
+        raise UnreadableScan(
+            Sentence("its data file {name!r} is missing", name=missing.name[:80] if missing else ""), where=header
+        )
     return files
 
 
@@ -90,7 +95,9 @@ def require_room(data: StoredData, size: int, where: Path) -> None:
     """Raises UnreadableScan where so many bytes cannot be in the files, whatever the header says."""
     there = sum(path.stat().st_size for path in data.files) - max(data.at, 0)
     if there * _MOST_PACKED.get(data.encoding, size) < size:
-        raise UnreadableScan(f"truncated or corrupt data: {max(there, 0)} bytes for {size}", where=where)
+        raise UnreadableScan(
+            Sentence("truncated or corrupt data: {there} bytes for {size}", there=max(there, 0), size=size), where=where
+        )
 
 
 def read_values(data: StoredData, dtype: np.dtype, shape: Sequence[int], where: Path) -> NDArray:
@@ -108,17 +115,19 @@ def read_values(data: StoredData, dtype: np.dtype, shape: Sequence[int], where: 
     size = int(np.prod([int(length) for length in shape], dtype=object)) * dtype.itemsize
     try:
         if size % len(data.files):
-            raise ValueError("not as many bytes in each file")
+            raise ValueError(Sentence("not as many bytes in each file"))
         parts = [_read_bytes(path, data, size // len(data.files)) for path in data.files]
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UnreadableScan(f"truncated or corrupt data ({_told(error)})", where=where) from error
+        raise UnreadableScan(
+            Sentence("truncated or corrupt data ({error})", error=_told(error)), where=where
+        ) from error
     content = parts[0] if len(parts) == 1 else np.concatenate(parts)
     values = content.view(dtype.newbyteorder(">" if data.big_endian else "<")).reshape(shape)
     return values.astype(dtype.newbyteorder("="), copy=not values.flags.writeable)
 
 
 def _told(error: Exception) -> str:
-    return str(error) if type(error) is ValueError else type(error).__name__
+    return words_of(error) if type(error) is ValueError else type(error).__name__
 
 
 def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
@@ -126,13 +135,13 @@ def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
         if data.encoding == "raw":
             there = path.stat().st_size - max(data.at, 0)
             if there < size:
-                raise ValueError(f"{max(there, 0)} of {size} bytes")
+                raise ValueError(Sentence("{there} of {size} bytes", there=max(there, 0), size=size))
             file.seek(data.at if data.at >= 0 else there - size)
             return np.fromfile(file, np.uint8, size)
         file.seek(data.at)
         values = _INFLATE[data.encoding](file, size + 1)  # one more than wanted, so as to reach the checksum
     if len(values) != size:
-        raise ValueError(f"not {size} bytes when unpacked")
+        raise ValueError(Sentence("not {size} bytes when unpacked", size=size))
     return np.frombuffer(values, np.uint8)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from med_transfer.errors import GeometryRejected
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.volume import Provenance, Volume
 
@@ -86,15 +87,20 @@ def require_inside(points_mm: ArrayLike, allowance_voxels: ArrayLike, grid: Volu
         return
     far_mm = np.linalg.norm(beyond * grid.spacing_mm, axis=1)
     apart = ((index < -0.5).all(axis=0) | (index > last).all(axis=0)).any()
-    misplacement = f"lies {far_mm.min():.1f} mm outside" if apart else f"reaches {far_mm.max():.1f} mm beyond"
-    raise GeometryRejected(f"the mask {misplacement} the scan", where=where, expected="a mask drawn on this scan")
+    if apart:
+        found = Sentence("the mask lies {mm:.1f} mm outside the scan", mm=far_mm.min())
+    else:
+        found = Sentence("the mask reaches {mm:.1f} mm beyond the scan", mm=far_mm.max())
+    raise GeometryRejected(found, where=where, expected="a mask drawn on this scan")
 
 
 def _require_placed(mask: Volume, grid: Volume) -> None:
-    for volume, what in ((mask, "mask"), (grid, "scan")):
+    for volume, what in ((mask, Sentence("mask")), (grid, Sentence("scan"))):
         if not volume.verdict.placed:
             raise GeometryRejected(
-                f"the {what} does not say where its voxels lie in the patient, and the two grids differ",
+                Sentence(
+                    "the {what} does not say where its voxels lie in the patient, and the two grids differ", what=what
+                ),
                 where=mask.provenance.path,
                 expected="a mask on the scan's own grid",
             )

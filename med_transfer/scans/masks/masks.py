@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UnusableVoxels
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES
 from med_transfer.scans.library_noise import silence_readers
@@ -83,7 +84,11 @@ def _named_files(folder: Path, name: str) -> list[Path]:
 
 
 def _no_file(name: str, folder: Path, there: Iterable[str]) -> ScanNotFound:
-    return ScanNotFound(f"no mask file {name!r}", where=folder, expected=f"one of {_listed(sorted(there))}")
+    return ScanNotFound(
+        Sentence("no mask file {name!r}", name=name),
+        where=folder,
+        expected=Sentence("one of {names}", names=_listed(sorted(there))),
+    )
 
 
 def _stem(file: Path) -> str:
@@ -119,10 +124,10 @@ def _in_folder(folder: Path, name: str) -> Path | Series:
             raise _no_file(name, folder, [_example(candidate) for candidate in candidates])
         names = _listed([_named(candidate) for candidate in candidates])
         raise AmbiguousScan(
-            f"{len(candidates)} masks: {names}",
+            Sentence("{n} masks: {names}", n=len(candidates), names=names),
             where=folder,
             expected="one",
-            action="Name its file" + _or_in_the_table(candidates, objects),
+            action=_name_one(candidates, objects),
         )
     for file in contents.ignored:
         if file.damaged:
@@ -134,9 +139,12 @@ def _example(candidate: Path | Series) -> str:
     return Path(_named(candidate)).name.partition(".")[0]
 
 
-def _or_in_the_table(candidates: Sequence[Path | Series], objects: Sequence[Path]) -> str:
+def _name_one(candidates: Sequence[Path | Series], objects: Sequence[Path]) -> Sentence:
     """In a SEG or RTSTRUCT a name means a region, and not the file."""
-    return "" if objects else f", or one of them in the column mask_name, for example {_example(candidates[0])}"
+    if objects:
+        return Sentence("Name its file")
+    example = _example(candidates[0])
+    return Sentence("Name its file, or one of them in the column mask_name, for example {example}", example=example)
 
 
 def _named(candidate: Path | Series) -> str:
@@ -158,9 +166,13 @@ def _without_doubts(verdict: Verdict) -> Verdict:
 
 
 def _require_labels(voxels: NDArray, where: Path) -> None:
-    expected = "0 outside the region and whole numbers inside"
+    expected = Sentence("0 outside the region and whole numbers inside")
     if voxels.min() < 0:
-        raise UnusableVoxels(f"values from {voxels.min():g}: a scan rather than a mask", where=where, expected=expected)
+        raise UnusableVoxels(
+            Sentence("values from {lowest:g}: a scan rather than a mask", lowest=voxels.min()),
+            where=where,
+            expected=expected,
+        )
     if voxels.dtype.kind != "f":
         return
     present = voxels[voxels != 0]
@@ -178,7 +190,9 @@ def _label_values(voxels: NDArray, name: str, where: Path) -> list[int]:
     wanted = _several(name)
     if unknown := [one for one in wanted if one not in values] or ([] if wanted else [name]):
         raise ScanNotFound(
-            f"no voxel has the label {unknown[0]!r}", where=where, expected=f"one of {_listed(list(values)) or 'none'}"
+            Sentence("no voxel has the label {label!r}", label=unknown[0]),
+            where=where,
+            expected=Sentence("one of {names}", names=_listed(list(values)) or "none"),
         )
     return [values[one] for one in wanted]
 

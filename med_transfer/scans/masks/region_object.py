@@ -11,6 +11,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset
 
 from med_transfer.errors import AmbiguousScan, ScanError, ScanNotFound, UnreadableScan, UnusableVoxels
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.volume import Provenance
 
 Kind = Literal["SEG", "RTSTRUCT", ""]
@@ -55,7 +56,9 @@ def damage_reported(path: Path) -> Iterator[None]:
     except ScanError:
         raise
     except Exception as error:
-        raise UnreadableScan(f"damaged DICOM object ({type(error).__name__})", where=path) from error
+        raise UnreadableScan(
+            Sentence("damaged DICOM object ({kind})", kind=type(error).__name__), where=path
+        ) from error
 
 
 def pick(regions: Sequence[tuple[int, str]], name: str, what: str, path: Path) -> int:
@@ -71,20 +74,24 @@ def pick(regions: Sequence[tuple[int, str]], name: str, what: str, path: Path) -
         AmbiguousScan: several; the message lists them.
     """
     if not regions:
-        raise UnusableVoxels(f"no {what} in the object", where=path)
+        raise UnusableVoxels(Sentence("no {what} in the object", what=what), where=path)
     if len({number for number, _ in regions}) < len(regions):
-        raise UnreadableScan(f"two {what}s have one number", where=path)
+        raise UnreadableScan(Sentence("two {what}s have one number", what=what), where=path)
     numbers = _named(regions, name) if name else [number for number, _ in regions]
     if len(numbers) == 1:
         return numbers[0]
     if not numbers:
-        raise ScanNotFound(f"no {what} {name!r}", where=path, expected=f"one of {_listed(regions)}")
+        raise ScanNotFound(
+            Sentence("no {what} {name!r}", what=what, name=name),
+            where=path,
+            expected=Sentence("one of {names}", names=_listed(regions)),
+        )
     several = [region for region in regions if region[0] in numbers]
     raise AmbiguousScan(
-        f"{len(several)} {what}s: {_listed(several)}",
+        Sentence("{n} {what}s: {several}", n=len(several), what=what, several=_listed(several)),
         where=path,
-        expected=f"one {what}",
-        action=f"Give the {what}'s number" if name else f"Name one {what}",
+        expected=Sentence("one {what}", what=what),
+        action=Sentence("Give the {what}'s number", what=what) if name else Sentence("Name one {what}", what=what),
     )
 
 

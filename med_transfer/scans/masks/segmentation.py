@@ -12,6 +12,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import UID
 
 from med_transfer.errors import GeometryRejected, UnreadableScan, UnusableVoxels
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.codecs import PixelFormat, decode, require_decoder
 from med_transfer.scans.masks.region_object import damage_reported, load_object, pick, provenance_of
 from med_transfer.scans.masks.segmentation_frames import Frame, frames_of, grid_of, slab_mm
@@ -41,7 +42,7 @@ def read_segmentation(path: Path, name: str = "") -> list[Volume]:
         frames = frames_of(dataset, path)
         chosen = [frame for frame in frames if frame.segment in (None, number)]
         if not chosen:
-            raise UnusableVoxels(f"segment {number} has no frames", where=path)
+            raise UnusableVoxels(Sentence("segment {number} has no frames", number=number), where=path)
         pixels = [_present(dataset, stored, number) for stored in _stored(dataset, chosen, path)]
         provenance = provenance_of(dataset, path, "SEG", dataset.get("FrameOfReferenceUID"))
         grid = grid_of(frames)
@@ -76,7 +77,10 @@ def _require_pixels(dataset: FileDataset, path: Path) -> None:
     present = len(dataset.get("PixelData") or b"")
     most = present * _MAX_COMPRESSION if dataset.file_meta.TransferSyntaxUID.is_encapsulated else present
     if not 0 < needed <= most:
-        raise UnreadableScan(f"truncated: {present} bytes of pixels, {needed} declared", where=path)
+        raise UnreadableScan(
+            Sentence("truncated: {present} bytes of pixels, {needed} declared", present=present, needed=needed),
+            where=path,
+        )
 
 
 def _stored(dataset: FileDataset, frames: Sequence[Frame], path: Path) -> Iterator[NDArray]:

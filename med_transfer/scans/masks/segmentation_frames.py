@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from med_transfer.errors import GeometryRejected, UnreadableScan
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.dicom.geometry_verdict import PIXEL_SPACING_TOLERANCE_MM
 from med_transfer.scans.dicom.slice_geometry import COSINE_TOLERANCE, SAME_POSITION_MM, tolerance_mm
@@ -64,7 +65,9 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     declared = int(dataset.get("NumberOfFrames") or 1)
     if len(own) != declared:
-        raise UnreadableScan(f"{declared} frames declared, {len(own)} described", where=path)
+        raise UnreadableScan(
+            Sentence("{declared} frames declared, {n} described", declared=declared, n=len(own)), where=path
+        )
     is_labelmap = dataset.SegmentationType == "LABELMAP"
     return [_frame(index, group, shared, is_labelmap, path) for index, group in enumerate(own)]
 
@@ -81,12 +84,12 @@ def _frame(index: int, own: Dataset, shared: Dataset, is_labelmap: bool, path: P
     values = np.array([*cosines, *position, *spacing])
     if not (complete and (np.abs(values) < FARTHEST_MM).all() and (spacing > 0).all()):
         raise GeometryRejected(
-            f"frame {index + 1} has no place in the patient",
+            Sentence("frame {index} has no place in the patient", index=index + 1),
             where=path,
             expected="position, orientation and pixel spacing in the functional groups",
         )
     if not np.allclose(cosines.reshape(2, 3) @ cosines.reshape(2, 3).T, np.eye(2), atol=COSINE_TOLERANCE):
-        raise GeometryRejected(f"frame {index + 1} is not rectangular", where=path)
+        raise GeometryRejected(Sentence("frame {index} is not rectangular", index=index + 1), where=path)
     return Frame(
         index=index,
         segment=None if is_labelmap else int(macro("SegmentIdentificationSequence").ReferencedSegmentNumber),

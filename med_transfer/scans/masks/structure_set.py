@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from skimage.measure import grid_points_in_poly
 
 from med_transfer.errors import GeometryRejected, UnreadableScan, UnusableVoxels
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.masks.mask_placement import mark_voxels, require_inside, require_same_frame
 from med_transfer.scans.masks.region_object import FARTHEST_MM, damage_reported, load_object, pick, provenance_of
@@ -75,7 +76,7 @@ def read_structure_set(path: Path, onto: Volume, name: str = "") -> Volume:
         require_same_frame(provenance, onto.provenance)
         contours = list(_contours(dataset, number, label, onto, path))
     if not contours:
-        raise UnusableVoxels(f"{label} has no contours", where=path)
+        raise UnusableVoxels(Sentence("{label} has no contours", label=label), where=path)
     for contour in contours:
         _require_on_a_slice(contour, onto, path)
     voxels, remarks = _drawn(contours, onto)
@@ -94,13 +95,19 @@ def _contours(dataset: Dataset, number: int, label: str, onto: Volume, path: Pat
     rois = [item for item in dataset.get("ROIContourSequence") or [] if int(item.ReferencedROINumber) == number]
     items = [item for roi in rois for item in roi.get("ContourSequence") or []]
     for place, item in enumerate(items, 1):
+        contour = Sentence("contour {place} of {label}", place=place, label=label)
         values = np.array(item.get("ContourData") or [], dtype=float)
         declared = int(item.get("NumberOfContourPoints") or values.size // 3)
         if not values.size or values.size != 3 * declared or not (np.abs(values) < FARTHEST_MM).all():
-            found = f"contour {place} of {label} is damaged: {values.size} coordinates, {declared} points declared"
+            found = Sentence(
+                "{contour} is damaged: {size} coordinates, {declared} points declared",
+                contour=contour,
+                size=values.size,
+                declared=declared,
+            )
             raise UnreadableScan(found, where=path)
         index = geometry.to_index(onto.affine, values.reshape(-1, 3))
-        yield _Contour(f"contour {place} of {label}", str(item.ContourGeometricType), index)
+        yield _Contour(contour, str(item.ContourGeometricType), index)
 
 
 # Where the contours lie ---------------------------------------------------------------------------------------
@@ -108,31 +115,41 @@ def _contours(dataset: Dataset, number: int, label: str, onto: Volume, path: Pat
 
 def _require_on_a_slice(contour: _Contour, onto: Volume, path: Path) -> None:
     if contour.kind not in (*FILLED, POINT):
-        found, expected = f"{contour.label} is {contour.kind}, which fills nothing", f"{', '.join(FILLED)} or {POINT}"
+        found, expected = (
+            Sentence("{label} is {kind}, which fills nothing", label=contour.label, kind=contour.kind),
+            Sentence("{names} or {point}", names=", ".join(FILLED), point=POINT),
+        )
         raise GeometryRejected(found, where=path, expected=expected)
     spacing = onto.spacing_mm[2]
     k = contour.index[:, 2]
     if contour.kind != POINT and np.ptp(k) * spacing > max(_PLANE_SHARE * spacing, _MIN_PLANE_MM):
-        found = f"{contour.label} {_off_slice(contour, onto)}"
-        raise GeometryRejected(found, where=path, expected="a planar contour along the scan's slices")
+        raise GeometryRejected(
+            _off_slice(contour, onto), where=path, expected="a planar contour along the scan's slices"
+        )
     far = max(-k.min(), k.max() - (len(onto.voxels) - 1))
     if far > 0.5 + _TIE_SHARE:
-        found = f"{contour.label} lies {far * spacing:.1f} mm from the nearest slice of the scan"
+        found = Sentence(
+            "{label} lies {far:.1f} mm from the nearest slice of the scan",
+            label=contour.label,
+            far=float(far) * spacing,
+        )
         raise GeometryRejected(found, where=path, expected="contours drawn on this scan")
     allowance = (*_BEYOND_PIXELS, np.inf) if contour.kind != POINT else (0.0, 0.0, np.inf)
     require_inside(geometry.to_world_mm(onto.affine, contour.index), allowance, onto, path)
 
 
-def _off_slice(contour: _Contour, onto: Volume) -> str:
+def _off_slice(contour: _Contour, onto: Volume) -> Sentence:
     """How far, and whether the contour is crooked or lies in a plane of its own."""
     points = geometry.to_world_mm(onto.affine, contour.index)
     points -= points.mean(axis=0)
     across = np.linalg.eigh(points.T @ points)[1][:, 0]
     crooked_mm = float(np.abs(points @ across).max())
     if crooked_mm > _MIN_PLANE_MM:
-        return f"is not planar: its points lie up to {crooked_mm:.2f} mm off one plane"
+        return Sentence(
+            "{label} is not planar: its points lie up to {mm:.2f} mm off one plane", label=contour.label, mm=crooked_mm
+        )
     span_mm = float(np.ptp(contour.index[:, 2])) * onto.spacing_mm[2]
-    return f"lies across the scan's slices, over {span_mm:.1f} mm of them"
+    return Sentence("{label} lies across the scan's slices, over {mm:.1f} mm of them", label=contour.label, mm=span_mm)
 
 
 def _planes(contours: Sequence[_Contour]) -> list[_Plane]:

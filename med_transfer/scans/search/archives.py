@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from med_transfer.errors import UnreadableScan
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.isolation import isolated
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -128,12 +129,12 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
             with tarfile.open(archive) as opened:
                 yield _tar_members(opened)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, NotImplementedError) as error:
-        raise UnreadableScan(f"damaged archive ({type(error).__name__})", where=archive) from error
+        raise UnreadableScan(Sentence("damaged archive ({kind})", kind=type(error).__name__), where=archive) from error
     except RuntimeError as error:  # zipfile's word for a missing password
         raise UnreadableScan("encrypted archive", where=archive, action="Unpack it with its password first") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise UnreadableScan(f"archive cannot be unpacked ({reason})", where=archive) from error
+        raise UnreadableScan(Sentence("archive cannot be unpacked ({reason})", reason=reason), where=archive) from error
 
 
 def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
@@ -155,6 +156,11 @@ def _too_large(archive: Path, limits: ArchiveLimits) -> UnreadableScan:
     return UnreadableScan(
         "archive beyond the limits",
         where=archive,
-        expected=f"at most {limits.files} files of {limits.file_bytes >> 30} GiB, together {limits.bytes >> 30} GiB",
+        expected=Sentence(
+            "at most {files} files of {file_bytes} GiB, together {bytes} GiB",
+            files=limits.files,
+            file_bytes=limits.file_bytes >> 30,
+            bytes=limits.bytes >> 30,
+        ),
         action="Unpack it yourself if you trust it",
     )

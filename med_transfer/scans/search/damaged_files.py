@@ -13,11 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
+from med_transfer.scans.dicom.sentences import few
 from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES
 from med_transfer.scans.search.links import BROKEN
-from med_transfer.scans.series import NAMED_AS_DICOM, NO_IMAGE, TEXT, Ignored, Series
+from med_transfer.scans.series import NO_IMAGE, TEXT_NAMED_AS_DICOM, Ignored, Series
 from med_transfer.scans.verdict import Verdict
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
@@ -83,22 +85,27 @@ def _with_damage(series: Series, damaged: Sequence[Ignored], of_folder: dict[Pat
     if not damaged:
         return series
     shapes = {_shape(path.name) for path in series.files}
-    notes = [f for f in damaged if f.reason == NAMED_AS_DICOM + TEXT and _shape(f.path.name) not in shapes]
+    notes = [f for f in damaged if f.reason == TEXT_NAMED_AS_DICOM and _shape(f.path.name) not in shapes]
     lost = [file for file in damaged if file.reason != BROKEN and file not in notes]
     own = [file for file in lost if _owners(file.path, of_folder[file.path.parent]) == {series.series_uid}]
     if own:
-        return series.among(Verdict(rejections=(f"damaged files beside it may belong to it ({_named(own)})",)))
+        return series.among(
+            Verdict(rejections=(Sentence("damaged files beside it may belong to it ({names})", names=_named(own)),))
+        )
     links = [file for file in damaged if file.reason == BROKEN]
-    remarks = (
-        *(
-            [f"damaged files lie beside it and beside other series ({_named(lost)}): a slice may be missing"]
-            if lost
-            else ()
-        ),
-        *([f"broken links lie beside it ({_named(links)}): a slice may be missing"] if links else ()),
-        *([f"text files lie beside it that are named as DICOM ({_named(notes)})"] if notes else ()),
-    )
-    return series.among(Verdict(remarks=remarks))
+    remarks = []
+    if lost:
+        remarks.append(
+            Sentence(
+                "damaged files lie beside it and beside other series ({names}): a slice may be missing",
+                names=_named(lost),
+            )
+        )
+    if links:
+        remarks.append(Sentence("broken links lie beside it ({names}): a slice may be missing", names=_named(links)))
+    if notes:
+        remarks.append(Sentence("text files lie beside it that are named as DICOM ({names})", names=_named(notes)))
+    return series.among(Verdict(remarks=tuple(remarks)))
 
 
 def _owners(path: Path, files: list[tuple[list, str]]) -> set[str]:
@@ -113,5 +120,4 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _named(files: Sequence[Ignored]) -> str:
-    names = ", ".join(file.path.name for file in files[:_MAX_NAMED])
-    return names + (f" and {len(files) - _MAX_NAMED} more" if len(files) > _MAX_NAMED else "")
+    return few([file.path.name for file in files], _MAX_NAMED)

@@ -8,8 +8,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from med_transfer.errors import NotAScan, ScanNotFound, UnreadableScan
+from med_transfer.errors.sentence import Sentence
 
-NOT_REGULAR = "a pipe, socket or device, not a regular file"
+NOT_REGULAR = Sentence("a pipe, socket or device, not a regular file")
 
 
 def files_below(
@@ -67,7 +68,9 @@ def require_exists(path: Path) -> None:
     except PermissionError as error:
         raise UnreadableScan("no permission to look into the folder", where=path) from error
     except OSError as error:  # a name that is too long
-        raise ScanNotFound(f"no such file or folder ({type(error).__name__})", where=path) from error
+        raise ScanNotFound(
+            Sentence("no such file or folder ({kind})", kind=type(error).__name__), where=path
+        ) from error
     if not exists:
         raise ScanNotFound("no such file or folder", where=path)
     if not usable:

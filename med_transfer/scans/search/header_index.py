@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from med_transfer.atomic import atomic_path
 from med_transfer.errors import OutputError
+from med_transfer.errors.sentence import IN_PARTS, Text
 from med_transfer.scans.dicom.elements import NO_STAMP, Stamp
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.series import Series
@@ -28,7 +29,7 @@ from med_transfer.scans.verdict import Verdict
 log = logging.getLogger(__name__)
 
 FileContent = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
-_SCHEMA = 7  # raise it when Slice or an entry changes its meaning
+_SCHEMA = 8  # raise it when Slice or an entry changes its meaning
 _MIN_FILES = 64  # below that, reading the headers is as quick as reading an index
 _KEPT = 100  # trees
 _CREATE = "CREATE TABLE files (name BLOB PRIMARY KEY, stamp TEXT, entry BLOB) WITHOUT ROWID"
@@ -48,7 +49,7 @@ class _VolumeFile:
 class _Entry:
     slices: tuple[Slice, ...] = ()
     volume: _VolumeFile | None = None
-    no_scan: str = ""
+    no_scan: Text = ""
 
 
 _ADAPTER = TypeAdapter(_Entry)
@@ -85,7 +86,9 @@ class HeaderIndex:
         if self._path is None:
             return
         try:
-            self._read.execute(_INSERT, (self._name(path), _text(stamp), _ADAPTER.dump_json(_entry(content))))
+            self._read.execute(
+                _INSERT, (self._name(path), _text(stamp), _ADAPTER.dump_json(_entry(content), context=IN_PARTS))
+            )
             self._n_read += 1
         except sqlite3.Error as error:  # no room for temporary files
             log.debug("index of headers not kept: %s", error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from med_transfer.errors import UnreadableScan
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.elements import read_header
 from med_transfer.scans.series import Series
 
@@ -31,7 +32,7 @@ def identity(series: Series) -> Identity:
     try:
         header = read_header(series.files[0], (*_KEYWORDS, "SpecificCharacterSet"))
     except Exception as error:  # as in read_slices: a parser raises nearly anything
-        reason = f"header cannot be read ({type(error).__name__})"
+        reason = Sentence("header cannot be read ({kind})", kind=type(error).__name__)
         raise UnreadableScan(reason, where=series.files[0]) from error
     if series.slices and series.slices[0].stamp != header.stamp:
         raise UnreadableScan("header has changed since the series was found", where=series.files[0])

@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.series import Ignored
 
 FOLLOW = "MED_TRANSFER_FOLLOW_LINKS"
-BROKEN = "broken link"
-_ELSEWHERE = f"link to a folder elsewhere, not followed ({FOLLOW}=1 follows it)"
+BROKEN = Sentence("broken link")
+_ELSEWHERE = Sentence("link to a folder elsewhere, not followed ({setting}=1 follows it)", setting=FOLLOW)
 
 
 def passed_over(link: Path, tree: str) -> str:
@@ -29,7 +30,7 @@ def passed_over(link: Path, tree: str) -> str:
     names = Path(os.path.relpath(target, tree)).parts or (os.curdir,)
     inside = names[0] != os.pardir
     if inside and not any(name.startswith(".") for name in names if name != os.curdir):
-        return "link to what is found in its own place"
+        return Sentence("link to what is found in its own place")
     if not inside and os.path.isdir(target) and os.environ.get(FOLLOW, "") not in ("1", "true"):  # noqa: PTH112
         return _ELSEWHERE
     return ""
@@ -37,4 +38,6 @@ def passed_over(link: Path, tree: str) -> str:
 
 def how_to_follow(ignored: Iterable[Ignored]) -> str:
     """What to do where links were not followed; empty where there were none."""
-    return f"{FOLLOW}=1 follows the links to folders elsewhere" if any(f.reason == _ELSEWHERE for f in ignored) else ""
+    if any(file.reason == _ELSEWHERE for file in ignored):
+        return Sentence("{setting}=1 follows the links to folders elsewhere", setting=FOLLOW)
+    return ""

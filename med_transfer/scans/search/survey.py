@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from med_transfer.errors import NotAScan, ScanAborted, ScanError, UnreadableScan
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
 from med_transfer.scans.dicom.directory import listed_images
 from med_transfer.scans.dicom.elements import NO_STAMP, Stamp, stamp_of
@@ -28,7 +29,7 @@ from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, n
 from med_transfer.scans.search.files import NOT_REGULAR, files_below, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
 from med_transfer.scans.search.links import BROKEN, passed_over
-from med_transfer.scans.series import NAMED_AS_DICOM, NO_IMAGE, TEXT, Ignored, Series, Survey
+from med_transfer.scans.series import NO_IMAGE, TEXT_NAMED_AS_DICOM, Ignored, Series, Survey
 
 log = logging.getLogger(__name__)
 
@@ -92,17 +93,16 @@ def inspect_file(path: Path) -> tuple[Slice, ...] | Series | None:
         return None
     if not looks_like_dicom(start):
         if named_as_dicom(path):
-            raise UnreadableScan(NAMED_AS_DICOM + _instead(start), where=path)
+            raise UnreadableScan(_instead(start), where=path)
         raise NotAScan(NO_IMAGE, where=path, expected="DICOM, NIfTI, NRRD or MetaImage")
     return tuple(read_slices(path))
 
 
-def _instead(start: bytes) -> str:
-    if not start:
-        return "empty"
-    if not any(start):
-        return "it holds zeros"
-    return TEXT if _TEXT.issuperset(start) else "it does not begin as DICOM does"
+def _instead(start: bytes) -> Sentence:
+    if any(start) and _TEXT.issuperset(start):
+        return TEXT_NAMED_AS_DICOM
+    what = Sentence("it does not begin as DICOM does") if any(start) else Sentence("it holds zeros")
+    return Sentence("named as DICOM, but {what}", what=what if start else Sentence("empty"))
 
 
 def first_bytes(path: Path) -> bytes:
@@ -111,7 +111,7 @@ def first_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(132)
     except OSError as error:
-        raise UnreadableScan(f"cannot be opened ({type(error).__name__})", where=path) from error
+        raise UnreadableScan(Sentence("cannot be opened ({error})", error=type(error).__name__), where=path) from error
 
 
 def _of_file(path: Path, max_gap_mm: float) -> Survey:
@@ -224,7 +224,7 @@ def _read_file(path: Path) -> FileContent | Ignored | None:
     except MemoryError:
         raise
     except Exception as error:  # corrupt bytes make a parser raise nearly anything
-        return Ignored(path, f"cannot be read ({type(error).__name__})", damaged=True)
+        return Ignored(path, Sentence("cannot be read ({error})", error=type(error).__name__), damaged=True)
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -251,7 +251,9 @@ def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
         return not reason
 
     def unreadable(parent: Path, error: OSError) -> None:
-        ignored.append(Ignored(parent, f"folder cannot be opened ({type(error).__name__})", damaged=True))
+        ignored.append(
+            Ignored(parent, Sentence("folder cannot be opened ({error})", error=type(error).__name__), damaged=True)
+        )
 
     return files_below(folder, is_wanted, unreadable)
 

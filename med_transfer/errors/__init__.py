@@ -45,6 +45,8 @@ from __future__ import annotations
 
 import re
 
+from med_transfer.errors.sentence import Sentence
+
 # Controls (C0 but tab and newline, DEL, C1), marks that reverse the direction of text, and halves of no character.
 _COMMANDING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -52,6 +54,14 @@ _COMMANDING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e
 def printable(text: str) -> str:
     """The text with every character that moves, colours or reverses it written out, as in ``\\x1b[2J``."""
     return _COMMANDING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _on_one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+def _tidy(text: Sentence) -> Sentence:
+    return text.mapped(_on_one_line) if text.values else Sentence.of(_on_one_line(text).rstrip("."))
 
 
 class MedTransferError(Exception):
@@ -69,20 +79,30 @@ class MedTransferError(Exception):
     exit_code = 1
 
     def __init__(self, found: str, *, where: object = "", expected: str = "", action: str = "") -> None:
-        self.found, self.where, self.expected, self.action = found, str(where), expected, action
-        super().__init__(self._message())
+        self.found, self.expected, self.action = map(Sentence.of, (found, expected, action))
+        self.where = str(where)
+        super().__init__(self.message)
 
     @property
-    def problem(self) -> str:
-        """The message without the place."""
-        problem = f"{self.found}; expected {self.expected}" if self.expected else self.found
-        problem = problem.rstrip(".") + "."
-        if self.action:
-            problem += f" {self.action.rstrip('.')}."
-        return printable(" ".join(problem.split()))
+    def advice(self) -> Sentence:
+        """What follows ``found`` in the message: what was expected, and what to do."""
+        expected, action = _tidy(self.expected), _tidy(self.action)
+        if expected and action:
+            return Sentence("; expected {expected}. {action}.", expected=expected, action=action)
+        if expected:
+            return Sentence("; expected {expected}.", expected=expected)
+        return Sentence(". {action}.", action=action) if action else Sentence(".")
 
-    def _message(self) -> str:
-        return printable(" ".join(f"{self.where}: {self.problem}".split())) if self.where else self.problem
+    @property
+    def problem(self) -> Sentence:
+        """The message without the place."""
+        return Sentence("{found}{advice}", found=_tidy(self.found), advice=self.advice)
+
+    @property
+    def message(self) -> Sentence:
+        """What the error says: the place, where there is one, and the problem."""
+        where, problem = _on_one_line(self.where), self.problem
+        return Sentence("{where}: {problem}", where=where, problem=problem) if where else problem
 
     def __reduce__(self):
         """Rebuild from the parts, so that an error survives a trip between worker processes."""
