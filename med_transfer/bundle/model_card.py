@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Cohort
-from med_transfer.errors.sentence import Sentence, joined
+from med_transfer.errors.sentence import Sentence, joined, listed
 from med_transfer.page.markdown import as_text, table
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.preprocessing.config import ORGANS
@@ -58,10 +56,10 @@ def _classes(record: BundleRecord) -> str:
 
 def _input(config: PreprocessingConfig) -> str:
     """Shape, and voxel size or how the region is fitted; the region where it is found in the scan itself."""
-    parts = [" x ".join(map(str, config.shape)) + " voxels"]
-    parts += [_mm(config.spacing_mm)] if config.spacing_mm else [f"region fitted ({config.fit})"]
-    parts += [f"of the {config.region}"] if config.region in ORGANS else []
-    return ", ".join(parts) + (" alone" if config.isolate else "")
+    size = _mm(config.spacing_mm) if config.spacing_mm else Sentence("region fitted ({fit})", fit=config.fit)
+    parts = [Sentence("{shape} voxels", shape=" x ".join(map(str, config.shape))), size]
+    parts += [Sentence("of the {region}", region=config.region)] if config.region in ORGANS else []
+    return Sentence("{input} alone", input=listed(*parts)) if config.isolate else listed(*parts)
 
 
 def _channel_rows(config: PreprocessingConfig) -> list[tuple[str, str]]:
@@ -70,25 +68,25 @@ def _channel_rows(config: PreprocessingConfig) -> list[tuple[str, str]]:
         return [("Modality", config.modality or Sentence("not checked")), ("Intensities", intensities(config))]
     channels = zip(config.column_of_channel, config.by_channel, strict=True)
     return [
-        (f"Channel {number}", f"column {column}, {own.modality or 'any modality'}, {intensities(own)}")
+        (Sentence("Channel {number}", number=number), _channel(column, own))
         for number, (column, own) in enumerate(channels, start=1)
     ]
 
 
+def _channel(column: str, config: PreprocessingConfig) -> Sentence:
+    modality = config.modality or Sentence("any modality")
+    values = intensities(config)
+    return Sentence("column {column}, {modality}, {values}", column=column, modality=modality, values=values)
+
+
 def _spacing_rows(record: BundleRecord) -> list[tuple[str, str]]:
-    first = record.input_envelope
-    seen = zip(record.preprocessing.columns, (first, *first.further), strict=False)
-    return [
-        (
-            f"Spacing seen in training{f' ({column})' if first.further else ''}",
-            Sentence(
-                "{low} to {high} (column, row, slice)",
-                low=_mm(channel.spacing_mm_low),
-                high=_mm(channel.spacing_mm_high),
-            ),
-        )
-        for column, channel in seen
-    ]
+    first, rows = record.input_envelope, []
+    for column, channel in zip(record.preprocessing.columns, (first, *first.further), strict=False):
+        name = Sentence("Spacing seen in training ({column})", column=column)
+        low, high = _mm(channel.spacing_mm_low), _mm(channel.spacing_mm_high)
+        seen = Sentence("{low} to {high} (column, row, slice)", low=low, high=high)
+        rows.append((name if first.further else "Spacing seen in training", seen))
+    return rows
 
 
 def intensities(config: PreprocessingConfig) -> str:
@@ -107,7 +105,7 @@ def _transfer_rows(record: BundleRecord) -> list[tuple[str, str]]:
     if record.transfer is None:
         return []
     fallback = record.transfer.fallback
-    return [("Transfer", str(record.transfer)), *([("Fallback", fallback)] if fallback else [])]
+    return [("Transfer", record.transfer.sentence), *([("Fallback", fallback)] if fallback else [])]
 
 
 def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
@@ -115,12 +113,15 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
     if record.fusion is None:
         return []
     inputs, fitted = record.fusion.inputs, record.fusion.combinations[0]
-    needed = [f"handcrafted features ({' or '.join(inputs.within)})"] if inputs.handcrafted else []
-    needed += [f"column {column.name}" for column in inputs.columns]
-    learned = (
-        "mean with a model of" if record.fusion.method == "mean" else "regression fitted on out-of-fold outputs of"
-    )
-    return [("Fusion", f"network with {', '.join(needed)}; {learned} {fitted.n_scans} scans")]
+    needed = [Sentence("column {column}", column=column.name) for column in inputs.columns]
+    if inputs.handcrafted:
+        needed.insert(0, Sentence("handcrafted features ({within})", within=" or ".join(inputs.within)))
+    said = {"needed": listed(*needed), "n": fitted.n_scans}
+    if record.fusion.method == "mean":
+        return [("Fusion", Sentence("network with {needed}; mean with a model of {n} scans", **said))]
+    return [
+        ("Fusion", Sentence("network with {needed}; regression fitted on out-of-fold outputs of {n} scans", **said))
+    ]
 
 
 def _calibration(record: BundleRecord) -> str:
@@ -142,7 +143,7 @@ def _set_rows(record: BundleRecord) -> list[tuple[str, str]]:
     in_words = Sentence(
         "coverage {coverage:g} of each class; a class is in from probability {limits}",
         coverage=sets.coverage,
-        limits=reduce(lambda first, second: Sentence("{first}, {second}", first=first, second=second), limits),
+        limits=listed(*limits),
     )
     return [("Prediction sets", in_words)]
 

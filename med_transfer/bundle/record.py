@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from med_transfer.backbones import InstancePooling, NetworkPlan
 from med_transfer.bundle.envelope import NOVELTY, Facts, InputEnvelope
 from med_transfer.errors import NoAnswer
-from med_transfer.errors.sentence import Sentence, joined
+from med_transfer.errors.sentence import Sentence, TextInParts, joined, listed
 from med_transfer.fusion import Fusion
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.domain import CohortProfile
@@ -94,13 +95,24 @@ class TransferRecord(_Record):
     mapping: str | None = None
     bottleneck: int | None = None
     n_unlabelled: int = 0
-    fallback: str = ""
+    fallback: TextInParts = ""
 
-    def __str__(self) -> str:
-        parts = [self.strategy, *self.regularise, f"BatchNorm {self.batch_norm}"]
-        parts += [f"aligned by {self.align}"] if self.align else []
-        parts += [f"features mapped by {self.mapping}"] if self.mapping else []
-        return ", ".join([*parts, *([f"{self.n_unlabelled} unlabelled scans"] if self.n_unlabelled else [])])
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        parts = [*transfer_words(self.strategy, self.regularise, self.batch_norm, self.align, self.mapping)]
+        return listed(*parts, *([Sentence("{n} unlabelled scans", n=self.n_unlabelled)] if self.n_unlabelled else []))
+
+
+def transfer_words(
+    strategy: str, penalties: Sequence[str], batch_norm: str, align: str | None, mapping: str | None
+) -> Iterator[str]:
+    """How a network is transferred, word by word; the names as in a config."""
+    yield from (strategy, *penalties, f"BatchNorm {batch_norm}")
+    if align:
+        yield Sentence("aligned by {method}", method=align)
+    if mapping:
+        yield Sentence("features mapped by {method}", method=mapping)
 
 
 class BundleRecord(_Record):

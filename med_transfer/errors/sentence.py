@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,13 +98,16 @@ def whole(value: object) -> object:
 # In records -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class _KeepsSentence:
-    """Tells pydantic to keep a sentence, of which its own ``str`` would make plain text."""
+    """Has pydantic keep a sentence, of which its own ``str`` would make plain text; ``told`` is what a file has."""
+
+    told: Callable[[str, Any], object]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema  # errors are imported by programs that have no record
 
-        text = core_schema.plain_serializer_function_ser_schema(_told, info_arg=True)
+        text = core_schema.plain_serializer_function_ser_schema(self.told, info_arg=True)
         return core_schema.no_info_wrap_validator_function(_kept, handler(source), serialization=text)
 
 
@@ -114,7 +118,7 @@ def _kept(value: object, handler: Callable[[object], str]) -> str:
     return value if isinstance(value, Sentence) else handler(value)
 
 
-def _told(value: str, info: Any) -> str:
+def _text(value: str, info: Any) -> str:
     """Text, since it may be the key of a dict; a sentence's parts as JSON after a mark that no text begins with."""
     in_parts = info.context == IN_PARTS and isinstance(value, Sentence)
     return _MARK + json.dumps(parts(value)) if in_parts else value
@@ -123,4 +127,5 @@ def _told(value: str, info: Any) -> str:
 _MARK = "\x1e"
 IN_PARTS = "sentences in parts"  # context of a dump that is read again to be said in another language
 
-Text = Annotated[str, _KeepsSentence()]  # a file holds its text, or its parts if asked
+Text = Annotated[str, _KeepsSentence(_text)]  # a file holds its text, or its parts if asked
+TextInParts = Annotated[str, _KeepsSentence(lambda value, _: parts(value))]  # a file always holds its parts

@@ -204,7 +204,9 @@ def _summary(
     return RunSummary(
         title=cohort_name(cohort.path),
         question=Sentence("Which of {names}?", names=", ".join(cohort.labels.names)),
-        backbone=f"{record.backbone.name}, {'pretrained: ' + weights if weights else 'from scratch'}",
+        backbone=Sentence("{name}, pretrained: {weights}", name=record.backbone.name, weights=weights)
+        if weights
+        else Sentence("{name}, from scratch", name=record.backbone.name),
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, _parts(run_data), cohort.labels),
         split=_split_sentence(run_data),
@@ -216,7 +218,7 @@ def _summary(
         ),
         cross_validated=run_data.split.n_fold_models > 1,
         config=[
-            ("Transfer", str(config.transfer)),
+            ("Transfer", config.transfer.sentence),
             ("Network kept", kept_network.sentence),
             *_config_rows(run_data, config),
             ("Training and validation", bundled.gap.sentence),

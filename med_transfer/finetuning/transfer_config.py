@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from med_transfer.bundle.record import transfer_words
 from med_transfer.errors import ConfigError
+from med_transfer.errors.sentence import listed
 from med_transfer.finetuning.strategies import AnyStrategy, Scratch
 from med_transfer.finetuning.strategies.by_stage import Auto
 
@@ -173,11 +175,11 @@ class TransferConfig(_Config):
         """Of the same network without its source: nothing that needs one, no alignment, no mapping."""
         return TransferConfig(strategy=Scratch(learning_rate=self.strategy.learning_rate), batch_norm="train")
 
-    def __str__(self) -> str:
-        parts = [self.strategy.name, *self.regularise, f"BatchNorm {self.batch_norm}"]
-        parts += [f"aligned by {self.align.method}"] if self.align else []
-        parts += [f"features mapped by {self.mapping.method}"] if self.mapping else []
-        return ", ".join(parts)
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        align, mapping = self.align and self.align.method, self.mapping and self.mapping.method
+        return listed(*transfer_words(self.strategy.name, self.regularise, self.batch_norm, align, mapping))
 
 
 def _contradiction(config: TransferConfig) -> str:

@@ -29,7 +29,7 @@ class Catalogue(RootModel[dict[str, str]]):
 
 @runtime_checkable
 class Sayable(Protocol):
-    """English text that knows its template and values, see :class:`med_transfer.metrics.records.sentence.Sentence`."""
+    """English text that knows its template and values, see :class:`med_transfer.errors.sentence.Sentence`."""
 
     def said(self, t: Callable[..., str]) -> str:
         """In the language of ``t``."""

@@ -103,16 +103,16 @@ class RunSummary:
 
     title: str
     question: Text
-    backbone: str
+    backbone: Text
     backbone_licence: str
     cohort: Mapping[str, Mapping[str, Count]]
     split: Text = "by patient: no patient is on both sides"
     flow: ParticipantFlow | None = None
     cross_validated: bool = False
-    config: Sequence[tuple[str, Text]] = ()
+    config: Sequence[tuple[Text, Text]] = ()
     seconds: float = 0.0
     software: Mapping[str, str] = field(default_factory=dict)
-    model_card: Sequence[tuple[str, Text]] = ()
+    model_card: Sequence[tuple[Text, Text]] = ()
     origin: Sequence[tuple[str, str]] = ()
     language: Language = "en"
 

@@ -1,11 +1,13 @@
 """A sentence is text to everyone but a page that says it in another language."""
 
 import copy
+import json
 import pickle
 
 from med_transfer.errors.sentence import IN_PARTS, Sentence, joined
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Failed
+from med_transfer.model.calibration import Uncalibrated
 
 ALL = Sentence("all {n}", n=3)
 REASON = Sentence("no scan of {name}, {share:.1f} of {what}", name="{braces}", share=0.25, what=ALL)
@@ -41,3 +43,11 @@ def test_a_sentence_that_is_a_key_is_written_in_parts_and_read_again():
     assert again.reasons == {str(reason): 1, "plain": 1}
     assert next(iter(again.reasons)).template == "{found}{advice}"
     assert again.found == {"truncated": 1, "plain": 1}
+
+
+def test_a_bundle_has_its_parts_so_that_a_later_report_says_it_too():
+    fitted = Uncalibrated(note=REASON)
+    assert json.loads(fitted.model_dump_json())["note"]["values"]["what"] == {"template": "all {n}", "values": {"n": 3}}
+    again = Uncalibrated.model_validate_json(fitted.model_dump_json())
+    assert (again.note, again.note.template) == (REASON, REASON.template)
+    assert type(Uncalibrated(note="of an older bundle").note) is str

@@ -17,15 +17,18 @@ import med_transfer
 from med_transfer import errors
 from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.bundle.model_card import model_card_rows
+from med_transfer.bundle.record import TransferRecord
 from med_transfer.config import load_config
 from med_transfer.errors import GeometryRejected, ScanError, UnreadableScan
 from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.reasons import no_case
 from med_transfer.metrics.records.metrics import Failed
 from med_transfer.model.calibration import PredictionSets, TemperatureScaling
+from med_transfer.model.calibration.calibrate import calibrate
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import LANGUAGES, environment
 from med_transfer.page.language import Catalogue, catalogue_path, sentence, translator
+from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.report.run_summary import participant_flow
 from med_transfer.report.sections import SECTIONS as ALL_SECTIONS
@@ -218,6 +221,14 @@ def test_the_report_in_chinese_says_what_the_english_one_says(tmp_path):
     assert f"{100 * english.metrics.macro_auc.value:.0f}"[:2] in page.text
 
 
+def calibration_note():
+    """Of eight patients, who are too few for vector scaling, and for much of any."""
+    truth = np.eye(2, dtype=bool)[[0, 1] * 4]
+    patients = [f"p{k}" for k in range(8)]
+    logits = np.where(truth, 1.0, 0.0) + np.arange(8)[:, None] / 10
+    return calibrate(logits, truth, patients, Labels(("benign", "malignant")), "vector").calibrator.note
+
+
 def record():
     """Of a bundle with everything that its model card says in sentences."""
     return BundleRecord(
@@ -227,7 +238,8 @@ def record():
         preprocessing=PreprocessingConfig.model_validate({"shape": (16, 16, 16), "spacing_mm": (3, 2, 2)}),
         backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="MIT", source="none"),
         n_fold_models=2,
-        calibration=TemperatureScaling(temperature=1.5, n=30),
+        calibration=TemperatureScaling(temperature=1.5, n=30, note=calibration_note()),
+        transfer=TransferRecord(strategy="full", align="coral", mapping="autoencoder", n_unlabelled=7),
         prediction_sets=PredictionSets(coverage=0.9, thresholds=(0.3, 0), n_patients=(40, 5)),
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),
@@ -265,4 +277,5 @@ def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
     assert named == []
     assert "9 x 9 x 9 x 3 的陣列含 3 個體積，而非一個；應為：一個規則的 CT、MR 或 PT 體積。" in page.text
     assert "是 benign, malignant 中的哪一種？" in page.text
-    assert "溫度縮放（1.50），於 30 次驗證掃描" in page.text
+    assert "溫度縮放（1.50），於 30 次驗證掃描；以 temperature 取代 vector：類別 'benign' 有 4 位驗證病人" in page.text
+    assert "以 coral 對齊" in page.text

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.model.calibration.calibrators import FEW_PATIENTS, Calibrator
 from med_transfer.model.calibration.config import FittedMethod, Method
 from med_transfer.model.calibration.fitting import fit
@@ -58,14 +59,18 @@ def calibrate(
     if method == "auto":
         method, note = _choose(logits, truth, patients, labels, prior)
     elif reason := _too_few(method, truth, patients, labels):
-        note = f"temperature instead of {method}: {reason}"
+        note = Sentence("temperature instead of {method}: {reason}", method=method, reason=reason)
         log.warning("calibration: %s", note)
         method = "temperature"
     counts = patient_counts(truth, patients, labels)
     if method != "none" and (few := [f"{name} ({n})" for name, n in counts.items() if n < FEW_PATIENTS]):
-        kept = f"near no scaling, for under {FEW_PATIENTS} validation patients of {', '.join(few)}"
+        kept = Sentence(
+            "near no scaling, for under {least} validation patients of {classes}",
+            least=FEW_PATIENTS,
+            classes=", ".join(few),
+        )
         log.warning("calibration: %s", kept)
-        note = "; ".join(filter(None, [note, kept]))
+        note = joined(note, kept)
     fitted = fit(method, logits, truth, prior, multilabel=multilabel)
     calibrator = fitted.model_copy(update={"note": note, "n_patients": counts})
     log.info("calibration: %s on %d validation scans%s", calibrator, calibrator.n, f"; {note}" if note else "")
@@ -116,7 +121,10 @@ def _choose(
     best = min(allowed, key=lambda method: losses[method].mean())
     chosen: FittedMethod = next(method for method in allowed if _within_one_error(losses[method] - losses[best]))
     figures = ", ".join(f"{method} {loss.mean():.3f}" for method, loss in losses.items())
-    return chosen, f"chosen as the simplest within one standard error of the least cross-validated log loss ({figures})"
+    return chosen, Sentence(
+        "chosen as the simplest within one standard error of the least cross-validated log loss ({figures})",
+        figures=figures,
+    )
 
 
 def _allowed(truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels) -> list[FittedMethod]:
@@ -143,7 +151,9 @@ def _too_few(method: FittedMethod, truth: NDArray[np.bool_], patients: Sequence[
     least = LEAST_PATIENTS[method]
     for name, count in patient_counts(truth, patients, labels).items():
         if count < least:
-            return f"{count} validation patients of class {name!r}, {least} are needed"
+            return Sentence(
+                "{count} validation patients of class {name!r}, {least} are needed", count=count, name=name, least=least
+            )
     return ""
 
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import expit, logsumexp, softmax
 
+from med_transfer.errors.sentence import TextInParts
+
 Logits = NDArray[np.floating]
 Probabilities = NDArray[np.float64]
-
 Share = Annotated[float, Field(ge=0, le=1)]
 
 FEW_PATIENTS = 10  # of a class; what fewer teach is mostly chance
@@ -29,7 +30,7 @@ class _Calibrator(BaseModel):
 
     n: int = 0
     n_patients: dict[str, int] = Field(default_factory=dict)
-    note: str = ""
+    note: TextInParts = ""
 
     def probabilities(self, logits: Logits, *, multilabel: bool) -> Probabilities:
         """Calibrated probabilities [scan, class], float64, of logits [scan, class] of one network."""

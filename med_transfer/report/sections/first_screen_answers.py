@@ -34,7 +34,7 @@ def brief(evidence: Evidence, t: Translator) -> list[tuple[str, str]]:
     return [
         (t("Possible answers"), _answers(metrics, t)),
         (t("On whom"), _on_whom(evidence, t)),
-        (t("What answered"), evidence.run.backbone),
+        (t("What answered"), t.said(evidence.run.backbone)),
         (
             t("What counts as a call"),
             t("{rule}; {how}", rule=call_rule(metrics.operating_point, t), how=_chosen(metrics, t)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import duration
@@ -15,7 +16,11 @@ from med_transfer.report.table import Table
 def section(evidence: Evidence, t: Translator) -> Section:
     """This part of the report in the language of ``t``."""
     run = evidence.run
-    model = [(t("Backbone"), run.backbone), (t("Licence of its weights"), run.backbone_licence), *run.model_card]
+    model = [
+        (t("Backbone"), run.backbone),
+        (t("Licence of its weights"), run.backbone_licence),
+        *run.model_card,
+    ]
     tables = [_pairs("model", t("The model"), [*model, (t("Time"), duration(run.seconds))], t)]
     if run.config:
         tables.append(_pairs("configuration", t("Configuration; the whole of it is in config.yaml"), run.config, t))
@@ -25,5 +30,5 @@ def section(evidence: Evidence, t: Translator) -> Section:
 
 
 def _pairs(name: str, caption: str, pairs: Iterable[tuple[str, str]], t: Translator) -> Table:
-    rows = [(t.template(item), said_value(value, t)) for item, value in pairs]
+    rows = [(t.said(Sentence.of(item)), said_value(value, t)) for item, value in pairs]
     return Table(name, caption, (t("Item"), t("Value")), rows, kind="text")
