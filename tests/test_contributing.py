@@ -94,28 +94,36 @@ SCRIPTS = {  # each prints what its test below looks at
 }
 RUN = """
 import contextlib, io, json, sys
+import pytest
+scripts, copy, words = json.loads(sys.argv[1])
 said = {}
-for name, script in json.loads(sys.argv[1]).items():
+for name, script in scripts.items():
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(script, {"COPY": sys.argv[2]})
+        exec(script, {"COPY": copy})
     said[name] = out.getvalue()
-print(json.dumps(said))
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    code = pytest.main(words)
+assert code == 0, out.getvalue()
+print(json.dumps({**said, "tests": out.getvalue()}))
 """
 
 
 @pytest.fixture(scope="module")
 def said(copy):
-    """What each script printed, in one process: to import the package takes longer than all of them."""
+    """What each script printed, and then what pytest said of the tests of every backbone and every section.
+
+    In one process: to import the package takes longer than all of them.
+    """
     scripts = {name: textwrap.dedent(script) for name, script in SCRIPTS.items()}
-    return json.loads(in_copy(copy, "-c", RUN, json.dumps(scripts), str(copy)))
+    files = ("backbones/test_encoders", "backbones/test_registry_entries", "report/test_translation")
+    words = ("-v", *(f"tests/{file}.py" for file in files), "-k", "two-convolutions or class_shares")
+    return json.loads(in_copy(copy, "-c", RUN, json.dumps([scripts, str(copy), words])))
 
 
 @pytest.fixture(scope="module")
-def passed(copy):
-    """The tests of every backbone and of every section of the report that passed for the added ones."""
-    files = ("backbones/test_encoders", "backbones/test_registry_entries", "report/test_translation")
-    words = ("-m", "pytest", "-v", *(f"tests/{file}.py" for file in files), "-k", "two-convolutions or class_shares")
-    return [line for line in in_copy(copy, *words).splitlines() if "PASSED" in line]
+def passed(said):
+    """The tests that passed for what was added."""
+    return [line for line in said["tests"].splitlines() if "PASSED" in line]
 
 
 def test_every_room_is_on_the_map_and_every_path_is_there(copy):

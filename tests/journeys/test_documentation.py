@@ -225,7 +225,8 @@ def test_explaining(command, finished, unseen_csv, desk):
     (desk / "scan.nii.gz").symlink_to(next(row["scan"] for row in rows if row["scan"].endswith(".nii.gz")))
     *maps, attention = block("docs/explanations.md", "sh").commands()
     for line in maps:
-        assert "is strongest at" in typed(command, line, "--draws", "0")
+        large = ("--window-mm", "80", "--stride-mm", "80") if "occlusion" in line else ()
+        assert "is strongest at" in typed(command, line, "--draws", "0", *large)
     parsed(shlex.split(attention)[1:])  # run in test_instances.py, on a network that has one
 
 
