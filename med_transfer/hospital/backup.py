@@ -17,7 +17,7 @@ from med_transfer.atomic import LOCK_FILE, atomic_path, output_error, sha256_of,
 from med_transfer.errors import OutputError, ScanNotFound, UsageError
 from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig
-from med_transfer.hospital.database import connected, transaction
+from med_transfer.hospital.database import connected, read_only, transaction
 
 SUMS = "SHA256SUMS"
 _ATTEMPTS = 5  # each begins with a new moment; files vanish where the node deletes what it has kept long enough
@@ -37,10 +37,11 @@ def back_up(node: NodeConfig, out: Path) -> Backup:
 
     Raises:
         ScanNotFound: no node has run here.
-        OutputError: the folder is not empty, or cannot be written.
+        OutputError: the folder is not empty, or cannot be written; the node is of a newer version.
     """
     if not node.queue_file.exists():
         raise ScanNotFound("no node has run here", where=node.folder, action="Run med-transfer serve first")
+    read_only(node.queue_file).close()
     _require_empty(out)
     try:
         _copy(node, out)
@@ -60,9 +61,11 @@ def restore(node: NodeConfig, backup: Path) -> Backup:
     Raises:
         UsageError: no backup, not a whole one, or changed since.
         FolderInUse: a node runs there.
-        OutputError: the node's folder is not empty, or cannot be written.
+        OutputError: the node's folder is not empty, or cannot be written; the backup is of a newer version.
     """
     names = _checked(backup)
+    if node.queue_file.name in names:
+        read_only(backup / node.queue_file.name).close()
     with sole_writer(node.folder):
         _require_empty(node.folder)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,10 +16,49 @@ from med_transfer.errors import OutputError
 
 Result = TypeVar("Result")
 
+# How the tables lie, as SQLite's user_version. A column or table more leaves it: an older version passes over those. It
+# counts up with what an older version would do harm to, or be harmed by.
+LAYOUT = 1
+_OWN_VERSION = importlib.metadata.version("med-transfer")
+
 
 def connected(path: Path) -> sqlite3.Connection:
-    """For any thread; a transaction begins and ends where it says so."""
-    return sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+    """For any thread; a transaction begins and ends where it says so. Raises OutputError: of a newer version."""
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+    _require_layout(database, path)
+    return database
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """Of a file that is there, for any thread; it cannot write. Raises OutputError: of a newer version."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    database = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30)
+    _require_layout(database, path)
+    return database
+
+
+def _require_layout(database: sqlite3.Connection, path: Path) -> None:
+    (layout,) = database.execute("PRAGMA user_version").fetchone()
+    if layout <= LAYOUT:
+        return
+    (version,) = database.execute("SELECT version FROM written_by").fetchone() or ("of a later day",)
+    database.close()
+    raise OutputError(
+        f"was written by med-transfer {version}, in layout {layout}",
+        where=path,
+        expected=f"layout {LAYOUT}, the newest that this med-transfer {_OWN_VERSION} knows",
+        action="Install that version again, or restore the backup from before the upgrade into a new folder",
+    )
+
+
+def _sign(database: sqlite3.Connection) -> None:
+    """Who opened it last, and how its tables lie."""
+    database.execute("CREATE TABLE IF NOT EXISTS written_by (version TEXT NOT NULL)")
+    if database.execute("SELECT version FROM written_by").fetchall() != [(_OWN_VERSION,)]:
+        with transaction(database):
+            database.execute("DELETE FROM written_by")
+            database.execute("INSERT INTO written_by VALUES (?)", (_OWN_VERSION,))
+    database.execute(f"PRAGMA user_version = {LAYOUT}")
 
 
 @contextmanager
@@ -26,7 +66,7 @@ def opening(path: Path, what: str) -> Iterator[sqlite3.Connection]:
     """A connection to a file that is made where there is none; within the block its tables are made.
 
     Raises:
-        OutputError: the folder cannot be written, or the file is not ``what``.
+        OutputError: the folder cannot be written, or the file is not ``what``, or of a newer version.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -34,6 +74,7 @@ def opening(path: Path, what: str) -> Iterator[sqlite3.Connection]:
         database = connected(path)
         database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
         yield database
+        _sign(database)
     except OSError as error:
         raise output_error(path, error) from error
     except sqlite3.Error as error:

@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import socket
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -31,6 +30,7 @@ from med_transfer.hospital import record
 from med_transfer.hospital.analysis import require_usable
 from med_transfer.hospital.association import associate, why_not
 from med_transfer.hospital.config import FhirServer, NodeConfig, Peer, WebPeer
+from med_transfer.hospital.database import read_only
 from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.receiver import VERIFICATION
 from med_transfer.hospital.storage_classes import TRANSFER_SYNTAXES
@@ -246,8 +246,12 @@ def _queue(node: NodeConfig) -> Iterator[Finding]:
         yield Finding("bundle", "problem", None, "no bundle is in use: med-transfer serve BUNDLE, or node use")
         return
     in_use = "SELECT route, mark FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
-    with closing(sqlite3.connect(f"{node.queue_file.as_uri()}?mode=ro", uri=True)) as database:
-        audit, marks = record.audit(database), dict(database.execute(in_use).fetchall())
+    try:
+        with closing(read_only(node.queue_file)) as database:
+            audit, marks = record.audit(database), dict(database.execute(in_use).fetchall())
+    except MedTransferError as error:
+        yield Finding("queue", "problem", None, str(error))
+        return
     text = f"entry {audit.broken} was changed" if audit.broken else f"{audit.entries} entries, unbroken"
     yield Finding("record", "problem" if audit.broken else "ok", audit.entries, f"the record: {text}")
     for route in node.rules_by_route:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.database import read_only
 from med_transfer.hospital.drift import drift_states
 from med_transfer.inference.drift.prometheus import exposition as drift_exposition
 
@@ -40,7 +40,7 @@ class Figures(Collector):
     def __init__(self, node: NodeConfig, beats: Callable[[], dict[str, float]]) -> None:
         self._node, self._beats, self._lock, self._last = node, beats, threading.Lock(), 0
         self._received: dict[str, float] = {}
-        self._database = sqlite3.connect(f"{node.queue_file.as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        self._database = read_only(node.queue_file)
         self._registry = CollectorRegistry()
         name = {"namespace": "med_transfer", "registry": self._registry}
         self._series = Counter("predictions", "Series by what became of them.", ["status"], **name)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from peers import until
 
 from med_transfer.errors import OutputError
+from med_transfer.hospital import database
 from med_transfer.hospital.config import Retries
 from med_transfer.hospital.queue import Instance, Queue, ResultFile
 
@@ -149,6 +152,36 @@ def test_a_queue_of_an_earlier_version_goes_on(tmp_path):
     old.executescript("ALTER TABLE study DROP COLUMN priority; ALTER TABLE study DROP COLUMN counted;")
     old.close()
     assert Queue(tmp_path / "queue.sqlite").add(FIRST, 0, priority=1) == "new"
+
+
+def test_a_queue_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path, command, monkeypatch):
+    """The newer version has renamed a column, so it counts the layout up."""
+    (tmp_path / "node.yaml").write_text("folder: state\n")
+    (tmp_path / "newer.yaml").write_text("folder: restored\n")
+    queue = tmp_path / "state/queue.sqlite"
+    with monkeypatch.context() as newer:
+        newer.setattr(database, "LAYOUT", database.LAYOUT + 1)
+        newer.setattr(database, "_OWN_VERSION", "9.8.7")
+        Queue(queue).close()
+        with closing(sqlite3.connect(queue)) as later:
+            later.execute("ALTER TABLE study RENAME COLUMN reason TO why")
+        assert command("node", "backup", "-c", tmp_path / "node.yaml", "-o", tmp_path / "backup").code == 0
+    before = queue.read_bytes()
+    node = ("-c", tmp_path / "node.yaml")
+    for told in (
+        command("node", "status", *node),
+        command("node", "backup", *node, "-o", tmp_path / "other"),
+        command("node", "restore", tmp_path / "backup", "-c", tmp_path / "newer.yaml"),
+        command("doctor", *node, "--json"),
+    ):
+        said = " ".join(f"{told.out} {told.err}".split())
+        assert told.code in (1, 2)
+        assert f"was written by med-transfer 9.8.7, in layout {database.LAYOUT + 1}" in said
+        assert f"this med-transfer {version('med-transfer')} knows" in said
+        assert "restore the backup from before the upgrade" in said
+    assert queue.read_bytes() == before
+    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "restored/queue.sqlite").exists()
 
 
 def test_a_late_instance_supersedes_what_was_not_sent(queue):

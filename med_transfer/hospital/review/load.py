@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.database import read_only
 from med_transfer.hospital.queue import Queue, State
 
 STATES: tuple[State, ...] = get_args(State)
@@ -42,8 +43,7 @@ class Load:
 
 def load_of(node: NodeConfig) -> Load:
     """Counted now."""
-    uri = f"{node.queue_file.absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=30)) as queue:
+    with closing(read_only(node.queue_file)) as queue:
         counts = dict(queue.execute("SELECT state, count(*) FROM study GROUP BY state").fetchall())
         (since,) = queue.execute("SELECT min(changed) FROM study WHERE state = 'complete'").fetchone()
         by_destination = "SELECT destination, state, count(*) FROM delivery GROUP BY destination, state ORDER BY 1, 2"
