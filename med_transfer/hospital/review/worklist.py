@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from med_transfer.hospital.queue import Queue, State
 from med_transfer.hospital.queue.schema import by_the_letter
@@ -20,12 +20,12 @@ _COLUMNS = (
     *("study", "received", "state", "reason", "patient_name", "patient_id", "accession", "study_date", "modality"),
     *("description", "answer", "top_class", "top_probability", "because", "judged"),
 )
+_TOTALS = 64  # of different filters, which are counted once while nothing changes
 _JUDGED = {"yes": "judged != ''", "no": "judged = ''", "agree": "judged = 'agree'", "disagree": "judged = 'disagree'"}
 
 
-@dataclass(frozen=True, repr=False)
-class Line:
-    """One study. It has no ``repr`` that could be logged.
+class Line(NamedTuple):
+    """One study. Its ``repr``, which could be logged, names nobody.
 
     Attributes:
         study: the node's own id.
@@ -52,6 +52,9 @@ class Line:
     top_probability: float
     because: str
     judged: str
+
+    def __repr__(self) -> str:
+        return f"Line({self.study!r})"
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def page(queue: Queue, wish: Wish) -> Page:
     """The page that is wished for; one after a study that is not there any more begins anew."""
     conditions, values = _conditions(wish)
     with queue.reading() as database:
-        (total,) = database.execute(f"SELECT count(*) FROM worklist {_where(conditions)}", values).fetchone()
+        total = _total(queue, _version(database), _where(conditions), tuple(values))
         key = _key(database, wish)
         if key is not None:
             conditions.append(f"({wish.sort}, study) {'<' if wish.descending else '>'} (?, ?)")
@@ -103,7 +106,7 @@ def page(queue: Queue, wish: Wish) -> Page:
             f"ORDER BY {wish.sort} {direction}, study {direction} LIMIT ?",
             (*values, wish.size + 1),
         ).fetchall()
-    lines = tuple(Line(*row) for row in rows[: wish.size])
+    lines = tuple(map(Line._make, rows[: wish.size]))
     return Page(lines, lines[-1].study if len(rows) > wish.size else "", total)
 
 
@@ -130,6 +133,13 @@ def _version(database: sqlite3.Connection) -> int:
     """Changes with every change of the queue by whomever. Source: SQLite, PRAGMA data_version."""
     (version,) = database.execute("PRAGMA data_version").fetchone()
     return version
+
+
+@lru_cache(_TOTALS)
+def _total(queue: Queue, _: int, where: str, values: tuple[object, ...]) -> int:
+    with queue.reading() as database:
+        (total,) = database.execute(f"SELECT count(*) FROM worklist {where}", values).fetchone()
+    return total
 
 
 @lru_cache(2)

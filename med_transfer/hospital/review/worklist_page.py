@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response
@@ -74,25 +74,29 @@ def counts(request: Request, _: Reader) -> dict[str, int]:
 
 
 def _page(request: Request, asked: Searched) -> Response:
-    queue = request.app.state.queue
+    queue, language = request.app.state.queue, language_of(request)
+    page = worklist.page(queue, asked.wish())
     return render(
         request,
         "worklist.html.jinja",
         asked=asked,
-        page=worklist.page(queue, asked.wish()),
+        page=page,
+        rows=Markup("".join(_row(language, line) for line in page.lines)),
         counts=_counts(request),
         classes=worklist.classes(queue),
         columns=_COLUMNS,
-        row=partial(_row, language_of(request)),
     )
 
 
 @lru_cache(_LINES)
 def _row(language: Language, line: worklist.Line) -> Markup:
-    """Of the table. Most lines that are asked for have not changed since somebody asked for them last."""
+    """Of the table. Most lines that are asked for have not changed since somebody asked for them last.
+
+    It has no line break, so that the page sees at once that each of its characters may be shown.
+    """
     template = environment_of(language).get_template("worklist_line.html.jinja")
     words = {"person": worklist.person, "day": worklist.day, "moment": _moment, "because": reason_in_words}
-    return Markup(template.render(line=line, **words))
+    return Markup(" ".join(template.render(line=line, **words).split("\n")))
 
 
 def _counts(request: Request) -> dict[str, int]:
