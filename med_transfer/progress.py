@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from med_transfer.atomic import output_error
 from med_transfer.errors import printable
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class Progress(Protocol):
@@ -23,6 +28,58 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """Tells nobody."""
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # a step may be minutes
+
+
+class _Bars:
+    """A bar a stage, on stderr or in a notebook; a new stage ends the one before."""
+
+    def __init__(self) -> None:
+        self._stage, self._bar = "", None
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Draw one more step."""
+        if self._bar is None or stage != self._stage or done < self._bar.n:
+            self.close()
+            self._stage, self._bar = stage, _bar(printable(stage), total)
+        self._bar.total = total or None
+        self._bar.set_postfix_str(printable(note), refresh=False)
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self._bar.refresh()
+
+    def close(self) -> None:
+        """Leave what is drawn as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _bar(stage: str, total: int) -> tqdm:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a notebook without ipywidgets has bars of text, and needs no advice
+        from tqdm.auto import tqdm
+
+        return tqdm(desc=stage, total=total or None, file=sys.stderr, dynamic_ncols=True, bar_format=_BAR)
+
+
+def _is_watched() -> bool:
+    """Whether stderr is a terminal, or this is a notebook's kernel; a log, a pipe and a server are not."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(shell, "config", ()) or (sys.stderr is not None and sys.stderr.isatty())
+
+
+@contextmanager
+def bars_unless(progress: Progress | None) -> Iterator[Progress]:
+    """The listener that was given. For None bars, where somebody may see them, and nobody elsewhere."""
+    bars = _Bars() if progress is None and _is_watched() else None
+    try:
+        yield bars or progress or silent
+    finally:
+        if bars is not None:
+            bars.close()
 
 
 def named(progress: Progress, name: str) -> Progress:

@@ -58,3 +58,17 @@ def test_notebook_runs(script, kernel):
     assert not [output for output in outputs if output.output_type == "error"]
     shown = {kind for output in outputs for kind in output.get("data", {})}
     assert shown & PICTURES or script.stem.startswith(("04", "07", "08"))
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_notebook_shows_bars_unasked(kernel):
+    words = "patients_per_class=1, scans_per_patient=(1, 1), shape=(8, 32, 32)"
+    cell = nbformat.v4.new_code_cell(
+        "from pathlib import Path\nfrom med_transfer.phantoms import PhantomConfig, write_cohort\n"
+        f"_ = write_cohort(Path('bars'), PhantomConfig({words}))"
+    )
+    client = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), km=kernel, timeout=250)
+    client.execute()
+    client.kc.stop_channels()
+    assert "writing scans" in str(cell.outputs)
+    assert "3/3" in str(cell.outputs) or "widget-view" in str(cell.outputs)

@@ -25,7 +25,7 @@ from med_transfer.inference.explain import ExplainedScans, explain_scans
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.pretraining import Pretrained, PretrainingConfig
 from med_transfer.pretraining import pretrain as _pretrain
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, bars_unless
 from med_transfer.selection import Selection, select
 
 
@@ -35,7 +35,7 @@ def finetune(
     out: Path | str = "run",
     *,
     overrides: tuple[str, ...] = (),
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> Run:
     """Fine-tune on a cohort; see :func:`med_transfer.finetuning.finetune`.
 
@@ -45,10 +45,10 @@ def finetune(
             was begun in ``out`` goes on with its own.
         out: run folder; the same folder again resumes.
         overrides: ``"training.epochs=20"`` and the like, over a YAML file or what was planned.
-        progress: told how far it is.
+        progress: told how far it is; None: bars in a terminal or notebook.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    with keeping_scans():
+    with keeping_scans(), bars_unless(progress) as progress:
         config, planned = config_for(cohort, config, overrides, out=Path(out), progress=progress)
         if planned:
             write_text(Path(out) / PLAN_FILE, planned.as_yaml())
@@ -61,7 +61,7 @@ def plan(
     *,
     minutes: float | None = None,
     quick: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> PlannedConfig:
     """The config that suits a cohort, each choice with its reason; see :func:`med_transfer.api.planned.planned_config`.
 
@@ -70,7 +70,8 @@ def plan(
         overrides, minutes, quick, progress: see there.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    return planned_config(cohort, overrides, minutes=minutes, quick=quick, progress=progress)
+    with bars_unless(progress) as progress:
+        return planned_config(cohort, overrides, minutes=minutes, quick=quick, progress=progress)
 
 
 def preview(
@@ -80,7 +81,7 @@ def preview(
     per_class: int = 2,
     draws: int = 2,
     overrides: tuple[str, ...] = (),
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> Preview:
     """Show what the network would see of a cohort; see :func:`med_transfer.finetuning.preview.preview`.
 
@@ -92,10 +93,10 @@ def preview(
         per_class: scans of each class.
         draws: random views of each scan.
         overrides: ``"input.region=roi"`` and the like, over a YAML file or what was planned.
-        progress: told how far it is.
+        progress: told how far it is; None: bars in a terminal or notebook.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    with keeping_scans():
+    with keeping_scans(), bars_unless(progress) as progress:
         config, _ = config_for(cohort, config, overrides, progress=progress)
         return _preview(cohort, config, per_class=per_class, draws=draws, progress=progress)
 
@@ -108,7 +109,7 @@ def select_backbone(
     names: Sequence[str] | None = None,
     weights: Sequence[tuple[str, Path | str]] = (),
     overrides: tuple[str, ...] = (),
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> Selection:
     """Rank backbones for a cohort before training; see :func:`med_transfer.selection.select`.
 
@@ -119,12 +120,13 @@ def select_backbone(
         names: only these backbones; None: all whose weights are at hand.
         weights: backbone and path of weights of your own: a file, a bundle or a run folder.
         overrides: ``"input.region=roi"`` and the like, over a YAML file or the defaults.
-        progress: told how far it is.
+        progress: told how far it is; None: bars in a terminal or notebook.
     """
     if not isinstance(config, FinetuneConfig):
         config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    return select(cohort, config, out, names, weights, progress)
+    with bars_unless(progress) as progress:
+        return select(cohort, config, out, names, weights, progress)
 
 
 def pretrain(
@@ -134,7 +136,7 @@ def pretrain(
     *,
     overrides: tuple[str, ...] = (),
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> Pretrained:
     """Make a backbone from source scans; see :func:`med_transfer.pretraining.pretrain`.
 
@@ -144,11 +146,12 @@ def pretrain(
         out: folder for the encoder; the same folder again resumes.
         overrides: ``"steps=2000"`` and the like, over a YAML file or the defaults.
         device: ``auto``, ``cpu`` or ``cuda``.
-        progress: told how far it is.
+        progress: told how far it is; None: bars in a terminal or notebook.
     """
     if not isinstance(config, PretrainingConfig):
         config = load_config(PretrainingConfig, Path(config) if config else None, overrides)
-    return _pretrain(Path(scans), config, out, device, progress)
+    with bars_unless(progress) as progress:
+        return _pretrain(Path(scans), config, out, device, progress)
 
 
 def evaluate(
@@ -156,7 +159,7 @@ def evaluate(
     cohort: Cohort | Path | str,
     out: Path | str = "evaluation",
     *,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Metrics:
     """Evaluate a bundle on another cohort; see :func:`med_transfer.evaluation.external.evaluate_bundle`.
@@ -165,7 +168,8 @@ def evaluate(
         bundle, cohort, out, progress: see there.
         settings: fields of :class:`med_transfer.evaluation.external.EvaluationSettings`, as ``subgroups=["sex"]``.
     """
-    return evaluate_bundle(bundle, cohort, out, EvaluationSettings(**settings), progress)
+    with bars_unless(progress) as progress:
+        return evaluate_bundle(bundle, cohort, out, EvaluationSettings(**settings), progress)
 
 
 def explain(
@@ -176,7 +180,7 @@ def explain(
     class_name: str | None = None,
     device: str = "auto",
     public_key: Path | None = None,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> ExplainedScans:
     """Map where a bundle's network looks in scans; see :func:`med_transfer.inference.explain.explain_scans`.
@@ -188,7 +192,8 @@ def explain(
     """
     chosen = MapSettings(**settings)
     predictor = load_bundle(bundle, device, public_key, "torch")
-    return explain_scans(predictor, scans, out, chosen, class_name=class_name, progress=progress)
+    with bars_unless(progress) as progress:
+        return explain_scans(predictor, scans, out, chosen, class_name=class_name, progress=progress)
 
 
 def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:

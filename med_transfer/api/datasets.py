@@ -25,7 +25,7 @@ from med_transfer.atomic import write_csv
 from med_transfer.backbones.weights.download import DownloadFailed, download_file
 from med_transfer.errors import DatasetNotFound, OutputError
 from med_transfer.phantoms import PhantomConfig, write_cohort, write_nifti
-from med_transfer.progress import Progress, named, silent
+from med_transfer.progress import Progress, bars_unless, named
 
 PHANTOMS = "phantoms"
 _PHANTOMS = PhantomConfig(
@@ -68,13 +68,13 @@ def names() -> tuple[str, ...]:
     return (PHANTOMS, *PUBLIC)
 
 
-def fetch(name: str, folder: Path | str, progress: Progress = silent) -> Path:
+def fetch(name: str, folder: Path | str, progress: Progress | None = None) -> Path:
     """The table of a cohort in ``folder``, made or downloaded where it is not there yet.
 
     Args:
         name: one of :func:`names`.
         folder: for ``cohort.csv`` and its scans; new or empty, or of an earlier call.
-        progress: told how far it is.
+        progress: told how far it is; None: bars in a terminal or notebook.
 
     Raises:
         DatasetNotFound: no such name; no connection; a file that is not the published one.
@@ -89,13 +89,14 @@ def fetch(name: str, folder: Path | str, progress: Progress = silent) -> Path:
         raise OutputError(f"holds {others[0]}", where=folder, expected=f"a folder for {name} alone")
     if table.exists():
         return table
-    if name == PHANTOMS:
-        return write_cohort(folder, _PHANTOMS, named(progress, name))
-    if not file.exists():
-        _download(f"{PUBLIC[name].address}/{file.name}", file, named(progress, name))
-    _check(file, PUBLIC[name])
-    _write(table, file, PUBLIC[name], named(progress, name))
-    return table
+    with bars_unless(progress) as progress:
+        if name == PHANTOMS:
+            return write_cohort(folder, _PHANTOMS, named(progress, name))
+        if not file.exists():
+            _download(f"{PUBLIC[name].address}/{file.name}", file, named(progress, name))
+        _check(file, PUBLIC[name])
+        _write(table, file, PUBLIC[name], named(progress, name))
+        return table
 
 
 def _download(url: str, file: Path, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.preprocessing.config import FIRST_CHANNEL
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, bars_unless
 from med_transfer.runtimes import Runtime, choose_network
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan
 
@@ -138,11 +138,15 @@ class Predictor:
         self,
         scans: Path | str | ScanWithRegion,
         out: Path | str,
-        progress: Progress = silent,
+        progress: Progress | None = None,
         settings: BatchSettings = BatchSettings(),  # noqa: B008 (frozen)
     ) -> FolderOutcome:
-        """Predict every scan of a folder tree or of a table; see :func:`med_transfer.inference.folder.predict_all`."""
-        return predict_all(self, scans, Path(out), progress, settings)
+        """Predict every scan of a folder tree or of a table; see :func:`med_transfer.inference.folder.predict_all`.
+
+        Without ``progress`` a terminal or notebook shows bars.
+        """
+        with bars_unless(progress) as progress:
+            return predict_all(self, scans, Path(out), progress, settings)
 
 
 def _device(name: str) -> torch.device:

@@ -34,7 +34,7 @@ from med_transfer.phantoms.dicom_series import SeriesDetails, write_dicom_series
 from med_transfer.phantoms.lesions import CLASSES
 from med_transfer.phantoms.nifti_file import write_nifti
 from med_transfer.phantoms.patient import DEFAULT_SHAPE, Patient, Scan, draw_patient, take_scan
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, bars_unless
 
 Fault = Literal["", "missing slice", "truncated file"]
 
@@ -130,18 +130,18 @@ class _Job:
     labelled: bool = True
 
 
-def write_cohort(out: Path, config: PhantomConfig, progress: Progress = silent) -> Path:
+def write_cohort(out: Path, config: PhantomConfig, progress: Progress | None = None) -> Path:
     """Write the cohort into ``out`` and return the path of its ``cohort.csv``.
 
     Args:
         out: a folder that does not exist yet, or is empty.
-        progress: told how many scans are written.
+        progress: told how many scans are written; None: a bar in a terminal or notebook.
 
     Raises:
         OutputError: ``out`` holds something already, or cannot be written (permission, disk full).
     """
     jobs = list(_jobs(config))
-    with _complete_or_absent(Path(out)) as folder:
+    with bars_unless(progress) as progress, _complete_or_absent(Path(out)) as folder:
         rows = []
         for done, (job, patient) in enumerate(_with_patients(jobs, config), start=1):
             row = _write_scan(folder, job, patient, config)
