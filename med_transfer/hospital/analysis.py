@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import ConfigError, MedTransferError, ScanAborted, ScanError, ScanNotFound
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.hospital.config import HeatMap
 from med_transfer.inference import Predictor
@@ -152,7 +152,7 @@ def _map(
 
 def _refusal(items: Sequence[ScanToPredict], reasons: Sequence[str], code: str) -> Analysis:
     """One for all of them."""
-    return Analysis(_refused("; ".join(dict.fromkeys(reasons))), _headers(_files(items)), refusal=code)
+    return Analysis(_refused(joined(*dict.fromkeys(reasons))), _headers(_files(items)), refusal=code)
 
 
 def _refused(reason: str) -> Prediction:

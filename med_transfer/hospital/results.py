@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.bundle import versions
+from med_transfer.errors.sentence import parts
 from med_transfer.hospital.analysis import Analysis
 from med_transfer.hospital.config import NodeConfig, Results
 from med_transfer.hospital.encapsulated_pdf import encapsulated_pdf
@@ -118,6 +119,7 @@ def facts(analysis: Analysis, bundle: str, basis: str, outputs: Sequence[ResultF
         "images": len(analysis.images),
         "status": prediction.status,
         "reason": prediction.found,
+        "reason_in_parts": parts(prediction.found),
         "predicted": prediction.predicted,
         "probabilities": prediction.probabilities,
         "abstained": prediction.abstained,

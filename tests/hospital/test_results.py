@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 from pathlib import Path
 
@@ -22,7 +23,7 @@ pytest.importorskip("highdicom", reason="needs the extra [hospital]")
 from highdicom.sr import srread
 
 from med_transfer.cohorts.input_facts import INPUT_LENGTHS, INPUT_TEXTS, INPUT_VALUES
-from med_transfer.errors import ConfigError, ScanAborted
+from med_transfer.errors import ConfigError, ScanAborted, sentence
 from med_transfer.hospital.analysis import Analysis, analyse, require_usable
 from med_transfer.hospital.codes import REASONS, reason_code
 from med_transfer.hospital.config import NodeConfig, Results
@@ -33,6 +34,7 @@ from med_transfer.hospital.settings.words import CodedEntry
 from med_transfer.inference import Predictor
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.page.language import translator
 from med_transfer.predictions.table import PredictionTable
 from med_transfer.scans.search.series_rules import SeriesRules
 
@@ -229,6 +231,9 @@ def test_damaged_files_are_told_once_and_a_study_of_nothing_else_is_tried_again(
     damaged = [analysis for analysis in analyses if not analysis.prediction.series_uid]
     assert len(damaged) == 1
     assert damaged[0].prediction.status == "rejected"
+    kept = json.loads(json.dumps(facts(damaged[0], "bundle", "basis", [])))  # as the queue has it
+    assert kept["reason"] == str(sentence.whole(kept["reason_in_parts"])) == damaged[0].prediction.found
+    assert "被截斷" in translator("zh-TW").said(sentence.whole(kept["reason_in_parts"]))
     assert [analysis.prediction.status for analysis in analyses[:-1]] == ["ok", "ok"]  # what is left is a volume
     for path in (*whole, *cut[3:]):
         path.unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from med_transfer.bundle.record import BundleRecord
+from med_transfer.errors.sentence import Sentence, whole
 from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.pictures import volume_file, write_volume
@@ -107,6 +108,12 @@ def study_facts(node: NodeConfig, queue: Queue, study: str) -> StudyFacts | None
     return StudyFacts(study, uid, revision, shown, series, history, here)
 
 
+def _detail(facts: Mapping[str, Any]) -> str:
+    """Why there is no answer, as a sentence that a page can say where the answer has its parts."""
+    reason = whole(facts.get("reason_in_parts")) or facts.get("reason") or ""
+    return reason if isinstance(reason, Sentence) else str(reason)
+
+
 def _series(
     node: NodeConfig, number: int, answer: SeriesAnswer, revision: int, said: Sequence[Feedback], here: bool
 ) -> SeriesFacts:
@@ -120,7 +127,7 @@ def _series(
         abstained=bool(facts.get("abstained")),
         predicted=str(facts.get("predicted") or ""),
         reasons=tuple(reason_in_words(code) for code in codes),
-        detail=str(facts.get("reason") or ""),
+        detail=_detail(facts),
         classes=_classes(facts, bundle),
         names=tuple(bundle.classes) if bundle else tuple(facts.get("probabilities") or ()),
         multilabel=bool(bundle and bundle.multilabel),
