@@ -237,6 +237,13 @@ def test_squeezed_upsampled_and_flat_are_warned_of():
     )
 
 
+def test_what_is_upsampled_along_every_axis_is_one_warning():
+    warnings = facts_of(tissue((12, 12, 12)), (4, 4, 5), shape=(64, 64, 64), modality="CT").warnings
+    assert [str(one) for one in warnings if "upsampled" in one] == [
+        "upsampled 5.3 times from head to foot: 64 voxels hold the detail of 12; also from front to back, left to right"
+    ]
+
+
 def test_proportions_of_slices_are_those_within_a_slice():
     volume = Volume(tissue(), np.diag([1.0, 1.0, 5.0, 1.0]), Provenance(Path("x"), "nifti"))
     config = PreprocessingConfig(shape=(42, 20, 20))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, listed
 from med_transfer.preprocessing import Grid, PreprocessingConfig, Scans
 from med_transfer.preprocessing.organs import Organ
 from med_transfer.preprocessing.region import region_in_view, seen_alone, whole
@@ -50,6 +50,11 @@ class AxisFacts:
     def view_mm(self) -> float:
         """Extent of what the network sees."""
         return self.voxels * self.voxel_mm
+
+    @property
+    def upsampled(self) -> float:
+        """How many voxels the network sees for one of the scan."""
+        return self.scan_voxel_mm / self.voxel_mm
 
     @property
     def name(self) -> Sentence:
@@ -190,15 +195,17 @@ class ViewFacts:
             yield Sentence("{share:.0%} of the patient is cut off", share=self.outside)
 
     def _resolution_warnings(self) -> Iterator[Sentence]:
-        for axis in self.axes:
-            if axis.scan_voxel_mm > MUCH_UPSAMPLED * axis.voxel_mm:
-                yield Sentence(
-                    "upsampled {times:.1f} times from {axis}: {voxels} voxels hold the detail of {fewer:.0f}",
-                    times=axis.scan_voxel_mm / axis.voxel_mm,
-                    axis=axis.name,
-                    voxels=axis.voxels,
-                    fewer=axis.view_mm / axis.scan_voxel_mm,
-                )
+        worst, *others = sorted(self.axes, key=lambda axis: -axis.upsampled)
+        if worst.upsampled > MUCH_UPSAMPLED:
+            most = Sentence(
+                "upsampled {times:.1f} times from {axis}: {voxels} voxels hold the detail of {fewer:.0f}",
+                times=worst.upsampled,
+                axis=worst.name,
+                voxels=worst.voxels,
+                fewer=worst.view_mm / worst.scan_voxel_mm,
+            )
+            also = listed(*(axis.name for axis in others if axis.upsampled > MUCH_UPSAMPLED))
+            yield Sentence("{most}; also from {axes}", most=most, axes=also) if also else most
         if self.fitted and self.stretch > MUCH_STRETCHED:
             yield Sentence("squeezed: voxels are {times:.1f} times as long as wide", times=self.stretch)
 
