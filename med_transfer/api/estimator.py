@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +31,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         config: see FinetuneConfig; None for the defaults.
-        out: run folder; None for a temporary one, that lives as long as the estimator's ``run_``.
+        out: run folder; None for a temporary one, which ends with the fitted estimator, with its next ``fit``, or with
+            the program. A copy of the estimator, or a pickle, has the network and predicts, but not that folder.
 
     Attributes:
         classes_: class names in the order of ``predict_proba``'s columns.
@@ -65,11 +70,24 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             for scan, label, patient in zip(X, y, patients, strict=True)
         )
         cohort = Cohort(cases, Labels(tuple(sorted({str(label) for label in y}))))
-        out = Path(self.out) if self.out else Path(tempfile.mkdtemp(prefix="med-transfer-")) / "run"
-        self.run_ = finetune(cohort, self.config or FinetuneConfig(), out)
+        self._end_temporary()
+        self.run_ = finetune(cohort, self.config or FinetuneConfig(), Path(self.out) if self.out else self._temporary())
         self._predictor = load_bundle(self.run_.bundle)
         self.classes_ = np.array(self._predictor.record.classes)
         return self
+
+    def _temporary(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="med-transfer-"))
+        self._end = weakref.finalize(self, _remove, folder, os.getpid())
+        return folder / "run"
+
+    def _end_temporary(self) -> None:
+        if end := getattr(self, "_end", None):
+            end()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the end of the folder, which is this estimator's alone."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_end"}
 
     def predict_proba(self, X: Sequence[Path | str]) -> NDArray[np.float64]:
         """Calibrated probabilities [scan, class]. Raises ScanError for a scan that cannot be used."""
@@ -82,3 +100,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "run_")
         record = self._predictor.record
         return self.classes_[record.operating_point.predictions(self.predict_proba(X), record.labels).argmax(axis=1)]
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Not by a process that was forked from the one that fitted."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)

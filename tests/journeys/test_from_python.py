@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import json
+import pickle
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from monai.bundle.config_parser import ConfigParser
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.model_selection import GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
 
@@ -164,7 +167,8 @@ def test_transfer_classifier_passes_the_checks_of_scikit_learn_that_apply():
         getattr(estimator_checks, name)("TransferClassifier", mt.TransferClassifier())
 
 
-def test_transfer_classifier_is_cross_validated_by_patient_in_a_pipeline(cohort_csv):
+def test_transfer_classifier_is_cross_validated_by_patient_in_a_pipeline(cohort_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rows = read_rows(cohort_csv)
     paths = np.array([str(cohort_csv.parent / row["scan"]) for row in rows])
     labels, patients = (np.array([row[column] for row in rows]) for column in ("label", "patient"))
@@ -173,11 +177,28 @@ def test_transfer_classifier_is_cross_validated_by_patient_in_a_pipeline(cohort_
     config |= {"from_scratch_baseline": False, "explain": {"gallery": 0}}
     with config_context(enable_metadata_routing=True):
         classifier = mt.TransferClassifier(mt.FinetuneConfig.model_validate(config)).set_fit_request(groups=True)
-        scores = cross_val_score(
-            make_pipeline(classifier), paths, labels, cv=GroupKFold(2), params={"groups": patients}, error_score="raise"
+        result = cross_validate(
+            make_pipeline(classifier),
+            *(paths, labels),
+            cv=GroupKFold(2),
+            params={"groups": patients},
+            error_score="raise",
+            return_estimator=True,
         )
+    scores = result["test_score"]
     assert scores.shape == (2,)
     assert ((scores >= 0) & (scores <= 1)).all()
+    assert len(list(tmp_path.glob("med-transfer-*"))) == 2
+    fitted = result.pop("estimator")[0][-1]
+    gc.collect()
+    (folder,) = tmp_path.glob("med-transfer-*")  # that of the other fold has ended with its estimator
+    assert fitted.run_.bundle.is_relative_to(folder)
+    again, answers = pickle.loads(pickle.dumps(fitted)), fitted.predict_proba(paths[:1])
+    assert clone(fitted).get_params() == fitted.get_params()
+    del fitted
+    gc.collect()
+    assert not folder.exists()
+    assert again.predict_proba(paths[:1]).tolist() == answers.tolist()
 
 
 # the bundle through MONAI's own reader

@@ -127,12 +127,16 @@ def test_the_summary_of_predictions_is_translated(language):
     assert set(own) & layout == set(), "translated for all pages already"
 
 
+SCAN_ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ScanError)}
+
+
 @functools.cache
 def calls_in(room):
-    """Calls of named functions in a room's modules, each with the path; the review page has a catalogue of its own."""
+    """Calls that make sentences, each with the path; the review page has a catalogue of its own."""
     paths = [path for path in (PACKAGE / room).rglob("*.py") if "review" not in path.parts]
     nodes = ((path, node) for path in paths for node in ast.walk(ast.parse(path.read_text())))
-    return [(path, node) for path, node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    calls = ((path, node) for path, node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
+    return [(path, call) for path, call in calls if call.func.id in {"Sentence", *SCAN_ERRORS}]
 
 
 def parts_of_error(call):
@@ -155,7 +159,6 @@ def reasons_of(room):
     )
 
 
-SCAN_ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ScanError)}
 ROOMS = [path.name for path in sorted(PACKAGE.iterdir()) if path.is_dir() and path.name != "cli"]  # a terminal's words
 
 
