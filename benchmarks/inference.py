@@ -182,7 +182,7 @@ def measure(arm: str, scans: Path, bundle: Path, scratch: Path) -> dict[str, flo
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         peak = 0.0
         while process.poll() is None:
-            peak = max(peak, _tree_gib(process.pid))
+            peak = max(peak, tree_gib(process.pid))
             time.sleep(0.2)
         seconds, after = time.monotonic() - started, os.times()
         if process.returncode:
@@ -191,7 +191,7 @@ def measure(arm: str, scans: Path, bundle: Path, scratch: Path) -> dict[str, flo
         return {"seconds": seconds, "cpu": spent, "gib": peak, "answers": json.loads(answer.read_text())}
 
 
-def _tree_gib(pid: int) -> float:
+def tree_gib(pid: int) -> float:
     """Proportional set size of a process and all below it; those that just ended count nothing."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -199,7 +199,7 @@ def _tree_gib(pid: int) -> float:
         tasks = [t.read_text() for t in Path(f"/proc/{pid}/task").glob("*/children")]
     except (OSError, IndexError):
         return 0.0
-    return own + sum(_tree_gib(int(child)) for text in tasks for child in text.split())
+    return own + sum(tree_gib(int(child)) for text in tasks for child in text.split())
 
 
 def table(results: dict[str, list[dict]], count: int) -> str:

@@ -40,9 +40,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from med_transfer.backbones import keep_freed_memory, load_backbone
+from med_transfer.backbones import load_backbone
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.model.classifier import Classifier
+from med_transfer.processor import keep_freed_memory
 
 ALL = 0  # labels a class: all there are
 LABELS = (30, ALL, 10, 100)

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from med_transfer.backbones import InstanceChoice, keep_freed_memory, load_backbone
+from med_transfer.backbones import InstanceChoice, load_backbone
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.batches import FoldData, training_batches
@@ -36,6 +36,7 @@ from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.processor import keep_freed_memory
 
 NODULE, BATCH, STEPS = (16, 32, 32), 16, 3
 HEAD = (30, 224, 224)

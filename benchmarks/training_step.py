@@ -17,8 +17,9 @@ from collections.abc import Callable
 import torch
 from monai.transforms.spatial.array import Rand3DElastic, RandAffine, RandGridDistortion
 
-from med_transfer.backbones import keep_freed_memory, load_backbone
+from med_transfer.backbones import load_backbone
 from med_transfer.model.classifier import Classifier
+from med_transfer.processor import keep_freed_memory
 
 
 def milliseconds(work: Callable[[], object], repeats: int) -> float:

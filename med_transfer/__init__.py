@@ -7,7 +7,11 @@
 
 import lazy_loader
 
+from med_transfer.processor import settle_threads
+
 __version__ = "0.1.0"
+
+settle_threads()
 
 __getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

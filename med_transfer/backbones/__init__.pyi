@@ -1,5 +1,4 @@
 from .encoder import Encoder, Features, channels_last
-from .freed_memory import keep_freed_memory
 from .instance_choice import InstanceChoice, InstancePooling
 from .nnunet.plan import NetworkPlan
 from .registry import backbones, find_backbone
@@ -26,7 +25,6 @@ __all__ = [
     "find_backbone",
     "from_scratch",
     "import_backbone",
-    "keep_freed_memory",
     "load_backbone",
     "weights_at_hand",
     "weights_file",

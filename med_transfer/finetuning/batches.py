@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.model.calibration import log_prior_ratio
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.processor import cores
 
 Tensors = Sequence[NDArray[np.float16]]
 Truth = NDArray[np.bool_]
@@ -213,5 +213,4 @@ def _workers(configured: int | None) -> int:
     """Processes that augment: none where cores are few, since training already uses them."""
     if configured is not None:
         return configured
-    cores = os.cpu_count() or 1
-    return 0 if cores <= 4 or not torch.cuda.is_available() else min(12, cores - 2)
+    return 0 if cores() <= 4 or not torch.cuda.is_available() else min(12, cores() - 2)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from med_transfer.backbones import LoadedBackbone, keep_freed_memory
+from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, Split, SplitConfig, split_cohort
 from med_transfer.config import put
 from med_transfer.errors import CohortError, ConfigError
@@ -27,6 +27,7 @@ from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.processor import keep_freed_memory
 
 LEAST_EPOCHS = 10  # fewer than that, and a linear head on frozen features is the better use of the time
 _START_SECONDS = 15.0  # imports, report, pictures

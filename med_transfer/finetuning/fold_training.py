@@ -18,7 +18,6 @@ from monai.data.dataloader import DataLoader
 from safetensors.torch import load_file, save
 
 from med_transfer.atomic import write_bytes, write_text
-from med_transfer.backbones import keep_freed_memory
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.alignment import find_alignment
 from med_transfer.finetuning.batches import FoldData, loss_weights, training_batches, validation_batches
@@ -32,6 +31,7 @@ from med_transfer.finetuning.initialisation import initialise
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.processor import keep_freed_memory
 from med_transfer.progress import only_in_log
 
 log = logging.getLogger(__name__)

@@ -42,11 +42,12 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.fusion.clinical import with_values
 from med_transfer.inference.copies import Copies
 from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
-from med_transfer.inference.workers import Reader, cores, in_turn
+from med_transfer.inference.workers import Reader, in_turn
 from med_transfer.predictions.origins import RETRIED, RowOrigins
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable, why_abstained
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.processor import cores
 from med_transfer.progress import Progress, Tally, log_file, remark, silent
 from med_transfer.scans import Region, Series, Volume, survey
 from med_transfer.scans.isolation import ReadLimits, ScanWorker, confined

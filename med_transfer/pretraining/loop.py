@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from med_transfer.atomic import write_bytes, write_text
-from med_transfer.backbones import Encoder, channels_last, keep_freed_memory
+from med_transfer.backbones import Encoder, channels_last
 from med_transfer.errors import TrainingDiverged
 from med_transfer.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from med_transfer.pretraining.distributed import ProcessGroup
@@ -24,6 +24,7 @@ from med_transfer.pretraining.optimisation import learning_rate_share, parameter
 from med_transfer.pretraining.probe import LinearProbe, effective_rank
 from med_transfer.pretraining.source.origin import Origin
 from med_transfer.pretraining.training_state import TrainingState, draw_curve
+from med_transfer.processor import keep_freed_memory
 from med_transfer.progress import Progress, silent
 
 ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "curve.png"
