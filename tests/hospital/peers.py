@@ -73,7 +73,7 @@ def echoscu(port: int, calling: str = "CT1", called: str = "MEDTRANSFER", more: 
         "127.0.0.1",
         str(port),
     ]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
 
 
 def certificate(folder: Path, name: str, days: int = 2) -> tuple[Path, Path]:

@@ -166,7 +166,7 @@ def test_open_look_disagree_and_export(page, study, config, command, tmp_path):
         tab.on("console", lambda said: told.append(said.text) if said.type == "error" else None)
         tab.on("pageerror", lambda error: told.append(str(error)))
         tab.goto(f"{page.url}/study/{study}")
-        tab.wait_for_selector("#viewer[data-ready]", timeout=60_000)
+        tab.wait_for_selector("#viewer[data-ready]", timeout=180_000)
         _look(tab, config, study)
         tab.check(f"input[value={other}]")
         tab.fill("#comment", "<img src=x onerror=alert(1)> not so")
@@ -224,7 +224,7 @@ def _look(tab, config: NodeConfig, study: str) -> None:
 def _coloured(tab):
     from matplotlib.image import imread
 
-    shot = tab.locator("#viewer canvas").screenshot(timeout=60_000)
+    shot = tab.locator("#viewer canvas").screenshot(timeout=180_000)
     picture = imread(io.BytesIO(shot), format="png")[..., :3]
     warm = (picture[..., 0] > 0.6) & (picture[..., 2] < 0.3) & (picture[..., 0] > picture[..., 2] + 0.4)
     rows, columns = np.nonzero(warm)
