@@ -87,7 +87,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the end of the folder, which is this estimator's alone."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_end"}
+        state: Any = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_end"}
 
     def predict_proba(self, X: Sequence[Path | str]) -> NDArray[np.float64]:
         """Calibrated probabilities [scan, class]. Raises ScanError for a scan that cannot be used."""

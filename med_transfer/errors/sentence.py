@@ -83,7 +83,7 @@ def parts(value: object) -> Any:
     """A sentence as its template and values, for JSON; a number as Python's own, anything else as text."""
     if isinstance(value, Sentence):
         return {"template": value.template, "values": {name: parts(part) for name, part in value.values.items()}}
-    value = value.item() if hasattr(value, "item") else value  # of numpy
+    value = getattr(value, "item", lambda: value)()  # of numpy
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 

@@ -49,12 +49,13 @@ def write_summary(
     """Of the rows of a table, and of the scans to look at first. Raises OutputError."""
     statuses, t = Counter(row.status for row in rows), translator(language).reading(_HERE / "summary")
     counts = {status: statuses[status] for status in ("ok", "rejected", "failed")}
+    words = {"rejected": t("rejected"), "failed": t("failed")}
     page = environment(_HERE, t=t)
     page.filters["base64"] = lambda picture: base64.b64encode(picture).decode("ascii")
     text = page.get_template(_TEMPLATE).render(
         counts=counts | {"total": len(rows), "abstained": sum(row.abstained for row in rows)},
         called=Counter(row.predicted or t("none") for row in rows if row.status == "ok").most_common(),
-        reasons=[(status, n, t.said(reason), scan) for status, n, reason, scan in _reasons(rows)],
+        reasons=[(words[status], n, t.said(reason), scan) for status, n, reason, scan in _reasons(rows)],
         suspicious=[_suspicious_cells(row, t) for row in _suspicious(rows)],
         shown=shown,
     )
@@ -73,8 +74,10 @@ def _reasons(rows: Sequence[Prediction]) -> list[tuple[str, int, str, str]]:
 
 
 def _without_name(row: Prediction) -> str:
-    of_scan = isinstance(row.reason, Sentence) and row.reason.values.get("where") == row.scan
-    return row.reason.values["problem"] if of_scan else row.reason.removeprefix(f"{row.scan}: ")
+    reason = row.reason
+    if isinstance(reason, Sentence) and reason.values.get("where") == row.scan:
+        return reason.values["problem"]
+    return reason.removeprefix(f"{row.scan}: ")
 
 
 def _suspicious(rows: Sequence[Prediction]) -> list[Prediction]:

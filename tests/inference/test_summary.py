@@ -108,7 +108,7 @@ def test_why_there_is_no_prediction_is_said_in_chinese_also_of_rows_that_were_th
     for out in (tmp_path / "out", tmp_path / "out", tmp_path / "merged"):
         assert out.name == "merged" or command(*words, out).code == 1
         page = text_of(out / "summary.html")
-        assert "<td>每個體素都是 7；應為：一張影像。</td><td>flat.nii</td>" in page
+        assert "<td>失敗</td><td>1</td><td>每個體素都是 7；應為：一張影像。</td><td>flat.nii</td>" in page
         assert "<td>NIfTI 檔案被截斷或已損毀（" in page
         assert ENGLISH_SENTENCE.search(re.sub("<style>.*?</style>|<[^>]*>", "", page)) is None
         reasons = {row["scan"]: row["reason"] for row in read_rows(out / "predictions.csv")}
