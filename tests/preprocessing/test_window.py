@@ -12,7 +12,7 @@ from scipy import stats
 
 from med_transfer.errors import UnusableVoxels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.preprocessing.window import CLIPPED_TO, foreground_threshold, zscore_window
+from med_transfer.preprocessing.window import CLIPPED_TO, foreground_threshold, undo_windows, zscore_window
 from med_transfer.scans import Provenance, Volume
 
 CLIP_SD = 4.0
@@ -107,3 +107,18 @@ def test_body_without_a_unit_is_found_by_the_scans_own_threshold():
 def test_mask_is_no_scan_to_be_scaled(voxels):
     with pytest.raises(UnusableVoxels, match=r"scan: the foreground has one value.*Is it a mask\?"):
         zscore_window(volume(voxels.astype(np.int16)), 3)
+
+
+def test_windows_are_undone_and_each_value_is_that_of_the_finest_window_that_holds_it():
+    hu = np.array([-1200, -1000, -700, -50, -20, 0, 140, 150, 400, 2500], np.float32).reshape(1, 2, 5)
+    wide, fine = (
+        PreprocessingConfig(window_hu=window, output_range=output)
+        for window, output in (((-1000, 1000), (0, 4)), ((-50, 150), (-1, 1)))
+    )
+    coarse = (hu.clip(-1000, 1000) + 1000) * 4 / 2000
+    coarse[(hu > -50) & (hu < 150)] += 0.1  # 50 HU off where the other one says it better
+    exact = (hu.clip(-50, 150) + 50) * 2 / 200 - 1
+    for channels, configs in (([coarse, exact], [wide, fine]), ([exact, coarse], [fine, wide])):
+        undone = undo_windows(np.stack(channels), configs)
+        assert undone.dtype == np.float32
+        np.testing.assert_allclose(undone, hu.clip(-1000, 1000), atol=0.01)

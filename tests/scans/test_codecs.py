@@ -28,6 +28,7 @@ from pydicom.pixels import pixel_array
 
 from med_transfer.errors import MissingCodec, UnreadableScan
 from med_transfer.scans.dicom.codecs import PixelFormat, decode, require_decoder
+from med_transfer.scans.dicom.codestream import jpeg2000_codestream
 
 ENCAPSULATED_UNCOMPRESSED, DEFLATED_FRAME = "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1"
 
@@ -316,6 +317,22 @@ def test_jp2_file_instead_of_codestream():
     np.testing.assert_array_equal(decode(frame, pixels), image)
     with pytest.raises(UnreadableScan, match="holds no codestream"):
         decode(frame[:60], pixels)
+
+
+def test_codestream_is_taken_out_of_every_kind_of_jp2_box():
+    stream, start = b"\xff\x4f\xff\x51 and more", b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 "
+    n = len(stream)
+    boxes = {
+        "of its length": (8 + n).to_bytes(4, "big") + b"jp2c" + stream + b"\0\0\0\x08free",
+        "to the end": bytes(4) + b"jp2c" + stream,
+        "64 bits long": b"\0\0\0\1jp2c" + (16 + n).to_bytes(8, "big") + stream + b"\0\0\0\x08free",
+    }
+    assert {name: jpeg2000_codestream(start + box) for name, box in boxes.items()} == dict.fromkeys(boxes, stream)
+    assert jpeg2000_codestream(start + b"\0\0\0\x08jp2c") == b""  # the last box there may be
+    assert jpeg2000_codestream(stream) == stream
+    for without in (b"", b"\0\0\0\x08free", b"\0\0\0\x07free" + boxes["to the end"]):
+        with pytest.raises(ValueError, match="the JP2 file holds no codestream"):
+            jpeg2000_codestream(start + without)
 
 
 @pytest.mark.parametrize(
