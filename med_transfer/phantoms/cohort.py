@@ -71,6 +71,10 @@ class PhantomConfig(BaseModel):
         masks: write the lesion's mask of every scan, and a column ``mask``.
         train_val_patients: of every class, how many patients are for training and how many for validation, as a column
             ``split``; all others are for testing. None: no such column.
+        field_of_view_mm: the scans are reconstructions of so wide a part around the lesion, as long as it is wide at
+            least; None: of the whole chest.
+        click_error_mm: the region is a reader's click, up to so far from the lesion's middle, and a box of 20
+            mm whatever the lesion's size; None: it is the lesion's middle and diameter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,6 +94,8 @@ class PhantomConfig(BaseModel):
     unlabelled_patients: Annotated[int, Field(ge=0)] = 0
     masks: bool = False
     train_val_patients: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    field_of_view_mm: Annotated[float, Field(ge=40, le=500)] | None = None
+    click_error_mm: Annotated[float, Field(ge=0, le=20)] | None = None
 
     @model_validator(mode="after")
     def _fewest_before_most(self) -> PhantomConfig:
@@ -169,6 +175,7 @@ def _jobs(config: PhantomConfig) -> Iterator[_Job]:
         yield _Job(patient, 0, _storage(config, _choices(config, patient)), labelled=False)
 
 
+CLICK_BOX_MM = 20.0  # about as wide as lesions are on average
 _FAULTY, _UNLABELLED = 8000, 9000  # numbers apart, so that a larger cohort begins with the same patients
 
 
@@ -194,7 +201,7 @@ def _with_patients(jobs: list[_Job], config: PhantomConfig) -> Iterator[tuple[_J
 
 def _write_scan(folder: Path, job: _Job, patient: Patient, config: PhantomConfig) -> dict[str, object]:
     """Write one scan, and its mask; its row of the table."""
-    scan = take_scan(patient, job.scan, config.shape)
+    scan = take_scan(patient, job.scan, config.shape, config.field_of_view_mm)
     identifier = f"{config.task}-{job.patient:04d}"
     name = f"{identifier}-{job.scan + 1}"
     path = folder / ("scans" if job.labelled else "unlabelled") / name
@@ -206,7 +213,8 @@ def _write_scan(folder: Path, job: _Job, patient: Patient, config: PhantomConfig
             path, scan.voxels, scan.affine, details=_details(identifier, job, patient, scan, config)
         )
     _spoil(files, job.fault)
-    row = _row(path.relative_to(folder).as_posix(), identifier, patient, scan) | {"split": config.part_of(job.patient)}
+    row = _row(path.relative_to(folder).as_posix(), identifier, patient, scan)
+    row |= _click(job, scan, config) | {"split": config.part_of(job.patient)}
     if config.masks and job.labelled:
         mask = write_nifti(folder / "masks" / f"{name}.nii.gz", scan.mask, scan.affine)
         row["mask"] = mask.relative_to(folder).as_posix()
@@ -250,6 +258,18 @@ def _row(path: str, identifier: str, patient: Patient, scan: Scan) -> dict[str, 
         scanner.name,
     )
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def _click(job: _Job, scan: Scan, config: PhantomConfig) -> dict[str, object]:
+    """The region's columns where it is a click: uniform in a ball around the lesion's middle."""
+    if config.click_error_mm is None:
+        return {}
+    rng = np.random.default_rng((config.seed, job.patient, 2000 + job.scan))
+    direction = rng.normal(size=3)
+    distance_mm = config.click_error_mm * rng.random() ** (1 / 3)
+    x, y, z = np.add(scan.lesion_mm, distance_mm * direction / np.linalg.norm(direction))
+    mm = (f"{x:.3f}", f"{y:.3f}", f"{z:.3f}", f"{CLICK_BOX_MM:.2f}")
+    return dict(zip(("roi_x_mm", "roi_y_mm", "roi_z_mm", "roi_size_mm"), mm, strict=True))
 
 
 @contextmanager

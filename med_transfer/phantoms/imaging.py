@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,15 +99,25 @@ def draw_acquisition(
     lesion_mm: tuple[float, float, float],
     shape: tuple[int, int, int],
     difficulty: float,
+    field_of_view_mm: float | None = None,
 ) -> Acquisition:
-    """A random scanner and protocol whose scan of ``shape`` [depth, height, width] holds the lesion."""
+    """A random scanner and protocol whose scan of ``shape`` [depth, height, width] holds the lesion.
+
+    ``field_of_view_mm``: of a targeted reconstruction around the lesion, so wide and at least so long; None: the chest.
+    """
     depth, height, width = shape
     scanner = SCANNERS[int(rng.integers(len(SCANNERS)))]
     narrowest = max(300.0, 2 * anatomy.half_width + 4)
-    pixel = round(rng.uniform(narrowest, max(360.0, narrowest + 5)) / min(height, width), 4)
+    width_mm, length_mm = rng.uniform(narrowest, max(360.0, narrowest + 5)), 84.0
     spacing, thickness = scanner.slice_mm[int(rng.integers(len(scanner.slice_mm)))]
-    slice_mm = round(float(np.clip(spacing, 84 / depth, 250 / depth)), 3)
-    centre = (rng.normal(0, 3), rng.normal(3, 3), _scan_centre(rng, lesion_mm[2], depth * slice_mm))
+    x, y = rng.normal(0, 3), rng.normal(3, 3)
+    if field_of_view_mm is not None:
+        scanner = replace(scanner, circle=False)
+        width_mm = length_mm = field_of_view_mm
+        x, y = x + lesion_mm[0], y + lesion_mm[1] - 3
+    pixel = round(width_mm / min(height, width), 4)
+    slice_mm = round(float(np.clip(spacing, length_mm / depth, 250 / depth)), 3)
+    centre = (x, y, _scan_centre(rng, lesion_mm[2], depth * slice_mm))
     off_centre = rng.normal(0, 9, 2) * (rng.random() < 0.5)
     shift = (round(float(off_centre[0]), 1), round(float(off_centre[1]), 1), round(rng.uniform(-900, -100), 1))
     centre = tuple(round(c, 3) for c in centre)

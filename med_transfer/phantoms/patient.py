@@ -132,12 +132,17 @@ def _feed(rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion, vessels: i
     return replace(anatomy, tubes=join(tubes))
 
 
-def take_scan(patient: Patient, number: int, shape: Shape = DEFAULT_SHAPE) -> Scan:
-    """Scan ``number`` of a patient; later scans come from any scanner, and the lesion has grown a little."""
+def take_scan(
+    patient: Patient, number: int, shape: Shape = DEFAULT_SHAPE, field_of_view_mm: float | None = None
+) -> Scan:
+    """Scan ``number`` of a patient; later scans come from any scanner, and the lesion has grown a little.
+
+    ``field_of_view_mm``: see :func:`draw_acquisition`.
+    """
     rng = np.random.default_rng((*patient.key, 1 + number))
     growth = 1.0 if number == 0 else rng.uniform(1.0, 1.08)
     lesion = replace(patient.lesion, diameter_mm=round(patient.lesion.diameter_mm * growth, 2))
-    acquisition = draw_acquisition(rng, patient.anatomy, lesion.centre_mm, shape, patient.difficulty)
+    acquisition = draw_acquisition(rng, patient.anatomy, lesion.centre_mm, shape, patient.difficulty, field_of_view_mm)
     ideal = paint_chest(patient.anatomy, acquisition.grid, table=acquisition.scanner.table)
     cover = paint_lesion(ideal, acquisition.grid, lesion)
     x, y, z = (round(c + s, 3) for c, s in zip(lesion.centre_mm, acquisition.shift_mm, strict=True))

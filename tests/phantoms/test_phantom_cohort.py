@@ -221,3 +221,31 @@ def test_few_patients_are_to_learn_from_and_all_others_to_test(tmp_path):
 def test_nobody_left_to_test_is_refused():
     with pytest.raises(pydantic.ValidationError, match=r"train_val_patients \(1, 2\) of 3: none to test"):
         PhantomConfig(patients_per_class=3, train_val_patients=(1, 2))
+
+
+def test_clicks_lie_around_the_lesion_and_know_no_size(tmp_path):
+    """Up to 5 mm beside its middle, in the same scans."""
+    changes = {"exact": {}, "clicked": {"click_error_mm": 5}}
+    exact, clicked = (
+        rows_of(write_cohort(tmp_path / name, PhantomConfig(**SMALL, **change))) for name, change in changes.items()
+    )
+    middles, clicks = (np.array([[float(r[f"roi_{a}_mm"]) for a in "xyz"] for r in rows]) for rows in (exact, clicked))
+    beside_mm = np.linalg.norm(clicks - middles, axis=1)
+    assert 0 < beside_mm.min() < beside_mm.max() <= 5.01
+    assert len(np.unique(beside_mm)) == len(beside_mm)
+    assert {row["roi_size_mm"] for row in clicked} == {"20.00"}
+    assert tree_hash(tmp_path / "exact" / "scans") == tree_hash(tmp_path / "clicked" / "scans")
+
+
+def test_a_targeted_reconstruction_shows_the_lesion_finer(tmp_path):
+    """48 mm on 32 pixels of 1.5 mm, as long at least, with the lesion where the table says it is."""
+    config = PhantomConfig(**SMALL | {"shape": (16, 32, 32)}, difficulty=0, field_of_view_mm=48)
+    table = write_cohort(tmp_path / "out", config)
+    for row in rows_of(table):
+        image = read(table.parent / row["scan"])
+        assert image.GetSpacing()[:2] == pytest.approx((1.5, 1.5))
+        assert image.GetSpacing()[2] >= 3
+        middle = [float(row[f"roi_{axis}_mm"]) for axis in "xyz"]
+        hu = image[image.TransformPhysicalPointToIndex(middle)]
+        low, high = {"solid": (-150, 200), "part-solid": (-700, 200), "ground-glass": (-700, -400)}[row["label"]]
+        assert low < hu < high  # lung is below -750
