@@ -177,7 +177,7 @@ def timed_config(
     looked_at = plan.fingerprint if plan else fingerprint_cohort(cohort, most_scans=A_FEW)
     source = load_source(config)
     resolved = config.resolved(from_source=source.sha256 is not None)
-    cost = measure_cost(resolved, source, cohort.labels, looked_at.read_seconds)
+    cost = measure_cost(resolved, source, cohort.labels, looked_at.read_seconds, len(cohort))
     fitting, losses = fit_into(minutes, config, cohort, cost) if minutes is not None else (config, [])
     given_up = tuple(Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses)
     looks_at = () if plan else (region_sentence(fitting, cohort),)

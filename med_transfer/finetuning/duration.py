@@ -25,6 +25,7 @@ from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device
+from med_transfer.model.linear_head import INNER_FOLDS, fit_head
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.processor import keep_freed_memory
@@ -37,12 +38,14 @@ _START_SECONDS = 15.0  # imports, report, pictures
 class Cost:
     """Seconds on this machine: to read a scan, for a scan to pass the network, for a training step (0: none).
 
-    ``pretraining`` is that of a fold's encoder, before its training.
+    ``head`` is that of a fold's linear head, its strength chosen (0: none); ``pretraining`` that of a fold's encoder,
+    before its training.
     """
 
     read: float
     forward: float
     step: float
+    head: float = 0.0
     pretraining: float = 0.0
 
 
@@ -85,14 +88,17 @@ class Duration:
         return f"about {_minutes(self.seconds)} on this machine at most ({', '.join(parts)}){without}"
 
 
-def measure_cost(config: FinetuneConfig, source: LoadedBackbone, labels: Labels, read_seconds: float) -> Cost:
-    """Two real steps on made-up scans, augmentation and all, of which the second counts.
+def measure_cost(
+    config: FinetuneConfig, source: LoadedBackbone, labels: Labels, read_seconds: float, n_scans: int
+) -> Cost:
+    """Two real steps on made-up scans, augmentation and all, and two fits of a head, of which the second counts.
 
     Args:
         config: a resolved one.
         source: the network.
         labels: classes of the cohort.
         read_seconds: to read one scan.
+        n_scans: of the cohort.
     """
     keep_freed_memory()
     preprocessing = resolve_preprocessing(source.spec, config)
@@ -103,7 +109,8 @@ def measure_cost(config: FinetuneConfig, source: LoadedBackbone, labels: Labels,
     config.transfer.strategy.build(network)
     forward = _timed_forward(network, preprocessing)
     step = _timed_step(network, config, preprocessing, labels) if config.transfer.strategy.trains else 0.0
-    return Cost(read_seconds, forward, step, pretraining_seconds(config, preprocessing, forward))
+    head = _timed_head(network.n_features, config, labels, n_scans) if config.transfer.strategy.head_from_probe else 0.0
+    return Cost(read_seconds, forward, step, head, pretraining_seconds(config, preprocessing, forward))
 
 
 def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig) -> float:
@@ -145,7 +152,20 @@ def _timed_step(
     return _second_of_two(once)
 
 
-def _second_of_two(work: Callable[[], None]) -> float:
+def _timed_head(n_features: int, config: FinetuneConfig, labels: Labels, n_scans: int) -> float:
+    """A fit for each strength and inner fold, and the last one."""
+    rng, n_strengths = np.random.default_rng(0), len(config.transfer.probe.inverse_strengths)
+    middle = sorted(config.transfer.probe.inverse_strengths)[n_strengths // 2]
+    features, truth = (
+        rng.normal(size=(n_scans, n_features)),
+        np.eye(len(labels), dtype=bool)[np.arange(n_scans) % len(labels)],
+    )
+    balanced = config.training.balance != "none"
+    each = _second_of_two(lambda: fit_head(features, truth, middle, multilabel=labels.multilabel, balanced=balanced))
+    return each * (1 + (INNER_FOLDS * n_strengths if n_strengths > 1 else 0))
+
+
+def _second_of_two(work: Callable[[], object]) -> float:
     work()
     started = time.perf_counter()
     work()
@@ -159,6 +179,7 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     training = _folds_seconds(config, split, cost)
     if not config.transfer.strategy.trains:
         training = n_scans * max(n_pretrained, 1) * cost.forward  # features are computed once for each encoder
+        training += sum(divided.n_fold_models for divided in split.repeats) * cost.head
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
     return Duration(n_scans * cost.read, training, baseline, n_pretrained * cost.pretraining, n_pretrained)
 
@@ -173,13 +194,13 @@ def _fold_seconds(config: FinetuneConfig, split: Split, fold: int, cost: Cost) -
     draws = max(len(split.training(fold)), training.epoch_scans)
     steps = max(1, draws // training.batch_size)
     checked = len(split.validation[fold]) * cost.forward
-    return training.epochs * (steps * cost.step + checked) + len(split.development) * cost.forward
+    return cost.head + training.epochs * (steps * cost.step + checked) + len(split.development) * cost.forward
 
 
 def _baseline(config: FinetuneConfig, split: Split, cost: Cost) -> float:
     """A baseline trains the whole network, also beside a frozen one, whose step was not measured: three passes."""
     step = cost.step or 3 * cost.forward * config.training.batch_size
-    return _folds_seconds(config, split, replace(cost, step=step))
+    return _folds_seconds(config, split, replace(cost, step=step, head=0.0))
 
 
 def fit_into(

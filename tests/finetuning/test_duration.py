@@ -53,6 +53,13 @@ def test_a_linear_head_takes_one_pass_of_each_scan():
     assert (found.training, found.baseline) == (pytest.approx(120 * 0.1), 0)
 
 
+def test_each_fold_of_each_repeat_has_a_linear_head_of_its_own():
+    repeated = {"test_fraction": 0, "folds": 5, "repeats": 3}
+    frozen = config(strategy="linear_probe", from_scratch_baseline=False, split=repeated)
+    found = estimate(frozen, split_cohort(COHORT, frozen.split), Cost(0.5, 0.1, 0.0, head=2.0))
+    assert found.training == pytest.approx(120 * 0.1 + 5 * 3 * 2.0)
+
+
 def test_pretraining_is_told_by_itself_and_given_up_last():
     backbone = {"name": "slices-efficientnet-lite0", "pretrain": "painted_lesions"}
     pretrained = config(strategy="linear_probe", from_scratch_baseline=False, backbone=backbone)
@@ -125,9 +132,11 @@ def test_cost_is_measured_on_the_network_that_will_be_trained(strategy):
             source,
             Labels(("a", "b")),
             0.25,
+            40,
         )
         for side in (16, 64)
     )
     assert large.forward > 3 * small.forward
     assert (large.step > 3 * small.step) if strategy == "auto" else (small.step == large.step == 0)
+    assert (small.head == 0) if strategy == "auto" else (0 < small.head < 60)
     assert small.read == 0.25
