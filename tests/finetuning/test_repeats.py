@@ -16,7 +16,8 @@ from med_transfer.cohorts import Split
 from med_transfer.errors import UsageError
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble, train_fold
-from med_transfer.finetuning.repeats import measure_repeats, with_repeats
+from med_transfer.finetuning.on_cluster import folds_of_run
+from med_transfer.finetuning.repeats import measure_repeats, repeat_file, with_repeats
 from med_transfer.finetuning.run import train
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.measures import macro_auc
@@ -153,3 +154,14 @@ def test_a_fold_is_the_same_whichever_came_before_it(tmp_path, strategy):
         return models[-1].history
 
     assert trained_after() == trained_after(0) == trained_after(1, 0)
+
+
+def test_on_a_cluster_a_repeat_that_is_finished_is_not_trained_again_but_the_first_always_has_its_folds(tmp_path):
+    first, second = small_run_data(0.12, 15, 0, members=3), small_run_data(0.12, 15, 0, members=2)
+    run_data = replace(first, split=replace(first.split, further=(second.split,)))
+    asked = run_data, source_of("sees"), small_config("full"), tmp_path
+    assert [len(folds.folders) for folds in folds_of_run(*asked)] == [3, 2]
+    for repeat in (1, 2):
+        repeat_file(tmp_path, repeat).parent.mkdir(parents=True, exist_ok=True)
+        repeat_file(tmp_path, repeat).touch()
+    assert [len(folds.folders) for folds in folds_of_run(*asked)] == [3]

@@ -295,3 +295,12 @@ def test_a_tilted_gantry_and_uneven_slices():
 def test_a_real_abdomen(organ, reason):
     series = max(find_series(DATA / "dicom/ct_abdomen_crlm_1004"), key=lambda series: len(series.files))
     assert find_organ(read_scan(series), organ).reason == reason
+
+
+def test_the_page_states_the_limits_that_hold():
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    for organ, limits in LIMITS.items():
+        (row,) = [line.split(" | ") for line in page.splitlines() if line.startswith(f"| `{organ}` |")]
+        volume, sides = row[-2], row[-1].rstrip("| ")
+        assert volume == "{} to {}".format(*limits.volume)
+        assert sides == ", ".join("{}-{}".format(*side) for side in (limits.width, limits.depth, limits.height))
