@@ -38,7 +38,7 @@ _START_SECONDS = 15.0  # imports, report, pictures
 class Cost:
     """Seconds on this machine: to read a scan, for a scan to pass the network, for a training step (0: none).
 
-    ``head`` is that of a fold's linear head, its strength chosen (0: none); ``pretraining`` that of a fold's encoder,
+    ``head`` is that of a fold's linear head, its strength chosen; ``pretraining`` that of a fold's encoder,
     before its training.
     """
 
@@ -109,7 +109,7 @@ def measure_cost(
     config.transfer.strategy.build(network)
     forward = _timed_forward(network, preprocessing)
     step = _timed_step(network, config, preprocessing, labels) if config.transfer.strategy.trains else 0.0
-    head = _timed_head(network.n_features, config, labels, n_scans) if config.transfer.strategy.head_from_probe else 0.0
+    head = _timed_head(network.n_features, config, labels, n_scans)  # also where none is asked for: it may come to that
     return Cost(read_seconds, forward, step, head, pretraining_seconds(config, preprocessing, forward))
 
 
@@ -194,7 +194,8 @@ def _fold_seconds(config: FinetuneConfig, split: Split, fold: int, cost: Cost) -
     draws = max(len(split.training(fold)), training.epoch_scans)
     steps = max(1, draws // training.batch_size)
     checked = len(split.validation[fold]) * cost.forward
-    return cost.head + training.epochs * (steps * cost.step + checked) + len(split.development) * cost.forward
+    head = cost.head if config.transfer.strategy.head_from_probe else 0.0
+    return head + training.epochs * (steps * cost.step + checked) + len(split.development) * cost.forward
 
 
 def _baseline(config: FinetuneConfig, split: Split, cost: Cost) -> float:
