@@ -11,7 +11,7 @@ from torch import nn
 from med_transfer.finetuning.alignment import ALIGNMENTS, DomainAdversary, find_alignment
 from med_transfer.finetuning.alignment.coral import coral_loss
 from med_transfer.finetuning.alignment.dann import reverse_gradient
-from med_transfer.finetuning.alignment.mmd import WIDTHS, mmd_loss
+from med_transfer.finetuning.alignment.mmd import mmd_loss
 from med_transfer.finetuning.transfer_config import AlignConfig
 
 
@@ -20,12 +20,12 @@ def cloud(n: int, d: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> 
 
 
 def naive_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """By loops over pairs."""
+    """By loops over pairs, with the widths written out: powers of two about the mean squared distance."""
     points = [*x, *y]
     scale = np.mean([((a - b) ** 2).sum() for i, a in enumerate(points) for j, b in enumerate(points) if i != j])
 
     def k(a, b):
-        return np.mean([np.exp(-((a - b) ** 2).sum() / (width * scale)) for width in WIDTHS])
+        return np.mean([np.exp(-((a - b) ** 2).sum() / (width * scale)) for width in (1 / 4, 1 / 2, 1, 2, 4)])
 
     def within(side):
         return np.mean([k(a, b) for i, a in enumerate(side) for j, b in enumerate(side) if i != j])
