@@ -34,14 +34,14 @@ TARGET = PhantomConfig(
 UNSEEN = TARGET.model_copy(update={"patients_per_class": 2, "train_val_patients": None, "seed": 3})
 
 # As many voxels as the source has learned from, over 32 x 40 x 40 mm, which hold most lesions (8 to 28 mm) whole,
-# wherever they were clicked. With so few labels the features stay frozen; the network from scratch learns 12 epochs.
+# wherever they were clicked. With so few labels the features stay frozen; the network from scratch learns 24 epochs.
 TARGET_CONFIG = FinetuneConfig.model_validate(
     {
         "backbone": {"name": "med-transfer-small"},
         "input": {"region": "roi", "shape": [16, 32, 32], "spacing_mm": [2.0, 1.25, 1.25]},
         "transfer": {"strategy": {"name": "linear_probe"}},
         "split": {"kind": "holdout"},
-        "training": {"epochs": 12, "epoch_scans": 64, "patience": 12, "monitor": "macro_auc"},
+        "training": {"epochs": 24, "epoch_scans": 64, "patience": 24, "monitor": "macro_auc"},
         "augmentation": {"strength": 0.6},
     }
 )

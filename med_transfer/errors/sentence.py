@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,11 +90,26 @@ def parts(value: object) -> Any:
 
 
 def whole(value: object) -> object:
-    """What :func:`parts` took apart; anything else as it is."""
-    if isinstance(value, dict) and value.keys() == {"template", "values"}:
-        remade = Sentence  # under another name: tests hold what is said to be a template that is written down
-        return remade(value["template"], **{name: whole(part) for name, part in value["values"].items()})
-    return value
+    """What :func:`parts` took apart; anything else as it is.
+
+    A file may come from anybody, and a placeholder may be told to reach into what it stands for or to fill memory with
+    blanks. A template that asks for more than values in a plain format is text.
+    """
+    if not (isinstance(value, dict) and value.keys() == {"template", "values"}):
+        return value
+    template, values = value["template"], value["values"]
+    if not (isinstance(template, str) and isinstance(values, dict)):
+        return value
+    remade = Sentence  # under another name: tests hold what is said to be a template that is written down
+    if set(_PLACEHOLDER.findall(template)) - {""} <= values.keys() and not re.search(
+        "[{}]", _PLACEHOLDER.sub("", template)
+    ):
+        with suppress(ValueError, TypeError):  # a number's format for a text
+            return remade(template, **{name: whole(part) for name, part in values.items()})
+    return Sentence.of(template)
+
+
+_PLACEHOLDER = re.compile(r"\{([a-z]\w*)(?::\+?0?\d?(?:\.\d\d?)?[gfdXe%]?)?\}|\{\{|\}\}", re.ASCII)
 
 
 # In records -----------------------------------------------------------------------------------------------------

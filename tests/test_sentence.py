@@ -4,7 +4,11 @@ import copy
 import json
 import pickle
 
-from med_transfer.errors.sentence import IN_PARTS, Sentence, joined
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from med_transfer.errors.sentence import IN_PARTS, Sentence, joined, parts, whole
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Failed
 from med_transfer.model.calibration import Uncalibrated
@@ -51,3 +55,46 @@ def test_a_bundle_has_its_parts_so_that_a_later_report_says_it_too():
     again = Uncalibrated.model_validate_json(fitted.model_dump_json())
     assert (again.note, again.note.template) == (REASON, REASON.template)
     assert type(Uncalibrated(note="of an older bundle").note) is str
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{a.of.__func__.__globals__}",
+        "{a.__class__}",
+        "{a[0]}",
+        "{a!r}",
+        "{n:>99999999999}",
+        "{n:{a}}",
+        "{n:99}",
+        "{0}",
+        "{missing}",
+        "{a:g}",
+        "{",
+        "}{a}",
+        "{}",
+    ],
+)
+def test_a_template_of_a_file_that_reaches_further_than_its_values_is_text(template):
+    value = {"template": template, "values": {"a": parts(ALL), "n": 3}}
+    assert whole(value) == template
+    assert whole(parts(whole(value))) == template
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text("{}:.[]!ang0", max_size=12),
+        lambda part: st.fixed_dictionaries(
+            {
+                "template": st.text("{}:.[]!ang0", max_size=12) | part,
+                "values": st.dictionaries(st.sampled_from("ang"), part) | part,
+            }
+        ),
+        max_leaves=8,
+    )
+)
+def test_whatever_a_file_holds_is_said_or_left(value):
+    found = whole(value)
+    assert isinstance(found, str) or found is value
+    if isinstance(found, Sentence):
+        assert whole(parts(found)) == found
