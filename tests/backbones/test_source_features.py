@@ -67,7 +67,9 @@ def test_it_stands_beside_the_weights(name):
 
 def test_other_weights_are_refused(tmp_path):
     write_source_features(tmp_path / "f.safetensors", source())
-    with pytest.raises(BackboneError, match=r"made with other weights, SHA-256 aaaaaaaaaaaa...; expected bbbbbbbbbbbb"):
+    with pytest.raises(
+        BackboneError, match=r"made with other weights \(SHA-256 aaaaaaaaaaaa\.\.\.\); expected bbbbbbbbbbbb"
+    ):
         read_source_features(tmp_path / "f.safetensors", "b" * 64)
 
 

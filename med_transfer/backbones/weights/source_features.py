@@ -123,7 +123,7 @@ def read_source_features(path: Path, weights_sha256: str) -> SourceFeatures:
         raise BackboneError("not a file of source features", where=path, expected=f"format {_FORMAT!r}")
     if metadata.get("weights_sha256") != weights_sha256:
         raise BackboneError(
-            f"made with other weights, SHA-256 {metadata.get('weights_sha256', '')[:12]}...",
+            f"made with other weights (SHA-256 {metadata.get('weights_sha256', '')[:12]}...)",
             where=path,
             expected=f"{weights_sha256[:12]}...",
             action="Make it again with these weights, or take it away",
