@@ -26,12 +26,14 @@ from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device
 from med_transfer.model.linear_head import INNER_FOLDS, fit_head
+from med_transfer.model.novelty import input_statistics
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.processor import keep_freed_memory
 
 LEAST_EPOCHS = 10  # fewer than that, and a linear head on frozen features is the better use of the time
 _START_SECONDS = 15.0  # imports, report, pictures
+_TIMED_BATCH = 4  # scans: enough to be slow as batches are, and soon over
 
 
 @dataclass(frozen=True)
@@ -107,21 +109,23 @@ def measure_cost(
         copy.deepcopy(source.encoder), len(labels), pooled, config.training.dropout, config.transfer.bottleneck
     )
     config.transfer.strategy.build(network)
-    forward = _timed_forward(network, preprocessing)
+    forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
     step = _timed_step(network, config, preprocessing, labels) if config.transfer.strategy.trains else 0.0
     head = _timed_head(network.n_features, config, labels, n_scans)  # also where none is asked for: it may come to that
     return Cost(read_seconds, forward, step, head, pretraining_seconds(config, preprocessing, forward))
 
 
-def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig) -> float:
+def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig, batch_size: int) -> float:
+    """Of a scan in a batch, with what novelty reads of it."""
     device = best_device()
-    network, image = network.eval().to(device), torch.rand(1, preprocessing.n_channels, *preprocessing.shape)
+    network, images = network.eval().to(device), torch.rand(batch_size, preprocessing.n_channels, *preprocessing.shape)
 
     def once() -> None:
         with torch.inference_mode():
-            network.features(image.to(device)).cpu()
+            network.features(images.to(device)).cpu()
+            input_statistics(images)
 
-    return _second_of_two(once)
+    return _second_of_two(once) / batch_size
 
 
 def _timed_step(
