@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from med_transfer.cohorts import Case, cache_key
@@ -14,24 +15,49 @@ from med_transfer.scans import Series
 _SAMPLE = 1 << 14  # bytes at the start, the middle and the end, which nearly always tell two scans apart
 
 
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A scan's key and files, each of which is read once at most."""
+
+    key: str
+    files: tuple[Path, ...]
+
+    @cached_property
+    def sample(self) -> bytes:
+        return _content(self.files, _SAMPLE)
+
+    @cached_property
+    def whole(self) -> bytes:
+        return _content(self.files)
+
+
 class Copies:
     """Scans that were seen so far, by what their headers or sizes say; files are read only where that is the same."""
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, list[tuple[str, tuple[Path, ...]]]] = defaultdict(list)
+        self._first: dict[Hashable, _Scan] = {}
+        self._alike: dict[tuple[Hashable, bytes], list[_Scan]] = defaultdict(list)  # where a hint is that of several
 
     def original(self, case: Case, series: Series | None, key: str) -> str:
         """The key of the scan before it that it is a copy of; its own one where there is none."""
         files = _files(case, series)
         try:
-            seen = self._seen[_hint(case, series, files)] if files else []
-            for earlier, others in seen:
-                if _content(files, _SAMPLE) == _content(others, _SAMPLE) and _content(files) == _content(others):
-                    return earlier
+            return self._original(_hint(case, series, files), _Scan(key, files)) if files else key
         except OSError:  # reading it will say so
             return key
-        seen.append((key, files))
-        return key
+
+    def _original(self, hint: Hashable, scan: _Scan) -> str:
+        first = self._first.setdefault(hint, scan)
+        if first is scan:
+            return scan.key
+        of_first, alike = self._alike[hint, first.sample], self._alike[hint, scan.sample]
+        if first not in of_first:
+            of_first.append(first)
+        for earlier in alike:
+            if earlier.whole == scan.whole:
+                return earlier.key
+        alike.append(scan)
+        return scan.key
 
 
 def _files(case: Case, series: Series | None) -> tuple[Path, ...]:

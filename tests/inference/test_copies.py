@@ -1,0 +1,53 @@
+"""Scans that are the same are found, and each file is read once, however many there are of one size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from med_transfer.cohorts import Case
+from med_transfer.inference import copies
+from med_transfer.inference.copies import Copies
+
+
+def originals(folder: Path, contents: list[bytes]) -> list[str]:
+    """By a scan's name, its content's number."""
+    seen, found = Copies(), []
+    for number, content in enumerate(contents):
+        path = folder / f"{number}.nii"
+        path.write_bytes(content)
+        found.append(seen.original(Case(scan=str(number), path=path, patient="", label=None), None, str(number)))
+    return found
+
+
+@given(contents=st.lists(st.sampled_from([b"aa", b"ab", b"b", b"", b"ba", b"c" * 70_000, b"c" * 69_999 + b"d"])))
+def test_the_first_of_equal_scans_is_the_original_of_all(tmp_path_factory, contents):
+    assert originals(tmp_path_factory.mktemp("scans"), contents) == [str(contents.index(one)) for one in contents]
+
+
+def test_what_differs_beyond_the_sample_is_no_copy(tmp_path):
+    middle = [bytearray(1 << 20) for _ in range(3)]
+    middle[1][1 << 18] = 1
+    assert originals(tmp_path, [bytes(one) for one in middle]) == ["0", "1", "0"]
+
+
+def test_scans_of_one_size_are_read_once_each(tmp_path, monkeypatch):
+    read = []
+    content = copies._content
+    monkeypatch.setattr(copies, "_content", lambda files, sample=0: read.append(files) or content(files, sample))
+    originals(tmp_path, [number.to_bytes(2) for number in range(200)])
+    assert len(read) == 200
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_scan_that_is_gone_is_left_to_its_reader(tmp_path, gone):
+    seen, paths = Copies(), [tmp_path / f"{number}.nii" for number in range(2)]
+    cases = [Case(scan=path.name, path=path, patient="", label=None) for path in paths]
+    for path in paths:
+        path.write_bytes(b"same")
+    assert seen.original(cases[0], None, "0") == "0"
+    paths[gone].unlink()
+    assert seen.original(cases[1], None, "1") == "1"
