@@ -3,11 +3,15 @@
 import copy
 import json
 import pickle
+from pathlib import Path
+from string import Formatter
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import med_transfer
 from med_transfer.errors.sentence import IN_PARTS, Sentence, joined, parts, whole
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Failed
@@ -63,7 +67,7 @@ def test_a_bundle_has_its_parts_so_that_a_later_report_says_it_too():
         "{a.of.__func__.__globals__}",
         "{a.__class__}",
         "{a[0]}",
-        "{a!r}",
+        "{a!a}",
         "{n:>99999999999}",
         "{n:{a}}",
         "{n:99}",
@@ -79,6 +83,17 @@ def test_a_template_of_a_file_that_reaches_further_than_its_values_is_text(templ
     value = {"template": template, "values": {"a": parts(ALL), "n": 3}}
     assert whole(value) == template
     assert whole(parts(whole(value))) == template
+
+
+def test_what_the_program_says_comes_back_from_a_file_as_it_was_said():
+    tables = Path(med_transfer.__file__).parent.rglob("*.zh_TW.yaml")
+    templates = [template for path in tables for template in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    fields = {name for template in templates for _, name, _, _ in Formatter().parse(template) if name}
+    assert len(templates) > 500
+    for template in templates:
+        found = whole({"template": template, "values": dict.fromkeys(fields, 3)})
+        assert isinstance(found, Sentence)
+        assert found.template == template
 
 
 @given(

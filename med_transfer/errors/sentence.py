@@ -109,7 +109,7 @@ def whole(value: object) -> object:
     return Sentence.of(template)
 
 
-_PLACEHOLDER = re.compile(r"\{([a-z]\w*)(?::\+?0?\d?(?:\.\d\d?)?[gfdXe%]?)?\}|\{\{|\}\}", re.ASCII)
+_PLACEHOLDER = re.compile(r"\{([a-z]\w*)(?:!r)?(?::\+?0?\d?(?:\.\d\d?)?[gfdXe%]?)?\}|\{\{|\}\}", re.ASCII)
 
 
 # In records -----------------------------------------------------------------------------------------------------
