@@ -160,10 +160,8 @@ def _timed_head(n_features: int, config: FinetuneConfig, labels: Labels, n_scans
     """A fit for each strength and inner fold, and the last one."""
     rng, n_strengths = np.random.default_rng(0), len(config.transfer.probe.inverse_strengths)
     middle = sorted(config.transfer.probe.inverse_strengths)[n_strengths // 2]
-    features, truth = (
-        rng.normal(size=(n_scans, n_features)),
-        np.eye(len(labels), dtype=bool)[np.arange(n_scans) % len(labels)],
-    )
+    features = rng.normal(size=(n_scans, n_features))
+    truth = np.eye(len(labels), dtype=bool)[np.arange(n_scans) % len(labels)]
     balanced = config.training.balance != "none"
     each = _second_of_two(lambda: fit_head(features, truth, middle, multilabel=labels.multilabel, balanced=balanced))
     return each * (1 + (INNER_FOLDS * n_strengths if n_strengths > 1 else 0))
@@ -179,11 +177,12 @@ def _second_of_two(work: Callable[[], object]) -> float:
 def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     """The time that a run takes, if no training stops early."""
     n_scans = len(split.development) + len(split.test)
-    n_pretrained = sum(divided.n_fold_models for divided in split.repeats) if config.backbone.pretrain else 0
-    training = _folds_seconds(config, split, cost)
-    if not config.transfer.strategy.trains:
-        training = n_scans * max(n_pretrained, 1) * cost.forward  # features are computed once for each encoder
-        training += sum(divided.n_fold_models for divided in split.repeats) * cost.head
+    n_folds = sum(divided.n_fold_models for divided in split.repeats)
+    n_pretrained = n_folds if config.backbone.pretrain else 0
+    if config.transfer.strategy.trains:
+        training = _folds_seconds(config, split, cost)
+    else:  # features are computed once for each encoder
+        training = n_scans * max(n_pretrained, 1) * cost.forward + n_folds * cost.head
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
     return Duration(n_scans * cost.read, training, baseline, n_pretrained * cost.pretraining, n_pretrained)
 
