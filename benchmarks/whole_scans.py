@@ -29,6 +29,10 @@ from med_transfer.finetuning.run import Run
 
 COMMON = ("split.test_fraction=0", "split.folds=5", "from_scratch_baseline=false", "explain.gallery=0")
 FROZEN = (*COMMON, "split.repeats=5", "transfer.strategy=linear_probe")
+ATTENTION = (
+    *(*COMMON, "split.repeats=5"),
+    *("transfer.strategy=attention_probe", "backbone.instance_pooling=attention"),
+)
 TRAINED = (*COMMON, "split.repeats=1", "training.monitor=macro_auc", "training.batch_size=4", "training.epoch_scans=96")
 PAINTED = ("backbone.pretrain=painted_lesions", "backbone.pretraining.steps=400")
 ARMS: dict[str, tuple[str, ...]] = {
@@ -55,6 +59,9 @@ ARMS: dict[str, tuple[str, ...]] = {
     ),
     "mean of slices": (*FROZEN, "backbone.instance_pooling=mean"),
     "stretched": (*FROZEN, "backbone.name=med-transfer-small", "input.fit=stretch", "input.shape=[64,96,96]"),
+    "attention over slices": (*ATTENTION,),
+    "attention over slices, one window": (*ATTENTION, "input.channels=[]", "input.window_hu=[0,80]"),
+    "attention over tiles": (*ATTENTION, "backbone.name=tiles-med-transfer-small"),
     "tiles": (*FROZEN, "backbone.name=tiles-med-transfer-small"),
     "slices, attention": (*TRAINED, "backbone.instance_pooling=attention", "transfer.strategy=auto"),
     "tiles, attention": (*TRAINED, "backbone.name=tiles-med-transfer-small", "transfer.strategy=auto"),

@@ -16,6 +16,7 @@ from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, Split, SplitConfig, split_cohort
 from med_transfer.config import put
 from med_transfer.errors import CohortError, ConfigError
+from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.batches import FoldData, training_batches
 from med_transfer.finetuning.config import FinetuneConfig
@@ -23,6 +24,7 @@ from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.fold_pretraining import pretraining_seconds
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.optimisation import optimiser
+from med_transfer.finetuning.strategies.by_stage import AttentionProbe
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device
 from med_transfer.model.linear_head import INNER_FOLDS, fit_head
@@ -33,6 +35,7 @@ from med_transfer.processor import keep_freed_memory
 
 LEAST_EPOCHS = 10  # fewer than that, and a linear head on frozen features is the better use of the time
 _START_SECONDS = 15.0  # imports, report, pictures
+_TIMED_STEPS = 2  # of an attention
 _TIMED_BATCH = 4  # scans: enough to be slow as batches are, and soon over
 
 
@@ -111,7 +114,10 @@ def measure_cost(
     config.transfer.strategy.build(network)
     forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
     step = _timed_step(network, config, preprocessing, labels) if config.transfer.strategy.trains else 0.0
-    head = _timed_head(network.n_features, config, labels, n_scans)  # also where none is asked for: it may come to that
+    if isinstance(config.transfer.strategy, AttentionProbe):
+        head = _timed_attention(network, config.transfer.strategy, preprocessing, n_scans)
+    else:  # also where none is asked for: it may come to that
+        head = _timed_head(network.n_features, config, labels, n_scans)
     return Cost(read_seconds, forward, step, head, pretraining_seconds(config, preprocessing, forward))
 
 
@@ -165,6 +171,18 @@ def _timed_head(n_features: int, config: FinetuneConfig, labels: Labels, n_scans
     balanced = config.training.balance != "none"
     each = _second_of_two(lambda: fit_head(features, truth, middle, multilabel=labels.multilabel, balanced=balanced))
     return each * (1 + (INNER_FOLDS * n_strengths if n_strengths > 1 else 0))
+
+
+def _timed_attention(
+    network: Classifier, strategy: AttentionProbe, preprocessing: PreprocessingConfig, n_scans: int
+) -> float:
+    """So many steps for each inner fold, and for the last one."""
+    n_instances, channels = len(network.encoder.cuts(preprocessing.shape)), network.encoder.stage_channels
+    deepest = torch.rand(n_scans, n_instances, channels[-1])
+    bags = Bags.of([torch.rand(n_scans, n_instances, channels[stage]) for stage in network.pooled_stages], deepest)
+    truth = np.eye(2, dtype=bool)[np.arange(n_scans) % 2]
+    few, patients = Course(_TIMED_STEPS), [str(scan) for scan in range(n_scans)]
+    return _second_of_two(lambda: fit_attention(bags, truth, patients, few)) * strategy.steps / _TIMED_STEPS
 
 
 def _second_of_two(work: Callable[[], object]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
+from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.cohorts import ArrayCache, cache_key
 from med_transfer.finetuning.batches import Tensors, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig, FrozenRuntime
 from med_transfer.model.classifier import Classifier
-from med_transfer.model.features import best_device, pooled_features
+from med_transfer.model.features import best_device, instance_features, pooled_features
 from med_transfer.model.novelty import input_statistics
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.runtimes.frozen import frozen_encoder
@@ -42,10 +43,16 @@ class FeatureSource:
         """[scan, feature], computed for those scans only that this encoder has not seen before."""
         return _mapped(classifier, self.by_frozen_encoder(classifier, tensors))
 
-    def _by_encoder(self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime) -> Tensor:
+    def _by_encoder(
+        self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime, instances: Sequence[int] = ()
+    ) -> Tensor:
+        """Pooled, or of each slice or tile from the stages ``instances``."""
         device, modes = best_device(), [(module, module.training) for module in classifier.modules()]
         encoder = self.computing(classifier.cpu().eval(), tensors, runtime).to(device)
-        features = pooled_features(encoder, self._images(tensors), classifier.pooled_stages, device)
+        if instances and isinstance(encoder, InstanceEncoder):
+            features = instance_features(encoder, self._images(tensors), instances, device)
+        else:
+            features = pooled_features(encoder, self._images(tensors), classifier.pooled_stages, device)
         classifier.cpu()
         for module, training in modes:  # else its training would go on without dropout, where nothing was kept
             module.training = training
@@ -57,26 +64,46 @@ class FeatureSource:
             return classifier.encoder
         return frozen_encoder(classifier, next(self._images(tensors))[0], runtime)
 
+    @torch.no_grad()
     def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """As :meth:`cached`, before any bottleneck."""
-        chosen = (classifier.encoder.instance_pooling, classifier.encoder.tile_overlap)
+        encoder = classifier.encoder
+        if isinstance(encoder, InstanceEncoder) and encoder.attention is not None:  # it differs from fold to fold
+            return encoder.pool_instances(*self.instances(classifier, tensors))
+        return self._of_frozen(classifier, tensors)
+
+    def instances(self, classifier: Classifier, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
+        """Features [scan, instance, channel] of slices or tiles: of the pooled stages, and of the deepest one.
+
+        Computed for those scans only that this encoder, whatever its attention, has not seen before.
+        """
+        channels = classifier.encoder.stage_channels
+        stages = sorted({*classifier.pooled_stages, len(channels) - 1})
+        joined = self._of_frozen(classifier, tensors, stages).split([channels[stage] for stage in stages], dim=2)
+        return [joined[stages.index(stage)] for stage in classifier.pooled_stages], joined[-1]
+
+    def _of_frozen(self, classifier: Classifier, tensors: Tensors, instances: Sequence[int] = ()) -> Tensor:
+        encoder, runtime = classifier.encoder, self.config.backbone.runtime
+        chosen = (encoder.instance_pooling, encoder.tile_overlap)
         stated = [str(one) for one in chosen if one is not None]
-        runtime = self.config.backbone.runtime
         stated += [runtime] if runtime != "torch" else []
+        stated += [f"instances {instances}"] if instances else []
         shape = "-".join([f"{self.preprocessing.shape}-{classifier.pooled_stages}", *stated])
         return self._kept(
-            cache_key(encoder_hash(classifier.encoder), shape),
+            cache_key(encoder_hash(encoder, without=encoder.new_parts if instances else ()), shape),
             tensors,
-            partial(self._whatever_the_others, classifier, runtime=runtime),
+            partial(self._whatever_the_others, classifier, runtime=runtime, instances=instances),
         )
 
-    def _whatever_the_others(self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime) -> Tensor:
+    def _whatever_the_others(
+        self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime, instances: Sequence[int]
+    ) -> Tensor:
         """A scan alone in the last batch would pass through other kernels, and differ in the last bits from what it is
         where another fold is computed first."""
         size = self.config.training.batch_size
         alone = size > 1 and len(tensors) % size == 1
         padded = [*tensors, tensors[-1]] if alone else tensors
-        return self._by_encoder(classifier, padded, runtime)[: len(tensors)]
+        return self._by_encoder(classifier, padded, runtime, instances)[: len(tensors)]
 
     def statistics(self, tensors: Tensors) -> Tensor:
         """[scan, statistic] of the network's input, see :func:`~med_transfer.model.novelty.input_statistics`."""
@@ -106,10 +133,13 @@ def _mapped(classifier: Classifier, rows: Tensor) -> Tensor:
     return classifier.mapping(rows)
 
 
-def encoder_hash(encoder: Encoder) -> str:
-    """SHA-256 of all weights and statistics."""
+def encoder_hash(encoder: Encoder, without: Sequence[str] = ()) -> str:
+    """SHA-256 of all weights and statistics, but for those of the children that are left out."""
     digest = hashlib.sha256()
+    left_out = tuple(f"{child}." for child in without)
     for name, tensor in encoder.state_dict().items():
+        if name.startswith(left_out):
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

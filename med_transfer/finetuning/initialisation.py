@@ -11,6 +11,7 @@ from torch import Tensor
 
 from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
+from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
 from med_transfer.finetuning.batch_norm import adapt_statistics, check_batch_norm
 from med_transfer.finetuning.batches import FoldData, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig
@@ -20,6 +21,7 @@ from med_transfer.finetuning.features import FeatureSource, tensor_hash
 from med_transfer.finetuning.losses import classification_loss
 from med_transfer.finetuning.regularisation import Penalty, find_penalties
 from med_transfer.finetuning.regularisation.delta import channel_attention
+from med_transfer.finetuning.strategies.by_stage import AttentionProbe
 from med_transfer.model.classifier import Classifier, stages_from_front
 from med_transfer.model.features import best_device
 from med_transfer.model.linear_head import LinearHead, fit_probe
@@ -85,13 +87,30 @@ def initialise(
     if strategy.head_from_probe or attends:
         train_features, val_features = labelled_features(classifier, data, config, source.cached)
         probe = _probe(train_features, data, config)
-        row = _row(probe, train_features, val_features, data, config)
+        logits = (torch.from_numpy(probe.logits(part.numpy())) for part in (train_features, val_features))
+        row = {**_row(*logits, data, config), "inverse_strength": probe.inverse_strength}
         attention = _attention(classifier, probe, train_features, data.train_truth, data.labels) if attends else None
     if strategy.head_from_probe and probe is not None:
         set_head(classifier, probe)
+    if isinstance(strategy, AttentionProbe):
+        row = _learn_attention(strategy.steps, classifier, data, config, source)
     penalties = find_penalties(transfer, classifier.encoder, attention)
     strategy.prepare(classifier)
     return Initialisation(penalties, probe, row)
+
+
+def _learn_attention(
+    steps: int, classifier: Classifier, data: FoldData, config: FinetuneConfig, source: FeatureSource
+) -> dict[str, float]:
+    """Put attention and head into the classifier, and describe them as an epoch of training would be."""
+    bags, balanced = Bags.of(*source.instances(classifier, data.train_tensors)), config.training.balance != "none"
+    course = Course(steps, config.training.dropout, data.labels.multilabel, balanced, config.seed)
+    fitted = fit_attention(bags, data.train_truth, data.train_patients, course)
+    classifier.encoder.attention.load_state_dict(fitted.head.attention.state_dict())
+    classifier.head.load_state_dict(fitted.head.linear.state_dict())
+    parts = (source.cached(classifier, tensors) for tensors in (data.train_tensors, data.val_tensors))
+    with torch.no_grad():
+        return {**_row(*map(classifier.head, parts), data, config), "steps": float(fitted.n_steps)}
 
 
 @torch.no_grad()
@@ -122,28 +141,11 @@ def _probe(train_features: Tensor, data: FoldData, config: FinetuneConfig) -> Li
     )
 
 
-def _row(
-    probe: LinearHead,
-    train_features: Tensor,
-    val_features: Tensor,
-    data: FoldData,
-    config: FinetuneConfig,
-) -> dict[str, float]:
-    """As an epoch of training is recorded."""
-    train_loss, _ = _loss_and_figure(
-        torch.from_numpy(probe.logits(train_features.numpy())), data.train_truth, config, data.labels
-    )
-    val_loss, figure = _loss_and_figure(
-        torch.from_numpy(probe.logits(val_features.numpy())), data.val_truth, config, data.labels
-    )
-    return {
-        "epoch": 0.0,
-        "train_loss": train_loss,
-        "val_loss": val_loss,
-        "figure": figure,
-        "smoothed": figure,
-        "inverse_strength": probe.inverse_strength,
-    }
+def _row(train: Tensor, val: Tensor, data: FoldData, config: FinetuneConfig) -> dict[str, float]:
+    """As an epoch of training is recorded, of logits [scan, class] of training and validation scans."""
+    train_loss, _ = _loss_and_figure(train, data.train_truth, config, data.labels)
+    val_loss, figure = _loss_and_figure(val, data.val_truth, config, data.labels)
+    return {"epoch": 0.0, "train_loss": train_loss, "val_loss": val_loss, "figure": figure, "smoothed": figure}
 
 
 def _loss_and_figure(

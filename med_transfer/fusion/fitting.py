@@ -16,7 +16,7 @@ from med_transfer.fusion.config import FusionConfig, Method, Part, Penalty
 from med_transfer.fusion.leaks import leaking_columns
 from med_transfer.fusion.model import Combination, Fusion, FusionScans, Inputs
 from med_transfer.model.calibration import log_prior_ratio
-from med_transfer.model.linear_head import LinearHead, fit_head
+from med_transfer.model.linear_head import LinearHead, cross_entropy, fit_head
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_counts, patient_folds
 
@@ -227,7 +227,7 @@ def choose_penalty(
                 features[training], truth[training], strength, multilabel=multilabel, balanced=balanced
             )
             logits[left_out] = head.logits((features[left_out] - mean) / scale)
-        losses.append(_cross_entropy(logits, truth, multilabel=multilabel, balanced=balanced))
+        losses.append(cross_entropy(logits, truth, multilabel=multilabel, balanced=balanced))
     return INVERSE_PENALTIES[int(np.argmin(losses))]
 
 
@@ -239,17 +239,3 @@ def _fit(
     scale = np.where(scale > 1e-9 * np.maximum(np.abs(mean), 1), scale, 1.0)  # a constant feature says nothing
     head = fit_head((features - mean) / scale, truth, strength, multilabel=multilabel, balanced=balanced)
     return mean, scale, head
-
-
-def _cross_entropy(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool, balanced: bool) -> float:
-    """Mean over scans, or over classes of the mean over their scans."""
-    if multilabel:
-        losses, weights = np.logaddexp(0, np.where(truth, -logits, logits)), np.ones(truth.shape)
-        if balanced:
-            weights = np.where(
-                truth, 0.5 / np.maximum(truth.mean(axis=0), 1e-9), 0.5 / np.maximum(1 - truth.mean(axis=0), 1e-9)
-            )
-        return float((losses * weights).mean())
-    losses = np.logaddexp.reduce(logits, axis=1) - logits[truth]
-    weights = (1 / np.maximum(truth.sum(axis=0), 1))[truth.argmax(axis=1)] if balanced else np.ones(len(truth))
-    return float(np.average(losses, weights=weights))

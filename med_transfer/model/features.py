@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
+from med_transfer.backbones.networks.instances import InstanceEncoder
 
 
 def best_device() -> torch.device:
@@ -29,6 +30,20 @@ def pooled_features(encoder: Encoder, batches: Iterable[Tensor], stages: Sequenc
     """
     encoder.eval()
     return torch.cat([encoder.pool(encoder(images.to(device)), stages).float().cpu() for images in batches])
+
+
+@torch.no_grad()
+def instance_features(
+    encoder: InstanceEncoder, batches: Iterable[Tensor], stages: Sequence[int], device: torch.device
+) -> Tensor:
+    """Features [scan, instance, channel] of each slice or tile, of the chosen stages, joined; zero where it is empty.
+
+    As :func:`pooled_features` gives them, before they are pooled.
+    """
+    encoder.eval()
+    maps = (encoder(images.to(device)) for images in batches)
+    of_stages = ([encoder.instance_features(of_batch[stage]) for stage in stages] for of_batch in maps)
+    return torch.cat([torch.cat(features, dim=2).float().cpu() for features in of_stages])
 
 
 def stage_features(encoder: Encoder, maps: Sequence[Tensor]) -> list[NDArray[np.float32]]:

@@ -71,14 +71,17 @@ def fit_probe(
         for learn, held_out in folds:
             head = fit_head(features[learn], truth[learn], strength, multilabel=multilabel, balanced=balanced)
             logits[held_out] = head.logits(features[held_out])
-        return _cross_entropy(logits, truth, multilabel=multilabel, balanced=balanced)
+        return cross_entropy(logits, truth, multilabel=multilabel, balanced=balanced)
 
     best = min(strengths, key=loss)
     return fit_head(features, truth, best, multilabel=multilabel, balanced=balanced)
 
 
-def _cross_entropy(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool, balanced: bool) -> float:
-    """Mean over scans; ``balanced``: over the means of each class, or of each finding's absence and presence."""
+def cross_entropy(logits: NDArray[np.floating], truth: NDArray[np.bool_], *, multilabel: bool, balanced: bool) -> float:
+    """Of logits and truth [scan, class], the mean over scans.
+
+    ``balanced``: over the means of each class, or of each finding's absence and presence.
+    """
     if multilabel:
         of_scan = np.logaddexp(0, np.where(truth, -logits, logits))
         alike = np.where(truth, truth.sum(axis=0), (~truth).sum(axis=0))

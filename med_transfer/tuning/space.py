@@ -19,7 +19,7 @@ Values = dict[str, Any]  # a config's dotted keys
 
 _AUTOMATIC = ("linear_probe", "lp_ft", "layerwise_lr_decay", "full", "gradual_unfreezing")
 _BY_STAGE = {"layerwise_lr_decay", "gradual_unfreezing"}  # stage decay means something
-_UNPENALISED = {"scratch", "linear_probe", "lora", "adapters"}
+_UNPENALISED = {"scratch", "linear_probe", "attention_probe", "lora", "adapters"}
 _NONE = "none"
 
 
@@ -39,7 +39,7 @@ def draw(draws: Draws, space: SearchSpace, strategies: Sequence[str]) -> Values:
     """One point of the space: only what its strategy uses, so that no two points mean the same network."""
     strategy = draws.suggest_categorical("transfer.strategy", list(strategies))
     values: Values = {"transfer.strategy": strategy} | _options(draws, space, strategy)
-    if strategy == "linear_probe":  # computed from plain scans, in one go
+    if not STRATEGIES[strategy].trains:  # computed from plain scans, in one go
         return values
 
     def number(key: str, limits: tuple[float, float] | None, *, log: bool = False) -> None:

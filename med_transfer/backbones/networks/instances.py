@@ -82,21 +82,27 @@ class InstanceEncoder(Encoder):
 
     def instance_weights(self, maps: Sequence[Tensor]) -> Tensor:
         """How much each instance counts, [batch, instance], each row summing to 1: by attention, or all the same."""
-        features = self.instance_features(maps[-1])
-        shown = _shown(features)
-        return shown / shown.sum(dim=1, keepdim=True) if self.attention is None else self.attention(features, shown)
+        return self._weights(self.instance_features(maps[-1]))
 
     def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
         """Features [batch, channel] of the chosen stages, pooled over instances and joined."""
         of_stages = [self.instance_features(maps[stage]) for stage in stages]
+        return self.pool_instances(of_stages, self.instance_features(maps[-1]))
+
+    def pool_instances(self, of_stages: Sequence[Tensor], deepest: Tensor) -> Tensor:
+        """As :meth:`pool`, of instances' features [batch, instance, channel] of the chosen stages and the deepest."""
         if pooling := _WITHOUT_WEIGHTS.get(self.instance_pooling or ""):
-            shown = _shown(self.instance_features(maps[-1]))[..., None]
+            shown = is_shown(deepest)[..., None]
             return torch.cat([pooling(features, shown) for features in of_stages], dim=1)
-        weights = self.instance_weights(maps)
+        weights = self._weights(deepest)
         return torch.cat([torch.einsum("bnc,bn->bc", features, weights) for features in of_stages], dim=1)
 
+    def _weights(self, deepest: Tensor) -> Tensor:
+        shown = is_shown(deepest)
+        return shown / shown.sum(dim=1, keepdim=True) if self.attention is None else self.attention(deepest, shown)
 
-def _shown(features: Tensor) -> Tensor:
+
+def is_shown(features: Tensor) -> Tensor:
     """Which instances count, [batch, instance]: those that are not zero; all of a scan that has no such."""
     something = (features != 0).any(dim=-1)
     return something | ~something.any(dim=1, keepdim=True)

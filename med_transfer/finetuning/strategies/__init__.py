@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from med_transfer.finetuning.strategies.adapters import Adapters
 from med_transfer.finetuning.strategies.by_stage import (
+    AttentionProbe,
     Auto,
     Full,
     GradualUnfreezing,
@@ -30,6 +31,7 @@ _Union = (
     Auto
     | Scratch
     | LinearProbe
+    | AttentionProbe
     | Full
     | LayerwiseLRDecay
     | ProbeThenFinetune

@@ -33,15 +33,12 @@ class Scratch(Strategy):
     }
 
 
-class LinearProbe(Strategy):
-    """Frozen features and a logistic regression: the cheapest transfer, and the hardest to over-fit.
+class Frozen(Strategy):
+    """Nothing of the encoder changes, its statistics included: its features of plain scans are computed once.
 
-    Nothing of the encoder changes, its statistics included; the head is scikit-learn's, see model/linear_head.py. Only
-    the from-scratch baseline has a learning rate.
+    Only the from-scratch baseline has a learning rate.
     """
 
-    name: Literal["linear_probe"] = "linear_probe"
-    head_from_probe: ClassVar[bool] = True
     trains: ClassVar[bool] = False
     refuses: ClassVar[dict[str, str]] = {
         "l2_sp": _FROZEN,
@@ -54,6 +51,44 @@ class LinearProbe(Strategy):
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
         """None: only the head is fitted."""
         return ()
+
+
+class LinearProbe(Frozen):
+    """Frozen features and a logistic regression: the cheapest transfer, and the hardest to over-fit.
+
+    The head is scikit-learn's, see model/linear_head.py.
+    """
+
+    name: Literal["linear_probe"] = "linear_probe"
+    head_from_probe: ClassVar[bool] = True
+
+
+class AttentionProbe(Frozen):
+    """Frozen features of slices or tiles; attention over them and a linear head learn, see ``attention_probe.py``.
+
+    Of a network of slices or tiles with ``backbone.instance_pooling=attention``. Source: Ilse et al. 2018,
+    arXiv:1802.04712, on frozen features as in Lu et al. 2021, Nat Biomed Eng 5:555 (CLAM).
+
+    Attributes:
+        steps: of gradient descent at most; how many is chosen by folds of the training patients.
+    """
+
+    name: Literal["attention_probe"] = "attention_probe"
+    steps: Annotated[int, Field(ge=1)] = 100
+    refuses: ClassVar[dict[str, str]] = {
+        **Frozen.refuses,
+        "mapping": "it reads the features of each slice or tile, and a mapping those of the scan",
+        "align": "its features are frozen and cannot be aligned",
+    }
+
+    def check(self, encoder: Encoder) -> None:
+        """Refuse an encoder without attention. Raises ConfigError."""
+        if getattr(encoder, "attention", None) is None:
+            raise ConfigError(
+                "attention_probe for a network that has no attention",
+                where="transfer.strategy",
+                expected="slices-... or tiles-... with backbone.instance_pooling=attention",
+            )
 
 
 class FreezableStages(DecayingRates):

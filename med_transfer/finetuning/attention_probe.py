@@ -1,0 +1,168 @@
+"""Attention and a linear head, learned on the features of slices or tiles that a frozen network gave once.
+
+Source: Ilse et al. 2018, arXiv:1802.04712; on frozen features as in Lu et al. 2021, Nat Biomed Eng 5:555 (CLAM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from med_transfer.backbones.networks.instances import GatedAttention, is_shown
+from med_transfer.finetuning.losses import classification_loss
+from med_transfer.model.linear_head import INNER_FOLDS, cross_entropy
+from med_transfer.predictions.patient_folds import held_out_in_turn, patient_folds
+
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2  # of AdamW; every step sees all scans
+_LOOKED_AT = 5  # steps from one look at the held-out patients to the next
+
+
+class Bags(NamedTuple):
+    """Scans as bags of instances.
+
+    Attributes:
+        pooled: [scan, instance, channel] that the head reads the weighted mean of.
+        deepest: [scan, instance, channel] that the attention looks at.
+        shown: [scan, instance], which instances count.
+    """
+
+    pooled: Tensor
+    deepest: Tensor
+    shown: Tensor
+
+    @classmethod
+    def of(cls, of_stages: Sequence[Tensor], deepest: Tensor) -> Bags:
+        """Of features [scan, instance, channel] of the pooled stages and of the deepest one; an empty one is zero."""
+        return cls(torch.cat(list(of_stages), dim=2), deepest, is_shown(deepest))
+
+    def of_scans(self, scans: NDArray[np.intp]) -> Bags:
+        """Some of them."""
+        return Bags(*(part[torch.from_numpy(scans)] for part in self))
+
+
+class AttentionHead(nn.Module):
+    """Attention over instances, and a linear layer on their weighted mean."""
+
+    def __init__(self, n_deepest: int, n_pooled: int, n_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention, self.linear, self.dropout = GatedAttention(n_deepest), nn.Linear(n_pooled, n_classes), dropout
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, bags: Bags) -> Tensor:
+        """Logits [scan, class]."""
+        weights = self.attention(F.dropout(bags.deepest, self.dropout, self.training), bags.shown)
+        features = torch.einsum("bnc,bn->bc", bags.pooled, weights)
+        return self.linear(F.dropout(features, self.dropout, self.training))
+
+
+class FittedAttention(NamedTuple):
+    """A head on features as the network gives them, and after how many steps it did best on held-out patients."""
+
+    head: AttentionHead
+    n_steps: int
+
+
+class Course(NamedTuple):
+    """How a head is learned; ``most_steps`` of gradient descent, each on all scans."""
+
+    most_steps: int = 100
+    dropout: float = 0.2
+    multilabel: bool = False
+    balanced: bool = True
+    seed: int = 0
+
+
+def fit_attention(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str], course: Course) -> FittedAttention:
+    """A head learned for as many steps as do best across folds of its own training patients.
+
+    Nobody else has a say, so that whoever it is measured on is unseen. Best is the least cross-entropy, each class
+    weighed alike where ``balanced``; a tie goes to the fewest steps. Features are standardised for the training, which
+    is folded into the head, exactly.
+
+    Args:
+        bags: of the training scans.
+        truth: boolean [scan, class].
+        patients: one entry a scan.
+        course: of the training.
+    """
+    pooled, deepest = _Standard.of(bags.pooled, bags.shown), _Standard.of(bags.deepest, bags.shown)
+    standard = Bags(pooled(bags.pooled), deepest(bags.deepest), bags.shown)
+    n_steps = _best_number_of_steps(standard, truth, patients, course)
+    *_, head = _heads(standard, truth, course, n_steps)
+    deepest.fold_into(head.attention.value)
+    deepest.fold_into(head.attention.gate)
+    pooled.fold_into(head.linear)
+    return FittedAttention(head.eval(), n_steps)
+
+
+def _best_number_of_steps(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str], course: Course) -> int:
+    n_folds = min(INNER_FOLDS, len(set(patients)))
+    if n_folds < 2:
+        return course.most_steps
+    looks = range(_LOOKED_AT, course.most_steps + 1, _LOOKED_AT) or [course.most_steps]
+    logits = np.zeros((len(looks), *truth.shape))
+    for learn, held_out in held_out_in_turn(patient_folds(truth, patients, n_folds)):
+        left_out = bags.of_scans(held_out)
+        heads = enumerate(_heads(bags.of_scans(learn), truth[learn], course, course.most_steps), start=1)
+        for look, head in enumerate(head for step, head in heads if step in looks):
+            logits[look, held_out] = _logits(head, left_out)
+    weighed = {"multilabel": course.multilabel, "balanced": course.balanced}
+    return looks[int(np.argmin([cross_entropy(of_look, truth, **weighed) for of_look in logits]))]
+
+
+def _heads(bags: Bags, truth: NDArray[np.bool_], course: Course, n_steps: int) -> Iterator[AttentionHead]:
+    """The head, ever the same one, after each step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(course.seed)
+        head = AttentionHead(bags.deepest.shape[2], bags.pooled.shape[2], truth.shape[1], course.dropout)
+        optimiser = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        targets, weights = torch.from_numpy(truth).float(), _class_weights(truth, course)
+        for _ in range(n_steps):
+            loss = classification_loss(head.train()(bags), targets, multilabel=course.multilabel, weights=weights)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            yield head
+
+
+@torch.no_grad()
+def _logits(head: AttentionHead, bags: Bags) -> NDArray[np.float32]:
+    return head.eval()(bags).numpy()
+
+
+def _class_weights(truth: NDArray[np.bool_], course: Course) -> Tensor:
+    """So that each class counts alike, or of findings presence and absence; ones where classes are not balanced."""
+    present, (n_scans, n_classes) = np.maximum(truth.sum(axis=0), 1), truth.shape
+    if not course.balanced:
+        return torch.ones(n_classes)
+    weights = (n_scans - truth.sum(axis=0)) / present if course.multilabel else n_scans / (n_classes * present)
+    return torch.from_numpy(weights).float()
+
+
+class _Standard(NamedTuple):
+    """Mean and standard deviation of each channel over the instances that count."""
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, shown: Tensor) -> _Standard:
+        counted = features[shown]
+        scale = counted.std(dim=0, unbiased=False)
+        return cls(counted.mean(dim=0), torch.where(scale > 0, scale, 1.0))  # a constant says nothing
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.scale
+
+    @torch.no_grad()
+    def fold_into(self, layer: nn.Linear) -> None:
+        """Let the layer read features as they were before; of a mean whose weights sum to one it is exact too."""
+        layer.weight.div_(self.scale)
+        layer.bias.sub_(layer.weight @ self.mean)
