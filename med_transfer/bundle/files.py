@@ -7,12 +7,17 @@ import json
 import logging
 import shutil
 import uuid
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from med_transfer.atomic import atomic_path, sha256_of
 from med_transfer.backbones import backbones
@@ -33,6 +38,7 @@ from med_transfer.model.novelty import Novelty
 log = logging.getLogger(__name__)
 
 BUNDLE_FOLDER, WEIGHTS_FILE = "bundle", "models/model.safetensors"
+_DRAWING = {torch.Tensor.normal_, torch.Tensor.uniform_}
 _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")
 
 
@@ -183,7 +189,8 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
         if held != record.n_fold_models:  # before any is built
             raise RuntimeError(f"{held} networks, not {record.n_fold_models}")
         statistics = tensors.get("novelty0.input_mean", ())
-        ensemble = _empty_network(record, len(statistics))
+        with _Unfilled():
+            ensemble = _empty_network(record, len(statistics))
         ensemble.load_state_dict(tensors)
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None
@@ -196,6 +203,18 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
             action="Train it again, with a lower learning rate",
         )
     return ensemble.eval().share_equal_encoders()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Networks whose every value is read from a file draw no random ones first, which takes longer than the reading."""
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWING or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:

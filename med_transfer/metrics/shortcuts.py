@@ -86,7 +86,11 @@ def _measured(development: Development, seed: int) -> tuple[Shortcuts, NDArray[n
     names = sorted({name for scan in development.facts for name in scan})
     varying = [name for name in names if len({scan.get(name) for scan in development.facts}) > 1]
     folds = held_out_folds(development.truth, development.patients, development.labels, seed)
-    alone = {name: _strength(development, _held_out(development, [name], folds)) for name in varying}
+    strengths = {
+        pattern: _strength(development, _held_out(development, [name], folds))
+        for pattern, name in {_pattern(development.facts, name): name for name in varying}.items()
+    }
+    alone = {name: strengths[_pattern(development.facts, name)] for name in varying}
     together = _held_out(development, varying, folds)
     shortcuts = Shortcuts(
         n_scans=len(development.facts),
@@ -102,6 +106,18 @@ def _measured(development: Development, seed: int) -> tuple[Shortcuts, NDArray[n
         ),
     )
     return shortcuts, together
+
+
+def _pattern(scans: Sequence[Facts], name: str) -> tuple[str | float, ...]:
+    """Equal for facts that divide the scans alike, as a scanner's maker, model and kernel often do: one fit does.
+
+    The words of a text do not count; numbers do, since they are cut at quintiles.
+    """
+    values = [scan.get(name, _UNKNOWN) for scan in scans]
+    if not any(isinstance(value, str) for value in values):
+        return tuple(values)
+    order = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return "text", *(_UNKNOWN if value == _UNKNOWN else order[value] for value in values)
 
 
 def _held_out(development: Development, names: Sequence[str], folds: Sequence[Fold]) -> NDArray[np.float64] | None:

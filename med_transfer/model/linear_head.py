@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
+from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -140,7 +141,7 @@ def _predict(
     if len(present) == 1:  # nothing to tell apart
         probabilities[:, present] = 1.0
     else:
-        with _thread_pools().limit(limits=1):
+        with _thread_pools().limit(limits=1), config_context(skip_parameter_validation=True):
             probabilities[:, present] = model.fit(train, target).predict_proba(test)  # type: ignore[attr-defined]
     return probabilities
 
@@ -161,7 +162,7 @@ def _fit(
     if len(present) == 1:  # nothing to tell apart
         bias[present] = 0.0
         return weight, bias
-    with _thread_pools().limit(limits=1):
+    with _thread_pools().limit(limits=1), config_context(skip_parameter_validation=True):
         scaler, model = probe_model(inverse_strength, balanced=balanced).fit(features, target).named_steps.values()
     rows, offsets = model.coef_, model.intercept_
     if len(present) == 2:  # scikit-learn gives one logit for two classes

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import CodeType
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from markupsafe import Markup, escape
 
 from med_transfer.errors import printable
@@ -17,6 +19,23 @@ FOLDER = Path(__file__).parent
 _REMEMBERED = 1024  # sentences
 # What pages hold: their own style, pictures within the file. No script, no network, no form, no frame.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+class _Compiled(BytecodeCache):
+    """Templates that were compiled for an earlier page of this process, as long as their files are what they were."""
+
+    def __init__(self) -> None:
+        self._code: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._code.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        if bucket.code is not None:
+            self._code[bucket.key, bucket.checksum] = bucket.code
+
+
+_COMPILED = _Compiled()
 
 
 def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
@@ -33,6 +52,7 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=_COMPILED,
     )
     jinja.globals |= {"t": in_page(t), "said": t.said, "language": t.language}
     jinja.globals["policy"] = POLICY

@@ -60,9 +60,12 @@ def bundle(tmp_path_factory, ensemble):
     return save_bundle(tmp_path_factory.mktemp("bundles") / "bundle", record(), ensemble, "# card\n")
 
 
-def test_network_comes_back_the_same(bundle, ensemble):
+def test_network_comes_back_the_same_and_no_random_value_is_drawn_for_it(bundle, ensemble):
+    before = torch.get_rng_state()
+    network = load_network(bundle)
+    assert torch.equal(torch.get_rng_state(), before)
     with torch.no_grad():
-        torch.testing.assert_close(load_network(bundle)(IMAGES), ensemble(IMAGES))
+        torch.testing.assert_close(network(IMAGES), ensemble(IMAGES))
 
 
 def test_record_comes_back_the_same(bundle):

@@ -59,6 +59,15 @@ def test_a_planted_shortcut_is_found_and_named(seed):
     assert shortcuts.constant == ["file_format"]
 
 
+def test_facts_that_divide_the_scans_alike_are_as_strong_and_others_are_not():
+    facts, truth, patients = simulated(0, planted=0.6)
+    maker = {"B31f": "A", "B60f": "B", "LUNG": "C"}
+    facts = [{"maker": maker.get(scan.get("kernel"), "unknown"), **scan} for scan in facts]
+    strong = acquisition_within(Development(facts, truth, patients, THREE), 0)[1].facts
+    assert strong["maker"] == strong["kernel"]
+    assert len({estimate.value for estimate in strong.values()}) == len(strong) - 1
+
+
 def test_a_clean_cohort_is_not_flagged():
     measurements = [measured(seed) for seed in range(100, 112)]
     assert sum(above_chance(macro_auc) for macro_auc, _ in measurements) <= 1  # 2.5 % of them by chance
