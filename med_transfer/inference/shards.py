@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from med_transfer.atomic import sha256_of, write_text
 from med_transfer.errors import UsageError
 from med_transfer.predictions.record import Prediction
-from med_transfer.predictions.table import PredictionTable, merge_tables
+from med_transfer.predictions.table import merge_tables
 
 RECORD_FILE, TABLE_FILE = "batch.json", "predictions.csv"
 
@@ -130,10 +130,10 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[Path, list[Prediction]]:
     table, first = out / TABLE_FILE, next(iter(records.values()))
     if table.exists():
         raise UsageError("there are predictions already", where=table, expected="a new folder", action="Choose another")
-    merge_tables([folder / TABLE_FILE for folder in records], table)
+    rows = merge_tables([folder / TABLE_FILE for folder in records], table)
     whole = first.model_copy(update={"shard": 1, "of": 1, "n_scans": first.n_listed})
     whole.write(out, table)
-    return table, [row for folder in records for row in PredictionTable.load(folder / TABLE_FILE)]
+    return table, rows
 
 
 def _require_alike(records: Mapping[Path, BatchRecord]) -> None:

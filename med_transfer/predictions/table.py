@@ -97,24 +97,28 @@ class PredictionTable:
         Raises:
             UsageError: a file that is not a whole table.
         """
-        rows, reasons = _read(Path(path), None), reasons_of(Path(path))
-        return [replace(row, reason=reasons.get(row.reason, row.reason)) for row in rows] if reasons else rows
+        header, *cells = _whole_cells(Path(path))
+        return _with_sentences(_predictions(Path(path), header, cells), Path(path))
 
 
-def merge_tables(tables: Sequence[Path], out: Path) -> int:
-    """Write the rows of several tables as one, in the order of a finished one, and count them.
+def merge_tables(tables: Sequence[Path], out: Path) -> list[Prediction]:
+    """Write the rows of several tables as one, in the order of a finished one; and give them, table by table.
 
     Raises:
         UsageError: one is no whole table, or of other classes than the first.
         OutputError: it cannot be written.
     """
-    (header, *rows), *others = (_with_reasons(_with_sets(_records(table))) for table in tables)
-    for table, (columns, *more) in zip(tables[1:], others, strict=True):
-        if columns != header:
-            raise UsageError(f"columns {', '.join(columns)}", where=table, expected=", ".join(header))
-        rows += more
-    _write(out, header, sorted(rows, key=_place))
-    return len(rows)
+    headers, cells, rows = [], [], []
+    for table in tables:
+        header, *own = _whole_cells(table)
+        headers.append(header)
+        cells += own
+        rows += _with_sentences(_predictions(table, header, own), table)
+    for table, header in zip(tables, headers, strict=True):
+        if header != headers[0]:
+            raise UsageError(f"columns {', '.join(header)}", where=table, expected=", ".join(headers[0]))
+    _write(out, headers[0], sorted(cells, key=_place))
+    return rows
 
 
 def read_cells(table: Path) -> list[list[str]]:
@@ -173,25 +177,43 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     write_bytes(path, _encode([columns, *rows]))
 
 
-def _read(path: Path, names: Sequence[str] | None, fused: bool = False) -> list[Prediction]:
-    """``names`` None: whatever classes, fused or not, the header tells of."""
-    header, *rows = _with_reasons(_with_sets(_records(path)))
+def _read(path: Path, names: Sequence[str], fused: bool) -> list[Prediction]:
+    """The rows of a table of these classes."""
+    header, *rows = _whole_cells(path)
+    if header != (columns := _columns(names, fused)):
+        raise _other_columns(path, header, ", ".join(columns))
+    return _predictions(path, header, rows)
+
+
+def _whole_cells(path: Path) -> list[list[str]]:
+    """Header and rows, with the columns of today."""
+    return _with_reasons(_with_sets(_records(path)))
+
+
+def _predictions(path: Path, header: list[str], rows: Sequence[list[str]]) -> list[Prediction]:
+    """Of whatever classes, fused or not, the header tells of."""
     of_classes = header[len(_BEFORE) : -len(_AFTER)]
-    if names is None:
-        fused = any(column.startswith(_FUSED) for column in of_classes)
-        plain = of_classes[: len(of_classes) // 2] if fused else of_classes
-        names = [column.removeprefix(_PROBABILITY) for column in plain]
-        expected = "scan, patient ..."
-    else:
-        expected = ", ".join(_columns(names, fused))
+    fused = any(column.startswith(_FUSED) for column in of_classes)
+    plain = of_classes[: len(of_classes) // 2] if fused else of_classes
+    names = [column.removeprefix(_PROBABILITY) for column in plain]
     if header != _columns(names, fused):
-        raise UsageError(
-            f"columns {', '.join(header) or '(none)'}",
-            where=path,
-            expected=expected,
-            action="Choose another output folder, or move this file away",
-        )
-    return [_prediction(row, names, fused, path, line) for line, row in enumerate(rows, start=2)]
+        raise _other_columns(path, header, "scan, patient ...")
+    return [_prediction(header, row, names, fused, path, line) for line, row in enumerate(rows, start=2)]
+
+
+def _other_columns(path: Path, header: Sequence[str], expected: str) -> UsageError:
+    return UsageError(
+        f"columns {', '.join(header) or '(none)'}",
+        where=path,
+        expected=expected,
+        action="Choose another output folder, or move this file away",
+    )
+
+
+def _with_sentences(rows: list[Prediction], table: Path) -> list[Prediction]:
+    """The rows with each reason as a sentence, where the file beside the table has its parts."""
+    reasons = reasons_of(table)
+    return [replace(row, reason=reasons[row.reason]) if row.reason in reasons else row for row in rows]
 
 
 def _with_sets(records: list[list[str]]) -> list[list[str]]:
@@ -227,9 +249,11 @@ def _records(path: Path) -> list[list[str]]:
     return records or [[]]
 
 
-def _prediction(row: list[str], names: Sequence[str], fused: bool, path: Path, line: int) -> Prediction:
+def _prediction(
+    columns: list[str], row: list[str], names: Sequence[str], fused: bool, path: Path, line: int
+) -> Prediction:
     try:
-        cells: dict[str, Any] = dict(zip(_columns(names, fused), row, strict=True))
+        cells: dict[str, Any] = dict(zip(columns, row, strict=True))
         if cells["status"] not in _STATUSES or cells["abstained"] not in ("true", "false"):
             raise ValueError
         return Prediction(

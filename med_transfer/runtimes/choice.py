@@ -54,7 +54,7 @@ def choose_network(
     """The network as the wanted runtime computes it; ``auto`` takes the fastest of the bundle's exports that work here.
 
     Args:
-        network: of the bundle, taken over.
+        network: of the bundle.
         bundle: its folder.
         weights_sha256: of its weights.
         runtime: the wanted one.

@@ -39,10 +39,11 @@ def core_inputs(classifier: Classifier, image: Tensor) -> list[Tensor]:
 
 
 def computed_by(ensemble: Ensemble, cores: Sequence[Features], numbers: Sequence[int]) -> Ensemble:
-    """The ensemble, taken over, with each fold model's encoder computed by the core of its number."""
-    replaced = {}
-    for classifier, number in zip(ensemble.fold_models, numbers, strict=True):
+    """Another ensemble of the same weights, with each fold model's encoder computed by the core of its number."""
+    weights = {id(tensor): tensor for tensor in (*ensemble.parameters(), *ensemble.buffers())}
+    other, replaced = copy.deepcopy(ensemble, weights), {}
+    for classifier, number in zip(other.fold_models, numbers, strict=True):
         if number not in replaced:
             replaced[number] = classifier.encoder.with_core(cores[number])
         classifier.encoder = replaced[number]
-    return ensemble
+    return other

@@ -37,7 +37,7 @@ from med_transfer.runtimes.record import (
 log = logging.getLogger(__name__)
 
 _CALIBRATION_SCANS, _CALIBRATION_BATCHES = 32, 128
-_TIMED_SCANS = 3
+_TIMED_SCANS = 5
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,6 @@ def _export(
 ) -> ExportRecord:
     """Write the files of every different encoder and say what is known of them."""
     classifiers, numbers = distinct(network)
-    of_torch, torch_seconds = answers(network, scans), _seconds(network, scans)
     out.mkdir()
     cores = []
     for number, classifier in enumerate(classifiers):
@@ -148,15 +147,16 @@ def _export(
         cores.append(ENGINES[to].load(path, precision))
         progress("exporting", number + 1, len(classifiers))
     computed = computed_by(network, cores, numbers)
+    torch_seconds, seconds = _seconds([network, computed], scans)
     return ExportRecord(
         format=to,
         precision=precision,
         weights_sha256=record.weights_sha256,
         encoders=numbers,
         files={path.name: sha256_of(path) for path in sorted(out.iterdir())},
-        check=compare(of_torch, answers(computed, scans), scans, record),
+        check=compare(answers(network, scans), answers(computed, scans), scans, record),
         torch_seconds=torch_seconds,
-        seconds=_seconds(computed, scans),
+        seconds=seconds,
         processor=platform.processor() or platform.machine(),
         versions={
             name: importlib.metadata.version(name) for name in ("med-transfer", "torch", ENGINES[to].packages[0])
@@ -202,15 +202,17 @@ def _first_lines(error: Exception) -> str:
 
 
 @torch.inference_mode()
-def _seconds(network: Ensemble, scans: CheckScans) -> float:
-    """For one scan to pass all fold models; the first does not count."""
-    spent = []
+def _seconds(networks: Sequence[Ensemble], scans: CheckScans) -> list[float]:
+    """For one scan to pass all fold models of each network, in turn, so that what else runs here slows all alike; the
+    first scan does not count."""
+    spent: list[list[float]] = [[] for _ in networks]
     for number in range(_TIMED_SCANS + 1):
         image = scans.image(number % len(scans.tensors))[None]
-        started = time.perf_counter()
-        network.fold_model_features(image)
-        spent.append(time.perf_counter() - started)
-    return statistics.median(spent[1:])
+        for network, times in zip(networks, spent, strict=True):
+            started = time.perf_counter()
+            network.fold_model_features(image)
+            times.append(time.perf_counter() - started)
+    return [statistics.median(times[1:]) for times in spent]
 
 
 def _keep(made: Path, folder: Path, record: ExportRecord, precision: Precision) -> Exported:

@@ -16,6 +16,7 @@ from small_network import SmallEncoder, small_images
 from tiny_bundle import tiny_bundle, write_scan
 from torch import Tensor, nn
 
+from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import PlanarNetwork
@@ -110,12 +111,46 @@ def test_lock_and_hashes_of_the_bundle_hold(bundle: Path):
     assert load_network(bundle)
 
 
-def test_eight_bits_are_fitted_to_the_scans(bundle: Path, scans: Path):
+def test_eight_bits_are_fitted_to_the_scans(bundle: Path, scans: Path, capfd: pytest.CaptureFixture[str]):
     pytest.importorskip("nncf", reason="needs the extra openvino")
     result = export_bundle(bundle, "openvino", "int8", scans)
     assert result.record.check.n_scans == 4
     assert 0 < result.record.check.probability_difference < 0.2
     assert (result.folder is None) == bool(result.objections)
+    assert capfd.readouterr().out == ""  # which is for --json alone
+
+
+class Residual(Encoder):
+    """Activations that nearly all scans leave small, and one makes large."""
+
+    stage_channels = (8,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv3d(1, 8, 3, padding=1), nn.Conv3d(8, 8, 3, padding=1)
+
+    def stages(self) -> list[nn.Module]:
+        return [nn.Identity(), nn.Sequential(self.first, nn.ReLU(), self.second, nn.ReLU())]
+
+
+def test_in_eight_bits_a_scan_unlike_the_others_stays_so(tmp_path: Path):
+    pytest.importorskip("nncf", reason="needs the extra openvino")
+    torch.manual_seed(0)
+    core, images = Residual().core([0]).eval(), torch.rand(16, 1, 4, 8, 8)
+    images[5] *= 10  # the range of activations is not the mean of the scans' own
+    engine, plain, path = engines.ENGINES["openvino"], tmp_path / "plain.xml", tmp_path / "int8.xml"
+    with torch.no_grad():
+        engine.convert(core, images[:1], plain)
+        engine.quantise(plain, list(images[:, None]), path)
+        expected, found = core(images[5:6]), engine.load(path, "int8")(images[5:6])
+    assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+def test_the_network_of_torch_stays_as_it_is():
+    ensemble = Ensemble([Classifier(SmallEncoder(), 2)]).eval()
+    other = computed_by(ensemble, [lambda batch: torch.zeros(len(batch), ensemble.fold_models[0].n_features)], (0,))
+    assert isinstance(ensemble.fold_models[0].encoder, SmallEncoder)
+    assert other.fold_models[0].head.weight is ensemble.fold_models[0].head.weight  # no second copy in memory
 
 
 def test_a_signed_bundle_is_signed_again_or_left_alone(tmp_path: Path, scans: Path):
