@@ -37,7 +37,8 @@ demo: $(VENV)/installed ## set up, then the whole job on synthetic scans: minute
 
 .PHONY: test
 test: $(VENV)/installed-test ## set up, then every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+		--no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 .PHONY: test-minimal
 test-minimal: ## every test in an environment of its own, with the oldest versions that pyproject.toml allows

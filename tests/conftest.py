@@ -39,6 +39,35 @@ hashed_names._LOG2_COST = 10
 # a process of their own start them as ever, and so does a test with the fixture ``reading_processes``.
 FEW, folder_of_scans._FEW = folder_of_scans._FEW, 30
 
+# They begin first, the longest at the top: one that began last would keep one worker busy while the others are done.
+LONG_FILES = (
+    "test_notebooks.py",
+    "runtimes/test_cluster.py",
+    "journeys/test_documentation.py",
+    "runtimes/test_export.py",
+    "finetuning/test_resume.py",
+    "journeys/test_commands.py",
+    "journeys/test_pretrain.py",
+    "hospital/test_node.py",
+    "pretraining/test_methods.py",
+    "finetuning/test_unlabelled.py",
+    "hospital/review/test_from_modality_to_screen.py",
+    "hospital/review/test_strange_requests.py",
+    "journeys/test_instances.py",
+    "scans/test_fuzz.py",
+    "inference/test_workers.py",
+    "hospital/test_operation.py",
+    "inference/test_guard.py",
+    "backbones/test_planted_lesion.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests, last = Path(__file__).parent, len(LONG_FILES)
+    place = {tests / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path, last))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="of every random number that a test does not seed itself")
