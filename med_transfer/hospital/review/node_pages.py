@@ -5,28 +5,30 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
-from med_transfer.hospital.review.access.gate import Reader, Tell
+from med_transfer.hospital.review.access.gate import GuardedRoute, at_least, tell
 from med_transfer.hospital.review.bundle_report import reports
 from med_transfer.hospital.review.load import drifts_of, load_of
 from med_transfer.hospital.review.pages import render
 from med_transfer.hospital.review.reasons import quantity_in_words
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 
 @router.get("/report", response_class=HTMLResponse)
-def report(request: Request, _: Reader, tell: Tell) -> Response:
+@at_least("reader")
+def report(request: Request) -> Response:
     """Of the bundles that are in use."""
     state = request.app.state
-    tell("saw report")
+    tell(request, "saw report")
     return render(request, "report.html.jinja", bundles=reports(state.node, state.queue))
 
 
 @router.get("/load", response_class=HTMLResponse)
-def load(request: Request, _: Reader, tell: Tell) -> Response:
+@at_least("reader")
+def load(request: Request) -> Response:
     """Of the node at this moment."""
     state = request.app.state
-    tell("saw load")
+    tell(request, "saw load")
     return render(
         request,
         "load.html.jinja",

@@ -16,14 +16,14 @@ from med_transfer.errors import MedTransferError, not_installed
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Feedback, Judgement, Queue, SeriesAnswer
 from med_transfer.hospital.review.access.audit import Seen
-from med_transfer.hospital.review.access.gate import Reader, Reviewer, Tell
+from med_transfer.hospital.review.access.gate import GuardedRoute, at_least, session_of, tell
 from med_transfer.hospital.review.guard import policy
 from med_transfer.hospital.review.pages import render
 from med_transfer.hospital.review.study import SeriesFacts, StudyFacts, Volumes, answer_of, study_facts
 from med_transfer.hospital.review.worklist import Wish, day, next_study, person
 from med_transfer.hospital.server import disk_is_full
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 StudyId = Annotated[str, Path(pattern=r"^[0-9a-z]{1,64}$")]
 Number = Annotated[int, Path(ge=0, le=10_000)]
 WINDOWS_HU = {  # preset: centre, width
@@ -37,12 +37,11 @@ _KEPT = {"Cache-Control": "private, max-age=3600"}  # of a script; a browser kee
 
 
 @router.get("/study/{study}", response_class=HTMLResponse)
-def show(
-    request: Request, _: Reader, tell: Tell, study: StudyId, answer: Annotated[int, Query(ge=0, le=10_000)] = 0
-) -> Response:
+@at_least("reader")
+def show(request: Request, study: StudyId, answer: Annotated[int, Query(ge=0, le=10_000)] = 0) -> Response:
     """A study, and of its series the one with this number."""
     facts = _facts(request, study)
-    tell("saw study", Seen(facts.id, facts.study_uid))
+    tell(request, "saw study", Seen(facts.id, facts.study_uid))
     chosen = facts.series[min(answer, len(facts.series) - 1)] if facts.series else None
     page = render(
         request,
@@ -62,14 +61,15 @@ def show(
 
 
 @router.get("/study/{study}/{revision}/{number}/volume.nii.gz", response_class=FileResponse)
-def volume(request: Request, _: Reader, tell: Tell, study: StudyId, revision: Number, number: Number) -> Response:
+@at_least("reader")
+def volume(request: Request, study: StudyId, revision: Number, number: Number) -> Response:
     """Voxels of a series, HU for CT; read when somebody first looks."""
     answer, facts = _answer(request, study, revision, number)
     if not answer.series_uid or not facts.images_here:
         raise HTTPException(404, "no_images")
     if disk_is_full(_node(request)):
         raise HTTPException(507, "disk_nearly_full")
-    tell("saw images", Seen(facts.id, facts.study_uid))
+    tell(request, "saw images", Seen(facts.id, facts.study_uid))
     try:
         path = cast(Volumes, request.app.state.volumes).volume(study, answer)
     except MedTransferError as error:
@@ -78,7 +78,8 @@ def volume(request: Request, _: Reader, tell: Tell, study: StudyId, revision: Nu
 
 
 @router.get("/study/{study}/{revision}/{number}/map.nii.gz", response_class=FileResponse)
-def heat_map(request: Request, _: Reader, study: StudyId, revision: Number, number: Number) -> Response:
+@at_least("reader")
+def heat_map(request: Request, study: StudyId, revision: Number, number: Number) -> Response:
     """Share of the heat map's strongest value on the same voxels."""
     answer, facts = _answer(request, study, revision, number)
     path = _node(request).folder / answer.map_file
@@ -98,7 +99,8 @@ class Said(BaseModel):
 
 
 @router.post("/study/{study}/feedback")
-def judge(request: Request, session: Reviewer, tell: Tell, study: StudyId, said: Annotated[Said, Form()]) -> Response:
+@at_least("reviewer")
+def judge(request: Request, study: StudyId, said: Annotated[Said, Form()]) -> Response:
     """Keep what a reviewer says, for good."""
     facts, number, comment = _facts(request, study), said.number, said.comment.strip()
     series = next((one for one in facts.series if (facts.revision, one.number) == (said.revision, number)), None)
@@ -107,10 +109,12 @@ def judge(request: Request, session: Reviewer, tell: Tell, study: StudyId, said:
     label = _label(said, series)
     if label is _UNFIT or (said.kind == "comment" and not comment):
         return _back(study, number, "nothing")
-    kept = Feedback(session.user, study, said.revision, number, said.kind, cast("str | None", label), comment)
+    kept = Feedback(
+        session_of(request).user, study, said.revision, number, said.kind, cast("str | None", label), comment
+    )
     if not _queue(request).judged(kept, time.time()):
         return _back(study, number, "changed" if said.kind != "rerun" else "no_rerun")
-    tell("asked to predict again" if said.kind == "rerun" else "judged", Seen(facts.id, facts.study_uid))
+    tell(request, "asked to predict again" if said.kind == "rerun" else "judged", Seen(facts.id, facts.study_uid))
     return _back(study, number, said.kind)
 
 
@@ -135,7 +139,8 @@ def _back(study: str, number: int, said: str) -> Response:
 
 
 @router.get("/niivue.js", response_class=FileResponse)
-def niivue(_: Reader) -> Response:
+@at_least("reader")
+def niivue() -> Response:
     """NiiVue, as the package ipyniivue brings it. Raises MissingExtra."""
     return FileResponse(_niivue_file(), media_type="text/javascript", headers=_KEPT)
 

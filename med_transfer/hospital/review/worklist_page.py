@@ -13,13 +13,13 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from med_transfer.hospital.queue import State
 from med_transfer.hospital.review import worklist
-from med_transfer.hospital.review.access.gate import Reader, Tell, background
+from med_transfer.hospital.review.access.gate import GuardedRoute, at_least, background, tell
 from med_transfer.hospital.review.load import STATES
 from med_transfer.hospital.review.pages import environment_of, language_of, render
 from med_transfer.hospital.review.reasons import reason_in_words
 from med_transfer.page import Language
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 _LINES = 4096  # whose HTML is kept in memory
 _COLUMNS: tuple[tuple[worklist.Sort, str], ...] = (
     ("patient_name", "Patient"),
@@ -53,22 +53,25 @@ class Searched(Asked):
 
 
 @router.get("/", response_class=HTMLResponse)
-def show(request: Request, _: Reader, tell: Tell, asked: Annotated[Asked, Query()]) -> Response:
+@at_least("reader")
+def show(request: Request, asked: Annotated[Asked, Query()]) -> Response:
     """The studies, a page at a time."""
-    tell("saw worklist")
+    tell(request, "saw worklist")
     return _page(request, Searched(**asked.model_dump()))
 
 
 @router.post("/", response_class=HTMLResponse)
-def search(request: Request, _: Reader, tell: Tell, asked: Annotated[Searched, Form()]) -> Response:
+@at_least("reader")
+def search(request: Request, asked: Annotated[Searched, Form()]) -> Response:
     """Those that hold some words."""
-    tell("saw worklist", detail="searched" if asked.search else "")
+    tell(request, "saw worklist", detail="searched" if asked.search else "")
     return _page(request, asked)
 
 
 @router.get("/counts")
 @background
-def counts(request: Request, _: Reader) -> dict[str, int]:
+@at_least("reader")
+def counts(request: Request) -> dict[str, int]:
     """Studies by state, for a page that stays open."""
     return _counts(request)
 

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from peers import certificate, until
 from starlette.routing import Mount
 
-from med_transfer.hospital.review.access.gate import SAFE
+from med_transfer.hospital.review.access.gate import SAFE, GuardedRoute
 from med_transfer.hospital.review.guard import LARGEST_BODY
 
 # Whom a route is for; one that is not named here fails the tests.
@@ -75,6 +75,12 @@ def test_no_route_answers_without_a_session(page):
     answer = stranger.get("/?state=dead", headers=HTML)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/login?next=%2F%3Fstate%3Ddead")
     assert stranger.get("/docs").status_code == stranger.get("/openapi.json").status_code == 404
+
+
+def test_a_route_that_does_not_say_whom_it_is_for_cannot_be_made(page):
+    with pytest.raises(TypeError, match=r"/forgotten does not say whom it is for"):
+        page.app.add_api_route("/forgotten", lambda: "all")
+    assert {type(route) for route in routes(page.app.routes)} == {GuardedRoute}
 
 
 def test_each_role_may_what_it_may(page):

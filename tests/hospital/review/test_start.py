@@ -11,6 +11,7 @@ from pathlib import Path
 from peers import free_port
 
 from med_transfer.hospital.config import NodeConfig, ReviewPage
+from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review.bundle_records import bundle_record
 from med_transfer.hospital.review.serving import _listening
 
@@ -23,6 +24,37 @@ def test_the_page_starts_without_the_network_and_its_libraries():
     assert "med_transfer.hospital.review.app" in loaded.stdout.split()
     assert "med_transfer.bundle.record" in loaded.stdout.split()
     assert not {"torch", "monai", "med_transfer.bundle.files"} & set(loaded.stdout.split())
+
+
+def test_a_command_that_needs_no_network_loads_no_library_of_it(tmp_path):
+    """One process runs them in turn: what the first ones load shows in the last, too."""
+    node, wrong, bundle = tmp_path / "node.yaml", tmp_path / "wrong.yaml", RECORD.parent
+    node.write_text(f"folder: {tmp_path / 'state'}\n")
+    wrong.write_text("destination: []\n")
+    Queue(NodeConfig(folder=tmp_path / "state").queue_file).close()
+    commands = [
+        ["serve", str(bundle), "-c", str(wrong)],
+        ["node", "status", "-c", str(node)],
+        ["node", "labels", "-c", str(node), "-o", str(tmp_path / "labels.csv")],
+        ["bundle", "verify", str(bundle)],
+        ["merge", str(tmp_path), "-o", str(tmp_path / "merged")],
+    ]
+    code = (
+        "import sys\nfrom med_transfer.cli.app import main\n"
+        f"of_it = {{'torch', 'monai', 'sklearn', 'matplotlib'}}\nfor words in {commands}:\n"
+        "    sys.argv = ['med-transfer', *words]\n"
+        "    try: main()\n"
+        "    except SystemExit as end: print(end.code, *of_it & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    ends = [line for line in done.stdout.splitlines() if line[:2].strip().isdigit()]
+    assert ends == ["2", "0", "3", "2", "2"], done
+    assert [error.partition(": ")[2].partition(";")[0] for error in done.stderr.splitlines()] == [
+        f"{wrong}: destination: no such key",
+        f"{tmp_path / 'state'}: no labels",
+        f"{bundle / 'models' / 'model.safetensors'}: weights are missing. Copy the whole bundle folder again.",
+        f"{tmp_path}: no batch.json that can be read",
+    ]
 
 
 def test_what_is_no_record_is_none(tmp_path, caplog):

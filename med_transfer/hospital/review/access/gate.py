@@ -1,20 +1,22 @@
 """What stands before every route: a session, a role, and the sign that a change was meant.
 
-A route is closed unless it says that it is :func:`public`; so one that is forgotten is closed.
+A route says whom it is for, ``@at_least("reader")`` or ``@public``; one that says nothing cannot be made. All is asked
+before anything else of a request is read, by the route itself: a tree of FastAPI's dependencies, found anew for each
+request, would take as long as the page that is asked for.
 
-What is asked of every request is a coroutine: it takes microseconds, where the way into another thread and back takes
-milliseconds as soon as many ask at once. What it writes, now and then, is written there: a commit waits for the disk.
+What is asked is a coroutine: it takes microseconds, where the way into another thread and back takes milliseconds as
+soon as many ask at once. What it writes, now and then, is written there: a commit waits for the disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import cache, partial
-from typing import Annotated, TypeVar, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
 
 from med_transfer.hospital.config import Role
 from med_transfer.hospital.review.access.access import Access
@@ -27,8 +29,18 @@ _Route = TypeVar("_Route", bound=Callable)
 
 def public(route: _Route) -> _Route:
     """Mark a route that answers without a session."""
-    route.public = True  # type: ignore[attr-defined]
+    route.meant_for = "public"  # type: ignore[attr-defined]
     return route
+
+
+def at_least(role: Role) -> Callable[[_Route], _Route]:
+    """Mark a route for who has this role or a higher one; 403 for others."""
+
+    def mark(route: _Route) -> _Route:
+        route.meant_for = role  # type: ignore[attr-defined]
+        return route
+
+    return mark
 
 
 def background(route: _Route) -> _Route:
@@ -37,37 +49,60 @@ def background(route: _Route) -> _Route:
     return route
 
 
+class SignInFirst(Exception):
+    """Nobody is signed in, and the route is not public."""
+
+
+class GuardedRoute(APIRoute):
+    """A route that lets in whom it is for. Raises TypeError where it does not say who that is."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's, behind the gate."""
+        answer, by_itself = super().get_route_handler(), getattr(self.endpoint, "background", False)
+        meant_for: Role | Literal["public"] | None = getattr(self.endpoint, "meant_for", None)
+        if meant_for is None:
+            raise TypeError(f"the route {self.path} does not say whom it is for: @at_least(role) or @public")
+
+        async def guarded(request: Request) -> Response:
+            session = await _visitor(request, by_itself)
+            if meant_for != "public" and session is None:
+                raise SignInFirst
+            await _require_meant(request)
+            if meant_for != "public" and session is not None and not session.may(meant_for):
+                await run_in_threadpool(tell, request, "refused", detail=self.path)
+                raise HTTPException(403, "role")
+            return await answer(request)
+
+        return guarded
+
+
 def access_of(request: Request) -> Access:
     """Users, sessions and the audit record of the page."""
     return cast(Access, request.app.state.access)
 
 
-async def visitor(request: Request) -> Session | None:
-    """Who asks; None: nobody who is signed in."""
+def session_of(request: Request) -> Session:
+    """Of who asks; of a route that is not public."""
+    return cast(Session, request.state.session)
+
+
+def tell(request: Request, what: What, study: Seen | None = None, detail: str = "") -> None:
+    """Add to the audit record what somebody who is signed in did. It waits for the disk."""
+    access_of(request).tell(request, what, session_of(request).user, study, detail)
+
+
+async def _visitor(request: Request, by_itself: bool) -> Session | None:
+    """Who asks, for ``request.state``; None: nobody who is signed in."""
     access = access_of(request)
     secret = request.cookies.get(access.cookie.name, "")
     session = access.sessions.find(secret) if secret else None
-    by_itself = getattr(request.scope.get("endpoint"), "background", False)
     if session is not None and session.quiet_seconds > SEEN_SECONDS and not by_itself:
         await run_in_threadpool(access.sessions.seen, secret)
     request.state.session, request.state.csrf = session, csrf_token(secret) if secret else ""
     return session
 
 
-Visitor = Annotated[Session | None, Depends(visitor)]
-
-
-class SignInFirst(Exception):
-    """Nobody is signed in, and the route is not public."""
-
-
-async def gate(request: Request, session: Visitor) -> None:
-    """Of every route of the page."""
-    if session is None and not getattr(request.scope.get("endpoint"), "public", False):
-        raise SignInFirst
-
-
-async def meant(request: Request) -> None:
+async def _require_meant(request: Request) -> None:
     """A change comes from a form or script of this page: same origin, and with the token. Source: OWASP CSRF."""
     if request.method in SAFE:
         return
@@ -84,42 +119,3 @@ async def meant(request: Request) -> None:
 def _is_form(request: Request) -> bool:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind in ("application/x-www-form-urlencoded", "multipart/form-data")
-
-
-@cache
-def at_least(role: Role) -> Callable[..., Awaitable[Session]]:
-    """A dependency: the session of somebody who has this role or a higher one; 403 for others."""
-
-    async def check(request: Request, session: Visitor) -> Session:
-        if session is None:
-            raise SignInFirst
-        if not session.may(role):
-            told = partial(access_of(request).tell, detail=request.scope["route"].path)
-            await run_in_threadpool(told, request, "refused", session.user)
-            raise HTTPException(403, "role")
-        return session
-
-    return check
-
-
-class Teller:
-    """For the audit record, in a route: ``tell: Tell``, then ``tell("saw study", Seen(id, study_uid))``."""
-
-    def __init__(self, request: Request, session: Session | None) -> None:
-        self._request, self._session = request, session
-
-    def __call__(self, what: What, study: Seen | None = None, detail: str = "") -> None:
-        """Who asks did this."""
-        assert self._session is not None
-        access_of(self._request).tell(self._request, what, self._session.user, study, detail)
-
-
-async def teller(request: Request, session: Visitor) -> Teller:
-    """Of this request."""
-    return Teller(request, session)
-
-
-Tell = Annotated[Teller, Depends(teller)]
-Reader = Annotated[Session, Depends(at_least("reader"))]
-Reviewer = Annotated[Session, Depends(at_least("reviewer"))]
-Operator = Annotated[Session, Depends(at_least("operator"))]

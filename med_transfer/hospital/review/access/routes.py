@@ -12,14 +12,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from med_transfer.errors import UsageError
 from med_transfer.hospital.review.access.access import Access, address
 from med_transfer.hospital.review.access.audit import UNKNOWN
-from med_transfer.hospital.review.access.gate import Operator, Tell, Visitor, access_of, public
+from med_transfer.hospital.review.access.gate import GuardedRoute, access_of, at_least, public, tell
 from med_transfer.hospital.review.access.oidc import SignOnFailed
 from med_transfer.hospital.review.access.sessions import csrf_token, new_secret
 from med_transfer.hospital.review.access.users import User
 from med_transfer.hospital.review.pages import LANGUAGE_COOKIE, render
 from med_transfer.page import LANGUAGES
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 HOME, MOST_EVENTS = "/", 500
 _OF_FORMS: dict[str, object] = {
     "goal": HOME,
@@ -47,10 +47,10 @@ def safe_goal(goal: str) -> str:
 
 @router.get("/login", response_class=HTMLResponse)
 @public
-def login_page(request: Request, session: Visitor, next: str = HOME) -> Response:
+def login_page(request: Request, next: str = HOME) -> Response:
     """Name and password, or the way to the identity provider."""
     goal = safe_goal(next)
-    return RedirectResponse(goal, 303) if session else _form(request, "login.html.jinja", goal=goal)
+    return RedirectResponse(goal, 303) if request.state.session else _form(request, "login.html.jinja", goal=goal)
 
 
 @router.post("/login", response_class=HTMLResponse)
@@ -123,13 +123,14 @@ def _no_sign_on(request: Request, failed: SignOnFailed) -> Response:
 
 
 @router.post("/logout")
-def logout(request: Request, tell: Tell) -> Response:
+@at_least("reader")
+def logout(request: Request) -> Response:
     """The session ends here, too, not only in the browser."""
     access, response = access_of(request), RedirectResponse("/login", 303)
     access.sessions.end(request.cookies.get(access.cookie.name, ""))
     access.cookie.take(response)
     response.headers["Clear-Site-Data"] = '"cache", "storage"'
-    tell("signed out")
+    tell(request, "signed out")
     return response
 
 
@@ -170,9 +171,10 @@ def choose_language(language: _Text, next: Annotated[str, Form()] = HOME) -> Res
 
 
 @router.get("/accesses", response_class=HTMLResponse)
-def accesses(request: Request, _: Operator, tell: Tell) -> Response:
+@at_least("operator")
+def accesses(request: Request) -> Response:
     """Who did what, the latest first."""
-    tell("saw accesses")
+    tell(request, "saw accesses")
     events = access_of(request).audit.latest(MOST_EVENTS)
     return render(request, "accesses.html.jinja", events=events, most=MOST_EVENTS)
 

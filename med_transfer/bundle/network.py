@@ -1,0 +1,111 @@
+"""The network of a bundle, built anew and given the weights that lie there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from med_transfer.backbones import backbones
+from med_transfer.backbones.adapters import add_adapters
+from med_transfer.backbones.channels import coloured, widened
+from med_transfer.backbones.instance_choice import InstanceChoice
+from med_transfer.backbones.instance_pooling import built_with
+from med_transfer.backbones.networks.nnunet import NNUNetEncoder
+from med_transfer.bundle.files import WEIGHTS_FILE, read_whole, run_folder
+from med_transfer.bundle.record import RECORD_FILE, BundleRecord
+from med_transfer.bundle.signature import verify_bundle
+from med_transfer.errors import BundleError
+from med_transfer.model.classifier import Classifier
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.novelty import Novelty
+
+log = logging.getLogger(__name__)
+
+_DRAWING = {torch.Tensor.normal_, torch.Tensor.uniform_}
+
+
+def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ensemble:
+    """The bundle's network in evaluation mode, on the CPU.
+
+    A bundle outside of the run that made it, which may have come from anywhere, is said to be unsigned where it is.
+
+    Args:
+        bundle_root: the bundle.
+        public_key: of whoever must have signed it; None takes it unsigned, too.
+
+    Raises:
+        BundleError: weights missing, changed since they were written, of another network, or no numbers; a signature
+            that does not hold, or none of the key that was asked for.
+    """
+    folder = Path(bundle_root)
+    record, weights = read_whole(folder), folder / WEIGHTS_FILE
+    signer = verify_bundle(folder, public_key)
+    if signer is not None:
+        log.info("%s is signed with key %s", folder, signer.fingerprint)
+    elif run_folder(folder) is None:
+        log.warning("%s is unsigned: nothing proves who made it or last changed it", folder)
+    try:
+        tensors = load_file(weights)
+        tensors.pop("temperature", None)  # kept among the weights, too, before there were other calibrations
+        held = len({name.partition(".")[0] for name in tensors if name.startswith("member")})
+        if held != record.n_fold_models:  # before any is built
+            raise RuntimeError(f"{held} networks, not {record.n_fold_models}")
+        statistics = tensors.get("novelty0.input_mean", ())
+        with _Unfilled():
+            ensemble = _empty_network(record, len(statistics))
+        ensemble.load_state_dict(tensors)
+    except (RuntimeError, SafetensorError) as error:
+        raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise BundleError(
+            f"{broken[0]} has values that are NaN or infinite",
+            where=weights,
+            expected="finite weights",
+            action="Train it again, with a lower learning rate",
+        )
+    return ensemble.eval().share_equal_encoders()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Networks whose every value is read from a file draw no random ones first, which takes longer than the reading."""
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWING or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:
+    spec = backbones().get(record.backbone.name)
+    if spec is None:
+        raise BundleError(
+            f"backbone {record.backbone.name!r} is unknown to this version",
+            where=RECORD_FILE,
+            action="Update med-transfer",
+        )
+    pooled, plan = record.backbone.pooled_stages, record.backbone.plan
+    plain = partial(NNUNetEncoder, plan.architecture) if plan else spec.build
+    build = coloured(plain) if record.backbone.as_colours else widened(plain, record.preprocessing.n_channels)
+    build = built_with(build, InstanceChoice(record.backbone.instance_pooling, record.backbone.tile_overlap))
+    bottleneck = record.transfer.bottleneck if record.transfer else None
+    classifiers = [
+        Classifier(build(), len(record.classes), pooled, bottleneck=bottleneck) for _ in range(record.n_fold_models)
+    ]
+    if record.transfer and record.transfer.adapter_reduction:
+        for classifier in classifiers:
+            add_adapters(classifier.encoder, record.transfer.adapter_reduction)
+    novelties = [Novelty(classifier.n_features, n_statistics) for classifier in classifiers]
+    return Ensemble(classifiers, novelties, multilabel=record.multilabel, calibrator=record.calibration)
