@@ -23,10 +23,11 @@ from matplotlib.figure import Figure
 from med_transfer.errors import ScanError
 from med_transfer.phantoms import phantom_volume
 from med_transfer.planning.fingerprint import fingerprint_scan
-from med_transfer.preprocessing import Grid, resample
+from med_transfer.preprocessing import resample
 from med_transfer.preprocessing.config import ORGANS, OrganName
 from med_transfer.preprocessing.organs import STEP_MM, NotFound, Organ, find_organ
 from med_transfer.scans import Provenance, Volume, find_series, read_scan
+from med_transfer.scans.geometry import Grid
 
 
 def sources(data: Path) -> Iterator[tuple[str, list[Volume]]]:

@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from med_transfer.preprocessing import Grid, resample
+from med_transfer.preprocessing import resample
 from med_transfer.preprocessing.monai_transforms import ResampleToGrid
-from med_transfer.preprocessing.resampling.grid import index_map
 from med_transfer.preprocessing.window import apply_window
 from med_transfer.scans import geometry, read_scan
+from med_transfer.scans.geometry import Grid, index_map
 
 WINDOW_HU = (-1000.0, 400.0)
 SPACING_MM = (1.5, 1.5, 1.5)

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.preprocessing.resampling.grid import Grid, Triple, index_map
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.scans import geometry
+from med_transfer.scans.geometry import Grid, Triple, index_map
 
 
 def on_scan(values: NDArray[np.float32], grid: Grid, affine: geometry.Affine, shape: Triple) -> NDArray[np.float32]:

@@ -11,8 +11,8 @@ from med_transfer.explanation.explained import Explanation
 from med_transfer.explanation.heat import Method
 from med_transfer.explanation.occlusion import Occlusion
 from med_transfer.explanation.settings import Fill, MapSettings, MethodName
-from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.scans import Region, geometry
+from med_transfer.scans.geometry import Grid
 
 MAP_FILE, PICTURE_FILE, RECORD_FILE = "map.nii.gz", "picture.png", "explanation.json"
 STATEMENT = (

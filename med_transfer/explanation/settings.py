@@ -11,9 +11,9 @@ from med_transfer.explanation.faithfulness import MapCheckSettings
 from med_transfer.explanation.gradcam import GradCAM
 from med_transfer.explanation.heat import Method
 from med_transfer.explanation.occlusion import Occlusion
-from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import geometry
+from med_transfer.scans.geometry import Grid
 
 MethodName = Literal["gradcam", "occlusion", "attention"]
 Fill = Literal["mean", "floor"]

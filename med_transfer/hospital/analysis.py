@@ -18,7 +18,7 @@ from med_transfer.explanation.settings import MapSettings
 from med_transfer.hospital.config import HeatMap
 from med_transfer.inference import Predictor
 from med_transfer.inference.explain import ScanMap, explain_scan
-from med_transfer.inference.folder import ScanToPredict, scans_to_predict
+from med_transfer.inference.listing import ScanToPredict, scans_to_predict
 from med_transfer.predictions.record import Prediction
 from med_transfer.scans import Region, Volume
 from med_transfer.scans.isolation import confined
@@ -122,7 +122,7 @@ def _analyse(item: ScanToPredict, predictor: Predictor, heat: HeatMap) -> Analys
     started, volume, mapped, refusal = time.monotonic(), None, None, ""
     try:
         with confined(item.case.path):
-            scans, region, mask = item.read(predictor)
+            scans, region, mask = item.read(predictor.preprocessing.config)
             prediction = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
             mapped = _map(predictor, scans, region, prediction, heat)
         volume = scans["scan"]

@@ -1,4 +1,5 @@
-from .folder import BatchSettings, FolderOutcome, ScanToPredict, ScanWithRegion, scans_to_predict
+from .folder import BatchSettings, FolderOutcome
+from .listing import ScanToPredict, ScanWithRegion, scans_to_predict
 from .predictor import Predictor, load_bundle
 
 __all__ = [

@@ -18,7 +18,8 @@ from med_transfer.explanation.picture import PictureStyle
 from med_transfer.explanation.record import PICTURE_FILE, RECORD_FILE, ExplanationRecord, seen_region
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.inference.explain import TABLE_FILE, explain_item, shown_window, write_table
-from med_transfer.inference.folder import FolderOutcome, ScanToPredict
+from med_transfer.inference.folder import FolderOutcome
+from med_transfer.inference.listing import ScanToPredict
 from med_transfer.inference.predictor import Predictor
 from med_transfer.predictions.record import Prediction
 from med_transfer.progress import Progress, silent
@@ -131,7 +132,7 @@ class ContactSheet:
         return ShownScan(scan, kept[seen], f"{MAPS_FOLDER}/{key}" if maps else "")
 
     def _plain(self, item: ScanToPredict) -> bytes:
-        scans, region, _ = item.read(self._predictor)
+        scans, region, _ = item.read(self._predictor.preprocessing.config)
         volume = scans["scan"]
         seen = seen_region(self._predictor.preprocessing.grid(volume, region))
         drawn = planes(volume.voxels, volume.affine, shown_window(self._predictor, volume), seen)

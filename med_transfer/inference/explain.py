@@ -27,7 +27,7 @@ from med_transfer.explanation.record import (
 )
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.inference import Predictor
-from med_transfer.inference.folder import ScanToPredict, ScanWithRegion, scans_to_predict
+from med_transfer.inference.listing import ScanToPredict, ScanWithRegion, scans_to_predict
 from med_transfer.predictions.record import Prediction
 from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Region, Volume
@@ -156,7 +156,7 @@ def explain_item(
     progress: Progress = silent,
 ) -> ExplanationRecord:
     """Write the three files of one scan that was found; arguments and errors as :func:`explain_scans`."""
-    scans, region, mask = item.read(predictor)
+    scans, region, mask = item.read(predictor.preprocessing.config)
     answer = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
     mapped = explain_scan(predictor, scans, region, answer, settings, class_name, progress=progress)
     _write(folder, mapped, scans["scan"])

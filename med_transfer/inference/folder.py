@@ -17,30 +17,10 @@ import torch
 
 from med_transfer.atomic import sole_writer
 from med_transfer.bundle import BundleRecord, versions
-from med_transfer.cohorts import (
-    Case,
-    Cohort,
-    NetworkInput,
-    cache_key,
-    preparation_key,
-    read_input,
-    read_scans,
-    region_of_case,
-    require_columns,
-    without_prediction,
-)
-from med_transfer.errors import (
-    CohortError,
-    NothingDone,
-    ScanAborted,
-    ScanError,
-    ScanNotFound,
-    UnreadableScan,
-    UsageError,
-)
-from med_transfer.errors.sentence import Sentence
-from med_transfer.fusion.clinical import with_values
+from med_transfer.cohorts import NetworkInput, cache_key, read_input, without_prediction
+from med_transfer.errors import NothingDone, ScanAborted, ScanError, UnreadableScan
 from med_transfer.inference.copies import Copies
+from med_transfer.inference.listing import ScanToPredict, ScanWithRegion, path_of, scans_to_predict
 from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
 from med_transfer.inference.workers import Reader, in_turn
 from med_transfer.predictions.origins import RETRIED, RowOrigins
@@ -49,10 +29,8 @@ from med_transfer.predictions.table import PredictionTable, why_abstained
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.processor import cores
 from med_transfer.progress import Progress, Tally, log_file, remark, silent
-from med_transfer.scans import Region, Series, Volume, survey
 from med_transfer.scans.isolation import ReadLimits, ScanWorker, confined
 from med_transfer.scans.isolation import worker as scan_worker
-from med_transfer.scans.search.links import how_to_follow
 
 log = logging.getLogger(__name__)
 
@@ -136,63 +114,6 @@ class FolderOutcome:
         return int(n_bad > 0)
 
 
-@dataclass(frozen=True)
-class ScanWithRegion:
-    """One scan and where to look in it, without a table.
-
-    Attributes:
-        path: of the scan.
-        mask: file of the finding's mask.
-        roi_mm: middle of the region of interest, x, y and z in DICOM patient coordinates (LPS), and its edge.
-    """
-
-    path: Path
-    mask: Path | None = None
-    roi_mm: tuple[float, float, float, float] | None = None
-
-    def given_to(self, item: ScanToPredict) -> ScanToPredict:
-        """The scan, as if its table gave the mask and region."""
-        centre, size = (self.roi_mm[:3], self.roi_mm[3]) if self.roi_mm else (None, None)
-        return replace(item, case=replace(item.case, mask=self.mask, roi_centre_mm=centre, roi_size_mm=size))
-
-
-@dataclass(frozen=True)
-class ScanToPredict:
-    """One case to predict: a row of a table, a series that was found, or a damaged file and what is wrong with it."""
-
-    case: Case
-    series: Series | None = None
-    damage: str = ""
-
-    @property
-    def name(self) -> tuple[str, str]:
-        """What tells it from the other scans of the folder or table."""
-        return self.case.scan, self.case.series_uid
-
-    def key(self, preprocessing: Preprocessing) -> str:
-        """Changes with everything that the answer depends on, beside the bundle."""
-        verdict = str(self.series.verdict) if self.series else ""  # a file beside a series may damage it
-        written = [self.case.patient, dict(self.case.columns), self.damage, verdict]
-        return cache_key(preparation_key(self.case, preprocessing, series=self.series), written)
-
-    def read(self, predictor: Predicts) -> tuple[dict[str, Volume], Region | None, Volume | None]:
-        """Its scans by column, where to look, and the mask where there is one. Raises ScanError."""
-        if self.damage:
-            raise UnreadableScan(self.damage, where=self.case.scan)
-        scans = read_scans(self.case, predictor.preprocessing.config, self.series)
-        return scans, *region_of_case(self.case, scans["scan"])
-
-    def named(self, prediction: Prediction, seconds: float) -> Prediction:
-        """A prediction under the name that the user knows the scan by."""
-        return replace(
-            prediction,
-            scan=self.case.scan,
-            patient=self.case.patient,
-            series_uid=self.case.series_uid or prediction.series_uid,
-            seconds=round(seconds, 3),
-        )
-
-
 Job = tuple[ScanToPredict, str]  # and the key of what it is made from
 Answered = tuple[Prediction, bool]  # and whether another attempt would come to the same
 
@@ -256,13 +177,7 @@ def predict_items(
         origins = RowOrigins(table.path, table.lines, made_by)
         record.write(out)
         tally = Tally(progress, "predicting", len(items), ("ok", "rejected", "failed", "abstained"))
-        batch = _Batch(predictor, items, origins, tally, settings)
-        with closing(batch.predicted()) as predicted:
-            for (_, key), (prediction, settled) in predicted:
-                made_from = key if settled or not settings.tries_again(key) else RETRIED
-                origins.add(made_from, table.append(prediction), prediction.reason)
-                tally.add(prediction.status, *(["abstained"] if prediction.abstained else []))
-        tally.end()
+        _Batch(predictor, items, origins, tally, settings).write_rows(table)
         table.finish(origins.finish())
         if not settings.stopped():
             record.write(out, table.path)
@@ -304,7 +219,16 @@ class _Batch:
     settings: BatchSettings
     _copies: dict[str, list[Job]] = field(default_factory=lambda: defaultdict(list), init=False)  # by original
 
-    def predicted(self) -> Generator[tuple[Job, Answered], None, None]:
+    def write_rows(self, table: PredictionTable) -> None:
+        """A row of each, as soon as it is done, and what the row was made from."""
+        with closing(self._predicted()) as predicted:
+            for (_, key), (prediction, settled) in predicted:
+                made_from = key if settled or not self.settings.tries_again(key) else RETRIED
+                self.origins.add(made_from, table.append(prediction), prediction.reason)
+                self.tally.add(prediction.status, *(["abstained"] if prediction.abstained else []))
+        self.tally.end()
+
+    def _predicted(self) -> Generator[tuple[Job, Answered], None, None]:
         """In the order in which they are done; copies last, on their own where their original has no answer."""
         answers: dict[str, Prediction] = {}
         for (item, key), (prediction, settled) in self._answered(self._unpredicted()):
@@ -385,70 +309,3 @@ def _answer(item: ScanToPredict, given: NetworkInput | ScanError, seconds: float
         remark(log, "no prediction: %s", error, kind=error.problem)
         prediction, settled = without_prediction(item.case, error), not isinstance(error, ScanAborted)
     return item.named(prediction, time.monotonic() - started), settled
-
-
-def path_of(scans: Path | str | ScanWithRegion) -> Path:
-    """Where they are."""
-    return scans.path if isinstance(scans, ScanWithRegion) else Path(scans)
-
-
-def scans_to_predict(
-    scans: Path | str | ScanWithRegion, config: PreprocessingConfig
-) -> tuple[list[ScanToPredict], int]:
-    """What there is to predict, in a stable order, and how many files are no scans.
-
-    Raises:
-        ScanNotFound: no scan there.
-        UsageError: a region for several scans, or none where the bundle needs one.
-        CohortError: the table cannot be read, or the input has several channels and no table says which scans they are.
-    """
-    alone, path = scans if isinstance(scans, ScanWithRegion) else None, path_of(scans)
-    of_table = path.suffix.lower() == ".csv"
-    items, n_ignored = (_in_table(path, config), 0) if of_table else _in_folder(path, config)
-    if alone is None:
-        if config.region == "roi" and not of_table:
-            raise UsageError(
-                "the network looks at regions of interest, and files alone give none",
-                where=path,
-                expected="a .csv table with a column mask, or roi_x_mm, roi_y_mm, roi_z_mm and roi_size_mm",
-                action="For one scan --mask FILE or --roi x,y,z,size will do",
-            )
-        return items, n_ignored
-    if of_table or len(items) > 1:
-        what = "a table, which has columns for it" if of_table else f"{len(items)} scans"
-        raise UsageError(f"a mask or region for {what}", where=path, expected="one scan")
-    return [alone.given_to(item) for item in items], n_ignored
-
-
-def _in_table(table: Path, config: PreprocessingConfig) -> list[ScanToPredict]:
-    cohort = Cohort.read(table, labelled=False)
-    require_columns(cohort, config.columns)
-    columns = with_values([case.columns for case in cohort.cases])
-    return [ScanToPredict(replace(case, columns=own)) for case, own in zip(cohort.cases, columns, strict=True)]
-
-
-def _in_folder(scans: Path, config: PreprocessingConfig) -> tuple[list[ScanToPredict], int]:
-    if len(config.columns) > 1:
-        raise CohortError(
-            f"the input is made of {len(config.columns)} scans a case",
-            where=scans,
-            expected=f"a .csv table with columns {', '.join(config.columns)}",
-            action="A folder does not say which of its scans belong together, and in which order",
-        )
-    found = survey(scans, max_gap_mm=config.max_gap_mm)
-    base = scans if scans.is_dir() else scans.parent
-    damaged = [ScanToPredict(_case(base, file.path, ""), damage=file.reason) for file in found.ignored if file.damaged]
-    items = [ScanToPredict(_case(base, one.path, one.name), one) for one in found.series] + damaged
-    if not items:
-        raise ScanNotFound(
-            Sentence("no scan among {n} files", n=len(found.ignored)),
-            where=scans,
-            expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files",
-            action=how_to_follow(found.ignored),
-        )
-    return items, len(found.ignored) - len(damaged)
-
-
-def _case(base: Path, path: Path, series_uid: str) -> Case:
-    scan = path.relative_to(base).as_posix()
-    return Case(scan=scan if scan != "." else path.name, path=path, patient="", label=None, series_uid=series_uid)

@@ -15,7 +15,8 @@ from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_
 from med_transfer.cohorts import NetworkInput, network_input
 from med_transfer.errors import ConfigError
 from med_transfer.fusion import FusionScans
-from med_transfer.inference.folder import BatchSettings, FolderOutcome, ScanWithRegion, predict_all
+from med_transfer.inference.folder import BatchSettings, FolderOutcome, predict_all
+from med_transfer.inference.listing import ScanWithRegion
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing

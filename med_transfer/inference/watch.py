@@ -17,14 +17,8 @@ from pathlib import Path
 from threading import Event
 
 from med_transfer.errors import ScanError, UsageError
-from med_transfer.inference.folder import (
-    BatchSettings,
-    FolderOutcome,
-    Predicts,
-    ScanToPredict,
-    predict_items,
-    scans_to_predict,
-)
+from med_transfer.inference.folder import BatchSettings, FolderOutcome, Predicts, predict_items
+from med_transfer.inference.listing import ScanToPredict, scans_to_predict
 from med_transfer.inference.shards import WHOLE
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.search.files import files_below

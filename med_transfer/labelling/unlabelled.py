@@ -93,7 +93,7 @@ def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
     key = cache_key(item.key(predictor.preprocessing), predictor.identity)
     if entry := ArrayCache(cache).read(key):
         return SeenScan(**{**entry.arrays, **entry.record, "content_hashes": tuple(entry.record["content_hashes"])})
-    scans, region, _ = item.read(predictor)
+    scans, region, _ = item.read(predictor.preprocessing.config)
     image = predictor.preprocessing(scans, region)[None].to(predictor.device)
     with torch.inference_mode():
         features = predictor.network.fold_model_features(image)

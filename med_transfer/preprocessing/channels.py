@@ -14,9 +14,9 @@ import numpy as np
 from med_transfer.errors import InputRejected
 from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing.config import FIRST_CHANNEL
-from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.progress import remark
 from med_transfer.scans import Volume, geometry
+from med_transfer.scans.geometry import Grid
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 log = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from med_transfer.errors import ConfigError, UnusableVoxels
 from med_transfer.errors.sentence import Sentence
-from med_transfer.preprocessing.resampling.grid import Grid
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.scans import geometry
+from med_transfer.scans.geometry import Grid
 
 
 class ResampleToGrid(Transform):

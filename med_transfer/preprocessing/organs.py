@@ -20,9 +20,9 @@ from scipy import ndimage
 
 from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing.config import OrganName
-from med_transfer.preprocessing.resampling.grid import Grid, index_map
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.scans import Region, Volume, geometry
+from med_transfer.scans.geometry import Grid, index_map
 from med_transfer.scans.region import region_of_voxels
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 

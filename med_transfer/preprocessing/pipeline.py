@@ -17,10 +17,10 @@ from med_transfer.preprocessing.channels import Scans, require_columns, require_
 from med_transfer.preprocessing.config import FIRST_CHANNEL, PreprocessingConfig
 from med_transfer.preprocessing.organs import Organ
 from med_transfer.preprocessing.region import region_in_view, seen_alone
-from med_transfer.preprocessing.resampling.grid import Grid, Triple
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.preprocessing.window import apply_window, window_of
 from med_transfer.scans import Region, Volume, geometry
+from med_transfer.scans.geometry import Grid, Triple
 
 
 class Preprocessing:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from med_transfer.errors import GeometryRejected
 
 Affine = NDArray[np.float64]
+Triple = tuple[int, int, int]
 
 _LPS_RAS = np.array([[-1.0], [-1.0], [1.0], [1.0]])
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative and positive end of each LPS axis
@@ -157,3 +159,44 @@ def canonical(voxels: NDArray, affine: Affine) -> tuple[NDArray, Affine]:
             affine[:3, axis] *= -1
             voxels = np.flip(voxels, 2 - axis)
     return voxels, affine
+
+
+# Voxels of one array among those of another --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels in space: affine (i, j, k) to LPS mm, and how many along depth, height, width."""
+
+    affine: Affine
+    shape: Triple
+
+    @property
+    def voxel_mm(self) -> tuple[float, float, float]:
+        """Size of a voxel along depth, height, width."""
+        width, height, depth = spacing_mm(self.affine)
+        return depth, height, width
+
+
+@dataclass(frozen=True)
+class IndexMap:
+    """Output index to input index, both in array order (k, j, i): ``input = matrix @ output + offset``."""
+
+    matrix: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+
+def index_map(affine: Affine, grid: Grid) -> IndexMap:
+    """Where the grid's voxels fall among the voxels of a scan with this affine."""
+    composed = np.linalg.solve(affine, grid.affine).astype(np.float64)
+    return IndexMap(composed[2::-1, 2::-1].copy(), composed[2::-1, 3].copy())
+
+
+def voxel_ratio(affine: Affine, grid: Grid) -> NDArray[np.float64]:
+    """Output voxel size over input voxel size along the input's array axes (k, j, i); at least 1.
+
+    Where the axes are oblique to each other, an output voxel's size is that of its box along the input's axis.
+    """
+    spacing, output_spacing = np.array(spacing_mm(affine)), np.array(spacing_mm(grid.affine))
+    cosines = np.abs((affine[:3, :3] / spacing).T @ (grid.affine[:3, :3] / output_spacing))
+    return np.maximum(cosines @ output_spacing / spacing, 1.0)[::-1]

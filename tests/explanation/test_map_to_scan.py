@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 from med_transfer.explanation import GradCAM
 from med_transfer.explanation.mapping import on_scan
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.preprocessing.resampling.grid import Grid, index_map
 from med_transfer.scans import Region, Volume, geometry
+from med_transfer.scans.geometry import Grid, index_map
 from med_transfer.scans.volume import Provenance
 
 SHAPE = (24, 40, 44)

@@ -4,8 +4,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from med_transfer.preprocessing.resampling.grid import Grid, index_map, voxel_ratio
 from med_transfer.scans import geometry
+from med_transfer.scans.geometry import Grid, index_map, voxel_ratio
 
 HALF = 2.0**-11  # a network's input is rounded to float16: by at most so much of its value
 

@@ -22,9 +22,10 @@ from whole_bodies import (
 )
 
 from med_transfer.errors import ConfigError, OrganNotFound
-from med_transfer.preprocessing import Grid, InputConfig, Preprocessing, PreprocessingConfig
+from med_transfer.preprocessing import InputConfig, Preprocessing, PreprocessingConfig
 from med_transfer.preprocessing.organs import LIMITS, NotFound, Organ, find_organ
 from med_transfer.scans import Volume, find_series, geometry, read_scan
+from med_transfer.scans.geometry import Grid
 
 DATA = Path(os.environ.get("MED_TRANSFER_DATA", "/nowhere"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="MED_TRANSFER_DATA does not name the folder of real scans")

@@ -15,9 +15,9 @@ from monai_affine import array_affine_ras
 from scans_in_space import EVERY_WAY, OBLIQUE, PARALLEL, grid_about, reference_resample, smooth, turned
 from threadpoolctl import threadpool_limits
 
-from med_transfer.preprocessing import Grid, resample
-from med_transfer.preprocessing.resampling.grid import index_map, voxel_ratio
+from med_transfer.preprocessing import resample
 from med_transfer.scans import geometry
+from med_transfer.scans.geometry import Grid, index_map, voxel_ratio
 
 RANGE_HU = 2000  # of the smooth scans; errors are relative to it
 GRIDS = {

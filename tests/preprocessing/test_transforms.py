@@ -16,8 +16,9 @@ from monai_affine import array_affine_ras
 from scans_in_space import EVERY_WAY, reference_resample, smooth
 
 from med_transfer.errors import ConfigError, GeometryRejected, UnusableVoxels
-from med_transfer.preprocessing import Grid, ResampleToGrid, ResampleToGridd
+from med_transfer.preprocessing import ResampleToGrid, ResampleToGridd
 from med_transfer.scans import geometry
+from med_transfer.scans.geometry import Grid
 
 TWO_MM = (2.0, 2.0, 2.0)
 CHAINS = {

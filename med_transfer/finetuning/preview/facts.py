@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors.sentence import Sentence, listed
-from med_transfer.preprocessing import Grid, PreprocessingConfig, Scans
+from med_transfer.preprocessing import PreprocessingConfig, Scans
 from med_transfer.preprocessing.organs import Organ
 from med_transfer.preprocessing.region import region_in_view, seen_alone, whole
 from med_transfer.preprocessing.window import foreground_threshold, window_of
 from med_transfer.scans import Region, Volume, geometry
+from med_transfer.scans.geometry import Grid
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 DENSER_THAN_AIR_HU = -950.0

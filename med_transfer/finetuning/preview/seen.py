@@ -18,8 +18,9 @@ from med_transfer.finetuning.batches import FoldData, training_batches, validati
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.preview.facts import ViewFacts, view_facts
 from med_transfer.predictions.labels import Labels
-from med_transfer.preprocessing import Grid, Preprocessing, PreprocessingConfig
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.scans import Region, geometry
+from med_transfer.scans.geometry import Grid
 from med_transfer.scans.inspection.picture import Plane, planes, with_room
 
 _NO_TRUTH = np.zeros((1, 0), bool)  # of one scan: pictures need none

@@ -15,7 +15,7 @@ import SimpleITK
 import torch
 from numpy.typing import NDArray
 
-from med_transfer.preprocessing.resampling.grid import IndexMap, Triple
+from med_transfer.scans.geometry import IndexMap, Triple
 
 Floats = NDArray[np.float64]
 

@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.preprocessing.resampling.grid import Grid, IndexMap, Triple, index_map, voxel_ratio
 from med_transfer.preprocessing.resampling.oblique import resample_oblique
 from med_transfer.preprocessing.resampling.separable import LEAST_SIGMA, AxisWeights, axis_weights, resample_axes
 from med_transfer.scans import geometry
+from med_transfer.scans.geometry import Grid, IndexMap, Triple, index_map, voxel_ratio
 
 _PARALLEL_VOXELS = 1e-4  # axes count as parallel when they part by less than this over the whole grid
 
