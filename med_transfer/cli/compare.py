@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson
+from med_transfer.cli.options import AsJson, ReportLanguage
 
 if TYPE_CHECKING:
     from med_transfer.evaluation.comparison import Comparison
@@ -28,6 +28,7 @@ def command(
         float | None,
         typer.Option(help="Largest loss that would not matter, stated beforehand: is a run non-inferior?"),
     ] = None,
+    language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the test scans they share, with paired intervals over patients and tests."""
@@ -37,7 +38,7 @@ def command(
 
     rows = compare_runs(runs, reference=reference, margin=margin)
     if out is not None:
-        write_comparison(rows, out)
+        write_comparison(rows, out, language)
     if as_json:
         say_json([row.as_record() for row in rows])
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from med_transfer.errors import UsageError
+from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.metrics.records.estimate import Estimate, Record
 
 _NO_WIDTH = 1e-12  # an interval without width would look like certainty
@@ -24,7 +25,7 @@ class NonInferiority(Record):
 
     margin: float
     verdict: Verdict
-    sentence: str
+    sentence: Text
 
 
 def non_inferiority(difference: Estimate, margin: float) -> NonInferiority:
@@ -45,17 +46,23 @@ def checked_margin(margin: float) -> float:
     return margin
 
 
-def _judged(difference: Estimate, margin: float) -> tuple[Verdict, str]:
+def _judged(difference: Estimate, margin: float) -> tuple[Verdict, Sentence]:
     if difference.ci95 is None:
-        return "not shown", f"not shown: {difference.reason or 'the difference has no interval'}"
+        why = difference.reason or Sentence("the difference has no interval")
+        return "not shown", Sentence("not shown: {why}", why=why)
     low, high = difference.ci95
     if high - low < _NO_WIDTH:
-        return "not shown", "not shown: every resample agrees, so the scans are too few or the models the same"
+        return "not shown", Sentence(
+            "not shown: every resample agrees, so the scans are too few or the models the same"
+        )
     if low > 0:
-        return "superior", "superior: the whole interval lies above 0"
+        return "superior", Sentence("superior: the whole interval lies above 0")
+    if low > -margin and high < 0:
+        return "non-inferior", Sentence(
+            "non-inferior: the interval stays above {limit:g}, though worse: it lies wholly below 0", limit=-margin
+        )
     if low > -margin:
-        worse = ", though worse: it lies wholly below 0" if high < 0 else ""
-        return "non-inferior", f"non-inferior: the interval stays above {-margin:g}{worse}"
+        return "non-inferior", Sentence("non-inferior: the interval stays above {limit:g}", limit=-margin)
     if high < -margin:
-        return "inferior", f"inferior: the whole interval lies below {-margin:g}"
-    return "not shown", f"not shown: the interval reaches below {-margin:g}"
+        return "inferior", Sentence("inferior: the whole interval lies below {limit:g}", limit=-margin)
+    return "not shown", Sentence("not shown: the interval reaches below {limit:g}", limit=-margin)

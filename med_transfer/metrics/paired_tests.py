@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.metrics.delong import delong
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Record
 
-_CLUSTERED = "some patients have several scans, which the test would count as independent; see the intervals"
-
-_NO_SPREAD = "every placement agrees: the scans are too few to have a variance"
+_CLUSTERED = Sentence("some patients have several scans, which the test would count as independent; see the intervals")
+_TOO_FEW = Sentence("too few scans: some class has one or none")
+_NO_SPREAD = Sentence("every placement agrees: the scans are too few to have a variance")
 
 
 class PairedTest(Record):
@@ -26,11 +27,11 @@ class PairedTest(Record):
         found: what it was computed from, in words.
     """
 
-    method: str
+    method: Text
     p_value: float | None
     p_holm: float | None = None
-    found: str = ""
-    reason: str = ""
+    found: Text = ""
+    reason: Text = ""
 
 
 def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTest:
@@ -40,12 +41,14 @@ def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTe
 
     Source: McNemar 1947, Psychometrika 12:153; exact binomial form.
     """
-    method = "McNemar, exact"
+    method = Sentence("McNemar, exact")
     if first.clustered:
         return PairedTest(method=method, p_value=None, reason=_CLUSTERED)
     ours, theirs = _right(first), _right(second)
     only_first, only_second = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-    discordant = f"{only_first} scans only this run calls right, {only_second} only the reference"
+    discordant = Sentence(
+        "{ours} scans only this run calls right, {theirs} only the reference", ours=only_first, theirs=only_second
+    )
     return PairedTest(method=method, p_value=mcnemar_p(only_first, only_second), found=discordant)
 
 
@@ -61,20 +64,21 @@ def _right(predictions: LabelledPredictions) -> NDArray[np.bool_]:
 
 def delong_test(first: LabelledPredictions, second: LabelledPredictions) -> PairedTest:
     """Whether two models have the same macro AUC; see :func:`med_transfer.metrics.delong.delong`."""
-    method = "DeLong, macro AUC"
+    method = Sentence("DeLong, macro AUC")
     if first.clustered:
         return PairedTest(method=method, p_value=None, reason=_CLUSTERED)
     difference = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
     if difference is None:
-        return PairedTest(method=method, p_value=None, reason="too few scans: some class has one or none")
-    text = f"difference {difference.value:+.3f}, standard error {np.sqrt(difference.variance):.3f}"
+        return PairedTest(method=method, p_value=None, reason=_TOO_FEW)
+    error = float(np.sqrt(difference.variance))
+    text = Sentence("difference {value:+.3f}, standard error {error:.3f}", value=difference.value, error=error)
     reason = "" if difference.p_value is not None else _NO_SPREAD
     return PairedTest(method=method, p_value=difference.p_value, found=text, reason=reason)
 
 
 def delong_margin_test(first: LabelledPredictions, second: LabelledPredictions, margin: float) -> PairedTest:
     """Whether the first macro AUC is less than ``margin`` below the second, one-sided by DeLong's variance."""
-    method = f"DeLong, macro AUC less than {margin:g} below, one-sided"
+    method = Sentence("DeLong, macro AUC less than {margin:g} below, one-sided", margin=margin)
     tested = delong_test(first, second)
     if tested.p_value is None:
         return tested.model_copy(update={"method": method})

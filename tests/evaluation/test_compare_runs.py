@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from chinese import ENGLISH_SENTENCE
 from sklearn.metrics import recall_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -289,6 +290,16 @@ def test_the_page_is_one_file_with_every_difference(runs):
     assert "<b>, " not in text
     assert "a choice made on test scans" in text
     assert text == as_page(compare_runs(runs))
+
+
+def test_the_page_in_chinese_leaves_no_english_sentence_and_has_the_same_figures(runs):
+    result = compare_runs(runs, margin=0.05, n_boot=200)
+    english, chinese = as_page(result), as_page(result, "zh-TW")
+    text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", chinese, flags=re.DOTALL)
+    assert ENGLISH_SENTENCE.findall(text) == []
+    for words in ("各次執行並列比較", "參考：", "不劣性", "McNemar 精確檢定", "次中的", "信賴區間都在 -0.05 以上"):
+        assert words in text, words
+    assert sorted(re.findall(r"[+-]0\.\d\d\b", chinese)) == sorted(re.findall(r"[+-]0\.\d\d\b", english))
 
 
 def test_the_forest_draws_every_interval_inside_its_axis(runs):

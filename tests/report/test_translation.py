@@ -127,6 +127,15 @@ def test_the_summary_of_predictions_is_translated(language):
     assert set(own) & layout == set(), "translated for all pages already"
 
 
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_the_comparison_is_translated(language):
+    folder = PACKAGE / "evaluation" / "comparison"
+    own, used = catalogue(folder / "compare", language), sentences([*folder.glob("*.py"), *folder.glob("*.jinja")])
+    assert used - set(own) - set(shared(language)) == set(), "not translated"
+    assert set(own) - used == set(), "translated, but never said"
+    assert set(own) & set(shared(language)) == set(), "translated for all sections already"
+
+
 SCAN_ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ScanError)}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from med_transfer.evaluation.comparison.compare import Comparison
 from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.page.language import ENGLISH, Translator
 
 _STEPS = (0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 
@@ -44,7 +45,7 @@ class Forest:
     margin_at: float | None = None
 
 
-def forest(comparisons: Sequence[Comparison], names: Sequence[str]) -> Forest:
+def forest(comparisons: Sequence[Comparison], names: Sequence[str], t: Translator = ENGLISH) -> Forest:
     """Macro AUC, balanced sensitivity and each class's sensitivity of every run minus the reference.
 
     Args:
@@ -55,7 +56,7 @@ def forest(comparisons: Sequence[Comparison], names: Sequence[str]) -> Forest:
     ]
     measures: dict[str, list[tuple[str, Estimate]]] = {}
     for name, comparison in pairs:
-        for measure, estimate in differences(comparison).items():
+        for measure, estimate in differences(comparison, t).items():
             measures.setdefault(measure, []).append((name, estimate))
     estimates = [estimate for rows in measures.values() for _, estimate in rows]
     margin = comparisons[0].margin
@@ -69,11 +70,13 @@ def forest(comparisons: Sequence[Comparison], names: Sequence[str]) -> Forest:
     return Forest(groups, limit, ticks, None if margin is None else 0.5 - margin / limit / 2)
 
 
-def differences(comparison: Comparison) -> dict[str, Estimate]:
+def differences(comparison: Comparison, t: Translator = ENGLISH) -> dict[str, Estimate]:
     """Measure, in words, to the difference of a run that is not the reference."""
-    overall = {"Macro AUC": comparison.macro_auc, "Balanced sensitivity": comparison.balanced_sensitivity}
+    overall = {t("Macro AUC"): comparison.macro_auc, t("Balanced sensitivity"): comparison.balanced_sensitivity}
     defined = {name: estimate for name, estimate in overall.items() if estimate is not None}
-    return defined | {f"Sensitivity, {name}": estimate for name, estimate in comparison.sensitivity.items()}
+    return defined | {
+        t("Sensitivity, {name}", name=name): estimate for name, estimate in comparison.sensitivity.items()
+    }
 
 
 def _axis(estimates: Sequence[Estimate], margin: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from med_transfer.atomic import write_text
@@ -11,20 +12,29 @@ from med_transfer.evaluation.comparison.compare import Comparison
 from med_transfer.evaluation.comparison.forest import differences, forest
 from med_transfer.metrics.paired_tests import PairedTest
 from med_transfer.metrics.records.estimate import Estimate
-from med_transfer.page import environment
+from med_transfer.page import Language, environment
+from med_transfer.page.language import ENGLISH, Translator, sentence
 from med_transfer.page.markdown import as_text, table
+from med_transfer.report.writing import report_translator
 
 SCHEMA = 1
 _PAIRINGS = {
-    "folds": "cross-validated in the reference's folds, so each patient is compared between networks that learned from "
-    "the same others.",
-    "first repeat": "cross-validated with another number of repeats than the reference. Differences are of the first "
-    "repeat of both, in which the folds are the same; figures in the table of runs are of all repeats.",
-    "other folds": "cross-validated in other folds than the reference, so a part of each difference is by how they "
-    "were drawn. Give both runs the same split.seed and split.folds.",
+    "folds": sentence(
+        "{runs}: cross-validated in the reference's folds, so each patient is compared between networks that learned "
+        "from the same others."
+    ),
+    "first repeat": sentence(
+        "{runs}: cross-validated with another number of repeats than the reference. Differences are of the first "
+        "repeat of both, in which the folds are the same; figures in the table of runs are of all repeats."
+    ),
+    "other folds": sentence(
+        "{runs}: cross-validated in other folds than the reference, so a part of each difference is by how they were "
+        "drawn. Give both runs the same split.seed and split.folds."
+    ),
 }
+_HERE = Path(__file__).parent
 _TEMPLATE = "compare.html.jinja"
-METHOD = (
+METHOD = sentence(
     "Differences are of the run minus the reference, on the test scans that both predicted, in the same resampled "
     "patients; intervals are 95 % percentiles, of sensitivities with one scan a patient Newcombe's score interval for "
     "pairs, and are not corrected for the number of runs and measures. DeLong's test (macro AUC) and McNemar's exact "
@@ -32,20 +42,20 @@ METHOD = (
     "method, each test by itself. An interval that holds 0 shows no difference, which is not the same as showing that "
     "there is none."
 )
-MARGIN_METHOD = (
+MARGIN_METHOD = sentence(
     "Non-inferiority: the lower limit of the 95 % interval of the difference lies above minus the margin, a one-sided "
     "test at 2.5 % (Piaggio et al. 2012). It means what it says only for a margin, and for one measure, that were "
     "stated before the test scans were seen; the verdicts are not corrected for the number of measures. In simulations "
     "with 20 or 50 patients a worse AUC near 1 was called non-inferior in up to 8 % of samples, not in 2.5 %."
 )
-CHOICE_WARNING = (
+CHOICE_WARNING = sentence(
     "To pick the run that looks best here is a choice made on test scans: its figure is then too good, and another "
     "cohort has to evaluate it."
 )
 
 
-def write_comparison(comparisons: Sequence[Comparison], out: Path | str) -> None:
-    """All three files, into a folder. Raises OutputError."""
+def write_comparison(comparisons: Sequence[Comparison], out: Path | str, language: Language = "en") -> None:
+    """All three files, into a folder; the page in ``language``, the others in English. Raises OutputError."""
     out = Path(out)
     record = {
         "schema": SCHEMA,
@@ -54,7 +64,7 @@ def write_comparison(comparisons: Sequence[Comparison], out: Path | str) -> None
     }
     write_text(out / "compare.json", json.dumps(record, indent=2) + "\n")
     write_text(out / "compare.md", as_markdown(comparisons))
-    write_text(out / "compare.html", as_page(comparisons))
+    write_text(out / "compare.html", as_page(comparisons, language))
 
 
 def names_of(comparisons: Sequence[Comparison]) -> list[str]:
@@ -67,54 +77,56 @@ def names_of(comparisons: Sequence[Comparison]) -> list[str]:
     return [f"{number}: {comparison.run}" for number, comparison in enumerate(comparisons, start=1)]
 
 
-def method_of(comparisons: Sequence[Comparison]) -> str:
+def method_of(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> str:
     """How the figures were found."""
-    return METHOD if comparisons[0].margin is None else f"{METHOD} {MARGIN_METHOD}"
+    return t(METHOD) if comparisons[0].margin is None else f"{t(METHOD)} {t(MARGIN_METHOD)}"
 
 
-def scans_sentence(comparisons: Sequence[Comparison]) -> str:
+def scans_sentence(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> str:
     """On which scans the runs were compared."""
-    return " ".join([_which_scans(comparisons), *_which_folds(comparisons)])
+    return " ".join([_which_scans(comparisons, t), *_which_folds(comparisons, t)])
 
 
-def _which_folds(comparisons: Sequence[Comparison]) -> list[str]:
+def _which_folds(comparisons: Sequence[Comparison], t: Translator) -> list[str]:
     """Of cross-validated runs, whether they were divided alike."""
     named = list(zip(names_of(comparisons), comparisons, strict=True))[1:]
     said = []
-    for pairing, sentence in _PAIRINGS.items():
+    for pairing, words in _PAIRINGS.items():
         if runs := [name for name, comparison in named if comparison.pairing == pairing]:
-            said.append(f"{', '.join(runs)}: {sentence}")
+            said.append(t(words, runs=t(", ").join(runs)))
     return said
 
 
-def _which_scans(comparisons: Sequence[Comparison]) -> str:
+def _which_scans(comparisons: Sequence[Comparison], t: Translator) -> str:
     reference, *other_runs = comparisons
     if all(comparison.same_scans for comparison in other_runs):
-        return f"All runs were tested on the same {reference.n_shared} scans."
-    counts = ", ".join(
-        f"{name} {comparison.n_shared} of {comparison.n_reference}"
+        return t("All runs were tested on the same {n} scans.", n=reference.n_shared)
+    counts = t(", ").join(
+        t("{run} {shared} of {n}", run=name, shared=comparison.n_shared, n=comparison.n_reference)
         for name, comparison in zip(names_of(comparisons)[1:], other_runs, strict=True)
     )
-    return (
-        "The runs' test scans differ, so each is compared on those it shares with the reference only: "
-        f"{counts} of the reference's scans. Figures in the table of runs are on each run's own test scans."
+    return t(
+        "The runs' test scans differ, so each is compared on those it shares with the reference only: {counts} of the "
+        "reference's scans. Figures in the table of runs are on each run's own test scans.",
+        counts=counts,
     )
 
 
-def as_page(comparisons: Sequence[Comparison]) -> str:
+def as_page(comparisons: Sequence[Comparison], language: Language = "en") -> str:
     """The page as text; equal input gives an equal page."""
-    page = environment(Path(__file__).parent)
-    page.filters |= {"estimate": estimate_text, "signed": signed_text, "p": p_text}
+    t = report_translator(language).reading(_HERE / "compare")
+    page = environment(_HERE, t=t)
+    page.filters |= {"signed": partial(signed_text, t=t), "p": p_text}
     names = names_of(comparisons)
     return page.get_template(_TEMPLATE).render(
         runs=list(zip(names, comparisons, strict=True)),
         classes=list(comparisons[0].metrics.labels),
-        forest=forest(comparisons, names),
-        scans=scans_sentence(comparisons),
-        method=method_of(comparisons),
-        verdicts=verdicts(comparisons),
+        forest=forest(comparisons, names, t),
+        scans=scans_sentence(comparisons, t),
+        method=method_of(comparisons, t),
+        verdicts=verdicts(comparisons, t),
         margin=comparisons[0].margin,
-        choice_warning=CHOICE_WARNING,
+        choice_warning=t(CHOICE_WARNING),
     )
 
 
@@ -153,12 +165,12 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def verdicts(comparisons: Sequence[Comparison]) -> list[tuple[str, str, str, str]]:
+def verdicts(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> list[tuple[str, str, str, str]]:
     """Run, measure, difference and what the margin says of it; empty without a margin."""
     return [
-        (name, measure, signed_text(difference), verdict.sentence)
+        (name, measure, signed_text(difference, t), t.said(verdict.sentence))
         for name, comparison in list(zip(names_of(comparisons), comparisons, strict=True))[1:]
-        for measure, difference in differences(comparison).items()
+        for measure, difference in differences(comparison, t).items()
         if (verdict := comparison.held_to_margin(difference)) is not None
     ]
 
@@ -175,12 +187,13 @@ def estimate_text(estimate: Estimate) -> str:
     return f"{estimate.value:.2f}{interval}"
 
 
-def signed_text(estimate: Estimate) -> str:
+def signed_text(estimate: Estimate, t: Translator = ENGLISH) -> str:
     """For example ``+0.03 (-0.02 to +0.08)``."""
     if estimate.value is None:
-        return "undefined"
-    interval = f" ({estimate.ci95[0]:+.2f} to {estimate.ci95[1]:+.2f})" if estimate.ci95 else " (no interval)"
-    return f"{estimate.value:+.2f}{interval}"
+        return t("undefined")
+    limits = [f"{limit:+.2f}" for limit in estimate.ci95 or ()]
+    interval = t("{low} to {high}", low=limits[0], high=limits[1]) if limits else t("no interval")
+    return f"{estimate.value:+.2f} ({interval})"
 
 
 def p_text(p: float | None) -> str:
