@@ -34,32 +34,23 @@ ATTENTION = (
     *("transfer.strategy=attention_probe", "backbone.instance_pooling=attention"),
 )
 TRAINED = (*COMMON, "split.repeats=1", "training.monitor=macro_auc", "training.batch_size=4", "training.epoch_scans=96")
+AT_160 = (*FROZEN, "split.repeats=1", "input.shape=[30,160,160]")
+INTO_NONE = ("backbone.pretraining.only_class=none",)
 PAINTED = ("backbone.pretrain=painted_lesions", "backbone.pretraining.steps=400")
 ARMS: dict[str, tuple[str, ...]] = {
     "plan": (*COMMON, "split.repeats=5"),
     "one window": (*FROZEN, "input.channels=[]", "input.window_hu=[0,80]"),
     "brain": (*FROZEN, "input.region=brain"),
     "brain alone": (*FROZEN, "input.region=brain", "input.isolate=true"),
-    "160 pixels": (*FROZEN, "split.repeats=1", "input.shape=[30,160,160]"),
-    "painted lesions": (*FROZEN, "split.repeats=1", "input.shape=[30,160,160]", *PAINTED),
-    "painted lesions, canvas none": (
-        *FROZEN,
-        "split.repeats=1",
-        "input.shape=[30,160,160]",
-        *PAINTED,
-        "backbone.pretraining.only_class=none",
-    ),
-    "painted lesions, canvas half of none": (
-        *FROZEN,
-        "split.repeats=1",
-        "input.shape=[30,160,160]",
-        *PAINTED,
-        "backbone.pretraining.only_class=none",
-        "backbone.pretraining.canvas_share=0.5",
-    ),
+    "160 pixels": AT_160,
+    "painted lesions": (*AT_160, *PAINTED),
+    "painted lesions, canvas none": (*AT_160, *PAINTED, *INTO_NONE),
+    "painted lesions, canvas half of none": (*AT_160, *PAINTED, *INTO_NONE, "backbone.pretraining.canvas_share=0.5"),
+    "three largest of slices": (*FROZEN, "backbone.instance_pooling=top_k"),
     "mean of slices": (*FROZEN, "backbone.instance_pooling=mean"),
     "stretched": (*FROZEN, "backbone.name=med-transfer-small", "input.fit=stretch", "input.shape=[64,96,96]"),
-    "attention over slices": (*ATTENTION,),
+    "stretched, Astra": (*FROZEN, "backbone.name=astra", "input.fit=stretch", "input.shape=[32,96,96]"),
+    "attention over slices": ATTENTION,
     "attention over slices, one window": (*ATTENTION, "input.channels=[]", "input.window_hu=[0,80]"),
     "attention over tiles": (*ATTENTION, "backbone.name=tiles-med-transfer-small"),
     "tiles": (*FROZEN, "backbone.name=tiles-med-transfer-small"),
