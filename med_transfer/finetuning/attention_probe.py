@@ -6,11 +6,11 @@ Source: Ilse et al. 2018, arXiv:1802.04712; on frozen features as in Lu et al. 2
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from med_transfer.model.linear_head import INNER_FOLDS, cross_entropy
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_folds
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2  # of AdamW; every step sees all scans
-_LOOKED_AT = 5  # steps from one look at the held-out patients to the next
+_LOOKED_AT, _PATIENCE = 5, 5  # steps from one look at the held-out patients to the next; looks without a better one
 
 
 class Bags(NamedTuple):
@@ -46,20 +46,34 @@ class Bags(NamedTuple):
         return Bags(*(part[torch.from_numpy(scans)] for part in self))
 
 
+class Dropout(NamedTuple):
+    """Lets a share of the values out, by numbers of its own, so that several trainings can take turns."""
+
+    share: float
+    random: torch.Generator
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The others as much larger."""
+        if not self.share:
+            return values
+        kept = torch.rand(values.shape, generator=self.random) >= self.share
+        return values * kept / (1 - self.share)
+
+
 class AttentionHead(nn.Module):
     """Attention over instances, and a linear layer on their weighted mean."""
 
-    def __init__(self, n_deepest: int, n_pooled: int, n_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, n_deepest: int, n_pooled: int, n_classes: int) -> None:
         super().__init__()
-        self.attention, self.linear, self.dropout = GatedAttention(n_deepest), nn.Linear(n_pooled, n_classes), dropout
+        self.attention, self.linear = GatedAttention(n_deepest), nn.Linear(n_pooled, n_classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, bags: Bags) -> Tensor:
-        """Logits [scan, class]."""
-        weights = self.attention(F.dropout(bags.deepest, self.dropout, self.training), bags.shown)
-        features = torch.einsum("bnc,bn->bc", bags.pooled, weights)
-        return self.linear(F.dropout(features, self.dropout, self.training))
+    def forward(self, bags: Bags, dropped: Dropout | None = None) -> Tensor:
+        """Logits [scan, class]; ``dropped`` lets features out, in training."""
+        dropped = dropped or nn.Identity()
+        features = torch.einsum("bnc,bn->bc", bags.pooled, self.attention(dropped(bags.deepest), bags.shown))
+        return self.linear(dropped(features))
 
 
 class FittedAttention(NamedTuple):
@@ -70,7 +84,7 @@ class FittedAttention(NamedTuple):
 
 
 class Course(NamedTuple):
-    """How a head is learned; ``most_steps`` of gradient descent, each on all scans."""
+    """How a head is learned: ``most_steps`` of gradient descent, each on all scans, a share of features let out."""
 
     most_steps: int = 100
     dropout: float = 0.2
@@ -95,46 +109,52 @@ def fit_attention(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str],
     pooled, deepest = _Standard.of(bags.pooled, bags.shown), _Standard.of(bags.deepest, bags.shown)
     standard = Bags(pooled(bags.pooled), deepest(bags.deepest), bags.shown)
     n_steps = _best_number_of_steps(standard, truth, patients, course)
-    *_, head = _heads(standard, truth, course, n_steps)
+    head = next(islice(_heads(standard, truth, course), n_steps - 1, None))
     deepest.fold_into(head.attention.value)
     deepest.fold_into(head.attention.gate)
     pooled.fold_into(head.linear)
-    return FittedAttention(head.eval(), n_steps)
+    return FittedAttention(head, n_steps)
 
 
 def _best_number_of_steps(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str], course: Course) -> int:
+    """Of the looks at the held-out patients the best one; it ends where none was better for long."""
     n_folds = min(INNER_FOLDS, len(set(patients)))
     if n_folds < 2:
         return course.most_steps
-    looks = range(_LOOKED_AT, course.most_steps + 1, _LOOKED_AT) or [course.most_steps]
-    logits = np.zeros((len(looks), *truth.shape))
-    for learn, held_out in held_out_in_turn(patient_folds(truth, patients, n_folds)):
-        left_out = bags.of_scans(held_out)
-        heads = enumerate(_heads(bags.of_scans(learn), truth[learn], course, course.most_steps), start=1)
-        for look, head in enumerate(head for step, head in heads if step in looks):
-            logits[look, held_out] = _logits(head, left_out)
-    weighed = {"multilabel": course.multilabel, "balanced": course.balanced}
-    return looks[int(np.argmin([cross_entropy(of_look, truth, **weighed) for of_look in logits]))]
+    folds = held_out_in_turn(patient_folds(truth, patients, n_folds))
+    heads_of_folds = [_heads(bags.of_scans(learn), truth[learn], course) for learn, _ in folds]
+    logits, losses, looks = np.zeros(truth.shape), [np.inf], [0]
+    for step, heads in enumerate(zip(*heads_of_folds, strict=True), start=1):
+        if step % _LOOKED_AT and step < course.most_steps:
+            continue
+        for head, (_, held_out) in zip(heads, folds, strict=True):
+            logits[held_out] = _logits(head, bags.of_scans(held_out))
+        looks.append(step)
+        losses.append(cross_entropy(logits, truth, multilabel=course.multilabel, balanced=course.balanced))
+        if step == course.most_steps or len(losses) - 1 - int(np.argmin(losses)) == _PATIENCE:
+            break
+    return looks[int(np.argmin(losses))]
 
 
-def _heads(bags: Bags, truth: NDArray[np.bool_], course: Course, n_steps: int) -> Iterator[AttentionHead]:
+def _heads(bags: Bags, truth: NDArray[np.bool_], course: Course) -> Iterator[AttentionHead]:
     """The head, ever the same one, after each step."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(course.seed)
-        head = AttentionHead(bags.deepest.shape[2], bags.pooled.shape[2], truth.shape[1], course.dropout)
-        optimiser = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        targets, weights = torch.from_numpy(truth).float(), _class_weights(truth, course)
-        for _ in range(n_steps):
-            loss = classification_loss(head.train()(bags), targets, multilabel=course.multilabel, weights=weights)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            yield head
+        head = AttentionHead(bags.deepest.shape[2], bags.pooled.shape[2], truth.shape[1])
+    optimiser = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    targets, weights = torch.from_numpy(truth).float(), _class_weights(truth, course)
+    dropped = Dropout(course.dropout, torch.Generator().manual_seed(course.seed))
+    while True:
+        loss = classification_loss(head(bags, dropped), targets, multilabel=course.multilabel, weights=weights)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        yield head
 
 
 @torch.no_grad()
 def _logits(head: AttentionHead, bags: Bags) -> NDArray[np.float32]:
-    return head.eval()(bags).numpy()
+    return head(bags).numpy()
 
 
 def _class_weights(truth: NDArray[np.bool_], course: Course) -> Tensor:

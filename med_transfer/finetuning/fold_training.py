@@ -105,7 +105,12 @@ def _learn(
     start = initialise(classifier, data, config, preprocessing, source)
     if not config.transfer.strategy.trains:
         row = start.row or {}
-        only_in_log(log, "linear probe: %s", ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        only_in_log(
+            log,
+            "%s: %s",
+            config.transfer.strategy.name,
+            ", ".join(f"{name} {value:.4g}" for name, value in row.items()),
+        )
         return [row], 0
     batches = training_batches(data, config, preprocessing, seed)
     module = FinetuningModule(

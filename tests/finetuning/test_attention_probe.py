@@ -112,6 +112,11 @@ def test_attention_goes_to_the_instance_that_holds_the_finding():
     assert np.mean(weights.argmax(1)[1::2] == places[1::2]) > 0.9
 
 
+def test_it_ends_where_left_out_patients_are_told_no_better():
+    bags, truth, _ = bags_with_a_finding(20, 0.0)
+    assert fit_attention(bags, truth, patients(20), Course(10**9)).n_steps < 100
+
+
 @pytest.mark.parametrize(("balanced", "rare"), [(True, 0.5), (False, 0.34)])
 def test_classes_count_alike_where_that_is_asked_for(balanced, rare):
     alike = torch.ones(50, 3, 4)
