@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError, UnknownKey
+from med_transfer.page.language import translator
 from med_transfer.scans import Series, Verdict, find_series
 from med_transfer.scans.search.series_rules import Rule, SeriesRules, choose
 
@@ -86,6 +87,20 @@ def test_requirements_and_exclusions_name_their_rule():
         "sharp": "not chosen: excluded by rule 2, modality CT, kernel B70f",
         "mr": "not chosen: requirement 1 not met, modality MR",
     }
+
+
+def test_the_reasons_are_said_in_chinese_too():
+    t = translator("zh-TW")
+    preferred, excluded = rules(prefer=[{"kernel": "^b30"}]), rules(exclude=[{"kernel": "b70", "modality": "CT"}])
+    assert [t.said(choice.reason) for choice in choose([SOFT, SHARP], preferred)] == [
+        "選用：重建核 B30f，優先於重建核 B70f（序列 sharp）",
+        "未選用：重建核 B30f（序列 soft）優先於重建核 B70f",
+    ]
+    assert [t.said(choice.reason) for choice in choose([SOFT, SHARP, REJECTED], excluded)] == [
+        "選用：2 個可用序列中唯一符合規則者",
+        "未選用：依第 1 項排除規則排除，檢查類型 CT、重建核 B70f",
+        "無法使用：請看其判定",
+    ]
 
 
 def test_what_is_equal_is_decided_by_slices_then_spacing_then_name():

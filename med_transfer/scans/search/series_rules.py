@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from med_transfer.errors.sentence import Sentence, listed
 from med_transfer.scans.search.description import states_contrast
 from med_transfer.scans.search.identity import identity
 from med_transfer.scans.series import Series
@@ -23,6 +24,20 @@ _KEYWORDS = {  # conditions that look for a pattern, and the DICOM attribute in 
     "body_part": "BodyPartExamined",
     "image_type": "ImageType",
     "manufacturer": "Manufacturer",
+}
+_IN_WORDS = {
+    "modality": Sentence("modality"),
+    "kernel": Sentence("kernel"),
+    "slice_thickness_mm": Sentence("slice thickness"),
+    "slice_spacing_mm": Sentence("slice spacing"),
+    "contrast": Sentence("contrast"),
+    "plane": Sentence("plane"),
+    "n_slices": Sentence("n slices"),
+    "body_part": Sentence("body part"),
+    "description": Sentence("description"),
+    "image_type": Sentence("image type"),
+    "manufacturer": Sentence("manufacturer"),
+    "format": Sentence("format"),
 }
 Value = str | float | bool | None
 
@@ -127,11 +142,11 @@ class SeriesRules(BaseModel):
 
 @dataclass(frozen=True)
 class Choice:
-    """``reason`` is a sentence for a person; it never holds a SeriesDescription."""
+    """``reason`` is for a person; it never holds a SeriesDescription."""
 
     series: Series
     chosen: bool
-    reason: str
+    reason: Sentence
 
 
 def choose(series: Sequence[Series], rules: SeriesRules | None = None) -> list[Choice]:
@@ -159,33 +174,36 @@ def _study(series: Series, number: int) -> Hashable:
 def _study_choices(candidates: Sequence[Series], rules: SeriesRules | None) -> list[Choice]:
     usable = [series for series in candidates if series.verdict.usable]
     choices = [
-        Choice(series, False, "not usable: see its verdict") for series in candidates if not series.verdict.usable
+        Choice(series, False, Sentence("not usable: see its verdict"))
+        for series in candidates
+        if not series.verdict.usable
     ]
     if rules is None:
         return choices + [Choice(series, True, _without_rules(series, len(usable))) for series in usable]
     refusals = [(series, _refusal(series, rules)) for series in usable]
-    choices += [Choice(series, False, f"not chosen: {refusal}") for series, refusal in refusals if refusal]
+    choices += [Choice(series, False, refusal) for series, refusal in refusals if refusal]
     admitted = [series for series, refusal in refusals if not refusal]
     return choices + _ranked(admitted, rules, len(usable))
 
 
-def _without_rules(series: Series, usable: int) -> str:
+def _without_rules(series: Series, usable: int) -> Sentence:
     if not series.study_uid:
-        return "names no study: stands alone"
+        return Sentence("names no study: stands alone")
     if usable == 1:
-        return "only usable series of its study"
-    return f"one of {usable} usable series of its study; no rules given"
+        return Sentence("only usable series of its study")
+    return Sentence("one of {n} usable series of its study; no rules given", n=usable)
 
 
-def _refusal(series: Series, rules: SeriesRules) -> str:
+def _refusal(series: Series, rules: SeriesRules) -> Sentence | None:
     for number, rule in enumerate(rules.require, start=1):
         if unmet := rule.unmet(series):
-            return f"requirement {number} not met, {_condition_in_words(series, unmet, rule)}"
+            what = _condition_in_words(series, unmet, rule)
+            return Sentence("not chosen: requirement {number} not met, {what}", number=number, what=what)
     for number, rule in enumerate(rules.exclude, start=1):
         if not rule.unmet(series):
-            met = ", ".join(_condition_in_words(series, name, rule) for name in rule.conditions)
-            return f"excluded by rule {number}, {met}"
-    return ""
+            met = listed(*(_condition_in_words(series, name, rule) for name in rule.conditions))
+            return Sentence("not chosen: excluded by rule {number}, {what}", number=number, what=met)
+    return None
 
 
 def _ranked(candidates: Sequence[Series], rules: SeriesRules, usable: int) -> list[Choice]:
@@ -193,21 +211,26 @@ def _ranked(candidates: Sequence[Series], rules: SeriesRules, usable: int) -> li
         return []
     best, *runners_up = sorted(candidates, key=lambda series: _rank(series, rules))
     if not runners_up:
-        return [Choice(best, True, f"chosen: {_alone(best, usable)}")]
+        return [Choice(best, True, Sentence("chosen: {why}", why=_alone(best, usable)))]
     over, under = _difference(best, runners_up[0], rules)
-    chosen = Choice(best, True, f"chosen: prefers {over} over {under} of {_told_apart(runners_up[0], best)}")
-    return [chosen, *(_passed_over(series, best, rules) for series in runners_up)]
+    other = _told_apart(runners_up[0], best)
+    reason = Sentence("chosen: prefers {better} over {worse} of {other}", better=over, worse=under, other=other)
+    return [Choice(best, True, reason), *(_passed_over(series, best, rules) for series in runners_up)]
 
 
-def _alone(series: Series, usable: int) -> str:
+def _alone(series: Series, usable: int) -> Sentence:
     if not series.study_uid:
-        return "meets the rules; names no study"
-    return "only usable series of its study" if usable == 1 else f"the only one of {usable} usable that the rules admit"
+        return Sentence("meets the rules; names no study")
+    if usable == 1:
+        return Sentence("only usable series of its study")
+    return Sentence("the only one of {n} usable that the rules admit", n=usable)
 
 
 def _passed_over(series: Series, best: Series, rules: SeriesRules) -> Choice:
     over, under = _difference(best, series, rules)
-    return Choice(series, False, f"not chosen: prefers {over} of {_told_apart(best, series)} over {under}")
+    other = _told_apart(best, series)
+    reason = Sentence("not chosen: prefers {better} of {other} over {worse}", better=over, worse=under, other=other)
+    return Choice(series, False, reason)
 
 
 def _rank(series: Series, rules: SeriesRules) -> tuple:
@@ -217,7 +240,7 @@ def _rank(series: Series, rules: SeriesRules) -> tuple:
     return fulfilled, -series.n_slices, thin, series.name, str(series.path), series.files
 
 
-def _difference(better: Series, worse: Series, rules: SeriesRules) -> tuple[str, str]:
+def _difference(better: Series, worse: Series, rules: SeriesRules) -> tuple[Sentence, Sentence]:
     """What the better one has and what the worse one has instead, at the first point where their ranks differ."""
     for rule in rules.prefer:
         unmet = rule.unmet(worse)
@@ -227,7 +250,7 @@ def _difference(better: Series, worse: Series, rules: SeriesRules) -> tuple[str,
         first, second = _value_in_words(better, name), _value_in_words(worse, name)
         if first != second:
             return first, second
-    return "the first by name", "the equal images"
+    return Sentence("the first by name"), Sentence("the equal images")
 
 
 # What a series says of itself ---------------------------------------------------------------------------------
@@ -264,31 +287,33 @@ def _holds(series: Series, name: str, wanted: Value | tuple) -> bool:
     return value == wanted
 
 
-def _condition_in_words(series: Series, name: str, rule: Rule) -> str:
+def _condition_in_words(series: Series, name: str, rule: Rule) -> Sentence:
     """A condition in words, with the value of this series; of a description only whether it matches."""
     if name == "description":
-        wanted = rule.conditions[name]
-        return "a description that matches" if _holds(series, name, wanted) else "a description that does not match"
+        if _holds(series, name, rule.conditions[name]):
+            return Sentence("a description that matches")
+        return Sentence("a description that does not match")
     return _value_in_words(series, name)
 
 
-def _value_in_words(series: Series, name: str) -> str:
-    value = _value(series, name)
-    words = name.removesuffix("_mm").replace("_", " ")
+def _value_in_words(series: Series, name: str) -> Sentence:
+    value, what = _value(series, name), _IN_WORDS[name]
     if value is None:
-        return f"no {words} stated"
+        return Sentence("no {what} stated", what=what)
     if name == "contrast":
-        return "contrast agent" if value else "no contrast agent"
+        return Sentence("contrast agent") if value else Sentence("no contrast agent")
     if name == "n_slices":
-        return f"{value} slices"
-    return f"{words} {value:g} mm" if isinstance(value, float) else f"{words} {value}"
+        return Sentence("{n} slices", n=value)
+    if isinstance(value, float):
+        return Sentence("{what} {mm:g} mm", what=what, mm=value)
+    return Sentence("{what} {value}", what=what, value=value)
 
 
-def _told_apart(series: Series, other: Series) -> str:
+def _told_apart(series: Series, other: Series) -> Sentence:
     """A name that tells it from the other one: copies of one series differ only in their place."""
     if series.name and series.name != other.name:
-        return f"series {series.name}"
-    return f"the series in {series.path.name}"
+        return Sentence("series {name}", name=series.name)
+    return Sentence("the series in {folder}", folder=series.path.name)
 
 
 def _slice_spacing_mm(series: Series) -> float | None:
