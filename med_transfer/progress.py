@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import warnings
@@ -33,8 +34,13 @@ def silent(stage: str, done: int, total: int, note: str = "") -> None:
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # a step may be minutes
 
 
+def kind_of(stage: str) -> str:
+    """The same for each fold, repeat or trial of a job: the stage's name without its numbers."""
+    return re.sub(r"(, repeat)? \d+( of \d+)?", "", stage)
+
+
 class _Bars:
-    """A bar a stage, on stderr or in a notebook; a new stage ends the one before."""
+    """A bar a stage, on stderr or in a notebook; a new stage ends the one before, and one of its kind replaces it."""
 
     def __init__(self) -> None:
         self._stage, self._bar = "", None
@@ -42,7 +48,7 @@ class _Bars:
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Draw one more step."""
         if self._bar is None or stage != self._stage or done < self._bar.n:
-            self.close()
+            self.close(leave=stage == self._stage or kind_of(stage) != kind_of(self._stage))
             self._stage, self._bar = stage, _bar(printable(stage), total)
         self._bar.total = total or None
         self._bar.set_postfix_str(printable(note), refresh=False)
@@ -50,9 +56,10 @@ class _Bars:
         if done == total:
             self._bar.refresh()
 
-    def close(self) -> None:
-        """Leave what is drawn as it is."""
+    def close(self, *, leave: bool = True) -> None:
+        """Leave what is drawn as it is, or take it away."""
         if self._bar is not None:
+            self._bar.leave = leave
             self._bar.close()
             self._bar = None
 

@@ -3,12 +3,15 @@
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
 import sys
 import termios
 import time
+
+import pytest
 
 from med_transfer.progress import named
 
@@ -60,6 +63,46 @@ def test_python_shows_bars_on_a_terminal_and_nothing_in_a_log(tmp_path):
     assert "3/3" in seen
     log = subprocess.run([sys.executable, "-c", WRITE, tmp_path / "log"], capture_output=True, timeout=240, check=True)
     assert (log.stdout, log.stderr) == (b"", b"")
+
+
+FOLDS = """
+import sys
+{bars}
+    for repeat in range(1, 4):
+        for fold in range(1, 6):
+            stage = "training" + f", repeat {{repeat}}" * (repeat > 1) + f", fold {{fold}} of 5"
+            for step in range(3):
+                tell(stage, step, 2)
+    tell("test scans", 1, 1)
+"""
+OF_A_COMMAND = "from med_transfer.cli.terminal import progress_bars\nwith progress_bars() as tell:"
+OF_PYTHON = "from med_transfer.progress import bars_unless\nwith bars_unless(None) as tell:"
+
+
+def screen_after(seen):
+    """The lines that a terminal shows in the end: what was written over and wiped is gone."""
+    lines, row, column = [""], 0, 0
+    for control, text in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)|([^\x1b\r\n]+)", seen):
+        if text:
+            lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
+            column += len(text)
+        elif control == "\r":
+            column = 0
+        elif control == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif control.endswith("A"):
+            row -= int(control[2:-1])
+        elif control.endswith("K"):
+            lines[row] = ""
+    return [line for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("bars", [OF_A_COMMAND, OF_PYTHON])
+def test_finished_folds_leave_one_bar(bars):
+    last_fold, after = screen_after(seen_on_a_terminal("-c", FOLDS.format(bars=bars)))
+    assert last_fold.startswith("training, repeat 3, fold 5 of 5")
+    assert after.startswith("test scans")
 
 
 def test_a_command_draws_its_own_bars_and_no_others(tmp_path):

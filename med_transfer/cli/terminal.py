@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
 from med_transfer.errors import printable
-from med_transfer.progress import Progress, silent
+from med_transfer.progress import Progress, kind_of, silent
 
 
 @contextmanager
@@ -80,7 +80,10 @@ _PACE_SECONDS = 600.0  # looked back for the time left: some scans take minutes
 
 
 class TerminalProgress:
-    """Progress as bars, one a stage, with the time left; plain lines now and then where stderr is not a terminal."""
+    """Progress as bars, one a stage, with the time left; plain lines now and then where stderr is not a terminal.
+
+    Folds, repeats and trials have one bar in turn: dozens of finished ones would push everything else off the screen.
+    """
 
     def __init__(self) -> None:
         from rich import progress as rich_progress
@@ -103,18 +106,24 @@ class TerminalProgress:
         self._is_plain, self._last_line = not console.is_terminal, 0.0
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Draw one more step; a new stage begins a new bar."""
+        """Draw one more step; a new stage begins a new bar, in place of the one of its kind."""
         stage, note = printable(stage), printable(note)
         if stage not in self._tasks:
             if self._tasks:  # a stage has ended; the first one tells of itself when its first step is done
                 tell_remarks()
-            for task in self._tasks.values():
-                self._bars.stop_task(task)
+            self._end_stages(kind_of(stage))
             self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
         self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
         if self._is_plain and (done >= total or time.monotonic() - self._last_line > _LINE_SECONDS):
             self._last_line = time.monotonic()
             self._write_line(self._tasks[stage])
+
+    def _end_stages(self, kind: str) -> None:
+        for stage in [*self._tasks]:
+            if kind_of(stage) == kind:
+                self._bars.remove_task(self._tasks.pop(stage))
+            else:
+                self._bars.stop_task(self._tasks[stage])
 
     def _write_line(self, number: int) -> None:
         task = next(task for task in self._bars.tasks if task.id == number)
