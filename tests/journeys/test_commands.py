@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import shutil
 import signal
@@ -28,6 +29,7 @@ from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
 from med_transfer.cli import app as cli
 from med_transfer.cohorts import Cohort
+from med_transfer.inference import folder as folder_of_scans
 from med_transfer.phantoms import CLASSES
 
 LABELS = sorted(CLASSES["texture"])
@@ -351,7 +353,7 @@ def test_predict_without_the_region_that_it_needs_says_so(command, transferred, 
 
 
 def test_a_killed_prediction_resumes_to_the_same_table(command, finished, cohort_csv, tmp_path):
-    """In a process of its own, killed without warning."""
+    """In a process of its own, killed without warning: a fork of this one, which has imported everything."""
     scans = tmp_path / "scans"
     scans.mkdir()
     for copy in range(4):
@@ -360,14 +362,18 @@ def test_a_killed_prediction_resumes_to_the_same_table(command, finished, cohort
     total = len(list(scans.iterdir()))
     words = ["predict", str(finished.bundle), str(scans), "-o"]
     table = tmp_path / "killed/predictions.csv"
-    process = subprocess.Popen(
-        [*IN_SUBPROCESS, *words, str(table.parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while (not table.exists() or table.read_bytes().count(b"\n") < 4) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=command, args=(*words, table.parent))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_of_scans, "_FEW", 0)  # processes read its scans
+        process.start()
+    try:
+        deadline = time.monotonic() + 120
+        while (not table.exists() or table.read_bytes().count(b"\n") < 4) and time.monotonic() < deadline:
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     done = table.read_bytes().count(b"\n") - 1
     assert 0 < done < total
 
