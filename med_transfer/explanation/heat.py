@@ -36,8 +36,12 @@ class HeatMap:
 
     @property
     def peak(self) -> Triple:
-        """Index (depth, height, width) of the voxel that speaks most for the class."""
-        depth, height, width = np.unravel_index(int(self.values.argmax()), self.values.shape)
+        """Index (depth, height, width) of the voxel that speaks most for the class.
+
+        Of many that do, as all of a slice, the one nearest to their middle: at a corner is nothing to be seen.
+        """
+        most = np.argwhere(self.values == self.values.max())
+        depth, height, width = most[((most - most.mean(axis=0)) ** 2).sum(axis=1).argmin()]
         return int(depth), int(height), int(width)
 
 

@@ -16,6 +16,7 @@ from med_transfer.backbones.networks.planar import torchvision_resnet
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.errors import ConfigError
 from med_transfer.explanation import GradCAM, Occlusion
+from med_transfer.explanation.heat import HeatMap
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 
@@ -164,3 +165,20 @@ def test_a_network_that_sees_nothing_gives_an_empty_map(image):
     blind = Ensemble([Classifier(Blind(), 2)]).eval()
     assert GradCAM()(blind, image, 0).empty
     assert WINDOW(blind, image, 0).empty
+
+
+@pytest.mark.parametrize(
+    ("strongest", "place"), [(np.s_[2], (2, 4, 5)), (np.s_[1:4, 2:5, 0:3], (2, 3, 1)), (np.s_[0, 1, 2], (0, 1, 2))]
+)
+def test_a_slice_or_tile_that_speaks_most_is_shown_in_its_middle(strongest, place):
+    values = np.zeros((5, 9, 11), np.float32)
+    values[strongest] = 2.0
+    assert HeatMap(values, (1.0, 1.0, 1.0)).peak == place
+
+
+def test_of_two_slices_that_speak_as_much_one_is_shown_and_not_what_lies_between():
+    values = np.zeros((7, 3, 3), np.float32)
+    values[[1, 5]] = 1.0
+    depth, height, width = HeatMap(values, (1.0, 1.0, 1.0)).peak
+    assert depth in (1, 5)
+    assert (height, width) == (1, 1)
