@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson
+from med_transfer.cli.options import AsJson, ReportLanguage
 
 if TYPE_CHECKING:
     from med_transfer.cohorts import Case
@@ -36,6 +36,7 @@ def command(
         float, typer.Option(min=0.0, help="Interpolate uneven slices where no gap is wider; 0 rejects them.")
     ] = 0.0,
     limit: Annotated[int, typer.Option(min=0, help="Most series with pictures on the page.")] = 50,
+    language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
     """Show the series found, the verdict on each, spacing, orientation and values."""
@@ -52,7 +53,8 @@ def command(
     if picture:
         write_picture(next((summary for summary in summaries if summary.view), None), picture)
     if html:
-        write_inspection(html, str(scan), summaries, ignored, scan, count_files(surveyed) if surveyed else None)
+        n_files = count_files(surveyed) if surveyed else None
+        write_inspection(html, str(scan), summaries, ignored, scan, n_files, language)
     if not summaries and not ignored:
         raise ScanNotFound("no files", where=scan, expected="DICOM, NIfTI, NRRD or MetaImage")
     usable = sum(summary.verdict.usable for summary in summaries)
@@ -78,14 +80,15 @@ def _cases(table: Path, max_gap_mm: float) -> list[Summarise]:
 
 def _summarise_case(case: Case, label: str, max_gap_mm: float, *, view: bool) -> ScanSummary:
     from med_transfer.errors import ScanError
+    from med_transfer.errors.sentence import Sentence
+    from med_transfer.page.language import sentence
     from med_transfer.scans import Verdict, read_scan
     from med_transfer.scans.inspection.page import ScanSummary, refused, summarise_volume
     from med_transfer.scans.isolation import confined, isolated
 
     rows = {"series": case.scan, "row": str(case.row), "series_uid": case.series_uid, "label": label}
-    summary = ScanSummary(
-        f"row {case.row}: {case.scan}", {name: text for name, text in rows.items() if text}, Verdict()
-    )
+    title = Sentence(sentence("row {row}: {scan}"), row=case.row, scan=case.scan)
+    summary = ScanSummary(title, {name: text for name, text in rows.items() if text}, Verdict())
     try:
         with confined(case.path):
             volume = isolated(read_scan, case.path, case.series_uid, max_gap_mm=max_gap_mm, where=case.path)
@@ -100,17 +103,23 @@ def _region(case: Case, volume: Volume) -> tuple[Region | None, str]:
     """The region that the table gives, or why it has none to give: the scan is then shown without it."""
     from med_transfer.cohorts import region_of_case
     from med_transfer.errors import ScanError
+    from med_transfer.errors.sentence import Sentence
+    from med_transfer.page.language import sentence
 
     try:
         return region_of_case(case, volume)[0], ""
     except ScanError as error:
-        return None, f"region of interest: {_without_folders(error, case)}"
+        return None, Sentence(sentence("region of interest: {why}"), why=_without_folders(error, case))
 
 
 def _without_folders(error: ScanError, case: Case) -> str:
     """The message with the paths as the table has them, not as they are on this machine."""
-    message = str(error).replace(str(case.path), case.scan)
-    return message.replace(str(case.mask), case.mask.name) if case.mask else message
+
+    def shortened(text: str) -> str:
+        text = text.replace(str(case.path), case.scan)
+        return text.replace(str(case.mask), case.mask.name) if case.mask else text
+
+    return error.message.mapped(shortened)
 
 
 def _label(row: Row) -> str:

@@ -136,6 +136,15 @@ def test_the_comparison_is_translated(language):
     assert set(own) & set(shared(language)) == set(), "translated for all sections already"
 
 
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_the_inspection_is_translated(language):
+    folder, command = PACKAGE / "scans" / "inspection", PACKAGE / "cli" / "inspect.py"
+    own, used = catalogue(folder / "page", language), sentences([*folder.glob("*.html.jinja"), command])
+    layout = set(catalogue(PACKAGE / "page" / "layout", language))
+    assert used - set(own) - layout == set(), "not translated"
+    assert set(own) - used == set(), "translated, but never said"
+
+
 SCAN_ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ScanError)}
 
 

@@ -138,6 +138,17 @@ def test_page_can_be_read_aloud(mixed, tmp_path):
     assert {article["aria-labelledby"] for article in page.all("article")} == names
 
 
+def test_the_page_in_chinese_leaves_no_english(mixed, tmp_path):
+    source = inspected(mixed, tmp_path / "page.html", n_files=15, language="zh-TW").source
+    body = re.sub(r"<style>.*?</style>", "", source, flags=re.DOTALL)
+    said = " ".join([re.sub(r"<[^>]*>", " ", body), *re.findall(r'(?:alt|aria-label)="([^"]*)"', body)])
+    said = said.replace("my scans", "").replace("ACME &amp; sons", "")
+    english = r"\b(?:and|of|the|no|in|at|series|kind|files|accept|reject|damaged|window|stated|median|axial|plane)\b"
+    assert re.findall(english, said) == []
+    for words in ("採用", "不採用", "窗寬", "橫切面", "中位數", "不是掃描的檔案", "切片 3 與 4 之間 5.00 mm", "損毀"):
+        assert words in said, words
+
+
 def test_equal_input_gives_an_equal_page(mixed, tmp_path):
     assert inspected(mixed, tmp_path / "a.html").source == inspected(mixed, tmp_path / "b.html").source
 

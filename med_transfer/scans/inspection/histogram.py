@@ -7,11 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence
+
 _HU = (-1100.0, 1600.0)
 _BINS = 135  # 20 HU each
 _DECADES = 5  # from 0.001 % to 100 % of the voxels
 # HU at 120 kV. Source: Bushberg et al., The Essential Physics of Medical Imaging, 4th ed., chapter 10.
-_TISSUES = (("air", -1000.0, -1000.0), ("fat", -120.0, -80.0), ("soft tissue", 0.0, 80.0), ("bone", 300.0, 1600.0))
+_TISSUES = (
+    (Sentence("air"), -1000.0, -1000.0),
+    (Sentence("fat"), -120.0, -80.0),
+    (Sentence("soft tissue"), 0.0, 80.0),
+    (Sentence("bone"), 300.0, 1600.0),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ def histogram(values: NDArray, *, hounsfield: bool) -> Histogram:
         tissues=tuple((name, (a - low) / (high - low), (b - low) / (high - low)) for name, a, b in _TISSUES)
         if hounsfield
         else (),
-        unit="HU" if hounsfield else "stored value",
+        unit="HU" if hounsfield else Sentence("stored value"),
         spoken=_spoken(values, hounsfield),
     )
 
@@ -70,6 +77,10 @@ def _spoken(values: NDArray, hounsfield: bool) -> str:
     shares = [10, 50, 90]
     low, middle, high = np.percentile(values, shares)
     unit = " HU" if hounsfield else ""
-    return (
-        f"Histogram of values: a tenth below {low:.0f}{unit}, median {middle:.0f}{unit}, a tenth above {high:.0f}{unit}"
+    return Sentence(
+        "Histogram of values: a tenth below {low:.0f}{unit}, median {middle:.0f}{unit}, a tenth above {high:.0f}{unit}",
+        low=low,
+        middle=middle,
+        high=high,
+        unit=unit,
     )

@@ -14,7 +14,9 @@ from scipy.ndimage import label
 
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.errors import ScanError, ScanNotFound
-from med_transfer.page import environment
+from med_transfer.errors.sentence import Sentence
+from med_transfer.page import Language, environment
+from med_transfer.page.language import translator
 from med_transfer.scans import geometry
 from med_transfer.scans.inspection.histogram import Histogram, histogram
 from med_transfer.scans.inspection.picture import Plane, Window, bar_mm, data_uri, planes, side_by_side
@@ -33,12 +35,28 @@ from med_transfer.scans.verdict import Verdict
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
-_TEMPLATE = "page.html.jinja"
+_HERE, _TEMPLATE = Path(__file__).parent, "page.html.jinja"
 _SOFT_TISSUE, _LUNG = (-160.0, 240.0), (-1350.0, 150.0)
 _LUNG_SHARE = 0.1  # of the body: a chest has more, bowel gas and sinuses are less
 _AIR_UNTIL_HU, _TISSUE_FROM_HU = -950, -500
 _ABOVE = ("series", "verdict")
-_LABELS = {"series_uid": "series UID", "spacing_mm": "spacing, mm"}
+_LABELS = {
+    "row": Sentence("row"),
+    "series_uid": Sentence("series UID"),
+    "label": Sentence("label"),
+    "kind": Sentence("kind"),
+    "files": Sentence("files"),
+    "voxels": Sentence("voxels"),
+    "spacing_mm": Sentence("spacing, mm"),
+    "orientation": Sentence("orientation"),
+    "values": Sentence("values"),
+}
+_PLANES = {
+    "axial": Sentence("axial"),
+    "coronal": Sentence("coronal"),
+    "sagittal": Sentence("sagittal"),
+    "oblique": Sentence("oblique"),
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,7 @@ def summarise_series(series: Series, title: str, *, max_gap_mm: float = 0.0, vie
             volume = isolated(read_scan, series, max_gap_mm=max_gap_mm, where=series.path)
             return summarise_volume(summary, volume, view=view)
     except ScanError as error:
-        return refused(summary, str(error))
+        return refused(summary, error.message)
 
 
 def summarise_volume(
@@ -107,7 +125,7 @@ def summarise_volume(
         acquisition=describe_acquisition(volume.provenance.acquisition),
         size=" × ".join(str(n) for n in reversed(volume.voxels.shape)),
         spacing=" × ".join(f"{mm:.2f}" for mm in volume.spacing_mm),
-        lies=f"{geometry.plane(volume.affine)}, {volume.orientation}",
+        lies=Sentence("{plane}, {letters}", plane=_PLANES[geometry.plane(volume.affine)], letters=volume.orientation),
         view=view_of(volume, region) if view else None,
     )
 
@@ -132,6 +150,7 @@ def write_inspection(
     ignored: Sequence[Ignored],
     base: Path,
     n_files: int | None = None,
+    language: Language = "en",
 ) -> None:
     """Write the page whole or not at all; equal input gives an equal file.
 
@@ -142,11 +161,12 @@ def write_inspection(
         ignored: files that are no scans.
         base: the folder that paths of ignored files are shown relative to.
         n_files: files looked at; None where nobody counted them.
+        language: of the page.
 
     Raises:
         OutputError: when the file cannot be written.
     """
-    page = _environment().get_template(_TEMPLATE)
+    page = _environment(language).get_template(_TEMPLATE)
     reasons: dict[tuple[bool, str], list[str]] = defaultdict(list)
     for file in ignored:
         reasons[not file.damaged, file.reason].append(shown_path(file.path, base))
@@ -167,8 +187,8 @@ def shown_path(path: Path, base: Path) -> str:
     return path.name if relative == "." else relative
 
 
-def _environment() -> Environment:
-    made = environment(Path(__file__).parent)
+def _environment(language: Language) -> Environment:
+    made = environment(_HERE, t=translator(language).reading(_HERE / "page"))
     made.filters |= {"data_uri": data_uri, "bar_mm": bar_mm}
     return made
 
@@ -193,8 +213,12 @@ def view_of(volume: Volume, region: Region | None = None) -> View:
 def _window_hu(volume: Volume) -> tuple[Window, str]:
     """For lung where the middle axial plane shows much of it, else for soft tissue."""
     voxels, _ = geometry.canonical(volume.voxels, volume.affine)
-    name, (low, high) = ("Lung", _LUNG) if _shows_lung(voxels[len(voxels) // 2]) else ("Soft tissue", _SOFT_TISSUE)
-    return (low, high), f"{name} window, width {high - low:.0f}, level {(low + high) / 2:.0f} HU"
+    lung = _shows_lung(voxels[len(voxels) // 2])
+    low, high = _LUNG if lung else _SOFT_TISSUE
+    shown = {"width": high - low, "level": (low + high) / 2}
+    if lung:
+        return (low, high), Sentence("Lung window, width {width:.0f}, level {level:.0f} HU", **shown)
+    return (low, high), Sentence("Soft tissue window, width {width:.0f}, level {level:.0f} HU", **shown)
 
 
 def _shows_lung(plane: NDArray) -> bool:
@@ -212,10 +236,14 @@ def _window(values: NDArray) -> tuple[Window, str]:
     low, high = (float(value) for value in np.percentile(values, [0.5, 99.5]))
     if high <= low:
         low, high = float(values.min()), float(values.max())
-    return (low, high), f"Window from {low:.4g} to {high:.4g}: all but the lowest and highest 0.5 % of the values"
+    return (low, high), Sentence(
+        "Window from {low:.4g} to {high:.4g}: all but the lowest and highest 0.5 % of the values", low=low, high=high
+    )
 
 
 def _region(volume: Volume, region: Region) -> str:
     size = " x ".join(f"{mm:.0f}" for mm in region.size_mm)
     inside = geometry.inside(volume.affine, volume.voxels.shape, region.centre_mm)
-    return f"{size} mm" + ("" if inside else ", and its middle lies outside this scan")
+    if inside:
+        return f"{size} mm"
+    return Sentence("{size} mm, and its middle lies outside this scan", size=size)

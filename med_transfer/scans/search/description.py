@@ -8,6 +8,7 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.series import Series, Survey
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import hounsfield_doubt
@@ -15,20 +16,20 @@ from med_transfer.scans.voxel_checks import hounsfield_doubt
 _SAMPLE = 2_000_000  # voxels that percentiles and histograms look at
 _NO_AGENT = ("", "NO", "NONE", "N")  # what is typed where none was given
 _ACQUISITION = (  # DICOM keyword, label, unit
-    ("Manufacturer", "manufacturer", ""),
-    ("ManufacturerModelName", "model", ""),
-    ("BodyPartExamined", "body part", ""),
-    ("PatientPosition", "patient position", ""),
-    ("ImageType", "image type", ""),
-    ("SliceThickness", "slice thickness", " mm"),
-    ("ConvolutionKernel", "kernel", ""),
-    ("KVP", "tube voltage", " kV"),
-    ("GantryDetectorTilt", "declared gantry tilt", " degrees"),
-    ("MagneticFieldStrength", "field strength", " T"),
-    ("ScanningSequence", "sequence", ""),
-    ("RepetitionTime", "repetition time", " ms"),
-    ("EchoTime", "echo time", " ms"),
-    ("ScanOptions", "scan options", ""),
+    ("Manufacturer", Sentence("manufacturer"), ""),
+    ("ManufacturerModelName", Sentence("model"), ""),
+    ("BodyPartExamined", Sentence("body part"), ""),
+    ("PatientPosition", Sentence("patient position"), ""),
+    ("ImageType", Sentence("image type"), ""),
+    ("SliceThickness", Sentence("slice thickness"), " mm"),
+    ("ConvolutionKernel", Sentence("kernel"), ""),
+    ("KVP", Sentence("tube voltage"), " kV"),
+    ("GantryDetectorTilt", Sentence("declared gantry tilt"), " degrees"),
+    ("MagneticFieldStrength", Sentence("field strength"), " T"),
+    ("ScanningSequence", Sentence("sequence"), ""),
+    ("RepetitionTime", Sentence("repetition time"), " ms"),
+    ("EchoTime", Sentence("echo time"), " ms"),
+    ("ScanOptions", Sentence("scan options"), ""),
 )
 
 
@@ -51,10 +52,12 @@ def describe_volume(volume: Volume) -> dict[str, str]:
     return {
         "kind": f"{volume.provenance.format} {volume.provenance.modality}".strip(),
         "verdict": str(volume.verdict),
-        "voxels": f"{width} x {height} x {depth} (column, row, slice)",
+        "voxels": Sentence("{size} (column, row, slice)", size=f"{width} x {height} x {depth}"),
         "spacing_mm": " x ".join(f"{mm:.3f}" for mm in volume.spacing_mm),
-        "orientation": f"{volume.orientation} (columns, rows, slices grow to)",
-        "values": f"1 % {low:.0f}, median {middle:.0f}, 99 % {high:.0f}{unit}",
+        "orientation": Sentence("{letters} (columns, rows, slices grow to)", letters=volume.orientation),
+        "values": Sentence(
+            "1 % {low:.0f}, median {middle:.0f}, 99 % {high:.0f}{unit}", low=low, middle=middle, high=high, unit=unit
+        ),
     }
 
 
@@ -65,7 +68,8 @@ def describe_acquisition(acquisition: Mapping[str, str]) -> dict[str, str]:
     }
     if not rows:
         return {}
-    return rows | {"contrast agent": "stated" if states_contrast(acquisition) else "none stated"}
+    stated = Sentence("stated") if states_contrast(acquisition) else Sentence("none stated")
+    return rows | {Sentence("contrast agent"): stated}
 
 
 def _tidy(text: str) -> str:
