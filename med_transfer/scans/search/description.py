@@ -63,7 +63,7 @@ def describe_volume(volume: Volume) -> dict[str, str]:
 
 def describe_acquisition(acquisition: Mapping[str, str]) -> dict[str, str]:
     """How the scanner made it, label to value; of free text only whether a contrast agent is named."""
-    rows = {
+    rows: dict[str, str] = {
         label: _tidy(acquisition[keyword]) + unit for keyword, label, unit in _ACQUISITION if acquisition.get(keyword)
     }
     if not rows:
