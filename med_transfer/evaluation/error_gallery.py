@@ -85,7 +85,12 @@ def _explained(scan: int, missed: NDArray, wrongly: NDArray, probabilities: NDAr
 
 
 def gallery(
-    record: BundleRecord, ensemble: Ensemble, prepared: PreparedCohort, predictions: Sequence[Prediction], n: int
+    record: BundleRecord,
+    ensemble: Ensemble,
+    prepared: PreparedCohort,
+    predictions: Sequence[Prediction],
+    n: int,
+    fold_of: Sequence[int] = (),
 ) -> tuple[list[Miss], MapChecks | None]:
     """Pictures of at most ``n`` errors with a map over them, and how far these maps can be trusted.
 
@@ -97,18 +102,21 @@ def gallery(
         prepared: the scans, as the network sees them.
         predictions: of the same scans, in their order.
         n: how many; with 0, or without an error, there is nothing and None.
+        fold_of: where the scans trained fold models, the one of each that did not train on it, which alone is
+            explained then; else empty.
     """
     if not n or not predictions:
         return [], None
     probabilities = np.array([[scan.probabilities[name] for name in record.classes] for scan in predictions])
-    predicted, truth = record.operating_point.predictions(probabilities, record.labels), prepared.cohort.truth
+    predicted, truth = _called(record, predictions), prepared.cohort.truth
     errors = chosen_errors(truth, predicted, probabilities, n)
     if not errors:
         return [], None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ensemble = ensemble.to(device).eval()
     method = Attention() if looks_by_attention(ensemble) else GradCAM()
-    explanations = list(_explained_errors(errors, ensemble, prepared, method))
+    networks = [ensemble.alone(fold_of[error.scan]) if fold_of else ensemble for error in errors]
+    explanations = list(_explained_errors(errors, networks, prepared, method))
     ensemble.cpu()
     misses = []
     for error, explanation in zip(errors, explanations, strict=True):
@@ -133,12 +141,19 @@ def gallery(
     return misses, _checks(record, explanations, method)
 
 
+def _called(record: BundleRecord, predictions: Sequence[Prediction]) -> NDArray[np.bool_]:
+    """[scan, class], as each prediction says: its thresholds may be its own."""
+    named = [one.predicted.split(";") if record.labels.multilabel else [one.predicted] for one in predictions]
+    return np.array([[name in names for name in record.classes] for names in named])
+
+
 def _explained_errors(
-    errors: Sequence[Error], ensemble: Ensemble, prepared: PreparedCohort, method: Method
+    errors: Sequence[Error], networks: Sequence[Ensemble], prepared: PreparedCohort, method: Method
 ) -> Iterator[Explanation]:
-    device = next(ensemble.parameters()).device
-    for seed, error in enumerate(errors):  # each with random weights and regions of its own
+    for seed, (error, ensemble) in enumerate(zip(errors, networks, strict=True)):
+        device = next(ensemble.parameters()).device
         image = torch.from_numpy(prepared.tensors[error.scan].astype(np.float32)).to(device)
+        # each with random weights and regions of its own
         checks = MapCheckSettings(draws=_DRAWS, n_random=_RANDOM_REGIONS, seed=seed)
         yield explain(ensemble, image, error.class_index, method, checks)
 

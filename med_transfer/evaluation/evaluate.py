@@ -52,6 +52,7 @@ class EvaluationInput:
         curves: of the training.
         cross_fitted: rows, and the record that decides on them, where the scans are validation scans; empty: ``record``
             decides on all.
+        fold_of: of each validation scan the fold model that did not train on it; empty: the scans trained none.
     """
 
     record: BundleRecord
@@ -64,6 +65,7 @@ class EvaluationInput:
     known_figures: KnownFigures = field(default_factory=KnownFigures)
     curves: Sequence[LearningCurve] = ()
     cross_fitted: Sequence[tuple[NDArray[np.intp], BundleRecord]] = ()
+    fold_of: Sequence[int] = ()
 
     def answers(self, probabilities: NDArray[np.float64]) -> list[Prediction]:
         """The scans' predictions with probabilities [scan, class]."""
@@ -138,7 +140,8 @@ def evaluate(
         resampling=Bootstrap(seed=seed),
     )
     metrics.save(out / "metrics.json")
-    misses, checks = gallery(record, given.ensemble, prepared, reporting.answers(reported), explain.gallery)
+    answers = reporting.answers(reported)
+    misses, checks = gallery(record, given.ensemble, prepared, answers, explain.gallery, given.fold_of)
     arrays = {"truth": prepared.cohort.truth, "probabilities": reported, "patients": prepared.cohort.patients}
     write_report(out / "report.html", Evidence(metrics, given.summary, given.curves, misses, checks, **arrays))
     return metrics

@@ -35,6 +35,7 @@ from med_transfer.processor import keep_freed_memory
 
 LEAST_EPOCHS = 10  # fewer than that, and a linear head on frozen features is the better use of the time
 _START_SECONDS = 15.0  # imports, report, pictures
+_PASSES_OF_A_MAP = 20  # of a scan: the map, regions hidden, random weights
 _TIMED_STEPS = 2  # of an attention
 _TIMED_BATCH = 4  # scans: enough to be slow as batches are, and soon over
 
@@ -66,7 +67,7 @@ class GivenUp(NamedTuple):
 class Duration:
     """Seconds of a run's parts; training counts all epochs, which early stopping may shorten.
 
-    ``pretraining`` is that of all folds, ``n_pretrained`` how many there are.
+    ``pretraining`` is that of all folds, ``n_pretrained`` how many there are; ``maps`` that of the errors shown.
     """
 
     reading: float
@@ -74,11 +75,12 @@ class Duration:
     baseline: float
     pretraining: float = 0.0
     n_pretrained: int = 0
+    maps: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Of the whole run."""
-        return _START_SECONDS + self.reading + self.pretraining + self.training + self.baseline
+        return _START_SECONDS + self.reading + self.pretraining + self.training + self.baseline + self.maps
 
     @property
     def sentence(self) -> str:
@@ -89,6 +91,7 @@ class Duration:
             parts += [f"pretraining of {self.n_pretrained} folds {_minutes(self.pretraining)}, {each} each"]
         parts += [f"training {_minutes(self.training)}"]
         parts += [f"from-scratch baseline {_minutes(self.baseline)}"] if self.baseline else []
+        parts += [f"pictures of errors {_minutes(self.maps)}"] if self.maps else []
         without = f"; {_minutes(self.seconds - self.baseline)} without the baseline" if self.baseline else ""
         return f"about {_minutes(self.seconds)} on this machine at most ({', '.join(parts)}){without}"
 
@@ -202,7 +205,8 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     else:  # features are computed once for each encoder
         training = n_scans * max(n_pretrained, 1) * cost.forward + n_folds * cost.head
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
-    return Duration(n_scans * cost.read, training, baseline, n_pretrained * cost.pretraining, n_pretrained)
+    maps = config.explain.gallery * _PASSES_OF_A_MAP * cost.forward
+    return Duration(n_scans * cost.read, training, baseline, n_pretrained * cost.pretraining, n_pretrained, maps)
 
 
 def _folds_seconds(config: FinetuneConfig, split: Split, cost: Cost) -> float:

@@ -1,5 +1,6 @@
 """Which errors a report shows, and that each comes with a map of the network that made it."""
 
+import copy
 import dataclasses
 import io
 
@@ -138,6 +139,30 @@ def test_a_network_that_looks_by_attention_is_explained_by_it(prepared, trained)
     assert checks.element_mm is not None
     assert not trained or checks.element_mm == (24.0, 16.0, 16.0)  # a tile of 8 voxels
     assert len(misses) == 1
+
+
+def test_of_a_scan_that_taught_fold_models_the_one_is_explained_that_it_did_not_teach(prepared):
+    """The other one has no weights that could see anything, and would have an empty map."""
+    blind = copy.deepcopy(learned().fold_models[0])
+    for parameter in blind.parameters():
+        torch.nn.init.zeros_(parameter)
+    both = Ensemble([learned().fold_models[0], blind], multilabel=True)
+    predictions = wrong_calls(prepared)
+    empty = [
+        {miss.empty for miss in gallery(record(), both, prepared, predictions, 6, [fold] * len(predictions))[0]}
+        for fold in (0, 1)
+    ]
+    assert False in empty[0]
+    assert empty[1] == {True}
+
+
+def test_errors_are_those_of_the_calls_that_were_made(prepared):
+    """A validation scan is called by thresholds that other patients led to, not by the bundle's."""
+    right = [
+        dataclasses.replace(one, predicted=";".join(np.array(LABELS.names)[truth]))
+        for one, truth in zip(wrong_calls(prepared), prepared.cohort.truth, strict=True)
+    ]
+    assert gallery(record(), learned(), prepared, right, 6) == ([], None)
 
 
 def test_planes_go_through_the_region_where_there_is_one(prepared):

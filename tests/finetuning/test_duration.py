@@ -46,6 +46,9 @@ def test_training_is_as_many_steps_as_the_batches_of_each_fold():
     assert found.training == pytest.approx(expected)
     assert found.baseline == pytest.approx(expected)  # the same network on the same folds
     assert found.reading == 120 * 0.5
+    shown = of_run.model_copy(update={"explain": of_run.explain.model_copy(update={"gallery": 3})})
+    assert estimate(shown, split, COST).seconds - found.seconds == pytest.approx(3 / 6 * found.maps - found.maps)
+    assert found.maps > 6 * 10 * COST.forward
 
 
 def test_a_linear_head_takes_one_pass_of_each_scan():
@@ -85,7 +88,7 @@ def test_without_a_limit_of_note_nothing_is_given_up():
     ("minutes", "keys"),
     [
         (100, ["from_scratch_baseline"]),
-        (40, ["from_scratch_baseline", "training.epochs"]),
+        (41, ["from_scratch_baseline", "training.epochs"]),
         (12, ["from_scratch_baseline", "training.epochs", "split.kind", "training.epochs"]),
         (2, ["from_scratch_baseline", "training.epochs", "split.kind", "training.epochs", "transfer.strategy"]),
     ],
