@@ -52,9 +52,7 @@ class Attention:
 def looks_by_attention(ensemble: Ensemble) -> bool:
     """Whether every network pools slices or tiles by an attention that has learned something."""
     encoders = [fold_model.encoder for fold_model in ensemble.fold_models]
-    attentions = [encoder.attention for encoder in encoders if isinstance(encoder, InstanceEncoder)]
-    learned = [attention is not None and bool(attention.score.weight.any()) for attention in attentions]
-    return len(learned) == len(encoders) and all(learned)
+    return all(isinstance(encoder, InstanceEncoder) and encoder.has_learned_attention for encoder in encoders)
 
 
 def _with_attention(encoder: Encoder) -> InstanceEncoder:

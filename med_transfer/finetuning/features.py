@@ -68,7 +68,7 @@ class FeatureSource:
     def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """As :meth:`cached`, before any bottleneck."""
         encoder = classifier.encoder
-        if isinstance(encoder, InstanceEncoder) and encoder.attention is not None:  # it differs from fold to fold
+        if isinstance(encoder, InstanceEncoder) and encoder.has_learned_attention:  # it differs from fold to fold
             return encoder.pool_instances(*self.instances(classifier, tensors))
         return self._of_frozen(classifier, tensors)
 

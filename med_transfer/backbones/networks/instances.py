@@ -62,6 +62,11 @@ class InstanceEncoder(Encoder):
     new_parts = ("attention",)
     attention: GatedAttention | None
 
+    @property
+    def has_learned_attention(self) -> bool:
+        """Whether an attention counts some instances more than others."""
+        return self.attention is not None and bool(self.attention.score.weight.any())
+
     def instance_features(self, feature_map: Tensor) -> Tensor:
         """[batch, instance, channel] of one of the maps."""
         raise NotImplementedError
