@@ -50,7 +50,7 @@ class Dropout(NamedTuple):
     """Lets a share of the values out, by numbers of its own, so that several trainings can take turns."""
 
     share: float
-    random: torch.Generator
+    random: torch.Generator | None = None
 
     def __call__(self, values: Tensor) -> Tensor:
         """The others as much larger."""
@@ -58,6 +58,9 @@ class Dropout(NamedTuple):
             return values
         kept = torch.rand(values.shape, generator=self.random) >= self.share
         return values * kept / (1 - self.share)
+
+
+NOTHING_DROPPED = Dropout(0.0)
 
 
 class AttentionHead(nn.Module):
@@ -69,9 +72,8 @@ class AttentionHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, bags: Bags, dropped: Dropout | None = None) -> Tensor:
+    def forward(self, bags: Bags, dropped: Dropout = NOTHING_DROPPED) -> Tensor:
         """Logits [scan, class]; ``dropped`` lets features out, in training."""
-        dropped = dropped or nn.Identity()
         features = torch.einsum("bnc,bn->bc", bags.pooled, self.attention(dropped(bags.deepest), bags.shown))
         return self.linear(dropped(features))
 

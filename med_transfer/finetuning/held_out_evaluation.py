@@ -120,7 +120,8 @@ def evaluate_held_out(
             altered_copies=run_data.altered_copies,
         ),
         _curves(bundled, config),
-        *((_cross_fitted(run_data, config, record, bundled), _fold_of(run_data)) if out_of_fold else ()),
+        _cross_fitted(run_data, config, record, bundled) if out_of_fold else (),
+        _fold_of(run_data) if out_of_fold else (),
     )
     return evaluate(
         given,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
+from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
 from med_transfer.finetuning.batch_norm import adapt_statistics, check_batch_norm
@@ -87,8 +89,8 @@ def initialise(
     if strategy.head_from_probe or attends:
         train_features, val_features = labelled_features(classifier, data, config, source.cached)
         probe = _probe(train_features, data, config)
-        logits = (torch.from_numpy(probe.logits(part.numpy())) for part in (train_features, val_features))
-        row = {**_row(*logits, data, config), "inverse_strength": probe.inverse_strength}
+        train, val = (torch.from_numpy(probe.logits(part.numpy())) for part in (train_features, val_features))
+        row = {**_row(train, val, data, config), "inverse_strength": probe.inverse_strength}
         attention = _attention(classifier, probe, train_features, data.train_truth, data.labels) if attends else None
     if strategy.head_from_probe and probe is not None:
         set_head(classifier, probe)
@@ -106,11 +108,12 @@ def _learn_attention(
     bags, balanced = Bags.of(*source.instances(classifier, data.train_tensors)), config.training.balance != "none"
     course = Course(steps, config.training.dropout, data.labels.multilabel, balanced, config.seed)
     fitted = fit_attention(bags, data.train_truth, data.train_patients, course)
-    classifier.encoder.attention.load_state_dict(fitted.head.attention.state_dict())
+    cast(InstanceEncoder, classifier.encoder).attention = fitted.head.attention
     classifier.head.load_state_dict(fitted.head.linear.state_dict())
     parts = (source.cached(classifier, tensors) for tensors in (data.train_tensors, data.val_tensors))
     with torch.no_grad():
-        return {**_row(*map(classifier.head, parts), data, config), "steps": float(fitted.n_steps)}
+        train, val = map(classifier.head, parts)
+        return {**_row(train, val, data, config), "steps": float(fitted.n_steps)}
 
 
 @torch.no_grad()
