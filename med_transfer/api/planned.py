@@ -19,7 +19,7 @@ from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.planning import Choice, Plan, PlannedFor, fingerprint_cohort, plan_cohort
 from med_transfer.progress import Progress, silent
 
-QUICK = ("transfer.strategy=linear_probe", "from_scratch_baseline=false")
+QUICK = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "explain.gallery=2")
 PLAN_FILE = "plan.yaml"
 A_FEW = 4  # scans, to measure how fast they are read, and whether they are of the kind that was planned for
 

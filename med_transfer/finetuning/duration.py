@@ -234,9 +234,9 @@ def fit_into(
 ) -> tuple[FinetuneConfig, list[GivenUp]]:
     """The config, or the nearest one that takes no more than so many minutes; what was given up, in order.
 
-    First the from-scratch baseline, then repeats, then epochs (down to ten), then (with test patients kept apart) all
-    fold models but one, then training itself: a linear head on frozen features; last the encoder's pretraining. The
-    cost is of the config's own step.
+    First the from-scratch baseline, then pictures of errors, then repeats, then epochs (down to ten), then (with test
+    patients kept apart) all fold models but one, then training itself: a linear head on frozen features; last the
+    encoder's pretraining. The cost is of the config's own step.
 
     Raises:
         ConfigError: not even reading the scans and one pass through the network fits.
@@ -263,6 +263,10 @@ def _smaller_and_smaller(minutes: float, config: FinetuneConfig, cohort: Cohort,
     baseline = [GivenUp("from_scratch_baseline", False, "the transfer gain is not measured")]
     if config.from_scratch_baseline:
         yield baseline
+    if config.explain.gallery:
+        pictures = [GivenUp("explain.gallery", 0, "the report shows no error with a map")]
+        config = _without(config, pictures)
+        yield pictures
     if (config.split.repeats or 1) > 1:
         once = [GivenUp("split.repeats", 1, "each patient is measured in one division into folds")]
         config = _without(config, once)
