@@ -239,7 +239,7 @@ def test_lung_nodules(nodule_cohort, label):
 @quick
 @given(st.integers(2, 5), st.integers(4, 12), st.integers(0, 5), st.integers(1, 3))
 def test_out_of_fold_training_is_steered_by_training_patients_of_every_class(folds, per_class, seed, repeats):
-    cohort = made_up_cohort([*"abc"] * per_class).cohort
+    cohort = made_up_cohort([*"abc"] * max(per_class, folds)).cohort
     split = split_cohort(cohort, SplitConfig(folds=folds, test_fraction=0, repeats=repeats, seed=seed))
     for divided in split.repeats:
         for fold in range(folds):
