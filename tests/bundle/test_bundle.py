@@ -71,11 +71,7 @@ def test_network_comes_back_the_same_and_no_random_value_is_drawn_for_it(bundle,
 def test_record_comes_back_the_same(bundle):
     found = read_record(bundle)
     assert found.model_copy(update={"weights_sha256": "", "versions": {}, "lock_hash": "", "files": {}}) == record()
-    said, built = (
-        found.versions["torch"].partition("+"),
-        torch.__version__.partition("+"),
-    )  # +cu128: only in one of them
-    assert said[0] == built[0]
+    assert found.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # one may lack its +cu128
     assert json.loads((bundle / RECORD_FILE).read_text())["schema"] == "1"
 
 
