@@ -107,6 +107,11 @@ class Split:
         return self.test or tuple(chain.from_iterable(self.validation))
 
     @property
+    def fold_of(self) -> dict[int, int]:
+        """Of each validation case the fold that it validates, whose model did not train on it."""
+        return {case: fold for fold, part in enumerate(self.validation) for case in part}
+
+    @property
     def development(self) -> tuple[int, ...]:
         """Every case that is not for testing."""
         return tuple(sorted({*self.always_training, *chain.from_iterable(self.validation)}))

@@ -121,7 +121,7 @@ def evaluate_held_out(
         ),
         _curves(bundled, config),
         _cross_fitted(run_data, config, record, bundled) if out_of_fold else (),
-        _fold_of(run_data) if out_of_fold else (),
+        [*map(run_data.split.fold_of.__getitem__, rows)] if out_of_fold else (),
     )
     return evaluate(
         given,
@@ -141,12 +141,6 @@ def _cross_fitted(
         (rows, record.model_copy(update={"operating_point": point, "prediction_sets": sets}))
         for rows, point, sets in cross_fitted_decisions(run_data, config, bundled)
     ]
-
-
-def _fold_of(run_data: RunData) -> list[int]:
-    """Of each evaluated scan the fold model that did not train on it; of the first repeat, whose models are kept."""
-    fold_of = {row: fold for fold, part in enumerate(run_data.split.validation) for row in part}
-    return [fold_of[row] for row in run_data.split.evaluated]
 
 
 def _baselines_within(run_data: RunData, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:

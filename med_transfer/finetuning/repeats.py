@@ -84,7 +84,7 @@ def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedE
         predictions = replace(predictions, calls=calls)
         areas.append(macro_auc(predictions).value)
         accuracies.append(balanced_accuracy(predictions).value)
-        fold_of = {case: fold for fold, part in enumerate(split.validation) for case in part}
+        fold_of = split.fold_of
         for position, (of_case, case) in enumerate(zip(run_data.split.evaluated, cohort.cases, strict=True)):
             called = ";".join(name for name, is_so in zip(cohort.labels.names, calls[position], strict=True) if is_so)
             rows.append(OfRepeat(case.scan, case.series_uid, number, fold_of[of_case], called, said[position].tolist()))

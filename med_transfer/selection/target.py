@@ -158,7 +158,7 @@ def _assemble(usable: Sequence[int], split: Split, readings: _Readings, config: 
 def _folds(cohort: Cohort, split: Split, positions: Sequence[int], config: FinetuneConfig) -> NDArray[np.intp]:
     """Those of the run itself; where it has a single validation part, as many as it would have."""
     if split.n_fold_models > 1:
-        fold_of = {case: number for number, part in enumerate(split.validation) for case in part}
+        fold_of = split.fold_of
         return np.array([fold_of[position] for position in positions], dtype=np.intp)
     n_folds = min(config.split.folds, _fewest_patients(cohort))
     return patient_folds(cohort.truth, cohort.patients, max(2, n_folds), config.split.seed)
