@@ -118,11 +118,12 @@ class ScanWorker:
 
     Args:
         limits: of one call, or of one item of :meth:`map`; None: those of the environment when the child starts.
-        loads: module that the child imports before its memory is limited; the functions that it will be asked for.
+        loads: module that the child imports before its time and memory are limited; the functions that it will be asked
+            for. Not a package that loads them on first use.
     """
 
     limits: ReadLimits | None = None
-    loads: str = "med_transfer.scans"
+    loads: str = "med_transfer.scans.reading"
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     _folder: Path = field(default=Path(), init=False, repr=False)  # for temporary files, which a kill leaves behind
     _in_force: ReadLimits = field(default=ReadLimits(), init=False, repr=False)

@@ -33,6 +33,7 @@ OUTLINE: dict[str, str | dict[str, str]] = {
     "PatientConsentOrDisclosure",
     "Bibliography": "",
 }
+NO_TEXT = "\x1f\t\ud7ff\ud800\udfff\ue000"  # the first, the fourth and the fifth have no place in XML
 _HOW_OFTEN = {"?": ' minOccurs="0"', "*": ' minOccurs="0" maxOccurs="unbounded"'}
 
 
@@ -76,7 +77,7 @@ def test_what_it_says_is_what_the_record_says(bundle, schema):
         sensitivity={"malignant": rate},
         specificity={"malignant": Estimate(value=None, ci95=None, method="Wilson", reason="no scan")},
     )
-    profile = CohortProfile(n_scans=100, n_patients=70, prevalence={"benign": 0.75, "<malignant>\x00": 0.25})
+    profile = CohortProfile(n_scans=100, n_patients=70, prevalence={"benign": 0.75, f"<malignant>{NO_TEXT}": 0.25})
     text = applied_model_card(record.model_copy(update={"chosen_point": point, "development": profile}))
     card = schema.to_dict(text)
     metrics = card["KeyMetrics"]["UsefulnessUsabilityEfficacy"]
@@ -85,7 +86,7 @@ def test_what_it_says_is_what_the_record_says(bundle, schema):
     )
     assert metrics["TestingDataDescription"] == "80 validation scans of 60 patients"
     population = card["UsesAndDirections"]["TargetedPatientPopulation"]
-    assert population == "100 scans of 70 patients; share of the scans: benign 75%, <malignant>? 25%"
+    assert population == "100 scans of 70 patients; share of the scans: benign 75%, <malignant>?\t\ud7ff??\ue000 25%"
     assert card["BasicInfo"]["ModelDeveloper"] == card["Warnings"]["ClinicalRiskLevel"] == THEIRS
     assert card["ReleaseInfo"]["ReleaseVersion"] == f"weights {record.weights_sha256[:16]}"
     assert NAMESPACE in text

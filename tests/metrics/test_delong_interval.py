@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from scipy.special import expit, logit
+from scipy.stats import t
 
 from med_transfer.metrics.auc import auc
-from med_transfer.metrics.delong import auc_variance, logit_interval
+from med_transfer.metrics.delong import auc_variance, logit_interval, macro_auc_interval
 
 
 def test_the_published_example_of_109_ct_ratings():
@@ -90,3 +91,16 @@ def test_the_logit_interval_is_symmetric_in_log_odds_and_stays_inside():
     assert high == pytest.approx(expit(logit(0.97) + half))
     assert logit_interval(1.0, 0.0009) is None
     assert logit_interval(0.9, 0.0) is None
+
+
+def test_the_macro_interval_is_student_s_with_delong_s_variance_in_log_odds():
+    """Of two classes and one scan a patient the paper's sums say it all; freedom by Satterthwaite."""
+    truth, score, patients = clustered_scores(6, 24, 1)
+    kernel = (score[truth][:, None] > score[~truth]) + 0.5 * (score[truth][:, None] == score[~truth])
+    shares = np.array([kernel.mean(axis=side).var(ddof=1) / kernel.shape[1 - side] for side in (0, 1)])
+    freedom = shares.sum() ** 2 / (shares**2 / (np.array(kernel.shape[::-1]) - 1)).sum()
+    half = t.ppf(0.975, freedom) * shares.sum() ** 0.5 / (kernel.mean() * (1 - kernel.mean()))
+    table, columns = np.column_stack([~truth, truth]), np.column_stack([-score, score])
+    interval = macro_auc_interval(table, columns, patients, multilabel=False)
+    assert logit(interval) == pytest.approx(logit(kernel.mean()) + np.array([-half, half]))
+    assert macro_auc_interval(table, table.astype(float), patients, multilabel=False) is None

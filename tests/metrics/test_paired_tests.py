@@ -149,7 +149,11 @@ def test_delong_agrees_with_the_patient_bootstrap_on_three_classes():
     assert auc_difference is not None
     assert interval.ci95 is not None
     assert interval.value == pytest.approx(auc_difference.value)
-    assert np.subtract(*interval.ci95[::-1]) / 2 / 1.96 == pytest.approx(auc_difference.variance**0.5, rel=0.15)
+    error = auc_difference.variance**0.5
+    assert np.subtract(*interval.ci95[::-1]) / 2 / 1.96 == pytest.approx(error, rel=0.15)
+    tested = delong_test(first, second)
+    assert tested.p_value == auc_difference.p_value
+    assert tested.found == f"difference {auc_difference.value:+.3f}, standard error {error:.3f}"
 
 
 def test_findings_are_tested_over_all_scans():

@@ -111,6 +111,20 @@ def test_stands_in_for_orientation_and_spacing_in_a_pipeline(tmp_path):
         np.testing.assert_allclose(ours["image"].numpy(), reference["image"].numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"outside": -500.0}, {"antialias": False}, {"spacing_mm": None, "outside": 7.0}, {"orientation": None}],
+)
+def test_the_dictionary_version_takes_every_option_of_the_other(options):
+    image = image_of(EVERY_WAY["flipped"])
+    options = {"orientation": "SPL", "spacing_mm": (3.0, 3.0, 3.0), "shape": (30, 40, 40)} | options
+    alone = ResampleToGrid(**options)(image)
+    assert torch.equal(ResampleToGridd("image", **options)({"image": image})["image"].as_tensor(), alone.as_tensor())
+    corner = float(alone[0, 0, 0, 0])  # with a spacing the grid reaches beyond the scan
+    if options["spacing_mm"]:
+        assert (corner == options.get("outside")) == ("outside" in options)
+
+
 def test_missing_keys_may_be_allowed():
     assert ResampleToGridd("image", orientation="RAS", allow_missing_keys=True)({"label": 1}) == {"label": 1}
     with pytest.raises(KeyError, match="image"):

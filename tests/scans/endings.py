@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -45,3 +46,7 @@ def noisy(text: str) -> str:
 
 def surroundings() -> tuple[str, str]:
     return os.getcwd(), os.environ.get("MED_TRANSFER_NOTE", "")  # noqa: PTH109
+
+
+def loaded(modules: Sequence[str]) -> list[bool]:
+    return [name in sys.modules for name in modules]

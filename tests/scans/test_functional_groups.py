@@ -107,7 +107,8 @@ def test_frames_of_an_unknown_representation(tmp_path):
 
 def test_legacy_converted_ct_as_highdicom_makes_it(tmp_path):
     hu, affine = hounsfield((6, 7, 9)), plane_affine("oblique")
-    empty = dict.fromkeys(("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "PatientSex"), "")
+    names = ("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "PatientSex", "ReferringPhysicianName")
+    empty = dict.fromkeys(names, "")
     tags = {"Manufacturer": "A", "SeriesNumber": 1, "ContentDate": "20200101", "ContentTime": "101500"}
     paths = write_series(tmp_path / "single", hu, affine, **empty, **tags)
     legacy = LegacyConvertedEnhancedCTImage(

@@ -33,6 +33,11 @@ def test_arrays_come_back_whole_and_writable(worker):
     assert worker.call(endings.noisy, "said") == "said"
 
 
+def test_the_readers_are_loaded_before_time_and_memory_are_limited(worker):
+    """Else the first scan on a busy machine takes too long, and each after it, since the child begins anew."""
+    assert worker.call(endings.loaded, ["med_transfer.scans.reading", "pydicom"]) == [True, True]
+
+
 def test_our_errors_pass_as_they_are(worker):
     with pytest.raises(GeometryRejected, match=r"^slice 3: a gap; expected none\.$"):
         worker.call(endings.end, "rejection")
