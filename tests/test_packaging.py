@@ -185,13 +185,15 @@ LOCKED = {
 @pytest.mark.parametrize(("image", "extras"), [("batch", ()), ("node", ("hospital",))])
 def test_images_hold_what_is_asked_for(image, extras):
     """The lock and the Dockerfile's torch satisfy pyproject.toml, and hold nothing that brings CUDA."""
-    (torch,) = re.findall(r"ARG TORCH_VERSION=(\S+)", (ROOT / "docker/Dockerfile").read_text())
-    versions = {canonicalize_name(name): version for name, version in LOCKED[image]} | {"torch": torch}
+    of_index = dict(re.findall(r"ARG (TORCH(?:VISION)?)_VERSION=(\S+)", (ROOT / "docker/Dockerfile").read_text()))
+    versions = {canonicalize_name(name): version for name, version in LOCKED[image]} | {"torch": of_index["TORCH"]}
     wanted = [*PROJECT["dependencies"], *(text for extra in extras for text in EXTRAS[extra])]
     for requirement in map(Requirement, wanted):
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier, requirement
     assert not [name for name in versions if name.startswith(("nvidia", "triton", "cuda"))]
-    assert f"TORCH ?= {torch}\n" in (ROOT / "Makefile").read_text()
+    assert "torchvision" not in versions  # PyPI's is built for CUDA
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"{name} ?= {version}\n" in makefile for name, version in of_index.items())
 
 
 def test_every_locked_file_has_its_hash():

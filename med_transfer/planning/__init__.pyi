@@ -1,10 +1,9 @@
 from .fingerprint import CohortFingerprint, ScanFingerprint, fingerprint_cohort, fingerprint_scan, require_alike
 from .plan import Plan, plan_cohort
 from .planned_for import PlannedFor
-from .rules import AtHand, Choice
+from .rules import Choice
 
 __all__ = [
-    "AtHand",
     "Choice",
     "CohortFingerprint",
     "Plan",

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from med_transfer.backbones import backbones, weights_at_hand
 from med_transfer.cohorts import Cohort
 from med_transfer.config import put
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
 from med_transfer.planning.planned_for import PlannedFor
-from med_transfer.planning.rules import RULES, AtHand, Choice, as_typed
+from med_transfer.planning.rules import RULES, Choice, as_typed
 from med_transfer.progress import Progress, silent
 
 _WIDTH = 100
@@ -25,9 +24,9 @@ class Plan:
     choices: tuple[Choice, ...]
 
     @classmethod
-    def of(cls, fingerprint: CohortFingerprint, at_hand: AtHand) -> Plan:
+    def of(cls, fingerprint: CohortFingerprint, chosen_backbone: str = "") -> Plan:
         """Every rule asked in turn."""
-        return cls(fingerprint, tuple(choice for rule in RULES for choice in rule(fingerprint, at_hand)))
+        return cls(fingerprint, tuple(choice for rule in RULES for choice in rule(fingerprint, chosen_backbone)))
 
     @property
     def values(self) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def plan_cohort(cohort: Cohort, chosen_backbone: str = "", progress: Progress = 
 
     Args:
         cohort: the table.
-        chosen_backbone: one that is not to be chosen; empty: chosen among those at hand.
+        chosen_backbone: one that is not to be chosen; empty: chosen by the rules.
         progress: told how far it is.
 
     Raises:
@@ -85,12 +84,7 @@ def plan_cohort(cohort: Cohort, chosen_backbone: str = "", progress: Progress = 
     """
     fingerprint = fingerprint_cohort(cohort, progress)
     require_alike(fingerprint, cohort.path or "")
-    return Plan.of(fingerprint, at_hand(chosen_backbone))
-
-
-def at_hand(chosen_backbone: str = "") -> AtHand:
-    """The backbones whose weights are on this machine."""
-    return AtHand(frozenset(name for name, spec in backbones().items() if weights_at_hand(spec)), chosen_backbone)
+    return Plan.of(fingerprint, chosen_backbone)
 
 
 def _section(values: Mapping[str, Any], prefix: str, reasons: Mapping[str, str]) -> list[str]:

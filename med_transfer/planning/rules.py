@@ -1,6 +1,7 @@
 """The rules of a plan: from what the scans look like to one setting each, with its reason. The table: docs/planning.md.
 
-Every rule is a pure function of the fingerprint and of what is at hand, and gives its choices or none.
+Every rule is a pure function of the fingerprint and of the backbone that the user has chosen (empty: none), and gives
+its choices or none.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WINDOWS: dict[str, tuple[tuple[str, Window], ...]] = {
 ORGANS = {"head": "brain", "chest": "lungs"}  # part of the body to what is cut out of it
 LEAST_FOUND = 0.98  # of the scans: where thresholds miss an organ, it is mostly a sick one
 
-SLICES, TILES, REGION = "slices-efficientnet-lite0", "tiles-med-transfer-small", "med-transfer-small"
+SLICES, REGION = "slices-efficientnet-lite0", "med-transfer-small"
 SLICE_PIXELS = 224  # the photographs of ImageNet
 MOST_SLICES, LEAST_SLICES = 48, 8
 REGION_SHAPE, REGION_SPACING_MM = (16, 32, 32), (2.0, 1.0, 1.0)  # what med-transfer-small learned from
@@ -39,19 +40,6 @@ WHOLE_SHAPE = (64, 96, 96)
 FOLDS, LEAST_FOLDS = 5, 2  # the defaults of split and training, which a test compares
 EPOCHS, EPOCH_SCANS, LEAST_EPOCHS = 60, 256, 10
 FEW_OF_A_CLASS = 50  # patients; below, balanced sensitivity on validation patients jumps by whole patients
-
-
-@dataclass(frozen=True)
-class AtHand:
-    """What there is to start from.
-
-    Attributes:
-        backbones: names of those whose weights are on this machine.
-        chosen: the backbone that the user names; the rules choose what suits it. Empty: theirs to choose.
-    """
-
-    backbones: frozenset[str]
-    chosen: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,20 +66,16 @@ def as_typed(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
-def network_kind(cohort: CohortFingerprint, at_hand: AtHand) -> Kind:
+def network_kind(cohort: CohortFingerprint, chosen: str) -> Kind:
     """What kind of network suits the cohort, or is the one that the user has chosen."""
     with_region = cohort.n_with_region == cohort.n_scans
-    if at_hand.chosen:
-        kinds: dict[str, Kind] = {"slices": "slices", "tiles": "tiles"}
-        return kinds.get(at_hand.chosen.partition("-")[0], "region" if with_region else "whole")
-    if with_region:
-        return "region"
-    if SLICES in at_hand.backbones:
-        return "slices"
-    return "tiles" if cohort.modality == "CT" and TILES in at_hand.backbones else "whole"
+    if not chosen:
+        return "region" if with_region else "slices"
+    kinds: dict[str, Kind] = {"slices": "slices", "tiles": "tiles"}
+    return kinds.get(chosen.partition("-")[0], "region" if with_region else "whole")
 
 
-def region(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def region(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """Where to look: at the table's regions, at an organ that is found in nearly all scans, at the body."""
     if cohort.n_with_region == cohort.n_scans:
         return [Choice("input.region", "roi", f"the table gives one for all {cohort.n_scans} scans")]
@@ -105,7 +89,7 @@ def region(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     ]
 
 
-def modality(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def modality(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """Which DICOM series are taken."""
     if not cohort.modality:
         return [Choice("input.modality", None, "the files state no modality and hold no Hounsfield units")]
@@ -113,13 +97,13 @@ def modality(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     return [Choice("input.modality", cohort.modality, f"the scans {stated}; others are rejected")]
 
 
-def intensities(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def intensities(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """Windows of the body part as channels for CT, each scan's own scale for the rest."""
     if cohort.modality != "CT":
         why = "values without a unit: each scan is scaled by itself"
         further = [Choice("input.channels", list(cohort.channels), "a scan of each of these columns in every row")]
         return [Choice("input.normalisation", "zscore", why), *(further if len(cohort.channels) > 1 else [])]
-    if network_kind(cohort, at_hand) != "slices" or len(cohort.channels) > 1:
+    if network_kind(cohort, chosen) != "slices" or len(cohort.channels) > 1:
         return []  # the backbone's own window
     windows = WINDOWS[cohort.body_region]
     channels = [{"column": "scan", "window_hu": list(window)} for _, window in windows]
@@ -128,23 +112,23 @@ def intensities(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     return [Choice("input.channels", channels, f"windows for {seen}: {names}; red, green and blue of the network")]
 
 
-def orientation(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def orientation(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """Slices as they were acquired, where the network looks at slices."""
     letters = {"coronal": "PSL", "sagittal": "LSP"}.get(cohort.plane, "SPL")
-    if network_kind(cohort, at_hand) != "slices" or letters == "SPL":
+    if network_kind(cohort, chosen) != "slices" or letters == "SPL":
         return []
     return [Choice("input.orientation", letters, f"the slices are {cohort.plane}: depth is across them")]
 
 
-def size(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def size(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """Voxels, and what they cover in mm."""
-    kind = network_kind(cohort, at_hand)
+    kind = network_kind(cohort, chosen)
     if kind == "region":
         return _size_of_region(cohort)
     if kind == "slices":
-        return _size_of_slices(cohort, at_hand)
+        return _size_of_slices(cohort, chosen)
     if kind == "tiles":
-        return _size_of_tiles(cohort, at_hand)
+        return _size_of_tiles(cohort, chosen)
     return [
         Choice("input.fit", "isotropic", "one voxel size on all sides: proportions are kept"),
         Choice("input.shape", list(WHOLE_SHAPE), "what two cores can train on"),
@@ -164,8 +148,8 @@ def _size_of_region(cohort: CohortFingerprint) -> list[Choice]:
     ]
 
 
-def _size_of_slices(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
-    depth_mm = _box_in_view(cohort, at_hand)[_depth_axis(cohort)]
+def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+    depth_mm = _box_in_view(cohort, chosen)[_depth_axis(cohort)]
     slices = round(depth_mm / cohort.spacing_mm[0])
     depth = min(MOST_SLICES, max(LEAST_SLICES, slices))
     kept = "each as it is" if depth == slices else f"of {slices} in half of the scans"
@@ -176,8 +160,8 @@ def _size_of_slices(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     ]
 
 
-def _size_of_tiles(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
-    box = _box_in_view(cohort, at_hand, 90)
+def _size_of_tiles(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+    box = _box_in_view(cohort, chosen, 90)
     shape = [
         tile * max(1, round(mm / (tile * spacing)))
         for mm, tile, spacing in zip(box, REGION_SHAPE, REGION_SPACING_MM, strict=True)
@@ -189,8 +173,8 @@ def _size_of_tiles(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     ]
 
 
-def _box_in_view(cohort: CohortFingerprint, at_hand: AtHand, percentile: float = 50) -> Triple:
-    where = region(cohort, at_hand)[0].value
+def _box_in_view(cohort: CohortFingerprint, chosen: str, percentile: float = 50) -> Triple:
+    where = region(cohort, chosen)[0].value
     if where == "roi":
         edge = cohort.given_mm(percentile)
         return edge, edge, edge
@@ -201,25 +185,22 @@ def _depth_axis(cohort: CohortFingerprint) -> int:
     return {"coronal": 1, "sagittal": 2}.get(cohort.plane, 0)
 
 
-def backbone(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
-    """Whose weights to start from, among those at hand."""
-    why: dict[Kind, tuple[str, str]] = {
-        "slices": (SLICES, "whole scans: a network of photographs on every slice"),
-        "tiles": (TILES, "whole CT, and no weights of photographs are installed"),
-        "region": (REGION, "it learned nodules in CT"),
-        "whole": (REGION, "of the weights at hand the only ones that take such scans"),
-    }
-    kind = network_kind(cohort, at_hand)
-    choices = [] if at_hand.chosen else [Choice("backbone.name", *why[kind])]
+def backbone(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+    """Whose weights to start from: photographs on every slice for whole scans, nodules for regions."""
+    kind = network_kind(cohort, chosen)
+    start = (REGION, "it learned nodules in CT")
+    if kind == "slices":
+        start = (SLICES, "whole scans: a network of photographs on every slice")
+    choices = [] if chosen else [Choice("backbone.name", *start)]
     if kind in ("slices", "tiles"):
         alike = f"what stands out in one of the {kind}, beside what all have"
         choices.append(Choice("backbone.instance_pooling", "mean_max", alike))
     return choices
 
 
-def strategy(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def strategy(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """What is trained: with whole scans a linear head on frozen features, on regions the whole network."""
-    if network_kind(cohort, at_hand) == "region":
+    if network_kind(cohort, chosen) == "region":
         return []
     few = f"{cohort.rarest} patients of the rarest class"
     return [
@@ -230,27 +211,27 @@ def strategy(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     ]
 
 
-def flips(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def flips(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """A lesson seen in a mirror, where sides do not matter to the classes."""
     sided = [
         name for name in cohort.patients_of_class if re.search(r"\b(left|right|links|rechts)\b|[左右]", name.lower())
     ]
     if sided:
         return [Choice("augmentation.flips", [], f"class {sided[0]!r} speaks of a side")]
-    if network_kind(cohort, at_hand) == "region":
+    if network_kind(cohort, chosen) == "region":
         return [Choice("augmentation.flips", [0, 1, 2], "a finding in its region has no left and right")]
     return []
 
 
-def monitored(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def monitored(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """The validation figure that stops the training."""
-    if network_kind(cohort, at_hand) != "region" or cohort.rarest >= FEW_OF_A_CLASS:
+    if network_kind(cohort, chosen) != "region" or cohort.rarest >= FEW_OF_A_CLASS:
         return []
     why = f"steadier than sensitivity with {cohort.rarest} patients of the rarest class"
     return [Choice("training.monitor", "macro_auc", why)]
 
 
-def folds(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def folds(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """As many as the rarest class has patients for, where that is fewer than the default."""
     kept_apart = int(cohort.n_patients >= FEW_PATIENTS)  # one more part, for the test
     most = cohort.rarest - kept_apart
@@ -260,11 +241,11 @@ def folds(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     return [Choice("split.folds", most, f"{cohort.rarest} patients of the rarest class: {part} one")]
 
 
-def epochs(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
+def epochs(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """So many that a large cohort's training draws no more scans than a small one's."""
     drawn = round(cohort.n_scans * (1 - 1 / FOLDS))  # in an epoch, by one fold model
     fewer = max(LEAST_EPOCHS, round(EPOCHS * EPOCH_SCANS / drawn))
-    if network_kind(cohort, at_hand) != "region" or fewer >= EPOCHS:
+    if network_kind(cohort, chosen) != "region" or fewer >= EPOCHS:
         return []
     why = (
         f"an epoch draws {drawn} scans instead of {EPOCH_SCANS}: as many in all as in {EPOCHS} epochs of a small cohort"
@@ -272,7 +253,7 @@ def epochs(cohort: CohortFingerprint, at_hand: AtHand) -> list[Choice]:
     return [Choice("training.epochs", fewer, why)]
 
 
-Rule = Callable[[CohortFingerprint, AtHand], list[Choice]]
+Rule = Callable[[CohortFingerprint, str], list[Choice]]
 RULES: tuple[Rule, ...] = (
     *(backbone, strategy, region, modality, intensities, orientation, size),
     *(flips, monitored, folds, epochs),

