@@ -103,3 +103,11 @@ def test_body_part_and_modality_are_held_against_those_of_training_where_all_sta
 def test_an_envelope_of_an_older_bundle_has_no_limits():
     old = InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 2), n_scans=9)
     assert old.outside(input_facts(volume(500.0, modality="MR"))) == {}
+
+
+def test_scans_of_which_a_number_is_not_known_give_no_limits():
+    """As those that an older version prepared."""
+    facts, patients = [input_facts(volume(seed=n)) for n in range(4)], list("abcd")
+    assert fit_limits(facts, patients).keys() == {"numbers", "texts", "false_alarms"}
+    del facts[2]["noise"]
+    assert fit_limits(facts, patients) == {}

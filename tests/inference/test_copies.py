@@ -51,3 +51,15 @@ def test_a_scan_that_is_gone_is_left_to_its_reader(tmp_path, gone):
     assert seen.original(cases[0], None, "0") == "0"
     paths[gone].unlink()
     assert seen.original(cases[1], None, "1") == "1"
+
+
+@pytest.mark.parametrize("name", ["scan.mhd", "scan.nhdr", "scan.img", "scan.dcm"])
+def test_a_file_that_need_not_hold_all_of_its_scan_is_no_copy(tmp_path, name):
+    """Equal headers of different voxels, which lie in files beside them."""
+    seen = Copies()
+    for number in range(2):
+        path = tmp_path / str(number) / name
+        path.parent.mkdir()
+        path.write_bytes(b"ElementDataFile = scan.raw")
+        case = Case(scan=str(number), path=path, patient="", label=None)
+        assert seen.original(case, None, str(number)) == str(number)

@@ -84,6 +84,19 @@ def stream(n, seed=0, noise=20.0):
         yield Prediction("a", status="failed") if number % 10 == 9 else Prediction("a", novelty=rng.random(), **answer)
 
 
+@pytest.mark.parametrize(("networks", "ranked"), [(1, 12), (3, 60)])
+def test_scans_are_compared_with_as_many_as_the_bundle_knew(record, tmp_path, networks, ranked):
+    """Fold models have ranked every development scan between them, one network its validation scans, about a fifth."""
+    of_some = record.model_copy(update={"n_fold_models": networks})
+    quantities = DriftMonitor(of_some, "b", tmp_path).state.quantities
+    ranks = np.repeat(np.arange(102), quantities["novelty"].counts)
+    assert len(ranks) == ranked
+    assert np.ptp(np.diff(ranks)) <= 1
+    assert ranks.mean() == pytest.approx(50.5, abs=1)
+    assert quantities["outside"].counts == [58, 2]  # 2 % of 60
+    assert (quantities["noise"].edges[0], quantities["noise"].edges[-1]) == (-10, 50)  # a width beyond either limit
+
+
 def test_a_run_in_parts_ends_with_the_state_of_one_run(record, tmp_path):
     scans = list(stream(60))
     for parts, folder in (([scans], "one"), ([scans[:7], scans[7:40], scans[40:]], "parts")):
