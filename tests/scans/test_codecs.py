@@ -207,6 +207,14 @@ def test_lossless_jpeg_of_each_predictor(bits, predictor):
     np.testing.assert_array_equal(decoded, pixel_array(ds, decoding_plugin="pylibjpeg"))
 
 
+@pytest.mark.parametrize("predictor", range(1, 8))
+def test_lossless_jpeg_of_the_largest_differences(predictor):
+    """Differences wrap round at 16 bits, and 32768 has a category of its own (T.81 H.1.2.2): the count must know."""
+    image = np.random.default_rng(0).choice(np.array([0, 1, 32767, 32768, 65535], np.uint16), (19, 23))
+    frame = lossless_jpeg.encode(image, predictor=predictor, precision=16)
+    np.testing.assert_array_equal(decode(frame, pixel_format(image, uid.JPEGLossless)), image)
+
+
 @pytest.mark.parametrize("predictor", [1, 4, 7])
 def test_lossless_jpeg_with_point_transform(predictor):
     image = phantom(12)

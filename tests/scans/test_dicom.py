@@ -281,15 +281,22 @@ def test_every_encoding_gives_the_same_volume(tmp_path, save):
     np.testing.assert_allclose(volume.affine, plane_affine(), atol=1e-5)
 
 
-def test_codec_unknown_to_everyone(tmp_path):
-    def video(dataset, path):
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+@pytest.mark.parametrize(
+    ("syntax", "found"),
+    [
+        (pydicom.uid.MPEG2MPML, "MPEG2 Main Profile / Main Level is video"),
+        ("1.2.840.113619.5.2", r"no decoder for 1\.2\.840\.113619\.5\.2; expected single images"),
+    ],
+)
+def test_codec_unknown_to_everyone(tmp_path, syntax, found):
+    def encoded(dataset, path):
+        dataset.file_meta.TransferSyntaxUID = syntax
         dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 64])
         dataset["PixelData"].VR = "OB"
-        dataset.save_as(path, enforce_file_format=True)
+        pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
 
-    write_series(tmp_path, save=video)
-    with pytest.raises(MissingCodec, match="MPEG2 Main Profile / Main Level is video"):
+    write_series(tmp_path, save=encoded)
+    with pytest.raises(MissingCodec, match=found):
         read_scan(tmp_path)
 
 

@@ -8,7 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.errors.sentence import Sentence, Text
@@ -103,7 +109,7 @@ class StoredPixels:
     @property
     def encapsulated(self) -> bool:
         """Whether frames lie compressed in fragments (PS3.5 A.4), not one after the other."""
-        return self.format.syntax not in _UNCOMPRESSED and not UID(self.format.syntax).is_deflated
+        return self.format.syntax not in (*_UNCOMPRESSED, DeflatedExplicitVRLittleEndian)
 
     @property
     def is_last(self) -> bool:
@@ -290,7 +296,7 @@ def _damage(header: Header, pixels: StoredPixels) -> str:
     if not header.has_pixels:
         return Sentence("truncated: no pixels behind the header")
     needed, size = pixels.frame_bytes * pixels.frames, header.stamp[0]
-    if pixels.encapsulated or UID(header.syntax).is_deflated:
+    if header.syntax not in _UNCOMPRESSED:
         return (
             Sentence("damaged: {needed} bytes of pixels in a file of {size}", needed=needed, size=size)
             if needed > _MOST_COMPRESSED * size

@@ -12,12 +12,14 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.codestream import HUFFMAN_TABLES, START_OF_SCAN, Header, jpeg_segments
 
 LOSSLESS = 0xC3
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _RESTART_OR_END = re.compile(rb"\xff+[\xd0-\xd7\xd9]")
 _PADDING = b"\xaa" * 64  # starts with a one, whereas decoders fill up what is missing with zeros
 _PADDING_BITS = 16  # up to a byte's end, and a byte more to make the length even
-_CATEGORY = np.frexp(np.abs(np.arange(1 << 16, dtype=np.uint16).view(np.int16).astype(np.int32)))[1]
-_EXTRA_BITS = np.where(_CATEGORY < 16, _CATEGORY, 0)
+# Of each difference modulo 2^16, in order: its category, which is the digits of its magnitude (T.81 table H.2), and
+# how many neighbours share it. And the bits that follow a category's code.
+_CATEGORIES = np.array([*range(17), *range(15, 0, -1)])
+_SHARE = np.array([1, *(1 << k for k in range(15)), 1, *(1 << k for k in reversed(range(15)))])
+_EXTRA_BITS = np.array([*range(16), 0])
 
 
 def require_complete(stream: bytes, header: Header, values: NDArray, decode: Callable[[bytes], NDArray]) -> None:
@@ -35,9 +37,9 @@ def require_complete(stream: bytes, header: Header, values: NDArray, decode: Cal
     Raises:
         ValueError: not the whole image, and nothing else.
     """
-    if header.process == LOSSLESS and not _RESTART.search(stream, header.scan):
-        surplus = _bits_held(stream, header) - _bits_needed(stream, header, values)
-        complete = 0 <= surplus < _PADDING_BITS
+    bits = _bits_held(stream, header) if header.process == LOSSLESS else None
+    if bits is not None:
+        complete = 0 <= bits - _bits_needed(stream, header, values) < _PADDING_BITS
     else:
         complete = np.array_equal(values, decode(_with_padding(stream, header)))
     if not complete:
@@ -49,20 +51,30 @@ def _with_padding(stream: bytes, header: Header) -> bytes:
     return stream[: header.scan] + _RESTART_OR_END.sub(lambda marker: _PADDING + marker[0], stream[header.scan :])
 
 
-def _bits_held(stream: bytes, header: Header) -> int:
-    """Entropy-coded bits, without the zero byte stuffed behind each FF and the fill bytes before the end marker."""
-    data = stream[header.scan : -2].rstrip(b"\xff")
-    return 8 * (len(data) - data.count(b"\xff\x00"))
+def _bits_held(stream: bytes, header: Header) -> int | None:
+    """Entropy-coded bits, without the zero byte stuffed behind each FF and the fill bytes before the end marker.
+
+    None where there are restart markers: then nobody knows where in an interval the bits are.
+    """
+    data = np.frombuffer(stream[header.scan : -2].rstrip(b"\xff"), np.uint8)
+    behind_ff = data[1:][data[:-1] == 0xFF]
+    if ((behind_ff >= 0xD0) & (behind_ff <= 0xD7)).any():
+        return None
+    return 8 * (len(data) - np.count_nonzero(behind_ff == 0))
 
 
 def _bits_needed(stream: bytes, header: Header, values: NDArray) -> int:
     """Bits that lossless JPEG spends on an image with the stream's own predictor and table (ITU-T T.81 H.1.2)."""
     scan = next(body for marker, body, _ in jpeg_segments(stream) if marker == START_OF_SCAN)
     table, predictor, point_transform = scan[2] >> 4, scan[3], scan[5] & 15
-    samples = values.astype(np.int32) >> point_transform
-    differences = samples - _prediction(samples, predictor, 1 << (header.precision - point_transform - 1))
-    bits = (_code_lengths(stream, table)[_CATEGORY] + _EXTRA_BITS).astype(np.uint8)
-    return int(np.take(bits, differences.astype(np.uint16)).sum(dtype=np.int64))
+    # uint16 wraps round as the differences do; only the predictors that halve a sum need its seventeenth bit
+    samples = values.astype(np.int32 if predictor > 4 else np.uint16)
+    samples >>= point_transform
+    prediction = _prediction(samples, predictor, 1 << (header.precision - point_transform - 1))
+    differences = np.subtract(samples, prediction, out=prediction).astype(np.uint16, copy=False)
+    bits = (_code_lengths(stream, table) + _EXTRA_BITS).astype(np.uint8)[_CATEGORIES]
+    spent = np.take(np.repeat(bits, _SHARE), differences, mode="clip")  # which spares checking each index
+    return int(spent.sum(dtype=np.int64))
 
 
 def _prediction(samples: NDArray, predictor: int, first: int) -> NDArray:

@@ -17,6 +17,7 @@ from pydicom.encaps import get_frame
 
 from med_transfer.errors import MissingCodec, UnreadableScan
 from med_transfer.errors.sentence import Sentence, words_of
+from med_transfer.processor import cores
 from med_transfer.scans.dicom.codecs import decode, drop_overlay, require_decoder
 from med_transfer.scans.dicom.elements import stamp_of
 from med_transfer.scans.dicom.header import Slice, read_slices
@@ -68,7 +69,7 @@ def same_pixels(first: Slice, second: Slice) -> bool:
 
 def _fill(voxels: NDArray, slices: Sequence[Slice]) -> list[str | None]:
     """Write each slice's values into its place; a remark for each, or None where int16 cannot hold them."""
-    workers = min(os.cpu_count() or 1, 8, len(slices))
+    workers = min(cores(), 8, len(slices))
     shared = {s.path: _pixel_data(s) for s in {s.path: s for s in slices if _is_framed(s)}.values()}
     if workers == 1 or not any(s.pixels.encapsulated for s in slices):  # plain bytes come at the speed of memory
         return [_fill_one(voxels[k], slice_, shared) for k, slice_ in enumerate(slices)]
@@ -104,13 +105,19 @@ def _rescale_in_place(out: NDArray, stored: NDArray, slice_: Slice, padded: NDAr
         low, high = (int(measured.min()), int(measured.max())) if measured.size else (0, 0)
     if not _fits(low, high, slope, intercept):
         return False
-    if not np.may_share_memory(stored, out):
-        np.copyto(out, stored, casting="unsafe")  # modulo 2^16, as all that follows: the results fit
+    values = stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
+    # modulo 2^16, as all that follows: the results fit
     if slope != 1:
-        np.multiply(out, np.array(slope % 65536, np.uint16).view(np.int16), out=out)
+        values = np.multiply(values, _modulo(slope), out=out)
     if intercept:
-        np.add(out, np.array(intercept % 65536, np.uint16).view(np.int16), out=out)
+        values = np.add(values, _modulo(intercept), out=out)
+    if not np.may_share_memory(values, out):
+        np.copyto(out, values)
     return True
+
+
+def _modulo(number: int) -> NDArray[np.int16]:
+    return np.array(number % 65536, np.uint16).view(np.int16)
 
 
 def _fits(low: int, high: int, slope: int, intercept: int) -> bool:
