@@ -81,4 +81,6 @@ def test_an_edited_lock_does_not_speak_for_an_edited_record(run):
 def test_the_measures_to_report_are_in_metrics_json():
     fields = {name for name in reported_metrics() if "." not in name}
     assert fields <= set(Metrics.model_fields)
-    assert {"classes.sensitivity", "classes.specificity", "classes.auc"} <= set(reported_metrics())
+    assert {"classes.sensitivity", "classes.specificity", "classes.auc", "macro_auc"} <= set(reported_metrics())
+    assert not {"n_scans", "labels", "domain", "classes.n"} & set(reported_metrics())
+    assert len(set(reported_metrics())) == len(reported_metrics())

@@ -126,10 +126,12 @@ def test_where_training_augments_nothing_nothing_is_shown(cohort_csv, config):
 
 
 def test_no_test_scan_is_shown_and_the_seed_chooses(cohort_csv, config):
-    cohort, rows = mt.Cohort.read(cohort_csv), {}
+    cohort, rows, told = mt.Cohort.read(cohort_csv), {}, []
     kept = {cohort.cases[index].row for index in split_cohort(cohort, config.split).test}
     for seed in (0, 0, 1):
-        shown = mt.preview(cohort, config.model_copy(update={"seed": seed}), per_class=2, draws=0)
+        of_seed = config.model_copy(update={"seed": seed})
+        shown = mt.preview(cohort, of_seed, per_class=2, draws=0, progress=lambda *said: told.append(said))
+        assert told[-6:] == [("looking at scans", number, 6) for number in range(1, 7)]
         found = [scan.row for scan in shown.scans]
         assert not set(found) & kept
         assert len(found) == len(set(found)) == 6

@@ -30,6 +30,13 @@ def test_ten_patients_are_enough_for_a_band_or_a_value_and_nine_are_not():
     assert grouped("kernel", ["A"] * 10 + ["B"] * 10 + ["C"] * 9 + ["D"] * 9).order == ("A", "B", OTHER)
 
 
+def test_numbers_stay_a_scale_where_cells_are_empty_and_tell_nobody():
+    grouping = grouped("age", [*range(40, 60)] * 2 + [""] * 3)
+    assert grouping.order == ("under 50", "50 or more", UNKNOWN)
+    assert [grouping.of_scan.count(band) for band in grouping.order] == [20, 20, 3]
+    assert not grouped("site", range(1, 6)).identifies
+
+
 def test_slice_thickness_is_cut_at_limits_of_clinical_use_which_belong_to_the_band_below():
     grouping = grouped("slice_thickness_mm", [1.0, 1.25, 1.5] * 5 + [2, 2.5] * 6 + [3, 5] * 8 + [7.5] * 11)
     assert grouping.order == ("up to 1.5 mm", "over 1.5 to 2.5 mm", "over 2.5 to 5 mm", "over 5 mm")

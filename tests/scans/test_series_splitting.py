@@ -16,9 +16,9 @@ def names(stem: str, count: int = 5) -> list[str]:
     return [f"{stem}{k}" for k in range(count)]
 
 
-def phase(folder, stem, seed, **tags):
-    """One volume of 5 slices at the usual place, under the UID that all share."""
-    hu = hounsfield(seed=seed)
+def phase(folder, stem, seed, slices=5, **tags):
+    """One volume at the usual place, under the UID that all share."""
+    hu = hounsfield((slices, 7, 9), seed)
     write_series(folder, hu, series_uid="1.2.3", names=names(stem), **tags)
     return hu
 
@@ -90,11 +90,13 @@ def test_parts_of_one_volume_with_a_missing_slice_are_never_two_volumes(tmp_path
     assert str(series.verdict).startswith("reject: 1 slice missing")
 
 
-def test_repeats_that_nothing_tells_apart_are_rejected(tmp_path):
-    phase(tmp_path, "a", 1)
-    phase(tmp_path, "b", 2)
+@pytest.mark.parametrize(("volumes", "slices"), [(2, 5), (3, 2)])
+def test_repeats_that_nothing_tells_apart_are_rejected(tmp_path, volumes, slices):
+    for stem in "abc"[:volumes]:
+        phase(tmp_path, stem, ord(stem), slices)
     (series,) = find_series(tmp_path)
-    assert str(series.verdict).startswith("reject: different images at one position: 2 at each of 5 places; volumes")
+    said = f"reject: different images at one position: {volumes} at each of {slices} places; volumes"
+    assert str(series.verdict).startswith(said)
 
 
 def test_volumes_that_two_attributes_tell_apart(tmp_path):
