@@ -9,6 +9,7 @@ export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${BUNDLE:?a bundle that looks at whole scans}" "${SCANS:?a folder of DICOM}"
 work=${WORK:-$(mktemp -d)} python=${PYTHON:-python3} torch=${TORCH_WHEELS:-}
+mkdir -p "$work"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ "$version" = 3.11 ] || { echo "the locks are for Python 3.11, and $python is $version" >&2; exit 1; }
 say() { printf '\n== %s\n' "$*"; }
