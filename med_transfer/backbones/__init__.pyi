@@ -4,8 +4,9 @@ from .nnunet.plan import NetworkPlan
 from .registry import backbones, find_backbone
 from .spec import BackboneSpec, InputSpec, WeightsSource, describe
 from .weights.download import download_weights
-from .weights.loading import LoadedBackbone, from_scratch, import_backbone, load_backbone, weights_at_hand, weights_file
+from .weights.loading import LoadedBackbone, from_scratch, import_backbone, load_backbone, weights_file
 from .weights.matching import LoadReport
+from .weights.store import weights_at_hand
 
 __all__ = [
     "BackboneSpec",

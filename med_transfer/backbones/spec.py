@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-import torch
-
-from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones import networks
 from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.weights.renaming import NO_RENAMING, Renaming
 
-Builder = Callable[[], Encoder]
+if TYPE_CHECKING:  # it needs torch
+    from med_transfer.backbones.encoder import Encoder
+
+Builder = Callable[[], "Encoder"]
 Triple = tuple[int, int, int]
 
 
@@ -92,7 +93,7 @@ class BackboneSpec:
 
     Attributes:
         name: as the user types it.
-        build: makes the encoder with random weights.
+        build: makes the encoder with random weights; torch is imported then, and not for the entry.
         input: what the encoder expects.
         stage_channels: channels of each feature map, shallow to deep.
         parameters: trained numbers of the encoder, without the statistics of normalisation layers.
@@ -152,9 +153,7 @@ class BackboneSpec:
 
     def built_by(self, build: Builder) -> BackboneSpec:
         """The entry with another network, whose parameters are counted."""
-        with torch.device("meta"):
-            parameters = sum(values.numel() for values in build().parameters())
-        return replace(self, build=build, parameters=parameters)
+        return replace(self, build=build, parameters=networks.count_parameters(build))
 
 
 def describe(spec: BackboneSpec) -> list[tuple[str, str]]:

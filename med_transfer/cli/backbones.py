@@ -10,7 +10,7 @@ import typer
 from med_transfer.cli.options import AsJson, example
 
 if TYPE_CHECKING:
-    from med_transfer.backbones import BackboneSpec
+    from med_transfer.backbones import BackboneSpec, LoadReport
     from med_transfer.progress import Progress
     from med_transfer.scans import Volume
     from med_transfer.selection.weights_check import Fit
@@ -42,13 +42,10 @@ def list_(as_json: AsJson = False) -> None:
 def show(name: BackboneName, as_json: AsJson = False) -> None:
     """Everything known about one backbone."""
     from med_transfer.backbones import describe, find_backbone
-    from med_transfer.backbones.cost import cost_shape, multiply_adds
     from med_transfer.cli.terminal import say, say_json
 
     spec = find_backbone(name)
-    size = " x ".join(map(str, cost_shape(spec)))
-    cost = f"{multiply_adds(spec) / 1e9:.0f} billion multiply-adds for one scan of {size} voxels"
-    rows = dict(describe(spec)) | {"cost": cost, "weights here": _here(spec)}
+    rows = dict(describe(spec)) | {"cost": _cost(spec), "weights here": _here(spec)}
     if as_json:
         say_json(rows)
         return
@@ -66,11 +63,10 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Check a published file and keep its encoder, so that the name alone is enough from then on."""
-    from med_transfer.backbones import download_weights, find_backbone, import_backbone
-    from med_transfer.backbones.weights.loading import require_accepted
-    from med_transfer.bundle.provenance import source_provenance
+    from med_transfer.backbones import download_weights, find_backbone
+    from med_transfer.backbones.weights.licence import require_accepted
     from med_transfer.cli.terminal import progress_bars, say, say_json
-    from med_transfer.errors import BackboneError, UsageError
+    from med_transfer.errors import UsageError
 
     if (file is None) == (not download):
         raise UsageError(
@@ -78,19 +74,12 @@ def import_(
             where="backbones import",
             expected="one of them",
         )
-    if source_provenance(file) is not None:  # under the catalogue's name, nobody would ask whom it has seen
-        raise BackboneError(
-            "a network of your own, which remembers its patients",
-            where=file,
-            expected="a published file",
-            action="Give it as backbone.weights",
-        )
     spec = find_backbone(name)
     require_accepted(spec, accept_licence)  # before anything is fetched
     if download:
         with progress_bars() as progress:
             file = download_weights(spec, _in_mib(progress))
-    path, report = import_backbone(name, file or "", accept_licence=accept_licence)
+    path, report = _imported(name, file or Path(), accept_licence)
     if as_json:
         say_json(
             {
@@ -104,6 +93,22 @@ def import_(
         return
     say(str(report))
     say(f"{path}: from now on, the name {name} is enough")
+
+
+def _imported(name: str, file: Path, accept_licence: str) -> tuple[Path, LoadReport]:
+    """Where the encoder is kept from now on, and what of the file was in it."""
+    from med_transfer.backbones import import_backbone
+    from med_transfer.bundle.provenance import source_provenance
+    from med_transfer.errors import BackboneError
+
+    if source_provenance(file) is not None:  # under the catalogue's name, nobody would ask whom it has seen
+        raise BackboneError(
+            "a network of your own, which remembers its patients",
+            where=file,
+            expected="a published file",
+            action="Give it as backbone.weights",
+        )
+    return import_backbone(name, file, accept_licence=accept_licence)
 
 
 @app.command(epilog=example("backbones verify med-transfer-small --scans SCANS"))
@@ -169,6 +174,13 @@ def _say_fit(fit: Fit) -> None:
     for name, tried in sorted(fit.tried.items(), key=lambda item: item[1].distance):
         figures = f"correlation {tried.correlation:5.2f}  shift {tried.shift:6.3f} sd  spread {tried.spread:6.3f}"
         say(f"  {name:<28} {figures}")
+
+
+def _cost(spec: BackboneSpec) -> str:
+    from med_transfer.backbones.cost import cost_shape, multiply_adds
+
+    size = " x ".join(map(str, cost_shape(spec)))
+    return f"{multiply_adds(spec) / 1e9:.0f} billion multiply-adds for one scan of {size} voxels"
 
 
 def _here(spec: BackboneSpec) -> str:

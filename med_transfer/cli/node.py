@@ -300,10 +300,10 @@ def rollback(
     from med_transfer.hospital import require_extra
 
     require_extra()
-    from med_transfer.hospital import bundles
     from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.updates import rollback
 
-    say(f"{bundles.rollback(read_node_config(config), _queue(config), route)} is in use")
+    say(f"{rollback(read_node_config(config), _queue(config), route)} is in use")
 
 
 @app.command(epilog=example("node fetch -c node.yaml --dates 20260101-20260131 --modality CT"))

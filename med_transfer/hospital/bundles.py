@@ -1,6 +1,7 @@
 """The bundles that the node uses: copied into its folder, named in its record, exchanged while it runs.
 
-A bundle that was in use stays there, so that ``rollback`` needs nothing but its mark; a restart goes on with the same.
+A bundle that was in use stays there, so that ``node rollback`` needs nothing but its mark; a restart goes on with the
+same.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import uuid
 from pathlib import Path
 
 from med_transfer.atomic import output_error, sha256_of
-from med_transfer.bundle import bundle_folder, read_record
-from med_transfer.errors import ConfigError, MedTransferError, UsageError
+from med_transfer.bundle import bundle_folder
+from med_transfer.errors import ConfigError, MedTransferError
 from med_transfer.hospital.analysis import require_usable
 from med_transfer.hospital.config import NodeConfig, require_route
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.updates import update_record
+from med_transfer.hospital.updates import take
 from med_transfer.inference import Predictor, load_bundle
 
 log = logging.getLogger(__name__)
@@ -52,27 +53,8 @@ def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path
             shutil.rmtree(unfinished, ignore_errors=True)
             raise output_error(copy, error) from error
     if queue.bundles(route)[:1] != [mark]:
-        _take(node, queue, route, mark, "bundle in use")
+        take(node, queue, route, mark, "bundle in use")
     return mark
-
-
-def rollback(node: NodeConfig, queue: Queue, route: str = "") -> str:
-    """Take the bundle that was in use before the present one; its mark. Raises ConfigError, UsageError."""
-    require_route(node, route)
-    known = queue.bundles(route)
-    if len(known) < 2:
-        raise UsageError("no other bundle was in use", where=f"route {route!r}", action="Run med-transfer node use")
-    _take(node, queue, route, known[1], "bundle rolled back")
-    return known[1]
-
-
-def _take(node: NodeConfig, queue: Queue, route: str, mark: str, event: str) -> None:
-    """From now on, with what changes by it in the record."""
-    previous = next(iter(queue.bundles(route)), "")
-    there = previous and node.bundle_copy(previous).exists()
-    was = read_record(node.bundle_copy(previous)) if there else None
-    told = update_record(was, read_record(node.bundle_copy(mark)), previous)
-    queue.use_bundle(route, mark, event, **told)
 
 
 class Bundles:

@@ -1,4 +1,4 @@
-"""What the record says when one bundle takes the place of another, in the manner of a change control plan.
+"""One bundle takes the place of another, with what the record says of it in the manner of a change control plan.
 
 What changed, by which protocol the new one was decided, with which effect on the rates, and how to go back. Source:
 FDA, Predetermined Change Control Plan for AI-Enabled Device Software Functions, 2024. Why it was exchanged is the
@@ -7,10 +7,32 @@ site's to write down.
 
 from __future__ import annotations
 
-from med_transfer.bundle import BundleRecord
+from med_transfer.bundle import BundleRecord, read_record
+from med_transfer.errors import UsageError
+from med_transfer.hospital.config import NodeConfig, require_route
+from med_transfer.hospital.queue import Queue
 from med_transfer.metrics.records.estimate import Estimate
 
 _ROLLBACK = "med-transfer node rollback"
+
+
+def rollback(node: NodeConfig, queue: Queue, route: str = "") -> str:
+    """Take the bundle that was in use before the present one; its mark. Raises ConfigError, UsageError."""
+    require_route(node, route)
+    known = queue.bundles(route)
+    if len(known) < 2:
+        raise UsageError("no other bundle was in use", where=f"route {route!r}", action="Run med-transfer node use")
+    take(node, queue, route, known[1], "bundle rolled back")
+    return known[1]
+
+
+def take(node: NodeConfig, queue: Queue, route: str, mark: str, event: str) -> None:
+    """A bundle by its mark, from the next study on; what changes by it comes into the record."""
+    previous = next(iter(queue.bundles(route)), "")
+    there = previous and node.bundle_copy(previous).exists()
+    was = read_record(node.bundle_copy(previous)) if there else None
+    told = update_record(was, read_record(node.bundle_copy(mark)), previous)
+    queue.use_bundle(route, mark, event, **told)
 
 
 def update_record(was: BundleRecord | None, now: BundleRecord, previous: str) -> dict[str, object]:

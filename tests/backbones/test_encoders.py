@@ -5,7 +5,7 @@ import torch
 from residual_reference import Plan, forward, random_state
 
 from med_transfer.backbones import backbones, load_backbone
-from med_transfer.backbones.networks.resnet import resnet, slim_resnet
+from med_transfer.backbones.networks.resnet import plain_resnet, slim_resnet
 from med_transfer.backbones.weights.matching import load_tensors
 
 SLIM = Plan((2, 2, 2, 2), widths=(32, 64, 128, 256), stem_kernel=(3, 3, 3), stem_stride=(1, 1, 1), pool=(2, 2, 0))
@@ -50,7 +50,9 @@ def test_stages_one_after_another_are_the_forward_pass():
             assert expected is None or torch.equal(x, expected)
 
 
-@pytest.mark.parametrize(("build", "plan"), [(slim_resnet, SLIM), (lambda: resnet(50), RESNET50)], ids=["slim", "50"])
+@pytest.mark.parametrize(
+    ("build", "plan"), [(slim_resnet, SLIM), (lambda: plain_resnet(50), RESNET50)], ids=["slim", "50"]
+)
 def test_forward_equals_an_independent_one(build, plan):
     encoder, state = build().eval(), random_state(plan)
     assert load_tensors(encoder, state, "reference").matched_share == 1

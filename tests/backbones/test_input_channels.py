@@ -12,15 +12,16 @@ from safetensors.torch import save_file
 
 from med_transfer.backbones import find_backbone, from_scratch, load_backbone
 from med_transfer.backbones.channels import coloured, fit_channels, widened, with_channels
+from med_transfer.backbones.networks.colours import IMAGENET_MEAN, IMAGENET_STD, THREE_WINDOWS_HU
 from med_transfer.backbones.networks.genesis_unet import GenesisEncoder
 from med_transfer.backbones.networks.nnunet import NNUNetEncoder
-from med_transfer.backbones.networks.photograph import IMAGENET_MEAN, IMAGENET_STD, THREE_WINDOWS_HU, AsPhotograph
+from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import torchvision_resnet
 from med_transfer.backbones.networks.resnet import inflated_resnet, slim_resnet
-from med_transfer.backbones.networks.segresnet import segresnet
+from med_transfer.backbones.networks.segresnet import plain_segresnet
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.backbones.networks.stunet import STUNetEncoder
-from med_transfer.backbones.networks.swin import swin
+from med_transfer.backbones.networks.swin import swin_v1
 from med_transfer.backbones.networks.video import VideoResNetEncoder
 from med_transfer.backbones.networks.volumetric import VolumetricEncoder
 from med_transfer.backbones.nnunet.plan import UNetArchitecture
@@ -45,10 +46,10 @@ FAMILIES = {
     "slim": slim_resnet,
     "i3d": lambda: inflated_resnet((1, 1, 1, 1)),
     "video": lambda: VideoResNetEncoder((1, 1, 1, 1), (4, 8, 8, 8)),
-    "segresnet": lambda: segresnet(8, (1, 1)),
+    "segresnet": lambda: plain_segresnet(8, (1, 1)),
     "stunet": lambda: STUNetEncoder((4, 8), 1),
     "genesis": lambda: GenesisEncoder((4, 8, 8, 8)),
-    "swin": lambda: swin(12),
+    "swin": lambda: swin_v1(12),
     "plain nnU-Net": unet("plain"),
     "residual nnU-Net": unet("residual"),
     "inflated photographs": photographs(VolumetricEncoder),

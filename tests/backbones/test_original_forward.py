@@ -32,8 +32,8 @@ from swin_reference import swin_forward
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.backbones.networks.nodule_detector import NoduleDetectorEncoder
 from med_transfer.backbones.networks.resnet import medicalnet
-from med_transfer.backbones.networks.segresnet import ct_fm, segresnet, vista3d
-from med_transfer.backbones.networks.swin import PatchMergingBefore15, SwinEncoder, swin, swin_v2
+from med_transfer.backbones.networks.segresnet import ct_fm, plain_segresnet, vista3d
+from med_transfer.backbones.networks.swin import PatchMergingBefore15, SwinEncoder, swin_v1, swin_v2
 from med_transfer.backbones.networks.video import VideoResNetEncoder
 from med_transfer.backbones.weights import loading
 from med_transfer.backbones.weights.matching import load_tensors
@@ -80,7 +80,7 @@ def from_file(tmp_path, monkeypatch):
     ],
 )
 def test_segresnet(from_file, name, file):
-    encoder, state = from_file(name, segresnet(8), file)
+    encoder, state = from_file(name, plain_segresnet(8), file)
     x = noise(16, 24, 32)
     with torch.no_grad():
         assert_same(encoder(x), old_forward(state, x))
@@ -103,9 +103,9 @@ def test_vista3d(from_file):
 
 CUBE, PADDED = (32, 32, 32), (24, 40, 52)  # sides that are no multiples of 32 are padded inside
 SWIN = [
-    ("swin-ssl-5k", swin, swin_5k_file(12), PADDED),
-    ("swin-ssl-50k", swin, swin_50k_file(12), CUBE),
-    ("suprem-swinunetr", swin, suprem_swin_file(12), CUBE),
+    ("swin-ssl-5k", swin_v1, swin_5k_file(12), PADDED),
+    ("swin-ssl-50k", swin_v1, swin_50k_file(12), CUBE),
+    ("suprem-swinunetr", swin_v1, suprem_swin_file(12), CUBE),
     ("voco-b", swin_v2, voco_file(12), PADDED),
     ("vocomni-b", swin_v2, vocomni_file(12), CUBE),
 ]
@@ -177,7 +177,7 @@ def test_segresnet_of_monai():
     torch.manual_seed(1)
     network, x = SegResNet(init_filters=8, out_channels=5, dropout_prob=0.2), noise(16, 24, 32)
     renaming = find_backbone("wholebody-segresnet-1.5mm").renaming
-    assert_same(ours_with(segresnet(8), network, renaming, x), outputs(network, network.down_layers, x), 1e-6)
+    assert_same(ours_with(plain_segresnet(8), network, renaming, x), outputs(network, network.down_layers, x), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_monai_merges_patches_otherwise_since_1_5():
     """The reason for a merging of our own: the same tensors in today's Swin UNETR give other features."""
     torch.manual_seed(4)
     network, x = SwinUNETR(in_channels=1, out_channels=2, feature_size=12), noise(32, 64, 32)
-    ours = ours_with(swin(12), network, find_backbone("swin-btcv").renaming, x)
+    ours = ours_with(swin_v1(12), network, find_backbone("swin-btcv").renaming, x)
     (embedded, deepest) = outputs(network, [network.encoder2, network.encoder10], x, first_input=True)
     torch.testing.assert_close(ours[0], embedded)
     assert (ours[4] - deepest).abs().mean() > 0.1 * deepest.abs().mean()

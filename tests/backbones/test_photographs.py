@@ -7,8 +7,9 @@ import torch
 from planar_reference import MEAN, STD, exported_equals, normalised, rand, random_planar_state, resnet
 
 from med_transfer.backbones import backbones, channels_last, describe, load_backbone
+from med_transfer.backbones.networks.colours import THREE_WINDOWS_HU, THREE_WINDOWS_RANGE_HU
 from med_transfer.backbones.networks.inflation import inflate_kernel
-from med_transfer.backbones.networks.photograph import THREE_WINDOWS_HU, THREE_WINDOWS_RANGE_HU, AsPhotograph
+from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import torchvision_resnet
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.backbones.networks.volumetric import VolumetricEncoder

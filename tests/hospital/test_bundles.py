@@ -11,11 +11,11 @@ from tiny_bundle import tiny_bundle
 
 from med_transfer.bundle import read_record
 from med_transfer.errors import BundleError, ConfigError, UsageError
-from med_transfer.hospital.bundles import Bundles, bundle_mark, rollback, use
+from med_transfer.hospital.bundles import Bundles, bundle_mark, use
 from med_transfer.hospital.incoming import keep, received_file
 from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.updates import update_record
+from med_transfer.hospital.updates import rollback, update_record
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.backbones.networks.segresnet import ct_fm
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
@@ -10,7 +10,7 @@ from med_transfer.backbones.weights.renaming import Renaming
 def _ct_fm(name: str, repository: str, notes: str) -> BackboneSpec:
     return BackboneSpec(
         name=name,
-        build=ct_fm,
+        build=lambda: networks.ct_fm(),
         input=InputSpec(
             1,
             "SPL",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.backbones.networks.genesis_unet import GenesisEncoder
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
@@ -13,7 +13,7 @@ _DECODER = r"(up_tr\d+|out_tr)\."
 
 _GENESIS = BackboneSpec(
     name="models-genesis",
-    build=GenesisEncoder,
+    build=lambda: networks.GenesisEncoder(),
     # The authors' cubes are (x, y, z) of LUNA16, whose voxels grow to Left, Posterior and Superior.
     input=InputSpec(1, "LPS", (-1000.0, 1000.0), (0.0, 1.0), minimum_shape=(16, 16, 16), shape=(64, 64, 32)),
     stage_channels=(128, 256, 512),
@@ -35,7 +35,7 @@ _GENESIS = BackboneSpec(
 
 _SUPREM = BackboneSpec(
     name="suprem-unet",
-    build=GenesisEncoder,
+    build=lambda: networks.GenesisEncoder(),
     input=InputSpec(
         channels=1,
         orientation="RAS",

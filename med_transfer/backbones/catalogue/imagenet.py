@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
+from med_transfer.backbones import networks
 from med_transfer.backbones.catalogue.lite0_package import FILE as LITE0_FILE
 from med_transfer.backbones.catalogue.lite0_package import PACKAGE, open_lite0
 from med_transfer.backbones.catalogue.photographs import (
@@ -16,9 +15,7 @@ from med_transfer.backbones.catalogue.photographs import (
     transferred,
     windowed,
 )
-from med_transfer.backbones.networks.photograph import LITE_MEAN, LITE_STD
-from med_transfer.backbones.networks.planar import timm_network, torchvision_resnet
-from med_transfer.backbones.networks.timm_volume import timm_rules
+from med_transfer.backbones.networks.colours import LITE_MEAN, LITE_STD
 from med_transfer.backbones.spec import WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
@@ -32,7 +29,7 @@ _RESNET50 = {"planar": 23_508_032, "inflated": 46_161_344, "slices": 24_032_704}
 def _torchvision(depth: int, file: str, parameters: dict[str, int]) -> PlanarSource:
     return PlanarSource(
         name=f"resnet{depth}",
-        planar=partial(torchvision_resnet, depth),
+        planar=lambda: networks.torchvision_resnet(depth),
         channels=(256, 512, 1024, 2048) if depth == 50 else (64, 128, 256, 512),
         parameters=parameters,
         weights=WeightsSource(file, f"https://download.pytorch.org/models/{file}"),
@@ -54,20 +51,20 @@ _RESNETS = (
 
 _A1 = PlanarSource(
     name="timm-resnet50-a1",
-    planar=partial(timm_network, "resnet50"),
+    planar=lambda: networks.timm_network("resnet50"),
     channels=(256, 512, 1024, 2048),
     parameters=_RESNET50,
     weights=WeightsSource("resnet50_a1_0-14fe96d1.pth", f"{_RELEASES}/v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth"),
     licence=_TIMM_LICENCE,
     source=_TIMM,
     paper="Wightman et al. 2021, ResNet strikes back, arXiv:2110.00476",
-    rules=timm_rules,
+    rules=lambda: networks.timm_rules(),
     notes=_TIMM_NOTE,
 )
 
 _CONVNEXT = PlanarSource(
     name="timm-convnext-tiny",
-    planar=partial(timm_network, "convnext_tiny"),
+    planar=lambda: networks.timm_network("convnext_tiny"),
     channels=(96, 192, 384, 768),
     parameters={"planar": 27_818_592, "inflated": 30_016_032, "slices": 28_015_584},
     weights=WeightsSource(
@@ -87,15 +84,15 @@ _CONVNEXT = PlanarSource(
         ),
         ignore=(r"norm\.",),
     ),
-    rules=timm_rules,
+    rules=lambda: networks.timm_rules(),
     notes="The authors' file loads, and timm's of this architecture.",
 )
 
-_HEAD = {"tail": ("conv_head", "bn2"), "tail_channels": 1280}
+_HEAD = ("conv_head", "bn2"), 1280  # the tail of the deepest map, and its channels
 
 _B0 = PlanarSource(
     name="timm-efficientnet-b0",
-    planar=partial(timm_network, "efficientnet_b0", **_HEAD),
+    planar=lambda: networks.timm_network("efficientnet_b0", *_HEAD),
     channels=(24, 40, 112, 1280),
     parameters={"planar": 4_007_548, "inflated": 4_373_308, "slices": 4_335_612},
     weights=WeightsSource(
@@ -105,7 +102,7 @@ _B0 = PlanarSource(
     source=_TIMM,
     paper="Tan and Le 2019, arXiv:1905.11946",
     flat_stages=2,
-    rules=timm_rules,
+    rules=lambda: networks.timm_rules(),
     notes=f"Its squeeze-and-excitation averages over the whole volume once it is 3D. {_TIMM_NOTE}",
 )
 
@@ -131,7 +128,7 @@ def _lite_names() -> Renaming:
 
 _LITE0 = PlanarSource(
     name="efficientnet-lite0",
-    planar=partial(timm_network, "tf_efficientnet_lite0", **_HEAD),
+    planar=lambda: networks.timm_network("tf_efficientnet_lite0", *_HEAD),
     channels=(24, 40, 112, 1280),
     parameters={"planar": 3_371_008, "inflated": 3_736_768, "slices": 3_699_072},
     weights=WeightsSource(
@@ -143,7 +140,7 @@ _LITE0 = PlanarSource(
     renaming=_lite_names(),
     normalisation=(LITE_MEAN, LITE_STD),
     flat_stages=2,
-    rules=timm_rules,
+    rules=lambda: networks.timm_rules(),
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     notes="A third party's conversion of Google's weights.",
 )

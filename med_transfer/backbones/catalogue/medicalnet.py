@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from med_transfer.backbones.networks.resnet import medicalnet
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 
 _PARAMETERS = {
@@ -22,7 +20,7 @@ _ON_23_DATA_SETS = (10, 18, 34, 50)
 def _medicalnet(depth: int) -> BackboneSpec:
     return BackboneSpec(
         name=f"medicalnet-resnet{depth}",
-        build=partial(medicalnet, depth),
+        build=lambda: networks.medicalnet(depth),
         # Trained on z-scores. A clipped CT of the trunk has a standard deviation of 400 to 500 HU, so that about
         # HU / 500 has the unit variance that the first layers were trained for.
         input=InputSpec(1, "SPL", (-1000.0, 1000.0), (-2.0, 2.0), minimum_shape=(8, 8, 8)),

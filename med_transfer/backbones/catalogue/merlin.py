@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from med_transfer.backbones import networks
 from med_transfer.backbones.catalogue.astra_package import open_astra
-from med_transfer.backbones.networks.resnet import inflated_resnet
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 
 # The authors' volume is (X, Y, Z) in RAS; their network moves Z to the front. So depth grows to Superior, height to
@@ -22,7 +22,7 @@ _INPUT = InputSpec(
 
 _MERLIN = BackboneSpec(
     name="merlin",
-    build=inflated_resnet,
+    build=lambda: networks.inflated_resnet(),
     input=_INPUT,
     stage_channels=(256, 512, 1024, 2048),
     pooled_stages=(2, 3),
@@ -44,7 +44,7 @@ _MERLIN = BackboneSpec(
 
 _ASTRA = BackboneSpec(
     name="astra",
-    build=inflated_resnet,
+    build=lambda: networks.inflated_resnet(),
     input=replace(_INPUT, window_hu=(-1000.0, 200.0)),
     stage_channels=(256, 512, 1024, 2048),
     pooled_stages=(2, 3),

@@ -6,9 +6,7 @@ The publisher names their MD5, not their SHA-256, so they are not pinned.
 
 from __future__ import annotations
 
-from med_transfer.backbones.networks.nodule_detector import NoduleDetectorEncoder
-from med_transfer.backbones.networks.segresnet import segresnet, vista3d
-from med_transfer.backbones.networks.swin import swin
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
@@ -23,7 +21,7 @@ def _weights(file: str) -> WeightsSource:
 def _whole_body(spacing_mm: float, file: str) -> BackboneSpec:
     return BackboneSpec(
         name=f"wholebody-segresnet-{spacing_mm:g}mm",
-        build=lambda: segresnet(32),
+        build=lambda: networks.plain_segresnet(32),
         input=InputSpec(
             1,
             "RAS",
@@ -51,7 +49,7 @@ def _whole_body(spacing_mm: float, file: str) -> BackboneSpec:
 
 _NODULES = BackboneSpec(
     name="lung-nodule-resnet50",
-    build=NoduleDetectorEncoder,
+    build=lambda: networks.NoduleDetectorEncoder(),
     input=InputSpec(
         1,
         "RAS",
@@ -80,7 +78,7 @@ _NODULES = BackboneSpec(
 
 _BTCV = BackboneSpec(
     name="swin-btcv",
-    build=swin,
+    build=lambda: networks.swin_v1(),
     input=InputSpec(
         1,
         "RAS",
@@ -104,7 +102,7 @@ _BTCV = BackboneSpec(
 
 _VISTA3D = BackboneSpec(
     name="vista3d",
-    build=vista3d,
+    build=lambda: networks.vista3d(),
     input=InputSpec(
         1,
         "RAS",

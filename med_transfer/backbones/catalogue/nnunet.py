@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from med_transfer.backbones.networks.nnunet import NNUNetEncoder
-from med_transfer.backbones.nnunet.described import complete, from_weights
+from med_transfer.backbones import networks
+from med_transfer.backbones.nnunet.described import from_weights, planned
 from med_transfer.backbones.nnunet.plan import NetworkPlan, UNetArchitecture
 from med_transfer.backbones.nnunet.plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
@@ -37,10 +37,10 @@ _ARCHITECTURE = _USUAL.architecture
 
 _NNUNET = BackboneSpec(
     name="nnunet-v2",
-    build=partial(NNUNetEncoder, _ARCHITECTURE),
+    build=lambda: networks.NNUNetEncoder(_ARCHITECTURE),
     input=InputSpec(1, _USUAL.orientation, _USUAL.window_hu, _USUAL.output_range, minimum_shape=(64, 64, 64)),
     stage_channels=_ARCHITECTURE.widths[1:],
-    parameters=0,  # counted below
+    parameters=14_025_120,
     weights=WeightsSource(file="nnUNetTrainer__nnUNetPlans__3d_fullres", url="your own training, or a model's author"),
     licence="of whoever trained the model",
     commercial_use=False,
@@ -90,7 +90,7 @@ def _totalsegmentator(part: str) -> BackboneSpec:
 
 def _completed(entry: BackboneSpec, stored_axes: str) -> BackboneSpec:
     """With the usual plan's figures until a model's folder is read, whose arrays lie along ``stored_axes``."""
-    return replace(complete(entry, _USUAL), from_weights=partial(from_weights, stored_axes=stored_axes))
+    return replace(planned(entry, _USUAL), from_weights=partial(from_weights, stored_axes=stored_axes))
 
 
 SPECS = (

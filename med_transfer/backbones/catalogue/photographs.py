@@ -8,23 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from med_transfer.backbones.encoder import Encoder
-from med_transfer.backbones.networks.inflation import Rule
-from med_transfer.backbones.networks.photograph import (
+from med_transfer.backbones import networks
+from med_transfer.backbones.networks.colours import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     THREE_WINDOWS_HU,
     THREE_WINDOWS_RANGE_HU,
-    AsPhotograph,
     Colours,
 )
-from med_transfer.backbones.networks.planar import PlanarNetwork
-from med_transfer.backbones.networks.slices import SliceEncoder
-from med_transfer.backbones.networks.volumetric import VolumetricEncoder, Way
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, Triple, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
+
+if TYPE_CHECKING:  # they need torch
+    from med_transfer.backbones.encoder import Encoder
+    from med_transfer.backbones.networks.inflation import Rule
+    from med_transfer.backbones.networks.photograph import AsPhotograph
+    from med_transfer.backbones.networks.planar import PlanarNetwork
+    from med_transfer.backbones.networks.volumetric import Way
 
 NET = (r"^(?!net\.)", "net.")  # a published name lies under ``net.`` here
 UNDER_NET = Renaming(replace=(NET,))
@@ -82,15 +84,15 @@ class Transfer:
 
 def _volumetric(way: Way, net: PlanarSource, photograph: AsPhotograph) -> Encoder:
     flat = 0 if way == "acs" else net.flat_stages
-    return VolumetricEncoder(net.planar(), photograph, way, flat, net.rules())
+    return networks.VolumetricEncoder(net.planar(), photograph, way, flat, net.rules())
 
 
 def _slices(net: PlanarSource, photograph: AsPhotograph) -> Encoder:
-    return SliceEncoder(net.planar(), photograph)
+    return networks.SliceEncoder(net.planar(), photograph)
 
 
 def _build(net: PlanarSource, way: Transfer) -> Encoder:
-    return way.make(net, AsPhotograph(*net.normalisation, way.windows_hu))
+    return way.make(net, networks.AsPhotograph(*net.normalisation, way.windows_hu))
 
 
 def transferred(net: PlanarSource, way: Transfer) -> BackboneSpec:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from med_transfer.backbones.networks.resnet import resnet, slim_resnet
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec
 
 _STAGE_CHANNELS = {
@@ -19,7 +17,7 @@ _PARAMETERS = {10: 14_355_520, 18: 33_160_000, 34: 63_469_632, 50: 46_155_072}
 def _scratch(depth: int) -> BackboneSpec:
     return BackboneSpec(
         name=f"resnet{depth}",
-        build=partial(resnet, depth),
+        build=lambda: networks.plain_resnet(depth),
         input=InputSpec(1, "SPL", (-1000.0, 1000.0), (-1.0, 1.0), minimum_shape=(32, 32, 32)),
         stage_channels=(256, 512, 1024, 2048) if depth == 50 else (64, 128, 256, 512),
         parameters=_PARAMETERS[depth],
@@ -34,7 +32,7 @@ def _scratch(depth: int) -> BackboneSpec:
 
 _SLIM = BackboneSpec(
     name="resnet18-w32",
-    build=slim_resnet,
+    build=lambda: networks.slim_resnet(),
     input=InputSpec(1, "SPL", (-1000.0, 1000.0), (-1.0, 1.0), minimum_shape=(16, 16, 16)),
     stage_channels=(32, 64, 128, 256),
     parameters=8_287_776,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from med_transfer.backbones.networks.resnet import slim_resnet
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 
 _FILE = Path(__file__).parent.parent / "shipped" / "med-transfer-small.safetensors"
@@ -13,7 +13,7 @@ _SCANS = "https://www.cancerimagingarchive.net/collection/soft-tissue-sarcoma/"
 SPECS = (
     BackboneSpec(
         name="med-transfer-small",
-        build=slim_resnet,
+        build=lambda: networks.slim_resnet(),
         input=InputSpec(1, "SPL", (-1000.0, 1000.0), (-1.0, 1.0), minimum_shape=(16, 16, 16)),
         stage_channels=(32, 64, 128, 256),
         parameters=8_287_776,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from med_transfer.backbones.networks.stunet import STUNetEncoder
+from med_transfer.backbones import networks
 from med_transfer.backbones.nnunet.plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
@@ -21,7 +19,7 @@ def _stunet(size: str) -> BackboneSpec:
     widths, depth, parameters = _SIZES[size]
     return BackboneSpec(
         name=f"stunet-{size}",
-        build=partial(STUNetEncoder, widths, depth),
+        build=lambda: networks.STUNetEncoder(widths, depth),
         input=InputSpec(
             channels=1,
             orientation="SAR",

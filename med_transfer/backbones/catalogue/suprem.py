@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.backbones.networks.segresnet import segresnet
-from med_transfer.backbones.networks.swin import swin
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
@@ -40,7 +39,7 @@ def _weights(network: str) -> WeightsSource:
 
 _SEGRESNET = BackboneSpec(
     name="suprem-segresnet",
-    build=lambda: segresnet(16),
+    build=lambda: networks.plain_segresnet(16),
     input=_input(8),
     stage_channels=(16, 32, 64, 128),
     parameters=4_399_344,
@@ -52,7 +51,7 @@ _SEGRESNET = BackboneSpec(
 
 _SWIN = BackboneSpec(
     name="suprem-swinunetr",
-    build=swin,
+    build=lambda: networks.swin_v1(),
     input=_input(32),
     stage_channels=(48, 96, 192, 384, 768),
     parameters=8_062_002,

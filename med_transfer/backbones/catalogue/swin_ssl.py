@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.backbones.networks.swin import swin
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
@@ -18,7 +18,7 @@ _PERCEPTRON = (r"\.mlp\.fc(\d)\.", r".mlp.linear\1.")
 def _swin(name: str, **facts) -> BackboneSpec:
     return BackboneSpec(
         name=name,
-        build=swin,
+        build=lambda: networks.swin_v1(),
         input=InputSpec(1, "RAS", (-1000.0, 1000.0), (0.0, 1.0), minimum_shape=(32, 32, 32), shape=(96, 96, 96)),
         stage_channels=(48, 96, 192, 384, 768),
         parameters=8_062_002,

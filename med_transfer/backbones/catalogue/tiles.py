@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
+from med_transfer.backbones import networks
 from med_transfer.backbones.catalogue import merlin, residual, small
-from med_transfer.backbones.encoder import Encoder
-from med_transfer.backbones.networks.instances import parameters_of_attention
-from med_transfer.backbones.networks.tiles import TileEncoder
-from med_transfer.backbones.spec import BackboneSpec, Builder, Triple
+from med_transfer.backbones.spec import BackboneSpec, Triple
 
 _OF_THE_NETWORK = (r"^(?!tiled\.|attention\.)", "tiled.")  # a published name lies under ``tiled.`` here
 
 
-def _build(tiled: Builder, tile: Triple) -> Encoder:
-    return TileEncoder(tiled(), tile)
-
-
-def _tiled(base: BackboneSpec, tile: Triple) -> BackboneSpec:
+def _tiled(base: BackboneSpec, tile: Triple, parameters_of_attention: int) -> BackboneSpec:
     """An entry's network on tiles of so many voxels, at the spacing and in the window of its own."""
     size = " x ".join(map(str, tile))
     renamed = replace(base.renaming, replace=(*base.renaming.replace, _OF_THE_NETWORK))
@@ -30,8 +23,8 @@ def _tiled(base: BackboneSpec, tile: Triple) -> BackboneSpec:
     return replace(
         base,
         name=f"tiles-{base.name}",
-        build=partial(_build, base.build, tile),
-        parameters=base.parameters + parameters_of_attention(base.stage_channels[-1]),
+        build=lambda: networks.TileEncoder(base.build(), tile),
+        parameters=base.parameters + parameters_of_attention,
         renaming=renamed,
         instances="tiles",
         notes=notes,
@@ -39,6 +32,6 @@ def _tiled(base: BackboneSpec, tile: Triple) -> BackboneSpec:
 
 
 SPECS = (
-    *(_tiled(entry, (16, 32, 32)) for entry in (small.SPECS[0], residual.SPECS[0])),
-    _tiled(merlin.SPECS[1], (32, 96, 96)),  # Astra
+    *(_tiled(entry, (16, 32, 32), 65_920) for entry in (small.SPECS[0], residual.SPECS[0])),
+    _tiled(merlin.SPECS[1], (32, 96, 96), 524_672),  # Astra
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from med_transfer.backbones.networks.video import r3d18
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
 SPECS = (
     BackboneSpec(
         name="r3d18-kinetics",
-        build=r3d18,
+        build=lambda: networks.r3d18(),
         # Depth stands for time; an axial slice lies as it does on a screen
         input=InputSpec(1, "SPL", (-1000.0, 1000.0), (0.0, 1.0), minimum_shape=(8, 16, 16), shape=(16, 112, 112)),
         stage_channels=(64, 128, 256, 512),

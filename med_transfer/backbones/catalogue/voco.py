@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from med_transfer.backbones.networks.swin import swin_v2
+from med_transfer.backbones import networks
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
@@ -18,7 +16,7 @@ def _voco(size: str, name: str, file: str, training_data: str) -> BackboneSpec:
     first = _FEATURE_SIZES[size]
     return BackboneSpec(
         name=name,
-        build=partial(swin_v2, first),
+        build=lambda: networks.swin_v2(first),
         input=InputSpec(
             1,
             "RAS",

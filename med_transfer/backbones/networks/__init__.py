@@ -1,1 +1,8 @@
-"""Encoders, each with the forward pass that its published weights were trained with."""
+"""Encoders, each with the forward pass that its published weights were trained with.
+
+The catalogue names them as ``networks.medicalnet(18)``, and torch is imported where the first one is built.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -46,12 +46,6 @@ class GatedAttention(nn.Module):
         return (scores if shown is None else scores.masked_fill(~shown, -torch.inf)).softmax(dim=-1)
 
 
-def parameters_of_attention(channels: int) -> int:
-    """How many numbers the attention over so many features learns."""
-    with torch.device("meta"):
-        return sum(values.numel() for values in GatedAttention(channels).parameters())
-
-
 class InstanceEncoder(Encoder):
     """An encoder that sees a scan as instances, and pools their features as it is told.
 

@@ -74,7 +74,7 @@ class ZeroPaddedShortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.channels - x.shape[1]))
 
 
-def resnet(depth: int) -> ResNetEncoder:
+def plain_resnet(depth: int) -> ResNetEncoder:
     """3D ResNet of depth 10, 18, 34 or 50 for one channel; maps at 1/4, 1/8, 1/16 and 1/32 of the input.
 
     The first convolution has stride 2 (MONAI's default of 1 costs nine times the time).

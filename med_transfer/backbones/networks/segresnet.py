@@ -49,7 +49,7 @@ class SegResNetDSEncoder(SegResEncoder, Encoder):
         return [self.conv_init, *(nn.Sequential(*pair) for pair in zip(down[:-1], blocks, strict=True))]
 
 
-def segresnet(init_filters: int, blocks: Sequence[int] = (1, 2, 2, 4)) -> SegResNetEncoder:
+def plain_segresnet(init_filters: int, blocks: Sequence[int] = (1, 2, 2, 4)) -> SegResNetEncoder:
     """SegResNet with group normalisation in 8 groups; maps at 1/1 to 1/8 of the input."""
     return SegResNetEncoder(SegResNet(spatial_dims=3, init_filters=init_filters, blocks_down=tuple(blocks)))
 

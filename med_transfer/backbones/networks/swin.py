@@ -90,7 +90,7 @@ def _normalised(x: Tensor) -> Tensor:
     return F.layer_norm(x.movedim(1, -1), [x.shape[1]]).movedim(-1, 1)
 
 
-def swin(feature_size: int = 48) -> SwinEncoder:
+def swin_v1(feature_size: int = 48) -> SwinEncoder:
     """Swin UNETR's transformer.
 
     Source: Hatamizadeh et al. 2022, arXiv:2201.01266; weights of Tang et al. 2022, arXiv:2111.14791.

@@ -1,6 +1,6 @@
 """Networks that are described by a file beside their weights: an nnU-Net's folder, a bundle, an imported file.
 
-The catalogue's entry is an outline; :func:`from_weights` completes it.
+The catalogue's entry is an outline of :func:`planned` networks; :func:`from_weights` completes it.
 """
 
 from __future__ import annotations
@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from med_transfer.backbones.networks.nnunet import NNUNetEncoder
+from med_transfer.backbones import networks
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.nnunet.plans import read_plans
 from med_transfer.backbones.spec import BackboneSpec, InputSpec
@@ -43,26 +41,29 @@ def from_weights(outline: BackboneSpec, given: Path, stored_axes: str = "SPL") -
     if not given.exists():
         raise WeightsNotFound("no such file or folder", where=given, expected="the folder of an nnU-Net v2 model")
     if (record := _bundle_record(given)) is not None:
-        return complete(outline, _plan_of_bundle(record)), given
+        return _counted(outline, _plan_of_bundle(record)), given
     if given.suffix == ".safetensors":
-        return complete(outline, _plan_in_metadata(given)), given
+        return _counted(outline, _plan_in_metadata(given)), given
     folder = _model_folder(given)
     parts = folder.name.split("__")
     plan = read_plans(folder / PLANS_FILE, parts[2] if len(parts) == 3 else "", stored_axes)
-    return complete(outline, plan), given if given.is_file() else _checkpoint(given, folder)
+    return _counted(outline, plan), given if given.is_file() else _checkpoint(given, folder)
 
 
-def complete(outline: BackboneSpec, plan: NetworkPlan) -> BackboneSpec:
-    """The entry with the architecture and the input of a plan."""
+def _counted(outline: BackboneSpec, plan: NetworkPlan) -> BackboneSpec:
+    entry = planned(outline, plan)
+    return entry.built_by(entry.build)
+
+
+def planned(outline: BackboneSpec, plan: NetworkPlan) -> BackboneSpec:
+    """The entry with the architecture and the input of a plan; its parameters are still those of the outline."""
     architecture = plan.architecture
-    with torch.device("meta"):
-        encoder = NNUNetEncoder(architecture)
     # Where a map is normalised by its own voxels, one voxel would be normalised to nothing.
     least = 2 if architecture.norm == "instance" else 1
     depth, height, width = (least * stride for stride in architecture.total_stride)
     return replace(
         outline,
-        build=partial(NNUNetEncoder, architecture),
+        build=lambda: networks.NNUNetEncoder(architecture),
         input=InputSpec(
             channels=1,
             orientation=plan.orientation,
@@ -72,8 +73,7 @@ def complete(outline: BackboneSpec, plan: NetworkPlan) -> BackboneSpec:
             spacing_mm=plan.spacing_mm,
             shape=plan.shape,
         ),
-        stage_channels=encoder.stage_channels,
-        parameters=sum(values.numel() for values in encoder.parameters()),
+        stage_channels=architecture.widths[1:],
         plan=plan,
         from_weights=None,
     )

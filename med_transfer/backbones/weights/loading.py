@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import safetensors.torch
 import torch
 
+from med_transfer.atomic import atomic_path
 from med_transfer.backbones.channels import Channels, with_channels
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
 from med_transfer.backbones.instance_pooling import with_instances
 from med_transfer.backbones.registry import find_backbone
 from med_transfer.backbones.spec import BackboneSpec
+from med_transfer.backbones.weights.licence import require_accepted
 from med_transfer.backbones.weights.matching import LoadReport, load_tensors
-from med_transfer.backbones.weights.store import store_folder, store_weights, stored_weights
+from med_transfer.backbones.weights.store import store_folder, stored_weights
 from med_transfer.backbones.weights.weight_files import hash_weights, open_weights, read_tensors
-from med_transfer.errors import BackboneError, LicenceNotAccepted, UnsafeWeights, WeightsNotFound
+from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,7 @@ def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") ->
         As :func:`load_backbone`, and OutputError when the folder cannot be written.
     """
     loaded = load_backbone(name, file, accept_licence=accept_licence)
-    return store_weights(loaded.spec, loaded.encoder, loaded.sha256 or ""), loaded.report
-
-
-def weights_at_hand(spec: BackboneSpec) -> bool:
-    """Whether ``load_backbone`` finds weights by the name alone: an imported file, or an installed package."""
-    if spec.weights is None:
-        return False
-    if stored_weights(spec):
-        return True
-    return spec.weights.package is not None and importlib.util.find_spec(spec.weights.package) is not None
+    return _store(loaded.spec, loaded.encoder, loaded.sha256 or ""), loaded.report
 
 
 def weights_file(name: str, weights: Path | None) -> Path | None:
@@ -125,6 +118,18 @@ def weights_file(name: str, weights: Path | None) -> Path | None:
     if weights is not None or spec.weights is None:
         return weights
     return stored_weights(spec)
+
+
+def _store(spec: BackboneSpec, encoder: Encoder, source_sha256: str) -> Path:
+    """Keep an encoder under its backbone's name, as safetensors with its origin in the metadata. Raises OutputError."""
+    path = store_folder() / f"{spec.name}.safetensors"
+    origin = {"backbone": spec.name, "source_sha256": source_sha256, "licence": spec.licence}
+    if spec.plan is not None:
+        origin["plan"] = spec.plan.model_dump_json()
+    tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata=origin)
+    return path
 
 
 def _completed(spec: BackboneSpec, weights: Path | str | None) -> tuple[BackboneSpec, Path | str | None]:
@@ -152,24 +157,6 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
         expected=f"{' or '.join(spec.weights.files)} in {store_folder()}, or its path",
         action=f"Get it from {spec.weights.url} with med-transfer backbones import {spec.name} "
         f"{'--download' if spec.weights.download_url else 'FILE'}, or start from scratch",
-    )
-
-
-def require_accepted(spec: BackboneSpec, accepted: str) -> None:
-    """Refuse restricted weights whose licence was not accepted by its name.
-
-    A bundle or safetensors file of one's own, fine-tuned from them, is under their licence too.
-
-    Raises:
-        LicenceNotAccepted: says which licence, where to read it and how to accept it.
-    """
-    if not spec.must_accept or accepted.strip().lower() == spec.licence.lower():
-        return
-    raise LicenceNotAccepted(
-        f"licence {accepted!r} accepted" if accepted else "its licence is restricted and was not accepted",
-        where=f"backbone {spec.name}",
-        expected=repr(spec.licence),
-        action=f"Read it at {spec.source}, then give --accept-licence {spec.licence!r} (backbone.accept_licence)",
     )
 
 

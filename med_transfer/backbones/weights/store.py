@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
-import safetensors.torch
-
-from med_transfer.atomic import atomic_path
-from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.spec import BackboneSpec
 
 
@@ -28,13 +25,10 @@ def stored_weights(spec: BackboneSpec) -> Path | None:
     return next((path for name in names if (path := store_folder() / name).exists()), shipped)
 
 
-def store_weights(spec: BackboneSpec, encoder: Encoder, source_sha256: str) -> Path:
-    """Keep an encoder under its backbone's name, as safetensors with its origin in the metadata. Raises OutputError."""
-    path = store_folder() / f"{spec.name}.safetensors"
-    origin = {"backbone": spec.name, "source_sha256": source_sha256, "licence": spec.licence}
-    if spec.plan is not None:
-        origin["plan"] = spec.plan.model_dump_json()
-    tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=origin)
-    return path
+def weights_at_hand(spec: BackboneSpec) -> bool:
+    """Whether ``load_backbone`` finds weights by the name alone: an imported file, or an installed package."""
+    if spec.weights is None:
+        return False
+    if stored_weights(spec):
+        return True
+    return spec.weights.package is not None and importlib.util.find_spec(spec.weights.package) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,13 +32,22 @@ def test_a_command_that_needs_no_network_loads_no_library_of_it(tmp_path):
     node, wrong, bundle = tmp_path / "node.yaml", tmp_path / "wrong.yaml", RECORD.parent
     node.write_text(f"folder: {tmp_path / 'state'}\n")
     wrong.write_text("destination: []\n")
-    Queue(NodeConfig(folder=tmp_path / "state").queue_file).close()
+    state = NodeConfig(folder=tmp_path / "state")
+    queue = Queue(state.queue_file)
+    for mark in ("first", "second"):
+        shutil.copytree(bundle, state.bundle_copy(mark))
+        queue.use_bundle("", mark, "bundle in use")
+    queue.close()
     commands = [
         ["serve", str(bundle), "-c", str(wrong)],
         ["node", "status", "-c", str(node)],
+        ["node", "rollback", "-c", str(node)],
         ["node", "labels", "-c", str(node), "-o", str(tmp_path / "labels.csv")],
         ["bundle", "verify", str(bundle)],
         ["merge", str(tmp_path), "-o", str(tmp_path / "merged")],
+        ["backbones", "list"],
+        ["backbones", "show", "resnet19"],
+        ["backbones", "import", "vista3d", "--download"],
     ]
     code = (
         "import sys\nfrom med_transfer.cli.app import main\n"
@@ -48,12 +58,15 @@ def test_a_command_that_needs_no_network_loads_no_library_of_it(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     ends = [line for line in done.stdout.splitlines() if line[:2].strip().isdigit()]
-    assert ends == ["2", "0", "3", "2", "2"], done
+    assert ends == ["2", "0", "0", "3", "2", "2", "0", "2", "2"], done
+    assert "first is in use" in done.stdout
     assert [error.partition(": ")[2].partition(";")[0] for error in done.stderr.splitlines()] == [
         f"{wrong}: destination: no such key",
         f"{tmp_path / 'state'}: no labels",
         f"{bundle / 'models' / 'model.safetensors'}: weights are missing. Copy the whole bundle folder again.",
         f"{tmp_path}: no batch.json that can be read",
+        "unknown backbone 'resnet19'",
+        "backbone vista3d: its licence is restricted and was not accepted",
     ]
 
 
