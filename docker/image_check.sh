@@ -97,4 +97,4 @@ trap 'pod rm --force --ignore node start >/dev/null 2>&1 || true' EXIT
 for step in ${STEPS:-base build_batch build_node batch node}; do
     case $step in build_*) build "${step#build_}" ;; *) "$step" ;; esac
 done
-[ -n "${KEEP:-}" ] || { chmod -R u+w "$work" && rm -rf "$work"; }
+[ -n "${KEEP:-}" ] || { trap - EXIT && chmod -R u+w "$work" && rm -rf "$work"; } # podman would make its folders again

@@ -123,19 +123,28 @@ def verify(
     """Do these weights fit these scans? Needs no labels: compares with the statistics that the network remembers."""
     from dataclasses import asdict
 
-    from med_transfer.backbones import load_backbone
-    from med_transfer.cli.terminal import progress_bars, say_json
-    from med_transfer.selection.weights_check import verify
+    from med_transfer.backbones import find_backbone
+    from med_transfer.backbones.weights.licence import require_accepted
+    from med_transfer.cli.terminal import say_json
 
-    backbone = load_backbone(name, weights, accept_licence=accept_licence)
-    volumes = _volumes(scans, limit)
-    with progress_bars() as progress:
-        fit = verify(backbone, volumes, progress)
+    require_accepted(find_backbone(name), accept_licence)  # before PyTorch is loaded
+    fit = _verified(name, weights, accept_licence, scans, limit)
     if as_json:
         say_json(asdict(fit))
     else:
         _say_fit(fit)
     raise typer.Exit(0 if fit.verdict in ("fits", "cannot tell") else 1)
+
+
+def _verified(name: str, weights: Path | None, accept_licence: str, scans: Path, limit: int) -> Fit:
+    from med_transfer.backbones import load_backbone
+    from med_transfer.cli.terminal import progress_bars
+    from med_transfer.selection.weights_check import verify
+
+    backbone = load_backbone(name, weights, accept_licence=accept_licence)
+    volumes = _volumes(scans, limit)
+    with progress_bars() as progress:
+        return verify(backbone, volumes, progress)
 
 
 def _volumes(scans: Path, limit: int) -> list[Volume]:

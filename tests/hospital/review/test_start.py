@@ -48,6 +48,7 @@ def test_a_command_that_needs_no_network_loads_no_library_of_it(tmp_path):
         ["backbones", "list"],
         ["backbones", "show", "resnet19"],
         ["backbones", "import", "vista3d", "--download"],
+        ["backbones", "verify", "vista3d", "--scans", str(tmp_path)],
     ]
     code = (
         "import sys\nfrom med_transfer.cli.app import main\n"
@@ -58,7 +59,7 @@ def test_a_command_that_needs_no_network_loads_no_library_of_it(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     ends = [line for line in done.stdout.splitlines() if line[:2].strip().isdigit()]
-    assert ends == ["2", "0", "0", "3", "2", "2", "0", "2", "2"], done
+    assert ends == ["2", "0", "0", "3", "2", "2", "0", "2", "2", "2"], done
     assert "first is in use" in done.stdout
     assert [error.partition(": ")[2].partition(";")[0] for error in done.stderr.splitlines()] == [
         f"{wrong}: destination: no such key",
@@ -66,6 +67,7 @@ def test_a_command_that_needs_no_network_loads_no_library_of_it(tmp_path):
         f"{bundle / 'models' / 'model.safetensors'}: weights are missing. Copy the whole bundle folder again.",
         f"{tmp_path}: no batch.json that can be read",
         "unknown backbone 'resnet19'",
+        "backbone vista3d: its licence is restricted and was not accepted",
         "backbone vista3d: its licence is restricted and was not accepted",
     ]
 
