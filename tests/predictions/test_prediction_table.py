@@ -83,6 +83,7 @@ def test_columns_are_the_documented_ones(tmp_path):
     assert frame.abstained.dtype == bool
     assert frame.patient.tolist()[-1] == "007"
     assert frame.p_low.tolist()[2:] == [2 / 3, 0.9]
+    assert frame.seconds.tolist() == [0.0, 0.125, 2.0, 1.5]
 
 
 def test_a_scan_named_like_a_formula_is_quoted_and_read_without(tmp_path):
