@@ -41,6 +41,13 @@ def test_counts_reasons_and_the_strangest_scans(tmp_path):
     assert "<script" not in page
 
 
+def test_of_many_strange_scans_the_strangest_are_shown_first(tmp_path):
+    rows = [Prediction(f"{n:02}.nii", predicted="a", novelty=0.95 + n / 2000) for n in range(60)]
+    rows += [Prediction("known.nii", predicted="a", novelty=0.5, abstained=True)]
+    page = text_of(write_summary(tmp_path / "summary.html", rows))
+    assert re.findall(r"<td>(\w+)\.nii</td>", page) == [f"{n:02}" for n in range(59, 9, -1)]
+
+
 def test_predict_writes_it_and_further_tables_beside_its_own(command, tmp_path):
     write_scan(tmp_path / "scans/a.nii.gz")
     (tmp_path / "scans/cut.nii.gz").write_bytes(b"\x1f\x8bnothing")
