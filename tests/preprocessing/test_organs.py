@@ -23,7 +23,7 @@ from whole_bodies import (
 
 from med_transfer.errors import ConfigError, OrganNotFound
 from med_transfer.preprocessing import InputConfig, Preprocessing, PreprocessingConfig
-from med_transfer.preprocessing.organs import LIMITS, NotFound, Organ, find_organ
+from med_transfer.preprocessing.organs import LIMITS, NotFound, Organ, _Parts, find_organ
 from med_transfer.scans import Volume, find_series, geometry, read_scan
 from med_transfer.scans.geometry import Grid
 
@@ -159,6 +159,12 @@ def test_the_reason_has_its_measure_and_its_limits():
     assert found.limits == LIMITS["brain"].volume
     assert found.measured == pytest.approx(0.125 * 4 / 3 * np.pi * np.prod([66, 84, 64]) / 1000, rel=0.1)
     assert found.expected == f"300 to 2200 ml, not {found.measured:g}"
+
+
+def test_parts_are_measured_in_millilitres():
+    apart = np.zeros((12, 12, 30), bool)
+    apart[1:11, 1:11, 1:11] = apart[1:6, 1:11, 15:25] = True  # voxels of 2 mm
+    assert _Parts.of(apart).millilitres.tolist() == [8.0, 4.0]
 
 
 # As input of a network ----------------------------------------------------------------------------------------
