@@ -1,4 +1,4 @@
-"""Tables of ``label_savings.py``, of the numbers of labels whose five splits are all there.
+"""Tables of ``label_savings.py``, of the numbers of labels whose splits are all there.
 
     python benchmarks/label_savings_report.py --prepared lidc.npz --out OUT
 
@@ -119,10 +119,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, default=Path("lidc.npz"))
     parser.add_argument("--out", type=Path, default=Path("label_savings"))
+    parser.add_argument("--splits", nargs="+", type=int, default=list(SPLITS), help="where not all were trained")
     arguments = parser.parse_args()
     crops = load(arguments.prepared)
     weights = drawn_patients(int(crops.patients.max()) + 1)
-    answers = OwnBudgets(crops, arguments.out / "answers", SPLITS, weights)
+    answers = OwnBudgets(crops, arguments.out / "answers", tuple(arguments.splits), weights)
     compared = ("scratch", "default", "default + handcrafted")
     sections = {
         "Macro AUC": auc_table(answers, ARMS),
