@@ -27,6 +27,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import pixel_array
 
 from med_transfer.errors import MissingCodec, UnreadableScan
+from med_transfer.scans.dicom import jpeg_integrity
 from med_transfer.scans.dicom.codecs import PixelFormat, decode, require_decoder
 from med_transfer.scans.dicom.codestream import jpeg2000_codestream
 
@@ -208,8 +209,12 @@ def test_lossless_jpeg_of_each_predictor(bits, predictor):
 
 
 @pytest.mark.parametrize("predictor", range(1, 8))
-def test_lossless_jpeg_of_the_largest_differences(predictor):
-    """Differences wrap round at 16 bits, and 32768 has a category of its own (T.81 H.1.2.2): the count must know."""
+def test_lossless_jpeg_of_the_largest_differences(predictor, monkeypatch):
+    """Differences wrap round at 16 bits, and 32768 has a category of its own (T.81 H.1.2.2): the count must know.
+
+    It goes over a few rows at a time, and a row is predicted from the one before.
+    """
+    monkeypatch.setattr(jpeg_integrity, "_AT_ONCE", 100)
     image = np.random.default_rng(0).choice(np.array([0, 1, 32767, 32768, 65535], np.uint16), (19, 23))
     frame = lossless_jpeg.encode(image, predictor=predictor, precision=16)
     np.testing.assert_array_equal(decode(frame, pixel_format(image, uid.JPEGLossless)), image)

@@ -62,7 +62,10 @@ class PixelFormat:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Values [rows, columns] as the codec gives them; only the lowest bits count where significant_bits says so."""
+    """Values [rows, columns] as the codec gives them, in memory of their own.
+
+    Only the lowest bits count where significant_bits says so.
+    """
 
     values: NDArray
     significant_bits: int | None = None
@@ -173,7 +176,7 @@ def _uncompressed(frame: bytes | memoryview, pixels: PixelFormat, order: str) ->
     count = pixels.rows * pixels.columns
     whole = _without_padding(frame, count * pixels.bits_allocated // 8)
     values = np.frombuffer(whole, f"{order}u{pixels.bits_allocated // 8}", count)
-    return _Decoded(values.reshape(pixels.rows, pixels.columns), pixels.bits_stored)
+    return _Decoded(values.reshape(pixels.rows, pixels.columns).copy(), pixels.bits_stored)
 
 
 def _deflated_frame(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
@@ -276,8 +279,9 @@ def _require_size(header: Header, pixels: PixelFormat) -> None:
 def _stored_values(decoded: _Decoded, pixels: PixelFormat) -> NDArray:
     if decoded.values.shape != (pixels.rows, pixels.columns):
         raise ValueError(Sentence("the decoded image has shape {shape}", shape=str(decoded.values.shape)))
-    kind = "i" if pixels.signed else "u"
-    values = decoded.values.astype(f"{kind}{pixels.bits_allocated // 8}")
+    values, dtype = decoded.values, np.dtype(f"{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}")
+    as_it_is = values.dtype.isnative and values.itemsize == dtype.itemsize  # the same bits, signed or not
+    values = values.view(dtype) if as_it_is else values.astype(dtype)
     drop_overlay(values, decoded.significant_bits or pixels.bits_allocated, declared=pixels.overlay)
     return values
 

@@ -20,6 +20,7 @@ _PADDING_BITS = 16  # up to a byte's end, and a byte more to make the length eve
 _CATEGORIES = np.array([*range(17), *range(15, 0, -1)])
 _SHARE = np.array([1, *(1 << k for k in range(15)), 1, *(1 << k for k in reversed(range(15)))])
 _EXTRA_BITS = np.array([*range(16), 0])
+_AT_ONCE = 1 << 15  # differences; what is made of them stays in the cache, and in memory that the system need not clear
 
 
 def require_complete(stream: bytes, header: Header, values: NDArray, decode: Callable[[bytes], NDArray]) -> None:
@@ -67,14 +68,19 @@ def _bits_needed(stream: bytes, header: Header, values: NDArray) -> int:
     """Bits that lossless JPEG spends on an image with the stream's own predictor and table (ITU-T T.81 H.1.2)."""
     scan = next(body for marker, body, _ in jpeg_segments(stream) if marker == START_OF_SCAN)
     table, predictor, point_transform = scan[2] >> 4, scan[3], scan[5] & 15
-    # uint16 wraps round as the differences do; only the predictors that halve a sum need its seventeenth bit
-    samples = values.astype(np.int32 if predictor > 4 else np.uint16)
-    samples >>= point_transform
-    prediction = _prediction(samples, predictor, 1 << (header.precision - point_transform - 1))
-    differences = np.subtract(samples, prediction, out=prediction).astype(np.uint16, copy=False)
     bits = (_code_lengths(stream, table) + _EXTRA_BITS).astype(np.uint8)[_CATEGORIES]
-    spent = np.take(np.repeat(bits, _SHARE), differences, mode="clip")  # which spares checking each index
-    return int(spent.sum(dtype=np.int64))
+    bits_of_difference = np.repeat(bits, _SHARE)
+    first = 1 << (header.precision - point_transform - 1)
+    rows = max(1, _AT_ONCE // header.columns)
+    needed = 0
+    for top in range(0, header.rows, rows):
+        above = min(top, 1)  # the row that the first one is predicted from
+        # uint16 wraps round as the differences do; only the predictors that halve a sum need its seventeenth bit
+        samples = values[top - above : top + rows].astype(np.int32 if predictor > 4 else np.uint16)
+        samples >>= point_transform
+        differences = (samples - _prediction(samples, predictor, first))[above:].astype(np.uint16, copy=False)
+        needed += int(np.take(bits_of_difference, differences, mode="clip").sum(dtype=np.int64))  # clip: unchecked
+    return needed
 
 
 def _prediction(samples: NDArray, predictor: int, first: int) -> NDArray:
