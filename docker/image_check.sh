@@ -41,7 +41,7 @@ build() {
     [ -z "$torch" ] || more+=(--volume "$torch:/wheels:ro" --build-arg PIP_FIND_LINKS=/wheels
         --build-arg TORCH_INDEX=https://pypi.org/simple)
     say "build: $1"
-    timeout 3600 buildah "${storage[@]}" bud --isolation chroot --format docker --layers --pull-never --network host \
+    timeout 7200 buildah "${storage[@]}" bud --isolation chroot --format docker --layers --pull-never --network host \
         --ulimit nofile=20000:20000 --ulimit "nproc=$(ulimit -u):$(ulimit -u)" "${more[@]}" \
         -f docker/Dockerfile --target "$1" -t "localhost/med-transfer-$1" . >"$work/build-$1.log" 2>&1 \
         || grep -q 'Successfully tagged' "$work/build-$1.log" || { tail -30 "$work/build-$1.log" >&2; exit 1; }
