@@ -1,5 +1,6 @@
 """The bundle: whole or not at all, no pickle, nothing changed unnoticed, and a source for the next transfer."""
 
+import copy
 import hashlib
 import json
 import os
@@ -121,6 +122,14 @@ def test_a_failed_save_leaves_nothing(tmp_path, ensemble):
 def test_not_a_bundle(tmp_path):
     with pytest.raises(BundleError, match=r"not a bundle; expected a folder with med_transfer.json. Give RUN/bundle"):
         read_record(tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path, ensemble):
+    broken = copy.deepcopy(ensemble)
+    broken.member1.encoder.state_dict()["conv1.weight"][0, 0, 0, 0, 0] = torch.nan
+    folder = save_bundle(tmp_path / "bundle", record(), broken, "")
+    with pytest.raises(BundleError, match=r"member1.* has values that are NaN or infinite; expected finite weights"):
+        load_network(folder)
 
 
 def test_changed_weights_are_refused(tmp_path, ensemble):

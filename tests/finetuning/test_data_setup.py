@@ -1,15 +1,19 @@
 """What the network will see: the backbone's own input with the config's overrides."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from med_transfer.backbones import find_backbone
 from med_transfer.bundle import RECORD_FILE, BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.bundle.decisions_lock import CAME_WITH_LOCKS
-from med_transfer.cohorts import Cohort, CohortLock, PreparedCohort, Split, SplitConfig
+from med_transfer.cohorts import Case, Cohort, CohortLock, PreparedCohort, Split, SplitConfig
+from med_transfer.cohorts.preparation import PreparedScan
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, resolve_preprocessing
-from med_transfer.finetuning.record import _provenance
+from med_transfer.finetuning.record import _envelope, _provenance
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import InputConfig, PreprocessingConfig
 
@@ -61,3 +65,17 @@ def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
     scratch = FinetuneConfig(backbone=BackboneConfig(name=spec.name))
     assert _provenance(run_data, scratch) == Provenance(cohort_hash="c", patient_hashes=(), content_hashes=())
     assert len(_provenance(run_data, FinetuneConfig()).content_hashes) == 51  # the scans that the default learned from
+
+
+def test_a_bundle_remembers_the_spacings_of_its_development_scans_in_each_channel():
+    def scan(*spacings_mm):
+        return PreparedScan(np.zeros((1, 1, 1, 1), np.float16), (), np.zeros(0), spacings_mm, "", "", "")
+
+    scans = (scan((1, 2, 5), (3, 3, 3)), scan((2, 1, 4), (3, 4, 2)), scan((9, 9, 9), (0.1, 9, 9)))
+    cases = tuple(Case(scan=name, path=Path(name), patient=name, label="a") for name in "xyz")
+    prepared = PreparedCohort(Cohort(cases, Labels(("a", "b"))), scans)
+    lock = CohortLock(classes=("a", "b"), multilabel=False, split=SplitConfig(), cases=(), cohort_hash="")
+    found = _envelope(RunData(PreprocessingConfig(), prepared, Split((2,), ((0,), (1,))), lock))
+    assert (found.spacing_mm_low, found.spacing_mm_high, found.n_scans) == ((1, 1, 4), (2, 2, 5), 2)
+    (second,) = found.further
+    assert (second.spacing_mm_low, second.spacing_mm_high) == ((3, 3, 2), (3, 4, 3))
