@@ -16,6 +16,7 @@ from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.errors import UsageError
 from med_transfer.inference import BatchSettings, load_bundle
+from med_transfer.inference.sbatch import write_sbatch
 from med_transfer.inference.shards import Shard, merge
 
 N = 8
@@ -83,6 +84,15 @@ def refusal(base: Path) -> str:
         merge(shards(base), base / "merged")
     assert not (base / "merged").exists()
     return str(refused.value)
+
+
+def test_files_alone_are_no_shards_and_no_script_holds_every_name(tmp_path):
+    (tmp_path / "predict.sbatch").touch()
+    with pytest.raises(UsageError, match="no shard; expected the folders of all shards"):
+        merge([tmp_path / "predict.sbatch"], tmp_path / "merged")
+    for name in ('a"b', "a\nb"):
+        with pytest.raises(UsageError, match="expected a folder's name without quotes and line ends"):
+            write_sbatch(tmp_path / name, 2, ("med-transfer",), ())
 
 
 def test_a_missing_shard_is_refused_and_named(base):

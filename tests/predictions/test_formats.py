@@ -2,6 +2,8 @@
 
 import pytest
 
+from med_transfer.errors import OutputError
+from med_transfer.predictions import formats
 from med_transfer.predictions.formats import write_table_as
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
@@ -45,3 +47,12 @@ def test_a_table_without_rows_keeps_its_columns(tmp_path):
     with PredictionTable(tmp_path / "predictions.csv", Labels(("a", "b"))) as growing:
         growing.finish()
     assert parquet.read_table(write_table_as("parquet", growing.path)).num_rows == 0
+
+
+def test_more_rows_than_a_sheet_takes_are_refused(table, monkeypatch):
+    pytest.importorskip("openpyxl")
+    monkeypatch.setattr(formats, "_MOST_ROWS", 2)
+    write_table_as("xlsx", table)
+    monkeypatch.setattr(formats, "_MOST_ROWS", 1)
+    with pytest.raises(OutputError, match="2 rows; expected at most 1, as Excel takes them"):
+        write_table_as("xlsx", table)

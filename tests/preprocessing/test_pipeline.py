@@ -189,6 +189,8 @@ def test_a_region_outside_the_scan_is_an_error_that_names_the_usual_cause():
         ({"orientation": "XYZ"}, "three letters"),
         ({"window_hu": (400, -1000)}, "must rise"),
         ({"output_range": (1, 0)}, "must rise"),
+        ({"output_range": (0, 65505)}, "within what float16 holds, -65504 to 65504"),
+        ({"channels": ("arterial",)}, "scan or scan_<name>, for example scan_arterial"),
         ({"spacing_mm": (0, 1, 1)}, "greater than 0"),
         ({"shape": (4, 32, 32)}, "greater than or equal to 8"),
         ({"spacing": (1, 1, 1)}, "Extra inputs"),
