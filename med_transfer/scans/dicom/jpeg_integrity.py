@@ -61,7 +61,7 @@ def _bits_held(stream: bytes, header: Header) -> int | None:
     behind_ff = data[1:][data[:-1] == 0xFF]
     if ((behind_ff >= 0xD0) & (behind_ff <= 0xD7)).any():
         return None
-    return 8 * (len(data) - np.count_nonzero(behind_ff == 0))
+    return 8 * (len(data) - int(np.count_nonzero(behind_ff == 0)))
 
 
 def _bits_needed(stream: bytes, header: Header, values: NDArray) -> int:
