@@ -108,7 +108,7 @@ def test_a_late_series_supersedes_and_shadow_sends_nothing(bundle, tmp_path):
             until(lambda: node.queue.counts() == {"committed": 1}, 120)
             announce(port, late)
             storescu(port, *late)
-            until(lambda: node.queue.counts() == {"committed": 1} and node.queue.studies()[0].revision > 1, 120)
+            until(lambda: [study for study in node.queue.studies("committed") if study.revision > 1], 120)
             reports = [tags for tags in results(pacs) if tags["Modality"] == "SR"]
             assert len({tags["SeriesInstanceUID"] for tags in reports}) == 1
             earlier, later = sorted(reports, key=lambda tags: int(tags["InstanceNumber"]))
