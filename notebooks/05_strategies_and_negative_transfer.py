@@ -21,7 +21,7 @@ table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
 tiny = (
-    "backbone.name=resnet18-w32",  # random values: the source is a network of our own
+    "backbone.name=resnet18-w8",  # the smallest, with random values: the source is a network of our own
     "input.shape=[16, 16, 16]",
     "input.spacing_mm=[2.5, 2.0, 2.0]",
     "split.kind=holdout",

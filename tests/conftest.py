@@ -58,6 +58,7 @@ LONG_FILES = (
     "inference/test_workers.py",
     "hospital/test_operation.py",
     "inference/test_guard.py",
+    "test_contributing.py",
     "backbones/test_planted_lesion.py",
 )
 

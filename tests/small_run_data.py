@@ -56,7 +56,7 @@ def source_of(kind: str, seed: int = 0) -> LoadedBackbone:
             encoder.conv1.weight.copy_(torch.stack([pattern, -pattern, pattern])[:, None])
         if kind == "blind":
             encoder.conv1.weight.zero_()
-    return LoadedBackbone(encoder, find_backbone("resnet18-w32"), LoadReport(), None if kind == "random" else "sha")
+    return LoadedBackbone(encoder, find_backbone("resnet18-w8"), LoadReport(), None if kind == "random" else "sha")
 
 
 def small_config(strategy: str | dict = "auto", **sections) -> FinetuneConfig:

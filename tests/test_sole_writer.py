@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_the_commands_refuse_a_folder_in_use(tmp_path, other_run, command, cohort_csv):
-    outcome = command("finetune", cohort_csv, "-o", tmp_path / "out", "--set", "backbone.name=resnet18-w32")
+    outcome = command("finetune", cohort_csv, "-o", tmp_path / "out", "--set", "backbone.name=resnet18-w8")
     assert outcome.code == 2
     assert "another run is at work here" in outcome.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {LOCK_FILE}

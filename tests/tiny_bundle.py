@@ -21,13 +21,13 @@ def tiny_bundle(folder: Path, seed: int = 0, *, broken: bool = False, **preproce
     record = BundleRecord(
         classes=("benign", "malignant"),
         preprocessing=PreprocessingConfig.model_validate(settings),
-        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
+        backbone=BackboneRecord(name="resnet18-w8", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
         n_members=1,
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
     )
     torch.manual_seed(seed)
-    network = Ensemble([Classifier(load_backbone("resnet18-w32", scratch=True, seed=seed).encoder, 2)]).eval()
+    network = Ensemble([Classifier(load_backbone("resnet18-w8", scratch=True, seed=seed).encoder, 2)]).eval()
     if broken:
         next(network.parameters()).data[0] = torch.nan
     return save_bundle(folder, record, network, "# card\n")

@@ -41,7 +41,7 @@ def record(**changes) -> BundleRecord:
     values = {
         "classes": ("benign", "malignant"),
         "preprocessing": PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 1, 1)),
-        "backbone": BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
+        "backbone": BackboneRecord(name="resnet18-w8", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
         "n_members": 2,
         "calibration": TEMPERATURE,
         "input_envelope": InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
@@ -52,7 +52,7 @@ def record(**changes) -> BundleRecord:
 
 @pytest.fixture(scope="module")
 def ensemble() -> Ensemble:
-    encoders = [load_backbone("resnet18-w32", seed=seed).encoder for seed in range(2)]
+    encoders = [load_backbone("resnet18-w8", seed=seed).encoder for seed in range(2)]
     return Ensemble([Classifier(encoder, 2) for encoder in encoders], calibrator=TEMPERATURE).eval()
 
 
@@ -86,7 +86,7 @@ def test_layout_and_no_pickle(bundle):
 
 
 def test_a_bundle_is_a_source_for_the_next_transfer(bundle, ensemble):
-    loaded = load_backbone("resnet18-w32", bundle)
+    loaded = load_backbone("resnet18-w8", bundle)
     assert loaded.report.matched_share == 1.0
     assert not loaded.report.unexpected
     with torch.no_grad():

@@ -68,7 +68,7 @@ def test_a_bundle_is_recognised_by_folder_and_by_its_model_file(tmp_path):
         classes=("a", "b"),
         preprocessing=PreprocessingConfig(),
         n_fold_models=1,
-        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="", source=""),
+        backbone=BackboneRecord(name="resnet18-w8", pooled_stages=(-1,), licence="", source=""),
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(1, 1, 1), n_scans=1),
         trained_on=Provenance(cohort_hash="c", patient_hashes=("anna",), content_hashes=()),
     )

@@ -34,12 +34,12 @@ def unsigned(tmp_path_factory) -> Path:
     record = BundleRecord(
         classes=("benign", "malignant"),
         preprocessing=PreprocessingConfig(shape=(16, 16, 16), spacing_mm=(2, 1, 1)),
-        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
+        backbone=BackboneRecord(name="resnet18-w8", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
         n_fold_models=1,
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),
     )
-    ensemble = Ensemble([Classifier(load_backbone("resnet18-w32", scratch=True).encoder, 2)])
+    ensemble = Ensemble([Classifier(load_backbone("resnet18-w8", scratch=True).encoder, 2)])
     return save_bundle(tmp_path_factory.mktemp("bundles") / "bundle", record, ensemble, "# card\n")
 
 

@@ -69,7 +69,7 @@ def test_a_run_names_the_rows_of_copies_and_no_others(phantoms, cohort_csv, tmp_
         writer.writerows(rows)
     config = FinetuneConfig.model_validate({"input": {"shape": (16, 32, 32), "region": "whole"}})
     run_data = prepare_run_data(
-        Cohort.read(tmp_path / "cohort.csv"), config, find_backbone("resnet18-w32"), tmp_path / "run", lambda *_: None
+        Cohort.read(tmp_path / "cohort.csv"), config, find_backbone("resnet18-w8"), tmp_path / "run", lambda *_: None
     )
     (warning,) = [record.getMessage() for record in caplog.records if "altered copies" in record.getMessage()]
     assert re.search(r"copies \(.*\): row 5 \([^;]* and row 20 \(copy.nii.gz\)\. ", warning)

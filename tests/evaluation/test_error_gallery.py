@@ -60,7 +60,7 @@ def record(region: str = "whole") -> BundleRecord:
         preprocessing=PreprocessingConfig.model_validate(
             {"shape": (16, 16, 16), "spacing_mm": (3, 2, 2), "region": region}
         ),
-        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="MIT", source="none"),
+        backbone=BackboneRecord(name="resnet18-w8", pooled_stages=(-1,), licence="MIT", source="none"),
         n_fold_models=1,
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),

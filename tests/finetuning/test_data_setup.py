@@ -31,20 +31,20 @@ def test_the_backbones_own_input_is_the_default():
 
 def test_the_config_overrides():
     preprocessing = resolve_preprocessing(
-        find_backbone("resnet18-w32"), FinetuneConfig(input=InputConfig(window_hu=(-100, 300), region="foreground"))
+        find_backbone("resnet18-w8"), FinetuneConfig(input=InputConfig(window_hu=(-100, 300), region="foreground"))
     )
     assert (preprocessing.window_hu, preprocessing.region) == ((-100, 300), "foreground")
 
 
 def test_too_small_an_input_is_refused():
     config = FinetuneConfig(input=InputConfig(region="whole", shape=(8, 32, 32)))
-    with pytest.raises(ConfigError, match=r"input.shape: shape \[8, 32, 32\]; expected at least .* for resnet18-w32"):
-        resolve_preprocessing(find_backbone("resnet18-w32"), config)
+    with pytest.raises(ConfigError, match=r"input.shape: shape \[8, 32, 32\]; expected at least .* for resnet18-w8"):
+        resolve_preprocessing(find_backbone("resnet18-w8"), config)
 
 
 def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
     """Otherwise a patient of the source could judge the network two transfers later."""
-    spec = find_backbone("resnet18-w32")
+    spec = find_backbone("resnet18-w8")
     before = BundleRecord(
         classes=("a", "b"),
         preprocessing=PreprocessingConfig(),

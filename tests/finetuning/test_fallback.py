@@ -23,7 +23,7 @@ from med_transfer.metrics.records.metrics import KeptNetwork, Metrics, TransferG
 @pytest.fixture(scope="module")
 def blind_source(tmp_path_factory) -> Path:
     """Weights that give the same features for every scan."""
-    encoder = load_backbone("resnet18-w32", seed=7).encoder
+    encoder = load_backbone("resnet18-w8", seed=7).encoder
     torch.nn.init.zeros_(encoder.conv1.weight)
     path = tmp_path_factory.mktemp("source") / "blind.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, path)

@@ -18,7 +18,7 @@ TRUTH = torch.from_numpy(np.eye(3, dtype=bool)[RANDOM.integers(0, 3, 60)])
 
 
 def module(multilabel: bool = False, **training) -> FinetuningModule:
-    classifier = Classifier(load_backbone("resnet18-w32").encoder, 3)
+    classifier = Classifier(load_backbone("resnet18-w8").encoder, 3)
     config = FinetuneConfig(training=TrainingConfig(**training))
     labels = Labels(("a", "b", "c"), multilabel)
     return FinetuningModule(classifier, config, LossTerms(torch.ones(3)), labels=labels, steps_per_epoch=1, seed=0)

@@ -23,7 +23,7 @@ ONE_EPOCH = (
     "training.epochs=1",
     "split.kind=holdout",
     "split.val_fraction=0.34",
-    "backbone.name=resnet18-w32",
+    "backbone.name=resnet18-w8",
 )
 
 
@@ -186,8 +186,8 @@ def test_patients_of_the_training_are_refused_by_their_second_phase_alone(comman
 def test_two_phases_are_a_source_for_one_and_for_two(run):
     from med_transfer import load_backbone
 
-    two = load_backbone("resnet18-w32", run / "bundle", channels=2)
-    one = load_backbone("resnet18-w32", run / "bundle")
+    two = load_backbone("resnet18-w8", run / "bundle", channels=2)
+    one = load_backbone("resnet18-w8", run / "bundle")
     assert two.report.channels == ""
     assert "from 2 channel(s) of the file to 1" in str(one.report)
     kernels = two.encoder.get_submodule("conv1").weight

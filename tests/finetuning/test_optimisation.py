@@ -28,7 +28,7 @@ from med_transfer.preprocessing import PreprocessingConfig
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return Classifier(load_backbone("resnet18-w32").encoder, 3)
+    return Classifier(load_backbone("resnet18-w8").encoder, 3)
 
 
 def rate_of(groups: list[dict], parameter: nn.Parameter) -> float:
@@ -74,7 +74,7 @@ def test_from_scratch_nothing_is_frozen_slowed_or_kept():
 
 
 def test_frozen_stages_get_no_gradient():
-    classifier = Classifier(load_backbone("resnet18-w32").encoder, 3)
+    classifier = Classifier(load_backbone("resnet18-w8").encoder, 3)
     Full(freeze_stages=2).set_learning(classifier, epoch=0)
     classifier(torch.randn(2, 1, 16, 16, 16)).sum().backward()
     stages = classifier.encoder.stages()
@@ -86,7 +86,7 @@ def test_too_many_stages_to_freeze():
     with pytest.raises(ConfigError, match="transfer.strategy.freeze_stages: 9 stages to freeze; expected at most 5"):
         check_transfer(
             FinetuneConfig(transfer=TransferConfig(strategy=Full(freeze_stages=9))).resolved(from_source=True),
-            load_backbone("resnet18-w32").encoder,
+            load_backbone("resnet18-w8").encoder,
         )
 
 

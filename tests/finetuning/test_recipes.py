@@ -79,6 +79,11 @@ def run(command, recipe: str, cohort: Path, out: Path, *overrides: str):
     return read_record(out / "bundle")
 
 
+def started_from(source: FinishedRun) -> tuple[str, ...]:
+    """A recipe names the bundle's network, which here is the smallest."""
+    return f"backbone.weights={source.bundle}", "backbone.name=resnet18-w8", "from_scratch_baseline=false"
+
+
 def test_many_classes_to_few_has_a_new_head(command, cohort_csv, finished, tmp_path):
     many = read_record(finished.bundle).classes
     first = many[0]
@@ -87,8 +92,7 @@ def test_many_classes_to_few_has_a_new_head(command, cohort_csv, finished, tmp_p
         row["label"] = first if row["label"] == first else "other"
 
     few = table(cohort_csv, finished, tmp_path / "few.csv", merge)
-    weights = f"backbone.weights={finished.bundle}"
-    record = run(command, "recipes/many_classes_to_few", few, tmp_path / "run", weights, "from_scratch_baseline=false")
+    record = run(command, "recipes/many_classes_to_few", few, tmp_path / "run", *started_from(finished))
     assert (len(many), record.classes) == (3, tuple(sorted((first, "other"))))
     assert (record.transfer.strategy, record.transfer.regularise) == ("lp_ft", ("l2_sp",))
 
@@ -103,10 +107,7 @@ def test_one_phase_to_several_keeps_a_patients_phases_together(command, cohort_c
         seen[kind] += 1
 
     phases = table(cohort_csv, finished, tmp_path / "phases.csv", pair)
-    weights = f"backbone.weights={finished.bundle}"
-    record = run(
-        command, "recipes/one_phase_to_several", phases, tmp_path / "run", weights, "from_scratch_baseline=false"
-    )
+    record = run(command, "recipes/one_phase_to_several", phases, tmp_path / "run", *started_from(finished))
     assert (record.transfer.strategy, record.transfer.batch_norm) == ("surgical", "bn_adapt")
     judged = read_rows(tmp_path / "run/predictions.csv")
     assert len(judged) == 2 * len({row["patient"] for row in judged})
@@ -155,8 +156,7 @@ def mr_run(command, cohort_csv, finished, tmp_path_factory):
             row["scan"] = str(as_nifti(scan, folder / scan.name, lambda hu: mr_values(hu, gain)))
 
     cohort = table(cohort_csv, finished, folder / "mr.csv", as_mr)
-    source = (f"backbone.weights={finished.bundle}", "backbone.name=resnet18-w32", "from_scratch_baseline=false")
-    return cohort, run(command, "recipes/mr", cohort, folder / "run", *source), folder / "run"
+    return cohort, run(command, "recipes/mr", cohort, folder / "run", *started_from(finished)), folder / "run"
 
 
 def test_mr_is_read_by_z_scores_and_the_bundle_says_so(mr_run):
@@ -183,7 +183,7 @@ def test_ct_series_is_rejected_by_an_mr_bundle_and_the_rest_goes_on(command, coh
 
 def test_mr_to_ct_takes_the_weights_of_an_mr_run_and_the_window_of_ct(command, cohort_csv, finished, mr_run, tmp_path):
     cohort = table(cohort_csv, finished, tmp_path / "ct.csv", lambda row: None)
-    own = ("backbone.name=resnet18-w32", f"backbone.weights={mr_run[2] / 'bundle'}", "explain.gallery=0")
+    own = ("backbone.name=resnet18-w8", f"backbone.weights={mr_run[2] / 'bundle'}", "explain.gallery=0")
     record = run(command, "recipes/mr_to_ct", cohort, tmp_path / "run", *own)
     preprocessing, transfer = record.preprocessing, record.transfer
     assert (preprocessing.modality, preprocessing.normalisation, preprocessing.region) == ("CT", "window", "roi")

@@ -91,7 +91,7 @@ def test_killed_while_reading_and_in_the_first_epoch_ends_as_if_nothing_had_been
 @pytest.fixture(scope="module")
 def some_weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("source") / "some.safetensors"
-    encoder = load_backbone("resnet18-w32", seed=3).encoder
+    encoder = load_backbone("resnet18-w8", seed=3).encoder
     save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, path)
     return path
 
@@ -113,7 +113,7 @@ def test_what_a_run_wrote_does_not_keep_it_from_going_on(cohort_csv, some_weight
 
 
 def another_source(path: Path, seed: int) -> None:
-    encoder = load_backbone("resnet18-w32", seed=seed).encoder
+    encoder = load_backbone("resnet18-w8", seed=seed).encoder
     save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, path)
 
 

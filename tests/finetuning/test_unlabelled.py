@@ -203,7 +203,7 @@ def test_unlabelled_scans_that_are_not_there_are_said_before_anything_is_read():
     with pytest.raises(
         ConfigError, match=r"transfer.align.unlabelled: nowhere.csv does not exist; expected a cohort ta"
     ):
-        check_transfer(config.resolved(from_source=True), load_backbone("resnet18-w32", scratch=True).encoder)
+        check_transfer(config.resolved(from_source=True), load_backbone("resnet18-w8", scratch=True).encoder)
 
 
 def prepared_with(run_data: RunData, table: Path, cache: Path):
@@ -214,7 +214,7 @@ def prepared_with(run_data: RunData, table: Path, cache: Path):
 def phantom_plan(cohort_csv, tmp_path_factory) -> RunData:
     config = load_config(FinetuneConfig, None, TINY)
     out = tmp_path_factory.mktemp("plan")
-    return prepare_run_data(Cohort.read(cohort_csv), config, find_backbone("resnet18-w32"), out, silent)
+    return prepare_run_data(Cohort.read(cohort_csv), config, find_backbone("resnet18-w8"), out, silent)
 
 
 def table_of(cases, folder: Path, patient: str = "patient", rename: str = "") -> Path:
@@ -312,5 +312,5 @@ def test_a_run_with_unlabelled_scans_ends_as_a_bundle_that_predicts(
         for column in (c for c in row if c.startswith("p_")):
             assert float(answers[row["scan"]][column]) == pytest.approx(float(row[column]), abs=2e-2)
 
-    encoder = load_backbone("resnet18-w32", bundle).encoder.state_dict()  # and it can be a source in its turn
+    encoder = load_backbone("resnet18-w8", bundle).encoder.state_dict()  # and it can be a source in its turn
     assert all(stored[f"encoder.{n}"].equal(t) for n, t in encoder.items())

@@ -244,7 +244,7 @@ def test_damaged_nifti_file_does_not_spoil_the_series_beside_it(command, finishe
         ("input.shape=[16,16]", "--set input.shape: found [16, 16]; expected more values"),
         ("input.shape=[16,16,16,16]", "--set input.shape: found [16, 16, 16, 16]; expected 3 values"),
         ("input.shape=[4,4,4]", "input.shape: Input should be greater than or equal to 8"),
-        ("input.shape=[8,8,8]", "input.shape: shape [8, 8, 8]; expected at least [16, 16, 16] for resnet18-w32"),
+        ("input.shape=[8,8,8]", "input.shape: shape [8, 8, 8]; expected at least [16, 16, 16] for resnet18-w8"),
         ("input.window_hu=[100,-100]", "input: window_hu must rise, for example [-1000, 400]"),
         ("input.orientation=XYZ", "input.orientation: three letters, one each of R/L, A/P and S/I"),
         ("epochs", "--set: 'epochs'; expected section.key=value"),
@@ -371,7 +371,7 @@ def _edit_record(**changes) -> Callable[[Path], None]:
         (_edit_record(classes=["c", "b", "a"], lock_hash=""), "the lock on its decisions was removed"),
         (
             lambda bundle: edit_record(bundle, n_members=100000),
-            "weights do not fit resnet18-w32: 2 networks, not 100000",
+            "weights do not fit resnet18-w8: 2 networks, not 100000",
         ),
         (lambda bundle: (bundle / "configs/inference.json").write_text("{}"), "contents are not the ones this bundle"),
         (lambda bundle: (bundle / "docs/README.md").unlink(), "README.md: contents are missing"),
@@ -515,7 +515,8 @@ def test_disk_full_while_predicting_keeps_whole_rows_and_resumes(command, finish
 
 
 def test_disk_full_while_training_keeps_no_half_file_and_resumes(command, cohort_csv, tmp_path):
-    words = ("finetune", cohort_csv, "-o", tmp_path / "disk/run", *settings(*TINY, "training.epochs=1"))
+    large = settings(*TINY, "training.epochs=1", "backbone.name=resnet18-w32")  # 33 MB
+    words = ("finetune", cohort_csv, "-o", tmp_path / "disk/run", *large)
     with mounted(tmp_path / "disk", "size=200m") as disk:
         (disk / "filling").write_bytes(bytes(free_bytes(disk) - 20 * 2**20))  # enough for scans, not for a network
         outcome = command(*words)

@@ -79,25 +79,25 @@ def test_backbones_are_listed_and_shown(command):
 
 def test_backbones_import_keeps_a_checked_file(command, finished, tmp_path, monkeypatch):
     monkeypatch.setenv("MED_TRANSFER_BACKBONES", str(tmp_path / "store"))
-    both = command("backbones", "import", "resnet18-w32", "some.pth", "--download")
+    both = command("backbones", "import", "resnet18-w8", "some.pth", "--download")
     assert (both.code, "both a file and --download; expected one of them" in both.err) == (2, True)
 
     published = tmp_path / "published.safetensors"
-    save_file(load_backbone("resnet18-w32", scratch=True).encoder.state_dict(), published)
-    outcome = command("backbones", "import", "resnet18-w32", published, "--json")
+    save_file(load_backbone("resnet18-w8", scratch=True).encoder.state_dict(), published)
+    outcome = command("backbones", "import", "resnet18-w8", published, "--json")
     kept = json.loads(outcome.out)
     assert (outcome.code, kept["missing"], Path(kept["path"]).parent) == (0, [], tmp_path / "store")
 
 
 def test_backbones_import_refuses_a_network_that_remembers_its_patients(command, finished):
-    outcome = command("backbones", "import", "resnet18-w32", finished.bundle)
+    outcome = command("backbones", "import", "resnet18-w8", finished.bundle)
     assert outcome.code == 2
     assert "a network of your own, which remembers its patients; expected a published file" in outcome.err
 
 
 def test_backbones_verify_says_whether_weights_fit(command, cohort_csv, finished, monkeypatch):
     monkeypatch.setattr("med_transfer.selection.weights_check._DEFAULT_SHAPE", (16, 32, 32))  # the entry has none
-    words = ("backbones", "verify", "resnet18-w32", "--weights", finished.bundle, "--limit", 2)
+    words = ("backbones", "verify", "resnet18-w8", "--weights", finished.bundle, "--limit", 2)
     outcome = command(*words, "--scans", cohort_csv.parent / "scans", "--json")
     found = json.loads(outcome.out)
     assert found["n_scans"] == 2

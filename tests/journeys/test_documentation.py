@@ -135,7 +135,7 @@ def desk(cohort_csv, tmp_path, monkeypatch) -> Path:
     """A folder to work in, with ``cohort.csv`` and the weights of a source that knows nobody."""
     rows = [row | {"scan": str(cohort_csv.parent / row["scan"])} for row in read_rows(cohort_csv)]
     write_rows(tmp_path / "cohort.csv", rows)
-    state = load_backbone("resnet18-w32", seed=3).encoder.state_dict()
+    state = load_backbone("resnet18-w8", seed=3).encoder.state_dict()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "source.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path

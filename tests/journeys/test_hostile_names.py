@@ -116,7 +116,7 @@ def test_the_readme_of_a_bundle_shows_the_names_of_classes_and_runs_none():
         classes=("[click](javascript:1)", SCRIPT),
         preprocessing=PreprocessingConfig(),
         n_fold_models=1,
-        backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="a|b", source=""),
+        backbone=BackboneRecord(name="resnet18-w8", pooled_stages=(-1,), licence="a|b", source=""),
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(1, 1, 1), n_scans=1),
         trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),
     )

@@ -29,6 +29,7 @@ from med_transfer.scans import Provenance, Volume
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
+    "backbone=resnet18-w8",
     "input_shape=[16,16,16]",
     "crops.shape=[16,16,16]",
     "batch=4",
@@ -78,26 +79,26 @@ def test_what_is_written(pretrained, source_csv):
 
 def test_it_loads_by_folder_and_by_file(pretrained):
     for weights in (pretrained, pretrained / "encoder.safetensors"):
-        loaded = mt.load_backbone("resnet18-w32", weights)
+        loaded = mt.load_backbone("resnet18-w8", weights)
         assert loaded.report.matched_share == 1
         assert not loaded.report.unexpected
-    scratch = mt.load_backbone("resnet18-w32", scratch=True).encoder.conv1.weight
+    scratch = mt.load_backbone("resnet18-w8", scratch=True).encoder.conv1.weight
     assert not torch.equal(loaded.encoder.conv1.weight, scratch.half().float())
 
 
 def test_it_knows_what_its_source_looks_like(command, pretrained, tmp_path):
     """So the gap to a cohort is known in full, and how the source was shown to it is said."""
-    loaded = mt.load_backbone("resnet18-w32", pretrained)
+    loaded = mt.load_backbone("resnet18-w8", pretrained)
     source = read_source_features(pretrained / "encoder.source.safetensors", loaded.sha256)
     assert {stage: table.shape for stage, table in source.features.items()} == {
-        (stage,): (256, 32 * 2**stage) for stage in range(4)
+        (stage,): (256, 8 * 2**stage) for stage in range(4)
     }
     assert source.n_scans == 7  # without those kept for validation
     assert source.input == "crops of 28 to 90 mm as 16 x 16 x 16 voxels"
     phantoms = PhantomConfig(patients_per_class=4, seed=21, **SMALL_SCANS | {"format": "nifti"})
     table = write_cohort(tmp_path / "cohort", phantoms)
     rows = [row | {"patient": f"other-{number}"} for number, row in enumerate(read_rows(table))]
-    given = ("--backbones", "resnet18-w32", "--weights", f"resnet18-w32={pretrained}")
+    given = ("--backbones", "resnet18-w8", "--weights", f"resnet18-w8={pretrained}")
     outcome = command("select", write_rows(table, rows), "-o", tmp_path / "out", *given, *settings(*TINY))
     assert outcome.code == 0, outcome.err
     gap = json.loads((tmp_path / "out/selection.json").read_text())["ranking"][0]["gap"]
@@ -156,7 +157,7 @@ def test_what_the_pretraining_has_seen_is_judged_by_the_bundle_only_when_allowed
 def test_a_chain_remembers_everyone(command, pretrained, chest_source, tmp_path):
     """Teacher and start are the pretrained encoder; its patients come along."""
     for key, method in (("weights", "contrastive"), ("distillation.teacher_weights", "distillation")):
-        more = (f"{key}={pretrained}", "distillation.teacher=resnet18-w32", "distillation.calibration_batches=1")
+        more = (f"{key}={pretrained}", "distillation.teacher=resnet18-w8", "distillation.calibration_batches=1")
         out = tmp_path / method
         words = ("pretrain", chest_source, "-o", out, "--method", method, *settings(*SMALL, *more, "steps=1"))
         outcome = command(*words)

@@ -65,7 +65,7 @@ def test_a_bundle_made_with_few_parameters_predicts(command, finished, cohort_cs
         own = (*TINY, f"backbone.weights={run / 'bundle'}")
         outcome = command("finetune", cohort_csv, "-o", tmp_path / "next", *settings(*own))
         assert (outcome.code, "the source has adapters, which cannot be" in outcome.err) == (2, True)
-        given = ("--weights", f"resnet18-w32={run}", "--backbones", "resnet18-w32")
+        given = ("--weights", f"resnet18-w8={run}", "--backbones", "resnet18-w8")
         ranked = command("select", cohort_csv, "-o", tmp_path / "ranked", *given, *settings(*TINY))
         assert (ranked.code, "the source has adapters, which cannot be transferred" in ranked.err) == (2, True)
         assert "Give the weights that its adapters were added to" in ranked.err
@@ -111,7 +111,7 @@ def predictions_are_whole(command: Command, run: Path, scans: Path, out: Path) -
         ("transfer.strategy=lora", "lora with a network that starts from random values: there is nothing to transfer"),
         ("transfer.regularise=[l2_sp, l2sp]", "found 'l2sp'; expected 'l2_sp', 'delta' or 'bss'"),
         ("transfer.on_harm=retreat", "found 'retreat'; expected 'report' or 'fallback'"),
-        ("backbone.pooled_stages=[9]", "pooled stages [9]; expected different numbers from -4 to 3 for resnet18-w32"),
+        ("backbone.pooled_stages=[9]", "pooled stages [9]; expected different numbers from -4 to 3 for resnet18-w8"),
         ("training.dropout=1", "found 1; expected a value less than 1"),
     ],
 )

@@ -28,7 +28,7 @@ from med_transfer.labelling.report import sentence
 from med_transfer.selection.candidates import find_candidates
 from med_transfer.selection.features import FeatureLibrary
 
-NAME = "resnet18-w32"
+NAME = "resnet18-w8"
 INPUT = ("input.shape=[16,16,16]", "input.region=roi", "input.spacing_mm=[2,2,2]")
 SMALL = settings(*TINY, *INPUT)
 QUICK = ("--repeats", 2, "--smallest", 4, "--sizes", 5)
@@ -234,7 +234,7 @@ def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv,
         (("--multiple", "inf"), "multiple inf; expected above 1, at most 1000"),
         (("--multiple", "nan"), "multiple nan; expected above 1, at most 1000"),
         (("--smallest", 1), "smallest 1; expected at least 2 patients"),
-        ((), "backbone resnet18-w32 has no published weights"),
+        ((), "backbone resnet18-w8 has no published weights"),
         (("--weights", "nowhere.pt"), "nowhere.pt"),
         (
             ("--weights", "a.pt", "--set", "transfer.strategy=scratch"),

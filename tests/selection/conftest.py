@@ -29,7 +29,7 @@ def target_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights file that holds exactly the values that the control starts from."""
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    save_file({name: t.contiguous() for name, t in load_backbone("resnet18-w32").encoder.state_dict().items()}, path)
+    save_file({name: t.contiguous() for name, t in load_backbone("resnet18-w8").encoder.state_dict().items()}, path)
     return path
 
 
@@ -37,6 +37,6 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other values of the same network."""
     path = tmp_path_factory.mktemp("weights") / "other.safetensors"
-    encoder = load_backbone("resnet18-w32", seed=5).encoder
+    encoder = load_backbone("resnet18-w8", seed=5).encoder
     save_file({name: t.contiguous() for name, t in encoder.state_dict().items()}, path)
     return path

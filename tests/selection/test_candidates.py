@@ -46,9 +46,9 @@ def test_what_lies_in_the_users_folder_is_found_by_name(stored):
 def test_a_weights_file_is_opened_once_and_its_network_is_kept_no_longer_than_it_is_used(random_weights, tmp_path):
     own = tmp_path / "own.safetensors"
     own.write_bytes(random_weights.read_bytes())
-    (candidate,) = find_candidates([], [("resnet18-w32", own)]).ready
+    (candidate,) = find_candidates([], [("resnet18-w8", own)]).ready
     own.unlink()
-    expected = load_backbone("resnet18-w32", random_weights).encoder.state_dict()
+    expected = load_backbone("resnet18-w8", random_weights).encoder.state_dict()
     loaded = candidate.network.load()
     assert not loaded.training
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
@@ -59,14 +59,14 @@ def test_a_weights_file_is_opened_once_and_its_network_is_kept_no_longer_than_it
 def test_the_same_weights_twice_are_one_candidate(random_weights, tmp_path):
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(random_weights.read_bytes())
-    ready = find_candidates([], [("resnet18-w32", random_weights), ("resnet18-w32", copy)]).ready
+    ready = find_candidates([], [("resnet18-w8", random_weights), ("resnet18-w8", copy)]).ready
     assert [candidate.weights for candidate in ready] == [random_weights]
 
 
 def test_the_control_is_the_network_that_a_run_from_scratch_starts_from(random_weights):
-    (candidate,) = find_candidates([], [("resnet18-w32", random_weights)]).ready
+    (candidate,) = find_candidates([], [("resnet18-w8", random_weights)]).ready
     control = candidate.control(seed=4)
-    expected = load_backbone("resnet18-w32", scratch=True, seed=4).encoder.state_dict()
+    expected = load_backbone("resnet18-w8", scratch=True, seed=4).encoder.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in control.load().state_dict().items())
     assert len({candidate.network.key, control.key, candidate.control(seed=5).key}) == 3
 
@@ -85,8 +85,8 @@ def test_damaged_weights_of_the_folder_are_left_out_with_their_reason(store, ran
         find_candidates(["medicalnet-resnet10"])
     only = {"medicalnet-resnet10": find_backbone("medicalnet-resnet10")}
     monkeypatch.setattr("med_transfer.selection.candidates.backbones", lambda: only)  # Astra would take its time
-    found = find_candidates(None, [("resnet18-w32", random_weights)])
-    assert [candidate.spec.name for candidate in found.ready] == ["resnet18-w32"]
+    found = find_candidates(None, [("resnet18-w8", random_weights)])
+    assert [candidate.spec.name for candidate in found.ready] == ["resnet18-w8"]
     assert "truncated or damaged" in found.left_out["medicalnet-resnet10"]
 
 
@@ -147,7 +147,7 @@ def test_what_decided_a_tie_is_said():
 
 
 def test_none_is_recommended_when_none_beats_its_random_weights():
-    ranking = [score("a", 0.8, 0.04, backbone="resnet18-w32"), score("b", 0.7, -0.03), score("c", 0.7, -0.1)]
+    ranking = [score("a", 0.8, 0.04, backbone="resnet18-w8"), score("b", 0.7, -0.03), score("c", 0.7, -0.1)]
     name, reason = recommend(ranking, 50, START)
     assert name is None
     assert "No pretrained backbone beats its own random weights" in reason
@@ -160,7 +160,7 @@ def test_none_is_recommended_when_none_beats_its_random_weights():
     [(-0.03, None, "start"), (-0.04, None, "first"), (-0.03, "of/ones/own", "first"), (-0.2, None, "first")],
 )
 def test_nothing_shown_is_no_reason_to_leave_where_the_config_starts(gain_of_start, weights, found):
-    others = [score(name, 0.8, gain, backbone="resnet18-w32") for name, gain in (("short", -0.1), ("first", 0.02))]
+    others = [score(name, 0.8, gain, backbone="resnet18-w8") for name, gain in (("short", -0.1), ("first", 0.02))]
     ranking = [*others, score("start", 0.7, gain_of_start, weights=weights)]
     attempt = worth_a_try(ranking, START)
     assert attempt is not None

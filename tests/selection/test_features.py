@@ -49,7 +49,7 @@ def test_features_are_means_over_space_and_cost_is_counted():
 
 
 def test_features_are_what_the_classifier_reads():
-    encoder = load_backbone("resnet18-w32", seed=3).encoder.eval()
+    encoder = load_backbone("resnet18-w8", seed=3).encoder.eval()
     image = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     found = extract(encoder, image)
     with torch.inference_mode():
@@ -58,7 +58,7 @@ def test_features_are_what_the_classifier_reads():
 
 
 def test_watching_changes_no_feature_and_agrees_with_verification():
-    encoder = load_backbone("resnet18-w32", seed=3).encoder.eval()
+    encoder = load_backbone("resnet18-w8", seed=3).encoder.eval()
     image = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     plain, seen = extract(encoder, image), extract(encoder, image, compare=True)
     assert all(np.array_equal(a, b) for a, b in zip(plain.stages, seen.stages, strict=True))
@@ -85,7 +85,7 @@ def own(other_weights, tmp_path) -> Path:
 @pytest.fixture
 def network(own) -> Network:
     return Network(
-        "resnet18-w32 own", find_backbone("resnet18-w32"), None, lambda: load_backbone("resnet18-w32", own).encoder
+        "resnet18-w8 own", find_backbone("resnet18-w8"), None, lambda: load_backbone("resnet18-w8", own).encoder
     )
 
 
@@ -129,8 +129,8 @@ def test_other_regions_inputs_and_weights_are_other_features(network, case, tmp_
     x, y, z = case.roi_centre_mm
     beside = dataclasses.replace(case, roi_centre_mm=(x + 8, y, z))
     other_window = SMALL.model_copy(update={"window_hu": (-500.0, 500.0)})
-    scratch = lambda: load_backbone("resnet18-w32", scratch=True).encoder  # noqa: E731
-    other_weights = dataclasses.replace(network, key="resnet18-w32 random", seed=0, build=scratch)
+    scratch = lambda: load_backbone("resnet18-w8", scratch=True).encoder  # noqa: E731
+    other_weights = dataclasses.replace(network, key="resnet18-w8 random", seed=0, build=scratch)
     for changed in (
         FeatureLibrary(tmp_path / "cache", SMALL).look_up(beside, [network]),
         FeatureLibrary(tmp_path / "cache", other_window).look_up(case, [network]),

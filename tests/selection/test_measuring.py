@@ -58,9 +58,9 @@ def three_classes():
 
 
 def test_layers_are_every_stage_and_the_joined_ones_that_were_named():
-    assert layers_of(find_backbone("resnet18-w32")) == [(0,), (1,), (2,), (3,)]
+    assert layers_of(find_backbone("resnet18-w8")) == [(0,), (1,), (2,), (3,)]
     assert layers_of(find_backbone("astra")) == [(0,), (1,), (2,), (3,), (2, 3)]
-    assert layers_of(find_backbone("resnet18-w32"), also=(0, -1)) == [(0,), (1,), (2,), (3,), (0, 3)]
+    assert layers_of(find_backbone("resnet18-w8"), also=(0, -1)) == [(0,), (1,), (2,), (3,), (0, 3)]
 
 
 def test_the_layer_that_shows_the_class_is_best(three_classes):
@@ -130,19 +130,19 @@ def test_source_features_of_another_width_are_refused(three_classes):
 
 @pytest.fixture
 def of_bundle(finished) -> Candidate:
-    return find_candidates([], [("resnet18-w32", finished.folder)]).ready[0]
+    return find_candidates([], [("resnet18-w8", finished.folder)]).ready[0]
 
 
 def test_a_run_folder_stands_for_its_bundle(of_bundle, finished):
     assert of_bundle.weights == finished.bundle
-    assert of_bundle.name == f"resnet18-w32 ({finished.folder})"
+    assert of_bundle.name == f"resnet18-w8 ({finished.folder})"
 
 
 def test_the_bundles_gaussian_is_the_one_of_its_novelty(of_bundle, finished):
     """The squared Mahalanobis distance under the covariance, inverted in full, is what the network itself gives."""
     (stages, gaussian), *_ = source_features(of_bundle).gaussians.items()
     novelty = load_network(finished.bundle).novelty0
-    features = torch.randn(5, 256, generator=torch.Generator().manual_seed(0)) + novelty.mean
+    features = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)) + novelty.mean
     inverse = np.linalg.inv(dense(gaussian))
     centred = features.double().numpy() - gaussian.mean
     assert stages == (3,)
@@ -172,14 +172,14 @@ def test_training_scans_recoloured_by_coral_are_no_measure(of_bundle, finished, 
     shutil.copytree(finished.bundle, tmp_path / "bundle")
     transfer = read_record(finished.bundle).transfer
     edit_record(tmp_path / "bundle", transfer=transfer.model_dump(mode="json") | {"mapping": "coral"})
-    candidate = find_candidates([], [("resnet18-w32", tmp_path)]).ready[0]
+    candidate = find_candidates([], [("resnet18-w8", tmp_path)]).ready[0]
     assert source_features(candidate) is None
     assert why_unknown(candidate) == (
         "the bundle describes its training scans as CORAL recoloured them for another site, "
         "not as the encoder gives them"
     )
     assert (source_features(of_bundle) is None, why_unknown(of_bundle)) == (False, "")
-    table = np.random.default_rng(0).normal(size=(4, 256))
+    table = np.random.default_rng(0).normal(size=(4, 64))
     assert source_head(candidate).probabilities(table) == pytest.approx(source_head(of_bundle).probabilities(table))
 
 
@@ -194,10 +194,10 @@ def test_the_bundles_own_input_is_no_other(of_bundle, finished):
 def test_a_file_beside_the_weights_goes_before_the_novelty(of_bundle, random_weights, tmp_path):
     own = tmp_path / "own.safetensors"
     own.write_bytes(random_weights.read_bytes())
-    candidate = find_candidates([], [("resnet18-w32", own)]).ready[0]
+    candidate = find_candidates([], [("resnet18-w8", own)]).ready[0]
     assert source_features(candidate) is None
     assert source_head(candidate) is None
-    written = SourceFeatures(candidate.sha256, 9, {(3,): np.zeros((9, 256))})
+    written = SourceFeatures(candidate.sha256, 9, {(3,): np.zeros((9, 64))})
     write_source_features(source_features_path(own), written)
     assert source_features(candidate).n_scans == 9
     assert source_features_path(of_bundle.weights / WEIGHTS_FILE).name == "model.source.safetensors"

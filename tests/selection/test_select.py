@@ -22,7 +22,7 @@ from med_transfer.selection.candidates import find_candidates
 from med_transfer.selection.report import as_markdown
 from med_transfer.selection.source import source_head
 
-NAME = "resnet18-w32"
+NAME = "resnet18-w8"
 SPLIT = SplitConfig(folds=2, test_fraction=0.34)
 INPUT = ("input.shape=[16,16,16]", "input.region=roi", "input.spacing_mm=[2,2,2]")
 SMALL = settings(*TINY, *INPUT)
@@ -155,7 +155,7 @@ def test_every_layer_is_measured(selected):
         assert score["best"] in score["layers"]
         for layer in score["layers"]:
             assert 0 <= layer["macro_auc"] <= 1
-            assert layer["n_features"] == 32 * 2 ** layer["stages"][0]
+            assert layer["n_features"] == 8 * 2 ** layer["stages"][0]
 
 
 def test_what_the_source_was_like(selected, finished, random_weights):
@@ -169,7 +169,7 @@ def test_what_the_source_was_like(selected, finished, random_weights):
     assert (bare["leep"], bare["gap"]["frechet"]) == (None, None)
     assert bare["gap"]["unknown"] == "Frechet distance, MMD and A-distance: no features of the source are stored"
     assert bundle["gap"]["batch_norm"]["correlation"] > bare["gap"]["batch_norm"]["correlation"]
-    assert bundle["cost"]["parameters_mib"] == pytest.approx(8_287_776 * 4 / 2**20)
+    assert bundle["cost"]["parameters_mib"] == pytest.approx(519_048 * 4 / 2**20)
 
 
 def test_a_bundle_whose_features_pass_a_bottleneck(command, cohort_csv, target_csv, finished, tmp_path):
@@ -189,7 +189,7 @@ def test_a_bundle_whose_features_pass_a_bottleneck(command, cohort_csv, target_c
         "Frechet distance, MMD and A-distance: the bundle describes its training scans behind an autoencoder's "
         "bottleneck, not as the encoder gives them"
     )
-    features = torch.randn(5, 256, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
     network = load_network(tmp_path / "run/bundle")
     with torch.inference_mode():
         logits = network.member0.head(network.member0.mapping(features))

@@ -84,13 +84,17 @@ def plain_resnet(depth: int) -> ResNetEncoder:
     return ResNetEncoder(_monai_resnet(block, layers, conv1_t_stride=2))
 
 
-def slim_resnet() -> ResNetEncoder:
+def slim_resnet(width: int = 32) -> ResNetEncoder:
     """ResNet-18 of widths 32 to 256 for small crops on a CPU: 8.3 M parameters, maps at 1/2, 1/4, 1/8 and 1/16.
 
     The stem keeps the resolution of a small crop: a 3x3x3 convolution of stride 1, then pooling of 2 by 2 by 2.
+
+    Args:
+        width: channels of the first stage, doubled by each that follows.
     """
     block, layers = _BLOCKS[18]
-    net = _monai_resnet(block, layers, widths=(32, 64, 128, 256), conv1_t_size=3, conv1_t_stride=1)
+    widths = [width * factor for factor in (1, 2, 4, 8)]
+    net = _monai_resnet(block, layers, widths=widths, conv1_t_size=3, conv1_t_stride=1)
     return ResNetEncoder(net, max_pool=nn.MaxPool3d(kernel_size=2, stride=2))
 
 
