@@ -6,7 +6,10 @@ import contextlib
 import csv
 import io
 import logging
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +57,20 @@ class FinishedRun:
 
 
 Command = Callable[..., Outcome]
+
+
+def stopped_by_ctrl_c(process: subprocess.Popen[str], begun: Callable[[], bool]) -> tuple[str, str]:
+    """What a process says, sent SIGINT once it has begun."""
+    deadline = time.monotonic() + 180
+    try:
+        while not begun():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "it has not begun"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        return process.communicate(timeout=90)
+    finally:
+        process.kill()
 
 
 def settings(*overrides: str) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from command_line import TINY, FinishedRun, locked, read_rows, settings, write_rows
+from command_line import TINY, FinishedRun, locked, read_rows, settings, stopped_by_ctrl_c, write_rows
 from PIL import Image
 from pydicom import dcmread
 from report_samples import without_tooltips
@@ -411,11 +411,7 @@ def test_ctrl_c_says_how_to_go_on(cohort_csv, tmp_path):
     """In a process of its own, stopped while it trains."""
     words = ["finetune", str(cohort_csv), "-o", str(tmp_path / "run"), *settings(*TINY, "training.epochs=500")]
     process = subprocess.Popen([*IN_SUBPROCESS, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while "epoch 1," not in _log(tmp_path / "run") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = stopped_by_ctrl_c(process, lambda: "epoch 1," in _log(tmp_path / "run"))
     assert process.returncode == 130
     assert err.splitlines()[-1] == "error: stopped; run the same command again to go on"
     assert "Traceback" not in err

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from command_line import TINY, FinishedRun, locked, read_rows, settings, write_rows
+from command_line import TINY, FinishedRun, locked, read_rows, settings, stopped_by_ctrl_c, write_rows
 
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
@@ -153,11 +151,7 @@ def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(cohort_csv, tmp_path)
     process = subprocess.Popen(
         [*IN_SUBPROCESS, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "s/best.yaml").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = stopped_by_ctrl_c(process, (tmp_path / "s/best.yaml").exists)
     assert process.returncode == 130, err
     assert f"kept: {tmp_path / 's/best.yaml'} holds the best so far" in out
     assert err.splitlines()[-1] == "error: stopped; run the same command again to go on"
