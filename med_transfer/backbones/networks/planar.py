@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def torchvision_resnet(depth: int) -> PlanarNetwork:
 
 
 def timm_network(
-    name: str, tail: Sequence[str] = (), tail_channels: int | None = None, **options: object
+    name: str, tail: Sequence[str] = (), tail_channels: int | None = None, **options: Any
 ) -> PlanarNetwork:
     """A convolutional network of timm, cut where its ``feature_info`` (the table behind ``features_only``) says.
 
@@ -98,7 +99,7 @@ def timm_network(
     """
     import timm  # slow to import, and most networks do without
 
-    net = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    net: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
     maps = [(info["module"], info["num_chs"]) for info in net.feature_info if info["reduction"] >= 4]
     ends, channels = [end for end, _ in maps], [width for _, width in maps]
     stages = _stages(_pieces(net, ends), ends, tuple(tail))

@@ -67,15 +67,18 @@ class SqueezeExcite3d(nn.Module):
 
 def timm_rules() -> dict[type, Rule]:
     """Rules for ResNets, EfficientNets and ConvNeXts of timm."""
-    from timm import layers  # slow to import, and most networks do without
-    from timm.models import _efficientnet_blocks as blocks
-    from timm.models import convnext
+    from timm.layers.conv2d_same import Conv2dSame  # slow to import, and most networks do without
+    from timm.layers.drop import DropPath
+    from timm.layers.norm import LayerNorm2d
+    from timm.layers.norm_act import BatchNormAct2d
+    from timm.models._efficientnet_blocks import SqueezeExcite
+    from timm.models.convnext import ConvNeXtBlock
 
     return {
-        layers.Conv2dSame: lambda conv, to: to.convolution(conv, flat=to.flat, same=True),
-        layers.BatchNormAct2d: lambda norm, to: NormAct3d(norm),
-        layers.LayerNorm2d: lambda norm, to: ChannelNorm3d(norm),
-        layers.DropPath: lambda drop, to: drop,
-        blocks.SqueezeExcite: SqueezeExcite3d,
-        convnext.ConvNeXtBlock: ConvNeXtBlock3d,
+        Conv2dSame: lambda conv, to: to.convolution(conv, flat=to.flat, same=True),
+        BatchNormAct2d: lambda norm, to: NormAct3d(norm),
+        LayerNorm2d: lambda norm, to: ChannelNorm3d(norm),
+        DropPath: lambda drop, to: drop,
+        SqueezeExcite: SqueezeExcite3d,
+        ConvNeXtBlock: ConvNeXtBlock3d,
     }
