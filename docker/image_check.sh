@@ -2,7 +2,7 @@
 # Proves every step of docker/Dockerfile where no engine and no registry is: `make image-check`, as root on Debian.
 #
 # buildah builds both targets by chroot on a base made by debootstrap with this machine's Python; runc runs them. Needs
-# buildah, podman, debootstrap, runc, dcmtk's storescu and 20 GB; minutes. TORCH_WHEELS: a folder with torch's CPU wheel,
+# buildah, podman, debootstrap, runc, dcmtk's storescu and 45 GB; half an hour. TORCH_WHEELS: a folder with torch's CPU wheel,
 # where PyTorch's index cannot be reached. BUNDLE: a bundle that looks at whole scans, and SCANS a folder of DICOM, for it.
 set -euo pipefail
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
