@@ -111,7 +111,7 @@ lock: $(VENV)/installed-dev ## write docker/*.lock: what the images hold, with h
 	@mkdir -p build && printf '%s\n' 'torch==$(TORCH)+cpu' 'torchvision==$(TORCHVISION)+cpu' > build/torch.txt
 	$(LOCK) pyproject.toml --extra hospital $(LOCK_TORCH) -o docker/node.lock
 	$(LOCK) pyproject.toml --constraint docker/node.lock $(LOCK_TORCH) -o docker/batch.lock
-	echo 'hatchling>=1.24' | $(LOCK) - -o docker/build.lock
+	echo 'hatchling>=1.27' | $(LOCK) - -o docker/build.lock
 
 .PHONY: sbom
 sbom: $(VENV)/installed-dev ## build/sbom.json: what the node's image holds, as CycloneDX
