@@ -167,6 +167,22 @@ def test_an_archive_that_takes_for_ever_ends_as_a_damaged_file(tmp_path, three_s
     assert [one.verdict.usable for one in found.series] == [True]
 
 
+@pytest.mark.parametrize(
+    ("method", "old", "new", "message"),
+    [
+        (zipfile.ZIP_STORED, b"voxels", b"voxelS", r"damaged archive \(BadZipFile\)"),
+        (zipfile.ZIP_BZIP2, b"BZh9", b"BZx9", r"archive cannot be unpacked \(OSError\)"),
+    ],
+)
+def test_a_member_with_damaged_bytes_is_the_fault_of_its_archive(tmp_path, method, old, new, message):
+    archive = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr("a", b"voxels")
+    archive.write_bytes(archive.read_bytes().replace(old, new))
+    with pytest.raises(UnreadableScan, match=rf"damaged\.zip: {message}"):
+        unpacked(archive)
+
+
 def test_an_encrypted_archive_says_so(tmp_path):
     archive = tmp_path / "secret.zip"
     with zipfile.ZipFile(archive, "w") as file:

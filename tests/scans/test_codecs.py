@@ -587,19 +587,79 @@ def test_uncompressed_frame_of_another_length_is_refused():
 
 
 @pytest.mark.parametrize(
-    "header",
+    ("header", "message"),
     [
-        struct.pack("<3I", 2, 64, 1 << 31),
-        struct.pack("<3I", 2, 64, 64),
-        struct.pack("<3I", 2, 60, 80),
-        struct.pack("<3I", 1, 64, 0),
-        struct.pack("<3I", 200, 64, 80),
+        (struct.pack("<3I", 2, 64, 1 << 31), "RLE segments lie outside the frame"),
+        (struct.pack("<3I", 2, 64, 64), "RLE segments lie outside the frame"),
+        (struct.pack("<3I", 2, 60, 80), "RLE segments lie outside the frame"),
+        (struct.pack("<3I", 1, 64, 0), "1 RLE segments instead of 2"),
+        (struct.pack("<3I", 200, 64, 80), "200 RLE segments instead of 2"),
     ],
 )
-def test_rle_header_that_points_elsewhere(header):
+def test_rle_header_that_points_elsewhere(header, message):
     frame, pixels, _ = streams()["rle"]
-    with pytest.raises(UnreadableScan, match="RLE segments"):
+    with pytest.raises(UnreadableScan, match=message):
         decode(header + frame[len(header) :], pixels)
+
+
+def _replaced(name: str, old: bytes, new: bytes) -> bytes:
+    frame = streams()[name][0]
+    assert old in frame
+    return frame.replace(old, new, 1)
+
+
+def _at(name: str, at: int, new: bytes) -> bytes:
+    frame = streams()[name][0]
+    return frame[:at] + new + frame[at + len(new) :]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (
+            "baseline",
+            lambda: _replaced("baseline", b"\xff\xc0\0\x0b", b"\xff\xc2\0\x0b"),
+            r"\(marker FFC2\) that DICOM has",
+        ),
+        ("baseline", lambda: _replaced("baseline", b"\xff\xc0\0\x0b", b"\xff\xe5\0\x0b"), "the JPEG header is damaged"),
+        ("jpeg-ls", lambda: streams()["baseline"][0], "not a JPEG-LS stream"),
+        ("jpeg 2000", lambda: _at("jpeg 2000", 43, b"\2\1"), "the JPEG 2000 codestream is subsampled"),
+        ("jpeg 2000", lambda: _at("jpeg 2000", 24, bytes(4)), "the JPEG 2000 codestream has empty tiles"),
+        ("jpeg 2000", lambda: _at("jpeg 2000", 28, bytes(4)), "the JPEG 2000 codestream has empty tiles"),
+    ],
+)
+def test_damage_of_a_header_is_named(name, damage, message):
+    with pytest.raises(UnreadableScan, match=rf"pixels cannot be decoded \(.*{message}"):
+        decode(damage(), streams()[name][1])
+
+
+def test_stream_of_more_bits_than_the_header_allocates_is_refused():
+    frame, pixels, _ = streams()["extended"]
+    with pytest.raises(UnreadableScan, match="the stream has 12 bits a value, more than are allocated"):
+        decode(frame, replace(pixels, bits_allocated=8, bits_stored=8))
+
+
+@pytest.mark.parametrize("alone", [0x00, 0x01, 0xD0, 0xD7])
+def test_no_second_header_hides_behind_a_marker_that_has_no_length(alone):
+    """libjpeg goes on right behind it, so that what a length would step over is the header that it decodes by."""
+    frame, pixels, _ = streams()["baseline"]
+    at = frame.index(b"\xff\xc0\0\x0b")
+    own, behind = frame[at : at + 13], frame[at + 13 :]
+    larger = imagecodecs.jpeg8_encode(phantom(8, shape=(80, 96)))
+    hidden = own[:5] + struct.pack(">2H", 80, 96) + own[9:] + b"\xff\xe5" + struct.pack(">H", 2 + len(own))
+    start = larger.index(b"\xff\xda")
+    polyglot = frame[:at] + bytes([0xFF, alone]) + struct.pack(">H", 2 + len(hidden)) + hidden + own
+    polyglot += behind[: behind.index(b"\xff\xda")] + larger[start:]
+    assert imagecodecs.jpeg8_decode(polyglot).shape == (80, 96)
+    with pytest.raises(UnreadableScan, match="the JPEG header is cut off or damaged"):
+        decode(polyglot, pixels)
+
+
+def test_a_decoder_that_gives_another_shape_is_not_believed(monkeypatch):
+    frame, pixels, image = streams()["jpeg-ls"]
+    monkeypatch.setattr(imagecodecs, "jpegls_decode", lambda stream: image.T.copy())
+    with pytest.raises(UnreadableScan, match=r"the decoded image has shape \(53, 37\)"):
+        decode(frame, pixels)
 
 
 # What is not asked for

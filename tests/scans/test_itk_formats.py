@@ -206,6 +206,44 @@ def test_voxels_in_several_files(tmp_path):
         np.testing.assert_array_equal(read_scan(path).voxels, hounsfield())
 
 
+_STORED = hounsfield().astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "fields", "data", "message"),
+    [
+        (
+            "gzip",
+            ["byte skip: 5"],
+            gzip.compress(_STORED),
+            "lines or bytes to skip before packed voxels are not supported",
+        ),
+        ("raw", ["line skip: 1"], _STORED, "lines or bytes to skip before packed voxels are not supported"),
+        ("gzip", [], gzip.compress(_STORED + b"0"), r"truncated or corrupt data \(not 630 bytes when unpacked\)"),
+        ("bzip2", [], bz2.compress(_STORED[:-1]), r"truncated or corrupt data \(not 630 bytes when unpacked\)"),
+    ],
+)
+def test_packed_voxels_are_as_many_as_the_header_says(tmp_path, encoding, fields, data, message):
+    path = _nrrd(tmp_path / "a.nrrd", data, "endian: little", f"encoding: {encoding}", *fields)
+    with pytest.raises(UnreadableScan, match=message):
+        read_scan(path)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([126, 126, 126, 125, 127], "125 of 126 bytes"),  # as many in all as the scan has
+        ([200, 200, 200, 200], "not as many bytes in each file"),
+    ],
+)
+def test_each_of_several_files_holds_its_share(tmp_path, sizes, message):
+    for k, size in enumerate(sizes):
+        (tmp_path / f"{k}.raw").write_bytes(bytes(size))
+    path = _mhd(tmp_path / "a.mhd", f"%d.raw 0 {len(sizes) - 1} 1")
+    with pytest.raises(UnreadableScan, match=rf"truncated or corrupt data \({message}\)"):
+        read_scan(path)
+
+
 # Voxels are the scan's own --------------------------------------------------------------------------------------
 
 

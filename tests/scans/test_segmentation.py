@@ -211,6 +211,12 @@ def _without_position(dataset):
     del dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence
 
 
+def _skewed(dataset):
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        group.PlaneOrientationSequence = [pydicom.Dataset()]
+        group.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0.6, 0.8, 0]
+
+
 def _second_twice(dataset):
     dataset.SegmentSequence[1].SegmentNumber = 1
 
@@ -224,6 +230,7 @@ def _unused(dataset):
     ("change", "error", "message"),
     [
         (_without_position, GeometryRejected, r"frame 3 has no place in the patient; expected position, orientation"),
+        (_skewed, GeometryRejected, r"frame 1 is not rectangular\.$"),
         (_second_twice, UnreadableScan, r"two segments have one number\.$"),
         (_unused, UnusableVoxels, r"segment 1 has no frames\.$"),
         (lambda d: setattr(d, "Rows", 60000), UnreadableScan, r"truncated: \d+ bytes of pixels, \d{6,} declared\.$"),

@@ -14,6 +14,11 @@ _JPEG_START, _JP2_START, _J2K_START = b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP  ", 
 HUFFMAN_TABLES, START_OF_SCAN = 0xC4, 0xDA
 _START_OF_TILE, _END_OF_IMAGE = b"\xff\x90", b"\xff\xd9"
 _JPEG_LS = 0xF7
+_WITHOUT_LENGTH = {
+    0x00,
+    0x01,
+    *range(0xD0, 0xDA),
+}  # T.81 B.1.1.3; what a decoder finds behind them is no segment's body
 _FRAME_HEADERS = {*range(0xC0, 0xD0), _JPEG_LS} - {HUFFMAN_TABLES, 0xC8, 0xCC}  # SOF0 to SOF15 and JPEG-LS's SOF55
 # The first marker that is neither stuffing, restart nor fill; JPEG-LS stuffs one bit instead of a byte (T.87 A.1)
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -54,7 +59,8 @@ def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes, int]]:
         while stream[at : at + 2] == b"\xff\xff":  # fill bytes, T.81 B.1.1.2
             at += 1
         length = int.from_bytes(stream[at + 2 : at + 4], "big")
-        if stream[at : at + 1] != b"\xff" or length < 2 or at + 2 + length > len(stream):
+        whole = stream[at : at + 1] == b"\xff" and length >= 2 and at + 2 + length <= len(stream)
+        if not whole or stream[at + 1] in _WITHOUT_LENGTH:
             raise ValueError(Sentence("the JPEG header is cut off or damaged"))
         marker, body = stream[at + 1], stream[at + 4 : at + 2 + length]
         at += 2 + length
