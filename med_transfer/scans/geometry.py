@@ -50,11 +50,11 @@ def normal(affine: Affine) -> NDArray[np.float64]:
     return across / np.linalg.norm(across)
 
 
-def plane(affine: Affine, most_degrees: float = 20.0) -> str:
-    """axial, coronal or sagittal where the slices lie within so many degrees of it, else oblique."""
+def plane(affine: Affine) -> str:
+    """axial, coronal or sagittal where the slices lie within 20 degrees of it, else oblique."""
     along = np.abs(normal(affine))
     axis = int(along.argmax())
-    near = along[axis] >= np.cos(np.radians(most_degrees))
+    near = along[axis] >= np.cos(np.radians(20))
     return ("sagittal", "coronal", "axial")[axis] if near else "oblique"
 
 

@@ -147,6 +147,15 @@ def test_a_class_without_a_case():
     assert "without malignant" in metrics.macro_average_precision.method
 
 
+def test_findings_that_no_scan_has_are_measured_all_the_same_and_say_why_there_is_no_mean():
+    data = findings(n=30)
+    predictions = LabelledPredictions.of(np.zeros_like(data.truth), data.probabilities, data.patients, data.labels)
+    metrics = compute_metrics(predictions, resampling=Bootstrap(n_boot=50))
+    assert metrics.classes["nodule"].specificity.value is not None
+    assert metrics.macro_average_precision.value is None
+    assert metrics.macro_average_precision.reason == "no class has a case among the test scans"
+
+
 def test_a_class_with_one_case():
     truth = np.eye(3, dtype=bool)[[0, 0, 0, 1, 1, 1, 2]]
     probabilities = 0.2 + 0.4 * np.eye(3)[[0, 0, 1, 1, 1, 0, 2]]

@@ -42,6 +42,8 @@ def _by(which, tags):
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR images, not measured values"),
         ({"PixelRepresentation": 2}, "PixelRepresentation is 2, neither 0 nor 1"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0 in 6 of 6 images, which makes all values one"),
+        ({"RescaleSlope": 2e12}, "RescaleSlope or RescaleIntercept beyond 1e+12"),
+        ({"RescaleIntercept": -2e12}, "RescaleSlope or RescaleIntercept beyond 1e+12"),
         (
             {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"], "modality": "MR"},
             "Siemens mosaic: each image holds a whole volume as tiles; export single images",

@@ -11,6 +11,7 @@ import SimpleITK
 from hypothesis import given
 from hypothesis import strategies as st
 from monai_affine import array_affine_ras
+from scipy.spatial.transform import Rotation
 
 from med_transfer.errors import GeometryRejected
 from med_transfer.scans import geometry
@@ -126,3 +127,12 @@ def test_singular_affine(axes):
         GeometryRejected, match=r"voxel axes do not span space; expected an affine that can be inverted\.$"
     ):
         geometry.orientation(affine)
+
+
+@pytest.mark.parametrize("leans_to", [0, 1])
+@pytest.mark.parametrize(("axes", "name"), [("PSL", "sagittal"), ("LSP", "coronal"), ("LPS", "axial")])
+def test_a_plane_has_its_name_up_to_20_degrees(axes, name, leans_to):
+    affine = affine_towards(axes)
+    for degrees, expected in ((19.9, name), (20.1, "oblique")):
+        lean = Rotation.from_rotvec(np.radians(degrees) * affine[:3, leans_to] / np.linalg.norm(affine[:3, leans_to]))
+        assert geometry.plane(np.vstack([lean.as_matrix() @ affine[:3], affine[3]])) == expected

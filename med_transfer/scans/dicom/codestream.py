@@ -14,11 +14,8 @@ _JPEG_START, _JP2_START, _J2K_START = b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP  ", 
 HUFFMAN_TABLES, START_OF_SCAN = 0xC4, 0xDA
 _START_OF_TILE, _END_OF_IMAGE = b"\xff\x90", b"\xff\xd9"
 _JPEG_LS = 0xF7
-_WITHOUT_LENGTH = {
-    0x00,
-    0x01,
-    *range(0xD0, 0xDA),
-}  # T.81 B.1.1.3; what a decoder finds behind them is no segment's body
+# T.81 B.1.1.3: what lies behind them is no body of theirs, and a decoder goes on there
+_WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}
 _FRAME_HEADERS = {*range(0xC0, 0xD0), _JPEG_LS} - {HUFFMAN_TABLES, 0xC8, 0xCC}  # SOF0 to SOF15 and JPEG-LS's SOF55
 # The first marker that is neither stuffing, restart nor fill; JPEG-LS stuffs one bit instead of a byte (T.87 A.1)
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
