@@ -59,7 +59,7 @@ class _Face:
     at: int  # index along the axis
     side: int  # -1 at the first voxel, 1 at the last
     others: tuple[int, int]
-    values: NDArray[np.float32]  # one row and column more than the scan has, so that each has a next one
+    values: torch.Tensor  # [1, 1, rows, columns], float64
 
 
 def _finish_outside(result: NDArray[np.float32], voxels: NDArray, where: IndexMap, fill: float | None) -> None:
@@ -94,8 +94,8 @@ def _faces(voxels: NDArray) -> list[_Face]:
     for axis, size in enumerate(voxels.shape):
         first, second = (other for other in range(3) if other != axis)
         for at, side in ((0, -1), (size - 1, 1)):
-            values = np.pad(np.moveaxis(voxels, axis, 0)[at].astype(np.float32), (0, 1), mode="edge")
-            faces.append(_Face(axis, at, side, (first, second), values))
+            values = torch.from_numpy(np.moveaxis(voxels, axis, 0)[at].astype(np.float64))
+            faces.append(_Face(axis, at, side, (first, second), values[None, None]))
     return faces
 
 
@@ -107,24 +107,25 @@ def _beyond(face: _Face, along: Floats, start: float, within: float) -> NDArray[
     return beyond
 
 
-def _values(face: _Face, index: dict[int, Floats], size: tuple[int, ...], fill: float | None) -> NDArray[np.float32]:
-    nearest = {other: np.clip(index[other], 0, size[other] - 1) for other in face.others}
-    value = _bilinear(face.values, *nearest.values())
+def _values(face: _Face, index: dict[int, Floats], size: Triple, fill: float | None) -> NDArray[np.float32]:
+    value = _bilinear(face.values, *(index[other] for other in face.others))
     if fill is None:
         return value
     weight = 1 - np.abs(index[face.axis] - face.at)
-    for other, clamped in nearest.items():
-        weight *= np.maximum(1 - np.abs(index[other] - clamped), 0)
+    for other in face.others:
+        nearest = np.clip(index[other], 0, size[other] - 1)
+        weight *= np.maximum(1 - np.abs(index[other] - nearest), 0)
     return (fill + (value - fill) * weight).astype(np.float32)
 
 
-def _bilinear(image: NDArray[np.float32], row: Floats, column: Floats) -> NDArray[np.float32]:
-    """Values at fractional (row, column), at least 0 and less than the last row and column."""
-    above, left = row.astype(np.intp), column.astype(np.intp)
-    down, right = (row - above).astype(np.float32), (column - left).astype(np.float32)
-    flat, width = image.ravel(), image.shape[1]
-    corner = above * width + left
-    upper, lower = flat[corner], flat[corner + width]
-    upper += right * (flat[corner + 1] - upper)
-    lower += right * (flat[corner + (width + 1)] - lower)
-    return np.asarray(upper + down * (lower - upper), np.float32)
+def _bilinear(image: torch.Tensor, row: Floats, column: Floats) -> NDArray[np.float32]:
+    """Values at fractional (row, column), or of the image's nearest point where these lie outside it.
+
+    In float64: torch wants places as shares of the image's width, of which float32 keeps 1e-5 pixels.
+    """
+    places = np.empty((1, 1, row.size, 2))
+    for number, (along, size) in enumerate(zip((column, row), (image.shape[3], image.shape[2]), strict=True)):
+        np.multiply(along, 2 / max(size - 1, 1), out=places[0, 0, :, number])
+    places -= 1
+    found = torch.nn.functional.grid_sample(image, torch.from_numpy(places), padding_mode="border", align_corners=True)
+    return found[0, 0, 0].numpy().astype(np.float32)
