@@ -46,6 +46,10 @@ ARMS: dict[str, tuple[str, ...]] = {
     "painted lesions": (*AT_160, *PAINTED),
     "painted lesions, canvas none": (*AT_160, *PAINTED, *INTO_NONE),
     "painted lesions, canvas half of none": (*AT_160, *PAINTED, *INTO_NONE, "backbone.pretraining.canvas_share=0.5"),
+    "painted lesions, 224 pixels, three largest": (
+        *(*FROZEN, "split.repeats=1", "backbone.instance_pooling=top_k"),
+        *(*PAINTED, *INTO_NONE),
+    ),
     "three largest of slices": (*FROZEN, "backbone.instance_pooling=top_k"),
     "mean of slices": (*FROZEN, "backbone.instance_pooling=mean"),
     "stretched": (*FROZEN, "backbone.name=med-transfer-small", "input.fit=stretch", "input.shape=[64,96,96]"),
