@@ -89,6 +89,10 @@ def _ctrl_c_as_it_was() -> Iterator[None]:
     assert left is signal.default_int_handler, f"SIGINT is left to {left}"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    torch.manual_seed(config.getoption("--seed"))  # of devices that begin later, too
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(request: pytest.FixtureRequest) -> None:
     _seed(request.config)  # whichever test asks first, a shared fixture is the same
@@ -103,7 +107,11 @@ def _seed(config: pytest.Config) -> None:
     seed = config.getoption("--seed")
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - for libraries that draw from it
-    torch.manual_seed(seed)
+    # torch.manual_seed() keeps a seed for every kind of device that has not begun, each with the stack of the call: that
+    # took longer than most tests.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 @pytest.fixture(scope="session")
