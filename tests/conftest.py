@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import random
 import signal
@@ -31,6 +32,9 @@ hypothesis_settings.load_profile("reproducible")
 # A shell ignores Ctrl-C for what it runs in the background, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What the tests import stays: to look through its million objects for garbage again and again takes a second each time.
+gc.disable()
 
 # Hashing the names of a small cohort takes as long as training on it: an eighth will do, a hash tells its own cost.
 hashed_names._LOG2_COST = 10
@@ -70,6 +74,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path, last))
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="of every random number that a test does not seed itself")
 
@@ -107,8 +116,8 @@ def _seed(config: pytest.Config) -> None:
     seed = config.getoption("--seed")
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - for libraries that draw from it
-    # torch.manual_seed() keeps a seed for every kind of device that has not begun, each with the stack of the call: that
-    # took longer than most tests.
+    # torch.manual_seed() also keeps the seed, with the stack of the call, for every kind of device that has not begun:
+    # that took longer than most tests.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)

@@ -5,14 +5,17 @@ Exit codes: 0 done; 1 some scans failed but the rest is written; 2 wrong usage o
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from med_transfer.cli import (
     backbones,
@@ -119,7 +122,7 @@ def _in_destructor(failure: sys.UnraisableHookArgs) -> None:
 def _run() -> None:
     try:
         try:
-            app()
+            _program()()
         finally:
             tell_remarks()
     except MedTransferError as error:
@@ -133,6 +136,12 @@ def _run() -> None:
         _fail(str(OutputError(error.strerror or type(error).__name__, where=where)), OutputError.exit_code)
     except Exception as error:
         _fail(f"unexpected {type(error).__name__}: {error}. Please report it with the output of --debug", UNEXPECTED)
+
+
+@functools.cache
+def _program() -> Callable[[], object]:
+    """Every command with its options: as long to make as to import this package, so once for all calls."""
+    return get_command(app)
 
 
 def _fail(message: str, code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ _START_SECONDS = 15.0  # imports, report, pictures
 _PASSES_OF_A_MAP = 20  # of a scan: the map, regions hidden, random weights
 _TIMED_STEPS = 2  # of an attention
 _TIMED_BATCH = 4  # scans: enough to be slow as batches are, and soon over
+Divide = Callable[[SplitConfig], Split]
 
 
 @dataclass(frozen=True)
@@ -243,10 +245,11 @@ def fit_into(
     """
     given_up: list[GivenUp] = []
     duration = Duration(0.0, 0.0, 0.0)
-    for smaller in _smaller_and_smaller(minutes, config, cohort, cost):
+    divided = functools.cache(functools.partial(split_cohort, cohort))  # most of what is given up divides as before
+    for smaller in _smaller_and_smaller(minutes, config, cohort, divided, cost):
         given_up += smaller
         fitting = _without(config, given_up)
-        duration = estimate(fitting, split_cohort(cohort, fitting.split), cost)
+        duration = estimate(fitting, divided(fitting.split), cost)
         if duration.seconds <= 60 * minutes:
             return fitting, given_up
     raise ConfigError(
@@ -257,7 +260,9 @@ def fit_into(
     )
 
 
-def _smaller_and_smaller(minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost) -> Iterator[list[GivenUp]]:
+def _smaller_and_smaller(
+    minutes: float, config: FinetuneConfig, cohort: Cohort, divided: Divide, cost: Cost
+) -> Iterator[list[GivenUp]]:
     """What to give up next; the first time nothing."""
     yield []
     baseline = [GivenUp("from_scratch_baseline", False, "the transfer gain is not measured")]
@@ -272,33 +277,33 @@ def _smaller_and_smaller(minutes: float, config: FinetuneConfig, cohort: Cohort,
         config = _without(config, once)
         yield once
     if config.transfer.strategy.trains:
-        yield from _less_training(minutes, config, cohort, cost, baseline)
+        yield from _less_training(minutes, config, cohort, divided, cost, baseline)
     if config.backbone.pretrain:
         yield [GivenUp("backbone.pretrain", None, "the encoder does not learn painted lesions")]
 
 
 def _less_training(
-    minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost, baseline: list[GivenUp]
+    minutes: float, config: FinetuneConfig, cohort: Cohort, divided: Divide, cost: Cost, baseline: list[GivenUp]
 ) -> Iterator[list[GivenUp]]:
     """Fewer epochs, one network, a linear head."""
-    yield [_fewer_epochs(minutes, _without(config, baseline), cohort, cost)]
+    yield [_fewer_epochs(minutes, _without(config, baseline), divided, cost)]
     one = GivenUp("split.kind", "holdout", "one network instead of an ensemble of folds")
     alone = _without(config, [*baseline, one])
-    if config.split.kind == "kfold" and config.split.test_fraction and _can_be_split(cohort, alone.split):
-        yield [one, _fewer_epochs(minutes, alone, cohort, cost)]
+    if config.split.kind == "kfold" and config.split.test_fraction and _can_be_split(cohort, divided, alone.split):
+        yield [one, _fewer_epochs(minutes, alone, divided, cost)]
     yield [GivenUp("transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features")]
 
 
-def _can_be_split(cohort: Cohort, split: SplitConfig) -> bool:
+def _can_be_split(cohort: Cohort, divided: Divide, split: SplitConfig) -> bool:
     """Not where the table has a split of its own, which counts before the config's, nor with too few patients."""
     try:
-        return not any(case.split for case in cohort.cases) and bool(split_cohort(cohort, split))
+        return not any(case.split for case in cohort.cases) and bool(divided(split))
     except CohortError:
         return False
 
 
-def _fewer_epochs(minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost) -> GivenUp:
-    whole, epochs = estimate(config, split_cohort(cohort, config.split), cost), config.training.epochs
+def _fewer_epochs(minutes: float, config: FinetuneConfig, divided: Divide, cost: Cost) -> GivenUp:
+    whole, epochs = estimate(config, divided(config.split), cost), config.training.epochs
     share = (60 * minutes - (whole.seconds - whole.training)) / whole.training
     fewer = min(epochs, max(LEAST_EPOCHS, math.floor(epochs * share)))
     return GivenUp("training.epochs", fewer, f"at most {fewer} epochs instead of {epochs}")

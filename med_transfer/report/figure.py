@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from matplotlib import style
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
 from med_transfer.page.theme import LIGHT, Colour
@@ -30,6 +31,9 @@ _STYLE = {
     "text.parse_math": False,  # a class may be called "$x"
     "font.size": 10,
     "text.color": INK,
+    "figure.facecolor": "none",  # the page's paper
+    "figure.edgecolor": "none",
+    "axes.facecolor": "none",
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
@@ -112,7 +116,8 @@ def drawn(
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         canvas = Canvas(figsize=size_inch, layout="constrained")
         draw(canvas)
-        canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        # savefig() would draw all of it twice, once to lay it out.
+        FigureCanvasSVG(canvas).print_svg(stream, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", stream.getvalue(), flags=re.DOTALL)
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
     inside = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")].strip()
