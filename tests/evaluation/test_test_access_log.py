@@ -15,7 +15,7 @@ MOVED = OperatingPoint(rule="class_threshold", thresholds={"solid": 0.3}, chosen
 
 @pytest.fixture
 def file(tmp_path):
-    return tmp_path / "run" / ACCESS_LOG_FILE
+    return tmp_path / "runs" / "run" / ACCESS_LOG_FILE  # in a folder that nobody has made
 
 
 def access(lock: str = "a", point: OperatingPoint = ARGMAX, *, own: bool | None = True, cohort: str = "c") -> Access:

@@ -75,10 +75,12 @@ def test_what_a_network_knows_by_heart_gets_little_weight(by_heart):
     assert weight_of(fuse_run(run_data, CONFIG, mistaken), "network") > 2 * weight_of(fusion, "network")
 
 
-def test_no_test_scan_is_looked_at(by_heart):
+def test_no_test_scan_is_looked_at(by_heart, caplog):
     run_data, trained = by_heart
-    fusion, test = fuse_run(run_data, CONFIG, trained), set(run_data.split.test)
+    with caplog.at_level("INFO", "med_transfer"):
+        fusion, test = fuse_run(run_data, CONFIG, trained), set(run_data.split.test)
     assert fusion.combinations[0].n_scans == N
+    assert f"fitted on {N} scans of {N} patients, C {fusion.combinations[0].inverse_penalty:g}" in caplog.text
     labels = run_data.prepared.cohort.labels.names
     cases = tuple(
         replace(case, label=labels[0], columns={"age": "none of it", "ward": "elsewhere"}) if row in test else case

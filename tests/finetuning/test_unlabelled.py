@@ -18,6 +18,8 @@ import med_transfer as mt
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.bundle import load_network, read_record
 from med_transfer.cohorts import Cohort, recognise
+from med_transfer.cohorts.hashed_names import old_hash
+from med_transfer.cohorts.source_lock import SourceLock
 from med_transfer.config import load_config
 from med_transfer.errors import CohortError, ConfigError, PatientLeak, UsageError
 from med_transfer.finetuning import fold_training
@@ -29,7 +31,7 @@ from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.run import train
-from med_transfer.finetuning.unlabelled import lock_unlabelled, prepare_unlabelled
+from med_transfer.finetuning.unlabelled import UNLABELLED_LOCK_FILE, lock_unlabelled, prepare_unlabelled
 from med_transfer.model.classifier import Classifier
 from med_transfer.progress import silent
 
@@ -211,10 +213,15 @@ def prepared_with(run_data: RunData, table: Path, cache: Path):
 
 
 @pytest.fixture(scope="module")
-def phantom_plan(cohort_csv, tmp_path_factory) -> RunData:
-    config = load_config(FinetuneConfig, None, TINY)
-    out = tmp_path_factory.mktemp("plan")
-    return prepare_run_data(Cohort.read(cohort_csv), config, find_backbone("resnet18-w8"), out, silent)
+def plan_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("plan")
+
+
+@pytest.fixture(scope="module")
+def phantom_plan(cohort_csv, unseen_csv, plan_folder) -> RunData:
+    unlabelled = f"transfer.align={{method: mmd, unlabelled: {unseen_csv}}}"
+    config = load_config(FinetuneConfig, None, (*TINY, "transfer.strategy=full", unlabelled))
+    return prepare_run_data(Cohort.read(cohort_csv), config, find_backbone("resnet18-w8"), plan_folder, silent)
 
 
 def table_of(cases, folder: Path, patient: str = "patient", rename: str = "") -> Path:
@@ -257,6 +264,24 @@ def test_a_run_does_not_go_on_with_other_unlabelled_scans(phantom_plan, unseen_c
     lock_unlabelled(found.subset(reversed(range(len(found.scans)))), tmp_path / "lock.json")  # order is no matter
     with pytest.raises(UsageError, match="the folder holds a run with other unlabelled scans; expected a new folder"):
         lock_unlabelled(found.subset(range(3)), tmp_path / "lock.json")
+
+
+def test_whom_a_run_looked_at_without_labels_lies_beside_its_cohort(phantom_plan, plan_folder):
+    lock, looked_at = SourceLock.read(plan_folder / UNLABELLED_LOCK_FILE), phantom_plan.unlabelled
+    assert (set(lock.patient_hashes), set(lock.content_hashes)) == (looked_at.patient_hashes, looked_at.images)
+    assert len(lock.content_hashes) == 6
+
+
+def test_a_run_from_before_names_were_salted_goes_on_where_a_scan_has_no_patient(phantom_plan, tmp_path):
+    found = phantom_plan.unlabelled
+    nameless = tuple(
+        replace(case, patient="" if row == 0 else case.patient) for row, case in enumerate(found.cohort.cases)
+    )
+    found = replace(found, cohort=Cohort(nameless, found.cohort.labels))
+    before = SourceLock.of({old_hash(case.patient) for case in nameless[1:]}, found.images)
+    before.write(tmp_path / "lock.json")
+    lock_unlabelled(found, tmp_path / "lock.json")
+    assert SourceLock.read(tmp_path / "lock.json").source_hash != before.source_hash  # with salt from now on
 
 
 @pytest.mark.parametrize(
