@@ -14,8 +14,12 @@ from med_transfer.errors import CohortError, TooFewPatients
 from med_transfer.evaluation.evaluate import predict
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.fusing import check_fusion, fuse_run
+from med_transfer.finetuning.decisions.validation_decisions import choose_prediction_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.run import train
+from med_transfer.metrics.records.metrics import KeptNetwork
+from med_transfer.model.calibration.calibrators import Uncalibrated
 from med_transfer.progress import silent
 
 N = 32
@@ -73,6 +77,15 @@ def test_what_a_network_knows_by_heart_gets_little_weight(by_heart):
     order = [row for part in run_data.split.validation for row in part]
     mistaken = replace(trained, validation=predict(trained.ensemble, seen)[0][order])
     assert weight_of(fuse_run(run_data, CONFIG, mistaken), "network") > 2 * weight_of(fusion, "network")
+
+
+def test_a_bundle_records_what_was_fitted(by_heart):
+    run_data, trained = by_heart
+    fusion, kept = fuse_run(run_data, CONFIG, trained), KeptNetwork(network="transferred", rule="report", sentence="")
+    record = bundle_record(run_data, CONFIG, source_of("random"), trained, kept, fusion)
+    assert record.calibration == trained.ensemble.calibrator != Uncalibrated()
+    assert (record.fusion, record.n_fold_models) == (fusion, 2)
+    assert record.prediction_sets == choose_prediction_sets(run_data, CONFIG, trained)
 
 
 def test_no_test_scan_is_looked_at(by_heart, caplog):

@@ -21,7 +21,7 @@ from command_line import (
 )
 from edited_bundle import before_locks, edit_record
 from report_samples import without_tooltips
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
 from med_transfer.bundle import RECORD_FILE, read_record
 from med_transfer.phantoms import PhantomConfig, write_cohort
@@ -130,11 +130,11 @@ def test_a_map_explains_the_networks_own_probability(fused, table, tmp_path):
     assert record["probability"] != pytest.approx(float(row["fused_p_solid"]), abs=1e-4)
 
 
-def reporting_the_fusion(fused: FinishedRun, folder: Path) -> Path:
+def reporting_the_fusion(fused: FinishedRun, folder: Path, **changes) -> Path:
     """The bundle as if it had been decided so."""
     bundle = shutil.copytree(fused.bundle, folder / "bundle")
     record = json.loads((bundle / RECORD_FILE).read_text())
-    return edit_record(bundle, fusion=record["fusion"] | {"report": "fused"})
+    return edit_record(bundle, fusion=record["fusion"] | {"report": "fused"} | changes)
 
 
 def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fused, unseen_csv, tmp_path):
@@ -161,13 +161,25 @@ def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fuse
 
 
 def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
-    bundle = reporting_the_fusion(fused, tmp_path)
+    bundle, shares = reporting_the_fusion(fused, tmp_path, shares=(0.6, 0.3, 0.1)), [0.6, 0.3, 0.1]
     outcome = run_command("evaluate", bundle, unseen_csv, "-o", tmp_path / "out", "--gallery", 0)
     assert outcome.code == 0, outcome.err
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["fusion"]["report"] == "fused"
     assert metrics["macro_auc"] == metrics["fusion"]["models"]["fused"]["macro_auc"]
     assert "is the fused model&#39;s" in without_tooltips((tmp_path / "out/report.html").read_text())
+    answers = {row["scan"]: fused_of(row) for row in read_rows(tmp_path / "out/predictions.csv")}
+    beyond = {
+        scan: np.argmax(np.array(p, dtype=float) / shares) for scan, p in answers.items()
+    }  # the shares it learned at
+    assert (
+        metrics["confusion_matrix"]
+        == confusion_matrix(
+            [CLASSES.index(row["label"]) for row in read_rows(unseen_csv)],
+            [beyond[row["scan"]] for row in read_rows(unseen_csv)],
+        ).tolist()
+    )
+    assert metrics["operating_point"]["thresholds"] == dict(zip(CLASSES, shares, strict=True))
 
     record = before_locks(bundle)
     del record["fusion"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import softmax
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from med_transfer.metrics.binomial import clopper_pearson, newcombe_paired, wilson
 from med_transfer.metrics.combination import Parts, rate_parts
@@ -111,3 +111,19 @@ def test_one_patient_of_a_class_gives_no_interval_of_the_difference():
     assert difference.macro_auc.ci95 is None
     assert "too few patients" in difference.macro_auc.reason
     assert difference.balanced_accuracy.ci95 is not None
+
+
+def test_scans_of_a_patient_count_as_many_as_korn_and_graubard_say():
+    """1998, Surv Methodol 24:193: n* = p (1 - p) / var(p), times the squared ratio of Student's quantiles."""
+    hits_of_patients = np.array([3, 3, 0, 2, 3, 0, 3, 1])  # of three scans each
+    right = (np.arange(3) < hits_of_patients[:, None]).ravel()
+    truth = np.eye(2, dtype=bool)[np.r_[np.zeros(24, int), np.ones(8, int)]]
+    called = np.where(np.r_[right, np.ones(8, bool)][:, None], truth, ~truth)
+    patients = [f"a{n // 3}" for n in range(24)] + [f"b{n}" for n in range(8)]
+    predictions = LabelledPredictions.of(truth, called.astype(float), patients, Labels(("a", "b")))
+    trials = rate_parts(predictions, lambda hits, trials: (hits, trials)).limits
+    rate = hits_of_patients.sum() / 24
+    variance = 8 / 7 * ((hits_of_patients - 3 * rate) ** 2).sum() / 24**2
+    effective = rate * (1 - rate) / variance * (t.ppf(0.975, 23) / t.ppf(0.975, 7)) ** 2
+    assert trials[0] == pytest.approx((rate * effective, effective))
+    assert trials[1] == pytest.approx((8, 8))  # one scan each
