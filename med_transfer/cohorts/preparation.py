@@ -147,7 +147,7 @@ def network_input(
         region = region_of_mask(mask)
     measured = features(volume, region, mask) if handcrafted else dict.fromkeys(FEATURE_NAMES, np.nan)
     return NetworkInput(
-        image=preprocessing(scans, region).numpy().astype(np.float16),  # exact: it holds nothing finer
+        image=preprocessing.image(scans, region).astype(np.float16),  # exact: it holds nothing finer
         path=str(volume.provenance.path),
         study_uid=volume.provenance.study_uid,
         series_uid=volume.provenance.series_uid,
@@ -186,7 +186,7 @@ def prepare_volumes(
     handcrafted = features(volume, region, mask)
     repaired = [scan.verdict for scan in volumes.values() if scan.verdict.repairs]
     return PreparedScan(
-        tensor=preprocessing(volumes, region, margin).numpy().astype(np.float16),
+        tensor=preprocessing.image(volumes, region, margin).astype(np.float16),
         content_hashes=tuple(scan.content_hash for scan in volumes.values()),
         handcrafted=np.array([handcrafted[name] for name in FEATURE_NAMES]),
         spacings_mm=tuple(scan.spacing_mm for scan in volumes.values()),

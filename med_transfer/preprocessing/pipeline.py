@@ -4,14 +4,16 @@ Orientation, spacing, crop, padding and shape are all statements about the outpu
 worked out first, and the voxels are interpolated once (`resampling`); nothing is resampled twice and a region's
 centre is met to a fraction of a voxel. The grid is worked out on the first channel's scan; those of the others are
 brought to it by their own affines, just as the first.
+
+torch is loaded when a tensor is asked for: processes that only read scans start in less than half the time without it.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from med_transfer.preprocessing.channels import Scans, require_columns, require_modality, require_same_place
 from med_transfer.preprocessing.config import FIRST_CHANNEL, PreprocessingConfig
@@ -21,6 +23,9 @@ from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.preprocessing.window import apply_window, window_of
 from med_transfer.scans import Region, Volume, geometry
 from med_transfer.scans.geometry import Grid, Triple
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Preprocessing:
@@ -50,7 +55,15 @@ class Preprocessing:
         return Grid(geometry.grid_affine(self.config.orientation, spacing, region.centre_mm, shape), shape)
 
     def __call__(self, scans: Volume | Scans, region: Region | None = None, margin: Triple = (0, 0, 0)) -> Tensor:
-        """Float tensor [channel, depth, height, width], values in ``output_range``, each one that float16 has.
+        """:meth:`image` as a tensor, with the same arguments. Raises what it raises."""
+        import torch
+
+        return torch.from_numpy(self.image(scans, region, margin))
+
+    def image(
+        self, scans: Volume | Scans, region: Region | None = None, margin: Triple = (0, 0, 0)
+    ) -> NDArray[np.float32]:
+        """Array [channel, depth, height, width], values in ``output_range``, each one that float16 has.
 
         Training keeps its tensors in float16; what inference sees is the same to the bit.
 
@@ -79,10 +92,11 @@ class Preprocessing:
         wide[:, *(slice(m, m + n) for m, n in zip(margin, self.config.shape, strict=True))] = image
         return wide
 
-    def _on_grid(self, volumes: Scans, grid: Grid, region: Region | None) -> Tensor:
+    def _on_grid(self, volumes: Scans, grid: Grid, region: Region | None) -> NDArray[np.float32]:
         organ = seen_alone(volumes[FIRST_CHANNEL], self.config, region)
         images = [_on_grid(volumes[column], grid, channel, organ) for column, channel in self._channels]
-        return torch.from_numpy(np.stack(images)).half().float()
+        with np.errstate(over="ignore"):  # beyond float16 it is infinite
+            return np.stack(images).astype(np.float16).astype(np.float32)
 
     def _fitted_spacing(self, region: Region) -> tuple[float, float, float]:
         extent = [region.size_mm[axis] for axis in geometry.world_axes(self.config.orientation)]

@@ -76,6 +76,13 @@ def echoscu(port: int, calling: str = "CT1", called: str = "MEDTRANSFER", more: 
     return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
 
 
+def answers(port: int) -> bool:
+    """Whether a node answers; asked by a process, which takes time from a node that starts, only where one listens."""
+    with socket.socket() as one:
+        listens = one.connect_ex(("127.0.0.1", port)) == 0
+    return listens and echoscu(port)
+
+
 def certificate(folder: Path, name: str, days: int = 2) -> tuple[Path, Path]:
     """A key and its own certificate; of the past where ``days`` is negative."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peers import echoscu, until
+from peers import answers, until
 
 
 def written(folder: Path, port: int, pacs: int, /, **settings: object) -> Path:
@@ -38,7 +38,7 @@ def serving(bundle: Path, config: Path, port: int) -> Iterator[subprocess.Popen]
     with (config.parent / "serve.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
-        until(lambda: process.poll() is not None or echoscu(port), 240)
+        until(lambda: process.poll() is not None or answers(port), 240)
         assert process.poll() is None, (config.parent / "serve.log").read_text()
         yield process
     finally:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import peers
 import pytest
-from peers import certificate, echoscu, free_port, series, storescu, until
+from peers import answers, certificate, free_port, series, storescu, until
 from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 from pynetdicom import AE, StoragePresentationContexts, evt
@@ -260,7 +260,7 @@ def test_a_node_told_to_stop_while_it_predicts_leaves_the_study_in_the_queue(bun
         node = subprocess.Popen([*command, str(bundle), "--log", "json"], stdout=log, stderr=log, env=environment)
     reader = 0
     try:
-        until(lambda: node.poll() is not None or echoscu(port), 120)
+        until(lambda: node.poll() is not None or answers(port), 120)
         announce(port, scan)
         assert storescu(port, *scan).returncode == 0
         reader = until(lambda: stopped_reader(node), 60)

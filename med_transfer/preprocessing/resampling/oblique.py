@@ -8,12 +8,13 @@ sides until it holds the grid.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK
-import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from med_transfer.scans.geometry import IndexMap, Triple
 
@@ -23,7 +24,7 @@ Floats = NDArray[np.float64]
 def resample_oblique(voxels: NDArray, where: IndexMap, shape: Triple, fill: float | None) -> NDArray[np.float32]:
     """Values at ``where.matrix @ index + where.offset`` for every index of ``shape``.
 
-    As many threads as torch uses in this process: one in the workers of a data loader.
+    As many threads as torch uses in this process: one in the workers of a data loader, and where it is not loaded.
 
     Args:
         voxels: [depth, height, width], int16 or float32.
@@ -34,7 +35,7 @@ def resample_oblique(voxels: NDArray, where: IndexMap, shape: Triple, fill: floa
     resampler = SimpleITK.ResampleImageFilter()
     resampler.SetInterpolator(SimpleITK.sitkLinear)
     resampler.SetOutputPixelType(SimpleITK.sitkFloat32)
-    resampler.SetNumberOfThreads(max(1, torch.get_num_threads()))
+    resampler.SetNumberOfThreads(max(1, sys.modules["torch"].get_num_threads()) if "torch" in sys.modules else 1)
     resampler.SetDefaultPixelValue(fill or 0.0)
     resampler.SetSize([int(n) for n in shape[::-1]])
     resampler.SetTransform(_transform(where))
@@ -59,7 +60,7 @@ class _Face:
     at: int  # index along the axis
     side: int  # -1 at the first voxel, 1 at the last
     others: tuple[int, int]
-    values: torch.Tensor  # [1, 1, rows, columns], float64
+    values: Floats  # [rows, columns]
 
 
 def _finish_outside(result: NDArray[np.float32], voxels: NDArray, where: IndexMap, fill: float | None) -> None:
@@ -94,8 +95,8 @@ def _faces(voxels: NDArray) -> list[_Face]:
     for axis, size in enumerate(voxels.shape):
         first, second = (other for other in range(3) if other != axis)
         for at, side in ((0, -1), (size - 1, 1)):
-            values = torch.from_numpy(np.moveaxis(voxels, axis, 0)[at].astype(np.float64))
-            faces.append(_Face(axis, at, side, (first, second), values[None, None]))
+            values = np.moveaxis(voxels, axis, 0)[at].astype(np.float64)
+            faces.append(_Face(axis, at, side, (first, second), values))
     return faces
 
 
@@ -108,7 +109,8 @@ def _beyond(face: _Face, along: Floats, start: float, within: float) -> NDArray[
 
 
 def _values(face: _Face, index: dict[int, Floats], size: Triple, fill: float | None) -> NDArray[np.float32]:
-    value = _bilinear(face.values, *(index[other] for other in face.others))
+    at = [index[other] for other in face.others]  # beyond the face's edge its nearest point
+    value = ndimage.map_coordinates(face.values, at, order=1, mode="nearest", output=np.float32)
     if fill is None:
         return value
     weight = 1 - np.abs(index[face.axis] - face.at)
@@ -116,16 +118,3 @@ def _values(face: _Face, index: dict[int, Floats], size: Triple, fill: float | N
         nearest = np.clip(index[other], 0, size[other] - 1)
         weight *= np.maximum(1 - np.abs(index[other] - nearest), 0)
     return (fill + (value - fill) * weight).astype(np.float32)
-
-
-def _bilinear(image: torch.Tensor, row: Floats, column: Floats) -> NDArray[np.float32]:
-    """Values at fractional (row, column), or of the image's nearest point where these lie outside it.
-
-    In float64: torch wants places as shares of the image's width, of which float32 keeps 1e-5 pixels.
-    """
-    places = np.empty((1, 1, row.size, 2))
-    for number, (along, size) in enumerate(zip((column, row), (image.shape[3], image.shape[2]), strict=True)):
-        np.multiply(along, 2 / max(size - 1, 1), out=places[0, 0, :, number])
-    places -= 1
-    found = torch.nn.functional.grid_sample(image, torch.from_numpy(places), padding_mode="border", align_corners=True)
-    return found[0, 0, 0].numpy().astype(np.float32)
