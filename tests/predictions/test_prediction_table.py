@@ -60,6 +60,22 @@ def write(path, rows, labels=LABELS):
     return path
 
 
+def test_a_row_is_on_the_disk_whole_before_the_next_one_comes(tmp_path, monkeypatch):
+    """A power cut takes what the system has not written: all that was appended is synced, and nothing came after."""
+    synced, fsync = [], os.fsync
+
+    def watched(descriptor):
+        fsync(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with PredictionTable(tmp_path / "p.csv", LABELS) as table:
+        for row in ROWS:
+            table.append(row)
+            now = (tmp_path / "p.csv").stat()
+            assert synced[-1] == (now.st_ino, now.st_size)
+
+
 def test_columns_are_the_documented_ones(tmp_path):
     frame = pd.read_csv(write(tmp_path / "p.csv", ROWS), dtype={"patient": str})
     assert list(frame) == (
