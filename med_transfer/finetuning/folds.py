@@ -16,7 +16,7 @@ from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Split
-from med_transfer.finetuning.batches import FoldData, fold_data, lacking_prior
+from med_transfer.finetuning.batches import FoldData, Truth, fold_data, lacking_prior
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
@@ -26,7 +26,7 @@ from med_transfer.finetuning.fold_pretraining import PRETRAINING_FOLDER, pretrai
 from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.metrics.records.metrics import GeneralisationGap
-from med_transfer.model.calibration import calibrate
+from med_transfer.model.calibration import Calibrated, calibrate
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.novelty import Novelty
@@ -66,6 +66,20 @@ class TrainedEnsemble:
         """The class, or findings, that the network itself finds most probable."""
         calibrator = self.ensemble.calibrator
         return OperatingPoint.balanced(labels, calibrator.without_evidence(len(labels), multilabel=labels.multilabel))
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A fold model, and what it says of the scans that it has learned from and of those that it has not.
+
+    ``training`` and ``validation`` are logits [scan, class] with the truth.
+    """
+
+    trained: TrainedNetwork
+    novelty: Novelty
+    validation_novelty: NDArray[np.float64]
+    training: tuple[NDArray[np.float32], Truth]
+    validation: tuple[NDArray[np.float32], Truth]
 
 
 def train_fold(
@@ -111,47 +125,69 @@ def train_folds(
     repeat: int = 1,
 ) -> TrainedEnsemble:
     """Train one classifier a fold and calibrate them together. ``config`` is a resolved one."""
-    prepared, split, labels = run_data.prepared, run_data.split, run_data.prepared.cohort.labels
+    labels = run_data.prepared.cohort.labels
     stage = f"{stage}, repeat {repeat}" if repeat > 1 else stage
-    config = config_of_repeat(config, split, repeat)
-    reader = FeatureSource(folder / "features", config, run_data.preprocessing)
-    read = reader.computed if config.transfer.strategy.trains else reader.cached
-    trained, novelties, ranks, training, validation = [], [], [], [], []
-    for number in range(split.n_fold_models):
-        fold = f"{stage}, fold {number + 1} of {split.n_fold_models}"
-        result = train_fold(
-            run_data,
-            source,
-            config,
-            number,
-            folder / fold_folder(number, repeat),
-            TrainingProgress(fold, progress),
-            named(progress, f"{fold}: {{stage}}"),
-        )
-        data = _fold_data(run_data, config, number)
-        train_features, val_features = labelled_features(result.classifier, data, config, read)
-        trained.append(result)
-        novelty, rank = _novelty(reader, data, config, (train_features, val_features))
-        novelties.append(novelty)
-        ranks.append(rank)
-        training.append((_logits(result.classifier, train_features), data.train_truth))
-        validation.append((_logits(result.classifier, val_features), data.val_truth))
-    logits, truth = (np.concatenate(parts) for parts in zip(*validation, strict=True))
-    patients = [prepared.cohort.patients[row] for row in chain.from_iterable(split.validation)]
-    prior = lacking_prior(prepared.cohort.truth[list(split.development)], config, multilabel=labels.multilabel)
-    calibrated = calibrate(logits, truth, patients, labels, config.calibration.method, prior)
+    config = config_of_repeat(config, run_data.split, repeat)
+    folders = [folder / fold_folder(number, repeat) for number in range(run_data.split.n_fold_models)]
+    folds = _train_each(run_data, source, config, folders, progress, stage)
+    calibrated = _calibrated(run_data, config, folds)
     ensemble = Ensemble(
-        [model.classifier for model in trained],
-        novelties,
+        [fold.trained.classifier for fold in folds],
+        [fold.novelty for fold in folds],
         multilabel=labels.multilabel,
         calibrator=calibrated.calibrator,
     ).eval()
+    training, validation = [fold.training for fold in folds], [fold.validation for fold in folds]
     gap = measure_gap(training, validation, labels, config.training.gap_limit)
     if repeat == 1:
         log.log(logging.WARNING if gap.exceeded else logging.INFO, "%s: %s", stage, gap.sentence)
     else:
         only_in_log(log, "%s: %s", stage, gap.sentence)
-    return TrainedEnsemble(ensemble, tuple(trained), calibrated.probabilities, np.concatenate(ranks), gap)
+    trained, novelty = (
+        tuple(fold.trained for fold in folds),
+        np.concatenate([fold.validation_novelty for fold in folds]),
+    )
+    return TrainedEnsemble(ensemble, trained, calibrated.probabilities, novelty, gap)
+
+
+def _train_each(
+    run_data: RunData,
+    source: LoadedBackbone,
+    config: FinetuneConfig,
+    folders: list[Path],
+    progress: Progress,
+    stage: str,
+) -> list[_Fold]:
+    reader = FeatureSource(folders[0].parent / "features", config, run_data.preprocessing)
+    read = reader.computed if config.transfer.strategy.trains else reader.cached
+    folds = []
+    for number, folder in enumerate(folders):
+        fold = f"{stage}, fold {number + 1} of {len(folders)}"
+        told, stages = TrainingProgress(fold, progress), named(progress, f"{fold}: {{stage}}")
+        trained = train_fold(run_data, source, config, number, folder, told, stages)
+        data = _fold_data(run_data, config, number)
+        features = labelled_features(trained.classifier, data, config, read)
+        folds.append(_finished(trained, data, features, _novelty(reader, data, config, features)))
+    return folds
+
+
+def _finished(
+    trained: TrainedNetwork,
+    data: FoldData,
+    features: tuple[Tensor, Tensor],
+    novelty: tuple[Novelty, NDArray[np.float64]],
+) -> _Fold:
+    of_training, of_validation = (_logits(trained.classifier, each) for each in features)
+    return _Fold(trained, *novelty, (of_training, data.train_truth), (of_validation, data.val_truth))
+
+
+def _calibrated(run_data: RunData, config: FinetuneConfig, folds: list[_Fold]) -> Calibrated:
+    """On the validation scans of all folds together."""
+    cohort, split = run_data.prepared.cohort, run_data.split
+    logits, truth = (np.concatenate(parts) for parts in zip(*(fold.validation for fold in folds), strict=True))
+    patients = [cohort.patients[row] for row in chain.from_iterable(split.validation)]
+    prior = lacking_prior(cohort.truth[list(split.development)], config, multilabel=cohort.labels.multilabel)
+    return calibrate(logits, truth, patients, cohort.labels, config.calibration.method, prior)
 
 
 def config_of_repeat(config: FinetuneConfig, split: Split, repeat: int) -> FinetuneConfig:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from med_transfer.atomic import sole_writer
 from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
-from med_transfer.bundle import BUNDLE_FOLDER, save_bundle
+from med_transfer.bundle import BUNDLE_FOLDER, BundleRecord, save_bundle
 from med_transfer.bundle.model_card import model_card
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.evaluation.subgroup_columns import check_subgroups
@@ -48,6 +48,8 @@ from med_transfer.runtimes.cluster import Cluster
 from med_transfer.runtimes.frozen import require_runtime
 
 log = logging.getLogger(__name__)
+
+_TRAINING, _TRAINING_SCRATCH = "training", "training-scratch"  # of each fold's state
 
 
 @dataclass(frozen=True)
@@ -109,48 +111,71 @@ def finetune(
     asked = config
     config, source = checked_start(cohort, config, out)
     with _claimed(out, config, source), log_file(out / "run.log"):
-        only_in_log(log, region_sentence(config, cohort))  # whoever calls tells it first
-        only_in_log(log, split_sentence(config, cohort))
-        log.info("backbone %s. %s", source.spec.name, source.report)
-        for sentence in ignored_settings(asked, config, source.encoder):
-            log.warning(sentence)
+        _log_start(cohort, asked, config, source)
         run_data = prepare_run_data(cohort, config, source.spec, out, progress)
-        check_fusion(
-            run_data.prepared.cohort, run_data.split, config, warn=True
-        )  # again, without what could not be read
+        # Once more, without the scans that could not be read.
+        check_fusion(run_data.prepared.cohort, run_data.split, config, warn=True)
         check_operating_point(run_data.prepared.cohort, run_data.split, config)
         if machines is not None:
-            folds = folds_of_run(run_data, source, config, out / "training")
-            if (baseline := _baseline(config, source)) is not None:
-                first = replace(run_data, split=replace(run_data.split, further=()))
-                folds += folds_of_run(first, *baseline, out / "training-scratch")
-            train_on(machines, folds, out, progress)
-        trained = with_repeats(
-            train(run_data, config, source, out / "training", progress),
-            run_data,
-            lambda data, repeat: train(data, config, source, out / "training", progress, repeat=repeat),
-            out / "training",
-        )
-        scratch = _train_from_scratch_baseline(run_data, config, source, out / "training-scratch", progress)
-        kept_network = choose_network(run_data, config, trained, scratch)
-        log.info(kept_network.sentence)
-        networks, kept_config = TrainedNetworks(trained, scratch, kept_network), config
-        if kept_network.fell_back:
-            kept_config, source = config.from_scratch_config(), from_scratch(source.spec, config.seed)
-        bundled = networks.bundled
-        fusion = fuse_run(run_data, kept_config, bundled)
-        record = bundle_record(run_data, kept_config, source, bundled, kept_network, fusion)
-        bundle = save_bundle(
-            out / BUNDLE_FOLDER, record, bundled.ensemble, model_card(record, run_data.prepared.cohort)
-        )
-        record = lock_run(out, bundle)
-        log.info("decisions locked as %s", record.lock_hash)
+            _train_on(machines, run_data, config, source, out, progress)
+        networks = _trained_networks(run_data, config, source, out, progress)
+        log.info(networks.kept.sentence)
+        record = _bundled(run_data, config, source, networks, out)
         with record_run_access(out, run_data, record) as access:  # from here on test scans are read
             if access is not None:
                 log.log(access.level, access.sentence)
             evaluate_held_out(run_data, config, record, networks, out, time.monotonic() - started, access)
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)
+
+
+def _log_start(cohort: Cohort, asked: FinetuneConfig, config: FinetuneConfig, source: LoadedBackbone) -> None:
+    only_in_log(log, region_sentence(config, cohort))  # whoever calls tells it first
+    only_in_log(log, split_sentence(config, cohort))
+    log.info("backbone %s. %s", source.spec.name, source.report)
+    for sentence in ignored_settings(asked, config, source.encoder):
+        log.warning(sentence)
+
+
+def _train_on(
+    machines: Cluster, run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, out: Path, progress: Progress
+) -> None:
+    """All folds at once; what follows finds them trained."""
+    folds = folds_of_run(run_data, source, config, out / _TRAINING)
+    if (baseline := _baseline(config, source)) is not None:
+        first = replace(run_data, split=replace(run_data.split, further=()))
+        folds += folds_of_run(first, *baseline, out / _TRAINING_SCRATCH)
+    train_on(machines, folds, out, progress)
+
+
+def _trained_networks(
+    run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, out: Path, progress: Progress
+) -> TrainedNetworks:
+    """The transferred network, the same one without the source on the same folds with the same budget, and a choice."""
+
+    def transferred(data: RunData, repeat: int) -> TrainedEnsemble:
+        return train(data, config, source, out / _TRAINING, progress, repeat=repeat)
+
+    trained = with_repeats(transferred(run_data, 1), run_data, transferred, out / _TRAINING)
+    scratch = None
+    if (baseline := _baseline(config, source)) is not None:
+        start, of_scratch = baseline
+        scratch = train(run_data, of_scratch, start, out / _TRAINING_SCRATCH, progress, "from-scratch baseline")
+    return TrainedNetworks(trained, scratch, choose_network(run_data, config, trained, scratch))
+
+
+def _bundled(
+    run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, networks: TrainedNetworks, out: Path
+) -> BundleRecord:
+    """What the bundle says, once it is written and locked."""
+    if networks.kept.fell_back:
+        config, source = config.from_scratch_config(), from_scratch(source.spec, config.seed)
+    fusion = fuse_run(run_data, config, networks.bundled)
+    record = bundle_record(run_data, config, source, networks.bundled, networks.kept, fusion)
+    card = model_card(record, run_data.prepared.cohort)
+    record = lock_run(out, save_bundle(out / BUNDLE_FOLDER, record, networks.bundled.ensemble, card))
+    log.info("decisions locked as %s", record.lock_hash)
+    return record
 
 
 def checked_start(
@@ -194,17 +219,8 @@ def train(
     return train_folds(run_data, source, config, folder, progress, stage, repeat=repeat)
 
 
-def _train_from_scratch_baseline(
-    run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, folder: Path, progress: Progress
-) -> TrainedEnsemble | None:
-    """The same network without the source, on the same folds with the same budget; None where there is no source."""
-    if (baseline := _baseline(config, source)) is None:
-        return None
-    scratch, of_scratch = baseline
-    return train(run_data, of_scratch, scratch, folder, progress, "from-scratch baseline")
-
-
 def _baseline(config: FinetuneConfig, source: LoadedBackbone) -> tuple[LoadedBackbone, FinetuneConfig] | None:
+    """None where the run itself starts from no source, or none is wanted."""
     if source.sha256 is None or not config.from_scratch_baseline:
         return None
     return from_scratch(source.spec, config.seed), config.from_scratch_config()

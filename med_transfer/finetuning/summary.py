@@ -1,0 +1,123 @@
+"""What a run tells of itself in its report: on whom, from what, how it was divided and trained, and how that went."""
+
+from __future__ import annotations
+
+from med_transfer.bundle import BundleRecord, versions
+from med_transfer.bundle.model_card import model_card_rows
+from med_transfer.errors.sentence import Sentence
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.metrics.records.metrics import KeptNetwork
+from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts, cohort_name, participant_flow
+
+
+def learning_curves(trained: TrainedEnsemble, config: FinetuneConfig) -> list[LearningCurve]:
+    """Of each fold model: losses, and what decided when it stopped."""
+    return [
+        LearningCurve(
+            name=f"fold {number + 1}",
+            epochs=[int(row["epoch"]) for row in model.history],
+            train_loss=[row["train_loss"] for row in model.history],
+            val_loss=[row["val_loss"] for row in model.history],
+            monitored=[row["smoothed"] for row in model.history],
+            monitored_name=config.training.monitor.replace("_", " ") + ", smoothed",
+            best_epoch=model.best_epoch,
+        )
+        for number, model in enumerate(trained.fold_models)
+    ]
+
+
+def summary_of(
+    run_data: RunData,
+    config: FinetuneConfig,
+    record: BundleRecord,
+    bundled: TrainedEnsemble,
+    kept_network: KeptNetwork,
+) -> RunSummary:
+    """Cohort, network, split and settings of a run; where it lies and how long it took are not in it."""
+    cohort, weights = run_data.prepared.cohort, record.backbone.weights
+    return RunSummary(
+        title=cohort_name(cohort.path),
+        question=Sentence("Which of {names}?", names=", ".join(cohort.labels.names)),
+        backbone=Sentence("{name}, pretrained: {weights}", name=record.backbone.name, weights=weights)
+        if weights
+        else Sentence("{name}, from scratch", name=record.backbone.name),
+        backbone_licence=record.backbone.licence,
+        cohort=cohort_counts(cohort.truth, cohort.patients, _parts(run_data), cohort.labels),
+        split=_split_sentence(run_data),
+        flow=participant_flow(
+            cohort.patients,
+            _parts(run_data),
+            [scan.patient for scan in run_data.prepared.failed],
+            run_data.split.n_fold_models,
+        ),
+        cross_validated=run_data.split.n_fold_models > 1,
+        config=[
+            ("Transfer", config.transfer.sentence),
+            ("Network kept", kept_network.sentence),
+            *_config_rows(run_data, config),
+            ("Training and validation", bundled.gap.sentence),
+        ],
+        software=versions(),
+        model_card=model_card_rows(record),
+        language=config.report.language,
+    )
+
+
+def _parts(run_data: RunData) -> list[str]:
+    """The part of each scan; with several folds every development scan is training for all fold models but one."""
+    parts = ["train"] * len(run_data.prepared.scans)
+    for index in run_data.split.test:
+        parts[index] = "test"
+    if run_data.split.n_fold_models == 1:
+        for index in run_data.split.validation[0]:
+            parts[index] = "val"
+    return parts
+
+
+def _split_sentence(run_data: RunData) -> str:
+    n_folds = run_data.split.n_fold_models
+    how = Sentence("one training and one validation part")
+    if n_folds > 1:
+        how = Sentence("{n} folds, one network each, averaged", n=n_folds)
+    if run_data.split.further:
+        return Sentence(
+            "by patient, stratified by class, with no test part: {repeats} times {n} folds, one network each. A scan's "
+            "probability is the mean of the {repeats} networks that had not trained on it; calibration and thresholds "
+            "for it come from other patients. The bundle holds the networks of the first {n} folds",
+            repeats=len(run_data.split.repeats),
+            n=n_folds,
+        )
+    if not run_data.split.test:
+        return Sentence(
+            "by patient, stratified by class, with no test part: {how}. Each scan was predicted by the network that "
+            "had not trained on it; calibration and thresholds for it come from other patients",
+            how=how,
+        )
+    return Sentence(
+        "by patient, stratified by class: a test part that nothing was chosen on; the rest in {how}", how=how
+    )
+
+
+def _config_rows(run_data: RunData, config: FinetuneConfig) -> list[tuple[str, str]]:
+    training, repaired = config.training, sum(bool(scan.repair) for scan in run_data.prepared.scans)
+    stopping = Sentence(
+        "{figure}, patience {patience} of at most {epochs} epochs",
+        figure=training.monitor.replace("_", " "),
+        patience=training.patience,
+        epochs=training.epochs,
+    )
+    augmentation = Sentence(
+        "strength {strength:g}, mixup {mixup:g}",
+        strength=config.augmentation.strength,
+        mixup=config.augmentation.mixup,
+    )
+    return [
+        ("Development scans", str(len(run_data.split.development))),
+        ("Scans repaired", str(repaired)),
+        ("Augmentation", augmentation),
+        ("Class balance", training.balance),
+        ("Early stopping", stopping),
+        ("Seed", str(config.seed)),
+    ]
