@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from med_transfer.atomic import create_file, sha256_of, write_bytes
 from med_transfer.errors import BundleError, OutputError, UsageError
+from med_transfer.errors.sentence import few
 
 LIST_FILE, SIGNATURE_FILE, KEY_FILE = (
     f"signature/{name}" for name in ("SHA256SUMS", "SHA256SUMS.sig", "public_key.pem")
@@ -145,7 +146,7 @@ def _require_as_listed(folder: Path, listed: str) -> None:
     ):
         if names:
             raise BundleError(
-                f"{len(names)} files {what} since it was signed: {', '.join(names[:5])}", where=folder, action=_AGAIN
+                f"{len(names)} files {what} since it was signed: {few(names)}", where=folder, action=_AGAIN
             )
 
 

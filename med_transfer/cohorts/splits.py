@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError, PatientLeak, TooFewPatients
+from med_transfer.errors.sentence import few
 from med_transfer.predictions.patient_folds import patient_folds
 
 FEW_PATIENTS = 60  # below it a test part of a fifth holds under 12 patients: intervals of 40 points and more
@@ -175,10 +176,9 @@ def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split
         for keys, what in ((patients, "one patient"), (content_hashes, "identical images")):
             pairs = _shared(keys, here, there)
             if pairs:
-                named = "; ".join(f"{cohort.cases[a]} and {cohort.cases[b]}" for a, b in pairs[:5])
-                more = f"; and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+                named = few([f"{cohort.cases[a]} with {cohort.cases[b]}" for a, b in pairs])
                 raise PatientLeak(
-                    f"{what} in {side} and in {other}: {named}{more}",
+                    f"{what} in {side} and in {other}: {named}",
                     where=cohort.path or "",
                     expected="every patient and every image on one side only",
                     action="Correct the split or patient column, or remove the copies",

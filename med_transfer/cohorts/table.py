@@ -20,6 +20,7 @@ from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_ca
 from med_transfer.cohorts.label_text import label_text, misspelt, probably_meant
 from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
+from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels
 
 NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without any labels
@@ -232,9 +233,9 @@ def _check_files(cases: tuple[Case, ...], sheet: Sheet) -> None:
     ):
         absent = [(row, path) for row, path in paths.items() if not path.exists()]
         if absent:
-            named = ", ".join(f"row {row} ({path})" for row, path in absent[:5])
+            named = few([f"row {row} ({path})" for row, path in absent], 5)
             raise MissingLabel(
-                f"{len(absent)} of {len(paths)} {what} paths do not exist: {named}{' ...' if len(absent) > 5 else ''}",
+                f"{len(absent)} of {len(paths)} {what} paths do not exist: {named}",
                 where=sheet.path,
                 expected="paths relative to the table's folder, or absolute ones",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
@@ -59,6 +59,12 @@ def joined(*sentences: str) -> str:
 def listed(*items: str) -> str:
     """All of them, with commas between; empty for none."""
     return reduce(_listed, filter(None, items), "")
+
+
+def few(items: Sequence[str], most: int = 6) -> str:
+    """The first of them, with commas between, and how many more there are; empty for none."""
+    rest, first = len(items) - most, listed(*items[:most])
+    return Sentence("{items} and {n} more", items=first, n=rest) if rest > 0 else first
 
 
 def words_of(error: Exception) -> str:

@@ -27,7 +27,7 @@ from med_transfer.bundle.provenance import seen_in_training
 from med_transfer.bundle.signature import verify_bundle
 from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort
 from med_transfer.errors import PatientLeak
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, few
 from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
@@ -176,7 +176,7 @@ def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_ha
     seen = seen_in_training(record.trained_on, cohort, content_hashes)
     if not seen:
         return
-    named = ", ".join(str(cohort.cases[i]) for i in seen[:5])
+    named = few([str(cohort.cases[i]) for i in seen])
     of_source = len(seen_in_training(record.trained_on.from_source, cohort, content_hashes))
     through = f" ({of_source} of them by its source or pretraining)" if of_source else ""
     raise PatientLeak(

@@ -21,6 +21,7 @@ from med_transfer.cohorts import (
 )
 from med_transfer.cohorts.near_duplicates import near_duplicates
 from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
+from med_transfer.errors.sentence import few
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.made_from import handcrafted_hash, require_made_from, scans_hash
@@ -87,12 +88,11 @@ def _altered_copies(prepared: PreparedCohort, split: Split) -> tuple[tuple[int, 
     """Warns of them, and gives their rows."""
     cases, pairs = prepared.cohort.cases, near_duplicates(prepared.tensors, split)
     if pairs:
-        named = "; ".join(f"{cases[first]} and {cases[second]}" for first, second in pairs[:NAMED])
+        together = [f"{cases[first]} with {cases[second]}" for first, second in pairs]
         log.warning(
             "two patients' scans on two sides of the split look like altered copies (another reconstruction, a slice "
-            "fewer): %s%s. If they are of one patient, name that patient in both rows: otherwise figures are too good",
-            named,
-            f"; and {len(pairs) - NAMED} more" if len(pairs) > NAMED else "",
+            "fewer): %s. If they are of one patient, name that patient in both rows: otherwise figures are too good",
+            few(together, NAMED),
         )
     return tuple((cases[first].row, cases[second].row) for first, second in pairs)
 
@@ -166,7 +166,7 @@ def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None
     test = run_data.prepared.subset(run_data.split.evaluated)
     seen = seen_before(test.cohort, test.content_hashes, source.patient_hashes, source.content_hashes)
     if seen:
-        named = ", ".join(str(test.cohort.cases[i]) for i in seen[:5])
+        named = few([str(test.cohort.cases[i]) for i in seen])
         if not run_data.split.test:
             raise PatientLeak(
                 f"the source was trained on {len(seen)} of these scans or their patients, and there is no test part: "

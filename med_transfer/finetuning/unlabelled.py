@@ -16,6 +16,7 @@ from med_transfer.cohorts import (
 from med_transfer.cohorts.hashed_names import old_hash
 from med_transfer.cohorts.lock import shared
 from med_transfer.errors import CohortError, PatientLeak, UsageError
+from med_transfer.errors.sentence import few
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, named
@@ -61,7 +62,7 @@ def prepare_unlabelled(
     )
     test = _also_in(prepared, labelled, split.test)
     if test:
-        leaked = ", ".join(str(prepared.cohort.cases[i]) for i in test[:5])
+        leaked = few([str(prepared.cohort.cases[i]) for i in test])
         raise PatientLeak(
             f"{len(test)} unlabelled scans are test scans of this run or of their patients: {leaked}",
             where=path,

@@ -72,7 +72,7 @@ def test_a_run_names_the_rows_of_copies_and_no_others(phantoms, cohort_csv, tmp_
         Cohort.read(tmp_path / "cohort.csv"), config, find_backbone("resnet18-w8"), tmp_path / "run", lambda *_: None
     )
     (warning,) = [record.getMessage() for record in caplog.records if "altered copies" in record.getMessage()]
-    assert re.search(r"copies \(.*\): row 5 \([^;]* and row 20 \(copy.nii.gz\)\. ", warning)
+    assert re.search(r"copies \(.*\): row 5 \([^,]* with row 20 \(copy.nii.gz\)\. ", warning)
     assert "somebody else" not in warning
     assert run_data.altered_copies == ((5, 20),)
 

@@ -179,7 +179,7 @@ def test_unusable_split_columns(words, error, message):
 def test_split_column_that_divides_a_patient():
     rows = [("Jane Doe", "a", "train"), ("Jane Doe", "a", "test"), ("p", "b", "train"), ("q", "b", "test")]
     with pytest.raises(
-        PatientLeak, match=r"one patient in the test set and in development: row 3 .* and row 2 "
+        PatientLeak, match=r"one patient in the test set and in development: row 3 .* with row 2 "
     ) as raised:
         split_cohort(cohort_of([*rows, ("r", "a", "val"), ("s", "b", "val")]), SplitConfig(test_fraction=0.2))
     assert "Jane" not in str(raised.value)
@@ -191,7 +191,7 @@ def test_identical_images_on_two_sides_are_found():
     hashes = [(str(n),) for n in range(90)]
     hashes[split.validation[0][0]] = hashes[split.validation[1][0]]
     with pytest.raises(
-        PatientLeak, match=r"identical images in validation 0 and in its training: row \d+ \(s\d+\.nii\.gz\) and row"
+        PatientLeak, match=r"identical images in validation 0 and in its training: row \d+ \(s\d+\.nii\.gz\) with row"
     ):
         check_leakage(cohort, hashes, split)
     hashes[split.validation[0][0]] = hashes[split.test[0]]

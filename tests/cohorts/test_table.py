@@ -174,6 +174,7 @@ def test_absent_scans_are_counted_and_five_are_named(tmp_path):
         Cohort.read(table(tmp_path, text + "a.nii.gz,p,x\n"))
     assert "absent4" in str(raised.value)
     assert "absent5" not in str(raised.value)
+    assert "and 2 more" in str(raised.value)
     assert "secret" not in str(raised.value)
 
 

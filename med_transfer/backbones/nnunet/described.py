@@ -19,6 +19,7 @@ from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.nnunet.plans import read_plans
 from med_transfer.backbones.spec import BackboneSpec, InputSpec
 from med_transfer.errors import BackboneError, WeightsNotFound
+from med_transfer.errors.sentence import few
 
 PLANS_FILE = "plans.json"
 _BUNDLE_RECORD = "med_transfer.json"
@@ -93,7 +94,7 @@ def _model_folder(given: Path) -> Path:
         return below[0]
     if below:
         raise BackboneError(
-            f"{len(below)} models: {', '.join(folder.name for folder in below[:5])}",
+            f"{len(below)} models: {few([folder.name for folder in below])}",
             where=given,
             expected="one",
             action="Give the folder of one of them",

@@ -13,6 +13,7 @@ from med_transfer.backbones.channels import fit_channels
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.weights.renaming import NO_RENAMING, Renaming
 from med_transfer.errors import BackboneError, WeightsMismatch
+from med_transfer.errors.sentence import few
 
 MINIMUM_SHARE = 0.95
 _PREFIXES = {
@@ -68,7 +69,7 @@ class LoadReport:
             ("New beside the loaded weights", self.fresh),
         ):
             if names:
-                parts.append(f"{words}: {_first(names)}.")
+                parts.append(f"{words}: {few([*names], 3)}.")
         return " ".join([*parts, self.channels]).strip()
 
 
@@ -110,7 +111,7 @@ def load_tensors(
         raise _mismatch(report, adapted, wanted, where)
     broken = tuple(name for name, tensor in fitting.items() if not torch.isfinite(tensor).all())
     if broken:
-        raise BackboneError(f"NaN or infinite values in {_first(broken)}", where=where, expected="finite weights")
+        raise BackboneError(f"NaN or infinite values in {few([*broken], 3)}", where=where, expected="finite weights")
     encoder.load_state_dict(fitting, strict=False)
     return report
 
@@ -160,7 +161,7 @@ def _mismatch(
     shapes = [f"{n} ({_shape(given[n])} in the file, {_shape(wanted[n])} here)" for n in report.mismatched]
     for words, names in (("missing", report.missing), ("unexpected", report.unexpected), ("other shape", shapes)):
         if names:
-            parts.append(f"{words}: {_first(names)}")
+            parts.append(f"{words}: {few([*names], 3)}")
     return WeightsMismatch(
         "; ".join(parts),
         where=where,
@@ -193,8 +194,3 @@ def _other_channels(report: LoadReport, given: Mapping[str, Tensor], wanted: Map
 
 def _shape(tensor: Tensor) -> str:
     return f"{'x'.join(map(str, tensor.shape)) or 'scalar'} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _first(names: Collection[str], shown: int = 3) -> str:
-    listed = ", ".join(list(names)[:shown])
-    return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"

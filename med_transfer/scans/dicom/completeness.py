@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from med_transfer.errors.sentence import Sentence, listed
+from med_transfer.errors.sentence import Sentence, few, listed
 from med_transfer.scans.dicom.geometry_verdict import slices_verdict
 from med_transfer.scans.dicom.header import Slice
-from med_transfer.scans.dicom.sentences import few
 from med_transfer.scans.dicom.slice_geometry import arrange, commonest
 from med_transfer.scans.verdict import Verdict
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans.dicom.header import Slice
-from med_transfer.scans.dicom.sentences import few, mixed
+from med_transfer.scans.dicom.sentences import mixed
 from med_transfer.scans.dicom.slice_geometry import commonest
 from med_transfer.scans.search.description import states_contrast
 from med_transfer.scans.verdict import Verdict

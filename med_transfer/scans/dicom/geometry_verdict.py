@@ -12,10 +12,10 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans import geometry
 from med_transfer.scans.dicom.header import Slice
-from med_transfer.scans.dicom.sentences import counted, few, mixed
+from med_transfer.scans.dicom.sentences import counted, mixed
 from med_transfer.scans.dicom.slice_geometry import (
     COSINE_TOLERANCE,
     SAME_POSITION_MM,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from med_transfer.errors.sentence import Sentence, listed
+from med_transfer.errors.sentence import Sentence, few, listed
 from med_transfer.scans.dicom.slice_geometry import commonest
 
-_MAX_NAMED = 6  # slices or gaps that one message names before it counts the rest
+_MAX_NAMED = 6  # values that one message names
 
 
 def mixed(what: str, values: Sequence[Hashable]) -> str:
@@ -34,9 +34,3 @@ def named(numbers: Sequence[int]) -> Sentence:
     if len(numbers) == 1:
         return Sentence("slice {number}", number=numbers[0])
     return Sentence("slices {numbers}", numbers=few([str(number) for number in numbers]))
-
-
-def few(items: Sequence[str], most: int = _MAX_NAMED) -> str:
-    """The first few, and how many more."""
-    rest, first = len(items) - most, listed(*items[:most])
-    return Sentence("{items} and {n} more", items=first, n=rest) if rest > 0 else first

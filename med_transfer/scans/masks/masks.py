@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UnusableVoxels
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES
 from med_transfer.scans.library_noise import silence_readers
@@ -100,7 +100,7 @@ def _several(name: str) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MAX_NAMED]) + (" ..." if len(names) > _MAX_NAMED else "")
+    return few(names, _MAX_NAMED)
 
 
 def _on_one_grid(parts: list[Volume]) -> list[Volume]:

@@ -11,7 +11,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset
 
 from med_transfer.errors import AmbiguousScan, ScanError, ScanNotFound, UnreadableScan, UnusableVoxels
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans.volume import Provenance
 
 Kind = Literal["SEG", "RTSTRUCT", ""]
@@ -106,9 +106,7 @@ def _plain(label: str) -> str:
 
 
 def _listed(regions: Sequence[tuple[int, str]]) -> str:
-    rest = len(regions) - _MAX_NAMED
-    names = ", ".join(f"{number} {label!r}" for number, label in regions[:_MAX_NAMED])
-    return names + (f" and {rest} more" if rest > 0 else "")
+    return few([f"{number} {label!r}" for number, label in regions], _MAX_NAMED)
 
 
 def provenance_of(dataset: Dataset, path: Path, kind: Kind, frame_of_reference: object) -> Provenance:

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
-from med_transfer.scans.dicom.sentences import few
 from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES
 from med_transfer.scans.search.links import BROKEN
