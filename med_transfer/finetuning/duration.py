@@ -245,7 +245,8 @@ def fit_into(
     """
     given_up: list[GivenUp] = []
     duration = Duration(0.0, 0.0, 0.0)
-    divided = functools.cache(functools.partial(split_cohort, cohort))  # most of what is given up divides as before
+    # Most of what is given up divides as before; a frozen model can be hashed.
+    divided: Divide = functools.cache(functools.partial(split_cohort, cohort))  # type: ignore[assignment]
     for smaller in _smaller_and_smaller(minutes, config, cohort, divided, cost):
         given_up += smaller
         fitting = _without(config, given_up)

@@ -37,6 +37,7 @@ RESULT_CLASSES = (
 RESULT_SYNTAXES = PLAIN_SYNTAXES
 _TAKEN = (0x0000, 0xB000, 0xB006, 0xB007)  # success and its warnings, PS3.4 table B.2-1
 _SAME_ASSOCIATION_SECONDS = 1.0  # for which an answer about commitment is awaited where the question was asked
+_LOOK_SECONDS = 0.05  # until it is looked whether one has come, here or on an association of its own
 
 
 class Sender:
@@ -79,7 +80,9 @@ class Sender:
         with self._associate([STORAGE_COMMITMENT]) as association:
             if association.is_established:
                 association.send_n_action(question, 1, STORAGE_COMMITMENT, COMMITMENT_INSTANCE)
-                time.sleep(_SAME_ASSOCIATION_SECONDS)
+                deadline = time.monotonic() + _SAME_ASSOCIATION_SECONDS
+                while self._queue.is_unanswered(transaction) and time.monotonic() < deadline:
+                    time.sleep(_LOOK_SECONDS)
 
     def _associate(self, classes: Sequence[str]) -> AbstractContextManager[Association]:
         answer = (evt.EVT_N_EVENT_REPORT, hear, [self._queue, self._destination.ae_title])

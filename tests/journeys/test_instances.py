@@ -14,7 +14,7 @@ from med_transfer.backbones.instance_choice import InstanceChoice
 from med_transfer.bundle import load_network, read_record
 
 SMALL = (*TINY, "split.kind=holdout", "split.val_fraction=0.34", "training.epochs=1", "explain.gallery=0")
-TILES = (*SMALL, "backbone.name=tiles-med-transfer-small", "input.shape=[16,48,48]", "from_scratch_baseline=false")
+TILES = (*SMALL, "backbone.name=tiles-med-transfer-small", "input.shape=[16,32,48]", "from_scratch_baseline=false")
 
 
 def finetune(command, cohort, folder, *overrides):

@@ -257,6 +257,10 @@ class Queue:
                 with self.writing() as database:
                     sending.settle(database, delivery, "committed", now)
 
+    def is_unanswered(self, transaction_uid: str) -> bool:
+        """Whether something that was asked about under this UID waits for an answer."""
+        return bool(self._deliveries("transaction_uid = ? AND delivery.state IN ('sent', 'dead')", transaction_uid))
+
     # For people -----------------------------------------------------------------------------------------------
 
     @contextmanager

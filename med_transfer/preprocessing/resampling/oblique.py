@@ -110,7 +110,7 @@ def _beyond(face: _Face, along: Floats, start: float, within: float) -> NDArray[
 
 def _values(face: _Face, index: dict[int, Floats], size: Triple, fill: float | None) -> NDArray[np.float32]:
     at = [index[other] for other in face.others]  # beyond the face's edge its nearest point
-    value = ndimage.map_coordinates(face.values, at, order=1, mode="nearest", output=np.float32)
+    value = np.asarray(ndimage.map_coordinates(face.values, at, order=1, mode="nearest", output=np.float32), np.float32)
     if fill is None:
         return value
     weight = 1 - np.abs(index[face.axis] - face.at)
