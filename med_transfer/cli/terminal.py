@@ -39,7 +39,7 @@ class TerminalHandler(logging.StreamHandler):
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
-        self._alike: dict[tuple[str, str], list[logging.LogRecord]] = {}
+        self._alike: dict[tuple[str, str], tuple[logging.LogRecord, set[str]]] = {}
         self._log = ""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -51,15 +51,16 @@ class TerminalHandler(logging.StreamHandler):
             super().emit(record)
         else:
             self._log = _log_of_the_job() or self._log
-            self._alike.setdefault((str(record.msg), re.sub(r"[-+]?\d[\d.]*", "0", kind)), []).append(record)
+            sort = (str(record.msg), re.sub(r"[-+]?\d[\d.]*", "0", kind))
+            self._alike.setdefault(sort, (record, set()))[1].add(record.getMessage())
 
     def tell(self) -> None:
         """Show what was kept."""
         alike, self._alike = self._alike, {}
-        for first, *others in alike.values():
-            if others:
+        for first, said in alike.values():
+            if len(said) > 1:  # of a scan that is read twice it is said twice
                 each = f"; each is in {self._log}" if self._log else ""
-                first.msg, first.args = f"{1 + len(others):,} scans, the first of them: {first.getMessage()}{each}", ()
+                first.msg, first.args = f"{len(said):,} scans, the first of them: {first.getMessage()}{each}", ()
             super().emit(first)
 
 

@@ -80,8 +80,8 @@ class Preprocessing:
         volumes = {FIRST_CHANNEL: scans} if isinstance(scans, Volume) else scans
         first = volumes[FIRST_CHANNEL]
         require_columns(self.config.columns, volumes)
-        for column, channel in self._channels:
-            require_modality(volumes[column], channel.modality)
+        for column, modality in dict.fromkeys((column, channel.modality) for column, channel in self._channels):
+            require_modality(volumes[column], modality)
         in_view = self.grid(first, region)
         for column in self.config.columns[1:]:
             require_same_place(first, volumes[column], in_view, column)

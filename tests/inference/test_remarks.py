@@ -1,8 +1,13 @@
 """What is remarked of many scans is one line on the terminal; the log beside the predictions has each."""
 
+import logging
+
 import nibabel
 import numpy as np
 from tiny_bundle import tiny_bundle
+
+from med_transfer.cli.terminal import TerminalHandler
+from med_transfer.progress import remark
 
 
 def predict_grey(command, tmp_path, n):
@@ -23,6 +28,20 @@ def test_a_remark_that_holds_for_many_scans_is_one_line_with_their_number(comman
     assert "states no modality and is taken for CT, but values do not look like Hounsfield units" in line
     assert line.endswith(f"each is in {tmp_path / 'out/run.log'}")
     assert log.count("states no modality and is taken for CT") == 12
+
+
+def test_a_scan_that_is_read_twice_is_one_scan(capsys):
+    terminal, log = TerminalHandler(), logging.getLogger("tests.read_twice")
+    log.addHandler(terminal)
+    try:
+        for scan in ("a.nii", "b.nii", "a.nii"):
+            remark(log, "%s: is grey", scan, kind="grey")
+        remark(log, "%s: is small", "a.nii", kind="small")
+        remark(log, "%s: is small", "a.nii", kind="small")
+        terminal.tell()
+    finally:
+        log.removeHandler(terminal)
+    assert capsys.readouterr().err.splitlines() == ["2 scans, the first of them: a.nii: is grey", "a.nii: is small"]
 
 
 def test_remarks_of_another_kind_stay_apart_and_a_single_one_is_whole(command, tmp_path):

@@ -40,6 +40,14 @@ def test_file_that_states_none_and_holds_no_hounsfield_units_is_warned_of(caplog
     )
 
 
+def test_a_scan_seen_through_several_windows_is_warned_of_once(caplog):
+    windows = [{"column": "scan", "window_hu": window} for window in ((0, 80), (-20, 180), (-800, 2000))]
+    preprocessing = Preprocessing(PreprocessingConfig(modality="CT", channels=windows, shape=(8, 8, 8), region="whole"))
+    with caplog.at_level(logging.WARNING, "med_transfer"):
+        preprocessing(scan("", MR))
+    assert caplog.text.count("states no modality") == 1
+
+
 @pytest.mark.parametrize(
     ("given", "normalisation"),
     [
