@@ -99,6 +99,11 @@ def _ctrl_c_as_it_was() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    providers = sys.modules.get("hypothesis.internal.conjecture.providers")
+    if not config.getoption("--hypothesis-profile", None) and hasattr(providers, "_get_local_constants"):
+        # Constants of the modules that are loaded by now: other examples after other tests, and in a whole run most of
+        # the time to draw them.
+        providers._get_local_constants = lambda: providers._local_constants  # none
     torch.manual_seed(config.getoption("--seed"))  # of devices that begin later, too
 
 
