@@ -33,8 +33,8 @@ def _steps(evidence: Evidence, t: Translator) -> Iterator[str]:
         yield few
     if _baseline_stands(metrics):
         yield t(
-            "See whether more labels would help: med-transfer labels COHORT.csv says how many. Until the network is "
-            "shown to be better, the handcrafted baseline is the simpler choice."
+            "See whether more labels would help: med-transfer labels budget COHORT.csv says how many. Until the "
+            "network is shown to be better, the handcrafted baseline is the simpler choice."
         )
     yield _others(metrics, t)
 
