@@ -451,7 +451,7 @@ def test_a_destructor_that_fails_is_told_only_to_who_asked(monkeypatch, capsys):
         def __del__(self):
             raise AttributeError("never set")
 
-    monkeypatch.setattr(cli, "app", HalfMade)
+    monkeypatch.setattr(cli, "_program", lambda: HalfMade)
     cli.main()
     assert capsys.readouterr().err == ""
     monkeypatch.setitem(cli._settings, "debug", True)
