@@ -60,7 +60,8 @@ class TerminalHandler(logging.StreamHandler):
         for first, said in alike.values():
             if len(said) > 1:  # of a scan that is read twice it is said twice
                 each = f"; each is in {self._log}" if self._log else ""
-                first.msg, first.args = f"{len(said):,} scans, the first of them: {first.getMessage()}{each}", ()
+                one = first.getMessage().removesuffix("." if each else "")
+                first.msg, first.args = f"{len(said):,} scans, the first of them: {one}{each}", ()
             super().emit(first)
 
 
