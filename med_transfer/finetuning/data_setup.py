@@ -16,6 +16,7 @@ from med_transfer.cohorts import (
     Split,
     check_leakage,
     prepare_cohort,
+    recognise,
     seen_before,
     split_cohort,
 )
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LOCK_FILE = "cohort.lock.json"
 NAMED = 10  # pairs of a warning
+_ASKED = 30  # patients, evenly through the table, whether a lock knows them: each takes 30 ms
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def prepare_run_data(
         UsageError: the folder holds a run on another cohort, or on other images of it.
         NothingDone: no scan can be used.
     """
+    _refuse_strangers(cohort, out / LOCK_FILE)
     preprocessing = resolve_preprocessing(spec, config)
     margin = margin_voxels(preprocessing.shape)
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), out / "prepared", margin, progress)
@@ -149,13 +152,30 @@ def _holds_same_cohort(run_data: RunData, config: FinetuneConfig, path: Path) ->
     if found != run_data.lock.cohort_hash:
         before = CohortLock.of(prepared.cohort, prepared.content_hashes, run_data.split, config.split, as_before=True)
         if found != before.cohort_hash:
-            raise UsageError(
-                "the folder holds a run on another cohort",
-                where=path,
-                expected="a new folder, or the same cohort",
-                action="Choose another -o",
-            )
+            raise _another_cohort(path)
     return True
+
+
+def _refuse_strangers(cohort: Cohort, path: Path) -> None:
+    """Before a scan is read: other classes than the lock's, or patients of whom it knows none.
+
+    Whether all is the same is seen when it was read, see :func:`_holds_same_cohort`.
+    """
+    if not path.exists():
+        return
+    lock, patients = CohortLock.read(path), sorted(set(cohort.patients))
+    asked = patients[:: -(-len(patients) // _ASKED)]
+    if lock.classes != cohort.labels.names or not recognise(asked, [case.patient_hash for case in lock.cases]):
+        raise _another_cohort(path)
+
+
+def _another_cohort(path: Path) -> UsageError:
+    return UsageError(
+        "the folder holds a run on another cohort",
+        where=path,
+        expected="a new folder, or the same cohort",
+        action="Choose another -o",
+    )
 
 
 def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None:

@@ -402,6 +402,17 @@ def test_folder_of_another_run(command, finetune, finished, cohort_csv, tmp_path
     assert (finished.folder / "config.yaml").read_text() == before
 
 
+def test_folder_of_a_run_on_other_patients_before_a_scan_is_read(command, edited, finished):
+    def other_patients(rows):
+        for row in rows:
+            row["patient"] = f"other {row['patient']}"
+
+    before = (finished.folder / "run.log").read_text()
+    outcome = command("finetune", edited(other_patients), "-o", finished.folder, *settings(*TINY))
+    refused(outcome, USAGE, "the folder holds a run on another cohort; expected a new folder, or the same")
+    assert "reading" not in outcome.err + (finished.folder / "run.log").read_text().removeprefix(before)
+
+
 def test_folder_of_a_run_on_another_cohort(command, edited, finished):
     def swap(rows):
         rows[0]["label"], rows[1]["label"] = rows[1]["label"], rows[0]["label"]
