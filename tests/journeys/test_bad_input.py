@@ -129,7 +129,7 @@ def test_patient_on_both_sides_of_the_split_column(edited, finetune):
         rows[6]["patient"] = rows[0]["patient"]
 
     outcome = finetune(edited(change))
-    refused(outcome, USAGE, "one patient in the test set and in development: row 8", "and row 2")
+    refused(outcome, USAGE, "one patient in the test set and in development: row 8", "with row 2")
     assert "texture-00" not in outcome.err
 
 
@@ -141,7 +141,7 @@ def test_identical_scan_under_two_patients(edited, finetune, cohort_csv, tmp_pat
         copy = shutil.copytree if original.is_dir() else shutil.copy
         rows[6]["scan"] = str(copy(original, tmp_path / ("copy" + "".join(original.suffixes))))
 
-    refused(finetune(edited(change)), USAGE, "identical images in the test set and in development: row 8", "and row 2")
+    refused(finetune(edited(change)), USAGE, "identical images in the test set and in development: row 8", "with row 2")
 
 
 # scans
