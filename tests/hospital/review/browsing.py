@@ -101,6 +101,7 @@ def page_of(folder: Path, settings: dict[str, object] | None = None, **node: obj
     """The page of a node in a folder, with ``PEOPLE`` as its users."""
     folder.mkdir(exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as door:
+        door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as that of serve_page
         port = door.getsockname()[1]
         config = NodeConfig.model_validate({"folder": folder, "page": {"port": port} | (settings or {})} | node)
         assert config.page is not None
