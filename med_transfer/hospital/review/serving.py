@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import uvicorn
@@ -20,6 +22,7 @@ from med_transfer.hospital.review.process import OF_NODE
 from med_transfer.hospital.tls import page_context
 
 _LOOK_SECONDS, _HEADER_BYTES, _CONNECTIONS, _END_SECONDS = 2.0, 32 << 10, 500, 5
+_HANDOVER_SECONDS = _LOOK_SECONDS + _END_SECONDS + 1.0
 
 
 def serve_page(node: NodeConfig, say: Callable[[str], None]) -> None:
@@ -66,11 +69,17 @@ def server_of(app: object, page: ReviewPage) -> uvicorn.Server:
 
 
 def _listening(page: ReviewPage) -> socket.socket:
+    """Of a node's page: once the page of the node that was killed before has left the port, see _leave_to_another."""
     family = socket.AF_INET6 if ":" in page.bind else socket.AF_INET
-    try:
-        door = socket.create_server((page.bind, page.port), family=family, backlog=256)
-    except OSError as error:
-        raise not_opened(error, page.bind, page.port, "page") from None
+    deadline = time.monotonic() + (_HANDOVER_SECONDS if OF_NODE in os.environ else 0)
+    while True:
+        try:
+            door = socket.create_server((page.bind, page.port), family=family, backlog=256)
+            break
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise not_opened(error, page.bind, page.port, "page") from None
+            time.sleep(_HANDOVER_SECONDS / 100)
     # Connections inherit it; asyncio sets it only where a socket names its protocol. Else a page's second packet waits
     # for the receipt of its first, which a browser keeps back for 40 ms.
     door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
