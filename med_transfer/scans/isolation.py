@@ -54,6 +54,7 @@ _COUNT, _SIZE = struct.Struct(">I"), struct.Struct(">Q")
 _GRACE_SECONDS = 10.0  # after which the kernel ends a child whose parent is no more
 _START_SECONDS = 300.0  # for loading libraries on a busy machine
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # a core a child
+_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()  # of this process as it began
 _PIPE_BYTES, _SET_PIPE_SIZE = 1 << 20, 1031  # F_SETPIPE_SZ of Linux
 
 
@@ -234,6 +235,9 @@ class ScanWorker:
         except OSError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise _not_started(error) from error
+        if hasattr(os, "sched_setaffinity"):  # a thread that keeps to one core does not bind its reader
+            with contextlib.suppress(OSError):  # it has ended, or the cores are others by now
+                os.sched_setaffinity(self._process.pid, _CORES)
         _widen(self._process.stdin)
         self._receive("the process that reads scans", _START_SECONDS)
         return self._process

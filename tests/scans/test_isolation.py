@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -166,3 +167,18 @@ def test_a_fork_gets_a_child_of_its_own():
     os.waitpid(fork, 0)
     assert int(os.read(reading, 99)) != ours
     assert isolated(os.getpid) == ours
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) < 2, reason="there is one core to keep to")
+def test_a_thread_that_keeps_to_one_core_does_not_bind_its_reader():
+    cores, found = os.sched_getaffinity(0), []
+
+    def on_one_core():
+        os.sched_setaffinity(0, {min(cores)})
+        with ScanWorker() as worker:
+            found.append((os.sched_getaffinity(0), worker.call(os.sched_getaffinity, 0)))
+
+    thread = threading.Thread(target=on_one_core)
+    thread.start()
+    thread.join(120)
+    assert found == [({min(cores)}, cores)]

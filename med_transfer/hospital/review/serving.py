@@ -37,6 +37,7 @@ def serve_page(node: NodeConfig, say: Callable[[str], None]) -> None:
             say(f"No user yet. Create the first operator at {url}/first, once, with the token {token}")
         server = server_of(app, node.page)
         threading.Thread(target=_leave_to_another, args=(server, node), daemon=True).start()
+        _stay_on_one_core()
         say(f"The review page is at {url}")
         server.run(sockets=[door])
     queue.close()
@@ -84,6 +85,16 @@ def _listening(page: ReviewPage) -> socket.socket:
     # for the receipt of its first, which a browser keeps back for 40 ms.
     door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return door
+
+
+def _stay_on_one_core() -> None:
+    """This thread and those that it starts: they take turns anyway, and from core to core a turn costs twice as much.
+
+    The process that reads scans is let off it, see :class:`~med_transfer.scans.isolation.ScanWorker`.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
 
 def _leave_to_another(server: uvicorn.Server, node: NodeConfig) -> None:

@@ -40,6 +40,7 @@ def test_a_page_that_is_killed_starts_again_and_ends_with_its_node(config, capfd
     try:
         until(lambda: answers(url), 60)
         first = page.pid
+        assert len(os.sched_getaffinity(first)) == 1
         os.kill(first, signal.SIGKILL)
         until(lambda: page.pid != first and answers(url), 60)
         assert (path.parent / "state" / "access.sqlite").stat().st_mode & 0o077 == 0
