@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import ConfigError, UnknownKey
+from med_transfer.errors.sentence import few
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +211,7 @@ def _explain(
     source = f"--set {key}" if any(key == o or key.startswith(f"{o}.") for o in overridden) else key
     where = source if path is None or source != key else f"{path}: {key}" if key else str(path)
     also = list(dict.fromkeys(_dotted(problem["loc"], values) for problem in others))
-    action = f"Look also at {', '.join(also[:5])}" if also else ""
+    action = f"Look also at {few(also, 5)}" if also else ""
     if first["type"] == "extra_forbidden":
         known = list(dict.fromkeys(_known_keys(model)))
         if key in known:  # of another section of a union; the location holds which one this is

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from med_transfer.atomic import sha256_of, write_text
 from med_transfer.errors import UsageError
+from med_transfer.errors.sentence import few
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import merge_tables
 
@@ -162,7 +163,7 @@ def _require_all(records: Mapping[Path, BatchRecord]) -> None:
     for what, which in (("missing", missing), ("there twice", twice)):
         if which:
             raise UsageError(
-                f"{len(which)} of {of} shards {what}: {', '.join(map(str, which[:20]))}",
+                f"{len(which)} of {of} shards {what}: {few([str(number) for number in which], 20)}",
                 where=next(iter(records)).parent,
                 expected="each shard once",
                 action=f"med-transfer predict ... --shard {which[0]}/{of}" if what == "missing" else "Leave one out",

@@ -111,7 +111,7 @@ def load_tensors(
         raise _mismatch(report, adapted, wanted, where)
     broken = tuple(name for name, tensor in fitting.items() if not torch.isfinite(tensor).all())
     if broken:
-        raise BackboneError(f"NaN or infinite values in {few([*broken], 3)}", where=where, expected="finite weights")
+        raise BackboneError(f"NaN or infinite values in {few(broken, 3)}", where=where, expected="finite weights")
     encoder.load_state_dict(fitting, strict=False)
     return report
 

@@ -87,7 +87,7 @@ def _no_file(name: str, folder: Path, there: Iterable[str]) -> ScanNotFound:
     return ScanNotFound(
         Sentence("no mask file {name!r}", name=name),
         where=folder,
-        expected=Sentence("one of {names}", names=_listed(sorted(there))),
+        expected=Sentence("one of {names}", names=few(sorted(there), _MAX_NAMED)),
     )
 
 
@@ -97,10 +97,6 @@ def _stem(file: Path) -> str:
 
 def _several(name: str) -> list[str]:
     return [part.strip() for part in name.split("+") if part.strip()]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return few(names, _MAX_NAMED)
 
 
 def _on_one_grid(parts: list[Volume]) -> list[Volume]:
@@ -122,7 +118,7 @@ def _in_folder(folder: Path, name: str) -> Path | Series:
     if candidates:
         if name and not objects:
             raise _no_file(name, folder, [_example(candidate) for candidate in candidates])
-        names = _listed([_named(candidate) for candidate in candidates])
+        names = few([_named(candidate) for candidate in candidates], _MAX_NAMED)
         raise AmbiguousScan(
             Sentence("{n} masks: {names}", n=len(candidates), names=names),
             where=folder,
@@ -192,7 +188,7 @@ def _label_values(voxels: NDArray, name: str, where: Path) -> list[int]:
         raise ScanNotFound(
             Sentence("no voxel has the label {label!r}", label=unknown[0]),
             where=where,
-            expected=Sentence("one of {names}", names=_listed(list(values)) or "none"),
+            expected=Sentence("one of {names}", names=few(list(values), _MAX_NAMED) or "none"),
         )
     return [values[one] for one in wanted]
 
