@@ -1,4 +1,4 @@
-"""Tables and curves of ``label_efficiency.py``, from the answers that are there.
+"""Tables of ``label_efficiency.py``, from the answers that are there: arms at equal and few steps.
 
     python benchmarks/label_efficiency_report.py --prepared lidc.npz --out OUT
 
@@ -14,36 +14,18 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from lidc_crops import TASKS, Crops, few, load, split
 from lidc_strategies import TRANSFER
 
 from med_transfer.metrics.auc import weighted_auc, weighted_macro_auc
 
-PAGE = """# Every arm of the label-efficiency benchmark
-
-Made by `benchmarks/label_efficiency_report.py` from the answers of `benchmarks/label_efficiency.py`, whose head says
-what each arm is; [results.md](results.md) says what was measured and what it means: all arms were
-trained for equal and few steps, too few for `scratch` with 100 labels and more. Means over the splits; intervals are
-95 %, from 2,000 bootstrap draws of patients. `A + B` is the mean of the probabilities of both.
-"""
 REPLICATES = 2000
 SPLITS = (0, 1, 2, 3, 4)
 LABELS = (10, 30, 100, 0)
 TOGETHER = " + "
 DEFAULT = "small-layerwise_lr_decay"  # what med-transfer finetune does unless told otherwise
 WITH_MASKS = ("diameter", "handcrafted")  # told where the nodule is, and how large
-CURVES = {
-    f"{DEFAULT} + handcrafted": "default + handcrafted",
-    DEFAULT: "default",
-    "probe-small": "its frozen features, linear",
-    "handcrafted": "handcrafted",
-    "scratch": "scratch",
-    "probe-astra": "Astra, frozen, linear",
-    "diameter": "diameter",
-}
 PAIRS = (
     (DEFAULT, "scratch"),
     (DEFAULT, "small"),
@@ -187,28 +169,6 @@ def choice_table(answers: Answers, arms: list[str]) -> list[str]:
     return lines
 
 
-def draw(answers: Answers, task: str, arms: Iterable[str], path: Path) -> None:
-    """Label-efficiency curves with their intervals; the last point is all labels, at the mean number a class."""
-    mpl.rcParams.update({"svg.hashsalt": "med-transfer", "svg.fonttype": "none", "font.size": 10})
-    figure, axes = plt.subplots(figsize=(7.6, 4.0), layout="constrained")
-    for arm in arms:
-        found = {n: answers.of(arm, task, n) for n in LABELS}
-        values = {n: answers.measured(task, one, macro_auc) for n, one in found.items() if one}
-        if values:
-            at = [n or mean_labels(answers, task) for n in values]
-            middle = np.array([v[0] for v in values.values()])
-            low, high = np.nanpercentile(np.array([v[1:] for v in values.values()]), [2.5, 97.5], axis=1)
-            line = axes.plot(at, middle, marker="o", ms=4, label=CURVES[arm])[0]
-            axes.fill_between(at, low, high, color=line.get_color(), alpha=0.12, lw=0)
-    axes.set(xscale="log", xlabel="labels a class", ylabel="macro AUC", title=f"LIDC nodules, {task}")
-    axes.set_xticks([10, 30, 100, mean_labels(answers, task)], ["10", "30", "100", "all"])
-    axes.set_xticks([], minor=True)
-    axes.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside right upper", frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-
-
 def mean_labels(answers: Answers, task: str) -> float:
     """Training cases a class when all are used."""
     counts = []
@@ -243,12 +203,7 @@ def main() -> None:
         "AUC of each class against the rest": class_table(answers, every, "AUC", auc_of_class),
         "Seconds of a training": ["| arm | median, on whatever else the machine did |", "|---|---|", *seconds],
     }
-    text = "\n\n".join([PAGE, *(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items())]) + "\n"
-    (arguments.out / "label_efficiency.md").write_text(text)
-    curves = [arm for arm in CURVES if arm in every]
-    for task in TASKS:
-        draw(answers, task, curves, arguments.out / f"label_efficiency_{task}.svg")
-    print(text)
+    print("\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items()))
 
 
 if __name__ == "__main__":
