@@ -101,6 +101,11 @@ def test_it_is_the_papers_formula_and_stops_where_left_out_patients_are_told_bes
     torch.testing.assert_close(fitted.head(new), logits(new.pooled), atol=1e-5, rtol=1e-4)
 
 
+def test_before_its_first_step_it_says_every_class_alike():
+    bags, _, _ = bags_with_a_finding(6, 5.0)
+    assert not AttentionHead(CHANNELS, CHANNELS, 3)(bags).any()
+
+
 def test_attention_goes_to_the_instance_that_holds_the_finding():
     bags, truth, _ = bags_with_a_finding(60, 6.0)
     new, new_truth, places = bags_with_a_finding(60, 6.0, seed=1)

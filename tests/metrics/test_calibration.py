@@ -141,6 +141,13 @@ def test_the_interval_of_the_calibration_error_holds_the_error_of_many_scans(tru
     assert held >= 182  # 95 % less 2.6 standard errors
 
 
+@pytest.mark.parametrize(("true_slope", "least"), [(1.0, 0.0), (-0.5, 0.05)])
+def test_the_interval_of_the_calibration_error_starts_at_0_unless_claims_are_clearly_wrong(true_slope, least):
+    patients = PatientBootstrap([f"p{i:03d}" for i in range(200)], 300)
+    low, _ = calibration_error_interval(*calls_of(np.random.default_rng(4), 200, true_slope), patients)
+    assert low == 0 if least == 0 else low > least
+
+
 def test_scans_of_a_patient_count_once_in_the_interval_of_the_calibration_error():
     claimed, came_true = calls_of(np.random.default_rng(5), 100, 0.3)
     once = calibration_error_interval(claimed, came_true, PatientBootstrap([f"{i:03d}" for i in range(100)], 500))

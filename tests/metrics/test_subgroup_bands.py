@@ -64,6 +64,13 @@ def test_rare_values_are_pooled_and_cells_without_a_value_stand_apart():
     assert grouping.how == "by value; 2 values of few patients are pooled as 'other'"
 
 
+def test_one_rare_value_and_nothing_but_rare_ones_stay_as_they_are():
+    for texts in (["A"] * 20 + ["B"] * 14 + ["C"] * 3, ["A"] * 9 + ["B"] * 9 + ["C"] * 9):
+        grouping = grouped("kernel", texts)
+        assert grouping.of_scan == tuple(texts)
+        assert (grouping.order, grouping.how) == (("A", "B", "C"), "by value")
+
+
 def test_values_count_patients_and_not_scans():
     texts = ["A"] * 30 + ["B"] * 30 + ["C"] * 30
     patients = [f"a{i}" for i in range(30)] + ["b", "c"] * 30

@@ -10,7 +10,7 @@ from tiny import measured, tiny_config, tiny_training
 
 from med_transfer.pretraining import CropConfig, SourceScan, SourceScans
 from med_transfer.pretraining.methods.painted_lesions import PaintedLesions
-from med_transfer.pretraining.painting.lesions import FORMS, WHAT, LesionPainter, _depth_mm
+from med_transfer.pretraining.painting.lesions import FORMS, WHAT, LesionPainter, _depth_mm, _spread_over_slices
 from med_transfer.pretraining.source.crops import WHOLE, CropSampler
 from med_transfer.pretraining.view_config import LesionConfig
 
@@ -82,6 +82,14 @@ def test_the_depth_in_a_tissue_is_about_that_of_scipy():
     assert np.corrcoef(depth[exact > 0], exact[exact > 0])[0, 1] > 0.95
 
 
+@pytest.mark.parametrize(("slice_mm", "profile"), [(1.0, [0, 1, 0]), (5.0, [0.2, 0.6, 0.2])])
+def test_the_end_of_a_lesion_is_spread_over_slices_that_are_thick(slice_mm, profile):
+    share = torch.zeros(8, 1, 5, 6, 6)
+    share[:, :, 2] = 1
+    spread = _spread_over_slices(share, torch.tensor([slice_mm, 2.0, 2.0]).expand(8, 3))
+    torch.testing.assert_close(spread[:, 0, 1:4, 3, 3], torch.tensor(profile, dtype=torch.float32).expand(8, 3))
+
+
 def test_nothing_is_painted_where_there_is_no_tissue_or_none_is_asked_for():
     air, size_mm = torch.full((3, 1, 4, 40, 40), -1000.0), torch.tensor(SIZE_MM).expand(3, 3)
     for made, hu in ((painter(), air), (painter(painted=0.0), heads(3)[0])):
@@ -92,7 +100,11 @@ def test_nothing_is_painted_where_there_is_no_tissue_or_none_is_asked_for():
 
 def test_the_same_seed_paints_the_same():
     hu, size_mm = heads()
-    first, again, other = (painter(seed=seed)(hu, size_mm)[0] for seed in (1, 1, 2))
+    painted = []
+    for elsewhere, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(elsewhere)  # its own seed alone says what is painted
+        painted.append(painter(seed=seed)(hu, size_mm)[0])
+    first, again, other = painted
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

@@ -77,3 +77,36 @@ def test_degradation_stays_in_range_and_switched_off_changes_nothing():
     assert not torch.equal(worse, x)
     off = ViewConfig(thick_slices=0, blur=0, shift=0, scale=0, gamma=0, noise=0)
     torch.testing.assert_close(Degradation(off, CPU, seed=0)(x, (-1.0, 1.0)), x.clamp_min(-1 + 2e-4))
+
+
+def in_units_of_the_range(degradation: Degradation, x: torch.Tensor) -> torch.Tensor:
+    return degradation(x, (0.0, 1.0))
+
+
+def in_hounsfield(degradation: Degradation, x: torch.Tensor) -> torch.Tensor:
+    return (degradation.hounsfield(x * 800 - 600, (-600, 200)) + 600) / 800
+
+
+BOTH = pytest.mark.parametrize("degraded", [in_units_of_the_range, in_hounsfield])
+
+
+@BOTH
+def test_half_of_the_views_get_noise_of_up_to_the_stated_standard_deviation(degraded):
+    """Its standard deviation is drawn from -0.1 to 0.1 of the range, below 0 is none: evenly from 0 to 0.1 in half."""
+    only_noise = ViewConfig(thick_slices=0, blur=0, shift=0, scale=0, gamma=0, noise=0.1)
+    deviation = degraded(Degradation(only_noise, CPU, seed=0), torch.full((400, 1, 6, 6, 6), 0.5)).flatten(1).std(1)
+    noisy = deviation[deviation > 1e-4]
+    assert len(noisy) / 400 == pytest.approx(0.5, abs=0.1)
+    assert noisy.mean() == pytest.approx(0.05, abs=0.01)
+    assert 0.09 < noisy.max() < 0.12
+
+
+@BOTH
+def test_its_own_seed_alone_says_how_a_view_is_made_worse(degraded):
+    """Of a run that goes on, so are the views; whatever else has drawn random numbers."""
+    x = torch.rand(8, 1, 8, 8, 8)
+    views = []
+    for elsewhere in (0, 1):
+        torch.manual_seed(elsewhere)
+        views.append(degraded(Degradation(ViewConfig(), CPU, seed=3), x))
+    assert torch.equal(*views)

@@ -1,0 +1,33 @@
+"""The linear probe's scans: those that a fine-tuning may learn from, and no test scan."""
+
+from __future__ import annotations
+
+import pytest
+from command_line import SMALL_SCANS, read_rows, write_rows
+from tiny import CPU, STUDENT_INPUT, tiny_config, tiny_student
+
+from med_transfer.cohorts import recognise
+from med_transfer.errors import CohortError
+from med_transfer.phantoms import PhantomConfig, write_cohort
+from med_transfer.pretraining.methods.method import PretrainingContext
+from med_transfer.pretraining.probe import linear_probe
+from med_transfer.progress import silent
+
+
+def test_rows_of_the_test_are_left_out_of_the_probe(chest, tmp_path):
+    phantoms = PhantomConfig(patients_per_class=3, seed=6, **SMALL_SCANS | {"format": "nifti"})
+    table = write_cohort(tmp_path / "cohort", phantoms)
+    rows = [row | {"split": "test" if number >= 6 else "train"} for number, row in enumerate(read_rows(table))]
+    config = tiny_config("contrastive", probe={"cohort": write_rows(table, rows)})
+    context = PretrainingContext(config, STUDENT_INPUT, chest, None, CPU)
+
+    probe = linear_probe(config, context, tmp_path / "probe", silent)
+    patients, _ = probe.seen()
+    learned = sorted(row["patient"] for row in rows if row["split"] == "train")
+    assert sorted(recognise([row["patient"] for row in rows], patients)) == learned
+    assert sorted(probe.prepared.cohort.patients) == learned
+    assert 0 <= probe(tiny_student()) <= 1
+
+    write_rows(table, [row | {"split": "test"} for row in rows])
+    with pytest.raises(CohortError, match="every row is marked split=test; expected rows to probe with"):
+        linear_probe(config, context, tmp_path / "again", silent)
