@@ -48,7 +48,8 @@ def before(logits: NDArray[np.float64], truth: NDArray[np.bool_]) -> Temperature
         return -float((target * log_softmax(logits / np.exp(log_temperature), axis=1)).sum())
 
     limits = (float(np.log(0.05)), float(np.log(20)))
-    return TemperatureScaling(temperature=float(np.exp(minimize_scalar(loss, bounds=limits, method="bounded").x)))
+    best = minimize_scalar(loss, bounds=limits, method="bounded")
+    return TemperatureScaling(temperature=float(np.exp(best.x)))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def now(logits: NDArray[np.float64], truth: NDArray[np.bool_], shares: NDArray[np.float64]) -> TemperatureScaling:

@@ -71,7 +71,8 @@ def coverage(counts: tuple[int, ...], scans: int, separation: float, samples: in
     rng = np.random.default_rng([*counts, scans, round(10 * separation)])
     many = max(1, 3000 // sum(counts))
     large = [networks(tuple(many * n for n in counts), 1, separation, rng, (1.0,))[0] for _ in range(5)]
-    truth = [np.mean([measure(one).value for one in large]) for measure in (balanced_accuracy, macro_auc)]
+    reached = [[measure(one).value for one in large] for measure in (balanced_accuracy, macro_auc)]
+    truth = np.array(reached, float).mean(axis=1).tolist()
     held, plain, widths = np.zeros(2), np.zeros(2), []
     for sample in range(samples):
         (predictions,) = networks(counts, scans, separation, rng, (1.0,))

@@ -23,12 +23,11 @@ import numpy as np
 from peers import echoscu, free_port, orthanc, until
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
-from pynetdicom.sop_class import CTImageStorage
 from test_receiver import association_request, malformed
 
-from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.config import Destination, NodeConfig
 from med_transfer.hospital.queue import Instance, Queue, ResultFile
 from med_transfer.hospital.receiver import Receiver
 from med_transfer.hospital.sender import Sender
@@ -55,7 +54,9 @@ def work(folder: Path, port: int, pacs: int) -> None:
     config = node_config(folder, port, pacs)
     queue = Queue(config.queue_file, config.retries)
     Receiver(config, queue)
-    sender = Sender(config, queue, config.destinations[0], None)
+    (pacs_of_node,) = config.destinations
+    assert isinstance(pacs_of_node, Destination)
+    sender = Sender(config, queue, pacs_of_node, None)
     while True:
         sender.send_due()
         time.sleep(0.05)
@@ -149,6 +150,7 @@ def kills_while_sending(folder: Path, results: list[Path], kills: int, rng: rand
         queue.add(own, 0)
         queue.complete(100, 1)
         study = queue.to_predict(100)
+        assert study
         result = ResultFile(str(header.SOPInstanceUID), str(header.SOPClassUID), path.name)
         assert queue.predicted(study, [result], [(config.destinations[0].name, True)], 100, [{}])
     for turn in range(kills):

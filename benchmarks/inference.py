@@ -58,7 +58,7 @@ def write_bundle(folder: Path) -> Path:
         classes=CLASSES,
         preprocessing=PreprocessingConfig(shape=SHAPE, window_hu=WINDOW_HU, region="whole"),
         backbone=BackboneRecord(name="resnet18-w32", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
-        n_members=1,
+        n_fold_models=1,
         input_envelope=InputEnvelope(spacing_mm_low=(0.1, 0.1, 0.1), spacing_mm_high=(5, 5, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
     )
@@ -132,7 +132,7 @@ def torchio_loop(scans: Path, bundle: Path, out: Path) -> dict[str, float]:
             torchio.Resample(1.5),
             torchio.Clamp(low, high),
             torchio.RescaleIntensity((-1, 1), in_min_max=(low, high)),
-            torchio.Resize(SHAPE[::-1]),
+            torchio.Resize((SHAPE[2], SHAPE[1], SHAPE[0])),
         ]
     )
     subjects = [torchio.Subject(image=torchio.ScalarImage(f), name=f.name) for f in sorted(scans.iterdir())]

@@ -28,13 +28,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from label_efficiency import frozen_features
 from lidc_crops import TASKS, Crops, few, load, split_apart
 from lidc_strategies import SHAPE, TrainingSubset, built, learn, prepare, probabilities, strategy_config
-from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -119,12 +119,13 @@ def train(crops: Crops, cell: Cell, precision: torch.dtype) -> dict[str, np.ndar
 
     watch = Watch(look, network, cell.steps // LOOKS)
     learn(network, prepare(network, lesson, BATCH), lesson, BATCH, seed, watch, precision)
+    assert watch.best is not None
     network.load_state_dict(watch.best)
     answer = probabilities(network, lesson, cubes(crops, test)).astype(np.float32)
     return {
         "probabilities": answer,
         "curve": np.array(watch.smoothed),
-        "best_step": (watch.best_look + 1) * watch.every,
+        "best_step": np.array((watch.best_look + 1) * watch.every),
     }
 
 
@@ -132,17 +133,23 @@ def cubes(crops: Crops, cases: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(crops.images[cases]).float()[:, None]
 
 
-def settings(arm: str) -> list[BaseEstimator]:
-    """What an arm that is not a network may be."""
+def settings(arm: str) -> list[Any]:
+    """What an arm that is not a network may be: classifiers of scikit-learn."""
     linear = [
         make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=2000))
         for c in STRENGTHS
     ]
     forests = [
-        RandomForestClassifier(300, class_weight="balanced", min_samples_leaf=leaf, max_features=share, random_state=0)
+        RandomForestClassifier(
+            300,
+            class_weight="balanced",
+            min_samples_leaf=leaf,
+            max_features=share,  # pyright: ignore[reportArgumentType]  # a share, too, says scikit-learn
+            random_state=0,
+        )
         for leaf, share in product(LEAVES, SHARES)
     ]
-    return linear + forests if arm == "handcrafted" else linear
+    return [*linear, *forests] if arm == "handcrafted" else linear
 
 
 def simple_file(arm: str, task: str, n: int, number: int) -> str:
@@ -206,13 +213,13 @@ def main() -> None:
             if all((answers / simple_file(arm, task, n, number)).exists() for number in SPLITS):
                 continue
             for number, answer in enumerate(fit_simple(crops, x, arm, task, n)):
-                np.savez(answers / simple_file(arm, task, n, number), **answer)
+                np.savez(answers / simple_file(arm, task, n, number), **answer)  # pyright: ignore[reportArgumentType]
     precision = torch.bfloat16 if arguments.bf16 else torch.float32
     while cells := cells_to_train(answers, arguments.n, arguments.splits):
         start = time.process_time()
         answer = train(crops, cells[0], precision)
         seconds = time.process_time() - start
-        np.savez(answers / cells[0].file, seconds=seconds, **answer)
+        np.savez(answers / cells[0].file, seconds=seconds, **answer)  # pyright: ignore[reportArgumentType]
         print(
             f"{cells[0].file} best step {answer['best_step']}, tuning {answer['curve'].max():.3f}, {seconds:.0f} s",
             flush=True,

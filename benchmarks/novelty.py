@@ -173,7 +173,7 @@ def prepare(task: str, data: Path, path: Path) -> None:
         names.append(kind)
         facts.append(json.dumps(input_facts(volume)))
     parts = {f"part{number}": np.stack(part) for number, part in enumerate(zip(*found, strict=True))}
-    np.savez(path, kinds=names, facts=facts, patients=patients, labels=labels, **parts)
+    np.savez(path, kinds=names, facts=facts, patients=patients, labels=labels, **parts)  # pyright: ignore[reportArgumentType]
 
 
 # Measures: fitted on development features, they give a distance
@@ -197,8 +197,8 @@ def and_input(of: Fit) -> Fit:
         parts = [(slice(None, -STATISTICS), of), (slice(-STATISTICS, None), of_input)]
         scores = [(part, one(features[:, part], labels, held_out[:, part])) for part, one in parts]
         units = [np.quantile(score(held_out[:, part]), 0.95) for part, score in scores]
-        return lambda other: sum(
-            score(other[:, part]) / unit for (part, score), unit in zip(scores, units, strict=True)
+        return lambda other: np.sum(
+            [score(other[:, part]) / unit for (part, score), unit in zip(scores, units, strict=True)], axis=0
         )
 
     return fit
@@ -206,8 +206,8 @@ def and_input(of: Fit) -> Fit:
 
 def of_input(features: Features, labels: NDArray, held_out: Features) -> Score:
     novelty = Novelty(1, STATISTICS)
-    nothing = [torch.zeros(len(part), 1) for part in (features, held_out)]
-    novelty.fit(*nothing, [torch.from_numpy(part).float() for part in (features, held_out)])
+    training, others = (torch.from_numpy(part).float() for part in (features, held_out))
+    novelty.fit(torch.zeros(len(training), 1), torch.zeros(len(others), 1), (training, others))
     return lambda other: novelty.input_distance(torch.from_numpy(other).float()).double().numpy()
 
 
@@ -359,8 +359,9 @@ def outside_envelope(measured: Measured) -> dict[str, NDArray[np.float64]]:
     for seed in range(measured.splits):
         development, rows = measured.drawn(np.random.default_rng(seed))
         known = np.flatnonzero(own)[np.isin(measured.arrays["patients"], development)]
-        limits = fit_limits([facts[i] for i in known], measured.arrays["patients"][known])
-        envelope = InputEnvelope(spacing_mm_low=(1,) * 3, spacing_mm_high=(1,) * 3, n_scans=len(known), **limits)
+        limits = fit_limits([facts[i] for i in known], measured.arrays["patients"][known].tolist())
+        anywhere = {"spacing_mm_low": (1, 1, 1), "spacing_mm_high": (1, 1, 1), "n_scans": len(known)}
+        envelope = InputEnvelope.model_validate(anywhere | limits)
         for name, index in rows.items():
             results.setdefault(name, []).append([bool(envelope.outside(facts[i])) for i in index])
     return {name: np.array([[np.nan, np.mean(flags)] for flags in drawn]) for name, drawn in results.items()}

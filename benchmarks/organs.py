@@ -38,7 +38,8 @@ def sources(data: Path) -> Iterator[tuple[str, list[Volume]]]:
     yield "limb and trunk CT", [read_scan(path) for path in sorted((data / "sts_ct").glob("*.nii.gz"))]
     abdomen = max(find_series(data / "dicom/ct_abdomen_crlm_1004"), key=lambda series: len(series.files))
     yield "abdominal CT", [read_scan(abdomen)]
-    yield "CT of the trunk, 20 slices", [read_scan(*find_series(data / "dicom/ct_jpeg2000_20_slices"))]
+    (short,) = find_series(data / "dicom/ct_jpeg2000_20_slices")
+    yield "CT of the trunk, 20 slices", [read_scan(short)]
     phantom = phantom_volume(shape=(500, 512, 512))
     yield "phantom chest, 500 x 512 x 512", [Volume(phantom.voxels, phantom.affine, Provenance(Path(), "phantom"))]
 

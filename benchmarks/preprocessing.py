@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 import torch
-import torchio  # pyright: ignore[reportMissingImports]  # only this benchmark needs it
+import torchio
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from monai.transforms.intensity.array import ScaleIntensityRange
@@ -86,11 +86,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     plain = _from_file(arguments.scan) if arguments.scan else phantom(arguments.seed)
     print(_machine(plain, arguments), end="\n\n")
-    print("| task | library | ms | times faster | error inside | error everywhere | extra memory, MB |")
-    print("|---|---|---|---|---|---|---|")
-    for task in tasks(plain):
-        if arguments.only in task.name:
-            print(*compare(task, arguments.repeats), sep="\n", flush=True)
+    found = {task.name: compare(task, arguments.repeats) for task in tasks(plain) if arguments.only in task.name}
+    print(*_table_of_times(found), "", *_table_of_errors(found), sep="\n")
     if not arguments.only:
         print("\n| library | detail kept: error | too fine for the grid: left over | both |\n|---|---|---|---|")
         print(*aliasing(arguments.seed), sep="\n")
@@ -266,28 +263,60 @@ def _itk_image(voxels: NDArray, affine: geometry.Affine) -> SimpleITK.Image:
 # What is measured --------------------------------------------------------------------------------------------------
 
 
-def compare(task: Task, repeats: int) -> list[str]:
+@dataclass(frozen=True)
+class Measured:
+    """Of one library and task; errors are relative to the window's width."""
+
+    ms: float
+    error_inside: float
+    error_everywhere: float
+    extra_memory_mb: float  # NaN where it cannot be had
+
+
+def compare(task: Task, repeats: int) -> dict[str, Measured]:
     calls = libraries(task)
     affine_ras, shape = task.grid_ras()
     inside = _inside(task.scan, Grid(geometry.swap_lps_ras(affine_ras), (shape[2], shape[1], shape[0])))
     reference = calls[REFERENCE]()
-    errors, memory = {}, {}
+    errors: dict[str, tuple[float, float]] = {}
+    memory: dict[str, float] = {}
     for name, call in calls.items():
         memory[name], result = _with_memory(call)
         difference = np.abs(result - reference)
-        errors[name] = difference[inside].max(), difference.max()
+        errors[name] = float(difference[inside].max()), float(difference.max())
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             started = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - started)
-    middle = {name: statistics.median(times) for name, times in seconds.items()}
-    return [
-        f"| {task.name} | {name} | {1000 * middle[name]:.0f} | {middle[REFERENCE] / middle[name]:.1f} "
-        f"| {errors[name][0]:.0e} | {errors[name][1]:.0e} | {memory[name]} |"
-        for name in calls
-    ]
+    return {name: Measured(1000 * statistics.median(seconds[name]), *errors[name], memory[name]) for name in calls}
+
+
+def _table_of_times(found: dict[str, dict[str, Measured]]) -> list[str]:
+    """Milliseconds of each library for each task."""
+    names = max(found.values(), key=len)
+    rows = [[f"{one[name].ms:.0f}" if name in one else "" for one in found.values()] for name in names]
+    return _table(["ms", *found], [[name, *row] for name, row in zip(names, rows, strict=True)])
+
+
+def _table_of_errors(found: dict[str, dict[str, Measured]]) -> list[str]:
+    """The worst of all tasks, and how much faster than the reference a library is, least to most."""
+    rows = []
+    for name in max(found.values(), key=len):
+        mine = {task: one[name] for task, one in found.items() if name in one}
+        faster = [found[task][REFERENCE].ms / one.ms for task, one in mine.items()]
+        inside, everywhere, memory = np.max(
+            [(one.error_inside, one.error_everywhere, one.extra_memory_mb) for one in mine.values()], axis=0
+        )
+        rows.append([name, f"{min(faster):.1f} to {max(faster):.1f}", f"{inside:.0e}", f"{everywhere:.0e}"])
+        rows[-1].append(f"{memory:.0f}")
+    return _table(["library", "times faster", "error inside", "error everywhere", "extra memory, MB"], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(line) + " |" for line in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
 def _inside(scan: Scan, grid: Grid) -> NDArray[np.bool_]:
@@ -301,15 +330,15 @@ def _inside(scan: Scan, grid: Grid) -> NDArray[np.bool_]:
     return inside.transpose(2, 1, 0)
 
 
-def _with_memory(call: Callable[[], NDArray]) -> tuple[str, NDArray]:
-    """Peak of the resident memory during a call above what was there before, in MB; Linux only."""
+def _with_memory(call: Callable[[], NDArray]) -> tuple[float, NDArray]:
+    """Peak of the resident memory during a call above what was there before, in MB; NaN but on Linux."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
-        return "n/a", call()
+        return float("nan"), call()
     reset.write_text("5")  # the peak starts anew
     before = _kilobytes(status, "VmHWM")
     result = call()
-    return f"{(_kilobytes(status, 'VmHWM') - before) / 1024:.0f}", result
+    return (_kilobytes(status, "VmHWM") - before) / 1024, result
 
 
 def _kilobytes(status: Path, key: str) -> int:
@@ -341,7 +370,7 @@ def aliasing(seed: int) -> list[str]:
 
 
 def _float_libraries(affine: geometry.Affine, grid: Grid) -> dict[str, Callable[[NDArray], NDArray]]:
-    in_ras, out_ras = (torch.from_numpy(geometry.array_affine_ras(a)) for a in (affine, grid.affine))
+    in_ras, out_ras = (torch.from_numpy(_array_affine_ras(a)) for a in (affine, grid.affine))
     spatial = SpatialResample(mode="bilinear", padding_mode="border")
     to_grid = torchio.Resample((grid.shape, out_ras.numpy()))
 
@@ -360,6 +389,11 @@ def _float_libraries(affine: geometry.Affine, grid: Grid) -> dict[str, Callable[
         ),
         "SimpleITK": itk,
     }
+
+
+def _array_affine_ras(affine: geometry.Affine) -> NDArray[np.float64]:
+    """Array index (k, j, i) to RAS mm."""
+    return geometry.swap_lps_ras(affine)[:, [2, 1, 0, 3]]
 
 
 def _waves(frequency: NDArray[np.float64], shape: tuple[int, int, int], affine: geometry.Affine) -> NDArray[np.float32]:

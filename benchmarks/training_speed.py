@@ -31,11 +31,13 @@ from med_transfer.backbones import InstanceChoice, load_backbone
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.batches import FoldData, training_batches
+from med_transfer.finetuning.config import FrozenRuntime
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.preprocessing.config import ChannelConfig
 from med_transfer.processor import keep_freed_memory
 
 NODULE, BATCH, STEPS = (16, 32, 32), 16, 3
@@ -49,7 +51,7 @@ def config_of(name: str, **sections: dict) -> FinetuneConfig:
     return FinetuneConfig.model_validate(values).resolved(from_source=True)
 
 
-def scans(shape: tuple[int, ...], n: int, channels: int = 1) -> list[np.ndarray]:
+def scans(shape: tuple[int, int, int], n: int, channels: int = 1) -> list[np.ndarray]:
     wide = [size + 2 * margin for size, margin in zip(shape, margin_voxels(shape), strict=True)]
     rng = np.random.default_rng(0)
     return [rng.random((channels, *wide), dtype=np.float32).astype(np.float16) for _ in range(n)]
@@ -114,7 +116,7 @@ def behind_the_front(network: Classifier, frozen: int, batch: tuple) -> Iterator
         yield maps[-1], truth
 
 
-def features(runtime: str, name: str, shape: tuple[int, int, int], pooling: str = "") -> Work:
+def features(runtime: FrozenRuntime, name: str, shape: tuple[int, int, int], pooling: str = "") -> Work:
     """Features of new scans by a frozen network; the conversion is in the first turn, which does not count."""
     keep_freed_memory()
     config = config_of(name, transfer={"strategy": "linear_probe"}, training={"batch_size": 2})
@@ -127,7 +129,8 @@ def features(runtime: str, name: str, shape: tuple[int, int, int], pooling: str 
     )
     network = Classifier(loaded.encoder, 2, (-1,)).eval()
     preprocessing = PreprocessingConfig(
-        shape=shape, channels=[{"column": "scan", "window_hu": (0, 80 + n)} for n in range(channels)]
+        shape=shape,
+        channels=tuple(ChannelConfig(column="scan", window_hu=(0, 80 + n)) for n in range(channels)),
     )
     with tempfile.TemporaryDirectory() as folder:
         reader = FeatureSource(Path(folder), config, preprocessing)
