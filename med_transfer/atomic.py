@@ -25,9 +25,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-from med_transfer.errors import FolderInUse, OutputError
+from med_transfer.errors import FolderInUse, OutputError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,10 @@ def _is_number(cell: str) -> bool:
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """The error tree's word for a failed write."""
+    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if file is not None and file != path:
+        found = f"cannot be written: {file.name} is a file"
+        return OutputError(found, where=path, expected="a folder of this name, or none", action="Choose another folder")
     reason = error.strerror or type(error).__name__
     return OutputError(f"cannot be written: {reason}", where=path, action="Free disk space, or choose another folder")
 
@@ -152,18 +156,47 @@ def _remove(path: Path) -> None:
 # One run at a time in a folder --------------------------------------------------------------------------------
 
 
+# What a folder holds is told by a file that no other job writes; the first that is there counts.
+_JOBS = {
+    "tuning.yaml": "a search",
+    "source.lock.json": "a pretraining",
+    "batch.json": "a batch of predictions",
+    "selection.json": "a ranking of backbones",
+    "budget.json": "a label budget",
+    "med_transfer.json": "a bundle",
+    "cohort.lock.json": "a run",
+    "metrics.json": "an evaluation",
+}
+Job = Literal[
+    "a search",
+    "a pretraining",
+    "a batch of predictions",
+    "a ranking of backbones",
+    "a label budget",
+    "a run",
+    "an evaluation",
+]
+
+
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """While the block runs, no other run may write to the folder.
+def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
+    """While the block runs, no other run may write to the folder; nor may a job to that of another one.
 
     A file in it names the owner: machine, process, since when. The system keeps it locked for as long as the process
     lives; one that a kill has left behind is taken over. Whether an owner on another machine lives is told by the
     file's time of change, since a network drive need not pass its lock on.
 
+    Args:
+        folder: made where there is none.
+        job: what is done in it: a search in the folder of a run would mix its files with those of the run, and an
+            evaluation would replace them.
+
     Raises:
         FolderInUse: another run is at work there.
+        UsageError: the folder holds another job.
         OutputError: the folder cannot be written.
     """
+    _refuse_another_job(folder, job)
     path, ended, new = folder / LOCK_FILE, threading.Event(), not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,6 +214,17 @@ def sole_writer(folder: Path) -> Iterator[None]:
         if new:
             with suppress(OSError):
                 folder.rmdir()  # of a run that was refused before it wrote anything
+
+
+def _refuse_another_job(folder: Path, job: Job | None) -> None:
+    there = next((what for file, what in _JOBS.items() if (folder / file).exists()), job)
+    if job is not None and there != job:
+        raise UsageError(
+            f"the folder holds {there}",
+            where=folder,
+            expected=f"a new folder, or one that holds {job}",
+            action="Choose another -o",
+        )
 
 
 def _locked(path: Path) -> BinaryIO:

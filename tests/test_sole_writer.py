@@ -13,7 +13,7 @@ import pytest
 
 from med_transfer import atomic
 from med_transfer.atomic import LOCK_FILE, sole_writer
-from med_transfer.errors import FolderInUse, OutputError
+from med_transfer.errors import FolderInUse, OutputError, UsageError
 
 HOLD = """
 import sys, time
@@ -99,3 +99,45 @@ def test_the_commands_refuse_a_folder_in_use(tmp_path, other_run, command, cohor
     assert outcome.code == 2
     assert "another run is at work here" in outcome.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {LOCK_FILE}
+
+
+@pytest.mark.parametrize(
+    ("files", "held"),
+    [
+        (("tuning.yaml", "cohort.lock.json"), "a search"),
+        (("source.lock.json", "config.yaml"), "a pretraining"),
+        (("batch.json", "predictions.csv"), "a batch of predictions"),
+        (("selection.json",), "a ranking of backbones"),
+        (("budget.json",), "a label budget"),
+        (("cohort.lock.json", "metrics.json"), "a run"),
+        (("metrics.json",), "an evaluation"),
+    ],
+)
+def test_a_job_stays_out_of_the_folder_of_another(tmp_path, files, held):
+    for name in files:
+        (tmp_path / name).touch()
+    other = "a search" if held == "a run" else "a run"
+    message = f"the folder holds {held}; expected a new folder, or one that holds {other}. Choose another -o"
+    with pytest.raises(UsageError, match=message), sole_writer(tmp_path, other):
+        pass
+    with sole_writer(tmp_path, held):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+
+
+def test_a_bundle_is_no_place_for_results(tmp_path):
+    (tmp_path / "med_transfer.json").touch()
+    with (
+        pytest.raises(UsageError, match="the folder holds a bundle"),
+        sole_writer(tmp_path, "a batch of predictions"),
+    ):
+        pass
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    message = r"cannot be written: out is a file; expected a folder of this name, or none\. Choose another folder"
+    for folder in (tmp_path / "out", tmp_path / "out/within"):
+        with pytest.raises(OutputError, match=message), sole_writer(folder):
+            pass
+    assert (tmp_path / "out").read_text() == "mine"

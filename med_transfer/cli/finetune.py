@@ -21,6 +21,7 @@ from med_transfer.cli.options import (
     Subgroups,
     UsePlan,
     column_names,
+    finetune_command,
     machines_of,
     say_looks_at,
 )
@@ -84,7 +85,7 @@ def command(
             timed = timed_config(table, settings, planned, minutes)
             settings = timed.config
             if planned:
-                write_text(out / PLAN_FILE, timed.as_yaml(f"med-transfer finetune {cohort} -o {out}"))
+                write_text(out / PLAN_FILE, timed.as_yaml(finetune_command(cohort, out)))
             for sentence in () if as_json else timed.sentences:
                 say(sentence)
         elif not as_json:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -84,6 +85,12 @@ def example(words: str) -> str:
     return f"Example: med-transfer {words}"
 
 
+def finetune_command(cohort: Path, out: Path | str, config: Path | str = "") -> str:
+    """As it is typed, whatever the files are called."""
+    file = ["-c", str(config)] if config else []
+    return shlex.join(["med-transfer", "finetune", str(cohort), *file, "-o", str(out)])
+
+
 def column_names(text: str | None) -> tuple[str, ...] | None:
     """``age, sex`` as names; None where nothing was said."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
@@ -138,14 +145,27 @@ def with_region(scans: Path, mask: Path | None, roi: str | None) -> Path | ScanW
     return ScanWithRegion(scans, roi_mm=(x, y, z, size))
 
 
+def refuse_together(option: str, others: Mapping[str, bool]) -> None:
+    """Raises UsageError where one of the ``others``, which would do nothing beside ``option``, was given."""
+    from med_transfer.errors import UsageError
+
+    if given := [name for name, is_given in others.items() if is_given]:
+        raise UsageError(f"{option} with {', '.join(given)}", expected=f"{option} without")
+
+
+def refuse_without(option: str, others: Mapping[str, bool]) -> None:
+    """Raises UsageError where one of the ``others``, which do nothing without ``option``, was given."""
+    from med_transfer.errors import UsageError
+
+    if given := [name for name, is_given in others.items() if is_given]:
+        raise UsageError(f"given without {option}", where=", ".join(given), expected="both, or none")
+
+
 @contextmanager
 def machines_of(engine: str, address: str | None) -> Iterator[Cluster | None]:
     """The cluster of ``--engine ray``, connected; None for this machine. Raises UsageError, MissingExtra."""
-    from med_transfer.errors import UsageError
-
     if engine == "local":
-        if address is not None:
-            raise UsageError("given without --engine ray", where="--ray-address", expected="both, or none")
+        refuse_without("--engine ray", {"--ray-address": address is not None})
         yield None
         return
     from med_transfer.runtimes.cluster import AUTO, cluster

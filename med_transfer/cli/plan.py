@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Minutes, Overrides, Quick
+from med_transfer.cli.options import AsJson, Minutes, Overrides, Quick, finetune_command
 
 NAME = "plan"
 EXAMPLE = "cohort.csv -o plan.yaml --minutes 30"
@@ -30,9 +30,12 @@ def command(
     from med_transfer.cohorts import Cohort
 
     table = Cohort.read(cohort)
+    if out is not None and out.exists():
+        _refuse_to_lose(out)
     with progress_bars() as progress:
         planned = planned_config(table, overrides or (), minutes=minutes, quick=quick, progress=progress)
-    text = planned.as_yaml(f"med-transfer finetune {cohort} -c {out or 'plan.yaml'} -o RUN")
+    command_to_run = finetune_command(cohort, "RUN", out or "plan.yaml")
+    text = planned.as_yaml(command_to_run)
     if out is not None:
         write_text(out, text)
     if as_json:
@@ -42,5 +45,22 @@ def command(
     else:
         for sentence in planned.sentences:
             say(sentence)
-        say(f"written to {out}: med-transfer finetune {cohort} -c {out} -o RUN")
+        say(f"written to {out}: {command_to_run}")
     raise typer.Exit(1 if planned.plan and planned.plan.fingerprint.failed else 0)
+
+
+def _refuse_to_lose(out: Path) -> None:
+    """Only a config is written over, not the table by a slip of the hand. Raises UsageError."""
+    from med_transfer.config import load_config
+    from med_transfer.errors import ConfigError, UsageError
+    from med_transfer.finetuning import FinetuneConfig
+
+    try:
+        load_config(FinetuneConfig, out)
+    except ConfigError as error:
+        raise UsageError(
+            f"something else than a config of finetune is there ({error.found})",
+            where=out,
+            expected="a new name for the config to write",
+            action="Choose another -o",
+        ) from error

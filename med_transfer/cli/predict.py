@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +18,8 @@ from med_transfer.cli.options import (
     Roi,
     SignedWith,
     machines_of,
+    refuse_together,
+    refuse_without,
     with_region,
 )
 
@@ -70,9 +72,14 @@ def command(
         bool, typer.Option("--watch", help="For ever: predict what arrives in the folder, when it is complete.")
     ] = False,
     quiet_seconds: Annotated[
-        float, typer.Option(help="With --watch: a scan is complete when nothing has changed its files for so long.")
-    ] = 60.0,
-    poll_seconds: Annotated[float, typer.Option(help="With --watch: between two looks at the folder.")] = 10.0,
+        float | None,
+        typer.Option(
+            help="With --watch: a scan is complete when nothing has changed its files for so long.", show_default="60"
+        ),
+    ] = None,
+    poll_seconds: Annotated[
+        float | None, typer.Option(help="With --watch: between two looks at the folder.", show_default="10")
+    ] = None,
     pictures: Annotated[
         int, typer.Option(min=0, help="Scans to show in summary.html: the least like training, the surest.")
     ] = 12,
@@ -89,26 +96,41 @@ def command(
     from dataclasses import replace
 
     from med_transfer.bundle import bundle_folder, read_record
-    from med_transfer.cli.terminal import progress_bars, say
-    from med_transfer.errors import UsageError
+    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.inference import BatchSettings, load_bundle
     from med_transfer.inference.contact_sheet import ContactSheet
     from med_transfer.inference.on_cluster import OnCluster
-    from med_transfer.inference.shards import Shard
+    from med_transfer.inference.shards import WHOLE, Shard
     from med_transfer.inference.summary import write_beside
     from med_transfer.inference.watch import WatchSettings
     from med_transfer.predictions.formats import known_formats
 
     formats = known_formats(also or ())  # before the work, not after it
     settings = BatchSettings(workers, Shard.parse(shard))
-    if engine != "local" and (watching or sbatch is not None):
-        raise UsageError("--engine ray with --watch or --write-sbatch", expected="one of them")
+    of_one_scan = {"--mask": mask is not None, "--roi": roi is not None}
+    alone = {"--shard": settings.shard != WHOLE, "--engine ray": engine != "local"}
+    if watching:
+        refuse_together("--watch", {"--write-sbatch": sbatch is not None, **of_one_scan, **alone})
+    else:
+        times = {"--quiet-seconds": quiet_seconds, "--poll-seconds": poll_seconds}
+        refuse_without("--watch", {name: seconds is not None for name, seconds in times.items()})
+    if engine == "local":
+        refuse_without("--engine ray", {"--ray-address": ray_address is not None})
+    what = with_region(scans, mask, roi)
+    default = WatchSettings()
+    watch_settings = WatchSettings(
+        default.quiet_seconds if quiet_seconds is None else quiet_seconds,
+        default.poll_seconds if poll_seconds is None else poll_seconds,
+    )
     if sbatch is not None:
+        refuse_together("--write-sbatch", alone)
         read_record(bundle_folder(bundle))  # it is one
         options = {"--mask": mask, "--roi": roi, "--device": device, "--runtime": runtime, "--key": key}
         options |= {"--workers": workers, "--explain": explained or None, "--monitor": monitor or None}
-        options |= {"--pictures": pictures, "--language": language}
-        say(str(_write_sbatch(bundle, scans, out, sbatch, options)))
+        of_merge = {"--language": language, "--also": formats}
+        options |= {"--pictures": pictures, **of_merge}
+        script = _write_sbatch(bundle, scans, out, sbatch, options, of_merge)
+        say_json({"script": str(script)}) if as_json else say(str(script))
         return
     predictor = load_bundle(bundle, device, key, runtime)
     if not as_json:
@@ -131,13 +153,13 @@ def command(
         return outcome
 
     if watching:
-        for outcome in _watched(predictor, scans, out, settings, WatchSettings(quiet_seconds, poll_seconds), written):
+        for outcome in _watched(predictor, scans, out, settings, watch_settings, written):
             _say_outcome(outcome, predictor, as_json=as_json)
         return
     with machines_of(engine, ray_address) as machines, progress_bars() as progress:
         if machines is not None:
             settings = replace(settings, engine=OnCluster(machines, predictor, scans))
-        result = written(predictor.predict_folder(with_region(scans, mask, roi), out, progress, settings), progress)
+        result = written(predictor.predict_folder(what, out, progress, settings), progress)
     _say_outcome(result, predictor, as_json=as_json)
     if drift is not None and not as_json:
         say("\n".join(drift.moved.values()) or "nothing moved")
@@ -201,7 +223,9 @@ def _say_outcome(result: FolderOutcome, predictor: Predictor, *, as_json: bool) 
     say(str(result.table))
 
 
-def _write_sbatch(bundle: Path, scans: Path, out: Path, n: int, options: dict[str, object]) -> Path:
+def _write_sbatch(
+    bundle: Path, scans: Path, out: Path, n: int, options: dict[str, object], of_merge: dict[str, object]
+) -> Path:
     """With whole paths, since a job starts where it is submitted."""
     import sys
 
@@ -211,11 +235,15 @@ def _write_sbatch(bundle: Path, scans: Path, out: Path, n: int, options: dict[st
     limits = ReadLimits.from_environment()
     before = ["--read-seconds", f"{limits.seconds:g}", "--read-gib", f"{limits.gib:g}"]
     whole = [str(path.absolute()) for path in (bundle, scans, out)]
-    given = [
-        word
-        for name, value in options.items()
-        if value is not None
-        for word in ([name] if value is True else [name, str(value.absolute() if isinstance(value, Path) else value)])
-    ]
     program = [sys.executable, "-m", "med_transfer", *before]
-    return write_sbatch(out.absolute(), n, program, [*whole[:2], "-o", whole[2], *given])
+    return write_sbatch(out.absolute(), n, program, [*whole[:2], "-o", whole[2], *_words(options)], _words(of_merge))
+
+
+def _words(options: dict[str, object]) -> list[str]:
+    """Options as they are typed: one that stands alone is True, one that is repeated a sequence."""
+    words = []
+    for name, value in options.items():
+        for one in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+            if one is not None:
+                words += [name] if one is True else [name, str(one.absolute() if isinstance(one, Path) else one)]
+    return words

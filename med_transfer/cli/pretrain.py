@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +67,7 @@ def command(
         say(f"{done.n_scans} scans, {done.n_left_out} left out, {record['steps']} steps in {record['seconds']:.0f} s")
         say("  " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in measured.items()))
         say(f"encoder: {done.encoder}")
-        say(f"use it: --set backbone.name={done.backbone} --set backbone.weights={done.folder}")
+        weights = shlex.quote(f"backbone.weights={done.folder}")
+        say(f"use it: --set backbone.name={done.backbone} --set {weights}")
     together = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun would take 1 for a crash
     raise typer.Exit(1 if done.n_left_out and not together else 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from med_transfer.atomic import write_csv
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
+from med_transfer.cohorts.overwriting import refuse_to_lose
 from med_transfer.errors import ScanError, ScanNotFound
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
@@ -89,8 +90,11 @@ def write_index(
     Raises:
         ScanNotFound: no series there.
         CohortError: the label table cannot be linked, or the key is too short.
+        UsageError: a table is there that has other columns, as one that a user has labelled, or is the sheet.
         OutputError: a table cannot be written.
     """
+    sheet = LabelSheet.read(labels) if labels else None
+    refuse_to_lose(out, (*_COHORT, *(sheet.columns if sheet else ())), labels)
     contents = survey(scans, max_gap_mm=max_gap_mm)
     if not contents.series:
         raise ScanNotFound(
@@ -106,7 +110,6 @@ def write_index(
     ]
     choices = choose(series, rules)
     rows = [_row(choice, out, owner.identity) for choice, owner in zip(choices, owners, strict=True)]
-    sheet = LabelSheet.read(labels) if labels else None
     remarks = sheet.remarks(rows) if sheet else []
     linked = [_cohort_row(row, sheet) for row in rows]
     chosen = [row for row, choice in zip(linked, choices, strict=True) if choice.chosen]

@@ -74,6 +74,12 @@ def read_sheet(path: Path) -> Sheet:
     return Sheet(path, tuple(name for name in header if name), rows)
 
 
+def header_of(path: Path) -> tuple[str, ...]:
+    """Names of a table's columns, of an empty file none. Raises CohortError: no text, or no CSV."""
+    _, header = next(_records(_text(path), path), (1, []))
+    return tuple(name for name in header if name)
+
+
 def _text(path: Path) -> str:
     try:
         content = path.read_bytes()

@@ -101,7 +101,7 @@ def evaluate_bundle(
     checked_prevalence(config.prevalence, cohort.labels)
     if not settings.allow_overlap:  # by patient, before anything is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
-    with sole_writer(out), log_file(out / "run.log", delay=True):
+    with sole_writer(out, "an evaluation"), log_file(out / "run.log", delay=True):
         prepared = prepare_cohort(cohort, Preprocessing(record.preprocessing), out / "prepared", progress=progress)
         if not settings.allow_overlap:
             _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)

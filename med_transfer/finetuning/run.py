@@ -259,7 +259,7 @@ def _claimed(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> Itera
     are stated. Without a lock there was no training: a run that was refused does not keep the folder from the
     corrected one.
     """
-    with sole_writer(out):
+    with sole_writer(out, "a run"):
         claim(
             out / "config.yaml",
             config,

@@ -170,7 +170,7 @@ def predict_items(
     items, made_by["scans"] = list(itertools.compress(items, is_own)), cache_key(str(path_of(scans).resolve()))
     out, fused = out / settings.shard.folder, predictor.record.fusion is not None
     with (
-        sole_writer(out),
+        sole_writer(out, "a batch of predictions"),
         log_file(out / LOG_FILE, delay=True),
         PredictionTable(out / TABLE_FILE, predictor.record.labels, fused=fused) as table,
     ):

@@ -27,7 +27,9 @@ exec {command} --shard "$SLURM_ARRAY_TASK_ID/{n}"
 """
 
 
-def write_sbatch(out: Path, n: int, program: Sequence[str], arguments: Sequence[str]) -> Path:
+def write_sbatch(
+    out: Path, n: int, program: Sequence[str], arguments: Sequence[str], of_merge: Sequence[str] = ()
+) -> Path:
     """Write ``out/predict.sbatch``.
 
     Args:
@@ -35,6 +37,7 @@ def write_sbatch(out: Path, n: int, program: Sequence[str], arguments: Sequence[
         n: tasks, and shards.
         program: words that start med-transfer on the cluster.
         arguments: of ``predict``, but for ``--shard``.
+        of_merge: options of the ``merge`` that is to follow.
 
     Raises:
         UsageError: a name that no script of SLURM can hold.
@@ -43,7 +46,7 @@ def write_sbatch(out: Path, n: int, program: Sequence[str], arguments: Sequence[
     if any(character in str(out) for character in '\n\r"'):
         raise UsageError(repr(str(out)), where="--out", expected="a folder's name without quotes and line ends")
     script = out / SCRIPT_FILE
-    shards = " ".join([f"{shlex.quote(str(out))}/shard-*-of-{n}", "-o", shlex.quote(f"{out}-merged")])
+    shards = " ".join([f"{shlex.quote(str(out))}/shard-*-of-{n}", "-o", shlex.quote(f"{out}-merged"), *of_merge])
     text = _SCRIPT.format(
         n=n,
         out=out,

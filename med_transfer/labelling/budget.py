@@ -58,7 +58,7 @@ def label_budget(
     wanted = settings.wanted(cohort.labels)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
     measure = _by_finetuning if settings.finetune else _by_probe
-    with sole_writer(out):
+    with sole_writer(out, "a label budget"):
         predictions, target, backbone = measure(cohort, config, settings, out, progress)
     curves = curve_samples(predictions, settings.measure, settings.n_draws, settings.seed)
     chosen = [curve for curve in curves if settings.measure != "sensitivity" or curve.name in wanted]

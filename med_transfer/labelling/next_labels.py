@@ -12,6 +12,7 @@ from med_transfer.atomic import write_csv
 from med_transfer.bundle import BundleRecord
 from med_transfer.bundle.provenance import seen_in_training
 from med_transfer.cohorts import Case, Cohort
+from med_transfer.cohorts.overwriting import refuse_to_lose
 from med_transfer.errors import NothingDone, UsageError
 from med_transfer.inference import Predictor, load_bundle, scans_to_predict
 from med_transfer.labelling.active_learning import Chosen, choose_next, entropy
@@ -67,7 +68,8 @@ def next_labels(
         progress: told how far it is.
 
     Raises:
-        UsageError: ``n`` or ``out_of_distribution_above`` out of range.
+        UsageError: ``n`` or ``out_of_distribution_above`` out of range; ``out`` is a table of other columns, as one
+            that a user has labelled, or the one that is read.
         BundleError: no bundle there.
         ScanNotFound: no scan there.
         CohortError: the table cannot be read.
@@ -78,6 +80,7 @@ def next_labels(
         raise UsageError(f"{n} scans to choose", expected="at least 1")
     if out_of_distribution_above is not None and not 0 <= out_of_distribution_above <= 1:
         raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
+    refuse_to_lose(Path(out), _COLUMNS, Path(scans))
     out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)

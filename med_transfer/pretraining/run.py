@@ -103,7 +103,7 @@ def pretrain(
         OutputError: a result cannot be written.
     """
     out = Path(out)
-    with process_group() as group, sole_writer(out) if group.is_main else nullcontext():
+    with process_group() as group, sole_writer(out, "a pretraining") if group.is_main else nullcontext():
         progress = progress if group.is_main else silent
         on_device = group.device(_device(device))
         networks = _load(config)

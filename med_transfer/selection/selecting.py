@@ -78,7 +78,7 @@ def select(
     if names is None:
         candidates = affordable(candidates, config, len(cohort))
     groups = _groups(candidates.ready, config)
-    with sole_writer(out):
+    with sole_writer(out, "a ranking of backbones"):
         target = read_target(cohort, config, groups, out / "cache", progress)
         candidates = _without_leaks(candidates, target.cohort, target.hashes)
         controls: dict[str, list[MeasuredLayer]] = {}

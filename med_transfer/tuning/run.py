@@ -77,7 +77,7 @@ def tune(
     precision(base.training.precision)
     resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
     split_cohort(cohort, base.split)
-    with sole_writer(out):
+    with sole_writer(out, "a search"):
         started = (out / JOURNAL).exists()
         claim(out / CONFIG_FILE, config, source, "search", started=started, same=lambda there: there == config)
         run_data = _read(cohort, base, source.spec, out, deadline, progress)

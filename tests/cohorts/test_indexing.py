@@ -15,7 +15,7 @@ from hospital_export import SECRETS, export_series, leaks
 
 from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.indexing import Index, write_index
-from med_transfer.errors import CohortError, OutputError, ScanNotFound
+from med_transfer.errors import CohortError, OutputError, ScanNotFound, UsageError
 from med_transfer.scans import read_scan
 from med_transfer.scans.search.series_rules import SeriesRules
 
@@ -296,3 +296,35 @@ def test_a_folder_that_stays_closed_is_told(as_nobody):
         assert (found.unopened, found.exit_code, found.n_listed) == ((folder / "closed",), 1, 1)
         (folder / "closed").chmod(0o700)
         assert write_index(folder, folder / "cohort.csv").exit_code == 0
+
+
+def test_a_table_that_somebody_has_labelled_is_not_written_over(index):
+    table = index().cohort
+    index()  # its own
+    labelled = b"scan,patient,label\r\n../export/n.nii,p1,high\r\n"
+    for content in (labelled, labelled.replace(b",", b";"), b"\xef\xbb\xbf" + labelled):
+        table.write_bytes(content)
+        with pytest.raises(UsageError, match=r"whose columns label would be lost; expected a new name.*another -o"):
+            index()
+        assert table.read_bytes() == content
+    table.write_bytes(b"PK\x03\x04")
+    with pytest.raises(UsageError, match=r"cohort\.csv: a file that is no such table \(is an Excel workbook\)"):
+        index()
+
+
+def test_the_sheet_is_not_written_over(index, tmp_path):
+    (tmp_path / "out").mkdir()
+    sheet = tmp_path / "out/cohort.csv"
+    sheet.write_text("scan,label\n../export/n.nii,high\n")
+    with pytest.raises(UsageError, match="the file that is read is the one to write"):
+        index(labels=sheet)
+    assert sheet.read_text() == "scan,label\n../export/n.nii,high\n"
+
+
+def test_what_is_wrong_with_the_sheet_or_the_table_is_said_before_a_scan_is_looked_for(tmp_path):
+    (tmp_path / "sheet.csv").write_text("scan,grade\na,1\n")
+    with pytest.raises(CohortError, match=r"expected label \(or label_<finding>\)"):
+        write_index(tmp_path / "nowhere", tmp_path / "cohort.csv", tmp_path / "sheet.csv")
+    (tmp_path / "cohort.csv").mkdir()
+    with pytest.raises(OutputError, match=r"cohort\.csv: cannot be written: a folder has this name"):
+        write_index(tmp_path / "nowhere", tmp_path / "cohort.csv")

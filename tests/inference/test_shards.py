@@ -1,6 +1,7 @@
 """A batch in shards: nothing is lost unnoticed, and the table is that of one run."""
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -212,7 +213,7 @@ def test_copies_are_computed_once_and_each_has_its_row(base, monkeypatch):
 def test_a_job_array_does_what_its_script_says(base, command, tmp_path):
     """The words of each task as bash makes them of the script, with the task's number in the environment."""
     out = tmp_path / "with space/out"
-    said = command("predict", base / "bundle", base / "scans", "-o", out, "--write-sbatch", "2", "--device", "cpu")
+    said = command("predict", base / "bundle", base / "scans", "-o", out, "--write-sbatch", "2", *("--also", "xlsx"))
     assert (said.code, said.out.strip()) == (0, str(out / "predict.sbatch"))
     script = (out / "predict.sbatch").read_text()
     assert "#SBATCH --array=1-2\n" in script
@@ -233,4 +234,30 @@ def test_a_job_array_does_what_its_script_says(base, command, tmp_path):
         assert type_in(script.splitlines()[-1].removeprefix("exec "), task) in (0, 1)
     assert type_in(merge_line) == 0
     merged = tmp_path / "with space/out-merged/predictions.csv"
+    assert merged.with_suffix(".xlsx").exists()
     assert but_for_seconds(merged) == but_for_seconds(base / "whole/predictions.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--write-sbatch", "2", "--shard", "1/2"), "--write-sbatch with --shard; expected --write-sbatch without"),
+        (("--write-sbatch", "2", "--engine", "ray"), "--write-sbatch with --engine ray"),
+        (("--write-sbatch", "2", "--ray-address", "a:1"), "--ray-address: given without --engine ray"),
+        (("--watch", "--write-sbatch", "2"), "--watch with --write-sbatch; expected --watch without"),
+        (("--watch", "--roi", "1,2,3,4", "--shard", "1/2"), "--watch with --roi, --shard"),
+        (("--watch", "--mask", "m.nii"), "--watch with --mask"),
+        (("--quiet-seconds", "5"), "--quiet-seconds: given without --watch; expected both, or none"),
+        (("--poll-seconds", "5"), "--poll-seconds: given without --watch"),
+        (("--watch", "--poll-seconds", "0"), "poll_seconds: 0; expected seconds, more than 0"),
+        (("--roi", "1,2"), "--roi: '1,2'; expected x,y,z,size in mm"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused_before_the_bundle_is_read(command, tmp_path, words, message):
+    outcome = command("predict", tmp_path / "nowhere", tmp_path, "-o", tmp_path / "out", *words)
+    assert (outcome.code, message in outcome.err, (tmp_path / "out").exists()) == (2, True, False), outcome.err
+
+
+def test_a_script_is_told_as_json_too(base, command):
+    words = ("predict", base / "bundle", base / "scans", "-o", base / "slurm", "--write-sbatch", "2", "--json")
+    assert json.loads(command(*words).out) == {"script": str(base / "slurm/predict.sbatch")}

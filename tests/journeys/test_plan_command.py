@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from command_line import Command, read_rows, settings, write_rows
 
 import med_transfer as mt
+from med_transfer.cli.options import finetune_command
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
 
@@ -48,6 +50,20 @@ def test_plan_without_a_file_is_the_file_and_json_is_for_programs(command, cohor
     chosen = {choice["key"]: choice["value"] for choice in record["choices"]}
     assert chosen["transfer.strategy"]["name"] == "linear_probe"
     assert chosen["from_scratch_baseline"] is False
+
+
+def test_only_a_config_is_written_over(command, cohort_csv, tmp_path):
+    table = tmp_path / "cohort.csv"
+    table.write_bytes(cohort_csv.read_bytes().replace(b"scans/", f"{cohort_csv.parent}/scans/".encode()))
+    before = table.read_bytes()
+    outcome = command("plan", table, "-o", table, *SMALL)
+    assert (outcome.code, "something else than a config of finetune is there" in outcome.err) == (2, True), outcome.err
+    assert table.read_bytes() == before
+
+
+def test_the_command_that_is_told_can_be_typed_whatever_the_files_are_called():
+    words = ["med-transfer", "finetune", "my scans/c;o.csv", "-c", "it's.yaml", "-o", "RUN"]
+    assert shlex.split(finetune_command(Path(words[2]), "RUN", words[4])) == words
 
 
 def test_python_plans_the_same(cohort_csv, planned):

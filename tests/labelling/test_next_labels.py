@@ -195,6 +195,21 @@ def test_wrong_words_are_refused(command, finished, unseen_csv, tmp_path, more, 
     assert (outcome.code, message in outcome.err) == (2, True)
 
 
+def test_a_table_with_labels_and_the_one_that_is_read_are_not_written_over(command, finished, unseen_csv, tmp_path):
+    labelled, folder = tmp_path / "next.csv", tmp_path / "folder.csv"
+    labelled.write_text("rank,scan,label\n1,a,high\n")
+    folder.mkdir()
+    for out, message in (
+        (labelled, "whose columns label would be lost; expected a new name for the table to write"),
+        (unseen_csv, "the file that is read is the one to write"),
+        (folder, "a folder has this name"),
+    ):
+        before = out.read_bytes() if out.is_file() else None
+        outcome = command("labels", "next", finished.bundle, unseen_csv, "-o", out)
+        assert (outcome.code, message in outcome.err) == (2, True), outcome.err
+        assert before is None or out.read_bytes() == before
+
+
 def test_no_bundle_and_no_scan(command, finished, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "not a bundle" in command("labels", "next", tmp_path, tmp_path, "-o", tmp_path / "n.csv").err

@@ -1,0 +1,40 @@
+"""What a command may write a table over: one of its own, never what a user has made or labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from med_transfer.cohorts.sheet import header_of
+from med_transfer.errors import CohortError, OutputError, UsageError
+from med_transfer.errors.sentence import few
+
+
+def refuse_to_lose(out: Path, columns: Sequence[str], *read: Path | None) -> None:
+    """Before the work: what is to be written takes nothing away that only a user could write again.
+
+    Args:
+        out: where the table is to be written.
+        columns: that it will have. One that is there may have fewer, not others: those are somebody's.
+        read: files that the table is made from.
+
+    Raises:
+        UsageError: it would.
+        OutputError: a folder is there.
+    """
+    if out.is_dir():
+        raise OutputError("cannot be written: a folder has this name", where=out, action="Choose another -o")
+    if not out.exists():
+        return
+    if any(file is not None and file.exists() and file.samefile(out) for file in read):
+        raise _refused("the file that is read is the one to write", out)
+    try:
+        lost = [name for name in header_of(out) if name not in columns]
+    except CohortError as error:
+        raise _refused(f"a file that is no such table ({error.found})", out) from error
+    if lost:
+        raise _refused(f"a table is there, whose columns {few(lost)} would be lost", out)
+
+
+def _refused(found: str, out: Path) -> UsageError:
+    return UsageError(found, where=out, expected="a new name for the table to write", action="Choose another -o")
