@@ -313,6 +313,7 @@ def test_the_forest_draws_every_interval_inside_its_axis(runs):
         assert row.at == pytest.approx(0.5 + (row.estimate.value or 0) / drawn.limit / 2)
     shares, values = zip(*drawn.ticks, strict=True)
     assert (shares[0], shares[-1], values[-1]) == pytest.approx((0, 1, drawn.limit))
+    assert 3 <= len(values) <= 7  # legible
     assert 0 in [round(value, 9) for value in values]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +58,11 @@ def test_a_linear_probe_is_the_source_with_another_head_and_is_never_chosen_on_t
 
 @pytest.mark.parametrize("strategy", ["lora", "adapters"])
 def test_a_bundle_made_with_few_parameters_predicts(command, finished, cohort_csv, unseen_csv, tmp_path, strategy):
-    run = tmp_path / "run"
-    finetune(command, cohort_csv, finished.bundle, run, f"transfer.strategy={strategy}", "from_scratch_baseline=false")
+    run, own = tmp_path / "run", ("from_scratch_baseline=false", "seed=3")
+    finetune(command, cohort_csv, finished.bundle, run, f"transfer.strategy={strategy}", *own)
     check_run(run, strategy)
+    drawn = re.findall(r"bootstrap over patients \(.*?seed (\d+)\)", (run / "metrics.json").read_text())
+    assert set(drawn) == {"3"}  # the config's seed is that of the intervals, too
     assert predictions_are_whole(command, run, unseen_csv, tmp_path / "out")
     if strategy == "adapters":
         own = (*TINY, f"backbone.weights={run / 'bundle'}")

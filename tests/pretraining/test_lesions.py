@@ -72,6 +72,26 @@ def test_a_crescent_lies_along_the_wall_and_a_filling_in_the_dark_spaces():
     assert (fillings & dark).sum() > 0.7 * fillings.sum() > 0
 
 
+def test_small_crescents_reach_the_wall_too():
+    """In a head of 240 mm: of those drawn in its middle, nothing would be seen."""
+    hu, size_mm = heads(16)[0], torch.tensor((20.0, 320.0, 320.0)).expand(16, 3)
+    small = {"extent_mm": (8, 8), "thickness_mm": (14, 14), "denser_hu": (40, 60), "lighter": 0.0, "lesions": 1}
+    drawn, crescents = (
+        painter(form, tissue_hu=(0, 60), **small)(hu, size_mm)[1].present for form in ("blob", "crescent")
+    )
+    assert torch.equal(crescents, drawn)
+
+
+def test_a_small_filling_stays_near_its_place_in_a_large_dark_space():
+    brain = np.where(np.mgrid[:80, :80][0] < 40, 35.0, 8.0)
+    noise = np.random.default_rng(0).normal(0, NOISE_HU, (32, 1, 4, 80, 80))
+    small = painter("filling", lesions=1, tissue_hu=(25, 45), extent_mm=(8, 8))
+    mask = small(torch.from_numpy(brain + noise).float(), torch.tensor(SIZE_MM).expand(32, 3))[1].mask[:, 0]
+    columns = (mask > 0).any(dim=1).any(dim=1)  # [slab, column], of 2 mm
+    spans = [2 * (1 + int(np.ptp(row.nonzero()))) for row in columns.numpy() if row.any()]
+    assert 0 < max(spans) < 60
+
+
 def test_the_depth_in_a_tissue_is_about_that_of_scipy():
     tissue = heads(1)[0] > 0
     tissue = tissue & (torch.from_numpy(np.hypot(*(np.mgrid[:80, :80] - 39.5))) < 30)
