@@ -125,6 +125,7 @@ def test_what_was_seen_in_training_is_judged_only_when_allowed_and_is_said_first
     words = ("evaluate", finished.bundle, cohort_csv, "-o", tmp_path / "out", "--gallery", 0)
     refused = command(*words)
     assert (refused.code, "pass --allow-overlap" in refused.err) == (2, True)
+    assert not (tmp_path / "out").exists()  # by the table's patients, before any scan is read
     allowed = command(*words, "--allow-overlap")
     assert allowed.code == 0, allowed.err
     said = "12 of 18 scans (12 of 18 patients) were seen in training: these figures are not of new patients"

@@ -183,6 +183,12 @@ def test_failed_scans_are_counted_by_reason_without_their_path():
     assert metrics.n_scans == 120
 
 
+def test_metrics_that_say_nothing_of_failed_scans_have_none():
+    content = assess(three_classes()).model_dump()
+    del content["failed"]
+    assert Metrics.model_validate(content).failed.n == 0
+
+
 def test_equal_seeds_give_equal_metrics():
     data = three_classes()
     assert assess(data, seed=1) == assess(data, seed=1)
