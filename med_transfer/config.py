@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
+import os
 import re
 import reprlib
 import types
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from med_transfer.atomic import write_text
-from med_transfer.errors import ConfigError, UnknownKey
+from med_transfer.errors import ConfigError, UnknownKey, UsageError
 from med_transfer.errors.sentence import few
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,32 @@ def load_config(
         return model.model_validate(values)
     except ValidationError as error:
         raise _explain(error, model, values, path, overridden) from None
+
+
+def given_config(
+    model: type[Model], config: object, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
+) -> Model:
+    """What a caller in Python gives: a config as it is, or the path of a file or None with overrides.
+
+    Raises:
+        UsageError: overrides beside a config, which they would not reach, or something else than these.
+        UnknownKey, ConfigError: as :func:`load_config`.
+    """
+    if isinstance(config, model):
+        if overrides:
+            raise UsageError(
+                f"overrides ({few(list(overrides))}) beside a {model.__name__}",
+                expected="overrides over the path of a YAML file or over None",
+                action="Set them in the config",
+            )
+        return config
+    if config is not None and not isinstance(config, str | os.PathLike):
+        raise UsageError(
+            f"a config of type {type(config).__name__}",
+            expected=f"a {model.__name__}, the path of a YAML file, or None",
+            action=f"{model.__name__}.model_validate(...) makes one of a dict",
+        )
+    return load_config(model, Path(config) if config else None, overrides, base=base)
 
 
 def dump_config(model: BaseModel, path: Path) -> None:
@@ -210,7 +237,8 @@ def _explain(
     key = _dotted(first["loc"], values)
     source = f"--set {key}" if any(key == o or key.startswith(f"{o}.") for o in overridden) else key
     where = source if path is None or source != key else f"{path}: {key}" if key else str(path)
-    also = list(dict.fromkeys(_dotted(problem["loc"], values) for problem in others))
+    here = [problem for problem in others if _dotted(problem["loc"], values) == key]  # other members of a union
+    also = list(dict.fromkeys(_dotted(problem["loc"], values) for problem in others if problem not in here))
     action = f"Look also at {few(also, 5)}" if also else ""
     if first["type"] == "extra_forbidden":
         known = list(dict.fromkeys(_known_keys(model)))
@@ -218,7 +246,8 @@ def _explain(
             return UnknownKey(f"no such key with {first['loc'][-2]}", where=where, action=action)
         near = _nearest(key, known)
         return UnknownKey("no such key", where=where, expected=f"{near} perhaps" if near else "", action=action)
-    return ConfigError(_found(first), where=where, expected=_expected(first), action=action)
+    expected = ", or ".join(dict.fromkeys(filter(None, map(_expected, [first, *here]))))
+    return ConfigError(_found(first), where=where, expected=expected, action=action)
 
 
 def _found(problem: ErrorDetails) -> str:

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from med_transfer.config import dump_config, load_config
-from med_transfer.errors import ConfigError, OutputError, UnknownKey
+from med_transfer.config import dump_config, given_config, load_config
+from med_transfer.errors import ConfigError, OutputError, UnknownKey, UsageError
+from med_transfer.finetuning import FinetuneConfig
 
 
 class Strict(BaseModel):
@@ -219,3 +220,20 @@ def test_an_old_key_is_taken_once_with_a_message_that_names_the_new_one(tmp_path
 def test_a_key_under_its_old_and_its_new_name_is_refused(tmp_path):
     with pytest.raises(UnknownKey, match="old"):
         load_config(Renamed, None, ("old=1", "new=2"))
+
+
+def test_what_a_union_takes_is_all_told():
+    message = r"--set input\.region: found 'heart'; expected 'auto', .* or 'whole', or 'head', 'brain' or 'lungs'\.$"
+    with pytest.raises(ConfigError, match=message):
+        load_config(FinetuneConfig, None, ["input.region=heart"])
+
+
+def test_from_python_a_config_a_path_or_none(tmp_path):
+    config = Config(name="a")
+    assert given_config(Config, config) is config
+    assert given_config(Config, write(tmp_path, "name: b\n"), ["learning_rate=1"]).learning_rate == 1
+    assert given_config(Config, None, ["name=c"]).name == "c"
+    with pytest.raises(UsageError, match=r"overrides \(learning_rate=1\) beside a Config; expected .* Set them in the"):
+        given_config(Config, config, ["learning_rate=1"])
+    with pytest.raises(UsageError, match=r"a config of type dict; expected a Config, the path of a YAML file, or None"):
+        given_config(Config, {"name": "a"})

@@ -12,7 +12,7 @@ from med_transfer.atomic import write_text
 from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.kept_scans import keeping_scans
-from med_transfer.config import load_config
+from med_transfer.config import given_config
 from med_transfer.evaluation.comparison import Comparison, compare_runs
 from med_transfer.evaluation.external import EvaluationSettings, evaluate_bundle
 from med_transfer.explanation.settings import MapSettings
@@ -122,8 +122,7 @@ def select_backbone(
         overrides: ``"input.region=roi"`` and the like, over a YAML file or the defaults.
         progress: told how far it is; None: bars in a terminal or notebook.
     """
-    if not isinstance(config, FinetuneConfig):
-        config = load_config(FinetuneConfig, Path(config) if config else None, overrides)
+    config = given_config(FinetuneConfig, config, overrides)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     with bars_unless(progress) as progress:
         return select(cohort, config, out, names, weights, progress)
@@ -148,8 +147,7 @@ def pretrain(
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: told how far it is; None: bars in a terminal or notebook.
     """
-    if not isinstance(config, PretrainingConfig):
-        config = load_config(PretrainingConfig, Path(config) if config else None, overrides)
+    config = given_config(PretrainingConfig, config, overrides)
     with bars_unless(progress) as progress:
         return _pretrain(Path(scans), config, out, device, progress)
 

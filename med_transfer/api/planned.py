@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from med_transfer.cohorts import Cohort, split_cohort
-from med_transfer.config import load_config, parse
+from med_transfer.config import given_config, load_config, parse
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE
 from med_transfer.finetuning.duration import Duration, estimate, fit_into, measure_cost
@@ -121,9 +121,9 @@ def config_for(
     if config is None and plan and not goes_on:
         planned = _plan(cohort, overrides, progress)
         config = load_config(FinetuneConfig, None, overrides, base=planned.values)
-    elif not isinstance(config, FinetuneConfig):
-        path = begun_plan(out) if config is None and plan and out else config
-        config = load_config(FinetuneConfig, Path(path) if path else None, overrides)
+    else:
+        file = begun_plan(out) if config is None and plan and out else config
+        config = given_config(FinetuneConfig, file, overrides)
     if config.planned_for and not planned and not goes_on:
         here = PlannedFor.of(fingerprint_cohort(cohort, most_scans=A_FEW))
         for difference in config.planned_for.differences(here, cohort.path or ""):

@@ -159,5 +159,5 @@ def next_(
         if chosen.n_trained_on:
             say(f"{chosen.n_trained_on} scans left out: the bundle learned from them, or from their patients")
         if chosen.failed:
-            say(f"{len(chosen.failed)} scans could not be used")
+            say(f"{len(chosen.failed)} scans could not be used: {chosen.left_out}")
     raise typer.Exit(1 if chosen.failed else 0)

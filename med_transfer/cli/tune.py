@@ -57,7 +57,8 @@ def _say_summary(tuning: Tuning, cohort: Path) -> None:
     from med_transfer.cli.terminal import say
     from med_transfer.tuning.report import WARNING, summary
 
-    say(f"{len(tuning.trials)} trials, {tuning.counts['pruned']} of them stopped early; {tuning.stopped}")
+    n = len(tuning.trials)
+    say(f"{n} {'trial' if n == 1 else 'trials'}, {tuning.counts['pruned']} of them stopped early; {tuning.stopped}")
     say(summary(tuning))
     for key, value in (tuning.best.values if tuning.best else {}).items():
         say(f"  {key}: {value:.3g}" if isinstance(value, float) else f"  {key}: {value}")

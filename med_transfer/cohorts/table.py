@@ -58,6 +58,15 @@ class Cohort:
             _check_files(cases, sheet)
         return cls(cases, labels or NO_LABELS, sheet.path)
 
+    def __repr__(self) -> str:
+        """How many, not who: it may end up in a log."""
+        classes = "".join(f", {name} {scans}" for name, (scans, _) in self.counts().items()) if self._labelled else ""
+        return f"Cohort({len(self)} scans of {len(set(self.patients))} patients{classes})"
+
+    @property
+    def _labelled(self) -> bool:
+        return bool(self.labels.names) and all(case.label is not None for case in self.cases)
+
     def _repr_html_(self) -> str:
         """For a notebook: how many scans and patients each class has."""
         rows = "".join(

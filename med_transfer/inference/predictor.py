@@ -60,6 +60,11 @@ class Predictor:
             made_by += self.chosen.export.model_dump_json() + self.chosen.precision
         self.identity = hashlib.sha256(made_by.encode()).hexdigest()
 
+    def __repr__(self) -> str:
+        """What it tells apart, from what, on what."""
+        classes = ", ".join(self.record.classes)
+        return f"Predictor({classes}; {self.record.backbone.name}, by {self.runtime} on {self.device})"
+
     @cached_property
     def torch_network(self) -> Ensemble:
         """The network as torch computes it, whose maps can be explained. Raises BundleError."""

@@ -10,7 +10,7 @@ from med_transfer.backbones import find_backbone
 from med_transfer.backbones.instance_pooling import with_instances
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
 from med_transfer.cohorts import Cohort, Images, split_cohort
-from med_transfer.errors import PatientLeak
+from med_transfer.errors import PatientLeak, UsageError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.split_choice import choose_by_table
@@ -47,6 +47,7 @@ def label_budget(
         progress: told how far it is.
 
     Raises:
+        UsageError: a smallest part of more patients than there are; the folder holds another job.
         CohortError: an unknown class, too few patients, or a cohort that cannot be split or leaks.
         BackboneError: the backbone or its weights cannot be used.
         ConfigError: an input that the backbone cannot take.
@@ -57,6 +58,9 @@ def label_budget(
     config = choose_by_table(config, cohort)
     wanted = settings.wanted(cohort.labels)
     split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
+    n_patients = len(set(cohort.patients))
+    if settings.smallest and settings.smallest > n_patients:
+        raise UsageError(f"smallest {settings.smallest}", expected=f"a part of the {n_patients} patients in the table")
     measure = _by_finetuning if settings.finetune else _by_probe
     with sole_writer(out, "a label budget"):
         predictions, target, backbone = measure(cohort, config, settings, out, progress)

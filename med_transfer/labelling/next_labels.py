@@ -21,6 +21,7 @@ from med_transfer.progress import Progress, silent
 
 OUT_OF_DISTRIBUTION_ABOVE = 0.99
 _COLUMNS = ("rank", "scan", "patient", "series_uid", "reason", "entropy", "distance", "novelty")
+_LEFT_OUT_COLUMNS = ("scan", "reason")
 _OUT_OF_DISTRIBUTION_COLUMNS = ("scan", "patient", "series_uid", "reason", "novelty")
 
 
@@ -35,6 +36,7 @@ class NextLabels:
         n_out_of_distribution: rows of ``out_of_distribution``.
         n_trained_on: scans left out because the bundle has learned from them or their patients.
         failed: scan to the reason why it could not be used.
+        left_out: table of these.
     """
 
     table: Path
@@ -42,6 +44,7 @@ class NextLabels:
     n_chosen: int
     n_out_of_distribution: int
     n_trained_on: int
+    left_out: Path
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -60,7 +63,7 @@ def next_labels(
     Args:
         bundle: of a finished run: its folder, or what ``load_bundle`` made of it, on a device of your choice.
         scans: a folder tree, one scan, or a table of scans (labels not needed).
-        out: table to write; ``-strange.csv`` and a ``.cache`` folder are put beside it.
+        out: table to write; ``-strange.csv``, ``-left-out.csv`` and a ``.cache`` folder are put beside it.
         n: how many scans to choose, at least 1.
         out_of_distribution_above: novelty in [0, 1] above which a scan is listed apart; None takes the bundle's own
             limit for abstaining, or 0.99.
@@ -84,6 +87,8 @@ def next_labels(
     out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
+    left_out = out.with_name(f"{out.stem}-left-out.csv")
+    write_csv(left_out, _LEFT_OUT_COLUMNS, [{"scan": scan, "reason": reason} for scan, reason in failed.items()])
     untrained = _not_trained_on(usable, predictor.record)
     limit = _limit(predictor.record, out_of_distribution_above)
     in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
@@ -98,7 +103,12 @@ def next_labels(
         )
     if not in_distribution:
         raise _nothing_left(
-            Path(scans), failed, len(usable) - len(untrained), len(out_of_distribution), out_of_distribution_table
+            Path(scans),
+            failed,
+            left_out,
+            len(usable) - len(untrained),
+            len(out_of_distribution),
+            out_of_distribution_table,
         )
     chosen = _choose(in_distribution, predictor.record, n, seed)
     rows = [
@@ -107,7 +117,13 @@ def next_labels(
     ]
     write_csv(out, _COLUMNS, rows)
     return NextLabels(
-        out, out_of_distribution_table, len(chosen), len(out_of_distribution), len(usable) - len(untrained), failed
+        table=out,
+        out_of_distribution=out_of_distribution_table,
+        n_chosen=len(chosen),
+        n_out_of_distribution=len(out_of_distribution),
+        n_trained_on=len(usable) - len(untrained),
+        left_out=left_out,
+        failed=failed,
     )
 
 
@@ -167,12 +183,12 @@ def _out_of_distribution_row(scan: Unlabelled, limit: float) -> dict[str, str]:
 
 
 def _nothing_left(
-    scans: Path, failed: dict[str, str], n_trained_on: int, n_out_of_distribution: int, listed: Path
+    scans: Path, failed: dict[str, str], left_out: Path, n_trained_on: int, n_out_of_distribution: int, listed: Path
 ) -> NothingDone:
     parts = [
         f"{number} {what}"
         for number, what in (
-            (len(failed), "cannot be used"),
+            (len(failed), f"cannot be used (see {left_out.name})"),
             (n_trained_on, "taught this bundle, or their patients did"),
             (n_out_of_distribution, f"are strange to it (see {listed.name})"),
         )

@@ -8,7 +8,7 @@ from functools import reduce
 from pathlib import Path
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan
-from med_transfer.errors.sentence import Sentence, joined, listed
+from med_transfer.errors.sentence import Sentence, few, joined
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.dicom.series import read_dicom, split_series
 from med_transfer.scans.formats.itk import read_itk
@@ -131,7 +131,7 @@ def _ambiguous(path: Path, usable: Sequence[Series]) -> AmbiguousScan:
     ]
     copies = len({series.name for series in usable}) < len(usable)
     return AmbiguousScan(
-        Sentence("{n} usable series: {names}", n=len(usable), names=listed(*names)),
+        Sentence("{n} usable series: {names}", n=len(usable), names=few(names)),
         where=path,
         expected="one series",
         action="Name the folder or file of one of them" if copies else "Name one of them as series_uid",

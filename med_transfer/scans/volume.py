@@ -45,6 +45,11 @@ class Volume:
     provenance: Provenance
     verdict: Verdict = field(default_factory=Verdict)
 
+    def __repr__(self) -> str:
+        """Without the voxels."""
+        size, spacing = " x ".join(map(str, self.voxels.shape)), " x ".join(f"{mm:.4g}" for mm in self.spacing_mm[::-1])
+        return f"Volume({size} voxels of {spacing} mm, {self.orientation}, {self.verdict.decision})"
+
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between voxels along (i, j, k): column, row, slice."""

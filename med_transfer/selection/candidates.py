@@ -160,7 +160,7 @@ def _named(spec: BackboneSpec, check: Check) -> Candidate:
     if spec.weights is None:
         raise WeightsNotFound(
             f"backbone {spec.name} has no published weights",
-            expected=f"weights of your own: --weights {spec.name}=PATH",
+            expected="weights of your own: --weights",
             action="Without them it starts from random values, and there is nothing to transfer",
         )
     return check(spec.name, spec, None)

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import pickle
+import re
 import tempfile
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
 
 import med_transfer as mt
-from med_transfer.errors import CohortError, MedTransferError
+from med_transfer.errors import CohortError, MedTransferError, UsageError
 from med_transfer.preprocessing import Preprocessing
 
 # What "required" lists in MONAI's metadata schema, meta_schema_20240725.json.
@@ -39,6 +40,23 @@ TENSOR_KEYS = {
 
 def nifti_rows(table: Path) -> list[dict[str, str]]:
     return [row for row in read_rows(table) if row["scan"].endswith(".nii.gz")]
+
+
+def test_objects_tell_what_they_are_in_a_line_and_not_who(cohort_csv, finished):
+    cohort, bundle = mt.Cohort.read(cohort_csv), mt.load_bundle(finished.bundle, "cpu")
+    assert repr(cohort) == "Cohort(18 scans of 18 patients, ground-glass 6, part-solid 6, solid 6)"
+    assert repr(mt.Cohort.read(cohort_csv, labelled=False)) == "Cohort(18 scans of 18 patients)"
+    assert repr(bundle) == "Predictor(ground-glass, part-solid, solid; resnet18-w8, by torch on cpu)"
+    volume = mt.read_scan(cohort.cases[0].path)
+    assert re.fullmatch(r"Volume\(24 x 64 x 64 voxels of [\d.]+ x [\d.]+ x [\d.]+ mm, [A-Z]{3}, accept\)", repr(volume))
+
+
+def test_a_config_that_is_no_config_and_overrides_that_would_do_nothing_are_refused(cohort_csv, tmp_path):
+    for call in (mt.finetune, mt.preview, mt.select_backbone):
+        with pytest.raises(UsageError, match="a config of type dict"):
+            call(cohort_csv, {"training": {"epochs": 2}})
+        with pytest.raises(UsageError, match=r"overrides \(seed=1\) beside a FinetuneConfig"):
+            call(cohort_csv, mt.FinetuneConfig(), overrides=("seed=1",))
 
 
 def test_every_public_name_is_there_and_explained():

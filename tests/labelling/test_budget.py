@@ -234,6 +234,7 @@ def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv,
         (("--multiple", "inf"), "multiple inf; expected above 1, at most 1000"),
         (("--multiple", "nan"), "multiple nan; expected above 1, at most 1000"),
         (("--smallest", 1), "smallest 1; expected at least 2 patients"),
+        (("--smallest", 500), "smallest 500; expected a part of the 18 patients in the table"),
         ((), "backbone resnet18-w8 has no published weights"),
         (("--weights", "nowhere.pt"), "nowhere.pt"),
         (

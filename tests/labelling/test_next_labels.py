@@ -115,7 +115,9 @@ def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finis
     words = ("labels", "next", finished.bundle, write_rows(tmp_path / "scans/t.csv", rows), *USUAL)
     first = command(*words, "-o", tmp_path / "next.csv")
     assert first.code == 1
-    assert "1 scans could not be used" in first.out
+    assert f"1 scans could not be used: {tmp_path / 'next-left-out.csv'}" in first.out
+    left_out = read_rows(tmp_path / "next-left-out.csv")
+    assert [(row["scan"], "not a gzip file" in row["reason"]) for row in left_out] == [("broken.nii.gz", True)]
     before = (tmp_path / "next.csv").read_bytes()
 
     def only_the_broken(work, path, *more, **named):
@@ -154,7 +156,8 @@ def test_scans_that_do_not_fit_the_bundle(command, transferred, unseen_csv, tmp_
     assert outcome.code == 3
     assert "no scan to choose from: 6 cannot be used" in outcome.err
     assert "no region of interest; expected roi_x_mm" in outcome.err
-    assert list(tmp_path.glob("*.csv")) == [table]
+    assert sorted(tmp_path.glob("*.csv")) == [tmp_path / "next-left-out.csv", table]
+    assert len(read_rows(tmp_path / "next-left-out.csv")) == 6
 
 
 def test_when_all_are_out_of_distribution_they_are_still_listed(command, finished, unseen_csv, tmp_path):

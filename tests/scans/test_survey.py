@@ -154,6 +154,15 @@ def test_links_out_of_the_tree_are_followed_when_asked_and_once(store, monkeypat
     assert (series.n_slices, series.path) == (5, cohort / "case")
 
 
+def test_links_elsewhere_are_told_of_where_something_else_was_found(store, tmp_path, caplog):
+    write_series(tmp_path / "mine" / "ct")
+    (tmp_path / "mine" / "more").symlink_to(store, target_is_directory=True)
+    for _ in range(2):
+        assert len(find_series(tmp_path / "mine")) == 1
+    told = "links to folders elsewhere are left out. MED_TRANSFER_FOLLOW_LINKS=1 follows the links"
+    assert [told in message for message in caplog.messages] == [True]
+
+
 def test_links_within_the_tree_are_no_copies(tmp_path):
     paths = write_series(tmp_path / "b" / "real")
     (tmp_path / "a").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import stat
@@ -28,7 +29,7 @@ from med_transfer.scans.search.archives import is_archive, unpacked
 from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom, named_as_volume
 from med_transfer.scans.search.files import NOT_REGULAR, files_below, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
-from med_transfer.scans.search.links import BROKEN, passed_over
+from med_transfer.scans.search.links import BROKEN, how_to_follow, passed_over
 from med_transfer.scans.series import NO_IMAGE, TEXT_NAMED_AS_DICOM, Ignored, Series, Survey
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,16 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     archives = [_in_archive(path, max_gap_mm) for path in found.archives]
     series += [within for archive in archives for within in archive.series]
     ignored = damaged + [file for archive in archives for file in archive.ignored]
+    if series:  # where there is none, the error says it
+        _tell_of_links(folder, how_to_follow(ignored))
     return Survey(tuple(sorted(series, key=_order)), tuple(sorted(ignored, key=lambda file: file.path)))
+
+
+@functools.cache
+def _tell_of_links(folder: Path, how: str) -> None:
+    """Once a process: a folder that is watched is looked through again and again."""
+    if how:
+        log.warning("%s: links to folders elsewhere are left out. %s", folder, how)
 
 
 def find_series(folder: Path | str, *, max_gap_mm: float = 0.0) -> list[Series]:
