@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -28,6 +29,16 @@ class AfterEachEpoch(Callback):
 
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
         self.heads.append(pl_module.classifier.head.weight.detach().clone())
+
+
+class LossOfEachBatch(Callback):
+    """What each step was trained on."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(float(outputs["loss"]))
 
 
 def figures(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
@@ -97,3 +108,11 @@ def test_a_figure_that_is_no_number_takes_the_place_of_none(tmp_path, monkeypatc
     figures(monkeypatch, 0.7, 0.5, float("nan"))
     with pytest.raises(TrainingDiverged, match="epoch 3: loss is not finite"):
         train_and_check({"epochs": 8, "monitor": "loss"}, 1, 3, tmp_path)
+
+
+def test_an_epochs_training_loss_is_the_mean_of_its_batches(tmp_path):
+    config = small_config("full", training={"epochs": 2}).resolved(from_source=True)
+    data, watch = fold_data(PLAN.prepared, PLAN.split, 0), LossOfEachBatch()
+    trained = train_network(small_classifier(), data, config, PLAN.preprocessing, tmp_path, seed=0, progress=watch)
+    of_epochs = np.array(watch.losses).reshape(2, -1).mean(axis=1)
+    assert [row["train_loss"] for row in trained.history] == pytest.approx(of_epochs)

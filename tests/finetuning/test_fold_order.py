@@ -125,3 +125,12 @@ def test_whether_transfer_harms_is_decided_on_each_scans_own_output():
     figures = [balanced_accuracy_score(HAS, p >= 0.5) for p in (transferred, scratch)]
     assert kept.validation is not None
     assert kept.validation.balanced_sensitivity.value == pytest.approx(figures[0] - figures[1])
+
+
+def test_a_folds_network_starts_from_the_configs_seed_whatever_was_drawn_before(tmp_path):
+    source, config, heads = source_of("sees"), small_config("full", training={"epochs": 1}), []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        trained = train(PLAN, config, source, tmp_path / f"{before}", silent)
+        heads.append(trained.fold_models[0].classifier.head.weight)
+    assert torch.equal(*heads)
