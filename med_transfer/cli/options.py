@@ -114,7 +114,17 @@ def cohort_and_settings(
     settings = choose_by_table(settings, cohort, out)
     if not as_json:
         say_looks_at(settings, cohort)
+        if config is None:
+            say_no_config(table)
     return cohort, settings
+
+
+def say_no_config(table: Path) -> None:
+    """That the scans were not looked at, as ``finetune`` does without a config, and what does."""
+    from med_transfer.cli.terminal import say
+
+    words = shlex.join(["med-transfer", "plan", str(table), "-o", "plan.yaml"])
+    say(f"config: the defaults, as none is given; what suits the scans: {words}, then the same with -c plan.yaml")
 
 
 def say_looks_at(settings: FinetuneConfig, cohort: Cohort) -> None:

@@ -25,7 +25,10 @@ def command(
     overrides: Overrides = None,
     method: Annotated[
         str | None,
-        typer.Option(help="distillation, supervised, masked_autoencoding or contrastive.", show_default=False),
+        typer.Option(
+            help="distillation, supervised, masked_autoencoding, contrastive, painted_nodules or painted_lesions.",
+            show_default=False,
+        ),
     ] = None,
     teacher_weights: Annotated[
         Path | None, typer.Option(help="Weights of the teacher (distillation).", show_default=False)

@@ -73,7 +73,7 @@ def next_command(selection: Selection, cohort: Path, config: Path | None, overri
     """The ``finetune`` that takes the recommendation or tries what may help, with the config that it was made for."""
     from med_transfer.selection.report import as_options
 
-    file = ["-c", str(config)] if config else []
+    file = ["-c", str(config)] if config else ["--no-plan"]  # a plan might choose another input than was measured
     words = shlex.join(["med-transfer", "finetune", str(cohort), "-o", "RUN", *file])
     return f"{words} {as_options([*overrides, *selection.overrides])}"
 

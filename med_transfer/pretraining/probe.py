@@ -82,22 +82,28 @@ class LinearProbe:
         return held_out_in_turn(patient_folds(truth, self.patients.tolist(), n_folds))
 
 
+def probe_cohort(path: Path | None) -> Cohort | None:
+    """The rows to probe with; None where no probe is asked for. Raises CohortError: the table cannot be used."""
+    if path is None:
+        return None
+    cohort = Cohort.read(path)
+    cohort = cohort.subset(n for n, case in enumerate(cohort.cases) if case.split != "test")
+    if not len(cohort):
+        raise CohortError("every row is marked split=test", where=path, expected="rows to probe with")
+    return cohort
+
+
 def linear_probe(
-    config: PretrainingConfig, context: PretrainingContext, folder: Path, progress: Progress
+    config: PretrainingConfig, cohort: Cohort | None, context: PretrainingContext, folder: Path, progress: Progress
 ) -> LinearProbe | None:
-    """The probe that the config asks for, its scans read once into ``folder``.
+    """The probe on a cohort, its scans read once into ``folder``; None without one.
 
     Raises:
-        CohortError: the table cannot be used.
         NothingDone: no scan of it can be read.
     """
     settings = config.probe
-    if settings.cohort is None:
+    if cohort is None:
         return None
-    cohort = Cohort.read(settings.cohort)
-    cohort = cohort.subset(n for n, case in enumerate(cohort.cases) if case.split != "test")
-    if not len(cohort):
-        raise CohortError("every row is marked split=test", where=settings.cohort, expected="rows to probe with")
     has_region = all(case.mask or case.roi_centre_mm for case in cohort.cases)
     chosen = {
         "spacing_mm": settings.spacing_mm,

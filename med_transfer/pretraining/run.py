@@ -29,7 +29,7 @@ from med_transfer.pretraining.methods.painted_lesions import PaintedLesions
 from med_transfer.pretraining.methods.painted_nodules import PaintedNodules
 from med_transfer.pretraining.methods.supervised import SupervisedLabels, SupervisedMasks
 from med_transfer.pretraining.methods.teacher import Teacher
-from med_transfer.pretraining.probe import LinearProbe, linear_probe
+from med_transfer.pretraining.probe import LinearProbe, linear_probe, probe_cohort
 from med_transfer.pretraining.source.origin import Origin
 from med_transfer.pretraining.source.reading import Source, prepare_source
 from med_transfer.pretraining.source.scans import SourceScans
@@ -108,13 +108,14 @@ def pretrain(
         on_device = group.device(_device(device))
         networks = _load(config)
         _refuse_another_run(out, config, networks, group)
+        probed = probe_cohort(config.probe.cohort)  # what is wrong with the table is said before a scan is read
         source = _source(scans, config, out, progress, group)
         training, validation = source.scans.split(config.validation_scans)
         spec = networks.student.spec
         context = PretrainingContext(
             config, spec.input, training, validation, on_device, spec.pooled_stages, group.rank
         )
-        probe = linear_probe(config, context, out / "probe", progress) if group.is_main else None
+        probe = linear_probe(config, probed, context, out / "probe", progress) if group.is_main else None
         origin = _origin(config, source.scans, networks, probe, group)
         if group.is_main:
             _write_beginning(out, config, origin, source)

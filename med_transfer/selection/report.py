@@ -99,7 +99,8 @@ def as_markdown(selection: Selection) -> str:
 
 def _how_to_start(selection: Selection) -> str:
     purpose = "take it" if selection.recommended else f"try {selection.to_try}"
-    return f"To {purpose}, give `finetune` the same config and:\n\n    {as_options(selection.overrides)}"
+    same = "the same config (`--no-plan` where there was none)"
+    return f"To {purpose}, give `finetune` {same} and:\n\n    {as_options(selection.overrides)}"
 
 
 def as_options(overrides: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import nibabel
 import numpy as np
@@ -280,6 +281,7 @@ def refused(outcome, code: int, *found: str) -> None:
             "backbone medicalnet-resnet10 needs a weights file",
         ),
         (("--set", "steps=1"), "3 source scans of 3 patients, 3 of them for validation; expected something left"),
+        (("--set", "steps=1", "--probe", "gone.csv"), "gone.csv: No such file or directory; expected a CSV file"),
         (("--set", "steps=1", "--method", "supervised"), "no table; expected a cohort.csv with a label in every row"),
     ],
 )
@@ -324,3 +326,9 @@ def test_every_config_that_ships_is_valid(path):
     config = load_config(PretrainingConfig, path)
     assert path.stem.startswith(config.method)
     assert f"configs/pretraining/{path.name}" in path.read_text()
+
+
+def test_the_help_names_every_method(command):
+    said = " ".join(command("pretrain", "--help").out.split())
+    methods = get_args(PretrainingConfig.model_fields["method"].annotation)
+    assert [name for name in methods if name not in said] == []

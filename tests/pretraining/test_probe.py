@@ -10,7 +10,7 @@ from med_transfer.cohorts import recognise
 from med_transfer.errors import CohortError
 from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.pretraining.methods.method import PretrainingContext
-from med_transfer.pretraining.probe import linear_probe
+from med_transfer.pretraining.probe import linear_probe, probe_cohort
 from med_transfer.progress import silent
 
 
@@ -21,7 +21,7 @@ def test_rows_of_the_test_are_left_out_of_the_probe(chest, tmp_path):
     config = tiny_config("contrastive", probe={"cohort": write_rows(table, rows)})
     context = PretrainingContext(config, STUDENT_INPUT, chest, None, CPU)
 
-    probe = linear_probe(config, context, tmp_path / "probe", silent)
+    probe = linear_probe(config, probe_cohort(table), context, tmp_path / "probe", silent)
     patients, _ = probe.seen()
     learned = sorted(row["patient"] for row in rows if row["split"] == "train")
     assert sorted(recognise([row["patient"] for row in rows], patients)) == learned
@@ -30,4 +30,5 @@ def test_rows_of_the_test_are_left_out_of_the_probe(chest, tmp_path):
 
     write_rows(table, [row | {"split": "test"} for row in rows])
     with pytest.raises(CohortError, match="every row is marked split=test; expected rows to probe with"):
-        linear_probe(config, context, tmp_path / "again", silent)
+        probe_cohort(table)
+    assert linear_probe(config, probe_cohort(None), context, tmp_path / "again", silent) is None

@@ -70,13 +70,14 @@ def test_the_ranking_is_printed_and_written(selected, finished, random_weights):
     assert f"recommended: {record['recommended'] or 'none'}" in outcome.out
     assert record["reason"] in outcome.out
     assert "features" in outcome.err
+    assert "config: the defaults, as none is given; what suits the scans: med-transfer plan" in outcome.out
     assert "target-1" not in "".join(path.read_text() for path in out.iterdir() if path.is_file()) + outcome.out
 
 
 def test_the_table_shows_the_distance_and_leaves_what_is_unknown_empty(selected, finished, random_weights):
     scores = json.loads((selected[0] / "selection.json").read_text())["ranking"]
     distances = {score["name"]: score["gap"]["frechet_relative"] for score in scores}
-    head, *rows = selected[1].out.splitlines()[2:5]
+    head, *rows = selected[1].out.splitlines()[3:6]
     column = slice(head.index("Frechet"), head.index("s/scan"))
     shown = {name: next(row[column].strip() for row in rows if row.startswith(name)) for name in distances}
     trained, random = f"{NAME} ({finished.bundle})", f"{NAME} ({random_weights})"
@@ -247,12 +248,14 @@ def test_from_python(selected, target_csv, finished, random_weights):
     assert config.backbone.pooled_stages == best.best.stages
     assert dataclasses.replace(selection, recommended=None, to_try=None).overrides == ()
     typed = shlex.split(next_command(chosen, target_csv, None, ("seed=3",)))
-    assert typed[:5] == ["med-transfer", "finetune", str(target_csv), "-o", "RUN"]
-    assert load_config(FinetuneConfig, None, typed[6::2]) == config.model_copy(update={"seed": 3})
+    assert typed[:6] == ["med-transfer", "finetune", str(target_csv), "-o", "RUN", "--no-plan"]
+    of_a_file = shlex.split(next_command(chosen, target_csv, Path("a b.yaml"), ()))
+    assert (of_a_file[5:7], "--no-plan" in of_a_file) == (["-c", "a b.yaml"], False)
+    assert load_config(FinetuneConfig, None, typed[7::2]) == config.model_copy(update={"seed": 3})
     assert f"--set backbone.name={NAME}" in as_markdown(chosen)
     tried = dataclasses.replace(selection, recommended=None, to_try=best.name)
     typed = shlex.split(next_command(tried, target_csv, None, ("from_scratch_baseline=false",)))
-    config = load_config(FinetuneConfig, None, typed[6::2])
+    config = load_config(FinetuneConfig, None, typed[7::2])
     assert (str(config.backbone.weights), config.backbone.pooled_stages) == (best.weights, None)
     assert (config.transfer.on_harm, config.from_scratch_baseline) == ("fallback", True)
     assert f"To try {best.name}, give" in as_markdown(tried)
