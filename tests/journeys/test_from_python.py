@@ -118,7 +118,7 @@ def test_predictor_one_scan_and_a_folder(finished, unseen_csv, tmp_path):
     predictor = mt.load_bundle(finished.bundle)
     assert isinstance(predictor, mt.Predictor)
     outcome = predictor.predict_folder(unseen_csv.parent / "scans", tmp_path)
-    table = pd.read_csv(outcome.table, keep_default_na=False).set_index("scan")
+    table = pd.read_csv(outcome.table, keep_default_na=False, float_precision="round_trip").set_index("scan")
     assert (outcome.n_ok, outcome.exit_code) == (6, 0)
     for row in read_rows(unseen_csv)[:3]:
         one = predictor.predict(unseen_csv.parent / row["scan"])
