@@ -75,12 +75,15 @@ def read_sheet(path: Path) -> Sheet:
 
 
 def header_of(path: Path) -> tuple[str, ...]:
-    """Names of a table's columns, of an empty file none. Raises CohortError: no text, or no CSV."""
-    _, header = next(_records(_text(path), path), (1, []))
+    """Names of a table's columns, of an empty file none; a cell may hold a file's name that is no UTF-8.
+
+    Raises CohortError: no text, or no CSV.
+    """
+    _, header = next(_records(_text(path, errors="surrogateescape"), path), (1, []))
     return tuple(name for name in header if name)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, errors: str = "strict") -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -88,7 +91,7 @@ def _text(path: Path) -> str:
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise CohortError("is an Excel workbook", where=path, expected="CSV", action="Save the sheet as 'CSV UTF-8'")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise CohortError(

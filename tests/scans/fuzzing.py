@@ -10,6 +10,7 @@ whatever else is read without a warning is wrong.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import resource
@@ -188,6 +189,7 @@ def main(kind: str, first: int, count: int, scratch: Path) -> None:
 if __name__ == "__main__":
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGALRM, hang)
+    logging.getLogger("med_transfer").addHandler(logging.NullHandler())  # what we say ourselves is meant to be read
     warnings.simplefilter("error")  # a library that warns would print to the user's terminal
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for argument in sys.argv[3:]:

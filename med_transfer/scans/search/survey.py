@@ -69,16 +69,15 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     archives = [_in_archive(path, max_gap_mm) for path in found.archives]
     series += [within for archive in archives for within in archive.series]
     ignored = damaged + [file for archive in archives for file in archive.ignored]
-    if series:  # where there is none, the error says it
-        _tell_of_links(folder, how_to_follow(ignored))
+    if series and (how := how_to_follow(ignored)):  # where there is no series, the error says it
+        _tell_of_links(folder, how)
     return Survey(tuple(sorted(series, key=_order)), tuple(sorted(ignored, key=lambda file: file.path)))
 
 
 @functools.cache
 def _tell_of_links(folder: Path, how: str) -> None:
     """Once a process: a folder that is watched is looked through again and again."""
-    if how:
-        log.warning("%s: links to folders elsewhere are left out. %s", folder, how)
+    log.warning("%s: links to folders elsewhere are left out. %s", folder, how)
 
 
 def find_series(folder: Path | str, *, max_gap_mm: float = 0.0) -> list[Series]:
