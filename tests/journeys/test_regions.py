@@ -49,9 +49,8 @@ def test_a_table_of_some_regions_trains_nothing(command, cohort_csv, tmp_path):
 def test_one_scan_is_predicted_with_its_region_as_in_the_table(command, transferred, nodule, unseen_csv, tmp_path):
     scan, row = nodule
     command("predict", transferred.bundle, unseen_csv, "-o", tmp_path / "table")
-    expected = (
-        pd.read_csv(tmp_path / "table/predictions.csv", float_precision="round_trip").set_index("scan").loc[row["scan"]]
-    )
+    table = pd.read_csv(tmp_path / "table/predictions.csv", float_precision="round_trip")
+    expected = table.set_index("scan").loc[row["scan"]]
     roi = ",".join(row[name] for name in ROI)
     outcome = command("predict", transferred.folder, scan, "--roi", roi, "-o", tmp_path / "one")
     assert outcome.code == 0, outcome.err
