@@ -132,8 +132,9 @@ def _is_number(cell: str) -> bool:
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """The error tree's word for a failed write."""
-    file = next((place for place in (path, *path.parents) if place.is_file()), None)
-    if file is not None and file != path:
+    in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+    file = next((place for place in path.parents if place.is_file()), None) if in_the_way else None
+    if file is not None:
         found = f"cannot be written: {file.name} is a file"
         return OutputError(found, where=path, expected="a folder of this name, or none", action="Choose another folder")
     reason = error.strerror or type(error).__name__
@@ -196,9 +197,10 @@ def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
         UsageError: the folder holds another job.
         OutputError: the folder cannot be written.
     """
-    _refuse_another_job(folder, job)
-    path, ended, new = folder / LOCK_FILE, threading.Event(), not folder.exists()
+    path, ended = folder / LOCK_FILE, threading.Event()
     try:
+        _refuse_another_job(folder, job)
+        new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
     except OSError as error:

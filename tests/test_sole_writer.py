@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from med_transfer import atomic
-from med_transfer.atomic import LOCK_FILE, sole_writer
+from med_transfer.atomic import LOCK_FILE, sole_writer, write_text
+from med_transfer.cohorts.overwriting import refuse_to_lose
 from med_transfer.errors import FolderInUse, OutputError, UsageError
 
 HOLD = """
@@ -92,6 +95,20 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"), sole_writer(tmp_path / "file"):
         pass
+
+
+@pytest.mark.usefixtures("as_nobody")
+def test_a_folder_that_is_closed():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to nobody
+        shut, inside = Path(name) / "shut", Path(name) / "shut/run"
+        shut.mkdir(mode=0)
+        for folder in (shut, inside):
+            with pytest.raises(OutputError, match="cannot be written: Permission denied"), sole_writer(folder, "a run"):
+                pass
+        with pytest.raises(OutputError, match="cannot be written: Permission denied"):
+            write_text(inside, "")
+        with pytest.raises(OutputError, match="cannot be written: Permission denied"):
+            refuse_to_lose(shut / "cohort.csv", ("scan",))
 
 
 def test_the_commands_refuse_a_folder_in_use(tmp_path, other_run, command, cohort_csv):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from med_transfer.atomic import output_error
 from med_transfer.cohorts.sheet import header_of
 from med_transfer.errors import CohortError, OutputError, UsageError
 from med_transfer.errors.sentence import few
@@ -20,11 +21,15 @@ def refuse_to_lose(out: Path, columns: Sequence[str], *read: Path | None) -> Non
 
     Raises:
         UsageError: it would.
-        OutputError: a folder is there.
+        OutputError: a folder is there, or nobody may look.
     """
-    if out.is_dir():
+    try:
+        is_folder, is_there = out.is_dir(), out.exists()
+    except OSError as error:
+        raise output_error(out, error) from error
+    if is_folder:
         raise OutputError("cannot be written: a folder has this name", where=out, action="Choose another -o")
-    if not out.exists():
+    if not is_there:
         return
     if any(file is not None and file.exists() and file.samefile(out) for file in read):
         raise _refused("the file that is read is the one to write", out)
