@@ -157,8 +157,18 @@ def _remove(path: Path) -> None:
 # One run at a time in a folder --------------------------------------------------------------------------------
 
 
+Job = Literal[
+    "a search",
+    "a pretraining",
+    "a batch of predictions",
+    "a ranking of backbones",
+    "a label budget",
+    "a bundle",
+    "a run",
+    "an evaluation",
+]
 # What a folder holds is told by a file that no other job writes; the first that is there counts.
-_JOBS = {
+_JOBS: dict[str, Job] = {
     "tuning.yaml": "a search",
     "source.lock.json": "a pretraining",
     "batch.json": "a batch of predictions",
@@ -168,15 +178,6 @@ _JOBS = {
     "cohort.lock.json": "a run",
     "metrics.json": "an evaluation",
 }
-Job = Literal[
-    "a search",
-    "a pretraining",
-    "a batch of predictions",
-    "a ranking of backbones",
-    "a label budget",
-    "a run",
-    "an evaluation",
-]
 
 
 @contextmanager

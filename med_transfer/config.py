@@ -93,9 +93,7 @@ def load_config(
         raise _explain(error, model, values, path, overridden) from None
 
 
-def given_config(
-    model: type[Model], config: object, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
-) -> Model:
+def given_config(model: type[Model], config: object, overrides: Sequence[str] = ()) -> Model:
     """What a caller in Python gives: a config as it is, or the path of a file or None with overrides.
 
     Raises:
@@ -105,7 +103,7 @@ def given_config(
     if isinstance(config, model):
         if overrides:
             raise UsageError(
-                f"overrides ({few(list(overrides))}) beside a {model.__name__}",
+                f"overrides ({few(overrides)}) beside a {model.__name__}",
                 expected="overrides over the path of a YAML file or over None",
                 action="Set them in the config",
             )
@@ -116,7 +114,7 @@ def given_config(
             expected=f"a {model.__name__}, the path of a YAML file, or None",
             action=f"{model.__name__}.model_validate(...) makes one of a dict",
         )
-    return load_config(model, Path(config) if config else None, overrides, base=base)
+    return load_config(model, Path(config) if config else None, overrides)
 
 
 def dump_config(model: BaseModel, path: Path) -> None:

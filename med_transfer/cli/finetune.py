@@ -85,7 +85,7 @@ def command(
             timed = timed_config(table, settings, planned, minutes)
             settings = timed.config
             if planned:
-                write_text(out / PLAN_FILE, timed.as_yaml(finetune_command(cohort, out)))
+                write_text(out / PLAN_FILE, timed.as_yaml(finetune_command(cohort, "-o", out)))
             for sentence in () if as_json else timed.sentences:
                 say(sentence)
         elif not as_json:

@@ -85,10 +85,9 @@ def example(words: str) -> str:
     return f"Example: med-transfer {words}"
 
 
-def finetune_command(cohort: Path, out: Path | str, config: Path | str = "") -> str:
+def finetune_command(cohort: Path, *options: Path | str) -> str:
     """As it is typed, whatever the files are called."""
-    file = ["-c", str(config)] if config else []
-    return shlex.join(["med-transfer", "finetune", str(cohort), *file, "-o", str(out)])
+    return shlex.join(["med-transfer", "finetune", *map(str, (cohort, *options))])
 
 
 def column_names(text: str | None) -> tuple[str, ...] | None:

@@ -34,7 +34,7 @@ def command(
         _refuse_to_lose(out)
     with progress_bars() as progress:
         planned = planned_config(table, overrides or (), minutes=minutes, quick=quick, progress=progress)
-    command_to_run = finetune_command(cohort, "RUN", out or "plan.yaml")
+    command_to_run = finetune_command(cohort, "-c", out or "plan.yaml", "-o", "RUN")
     text = planned.as_yaml(command_to_run)
     if out is not None:
         write_text(out, text)

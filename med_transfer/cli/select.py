@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings
+from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings, finetune_command
 
 if TYPE_CHECKING:
     from med_transfer.selection import Selection
@@ -73,9 +72,8 @@ def next_command(selection: Selection, cohort: Path, config: Path | None, overri
     """The ``finetune`` that takes the recommendation or tries what may help, with the config that it was made for."""
     from med_transfer.selection.report import as_options
 
-    file = ["-c", str(config)] if config else ["--no-plan"]  # a plan might choose another input than was measured
-    words = shlex.join(["med-transfer", "finetune", str(cohort), "-o", "RUN", *file])
-    return f"{words} {as_options([*overrides, *selection.overrides])}"
+    file = ["-c", config] if config else ["--no-plan"]  # a plan might choose another input than was measured
+    return f"{finetune_command(cohort, '-o', 'RUN', *file)} {as_options([*overrides, *selection.overrides])}"
 
 
 def _name_and_path(text: str) -> tuple[str, Path]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Engine, Overrides, RayAddress, cohort_and_settings, machines_of
+from med_transfer.cli.options import (
+    AsJson,
+    Config,
+    Engine,
+    Overrides,
+    RayAddress,
+    cohort_and_settings,
+    finetune_command,
+    machines_of,
+)
 
 if TYPE_CHECKING:
     from med_transfer.tuning import Tuning
@@ -64,4 +72,4 @@ def _say_summary(tuning: Tuning, cohort: Path) -> None:
         say(f"  {key}: {value:.3g}" if isinstance(value, float) else f"  {key}: {value}")
     say(WARNING)
     say(f"trials: {tuning.folder / 'tuning.md'}")
-    say(f"next: {shlex.join(['med-transfer', 'finetune', str(cohort), '-o', 'RUN', '-c', str(tuning.best_file)])}")
+    say(f"next: {finetune_command(cohort, '-o', 'RUN', '-c', tuning.best_file)}")

@@ -83,8 +83,9 @@ def next_labels(
         raise UsageError(f"{n} scans to choose", expected="at least 1")
     if out_of_distribution_above is not None and not 0 <= out_of_distribution_above <= 1:
         raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
-    refuse_to_lose(Path(out), _COLUMNS, Path(scans))
-    out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
+    out = Path(out)
+    refuse_to_lose(out, _COLUMNS, Path(scans))
+    predictor = bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
     left_out = out.with_name(f"{out.stem}-left-out.csv")

@@ -63,7 +63,7 @@ def test_only_a_config_is_written_over(command, cohort_csv, tmp_path):
 
 def test_the_command_that_is_told_can_be_typed_whatever_the_files_are_called():
     words = ["med-transfer", "finetune", "my scans/c;o.csv", "-c", "it's.yaml", "-o", "RUN"]
-    assert shlex.split(finetune_command(Path(words[2]), "RUN", words[4])) == words
+    assert shlex.split(finetune_command(Path(words[2]), "-c", words[4], "-o", "RUN")) == words
 
 
 def test_python_plans_the_same(cohort_csv, planned):
