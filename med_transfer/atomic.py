@@ -50,7 +50,7 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
         OutputError: the file cannot be written (disk full, no permission, a folder in its place).
     """
     path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(mode, exist_ok=False)
@@ -270,7 +270,11 @@ def _take_over(path: Path, file: BinaryIO) -> None:
     still = time.time() - os.fstat(file.fileno()).st_mtime
     if owner.get("machine") != socket.gethostname() and still < _DEAD_AFTER_SECONDS:
         raise _in_use(path, owner)
-    log.warning("%s: left behind by process %s, which has ended", path, owner.get("process"))
+    process = owner.get("process", "unknown")
+    log.warning("%s: left behind by process %s, which has ended", path, process)
+    if process.isdigit():
+        for half_written in path.parent.rglob(f".{process}-????????.partial.*"):
+            _remove(half_written)
 
 
 def _owner(file: BinaryIO) -> dict[str, str]:

@@ -21,8 +21,8 @@ from med_transfer.errors import FolderInUse, OutputError, UsageError
 HOLD = """
 import sys, time
 from pathlib import Path
-from med_transfer.atomic import sole_writer
-with sole_writer(Path(sys.argv[1])):
+from med_transfer.atomic import atomic_path, sole_writer
+with sole_writer(Path(sys.argv[1])), atomic_path(Path(sys.argv[1]) / "deep" / "er.bin") as half_written:
     print("held", flush=True)
     time.sleep(60)
 """
@@ -46,8 +46,10 @@ def test_a_second_run_is_told_who_is_at_work(tmp_path, other_run):
     assert (tmp_path / "out" / LOCK_FILE).exists()
     other_run.send_signal(signal.SIGKILL)
     other_run.wait()
+    (left,) = (tmp_path / "out" / "deep").iterdir()
     with sole_writer(tmp_path / "out"):  # its file is still there, the process is not
         assert json.loads((tmp_path / "out" / LOCK_FILE).read_text())["process"] == os.getpid()
+        assert not left.exists()
     assert not (tmp_path / "out" / LOCK_FILE).exists()
 
 
@@ -115,7 +117,7 @@ def test_the_commands_refuse_a_folder_in_use(tmp_path, other_run, command, cohor
     outcome = command("finetune", cohort_csv, "-o", tmp_path / "out", "--set", "backbone.name=resnet18-w8")
     assert outcome.code == 2
     assert "another run is at work here" in outcome.err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {LOCK_FILE}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {LOCK_FILE, "deep"}
 
 
 @pytest.mark.parametrize(

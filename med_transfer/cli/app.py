@@ -8,10 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -66,6 +70,7 @@ app.add_typer(labels.app, name=labels.NAME)
 app.add_typer(node.app, name=node.NAME)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the input
 
 
@@ -101,16 +106,46 @@ def common(
 
 
 _settings = {"debug": False, "quiet": False}
+_received: list[int] = []  # of the signals that end a command, but Ctrl-C
 
 
 def main() -> None:
     """Entry point: an error of the tree is one line on stderr and an exit code, never a traceback."""
     told, sys.unraisablehook = sys.unraisablehook, _in_destructor
     try:
-        with plain_streams():
+        with plain_streams(), _ended_as_by_ctrl_c():
             _run()
     finally:
         sys.unraisablehook = told
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM (``kill``, ``docker stop``, SLURM) and SIGHUP (a terminal that closes) do meanwhile what Ctrl-C does.
+
+    Left to the system they end the process at once: half-written files and unpacked scans stay behind, and the first
+    process of a container does not hear them at all. A job that treats Ctrl-C in its own way treats them so, too.
+    """
+    _received.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
+    try:
+        for number in ours:
+            signal.signal(number, _end)
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    of_ctrl_c = signal.getsignal(signal.SIGINT)
+    if not callable(of_ctrl_c):  # a shell ignores Ctrl-C for what it runs in the background
+        raise KeyboardInterrupt
+    of_ctrl_c(signal.SIGINT, frame)
 
 
 def _in_destructor(failure: sys.UnraisableHookArgs) -> None:
@@ -129,8 +164,10 @@ def _run() -> None:
         _fail(str(error), error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer has already turned Ctrl-C into this
-            _fail("stopped; run the same command again to go on", INTERRUPTED)
+            _stopped()
         raise
+    except KeyboardInterrupt:  # before typer's part, or after it
+        _stopped()
     except OSError as error:
         where = error.filename or "output"
         _fail(str(OutputError(error.strerror or type(error).__name__, where=where)), OutputError.exit_code)
@@ -142,6 +179,10 @@ def _run() -> None:
 def _program() -> Callable[[], object]:
     """Every command with its options: as long to make as to import this package, so once for all calls."""
     return get_command(app)
+
+
+def _stopped() -> None:
+    _fail("stopped; run the same command again to go on", 128 + _received[0] if _received else INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> None:

@@ -52,6 +52,7 @@ _ENVIRONMENT = "MED_TRANSFER_"  # variables of this prefix are the child's as th
 _SERVE = f"from {__name__} import serve; serve()"
 _COUNT, _SIZE = struct.Struct(">I"), struct.Struct(">Q")
 _GRACE_SECONDS = 10.0  # after which the kernel ends a child whose parent is no more
+_LOOK_SECONDS = 1.0  # between two looks of a child whether its parent lives
 _START_SECONDS = 300.0  # for loading libraries on a busy machine
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # a core a child
 _CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()  # of this process as it began
@@ -208,7 +209,7 @@ class ScanWorker:
         for fresh in (False, True):
             process = self._running(fresh=fresh)
             try:
-                _send(process.stdin, (folder, environment, name, arguments, options, streamed, longer))
+                _send(process.stdin, (folder, environment, _of_process(), name, arguments, options, streamed, longer))
                 return
             except OSError as error:  # it has ended since the last call
                 if fresh:
@@ -299,6 +300,21 @@ def _cause_of_death(code: int) -> str:
     )
 
 
+_temporary: list[tuple[int, str]] = []  # by process: a fork's are not its parent's
+
+
+def temporary_folder() -> Path:
+    """One for this user alone, removed when the process ends; where a kill keeps it from that, by its child."""
+    folder = tempfile.mkdtemp(prefix="med_transfer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _temporary.append((os.getpid(), folder))
+    return Path(folder)
+
+
+def _of_process() -> list[str]:
+    return [folder for owner, folder in _temporary if owner == os.getpid()]
+
+
 _own: dict[int, ScanWorker] = {}  # by process: a fork must not talk to its parent's child
 _serving = False
 
@@ -340,6 +356,8 @@ def isolated_map(
 
 # In the child -------------------------------------------------------------------------------------------------
 
+_temporary_of_parent: list[str] = []
+
 
 def serve() -> None:
     """Answer requests until there are no more."""
@@ -350,7 +368,8 @@ def serve() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1):  # a library that prints must not print into an answer
         os.dup2(nowhere, standard)
-    threading.Thread(target=_end_with, args=(os.getppid(), temporary), daemon=True).start()
+    watching = threading.Thread(target=_end_with, args=(os.getppid(), temporary), daemon=True)
+    watching.start()
     importlib.import_module(sys.argv[4])
     _widen(answers)
     _limit(gib)
@@ -358,12 +377,13 @@ def serve() -> None:
         _send(answers, ("ready", None, []))
         while _serve_one(_receive(requests), answers, seconds) != "memory":  # which is all over the heap then
             pass
+    watching.join(2 * _LOOK_SECONDS)  # the parent has closed its end, or ended
     shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _serve_one(request: tuple, answers: BinaryIO, seconds: float) -> str:
     """How it ended."""
-    folder, environment, (module, name), arguments, options, streamed, longer = request
+    folder, environment, _temporary_of_parent[:], (module, name), arguments, options, streamed, longer = request
     with contextlib.suppress(OSError):  # the parent's folder may be gone
         os.chdir(folder)
     for stale in [key for key in os.environ if key.startswith(_ENVIRONMENT)]:
@@ -437,8 +457,9 @@ def _outcome(results: Iterator[Any], seconds: float) -> tuple[str, Any]:
 
 def _end_with(parent: int, temporary: Path) -> None:
     while os.getppid() == parent:
-        time.sleep(1.0)
-    shutil.rmtree(temporary, ignore_errors=True)
+        time.sleep(_LOOK_SECONDS)
+    for folder in (temporary, *_temporary_of_parent):
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import signal
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
 import med_transfer
+from med_transfer.atomic import LOCK_FILE
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
 from med_transfer.cli import app as cli
@@ -407,14 +409,48 @@ def test_quiet_means_quiet(command, cohort_csv, finished):
     assert (outcome.code, outcome.err) == (0, "")
 
 
-def test_ctrl_c_says_how_to_go_on(cohort_csv, tmp_path):
+STOPPED = "error: stopped; run the same command again to go on"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_says_how_to_go_on(cohort_csv, tmp_path, number, code):
     """In a process of its own, stopped while it trains."""
     words = ["finetune", str(cohort_csv), "-o", str(tmp_path / "run"), *settings(*TINY, "training.epochs=500")]
     process = subprocess.Popen([*IN_SUBPROCESS, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    _, err = stopped_by_ctrl_c(process, lambda: "epoch 1," in _log(tmp_path / "run"))
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "error: stopped; run the same command again to go on"
+    _, err = stopped_by_ctrl_c(process, lambda: "epoch 1," in _log(tmp_path / "run"), number)
+    assert process.returncode == code
+    assert err.splitlines()[-1] == STOPPED
     assert "Traceback" not in err
+    assert not (tmp_path / "run" / LOCK_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("of_ctrl_c", "number", "code"),
+    [
+        (signal.default_int_handler, signal.SIGTERM, 143),
+        (signal.default_int_handler, signal.SIGHUP, 129),
+        (signal.SIG_IGN, signal.SIGTERM, 143),  # as in the background of a shell
+    ],
+)
+def test_kill_and_a_closed_terminal_end_a_command_as_ctrl_c_does(command, monkeypatch, of_ctrl_c, number, code):
+    ended = []
+
+    def stopped(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("med_transfer.backbones.backbones", stopped)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, of_ctrl_c)
+    try:
+        outcome = command("backbones", "list")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (outcome.code, outcome.err, ended) == (code, f"{STOPPED}\n", [True])
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def _log(run: Path) -> str:

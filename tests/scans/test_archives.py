@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bz2
 import io
+import os
 import shutil
 import stat
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +54,32 @@ def test_an_archive_without_a_name_of_its_kind(tmp_path):
     write_series(tmp_path / "in", series_uid="1.2.3")
     pack(tmp_path / "in", tmp_path / "x.zip").rename(tmp_path / "DICOM")
     assert read_scan(tmp_path / "DICOM").provenance.series_uid == "1.2.3"
+
+
+SCRIPT = """
+import sys, time
+from med_transfer.scans import find_series
+print(len(find_series(sys.argv[1])), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process of its own reads scans on POSIX alone")
+def test_a_kill_leaves_no_unpacked_scan_behind(tmp_path):
+    for name in ("in", "tmp"):
+        (tmp_path / name).mkdir()
+    write_series(tmp_path / "in" / "a", series_uid="1.2.3")
+    pack(tmp_path / "in", tmp_path / "in" / "export.zip")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path / "tmp")}
+    words = [sys.executable, "-c", SCRIPT, str(tmp_path / "in" / "export.zip")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout.readline() == "1\n"
+        assert list((tmp_path / "tmp").rglob("*.dcm"))
+        process.kill()
+    deadline = time.monotonic() + 20
+    while any((tmp_path / "tmp").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_an_office_document_is_no_archive_of_scans(tmp_path):

@@ -15,7 +15,8 @@ _HEAD = """# Commands
 Written from the program by `make docs`; `med-transfer COMMAND --help` says the same.
 
 Exit codes of every command: 0 done, 1 some scans failed but the rest is written, 2 wrong usage or input, 3 nothing
-could be done, 130 stopped by Ctrl-C, 70 a fault of the program. Progress goes to stderr, results to files or stdout.
+could be done, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 70 a fault of the program. Progress goes to stderr,
+results to files or stdout.
 
 """
 

@@ -6,10 +6,8 @@ members are counted, measured and named before and while they are written.
 
 from __future__ import annotations
 
-import atexit
 import shutil
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from typing import IO
 
 from med_transfer.errors import UnreadableScan
 from med_transfer.errors.sentence import Sentence
-from med_transfer.scans.isolation import isolated
+from med_transfer.scans.isolation import isolated, temporary_folder
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -67,8 +65,7 @@ def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits()) -> Path:
     stat = archive.stat()
     key = (archive.resolve(), stat.st_size, stat.st_mtime_ns)
     if key not in _UNPACKED:
-        folder = Path(tempfile.mkdtemp(prefix="med_transfer-"))  # mode 0700
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        folder = temporary_folder()
         try:
             isolated(_unpack, archive, folder, limits, where=archive, longer=stat.st_size // _SLOWEST)
         except BaseException:
