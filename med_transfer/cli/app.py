@@ -46,6 +46,7 @@ from med_transfer.cli import (
     serve,
     tune,
 )
+from med_transfer.cli.monai_alone import monai_alone
 from med_transfer.cli.options import example
 from med_transfer.cli.terminal import TerminalHandler, plain_streams, tell_remarks
 from med_transfer.errors import MedTransferError, OutputError
@@ -113,7 +114,7 @@ def main() -> None:
     """Entry point: an error of the tree is one line on stderr and an exit code, never a traceback."""
     told, sys.unraisablehook = sys.unraisablehook, _in_destructor
     try:
-        with plain_streams(), _ended_as_by_ctrl_c():
+        with plain_streams(), monai_alone(), _ended_as_by_ctrl_c():
             _run()
     finally:
         sys.unraisablehook = told
