@@ -176,7 +176,8 @@ _JOBS: dict[str, Job] = {
     "budget.json": "a label budget",
     "med_transfer.json": "a bundle",
     "cohort.lock.json": "a run",
-    "metrics.json": "an evaluation",
+    "evaluation.json": "an evaluation",
+    "metrics.json": "an evaluation",  # from before the other was written
 }
 
 

@@ -29,6 +29,7 @@ from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_
 from med_transfer.errors import PatientLeak
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
+from med_transfer.evaluation.evaluation_record import EvaluationRecord
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
 from med_transfer.explanation.config import ExplainConfig
@@ -87,7 +88,8 @@ def evaluate_bundle(
         progress: told how far it is.
 
     Raises:
-        UsageError: no such column; a prevalence is stated of no class; the run's test access log is damaged.
+        UsageError: no such column; a prevalence is stated of no class; the run's test access log is damaged; ``out``
+            holds an evaluation of another bundle or cohort.
         PatientLeak: a patient or a scan that the bundle, its source or its pretraining was trained on.
         CohortError, BundleError, NothingDone, OutputError: as their names say.
     """
@@ -102,6 +104,7 @@ def evaluate_bundle(
     if not settings.allow_overlap:  # by patient, before anything is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
     with sole_writer(out, "an evaluation"), log_file(out / "run.log", delay=True):
+        EvaluationRecord.of(record, cohort).claim(out)
         prepared = prepare_cohort(cohort, Preprocessing(record.preprocessing), out / "prepared", progress=progress)
         if not settings.allow_overlap:
             _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)

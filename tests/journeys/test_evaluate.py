@@ -12,6 +12,9 @@ from command_line import TINY, Command, FinishedRun, Outcome, read_rows, setting
 from report_samples import without_tooltips
 
 from med_transfer.bundle import read_record
+from med_transfer.cohorts import Cohort
+from med_transfer.errors import UsageError
+from med_transfer.evaluation.evaluation_record import EvaluationRecord
 from med_transfer.phantoms import write_nifti
 
 STATED = ("--prevalence", "part-solid=0.05", "--interval", "jeffreys")
@@ -52,6 +55,25 @@ def test_predictions_that_abstain_are_counted_and_the_rest_is_measured(
     ]
     expected = float(np.mean(shares)) if answered else None
     assert metrics["balanced_accuracy"]["value"] == pytest.approx(expected)
+
+
+def test_the_figures_of_one_cohort_are_not_replaced_by_those_of_another(
+    command, finished: FinishedRun, unseen_csv, cohort_csv, tmp_path
+):
+    out, record, cohort = tmp_path / "out", read_record(finished.bundle), Cohort.read(unseen_csv)
+    EvaluationRecord.of(record, cohort).claim(out)
+    EvaluationRecord.of(record, cohort).claim(out)  # once more, with labels corrected or other subgroups
+    said = (out / "evaluation.json").read_text()
+    assert unseen_csv.parent.name not in said  # a folder's name may be a patient's
+    refused = command("evaluate", finished.bundle, cohort_csv, "-o", out, "--allow-overlap")
+    assert refused.code == 2
+    assert "the folder holds an evaluation of another cohort; expected a new folder" in refused.err, refused.err
+    newer = record.model_copy(update={"lock_hash": "0" * 64})
+    with pytest.raises(UsageError, match="holds an evaluation of another bundle"):
+        EvaluationRecord.of(newer, cohort).claim(out)
+    with pytest.raises(UsageError, match="of another bundle and another cohort"):
+        EvaluationRecord.of(newer, Cohort.read(cohort_csv)).claim(out)
+    assert (out / "evaluation.json").read_text() == said
 
 
 def test_rates_are_stated_as_was_asked_for(command: Command, finished: FinishedRun, judged, unseen_csv, tmp_path):

@@ -1,0 +1,64 @@
+"""``evaluation.json``: which bundle and which cohort a folder's figures are of, so that others do not replace them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from med_transfer.atomic import write_text
+from med_transfer.bundle import BundleRecord
+from med_transfer.cohorts import Cohort
+from med_transfer.errors import UsageError
+
+RECORD_FILE = "evaluation.json"
+
+
+class EvaluationRecord(BaseModel):
+    """What an evaluation's figures are of.
+
+    Attributes:
+        bundle: ``lock_hash`` of the bundle; it changes with every decision and weight of it.
+        cohort: hash of the table's full path, which may name a patient; empty: a cohort made in Python. Labels and
+            rows may be corrected and evaluated again.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    schema_version: int = 1
+    bundle: str
+    cohort: str
+
+    @classmethod
+    def of(cls, record: BundleRecord, cohort: Cohort) -> EvaluationRecord:
+        """Of a bundle on a cohort."""
+        path = "" if cohort.path is None else str(Path(cohort.path).resolve())
+        return cls(
+            bundle=record.lock_hash, cohort=path and hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
+        )
+
+    def claim(self, folder: Path) -> None:
+        """Write it into the folder.
+
+        Raises:
+            UsageError: the folder holds the evaluation of another bundle or of another cohort.
+            OutputError: it cannot be written.
+        """
+        there = self._read(folder)
+        other = [name for name in ("bundle", "cohort") if there and getattr(there, name) != getattr(self, name)]
+        if other:
+            raise UsageError(
+                f"the folder holds an evaluation of another {' and another '.join(other)}",
+                where=folder,
+                expected="a new folder, or one with an evaluation of this bundle on this cohort",
+                action="Choose another -o",
+            )
+        write_text(folder / RECORD_FILE, self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def _read(cls, folder: Path) -> EvaluationRecord | None:
+        """None: there is none, as in folders from before it was written, or it is damaged."""
+        try:
+            return cls.model_validate_json((folder / RECORD_FILE).read_bytes())
+        except (OSError, ValidationError):
+            return None
