@@ -8,7 +8,7 @@ from pathlib import Path
 from med_transfer.atomic import sole_writer
 from med_transfer.backbones import BackboneSpec
 from med_transfer.cohorts import Cohort, split_cohort
-from med_transfer.errors import NothingDone, UsageError
+from med_transfer.errors import ConfigError, NothingDone, UsageError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, prepare_run_data, resolve_preprocessing
 from med_transfer.finetuning.fold_training import precision
@@ -58,7 +58,7 @@ def tune(
         MissingExtra: Optuna is not installed.
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: the backbone or its weights cannot be used.
-        ConfigError: something in the space cannot work.
+        ConfigError: something in the space cannot work, or more folds than there are.
         UsageError: the folder holds another search, the minutes are no such number, or there is no limit at all.
         NothingDone: no scan can be used, or the time did not suffice for reading and one trial.
         OutputError: a result cannot be written.
@@ -76,7 +76,7 @@ def tune(
     strategies = usable_strategies(config.tuning.space, base, source.encoder, from_source=from_source)
     precision(base.training.precision)
     resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
-    split_cohort(cohort, base.split)
+    _require_as_many_folds(config.tuning.folds, split_cohort(cohort, base.split).n_fold_models)
     with sole_writer(out, "a search"):
         started = (out / JOURNAL).exists()
         claim(out / CONFIG_FILE, config, source, "search", started=started, same=lambda there: there == config)
@@ -84,6 +84,16 @@ def tune(
         n_failed = len(run_data.prepared.failed)
         without = without_test_scans(run_data)
         return Search(without, source, config, strategies, out, deadline, progress, n_failed, machines).run(trials)
+
+
+def _require_as_many_folds(wanted: int | None, there: int) -> None:
+    if wanted is not None and wanted > there:
+        raise ConfigError(
+            f"{wanted} of {there} development folds",
+            where="tuning.folds",
+            expected=f"at most {there}, or null for all",
+            action="Lower it, or raise split.folds",
+        )
 
 
 def _read(

@@ -145,6 +145,13 @@ def test_endless_minutes_are_refused(command, cohort_csv, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_more_folds_than_there_are_is_refused(command, cohort_csv, tmp_path):
+    outcome = command("tune", cohort_csv, "-o", tmp_path / "out", *settings(*SMALL, "tuning.folds=3"), "--trials", 1)
+    assert outcome.code == 2
+    assert "tuning.folds: 3 of 2 development folds; expected at most 2, or null for all" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(cohort_csv, tmp_path):
     """In a process of its own, stopped in its second trial."""
     words = ["tune", str(cohort_csv), "-o", str(tmp_path / "s"), *settings(*SMALL, "split.folds=2")]
