@@ -102,6 +102,37 @@ def test_the_depth_in_a_tissue_is_about_that_of_scipy():
     assert np.corrcoef(depth[exact > 0], exact[exact > 0])[0, 1] > 0.95
 
 
+def discs(n: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One slice of a disc of tissue without noise, nearly as wide as the plane; voxels of 4 mm."""
+    _, y, x = np.mgrid[:1, :width, :width] - (width - 1) / 2
+    hu = torch.from_numpy(np.where(np.hypot(y, x) < 0.45 * width, 35.0, -1000.0)).float()
+    return hu.expand(n, 1, 1, width, width), torch.tensor((5.0, 4.0 * width, 4.0 * width)).expand(n, 3)
+
+
+@pytest.mark.parametrize(("form", "most_mm"), [("blob", 4), ("crescent", 9)])
+def test_sizes_are_log_uniform_as_asked_for(form, most_mm):
+    """Quantiles of the radius of equal area, of the depth below the wall; a soft edge and large voxels add to each."""
+    hu, size_mm = discs(200, width=80)
+    sizes = {"radius_mm": (8, 32), "thickness_mm": (8, 32), "extent_mm": (100, 100)}
+    mask = painter(form, lighter=0.0, lesions=1, denser_hu=(40, 60), **sizes)(hu, size_mm)[1].mask[:, 0, 0].numpy() > 0
+    depth_mm = 4 * ndimage.distance_transform_edt(hu[0, 0, 0].numpy() > 0)
+    found = [4 * np.sqrt(one.sum() / np.pi) if form == "blob" else depth_mm[one].max() for one in mask if one.any()]
+    shares = np.array([0.1, 0.5, 0.9])
+    larger = np.quantile(found, shares) - 8 * (32 / 8) ** shares
+    assert (larger > 0).all()
+    assert (larger < most_mm).all()
+
+
+def test_lesions_come_as_often_as_asked_for():
+    hu, size_mm = discs(400, width=32)
+    few = {"radius_mm": (8, 9), "denser_hu": (40, 60), "lighter_hu": (20, 25)}
+    _, lesions = painter("blob", painted=0.5, lighter=0.25, **few)(hu, size_mm)
+    assert float(lesions.present.any(dim=1).float().mean()) == pytest.approx(0.5, abs=0.07)
+    one = painter("blob", lesions=1, lighter=0.25, **few)(hu, size_mm)[1].present.float().mean(0)
+    assert float(one[1] / one.sum()) == pytest.approx(0.25, abs=0.07)
+    assert (one.sum() < 0.7).all()  # of several that are allowed not every one is painted
+
+
 @pytest.mark.parametrize(("slice_mm", "profile"), [(1.0, [0, 1, 0]), (5.0, [0.2, 0.6, 0.2])])
 def test_the_end_of_a_lesion_is_spread_over_slices_that_are_thick(slice_mm, profile):
     share = torch.zeros(8, 1, 5, 6, 6)

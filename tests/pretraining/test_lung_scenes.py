@@ -60,3 +60,14 @@ def test_fat_becomes_lung_and_bright_tissue_stays_above_it():
     mixed = torch.cat([hu, steps.expand(1, 1, 8, 16, 50)], dim=-1)
     graded = fat_to_lung(mixed, -850 * one, 20 * one, 0.9 * one, 2 * one)[0, 0, 0, 0, 16:]
     assert (graded.diff() >= 0).all()
+
+
+def test_fat_beside_air_becomes_lung_too():
+    """Air is darker than any fat: taken for the darkest tissue, it would leave the fat where it was."""
+    hu = torch.full((1, 1, 8, 16, 64), -100.0)
+    hu[..., :16], hu[..., 48:] = -1000.0, 60.0
+    one = torch.ones(1)
+    after = fat_to_lung(hu, -850 * one, 20 * one, 0.9 * one, one)[0, 0, 0, 0]
+    assert (after[:16] == -850).all()
+    assert (after[16:48] < -600).all()
+    torch.testing.assert_close(after[48:], torch.full((16,), 20.0))

@@ -50,6 +50,17 @@ def test_the_mask_is_where_the_picture_changed_and_the_size_is_its_own():
         assert 2 / EDGE_MM < radius < 14 / EDGE_MM
 
 
+def test_radii_are_log_uniform_and_at_most_so_large_a_share_of_the_crop():
+    """By the balls of equal volume; bumps and stretching change few of them by much."""
+    config = LungSceneConfig(lung=0, nodule=(1.0, 0.0), radius_mm=(2, 12), kinds=(1.0, NEVER, NEVER, NEVER))
+    _, nodules = LungScenes(config, CPU, seed=0).with_nodules(lung(128))
+    radius_mm, shares = EDGE_MM * np.exp(fact(nodules, "size")), np.array([0.1, 0.5, 0.9])
+    np.testing.assert_allclose(np.quantile(radius_mm, shares), 2 * (12 / 2) ** shares, rtol=0.25)
+    huge = config.model_copy(update={"radius_mm": (80.0, 90.0)})
+    _, nodules = LungScenes(huge, CPU, seed=0).with_nodules(lung(32))
+    np.testing.assert_allclose(EDGE_MM * np.median(np.exp(fact(nodules, "size"))), 0.4 * EDGE_MM, rtol=0.15)
+
+
 @pytest.mark.parametrize(
     ("kind", "low", "high"), [("solid", -250, 120), ("ground glass", -850, -300), ("calcified", 30, 800)]
 )

@@ -78,3 +78,20 @@ def test_nothing_to_learn_from_is_said(tmp_path):
     (tmp_path / "source.npz").write_bytes(b"no archive")
     with pytest.raises(NotAScan, match="not a file of source scans"):
         read_source(tmp_path / "source.npz")
+
+
+def test_what_a_scan_teaches_is_told_where_there_is_anything(chest, labelled):
+    assert chest.taught == ()
+    assert len(set(labelled.taught)) == len(labelled)
+
+
+def test_nothing_is_run_that_a_file_of_scans_brings_along(chest, tmp_path):
+    """An array of objects is a pickle, which may hold any program."""
+    chest.save(tmp_path / "source.npz")
+    with np.load(tmp_path / "source.npz") as file:
+        arrays = dict(file)
+    for name in arrays:
+        foreign = arrays | {name: np.array([None], dtype=object)}
+        np.savez(tmp_path / "foreign.npz", **foreign)
+        with pytest.raises(NotAScan, match="not a file of source scans"):
+            read_source(tmp_path / "foreign.npz")

@@ -84,3 +84,6 @@ def test_what_is_painted_belongs_to_the_source(chest):
 def test_whole_scans_are_said_to_be_whole(labelled):
     method = tiny_method("labels", labelled, supervised={"target": "label", "region": "whole"})
     assert input_in_words(method) == "whole scans as 8 x 8 x 8 voxels"
+    for name, changes in (("contrastive", {}), ("masks", {"target": "mask"})):  # for which the region means nothing
+        method = tiny_method(name, labelled, supervised={"region": "whole"} | changes)
+        assert input_in_words(method) == "crops of 28 to 90 mm as 8 x 8 x 8 voxels"

@@ -1,0 +1,39 @@
+"""The curve of a pretraining, and when nothing is gained any more, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from med_transfer.pretraining.config import StopConfig
+from med_transfer.pretraining.training_state import LOG_STEPS, TrainingState
+
+
+def test_the_curve_has_the_mean_losses_of_so_many_steps_and_of_those_before_a_measurement():
+    state = TrainingState()
+    for step in range(LOG_STEPS + 2):
+        state.add({"loss": torch.tensor(float(step)), "place": torch.tensor(2.0)})
+    state.seconds = 1.5
+    again = TrainingState.from_json(state.to_json())  # as a run that goes on finds it
+    again.measured({"explained": 0.25}, "explained", None)
+    assert again.curve == [
+        {"step": LOG_STEPS, "seconds": 0.0, "loss": (LOG_STEPS - 1) / 2, "place": 2.0},
+        {"step": LOG_STEPS + 2, "seconds": 1.5, "loss": LOG_STEPS + 0.5, "place": 2.0},
+        {"step": LOG_STEPS + 2, "seconds": 1.5, "measured": {"explained": 0.25}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("figures", "gained", "ended"),
+    [
+        ((0.5, 0.75, 1.0, 0.75), (True, False, True, False), False),  # as much as the least gain is none yet
+        ((0.5, 0.5, 0.25), (True, False, False), True),
+        ((0.5, 0.25, 1.0, 1.0), (True, False, True, False), False),  # patience begins anew
+        ((0.0, -0.5, None), (True, False, True), False),  # what was not measured is kept
+    ],
+)
+def test_the_best_is_kept_and_patience_ends_the_training(figures, gained, ended):
+    state, stop = TrainingState(), StopConfig(patience=2, least_gain=0.25)
+    measured = [{"explained": value} if value is not None else {} for value in figures]
+    assert tuple(state.measured(one, "explained", stop) for one in measured) == gained
+    assert state.ended == ended
