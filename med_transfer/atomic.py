@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import stat
 import threading
@@ -50,7 +51,7 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
         OutputError: the file cannot be written (disk full, no permission, a folder in its place).
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial.{path.name}")
+    temporary = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(mode, exist_ok=False)
@@ -63,6 +64,11 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
         raise output_error(path, error) from error
     finally:
         _remove(temporary)
+
+
+def partial_path(path: Path) -> Path:
+    """A sibling to write to, which the next run in the folder removes where a kill leaves it behind."""
+    return path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial.{path.name}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -275,7 +281,7 @@ def _take_over(path: Path, file: BinaryIO) -> None:
     log.warning("%s: left behind by process %s, which has ended", path, process)
     if process.isdigit():
         for half_written in path.parent.rglob(f".{process}-????????.partial.*"):
-            _remove(half_written)
+            shutil.rmtree(half_written, ignore_errors=True) if half_written.is_dir() else _remove(half_written)
 
 
 def _owner(file: BinaryIO) -> dict[str, str]:

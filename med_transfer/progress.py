@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -160,6 +160,22 @@ class _PlainFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
+class _LogFile(logging.FileHandler):
+    """A full disk stops the job as with any other file; logging itself would print a traceback for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Raises OutputError."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise output_error(Path(self.baseFilename), error) from error
+        super().handleError(record)
+
+    def close(self) -> None:
+        """Whatever could not be written has been told."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_file(path: Path, *, delay: bool = False) -> Iterator[None]:
     """Everything that med_transfer logs meanwhile also goes into a file, made with the first line if ``delay``.
@@ -170,7 +186,7 @@ def log_file(path: Path, *, delay: bool = False) -> Iterator[None]:
     package = logging.getLogger("med_transfer")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8", delay=delay)
+        handler = _LogFile(path, encoding="utf-8", delay=delay)
     except OSError as error:
         raise output_error(path, error) from error
     handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s"))

@@ -1,6 +1,7 @@
 """How a job's stage gets another name; who sees bars who asked for none."""
 
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -10,10 +11,12 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
-from med_transfer.progress import named
+from med_transfer.errors import OutputError
+from med_transfer.progress import log_file, named
 
 WRITE = """
 import sys
@@ -55,6 +58,14 @@ def seen_on_a_terminal(*words):
         process.wait()
         os.close(screen)
     return seen.decode()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_log_on_a_full_disk_stops_the_job_without_a_traceback(capsys):
+    full = pytest.raises(OutputError, match=r"/dev/full: cannot be written: No space left on device\. Free disk space")
+    with full, log_file(Path("/dev/full")):
+        logging.getLogger("med_transfer.somewhere").warning("a line")
+    assert "Logging error" not in capsys.readouterr().err
 
 
 def test_python_shows_bars_on_a_terminal_and_nothing_in_a_log(tmp_path):

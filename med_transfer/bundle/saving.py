@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from med_transfer.atomic import atomic_path, sha256_of
+from med_transfer.atomic import atomic_path, partial_path, sha256_of
 from med_transfer.bundle.applied_model_card import applied_model_card
 from med_transfer.bundle.decisions_lock import lock_hash
 from med_transfer.bundle.files import WEIGHTS_FILE, versions
@@ -27,7 +26,7 @@ def save_bundle(folder: Path, record: BundleRecord, ensemble: Ensemble, model_ca
     """
     folder = Path(folder)
     try:
-        temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+        temporary = partial_path(folder)
         temporary.mkdir(parents=True)
     except OSError as error:
         raise OutputError(f"cannot write ({error.strerror})", where=folder) from None

@@ -17,8 +17,11 @@ State = dict[str, Any]
 
 def save_checkpoint(folder: Path, state: State) -> None:
     """Raises OutputError."""
-    with atomic_path(folder / CHECKPOINT_FILE) as temporary:
-        torch.save(state, temporary)
+    with atomic_path(folder / CHECKPOINT_FILE) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch ends the file, which fails too, before it tells that the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def read_checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pickle
@@ -22,6 +23,12 @@ from safetensors.torch import save_file
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.backbones import load_backbone
+from med_transfer.backbones.weights import loading
+from med_transfer.backbones.weights.source_features import SourceFeatures, write_source_features
+from med_transfer.errors import OutputError
+from med_transfer.finetuning import fold_training
+from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
+from med_transfer.pretraining.checkpoint import save_checkpoint
 
 USAGE, NOTHING = 2, 3
 
@@ -523,6 +530,32 @@ def test_disk_full_while_predicting_keeps_whole_rows_and_resumes(command, finish
         (disk / "filling").unlink()
         assert command("predict", finished.bundle, scans, "-o", disk / "out").code == 0
         assert len(read_rows(disk / "out/predictions.csv")) == 12
+
+
+def test_a_state_that_finds_no_room_names_its_file_and_leaves_no_half_one(command, cohort_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(fold_training, "ResumePoint", functools.partial(ResumePoint, seconds=0.0))
+    with mounted(tmp_path / "disk", "size=1500k") as disk:  # enough for scans, not for a network and its optimizer
+        outcome = command("finetune", cohort_csv, "-o", disk / "run", *settings(*TINY))
+        refused(outcome, USAGE, "resume.ckpt: cannot be written: No space left on device", str(disk / "run"))
+        assert not {name for name in left_over(disk) if "partial" in name}
+
+
+def test_a_full_disk_is_told_whatever_library_writes(tmp_path, monkeypatch):
+    tensors, table = {"a": torch.zeros(10**6), "b": torch.zeros(10**6)}, np.zeros((1000, 1000), np.float32)
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        monkeypatch.setenv("MED_TRANSFER_BACKBONES", str(disk))
+        w8 = load_backbone("resnet18-w8", scratch=True)
+        writers = {
+            "checkpoint.pt": functools.partial(save_checkpoint, disk, tensors),
+            "resnet18-w8.safetensors": functools.partial(loading._store, w8.spec, w8.encoder, "0"),
+            "w.source.safetensors": functools.partial(
+                write_source_features, disk / "w.source.safetensors", SourceFeatures("0", 1000, {(2,): table})
+            ),
+        }
+        for name, write in writers.items():
+            with pytest.raises(OutputError, match=rf"{name}: cannot be written: .*No space left on device.*Free disk"):
+                write()
+        assert left_over(disk) == set()
 
 
 def test_disk_full_while_training_keeps_no_half_file_and_resumes(command, cohort_csv, tmp_path):

@@ -9,7 +9,6 @@ from typing import BinaryIO
 import safetensors.torch
 import torch
 
-from med_transfer.atomic import atomic_path
 from med_transfer.backbones.channels import Channels, with_channels
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
@@ -19,7 +18,7 @@ from med_transfer.backbones.spec import BackboneSpec
 from med_transfer.backbones.weights.licence import require_accepted
 from med_transfer.backbones.weights.matching import LoadReport, load_tensors
 from med_transfer.backbones.weights.store import store_folder, stored_weights
-from med_transfer.backbones.weights.weight_files import hash_weights, open_weights, read_tensors
+from med_transfer.backbones.weights.weight_files import hash_weights, open_weights, read_tensors, safetensors_path
 from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
 
 
@@ -127,7 +126,7 @@ def _store(spec: BackboneSpec, encoder: Encoder, source_sha256: str) -> Path:
     if spec.plan is not None:
         origin["plan"] = spec.plan.model_dump_json()
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    with atomic_path(path) as temporary:
+    with safetensors_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata=origin)
     return path
 

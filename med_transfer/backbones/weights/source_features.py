@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from med_transfer.atomic import atomic_path
+from med_transfer.backbones.weights.weight_files import safetensors_path
 from med_transfer.errors import BackboneError
 
 SUFFIX = ".source.safetensors"
@@ -99,7 +99,7 @@ def write_source_features(path: Path, source: SourceFeatures) -> None:
     metadata = {"format": _FORMAT, "weights_sha256": source.weights_sha256, "n_scans": str(source.n_scans)}
     metadata |= {"input": source.input} if source.input else {}
     contiguous = {name: np.ascontiguousarray(tensor).reshape(tensor.shape) for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
+    with safetensors_path(path) as temporary:
         save_file(contiguous, temporary, metadata=metadata)
 
 

@@ -6,6 +6,8 @@ import hashlib
 import pickle
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
+from med_transfer.atomic import atomic_path
+from med_transfer.errors import BackboneError, OutputError, UnsafeWeights, WeightsNotFound
 
 _CONTAINERS = ("state_dict", "net", "model", "network_weights")  # nnU-Net v2 writes the last
 
@@ -69,6 +72,21 @@ def hash_weights(stream: BinaryIO) -> str:
     digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
     stream.seek(0)
     return digest
+
+
+@contextmanager
+def safetensors_path(path: Path) -> Iterator[Path]:
+    """:func:`atomic_path` for the writer of safetensors, whose error of a full disk is not the system's.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            yield temporary
+        except SafetensorError as error:
+            action = "Free disk space, or choose another folder"
+            raise OutputError(f"cannot be written: {error}", where=path, action=action) from error
 
 
 def read_tensors(stream: BinaryIO, where: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from med_transfer.atomic import atomic_path
 from med_transfer.finetuning.lightning_module import FinetuningModule
 
 
@@ -54,11 +55,10 @@ class ResumePoint(Callback):
         self._written = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the state if the last time is long enough ago."""
+        """Writes the state if the last time is long enough ago. Raises OutputError."""
         # Not earlier: a state from within the epoch makes Lightning end that epoch again, without its figures.
         if time.monotonic() - self._written < self.seconds:
             return
-        temporary = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(temporary)
-        temporary.replace(self.path)
+        with atomic_path(self.path) as temporary:
+            trainer.save_checkpoint(temporary)
         self._written = time.monotonic()

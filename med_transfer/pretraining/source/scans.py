@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from med_transfer.atomic import atomic_path
 from med_transfer.errors import ConfigError, NotAScan, ScanNotFound
 from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.source.crop_centres import CropCentres
@@ -97,13 +98,16 @@ class SourceScans:
         return cls(tuple(unique.values()))
 
     def save(self, path: Path) -> None:
-        """Write voxels and hashes, no labels, to one compressed file (``.npz``) that :meth:`load` reads."""
+        """Write voxels and hashes, no labels, to one compressed file (``.npz``) that :meth:`load` reads.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         arrays = {f"voxels_{n}": scan.voxels for n, scan in enumerate(self.scans)}
         keys = ("spacing_mm", "content_hash", "patient_hash")
         index = [{key: getattr(scan, key) for key in keys} for scan in self.scans]
-        part = path.with_suffix(".part.npz")
-        np.savez_compressed(part, index=np.array(json.dumps(index)), **arrays)  # type: ignore[arg-type]
-        part.replace(path)
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, index=np.array(json.dumps(index)), **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> SourceScans:
