@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from med_transfer.cohorts.label_text import label_text, misspelt
+from med_transfer.cohorts.label_text import is_missing, label_text, misspelt
 from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError
 
@@ -62,8 +62,8 @@ class LabelSheet:
         told = [name for name in ("patient", *columns) if name in sheet.columns]
         lost, rows = [], {}
         for row in sheet.rows:
-            if not row.get(link) or not all(label_text(row.get(name)) for name in labels):
-                lost.append(RowRemark(row.line, "has no label" if row.get(link) else f"has no {link}"))
+            if is_missing(row.get(link)) or not all(label_text(row.get(name)) for name in labels):
+                lost.append(RowRemark(row.line, f"has no {link}" if is_missing(row.get(link)) else "has no label"))
             elif row.get(link) in rows:
                 first = rows[row.get(link)].line
                 raise CohortError(

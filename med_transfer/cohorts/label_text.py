@@ -6,15 +6,20 @@ import difflib
 import re
 from collections.abc import Collection, Mapping
 
-_MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "null"}  # what spreadsheets, pandas and R write for an empty cell
+_MISSING = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # what spreadsheets, pandas and R write for an empty cell
 _WHOLE = re.compile(r"(\d+)\.0+")
 _RARE = 2  # rows: nothing can be learned of so few
 _ALIKE = 0.8  # share of letters in common, in order
 
 
+def is_missing(cell: str) -> bool:
+    """Whether a program wrote the cell for one that holds nothing."""
+    return cell.casefold() in _MISSING
+
+
 def label_text(cell: str) -> str:
     """The label, empty where it is missing; ``1.0`` is ``1``, as a column with gaps is written by pandas."""
-    if cell.casefold() in _MISSING:
+    if is_missing(cell):
         return ""
     whole = _WHOLE.fullmatch(cell)
     return whole[1] if whole else cell

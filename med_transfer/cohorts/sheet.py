@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,8 @@ def _text(path: Path, errors: str = "strict") -> str:
 
 def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and stripped values of every record that is not blank."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
+    unquoted = re.sub(r'"[^"]*"', "", text)  # a column's name may hold commas, and line ends
+    header = next((line for line in unquoted.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1

@@ -5,11 +5,13 @@ Source: DICOM PS3.3 A.8.1 (Secondary Capture Image).
 
 from __future__ import annotations
 
+import functools
 import io
 import textwrap
 
 import numpy as np
 from highdicom.sc import SCImage
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -22,6 +24,7 @@ from med_transfer.scans.inspection.page import view_of
 from med_transfer.scans.inspection.picture import side_by_side
 
 _INCHES, _DPI = (10.24, 10.24), 100
+_OF_CHINESE = ("Noto Sans Mono CJK TC", "Noto Sans CJK TC", "Noto Sans TC", "PingFang TC", "Microsoft JhengHei")
 _COLUMNS, _CLASSES, _REASONS = 100, 8, 6  # of letters; most lines of each
 
 
@@ -62,9 +65,28 @@ def page(analysis: Analysis, header: ResultHeader) -> Figure:
         axes.set_axis_off()
     for y, side in ((0.99, "top"), (0.01, "bottom")):
         figure.text(0.5, y, RESEARCH_ONLY, color="#ffd24d", fontsize=15, weight="bold", ha="center", va=side)
-    style = {"fontsize": 9, "linespacing": 1.4, "family": "monospace"}
-    figure.text(0.04, top, "\n".join(said), color="white", va="top", **style)
+    style = {"fontsize": 9, "linespacing": 1.4, "family": _fonts(), "parse_math": False}  # a class may be called "$x"
+    figure.text(0.04, top, "\n".join(map(_drawable, said)), color="white", va="top", **style)
     return figure
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    """Letters of one width, and for what they lack those of this machine that have Chinese."""
+    here = set(font_manager.get_font_names())
+    return ["DejaVu Sans Mono", *(name for name in _OF_CHINESE if name in here)]
+
+
+@functools.cache
+def _known() -> frozenset[int]:
+    """Characters that can be drawn."""
+    files = map(font_manager.findfont, _fonts())
+    return frozenset(code for file in files for code in font_manager.get_font(file).get_charmap())
+
+
+def _drawable(line: str) -> str:
+    """What no font here can draw is written out: boxes would make two classes one."""
+    return "".join(char if ord(char) in _known() else char.encode("unicode_escape").decode() for char in line)
 
 
 def _planes(analysis: Analysis) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.errors import CohortError
+from med_transfer.errors import CohortError, printable
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,14 @@ class Labels:
     multilabel: bool = False
 
     def __post_init__(self) -> None:
+        for name in self.names:
+            if not _can_be_written(name):
+                raise CohortError(
+                    f"class name {name!r}",
+                    where="label",
+                    expected="one line without ';', which joins names in predictions.csv, and not {}, which is none",
+                    action="Give the class another name in the table",
+                )
         if len(set(self.names)) != len(self.names):
             raise CohortError(f"class names repeat: {', '.join(self.names)}", expected="distinct names")
         if len(self.names) < (1 if self.multilabel else 2):
@@ -50,3 +58,8 @@ class Labels:
             for name in [entry] if isinstance(entry, str) else entry:
                 table[row, self.index(name)] = True
         return table
+
+
+def _can_be_written(name: str) -> bool:
+    """Whether a table, a log line and a terminal give the name back as it is."""
+    return name == " ".join(printable(name).split()) and ";" not in name and name not in ("", "{}")

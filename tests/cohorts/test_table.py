@@ -30,6 +30,12 @@ def test_rows_become_cases(tmp_path):
     assert [case.row for case in cohort.cases] == [2, 3, 4]
 
 
+def test_commas_in_a_column_s_name_do_not_separate_columns(tmp_path):
+    text = 'scan;patient;label;"size, in mm, of the largest, or\nonly, lesion"\na.nii.gz;1;x;3\nb.nii.gz;2;y;4\n'
+    (first, _) = Cohort.read(table(tmp_path, text)).cases
+    assert dict(first.columns) == {"size, in mm, of the largest, or\nonly, lesion": "3"}
+
+
 def test_subset_keeps_the_classes(tmp_path):
     subset = Cohort.read(table(tmp_path, ROWS)).subset([2, 0])
     assert [case.scan for case in subset.cases] == ["c.nii.gz", "a.nii.gz"]
@@ -109,7 +115,10 @@ def test_one_scan_may_have_several_regions(tmp_path):
         ("scan,patient,label,\na.nii.gz,1,x,9\n", "row 2 has a value in a column without a name"),
         ('scan,patient,label\na.nii.gz,1,"x"y\n', "row 2 is not valid CSV"),
         ("scan,patient,label\n,1,x\n", "row 2 has no scan"),
-        ("scan,patient,label\na.nii.gz,,x\n", "row 2 has no patient"),
+        ("scan,patient,label\na.nii.gz,,x\n", "row 2 has no patient; expected a value in every row"),
+        ("scan,patient,label\na.nii.gz,1,x\nb.nii.gz,NA,y\n", r"row 3 has no patient \(NA\)"),
+        (ROWS.replace("high", "a;b"), "label: class name 'a;b'; expected one line without ';'"),
+        (ROWS.replace("high", '"a\nb"'), r"class name 'a\\nb'; expected one line .*Give the class another name"),
         (ROWS.replace("high", "low"), r"every row has label 'low'; expected at least two classes"),
         (ROWS + "d.nii.gz,9,High\n", "classes 'High' and 'high' differ only in case"),
         (ROWS + "./a.nii.gz,9,high\n", r"rows 2 and 5 are the same scan and region"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from med_transfer.hospital.codes import REASONS, reason_code
 from med_transfer.hospital.config import NodeConfig, Results
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
-from med_transfer.hospital.secondary_capture import lines
+from med_transfer.hospital.secondary_capture import lines, page, pixels
 from med_transfer.hospital.settings.words import CodedEntry
 from med_transfer.inference import Predictor
 from med_transfer.metrics.records.decisions import ChosenPoint
@@ -131,6 +132,16 @@ def test_a_page_says_why_there_is_no_answer(predictor, study):
     (refused,) = [page for page in pages if page[0] == "NOT ANALYSED"]
     assert "slice" in refused[1]
     assert "codes: GeometryRejected" in refused
+
+
+def test_a_page_draws_names_as_they_are_and_writes_out_what_it_has_no_letters_for(predictor, study):
+    (analysis,) = [analysis for analysis in analyse(study, predictor) if analysis.volume is not None]
+    names = ("$\\frac{1", "$x", "肺\ue123")
+    prediction = replace(analysis.prediction, predicted=names[0], probabilities=dict.fromkeys(names, 0.3))
+    drawn = page(replace(analysis, prediction=prediction, heat=None), header(predictor))
+    assert pixels(drawn).shape == (1024, 1024, 3)
+    said = drawn.texts[-1].get_text()
+    assert [name in said for name in ("$\\frac{1", "$x", "\\ue123")] == [True] * 3
 
 
 @pytest.fixture(scope="module")

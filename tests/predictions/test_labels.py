@@ -27,6 +27,10 @@ def test_findings_equal_sklearn():
     ("names", "message"),
     [
         (("a", "a"), r"class names repeat: a, a; expected distinct names\.$"),
+        *(
+            (("a", name), "label: class name .*; expected one line without ';', .* and not {}, which is none")
+            for name in ("b;c", "b\nc", "b\u202ec", "b  c", " b", "", "{}")
+        ),
         (("a",), r"label: 1 class \(a\); expected at least two classes\. Add scans of another class"),
     ],
 )

@@ -232,7 +232,8 @@ def side_by_side(shown: Sequence[Plane], note: str = "", height_inches: float = 
         for plane, width in zip(shown, widths, strict=True):
             _draw(figure, plane, (left, below, width, size[1] - below), inches)
             left += width
-        figure.text(0.5, 0.04 / size[1], note, color="#c9ccd0", fontsize=6, ha="center", va="bottom")
+        style = {"color": "#c9ccd0", "fontsize": 6, "ha": "center", "va": "bottom", "parse_math": False}
+        figure.text(0.5, 0.04 / size[1], note, **style)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
