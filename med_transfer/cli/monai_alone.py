@@ -1,4 +1,4 @@
-"""MONAI without what no command of ours uses of it: half the seconds before `predict` begins."""
+"""MONAI without what no command of ours uses of it: a third of the seconds before `predict` begins."""
 
 from __future__ import annotations
 
