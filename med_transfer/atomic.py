@@ -106,8 +106,13 @@ def create_file(path: Path, content: bytes, mode: int) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write a table atomically; a row says what it knows of the columns. Raises OutputError."""
+    write_bytes(path, csv_bytes(columns, rows))
+
+
+def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
+    """A table as it is written."""
     lines = [columns, *([row.get(name) for name in columns] for row in rows)]
-    write_bytes(path, "".join(map(csv_line, lines)).encode("utf-8", "surrogateescape"))  # file names may be no UTF-8
+    return "".join(map(csv_line, lines)).encode("utf-8", "surrogateescape")  # file names may be no UTF-8
 
 
 def csv_line(cells: Iterable[object]) -> str:

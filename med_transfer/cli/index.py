@@ -74,6 +74,8 @@ def command(
         for folder in index.unopened:
             say(f"{folder}: could not be opened")
         say(str(index.cohort))
+        if index.before is not None:
+            say(f"{index.before}: the table that was there, whose labels are others")
         say(f"{index.quality}: every series, its verdict and why")
         if index.key is not None:
             say(f"{index.key}: the key of the patients' pseudonyms; keep it secret, and for the next index of them")

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from med_transfer.atomic import write_csv
+from med_transfer.atomic import csv_bytes, write_csv
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
-from med_transfer.cohorts.overwriting import refuse_to_lose
+from med_transfer.cohorts.overwriting import refuse_to_lose, replace_keeping
 from med_transfer.errors import ScanError, ScanNotFound
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
@@ -41,6 +41,7 @@ class Index:
         remarks: rows of the label sheet that have no label or no scan that can be used, or are misspelt.
         unopened: folders that could not be opened.
         key: the secret under which patients have their pseudonyms; None where they have none.
+        before: the cohort table that was there, where its labels were others, corrected by hand perhaps.
     """
 
     cohort: Path
@@ -54,6 +55,7 @@ class Index:
     remarks: tuple[RowRemark, ...] = ()
     unopened: tuple[Path, ...] = ()
     key: Path | None = None
+    before: Path | None = None
 
     @property
     def exit_code(self) -> int:
@@ -119,7 +121,7 @@ def write_index(
         _pseudonymise(listed, key)
     quality = out.with_name(out.stem + ".quality.csv")
     write_csv(quality, _QUALITY, [*rows, *(_ignored_row(file, out) for file in contents.ignored)])
-    write_csv(out, tuple(listed[0]) if listed else _COHORT, listed)
+    before = replace_keeping(out, csv_bytes(tuple(listed[0]) if listed else _COHORT, listed), own=_COHORT)
     usable = sum(one.verdict.usable for one in series)
     return Index(
         cohort=out,
@@ -133,6 +135,7 @@ def write_index(
         remarks=tuple(remarks),
         unopened=tuple(file.path for file in contents.ignored if file.damaged and file.path.is_dir()),
         key=key,
+        before=before,
     )
 
 

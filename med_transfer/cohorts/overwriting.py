@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from med_transfer.atomic import output_error
+from med_transfer.atomic import output_error, write_bytes
 from med_transfer.cohorts.sheet import header_of
 from med_transfer.errors import CohortError, OutputError, UsageError
 from med_transfer.errors.sentence import few
@@ -39,6 +39,32 @@ def refuse_to_lose(out: Path, columns: Sequence[str], *read: Path | None) -> Non
         raise _refused(f"a file that is no such table ({error.found})", out) from error
     if lost:
         raise _refused(f"a table is there, whose columns {few(lost)} would be lost", out)
+
+
+def replace_keeping(out: Path, content: bytes, own: Sequence[str]) -> Path | None:
+    """Write a table; one that was there, with labels that were others, stays beside it as ``cohort.before.csv``.
+
+    Args:
+        out: where it is written.
+        content: of the new table.
+        own: columns that come from the scans; a table of these alone holds nothing that a user could have corrected.
+
+    Returns:
+        The table of before, if it was kept.
+
+    Raises:
+        OutputError: it cannot be read or written.
+    """
+    before = None
+    try:
+        there = out.read_bytes() if out.exists() else content
+    except OSError as error:
+        raise output_error(out, error) from error
+    if there != content and not set(header_of(out)) <= set(own):
+        before = out.with_name(f"{out.stem}.before{out.suffix}")
+        write_bytes(before, there)
+    write_bytes(out, content)
+    return before
 
 
 def _refused(found: str, out: Path) -> UsageError:

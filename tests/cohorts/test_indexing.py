@@ -312,6 +312,23 @@ def test_a_table_that_somebody_has_labelled_is_not_written_over(index):
         index()
 
 
+def test_a_label_that_somebody_has_corrected_in_the_table_stays_beside_it(index, tmp_path):
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("scan,label\n../export/n.nii,high\n")
+    index()  # without labels there is nothing to lose
+    first = index(labels=sheet)
+    written = first.cohort.read_bytes()
+    assert (first.before, index(labels=sheet).before) == (None, None)
+    corrected = written.replace(b"high", b"low")
+    assert corrected != written
+    first.cohort.write_bytes(corrected)
+    before = index(labels=sheet).before
+    assert before == first.cohort.with_name("cohort.before.csv")
+    assert (before.read_bytes(), first.cohort.read_bytes()) == (corrected, written)
+    assert index(labels=sheet).before is None
+    assert before.read_bytes() == corrected
+
+
 def test_the_sheet_is_not_written_over(index, tmp_path):
     (tmp_path / "out").mkdir()
     sheet = tmp_path / "out/cohort.csv"
