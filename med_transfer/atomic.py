@@ -10,6 +10,7 @@ every reader of the program takes off again: see :func:`csv_line` and :func:`csv
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -32,6 +33,7 @@ from med_transfer.errors import FolderInUse, OutputError, UsageError
 
 log = logging.getLogger(__name__)
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LOCK_FILE = ".in-use.json"
 _BEAT_SECONDS, _DEAD_AFTER_SECONDS = 20.0, 180.0  # of an owner on another machine
 
@@ -69,6 +71,21 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
 def partial_path(path: Path) -> Path:
     """A sibling to write to, which the next run in the folder removes where a kill leaves it behind."""
     return path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial.{path.name}")
+
+
+def require_writable(path: Path) -> None:
+    """Before the work: a file could be written there. It is tried where the path begins not to exist.
+
+    Raises:
+        OutputError: it could not.
+    """
+    try:
+        place = next(parent for parent in path.absolute().parents if parent.exists())
+        trial = partial_path(place / path.name)
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -149,7 +166,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
         found = f"cannot be written: {file.name} is a file"
         return OutputError(found, where=path, expected="a folder of this name, or none", action="Choose another folder")
     reason = error.strerror or type(error).__name__
-    return OutputError(f"cannot be written: {reason}", where=path, action="Free disk space, or choose another folder")
+    action = "Free disk space, or choose another folder" if error.errno in _FULL else "Choose another folder"
+    return OutputError(f"cannot be written: {reason}", where=path, action=action)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -25,12 +25,13 @@ def command(
 ) -> None:
     """Look at a cohort and write the config that suits it, each choice with its reason, and the time it will take."""
     from med_transfer.api.planned import planned_config
-    from med_transfer.atomic import write_text
+    from med_transfer.atomic import require_writable, write_text
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts import Cohort
 
     table = Cohort.read(cohort)
-    if out is not None and out.exists():
+    if out is not None:
+        require_writable(out)
         _refuse_to_lose(out)
     with progress_bars() as progress:
         planned = planned_config(table, overrides or (), minutes=minutes, quick=quick, progress=progress)
@@ -55,6 +56,8 @@ def _refuse_to_lose(out: Path) -> None:
     from med_transfer.errors import ConfigError, UsageError
     from med_transfer.finetuning import FinetuneConfig
 
+    if not out.exists():
+        return
     try:
         load_config(FinetuneConfig, out)
     except ConfigError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from med_transfer.atomic import output_error, write_bytes
+from med_transfer.atomic import output_error, require_writable, write_bytes
 from med_transfer.cohorts.sheet import header_of
 from med_transfer.errors import CohortError, OutputError, UsageError
 from med_transfer.errors.sentence import few
@@ -21,7 +21,7 @@ def refuse_to_lose(out: Path, columns: Sequence[str], *read: Path | None) -> Non
 
     Raises:
         UsageError: it would.
-        OutputError: a folder is there, or nobody may look.
+        OutputError: a folder is there, or nothing can be written.
     """
     try:
         is_folder, is_there = out.is_dir(), out.exists()
@@ -29,6 +29,7 @@ def refuse_to_lose(out: Path, columns: Sequence[str], *read: Path | None) -> Non
         raise output_error(out, error) from error
     if is_folder:
         raise OutputError("cannot be written: a folder has this name", where=out, action="Choose another -o")
+    require_writable(out)
     if not is_there:
         return
     if any(file is not None and file.exists() and file.samefile(out) for file in read):

@@ -476,6 +476,17 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.parametrize(("name", "file"), [("index", "c.csv"), ("plan", "plan.yaml")])
+def test_where_nothing_can_be_written_no_scan_is_looked_at(command, cohort_csv, tmp_path, name, file):
+    (tmp_path / "note").write_text("")
+    outcome = command(
+        name, cohort_csv.parent / "scans" if name == "index" else cohort_csv, "-o", tmp_path / "note" / file
+    )
+    refused(outcome, USAGE, f"{file}: cannot be written: note is a file; expected a folder of this name, or none")
+    assert "looking at scans" not in outcome.err
+    assert left_over(tmp_path) == {"note"}
+
+
 def free_bytes(folder: Path) -> int:
     state = os.statvfs(folder)
     return state.f_bavail * state.f_frsize
